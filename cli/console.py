@@ -1,0 +1,44 @@
+"""How the command prints: results to stdout, progress and remarks to stderr, JSON when asked for.
+
+Text that comes from media, manifests or captions is untrusted: control characters are replaced before it
+reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def printable(text: object) -> str:
+    """`text` on one line, with control characters (terminal escapes among them) shown instead of obeyed."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def say(text: str) -> None:
+    """A line for the reader (stderr), so that stdout stays a clean result."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable result."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A plain table on stdout; numbers are aligned right, and nothing is cut when stdout is not a terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 240)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    body = [list(row) for row in rows]
+    for i, name in enumerate(columns):
+        numeric = bool(body) and all(isinstance(row[i], int | float) for row in body)
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        table.add_row(*(escape(printable(f"{x:.4g}" if isinstance(x, float) else x)) for x in row))
+    console.print(table)

@@ -1,0 +1,21 @@
+"""Options that several commands share, declared once so that they read and behave alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="ave, synthetic, or a folder of media files.", show_default=False)
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"),
+]

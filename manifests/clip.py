@@ -1,0 +1,84 @@
+"""The rows everything else is about: `Clip`, its `Event` labels, and the `Manifest` that holds them.
+
+Plain frozen data; reading and writing files is `jsonl.py`, making rows from official files is `readers/`.
+Times are seconds, relative to the clip for events and to the media file for `Clip.start_s`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+-]{0,199}")
+"""Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One labelled time range of a clip; `start_s == end_s` is an event without length (AVE has one)."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One manifest row: a time range of a media file with its labels.
+
+    `media` is relative to the manifest's `media_root` (posix separators); `start_s` and `seconds` say which
+    part of it the clip is. `split` is `train`, `val`, `test` or empty. `extra` holds what only one data set
+    knows (its official id, quality, ...), JSON values only.
+    """
+
+    key: str
+    media: str
+    start_s: float
+    seconds: float
+    split: str = ""
+    events: tuple[Event, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def source(self) -> tuple[str, str, float, float]:
+        """What decides the clip's tokens, and nothing else: key, media, start, seconds."""
+        return self.key, self.media, self.start_s, self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a user should know about a data set: a stable `code`, where it is, and the fact in words."""
+
+    code: str
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All clips of a data set, in a fixed order, each cut into `segments` of `segment_s` seconds.
+
+    `classes` gives the label order. `sources` maps official files to their sha256. `media_root` is where the
+    media lie on this machine; it takes no part in any digest.
+    """
+
+    dataset: str
+    segments: int
+    segment_s: float
+    classes: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    media_root: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+    def split_counts(self) -> dict[str, int]:
+        """Clips a split, in the usual order; clips without a split under the empty name."""
+        counts: dict[str, int] = {}
+        for name in (*SPLITS, ""):
+            n = sum(clip.split == name for clip in self.clips)
+            if n:
+                counts[name] = n
+        return counts

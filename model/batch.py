@@ -1,0 +1,101 @@
+"""What a model is told about its inputs before it is built, and what one batch holds.
+
+`B` clips, `T` segments, `L`/`M` visual/audio tokens a segment, `C`/`D` their channels, `W` caption tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TapSpec:
+    """One cached tap: `tokens` tokens of `channels` channels in every segment."""
+
+    name: str
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSpec:
+    """Caption tokens of one modality: up to `tokens` of `channels` channels."""
+
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Shapes of everything a run's stores offer, taps from shallow to deep."""
+
+    segments: int
+    visual: tuple[TapSpec, ...]
+    audio: tuple[TapSpec, ...]
+    visual_caption: CaptionSpec | None = None
+    audio_caption: CaptionSpec | None = None
+
+
+@dataclass
+class TokenBatch:
+    """Tokens, captions and targets of `B` clips.
+
+    visual / audio: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token),
+    None when the run joins no caption store. `frames_ok` / `audio_ok`: bool `[B, T]`. `targets`: what the task
+    needs, first axis `B`.
+    """
+
+    keys: list[str]
+    visual: dict[str, Tensor]
+    audio: dict[str, Tensor]
+    frames_ok: Tensor
+    audio_ok: Tensor
+    visual_caption: Tensor | None = None
+    visual_caption_mask: Tensor | None = None
+    audio_caption: Tensor | None = None
+    audio_caption_mask: Tensor | None = None
+    targets: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
+        """Everything on `device`; tokens (not masks or targets) cast to `dtype` when given."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            if x is None:
+                return None
+            cast = dtype if dtype is not None and x.is_floating_point() else x.dtype
+            return x.to(device=device, dtype=cast, non_blocking=True)
+
+        def move_all(xs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x for name, given in xs.items() if (x := move(given)) is not None}
+
+        return replace(
+            self,
+            visual=move_all(self.visual),
+            audio=move_all(self.audio),
+            frames_ok=self.frames_ok.to(device),
+            audio_ok=self.audio_ok.to(device),
+            visual_caption=move(self.visual_caption),
+            visual_caption_mask=None if self.visual_caption_mask is None else self.visual_caption_mask.to(device),
+            audio_caption=move(self.audio_caption),
+            audio_caption_mask=None if self.audio_caption_mask is None else self.audio_caption_mask.to(device),
+            targets={name: x.to(device) for name, x in self.targets.items()},
+        )
+
+
+@dataclass
+class TrunkOutput:
+    """What adapters hand to a head: visual `[B, T, L, C]`, audio `[B, T, M, D]`, and what they learnt on the way.
+
+    `agreement`: `[B, T]` in 0..1, how well sound and picture agree (None without CASTE). `losses`: named scalars
+    to be weighted and added (load balance, ...). `aux`: tensors for objectives and reports.
+    """
+
+    visual: Tensor
+    audio: Tensor
+    agreement: Tensor | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    aux: dict[str, Tensor] = field(default_factory=dict)

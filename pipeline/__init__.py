@@ -1,0 +1,1 @@
+"""Stage one: media files in, verified shards of frozen tokens and captions out."""

@@ -1,0 +1,47 @@
+"""Everything that decides a store's bytes, its digest, and the differences between two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+StoreKind = Literal["tokens", "captions"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`fields` is nested JSON: decoder, sampling, backbones with their taps and weight digests, dtype, shard size."""
+
+    kind: StoreKind
+    name: str
+    fields: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole recipe as JSON values."""
+        return {"schema": SCHEMA_VERSION, "kind": self.kind, "name": self.name, "fields": dict(self.fields)}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON form (sorted keys, no blanks)."""
+        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def folder_name(self) -> str:
+        """`<kind>-<name>-<fingerprint12>`."""
+        return f"{self.kind}-{self.name}-{self.fingerprint[:12]}"
+
+
+def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
+    """Names of the fields in which two recipes differ, with both values: `fields.dtype: float16 -> float32`."""
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        found: list[str] = []
+        for key in sorted({*stored, *wanted}):
+            here = f"{path}.{key}" if path else str(key)
+            found += recipe_differences(stored.get(key, "(absent)"), wanted.get(key, "(absent)"), here)
+        return found
+    return [] if stored == wanted else [f"{path}: {stored!r} -> {wanted!r}"]
