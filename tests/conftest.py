@@ -1,0 +1,25 @@
+"""Fixtures for all tests: where the shared real data lie, and a single-threaded torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real media, annotations and vectors: `CAEAV_SHARED`, by default `../shared`."""
+    folder = Path(os.environ.get("CAEAV_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set CAEAV_SHARED")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's root."""
+    return REPOSITORY
