@@ -7,13 +7,26 @@ import sys
 from importlib.metadata import version
 from typing import Annotated
 
-import click
 import typer
 
 from caeav.cli.console import say
 from caeav.manifests.errors import CaeavError
 
-COMMANDS = ("manifest", "synthesise", "extract", "caption", "store", "train", "evaluate", "predict", "runs", "demo", "doctor")
+COMMANDS = (
+    "manifest",
+    "synthesise",
+    "extract",
+    "caption",
+    "store",
+    "train",
+    "evaluate",
+    "predict",
+    "runs",
+    "demo",
+    "doctor",
+)
+
+INTERRUPTED = 130
 
 
 def _print_version(asked: bool) -> None:
@@ -24,12 +37,17 @@ def _print_version(asked: bool) -> None:
 
 def build() -> typer.Typer:
     """The whole command, every module of `COMMANDS` registered in this order."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
 
     @app.callback()
     def root(
         show_version: Annotated[
-            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+            bool,
+            typer.Option(
+                "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+            ),
         ] = False,
     ) -> None:
         """Cache frozen audio-visual tokens once, then train adapters from them, fast."""
@@ -42,18 +60,11 @@ def build() -> typer.Typer:
 def run() -> None:
     """Run the command. Exit status: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted."""
     try:
-        build()(standalone_mode=False)
+        build()()
     except CaeavError as error:
         say(f"error: {error}")
         sys.exit(1)
-    except click.exceptions.Abort:
-        say("interrupted; run the same command again to go on")
-        sys.exit(130)
-    except KeyboardInterrupt:
-        say("interrupted; run the same command again to go on")
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            say("interrupted; what is finished is kept: run the same command again to go on")
+        raise
