@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types setup lock clean
+.PHONY: demo test setup lint types clean
 
 demo: $(STAMP)
 	$(BIN)/caeav demo
