@@ -1,0 +1,54 @@
+"""The command as a process: exit status, version, and text that cannot drive the terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from caeav.cli.console import printable
+
+
+def caeav(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "caeav.cli", *arguments], capture_output=True, text=True, timeout=120, cwd=cwd
+    )
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert caeav("--version", cwd=tmp_path).stdout.strip() == f"caeav {version('caeav')}"
+    shown = caeav("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    for command in (
+        "extract",
+        "caption",
+        "train",
+        "eval",
+        "predict",
+        "store",
+        "manifest",
+        "runs",
+        "demo",
+        "doctor",
+    ):
+        assert f"\n  {command} " in shown.stdout, command
+
+
+def test_wrong_usage_is_status_2_and_names_the_mistake(tmp_path: Path) -> None:
+    result = caeav("extract", "--datset", "ave", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--datset" in result.stderr
+
+
+def test_a_missing_data_set_is_status_1_without_traceback(tmp_path: Path) -> None:
+    result = caeav("extract", "--dataset", "ave", "--home", str(tmp_path / "home"), cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "Annotations.txt" in result.stderr
+    assert "next:" in result.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_untrusted_text_cannot_drive_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\nc\x07") == "a\\x1b[2Jb\\x0ac\\x07"
