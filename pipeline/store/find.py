@@ -1,0 +1,123 @@
+"""Which stores there are, and which one is meant: by data set, kind, name or beginning of the fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.layout import (
+    FOLDER_PATTERN,
+    StoreFolder,
+    parse_recipe,
+    parse_seal,
+    read_capped,
+    render_recipe,
+)
+from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
+from caeav.pipeline.store.state import inspect, read_recipe
+
+MIN_PREFIX = 4
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store at a glance. `problem` says in words what is wrong with a damaged one; its counts are zero."""
+
+    path: Path
+    dataset: str
+    kind: str
+    name: str
+    fingerprint12: str
+    state: Literal["complete", "partial", "damaged"]
+    clips: int = 0
+    quarantined: int = 0
+    expected: int = 0
+    bytes: int = 0
+    problem: str = ""
+
+
+def list_stores(stores: Path) -> list[StoreInfo]:
+    """Every store below `<home>/stores`, sorted; a damaged one is listed as such, never an error."""
+    found = []
+    for recipe_file in sorted(stores.glob("*/*/recipe.json")):
+        match = FOLDER_PATTERN.fullmatch(recipe_file.parent.name)
+        if match:
+            found.append(_info(recipe_file.parent, match[1], match[2], match[3]))
+    return found
+
+
+def _info(path: Path, kind: str, name: str, fingerprint12: str) -> StoreInfo:
+    folder = StoreFolder(path)
+    dataset = path.parent.name
+    try:
+        read_recipe(folder)
+        if folder.seal.is_file():  # written last and removed before any change: its counts hold
+            seal = parse_seal(read_capped(folder.seal), folder.seal)
+            counts = (seal.stored, seal.quarantined, seal.expected, seal.shard_bytes)
+            return StoreInfo(path, dataset, kind, name, fingerprint12, "complete", *counts)
+        state = inspect(path)
+    except (StoreError, OSError) as error:
+        problem = getattr(error, "problem", str(error))
+        return StoreInfo(path, dataset, kind, name, fingerprint12, "damaged", problem=problem)
+    if state.problems:
+        problem = str(state.problems[0])
+        return StoreInfo(path, dataset, kind, name, fingerprint12, "damaged", problem=problem)
+    counts = (state.stored, len(state.quarantined), len(state.manifest.clips), state.shard_bytes)
+    return StoreInfo(path, dataset, kind, name, fingerprint12, "partial", *counts)
+
+
+def find_store(stores: Path, dataset: str, kind: StoreKind, name: str | None = None) -> Path:
+    """The one store of `dataset` and `kind` below `stores`.
+
+    `name` may be the store's name, its folder's name, or the first 4 or more digits of its fingerprint.
+    Raises `StoreError` listing the candidates when none or several fit.
+    """
+    there = [info for info in list_stores(stores) if info.dataset == dataset and info.kind == kind]
+    fitting = [info for info in there if name is None or _answers_to(info, name)]
+    if len(fitting) == 1:
+        return fitting[0].path
+    command = {"tokens": "extract", "captions": "caption"}[kind]
+    asked = f"{kind} store of {dataset}" + (f" called {name!r}" if name else "")
+    candidates = "".join(
+        f"\n    {info.path.name} ({info.state}, {info.clips} clips)" for info in fitting or there
+    )
+    if not fitting:
+        besides = f"; there are:{candidates}" if there else ""
+        raise StoreError(
+            f"no {asked} in {stores}{besides}", hint=f"make one with `caeav {command} --dataset {dataset}`"
+        )
+    raise StoreError(
+        f"{len(fitting)} {kind} stores of {dataset} fit{f' {name!r}' if name else ''}:{candidates}",
+        hint="name one by its folder or by the first digits of its fingerprint",
+    )
+
+
+def _answers_to(info: StoreInfo, name: str) -> bool:
+    by_fingerprint = len(name) >= MIN_PREFIX and info.fingerprint12.startswith(name[:12].lower())
+    return name in (info.name, info.path.name) or by_fingerprint
+
+
+@dataclass(frozen=True)
+class OtherRecipe:
+    """A store of the same data set, kind and name made by another recipe: `field: its value -> the one asked for`."""
+
+    path: Path
+    differences: tuple[str, ...]
+
+
+def find_other_recipes(stores: Path, dataset: str, recipe: Recipe) -> list[OtherRecipe]:
+    """Stores that a user may have meant to continue when asking for `recipe`, and in what they differ."""
+    found = []
+    wanted = parse_recipe(render_recipe(recipe), Path("recipe.json")).as_json()
+    for path in sorted((stores / dataset).glob(f"{recipe.kind}-{recipe.name}-*")):
+        match = FOLDER_PATTERN.fullmatch(path.name)
+        if not match or match[2] != recipe.name or path.name == recipe.folder_name:
+            continue
+        try:
+            differences = recipe_differences(read_recipe(StoreFolder(path)).as_json(), wanted)
+        except StoreError:
+            continue  # a damaged recipe cannot be compared; `store ls` shows it
+        found.append(OtherRecipe(path, tuple(differences)))
+    return found

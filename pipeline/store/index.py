@@ -1,0 +1,108 @@
+"""The sidecar index of a shard: where each record lies, its checksums, and which shard and recipe it belongs to.
+
+Binary, little-endian, version 1: a header of 96 bytes (magic, version, shard number, records, bytes of keys,
+bytes and sha256 of the shard, recipe fingerprint), `records` entries of 40 bytes, the keys one after the
+other, and a sha256 of all that. Published after its shard; a shard without index does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.clip import KEY_PATTERN
+
+MAGIC = b"CAEAVIDX"
+VERSION = 1
+MAX_INDEX_BYTES = 256 << 20
+ENTRY = np.dtype(
+    [
+        ("array_offset", "<u8"),
+        ("array_bytes", "<u8"),
+        ("info_offset", "<u8"),
+        ("info_bytes", "<u4"),
+        ("array_crc32c", "<u4"),
+        ("info_crc32c", "<u4"),
+        ("key_end", "<u4"),
+    ]
+)
+_HEADER = struct.Struct("<8sIIIIQ32s32s")
+_DIGEST_BYTES = 32
+
+
+class BadIndex(ValueError):
+    """Bytes that are not an index; the text says what was seen and what is allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """`entries` has one row of dtype `ENTRY` a key, in the shard's order; digests are hex."""
+
+    number: int
+    fingerprint: str
+    shard_bytes: int
+    shard_sha256: str
+    keys: tuple[str, ...]
+    entries: NDArray[np.void]
+
+    def encode(self) -> bytes:
+        """The file's bytes."""
+        keys = [key.encode() for key in self.keys]
+        entries = self.entries.copy()
+        entries["key_end"] = np.cumsum([len(key) for key in keys])
+        blob = b"".join(keys)
+        head = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            self.number,
+            len(keys),
+            len(blob),
+            self.shard_bytes,
+            bytes.fromhex(self.shard_sha256),
+            bytes.fromhex(self.fingerprint),
+        )
+        body = head + entries.tobytes() + blob
+        return body + hashlib.sha256(body).digest()
+
+
+def decode_index(data: bytes) -> ShardIndex:
+    """A file's bytes -> index, every length checked before it is used; raises `BadIndex`."""
+    if len(data) < _HEADER.size + _DIGEST_BYTES:
+        raise BadIndex(f"{len(data)} bytes are too few for an index")
+    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    magic, version, number, count, keys_bytes, shard_bytes, shard_sha256, fingerprint = _HEADER.unpack_from(
+        body
+    )
+    if magic != MAGIC:
+        raise BadIndex(f"begins with {magic!r}, not {MAGIC!r}")
+    if hashlib.sha256(body).digest() != digest:
+        raise BadIndex("its checksum does not fit its content")
+    if version != VERSION:
+        raise BadIndex(f"has version {version}; this program reads version {VERSION}")
+    if len(body) != _HEADER.size + count * ENTRY.itemsize + keys_bytes:
+        raise BadIndex(f"{count} records with {keys_bytes} bytes of keys do not fit {len(data)} bytes")
+    entries = np.frombuffer(body, ENTRY, count, _HEADER.size)
+    keys = _keys(body[_HEADER.size + count * ENTRY.itemsize :], entries["key_end"])
+    for part in ("array", "info"):
+        size, offset = entries[f"{part}_bytes"].astype(np.uint64), entries[f"{part}_offset"]
+        if bool(np.any(size > shard_bytes)) or bool(np.any(offset > np.uint64(shard_bytes) - size)):
+            raise BadIndex(f"a record lies outside the shard's {shard_bytes} bytes")
+    return ShardIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)
+
+
+def _keys(blob: bytes, ends: NDArray[np.uint32]) -> tuple[str, ...]:
+    keys: list[str] = []
+    start = 0
+    for end in ends.tolist():
+        key = blob[start:end].decode("ascii", "replace")
+        if end > len(blob) or not KEY_PATTERN.fullmatch(key):
+            raise BadIndex(f"holds a key that is not allowed: {key[:80]!r}")
+        keys.append(key)
+        start = end
+    if start != len(blob) or len(set(keys)) != len(keys):
+        raise BadIndex("its keys are not one list of distinct keys")
+    return tuple(keys)

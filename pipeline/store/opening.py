@@ -1,0 +1,117 @@
+"""Opening a store for writing: create it, or take up what an earlier writer left, whatever state that is in.
+
+Says what it found in words (`StoreWriter.remarks`). Refuses another recipe in the folder, naming the fields
+that differ; makes damaged shards due again; never throws away what is sound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.jsonl import grow, write_manifest
+from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.pipeline.store.errors import RecipeChanged
+from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
+from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.quarantine import render_quarantine
+from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.store.state import StoreState, inspect
+from caeav.pipeline.store.writer import StoreWriter
+
+
+def open_for_writing(
+    dataset_folder: Path, recipe: Recipe, manifest: Manifest, *, retry_failed: bool = False
+) -> StoreWriter:
+    """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`).
+
+    A stored manifest grows by the clips that are new in `manifest` and takes over its labels; shards already
+    there keep their place. With `retry_failed` the quarantined clips are due again. Raises `StoreBusy` when
+    another process writes it, `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what
+    it is for can no longer be read.
+    """
+    folder = StoreFolder(dataset_folder / recipe.folder_name)
+    wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(folder.lock)
+    try:
+        return _take_up(folder, lock, wanted, manifest, retry_failed)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _take_up(
+    folder: StoreFolder, lock: WriterLock, recipe: Recipe, manifest: Manifest, retry_failed: bool
+) -> StoreWriter:
+    for leftover in folder.leftovers():
+        unpublish(leftover)
+    _settle_recipe(folder, recipe)
+    if not folder.manifest.is_file():
+        unpublish(folder.seal)
+        write_manifest(replace(manifest, media_root=""), folder.manifest)
+    state = inspect(folder.path)
+    remarks = list(state.remarks)
+    indexes, quarantined = dict(state.indexes), dict(state.quarantined)
+    sealed = state.seal is not None
+    for problem in state.problems:
+        if problem.shard is None and problem.where not in ("quarantine.jsonl", "complete.json"):
+            raise problem.error(folder.path, len(state.problems) - 1)
+    if state.problems or state.remarks:
+        unpublish(folder.seal)
+        sealed = False
+        remarks += _mend(folder, state)
+        if any(problem.where == "quarantine.jsonl" for problem in state.problems):
+            quarantined = {}
+        publish_bytes(folder.quarantine, render_quarantine(quarantined.values()))
+    elif not folder.quarantine.is_file():
+        publish_bytes(folder.quarantine, b"")
+    grown, growth = grow(state.manifest, manifest)
+    if replace(grown, media_root="") != state.manifest:
+        unpublish(folder.seal)
+        sealed = False
+        write_manifest(replace(grown, media_root=""), folder.manifest)
+        for keys, what in (
+            (growth.added, "clips are new"),
+            (growth.relabelled, "clips have new labels or splits"),
+            (growth.gone, "clips are no longer in the data set and stay stored"),
+        ):
+            if keys:
+                remarks.append(f"{len(keys)} {what}, {keys[0]} first")
+    earlier: dict[str, int] = {}
+    if retry_failed and quarantined:
+        remarks.append(f"{len(quarantined)} quarantined clips are tried again")
+        earlier = {key: entry.attempts for key, entry in quarantined.items()}
+        quarantined = {}
+    writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)
+    writer.drop_damaged()
+    return writer
+
+
+def _settle_recipe(folder: StoreFolder, recipe: Recipe) -> None:
+    """Write the recipe into a new folder, or see that the one there is the same."""
+    if not folder.recipe.is_file():
+        publish_bytes(folder.recipe, render_recipe(recipe))
+        return
+    stored = parse_recipe(read_capped(folder.recipe), folder.recipe)
+    differences = recipe_differences(stored.as_json(), recipe.as_json())
+    if differences:
+        raise RecipeChanged(
+            f"{folder.path} was made by another recipe: {'; '.join(differences)}",
+            hint=f"go on with the settings it was made with, or remove {folder.path} to begin anew",
+        )
+
+
+def _mend(folder: StoreFolder, state: StoreState) -> list[str]:
+    """Take damaged shards out of existence by removing their index; what was done, in words."""
+    said = []
+    for problem in state.problems:
+        if problem.shard is not None:
+            unpublish(folder.index(problem.shard))
+            said.append(f"{problem}; shard {problem.shard} is made again")
+        elif problem.where == "quarantine.jsonl":
+            said.append(f"{problem}; its clips are tried again")
+        else:
+            said.append(f"{problem}; the store is closed anew")
+    return said

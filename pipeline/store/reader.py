@@ -1,0 +1,124 @@
+"""Reading a store: records by key, memory-mapped, checked when first read in a process.
+
+Opening compares everything but the shards' content; a store that is not finished, or in which anything is
+not what was written, is refused. Needs numpy only; arrays are read-only views, valid as long as they are held.
+A reader can be sent to worker processes: it takes its indexes along and maps the shards anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.recipe import Recipe
+from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.shardfile import ShardFile
+from caeav.pipeline.store.state import StoreState, inspect
+
+OPEN_SHARDS = 256
+"""Shards mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """Shape and dtype of one array of a record: a tap's `[T, L, C]`, a caption's `[W, C]`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class StoreReader:
+    """An open store. `keys` are in manifest order; `recipe`, `manifest` and `quarantined` are the store's own."""
+
+    def __init__(self, state: StoreState) -> None:
+        self.path = state.folder.path
+        self.recipe: Recipe = state.recipe
+        self.manifest: Manifest = state.manifest
+        self.quarantined: tuple[Quarantined, ...] = tuple(
+            state.quarantined[key] for planned in state.plan for key in planned if key in state.quarantined
+        )
+        self.missing: tuple[str, ...] = state.missing
+        self._folder = state.folder
+        self._indexes = state.indexes
+        self._places = {
+            key: (number, row)
+            for number in sorted(state.indexes)
+            for row, key in enumerate(state.indexes[number].keys)
+        }
+        self.keys: tuple[str, ...] = tuple(self._places)
+        self._shards: OrderedDict[int, ShardFile] = OrderedDict()
+        self._checked: dict[int, bytearray] = {}
+
+    @classmethod
+    def open(cls, folder: Path, *, allow_partial: bool = False) -> StoreReader:
+        """Open a store; with `allow_partial` also one that is being written, as far as it is published.
+
+        Raises `IncompleteStore` when clips are missing and `DamagedStore` or `DamagedShard` when a file is not
+        what was written, naming it and what to do.
+        """
+        state = inspect(Path(folder))
+        if state.problems:
+            raise state.problems[0].error(state.folder.path, len(state.problems) - 1)
+        if not allow_partial and (state.missing or state.seal is None):
+            raise state.incomplete()
+        return cls(state)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self.read(key) for key in self.keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shards": OrderedDict(), "_checked": {}}
+
+    def read(self, key: str) -> Record:
+        """The record of `key`; its first read in a process checks both checksums.
+
+        Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
+        """
+        place = self._places.get(key)
+        if place is None:
+            raise self._not_stored(key)
+        number, row = place
+        shard = self._shard(number)
+        checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
+        record = shard.record(row, check=not checked[row])
+        checked[row] = 1
+        return record
+
+    def _shard(self, number: int) -> ShardFile:
+        if number in self._shards:
+            self._shards.move_to_end(number)
+            return self._shards[number]
+        shard = ShardFile(self._folder.shard(number), self._indexes[number])
+        self._shards[number] = shard
+        if len(self._shards) > OPEN_SHARDS:
+            self._shards.popitem(last=False)
+        return shard
+
+    def _not_stored(self, key: str) -> CaeavError:
+        for entry in self.quarantined:
+            if entry.key == key:
+                return StoreError(
+                    f"clip {key!r} is quarantined in {self.path}: {entry.stage}: {entry.reason}",
+                    hint="leave it out, or try it again with --retry-failed",
+                )
+        why = "not stored yet" if key in self.missing else "not in its manifest"
+        return StoreError(f"clip {key!r} is not in {self.path}: {why}", hint=f"caeav store show {self.path}")
+
+    def array_specs(self) -> dict[str, ArraySpec]:
+        """Names, shapes and dtypes of a record's arrays, as the first record has them; empty for an empty store."""
+        if not self.keys:
+            return {}
+        arrays = self.read(self.keys[0]).arrays
+        return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in sorted(arrays.items())}

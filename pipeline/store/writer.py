@@ -1,0 +1,243 @@
+"""Making a store: what is still to do, shard by shard, and publishing it so that nothing is lost.
+
+A shard's bytes depend on recipe, manifest and quarantine alone, so an interrupted, resumed or parallel run
+leaves the files of an undisturbed one. A crash at any point costs at most the work on the shard then written
+(`publication.py` has the order of steps) and the clips in flight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.pipeline.store.errors import IncompleteStore
+from caeav.pipeline.store.index import ShardIndex
+from caeav.pipeline.store.layout import Seal, StoreFolder, cut, shard_clips
+from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.publication import publish_shard, withdraw_shard
+from caeav.pipeline.store.quarantine import append_quarantine, render_quarantine
+from caeav.pipeline.store.recipe import Recipe
+from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.shardfile import ShardFile
+from caeav.pipeline.store.tarshard import EncodedRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard that needs work: the keys it will hold in order, and those among them that are yet to be computed."""
+
+    number: int
+    keys: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished store in numbers; `expected == stored + quarantined`, `bytes` are those of the shards."""
+
+    stored: int
+    quarantined: int
+    expected: int
+    shards: int
+    bytes: int
+
+
+class StoreWriter:
+    """The one writer of a store; made by `open_for_writing`, used as a context manager.
+
+    `manifest` is the stored manifest grown by the one given, `remarks` says in words what was found on
+    opening (what was resumed, added, relabelled, damaged). Not for use from several threads.
+    """
+
+    def __init__(
+        self,
+        folder: StoreFolder,
+        lock: WriterLock,
+        recipe: Recipe,
+        manifest: Manifest,
+        indexes: dict[int, ShardIndex],
+        quarantined: dict[str, Quarantined],
+        earlier_attempts: Mapping[str, int],
+        sealed: bool,
+        remarks: list[str],
+    ) -> None:
+        self.folder = folder
+        self.path = folder.path
+        self.recipe = recipe
+        self.manifest = manifest
+        self.remarks = remarks
+        self._lock = lock
+        self._indexes = indexes
+        self._quarantined = quarantined
+        self._earlier_attempts = earlier_attempts
+        self._sealed = sealed
+        self._planned = cut([clip.key for clip in manifest.clips], shard_clips(recipe))
+        self._shard_of = {key: number for number, planned in enumerate(self._planned) for key in planned}
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write; what is published stays, whether or not the store is finished."""
+        self._lock.release()
+
+    @property
+    def quarantined(self) -> tuple[Quarantined, ...]:
+        """The quarantine so far, in manifest order."""
+        return tuple(
+            self._quarantined[key] for planned in self._planned for key in planned if key in self._quarantined
+        )
+
+    @property
+    def stored(self) -> int:
+        """Records published so far."""
+        return sum(len(index.keys) for index in self._indexes.values())
+
+    def plan(self) -> list[ShardPlan]:
+        """The shards that need work, ascending; empty when the store only waits for `finish`.
+
+        A published shard that has to be written again keeps its records: only the others are `missing`.
+        """
+        plans = []
+        for number, planned in enumerate(self._planned):
+            keys = tuple(key for key in planned if key not in self._quarantined)
+            index = self._indexes.get(number)
+            if keys != (index.keys if index else ()):
+                kept = set(index.keys) if index else set()
+                plans.append(ShardPlan(number, keys, tuple(key for key in keys if key not in kept)))
+        return plans
+
+    def publish(self, plan: ShardPlan, records: Mapping[str, Record]) -> None:
+        """Write a planned shard: the records given and those it had, less the clips quarantined meanwhile.
+
+        Raises `ValueError` when a missing key is neither given nor quarantined, `DamagedShard` when a record
+        that was to be kept is damaged.
+        """
+        for key, record in records.items():
+            if record.key != key or key not in plan.keys or key in self._quarantined:
+                raise ValueError(
+                    f"record {record.key!r}, given as {key!r}, is not due in shard {plan.number}"
+                )
+        lost = [key for key in plan.missing if key not in records and key not in self._quarantined]
+        if lost:
+            raise ValueError(f"shard {plan.number} lacks {len(lost)} records, {lost[0]!r} first")
+        keys = [key for key in plan.keys if key not in self._quarantined]
+        self._unseal()
+        if keys:  # a shard of which every clip failed is not written
+            old = self._indexes.pop(plan.number, None)
+            self._indexes[plan.number] = publish_shard(
+                self.folder, plan.number, self.recipe.fingerprint, self._encoded(keys, records, old)
+            )
+
+    def drop_damaged(self) -> None:
+        """Check the published shards that have to be written again, and rewrite one without its damaged records.
+
+        Those are due again then, whereas the sound ones are kept. Called once, on opening.
+        """
+        for plan in self.plan():
+            old = self._indexes.get(plan.number)
+            damaged = self._damaged_rows(old) if old else {}
+            if not old or not damaged:
+                continue
+            self._unseal()
+            self.remarks += [
+                f"shard {plan.number}, {old.keys[row]}: {what}; made again" for row, what in damaged.items()
+            ]
+            sound = [key for row, key in enumerate(old.keys) if row not in damaged]
+            del self._indexes[plan.number]
+            if sound:
+                self._indexes[plan.number] = publish_shard(
+                    self.folder, plan.number, self.recipe.fingerprint, self._encoded(sound, {}, old)
+                )
+            else:
+                withdraw_shard(self.folder, plan.number)
+
+    def _damaged_rows(self, index: ShardIndex) -> dict[int, str]:
+        shard = ShardFile(self.folder.shard(index.number), index)
+        return {row: what for row in range(len(index.keys)) if (what := shard.damage(row))}
+
+    def _encoded(
+        self, keys: list[str], records: Mapping[str, Record], old: ShardIndex | None
+    ) -> Iterator[EncodedRecord]:
+        kept = {key: row for row, key in enumerate(old.keys)} if old else {}
+        shard = ShardFile(self.folder.shard(old.number), old) if old else None
+        for key in keys:
+            if key in records:
+                yield EncodedRecord.of(records[key])
+            elif shard:
+                yield shard.encoded(kept[key])
+
+    def quarantine(self, entry: Quarantined) -> None:
+        """Record durably that a clip could not be processed; `entry.attempts` are those of this run.
+
+        Attempts of earlier runs are added. The clip is not tried again unless the store is opened with
+        `retry_failed`. Raises `ValueError` for a key the manifest lacks or that is stored.
+        """
+        if entry.key not in self._shard_of:
+            raise ValueError(f"clip {entry.key!r} is not in the manifest")
+        index = self._indexes.get(self._shard_of[entry.key])
+        if index and entry.key in index.keys:
+            raise ValueError(f"clip {entry.key!r} is stored and cannot be quarantined")
+        attempts = entry.attempts + self._earlier_attempts.get(entry.key, 0)
+        entry = Quarantined(entry.key, entry.stage, entry.reason, attempts)
+        self._unseal()
+        append_quarantine(self.folder.quarantine, entry)
+        self._quarantined[entry.key] = entry
+
+    def finish(self) -> Summary:
+        """Check that every expected clip is stored or quarantined, tidy up and seal the store.
+
+        Finishing a finished store changes no byte. Raises `IncompleteStore` when clips are missing.
+        """
+        missing = [key for plan in self.plan() for key in plan.missing]
+        if missing:
+            raise IncompleteStore(
+                f"{self.path}: {len(missing)} of {len(self._shard_of)} clips are neither stored nor quarantined, "
+                f"{missing[0]} first",
+                hint="publish the shards that plan() names, then finish",
+            )
+        quarantined = self.quarantined
+        summary = Summary(
+            self.stored,
+            len(quarantined),
+            len(self._shard_of),
+            len(self._indexes),
+            sum(index.shard_bytes for index in self._indexes.values()),
+        )
+        if not self._sealed:
+            for leftover in (*self.folder.orphans(), *self.folder.leftovers()):
+                unpublish(leftover)
+            publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
+            self._seal(summary)
+        return summary
+
+    def _seal(self, summary: Summary) -> None:
+        indexes = [self.folder.index(number) for number in sorted(self._indexes)]
+        files = [self.folder.manifest, self.folder.quarantine, *indexes]
+        seal = Seal(
+            fingerprint=self.recipe.fingerprint,
+            expected=summary.expected,
+            stored=summary.stored,
+            quarantined=summary.quarantined,
+            shards=summary.shards,
+            shard_bytes=summary.bytes,
+            sha256={
+                self.folder.name_of(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+            },
+        )
+        publish_bytes(self.folder.seal, seal.render())
+        self._sealed = True
+
+    def _unseal(self) -> None:
+        if self._sealed:
+            unpublish(self.folder.seal)
+            self._sealed = False
