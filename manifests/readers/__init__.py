@@ -1,0 +1,58 @@
+"""Readers: a data set's files as they are distributed, oddities included, to a `Manifest`.
+
+A reader reads text and lists folders; it never opens media. What is odd becomes a `Finding`; only what leaves
+nothing to work with is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.registry import Registry
+
+MEDIA_EXTENSIONS = (
+    *(
+        ".mp4",
+        ".mkv",
+        ".webm",
+        ".mov",
+        ".avi",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".flv",
+        ".wmv",
+    ),
+    *(".3gp", ".ogv", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
+)
+"""Extensions taken for media, compared in lower case; earlier ones are preferred for one id."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader is told beside the folder.
+
+    `dataset` names the manifest. `labels` (a csv), `segments`, `segment_s` and `exclude` (a folder left out)
+    are the folder reader's; official data sets fix these themselves and refuse them.
+    """
+
+    dataset: str
+    labels: Path | None = None
+    segments: int | None = None
+    segment_s: float | None = None
+    exclude: Path | None = None
+
+
+Reader = Callable[[Path, ReadOptions], Manifest]
+"""`read(root, options)`: raises `CaeavError` when the files at `root` cannot be read at all."""
+
+readers: Registry[Reader] = Registry("reader")
+readers.register_lazily("ave", "caeav.manifests.readers.ave:read")
+readers.register_lazily("synthetic", "caeav.manifests.readers.ave:read")
+readers.register_lazily("folder", "caeav.manifests.readers.folder:read")

@@ -1,0 +1,211 @@
+"""`caeav manifest build|show|check`: which clips a data set has, and what is odd about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.manifests.check import Report, check
+from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.dataset import load_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
+from caeav.manifests.rows import ManifestError, clip_to_row
+
+SHOWN_CLIPS = 20
+NO_SPLIT = "none"
+
+
+class SplitName(StrEnum):
+    """What `--split` may say; `none` are the clips without a split."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+    NONE = NO_SPLIT
+
+
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="For a folder of media: csv with the columns file,start_s,end_s,label,split.",
+        show_default="<folder>/labels.csv if there is one",
+    ),
+]
+
+commands = typer.Typer(no_args_is_help=True, help="List, count and check the clips of a data set.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands as `manifest`."""
+    app.add_typer(commands, name="manifest")
+
+
+@commands.command()
+def build(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    labels: LabelsOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a data set's files and write its manifest into the home folder."""
+    place = Home.find(home)
+    manifest = load_dataset(dataset, root, place, labels=labels)
+    path = place.manifest(manifest.dataset)
+    _say_if_other_media(path, manifest)
+    write_manifest(manifest, path)
+    report = check(manifest)
+    if as_json:
+        digests = {"digest": manifest_digest(manifest), "source_digest": source_digest(manifest)}
+        print_json({"path": str(path), **digests, **report.as_json()})
+        return
+    _print_counts(report)
+    _print_findings(report)
+    say(f"wrote {path}")
+
+
+@commands.command()
+def show(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    labels: LabelsOption = None,
+    split: Annotated[SplitName | None, typer.Option("--split", help="Only this split.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="The clip of this key, in full; else all whose key contains it."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="At most this many clips.", show_default=f"{SHOWN_CLIPS}, all with --json"
+        ),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print clips: key, split, events, media."""
+    manifest = load_dataset(dataset, root, Home.find(home), labels=labels)
+    clips = _select(manifest, split, key)
+    if key is not None and len(clips) == 1 and clips[0].key == key:
+        _print_clip(manifest, clips[0], as_json)
+        return
+    if as_json:
+        print_json([clip_to_row(clip) for clip in clips[:limit]])
+        return
+    shown = clips[: limit or SHOWN_CLIPS]
+    print_table(
+        ("key", "split", "from s", "seconds", "events", "media"),
+        [
+            (clip.key, clip.split or NO_SPLIT, clip.start_s, clip.seconds, _events(clip), clip.media)
+            for clip in shown
+        ],
+    )
+    if len(shown) < len(clips):
+        say(f"{len(shown)} of {len(clips)} clips; more with --limit")
+
+
+@commands.command("check")
+def check_(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    labels: LabelsOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Report counts per split and class, missing media, leaks between splits, odd rows."""
+    report = check(load_dataset(dataset, root, Home.find(home), labels=labels))
+    if as_json:
+        print_json(report.as_json())
+        return
+    _print_counts(report)
+    _print_classes(report)
+    _print_findings(report)
+
+
+def _say_if_other_media(path: Path, manifest: Manifest) -> None:
+    """Two folders of one name share a manifest; say so before the second takes the first one's place."""
+    try:
+        before = read_manifest(path)
+    except ManifestError:
+        return
+    if before.media_root != manifest.media_root:
+        say(
+            f"note: this replaces the manifest of {printable(before.media_root)}, which has the same data set name"
+        )
+
+
+def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip]:
+    """The clips asked for; no clip at all is an error, so that a mistyped key is not an empty list."""
+    clips = [clip for clip in manifest.clips if split is None or (clip.split or NO_SPLIT) == split]
+    if key is not None:
+        clips = [clip for clip in clips if clip.key == key] or [clip for clip in clips if key in clip.key]
+    if not clips:
+        raise CaeavError(
+            f"no clip of {manifest.dataset} has split {split or 'any'} and key {key or 'any'}",
+            hint=f"its splits are {manifest.split_counts()}, its first key is {manifest.clips[0].key}",
+        )
+    return clips
+
+
+def _events(clip: Clip) -> str:
+    return "; ".join(f"{e.label} {e.start_s:g}-{e.end_s:g}" for e in clip.events) or "-"
+
+
+def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
+    path = Path(manifest.media_root) / clip.media
+    row: dict[str, Any] = {**clip_to_row(clip), "path": str(path), "media_there": path.is_file()}
+    if as_json:
+        print_json(row)
+        return
+    row["events"] = _events(clip)
+    extra = {f"extra.{name}": value for name, value in row.pop("extra").items()}
+    print_table(("field", "value"), [(name, str(value)) for name, value in {**row, **extra}.items()])
+
+
+def _print_counts(report: Report) -> None:
+    missing = f", {len(report.missing)} of them without media" if report.missing else ""
+    print(printable(f"{report.dataset}: {report.clips} clips{missing}, {len(report.classes)} classes"))
+    print(printable(f"media: {report.media_root}"))
+    columns = ["split", "clips", "seconds"]
+    rows: list[list[object]] = [
+        [split or NO_SPLIT, count, round(report.shares[split].seconds)]
+        for split, count in report.splits.items()
+    ]
+    if report.classes:  # without labels everything would look like background
+        columns += ["event seconds", "constant answer scores"]
+        for row, share in zip(rows, (report.shares[split] for split in report.splits), strict=True):
+            row += [f"{share.event_share:.1%}", f"{share.majority_accuracy:.1%} ({share.majority_label})"]
+    print()
+    print_table(columns, rows)
+
+
+def _print_classes(report: Report) -> None:
+    if report.classes:
+        columns = (*SPLITS, "")
+        print()
+        print_table(
+            ("class", *SPLITS, NO_SPLIT, "all"),
+            [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()],
+        )
+
+
+def _print_findings(report: Report) -> None:
+    if not report.findings:
+        say("nothing odd was found")
+        return
+    print()
+    print_table(
+        ("found", "times", "meaning", "the first"),
+        [
+            (g.code, g.count, g.meaning, f"{g.examples[0].where}: {g.examples[0].detail}")
+            for g in report.findings
+        ],
+    )

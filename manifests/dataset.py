@@ -1,0 +1,81 @@
+"""From what the user calls a data set to its manifest: `ave`, `synthetic`, a folder, or a manifest built before.
+
+The one place that knows which name means which reader and where official files are looked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import read_manifest
+from caeav.manifests.keys import slug
+from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers.ave_files import ANNOTATIONS
+
+OFFICIAL = ("ave", "synthetic")
+"""Data sets with files of their own; any other name is a folder of media, or what was built from one."""
+
+
+def load_dataset(
+    name_or_folder: str,
+    root: Path | None,
+    home: Home,
+    *,
+    labels: Path | None = None,
+    segments: int | None = None,
+    segment_s: float | None = None,
+) -> Manifest:
+    """The manifest of a data set, read afresh from its files.
+
+    `ave` and `synthetic` are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
+    then `labels`, `segments` and `segment_s` may say more, and the data set is called after the folder. Where
+    the files are at neither place, a manifest built into `home` under this name is taken as it was built.
+
+    Raises `CaeavError` when it is none of these or its files cannot be read.
+    """
+    built = home.manifest(name_or_folder) if slug(name_or_folder) == name_or_folder else None
+    plain = not (labels or segments is not None or segment_s is not None)
+    if name_or_folder in OFFICIAL:
+        if (
+            built
+            and root is None
+            and plain
+            and built.is_file()
+            and not (built.parent / ANNOTATIONS).is_file()
+        ):
+            return read_manifest(built)
+        options = ReadOptions(name_or_folder, labels=labels, segments=segments, segment_s=segment_s)
+        return readers[name_or_folder](root or home.data(name_or_folder), options)
+    folder = Path(name_or_folder).expanduser()
+    if root is not None:
+        raise CaeavError(
+            f"--root {root} was given for {name_or_folder!r}; it goes with {' or '.join(OFFICIAL)} only",
+            hint=f"for plain media name the folder itself: --dataset {root}",
+        )
+    if folder.is_dir():
+        options = ReadOptions(
+            folder_dataset(folder), labels=labels, segments=segments, segment_s=segment_s, exclude=home.root
+        )
+        return readers["folder"](folder, options)
+    if built and built.is_file():
+        if not plain:
+            raise CaeavError(
+                f"{name_or_folder!r} is a manifest built before, which labels and segments cannot change",
+                hint="name the media folder instead",
+            )
+        return read_manifest(built)
+    raise CaeavError(
+        f"no data set {name_or_folder!r}: it is neither {', '.join(OFFICIAL)}, nor a folder that exists, "
+        f"nor a manifest built in {home.root}",
+        hint=f"give ave (official files in {home.data('ave')} or --root), synthetic (made by caeav synthesise), "
+        "or the path of a folder of media files",
+    )
+
+
+def folder_dataset(folder: Path) -> str:
+    """The data set name of a folder of media: its own name made file-safe, never that of an official set."""
+    name = slug(folder.resolve().name)
+    return f"{name}-folder" if name in OFFICIAL else name

@@ -1,0 +1,257 @@
+"""Manifest files: JSON Lines, a header row and then one row a clip, in order; and what identifies them.
+
+The header repeats how many clips of which split follow, so a file that lost rows is noticed. Files are
+published atomically and checked row by row when read. Two digests tell what changed: `manifest_digest` sees
+labels and splits too, `source_digest` only what decides a clip's tokens; neither sees `media_root`, so the
+same data set on two machines has the same digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from caeav.manifests.clip import KEY_PATTERN, Finding, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.publish import publish_text
+from caeav.manifests.rows import (
+    ManifestError,
+    check_clip,
+    clip_from_row,
+    clip_to_row,
+    fields_of,
+    number,
+    refuse,
+    text,
+)
+
+FORMAT = "caeav-manifest"
+VERSION = 1
+
+HEADER_FIELDS = (
+    "format",
+    "version",
+    "dataset",
+    "segments",
+    "segment_s",
+    "classes",
+    "media_root",
+    "clips",
+    "splits",
+    "sources",
+    "findings",
+)
+FINDING_FIELDS = ("code", "where", "detail")
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Publish `manifest` as `path`; raises `ManifestError` when a row breaks a rule, writing nothing."""
+    _check(manifest, str(path))
+    lines = [
+        json.dumps(row, allow_nan=False) for row in (_header(manifest), *map(clip_to_row, manifest.clips))
+    ]
+    publish_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in `path`; raises `ManifestError` naming file and line when it is torn or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: manifest cannot be read: {error.strerror}", hint="make it with: caeav manifest build"
+        ) from None
+    rows = _rows(data, str(path))
+    where, first = next(rows, (str(path), None))
+    head = _head(first, where)
+    manifest = _empty_manifest(head, where)
+    classes = frozenset(manifest.classes)
+    manifest = replace(manifest, clips=tuple(clip_from_row(row, classes, place) for place, row in rows))
+    if len(manifest.clips) != head["clips"] or manifest.split_counts() != head["splits"]:
+        raise ManifestError(
+            f"{path}: {len(manifest.clips)} clips {manifest.split_counts()} in the file, "
+            f"its header says {head['clips']} {head['splits']}: rows were lost or added",
+            hint="build the manifest again: caeav manifest build",
+        )
+    _check_unique(manifest, str(path))
+    return manifest
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """sha256 (hex) of everything training depends on: segments, class order and all rows with labels and splits."""
+    digest = hashlib.sha256()
+    _add(digest, [manifest.dataset, manifest.segments, float(manifest.segment_s), list(manifest.classes)])
+    for clip in manifest.clips:
+        _add(digest, clip_to_row(clip))
+    return digest.hexdigest()
+
+
+def source_digest(manifest: Manifest) -> str:
+    """sha256 (hex) of what decides the tokens: each clip's `source()`, in order; labels and splits do not count."""
+    digest = hashlib.sha256()
+    for clip in manifest.clips:
+        key, media, start_s, seconds = clip.source()
+        _add(digest, [key, media, float(start_s), float(seconds)])
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a manifest differs from the stored one: keys that are new, changed in labels or split, and gone."""
+
+    added: tuple[str, ...]
+    relabelled: tuple[str, ...]
+    gone: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.relabelled or self.gone)
+
+
+def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
+    """`stored` brought up to date with `current` without moving or losing a stored clip.
+
+    Stored clips keep their place; labels, split and extra come from `current` where it still has the key, and
+    a clip it no longer has stays as stored. New clips follow in `current`'s order. Header facts are
+    `current`'s; classes that only gone clips use are put behind its classes.
+
+    Raises `CaeavError` when the two cut clips differently, or a key now means another part of the media.
+    """
+    for name in ("dataset", "segments", "segment_s"):
+        was, now = getattr(stored, name), getattr(current, name)
+        if was != now:
+            raise CaeavError(
+                f"the stored manifest has {name} {was!r}, the data set now {now!r}",
+                hint="a store keeps one cut of one data set; use another --home or data set name for the new one",
+            )
+    new = {clip.key: clip for clip in current.clips}
+    known = {clip.key for clip in stored.clips}
+    clips, relabelled, gone = [], [], []
+    for clip in stored.clips:
+        fresh = new.get(clip.key)
+        if fresh is None:
+            gone.append(clip.key)
+        elif fresh.source() != clip.source():
+            raise CaeavError(
+                f"clip {clip.key!r} was {clip.source()[1:]} (media, start, seconds), it is now {fresh.source()[1:]}",
+                hint="one key must keep its media: rename the media file back, or use another --home for the new set",
+            )
+        elif fresh != clip:
+            relabelled.append(clip.key)
+        clips.append(fresh or clip)
+    added = [clip for clip in current.clips if clip.key not in known]
+    kept_labels = {event.label for clip in clips for event in clip.events}
+    behind = tuple(name for name in stored.classes if name in kept_labels and name not in current.classes)
+    grown = replace(current, clips=(*clips, *added), classes=current.classes + behind)
+    return grown, Growth(tuple(clip.key for clip in added), tuple(relabelled), tuple(gone))
+
+
+def _add(digest: hashlib._Hash, value: Any) -> None:
+    digest.update(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+
+
+def _header(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": manifest.dataset,
+        "segments": manifest.segments,
+        "segment_s": float(manifest.segment_s),
+        "classes": list(manifest.classes),
+        "media_root": manifest.media_root,
+        "clips": len(manifest.clips),
+        "splits": manifest.split_counts(),
+        "sources": dict(manifest.sources),
+        "findings": [{"code": f.code, "where": f.where, "detail": f.detail} for f in manifest.findings],
+    }
+
+
+def _rows(data: bytes, path: str) -> Iterator[tuple[str, Any]]:
+    """`(file:line, JSON value)` of every line; a line that is not JSON is an error."""
+    for number_, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number_}"
+        try:
+            yield where, json.loads(line, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            torn = "" if line.startswith(b"{") and line.rstrip().endswith(b"}") else "; the line is torn"
+            raise ManifestError(
+                f"{where}: not a JSON row ({error}){torn}",
+                hint="build the manifest again: caeav manifest build",
+            ) from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _head(value: object, where: str) -> dict[str, Any]:
+    """The header with format, version and counts checked; the rest is checked with the manifest."""
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        seen = value.get("format") if isinstance(value, dict) else value
+        raise refuse(where, "format", seen, f"{FORMAT!r}: this is not a manifest")
+    if value.get("version") != VERSION:
+        raise ManifestError(
+            f"{where}: manifest version is {value.get('version')!r}, this caeav reads {VERSION}",
+            hint="build the manifest again, or use the caeav that made it",
+        )
+    head = dict(fields_of(value, HEADER_FIELDS, "the header", where))
+    for name, kind in (("segments", int), ("clips", int), ("splits", dict), ("sources", dict)):
+        if not isinstance(head[name], kind) or isinstance(head[name], bool):
+            raise refuse(where, name, head[name], "a whole number" if kind is int else "an object")
+    for name in ("classes", "findings"):
+        if not isinstance(head[name], list):
+            raise refuse(where, name, head[name], "a list")
+    return head
+
+
+def _empty_manifest(head: dict[str, Any], where: str) -> Manifest:
+    """The manifest of a header, without clips."""
+    findings = [fields_of(row, FINDING_FIELDS, "a finding", where) for row in head["findings"]]
+    manifest = Manifest(
+        dataset=text(head["dataset"], "dataset", where),
+        segments=head["segments"],
+        segment_s=number(head["segment_s"], "segment_s", where),
+        classes=tuple(text(name, "a class", where) for name in head["classes"]),
+        clips=(),
+        media_root=text(head["media_root"], "media_root", where),
+        sources={
+            name: text(digest, f"the digest of {name}", where) for name, digest in head["sources"].items()
+        },
+        findings=tuple(
+            Finding(*(text(row[name], name, where) for name in FINDING_FIELDS)) for row in findings
+        ),
+    )
+    _check_header(manifest, where)
+    return manifest
+
+
+def _check_header(manifest: Manifest, where: str) -> None:
+    if not KEY_PATTERN.fullmatch(manifest.dataset):
+        raise refuse(where, "dataset", manifest.dataset, "1 to 200 of the characters A-Z a-z 0-9 _ + -")
+    if manifest.segments < 1:
+        raise refuse(where, "segments", manifest.segments, "1 or more")
+    if not 0 < manifest.segment_s < float("inf"):
+        raise refuse(where, "segment_s", manifest.segment_s, "more than 0")
+    if "" in manifest.classes or len(set(manifest.classes)) != len(manifest.classes):
+        raise refuse(where, "classes", manifest.classes, "different, non-empty names")
+
+
+def _check(manifest: Manifest, where: str) -> None:
+    _check_header(manifest, where)
+    classes = frozenset(manifest.classes)
+    for clip in manifest.clips:
+        check_clip(clip, classes, f"{where}: clip {clip.key}")
+    _check_unique(manifest, where)
+
+
+def _check_unique(manifest: Manifest, where: str) -> None:
+    seen: set[str] = set()
+    for row, clip in enumerate(manifest.clips, start=1):
+        if clip.key in seen:
+            raise refuse(f"{where}: clip row {row}", "key", clip.key, "in no other row")
+        seen.add(clip.key)

@@ -1,0 +1,218 @@
+"""AVE as distributed (Tian et al., ECCV 2018), and any set in its layout, such as the generated one.
+
+`Annotations.txt` gives the rows, the three split files say where each (video, class) belongs, `AVE/` holds
+`<id>.mp4`. 45 of AVE's ids occur more than once, always with another class, so a clip is a (video, class)
+and its key says both. Clips come in the order of `Annotations.txt`, which is what the row numbers in the
+authors' `*_order.h5` count. Missing media is no matter here; `check` finds it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+
+from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import finding, leaks, without_length
+from caeav.manifests.keys import Wish, assign_keys, slug
+from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions
+from caeav.manifests.readers.ave_files import (
+    ANNOTATIONS,
+    OFFICIAL_CLASSES,
+    SPLIT_FILES,
+    Row,
+    read_categories,
+    read_rows,
+    read_shape,
+)
+
+MEDIA_FOLDER = "AVE"
+
+Pair = tuple[str, str]
+"""(video id, class): what makes a clip."""
+
+
+def read(root: Path, options: ReadOptions) -> Manifest:
+    """The manifest of the official files in `root`; raises `CaeavError` when a file is not there or unreadable."""
+    if options.labels or options.segments is not None or options.segment_s is not None:
+        raise CaeavError(
+            f"labels and segments were given for {options.dataset!r}, whose official files fix them",
+            hint="leave them out, or read the media as a plain folder: --dataset <folder>",
+        )
+    needed = (ANNOTATIONS, *SPLIT_FILES.values())
+    absent = [name for name in needed if not (root / name).is_file()]
+    if absent:
+        raise CaeavError(f"{root}: {', '.join(absent)} not found", hint=_how_to_get(options.dataset, root))
+
+    sources: dict[str, str] = {}
+    findings: list[Finding] = []
+    segments, segment_s = read_shape(root, sources)
+    seconds = segments * segment_s
+    annotated = _group(_sound(read_rows(root / ANNOTATIONS, sources, findings), seconds, findings), findings)
+    split_rows: dict[str, dict[Pair, list[Row]]] = {}
+    for split, name in SPLIT_FILES.items():
+        rows = read_rows(root / name, sources, findings)
+        if not rows:
+            findings.append(finding("empty_split", name, f"no clip is in {split}"))
+        split_rows[split] = _group(_sound(rows, seconds, findings), findings)
+    if not annotated and not any(split_rows.values()):
+        raise CaeavError(f"{root / ANNOTATIONS}: has no usable row", hint=_how_to_get(options.dataset, root))
+    split_of = _splits(annotated, split_rows, findings)
+    _report_pairs(annotated, findings)
+
+    media = _media(root / MEDIA_FOLDER, findings)
+    keys = assign_keys(
+        [Wish(f"{video}__{slug(name).lower()}", f"{video}&{name}") for video, name in annotated]
+    )
+    clips = tuple(
+        Clip(
+            key=key,
+            media=f"{MEDIA_FOLDER}/{media.get(video, f'{video}.mp4')}",
+            start_s=0.0,
+            seconds=seconds,
+            split=split_of.get((video, name), ""),
+            events=tuple(Event(name, max(row.start_s, 0.0), min(row.end_s, seconds)) for row in rows),
+            extra={"id": video, "quality": rows[0].quality},
+        )
+        for key, ((video, name), rows) in zip(keys, annotated.items(), strict=True)
+    )
+    classes = _classes([name for _, name in annotated], read_categories(root, sources), findings)
+    findings += leaks(clips) + without_length(clips)
+    return Manifest(
+        dataset=options.dataset,
+        segments=segments,
+        segment_s=segment_s,
+        classes=classes,
+        clips=clips,
+        media_root=str(root.absolute()),
+        sources=sources,
+        findings=tuple(findings),
+    )
+
+
+def _how_to_get(dataset: str, root: Path) -> str:
+    names = ", ".join((ANNOTATIONS, *SPLIT_FILES.values()))
+    if dataset == "synthetic":
+        return f"make the set with: caeav synthesise (it writes {names} and {MEDIA_FOLDER}/ to {root})"
+    return (
+        f"put {names} and the video folder {MEDIA_FOLDER}/ into {root}, or name their folder with --root; "
+        "they come from AVE's authors (github.com/YapengTian/AVE-ECCV18), not with caeav"
+    )
+
+
+def _sound(rows: Iterable[Row], seconds: float, findings: list[Finding]) -> list[Row]:
+    """The rows whose times mean something within a clip of `seconds`; what is cut or skipped is said."""
+    kept = []
+    for row in rows:
+        times = f"{row.category} in {row.video} from {row.start_s:g} s to {row.end_s:g} s"
+        if row.end_s < row.start_s:
+            findings.append(finding("backwards_event", row.where, f"{times}; skipped"))
+            continue
+        if row.start_s < 0 or row.end_s > seconds:
+            nothing_left = row.start_s >= seconds or row.end_s <= 0
+            done = "skipped" if nothing_left else "cut"
+            findings.append(
+                finding("time_outside", row.where, f"{times}, the clip has {seconds:g} s; {done}")
+            )
+            if nothing_left:
+                continue
+        kept.append(row)
+    return kept
+
+
+def _group(rows: Iterable[Row], findings: list[Finding]) -> dict[Pair, list[Row]]:
+    """Rows by (video, class) in order of first appearance, the same range of a pair only once."""
+    groups: dict[Pair, list[Row]] = {}
+    for row in rows:
+        group = groups.setdefault((row.video, row.category), [])
+        twin = next((r for r in group if (r.start_s, r.end_s) == (row.start_s, row.end_s)), None)
+        if twin:
+            findings.append(
+                finding("duplicate_row", row.where, f"{row.category} in {row.video}, as {twin.where}")
+            )
+        else:
+            group.append(row)
+    return groups
+
+
+def _splits(
+    annotated: dict[Pair, list[Row]],
+    split_rows: Mapping[str, Mapping[Pair, list[Row]]],
+    findings: list[Finding],
+) -> dict[Pair, str]:
+    """The split of each pair; pairs that only a split file has are put behind `annotated`."""
+    split_of: dict[Pair, str] = {}
+    for split in SPLITS:  # a later one wins, so that nothing that is tested on is trained on
+        for pair, rows in split_rows[split].items():
+            video, name = pair
+            if pair in split_of:
+                findings.append(
+                    finding(
+                        "row_in_two_splits", rows[0].where, f"{name} in {video}: also in {split_of[pair]}"
+                    )
+                )
+            split_of[pair] = split
+            if pair not in annotated:
+                annotated[pair] = rows
+                findings.append(finding("not_annotated", rows[0].where, f"{name} in {video}"))
+            known = {(row.start_s, row.end_s) for row in annotated[pair]}
+            findings += [
+                finding(
+                    "split_row_differs", row.where, f"{name} in {video}: {row.start_s:g} to {row.end_s:g} s"
+                )
+                for row in rows
+                if (row.start_s, row.end_s) not in known
+            ]
+    for pair, rows in annotated.items():
+        if pair not in split_of:
+            findings.append(finding("no_split", rows[0].where, f"{pair[1]} in {pair[0]}"))
+    return split_of
+
+
+def _report_pairs(annotated: Mapping[Pair, list[Row]], findings: list[Finding]) -> None:
+    names: dict[str, list[str]] = {}
+    for (video, name), rows in annotated.items():
+        names.setdefault(video, []).append(name)
+        if len(rows) > 1:
+            ranges = ", ".join(f"{row.start_s:g} to {row.end_s:g} s" for row in rows)
+            findings.append(finding("several_events", rows[1].where, f"{name} in {video}: {ranges}"))
+    findings += [
+        finding("repeated_id", video, "; ".join(of_video))
+        for video, of_video in names.items()
+        if len(of_video) > 1
+    ]
+    dashed = [video for video, _ in annotated if video.startswith("-")]
+    if dashed:
+        detail = f"{len(dashed)} of {len(annotated)} clips ({len(set(dashed))} ids), such as {dashed[0]}"
+        findings.append(finding("dash_id", ANNOTATIONS, detail))
+
+
+def _media(folder: Path, findings: list[Finding]) -> dict[str, str]:
+    """File name by id, from one listing of `folder`; empty when it is not there."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone are wanted, once, for thousands of files
+    except OSError:
+        return {}
+    of_id: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePath(name)
+        if path.suffix.lower() in MEDIA_EXTENSIONS:
+            of_id.setdefault(path.stem, []).append(name)
+    for video, several in of_id.items():
+        if len(several) > 1:
+            several.sort(key=lambda name: MEDIA_EXTENSIONS.index(PurePath(name).suffix.lower()))
+            findings.append(finding("several_media", f"{MEDIA_FOLDER}/{video}", ", ".join(several)))
+    return {video: several[0] for video, several in of_id.items()}
+
+
+def _classes(used: Iterable[str], listed: list[str], findings: list[Finding]) -> tuple[str, ...]:
+    """Class order: AVE's own if any of its names is used, else `categories.txt`, else first appearance."""
+    used = list(dict.fromkeys(used))
+    order = list(OFFICIAL_CLASSES) if set(used) & set(OFFICIAL_CLASSES) else listed
+    if not order:
+        return tuple(used)
+    extra = [name for name in used if name not in order]
+    for name in extra:
+        findings.append(finding("unknown_class", ANNOTATIONS, repr(name)))
+    return (*order, *extra)

@@ -1,0 +1,172 @@
+"""The lines of AVE's text files: `Category&VideoID&Quality&StartTime&EndTime`, with or without a header.
+
+Knows one file at a time; what the files say together is `ave.py`. A line that cannot be read costs that line
+and a finding; a file without any readable line is an error. Class names hold `, ` and `( )`, so a line is
+split at `&` alone; line ends may be LF, CRLF or missing at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from caeav.manifests.clip import Finding
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import finding
+
+ANNOTATIONS = "Annotations.txt"
+SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+CATEGORIES = "categories.txt"
+SHAPE = "dataset.json"
+
+OFFICIAL_CLASSES = (
+    "Church bell",
+    "Male speech, man speaking",
+    "Bark",
+    "Fixed-wing aircraft, airplane",
+    "Race car, auto racing",
+    "Female speech, woman speaking",
+    "Helicopter",
+    "Violin, fiddle",
+    "Flute",
+    "Ukulele",
+    "Frying (food)",
+    "Truck",
+    "Shofar",
+    "Motorcycle",
+    "Acoustic guitar",
+    "Train horn",
+    "Clock",
+    "Banjo",
+    "Goat",
+    "Baby cry, infant cry",
+    "Bus",
+    "Chainsaw",
+    "Cat",
+    "Horse",
+    "Toilet flush",
+    "Rodents, rats, mice",
+    "Accordion",
+    "Mandolin",
+)
+"""AVE's 28 classes in the column order of its label files; index 28 is background there."""
+
+_FIELDS = 5
+_SEEN_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: times in seconds of the clip, not yet held against its length; `where` is `file:line`."""
+
+    category: str
+    video: str
+    quality: str
+    start_s: float
+    end_s: float
+    where: str
+
+
+def read_file(path: Path, sources: dict[str, str]) -> bytes:
+    """The file's bytes; its sha256 goes into `sources` under its name."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CaeavError(
+            f"{path} cannot be read: {error.strerror}", hint="check the file and its permissions"
+        ) from None
+    sources[path.name] = hashlib.sha256(data).hexdigest()
+    return data
+
+
+def read_rows(path: Path, sources: dict[str, str], findings: list[Finding]) -> list[Row]:
+    """All readable rows in order; raises `CaeavError` when the file has lines and none can be read."""
+    data = read_file(path, sources)
+    rows: list[Row] = []
+    damaged = 0
+    first = True
+    for line_number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if not raw.strip():
+            continue
+        where = f"{path.name}:{line_number}"
+        fields = [field.strip() for field in raw.decode("utf-8", "backslashreplace").split("&")]
+        if first and [name.lower() for name in fields[:2]] == ["category", "videoid"]:
+            first = False
+            continue
+        first = False
+        problem = _problem(raw, fields)
+        if problem:
+            damaged += 1
+            findings.append(finding("damaged_row", where, f"{problem}: {_shown(raw)}"))
+            continue
+        category, video, quality, start, end = fields
+        rows.append(Row(category, video, quality, float(start), float(end), where))
+    if damaged and not rows:
+        raise CaeavError(
+            f"{path}: none of its {damaged} lines can be read; the first: {findings[-damaged].detail}",
+            hint="a line must be Category&VideoID&Quality&StartTime&EndTime",
+        )
+    return rows
+
+
+def _problem(raw: bytes, fields: list[str]) -> str:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    if len(fields) != _FIELDS:
+        return f"{len(fields)} fields instead of {_FIELDS} between '&'"
+    category, video, _, start, end = fields
+    if not category:
+        return "no category"
+    if not video or video in (".", "..") or not video.isprintable() or "/" in video or "\\" in video:
+        return f"{video!r} is no video id"
+    for name, value in (("StartTime", start), ("EndTime", end)):
+        try:
+            usable = math.isfinite(float(value))
+        except ValueError:
+            usable = False
+        if not usable:
+            return f"{name} {value!r} is no number"
+    return ""
+
+
+def _shown(raw: bytes) -> str:
+    text = raw.decode("utf-8", "backslashreplace")
+    return text if len(text) <= _SEEN_CHARS else f"{text[:_SEEN_CHARS]}..."
+
+
+def read_categories(folder: Path, sources: dict[str, str]) -> list[str]:
+    """The names in `categories.txt`, one a line, each once; empty when there is no such file."""
+    path = folder / CATEGORIES
+    if not path.is_file():
+        return []
+    lines = read_file(path, sources).decode("utf-8-sig", "replace").splitlines()
+    return list(dict.fromkeys(name.strip() for name in lines if name.strip()))
+
+
+def read_shape(folder: Path, sources: dict[str, str]) -> tuple[int, float]:
+    """`(segments, segment_s)` from `dataset.json`, where a set in this layout has one; else AVE's 10 x 1 s."""
+    path = folder / SHAPE
+    if not path.is_file():
+        return 10, 1.0
+    try:
+        shape = json.loads(read_file(path, sources))
+    except (ValueError, RecursionError) as error:
+        raise CaeavError(f"{path}: not JSON ({error})", hint=_SHAPE_HINT) from None
+    if not isinstance(shape, dict):
+        raise CaeavError(f"{path}: holds {shape!r}, it must hold an object", hint=_SHAPE_HINT)
+    segments, segment_s = shape.get("segments", 10), shape.get("segment_s", 1.0)
+    if type(segments) is not int or not 1 <= segments <= 3600:
+        raise CaeavError(f"{path}: segments is {segments!r}, it must be 1 to 3600", hint=_SHAPE_HINT)
+    if type(segment_s) not in (int, float) or not 0 < segment_s <= 3600:
+        raise CaeavError(
+            f"{path}: segment_s is {segment_s!r}, it must be more than 0, at most 3600", hint=_SHAPE_HINT
+        )
+    return segments, float(segment_s)
+
+
+_SHAPE_HINT = 'write it like {"segments": 10, "segment_s": 1.0}'
