@@ -4,6 +4,7 @@ Write with `open_for_writing`, read with `StoreReader.open`, find with `find_sto
 any decoder or backbone, since training reads stores without them.
 """
 
+from caeav.pipeline.store.describe import Description, describe
 from caeav.pipeline.store.errors import (
     DamagedShard,
     DamagedStore,
@@ -25,6 +26,7 @@ __all__ = [
     "ArraySpec",
     "DamagedShard",
     "DamagedStore",
+    "Description",
     "IncompleteStore",
     "OtherRecipe",
     "Problem",
@@ -41,6 +43,7 @@ __all__ = [
     "StoreReader",
     "StoreWriter",
     "Summary",
+    "describe",
     "find_other_recipes",
     "find_store",
     "list_stores",

@@ -68,18 +68,18 @@ def _info(path: Path, kind: str, name: str, fingerprint12: str) -> StoreInfo:
     return StoreInfo(path, dataset, kind, name, fingerprint12, "partial", *counts)
 
 
-def find_store(stores: Path, dataset: str, kind: StoreKind, name: str | None = None) -> Path:
-    """The one store of `dataset` and `kind` below `stores`.
+def find_store(stores: Path, dataset: str, kind: StoreKind | None = None, name: str | None = None) -> Path:
+    """The one store of `dataset` and `kind` (None: of either kind) below `stores`.
 
     `name` may be the store's name, its folder's name, or the first 4 or more digits of its fingerprint.
     Raises `StoreError` listing the candidates when none or several fit.
     """
-    there = [info for info in list_stores(stores) if info.dataset == dataset and info.kind == kind]
+    there = [info for info in list_stores(stores) if info.dataset == dataset and kind in (None, info.kind)]
     fitting = [info for info in there if name is None or _answers_to(info, name)]
     if len(fitting) == 1:
         return fitting[0].path
-    command = {"tokens": "extract", "captions": "caption"}[kind]
-    asked = f"{kind} store of {dataset}" + (f" called {name!r}" if name else "")
+    command = "caption" if kind == "captions" else "extract"
+    asked = f"{f'{kind} ' if kind else ''}store of {dataset}" + (f" called {name!r}" if name else "")
     candidates = "".join(
         f"\n    {info.path.name} ({info.state}, {info.clips} clips)" for info in fitting or there
     )
@@ -89,7 +89,7 @@ def find_store(stores: Path, dataset: str, kind: StoreKind, name: str | None = N
             f"no {asked} in {stores}{besides}", hint=f"make one with `caeav {command} --dataset {dataset}`"
         )
     raise StoreError(
-        f"{len(fitting)} {kind} stores of {dataset} fit{f' {name!r}' if name else ''}:{candidates}",
+        f"{len(fitting)} stores fit, one is needed ({asked}):{candidates}",
         hint="name one by its folder or by the first digits of its fingerprint",
     )
 

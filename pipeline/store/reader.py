@@ -44,6 +44,8 @@ class StoreReader:
             state.quarantined[key] for planned in state.plan for key in planned if key in state.quarantined
         )
         self.missing: tuple[str, ...] = state.missing
+        self.shard_bytes: int = state.shard_bytes
+        self.remarks: tuple[str, ...] = state.remarks
         self._folder = state.folder
         self._indexes = state.indexes
         self._places = {
@@ -86,15 +88,23 @@ class StoreReader:
 
         Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
         """
-        place = self._places.get(key)
-        if place is None:
-            raise self._not_stored(key)
-        number, row = place
+        number, row = self._place(key)
         shard = self._shard(number)
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
         return record
+
+    def info(self, key: str) -> dict[str, Any]:
+        """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""
+        number, row = self._place(key)
+        return self._shard(number).info(row)
+
+    def _place(self, key: str) -> tuple[int, int]:
+        place = self._places.get(key)
+        if place is None:
+            raise self._not_stored(key)
+        return place
 
     def _shard(self, number: int) -> ShardFile:
         if number in self._shards:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from caeav.pipeline.store.payload import (
 )
 from caeav.pipeline.store.record import Record
 from caeav.pipeline.store.tarshard import EncodedRecord
+
+MEMBER_ENDINGS = {"array": "safetensors", "info": "json"}
 
 
 class ShardFile:
@@ -47,10 +49,11 @@ class ShardFile:
         offset, size = int(entry[f"{part}_offset"]), int(entry[f"{part}_bytes"])
         return self.bytes[offset : offset + size]
 
-    def damage(self, row: int) -> str:
+    def damage(self, row: int, parts: tuple[str, ...] = ("array", "info")) -> str:
         """What is wrong with a record by its checksums; empty when nothing is."""
         entry = self.index.entries[row]
-        for part, name in (("array", "safetensors"), ("info", "json")):
+        for part in parts:
+            name = MEMBER_ENDINGS[part]
             seen, wanted = crc32c([self._part(row, part)]), int(entry[f"{part}_crc32c"])
             if seen != wanted:
                 return f"the {name} has crc32c {seen:08x}, the index says {wanted:08x}"
@@ -61,13 +64,26 @@ class ShardFile:
         key = self.index.keys[row]
         if check and (found := self.damage(row)):
             self._damaged(found, key)
-        info = self._part(row, "info")
-        if info.size > MAX_INFO_BYTES:
-            self._damaged(f"facts of {info.size} bytes; at most {MAX_INFO_BYTES}", key)
         try:
-            return Record(key, decode_arrays(self._part(row, "array")), decode_info(info.tobytes()))
+            return Record(key, decode_arrays(self._part(row, "array")), self._info(row))
         except BadPayload as error:
             self._damaged(str(error), key)
+
+    def info(self, row: int) -> dict[str, Any]:
+        """A record's facts alone, checked; the arrays are not touched."""
+        key = self.index.keys[row]
+        if found := self.damage(row, ("info",)):
+            self._damaged(found, key)
+        try:
+            return self._info(row)
+        except BadPayload as error:
+            self._damaged(str(error), key)
+
+    def _info(self, row: int) -> dict[str, Any]:
+        data = self._part(row, "info")
+        if data.size > MAX_INFO_BYTES:
+            raise BadPayload(f"facts of {data.size} bytes; at most {MAX_INFO_BYTES}")
+        return decode_info(data.tobytes())
 
     def encoded(self, row: int) -> EncodedRecord:
         """A record's stored bytes, checked, to be copied into another shard."""

@@ -57,7 +57,7 @@ class _Digesting:
         self.position = 0
 
     def write(self, data: Bytes | bytes) -> None:
-        view = memoryview(data)
+        view = data if isinstance(data, bytes) else data.data
         self._out.write(view)
         self._sha256.update(view)
         self.position += len(data)

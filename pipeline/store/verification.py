@@ -82,7 +82,7 @@ def _check_shard(
     digest = hashlib.sha256()
     for start in range(0, index.shard_bytes, CHUNK_BYTES):
         chunk = shard.bytes[start : start + CHUNK_BYTES]
-        digest.update(memoryview(chunk))
+        digest.update(chunk.data)
         progress(chunk.size)
     found = [(key, what) for row, key in enumerate(index.keys) if (what := _unreadable(shard, row))]
     found += structure_differences(shard.bytes, index)

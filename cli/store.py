@@ -1,0 +1,198 @@
+"""`caeav store ls|show|verify`: which stores there are, what is in one, and whether it is what was written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.manifests.home import Home
+from caeav.pipeline.store import (
+    ArraySpec,
+    Description,
+    Report,
+    StoreReader,
+    describe,
+    find_store,
+    list_stores,
+    verify,
+)
+
+SHOWN_REASONS = 20
+
+commands = typer.Typer(no_args_is_help=True, help="List, show and verify cached tokens and captions.")
+
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET|PATH", help="A data set's name, or a store's folder.")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", help="Which of a data set's stores: name, folder or beginning of the fingerprint."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands as `store`."""
+    app.add_typer(commands, name="store")
+
+
+@commands.command()
+def ls(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set's.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the stores in the home folder."""
+    stores = Home.find(home).stores
+    infos = [info for info in list_stores(stores) if dataset in (None, info.dataset)]
+    if as_json:
+        print_json([asdict(info) | {"path": str(info.path)} for info in infos])
+        return
+    if not infos:
+        say(f"no store in {stores}; `caeav extract` makes one")
+        return
+    print_table(
+        ("data set", "store", "clips", "of", "quarantined", "size", "state"),
+        [
+            (i.dataset, i.path.name, i.clips, i.expected, i.quarantined, _size(i.bytes), i.state)
+            for i in infos
+        ],
+    )
+    for info in infos:
+        if info.problem:
+            say(f"{printable(info.path.name)}: {printable(info.problem)}")
+
+
+@commands.command()
+def show(
+    target: TargetArgument,
+    name: NameOption = None,
+    key: Annotated[str | None, typer.Option("--key", help="One record's facts instead.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a store's recipe, arrays, counts, quarantine and notes, or one record."""
+    reader = StoreReader.open(_find(target, name, home), allow_partial=True)
+    for remark in reader.remarks:
+        say(printable(remark))
+    if key is not None:
+        _show_record(reader, key, as_json)
+        return
+    facts = describe(reader)
+    if as_json:
+        recipe = {"fingerprint": reader.recipe.fingerprint, "recipe": reader.recipe.as_json()}
+        print_json({"path": str(reader.path), **recipe, **asdict(facts)})
+        return
+    _print_facts(reader, facts)
+
+
+@commands.command(name="verify")
+def verify_command(
+    target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Read everything and compare it with every checksum; exit status 1 unless the store is finished and sound."""
+    path = _find(target, name, home)
+    total = sum(shard.stat().st_size for shard in path.glob("shards/*.tar"))
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", leave=False, delay=0.5) as bar:
+        report = verify(path, bar.update)
+    if as_json:
+        print_json(asdict(report) | {"path": str(path), "sound": report.sound})
+    else:
+        _print_report(report)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def _find(target: str, name: str | None, home: Path | None) -> Path:
+    path = Path(target)
+    return path if (path / "recipe.json").is_file() else find_store(Home.find(home).stores, target, name=name)
+
+
+def _show_record(reader: StoreReader, key: str, as_json: bool) -> None:
+    record = reader.read(key)
+    specs = {name: ArraySpec(array.shape, str(array.dtype)) for name, array in record.arrays.items()}
+    if as_json:
+        print_json(
+            {"key": key, "arrays": {n: asdict(s) for n, s in specs.items()}, "info": dict(record.info)}
+        )
+        return
+    _print_arrays(specs)
+    print()
+    print_table(("fact", "value"), sorted((name, _shown(value)) for name, value in record.info.items()))
+
+
+def _print_facts(reader: StoreReader, facts: Description) -> None:
+    print(reader.path)
+    print_table(("recipe", "value"), _flat(reader.recipe.as_json()))
+    print()
+    _print_arrays(facts.arrays)
+    print()
+    rows: list[tuple[str, object]] = [
+        ("clips", f"{facts.clips} of {facts.expected}"),
+        ("quarantined", sum(n for _, _, n in facts.quarantine)),
+        ("missing", f"{facts.missing} (run the command that made the store again)" if facts.missing else 0),
+        ("size", f"{_size(facts.bytes)}, {_size(facts.bytes_a_clip)} a clip"),
+        ("without video", facts.no_video),
+        ("without audio", facts.no_audio),
+    ]
+    print_table(("content", ""), rows)
+    if facts.notes:
+        print()
+        print_table(("note", "clips"), facts.notes)
+    if facts.quarantine:
+        print()
+        shown = [(n, stage, reason) for stage, reason, n in facts.quarantine[:SHOWN_REASONS]]
+        print_table(("quarantined", "at", "reason"), shown)
+        if len(facts.quarantine) > SHOWN_REASONS:
+            say(f"{len(facts.quarantine) - SHOWN_REASONS} more reasons; --json shows all")
+
+
+def _print_arrays(arrays: Any) -> None:
+    rows = [(name, " x ".join(map(str, spec.shape)), spec.dtype) for name, spec in sorted(arrays.items())]
+    print_table(("array", "shape", "dtype"), rows)
+
+
+def _print_report(report: Report) -> None:
+    for remark in report.remarks:
+        say(printable(remark))
+    if report.problems:
+        rows = [(p.where, p.key, p.what) for p in report.problems]
+        print_table(("file", "key", "problem"), rows)
+        again = sorted({p.shard for p in report.problems if p.shard is not None})
+        if again:
+            files = " ".join(str(report.path / "index" / f"{number:06d}.idx") for number in again)
+            say(f"to make the damaged shards again, remove {files} and run the command that made the store")
+    counts = f"{report.stored} clips in {report.shards} shards, {_size(report.bytes)}, {report.quarantined} quarantined"
+    if report.sound:
+        print(f"sound: {counts}")
+    elif report.problems:
+        print(f"DAMAGED, {len(report.problems)} problems: {counts}")
+    else:
+        print(f"not finished, {report.missing} clips missing: {counts}; what is there is sound")
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as one row a leaf."""
+    if isinstance(value, dict) and value:
+        return [row for key in value for row in _flat(value[key], f"{path}.{key}" if path else str(key))]
+    return [(path, _shown(value))]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
