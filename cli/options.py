@@ -9,7 +9,9 @@ import typer
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"),
+    typer.Option(
+        "--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DatasetOption = Annotated[
@@ -17,5 +19,7 @@ DatasetOption = Annotated[
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option("--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"),
+    typer.Option(
+        "--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"
+    ),
 ]
