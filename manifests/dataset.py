@@ -55,7 +55,7 @@ def load_dataset(
             f"--root {root} was given for {name_or_folder!r}; it goes with {' or '.join(OFFICIAL)} only",
             hint=f"for plain media name the folder itself: --dataset {root}",
         )
-    if folder.is_dir():
+    if name_or_folder and folder.is_dir():
         options = ReadOptions(
             folder_dataset(folder), labels=labels, segments=segments, segment_s=segment_s, exclude=home.root
         )

@@ -207,12 +207,16 @@ def _media(folder: Path, findings: list[Finding]) -> dict[str, str]:
 
 
 def _classes(used: Iterable[str], listed: list[str], findings: list[Finding]) -> tuple[str, ...]:
-    """Class order: AVE's own if any of its names is used, else `categories.txt`, else first appearance."""
+    """Class order: `categories.txt` where it lists other classes than AVE's; AVE's own order where one of its
+    classes is used; else first appearance. Names that are in no list come behind."""
     used = list(dict.fromkeys(used))
-    order = list(OFFICIAL_CLASSES) if set(used) & set(OFFICIAL_CLASSES) else listed
-    if not order:
+    official = set(OFFICIAL_CLASSES)
+    if listed and set(listed) != official:
+        order = listed
+    elif listed or official & set(used):
+        order = list(OFFICIAL_CLASSES)
+    else:
         return tuple(used)
-    extra = [name for name in used if name not in order]
-    for name in extra:
-        findings.append(finding("unknown_class", ANNOTATIONS, repr(name)))
-    return (*order, *extra)
+    unknown = [name for name in used if name not in order]
+    findings += [finding("unknown_class", ANNOTATIONS, repr(name)) for name in unknown]
+    return (*order, *unknown)

@@ -57,14 +57,16 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     files = _media_files(root, labels, options.exclude, findings)
     rows = read_labels(labels, sources) if labels else []
     named = _windows(rows, seconds, findings)
-    for file in sorted(named.keys() - set(files)):
-        if not os.path.isfile(root / file):  # noqa: PTH113 - Path.is_file raises for a name that is too long
-            findings.append(finding("missing_media", file, f"named in {labels.name}"))
     if labels:
+        absent = [
+            file
+            for file in sorted(named.keys() - set(files))
+            if not os.path.isfile(root / file)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        ]
+        findings += [finding("missing_media", file, f"named in {labels.name}") for file in absent]
         findings += [
             finding("unlabelled_file", file, f"not in {labels.name}") for file in files if file not in named
         ]
-
     found = sorted(
         (file, index, window)
         for file in {*files, *named}

@@ -1,0 +1,140 @@
+"""The report on a manifest: counts, media that is missing now, leaks, and what a constant answer scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caeav.manifests.check import check, missing_media, segment_labels
+from caeav.manifests.clip import Clip, Event, Finding, Manifest
+from caeav.manifests.findings import CODES, finding
+from caeav.manifests.readers import ReadOptions, readers
+
+
+def clip(key: str, split: str, *events: Event, media: str = "", video: str = "") -> Clip:
+    return Clip(key, media or f"AVE/{key}.mp4", 0.0, 10.0, split, events, {"id": video} if video else {})
+
+
+def manifest(*clips: Clip, root: Path | str = "", findings: tuple[Finding, ...] = ()) -> Manifest:
+    return Manifest("mine", 10, 1.0, ("bell", "dog"), clips, str(root), findings=findings)
+
+
+def test_counts_by_split_and_class() -> None:
+    report = check(
+        manifest(
+            clip("a", "train", Event("dog", 0, 10)),
+            clip("b", "train", Event("dog", 0, 1), Event("dog", 2, 3), Event("bell", 0, 1)),
+            clip("c", "test", Event("dog", 0, 1)),
+            clip("d", ""),
+        )
+    )
+    assert report.clips == 4
+    assert report.splits == {"train": 2, "test": 1, "": 1}
+    assert report.classes == {"bell": {"train": 1}, "dog": {"train": 2, "test": 1}}
+
+
+def test_shares_count_seconds_and_name_the_best_constant_answer() -> None:
+    report = check(
+        manifest(
+            clip("a", "train", Event("dog", 2, 10)),
+            clip("b", "train", Event("bell", 0, 3)),
+            clip("c", "test", Event("bell", 9, 10)),
+        )
+    )
+    train, test = report.shares["train"], report.shares["test"]
+    assert (train.seconds, train.event_share) == (20, pytest.approx(11 / 20))
+    assert (train.majority_label, train.majority_accuracy) == ("background", pytest.approx(9 / 20))
+    assert (test.event_share, test.majority_accuracy) == (pytest.approx(0.1), pytest.approx(0.9))
+    dogs = check(manifest(clip("a", "train", Event("dog", 0, 8), Event("bell", 7, 10)))).shares["train"]
+    assert (dogs.majority_label, dogs.majority_accuracy, dogs.event_share) == ("dog", pytest.approx(0.8), 1)
+
+
+def test_the_real_shares_are_those_of_the_annotation_lines(shared: Path) -> None:
+    root = shared / "data" / "annotations" / "ave"
+    report = check(readers["ave"](root, ReadOptions("ave")))
+    for split in ("train", "val", "test"):
+        rows = [line.split("&") for line in (root / f"{split}Set.txt").read_text().splitlines()]
+        seconds = sum(int(row[4]) - int(row[3]) for row in rows)
+        assert report.shares[split].event_share == pytest.approx(seconds / (10 * len(rows)))
+        assert report.shares[split].majority_label == "background"
+    counted = sum(sum(of_class.values()) for of_class in report.classes.values())
+    assert counted == 4143
+    assert sum(report.classes["Church bell"].values()) == 188
+
+
+def test_all_media_of_the_real_annotations_are_missing_and_nothing_fails(shared: Path) -> None:
+    report = check(readers["ave"](shared / "data" / "annotations" / "ave", ReadOptions("ave")))
+    assert len(report.missing) == 4143
+    assert {group.code: group.count for group in report.findings} == {
+        "missing_media": 4143,
+        "id_in_two_splits": 18,
+        "zero_length_event": 1,
+        "repeated_id": 45,
+        "dash_id": 1,
+    }
+    assert all(len(group.examples) <= 3 for group in report.findings)
+
+
+def test_segments_are_labelled_as_start_inclusive_end_exclusive() -> None:
+    labels = segment_labels(
+        clip("a", "", Event("dog", 2, 4), Event("bell", 3, 3), Event("bell", 3.4, 4.6)), 10
+    )
+    dog, bell = frozenset({"dog"}), frozenset({"bell"})
+    assert labels == (frozenset(), frozenset(), dog, dog | bell, bell, *[frozenset()] * 5)
+
+
+def test_media_is_looked_for_now_and_listed_by_key(tmp_path: Path) -> None:
+    (tmp_path / "AVE" / "b.mp4").mkdir(parents=True)  # a folder is no media file
+    (tmp_path / "AVE" / "a.mp4").touch()
+    rows = manifest(
+        clip("a", ""), clip("b", ""), clip("c", ""), clip("d", "", media="gone/d.mp4"), root=tmp_path
+    )
+    assert missing_media(rows) == ("b", "c", "d")
+    (tmp_path / "AVE" / "c.mp4").touch()
+    assert missing_media(rows) == ("b", "d")
+
+
+def test_missing_media_noted_by_a_reader_is_not_counted_twice_nor_after_it_came(tmp_path: Path) -> None:
+    noted = (finding("missing_media", "a.mp4", "named in labels.csv"),)
+    rows = manifest(clip("a", "", media="a.mp4"), root=tmp_path, findings=noted)
+    assert [(group.code, group.count) for group in check(rows).findings] == [("missing_media", 1)]
+    (tmp_path / "a.mp4").touch()
+    assert check(rows).findings == ()
+
+
+def test_one_video_in_two_splits_is_found_by_id_or_media(tmp_path: Path) -> None:
+    by_id = manifest(clip("a", "train", video="x"), clip("b", "test", video="x"), clip("c", "", video="x"))
+    by_media = manifest(clip("a", "train", media="m.mp4"), clip("b", "val", media="m.mp4"))
+    fine = manifest(clip("a", "train", video="x"), clip("b", "train", video="x"))
+    for rows, count in ((by_id, 1), (by_media, 1), (fine, 0)):
+        groups = {group.code: group for group in check(rows).findings}
+        assert ("id_in_two_splits" in groups) == bool(count)
+    assert check(by_id).findings[1].examples[0].detail == "train: a; test: b"
+
+
+def test_the_report_is_json(tmp_path: Path) -> None:
+    rows = manifest(clip("a", "train", Event("dog", 1, 1)), root=tmp_path)
+    report = json.loads(json.dumps(check(rows).as_json(), allow_nan=False))
+    assert report["missing"] == ["a"]
+    assert report["splits"] == {"train": 1}
+    assert [group["code"] for group in report["findings"]] == ["missing_media", "zero_length_event"]
+    assert report["shares"]["train"]["majority_label"] == "background"
+
+
+def test_a_manifest_without_clips_is_reported_too() -> None:
+    report = check(manifest())
+    assert (report.clips, report.splits, report.shares) == (0, {}, {})
+
+
+def test_codes_of_other_origin_are_kept() -> None:
+    rows = replace(manifest(), findings=(Finding("future_code", "x", "y"),))
+    assert [group.code for group in check(rows).findings] == ["future_code"]
+
+
+def test_a_code_without_meaning_cannot_be_used() -> None:
+    assert all(meaning for meaning in CODES.values())
+    with pytest.raises(ValueError, match="not listed"):
+        finding("typo", "", "")

@@ -1,0 +1,111 @@
+"""From a data set's name to its manifest: which reader, which folder, and what an unknown name is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caeav.manifests.dataset import folder_dataset, load_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import write_manifest
+
+ROW = "Bark&v1&good&0&5\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def official(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in (("Annotations", ROW), ("trainSet", ROW), ("valSet", ""), ("testSet", "")):
+        (root / f"{name}.txt").write_text(content)
+    return root
+
+
+def media(root: Path) -> Path:
+    root.mkdir(parents=True)
+    (root / "a.mp4").touch()
+    return root
+
+
+@pytest.mark.parametrize("name", ["ave", "synthetic"])
+def test_official_sets_are_looked_for_in_the_home_or_at_root(home: Home, tmp_path: Path, name: str) -> None:
+    at_root = load_dataset(name, official(tmp_path / "elsewhere"), home)
+    official(home.data(name))
+    at_home = load_dataset(name, None, home)
+    assert at_root.dataset == at_home.dataset == name
+    assert at_root.clips == at_home.clips
+    assert at_root.media_root == str(tmp_path / "elsewhere")
+    assert at_home.media_root == str(home.data(name))
+
+
+def test_a_built_manifest_stands_in_where_the_official_files_are_not_at_home(
+    home: Home, tmp_path: Path
+) -> None:
+    built = load_dataset("ave", official(tmp_path / "elsewhere"), home)
+    write_manifest(built, home.manifest("ave"))
+    assert load_dataset("ave", None, home) == built
+    official(home.data("ave"))
+    assert load_dataset("ave", None, home).media_root == str(home.data("ave"))
+
+
+def test_a_folder_is_called_after_its_name_and_its_built_manifest_is_found_by_it(
+    home: Home, tmp_path: Path
+) -> None:
+    manifest = load_dataset(str(media(tmp_path / "my clips")), None, home)
+    assert manifest.dataset == "my_clips"
+    write_manifest(manifest, home.manifest("my_clips"))
+    assert load_dataset("my_clips", None, home) == manifest
+    with pytest.raises(CaeavError, match="manifest built before"):
+        load_dataset("my_clips", None, home, labels=tmp_path / "x.csv")
+
+
+def test_a_folder_named_like_an_official_set_does_not_take_its_place(home: Home, tmp_path: Path) -> None:
+    assert load_dataset(f"{media(tmp_path / 'ave')}", None, home).dataset == "ave-folder"
+
+
+def test_the_current_folder_has_its_real_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(media(tmp_path / "clips"))
+    assert folder_dataset(Path()) == "clips"
+
+
+def test_labels_and_cut_reach_the_folder_reader(home: Home, tmp_path: Path) -> None:
+    folder = media(tmp_path / "m")
+    labels = tmp_path / "any.csv"
+    labels.write_text("file,label\na.mp4,dog\n")
+    manifest = load_dataset(str(folder), None, home, labels=labels, segments=5, segment_s=2.0)
+    assert manifest.classes == ("dog",)
+    assert manifest.clips[0].seconds == 10
+    assert manifest.segments == 5
+
+
+def test_the_home_folder_within_the_media_is_left_out(tmp_path: Path) -> None:
+    folder = media(tmp_path / "m")
+    media(folder / "caeav_home" / "data" / "synthetic")
+    assert len(load_dataset(str(folder), None, Home(folder / "caeav_home")).clips) == 1
+
+
+@pytest.mark.parametrize("name", ["avee", "no/such/folder", ""])
+def test_an_unknown_name_is_told_what_would_do(home: Home, name: str) -> None:
+    with pytest.raises(CaeavError, match=f"no data set '{name}'") as raised:
+        load_dataset(name, None, home)
+    assert str(home.data("ave")) in str(raised.value)
+    assert "synthetic" in str(raised.value)
+
+
+def test_absent_official_files_are_named_with_their_place(home: Home) -> None:
+    with pytest.raises(
+        CaeavError, match=r"Annotations\.txt, trainSet\.txt, valSet\.txt, testSet\.txt"
+    ) as raised:
+        load_dataset("ave", None, home)
+    assert str(home.data("ave")) in str(raised.value)
+    assert "--root" in raised.value.hint and "authors" in raised.value.hint
+
+
+def test_root_is_for_official_sets_only(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match="goes with ave or synthetic only"):
+        load_dataset(str(media(tmp_path / "m")), tmp_path, home)

@@ -1,0 +1,69 @@
+"""Keys: file-safe, unique, readable, and independent of the order and of what else is there."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caeav.manifests.clip import KEY_PATTERN
+from caeav.manifests.keys import Wish, assign_keys, slug
+
+texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True, max_size=20)
+
+
+def wish(text: str) -> Wish:
+    return Wish(text, text)
+
+
+@given(texts)
+def test_keys_are_safe_and_all_different(names: list[str]) -> None:
+    keys = assign_keys([wish(name) for name in names])
+    assert len(set(keys)) == len(names)
+    assert all(KEY_PATTERN.fullmatch(key) for key in keys)
+
+
+@given(st.lists(st.text(alphabet="ab_ ./é", max_size=4), unique=True, max_size=30), st.randoms())
+def test_keys_do_not_depend_on_the_order(names: list[str], random: object) -> None:
+    shuffled = names.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    by_name = dict(zip(names, assign_keys([wish(n) for n in names]), strict=True))
+    again = dict(zip(shuffled, assign_keys([wish(n) for n in shuffled]), strict=True))
+    assert by_name == again
+
+
+@pytest.mark.parametrize("name", ["-J2WJaG1Dd4", "_x", "go-mp4_sample", "a+b", "0"])
+def test_a_safe_name_is_its_own_key(name: str) -> None:
+    assert assign_keys([wish(name)]) == [name]
+
+
+def test_a_changed_name_carries_a_hash_so_it_cannot_be_taken_for_another() -> None:
+    digest = hashlib.sha256("Frühling 1.mp4".encode()).hexdigest()[:8]
+    assert assign_keys([wish("Frühling 1.mp4")]) == [f"Fruhling_1_mp4-{digest}"]
+
+
+def test_names_that_read_alike_all_carry_a_hash() -> None:
+    keys = assign_keys([Wish("a", "a.mp4"), Wish("a", "a.mkv"), Wish("b", "b.mp4")])
+    assert keys[2] == "b"
+    assert keys[0].startswith("a-") and keys[1].startswith("a-") and keys[0] != keys[1]
+
+
+def test_a_name_that_looks_like_anothers_hashed_key_still_gets_its_own() -> None:
+    (hashed,) = assign_keys([wish("a b")])
+    keys = assign_keys([wish("a b"), wish(hashed)])
+    assert keys[1] == hashed
+    assert keys[0].startswith(hashed) and len(keys[0]) > len(hashed)
+
+
+def test_one_identity_twice_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="same identity"):
+        assign_keys([wish("a"), wish("a")])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Frying (food)", "Frying_food"), ("日本", "clip"), ("", "clip")]
+)
+def test_slugs_read_like_their_text(text: str, expected: str) -> None:
+    assert slug(text) == expected
