@@ -37,9 +37,6 @@ def layout(root: Path, annotations: str | bytes, train: str = "", val: str = "",
     return root
 
 
-# --- the real files ---------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def official(shared: Path) -> Path:
     return shared / "data" / "annotations" / "ave"
@@ -99,8 +96,6 @@ def test_the_real_manifest_survives_its_file(real: Manifest, tmp_path: Path) -> 
     write_manifest(real, tmp_path / "m.jsonl")
     assert read_manifest(tmp_path / "m.jsonl") == real
 
-
-# --- forms of the files -----------------------------------------------------------------------------
 
 BELL = "Church bell&-x_1&good&0&10"
 SPEECH = "Male speech, man speaking&-x_1&good&2&7"
@@ -189,9 +184,6 @@ def test_a_wrong_length_statement_is_an_error(tmp_path: Path, text: str, says: s
     with pytest.raises(CaeavError, match=r"dataset\.json") as raised:
         read(root)
     assert says in str(raised.value)
-
-
-# --- what is wrong in them --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
