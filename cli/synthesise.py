@@ -1,0 +1,151 @@
+"""`caeav synthesise`: make the generated data set, and say how far each sense alone could get on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from caeav.cli.console import print_json, print_table, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
+
+if TYPE_CHECKING:
+    from caeav.manifests.synthetic import Summary
+
+DEFAULT = SyntheticOptions()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("synthesise")(synthesise)
+
+
+def synthesise(
+    home: HomeOption = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="Folder to write the set to.", show_default="<home>/data/synthetic"),
+    ] = None,
+    clips: Annotated[int, typer.Option(help="Number of clips.")] = DEFAULT.clips,
+    classes: Annotated[int, typer.Option(help="Number of event classes, 5 to 12.")] = DEFAULT.classes,
+    seconds: Annotated[
+        int, typer.Option(help="Length of a clip; a segment is one second.")
+    ] = DEFAULT.seconds,
+    size: Annotated[int, typer.Option(help="Width and height in pixels, even.")] = DEFAULT.size_px,
+    fps: Annotated[int, typer.Option(help="Frames a second.")] = DEFAULT.fps,
+    rate: Annotated[int, typer.Option(help="Audio samples a second.")] = DEFAULT.rate_hz,
+    seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = DEFAULT.seed,
+    misaligned: Annotated[
+        float, typer.Option(help="Share of clips in which sight and sound disagree for a while.")
+    ] = DEFAULT.misaligned,
+    mix: Annotated[
+        str,
+        typer.Option(
+            help=f"Weights of the kinds of misalignment ({', '.join(KINDS)}), e.g. offscreen=2,cut=1; "
+            "kinds left out get none.",
+            show_default="all alike",
+        ),
+    ] = "",
+    distractors: Annotated[
+        float, typer.Option(help="Share of misaligned clips with other classes seen unheard or heard unseen.")
+    ] = DEFAULT.distractors,
+    splits: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; the bytes do not depend on it.", show_default="one a core")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a set of real video files whose every second is known, in AVE's layout.
+
+    Interrupted runs are gone on with; a folder made with other options is refused.
+    """
+    from caeav.manifests.synthetic import synthesise as make
+
+    shares = _numbers("--splits", splits, splits.split(","))
+    weights = [part.partition("=") for part in mix.split(",") if part]
+    given = _numbers("--mix", mix, [value for _, _, value in weights])
+    options = SyntheticOptions(
+        clips=clips,
+        classes=classes,
+        seconds=seconds,
+        size_px=size,
+        fps=fps,
+        rate_hz=rate,
+        seed=seed,
+        misaligned=misaligned,
+        mix=dict(zip((kind.strip() for kind, _, _ in weights), given, strict=True)) if mix else DEFAULT.mix,
+        distractors=distractors,
+        splits=tuple(shares),  # type: ignore[arg-type]  # the number of shares is checked with the rest
+    )
+    where = root if root is not None else Home.find(home).data("synthetic")
+    with _Bar() as bar:
+        summary = make(where, options, workers, bar)
+    if as_json:
+        print_json(_as_json(summary))
+    else:
+        _print(summary)
+
+
+def _numbers(option: str, text: str, parts: list[str]) -> list[float]:
+    try:
+        return [float(part) for part in parts]
+    except ValueError as error:
+        raise CaeavError(
+            f"{option} is {text!r}; expected numbers",
+            hint="write e.g. --splits 0.7,0.15,0.15 or --mix cut=1,silent=2",
+        ) from error
+
+
+class _Bar:
+    """A progress bar on stderr that is called with (done, all)."""
+
+    def __enter__(self) -> _Bar:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="synthesise", unit="clip", disable=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar.total is None:
+            self._bar.total, self._bar.initial = total, done
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+
+def _as_json(summary: Summary) -> dict[str, Any]:
+    return {
+        "root": str(summary.root),
+        "options": summary.options.to_json(),
+        "written": summary.written,
+        "kept": summary.kept,
+        "splits": summary.splits,
+        "kinds": summary.kinds,
+        "classes": summary.classes,
+        "background": summary.background,
+        "bounds": [{"knows": s.knows, "accuracy": s.accuracy, "rule": s.rule} for s in summary.scores],
+    }
+
+
+def _print(summary: Summary) -> None:
+    clips = summary.options.clips
+    if summary.written:
+        say(
+            f"wrote {summary.written} clips to {summary.root}"
+            + (f", {summary.kept} were there" if summary.kept else "")
+        )
+    else:
+        say(f"nothing to do: all {clips} clips are in {summary.root}")
+    rows = [(f"split {name}", n, n / clips) for name, n in summary.splits.items()]
+    rows += [(f"kind {name}", n, n / clips) for name, n in summary.kinds.items()]
+    print_table(("clips", "number", "share"), rows)
+    print_table(
+        ("perfect knowledge of", "accuracy", "best rule"),
+        [(s.knows, s.accuracy, s.rule) for s in summary.scores],
+        title=f"Accuracy per second that can be reached ({summary.background:.0%} of seconds are background)",
+    )

@@ -1,0 +1,142 @@
+"""Makes the set: plan every clip, write the media that are missing, then the lists.
+
+Clips are independent of each other, so they may be written by any number of processes in any order, and a
+run that was interrupted goes on with the clips it lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from caeav.manifests.clip import SPLITS
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.publish import publish_bytes
+from caeav.manifests.synthetic import layout, oracle
+from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.scenario import Scenario, plan
+from caeav.manifests.synthetic.world import class_names
+
+Progress = Callable[[int, int], None]
+"""Called with the number of clips done, those found finished included, and the number of all."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What lies in `root`: clips by split, by kind and by class, the share of background seconds, and how far
+    each sense alone could get (`oracle.scores`). `written` clips were made by this run, `kept` were there."""
+
+    root: Path
+    options: SyntheticOptions
+    written: int
+    kept: int
+    splits: dict[str, int]
+    kinds: dict[str, int]
+    classes: dict[str, int]
+    background: float
+    scores: tuple[oracle.Score, ...]
+
+
+def synthesise(
+    root: Path, options: SyntheticOptions, workers: int | None = None, progress: Progress | None = None
+) -> Summary:
+    """Write the set to `root`, or finish it; the same options give the same bytes for any `workers`.
+
+    `workers` processes are used, by default one a core; they are started afresh, so a script must guard its
+    main part by `if __name__ == "__main__"` unless it asks for one. Raises `CaeavError` when `root` was made
+    with other options or holds something else.
+    """
+    if workers is not None and workers < 1:
+        raise CaeavError(f"workers is {workers}; it must be 1 or more", hint="leave it out for one a core")
+    layout.claim(root, options)
+    scenarios = [plan(options, i) for i in range(options.clips)]
+    missing = [s.index for s in scenarios if not layout.media_path(root, s).exists()]
+    _write_media(root, options, missing, workers or _cores(), progress or (lambda done, total: None))
+    splits = layout.assign_splits(options, scenarios)
+    layout.write_lists(root, options, scenarios, splits)
+    return _summary(root, options, scenarios, splits, written=len(missing))
+
+
+def write_clip(root: Path, options: SyntheticOptions, index: int) -> None:
+    """Make the media file of one clip."""
+    from caeav.manifests.synthetic.draw import frames
+    from caeav.manifests.synthetic.media import mp4
+    from caeav.manifests.synthetic.sound import waveform
+
+    scenario = plan(options, index)
+    data = mp4(
+        frames(options, scenario),
+        waveform(options, scenario),
+        size_px=options.size_px,
+        fps=options.fps,
+        rate_hz=options.rate_hz,
+    )
+    publish_bytes(layout.media_path(root, scenario), data)
+
+
+def _write_media(
+    root: Path, options: SyntheticOptions, missing: Sequence[int], workers: int, progress: Progress
+) -> None:
+    done = options.clips - len(missing)
+    progress(done, options.clips)
+    write = partial(write_clip, root, options)
+    if min(workers, len(missing)) <= 1:
+        for index in missing:
+            write(index)
+            done += 1
+            progress(done, options.clips)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)), mp_context=get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        for _ in pool.map(write, missing):
+            done += 1
+            progress(done, options.clips)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it also when it is killed outright."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _summary(
+    root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str], written: int
+) -> Summary:
+    names = class_names(options.classes)
+    kinds = Counter(s.kind for s in scenarios)
+    classes = Counter(names[s.category] for s in scenarios)
+    labels = oracle.labels(scenarios, options.classes)
+    return Summary(
+        root=root,
+        options=options,
+        written=written,
+        kept=options.clips - written,
+        splits={split: splits.count(split) for split in SPLITS},
+        kinds={kind: kinds[kind] for kind in options.kind_shares()},
+        classes={name: classes[name] for name in names},
+        background=float((labels == options.classes).mean()),
+        scores=oracle.scores(scenarios, options.classes),
+    )

@@ -1,0 +1,114 @@
+"""What a generated data set is made from: every option, its allowed range, and the shares derived from them.
+
+Two sets with equal options (and equal numpy, PyAV and codec versions) hold identical bytes, so this is also
+what is compared when a folder is gone on with. No file is touched here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from caeav.manifests.clip import SPLITS
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.synthetic.world import CLASSES
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same options would give other clips."""
+
+KINDS = ("offscreen", "silent", "wrong_sound", "cut")
+"""Misalignments: sound without its object; object without its sound; object with another class's sound;
+a camera cut at which the object or the sound goes while the other stays (or the other way round in time)."""
+ALIGNED = "aligned"
+
+MIN_CLASSES = 5  # a clip can hold its own class, a wrong sound and three distractors
+RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """Options of a generated set; raises `CaeavError` listing everything that is wrong at once.
+
+    `seconds` is the length of a clip in whole seconds, one segment each; `size_px` its width and height;
+    `misaligned` the share of clips with a misalignment, divided among the kinds by the weights `mix`;
+    `distractors` the share of misaligned clips in which another class is seen unheard or heard unseen, so
+    that the sense the misalignment leaves intact does not name the event either; `splits` the shares of
+    train, val and test.
+    """
+
+    clips: int = 240
+    classes: int = 8
+    seconds: int = 10
+    size_px: int = 128
+    fps: int = 10
+    rate_hz: int = 16_000
+    seed: int = 0
+    misaligned: float = 0.6
+    mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
+    distractors: float = 0.95
+    splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)!r}; allowed are whole numbers from {low} to {high}"
+            for name, low, high in (
+                ("clips", 1, 1_000_000),
+                ("classes", MIN_CLASSES, len(CLASSES)),
+                ("seconds", 4, 60),
+                ("size_px", 64, 512),
+                ("fps", 4, 60),
+                ("seed", 0, 2**63 - 1),
+            )
+            if not _is_whole(getattr(self, name), low, high)
+        ]
+        if _is_whole(self.size_px, 64, 512) and self.size_px % 2:
+            problems.append(f"size_px is {self.size_px}; it must be even (chroma has half the resolution)")
+        if self.rate_hz not in RATES_HZ:
+            problems.append(f"rate_hz is {self.rate_hz!r}; allowed are {', '.join(map(str, RATES_HZ))}")
+        problems += [
+            f"{name} is {getattr(self, name)!r}; allowed are shares from 0 to 1"
+            for name in ("misaligned", "distractors")
+            if not _is_number(getattr(self, name), 1.0)
+        ]
+        unknown = sorted(set(self.mix) - set(KINDS))
+        if unknown:
+            problems.append(f"mix names {', '.join(map(repr, unknown))}; known kinds are {', '.join(KINDS)}")
+        weights = list(self.mix.values())
+        if not all(_is_number(w, math.inf) for w in weights) or not 0 < sum(weights) < math.inf:
+            problems.append(f"mix is {dict(self.mix)!r}; weights must be 0 or more, and one above 0")
+        if (
+            len(self.splits) != len(SPLITS)
+            or not all(_is_number(s, 1.0) for s in self.splits)
+            or abs(sum(self.splits) - 1) > 1e-6
+        ):
+            problems.append(f"splits is {self.splits!r}; three shares (train, val, test) must add up to 1")
+        if problems:
+            raise CaeavError(
+                "the synthetic set cannot be made with these options:\n  - " + "\n  - ".join(problems),
+                hint="correct each of the options listed",
+            )
+
+    def kind_shares(self) -> dict[str, float]:
+        """The share of all clips of each kind, `aligned` first; they add up to 1."""
+        total = sum(self.mix.values())
+        shares = {kind: self.misaligned * self.mix.get(kind, 0.0) / total for kind in KINDS}
+        return {ALIGNED: 1.0 - self.misaligned, **shares}
+
+    def to_json(self) -> dict[str, Any]:
+        """Every option and the generator's version, as JSON values; equal if and only if the sets are."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["mix"] = {kind: float(self.mix.get(kind, 0.0)) for kind in KINDS}
+        values["splits"] = [float(s) for s in self.splits]
+        return {"version": GENERATOR_VERSION, **values}
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: object, high: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and 0 <= value <= high
