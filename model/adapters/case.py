@@ -1,0 +1,179 @@
+"""CASE: captions of the picture and of the sound guide which tokens are strengthened (REFERENCE section 2.9).
+
+Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments; captions `[B, W, C]` and `[B, W, D]`,
+already as wide as their modality. A caption holds for the whole clip, so everything that concerns captions alone
+is computed for `B` rows and never repeated; captions given a segment at a time (`[BT, W, C]`) work too. In training
+the dropout of a clip's caption is thereby the same in all its segments (the reference draws it for each).
+
+CASE is no identity at the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from caeav.model.adapters.captions import usable_mask
+from caeav.model.adapters.gate import UNIT_EPS
+from caeav.model.adapters.select import TokenSelector
+from caeav.model.adapters.temporal import TemporalConv
+from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
+
+
+@dataclass(frozen=True, slots=True)
+class CaseOutput:
+    """Refined tokens, refined captions, and what the auxiliary objectives need.
+
+    `proj_visual`, `proj_audio`: `[BT, P]`; `proj_visual_caption`, `proj_audio_caption`: one row a caption row.
+    `prob_visual` `[BT, L]`, `prob_audio` `[BT, M]`: the selector's probabilities, None in eval mode.
+    `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption.
+    """
+
+    visual: Tensor
+    audio: Tensor
+    visual_caption: Tensor
+    audio_caption: Tensor
+    proj_visual: Tensor
+    proj_audio: Tensor
+    proj_visual_caption: Tensor
+    proj_audio_caption: Tensor
+    prob_visual: Tensor | None
+    prob_audio: Tensor | None
+    gate_visual: Tensor
+    gate_audio: Tensor
+    contrastive_temperature: Tensor
+
+
+class Projection(nn.Module):
+    """LayerNorm, then a linear map into the space the objectives compare in."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.linear = nn.Linear(channels, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C]` -> `[N, width]`."""
+        return self.linear(self.norm(x))  # type: ignore[no-any-return]
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the tokens a mask `[N, W]` allows: `[N, W, C]` -> `[N, C]`."""
+    if mask is None:
+        return tokens.mean(dim=1)
+    weights = mask.to(tokens.dtype)
+    return torch.bmm((weights / weights.sum(dim=1, keepdim=True)).unsqueeze(1), tokens)[:, 0]
+
+
+class Case(nn.Module):
+    """Self attention, caption attention, cross attention, feed-forward, time; then caption-gated injection."""
+
+    def __init__(
+        self,
+        visual_channels: int,
+        audio_channels: int,
+        *,
+        proj_dim: int = 512,
+        heads: int = 8,
+        topk_ratio: float = 0.3,
+        weight_dropout: float = 0.1,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.selector = TokenSelector(topk_ratio)
+        self.contrastive_temperature = nn.Parameter(torch.tensor(0.2))
+
+        def unit(channels: int) -> AttentionUnit:
+            return AttentionUnit(channels, heads, weight_dropout=weight_dropout, dropout=dropout)
+
+        for name, channels in (("visual", visual_channels), ("audio", audio_channels)):
+            self.add_module(f"self_attn_{name}", unit(channels))
+            self.add_module(f"self_attn_{name}_caption", unit(channels))
+            self.add_module(f"caption_attn_{name}", unit(channels))
+            self.add_module(f"cross_attn_{name}", unit(channels))
+            self.add_module(f"ffn_{name}", FeedForwardUnit(channels, dropout))
+            self.add_module(f"ffn_{name}_caption", FeedForwardUnit(channels, dropout))
+            self.add_module(f"temporal_{name}", TemporalConv(channels))
+            self.add_module(f"out_norm_{name}", nn.LayerNorm(channels))
+            self.add_module(f"proj_{name}", Projection(channels, proj_dim))
+            self.add_module(f"proj_{name}_caption", Projection(channels, proj_dim))
+        self.audio_to_visual = nn.Linear(audio_channels, visual_channels)
+        self.visual_to_audio = nn.Linear(visual_channels, audio_channels)
+
+    def forward(
+        self,
+        visual: Tensor,
+        audio: Tensor,
+        visual_caption: Tensor,
+        audio_caption: Tensor,
+        segments: int,
+        *,
+        visual_mask: Tensor | None = None,
+        audio_mask: Tensor | None = None,
+        visual_noise: Tensor | None = None,
+        audio_noise: Tensor | None = None,
+    ) -> CaseOutput:
+        """Refine both modalities.
+
+        Masks: `[rows of the caption, W]`, True at real caption tokens; None attends padding as the reference does.
+        Noise: Exp(1) draws `[BT, L]`, `[BT, M]` for the selector in training, drawn here when absent.
+        """
+        visual_mask = None if visual_mask is None else usable_mask(visual_mask)
+        audio_mask = None if audio_mask is None else usable_mask(audio_mask)
+        v2, vc1 = self._read_caption("visual", visual, visual_caption, visual_mask)
+        a2, ac1 = self._read_caption("audio", audio, audio_caption, audio_mask)
+        v4 = self._cross("visual", v2, self.audio_to_visual(a2), segments)
+        a4 = self._cross("audio", a2, self.visual_to_audio(v2), segments)
+        vc2 = self.get_submodule("ffn_visual_caption")(vc1)
+        ac2 = self.get_submodule("ffn_audio_caption")(ac1)
+        vc_mean, ac_mean = masked_mean(vc2, visual_mask), masked_mean(ac2, audio_mask)
+        v_out, v_prob, v_gate = self._inject("visual", visual, v4, vc_mean, visual_noise)
+        a_out, a_prob, a_gate = self._inject("audio", audio, a4, ac_mean, audio_noise)
+        return CaseOutput(
+            visual=v_out,
+            audio=a_out,
+            visual_caption=vc2,
+            audio_caption=ac2,
+            proj_visual=self.get_submodule("proj_visual")(v_out.mean(dim=1)),
+            proj_audio=self.get_submodule("proj_audio")(a_out.mean(dim=1)),
+            proj_visual_caption=self.get_submodule("proj_visual_caption")(vc_mean),
+            proj_audio_caption=self.get_submodule("proj_audio_caption")(ac_mean),
+            prob_visual=v_prob,
+            prob_audio=a_prob,
+            gate_visual=v_gate,
+            gate_audio=a_gate,
+            contrastive_temperature=self.contrastive_temperature,
+        )
+
+    def _read_caption(
+        self, name: str, tokens: Tensor, caption: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        own = self.get_submodule(f"self_attn_{name}")(tokens, tokens)  # [BT, L, C]
+        read = self.get_submodule(f"self_attn_{name}_caption")(caption, caption, mask)  # [B, W, C]
+        # All segments of a clip query its one caption together: keys and values are never repeated.
+        together = own.reshape(caption.shape[0], -1, own.shape[-1])  # [B, T * L, C]
+        attended = self.get_submodule(f"caption_attn_{name}")(together, read, mask)
+        return attended.view_as(own), read
+
+    def _cross(self, name: str, query: Tensor, source: Tensor, segments: int) -> Tensor:
+        crossed = self.get_submodule(f"cross_attn_{name}")(query, source)
+        return self.get_submodule(f"temporal_{name}")(  # type: ignore[no-any-return]
+            self.get_submodule(f"ffn_{name}")(crossed), segments
+        )
+
+    def _inject(
+        self, name: str, tokens: Tensor, refined: Tensor, caption_mean: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        with torch.no_grad():  # the caption gate passes no gradient in the reference
+            own = F.normalize(refined.mean(dim=1), dim=-1, eps=UNIT_EPS)
+            said = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
+            fit = torch.sigmoid(
+                (own.view(said.shape[0], -1, own.shape[-1]) * said.unsqueeze(1)).sum(-1).flatten()
+            )
+        mask, probabilities = self.selector(refined, noise)
+        gate = fit[:, None, None]
+        injected = torch.addcmul(tokens, refined, gate * mask + (1 - gate))
+        return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit

@@ -1,0 +1,115 @@
+"""Settings of the adapters, validated as one. Every part can be switched off by `enabled: false`.
+
+Defaults follow the reference's AVE settings; where they do not, the text says so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from caeav.model.adapters.experts import UniAttention
+from caeav.model.adapters.temporal import TemporalMode
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CasteConfig(_Settings):
+    """CASTE, one pair (visual, audio) a stage.
+
+    topk_ratio: share of the tokens that is enriched. gate_dim: width of the agreement gate.
+    """
+
+    enabled: bool = True
+    topk_ratio: Share = 0.3
+    gate_dim: Annotated[int, Field(ge=2)] = 128
+    temporal: TemporalMode = "dwconv"
+
+
+class MoeConfig(_Settings):
+    """AVMoE, two pairs (p1, p2) in every stage that is not skipped.
+
+    reduction: the bottleneck's width is channels // reduction, in whole groups. num_skip: every num_skip-th stage
+    goes without AVMoE; 1 (our default) skips none, the reference's AVE setting is 2. router_noise: noise on the
+    router's logits in training (AVS: 0.01).
+    """
+
+    enabled: bool = True
+    cross_experts: Annotated[int, Field(ge=0)] = 1
+    uni_experts: Annotated[int, Field(ge=0)] = 1
+    uni_attention: UniAttention = "none"
+    reduction: Count = 8
+    groups: Count = 2
+    latents: Count = 32
+    batch_norm: bool = True
+    pre_norm: bool = True
+    post_norm: bool = True
+    out_gate_visual: bool = True
+    out_gate_audio: bool = True
+    num_skip: Count = 1
+    router_noise: Annotated[float, Field(ge=0)] = 0.0
+
+    def bottleneck(self, channels: int) -> int:
+        """Bottleneck width for `channels`: the reference's where that divides into groups, never below `groups`."""
+        return max(self.groups, channels // self.reduction // self.groups * self.groups)
+
+    def skips(self, stage: int) -> bool:
+        """Whether the stage with this number, from 0 at the shallow end, goes without AVMoE."""
+        return self.num_skip > 1 and (stage + 1) % self.num_skip == 0
+
+
+class CaseConfig(_Settings):
+    """CASE with caption mapper and adapters, behind the last stage; needs captions of both modalities.
+
+    proj_dim: width of the space in which captions and modalities are compared. heads: of the mapper, too.
+    caption_bottleneck: inner width of the maps from caption to modality. weight_dropout: on attention weights.
+    mask_padding: leave caption padding unattended; the reference attends it.
+    """
+
+    enabled: bool = True
+    proj_dim: Count = 512
+    heads: Count = 8
+    topk_ratio: Share = 0.3
+    caption_bottleneck: Count = 48
+    weight_dropout: Rate = 0.1
+    dropout: Rate = 0.2
+    mask_padding: bool = True
+
+
+class LadderConfig(_Settings):
+    """The ladder's own maps. rank: of the patch merge that carries a stage's change to the next."""
+
+    rank: Count = 32
+
+
+class AdapterConfig(_Settings):
+    """All adapters of one model.
+
+    gate_init: start of the inner gates (CASTE's two enrichment gammas, the experts' attention gates). The outer
+    gates start at 0 whatever it is, so that nothing changes at first; with inner gates at 0 too (the reference)
+    an enrichment learns only after its outer gate has opened.
+    """
+
+    caste: CasteConfig = CasteConfig()
+    avmoe: MoeConfig = MoeConfig()
+    case: CaseConfig = CaseConfig()
+    ladder: LadderConfig = LadderConfig()
+    gate_init: float = 0.1
+
+    def off(self) -> AdapterConfig:
+        """The same with every adapter switched off."""
+        return self.model_copy(
+            update={
+                "caste": self.caste.model_copy(update={"enabled": False}),
+                "avmoe": self.avmoe.model_copy(update={"enabled": False}),
+                "case": self.case.model_copy(update={"enabled": False}),
+            }
+        )

@@ -1,0 +1,155 @@
+"""The experts of AVMoE: bottlenecks with and without a look at the other modality (REFERENCE 2.12, 2.13).
+
+Tokens `x` and context `c` are `[BT, N, C]` (the layer has already brought the other modality to this shape), `d` =
+bottleneck width, `K` latents. One implementation for all tasks; what differs is an option.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm
+from caeav.model.attention import PackedAttention
+
+UniAttention = Literal["none", "gated", "frame", "latent"]
+FRAME_HEADS = 4
+FRAME_DROPOUT = 0.2
+
+
+def latent_attention(x: Tensor, context: Tensor, latents: Tensor, gate: Tensor) -> Tensor:
+    """`x + gate * softmax(x R^T) R` with `R = latents + softmax(latents c^T) c`; products unscaled.
+
+    `x`, `context` `[BT, N, C]`, `latents` `[K, C]` -> `[BT, N, C]`. The latents stand between the two token sets,
+    so the cost is linear in both.
+    """
+    read = latents + torch.matmul(
+        torch.softmax(torch.matmul(latents, context.transpose(1, 2)), dim=-1), context
+    )
+    weights = torch.softmax(torch.bmm(x, read.transpose(1, 2)), dim=-1)  # [BT, N, K]
+    return torch.baddbmm(x, weights, gate * read)
+
+
+def mutual_attention(x: Tensor, gate: Tensor) -> Tensor:
+    """`x + gate * S^T x`, `S = softmax(x x^T)` over its last axis: AVVP's parameter-free attention, unscaled.
+
+    The reference contracts the row index of `S`, so the weights of one output token do not add up to 1.
+    """
+    weights = torch.softmax(torch.bmm(x, x.transpose(1, 2)), dim=-1)  # [BT, N, N]
+    return torch.baddbmm(x, weights.transpose(1, 2), gate * x)
+
+
+class Bottleneck(nn.Module):
+    """`[pre_norm] -> down -> [BN] -> [ReLU] -> up -> [BN] -> [post_norm] -> [out_gate]`; the gate starts at 0."""
+
+    def __init__(
+        self,
+        channels: int,
+        bottleneck: int,
+        groups: int,
+        *,
+        activation: bool,
+        batch_norm: bool = False,
+        pre_norm: bool = True,
+        post_norm: bool = True,
+        out_gate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.pre_norm = nn.LayerNorm(channels) if pre_norm else None
+        self.down = GroupedLinear(channels, bottleneck, groups)
+        self.down_bn = TokenBatchNorm(bottleneck) if batch_norm else None
+        self.up = GroupedLinear(bottleneck, channels, groups)
+        self.up_bn = TokenBatchNorm(channels) if batch_norm else None
+        self.post_norm = nn.LayerNorm(channels) if post_norm else None
+        self.out_gate = nn.Parameter(torch.zeros(1)) if out_gate else None
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """Everything but the output gate: `[BT, N, C]` -> `[BT, N, C]`."""
+        hidden = self.down(x if self.pre_norm is None else self.pre_norm(x))
+        if self.down_bn is not None:
+            hidden = self.down_bn(hidden)
+        if self.activation:
+            hidden = F.relu(hidden)
+        if self.up_bn is None:
+            wide = self.up(hidden)
+        else:
+            wide = F.linear(hidden, *self.up_bn.fold(self.up.matrix(), hidden))
+        return wide if self.post_norm is None else self.post_norm(wide)  # type: ignore[no-any-return]
+
+    def gated(self, y: Tensor) -> Tensor:
+        """`y` times the output gate, where there is one."""
+        return y if self.out_gate is None else self.out_gate * y
+
+
+class CrossExpert(Bottleneck):
+    """Looks at the other modality through `K` latents, then a ReLU bottleneck. `latent_tokens` start U[0, 1)."""
+
+    def __init__(
+        self,
+        channels: int,
+        bottleneck: int,
+        groups: int,
+        latents: int,
+        *,
+        gate_init: float = 0.0,
+        **options: bool,
+    ) -> None:
+        super().__init__(channels, bottleneck, groups, activation=True, **options)
+        self.latent_tokens = nn.Parameter(torch.rand(latents, channels))
+        self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
+
+    def transform(self, x: Tensor, context: Tensor) -> Tensor:
+        """`forward` without the output gate."""
+        return self.squeeze(latent_attention(x, context, self.latent_tokens, self.attn_gate))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """`x`, `context` `[BT, N, C]` -> `[BT, N, C]`."""
+        return self.gated(self.transform(x, context))
+
+
+class UniExpert(Bottleneck):
+    """A linear bottleneck on one modality (the reference never calls its activation), after an optional attention.
+
+    attention: `none` (AVE, AVQA); `gated`, parameter-free over tokens (AVVP); `frame`, multi-head over all rows of
+    the batch at one token place, so that frames of different clips mix (AVS v1); `latent`, as the cross expert's
+    but on itself (AVS v2).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bottleneck: int,
+        groups: int,
+        *,
+        attention: UniAttention = "none",
+        latents: int = 32,
+        gate_init: float = 0.0,
+        frame_dropout: float = FRAME_DROPOUT,
+        **options: bool,
+    ) -> None:
+        super().__init__(channels, bottleneck, groups, activation=False, **options)
+        self.attention = attention
+        if attention == "frame":
+            self.frame_attn = PackedAttention(channels, FRAME_HEADS, frame_dropout)
+        if attention == "latent":
+            self.latent_tokens = nn.Parameter(torch.rand(latents, channels))
+        if attention in ("latent", "gated"):
+            self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """`forward` without the output gate."""
+        if self.attention == "gated":
+            x = mutual_attention(x, self.attn_gate)
+        elif self.attention == "frame":
+            x = self.frame_attn(x.transpose(0, 1)).transpose(0, 1)
+        elif self.attention == "latent":
+            x = latent_attention(x, x, self.latent_tokens, self.attn_gate)
+        return self.squeeze(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[BT, N, C]` -> `[BT, N, C]`."""
+        return self.gated(self.transform(x))

@@ -1,0 +1,39 @@
+"""The AVE objective (REFERENCE section 5): relevance of every second, class of the clip from two scores.
+
+Labels are one-hot per second, `[B, T, K + 1]`, background last.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class AveLoss(NamedTuple):
+    """Scalars; `total = relevance + event + score`."""
+
+    total: Tensor
+    relevance: Tensor
+    event: Tensor
+    score: Tensor
+
+
+def event_class(labels: Tensor) -> Tensor:
+    """`[B, T, K + 1]` -> `[B]`: the clip's foreground class; 0 for a clip without any event, as the reference."""
+    return labels[..., :-1].argmax(dim=-1).amax(dim=1)
+
+
+def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, labels: Tensor) -> AveLoss:
+    """`BCE(relevance) + CE(event scores) + CE(av score)`, weights 1.
+
+    `event_relevance` `[B, T]`, `event_scores`, `av_score` `[B, K]` are logits; `labels` `[B, T, K + 1]`. Clips
+    without an event second still ask for class 0 (the reference's behaviour; AVE has no such clip).
+    """
+    target = labels[..., :-1].amax(dim=-1).to(event_relevance.dtype)  # [B, T]
+    classes = event_class(labels)
+    relevance = F.binary_cross_entropy_with_logits(event_relevance, target)
+    event = F.cross_entropy(event_scores, classes)
+    score = F.cross_entropy(av_score, classes)
+    return AveLoss(relevance + event + score, relevance, event, score)

@@ -1,0 +1,68 @@
+"""The official AVE metric: accuracy over seconds, background included (REFERENCE section 7).
+
+A second is predicted as the clip's best class where relevance exceeds one half, else as background. The official
+code averages the accuracies of batches, so that a smaller last batch weighs more than its share; the pooled value
+does not depend on the batch size. Both are kept; they agree when all batches are equally large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+def predict_seconds(event_relevance: Tensor, event_scores: Tensor) -> Tensor:
+    """Logits `[B, T]` and `[B, K]` -> classes `[B, T]`, `K` meaning background."""
+    background = event_scores.shape[-1]
+    classes = event_scores.argmax(dim=-1, keepdim=True).expand_as(event_relevance)
+    return torch.where(event_relevance.sigmoid() > 0.5, classes, background)
+
+
+@dataclass(frozen=True, slots=True)
+class AveScore:
+    """Shares in 0..1.
+
+    `per_class[k]`: accuracy over the seconds whose truth is `k`, NaN when there are none; the last is background.
+    """
+
+    accuracy: float
+    batch_mean_accuracy: float
+    per_class: tuple[float, ...]
+    seconds: int
+
+
+@dataclass
+class AveMetric:
+    """Counts over batches; `compute()` may be called at any time after the first."""
+
+    classes: int
+    _hits: Tensor = field(init=False, repr=False)
+    _seconds: Tensor = field(init=False, repr=False)
+    _batches: list[float] = field(init=False, repr=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._hits = torch.zeros(self.classes + 1, dtype=torch.int64)
+        self._seconds = torch.zeros(self.classes + 1, dtype=torch.int64)
+
+    def update(self, event_relevance: Tensor, event_scores: Tensor, labels: Tensor) -> None:
+        """One batch: logits `[B, T]`, `[B, K]`, labels `[B, T, K + 1]` one-hot, background last."""
+        truth = labels.argmax(dim=-1).flatten().cpu()
+        hit = predict_seconds(event_relevance, event_scores).flatten().cpu() == truth
+        self._hits += torch.bincount(truth[hit], minlength=self.classes + 1)
+        self._seconds += torch.bincount(truth, minlength=self.classes + 1)
+        self._batches.append(hit.double().mean().item())
+
+    def compute(self) -> AveScore:
+        """The score of everything seen so far; a ValueError before the first batch."""
+        if not self._batches:
+            raise ValueError("no batch was scored: call update() first")
+        per_class = self._hits.double() / self._seconds.double()
+        seconds = int(self._seconds.sum())
+        return AveScore(
+            accuracy=int(self._hits.sum()) / seconds,
+            batch_mean_accuracy=sum(self._batches) / len(self._batches),
+            per_class=tuple(per_class.tolist()),
+            seconds=seconds,
+        )

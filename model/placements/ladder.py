@@ -1,0 +1,177 @@
+"""The ladder placement: adapters beside cached taps, stage by stage; no backbone in memory (DESIGN section 5).
+
+`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Visual taps
+`[B, T, L, C]`, audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
+
+A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap
+is a stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
+
+    with AVMoE:    e = x + CASTE(x);  x1 = x + p1(e_own | e_other);  x2 = x1 + p2(x1_own | x1_other)
+    without:       x2 = x + CASTE(x)
+
+As in the reference, CASTE thereby only changes what the p1 experts see, unless the stage has no AVMoE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from caeav.model.adapters.build import AdapterError, build_caste, build_moe
+from caeav.model.adapters.case import CaseOutput
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.guidance import CaptionGuidance
+from caeav.model.adapters.moe import load_balance
+from caeav.model.adapters.temporal import clip_view
+from caeav.model.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.placements.merge import LowRankMerge
+
+
+@dataclass
+class Pair:
+    """Tokens of both modalities, `[BT, L, C]` and `[BT, M, D]`, or their changes."""
+
+    visual: Tensor
+    audio: Tensor
+
+    def __add__(self, other: Pair) -> Pair:
+        return Pair(self.visual + other.visual, self.audio + other.audio)
+
+
+@dataclass
+class Trace:
+    """What the adapters of a pass said: `agreement` `[BT]` of the deepest CASTE, probabilities `[BT, E]` of AVMoE."""
+
+    agreement: Tensor | None = None
+    routing: dict[str, Tensor] = field(default_factory=dict)
+
+
+class MoePair(nn.Module):
+    """AVMoE for both modalities at one place; each is the other's context."""
+
+    def __init__(self, visual: TapSpec, audio: TapSpec, config: AdapterConfig) -> None:
+        super().__init__()
+        self.visual = build_moe(visual, audio, config, out_gate=config.avmoe.out_gate_visual)
+        self.audio = build_moe(audio, visual, config, out_gate=config.avmoe.out_gate_audio)
+
+    def forward(self, x: Pair, place: str, trace: Trace) -> Pair:
+        """Both residuals; probabilities are noted in `trace` under `routing.<place>.<modality>`."""
+        seen, heard = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
+        trace.routing[f"routing.{place}.visual"] = seen.probabilities
+        trace.routing[f"routing.{place}.audio"] = heard.probabilities
+        return Pair(seen.residual, heard.residual)
+
+
+class LadderStage(nn.Module):
+    """The adapters beside one pair of taps, and the merge that brings the change from the stage before."""
+
+    def __init__(
+        self,
+        number: int,
+        taps: tuple[TapSpec, TapSpec],
+        below: tuple[TapSpec, TapSpec] | None,
+        config: AdapterConfig,
+    ) -> None:
+        super().__init__()
+        visual, audio = taps
+        self.place = f"stage{number + 1}"
+        self.merge_visual = self.merge_audio = None
+        if below is not None:
+            self.merge_visual = LowRankMerge(below[0], visual, config.ladder.rank)
+            self.merge_audio = LowRankMerge(below[1], audio, config.ladder.rank)
+        self.caste_visual = build_caste(visual, audio, config) if config.caste.enabled else None
+        self.caste_audio = build_caste(audio, visual, config) if config.caste.enabled else None
+        has_moe = config.avmoe.enabled and not config.avmoe.skips(number)
+        self.p1 = MoePair(visual, audio, config) if has_moe else None
+        self.p2 = MoePair(visual, audio, config) if has_moe else None
+
+    def forward(self, taps: Pair, change: Pair | None, segments: int, trace: Trace) -> Pair | None:
+        """The change of this stage's taps, given the change of the stage before; None is no change."""
+        x, out = taps, None
+        if change is not None and self.merge_visual is not None and self.merge_audio is not None:
+            out = Pair(self.merge_visual(change.visual), self.merge_audio(change.audio))
+            x = taps + out
+        enriched = x
+        if self.caste_visual is not None and self.caste_audio is not None:
+            seen = self.caste_visual(x.visual, x.audio, segments)
+            heard = self.caste_audio(x.audio, x.visual, segments)
+            trace.agreement = (seen.weights[:, 0] + heard.weights[:, 0]) / 2
+            residual = Pair(seen.residual, heard.residual)
+            if self.p1 is None:
+                return residual if out is None else out + residual
+            enriched = x + residual
+        if self.p1 is None or self.p2 is None:
+            return out
+        first = self.p1(enriched, f"{self.place}.p1", trace)
+        second = self.p2(x + first, f"{self.place}.p2", trace)
+        added: Pair = first + second
+        return added if out is None else out + added
+
+
+class LadderTrunk(nn.Module):
+    """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps."""
+
+    def __init__(self, spec: InputSpec, config: AdapterConfig) -> None:
+        super().__init__()
+        if not spec.visual or not spec.audio:
+            raise AdapterError(
+                f"the ladder needs a tap of each modality, given {len(spec.visual)} visual, {len(spec.audio)} audio",
+                hint="extract with a visual and an audio backbone that declare taps",
+            )
+        depth = min(len(spec.visual), len(spec.audio))
+        pairs = list(zip(spec.visual[-depth:], spec.audio[-depth:], strict=True))
+        self.names = [(visual.name, audio.name) for visual, audio in pairs]
+        adapted = config.caste.enabled or config.avmoe.enabled
+        self.stages = nn.ModuleList(
+            LadderStage(i, pair, pairs[i - 1] if i else None, config)
+            for i, pair in enumerate(pairs if adapted else [])
+        )
+        self.guidance = CaptionGuidance(spec, config.case) if config.case.enabled else None
+
+    def forward(self, batch: TokenBatch) -> TrunkOutput:
+        """A batch's taps and captions -> tokens for the head, agreement, losses and traces."""
+        segments = batch.visual[self.names[-1][0]].shape[1]
+        trace = Trace()
+        change: Pair | None = None
+        for stage, (visual, audio) in zip(self.stages, self.names, strict=False):
+            taps = Pair(batch.visual[visual].flatten(0, 1), batch.audio[audio].flatten(0, 1))
+            change = stage(taps, change, segments, trace)
+        last = Pair(
+            *(x.flatten(0, 1) for x in (batch.visual[self.names[-1][0]], batch.audio[self.names[-1][1]]))
+        )
+        x = last if change is None else last + change
+
+        aux = {name: clip_view(p, segments) for name, p in trace.routing.items()}
+        if self.guidance is not None:
+            guided: CaseOutput = self.guidance(x.visual, x.audio, batch, segments)
+            x = Pair(guided.visual, guided.audio)
+            aux |= _caption_aux(guided, segments)
+        losses = {}
+        if trace.routing:
+            losses["load_balance"] = torch.stack([load_balance(p) for p in trace.routing.values()]).sum()
+        return TrunkOutput(
+            visual=clip_view(x.visual, segments),
+            audio=clip_view(x.audio, segments),
+            agreement=None if trace.agreement is None else clip_view(trace.agreement, segments),
+            losses=losses,
+            aux=aux,
+        )
+
+
+def _caption_aux(guided: CaseOutput, segments: int) -> dict[str, Tensor]:
+    """CASE's auxiliary outputs, a segment's as `[B, T, ...]`, a caption's as `[B, ...]`."""
+    aux = {
+        "proj_visual": clip_view(guided.proj_visual, segments),
+        "proj_audio": clip_view(guided.proj_audio, segments),
+        "proj_visual_caption": guided.proj_visual_caption,
+        "proj_audio_caption": guided.proj_audio_caption,
+        "caption_fit_visual": clip_view(guided.gate_visual, segments),
+        "caption_fit_audio": clip_view(guided.gate_audio, segments),
+        "contrastive_temperature": guided.contrastive_temperature,
+    }
+    for name, p in (("selected_visual", guided.prob_visual), ("selected_audio", guided.prob_audio)):
+        if p is not None:
+            aux[name] = clip_view(p, segments)
+    return aux
