@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from caeav.manifests.home import Home
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
 
 if TYPE_CHECKING:
-    from caeav.manifests.synthetic import Summary
+    from caeav.manifests.synthetic.generate import Progress, Summary
 
 DEFAULT = SyntheticOptions()
 
@@ -82,8 +83,7 @@ def synthesise(
         splits=tuple(shares),  # type: ignore[arg-type]  # the number of shares is checked with the rest
     )
     where = root if root is not None else Home.find(home).data("synthetic")
-    with _Bar() as bar:
-        summary = make(where, options, workers, bar)
+    summary = _with_bar(lambda report: make(where, options, workers, report))
     if as_json:
         print_json(_as_json(summary))
     else:
@@ -100,22 +100,24 @@ def _numbers(option: str, text: str, parts: list[str]) -> list[float]:
         ) from error
 
 
-class _Bar:
-    """A progress bar on stderr that is called with (done, all)."""
+def _with_bar(work: Callable[[Progress], Summary]) -> Summary:
+    """Run under a progress bar on stderr, which a terminal shows from the first clip on."""
+    from tqdm import tqdm
 
-    def __enter__(self) -> _Bar:
-        from tqdm import tqdm
+    bar: tqdm[Any] | None = None
 
-        self._bar = tqdm(desc="synthesise", unit="clip", disable=None)
-        return self
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, initial=done, desc="synthesise", unit="clip", disable=None)
+        else:
+            bar.update()
 
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar.total is None:
-            self._bar.total, self._bar.initial = total, done
-        self._bar.update(done - self._bar.n)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
+    try:
+        return work(report)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _as_json(summary: Summary) -> dict[str, Any]:
