@@ -1,0 +1,46 @@
+"""What every decoder does alike: look at the file first, read what is wanted, check what came.
+
+A decoding library adds only `read`; probing, promises, limits, checks and notes are shared, so decoders
+differ in nothing a user would notice but speed and the traps they fall into.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
+from caeav.pipeline.decode.pictures import Pictures
+from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.probe import probe
+from caeav.pipeline.decode.scan import scan
+from caeav.pipeline.decode.sound import Sound
+from caeav.pipeline.decode.verify import verified
+
+
+class BaseDecoder(ABC):
+    """A `Decoder` but for `name`, `version` and `read`."""
+
+    name: str
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+
+    @abstractmethod
+    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
+        """Pictures and sound of the plan's streams; None for a stream the file does not have.
+
+        Library errors do not leave this method: they are kept in the results' `errors`.
+        """
+
+    def decode(self, path: str, start_s: float, sampling: Sampling) -> DecodedClip:
+        """Decode one clip; raises `DecodeError`."""
+        if start_s < 0:
+            raise DecodeError(f"the clip starts at {start_s} s; the earliest possible start is 0 s")
+        facts = probe(path, self.limits)
+        if facts.end_s is not None and start_s >= facts.end_s:
+            raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
+        promised = scan(facts, start_s, sampling.seconds, self.limits)
+        plan = Plan(facts, promised, start_s, sampling, self.limits)
+        pictures, sound = self.read(plan)
+        return verified(self.name, plan, pictures, sound)

@@ -1,0 +1,154 @@
+"""What a container says about itself: streams, codecs, times, sizes; nothing is decoded and nothing is believed.
+
+Times are media times: seconds from the start of the container (its `start_time`), whatever its own clock
+says. When there are several streams of a kind, FFmpeg's "best" one is taken (as players do), never cover art.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+
+from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.opening import opened
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """The chosen video stream; `width` x `height` as stored, before rotation. None: the container does not say.
+
+    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies.
+    """
+
+    index: int
+    codec: str
+    decodable: bool
+    width: int
+    height: int
+    fps: float | None
+    base_fps: float | None
+    start_s: float
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFacts:
+    """The chosen audio stream; `channels` are FFmpeg's channel names (`FL`, `FR`, `LFE`, ...)."""
+
+    index: int
+    codec: str
+    decodable: bool
+    rate_hz: int
+    channels: tuple[str, ...]
+    start_s: float
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFacts:
+    """A media file as its container describes it; `origin_s` is the container clock at media time 0."""
+
+    path: str
+    size_bytes: int
+    container: str
+    origin_s: float
+    duration_s: float | None
+    video: VideoFacts | None
+    audio: AudioFacts | None
+    video_streams: int
+    audio_streams: int
+    covers: int
+    other_streams: int
+
+    @property
+    def end_s(self) -> float | None:
+        """Latest end any stream or the container promises."""
+        ends = [s.start_s + s.duration_s for s in (self.video, self.audio) if s and s.duration_s]
+        return max([*ends, *([self.duration_s] if self.duration_s else [])], default=None)
+
+
+def _seconds(ticks: int | None, time_base: Any) -> float | None:
+    return None if ticks is None else float(ticks * time_base)
+
+
+def _start(stream: Any, origin_s: float) -> float:
+    start_s = _seconds(stream.start_time, stream.time_base)
+    return 0.0 if start_s is None else start_s - origin_s
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _chosen(container: Any, kind: str) -> tuple[Any, int]:
+    """FFmpeg's best stream of a kind that is not cover art, and how many such streams there are."""
+    streams = [s for s in getattr(container.streams, kind) if not _is_cover(s)]
+    best = container.streams.best(kind)
+    if best is not None and any(s.index == best.index for s in streams):
+        return best, len(streams)
+    return (streams[0] if streams else None), len(streams)
+
+
+def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
+    context = stream.codec_context
+    limits.check("picture size", stream.width * stream.height, limits.frame_pixels, " pixels")
+    rate = stream.average_rate or stream.guessed_rate
+    return VideoFacts(
+        index=stream.index,
+        codec=context.name if context else "unknown",
+        decodable=context is not None,
+        width=stream.width,
+        height=stream.height,
+        fps=float(rate) if rate else None,
+        base_fps=float(stream.base_rate) if stream.base_rate else None,
+        start_s=_start(stream, origin_s),
+        duration_s=_seconds(stream.duration, stream.time_base),
+    )
+
+
+def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
+    context = stream.codec_context
+    names = tuple(channel.name for channel in stream.layout.channels) if context else ()
+    rate = int(stream.rate or 0) if context else 0
+    limits.check("audio channels", len(names), limits.audio_channels)
+    limits.check("audio rate", rate, limits.audio_rate_hz, " Hz")
+    return AudioFacts(
+        index=stream.index,
+        codec=context.name if context else "unknown",
+        decodable=context is not None,
+        rate_hz=rate,
+        channels=names,
+        start_s=_start(stream, origin_s),
+        duration_s=_seconds(stream.duration, stream.time_base),
+    )
+
+
+def probe(path: str, limits: Limits | None = None) -> MediaFacts:
+    """Read a container's header; raises `DecodeError` when it is no media, has no stream, or is past a limit."""
+    limits = limits or Limits()
+    with opened(path, limits) as container:
+        origin_s = (container.start_time or 0) / av.time_base
+        video, videos = _chosen(container, "video")
+        audio, audios = _chosen(container, "audio")
+        if video is None and audio is None:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
+            raise DecodeError(f"{Path(path).name} has no video and no audio stream (streams: {kinds})")
+        facts = MediaFacts(
+            path=path,
+            size_bytes=Path(path).stat().st_size,
+            container=container.format.name,
+            origin_s=origin_s,
+            duration_s=container.duration / av.time_base if container.duration else None,
+            video=_video(video, origin_s, limits) if video is not None else None,
+            audio=_audio(audio, origin_s, limits) if audio is not None else None,
+            video_streams=videos,
+            audio_streams=audios,
+            covers=sum(_is_cover(s) for s in container.streams.video),
+            other_streams=sum(s.type not in ("video", "audio") for s in container.streams),
+        )
+    limits.check("duration", facts.end_s or 0.0, limits.duration_s, " s")
+    return facts

@@ -1,0 +1,183 @@
+"""Decoding with PyAV: one pass over the packets, pictures and sound together, on one thread.
+
+Everything up to the wanted pictures is decoded, only those are converted to RGB; a clip deep inside a long
+file is reached by one seek, checked to have landed before it, and read from the start when it has not.
+A packet that does not decode is counted and left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import av
+
+from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.decode.pictures import DisplayOrder, Pictures, upright
+from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, seek_before
+from caeav.pipeline.decode.sound import FILTER_S, Sound, SoundLine, mixed_to_mono
+
+
+class _VideoTrack:
+    """Picks the wanted pictures out of the frames of one stream."""
+
+    def __init__(self, plan: Plan, stream: Any) -> None:
+        fps = plan.facts.video.fps if plan.facts.video else None
+        self.wanted_s = plan.wanted_s
+        self.found = Pictures.none(len(self.wanted_s))
+        self.first_s: float | None = None
+        self._order = DisplayOrder(1.0 / fps if fps else 0.04)
+        self._start_s = plan.start_s
+        self._origin_s = plan.facts.origin_s
+        self._limits = plan.limits
+        self._next = 0
+        self._shown: tuple[float, Any] | None = None
+        self._converted: tuple[Any, Any] = (None, None)
+        self._size: tuple[int, int] | None = None
+        self.stream = stream
+
+    @property
+    def done(self) -> bool:
+        return self._next == len(self.wanted_s)
+
+    def take(self, frame: Any) -> None:
+        self.found.decoded += 1
+        self._limits.check("pictures decoded for one clip", self.found.decoded, self._limits.frames)
+        self._limits.check("picture size", frame.width * frame.height, self._limits.frame_pixels, " pixels")
+        time_s = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin_s
+        self._settle(self._order.push(frame, time_s))
+
+    def finish(self) -> None:
+        self._settle(self._order.flush())
+        while not self.done and self._shown:
+            self._keep(self._shown)
+
+    def _settle(self, ready: list[tuple[float, Any]]) -> None:
+        for time_s, frame in ready:
+            self.first_s = time_s if self.first_s is None else self.first_s
+            while not self.done and self.wanted_s[self._next] + 1e-6 < time_s:
+                self._keep(self._shown or (time_s, frame))
+            self._shown = (time_s, frame)
+            self.found.concealed += bool(frame.is_corrupt) and time_s >= self._start_s
+
+    def _keep(self, shown: tuple[float, Any]) -> None:
+        time_s, frame = shown
+        if self._converted[0] is not frame:
+            self._converted = (frame, self._to_rgb(frame))
+        self.found.images[self._next] = self._converted[1]
+        self.found.shown_s[self._next] = time_s
+        self._next += 1
+
+    def _to_rgb(self, frame: Any) -> Any:
+        self._size = self._size or (frame.width, frame.height)
+        self.found.rotated_deg = int(frame.rotation)
+        self.found.resized += (frame.width, frame.height) != self._size
+        image = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+        return upright(image, self.found.rotated_deg)
+
+
+class _AudioTrack:
+    """Lines up the sound of one stream until it covers the clip."""
+
+    def __init__(self, plan: Plan, stream: Any) -> None:
+        keep_s = (plan.start_s - SEEK_FROM_S - PREROLL_S, plan.end_s + 2 * PREROLL_S)
+        self.line = SoundLine(tick_s=float(stream.time_base), keep_s=keep_s)
+        self._until_s = plan.end_s + 2 * FILTER_S
+        self._origin_s = plan.facts.origin_s
+        self._limits = plan.limits
+        self.stream = stream
+
+    @property
+    def done(self) -> bool:
+        return self.line.end_s is not None and self.line.end_s >= self._until_s
+
+    def take(self, frame: Any) -> None:
+        names = [channel.name for channel in frame.layout.channels]
+        self._limits.check("audio channels", len(names), self._limits.audio_channels)
+        self._limits.check("audio rate", frame.sample_rate, self._limits.audio_rate_hz, " Hz")
+        samples = frame.to_ndarray()
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, len(names)).T
+        time_s = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin_s
+        self.line.add(time_s, mixed_to_mono(samples, names), frame.sample_rate)
+
+
+class PyAVDecoder(BaseDecoder):
+    """FFmpeg through PyAV; brings its own libraries."""
+
+    name = "pyav"
+
+    def version(self) -> str:
+        """PyAV's version and that of the FFmpeg codecs it carries."""
+        codecs = ".".join(map(str, av.library_versions["libavcodec"]))
+        return f"av {av.__version__} (libavcodec {codecs})"
+
+    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
+        """Pictures and sound in one pass."""
+        video, audio, reached = self._pass(plan, seek=True)
+        if not reached:
+            video, audio, _ = self._pass(plan, seek=False)
+        return video.found if video else None, audio.line.sound() if audio else None
+
+    def _pass(self, plan: Plan, *, seek: bool) -> tuple[_VideoTrack | None, _AudioTrack | None, bool]:
+        """Read once; the last value is False when a seek landed after the clip's start."""
+        facts = plan.facts
+        with opened(facts.path, plan.limits) as container:
+            tracks: dict[int, _VideoTrack | _AudioTrack] = {}
+            video = audio = None
+            if facts.video and facts.video.decodable:
+                video = _VideoTrack(plan, container.streams[facts.video.index])
+                tracks[facts.video.index] = video
+            if facts.audio and facts.audio.decodable:
+                audio = _AudioTrack(plan, container.streams[facts.audio.index])
+                tracks[facts.audio.index] = audio
+            for track in tracks.values():
+                track.stream.codec_context.thread_count = 1
+            sought = seek and seek_before(container, facts, plan.start_s)
+            self._demux(container, tracks, plan)
+            if video:
+                video.finish()
+            late = sought and (
+                (video is not None and (video.first_s is None or video.first_s > plan.wanted_s[0]))
+                or (audio is not None and (audio.line.start_s is None or audio.line.start_s > plan.start_s))
+            )
+            return video, audio, not late
+
+    def _demux(self, container: Any, tracks: dict[int, _VideoTrack | _AudioTrack], plan: Plan) -> None:
+        errors = {
+            i: (t.found.errors if isinstance(t, _VideoTrack) else t.line.errors) for i, t in tracks.items()
+        }
+        packets = 0
+        try:
+            for packet in container.demux([track.stream for track in tracks.values()]):
+                packets += 1
+                plan.limits.check("packets read for one clip", packets, plan.limits.packets)
+                index = packet.stream.index  # a flush packet has no stream_index of its own
+                track = tracks[index]
+                if not track.done:
+                    self._decode(packet, track, errors[index])
+                if all(track.done for track in tracks.values()) or self._far_past(packet, plan):
+                    return
+        except av.FFmpegError as error:
+            for index, track in tracks.items():
+                errors[index].append(library_message(error))
+                self._decode(None, track, errors[index])
+
+    def _decode(self, packet: Any | None, track: _VideoTrack | _AudioTrack, errors: list[str]) -> None:
+        try:
+            for frame in track.stream.codec_context.decode(packet):
+                if not track.done:
+                    track.take(frame)
+        except DecodeError:
+            raise
+        except (av.FFmpegError, ValueError) as error:
+            errors.append(library_message(error))
+
+    @staticmethod
+    def _far_past(packet: Any, plan: Plan) -> bool:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return False
+        return float(stamp * packet.time_base) - plan.facts.origin_s > plan.end_s + INTERLEAVE_S

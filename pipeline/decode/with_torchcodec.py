@@ -1,0 +1,96 @@
+"""Decoding with torchcodec: fast, but it needs torch in every worker and the system's FFmpeg libraries.
+
+It refuses times before a stream begins, so wanted times are moved inside it. It turns pictures upright
+itself. After a failure every picture is tried through a fresh decoder.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.opening import library_message
+from caeav.pipeline.decode.pictures import Pictures
+from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.sound import FILTER_S, Sound, mixed_to_mono
+
+_ERRORS = (RuntimeError, ValueError, IndexError)
+
+
+def _message(error: BaseException) -> str:
+    """The reason at the end of a torchcodec error, without the function and source file it came from."""
+    return library_message(error).rsplit(", ", 1)[-1].strip()
+
+
+class TorchCodecDecoder(BaseDecoder):
+    """torchcodec >= 0.11.1."""
+
+    name = "torchcodec"
+
+    def version(self) -> str:
+        """torchcodec's version and FFmpeg's major version."""
+        import torchcodec
+
+        return f"torchcodec {version('torchcodec')} (ffmpeg {torchcodec.ffmpeg_major_version})"
+
+    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
+        """Pictures by time, then sound by range."""
+        video = self._pictures(plan) if plan.facts.video else None
+        audio = self._sound(plan) if plan.facts.audio else None
+        return video, audio
+
+    def _pictures(self, plan: Plan) -> Pictures:
+        found = Pictures.none(plan.sampling.segments)
+        try:
+            self._take(self._video(plan), plan, found, list(range(plan.sampling.segments)))
+        except _ERRORS as error:
+            found.errors.append(_message(error))
+            for t in range(plan.sampling.segments):
+                with suppress(*_ERRORS):  # those that stay missing are counted by the check
+                    self._take(self._video(plan), plan, found, [t])
+        return found
+
+    def _video(self, plan: Plan) -> Any:
+        from torchcodec.decoders import VideoDecoder
+
+        assert plan.facts.video is not None
+        return VideoDecoder(
+            plan.facts.path, stream_index=plan.facts.video.index, dimension_order="NHWC", num_ffmpeg_threads=1
+        )
+
+    def _take(self, decoder: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
+        """Fill the given segments; torchcodec's clock is the container's."""
+        about, origin_s = decoder.metadata, plan.facts.origin_s
+        first_s, end_s = about.begin_stream_seconds, about.end_stream_seconds
+        wanted = [plan.wanted_s[t] + origin_s + 1e-6 for t in segments]
+        frames = decoder.get_frames_played_at([min(max(s, first_s), end_s - 1e-4) for s in wanted])
+        for n, t in enumerate(segments):
+            found.images[t] = frames.data[n].numpy()
+            found.shown_s[t] = float(frames.pts_seconds[n]) - origin_s
+        found.decoded += len(segments)
+        found.rotated_deg = round(about.rotation or 0)
+
+    def _sound(self, plan: Plan) -> Sound:
+        from torchcodec.decoders import AudioDecoder
+
+        audio, origin_s = plan.facts.audio, plan.facts.origin_s
+        assert audio is not None
+        nothing = Sound(np.zeros(0, dtype=np.float32), audio.rate_hz or 1, audio.start_s)
+        try:
+            decoder = AudioDecoder(plan.facts.path, stream_index=audio.index)
+            first_s = max(plan.start_s - 2 * FILTER_S, audio.start_s) + origin_s
+            samples = decoder.get_samples_played_in_range(first_s, plan.end_s + 2 * FILTER_S + origin_s)
+        except _ERRORS as error:
+            nothing.errors.append(_message(error))
+            return nothing
+        data = samples.data.numpy()
+        if not data.size:
+            return nothing
+        start_s = float(samples.pts_seconds) - origin_s
+        span = (start_s, start_s + data.shape[1] / samples.sample_rate)
+        mono = mixed_to_mono(data, audio.channels)
+        return Sound(mono, int(samples.sample_rate), start_s, [span])
