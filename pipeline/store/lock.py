@@ -35,10 +35,11 @@ class WriterLock:
         """Empty the file and let others write; a second call does nothing."""
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             self.forget()
 
     def forget(self) -> None:
-        """Close without touching the file."""
+        """Close without unlocking; the lock goes when the last process that has it open does so."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -72,13 +72,13 @@ def _take_up(
         unpublish(folder.seal)
         sealed = False
         write_manifest(replace(grown, media_root=""), folder.manifest)
-        for keys, what in (
-            (growth.added, "clips are new"),
-            (growth.relabelled, "clips have new labels or splits"),
-            (growth.gone, "clips are no longer in the data set and stay stored"),
-        ):
-            if keys:
-                remarks.append(f"{len(keys)} {what}, {keys[0]} first")
+    for keys, what in (
+        (growth.added, "clips are new"),
+        (growth.relabelled, "clips have new labels or splits"),
+        (growth.gone, "clips are no longer in the data set and stay stored"),
+    ):
+        if keys:
+            remarks.append(f"{len(keys)} {what}, {keys[0]} first")
     earlier: dict[str, int] = {}
     if retry_failed and quarantined:
         remarks.append(f"{len(quarantined)} quarantined clips are tried again")

@@ -131,12 +131,12 @@ class StoreWriter:
         if lost:
             raise ValueError(f"shard {plan.number} lacks {len(lost)} records, {lost[0]!r} first")
         keys = [key for key in plan.keys if key not in self._quarantined]
+        old = self._indexes.get(plan.number)
+        if old and not records and tuple(keys) == old.keys:  # all that was due failed again
+            return
         self._unseal()
         if keys:  # a shard of which every clip failed is not written
-            old = self._indexes.pop(plan.number, None)
-            self._indexes[plan.number] = publish_shard(
-                self.folder, plan.number, self.recipe.fingerprint, self._encoded(keys, records, old)
-            )
+            self._write(plan.number, keys, records)
 
     def drop_damaged(self) -> None:
         """Check the published shards that have to be written again, and rewrite one without its damaged records.
@@ -153,17 +153,24 @@ class StoreWriter:
                 f"shard {plan.number}, {old.keys[row]}: {what}; made again" for row, what in damaged.items()
             ]
             sound = [key for row, key in enumerate(old.keys) if row not in damaged]
-            del self._indexes[plan.number]
             if sound:
-                self._indexes[plan.number] = publish_shard(
-                    self.folder, plan.number, self.recipe.fingerprint, self._encoded(sound, {}, old)
-                )
+                self._write(plan.number, sound, {})
             else:
                 withdraw_shard(self.folder, plan.number)
+                del self._indexes[plan.number]
 
     def _damaged_rows(self, index: ShardIndex) -> dict[int, str]:
         shard = ShardFile(self.folder.shard(index.number), index)
         return {row: what for row in range(len(index.keys)) if (what := shard.damage(row))}
+
+    def _write(self, number: int, keys: list[str], records: Mapping[str, Record]) -> None:
+        encoded = self._encoded(keys, records, self._indexes.get(number))
+        try:
+            self._indexes[number] = publish_shard(self.folder, number, self.recipe.fingerprint, encoded)
+        except BaseException:
+            if not self.folder.index(number).exists():
+                self._indexes.pop(number, None)
+            raise
 
     def _encoded(
         self, keys: list[str], records: Mapping[str, Record], old: ShardIndex | None

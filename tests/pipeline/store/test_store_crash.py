@@ -1,0 +1,120 @@
+"""Killed at every sync, rename, removal and record: nothing wrong is left, and resuming gives the undisturbed bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from caeav.pipeline.store import StoreReader, tarshard, verify
+
+KILLED = 77
+STEPS = ((os, "fsync"), (os, "replace"), (os, "unlink"), (os, "ftruncate"), (tarshard, "crc32c"))
+
+
+def run_killed_at(work: Callable[[], object], step: int) -> bool:
+    """Run `work` in a child that dies, as by SIGKILL, just before its `step`-th step; False when it got through."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def failing(real: Callable) -> Callable:
+            def call(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == step:
+                    os._exit(KILLED)
+                return real(*args, **kwargs)
+
+            return call
+
+        try:
+            for module, name in STEPS:
+                setattr(module, name, failing(getattr(module, name)))
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, KILLED)
+    return code == KILLED
+
+
+def fresh(toy, **kwargs):
+    toy.write(failing=["clip002", "clip009"], **kwargs)
+
+
+def grown_and_retried(toy, **kwargs):
+    toy.write(toy.manifest(14, label="horn"), retry_failed=True, **kwargs)
+
+
+def mended(toy, **kwargs):
+    toy.write(failing=["clip002", "clip009"], **kwargs)
+
+
+def nothing(folder):
+    return None
+
+
+def spoil(folder):
+    """A shard without its file, another with a torn index, a torn quarantine line."""
+    (folder / "shards" / "000000.tar").unlink()
+    index = folder / "index" / "000001.idx"
+    index.write_bytes(index.read_bytes()[:50])
+    with (folder / "quarantine.jsonl").open("ab") as out:
+        out.write(b'{"key": "cli')
+
+
+@pytest.mark.parametrize(
+    ("begin", "damage", "work"),
+    [(None, nothing, fresh), (fresh, nothing, grown_and_retried), (fresh, spoil, mended)],
+    ids=["fresh", "growth-and-retry", "repair"],
+)
+def test_killed_at_every_step(toy, contents, begin, damage, work):
+    start = toy.at(toy.stores.parent / "start")
+    start.dataset.mkdir(parents=True)
+    if begin:
+        begin(start)
+        damage(start.folder)
+    calm = toy.at(toy.stores.parent / "calm")
+    shutil.copytree(start.stores, calm.stores)
+    work(calm)
+    wanted = contents(calm.folder)
+    killed = toy.at(toy.stores.parent / "killed")
+    step = 0
+    while True:
+        step += 1
+        shutil.copytree(start.stores, killed.stores)
+        if not run_killed_at(lambda: work(killed), step):
+            break
+        look_inside(killed, damage is spoil)
+        work(killed)
+        assert contents(killed.folder) == wanted, f"killed at step {step}"
+        shutil.rmtree(killed.stores)
+    assert contents(killed.folder) == wanted
+    assert step > 30
+
+
+def look_inside(toy, spoilt: bool) -> None:
+    """What a reader sees right after the kill: refusal or right records, never a wrong one."""
+    if not (toy.folder / "manifest.jsonl").exists():
+        return
+    report = verify(toy.folder)
+    if report.problems:  # only what was damaged before the run may be
+        assert spoilt and {problem.shard for problem in report.problems} <= {0, 1, None}
+    else:
+        assert report.sound == (toy.folder / "complete.json").exists()
+        for record in StoreReader.open(toy.folder, allow_partial=True):
+            assert toy.same(record)
+
+
+def test_a_killed_run_can_be_killed_again_and_again(toy, contents):
+    calm = toy.at(toy.stores.parent / "calm")
+    fresh(calm)
+    for step in (25, 20, 15, 12, 9, 14, 18, 7, 30):
+        run_killed_at(lambda: fresh(toy), step)
+    fresh(toy)
+    assert contents(toy.folder) == contents(calm.folder)

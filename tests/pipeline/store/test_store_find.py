@@ -1,0 +1,125 @@
+"""Finding and listing stores, and the `caeav store` commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from caeav.cli import store as store_commands
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.store import (
+    Recipe,
+    StoreError,
+    find_other_recipes,
+    find_store,
+    list_stores,
+    open_for_writing,
+)
+
+
+@pytest.fixture
+def caeav(toy):
+    """Run `caeav store ...` on the toy's home."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    store_commands.register(app)
+
+    def run(*args: str):
+        return CliRunner().invoke(app, ["store", *args, "--home", str(toy.stores.parent)])
+
+    return run
+
+
+@pytest.fixture
+def three(toy):
+    """Two token stores and a caption store of one data set."""
+    toy.write(failing=["clip002"])
+    other = toy.recipe(dtype="float32")
+    with open_for_writing(toy.dataset, other, toy.manifest()) as writer:
+        plan = writer.plan()[0]
+        writer.publish(plan, {key: toy.record(key) for key in plan.missing})
+    toy.write(recipe=Recipe("captions", "descriptor", {}))
+    return toy.recipe(), other
+
+
+def test_listing_tells_states_apart(toy, three):
+    infos = {info.path.name: info for info in list_stores(toy.stores)}
+    whole, part = (infos[recipe.folder_name] for recipe in three)
+    assert (whole.state, whole.clips, whole.quarantined, whole.expected) == ("complete", 9, 1, 10)
+    assert (part.state, part.clips, part.expected) == ("partial", 4, 10)
+    assert whole.bytes == sum(p.stat().st_size for p in whole.path.glob("shards/*"))
+    (part.path / "shards" / "000000.tar").unlink()
+    assert [i.state for i in list_stores(toy.stores) if i.path == part.path] == ["damaged"]
+
+
+def test_one_store_is_found_by_name_folder_or_fingerprint(toy, three):
+    first, second = three
+    assert find_store(toy.stores, "toy", "captions").name.startswith("captions-descriptor-")
+    assert find_store(toy.stores, "toy", "tokens", first.fingerprint[:6]).name == first.folder_name
+    assert find_store(toy.stores, "toy", "tokens", second.fingerprint).name == second.folder_name
+    assert find_store(toy.stores, "toy", "tokens", second.folder_name).name == second.folder_name
+    with pytest.raises(StoreError, match=rf"2 stores fit[\s\S]*{second.folder_name} \(partial, 4 clips\)"):
+        find_store(toy.stores, "toy", "tokens", "classic")
+    with pytest.raises(StoreError, match=r"no captions store of toy called 'x'[\s\S]*there are:"):
+        find_store(toy.stores, "toy", "captions", "x")
+    with pytest.raises(StoreError, match="caeav extract --dataset ave"):
+        find_store(toy.stores, "ave", "tokens")
+
+
+def test_other_recipes_are_named_by_field(toy, three):
+    first, second = three
+    (other,) = find_other_recipes(toy.stores, "toy", first)
+    assert other.path.name == second.folder_name
+    assert other.differences == ("fields.dtype: 'float32' -> 'float16'",)
+    assert len(find_other_recipes(toy.stores, "toy", toy.recipe(dtype="float64"))) == 2
+    assert find_other_recipes(toy.stores, "toy", Recipe("tokens", "class", {})) == []
+    assert find_other_recipes(toy.stores, "nothing", first) == []
+
+
+def test_ls(toy, three, caeav):
+    rows = json.loads(caeav("ls", "--json").stdout)
+    assert {row["state"] for row in rows} == {"complete", "partial"} and len(rows) == 3
+    text = caeav("ls").stdout
+    assert three[0].folder_name in text and "partial" in text
+    assert json.loads(caeav("ls", "--json", "--dataset", "ave").stdout) == []
+
+
+def test_show_says_what_is_in_a_store(toy, three, caeav):
+    folder = str(toy.folder)
+    text = caeav("show", folder).stdout
+    for part in ("float16", "10 x 6 x 8", "visual.stage1", "no such file", "no_audio", "9 of 10"):
+        assert part in text
+    shown = json.loads(caeav("show", "toy", "--store", three[0].fingerprint[:8], "--json").stdout)
+    assert shown["arrays"]["visual.stage1"] == {"shape": [10, 6, 8], "dtype": "float16"}
+    assert shown["quarantine"] == [["decode", "no such file", 1]]
+    assert shown["notes"] == [["no_audio", 9]] and shown["no_audio"] == 9 and shown["missing"] == 0
+    record = json.loads(caeav("show", folder, "--key", "clip003", "--json").stdout)
+    assert record["info"]["audio_ok"] == [False] * 10 and "audio.mask" in record["arrays"]
+    assert isinstance(caeav("show", folder, "--key", "clip002").exception, CaeavError)
+
+
+def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
+    assert caeav("verify", str(toy.folder)).exit_code == 0
+    partial = caeav("verify", str(toy.dataset / three[1].folder_name))
+    assert partial.exit_code == 1 and "not finished, 6 clips missing" in partial.stdout
+    shard = toy.folder / "shards" / "000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[800] ^= 4
+    shard.write_bytes(data)
+    damaged = caeav("verify", str(toy.folder), "--json")
+    report = json.loads(damaged.stdout)
+    assert damaged.exit_code == 1 and not report["sound"]
+    assert [(p["where"], p["key"]) for p in report["problems"]] == [("shards/000001.tar", "clip004")]
+
+
+def test_what_strangers_write_cannot_drive_the_terminal(toy, caeav):
+    from caeav.pipeline.store import Quarantined
+
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(1)) as writer:
+        writer.quarantine(Quarantined("clip000", "decode", "\x1b[2J[red]gone[/red]", 1))
+        writer.finish()
+    text = caeav("show", "toy").stdout
+    assert "\x1b" not in text and "\\x1b[2J[red]gone[/red]" in text
