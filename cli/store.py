@@ -112,7 +112,8 @@ def verify_command(
 
 def _find(target: str, name: str | None, home: Path | None) -> Path:
     path = Path(target)
-    return path if (path / "recipe.json").is_file() else find_store(Home.find(home).stores, target, name=name)
+    is_path = "/" in target or (path / "recipe.json").is_file()
+    return path if is_path else find_store(Home.find(home).stores, target, name=name)
 
 
 def _show_record(reader: StoreReader, key: str, as_json: bool) -> None:

@@ -52,9 +52,8 @@ class Problem:
         others = f" (and {more} more; `caeav store verify {folder}` lists them)" if more else ""
         text = f"{folder / self.where}{f', key {self.key}' if self.key else ''}: {self.what}{others}"
         if self.shard is None:
-            return DamagedStore(
-                text, hint=f"put the file back from a copy, or remove it and extract again; {folder}"
-            )
+            hint = "put the file back from a copy, or remove it and run the command that made the store again"
+            return DamagedStore(text, hint=hint)
         return DamagedShard(text, hint=redo_hint(folder, self.shard))
 
 

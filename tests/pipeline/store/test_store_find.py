@@ -98,6 +98,7 @@ def test_show_says_what_is_in_a_store(toy, three, caeav):
     assert shown["notes"] == [["no_audio", 9]] and shown["no_audio"] == 9 and shown["missing"] == 0
     record = json.loads(caeav("show", folder, "--key", "clip003", "--json").stdout)
     assert record["info"]["audio_ok"] == [False] * 10 and "audio.mask" in record["arrays"]
+    assert "holds no store" in str(caeav("show", str(toy.stores / "nowhere")).exception)
     assert isinstance(caeav("show", folder, "--key", "clip002").exception, CaeavError)
 
 
