@@ -1,0 +1,179 @@
+"""Is everything there that this machine's user may want? One check a line, none of them changes anything.
+
+A check that finds something missing says what it is needed for; only what the default path needs is a problem.
+The decoders are not just imported: each decodes a sample made on the spot, in the same killable process that
+extraction uses.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.home import Home
+from caeav.manifests.synthetic.media import mp4
+from caeav.pipeline.decode.media import Sampling
+from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
+
+Status = Literal["ok", "absent", "problem"]
+
+REQUIRED = ("torch", "numpy", "av", "safetensors", "google-crc32c", "pydantic", "typer", "tqdm")
+OPTIONAL = {
+    "decord": "--decoder decord",
+    "torchcodec": "--decoder torchcodec",
+    "torchvision": "learned visual backbones",
+    "torchaudio": "learned audio backbones",
+    "webdataset": "streaming shards with that library",
+}
+LOW_DISK_BYTES = 5 * 2**30
+SAMPLE = Sampling(segments=3, segment_s=1.0, rate_hz=16_000)
+SAMPLE_SIDE_PX = 64
+SAMPLE_FPS = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report: `ok`, `absent` (an option that is not there) or `problem` (something to put right)."""
+
+    about: str
+    status: Status
+    detail: str
+
+
+def examine(home: Home) -> Iterator[Check]:
+    """All checks, one after the other, as they are made."""
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield from _packages()
+    yield from _devices()
+    yield _disk(home)
+    yield from _weights()
+    with tempfile.TemporaryDirectory(prefix="caeav-doctor-") as folder:
+        sample = Path(folder) / "sample.mp4"
+        sample.write_bytes(_sample())
+        for name in decoders.names():
+            yield _decoder(name, sample)
+
+
+def _packages() -> Iterator[Check]:
+    for name in REQUIRED:
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "problem", f"not installed; pip install {name}")
+    for name, use in OPTIONAL.items():
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "absent", f"only needed for {use}")
+
+
+def _devices() -> Iterator[Check]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check("cpu", "ok", f"{cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        yield Check(
+            "cuda", "absent", f"no device; torch is built {f'for CUDA {built}' if built else 'for CPU only'}"
+        )
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        yield Check(f"cuda:{i}", "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB")
+
+
+def _disk(home: Home) -> Check:
+    """Free space and write permission where the home folder is or would be made."""
+    place = home.root
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Check(
+            "home", "problem", f"{home.root}: {place} cannot be written to; choose another with --home"
+        )
+    free = shutil.disk_usage(place).free
+    status: Status = "ok" if free >= LOW_DISK_BYTES else "problem"
+    return Check("home", status, f"{home.root}, {free / 2**30:.1f} GiB free")
+
+
+def _weights() -> Iterator[Check]:
+    from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
+    from caeav.pipeline.captioners import audio_captioners, visual_captioners
+
+    kinds: Mapping[str, Any] = {
+        "visual backbones": visual_backbones,
+        "audio backbones": audio_backbones,
+        "text encoders": text_backbones,
+        "visual captioners": visual_captioners,
+        "audio captioners": audio_captioners,
+    }
+    for what, registry in kinds.items():
+        yield Check(what, "ok", ", ".join(f"{name} (no weights needed)" for name in registry.names()))
+
+
+def _sample() -> bytes:
+    """Three seconds: brightness rises by a third a second, under a 440 Hz tone."""
+    seconds = np.arange(SAMPLE.samples) / SAMPLE.rate_hz
+    frames = (
+        np.full((SAMPLE_SIDE_PX, SAMPLE_SIDE_PX, 3), 60 + 60 * (i // SAMPLE_FPS), dtype=np.uint8)
+        for i in range(SAMPLE.segments * SAMPLE_FPS)
+    )
+    tone = (0.5 * np.sin(2 * math.pi * 440 * seconds)).astype(np.float32)
+    return mp4(frames, tone, size_px=SAMPLE_SIDE_PX, fps=SAMPLE_FPS, rate_hz=SAMPLE.rate_hz)
+
+
+def setup(
+    settings: Mapping[str, Any],
+) -> Callable[[Mapping[str, Any]], tuple[dict[str, NDArray[Any]], dict[str, Any]]]:
+    """Child side: decode the sample with one decoder and measure what came out."""
+    decoder = decoders[settings["decoder"]]()
+
+    def answer(request: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        clip = decoder.decode(request["path"], 0.0, SAMPLE)
+        if clip.frames is None or clip.wave is None:
+            missing = "pictures" if clip.frames is None else "sound"
+            return {}, {"problem": f"no {missing} came out"}
+        levels = [float(frame.mean()) for frame in clip.frames]
+        crossings = int(np.count_nonzero(np.diff(np.signbit(clip.wave))))
+        hz = crossings / 2 / SAMPLE.seconds
+        info = {
+            "version": decoder.version(),
+            "frames": len(levels),
+            "samples": len(clip.wave),
+            "hz": round(hz),
+        }
+        if not levels[0] + 30 < levels[1] < levels[2] - 30:
+            info["problem"] = f"frames come out in the wrong order or shade: {[round(x) for x in levels]}"
+        elif abs(hz - 440) > 5:
+            info["problem"] = f"a tone of 440 Hz comes out as {hz:.0f} Hz"
+        return {}, info
+
+    return answer
+
+
+def _decoder(name: str, sample: Path) -> Check:
+    about = f"decoder {name}" + (" (default)" if name == DEFAULT_DECODER else "")
+    bad: Status = "problem" if name == DEFAULT_DECODER else "absent"
+    with WorkerPool(f"{__name__}:setup", {"decoder": name}, deadline_s=60.0) as pool:
+        for outcome in pool.map([{"id": "sample", "path": str(sample)}]):
+            if outcome.failure is not None:
+                return Check(about, bad, outcome.failure.reason.splitlines()[0])
+            info = outcome.info
+            if "problem" in info:
+                return Check(about, "problem", str(info["problem"]))
+            return Check(
+                about, "ok", f"{info['version']}; sample: {info['frames']} frames, {info['samples']} samples"
+            )
+    return Check(about, bad, "no answer")
