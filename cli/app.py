@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from importlib.metadata import version
@@ -27,6 +28,14 @@ COMMANDS = (
 )
 
 INTERRUPTED = 130
+DISK_TROUBLE = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EACCES: "get permission for that path, or choose another --home",
+    errno.EPERM: "get permission for that path, or choose another --home",
+    errno.EROFS: "choose a --home on a writable disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 def _print_version(asked: bool) -> None:
@@ -63,6 +72,13 @@ def run() -> None:
         build()()
     except CaeavError as error:
         say(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        say(
+            f"error: {error}\n  next: {DISK_TROUBLE[error.errno]}; what is finished is kept, run the same command again"
+        )
         sys.exit(1)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:

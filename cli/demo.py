@@ -1,0 +1,117 @@
+"""`caeav demo`: the whole path on generated video files, by the commands a user would type.
+
+Every step is the real command in a process of its own, printed before it runs, so that nothing here works
+that would not work by hand. Finished steps are gone over quickly when the demo is repeated.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caeav.cli.console import print_table, say
+from caeav.cli.options import HomeOption
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+
+DEMO_HOME = "demo"
+RECIPES = {
+    "full": "sight, sound and captions; CASTE + AVMoE + CASE",
+    "audio": "sound only",
+    "visual": "sight only",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo(
+    clips: Annotated[int, typer.Option(min=60, help="Clips to synthesise.")] = 320,
+    seed: Annotated[int, typer.Option(help="Seed of the data set and of training.")] = 0,
+    home: HomeOption = None,
+) -> None:
+    """Synthesise video files, extract, caption, train, evaluate and predict: minutes, on any machine."""
+    place = Home(Home.find(home).root / DEMO_HOME)
+    at = ["--home", str(place.root)]
+    steps: list[tuple[str, list[str]]] = [
+        ("synthesise", ["synthesise", "--clips", str(clips), "--seed", str(seed), *at]),
+        ("check", ["manifest", "check", "--dataset", "synthetic", *at]),
+        ("extract", ["extract", "--dataset", "synthetic", *at]),
+        ("caption", ["caption", "--dataset", "synthetic", *at]),
+        ("verify", ["store", "verify", "synthetic", *at]),
+    ]
+    steps += [
+        (
+            f"train {name}",
+            ["train", "--task", "ave", "--dataset", "synthetic", "--recipe", name, "--seeds", str(seed), *at],
+        )
+        for name in RECIPES
+    ]
+    took = [[name, _step(arguments)] for name, arguments in steps]
+    runs = _newest_runs(place)
+    full = runs["full"]["run"]
+    took.append(["evaluate", _step(["eval", "--run", full, "--split", "test", *at])])
+    example = _example(place)
+    took.append(["predict", _step(["predict", str(example), "--run", full, *at])])
+
+    print()
+    print_table(
+        ["step", "seconds"], [[name, round(seconds, 1)] for name, seconds in took], title="What was done"
+    )
+    print()
+    print_table(
+        ["model", "what it gets", "val %", "test %"],
+        _score_rows(runs),
+        title=f"AVE accuracy, seed {seed}; chosen on val, test scored once",
+    )
+    say(f"\neverything lies in {place.root}; the timeline: {place.runs / full / 'predictions'}")
+    say("next: the same commands on your own data, see README.md")
+
+
+def _step(arguments: list[str]) -> float:
+    """Show and run one command; its seconds. Stops the demo when it fails."""
+    say(f"\n$ caeav {shlex.join(arguments)}")
+    started = time.perf_counter()
+    status = subprocess.run([sys.executable, "-m", "caeav.cli", *arguments], check=False).returncode
+    if status:
+        raise CaeavError(f"'caeav {arguments[0]}' ended with status {status}", hint="see its message above")
+    return time.perf_counter() - started
+
+
+def _newest_runs(place: Home) -> dict[str, dict[str, Any]]:
+    """The latest finished run of each recipe."""
+    from caeav.model.runs import list_runs
+
+    results = [result for run in list_runs(place) if (result := run.result()) is not None]
+    return {result["recipe"]: result for result in results}
+
+
+def _example(place: Home) -> Path:
+    """A test clip whose event does not fill it, so that there is something to see."""
+    from caeav.manifests.dataset import load_dataset
+
+    manifest = load_dataset("synthetic", None, place)
+    for clip in manifest.clips:
+        event_s = sum(event.end_s - event.start_s for event in clip.events)
+        if clip.split == "test" and 0 < event_s < clip.seconds:
+            return Path(manifest.media_root) / clip.media
+    raise CaeavError("the generated set has no test clip with an event", hint="raise --clips")
+
+
+def _score_rows(runs: dict[str, dict[str, Any]]) -> list[list[object]]:
+    splits = ("val", "test")
+    rows: list[list[object]] = [
+        ["majority", "nothing", *(runs["full"]["majority"][split] for split in splits)]
+    ]
+    rows += [
+        [name, gets, *(runs[name]["scores"][split] for split in splits)] for name, gets in RECIPES.items()
+    ]
+    return rows
