@@ -1,0 +1,48 @@
+"""`caeav extract`: media files to a store of frozen-backbone tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from caeav.cli import stages
+from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.manifests.home import Home
+from caeav.pipeline.decode.registry import DEFAULT_DECODER
+from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(extract)
+
+
+def extract(
+    dataset: DatasetOption,
+    root: RootOption = None,
+    home: HomeOption = None,
+    visual: Annotated[str, typer.Option("--visual", help="Visual backbone.")] = "classic",
+    audio: Annotated[str, typer.Option("--audio", help="Audio backbone.")] = "classic",
+    decoder: stages.DecoderOption = DEFAULT_DECODER,
+    dtype: stages.DtypeOption = "float16",
+    shard_clips: stages.ShardClipsOption = 64,
+    labels: stages.LabelsOption = None,
+    segments: stages.SegmentsOption = None,
+    segment_s: stages.SegmentSecondsOption = None,
+    workers: stages.WorkersOption = None,
+    deadline_s: stages.DeadlineOption = DEFAULT_DEADLINE_S,
+    retry_failed: stages.RetryOption = False,
+    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    as_json: JsonOption = False,
+) -> None:
+    """Decode every clip, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
+    from caeav.pipeline.extract import extract as run_extract
+    from caeav.pipeline.recipes import TokenOptions
+
+    place = Home.find(home)
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
+    options = TokenOptions(visual, audio, decoder, dtype, shard_clips)
+    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
+    summary = stages.with_bar("extract", lambda report: run_extract(manifest, place, options, run, report))
+    stages.finish(summary, as_json, f"caeav caption --dataset {dataset}")

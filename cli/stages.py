@@ -1,0 +1,144 @@
+"""What `extract` and `caption` share: their options, the progress bar, and the summary printed at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caeav.cli.console import print_json, printable, say
+from caeav.manifests.clip import Manifest
+from caeav.manifests.dataset import load_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline.summary import Progress, Report, RunOptions, StageSummary
+
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="For a folder of media: csv with the columns file,start_s,end_s,label,split."
+    ),
+]
+SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
+SegmentSecondsOption = Annotated[
+    float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
+]
+DecoderOption = Annotated[str, typer.Option("--decoder", help="pyav, decord or torchcodec.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float16 or float32.")]
+ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one a CPU core")
+]
+DeadlineOption = Annotated[
+    float, typer.Option("--deadline", min=0.1, help="Seconds after which a clip's process is killed.")
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try the quarantined clips again.")]
+MaxFailedOption = Annotated[
+    str,
+    typer.Option(
+        "--max-failed", help="Exit with status 1 when more clips are quarantined: a number, or N% of all."
+    ),
+]
+
+MAX_REASONS = 8
+
+
+def run_options(workers: int | None, deadline_s: float, retry_failed: bool, max_failed: str) -> RunOptions:
+    """How to run; by default one worker a core this process may use."""
+    return RunOptions(workers or len(os.sched_getaffinity(0)), deadline_s, retry_failed, max_failed)
+
+
+def load(
+    dataset: str,
+    root: Path | None,
+    home: Home,
+    labels: Path | None,
+    segments: int | None,
+    segment_s: float | None,
+) -> Manifest:
+    """The data set's manifest; what its reader found odd is counted in one line."""
+    manifest = load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s)
+    if manifest.findings:
+        say(f"{len(manifest.findings)} remarks on the data set: caeav manifest check --dataset {dataset}")
+    return manifest
+
+
+def with_bar(what: str, work: Callable[[Report], StageSummary]) -> StageSummary:
+    """Run a stage under a progress bar (clips/s, remaining, failed), which shows up with the first clip."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+
+    def report(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=0.5)
+        if progress.failed:
+            bar.set_postfix(failed=progress.failed, refresh=False)
+        bar.update(progress.done - bar.n)
+
+    try:
+        return work(report)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
+    """Print the summary; raises `CaeavError` when more clips are quarantined than was allowed."""
+    for remark in summary.remarks:
+        say(printable(remark))
+    if as_json:
+        print_json(_as_json(summary))
+    else:
+        _print(summary, next_command)
+    if summary.too_many_failed:
+        raise CaeavError(
+            f"{len(summary.quarantined)} of {summary.expected} clips are quarantined; --max-failed allows "
+            f"{summary.max_failed}",
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the media and give --retry-failed, "
+            "or allow more by --max-failed",
+        )
+
+
+def _print(summary: StageSummary, next_command: str) -> None:
+    if summary.due:
+        rate = summary.due / max(summary.seconds, 1e-3)
+        print(f"{summary.due} clips in {summary.seconds:.1f} s ({rate:.1f} clips/s)")
+    else:
+        print("nothing to do: every clip is stored or quarantined already")
+    each = f", {summary.bytes / summary.stored / 1024:.1f} KiB a clip" if summary.stored else ""
+    print(f"stored       {summary.stored} of {summary.expected}{each}")
+    if summary.quarantined:
+        print(f"quarantined  {len(summary.quarantined)}")
+        reasons = list(summary.reasons().items())
+        for reason, n in reasons[:MAX_REASONS]:
+            print(f"  {n} x {printable(reason)}")
+        if len(reasons) > MAX_REASONS:
+            print(f"  and {len(reasons) - MAX_REASONS} other reasons, see quarantine.jsonl")
+    for code, n in summary.notes.items():
+        print(f"noted        {n} x {code}")
+    print(f"store        {summary.path}")
+    if summary.stored:
+        print(f"next         {next_command}")
+
+
+def _as_json(summary: StageSummary) -> dict[str, Any]:
+    return {
+        "path": str(summary.path),
+        "fingerprint": summary.recipe.fingerprint,
+        "expected": summary.expected,
+        "stored": summary.stored,
+        "bytes": summary.bytes,
+        "quarantined": [
+            {"key": q.key, "stage": q.stage, "reason": q.reason, "attempts": q.attempts}
+            for q in summary.quarantined
+        ],
+        "due": summary.due,
+        "seconds": round(summary.seconds, 3),
+        "notes": dict(summary.notes),
+        "remarks": list(summary.remarks),
+    }

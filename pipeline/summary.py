@@ -1,0 +1,79 @@
+"""How a stage is run and what is said at its end; plain data, shared by extraction and captioning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.store import Quarantined, Recipe
+
+DEFAULT_DEADLINE_S = 60.0
+DEFAULT_MAX_FAILED = "10%"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; none of it changes a byte of the store.
+
+    `workers`: child processes; `deadline_s`: after so long a clip's process is killed; `retry_failed`: try the
+    quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
+    """
+
+    workers: int
+    deadline_s: float = DEFAULT_DEADLINE_S
+    retry_failed: bool = False
+    max_failed: str = DEFAULT_MAX_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Clips of this run: `done` of `total`, `failed` among them."""
+
+    done: int
+    failed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """A finished stage. `due` clips were worked on by this run in `seconds`; `notes` counts what it met, by code."""
+
+    path: Path
+    recipe: Recipe
+    stored: int
+    expected: int
+    bytes: int
+    quarantined: tuple[Quarantined, ...]
+    due: int
+    seconds: float
+    notes: Mapping[str, int]
+    remarks: tuple[str, ...]
+    max_failed: int
+
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether more clips are quarantined than was allowed."""
+        return len(self.quarantined) > self.max_failed
+
+    def reasons(self) -> dict[str, int]:
+        """Quarantined clips by stage and kind of reason (its text up to the first colon), most frequent first."""
+        kinds = Counter(f"{q.stage}: {q.reason.partition(':')[0]}" for q in self.quarantined)
+        return dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
+Report = Callable[[Progress], None]
+"""Is told about every clip that is done."""
+
+
+def failure_limit(text: str, total: int) -> int:
+    """`"25"` -> 25; `"10%"` -> 10 % of `total`, rounded up. Raises `CaeavError` for anything else."""
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    if not number.isdecimal() or (percent and int(number) > 100):
+        raise CaeavError(
+            f"{text!r} is no number of clips", hint="give a whole number such as 25, or a share such as 10%"
+        )
+    return ceil(total * int(number) / 100) if percent else int(number)
