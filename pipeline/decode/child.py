@@ -26,7 +26,7 @@ REQUEST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
 
 Job = Callable[[Mapping[str, Any]], tuple[wire.Arrays, Mapping[str, Any]]]
-"""One request's payload -> arrays and JSON facts. Raises `CaeavError` (`DecodeError`) for a true failure."""
+"""One request -> arrays and JSON facts. Raises `CaeavError` (`DecodeError`) for a true failure."""
 
 
 def _die_with_parent(parent: int) -> None:
@@ -58,7 +58,7 @@ def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: i
     """Do one request and send its result or failure; False when this process should not go on."""
     name = request.data["id"]
     try:
-        arrays, info = job(request.data["payload"])
+        arrays, info = job(request.data["request"])
         wire.send(sock, "result", {"id": name, "info": dict(info)}, arrays)
     except CaeavError as error:
         stage = getattr(error, "stage", None)

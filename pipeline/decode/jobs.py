@@ -11,13 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class Request:
-    """One piece of work: a unique `id` and JSON values for the job."""
-
-    id: str
-    payload: Mapping[str, Any]
+Request = Mapping[str, Any]
+"""One piece of work: JSON values for the job, with a unique `id` among them."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +26,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one request: `arrays` and `info`, or `failure`."""
+    """The result of one request: `arrays` and `info`, or `failure` (and neither)."""
 
-    request_id: str
+    id: str
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    info: Mapping[str, Any] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -45,6 +40,11 @@ class Attempt:
 
     request: Request
     number: int = 1
+
+    @property
+    def id(self) -> str:
+        """The request's id."""
+        return str(self.request["id"])
 
 
 class Run:
@@ -75,9 +75,10 @@ class Run:
             except StopIteration:
                 self._requests = None
                 break
-            if request.id in self.running or any(request.id == a.request.id for a in self.waiting):
-                raise ValueError(f"request id {request.id!r} is given twice")
+            attempt = Attempt(request)
+            if attempt.id in self.running or any(attempt.id == other.id for other in self.waiting):
+                raise ValueError(f"request id {attempt.id!r} is given twice")
             with self.lock:
                 self.held += 1
-            self.waiting.append(Attempt(request))
+            self.waiting.append(attempt)
         return bool(self.waiting)

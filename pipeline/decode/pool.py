@@ -33,11 +33,11 @@ _log = logging.getLogger("caeav.pool")
 class WorkerPool:
     """`with WorkerPool("package.module:setup", settings, workers=2, deadline_s=60) as pool: pool.map(requests)`.
 
-    `setup(settings)` runs once in each child and returns the job: `job(payload) -> (arrays, info)`. A
+    `setup(settings)` runs once in each child and returns the job: `job(request) -> (arrays, info)`. A
     `CaeavError` or any other exception of the job is a failure at once; a child that dies or does not answer
     within `deadline_s` is replaced and the request tried again, `retries` times. A child is renewed after
-    `max_tasks_per_child` requests. `memory_bytes` limits a child's address space. `stage` is the stage named
-    in failures. `map` may be called again when the last call is exhausted.
+    `max_tasks_per_child` requests, since libraries leak. `memory_bytes` limits a child's address space. `stage` is
+    the stage named in failures. `map` may be called again when the last call is exhausted.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WorkerPool:
         *,
         workers: int = 1,
         deadline_s: float = 60.0,
-        max_tasks_per_child: int | None = None,
+        max_tasks_per_child: int | None = 200,
         retries: int = 1,
         memory_bytes: int | None = None,
         max_result_bytes: int = 8 * 2**30,
@@ -150,9 +150,9 @@ class WorkerPool:
         for worker in list(self._workers):
             if worker.idle and run.refill(2 * self._size):
                 attempt = run.waiting.popleft()
-                run.running[attempt.request.id] = attempt
+                run.running[attempt.id] = attempt
                 try:
-                    worker.ask(attempt.request.id, attempt.request.payload, self._deadline_s)
+                    worker.ask(attempt.id, attempt.request, self._deadline_s)
                 except OSError:
                     self._accident(worker, run)
         starting = sum(not worker.ready for worker in self._workers)
@@ -209,7 +209,7 @@ class WorkerPool:
             self._accident(worker, run, f"its process sent an unexpected message ({message.kind[:50]!r})")
 
     def _outcome(self, attempt: Attempt, message: Message) -> Outcome:
-        name, data = attempt.request.id, message.data
+        name, data = attempt.id, message.data
         if message.kind == "result":
             info = data.get("info")
             return Outcome(name, message.arrays, info if isinstance(info, dict) else {})

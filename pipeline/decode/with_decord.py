@@ -8,19 +8,33 @@ pictures upright itself.
 
 from __future__ import annotations
 
+import importlib
 from bisect import bisect_right
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.opening import library_message
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import Sound, weights
+
+
+def _library() -> Any:
+    """decord, quiet; raises `CaeavError` when it is not installed."""
+    try:
+        decord = importlib.import_module("decord")
+    except (ImportError, OSError) as error:
+        raise CaeavError(
+            f"decord does not load: {library_message(error)}",
+            hint="install caeav[decord], or use --decoder pyav",
+        ) from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
 
 
 def _message(error: BaseException, plan: Plan) -> str:
@@ -36,7 +50,7 @@ class DecordDecoder(BaseDecoder):
 
     def version(self) -> str:
         """decord's version."""
-        return f"decord {version('decord')}"
+        return f"decord {_library().__version__}"
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by index, then the whole sound track."""
@@ -45,8 +59,7 @@ class DecordDecoder(BaseDecoder):
         return video, audio
 
     def _pictures(self, plan: Plan) -> Pictures:
-        import decord
-
+        decord = _library()
         found = Pictures.none(plan.sampling.segments)
         try:
             self._take(self._reader(plan), plan, found, list(range(plan.sampling.segments)))
@@ -69,10 +82,7 @@ class DecordDecoder(BaseDecoder):
         found.decoded += len(set(wanted))
 
     def _reader(self, plan: Plan) -> Any:
-        import decord
-
-        decord.logging.set_level(decord.logging.QUIET)
-        return decord.VideoReader(plan.facts.path, num_threads=1)
+        return _library().VideoReader(plan.facts.path, num_threads=1)
 
     def _starts(self, reader: Any, plan: Plan) -> list[float]:
         """Media times of all pictures: decord's own where they are sane, else its frames laid out evenly.
@@ -92,8 +102,7 @@ class DecordDecoder(BaseDecoder):
         return [first_s + i / fps for i in range(count)]
 
     def _sound(self, plan: Plan) -> Sound:
-        import decord
-
+        decord = _library()
         audio = plan.facts.audio
         assert audio is not None
         length_s = audio.duration_s or plan.facts.duration_s or 0.0

@@ -6,12 +6,14 @@ itself. After a failure every picture is tried through a fresh decoder.
 
 from __future__ import annotations
 
+import importlib
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.opening import library_message
 from caeav.pipeline.decode.pictures import Pictures
@@ -19,6 +21,17 @@ from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import FILTER_S, Sound, mixed_to_mono
 
 _ERRORS = (RuntimeError, ValueError, IndexError)
+
+
+def _library(name: str) -> Any:
+    """A module of torchcodec, imported on first use; raises `CaeavError` when its libraries do not load."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise CaeavError(
+            f"torchcodec does not load: {library_message(error)}",
+            hint="install caeav[torchcodec] and the system's FFmpeg libraries, or use --decoder pyav",
+        ) from error
 
 
 def _message(error: BaseException) -> str:
@@ -33,9 +46,7 @@ class TorchCodecDecoder(BaseDecoder):
 
     def version(self) -> str:
         """torchcodec's version and FFmpeg's major version."""
-        import torchcodec
-
-        return f"torchcodec {version('torchcodec')} (ffmpeg {torchcodec.ffmpeg_major_version})"
+        return f"torchcodec {version('torchcodec')} (ffmpeg {_library('torchcodec').ffmpeg_major_version})"
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by time, then sound by range."""
@@ -55,10 +66,8 @@ class TorchCodecDecoder(BaseDecoder):
         return found
 
     def _video(self, plan: Plan) -> Any:
-        from torchcodec.decoders import VideoDecoder
-
         assert plan.facts.video is not None
-        return VideoDecoder(
+        return _library("torchcodec.decoders").VideoDecoder(
             plan.facts.path, stream_index=plan.facts.video.index, dimension_order="NHWC", num_ffmpeg_threads=1
         )
 
@@ -75,13 +84,11 @@ class TorchCodecDecoder(BaseDecoder):
         found.rotated_deg = round(about.rotation or 0)
 
     def _sound(self, plan: Plan) -> Sound:
-        from torchcodec.decoders import AudioDecoder
-
         audio, origin_s = plan.facts.audio, plan.facts.origin_s
         assert audio is not None
         nothing = Sound(np.zeros(0, dtype=np.float32), audio.rate_hz or 1, audio.start_s)
         try:
-            decoder = AudioDecoder(plan.facts.path, stream_index=audio.index)
+            decoder = _library("torchcodec.decoders").AudioDecoder(plan.facts.path, stream_index=audio.index)
             first_s = max(plan.start_s - 2 * FILTER_S, audio.start_s) + origin_s
             samples = decoder.get_samples_played_in_range(first_s, plan.end_s + 2 * FILTER_S + origin_s)
         except _ERRORS as error:

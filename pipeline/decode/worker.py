@@ -79,12 +79,12 @@ class Worker:
         """Process id."""
         return self._process.pid
 
-    def ask(self, request: str, payload: Mapping[str, Any], deadline_s: float) -> None:
+    def ask(self, name: str, request: Mapping[str, Any], deadline_s: float) -> None:
         """Hand over one request; raises OSError when the child is gone."""
-        self.request = request
+        self.request = name
         self.tasks += 1
         self.due_s = time.monotonic() + deadline_s
-        self._send("request", {"id": request, "payload": payload})
+        self._send("request", {"id": name, "request": request})
 
     def _send(self, kind: str, data: Mapping[str, Any]) -> None:
         buffers = wire.packed(kind, data)
