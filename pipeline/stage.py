@@ -162,5 +162,5 @@ def unfit(record: Record) -> str:
     for name, array in record.arrays.items():
         wrong = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
         if wrong:
-            return f"{name} has {wrong} values of {array.size} that are not finite in {array.dtype}"
+            return f"{name} has {wrong} of {array.size} values not finite in {array.dtype}"
     return ""

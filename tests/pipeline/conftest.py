@@ -1,0 +1,39 @@
+"""Small generated media for the tests of the two stages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.dataset import load_dataset
+from caeav.manifests.home import Home
+from caeav.manifests.synthetic import SyntheticOptions, synthesise
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a generated set of 24 clips of 4 s; not to be changed."""
+    folder = tmp_path_factory.mktemp("small") / "synthetic"
+    synthesise(folder, SyntheticOptions(clips=24, classes=5, seconds=4, size_px=64, fps=5), workers=1)
+    return folder
+
+
+@pytest.fixture
+def small_manifest(small_set: Path, tmp_path: Path) -> Manifest:
+    """The generated set's manifest."""
+    return load_dataset("synthetic", small_set, Home(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """`digests(folder)` -> sha256 of every file below it, by relative path."""
+
+    def of(folder: Path) -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    return of

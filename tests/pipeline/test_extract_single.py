@@ -1,0 +1,91 @@
+"""One file through the recipes of stores: exactly what the stores hold, or a refusal that names the field."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline.caption import caption
+from caeav.pipeline.extract import extract
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions, token_recipe
+from caeav.pipeline.single import process_file
+from caeav.pipeline.store import Recipe, StoreReader
+from caeav.pipeline.summary import Progress, RunOptions
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+def changed(recipe: Recipe, *path: str, value: object) -> Recipe:
+    fields = copy.deepcopy(dict(recipe.fields))
+    place = fields
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    return replace(recipe, fields=fields)
+
+
+def test_a_file_gets_exactly_what_its_clip_has_in_the_stores(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    manifest = replace(small_manifest, clips=small_manifest.clips[:1])
+    run = RunOptions(workers=1)
+    tokens = extract(manifest, Home(tmp_path), TokenOptions(), run, quiet)
+    captions = caption(manifest, Home(tmp_path), CaptionOptions(), run, quiet)
+    clip = manifest.clips[0]
+    path = Path(manifest.media_root) / clip.media
+    found = process_file(path, StoreReader.open(tokens.path).recipe, StoreReader.open(captions.path).recipe)
+    assert found.captions is not None
+    for made, stored in ((found.tokens, tokens.path), (found.captions, captions.path)):
+        record = StoreReader.open(stored).read(clip.key)
+        assert set(made.arrays) == set(record.arrays)
+        for name, array in record.arrays.items():
+            np.testing.assert_array_equal(made.arrays[name], array)
+        assert made.info == record.info
+    assert found.frames.shape == (4, 64, 64, 3)
+    assert found.frames.dtype == np.uint8
+
+
+def test_a_later_start_gives_later_seconds(small_manifest: Manifest) -> None:
+    path = Path(small_manifest.media_root) / small_manifest.clips[0].media
+    recipe = token_recipe(2, 1.0, TokenOptions())
+    start, later = process_file(path, recipe), process_file(path, recipe, start_s=2.0)
+    assert later.captions is None
+    assert not np.array_equal(start.frames, later.frames)
+    whole = process_file(path, token_recipe(4, 1.0, TokenOptions()))
+    np.testing.assert_array_equal(whole.frames[2:], later.frames)
+
+
+def test_components_that_are_not_those_of_the_recipe_are_refused_by_field(small_manifest: Manifest) -> None:
+    path = Path(small_manifest.media_root) / small_manifest.clips[0].media
+    recipe = token_recipe(4, 1.0, TokenOptions())
+    with pytest.raises(CaeavError, match=r"fields\.visual\.version: 99 -> 1"):
+        process_file(path, changed(recipe, "visual", "version", value=99))
+    with pytest.raises(CaeavError, match="unknown audio backbone 'gone'"):
+        process_file(path, changed(recipe, "audio", "name", value="gone"))
+
+
+def test_another_decoder_version_is_said_not_refused(small_manifest: Manifest) -> None:
+    path = Path(small_manifest.media_root) / small_manifest.clips[0].media
+    recipe = token_recipe(4, 1.0, TokenOptions())
+    found = process_file(path, changed(recipe, "decoder", "version", value="av 1.0"))
+    [note] = [note for note in found.tokens.info["notes"] if note["code"] == "decoder_version"]
+    assert "av 1.0" in note["detail"]
+
+
+def test_missing_and_undecodable_files_are_errors_with_the_reason(tmp_path: Path) -> None:
+    recipe = token_recipe(4, 1.0, TokenOptions())
+    with pytest.raises(CaeavError, match="no file"):
+        process_file(tmp_path / "none.mp4", recipe)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(CaeavError, match=r"broken\.mp4: \w+"):
+        process_file(broken, recipe)

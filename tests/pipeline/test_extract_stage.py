@@ -1,0 +1,240 @@
+"""Extraction: every clip ends stored or quarantined, twice is once, and only the recipe decides the bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+import caeav.cli.extract
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline import stage
+from caeav.pipeline.extract import extract
+from caeav.pipeline.recipes import TokenOptions
+from caeav.pipeline.stage import unfit
+from caeav.pipeline.store import Record, StoreReader
+from caeav.pipeline.summary import Progress, RunOptions, failure_limit
+
+Digests = Callable[[Path], dict[str, str]]
+OPTIONS = TokenOptions(shard_clips=4)
+ONE = RunOptions(workers=1)
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+def first(manifest: Manifest, n: int) -> Manifest:
+    return replace(manifest, clips=manifest.clips[:n])
+
+
+def test_tokens_are_stored_as_the_recipe_declares(small_manifest: Manifest, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    summary = extract(first(small_manifest, 6), Home(tmp_path), OPTIONS, ONE, seen.append)
+    assert (summary.stored, summary.expected, summary.due) == (6, 6, 6)
+    assert seen[-1] == Progress(6, 0, 6)
+    reader = StoreReader.open(summary.path)
+    record = reader.read(small_manifest.clips[5].key)
+    for side in ("visual", "audio"):
+        for tap in summary.recipe.fields[side]["taps"]:
+            array = record.arrays[tap["name"]]
+            assert array.shape == (4, tap["tokens"], tap["channels"])
+            assert array.dtype == np.float16
+    assert record.info["frames_ok"] == record.info["audio_ok"] == [True] * 4
+    assert {"notes", "facts"} <= set(record.info)
+
+
+def test_a_second_run_does_nothing_and_starts_no_process(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = first(small_manifest, 3)
+    before = digests(extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet).path)
+    monkeypatch.setattr(stage, "WorkerPool", None)
+    again = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
+    assert again.due == 0
+    assert again.stored == 3
+    assert digests(again.path) == before
+
+
+def test_the_number_of_workers_does_not_change_a_byte(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    manifest = first(small_manifest, 10)
+    one = extract(manifest, Home(tmp_path / "one"), OPTIONS, ONE, quiet)
+    two = extract(manifest, Home(tmp_path / "two"), OPTIONS, RunOptions(workers=2), quiet)
+    assert digests(one.path) == digests(two.path)
+    assert one.path.name == two.path.name
+
+
+def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_be_retried(
+    small_manifest: Manifest, small_set: Path, tmp_path: Path, digests: Digests
+) -> None:
+    media = tmp_path / "media"
+    shutil.copytree(small_manifest.media_root, media)
+    manifest = replace(first(small_manifest, 6), media_root=str(media))
+    gone, broken = manifest.clips[1], manifest.clips[4]
+    (media / gone.media).unlink()
+    (media / broken.media).write_bytes(b"no video at all")
+    summary = extract(manifest, Home(tmp_path / "home"), OPTIONS, ONE, quiet)
+    found = {q.key: q for q in summary.quarantined}
+    assert set(found) == {gone.key, broken.key}
+    assert summary.stored == 4
+    assert (found[gone.key].stage, found[gone.key].reason) == ("media", f"file not found: {gone.media}")
+    assert found[broken.key].stage == "decode"
+    assert found[broken.key].reason
+    assert "\n" not in found[broken.key].reason
+    assert summary.reasons()["media: file not found"] == 1
+
+    for clip in (gone, broken):
+        shutil.copy(Path(small_manifest.media_root) / clip.media, media / clip.media)
+    assert extract(manifest, Home(tmp_path / "home"), OPTIONS, ONE, quiet).due == 0
+    retried = extract(manifest, Home(tmp_path / "home"), OPTIONS, replace(ONE, retry_failed=True), quiet)
+    assert (retried.due, retried.stored, retried.quarantined) == (2, 6, ())
+    whole = extract(first(small_manifest, 6), Home(tmp_path / "other"), OPTIONS, ONE, quiet)
+    assert digests(retried.path) == digests(whole.path)
+
+
+def test_when_every_clip_fails_the_store_is_finished_and_says_so(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    manifest = replace(first(small_manifest, 3), media_root=str(tmp_path / "nowhere"))
+    summary = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
+    assert (summary.stored, len(summary.quarantined), summary.too_many_failed) == (0, 3, True)
+    assert extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet).due == 0
+
+
+def test_a_clip_past_its_deadline_costs_only_itself(small_manifest: Manifest, tmp_path: Path) -> None:
+    summary = extract(
+        first(small_manifest, 1), Home(tmp_path), OPTIONS, RunOptions(1, deadline_s=0.001), quiet
+    )
+    [entry] = summary.quarantined
+    assert (entry.stage, entry.attempts) == ("decode", 2)
+    assert "no answer within 0.001 s" in entry.reason
+
+
+def test_new_clips_are_added_to_the_same_store(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    extract(first(small_manifest, 5), Home(tmp_path / "grown"), OPTIONS, ONE, quiet)
+    grown = extract(first(small_manifest, 7), Home(tmp_path / "grown"), OPTIONS, ONE, quiet)
+    assert (grown.due, grown.stored) == (2, 7)
+    at_once = extract(first(small_manifest, 7), Home(tmp_path / "once"), OPTIONS, ONE, quiet)
+    assert digests(grown.path) == digests(at_once.path)
+
+
+def test_another_recipe_makes_another_store_and_names_what_differs(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    manifest = first(small_manifest, 2)
+    old = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
+    new = extract(manifest, Home(tmp_path), replace(OPTIONS, dtype="float32"), ONE, quiet)
+    assert old.path != new.path
+    [remark] = [text for text in new.remarks if old.path.name in text]
+    assert "fields.dtype: 'float16' -> 'float32'" in remark
+    assert StoreReader.open(new.path).read(manifest.clips[0].key).arrays["visual.stage1"].dtype == np.float32
+    assert not extract(manifest, Home(tmp_path), replace(OPTIONS, dtype="float32"), ONE, quiet).remarks
+
+
+def test_a_tampered_recipe_is_refused(small_manifest: Manifest, tmp_path: Path) -> None:
+    path = extract(first(small_manifest, 2), Home(tmp_path), OPTIONS, ONE, quiet).path / "recipe.json"
+    recipe = json.loads(path.read_text())
+    recipe["fields"]["visual"]["side"] = 256
+    path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n")
+    with pytest.raises(CaeavError, match=r"visual\.side"):
+        extract(first(small_manifest, 2), Home(tmp_path), OPTIONS, ONE, quiet)
+
+
+def test_unknown_components_and_values_are_named_before_any_work(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    for options, words in (
+        (TokenOptions(visual="clasic"), "unknown visual backbone 'clasic'\n  next: choose one of: classic"),
+        (TokenOptions(dtype="int8"), "unknown dtype 'int8'"),
+        (TokenOptions(decoder="vlc"), "unknown decoder 'vlc'"),
+    ):
+        with pytest.raises(CaeavError) as caught:
+            extract(small_manifest, Home(tmp_path), options, ONE, quiet)
+        assert words in str(caught.value)
+    assert not (tmp_path / "stores").exists()
+
+
+def test_values_that_are_not_finite_are_found_and_named() -> None:
+    bad = np.zeros((2, 3), dtype=np.float16)
+    assert unfit(Record("a", {"visual.stage1": bad, "mask": np.ones(3, dtype=np.bool_)})) == ""
+    bad[1, 1] = np.inf
+    assert (
+        unfit(Record("a", {"visual.stage1": bad})) == "visual.stage1 has 1 of 6 values not finite in float16"
+    )
+
+
+def test_failure_limits() -> None:
+    assert [failure_limit(text, 45) for text in ("0", "7", "10%", "0%", "100%")] == [0, 7, 5, 0, 45]
+    for text in ("ten", "-1", "101%", "", "%", "1.5"):
+        with pytest.raises(CaeavError, match="no number of clips"):
+            failure_limit(text, 45)
+
+
+def run_command(*arguments: str) -> tuple[int, str, str]:
+    app = Typer()
+    caeav.cli.extract.register(app)
+    result = CliRunner().invoke(app, list(arguments))
+    error = str(result.exception) if isinstance(result.exception, CaeavError) else ""
+    return result.exit_code, result.stdout, error
+
+
+def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    media = tmp_path / "my clips"
+    media.mkdir()
+    for clip in small_manifest.clips[:2]:
+        shutil.copy(Path(small_manifest.media_root) / clip.media, media)
+    (media / "broken.mp4").write_bytes(b"nothing")
+    home = ("--home", str(tmp_path / "home"), "--segments", "4", "--workers", "1")
+    code, out, error = run_command("--dataset", str(media), *home)
+    assert code == 0
+    assert "stored       2 of 3" in out
+    assert "1 x decode:" in out
+    assert "caeav caption --dataset" in out
+    code, out, error = run_command("--dataset", str(media), *home, "--max-failed", "0")
+    assert code == 1
+    assert "nothing to do" in out
+    assert "1 of 3 clips are quarantined; --max-failed allows 0" in error
+    code, out, _ = run_command("--dataset", str(media), *home, "--json")
+    assert json.loads(out)["stored"] == 2
+
+
+def test_a_set_that_is_not_there_is_an_error_with_the_way_to_get_it(tmp_path: Path) -> None:
+    code, _, error = run_command("--dataset", "synthetic", "--home", str(tmp_path))
+    assert code == 1
+    assert "caeav synthesise" in error
+
+
+def test_every_real_file_ends_stored_or_quarantined(shared: Path, tmp_path: Path, digests: Digests) -> None:
+    """20 real files: several streams, VFR, rotated, silent, damaged, truncated, ..."""
+    media = shared / "data" / "media"
+    if not media.is_dir():
+        pytest.skip(f"no real media at {media}")
+    options = ("--home", str(tmp_path), "--workers", "2", "--max-failed", "100%", "--json")
+    code, out, _ = run_command("--dataset", str(media), *options)
+    found = json.loads(out)
+    assert code == 0
+    with (media / "MEDIA.csv").open(newline="") as listed:
+        assert found["expected"] == sum(1 for _ in csv.DictReader(listed))
+    assert found["stored"] + len(found["quarantined"]) == found["expected"]
+    assert found["stored"] > 0
+    assert all(len(entry["reason"]) > 10 for entry in found["quarantined"])
+    before = digests(tmp_path)
+    code, out, _ = run_command("--dataset", str(media), *options)
+    assert (code, json.loads(out)["due"]) == (0, 0)
+    assert digests(tmp_path) == before
