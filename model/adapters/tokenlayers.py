@@ -76,17 +76,22 @@ class TokenBatchNorm(nn.Module):
         covariance of the (narrow) source, so the product is written once and not read again.
         """
         if self.training:
-            flat = source.reshape(-1, source.shape[-1])
+            mean, variance = self._product_moments(matrix, source)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return matrix * scale.unsqueeze(1), self.bias - mean * scale
+
+    def _product_moments(self, matrix: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(source.device.type, enabled=False):  # a covariance in half precision is no use
+            flat = source.reshape(-1, source.shape[-1]).to(matrix.dtype)
             centre = flat.mean(dim=0)
             centred = flat - centre
             covariance = (centred.transpose(0, 1) @ centred) / flat.shape[0]
             mean = matrix @ centre
             variance = ((matrix @ covariance) * matrix).sum(dim=1)
-            self._remember(mean, variance, flat.shape[0])
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return matrix * scale.unsqueeze(1), self.bias - mean * scale
+        self._remember(mean, variance, flat.shape[0])
+        return mean, variance
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
