@@ -53,7 +53,8 @@ def _write(wave: Floats, segments: int) -> str:
     if float(loudest.max()) < 2 * HEARD_DB:  # nothing rises over the background: the background is the sound
         heard = np.ones(segments, dtype=np.bool_)
         above = sound.level_db - sound.level_db.min()
-    tone = np.array([_tone(periodicity(sound)[t], above[t]) for t in np.flatnonzero(heard)])
+    pitches = periodicity(sound)
+    tone = [_tone(pitches[t], above[t]) for t in np.flatnonzero(heard)]
     where = spans_words(heard.tolist())
     level = pick(float(rms_db[heard].mean()), ((-50, "very quiet"), (-35, "quiet"), (-20, "clear")), "loud")
     texture = pick(float(np.median(tone)), ((0.35, "noisy"), (0.6, "rough")), "tonal")
