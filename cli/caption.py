@@ -50,5 +50,5 @@ def caption(
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
     options = CaptionOptions(visual, audio, visual_text, audio_text, decoder, dtype, shard_clips)
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    summary = stages.with_bar("caption", lambda report: run_caption(manifest, place, options, run, report))
-    stages.finish(summary, as_json, f"caeav train --task ave --dataset {dataset}")
+    summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
+    stages.finish(summary, as_json, stages.next_step("train --task ave", dataset, None, home))

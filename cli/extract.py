@@ -44,5 +44,5 @@ def extract(
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
     options = TokenOptions(visual, audio, decoder, dtype, shard_clips)
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    summary = stages.with_bar("extract", lambda report: run_extract(manifest, place, options, run, report))
-    stages.finish(summary, as_json, f"caeav caption --dataset {dataset}")
+    summary = stages.with_bar("extract", lambda *tell: run_extract(manifest, place, options, run, *tell))
+    stages.finish(summary, as_json, stages.next_step("caption", dataset, root, home))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.summary import Progress, Report, RunOptions, StageSummary
+from caeav.pipeline.summary import Progress, Remark, Report, RunOptions, StageSummary
 
 LabelsOption = Annotated[
     Path | None,
@@ -62,11 +63,12 @@ def load(
     """The data set's manifest; what its reader found odd is counted in one line."""
     manifest = load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s)
     if manifest.findings:
-        say(f"{len(manifest.findings)} remarks on the data set: caeav manifest check --dataset {dataset}")
+        command = next_step("manifest check", dataset, root, None)
+        say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
     return manifest
 
 
-def with_bar(what: str, work: Callable[[Report], StageSummary]) -> StageSummary:
+def with_bar(what: str, work: Callable[[Report, Remark], StageSummary]) -> StageSummary:
     """Run a stage under a progress bar (clips/s, remaining, failed), which shows up with the first clip."""
     from tqdm import tqdm
 
@@ -81,16 +83,23 @@ def with_bar(what: str, work: Callable[[Report], StageSummary]) -> StageSummary:
         bar.update(progress.done - bar.n)
 
     try:
-        return work(report)
+        return work(report, lambda text: say(printable(text)))
     finally:
         if bar is not None:
             bar.close()
 
 
+def next_step(command: str, dataset: str, root: Path | None, home: Path | None) -> str:
+    """A command to type next, with the places given on this one."""
+    places = {"--dataset": dataset, "--root": root, "--home": home}
+    if home is not None and os.environ.get("CAEAV_HOME") == str(home):
+        places.pop("--home")
+    given = [f"{name} {shlex.quote(str(value))}" for name, value in places.items() if value is not None]
+    return " ".join(["caeav", command, *given])
+
+
 def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
     """Print the summary; raises `CaeavError` when more clips are quarantined than was allowed."""
-    for remark in summary.remarks:
-        say(printable(remark))
     if as_json:
         print_json(_as_json(summary))
     else:

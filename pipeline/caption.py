@@ -15,19 +15,25 @@ from caeav.manifests.home import Home
 from caeav.pipeline.recipes import CaptionOptions, caption_recipe, text_parts
 from caeav.pipeline.stage import run_stage
 from caeav.pipeline.store import Recipe, Record
-from caeav.pipeline.summary import Report, RunOptions, StageSummary
+from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
 
 
 def caption(
-    manifest: Manifest, home: Home, options: CaptionOptions, run: RunOptions, report: Report
+    manifest: Manifest,
+    home: Home,
+    options: CaptionOptions,
+    run: RunOptions,
+    report: Report,
+    remark: Remark = unheard,
 ) -> StageSummary:
     """Write and embed one visual and one audio caption of every clip; what is stored already is not done again.
 
-    `report` is told after every clip. Raises `CaeavError` (unknown names, a changed recipe, a busy store).
+    `report` is told after every clip, `remark` before any work. Raises `CaeavError` (unknown
+    names, a changed recipe, a busy store).
     """
     recipe = caption_recipe(manifest.segments, manifest.segment_s, options)
     embedder = Embedder(recipe)
-    return run_stage(manifest, recipe, home, run, embedder.embed, report)
+    return run_stage(manifest, recipe, home, run, embedder.embed, report, remark)
 
 
 class Embedder:

@@ -27,7 +27,7 @@ from caeav.pipeline.store import (
     find_other_recipes,
     open_for_writing,
 )
-from caeav.pipeline.summary import Progress, Report, RunOptions, StageSummary, failure_limit
+from caeav.pipeline.summary import Progress, Remark, Report, RunOptions, StageSummary, failure_limit
 from caeav.pipeline.worker import worker_settings
 
 Complete = Callable[[Sequence[Record]], list[Record]]
@@ -37,7 +37,13 @@ SETUP = "caeav.pipeline.worker:setup"
 
 
 def run_stage(
-    manifest: Manifest, recipe: Recipe, home: Home, run: RunOptions, complete: Complete, report: Report
+    manifest: Manifest,
+    recipe: Recipe,
+    home: Home,
+    run: RunOptions,
+    complete: Complete,
+    report: Report,
+    remark: Remark,
 ) -> StageSummary:
     """Make or finish the store of `recipe` for `manifest` below `home`.
 
@@ -50,6 +56,9 @@ def run_stage(
     folder = home.stores / manifest.dataset
     remarks = _others(home, manifest.dataset, recipe)
     with open_for_writing(folder, recipe, manifest, retry_failed=run.retry_failed) as writer:
+        remarks += writer.remarks
+        for text in remarks:
+            remark(text)
         work = _Work(writer, Path(manifest.media_root), complete, report)
         work.run(run)
         done = writer.finish()
@@ -63,7 +72,7 @@ def run_stage(
             due=work.total,
             seconds=time.monotonic() - began,
             notes=dict(sorted(work.notes.items())),
-            remarks=(*remarks, *writer.remarks),
+            remarks=tuple(remarks),
             max_failed=limit,
         )
 

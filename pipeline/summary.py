@@ -67,6 +67,12 @@ class StageSummary:
 
 Report = Callable[[Progress], None]
 """Is told about every clip that is done."""
+Remark = Callable[[str], None]
+"""Is told, before any work, what was found about the store: that it is resumed, grown, or one of several."""
+
+
+def unheard(text: str) -> None:
+    """A `Remark` for callers who read `StageSummary.remarks` instead."""
 
 
 def failure_limit(text: str, total: int) -> int:

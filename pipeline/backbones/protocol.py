@@ -47,7 +47,7 @@ class MediaBackbone(Protocol):
         ...
 
     def tokens(self, clips: Sequence[NDArray[Any]]) -> list[dict[str, NDArray[np.float32]]]:
-        """A clip's frames `[T, H, W, 3]` uint8, or windows `[T, samples]` float32 -> `{tap: [T, L, C]}`, clip by clip."""
+        """Clip by clip: frames `[T, H, W, 3]` uint8 or windows `[T, samples]` float32 -> `{tap: [T, L, C]}`."""
         ...
 
 

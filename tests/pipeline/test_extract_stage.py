@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -205,13 +207,26 @@ def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
     assert code == 0
     assert "stored       2 of 3" in out
     assert "1 x decode:" in out
-    assert "caeav caption --dataset" in out
+    assert f"caeav caption --dataset '{media}' --home {tmp_path / 'home'}" in out
     code, out, error = run_command("--dataset", str(media), *home, "--max-failed", "0")
     assert code == 1
     assert "nothing to do" in out
     assert "1 of 3 clips are quarantined; --max-failed allows 0" in error
     code, out, _ = run_command("--dataset", str(media), *home, "--json")
     assert json.loads(out)["stored"] == 2
+
+
+def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
+    path = Path(small_manifest.media_root) / small_manifest.clips[0].media
+    code = (
+        "import sys; from caeav.pipeline.recipes import *; from caeav.pipeline.worker import *\n"
+        "import caeav.pipeline.extract, caeav.pipeline.caption\n"
+        "for recipe in (token_recipe(4, 1.0, TokenOptions()), caption_recipe(4, 1.0, CaptionOptions())):\n"
+        f"    setup(worker_settings(recipe))({{'path': {str(path)!r}, 'start_s': 0.0}})\n"
+        "print(sorted({'torch', 'torchvision', 'torchaudio', 'matplotlib', 'av'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['av']"
 
 
 def test_a_set_that_is_not_there_is_an_error_with_the_way_to_get_it(tmp_path: Path) -> None:
