@@ -1,0 +1,225 @@
+"""`caeav train`: train adapters and head from the stores, or go on with an interrupted run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.manifests.dataset import OFFICIAL, folder_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+
+if TYPE_CHECKING:
+    from caeav.model.experiment import Experiment
+    from caeav.model.runs import Run
+    from caeav.model.train import Watcher
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)
+
+
+def train(
+    task: Annotated[str, typer.Option("--task", help="What to train for.")] = "ave",
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Whose stores to train on.", show_default="the recipe's"),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="full, or an ablation: avmoe, caste, case, none, audio, visual.")
+    ] = "full",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file laid over the recipe.", show_default=False)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One value, e.g. optimiser.lr=0.0005; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Train once for each, e.g. 0,1,2.", show_default="the recipe's"),
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            "--select-on", help="Split that chooses the best epoch: val or test.", show_default="val"
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.", show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train adapters and a task head on cached tokens; no backbone and no decoder is loaded."""
+    place = Home.find(home)
+    changes = {
+        "--dataset": dataset,
+        "--config": config,
+        "--set": assignments,
+        "--seeds": seeds,
+        "--select-on": select_on,
+    }
+    if resume is not None:
+        given = [name for name, value in changes.items() if value]
+        if given:
+            raise CaeavError(
+                f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
+                hint="leave them away, or train a new run without --resume",
+            )
+        _finish([_resume(place, resume, device)], place, as_json)
+        return
+    dedicated = {
+        "dataset": _dataset_name(dataset),
+        "select_on": select_on,
+        "training.device": device,
+    }
+    command = ["caeav", "train", "--task", task, "--recipe", recipe]
+    for name, value in changes.items():
+        for one in value if isinstance(value, list) else [value]:
+            command += [name, str(one)] if one is not None else []
+    results = _train_all(
+        place,
+        (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
+        _seed_list(seeds),
+        shlex.join(command),
+    )
+    _finish(results, place, as_json)
+
+
+def _train_all(
+    home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
+) -> list[dict[str, Any]]:
+    """One run a seed on the same joined data."""
+    from caeav.model.experiment import prepare
+    from caeav.model.resolve import resolve_config
+    from caeav.model.runs import create_run
+
+    experiment = prepare(home, resolve_config(*asked))
+    results: list[dict[str, Any]] = []
+    group = ""
+    for seed in seeds or [experiment.config.seed]:
+        experiment = experiment.with_seed(seed)
+        run = create_run(home, experiment.config)
+        if len(seeds) > 1 and not group:
+            group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
+        if not results:
+            _introduce(experiment)
+        results.append(_train_one(experiment, run, group, command))
+    return results
+
+
+def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
+    """Go on with a run; a finished one is only shown."""
+    from caeav.model.environment import describe_environment, environment_differences
+    from caeav.model.experiment import reopen
+    from caeav.model.runs import ENVIRONMENT, find_run
+
+    run = find_run(home, name)
+    result = run.result()
+    if result is not None:
+        say(f"run {run.name} is finished; nothing to do")
+        return result
+    experiment = reopen(home, run, device)
+    _introduce(experiment)
+    if (run.folder / ENVIRONMENT).exists():
+        changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))
+        if changed:
+            say(f"  note      numbers may differ from an uninterrupted run, since {'; '.join(changed)}")
+    return _train_one(experiment, run, "", "")
+
+
+def _train_one(experiment: Experiment, run: Run, group: str, command: str) -> dict[str, Any]:
+    from caeav.model.experiment import train as train_run
+    from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog
+    from caeav.model.runs import METRICS, TENSORBOARD
+
+    clips = len(experiment.joined.splits["train"])
+    watchers: list[Watcher] = [
+        MetricsLog(run.folder / METRICS),
+        TensorBoardLog(run.folder / TENSORBOARD),
+        ProgressBar(clips, experiment.task.metric, experiment.config.select_on),
+    ]
+    say(f"  run       {run.folder}")
+    try:
+        return train_run(experiment, run, watchers, group=group, command=command)
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with: caeav train --resume {run.name}")
+        raise
+
+
+def _introduce(experiment: Experiment) -> None:
+    """What joins what, before training begins."""
+    for line in experiment.introduction():
+        say(printable(line))
+
+
+def _finish(results: list[dict[str, Any]], home: Home, as_json: bool) -> None:
+    """The result of one run, or of several as mean and deviation, and what to do next."""
+    from caeav.model.groups import summarise_group, write_group
+
+    first = results[0]
+    summary = None
+    if len(results) > 1:
+        summary = summarise_group(first["group"], results)
+        write_group(home, summary)
+    if as_json:
+        print_json(summary or first)
+        return
+    metric, marked = first["metric"], " (selected on test)" if first["select_on"] == "test" else ""
+    if summary is None:
+        rows = [
+            [
+                f"{split}{marked if split == 'test' else ''}",
+                value,
+                first["majority"][split],
+                first["clips"][split],
+            ]
+            for split, value in first["scores"].items()
+        ]
+        print_table(["split", f"{metric} %", "majority %", "clips"], rows)
+        early = ", stopped early" if first["stopped_early"] else ""
+        say(f"best epoch {first['best_epoch']} of {first['epochs']}{early}")
+    else:
+        rows = [
+            [
+                f"{split}{marked if split == 'test' else ''}",
+                spread["mean"],
+                spread["std"],
+                first["majority"][split],
+                " ".join(f"{value:.2f}" for value in spread["values"]),
+            ]
+            for split, spread in summary["scores"].items()
+        ]
+        print_table(["split", f"{metric} %", "deviation", "majority %", "by seed"], rows)
+    folder = home.runs / first["run"]
+    say(f"run: {folder}" if summary is None else f"runs: {', '.join(summary['runs'])} in {home.runs}")
+    say(f"next: caeav predict FILE --run {first['run']}\n      caeav eval --run {first['run']} --split test")
+
+
+def _dataset_name(given: str | None) -> str | None:
+    """A folder of media stands for the data set called after it, as in `caeav extract`."""
+    if given is None or given in OFFICIAL or not Path(given).expanduser().is_dir():
+        return given
+    return folder_dataset(Path(given).expanduser())
+
+
+def _seed_list(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise CaeavError(f"--seeds {text!r}", hint="give different whole numbers from 0 on: --seeds 0,1,2")
+    return seeds

@@ -1,0 +1,97 @@
+"""The model card of a finished run: what it is, what it was trained on, how it scored, how to repeat it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from caeav.manifests.publish import publish_text
+from caeav.model.resolve import dump_config
+from caeav.model.runs import ADAPTER, CARD, CONFIG, Run
+
+if TYPE_CHECKING:
+    from caeav.model.experiment import Experiment
+
+PROTOCOL = {
+    "val": "The weights are those of the epoch that did best on **val**; **test** was scored once, afterwards.",
+    "test": "**Selected on test**: the weights are those of the epoch that did best on the test split, as much "
+    "published work does it. The test score is therefore optimistic; compare it only with numbers made alike.",
+}
+
+
+def write_card(run: Run, experiment: Experiment, result: dict[str, Any], command: str) -> None:
+    """Publish `card.md`."""
+    publish_text(run.folder / CARD, card_text(run, experiment, result, command))
+
+
+def card_text(run: Run, experiment: Experiment, result: dict[str, Any], command: str) -> str:
+    """The card in Markdown."""
+    config, inputs = experiment.config, experiment.inputs
+    scores = [
+        [
+            name,
+            f"{value:.2f}",
+            f"{result['majority'][name]:.2f}",
+            str(result["clips"][name]),
+            str(result["left_out"][name]),
+        ]
+        for name, value in result["scores"].items()
+    ]
+    stores = [
+        [
+            fact["kind"],
+            f"`{fact['folder']}`",
+            f"`{fact['fingerprint'][:12]}`",
+            str(fact["clips"]),
+            str(fact["quarantined"]),
+        ]
+        for fact in experiment.stores_json()["stores"]
+    ]
+    parts = [[f"`{part}`", f"{count:,}"] for part, count in result["parameters"].items()]
+    parts.append(["**all**", f"{sum(result['parameters'].values()):,}"])
+    per_class = [
+        [_cell(row["class"]), *(_cell(row[name]) for name in list(row)[1:])]
+        for row in result["per_class"].get("test", [])
+    ]
+    columns = list(result["per_class"]["test"][0]) if per_class else []
+    sections = [
+        f"# {run.name}",
+        f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
+        f"**{_cell(config.dataset)}**: {len(inputs.classes)} classes, {inputs.spec.segments} segments of "
+        f"{inputs.segment_s:g} s. The backbones are frozen and not part of this model; `{ADAPTER}` holds all trained "
+        "parameters.",
+        "## Scores",
+        f"{result['metric'].capitalize()} in percent, official metric. {PROTOCOL[config.select_on]} Seed "
+        f"{config.seed}, {result['epochs']} epochs, best epoch {result['best_epoch']}"
+        f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train.",
+        _table(["split", "score", "majority", "clips", "left out (quarantine)"], scores),
+        *(["### Test, class by class", _table(columns, per_class)] if per_class else []),
+        "## Trained on",
+        _table(["store", "folder", "fingerprint", "clips", "quarantined"], stores),
+        *(
+            ["\n".join(f"- {_cell(remark)}" for remark in experiment.joined.remarks)]
+            if experiment.joined.remarks
+            else []
+        ),
+        "## Trainable parameters",
+        _table(["part", "parameters"], parts),
+        "## Repeat it",
+        "```\n"
+        + (f"{command}\n# or, from this folder's own configuration:\n" if command else "")
+        + f"caeav train --task {config.task} --recipe {config.recipe} --config {CONFIG}\n```",
+        "## Configuration",
+        f"```yaml\n{dump_config(config)}```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """Untrusted text (class names come from files) as one harmless table cell."""
+    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")

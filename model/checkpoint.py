@@ -1,0 +1,111 @@
+"""Weights in and out of safetensors files: published whole, compared name by name before anything is loaded.
+
+No pickle anywhere: a file holds tensors and JSON facts (in the header's metadata under `caeav`), never code.
+What a resumed training needs besides weights is `resume.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.publish import publish_bytes
+
+FACTS = "caeav"
+SHOWN_NAMES = 8
+
+
+class CheckpointError(CaeavError):
+    """A checkpoint that is damaged or belongs to another model."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Publish `tensors` and JSON `facts` as one safetensors file."""
+    held = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()}
+    publish_bytes(path, save(held, metadata={FACTS: json.dumps(facts, sort_keys=True)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors and the facts of a file written by `write_tensors`; raises `CheckpointError`."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {error}", hint="restore the file, or train again"
+        ) from error
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Only the JSON facts of a file; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            return facts
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {error}", hint="restore the file, or train again"
+        ) from error
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Fill `model` with `tensors` after comparing every name and shape.
+
+    Raises `CheckpointError` listing all differences; the model is then as before.
+    """
+    wanted = model.state_dict()
+    faults = [
+        *_listed("missing", sorted(wanted.keys() - tensors.keys())),
+        *_listed("unexpected", sorted(tensors.keys() - wanted.keys())),
+        *_listed(
+            "of another shape",
+            [
+                f"{name} {list(tensors[name].shape)} where the model has {list(x.shape)}"
+                for name, x in wanted.items()
+                if name in tensors and tensors[name].shape != x.shape
+            ],
+        ),
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source} does not fit this model:\n" + "\n".join(faults),
+            hint="use the config.yaml and inputs.json that lie in the same run folder",
+        )
+    model.load_state_dict(dict(tensors), strict=True)
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and buffers: everything of a model that is not a frozen backbone's."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: x for name, x in model.state_dict().items() if name not in frozen}
+
+
+def parameter_counts(model: nn.Module, depth: int = 2) -> dict[str, int]:
+    """Trainable parameters per part, parts named by the first `depth` steps of the parameter names."""
+    counts: dict[str, int] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            part = ".".join(name.split(".")[:-1][:depth]) or name
+            counts[part] = counts.get(part, 0) + p.numel()
+    return counts
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(torch.isfinite(x).all()) for x in tensors)
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return [f"  {len(names)} {what}: {', '.join(names[:SHOWN_NAMES])}{more}"]

@@ -1,0 +1,101 @@
+"""What one training run is: every choice that decides its result, as one frozen, fully checked value.
+
+Fields only; where values come from (packaged recipe, file, `--set`) and how errors are told is `resolve.py`.
+The resolved configuration is written into the run folder and is all that is needed to repeat it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from caeav.model.ave_model import AveModelConfig
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoresConfig(Section):
+    """Which stores of the data set are joined; empty: the only one there is."""
+
+    tokens: list[str] = Field(default_factory=list)
+    captions: str = ""
+
+
+class OptimiserConfig(Section):
+    """`head_lr_factor` multiplies `lr` for the task head."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = 0.01
+    head_lr_factor: Positive = 1.0
+
+
+class ScheduleConfig(Section):
+    """Learning rate over time. `step`: times `step_factor` every `step_epochs`; `cosine`: down to `floor` of it."""
+
+    name: Literal["none", "step", "cosine"] = "cosine"
+    warmup_epochs: NotNegative = 1.0
+    step_epochs: Annotated[int, Field(ge=1)] = 3
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.35
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class TrainingConfig(Section):
+    """The loop.
+
+    clip_norm: of the gradient; 0 does not clip. early_stop_epochs: epochs without gain; 0 never stops. workers:
+    threads that read ahead. preload_mb: a data set up to this size is kept in RAM.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    clip_norm: NotNegative = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    early_stop_epochs: Annotated[int, Field(ge=0)] = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=64)] = 2
+    preload_mb: Annotated[int, Field(ge=0)] = 2048
+
+
+class LossConfig(Section):
+    """Weights; 0 leaves a loss out. The first three are the official AVE objective, `load_balance` is AVMoE's."""
+
+    relevance: NotNegative = 1.0
+    event: NotNegative = 1.0
+    score: NotNegative = 1.0
+    load_balance: NotNegative = 0.0
+
+
+class RunConfig(Section):
+    """One run. `recipe` is the name it was begun with; `captions`: join the caption store; `select_on`: the split
+    that chooses the best epoch (`test` marks the run, for comparison with work that did so)."""
+
+    task: str
+    recipe: str
+    dataset: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    select_on: Literal["val", "test"] = "val"
+    captions: bool = True
+    stores: StoresConfig = StoresConfig()
+    model: AveModelConfig = AveModelConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _captions_where_needed(self) -> RunConfig:
+        if self.model.modalities == "both" and self.model.adapters.case.enabled and not self.captions:
+            raise ValueError(
+                "model.adapters.case.enabled is true, but captions is false; allowed: captions true, or CASE off"
+            )
+        return self

@@ -1,0 +1,62 @@
+"""Several runs that differ in their seed alone, told as mean and deviation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.publish import publish_text
+from caeav.model.runs import group_path
+
+
+def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample standard deviation (0 for one run) of every split's score over `results`."""
+    first = results[0]
+    scores = {
+        split: _spread([result["scores"][split] for result in results])
+        for split in first["scores"]
+        if all(split in result["scores"] for result in results)
+    }
+    return {
+        "group": name,
+        "task": first["task"],
+        "recipe": first["recipe"],
+        "dataset": first["dataset"],
+        "metric": first["metric"],
+        "select_on": first["select_on"],
+        "runs": [result["run"] for result in results],
+        "seeds": [result["seed"] for result in results],
+        "scores": scores,
+        "majority": first["majority"],
+    }
+
+
+def write_group(home: Home, summary: dict[str, Any]) -> None:
+    """Publish the summary beside the runs."""
+    publish_text(group_path(home, summary["group"]), json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_group(home: Home, name: str) -> dict[str, Any] | None:
+    """The group called `name`, or None when there is none; raises `CaeavError` for a damaged file."""
+    path = group_path(home, name)
+    if path.parent != home.runs or not path.is_file():
+        return None
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CaeavError(
+            f"cannot read {path}: {error}", hint="delete the file; the runs themselves are whole"
+        ) from error
+    return summary
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "values": list(values),
+    }

@@ -1,0 +1,245 @@
+"""Token stores, caption store and labels of one data set, joined by key and checked before any training.
+
+Every clip of a split is accounted for: it has tokens (and captions, when the run uses them), or it lies in a
+quarantine and is counted, or the join is refused with the next step. Nothing is left out in silence.
+Labels and splits are those the (first) token store saw last; `caeav extract` brings them up to date in seconds.
+Shapes: `T` segments, `L`/`M` tokens a segment, `C`/`D` channels, `W` caption tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import manifest_digest, read_manifest
+from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.pipeline.store import StoreReader, find_store
+
+SHOWN_KEYS = 5
+SEAL = "complete.json"
+
+
+class JoinError(CaeavError):
+    """Stores and labels do not fit together."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a run trains on. `splits`: clips that can be used, in manifest order; `left_out`: split -> keys in a
+    quarantine; `remarks`: facts to tell the user before training."""
+
+    manifest: Manifest
+    tokens: tuple[StoreReader, ...]
+    captions: StoreReader | None
+    spec: InputSpec
+    splits: Mapping[str, tuple[Clip, ...]]
+    left_out: Mapping[str, tuple[str, ...]]
+    remarks: tuple[str, ...]
+
+    @property
+    def stores(self) -> tuple[StoreReader, ...]:
+        """All joined stores, tokens first."""
+        return self.tokens if self.captions is None else (*self.tokens, self.captions)
+
+
+def join_stores(
+    home: Home,
+    dataset: str,
+    token_names: Sequence[str] = (),
+    caption_name: str = "",
+    *,
+    captions: bool = True,
+) -> Joined:
+    """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for."""
+    tokens = tuple(
+        StoreReader.open(find_store(home.stores, dataset, "tokens", name or None))
+        for name in (token_names or ("",))
+    )
+    caption_store = (
+        StoreReader.open(find_store(home.stores, dataset, "captions", caption_name or None))
+        if captions
+        else None
+    )
+    manifest = tokens[0].manifest
+    return join(manifest, tokens, caption_store, _label_remarks(home, dataset, manifest))
+
+
+def join(
+    manifest: Manifest,
+    tokens: Sequence[StoreReader],
+    captions: StoreReader | None,
+    remarks: Sequence[str] = (),
+) -> Joined:
+    """Join opened stores with the labels of `manifest`."""
+    spec = _input_spec(manifest, tokens, captions)
+    _same_media([*tokens, *([captions] if captions is not None else [])])
+    stores = [(store, "tokens") for store in tokens] + (
+        [(captions, "captions")] if captions is not None else []
+    )
+    splits: dict[str, tuple[Clip, ...]] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
+    for split in SPLITS:
+        wanted = [clip for clip in manifest.clips if clip.split == split]
+        absent: set[str] = set()
+        for store, kind in stores:
+            absent |= _accounted_for(wanted, store, kind, manifest.dataset, split)
+        splits[split] = tuple(clip for clip in wanted if clip.key not in absent)
+        left_out[split] = tuple(clip.key for clip in wanted if clip.key in absent)
+    said = [*remarks, *_split_remarks(manifest, left_out)]
+    return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
+
+
+def _label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
+    """A word when the manifest built for the data set says something else than the store's."""
+    path = home.manifest(dataset)
+    if not path.is_file() or manifest_digest(read_manifest(path)) == manifest_digest(used):
+        return []
+    return [
+        f"{path} differs from the labels and splits that the token store saw last, which are used; "
+        f"to take over changed ones: caeav extract --dataset {dataset}"
+    ]
+
+
+def _same_media(stores: Sequence[StoreReader]) -> None:
+    """The same key must mean the same part of the same file in all stores."""
+    first = {clip.key: clip.source() for clip in stores[0].manifest.clips}
+    for store in stores[1:]:
+        other = [c.key for c in store.manifest.clips if c.key in first and first[c.key] != c.source()]
+        if other:
+            raise JoinError(
+                f"{_some(other)} mean other media or times in {store.path} than in {stores[0].path}",
+                hint="remove the older store and make it again",
+            )
+
+
+def _accounted_for(
+    clips: Sequence[Clip], store: StoreReader, kind: str, dataset: str, split: str
+) -> set[str]:
+    """Keys of `clips` in the store's quarantine; an error when some are neither stored nor quarantined."""
+    held = set(store.keys)
+    quarantined = {item.key for item in store.quarantined}
+    missing = [clip.key for clip in clips if clip.key not in held and clip.key not in quarantined]
+    if missing:
+        verb = "extract" if kind == "tokens" else "caption"
+        raise JoinError(
+            f"split {split!r}: {_some(missing)} of {len(clips)} have no {kind} in {store.path}",
+            hint=f"caeav {verb} --dataset {dataset}"
+            + (", or train without captions: --recipe caste" if kind == "captions" else ""),
+        )
+    return {clip.key for clip in clips if clip.key not in held}
+
+
+def _input_spec(manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None) -> InputSpec:
+    """Shapes of everything the stores offer; raises `JoinError` where they contradict each other."""
+    taps: dict[str, TapSpec] = {}
+    owner: dict[str, StoreReader] = {}
+    for store in tokens:
+        for name, shape in _shapes(store).items():
+            if name in taps:
+                raise JoinError(
+                    f"tap {name!r} is in two token stores: {owner[name].path} and {store.path}",
+                    hint="name stores with different taps: --set stores.tokens=[...]",
+                )
+            if len(shape) != 3 or shape[0] != manifest.segments:
+                raise JoinError(
+                    f"tap {name!r} of {store.path} has shape {list(shape)} a clip; "
+                    f"allowed: [{manifest.segments}, L, C], the manifest cuts clips into {manifest.segments} segments",
+                    hint=f"extract again: caeav extract --dataset {manifest.dataset}",
+                )
+            taps[name] = TapSpec(name, shape[1], shape[2])
+            owner[name] = store
+    by_modality = {
+        side: tuple(tap for tap in taps.values() if tap.name.startswith(f"{side}."))
+        for side in ("visual", "audio")
+    }
+    for side, found in by_modality.items():
+        if not found:
+            raise JoinError(
+                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; there are {', '.join(taps)}",
+                hint=f"join a store with {side} tokens too: --set stores.tokens=[...]",
+            )
+    shapes = {} if captions is None else _shapes(captions)
+    return InputSpec(
+        segments=manifest.segments,
+        visual=by_modality["visual"],
+        audio=by_modality["audio"],
+        visual_caption=_caption_spec(shapes, "visual_caption"),
+        audio_caption=_caption_spec(shapes, "audio_caption"),
+    )
+
+
+def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape of one clip; taps in the recipe's order, which is from shallow to deep."""
+    specs = store.array_specs()
+    declared = [
+        tap["name"]
+        for side in ("visual", "audio")
+        for tap in store.recipe.fields.get(side, {}).get("taps", ())
+    ]
+    order = [*(name for name in declared if name in specs), *(name for name in specs if name not in declared)]
+    return {name: tuple(specs[name].shape) for name in order}
+
+
+def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSpec | None:
+    return CaptionSpec(*shapes[name]) if name in shapes else None
+
+
+def _split_remarks(manifest: Manifest, left_out: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """What a careful reader would want to know about the splits."""
+    said = [f"{split}: {_some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
+    loose = [clip.key for clip in manifest.clips if clip.split not in SPLITS]
+    if loose:
+        said.append(f"{_some(loose)} in no split, not used")
+    said += [
+        f"{n} source videos lie in both splits of {pair} (leakage; kept as given)"
+        for pair, n in _leaks(manifest).items()
+    ]
+    return said
+
+
+def _leaks(manifest: Manifest) -> Counter[str]:
+    """How many source videos (official id, else media file) have clips in two splits, by pair of splits."""
+    seen: dict[str, set[str]] = {}
+    for clip in manifest.clips:
+        seen.setdefault(str(clip.extra.get("id", clip.media)), set()).add(clip.split)
+    return Counter(
+        f"{a}/{b}"
+        for splits in seen.values()
+        for i, a in enumerate(SPLITS)
+        for b in SPLITS[i + 1 :]
+        if {a, b} <= splits
+    )
+
+
+def _some(keys: Sequence[str]) -> str:
+    """`3 clips (a, b, c)`, cut after a few keys."""
+    word = "clip" if len(keys) == 1 else "clips"
+    return f"{len(keys)} {word} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
+
+
+def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
+    """What is written about each joined store into a run: place, fingerprint, recipe, counts."""
+    return [
+        {
+            "kind": store.recipe.kind,
+            "name": store.recipe.name,
+            "folder": _relative(store, home),
+            "fingerprint": store.recipe.fingerprint,
+            "digest": hashlib.sha256((store.path / SEAL).read_bytes()).hexdigest(),
+            "clips": len(store.keys),
+            "quarantined": len(store.quarantined),
+            "recipe": store.recipe.as_json(),
+        }
+        for store in joined.stores
+    ]
+
+
+def _relative(store: StoreReader, home: Home) -> str:
+    folder = store.path.absolute()
+    return folder.relative_to(home.root).as_posix() if folder.is_relative_to(home.root) else folder.name

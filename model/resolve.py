@@ -1,0 +1,218 @@
+"""From packaged recipe, config file and `--set` values to one checked `RunConfig`, or to every error at once.
+
+Precedence: packaged recipe < its overlay < `--config` file < `--set key.path=value`. Nothing is read but YAML
+(safe loader), nothing is created. What a field means is `config.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from caeav.manifests.errors import CaeavError
+from caeav.model.config import RunConfig
+
+FULL = "full"
+MAX_CONFIG_BYTES = 1_000_000
+
+
+class ConfigError(CaeavError):
+    """Everything that is wrong with a configuration, one line a fault; `faults` holds the lines."""
+
+    def __init__(
+        self, faults: Sequence[str], *, hint: str = "correct the lines above; nothing was started"
+    ) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(
+            f"the configuration has {count}:\n" + "\n".join(f"  - {line}" for line in faults), hint=hint
+        )
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:  # type: ignore[override]
+        return type(self), (self.faults,)
+
+
+def did_you_mean(seen: object, known: Sequence[str]) -> str:
+    """`"; did you mean 'x'?"` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(str(seen), [str(name) for name in known], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def recipe_names(task: str) -> list[str]:
+    """Packaged recipes of `task`: `full`, and one name an overlay file `<task>-<name>.yaml`."""
+    stems = [
+        f.name.removesuffix(".yaml")
+        for f in resources.files("caeav.model.recipes").iterdir()
+        if f.name.endswith(".yaml")
+    ]
+    overlays = sorted(stem.removeprefix(f"{task}-") for stem in stems if stem.startswith(f"{task}-"))
+    return [FULL, *overlays] if task in stems else overlays
+
+
+def resolve_config(
+    task: str = "ave",
+    recipe: str = FULL,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The checked configuration. `assignments` are `key.path=value`; `given` holds dedicated options, applied last.
+
+    Raises `ConfigError` with all faults together, each with the path, the value seen and the values allowed.
+    """
+    faults: list[str] = []
+    values = _packaged(task, recipe, faults)
+    if file is not None:
+        _merge(values, _read_file(file, faults))
+    for text in assignments:
+        _assign(values, text, faults)
+    for path, value in (given or {}).items():
+        _put(values, path, value, path, faults)
+    values |= {"task": task, "recipe": recipe}
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        faults += [_explain(dict(fault)) for fault in error.errors()]
+        raise ConfigError(faults) from None
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` and `--config` read back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read back a run's `config.yaml`; raises `ConfigError`."""
+    faults: list[str] = []
+    values = _read_file(path, faults)
+    if faults:
+        raise ConfigError(faults)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            [f"{path}: {_explain(dict(fault))}" for fault in error.errors()],
+            hint="this run was written by another version of caeav; use that version",
+        ) from None
+
+
+def _packaged(task: str, recipe: str, faults: list[str]) -> dict[str, Any]:
+    """The task's recipe file with the named overlay on top."""
+    folder = resources.files("caeav.model.recipes")
+    tasks = sorted(
+        f.name.removesuffix(".yaml")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml") and "-" not in f.name
+    )
+    if task not in tasks:
+        faults.append(f"task: {task!r} is not known; allowed: {', '.join(tasks)}{did_you_mean(task, tasks)}")
+        return {}
+    values: dict[str, Any] = yaml.safe_load((folder / f"{task}.yaml").read_text(encoding="utf-8"))
+    names = recipe_names(task)
+    if recipe not in names:
+        faults.append(
+            f"recipe: {recipe!r} is not known; allowed: {', '.join(names)}{did_you_mean(recipe, names)}"
+        )
+    elif recipe != FULL:
+        _merge(values, yaml.safe_load((folder / f"{task}-{recipe}.yaml").read_text(encoding="utf-8")))
+    return values
+
+
+def _read_file(path: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        faults.append(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}")
+        return {}
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        faults.append(f"{path}: holds a {type(values).__name__}; allowed: a mapping of configuration keys")
+        return {}
+    return values
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay `over` on `base`: mappings are merged, everything else is replaced."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _assign(values: dict[str, Any], text: str, faults: list[str]) -> None:
+    """Apply one `key.path=value`; the value is typed as YAML does."""
+    path, equals, raw = text.partition("=")
+    if not equals or not all(part.strip() for part in path.split(".")):
+        faults.append(f"--set {text!r}: allowed: key.path=value, for example optimiser.lr=0.0005")
+        return
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        faults.append(f"--set {text!r}: the value {raw!r} is not YAML; quote it")
+        return
+    _put(values, path.strip(), value, f"--set {text}", faults)
+
+
+def _put(values: dict[str, Any], path: str, value: Any, where: str, faults: list[str]) -> None:
+    *parents, last = path.split(".")
+    for i, part in enumerate(parents):
+        child = values.setdefault(part, {})
+        if not isinstance(child, dict):
+            faults.append(
+                f"{where}: {'.'.join(parents[: i + 1])} is a single value ({child!r}) and has no fields"
+            )
+            return
+        values = child
+    values[last] = value
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    """One pydantic fault in our words: path, value seen, values allowed, nearest name."""
+    place = tuple(fault["loc"])
+    path = ".".join(str(part) for part in place) or "(the whole configuration)"
+    seen, kind, context = fault.get("input"), fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _fields_at(place[:-1])
+        return f"{path}: no such key (value {seen!r}); allowed here: {', '.join(known)}{did_you_mean(place[-1], known)}"
+    if kind == "missing":
+        return f"{path}: no value; this key is required"
+    if kind in ("literal_error", "enum"):
+        allowed = str(context["expected"])
+        return f"{path}: {seen!r}; allowed: {allowed}{did_you_mean(seen, _alternatives(allowed))}"
+    return f"{path}: {seen!r}; {str(fault['msg'])[:1].lower()}{str(fault['msg'])[1:]}"
+
+
+def _alternatives(expected: str) -> list[str]:
+    """`'a', 'b' or 'c'` -> the three words."""
+    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """Field names of the configuration section at `place`."""
+    model: type[BaseModel] | None = RunConfig
+    for part in place:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        model = _section(field.annotation) if field is not None else None
+    return list(model.model_fields) if model is not None else []
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in a field's type, also inside `X | None`."""
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

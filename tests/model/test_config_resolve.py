@@ -1,0 +1,111 @@
+"""Recipes, overlays, files and `--set` values: precedence, and all faults told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caeav.model.config import RunConfig
+from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
+
+
+def faults_of(**options: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(**options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["full", "avmoe", "caste", "case", "none", "audio", "visual"])
+def test_every_packaged_recipe_is_valid_and_says_its_name(name: str) -> None:
+    config = resolve_config(recipe=name)
+    assert (config.task, config.recipe) == ("ave", name)
+
+
+def test_recipes_are_listed() -> None:
+    assert recipe_names("ave")[0] == "full"
+    assert set(recipe_names("ave")) == {"full", "avmoe", "caste", "case", "none", "audio", "visual"}
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    packaged = resolve_config()
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: {epochs: 3, batch_size: 5}\noptimiser: {lr: 0.25}\n")
+    config = resolve_config(
+        file=file,
+        assignments=["training.batch_size=7", "optimiser.lr=1e-3"],
+        given={"training.device": "cpu"},
+    )
+    assert config.training.epochs == 3  # file over recipe
+    assert config.training.batch_size == 7  # --set over file
+    assert config.optimiser.lr == 0.001  # YAML 1.1 reads 1e-3 as text; it must be a number all the same
+    assert config.training.device == "cpu"
+    assert config.training.clip_norm == packaged.training.clip_norm  # untouched neighbours stay
+
+
+def test_all_faults_come_together(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: {epochs: -3}\nsched: {name: cosine}\n")
+    text = faults_of(
+        file=file,
+        assignments=["optimiser.name=adamv", "model.modalities=sound", "optimiser.lrate=1", "nonsense"],
+    )
+    assert "6 faults" in text
+    for part in (
+        "training.epochs: -3; input should be greater than or equal to 1",
+        "sched: no such key",
+        "optimiser.name: 'adamv'; allowed: 'adam' or 'adamw'; did you mean 'adam",
+        "model.modalities: 'sound'; allowed: 'both', 'audio' or 'visual'",
+        "optimiser.lrate: no such key (value 1); allowed here: name, lr, weight_decay, head_lr_factor",
+        "did you mean 'lr'?",
+        "--set 'nonsense': allowed: key.path=value",
+        "next:",
+    ):
+        assert part in text
+    assert "did you mean 'schedule'?" in text
+
+
+def test_adapter_settings_are_checked_like_our_own() -> None:
+    assert "model.adapters.nosuch: no such key (value 1)" in faults_of(
+        assignments=["model.adapters.nosuch=1"]
+    )
+
+
+def test_a_path_through_a_single_value_is_a_fault() -> None:
+    assert "seed is a single value" in faults_of(assignments=["seed.first=1"])
+
+
+def test_unknown_recipe_and_task_name_the_known_ones() -> None:
+    assert "recipe: 'ful' is not known" in faults_of(recipe="ful")
+    assert "did you mean 'full'?" in faults_of(recipe="ful")
+    assert "task: 'avee' is not known; allowed: ave; did you mean 'ave'?" in faults_of(task="avee")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", "x" * 1_100_000],
+    ids=["list", "torn", "python", "huge"],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    assert "bad.yaml" in faults_of(file=file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "absent.yaml" in faults_of(file=tmp_path / "absent.yaml")
+
+
+def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+    config = resolve_config(recipe="avmoe", assignments=["seed=5", "stores.tokens=[a, b]"])
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+    assert isinstance(config, RunConfig)
+
+
+def test_a_config_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(resolve_config()) + "future_key: 1\n")
+    with pytest.raises(ConfigError, match="future_key"):
+        load_config(path)

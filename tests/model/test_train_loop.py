@@ -1,0 +1,309 @@
+"""The training loop: it learns, repeats exactly, accumulates exactly, and follows its schedule."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
+from caeav.model.config import RunConfig, ScheduleConfig
+from caeav.model.experiment import Experiment, load_best, prepare, reopen, train
+from caeav.model.journal import MetricsLog, read_metrics
+from caeav.model.optim import lr_factor, make_optimiser
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import METRICS, Run, create_run
+from caeav.model.train import Trainer, TrainingError, choose_device
+
+SMALL = [
+    "training.epochs=6",
+    "model.head.width=32",
+    "model.head.hidden=32",
+    "model.head.visual_in=32",
+    "model.head.audio_in=32",
+    "training.device=cpu",
+    "schedule.warmup_epochs=0",
+    "optimiser.lr=0.003",
+]
+
+
+def small_config(*more: str, recipe: str = "full") -> RunConfig:
+    return resolve_config(recipe=recipe, assignments=[*SMALL, *more], given={"dataset": "tiny"})
+
+
+def train_once(home: Home, config: RunConfig, watchers: tuple[Any, ...] = ()) -> tuple[Run, dict[str, Any]]:
+    experiment = prepare(home, config)
+    run = create_run(home, experiment.config)
+    return run, train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if not k.endswith("_s")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_home: Home) -> tuple[Run, dict[str, Any]]:
+    return train_once(tiny_home, small_config("training.epochs=12"))
+
+
+def test_it_learns_what_majority_cannot(trained: tuple[Run, dict[str, Any]]) -> None:
+    _, result = trained
+    assert result["scores"]["val"] > result["majority"]["val"] + 20
+    assert result["scores"]["test"] > result["majority"]["test"] + 15
+
+
+def test_both_modalities_are_needed(tiny_home: Home, trained: tuple[Run, dict[str, Any]]) -> None:
+    for recipe in ("audio", "visual"):
+        _, result = train_once(tiny_home, small_config("training.epochs=12", recipe=recipe))
+        assert result["scores"]["test"] < trained[1]["scores"]["test"]
+
+
+def test_the_run_folder_is_complete(trained: tuple[Run, dict[str, Any]]) -> None:
+    run, result = trained
+    for name in ("config.yaml", "inputs.json", "stores.json", "environment.json", "metrics.jsonl", "result.json",
+                 "card.md", "adapter.safetensors", "checkpoints/best.safetensors", "checkpoints/last.safetensors",
+                 "checkpoints/state.json"):  # fmt: skip
+        assert (run.folder / name).is_file(), name
+    assert [record["epoch"] for record in read_metrics(run.folder / METRICS)] == list(
+        range(1, result["epochs"] + 1)
+    )
+    assert not list(run.folder.rglob(".part-*"))
+
+
+def test_the_best_epoch_is_the_first_of_the_best_and_its_weights_are_kept(
+    tiny_home: Home, trained: tuple[Run, dict[str, Any]]
+) -> None:
+    run, result = trained
+    values = [record["accuracy"] for record in read_metrics(run.folder / METRICS)]
+    assert result["best_epoch"] == values.index(max(values)) + 1
+    experiment = reopen(tiny_home, run)
+    model = experiment.build()
+    load_best(run, model)
+    assert experiment.score(model, "val").value == pytest.approx(max(values))
+    assert experiment.score(model, "test").value == pytest.approx(result["scores"]["test"])
+
+
+def test_the_score_does_not_depend_on_the_batch_size(
+    tiny_home: Home, trained: tuple[Run, dict[str, Any]]
+) -> None:
+    run, result = trained
+    config = run.config()
+    other = config.model_copy(update={"training": config.training.model_copy(update={"batch_size": 5})})
+    experiment = prepare(tiny_home, other)
+    model = experiment.build()
+    load_best(run, model)
+    assert experiment.score(model, "test").value == pytest.approx(result["scores"]["test"])
+
+
+def test_the_test_split_is_scored_once_and_only_at_the_end(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    original = Experiment.score
+
+    def counted(self: Experiment, model: torch.nn.Module, split: str) -> Any:
+        asked.append(split)
+        return original(self, model, split)
+
+    monkeypatch.setattr(Experiment, "score", counted)
+    train_once(tiny_home, small_config("training.epochs=3", recipe="none"))
+    assert asked == ["val", "val", "val", "val", "test"]
+
+
+def test_selection_on_test_marks_run_and_card(tiny_home: Home) -> None:
+    run, result = train_once(tiny_home, small_config("training.epochs=2", "select_on=test", recipe="none"))
+    assert "selected-on-test" in run.name and result["select_on"] == "test"
+    assert "Selected on test" in (run.folder / "card.md").read_text()
+    assert {record["select_on"] for record in read_metrics(run.folder / METRICS)} == {"test"}
+
+
+def test_the_same_seed_repeats_and_another_does_not(tiny_home: Home) -> None:
+    runs = [train_once(tiny_home, small_config("training.epochs=2", f"seed={seed}"))[0] for seed in (4, 4, 5)]
+    logs = [without_times(read_metrics(run.folder / METRICS)) for run in runs]
+    weights = [(run.checkpoints / "last.safetensors").read_bytes() for run in runs]
+    assert logs[0] == logs[1] and weights[0] == weights[1]
+    assert logs[0] != logs[2]
+
+
+def test_reading_from_the_store_gives_what_reading_from_ram_gives(tiny_home: Home) -> None:
+    runs = [
+        train_once(
+            tiny_home, small_config("training.epochs=2", f"training.preload_mb={mb}", "training.workers=2")
+        )[0]
+        for mb in (0, 100)
+    ]
+    logs = [without_times(read_metrics(run.folder / METRICS)) for run in runs]
+    assert logs[0] == logs[1]
+
+
+def test_early_stop_after_so_many_epochs_without_gain(tiny_home: Home) -> None:
+    _, result = train_once(
+        tiny_home, small_config("training.epochs=30", "training.early_stop_epochs=2", "optimiser.lr=1e-9")
+    )
+    assert result["stopped_early"]
+    assert result["epochs"] == result["best_epoch"] + 2
+
+
+class Untrained(torch.nn.Module):
+    """A linear stand-in whose loss is a mean over clips, so that accumulation can be compared exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(16, 1, dtype=torch.float32)
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.head(batch.visual["visual.stage2"].mean(dim=(1, 2)))
+
+
+def linear_weights(home: Home, folder: Path, batch_size: int, accumulation: int) -> torch.Tensor:
+    class LinearTask:
+        name, metric = "linear", "accuracy"
+
+        def losses(self, output: torch.Tensor, batch: Any, config: RunConfig) -> Mapping[str, torch.Tensor]:
+            return {"mse": (output[:, 0] - batch.targets["labels"][:, 0, 0]).square().mean()}
+
+    config = small_config(
+        f"training.batch_size={batch_size}", f"training.accumulation={accumulation}", "training.epochs=2"
+    )
+    experiment = prepare(home, config)
+    torch.manual_seed(0)
+    model = Untrained()
+    from caeav.model.task import Scores
+
+    trainer = Trainer(
+        LinearTask(),
+        config,
+        model,
+        torch.device("cpu"),
+        experiment.data["train"],
+        lambda: Scores(1.0, 1),
+        folder,  # type: ignore[arg-type]
+    )
+    progress = trainer.fit()
+    assert progress.step == 2 * math.ceil(35 / (batch_size * accumulation))
+    return model.head.weight.detach()
+
+
+def test_accumulation_equals_the_large_batch_also_at_the_ragged_end(tiny_home: Home, tmp_path: Path) -> None:
+    whole = linear_weights(tiny_home, tmp_path / "a", 12, 1)
+    parts = linear_weights(tiny_home, tmp_path / "b", 3, 4)  # 35 clips: a last group of 11, a last batch of 2
+    assert torch.allclose(whole, parts, atol=1e-6)
+    assert not torch.allclose(whole, linear_weights(tiny_home, tmp_path / "c", 3, 1), atol=1e-4)
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tiny_home: Home) -> None:
+    experiment = prepare(tiny_home, small_config(recipe="none"))
+    run = create_run(tiny_home, experiment.config)
+    for x in experiment.data["train"]._stacked.values():  # type: ignore[union-attr]
+        if x.is_floating_point():
+            x[3] = float("nan")
+    with pytest.raises(TrainingError, match="the loss of epoch 1 is not a number"):
+        train(experiment, run)
+    assert not (run.checkpoints / "last.safetensors").exists()
+
+
+def test_lower_precision_trains(tiny_home: Home) -> None:
+    _, result = train_once(
+        tiny_home, small_config("training.precision=bf16", "training.epochs=2", recipe="none")
+    )
+    assert result["epochs"] == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="finds no CUDA device"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
+
+
+def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
+    assert spec and spec.loader
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    home = tiny.write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
+    with pytest.raises(CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"):
+        prepare(home, small_config())
+    assert not home.runs.exists()
+    assert prepare(home, small_config("select_on=test"))
+
+
+def test_cosine_warms_up_and_ends_at_the_floor() -> None:
+    config = ScheduleConfig(name="cosine", warmup_epochs=2, floor=0.1)
+    factors = [lr_factor(config, step, 10, 10) for step in range(100)]
+    assert factors[0] < factors[10] < factors[19] < 1.0
+    assert factors[20] == pytest.approx(1.0)
+    assert all(a >= b for a, b in itertools.pairwise(factors[20:]))
+    assert factors[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_step_schedule_is_the_reference_one() -> None:
+    config = ScheduleConfig(name="step", warmup_epochs=0, step_epochs=3, step_factor=0.35)
+    assert [lr_factor(config, 7 * epoch, 7, 9) for epoch in range(9)] == pytest.approx(
+        [1, 1, 1, 0.35, 0.35, 0.35, 0.1225, 0.1225, 0.1225]
+    )
+
+
+def test_head_and_decay_groups(tiny_home: Home) -> None:
+    experiment = prepare(tiny_home, small_config("optimiser.head_lr_factor=0.5", "optimiser.lr=0.1"))
+    model = experiment.build()
+    groups = make_optimiser(model, experiment.config.optimiser).param_groups
+    rates = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
+    assert rates.keys() == {name for name, _ in model.named_parameters()}
+    shapes = {name: p.ndim for name, p in model.named_parameters()}
+    for name, (lr, decay) in rates.items():
+        assert lr == pytest.approx(0.05 if name.startswith("head.") else 0.1)
+        assert (decay > 0) == (shapes[name] > 1)
+
+
+def test_foreign_weights_are_refused_with_every_difference(tiny_home: Home, tmp_path: Path) -> None:
+    model = prepare(tiny_home, small_config(recipe="none")).build()
+    state = dict(model.state_dict())
+    first, second, *_ = state
+    del state[first]
+    state["stranger.weight"] = torch.zeros(2)
+    state[second] = torch.zeros(3, 3, 3)
+    write_tensors(tmp_path / "w.safetensors", state, {})
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_into(model, read_tensors(tmp_path / "w.safetensors")[0], tmp_path / "w.safetensors")
+    text = str(caught.value)
+    assert f"1 missing: {first}" in text and "1 unexpected: stranger.weight" in text
+    assert f"1 of another shape: {second} [3, 3, 3]" in text
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04K\x01.", b"\xff" * 64], ids=["empty", "pickle", "noise"])
+def test_a_damaged_checkpoint_is_an_error_in_words(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(damage)
+    with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
+        read_tensors(path)
+
+
+def test_the_adapter_holds_what_is_trained_and_says_what_it_is_for(
+    trained: tuple[Run, dict[str, Any]],
+) -> None:
+    run, result = trained
+    tensors, facts = read_tensors(run.folder / "adapter.safetensors")
+    assert sum(result["parameters"].values()) <= sum(x.numel() for x in tensors.values())
+    assert facts["inputs"]["classes"] == ["bell", "dog", "drum"]
+    frozen = torch.nn.Linear(2, 2)
+    frozen.weight.requires_grad_(False)
+    assert list(trainable_state(frozen)) == ["bias"]
+
+
+def test_a_torn_metrics_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"epoch": 1}) + "\n" + '{"epoch": 2, "lo')
+    assert read_metrics(path) == [{"epoch": 1}]

@@ -1,0 +1,226 @@
+"""Interrupted trainings: stopped anywhere and resumed, they end as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import caeav.model.resume as resume_module
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.model.experiment import Experiment, prepare, reopen, train
+from caeav.model.journal import MetricsLog, read_metrics
+from caeav.model.resolve import resolve_config
+from caeav.model.resume import BEST, LAST, PENDING, Progress, settle_best
+from caeav.model.runs import METRICS, Run, create_run
+
+SMALL = [
+    "training.epochs=6",
+    "training.batch_size=8",
+    "training.device=cpu",
+    "model.adapters.avmoe.latents=4",
+    "model.head.width=16",
+    "model.head.hidden=16",
+    "model.head.visual_in=16",
+    "model.head.audio_in=16",
+]
+
+
+def new_run(home: Home) -> tuple[Experiment, Run]:
+    experiment = prepare(home, resolve_config(assignments=SMALL, given={"dataset": "tiny"}))
+    return experiment, create_run(home, experiment.config)
+
+
+def go(experiment: Experiment, run: Run, *watchers: Any) -> dict[str, Any]:
+    return train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if not k.endswith("_s")} for r in read_metrics(run.folder / METRICS)]
+
+
+def files(run: Run) -> dict[str, bytes]:
+    return {name: (run.checkpoints / name).read_bytes() for name in (LAST, BEST, "state.json")}
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in result.items() if k != "run"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_home: Home) -> tuple[Run, dict[str, Any]]:
+    experiment, run = new_run(tiny_home)
+    return run, go(experiment, run)
+
+
+def assert_the_same(run: Run, result: dict[str, Any], undisturbed: tuple[Run, dict[str, Any]]) -> None:
+    assert metrics(run) == metrics(undisturbed[0])
+    assert files(run) == files(undisturbed[0])
+    assert comparable(result) == comparable(undisturbed[1])
+
+
+class StopError(Exception):
+    pass
+
+
+class StopAt:
+    """Raises at the given batch of the given epoch, or when an epoch is reported (`batch` None)."""
+
+    def __init__(self, epoch: int, batch: int | None) -> None:
+        self._epoch, self._batch, self._seen = epoch, batch, 0
+
+    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+        pass
+
+    def batch(self, epoch: int, clips: int) -> None:
+        if epoch == self._epoch and self._batch is not None:
+            self._seen += 1
+            if self._seen == self._batch:
+                raise StopError
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        if record["epoch"] == self._epoch and self._batch is None:
+            raise StopError
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 2), (3, 1), (4, None), (6, 5)])
+def test_stopped_in_any_epoch(
+    tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]], epoch: int, batch: int | None
+) -> None:
+    experiment, run = new_run(tiny_home)
+    with pytest.raises(StopError):
+        go(experiment, run, StopAt(epoch, batch))
+    torch.manual_seed(random.randrange(1 << 30))  # whatever state the new process happens to be in
+    assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
+
+
+@pytest.mark.parametrize("at", ["write_tensors", "settle_best", "publish_text"])
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_stopped_between_any_two_files_of_the_state(
+    tiny_home: Home,
+    undisturbed: tuple[Run, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    epoch: int,
+) -> None:
+    """Before the last weights, after them but before the best get their name, and before the readable copy."""
+    experiment, run = new_run(tiny_home)
+    original = getattr(resume_module, at)
+
+    def stop(*given: Any, **named: Any) -> Any:
+        first = given[0]
+        reached = metrics(run)[-1]["epoch"] if metrics(run) else 0
+        if reached == epoch and not (at == "write_tensors" and first.name == PENDING):
+            raise StopError
+        return original(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resume_module, at, stop)
+        with pytest.raises(StopError):
+            go(experiment, run)
+    assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
+
+
+def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_path: Path) -> None:
+    from caeav.model.checkpoint import write_tensors
+
+    for epoch, name in ((2, BEST), (5, PENDING)):
+        write_tensors(tmp_path / name, {"x": torch.full((1,), float(epoch))}, {"epoch": epoch})
+    settle_best(tmp_path, Progress(epoch=4, best_epoch=2))
+    assert not (tmp_path / PENDING).exists()
+    assert resume_module.read_facts(tmp_path / BEST)["epoch"] == 2
+
+
+CHILD = """
+import sys
+from caeav.manifests.home import Home
+from caeav.model.experiment import reopen, train
+from caeav.model.journal import MetricsLog
+from caeav.model.runs import METRICS, Run
+from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[3]))
+home, run = Home(Path(sys.argv[1])), Run(Path(sys.argv[2]))
+print("ready", flush=True)
+train(reopen(home, run), run, [MetricsLog(run.folder / METRICS)])
+"""
+
+
+def child(home: Home, run: Run) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(home.root), str(run.folder), str(torch.get_num_threads())],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_at_random_moments(tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]]) -> None:
+    """SIGKILL, three times, each somewhere in the run; then the rest in peace."""
+    seed = int(os.environ.get("CAEAV_KILL_SEED", random.randrange(1 << 30)))
+    print(f"CAEAV_KILL_SEED={seed}")
+    chance = random.Random(seed)
+    _, run = new_run(tiny_home)
+    for _ in range(3):
+        process = child(tiny_home, run)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.0, 2.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    process = child(tiny_home, run)
+    assert process.wait(timeout=300) == 0
+    result = run.result()
+    assert result is not None
+    assert_the_same(run, result, undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(
+    tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]]
+) -> None:
+    run, result = undisturbed
+    before = files(run)
+
+    class Never:
+        def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+            assert progress.epoch == epochs
+
+        def batch(self, epoch: int, clips: int) -> None:
+            raise AssertionError("learnt from a batch")
+
+        def epoch(self, record: Mapping[str, Any]) -> None:
+            raise AssertionError("another epoch")
+
+        def end(self) -> None:
+            pass
+
+    assert comparable(go(reopen(tiny_home, run), run, Never())) == comparable(result)
+    assert files(run) == before
+
+
+def test_a_run_whose_labels_changed_is_not_resumed(tiny_home: Home) -> None:
+    import json
+
+    experiment, run = new_run(tiny_home)
+    with pytest.raises(StopError):
+        go(experiment, run, StopAt(2, 1))
+    stores = json.loads((run.folder / "stores.json").read_text())
+    stores["labels"] = "0" * 64
+    stores["stores"][1]["digest"] = "1" * 64
+    (run.folder / "stores.json").write_text(json.dumps(stores))
+    with pytest.raises(CaeavError, match="has changed") as caught:
+        reopen(tiny_home, run)
+    assert "labels or splits of tiny: 000000000000" in str(caught.value)
+    assert "captions store stores/tiny/captions-tinycaptions" in str(caught.value)
