@@ -15,6 +15,7 @@ from caeav.manifests.home import Home
 from caeav.pipeline.store import (
     ArraySpec,
     Description,
+    Record,
     Report,
     StoreReader,
     describe,
@@ -78,53 +79,70 @@ def show(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a store's recipe, arrays, counts, quarantine and notes, or one record."""
-    reader = StoreReader.open(_find(target, name, home), allow_partial=True)
-    for remark in reader.remarks:
-        say(printable(remark))
-    if key is not None:
-        _show_record(reader, key, as_json)
-        return
-    facts = describe(reader)
+    """Show recipe, arrays, counts, quarantine and notes of a store or of all of a data set's; or one record."""
+    readers = [StoreReader.open(path, allow_partial=True) for path in _find(target, name, home)]
+    for reader in readers:
+        for remark in reader.remarks:
+            say(printable(remark))
     if as_json:
-        recipe = {"fingerprint": reader.recipe.fingerprint, "recipe": reader.recipe.as_json()}
-        print_json({"path": str(reader.path), **recipe, **asdict(facts)})
+        print_json([_record_json(reader, key) if key else _facts_json(reader) for reader in readers])
         return
-    _print_facts(reader, facts)
+    for i, reader in enumerate(readers):
+        print("\n" if i else "", end="")
+        if key is not None:
+            _print_record(reader, key)
+        else:
+            _print_facts(reader, describe(reader))
 
 
 @commands.command(name="verify")
 def verify_command(
     target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Read everything and compare it with every checksum; exit status 1 unless the store is finished and sound."""
-    path = _find(target, name, home)
-    total = sum(shard.stat().st_size for shard in path.glob("shards/*.tar"))
+    """Read everything and compare it with every checksum; exit status 1 unless all is finished and sound."""
+    paths = _find(target, name, home)
+    total = sum(shard.stat().st_size for path in paths for shard in path.glob("shards/*.tar"))
     with tqdm(total=total, unit="B", unit_scale=True, desc="verify", leave=False, delay=0.5) as bar:
-        report = verify(path, bar.update)
+        reports = [verify(path, bar.update) for path in paths]
     if as_json:
-        print_json(asdict(report) | {"path": str(path), "sound": report.sound})
+        print_json([asdict(report) | {"path": str(report.path), "sound": report.sound} for report in reports])
     else:
-        _print_report(report)
-    if not report.sound:
+        for report in reports:
+            print(report.path)
+            _print_report(report)
+    if not all(report.sound for report in reports):
         raise typer.Exit(1)
 
 
-def _find(target: str, name: str | None, home: Path | None) -> Path:
+def _find(target: str, name: str | None, home: Path | None) -> list[Path]:
+    """A folder; or the one store called `name`; or all stores of a data set, at least one."""
     path = Path(target)
-    is_path = "/" in target or (path / "recipe.json").is_file()
-    return path if is_path else find_store(Home.find(home).stores, target, name=name)
+    if "/" in target or (path / "recipe.json").is_file():
+        return [path]
+    stores = Home.find(home).stores
+    there = [info.path for info in list_stores(stores) if info.dataset == target]
+    return there if name is None and there else [find_store(stores, target, name=name)]
 
 
-def _show_record(reader: StoreReader, key: str, as_json: bool) -> None:
+def _facts_json(reader: StoreReader) -> dict[str, Any]:
+    recipe = {"fingerprint": reader.recipe.fingerprint, "recipe": reader.recipe.as_json()}
+    return {"path": str(reader.path), **recipe, **asdict(describe(reader))}
+
+
+def _record_json(reader: StoreReader, key: str) -> dict[str, Any]:
     record = reader.read(key)
-    specs = {name: ArraySpec(array.shape, str(array.dtype)) for name, array in record.arrays.items()}
-    if as_json:
-        print_json(
-            {"key": key, "arrays": {n: asdict(s) for n, s in specs.items()}, "info": dict(record.info)}
-        )
-        return
-    _print_arrays(specs)
+    arrays = {name: asdict(spec) for name, spec in _specs(record).items()}
+    return {"path": str(reader.path), "key": key, "arrays": arrays, "info": dict(record.info)}
+
+
+def _specs(record: Record) -> dict[str, ArraySpec]:
+    return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in record.arrays.items()}
+
+
+def _print_record(reader: StoreReader, key: str) -> None:
+    record = reader.read(key)
+    print(reader.path)
+    _print_arrays(_specs(record))
     print()
     print_table(("fact", "value"), sorted((name, _shown(value)) for name, value in record.info.items()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -92,14 +93,24 @@ def test_show_says_what_is_in_a_store(toy, three, caeav):
     text = caeav("show", folder).stdout
     for part in ("float16", "10 x 6 x 8", "visual.stage1", "no such file", "no_audio", "9 of 10"):
         assert part in text
-    shown = json.loads(caeav("show", "toy", "--store", three[0].fingerprint[:8], "--json").stdout)
+    (shown,) = json.loads(caeav("show", "toy", "--store", three[0].fingerprint[:8], "--json").stdout)
     assert shown["arrays"]["visual.stage1"] == {"shape": [10, 6, 8], "dtype": "float16"}
     assert shown["quarantine"] == [["decode", "no such file", 1]]
     assert shown["notes"] == [["no_audio", 9]] and shown["no_audio"] == 9 and shown["missing"] == 0
-    record = json.loads(caeav("show", folder, "--key", "clip003", "--json").stdout)
+    (record,) = json.loads(caeav("show", folder, "--key", "clip003", "--json").stdout)
     assert record["info"]["audio_ok"] == [False] * 10 and "audio.mask" in record["arrays"]
     assert "holds no store" in str(caeav("show", str(toy.stores / "nowhere")).exception)
     assert isinstance(caeav("show", folder, "--key", "clip002").exception, CaeavError)
+
+
+def test_a_data_sets_name_means_all_of_its_stores(toy, three, caeav):
+    mine = [folder.name for folder in toy.dataset.iterdir() if (folder / "recipe.json").is_file()]
+    shown = json.loads(caeav("show", "toy", "--json").stdout)
+    assert len(mine) > 1 and sorted(Path(facts["path"]).name for facts in shown) == sorted(mine)
+    verified = caeav("verify", "toy", "--json")
+    assert sorted(Path(report["path"]).name for report in json.loads(verified.stdout)) == sorted(mine)
+    assert verified.exit_code == 1  # one of them is not finished
+    assert isinstance(caeav("verify", "unknown").exception, CaeavError)
 
 
 def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
@@ -111,7 +122,7 @@ def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
     data[800] ^= 4
     shard.write_bytes(data)
     damaged = caeav("verify", str(toy.folder), "--json")
-    report = json.loads(damaged.stdout)
+    (report,) = json.loads(damaged.stdout)
     assert damaged.exit_code == 1 and not report["sound"]
     assert [(p["where"], p["key"]) for p in report["problems"]] == [("shards/000001.tar", "clip004")]
 
