@@ -57,9 +57,9 @@ def write_timeline(
     rows = [row for prediction in predictions for row in prediction.rows()]
     has_agreement = rows[0]["agreement"] is not None
     heights = {
-        "frames": 1.0 if len(frames) == len(rows) else 0.0,
-        "events": 2.4,
-        "agreement": 1.1 if has_agreement else 0.0,
+        "frames": 0.85 if len(frames) == len(rows) else 0.0,
+        "events": 1.7,
+        "agreement": 0.8 if has_agreement else 0.0,
     }
     panels = {name: height for name, height in heights.items() if height}
     width = min(max(0.95 * len(rows), 9.0), 40.0)

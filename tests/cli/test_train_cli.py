@@ -1,0 +1,163 @@
+"""`caeav train`, `eval` and `runs` as a user meets them, on tiny stores."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from caeav.cli import evaluate, runs, train
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+
+FAST = ["--set", "training.epochs=2", "--set", "model.head.width=16", "--recipe", "none", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The tiny stores that the tests of `model` train on."""
+    path = Path(__file__).parents[1] / "model" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("tiny_stores", path)
+    assert spec and spec.loader
+    stores = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stores)
+    made: Home = stores.write_tiny_home(tmp_path_factory.mktemp("cli") / "home")
+    return made
+
+
+def call(home: Home, *arguments: str) -> Result:
+    app = typer.Typer()
+    for module in (train, evaluate, runs):
+        module.register(app)
+    command, *rest = arguments
+    return CliRunner().invoke(app, [command, *rest, "--home", str(home.root)])
+
+
+def refused(result: Result) -> str:
+    assert isinstance(result.exception, CaeavError), result.output
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def trained(home: Home) -> dict[str, Any]:
+    result = call(home, "train", "--dataset", "tiny", *FAST, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_train_says_what_joins_what_and_what_to_do_next(home: Home) -> None:
+    result = call(home, "train", "--dataset", "tiny", *FAST)
+    assert result.exit_code == 0
+    for part in (
+        "ave / none on tiny",
+        "tokens-tinytokens-",
+        "train 35 (+1 in quarantine), val 12, test 12",
+        "trainable",
+        "clip035",
+        "next: caeav predict FILE --run",
+        "caeav eval --run",
+    ):
+        assert part in result.stderr
+    assert "majority %" in result.stdout and "test" in result.stdout
+
+
+def test_eval_gives_the_number_of_the_training(home: Home, trained: dict[str, Any]) -> None:
+    for split in ("val", "test"):
+        scored = json.loads(call(home, "eval", "--run", trained["run"], "--split", split, "--json").stdout)
+        assert scored["score"] == pytest.approx(trained["scores"][split])
+        assert scored["majority"] == pytest.approx(trained["majority"][split])
+        assert scored["clips"] == 12
+    table = call(home, "eval", "--run", trained["run"])
+    assert "background" in table.stdout and f"{trained['scores']['test']:.2f}" in table.stdout
+    assert "note:" not in table.stderr
+
+
+def test_per_class_rows_add_up_to_the_score(home: Home, trained: dict[str, Any]) -> None:
+    scored = json.loads(call(home, "eval", "--run", trained["run"], "--json").stdout)
+    seconds = sum(row["seconds"] for row in scored["per_class"])
+    assert seconds == 12 * 6
+    hits = sum(row["seconds"] * row["accuracy"] for row in scored["per_class"])
+    assert hits / seconds == pytest.approx(scored["score"])
+
+
+def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
+    result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "3,4", "--json")
+    group = json.loads(result.stdout)
+    values = group["scores"]["val"]["values"]
+    assert group["seeds"] == [3, 4] and len(values) == 2
+    assert group["scores"]["val"]["mean"] == pytest.approx(sum(values) / 2)
+    assert group["scores"]["val"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    shown = call(home, "runs", "show", group["group"])
+    assert "deviation" in shown.stdout and group["runs"][1] in shown.stderr
+    listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
+    assert {listed[run]["group"] for run in group["runs"]} == {group["group"]}
+
+
+def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
+    listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
+    assert listed[trained["run"]]["test"] == pytest.approx(trained["scores"]["test"])
+    assert trained["run"] in call(home, "runs", "ls").stdout
+    facts = json.loads(call(home, "runs", "show", trained["run"], "--json").stdout)
+    assert facts["config"]["training"]["epochs"] == 2 and facts["stores"]["stores"][0]["kind"] == "tokens"
+    card = call(home, "runs", "show", trained["run"]).stdout
+    assert "## Scores" in card and "caeav train --task ave --recipe none --dataset tiny" in card
+
+
+def test_a_finished_run_is_not_trained_again(home: Home, trained: dict[str, Any]) -> None:
+    result = call(home, "train", "--resume", trained["run"], "--json")
+    assert "is finished; nothing to do" in result.stderr
+    assert json.loads(result.stdout) == trained
+
+
+def test_resume_takes_no_other_choices(home: Home, trained: dict[str, Any]) -> None:
+    text = refused(call(home, "train", "--resume", trained["run"], "--set", "seed=3", "--seeds", "1"))
+    assert "--set, --seeds cannot change it" in text
+
+
+def test_wrong_settings_are_told_together_and_nothing_is_made(home: Home) -> None:
+    before = sorted(home.runs.iterdir()) if home.runs.exists() else []
+    text = refused(
+        call(
+            home,
+            "train",
+            "--dataset",
+            "tiny",
+            "--set",
+            "training.epoch=2",
+            "--set",
+            "seed=-1",
+            "--recipe",
+            "fulll",
+        )
+    )
+    for part in ("3 faults", "did you mean 'epochs'?", "seed: -1", "did you mean 'full'?"):
+        assert part in text
+    assert (sorted(home.runs.iterdir()) if home.runs.exists() else []) == before
+
+
+@pytest.mark.parametrize("text", ["a", "1,1", "-1", ""])
+def test_strange_seeds(home: Home, text: str) -> None:
+    assert "--seeds 0,1,2" in refused(call(home, "train", "--dataset", "tiny", f"--seeds={text}"))
+
+
+def test_an_unknown_run_names_the_known_ones(home: Home, trained: dict[str, Any]) -> None:
+    assert trained["run"] in refused(call(home, "eval", "--run", "nosuchrun"))
+
+
+def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
+    assert "caeav extract --dataset ave" in refused(call(home, "train"))
+
+
+def test_every_recipe_is_named_in_the_help() -> None:
+    from caeav.model.resolve import recipe_names
+
+    app = typer.Typer()
+    train.register(app)
+    text = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
+    assert [name for name in recipe_names("ave") if name not in text] == []

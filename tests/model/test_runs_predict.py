@@ -1,0 +1,160 @@
+"""Run folders found and read back, and predictions from arrays with their reports."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.model.experiment import prepare, reopen, train
+from caeav.model.groups import summarise_group
+from caeav.model.predict import BACKGROUND, Prediction, Predictor
+from caeav.model.report import report_json, write_json, write_timeline
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import Run, RunError, create_run, find_run, list_runs, summarise
+
+
+@pytest.fixture(scope="module")
+def run(tiny_home: Home) -> Run:
+    sets = [
+        "training.epochs=3",
+        "model.head.width=16",
+        "model.adapters.avmoe.enabled=false",
+        "training.device=cpu",
+    ]
+    experiment = prepare(tiny_home, resolve_config(assignments=sets, given={"dataset": "tiny"}))
+    made = create_run(tiny_home, experiment.config)
+    train(experiment, made)
+    return made
+
+
+def arrays_of(home: Home, run: Run, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    joined = reopen(home, run).joined
+    record = joined.tokens[0].read(key)
+    assert joined.captions is not None
+    return {**record.arrays, **joined.captions.read(key).arrays}, dict(record.info)
+
+
+def test_predictions_add_up_to_the_test_score(tiny_home: Home, run: Run) -> None:
+    """One clip at a time by arrays gives what batches from the store gave."""
+    predictor = Predictor.load(run, "cpu")
+    joined = reopen(tiny_home, run).joined
+    hits = total = 0
+    for clip in joined.splits["test"]:
+        arrays, info = arrays_of(tiny_home, run, clip.key)
+        prediction = predictor.predict(clip.key, arrays, info)
+        [event] = clip.events
+        truth = [event.label if event.start_s <= t < event.end_s else BACKGROUND for t in range(6)]
+        hits += sum(a == b for a, b in zip(truth, prediction.events, strict=True))
+        total += 6
+        assert prediction.agreement is not None and all(0 <= a <= 1 for a in prediction.agreement)
+        assert np.allclose(prediction.table.sum(axis=1), 1, atol=1e-5)
+        chosen = [(*prediction.classes, BACKGROUND).index(name) for name in prediction.events]
+        assert np.allclose(prediction.probability, prediction.table[range(6), chosen])
+    result = run.result()
+    assert result is not None
+    assert 100 * hits / total == pytest.approx(result["scores"]["test"])
+
+
+def test_arrays_that_do_not_fit_are_refused_by_name(tiny_home: Home, run: Run) -> None:
+    arrays, info = arrays_of(tiny_home, run, "clip000")
+    arrays["visual.stage2"] = arrays["visual.stage2"][:, :2]
+    del arrays["audio_caption"]
+    with pytest.raises(CaeavError) as caught:
+        Predictor.load(run, "cpu").predict("clip000", arrays, info)
+    assert r"visual.stage2: [6, 2, 16]; allowed: [6, 4, 16]" in str(caught.value)
+    assert "audio_caption: absent; allowed: [5, 16]" in str(caught.value)
+
+
+def test_a_run_tells_the_recipes_of_its_stores(tiny_home: Home, run: Run) -> None:
+    joined = reopen(tiny_home, run).joined
+    recipes = run.recipes()
+    assert recipes["tokens"].fingerprint == joined.tokens[0].recipe.fingerprint
+    assert joined.captions is not None
+    assert recipes["captions"].fingerprint == joined.captions.recipe.fingerprint
+
+
+def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
+    events = ("bell", "bell", BACKGROUND, "dog", BACKGROUND, "bell")
+    table = np.full((6, 3), 0.1, np.float32)
+    for t, name in enumerate(events):
+        table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
+    return Prediction(
+        "clip", start_s, 1.0, ("bell", "dog"), events, (0.8,) * 6, table, (0.5,) * 6 if agreement else None
+    )
+
+
+def test_spans_join_neighbours_only() -> None:
+    assert some_prediction(10.0).spans() == [("bell", 10.0, 12.0), ("dog", 13.0, 14.0), ("bell", 15.0, 16.0)]
+
+
+def test_json_holds_rows_events_and_facts(tmp_path: Path) -> None:
+    write_json([some_prediction(agreement=False)], tmp_path / "p.json", {"run": "r"})
+    value = json.loads((tmp_path / "p.json").read_text())
+    assert value == json.loads(json.dumps(report_json([some_prediction(agreement=False)], {"run": "r"})))
+    assert value["run"] == "r" and value["classes"] == ["bell", "dog", BACKGROUND]
+    assert value["segments"][3]["event"] == "dog" and value["segments"][3]["agreement"] is None
+    assert value["events"][1] == {"event": "dog", "start_s": 3.0, "end_s": 4.0}
+
+
+@pytest.mark.parametrize("agreement", [True, False])
+@pytest.mark.parametrize("frames", [True, False])
+def test_the_timeline_is_a_picture(tmp_path: Path, agreement: bool, frames: bool) -> None:
+    pictures = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(6)] if frames else []
+    path = tmp_path / "t.png"
+    write_timeline([some_prediction(agreement=agreement)], path, "name with $math$ and \x1b[31m", pictures)
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    assert width > 800 and height > 200
+
+
+def test_runs_are_found_by_name_part_folder_and_last(tiny_home: Home, run: Run) -> None:
+    assert find_run(tiny_home, run.name).folder == run.folder
+    assert find_run(tiny_home, str(run.folder)).folder == run.folder
+    assert find_run(tiny_home, "last") == list_runs(tiny_home)[-1]
+    with pytest.raises(RunError, match=r"fits \d+ runs"):
+        create_run(tiny_home, run.config())
+        find_run(tiny_home, "-ave-full-s0")
+
+
+def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    config = resolve_config()
+    names = [create_run(home, config).name for _ in range(3)]
+    assert len(set(names)) == 3
+    assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
+
+
+def test_no_runs_at_all_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="caeav train --task ave"):
+        find_run(Home(tmp_path), "x")
+
+
+def test_a_damaged_run_is_listed_as_such(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    run = create_run(home, resolve_config())
+    (run.folder / "result.json").write_text("{")
+    assert summarise(run)["state"] == "damaged"
+    with pytest.raises(RunError, match="cannot read"):
+        run.result()
+
+
+def test_unfinished_runs_cannot_predict(tmp_path: Path, run: Run) -> None:
+    other = create_run(Home(tmp_path / "home"), run.config())
+    other.write("inputs.json", run.inputs().as_json())
+    assert other.inputs() == run.inputs()
+    with pytest.raises(CaeavError, match=f"caeav train --resume {other.name}"):
+        Predictor.load(other, "cpu")
+
+
+def test_a_group_of_one_has_no_deviation() -> None:
+    result = {"task": "ave", "recipe": "full", "dataset": "d", "metric": "accuracy", "select_on": "val", "run": "r",
+              "seed": 0, "scores": {"val": 50.0}, "majority": {"val": 40.0}}  # fmt: skip
+    assert summarise_group("g", [result])["scores"]["val"] == {"mean": 50.0, "std": 0.0, "values": [50.0]}
