@@ -22,6 +22,7 @@ class BaseDecoder(ABC):
     """A `Decoder` but for `name`, `version` and `read`."""
 
     name: str
+    first_audio_only = False  # the library cannot be told which audio stream to read
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -37,7 +38,7 @@ class BaseDecoder(ABC):
         """Decode one clip; raises `DecodeError`."""
         if start_s < 0:
             raise DecodeError(f"the clip starts at {start_s} s; the earliest possible start is 0 s")
-        facts = probe(path, self.limits)
+        facts = probe(path, self.limits, first_audio=self.first_audio_only)
         if facts.end_s is not None and start_s >= facts.end_s:
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         promised = scan(facts, start_s, sampling.seconds, self.limits)

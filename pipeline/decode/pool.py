@@ -180,7 +180,12 @@ class WorkerPool:
         try:
             message = worker.read()
         except (EOFError, OSError, WireError) as error:
-            self._accident(worker, run, str(error) if isinstance(error, WireError) else "")
+            said = (
+                f"its process sent something that is no message: {error}"
+                if isinstance(error, WireError)
+                else ""
+            )
+            self._accident(worker, run, said)
             return
         if message is not None:
             self._heed(worker, message, run)

@@ -15,6 +15,7 @@ import av
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.opening import opened
+from caeav.pipeline.decode.sound import channel_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
 
 def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
     context = stream.codec_context
-    names = tuple(channel.name for channel in stream.layout.channels) if context else ()
+    names = channel_names([channel.name for channel in stream.layout.channels]) if context else ()
     rate = int(stream.rate or 0) if context else 0
     limits.check("audio channels", len(names), limits.audio_channels)
     limits.check("audio rate", rate, limits.audio_rate_hz, " Hz")
@@ -127,13 +128,18 @@ def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
     )
 
 
-def probe(path: str, limits: Limits | None = None) -> MediaFacts:
-    """Read a container's header; raises `DecodeError` when it is no media, has no stream, or is past a limit."""
+def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False) -> MediaFacts:
+    """Read a container's header; `first_audio` takes the first audio stream instead of the best.
+
+    Raises `DecodeError` when it is no media, has no stream, or is past a limit.
+    """
     limits = limits or Limits()
     with opened(path, limits) as container:
         origin_s = (container.start_time or 0) / av.time_base
         video, videos = _chosen(container, "video")
         audio, audios = _chosen(container, "audio")
+        if first_audio and audios:
+            audio = container.streams.audio[0]
         if video is None and audio is None:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
             raise DecodeError(f"{Path(path).name} has no video and no audio stream (streams: {kinds})")

@@ -28,6 +28,23 @@ _WEIGHTS = {
 }
 
 
+_USUAL = {
+    1: ("FC",),
+    2: ("FL", "FR"),
+    3: ("FL", "FR", "LFE"),
+    4: ("FL", "FR", "FC", "BC"),
+    5: ("FL", "FR", "FC", "BL", "BR"),
+    6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
+    7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+    8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
+}  # FFmpeg's guess for a stream that only counts its channels
+
+
+def channel_names(said: Sequence[str]) -> tuple[str, ...]:
+    """The channels' names, guessed from their number where the stream does not name them."""
+    return tuple(said) if all(name in _WEIGHTS for name in said) else _USUAL.get(len(said), tuple(said))
+
+
 def weights(channels: Sequence[str]) -> Float:
     """FFmpeg's weight of each channel in a mono mix, not normalised; a single channel counts 1."""
     if len(channels) < 2:
@@ -46,8 +63,8 @@ def mixed_to_mono(samples: NDArray[np.generic], channels: Sequence[str]) -> Floa
         values = samples.astype(np.float32, copy=False)
     if len(values) == 1:
         return np.ascontiguousarray(values[0])
-    named = channels if len(channels) == len(values) else ["FL", "FR", *["other"] * (len(values) - 2)]
-    mix = weights(named)
+    named = channels if len(channels) == len(values) else [""] * len(values)
+    mix = weights(channel_names(named))
     mono: Float = (mix / mix.sum()) @ values
     return mono
 
@@ -160,7 +177,8 @@ class SoundLine:
 
     def _agreed(self, offsets: list[float]) -> float:
         """The start that all rounded times allow: the first one if it does, else the middle of what does."""
-        low, high = max(offsets) - self.tick_s / 2, min(offsets) + self.tick_s / 2
+        half_s = self.tick_s / 2 + 1e-9
+        low, high = max(offsets) - half_s, min(offsets) + half_s
         if self.tick_s * self.rate_hz <= 1.0 or low > high or low <= offsets[0] <= high:
             return offsets[0]
         return (low + high) / 2

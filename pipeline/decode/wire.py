@@ -45,7 +45,7 @@ class Message:
 
 def packed(kind: str, data: Mapping[str, Any], arrays: Arrays | None = None) -> list[Any]:
     """The buffers of a message, to be sent one after the other; arrays are not copied."""
-    parts = {name: np.ascontiguousarray(array) for name, array in (arrays or {}).items()}
+    parts = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     for name, array in parts.items():
         if array.dtype.name not in DTYPES:
             raise TypeError(f"array {name!r} has dtype {array.dtype}, which cannot be sent")

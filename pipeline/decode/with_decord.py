@@ -1,4 +1,5 @@
-"""Decoding with decord, around its traps: only `get_batch`, never `seek`; sound as a whole mono track only.
+"""Decoding with decord, around its traps: only `get_batch`, never `seek`; sound as a whole mono track only,
+and of the first audio stream.
 
 Asked for several channels it returns memory nobody wrote, so it mixes them itself, but too loud: the sum of
 the weights is taken out again. It is quiet about lost sound, leaks with every `AudioReader` (let the worker
@@ -18,10 +19,14 @@ import numpy as np
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.opening import library_message
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import Sound, weights
+
+EXACT_CONTAINERS = ("mov", "matroska", "avi")
+"""Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
 
 
 def _library() -> Any:
@@ -47,6 +52,7 @@ class DecordDecoder(BaseDecoder):
     """decord 0.6; brings its own (old) FFmpeg."""
 
     name = "decord"
+    first_audio_only = True
 
     def version(self) -> str:
         """decord's version."""
@@ -54,6 +60,9 @@ class DecordDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by index, then the whole sound track."""
+        container = plan.facts.container
+        if plan.facts.video and not any(name in container.split(",") for name in EXACT_CONTAINERS):
+            raise DecodeError(f"decord gives wrong pictures of {container} files", hint="use --decoder pyav")
         video = self._pictures(plan) if plan.facts.video else None
         audio = self._sound(plan) if plan.facts.audio else None
         return video, audio
@@ -93,7 +102,7 @@ class DecordDecoder(BaseDecoder):
         video = plan.facts.video
         assert video is not None
         starts = np.asarray(reader.get_frame_timestamp(range(count)))[:, 0].astype(np.float64)
-        starts -= plan.facts.origin_s
+        starts += video.start_s - starts[0]  # decord counts from the first picture
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
             return [float(s) for s in starts]

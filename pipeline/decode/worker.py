@@ -43,7 +43,7 @@ class Worker:
         self.sock = ours
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         code = f"from caeav.pipeline.decode.child import main; main({theirs.fileno()})"
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+        self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,148 @@
+"""Media written for these tests: pictures that say their own number, sound known to the sample."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
+from caeav.pipeline.decode.registry import decoders
+
+BITS, BLOCK = 10, 16
+SIZE = (BITS * BLOCK, 4 * BLOCK)  # width, height
+
+
+def number_picture(number: int) -> np.ndarray[Any, Any]:
+    """A grey picture whose upper half shows `number` as black and white blocks, highest bit left."""
+    picture = np.full((SIZE[1], SIZE[0], 3), 90, dtype=np.uint8)
+    for bit in range(BITS):
+        at = BLOCK * (BITS - 1 - bit)
+        picture[: 2 * BLOCK, at : at + BLOCK] = 235 if number >> bit & 1 else 16
+    return picture
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` was told; times are of the container's clock."""
+
+    path: Path
+    picture_s: tuple[float, ...]
+    sound: np.ndarray[Any, Any]
+    rate_hz: int
+
+
+Write = Callable[..., Written]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write(name, picture_s=..., sound=...)`: a file in the format of its suffix; sound is int16 `[C, n]`."""
+
+    def make(
+        name: str,
+        *,
+        picture_s: Sequence[float] | None = None,
+        sound: np.ndarray[Any, Any] | None = None,
+        rate_hz: int = 32000,
+        sound_from_s: float = 0.0,
+        video_codec: str = "libx264",
+        sound_codec: str = "pcm_s16le",
+        layout: str = "mono",
+        rotation: int = 0,
+        clock: int = 30000,
+    ) -> Written:
+        path = tmp_path / name
+        pcm = np.zeros((1, 0), dtype=np.int16) if sound is None else np.atleast_2d(sound)
+        with av.open(str(path), "w") as out:
+            todo: list[tuple[float, Any, Any]] = []
+            if picture_s is not None:
+                video = out.add_stream(video_codec, rate=30)
+                video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+                video.codec_context.time_base = video.time_base = Fraction(1, clock)
+                if rotation:
+                    video.set_display_rotation(rotation)
+                if video_codec == "libx264":
+                    video.options = {"crf": "18", "preset": "veryfast", "g": "25", "bf": "2"}
+                todo += [(at, video, number) for number, at in enumerate(picture_s)]
+            if pcm.size:
+                audio = out.add_stream(sound_codec, rate=rate_hz, layout=layout)
+                step = 1024
+                todo += [(sound_from_s + at / rate_hz, audio, at) for at in range(0, pcm.shape[1], step)]
+            for at_s, stream, item in sorted(todo, key=lambda entry: entry[0]):
+                if stream.type == "video":
+                    frame = av.VideoFrame.from_ndarray(number_picture(item), format="rgb24")
+                    frame.pts, frame.time_base = round(at_s * clock), Fraction(1, clock)
+                else:
+                    part = pcm[:, item : item + 1024]
+                    frame = av.AudioFrame.from_ndarray(
+                        np.ascontiguousarray(part.T).reshape(1, -1), format="s16", layout=layout
+                    )
+                    frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
+                    frame.pts = round(sound_from_s * rate_hz) + item
+                out.mux(stream.encode(frame))
+            for stream in out.streams:
+                out.mux(stream.encode(None))
+        return Written(path, tuple(picture_s or ()), pcm, rate_hz)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def read_number() -> Callable[[np.ndarray[Any, Any]], int]:
+    """`read_number(picture)`: which `number_picture` this is."""
+
+    def read(picture: np.ndarray[Any, Any]) -> int:
+        number = 0
+        for bit in range(BITS):
+            at = BLOCK * (BITS - 1 - bit) + BLOCK // 2
+            number |= int(picture[BLOCK, at].mean() > 120) << bit
+        return number
+
+    return read
+
+
+@pytest.fixture(params=sorted(decoders))
+def decoder(request: pytest.FixtureRequest) -> Any:
+    """Each of the decoders in turn; skips one whose library is not installed."""
+    if request.param != "pyav":
+        pytest.importorskip(request.param, exc_type=ImportError)
+    return decoders[request.param]()
+
+
+@pytest.fixture(scope="session")
+def media_rows(shared: Path) -> list[dict[str, str]]:
+    """The rows of MEDIA.csv: what each real file is."""
+    table = shared / "data" / "media" / "MEDIA.csv"
+    if not table.is_file():
+        pytest.skip(f"no {table}")
+    with table.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+MEDIA_SAMPLING = Sampling(segments=10, segment_s=1.0, rate_hz=16000)
+Decoded = Callable[[str, str], DecodedClip | DecodeError]
+
+
+@pytest.fixture(scope="session")
+def decoded(shared: Path) -> Decoded:
+    """`decoded(decoder name, file)`: the first 10 s of a real file, decoded once, or why it was not."""
+    known: dict[tuple[str, str], DecodedClip | DecodeError] = {}
+
+    def get(name: str, file: str) -> DecodedClip | DecodeError:
+        if (name, file) not in known:
+            try:
+                clip = decoders[name]().decode(str(shared / "data" / "media" / file), 0.0, MEDIA_SAMPLING)
+                known[name, file] = clip
+            except DecodeError as error:
+                known[name, file] = error
+        return known[name, file]
+
+    return get

@@ -1,0 +1,153 @@
+"""torchvision and torchaudio beside a torch they were not built for; each test in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _plain_import_works(name: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def vision_fits() -> bool:
+    """Whether torchvision's own import works; skips when it is not installed."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    return _plain_import_works("torchvision")
+
+
+@pytest.fixture(scope="module")
+def audio_fits() -> bool:
+    """Likewise torchaudio."""
+    if importlib.util.find_spec("torchaudio") is None:
+        pytest.skip("torchaudio is not installed")
+    return _plain_import_works("torchaudio")
+
+
+def test_torchvision_transforms_and_models_work(vision_fits: bool) -> None:
+    said = _run(
+        """
+import sys, torch
+from caeav.pipeline.native import import_torchvision
+tv = import_torchvision()
+import torchvision
+from torchvision.transforms import v2
+from torchvision.ops import StochasticDepth
+assert tv is torchvision is import_torchvision()
+print(tuple(v2.Resize((8, 6))(torch.rand(3, 20, 30)).shape), tuple(torchvision.models.resnet18().fc.weight.shape))
+"""
+    )
+    assert said.split("\n")[0] == "(3, 8, 6) (1000, 512)"
+
+
+def test_a_missing_operator_is_named_when_it_is_called(vision_fits: bool) -> None:
+    if vision_fits:
+        pytest.skip("the compiled part of torchvision loads here, so nothing is missing")
+    said = _run(
+        """
+import torch
+from caeav.pipeline.native import MissingNativeError, import_torchvision
+from caeav.manifests.errors import CaeavError
+ops = import_torchvision().ops
+calls = (
+    lambda: ops.nms(torch.rand(2, 4), torch.rand(2), 0.5),
+    lambda: torch.ops.torchvision.nms(torch.rand(2, 4), torch.rand(2), 0.5),
+    lambda: ops.deform_conv2d(torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 4), torch.rand(1, 1, 1, 1)),
+)
+for call in calls:
+    try:
+        call()
+    except MissingNativeError as error:
+        assert isinstance(error, CaeavError) and isinstance(error, RuntimeError)
+        print(str(error).split(" is not available")[0])
+"""
+    )
+    assert said.split() == ["torchvision::nms", "torchvision::nms", "torchvision::deform_conv2d"]
+
+
+def test_torchaudio_transforms_work(audio_fits: bool) -> None:
+    said = _run(
+        """
+import torch
+from caeav.pipeline.native import import_torchaudio
+ta = import_torchaudio()
+x = torch.sin(torch.arange(16000) * 0.1)[None]
+print(tuple(ta.transforms.MelSpectrogram(16000, n_mels=32)(x).shape))
+print(tuple(ta.transforms.Resample(16000, 8000)(x).shape))
+print(tuple(ta.compliance.kaldi.fbank(x).shape))
+print(tuple(ta.functional.lowpass_biquad(x, 16000, 1000.0).shape))
+"""
+    )
+    assert said.split("\n")[:4] == ["(1, 32, 81)", "(1, 8000)", "(98, 23)", "(1, 16000)"]
+
+
+def test_a_missing_torchaudio_operator_is_named(audio_fits: bool) -> None:
+    if audio_fits:
+        pytest.skip("the compiled part of torchaudio loads here, so nothing is missing")
+    said = _run(
+        """
+import torch
+from caeav.pipeline.native import MissingNativeError, import_torchaudio
+ta = import_torchaudio()
+try:
+    ta.functional.forced_align(torch.rand(1, 4, 3), torch.ones(1, 2, dtype=torch.int32))
+except MissingNativeError as error:
+    print(error)
+"""
+    )
+    assert said.startswith("torchaudio::forced_align is not available: the compiled part of torchaudio")
+    assert "next: install the torchaudio build made for this torch" in said
+
+
+def test_nothing_is_changed_where_the_plain_import_works() -> None:
+    """Shown with stand-in packages, since here the real ones may not load."""
+    _run(
+        """
+import sys, types
+from caeav.pipeline import native
+good = sys.modules["torchvision"] = types.ModuleType("torchvision")
+assert native.import_torchvision() is good
+assert not native._libraries and "torch" not in sys.modules
+"""
+    )
+
+
+def test_a_package_that_is_not_installed_is_said_so() -> None:
+    said = _run(
+        """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchaudio":
+            raise ModuleNotFoundError("No module named 'torchaudio'", name="torchaudio")
+sys.meta_path.insert(0, Nothing())
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.native import import_torchaudio
+try:
+    import_torchaudio()
+except CaeavError as error:
+    print(error)
+"""
+    )
+    assert said.startswith("torchaudio is not installed") and "caeav[vision]" in said
+
+
+def test_the_embedded_path_imports_neither() -> None:
+    _run(
+        """
+import sys
+import caeav.pipeline.decode.with_pyav, caeav.pipeline.decode.pool, caeav.pipeline.native
+assert not {"torch", "torchvision", "torchaudio", "torchcodec", "decord"} & set(sys.modules)
+"""
+    )
