@@ -102,7 +102,7 @@ def _train_all(
     """One run a seed on the same joined data."""
     from caeav.model.experiment import prepare
     from caeav.model.resolve import resolve_config
-    from caeav.model.runs import create_run
+    from caeav.model.runs import ORIGIN, create_run
 
     experiment = prepare(home, resolve_config(*asked))
     results: list[dict[str, Any]] = []
@@ -114,7 +114,8 @@ def _train_all(
             group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
         if not results:
             _introduce(experiment)
-        results.append(_train_one(experiment, run, group, command))
+        run.write(ORIGIN, {"command": command, "group": group})
+        results.append(_train_one(experiment, run))
     return results
 
 
@@ -135,10 +136,10 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
         changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))
         if changed:
             say(f"  note      numbers may differ from an uninterrupted run, since {'; '.join(changed)}")
-    return _train_one(experiment, run, "", "")
+    return _train_one(experiment, run)
 
 
-def _train_one(experiment: Experiment, run: Run, group: str, command: str) -> dict[str, Any]:
+def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     from caeav.model.experiment import train as train_run
     from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog
     from caeav.model.runs import METRICS, TENSORBOARD
@@ -151,7 +152,7 @@ def _train_one(experiment: Experiment, run: Run, group: str, command: str) -> di
     ]
     say(f"  run       {run.folder}")
     try:
-        return train_run(experiment, run, watchers, group=group, command=command)
+        return train_run(experiment, run, watchers)
     except KeyboardInterrupt:
         say(f"interrupted; go on with: caeav train --resume {run.name}")
         raise

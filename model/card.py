@@ -18,13 +18,14 @@ PROTOCOL = {
 }
 
 
-def write_card(run: Run, experiment: Experiment, result: dict[str, Any], command: str) -> None:
+def write_card(run: Run, experiment: Experiment, result: dict[str, Any]) -> None:
     """Publish `card.md`."""
-    publish_text(run.folder / CARD, card_text(run, experiment, result, command))
+    publish_text(run.folder / CARD, card_text(run, experiment, result))
 
 
-def card_text(run: Run, experiment: Experiment, result: dict[str, Any], command: str) -> str:
+def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     """The card in Markdown."""
+    command = run.origin()["command"]
     config, inputs = experiment.config, experiment.inputs
     scores = [
         [

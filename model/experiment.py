@@ -119,6 +119,8 @@ class Experiment:
         lines.append(
             f"  trainable {sum(parts.values()):,}: {', '.join(f'{part} {n:,}' for part, n in parts.items())}"
         )
+        if not joined.splits["test"]:
+            lines.append("  note      no test clips: only val will be scored")
         return lines + [f"  note      {remark}" for remark in joined.remarks]
 
     def with_seed(self, seed: int) -> Experiment:
@@ -191,9 +193,7 @@ def reopen(home: Home, run: Run, device: str | None = None) -> Experiment:
     return experiment
 
 
-def train(
-    experiment: Experiment, run: Run, watchers: Sequence[Watcher] = (), *, group: str = "", command: str = ""
-) -> dict[str, Any]:
+def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
     """Train (or go on training) into `run`, score, and return what `result.json` says."""
     run.write(ENVIRONMENT, describe_environment(experiment.device))
     run.write(INPUTS, experiment.inputs.as_json())
@@ -214,7 +214,7 @@ def train(
     scored = {name: experiment.score(model, name) for name in SPLITS[1:] if experiment.joined.splits[name]}
     result = {
         "run": run.name,
-        "group": group,
+        "group": run.origin()["group"],
         "task": config.task,
         "recipe": config.recipe,
         "dataset": config.dataset,
@@ -234,7 +234,7 @@ def train(
     }
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
-    write_card(run, experiment, result, command)
+    write_card(run, experiment, result)
     run.write(RESULT, result)
     return result
 

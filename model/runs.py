@@ -1,9 +1,10 @@
 """Run folders: where they lie, what is in them, and how they are found again.
 
 `<home>/runs/<date-time>-<task>-<recipe>-s<seed>/` holds config.yaml (resolved), inputs.json (classes and shapes),
-stores.json (what was joined), environment.json, metrics.jsonl, tensorboard/, checkpoints/, and when training is
-finished result.json, adapter.safetensors and card.md. A run is self-contained: it can be scored or used for
-prediction wherever the folder is copied to. A group (`--seeds`) is one file `<name>.group.json` beside its runs.
+stores.json (what was joined), origin.json (command and group), environment.json, metrics.jsonl, tensorboard/,
+checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained:
+it can be scored or used for prediction wherever the folder is copied to. A group (`--seeds`) is one file
+`<name>.group.json` beside its runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from caeav.pipeline.store import Recipe
 
 CONFIG, INPUTS, STORES, ENVIRONMENT = "config.yaml", "inputs.json", "stores.json", "environment.json"
 METRICS, RESULT, CARD, ADAPTER = "metrics.jsonl", "result.json", "card.md", "adapter.safetensors"
+ORIGIN = "origin.json"
 CHECKPOINTS, TENSORBOARD, PREDICTIONS = "checkpoints", "tensorboard", "predictions"
 GROUP_SUFFIX = ".group.json"
 
@@ -106,6 +108,10 @@ class Run:
             )
         return {fact["kind"]: Recipe(fact["kind"], fact["name"], fact["fields"]) for fact in facts}
 
+    def origin(self) -> dict[str, Any]:
+        """The command that began it and the group it belongs to, as far as known."""
+        return self.read(ORIGIN) if (self.folder / ORIGIN).exists() else {"command": "", "group": ""}
+
     def result(self) -> dict[str, Any] | None:
         """Scores, or None while training is unfinished."""
         return self.read(RESULT) if (self.folder / RESULT).exists() else None
@@ -130,7 +136,7 @@ class Run:
         )
 
 
-def create_run(home: Home, config: RunConfig, group: str = "") -> Run:
+def create_run(home: Home, config: RunConfig) -> Run:
     """A new run folder with its configuration; names never clash, whoever trains at the same time."""
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     marked = "" if config.select_on == "val" else "-selected-on-test"

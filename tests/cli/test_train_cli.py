@@ -115,6 +115,20 @@ def test_a_finished_run_is_not_trained_again(home: Home, trained: dict[str, Any]
     assert json.loads(result.stdout) == trained
 
 
+def test_an_unfinished_run_is_gone_on_with(home: Home, trained: dict[str, Any]) -> None:
+    """As after a kill in the first epoch: same configuration, same numbers, same command in its card."""
+    from caeav.model.runs import ORIGIN, create_run, find_run
+
+    first = find_run(home, trained["run"])
+    run = create_run(home, first.config())
+    run.write(ORIGIN, first.origin())
+    shown = call(home, "runs", "show", run.name)
+    assert f"go on with: caeav train --resume {run.name}" in shown.stderr
+    result = json.loads(call(home, "train", "--resume", run.name, "--json").stdout)
+    assert {**result, "run": ""} == {**trained, "run": ""}
+    assert "caeav train --task ave --recipe none --dataset tiny" in (run.folder / "card.md").read_text()
+
+
 def test_resume_takes_no_other_choices(home: Home, trained: dict[str, Any]) -> None:
     text = refused(call(home, "train", "--resume", trained["run"], "--set", "seed=3", "--seeds", "1"))
     assert "--set, --seeds cannot change it" in text
