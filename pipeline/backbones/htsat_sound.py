@@ -1,0 +1,136 @@
+"""From waveforms to the picture HTS-AT looks at (REFERENCE sections 1 and 6): log-mel, norm, augmentation, fold.
+
+`N` windows; spectrograms are `[N, frames, bands]`. Everything random acts in training mode only; frozen backbones
+run in eval mode, so it matters only to reproduce the reference, which left its frozen networks in training mode.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLOOR = 1e-10
+"""Power below this (-100 dB) is cut."""
+
+
+@dataclass(frozen=True)
+class SoundConfig:
+    """The published network's front end; `picture` is the side of the square picture, `bands` must divide it."""
+
+    rate_hz: int = 32_000
+    fft: int = 1024
+    hop: int = 320
+    bands: int = 64
+    low_hz: float = 50.0
+    high_hz: float = 14_000.0
+    picture: int = 256
+    window_s: int = 10
+
+    @property
+    def folds(self) -> int:
+        """How many pieces of time are stacked along frequency."""
+        return self.picture // self.bands
+
+    @property
+    def frames(self) -> int:
+        """Spectral frames the picture holds."""
+        return self.picture * self.folds
+
+
+def _mel(hz: Tensor) -> Tensor:
+    """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
+    step = math.log(6.4) / 27
+    return torch.where(hz < 1000, hz * (3 / 200), 15 + torch.log(hz.clamp(min=1000) / 1000) / step)
+
+
+def _hz(mel: Tensor) -> Tensor:
+    step = math.log(6.4) / 27
+    return torch.where(mel < 15, mel * (200 / 3), 1000 * torch.exp(step * (mel - 15)))
+
+
+def mel_weights(config: SoundConfig) -> Tensor:
+    """Triangular filters of equal area `[fft / 2 + 1, bands]`, float32, computed in float64."""
+    bins = torch.linspace(0, config.rate_hz / 2, config.fft // 2 + 1, dtype=torch.float64)
+    low, high = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
+    edges = _hz(torch.linspace(float(low), float(high), config.bands + 2, dtype=torch.float64))
+    rise = (bins.unsqueeze(1) - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins.unsqueeze(1)) / (edges[2:] - edges[1:-1])
+    return (torch.minimum(rise, fall).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))).float()
+
+
+def tile_seconds(windows: Tensor, samples: int) -> Tensor:
+    """Each window repeated until it fills `samples`: `[N, n]` -> `[N, samples]` (one second becomes ten)."""
+    times = -(-samples // windows.shape[-1])
+    return windows.repeat(1, times)[:, :samples]
+
+
+def mix_up(x: Tensor, share: Tensor) -> Tensor:
+    """`share_n x_n + (1 - share_n) x_{N-1-n}`, `x` `[N, ...]`, `share` `[N]`: the reference mixes only spectrograms."""
+    share = share.view(-1, *(1 for _ in x.shape[1:]))
+    return share * x + (1 - share) * x.flip(0)
+
+
+def drop_stripes(x: Tensor, dim: int, widest: int, stripes: int) -> Tensor:
+    """SpecAugment: in every row of `x` `[N, frames, bands]` zero `stripes` random bands of axis `dim`."""
+    length = x.shape[dim]
+    place = torch.arange(length, device=x.device)
+    keep = torch.ones(x.shape[0], length, dtype=torch.bool, device=x.device)
+    for _ in range(stripes):
+        width = torch.randint(0, widest, (x.shape[0], 1), device=x.device).clamp(max=length - 1)
+        start = (torch.rand(x.shape[0], 1, device=x.device) * (length - width)).long()
+        keep &= (place < start) | (place >= start + width)
+    return x * keep.unsqueeze(2 if dim == 1 else 1)
+
+
+def fold(x: Tensor, picture: int) -> Tensor:
+    """Spectrogram `[N, 1, frames, bands]` -> picture `[N, 1, picture, picture]`.
+
+    Time is stretched (bicubic, corners aligned) to fill the picture if shorter, then cut into `picture / bands`
+    pieces that are stacked along frequency: row = piece * bands + band. Longer input is a `ValueError`.
+    """
+    rows, one, frames, bands = x.shape
+    folds = picture // bands
+    if frames > picture * folds:
+        raise ValueError(f"{frames} spectral frames do not fit a picture of {picture * folds}")
+    if frames < picture * folds:
+        x = F.interpolate(x, (picture * folds, bands), mode="bicubic", align_corners=True)
+    x = x.transpose(2, 3).reshape(rows, one, bands, folds, picture)
+    return x.transpose(2, 3).reshape(rows, one, picture, picture)
+
+
+class SoundPicture(nn.Module):
+    """Windows `[N, samples]` -> folded, normalised log-mel pictures `[N, 1, picture, picture]`."""
+
+    filters: Tensor
+    taper: Tensor
+
+    def __init__(self, config: SoundConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = nn.BatchNorm1d(config.bands)  # over the mel axis
+        self.register_buffer("filters", mel_weights(config))
+        self.register_buffer("taper", torch.hann_window(config.fft), persistent=False)
+
+    def log_mel(self, windows: Tensor) -> Tensor:
+        """`[N, samples]` -> decibels `[N, frames, bands]`."""
+        c = self.config
+        spectrum = torch.stft(
+            windows, c.fft, c.hop, window=self.taper, center=True, pad_mode="reflect", return_complex=True
+        )
+        power = spectrum.abs().square().transpose(1, 2)  # [N, frames, fft / 2 + 1]
+        return 10 * torch.log10((power @ self.filters).clamp(min=FLOOR))
+
+    def forward(self, windows: Tensor, mixup: Tensor | None = None) -> Tensor:
+        """`mixup` `[N]`: shares for `mix_up`, which acts in training only."""
+        with torch.autocast(windows.device.type, enabled=False):  # a spectrum in half precision is no use
+            x = self.log_mel(windows.to(self.taper.dtype))
+            x = self.norm(x.flatten(0, 1)).view_as(x)
+        if self.training:
+            x = drop_stripes(drop_stripes(x, 1, 64, 2), 2, 8, 2)
+            if mixup is not None:
+                x = mix_up(x, mixup)
+        return fold(x.unsqueeze(1), self.config.picture)
