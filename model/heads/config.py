@@ -39,3 +39,83 @@ class AveHeadConfig(BaseModel):
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
         return self
+
+
+class AvvpHeadConfig(BaseModel):
+    """Widths and rates of the AVVP head (grouping transformers of both modalities and across them).
+
+    width: model width; heads: of every attention but the assignment, which has one. audio_depth / visual_depth /
+    cross_depth: blocks in front of each grouping. drop_path: rate at which a clip skips a residual branch.
+    hard_segments: assign every audio second to one visual second (the reference) instead of sharing it out.
+    bounded_attention: False gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that
+    frame probabilities exceed 1 and seconds hardly differ; True divides by the best second instead (0..1].
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: Annotated[int, Field(ge=2)] = 128
+    heads: Annotated[int, Field(ge=1)] = 8
+    audio_depth: Annotated[int, Field(ge=1)] = 3
+    visual_depth: Annotated[int, Field(ge=1)] = 3
+    cross_depth: Annotated[int, Field(ge=1)] = 6
+    mlp_ratio: Annotated[int, Field(ge=1)] = 4
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    hard_segments: bool = True
+    bounded_attention: bool = False
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> AvvpHeadConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class AvsHeadConfig(BaseModel):
+    """Widths and rates of the AVS head (temporal gates, TPAVI, mask decoder).
+
+    channels: of all maps in the decoder. audio_in: width of the mapped audio. width, hidden, heads, encoder_layers,
+    dropout, visual_dropout: of the temporal gates' encoders, as in `AveHeadConfig`; gamma: how much a gate lifts.
+    mask_size: height and width of the mask in pixels. out_channels: the last two widths before the mask.
+    rectified: as the reference, whose in-place ReLU rectifies the residual path of every decoder unit and the maps
+    that the masked audio-visual losses see; False leaves both as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Annotated[int, Field(ge=2)] = 256
+    audio_in: Annotated[int, Field(ge=1)] = 128
+    width: Annotated[int, Field(ge=2)] = 256
+    hidden: Annotated[int, Field(ge=1)] = 1024
+    heads: Annotated[int, Field(ge=1)] = 4
+    encoder_layers: Annotated[int, Field(ge=1)] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    visual_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    gamma: float = 0.05
+    mask_size: Annotated[int, Field(ge=4)] = 224
+    out_channels: tuple[int, int] = (128, 32)
+    rectified: bool = True
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> AvsHeadConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
+        if self.channels % 2:
+            raise ValueError(f"channels {self.channels} must be even")
+        return self
+
+
+class AvqaHeadConfig(BaseModel):
+    """Widths and rates of the AVQA head; its model width is the number of visual channels.
+
+    heads, dropout: of the question's attention over time. match_widths: of the matching network's hidden layers.
+    skip_padding: read the question up to its last word; False runs on over the padding, as the reference.
+    pad_index: the word that pads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heads: Annotated[int, Field(ge=1)] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    match_widths: tuple[int, int, int] = (512, 256, 128)
+    skip_padding: bool = False
+    pad_index: Annotated[int, Field(ge=0)] = 0

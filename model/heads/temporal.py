@@ -8,7 +8,7 @@ is lifted a little where the other modality's gate says so. Batch-first: `[B, T,
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,19 @@ class TemporalOutput(NamedTuple):
     visual: Tensor
     audio: Tensor
     gate: Tensor
+
+
+class StackSettings(Protocol):
+    """What a `TemporalStack` reads of a head's settings."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 class TemporalLayer(nn.Module):
@@ -52,7 +65,7 @@ class TemporalStack(nn.Module):
     The layers start as copies of one another, as in the reference.
     """
 
-    def __init__(self, in_width: int, layers: int, config: AveHeadConfig) -> None:
+    def __init__(self, in_width: int, layers: int, config: StackSettings) -> None:
         super().__init__()
         width = config.width
         self.in_proj = nn.Linear(in_width, width)

@@ -1,0 +1,38 @@
+"""The AVQA objective (REFERENCE section 5): the right answer, and frames of the clip told from those of others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MATCH_WEIGHT = 0.5
+
+
+class AvqaLoss(NamedTuple):
+    """Scalars; `total = answer + match_weight * match`, `match` unweighted."""
+
+    total: Tensor
+    answer: Tensor
+    match: Tensor
+
+
+def avqa_loss(
+    answer_logits: Tensor,
+    match_positive: Tensor,
+    match_negative: Tensor,
+    answer: Tensor,
+    *,
+    match_weight: float = MATCH_WEIGHT,
+) -> AvqaLoss:
+    """Logits `[B, answers]`, `[B, T, 2]` twice (or `[BT, 2]`), answer index `[B]` -> `AvqaLoss`.
+
+    A pair of the clip's own frames is class 1, of another video's frames class 0; the mean is over all of them.
+    """
+    positive, negative = match_positive.flatten(0, -2), match_negative.flatten(0, -2)
+    truth = torch.cat([torch.ones_like(positive[:, 0]), torch.zeros_like(negative[:, 0])]).long()
+    match = F.cross_entropy(torch.cat([positive, negative]), truth)
+    found = F.cross_entropy(answer_logits, answer)
+    return AvqaLoss(found + match_weight * match, found, match)

@@ -1,0 +1,51 @@
+"""The AVVP objective (REFERENCE section 5): whole-clip labels for the clip and for each modality, names for the tokens.
+
+Labels are multi-hot per clip, `[B, K]`, whatever modality the event is in; that the picture often does not show what
+is heard is met by smoothing the visual target.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caeav.model.heads.avvp import AvvpOutput
+
+CLAMP = 1e-7
+VISUAL_KEEP = 0.9
+
+
+class AvvpLoss(NamedTuple):
+    """Scalars; `total` is the sum of the others. Load balancing is added by the trunk, weight 1 in the reference."""
+
+    total: Tensor
+    clip: Tensor
+    audio: Tensor
+    visual: Tensor
+    audio_token: Tensor
+    visual_token: Tensor
+
+
+def avvp_loss(
+    output: AvvpOutput, labels: Tensor, *, visual_keep: float = VISUAL_KEEP, audio_keep: float = 1.0
+) -> AvvpLoss:
+    """BCE of clip, audio and (smoothed) visual probabilities, and cross entropy of the class tokens; weights 1.
+
+    `labels` `[B, K]` in 0..1. A keep of `s` turns a label `y` into `s y + (1 - s) / 2`.
+    """
+    labels = labels.to(output.clip_prob.dtype)
+    names = torch.arange(output.audio_token_logits.shape[0], device=labels.device)
+    clip = _bce(output.clip_prob, labels)
+    audio = _bce(output.audio_prob, audio_keep * labels + (1 - audio_keep) / 2)
+    visual = _bce(output.visual_prob, visual_keep * labels + (1 - visual_keep) / 2)
+    audio_token = F.cross_entropy(output.audio_token_logits, names)
+    visual_token = F.cross_entropy(output.visual_token_logits, names)
+    total = audio_token + visual_token + clip + audio + visual
+    return AvvpLoss(total, clip, audio, visual, audio_token, visual_token)
+
+
+def _bce(probability: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy(probability.clamp(CLAMP, 1 - CLAMP), target)

@@ -1,0 +1,101 @@
+"""The official AVSBench metrics: mean IoU (M_J) and F-measure (M_F) of masks (REFERENCE section 7).
+
+M_F takes the best of 255 thresholds *after* averaging the curves of the frames in one call of the official function,
+so how many clips go into a call is part of the protocol: one in the official test scripts, the default here. Frames
+without a true mask count in M_J by how much of the picture is rightly left empty, and are left out of M_F; a call of
+only such frames has M_F 0. Counts are exact, ratios float64; thresholding happens in float32 as in the official code.
+Shapes: `B` clips, `T` frames, `S` mask size in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+THRESHOLDS = 255
+BETA2 = 0.3
+IOU_EPS = 1e-7
+RATIO_EPS = 1e-20
+
+
+def frame_iou(mask_logits: Tensor, masks: Tensor) -> Tensor:
+    """Logits and masks (0/1) `[N, S, S]` -> IoU of `sigmoid > 0.5` `[N]`; empty masks: share of pixels left empty."""
+    predicted = (mask_logits.float().sigmoid() > 0.5).flatten(1)
+    truth = masks.flatten(1) > 0
+    intersection = (predicted & truth).sum(dim=1)
+    union = (predicted | truth).sum(dim=1)
+    both_empty = (~predicted & ~truth).sum(dim=1)
+    empty = ~truth.any(dim=1)
+    intersection = torch.where(empty, both_empty, intersection).double()
+    return intersection / (torch.where(empty, truth.shape[1], union) + IOU_EPS)
+
+
+def f_curves(mask_logits: Tensor, masks: Tensor) -> Tensor:
+    """Logits and masks (0/1) `[N, S, S]` -> F-measure at every threshold `[N, 255]`.
+
+    One histogram of pixels over thresholds instead of 255 passes over the picture; 0 where precision and recall are.
+    """
+    frames = mask_logits.shape[0]
+    chance = mask_logits.float().sigmoid().flatten(1)
+    thresholds = torch.linspace(0, 1 - 1e-10, THRESHOLDS, device=chance.device)  # float32: the last one is 1
+    bins = torch.bucketize(chance, thresholds, right=True)  # how many thresholds a pixel reaches, 0..255
+    truth = masks.flatten(1) > 0
+    slots = 2 * (THRESHOLDS + 1)
+    flat = bins + (THRESHOLDS + 1) * truth + slots * torch.arange(frames, device=bins.device).unsqueeze(1)
+    counts = torch.bincount(flat.flatten(), minlength=frames * slots).view(frames, 2, THRESHOLDS + 1)
+    reached = counts.flip(-1).cumsum(dim=-1).flip(-1)[..., 1:].double()  # pixels at or above each threshold
+    hits = reached[:, 1]
+    precision = hits / (reached.sum(dim=1) + RATIO_EPS)
+    recall = hits / (truth.sum(dim=1, keepdim=True) + RATIO_EPS)
+    return ((1 + BETA2) * precision * recall / (BETA2 * precision + recall)).nan_to_num(nan=0.0)
+
+
+@dataclass(frozen=True)
+class AvsScore:
+    """`mean_iou`, `f_measure` in 0..1, means over calls; `calls` `[calls, 2]`: both per call, for intervals.
+
+    `clips_per_call`: the protocol; a last, smaller call weighs as much as any other (as the official code).
+    `empty_frames`: frames without a true mask.
+    """
+
+    mean_iou: float
+    f_measure: float
+    calls: Tensor
+    clips_per_call: int
+    frames: int
+    empty_frames: int
+
+
+@dataclass
+class AvsMetric:
+    """Collects clips; calls are formed from clips in order, whatever the batches they came in."""
+
+    clips_per_call: int = 1
+    _iou: list[Tensor] = field(init=False, repr=False, default_factory=list)
+    _curves: list[Tensor] = field(init=False, repr=False, default_factory=list)
+    _empty: list[Tensor] = field(init=False, repr=False, default_factory=list)
+
+    def update(self, mask_logits: Tensor, masks: Tensor) -> None:
+        """One batch: logits and masks (0/1) `[B, T, S, S]`."""
+        for logits, truth in zip(mask_logits, masks, strict=True):
+            self._iou.append(frame_iou(logits, truth).cpu())
+            self._curves.append(f_curves(logits, truth).cpu())
+            self._empty.append(~truth.flatten(1).any(dim=1).cpu())
+
+    def compute(self) -> AvsScore:
+        """The score of everything seen so far; a ValueError before the first batch."""
+        if not self._iou:
+            raise ValueError("no clip was scored: call update() first")
+        starts = range(0, len(self._iou), self.clips_per_call)
+        calls = torch.tensor([self._call(start) for start in starts], dtype=torch.float64)
+        empty = torch.cat(self._empty)
+        mean_iou, f_measure = calls.mean(dim=0).tolist()
+        return AvsScore(mean_iou, f_measure, calls, self.clips_per_call, empty.numel(), int(empty.sum()))
+
+    def _call(self, start: int) -> tuple[float, float]:
+        clips = slice(start, start + self.clips_per_call)
+        iou = torch.cat(self._iou[clips]).mean()
+        curves = torch.cat(self._curves[clips])[~torch.cat(self._empty[clips])]
+        return float(iou), float(curves.mean(dim=0).max()) if len(curves) else 0.0

@@ -1,0 +1,142 @@
+"""The AVS head's parts and losses equal the reference. The vectors lay maps out as `[BT, C, H, W]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caeav.model.heads.avs_decoder import FusionBlock, MaskDecoder
+from caeav.model.heads.avs_temporal import TemporalGates
+from caeav.model.heads.avs_tpavi import Tpavi
+from caeav.model.heads.config import AvsHeadConfig
+from caeav.model.losses.avs import avs_loss, masked_divergence, masked_similarity, nearest_sound_divergence
+
+GROUP = "avs"
+
+Vector = Any
+Tensors = dict[str, Tensor]
+SCALES = 4
+
+
+class NamedDecoder(nn.Module):
+    """A decoder under the vectors' names: what we call `out` is `head` there."""
+
+    def __init__(self, decoder: MaskDecoder) -> None:
+        super().__init__()
+        for name, child in decoder.named_children():
+            self.add_module("head" if name == "out" else name, child)
+        self._run = [decoder]
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return self._run[0].decode(maps)
+
+
+def scales_of(v: Vector, prefix: str = "input.f") -> int:
+    return sum(name.startswith(prefix) and name[len(prefix) :].isdigit() for name in v.tensors)
+
+
+def maps_of(x: Tensors) -> list[Tensor]:
+    return [x[f"f{i}"] for i in range(1, 1 + sum(name[1:].isdigit() and name[0] == "f" for name in x))]
+
+
+def build_decoder(v: Vector) -> nn.Module:
+    config = AvsHeadConfig(
+        channels=v.shape("input.f1")[1],
+        out_channels=(v.shape("param.head.conv1.weight")[0], v.shape("param.head.conv2.weight")[0]),
+    )
+    return NamedDecoder(MaskDecoder(scales_of(v), config))
+
+
+def build_fusion(v: Vector) -> nn.Module:
+    return FusionBlock(v.shape("input.coarse")[1], skip=v.has("input.skip"))
+
+
+def build_tpavi(v: Vector) -> nn.Module:
+    sound = v.has("input.audio")
+    return Tpavi(v.shape("input.visual")[1], v.shape("input.audio")[2] if sound else 1, sound=sound)
+
+
+def run_tpavi(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    size = x["visual"].shape[-2:]
+    tokens = x["visual"].permute(0, 2, 3, 4, 1).flatten(2, 3)
+    out, aligned = m(tokens, x.get("audio"))
+    found = {"visual": out.unflatten(2, size).permute(0, 4, 1, 2, 3)}
+    return found if aligned is None else {**found, "audio": aligned}
+
+
+def build_temporal(v: Vector) -> nn.Module:
+    layers = {n.split(".")[4] for n in v.tensors if n.startswith("param.visual_encoder.0.layers.")}
+    config = AvsHeadConfig(
+        channels=v.shape("param.visual_in.0.weight")[1],
+        audio_in=v.shape("input.audio")[2],
+        width=v.shape("param.visual_in.0.weight")[0],
+        hidden=v.shape("param.visual_encoder.0.layers.0.ffn_in.weight")[0],
+        encoder_layers=len(layers),
+        gamma=v.hyper("gamma"),
+    )
+    return TemporalGates(scales_of(v), config)
+
+
+def run_temporal(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    clips = x["audio"].shape[0]
+    maps = maps_of(x)
+    tokens = [f.flatten(2).transpose(1, 2).unflatten(0, (clips, -1)) for f in maps]
+    lifted, audio = m(tokens, x["audio"])
+    found = {
+        f"f{i}": out.flatten(0, 1).transpose(1, 2).reshape(f.shape)
+        for i, (out, f) in enumerate(zip(lifted, maps, strict=True), start=1)
+    }
+    return {**found, "audio": audio.flatten(0, 1)}
+
+
+def loss_inputs(x: Tensors) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Logits, maps and sounds of a loss vector, per clip."""
+    clips = x["a0"].shape[0]
+    maps = [x[f"v{i}"].unflatten(0, (clips, -1)) for i in range(SCALES)]
+    logits = x["mask_logits"].squeeze(1).unflatten(0, (clips, -1))
+    return logits, maps, [x[f"a{i}"] for i in range(SCALES)]
+
+
+def run_s4(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    logits, maps, audio = loss_inputs(x)
+    masked = masked_similarity(logits, maps, audio)
+    loss = avs_loss(logits, x["masks_s4"].flatten(1, 2), masked, weight=v.hyper("lambda_1"))
+    return {"total_with_masked_av": loss.total.view(1), "bce_first_frame": loss.mask.view(1)}
+
+
+def run_ms3(term: Callable[..., Tensor]) -> Callable[..., Tensors]:
+    def run(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+        logits, maps, audio = loss_inputs(x)
+        masks = x["masks_ms3"].squeeze(1).unflatten(0, (logits.shape[0], -1))
+        loss = avs_loss(logits, masks, term(logits, maps, audio), weight=v.hyper("lambda_1", 0.5))
+        return {"total": loss.total.view(1), "bce_five_frames": loss.mask.view(1)}
+
+    return run
+
+
+TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] = {
+    "avs_temporal_attention": (build_temporal, run_temporal),
+    "avs_tpavi": (build_tpavi, run_tpavi),
+    "avs_decoder": (build_decoder, lambda m, x, v: {"mask_logits": m(maps_of(x))[0]}),
+    "avs_fusion_block": (build_fusion, lambda m, x, v: {"y": m(x["coarse"], x.get("skip"))}),
+    "loss_avs_s4": (lambda v: nn.Module(), run_s4),
+    "loss_avs_ms3": (lambda v: nn.Module(), run_ms3(masked_divergence)),
+    "loss_avs_ms3_closer": (lambda v: nn.Module(), run_ms3(nearest_sound_divergence)),
+}
+
+
+def test_equals_the_reference(vector: Vector, check_vector: Callable[..., None]) -> None:
+    check_vector(vector, *TABLE[vector.kind])
+
+
+def test_maps_handed_to_the_masked_losses_are_the_rectified_ones(vector: Vector) -> None:
+    after = vector.group("mid")
+    if vector.kind == "avs_decoder":
+        maps = maps_of(vector.group("input"))
+        _, seen = build_decoder(vector)(maps)
+        for i, grid in enumerate(seen, start=1):
+            torch.testing.assert_close(grid, after[f"f{i}_after"], rtol=0, atol=0)
+            assert (maps[i - 1] < 0).any()  # otherwise this says nothing
