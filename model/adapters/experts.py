@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
 from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm
 from caeav.model.attention import PackedAttention
 
@@ -67,22 +68,30 @@ class Bottleneck(nn.Module):
         self.post_norm = nn.LayerNorm(channels) if post_norm else None
         self.out_gate = nn.Parameter(torch.zeros(1)) if out_gate else None
 
-    def squeeze(self, x: Tensor) -> Tensor:
-        """Everything but the output gate: `[BT, N, C]` -> `[BT, N, C]`."""
-        hidden = self.down(x if self.pre_norm is None else self.pre_norm(x))
+    def narrow(self, x: Tensor) -> Tensor:
+        """Up to the bottleneck: `[BT, N, C]` -> `[BT, N, d]`."""
+        hidden = (
+            self.down(x) if self.pre_norm is None else normed_product(x, self.pre_norm, self.down.matrix())
+        )
         if self.down_bn is not None:
             hidden = self.down_bn(hidden)
-        if self.activation:
-            hidden = F.relu(hidden)
-        if self.up_bn is None:
-            wide = self.up(hidden)
-        else:
-            wide = F.linear(hidden, *self.up_bn.fold(self.up.matrix(), hidden))
-        return wide if self.post_norm is None else self.post_norm(wide)  # type: ignore[no-any-return]
+        return F.relu(hidden) if self.activation else hidden
 
-    def gated(self, y: Tensor) -> Tensor:
-        """`y` times the output gate, where there is one."""
-        return y if self.out_gate is None else self.out_gate * y
+    def widen(self, hidden: Tensor) -> WideEnd:
+        """From the bottleneck on, not yet computed; the batch norm becomes part of the linear map."""
+        matrix = self.up.matrix()
+        bias = matrix.new_zeros(matrix.shape[0])
+        if self.up_bn is not None:
+            matrix, bias = self.up_bn.fold(matrix, hidden)
+        return WideEnd(hidden, matrix, bias, self.post_norm)
+
+    def share(self, share: Tensor) -> Tensor:
+        """What the expert's normed output is multiplied by when it counts `share`: the gate is part of it."""
+        return share if self.out_gate is None else self.out_gate * share
+
+    def alone(self, end: WideEnd) -> Tensor:
+        """The expert's own output `[BT, N, C]`."""
+        return weighted_ends(self.share(end.hidden.new_ones(end.hidden.shape[0], 1)), [end])
 
 
 class CrossExpert(Bottleneck):
@@ -102,13 +111,13 @@ class CrossExpert(Bottleneck):
         self.latent_tokens = nn.Parameter(torch.rand(latents, channels))
         self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
 
-    def transform(self, x: Tensor, context: Tensor) -> Tensor:
-        """`forward` without the output gate."""
-        return self.squeeze(latent_attention(x, context, self.latent_tokens, self.attn_gate))
+    def end(self, x: Tensor, context: Tensor) -> WideEnd:
+        """All but the wide end's computation, which the layer does for all experts together."""
+        return self.widen(self.narrow(latent_attention(x, context, self.latent_tokens, self.attn_gate)))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """`x`, `context` `[BT, N, C]` -> `[BT, N, C]`."""
-        return self.gated(self.transform(x, context))
+        return self.alone(self.end(x, context))
 
 
 class UniExpert(Bottleneck):
@@ -140,16 +149,16 @@ class UniExpert(Bottleneck):
         if attention in ("latent", "gated"):
             self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """`forward` without the output gate."""
+    def end(self, x: Tensor) -> WideEnd:
+        """All but the wide end's computation, which the layer does for all experts together."""
         if self.attention == "gated":
             x = mutual_attention(x, self.attn_gate)
         elif self.attention == "frame":
             x = self.frame_attn(x.transpose(0, 1)).transpose(0, 1)
         elif self.attention == "latent":
             x = latent_attention(x, x, self.latent_tokens, self.attn_gate)
-        return self.squeeze(x)
+        return self.widen(self.narrow(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[BT, N, C]` -> `[BT, N, C]`."""
-        return self.gated(self.transform(x))
+        return self.alone(self.end(x))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.model.adapters.experts import CrossExpert, UniAttention, UniExpert
+from caeav.model.adapters.fused import weighted_ends
 from caeav.model.adapters.tokenlayers import mix_tokens
 
 
@@ -74,6 +75,8 @@ class AvMoe(nn.Module):
         out_gate: bool = True,
     ) -> None:
         super().__init__()
+        if cross_experts + uni_experts < 1:
+            raise ValueError("an AVMoE layer needs at least one expert")
         self.router_noise = router_noise
         self.token_proj = nn.Linear(other_tokens, tokens)
         self.channel_proj = nn.Linear(other_channels, channels)
@@ -122,12 +125,8 @@ class AvMoe(nn.Module):
             noise = torch.randn(x.shape[0], self.router.fc3.out_features, device=x.device, dtype=x.dtype)
         means = torch.cat([x.mean(dim=1), context.mean(dim=1)], dim=-1)
         p = self.router(means, None if noise is None else self.router_noise * noise)
-        residual: Tensor | None = None
-        experts = cast("list[CrossExpert | UniExpert]", [*self.cross_experts, *self.uni_experts])
-        for e, expert in enumerate(experts):
-            y = expert.transform(x, context) if isinstance(expert, CrossExpert) else expert.transform(x)
-            share = expert.gated(p[:, e, None, None])  # [BT, 1, 1]: the gate scales the share, not the tokens
-            residual = share * y if residual is None else torch.addcmul(residual, share, y)
-        if residual is None:
-            raise ValueError("an AVMoE layer needs at least one expert")
-        return MoeOutput(residual, p)
+        cross = cast("list[CrossExpert]", list(self.cross_experts))
+        uni = cast("list[UniExpert]", list(self.uni_experts))
+        ends = [expert.end(x, context) for expert in cross] + [expert.end(x) for expert in uni]
+        shares = [expert.share(p[:, e]) for e, expert in enumerate((*cross, *uni))]
+        return MoeOutput(weighted_ends(torch.stack(shares, dim=1), ends), p)
