@@ -37,6 +37,7 @@ class _VideoTrack:
         self._converted: tuple[Any, Any] = (None, None)
         self._size: tuple[int, int] | None = None
         self.stream = stream
+        self.tick_s = float(stream.time_base)
 
     @property
     def done(self) -> bool:
@@ -46,7 +47,7 @@ class _VideoTrack:
         self.found.decoded += 1
         self._limits.check("pictures decoded for one clip", self.found.decoded, self._limits.frames)
         self._limits.check("picture size", frame.width * frame.height, self._limits.frame_pixels, " pixels")
-        time_s = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin_s
+        time_s = None if frame.pts is None else frame.time - self._origin_s
         self._settle(self._order.push(frame, time_s))
 
     def finish(self) -> None:
@@ -88,6 +89,7 @@ class _AudioTrack:
         self._origin_s = plan.facts.origin_s
         self._limits = plan.limits
         self.stream = stream
+        self.tick_s = float(stream.time_base)
 
     @property
     def done(self) -> bool:
@@ -100,7 +102,7 @@ class _AudioTrack:
         samples = frame.to_ndarray()
         if not frame.format.is_planar:
             samples = samples.reshape(-1, len(names)).T
-        time_s = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin_s
+        time_s = None if frame.pts is None else frame.time - self._origin_s
         self.line.add(time_s, mixed_to_mono(samples, names), frame.sample_rate)
 
 
@@ -158,7 +160,7 @@ class PyAVDecoder(BaseDecoder):
                 track = tracks[index]
                 if not track.done:
                     self._decode(packet, track, errors[index])
-                if all(track.done for track in tracks.values()) or self._far_past(packet, plan):
+                if all(track.done for track in tracks.values()) or self._far_past(packet, track, plan):
                     return
         except av.FFmpegError as error:
             for index, track in tracks.items():
@@ -176,8 +178,8 @@ class PyAVDecoder(BaseDecoder):
             errors.append(library_message(error))
 
     @staticmethod
-    def _far_past(packet: Any, plan: Plan) -> bool:
+    def _far_past(packet: Any, track: _VideoTrack | _AudioTrack, plan: Plan) -> bool:
         stamp = packet.dts if packet.dts is not None else packet.pts
         if stamp is None:
             return False
-        return float(stamp * packet.time_base) - plan.facts.origin_s > plan.end_s + INTERLEAVE_S
+        return bool(stamp * track.tick_s - plan.facts.origin_s > plan.end_s + INTERLEAVE_S)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.media import DecodeError, Sampling
 
 LENGTH_S = 10.0
 
@@ -122,8 +122,6 @@ def test_decoding_twice_gives_the_same_bytes(decoder: Any, decoded: Any, shared:
     path = shared / "data" / "media" / file
     if not path.is_file():
         pytest.skip(f"no {path}")
-    from caeav.pipeline.decode.media import Sampling
-
     once = decoded(decoder.name, file)
     again = decoder.decode(str(path), 0.0, Sampling(10, 1.0, 16000))
     assert np.array_equal(once.frames, again.frames) and np.array_equal(once.wave, again.wave)
