@@ -76,7 +76,9 @@ def _frames(
         )
     damage = [errors_said(pictures.errors)]
     if pictures.concealed:
-        damage.append(f"{pictures.concealed} picture{'s' * (pictures.concealed > 1)} concealed by the decoder")
+        damage.append(
+            f"{pictures.concealed} picture{'s' * (pictures.concealed > 1)} concealed by the decoder"
+        )
     if any(lost):
         damage.append(f"{sum(lost)} of {segments} wanted pictures did not decode")
     if any(damage):
