@@ -69,6 +69,14 @@ def predict(
     )
     for note in facts["notes"]:
         say(f"note: {printable(note['code'])}: {printable(note['detail'])}")
+    end_s, media_s = (
+        start_s + len(prediction.events) * prediction.segment_s,
+        processed.tokens.info["facts"].get("media_s"),
+    )
+    if media_s is not None and media_s >= end_s + prediction.segment_s:
+        say(
+            f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
+        )
     if as_json:
         print_json(report_json([prediction], facts))
         return

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import evaluate, runs, train
+from caeav.cli import evaluate, predict, runs, train
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 def call(home: Home, *arguments: str) -> Result:
     app = typer.Typer()
-    for module in (train, evaluate, runs):
+    for module in (train, evaluate, predict, runs):
         module.register(app)
     command, *rest = arguments
     return CliRunner().invoke(app, [command, *rest, "--home", str(home.root)])
@@ -158,6 +158,51 @@ def test_wrong_settings_are_told_together_and_nothing_is_made(home: Home) -> Non
 @pytest.mark.parametrize("text", ["a", "1,1", "-1", ""])
 def test_strange_seeds(home: Home, text: str) -> None:
     assert "--seeds 0,1,2" in refused(call(home, "train", "--dataset", "tiny", f"--seeds={text}"))
+
+
+def test_predict_prints_a_table_and_writes_json_and_picture(
+    home: Home, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's decoding stands aside here: a stored record takes its place."""
+    import numpy as np
+
+    from caeav.model.runs import find_run
+    from caeav.pipeline import single
+    from caeav.pipeline.store import Record, StoreReader
+
+    facts = find_run(home, trained["run"]).stores()["stores"][0]
+    record = StoreReader.open(home.root / facts["folder"]).read("clip040")
+    asked: dict[str, Any] = {}
+
+    def process(path: Path, tokens: Any, captions: Any = None, start_s: float = 0.0) -> single.Processed:
+        asked.update(path=path, recipe=tokens.fingerprint, captions=captions, start_s=start_s)
+        info = {
+            **record.info,
+            "notes": [{"code": "short_audio", "detail": "bad \x1b[31m"}],
+            "facts": {"media_s": 99.0},
+        }
+        return single.Processed(Record("x", record.arrays, info), None, np.zeros((6, 8, 8, 3), np.uint8))
+
+    monkeypatch.setattr(single, "process_file", process)
+    media = tmp_path / "my film.mp4"
+    media.write_bytes(b"")
+    out = tmp_path / "out"
+    result = call(home, "predict", str(media), "--run", trained["run"], "--start", "3", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert asked == {"path": media, "recipe": facts["fingerprint"], "captions": None, "start_s": 3.0}
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["second", "event", "probability", "agreement"]
+    assert [line.split()[0] for line in lines[1:7]] == ["3", "4", "5", "6", "7", "8"]
+    assert all(line.split()[-1] == "-" for line in lines[1:7])  # no CASTE in this recipe, so no agreement
+    assert "short_audio: bad \\x1b[31m" in result.stderr
+    assert "the file lasts 99.0 s, this is 3 to 9 s; go on with --start 9" in result.stderr
+    value = json.loads((out / "prediction.json").read_text())
+    assert len(value["segments"]) == 6 and value["run"] == trained["run"]
+    assert (out / "timeline.png").stat().st_size > 1000
+
+
+def test_predict_needs_a_file(home: Home, trained: dict[str, Any]) -> None:
+    assert "no file nosuch.mp4" in refused(call(home, "predict", "nosuch.mp4", "--run", trained["run"]))
 
 
 def test_an_unknown_run_names_the_known_ones(home: Home, trained: dict[str, Any]) -> None:
