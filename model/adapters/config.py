@@ -5,7 +5,7 @@ Defaults follow the reference's AVE settings; where they do not, the text says s
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -90,9 +90,23 @@ class LadderConfig(_Settings):
     rank: Count = 32
 
 
+class InjectConfig(_Settings):
+    """Adapters inside the live backbones; both switches exist to reproduce the reference.
+
+    frozen_train_mode: run the frozen backbones in training mode while training, so that their stochastic depth,
+    spectrogram augmentation and batch statistics act. discard_frozen_audio: the reference's AVVP code drops what a
+    frozen audio block computes and goes on with its (enriched) input.
+    """
+
+    frozen_train_mode: bool = False
+    discard_frozen_audio: bool = False
+
+
 class AdapterConfig(_Settings):
     """All adapters of one model.
 
+    placement: beside cached taps (`ladder`) or inside the live backbones (`inject`). inject_from: the first stage
+    with adapters; the stages before it are the frozen backbone's and are replayed from its cached taps.
     gate_init: start of the inner gates (CASTE's two enrichment gammas, the experts' attention gates). The outer
     gates start at 0 whatever it is, so that nothing changes at first; with inner gates at 0 too (the reference)
     an enrichment learns only after its outer gate has opened.
@@ -101,7 +115,10 @@ class AdapterConfig(_Settings):
     caste: CasteConfig = CasteConfig()
     avmoe: MoeConfig = MoeConfig()
     case: CaseConfig = CaseConfig()
+    placement: Literal["ladder", "inject"] = "ladder"
+    inject_from: Literal["stage1", "stage2", "stage3", "stage4"] = "stage1"
     ladder: LadderConfig = LadderConfig()
+    inject: InjectConfig = InjectConfig()
     gate_init: float = 0.1
 
     def off(self) -> AdapterConfig:

@@ -58,8 +58,7 @@ KINDS = {
     ),
     **dict.fromkeys(["avqa_question_encoder", "loss_avqa"], "avqa"),
     **dict.fromkeys(["metric_avvp", "metric_avvp_threshold", "metric_avs"], "metrics"),
-    # Kinds whose modules are not built yet; each moves to a group above with the module it belongs to.
-    "net_": "not covered yet",
+    "net_": "net",
 }
 
 
