@@ -55,12 +55,12 @@ def demo(
         )
         for name in RECIPES
     ]
-    took = [[name, _step(arguments)] for name, arguments in steps]
+    took = [(name, _step(arguments)) for name, arguments in steps]
     runs = _newest_runs(place)
     full = runs["full"]["run"]
-    took.append(["evaluate", _step(["eval", "--run", full, "--split", "test", *at])])
+    took.append(("evaluate", _step(["eval", "--run", full, "--split", "test", *at])))
     example = _example(place)
-    took.append(["predict", _step(["predict", str(example), "--run", full, *at])])
+    took.append(("predict", _step(["predict", str(example), "--run", full, *at])))
 
     print()
     print_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,7 @@ MaxFailedOption = Annotated[
 ]
 
 MAX_REASONS = 8
+LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
 
 
 def run_options(workers: int | None, deadline_s: float, retry_failed: bool, max_failed: str) -> RunOptions:
@@ -77,7 +79,8 @@ def with_bar(what: str, work: Callable[[Report, Remark], StageSummary]) -> Stage
     def report(progress: Progress) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=0.5)
+            every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
+            bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=every_s)
         if progress.failed:
             bar.set_postfix(failed=progress.failed, refresh=False)
         bar.update(progress.done - bar.n)
