@@ -29,7 +29,8 @@ class MapError(CaeavError):
 class AvsOutput(NamedTuple):
     """`mask_logits` `[B, T, S, S]`; for the masked losses, fine to coarse, `maps` `[B, T, C, h, w]` and their sound.
 
-    `audio` is `[B, T, C]` per map, in the map's space. The maps are rectified in the reference, see `AvsHeadConfig.rectified`.
+    `audio` is `[B, T, C]` per map, in the map's space. The maps are rectified in the reference, see
+    `AvsHeadConfig.rectified`.
     """
 
     mask_logits: Tensor

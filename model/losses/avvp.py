@@ -36,7 +36,7 @@ def avvp_loss(
 
     `labels` `[B, K]` in 0..1. A keep of `s` turns a label `y` into `s y + (1 - s) / 2`.
     """
-    labels = labels.to(output.clip_prob.dtype)
+    labels = labels.to(torch.promote_types(output.clip_prob.dtype, torch.float32))
     names = torch.arange(output.audio_token_logits.shape[0], device=labels.device)
     clip = _bce(output.clip_prob, labels)
     audio = _bce(output.audio_prob, audio_keep * labels + (1 - audio_keep) / 2)
@@ -48,4 +48,7 @@ def avvp_loss(
 
 
 def _bce(probability: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy(probability.clamp(CLAMP, 1 - CLAMP), target)
+    # Written out: torch refuses its own under autocast. Half precision knows no 1 - 1e-7.
+    wide = torch.promote_types(probability.dtype, torch.float32)
+    p = probability.to(wide).clamp(CLAMP, 1 - CLAMP)
+    return -(target * p.log() + (1 - target) * (1 - p).log()).mean()

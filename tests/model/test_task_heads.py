@@ -1,0 +1,239 @@
+"""The heads of AVVP, AVS and AVQA beyond the vectors: clips are independent, switches, starts, shapes, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from caeav.model.batch import TrunkOutput
+from caeav.model.heads.avqa import AvqaHead, QuestionEncoder, ground
+from caeav.model.heads.avs import AvsHead, MapError, token_maps
+from caeav.model.heads.avs_decoder import ResidualUnit
+from caeav.model.heads.avs_tpavi import Tpavi
+from caeav.model.heads.avvp import AvvpHead, MotionError, frame_attention
+from caeav.model.heads.avvp_group import Assign, DropPath
+from caeav.model.heads.config import AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
+
+AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
+AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
+AVQA = AvqaHeadConfig(match_widths=(8, 6, 4))
+
+
+def trunk(clips: int = 2, segments: int = 5) -> TrunkOutput:
+    return TrunkOutput(torch.randn(clips, segments, 4, 12), torch.randn(clips, segments, 3, 8))
+
+
+def avvp(config: AvvpHeadConfig = AVVP) -> AvvpHead:
+    torch.manual_seed(0)
+    head = AvvpHead(12, 8, 6, 5, config, motion_channels=7).eval()
+    with torch.no_grad():  # away from the start, where all classes are alike
+        for parameter in head.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return head
+
+
+def run_avvp(x: TrunkOutput, motion: Tensor) -> list[Tensor]:
+    return list(avvp()(x, motion))[:5]
+
+
+def run_avqa(x: TrunkOutput, extra: Tensor) -> list[Tensor]:
+    torch.manual_seed(0)
+    head = AvqaHead(12, 8, 9, 20, AVQA).eval()
+    question = (extra[:, :4, 0].abs() * 100).long() % 20
+    return [out for out in head(x, question, x.visual.flip(1)) if out is not None]
+
+
+def run_avs(x: TrunkOutput, extra: Tensor) -> list[Tensor]:
+    torch.manual_seed(0)
+    out = AvsHead([12, 12], 8, AVS).eval()([x.visual, x.visual[:, :, :1]], x.audio)
+    return [out.mask_logits, *out.maps, *out.audio]
+
+
+@pytest.mark.parametrize("run", [run_avvp, run_avqa, run_avs])
+def test_clips_of_a_batch_do_not_influence_each_other(
+    run: Callable[[TrunkOutput, Tensor], list[Tensor]],
+) -> None:
+    torch.manual_seed(1)
+    both, extra = trunk(), torch.randn(2, 5, 7)
+    together = run(both, extra)
+    for clip in range(2):
+        rows = slice(clip, clip + 1)
+        alone = run(TrunkOutput(both.visual[rows], both.audio[rows]), extra[rows])
+        for a, b in zip(together, alone, strict=True):
+            torch.testing.assert_close(a[rows], b, rtol=1e-4, atol=1e-5)
+
+
+def test_frame_probabilities_exceed_one_in_the_reference_only() -> None:
+    logits = 9 * torch.randn(2, 6, 10)
+    reference = frame_attention(logits, bounded=False)
+    assert reference.min() > 1.04
+    assert reference.max() < 1.24
+    bounded = frame_attention(logits, bounded=True)
+    assert bounded.amax(dim=-1).eq(1).all()
+    assert bounded.min() < 0.1  # seconds may differ
+
+
+def test_hard_segments_choose_one_group_and_learn_by_the_soft_ones() -> None:
+    torch.manual_seed(0)
+    assign = Assign(8, hard=True).eval()
+    shares = assign._share(assign(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).logits)
+    assert shares.detach().round().sum(dim=1).eq(1).all()
+    torch.testing.assert_close(shares, shares.round())
+    (shares * torch.randn_like(shares)).sum().backward()
+    assert assign.query.weight.grad is not None
+    assert assign.query.weight.grad.abs().sum() > 0
+    logits = torch.zeros(1, 2, 4000)
+    assert 0.45 < assign.train()._share(logits)[0, 0].mean() < 0.55  # in training the choice is drawn
+
+
+def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    x = torch.ones(4000, 3)
+    dropped = drop(x)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+    assert dropped.eq(dropped[:, :1]).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x
+
+
+def test_motion_must_go_with_the_head() -> None:
+    with pytest.raises(MotionError, match="built with motion features, the batch has none"):
+        avvp()(trunk())
+    without = AvvpHead(12, 8, 6, 5, AVVP)
+    with pytest.raises(MotionError, match=r"built without motion features, the batch has \[2, 5, 7\]"):
+        without(trunk(), torch.zeros(2, 5, 7))
+    assert without(trunk()).audio_frame_prob.shape == (2, 5, 6)
+
+
+def test_avvp_classes_start_alike() -> None:
+    head = AvvpHead(12, 8, 6, 5, AVVP)
+    assert not head.audio_class_tokens.any()
+    assert head.audio_in.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert not head.visual_group.grouping.assign.query.bias.any()
+
+
+def published_tpavi(layer: Tpavi, x: Tensor, audio: Tensor) -> Tensor:
+    """With the `[N, N]` matrix."""
+    assert layer.audio_align is not None
+    places = x.flatten(1, 2)
+    sound = layer.audio_align(audio).unsqueeze(2).expand(-1, -1, x.shape[2], -1).flatten(1, 2)
+    matrix = layer.query(places) @ layer.key(sound).transpose(1, 2) / places.shape[1]
+    read = layer.out_conv(matrix @ layer.value(places))
+    return layer.norm(places + layer.out_bn(read)).view_as(x)
+
+
+def test_tpavi_equals_its_quadratic_form_and_starts_as_a_norm() -> None:
+    torch.manual_seed(0)
+    layer = Tpavi(16, 6).double().eval()
+    x, audio = torch.randn(2, 5, 30, 16).double(), torch.randn(2, 5, 6).double()
+    torch.testing.assert_close(layer(x, audio)[0], layer.norm(x))
+    torch.nn.init.normal_(layer.out_bn.weight)
+    out, aligned = layer(x, audio)
+    torch.testing.assert_close(out, published_tpavi(layer, x, audio), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(out, layer.norm(x))
+    assert aligned is not None
+    assert aligned.shape == (2, 5, 16)
+
+
+def test_rectified_units_add_the_rectified_input() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 5, 5)
+    reference, fixed = ResidualUnit(4, rectified=True), ResidualUnit(4, rectified=False)
+    fixed.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(reference(x) - fixed(x), x.relu() - x)
+
+
+def test_the_mask_is_as_large_as_asked_for_with_any_number_of_taps() -> None:
+    audio = torch.randn(2, 3, 4, 8)
+    for sides in ([6, 3, 2, 1], [6, 3], [5]):
+        taps = [torch.randn(2, 3, side**2, 12) for side in sides]
+        out = AvsHead([12] * len(sides), 8, AVS)(taps, audio)
+        assert out.mask_logits.shape == (2, 3, 32, 32)
+        assert [grid.shape[-1] for grid in out.maps] == [8, 4, 2, 1][: len(sides)]
+
+
+def test_case_can_reach_the_mask_through_the_last_tap() -> None:
+    torch.manual_seed(0)
+    head = AvsHead([12, 12], 8, AVS).eval()
+    taps, audio = (
+        [torch.randn(1, 3, 16, 12), torch.randn(1, 3, 4, 12, requires_grad=True)],
+        torch.randn(1, 3, 4, 8),
+    )
+    head(taps, audio).mask_logits.sum().backward()
+    assert taps[1].grad is not None
+    assert taps[1].grad.abs().sum() > 0
+
+
+def test_unrectified_maps_keep_their_sign() -> None:
+    taps, audio = [torch.randn(1, 2, 16, 12)], torch.randn(1, 2, 4, 8)
+    maps = {}
+    for rectified in (True, False):
+        torch.manual_seed(0)
+        head = AvsHead([12], 8, AVS.model_copy(update={"rectified": rectified})).eval()
+        maps[rectified] = head(taps, audio).maps[0]
+    assert (maps[False] < 0).any()
+    torch.testing.assert_close(maps[True], maps[False].relu())
+
+
+def test_maps_need_square_grids_and_masks_that_halve() -> None:
+    with pytest.raises(MapError, match="50 tokens a frame are no square grid"):
+        token_maps(torch.zeros(1, 2, 50, 3), 4)
+    with pytest.raises(MapError, match="mask of 40 pixels does not halve evenly over 4 maps"):
+        AvsHead([4] * 4, 4, AVS.model_copy(update={"mask_size": 40}))
+
+
+def test_grounding_averages_unit_tokens_by_likeness() -> None:
+    torch.manual_seed(0)
+    tokens, audio = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 4)
+    unit = torch.nn.functional.normalize(tokens, dim=-1)
+    alike = torch.einsum("btlc,btc->btl", unit, torch.nn.functional.normalize(audio, dim=-1))
+    wanted = torch.einsum("btl,btlc->btc", alike.softmax(dim=-1), unit)
+    torch.testing.assert_close(ground(tokens, audio), wanted)
+
+
+def test_padding_changes_the_question_unless_it_is_skipped() -> None:
+    torch.manual_seed(0)
+    reference = QuestionEncoder(9, 6)
+    skipping = QuestionEncoder(9, 6, skip_padding=True)
+    skipping.load_state_dict(reference.state_dict())
+    short, padded = torch.tensor([[3, 5]]), torch.tensor([[3, 5, 0, 0], [1, 2, 3, 4]])
+    torch.testing.assert_close(skipping(padded)[0], reference(short)[0])
+    torch.testing.assert_close(skipping(padded)[1], reference(padded)[1])
+    assert not torch.allclose(reference(padded)[0], reference(short)[0])
+    assert skipping(torch.zeros(1, 3, dtype=torch.long)).isfinite().all()  # a question without a word
+
+
+def test_the_match_needs_negatives_only_when_there_are_some() -> None:
+    head = AvqaHead(12, 8, 9, 20, AVQA)
+    out = head(trunk(), torch.ones(2, 4, dtype=torch.long))
+    assert out.match_negative is None
+    assert out.match_positive.shape == (2, 5, 2)
+    assert out.answer_logits.shape == (2, 9)
+
+
+@pytest.mark.parametrize("run", [run_avvp, run_avqa, run_avs])
+def test_heads_run_in_half_precision(run: Callable[[TrunkOutput, Tensor], list[Tensor]]) -> None:
+    torch.manual_seed(1)
+    x, extra = trunk(), torch.randn(2, 5, 7)
+    full = run(x, extra)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = run(x, extra)
+    for a, b in zip(full, half, strict=True):
+        assert (a - b.to(a.dtype)).abs().mean() <= 0.03 * a.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (AvvpHeadConfig, {"width": 30}, "width 30 must be a multiple of heads 8"),
+        (AvsHeadConfig, {"width": 30}, "width 30 must be even and a multiple of heads 4"),
+        (AvsHeadConfig, {"channels": 7}, "channels 7 must be even"),
+    ],
+)
+def test_widths_are_checked(config: type, values: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**values)
