@@ -14,7 +14,8 @@ from caeav.model.adapters.config import AdapterConfig
 from caeav.model.batch import InputSpec, TokenBatch, TrunkOutput
 from caeav.model.heads.ave import AveHead
 from caeav.model.heads.config import AveHeadConfig
-from caeav.model.placements.ladder import LadderTrunk
+from caeav.model.placements.build import build_trunk
+from caeav.model.placements.live import Live
 
 Modalities = Literal["both", "audio", "visual"]
 
@@ -44,14 +45,17 @@ class AveOutput:
 
 
 class AveModel(nn.Module):
-    """Cached tokens of a batch in, relevance of every second and the clip's event out."""
+    """Tokens of a batch in, relevance of every second and the clip's event out."""
 
-    def __init__(self, spec: InputSpec, classes: Sequence[str], config: AveModelConfig) -> None:
+    def __init__(
+        self, spec: InputSpec, classes: Sequence[str], config: AveModelConfig, live: Live | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         adapters = config.adapters if config.modalities == "both" else config.adapters.off()
-        self.trunk = LadderTrunk(spec, adapters)
-        self.head = AveHead(spec.visual[-1].channels, spec.audio[-1].channels, len(classes), config.head)
+        self.trunk = build_trunk(spec, adapters, live)
+        widths = self.trunk.visual_channels, self.trunk.audio_channels
+        self.head = AveHead(*widths, len(classes), config.head)
 
     def forward(self, batch: TokenBatch) -> AveOutput:
         """A batch -> `AveOutput`."""
@@ -65,7 +69,13 @@ class AveModel(nn.Module):
 
 
 def build_ave_model(
-    spec: InputSpec, classes: Sequence[str], config: AveModelConfig | None = None
+    spec: InputSpec,
+    classes: Sequence[str],
+    config: AveModelConfig | None = None,
+    live: Live | None = None,
 ) -> AveModel:
-    """The model for inputs of `spec` and the foreground `classes`; raises `CaeavError` when they do not fit."""
-    return AveModel(spec, classes, AveModelConfig() if config is None else config)
+    """The model for inputs of `spec` and the foreground `classes`; raises `CaeavError` when they do not fit.
+
+    `live`: the frozen backbones, for the inject placement only.
+    """
+    return AveModel(spec, classes, AveModelConfig() if config is None else config, live)

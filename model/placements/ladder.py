@@ -71,7 +71,10 @@ class LadderStage(nn.Module):
 
 
 class LadderTrunk(nn.Module):
-    """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps."""
+    """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps.
+
+    `visual_channels`, `audio_channels`: of the output.
+    """
 
     def __init__(self, spec: InputSpec, config: AdapterConfig) -> None:
         super().__init__()
@@ -83,6 +86,7 @@ class LadderTrunk(nn.Module):
         depth = min(len(spec.visual), len(spec.audio))
         pairs = list(zip(spec.visual[-depth:], spec.audio[-depth:], strict=True))
         self.names = [(visual.name, audio.name) for visual, audio in pairs]
+        self.visual_channels, self.audio_channels = (tap.channels for tap in pairs[-1])
         adapted = config.caste.enabled or config.avmoe.enabled
         self.stages = nn.ModuleList(
             LadderStage(i, pair, pairs[i - 1] if i else None, config)

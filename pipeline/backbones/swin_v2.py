@@ -103,5 +103,7 @@ def create_swin_v2(name: str = NAMES[0], options: Mapping[str, Any] | None = Non
     except ModuleNotFoundError as error:
         raise CaeavError(f"Swin-V2 needs {error.name}", hint="pip install 'caeav[learned]'") from error
     if not timm.is_model(name):
-        raise CaeavError(f"timm {timm.__version__} has no model {name!r}", hint=f"choose {' or '.join(NAMES)}")
+        raise CaeavError(
+            f"timm {timm.__version__} has no model {name!r}", hint=f"choose {' or '.join(NAMES)}"
+        )
     return LiveSwinV2(timm.create_model(name, pretrained=False, num_classes=0, **(options or {})))

@@ -1,0 +1,281 @@
+"""Adapters inside live backbones: what stays frozen, what is replayed, and what equals what."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
+from caeav.model.ave_model import AveModelConfig, build_ave_model
+from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.heads.config import AveHeadConfig
+from caeav.model.placements.inject import FRAMES, WINDOWS, InjectTrunk
+from caeav.model.placements.live import Live, pair_blocks
+from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig, LiveHtsat
+from caeav.pipeline.backbones.htsat_sound import SoundConfig
+from caeav.pipeline.backbones.swin_v2 import create_swin_v2
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+
+CLIPS, SEGMENTS = 2, 2
+SOUND = SoundConfig(rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2)
+CONFIG = AdapterConfig(
+    placement="inject",
+    caste=CasteConfig(gate_dim=8),
+    avmoe=MoeConfig(reduction=2, latents=3, batch_norm=False),
+    case=CaseConfig(proj_dim=8, caption_bottleneck=4, heads=4),
+)
+LIVE_TAPS = {"visual": (TapSpec(FRAMES, 64 * 64, 3),), "audio": (TapSpec(WINDOWS, 2000, 1),)}
+CAPTIONS = {"visual_caption": CaptionSpec(5, 16), "audio_caption": CaptionSpec(5, 16)}
+FROM_FRAMES = InputSpec(SEGMENTS, **LIVE_TAPS, **CAPTIONS)
+
+
+def randomise(module: torch.nn.Module, std: float = 0.15) -> None:
+    """Weights of a trained network's kind: no gate, norm or bias at its start value."""
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, mean=1.0 if parameter.ndim == 1 else 0.0, std=std)
+
+
+@pytest.fixture(scope="module")
+def live() -> Live:
+    """A tiny Swin-V2 of timm (blocks 2, 2, 6, 2) and a tiny HTS-AT (2, 2, 2, 2)."""
+    torch.manual_seed(1)
+    swin = create_swin_v2(
+        "swinv2_base_window12_192",
+        {"img_size": 64, "window_size": 4, "embed_dim": 8, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 2, 4)},
+    )
+    htsat = Htsat(HtsatConfig(sound=SOUND, channels=8, depths=(2, 2, 2, 2), heads=(2, 2, 4, 4), window=4))
+    for module in (swin.module, htsat):
+        randomise(module)
+    return Live(swin, LiveHtsat(htsat))
+
+
+@pytest.fixture
+def batch() -> TokenBatch:
+    torch.manual_seed(2)
+    return TokenBatch(
+        keys=["a", "b"],
+        visual={FRAMES: torch.randn(CLIPS, SEGMENTS, 3, 64, 64)},
+        audio={WINDOWS: torch.randn(CLIPS, SEGMENTS, 2000)},
+        frames_ok=torch.ones(CLIPS, SEGMENTS, dtype=torch.bool),
+        audio_ok=torch.ones(CLIPS, SEGMENTS, dtype=torch.bool),
+        visual_caption=torch.randn(CLIPS, 5, 16),
+        audio_caption=torch.randn(CLIPS, 5, 16),
+    )
+
+
+def build(live: Live, spec: InputSpec = FROM_FRAMES, **changes: Any) -> InjectTrunk:
+    torch.manual_seed(3)
+    trunk = InjectTrunk(spec, live, CONFIG.model_copy(update=changes))
+    randomise(trunk)
+    return trunk.eval()
+
+
+def frozen_taps(live: Live, batch: TokenBatch) -> dict[str, Tensor]:
+    """What a store of both backbones would hold for the batch, in full precision."""
+    found = {}
+    with torch.no_grad():
+        x = live.visual.embed(batch.visual[FRAMES].flatten(0, 1))
+        sound = live.audio.module.eval()(batch.audio[WINDOWS].flatten(0, 1))
+        for i, stage in enumerate(live.visual.stages):
+            x = live.visual.stages[i - 1].merge(x) if i else x
+            for block in stage.blocks:
+                x = x + block.attention(x)
+                x = x + block.mlp(x)
+            found[f"visual.stage{i + 1}"] = x.unflatten(0, (CLIPS, SEGMENTS))
+            found[f"audio.stage{i + 1}"] = sound[i].unflatten(0, (CLIPS, SEGMENTS))
+    return found
+
+
+def cached(live: Live, batch: TokenBatch) -> tuple[InputSpec, TokenBatch]:
+    """Inputs and batch of a run that joins such a store."""
+    taps = frozen_taps(live, batch)
+    parts = {m: {n: x for n, x in taps.items() if n.startswith(m)} for m in ("visual", "audio")}
+    specs = {m: tuple(TapSpec(n, *x.shape[2:]) for n, x in held.items()) for m, held in parts.items()}
+    return InputSpec(SEGMENTS, **specs, **CAPTIONS), replace(batch, **parts)
+
+
+def output_and_gradients(trunk: InjectTrunk, batch: TokenBatch) -> dict[str, Tensor]:
+    trunk.zero_grad()
+    out = trunk(batch)
+    torch.manual_seed(4)
+    loss = sum((x * torch.randn_like(x)).sum() for x in (out.visual, out.audio, out.agreement))
+    loss.backward()
+    found = {f"grad.{n}": p.grad for n, p in trunk.named_parameters() if p.grad is not None}
+    return {"visual": out.visual.detach(), "audio": out.audio.detach(), **found}
+
+
+def test_blocks_are_paired_as_in_the_reference() -> None:
+    assert pair_blocks(2, 2) == [0, 1]
+    assert [j for j, m in enumerate(pair_blocks(18, 6)) if m is not None] == [2, 5, 8, 11, 14, 17]
+    with pytest.raises(AdapterError, match="4 visual and 3 audio"):
+        pair_blocks(4, 3)
+
+
+@pytest.mark.parametrize(("skip", "pairs"), [(1, [2, 2, 2, 2]), (2, [2, 0, 2, 0]), (3, [2, 2, 0, 2])])
+def test_every_nth_stage_goes_without_avmoe(live: Live, skip: int, pairs: list[int]) -> None:
+    trunk = build(live, avmoe=CONFIG.avmoe.model_copy(update={"num_skip": skip}))
+    assert [len(stage.p1) for stage in trunk.stages] == [len(stage.p2) for stage in trunk.stages] == pairs
+    assert all(stage.caste_visual is not None for stage in trunk.stages)
+
+
+@pytest.mark.parametrize("stage", ["stage2", "stage3", "stage4"])
+def test_replaying_a_cached_tap_is_the_live_run(live: Live, batch: TokenBatch, stage: str) -> None:
+    spec, tokens = cached(live, batch)
+    whole, replayed = build(live, inject_from=stage), build(live, spec, inject_from=stage)
+    assert replayed.replayed and not whole.replayed
+    replayed.load_state_dict(whole.state_dict())
+    want, got = output_and_gradients(whole, batch), output_and_gradients(replayed, tokens)
+    assert want.keys() == got.keys() and len(want) > 100
+    for name, x in want.items():
+        assert (got[name] - x).abs().max() <= 1e-5 * max(1.0, float(x.abs().max())), name
+        assert x.any() or name.endswith("key.bias"), f"{name} is zero, nothing was compared"
+
+
+def test_adapters_before_the_first_stage_do_not_exist(live: Live) -> None:
+    trunk = build(live, inject_from="stage3")
+    assert [sum(1 for _ in stage.parameters()) > 0 for stage in trunk.stages] == [False, False, True, True]
+
+
+class Forbidden:
+    """Blocks that must not be run."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} of a block that is not needed")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise AssertionError("a block that is not needed was run")
+
+
+def test_replaying_computes_nothing_before_its_stage(live: Live, batch: TokenBatch) -> None:
+    spec, tokens = cached(live, batch)
+    wanted = build(live, spec, inject_from="stage3")(tokens).visual
+
+    class Part:
+        def __init__(self, whole: Any) -> None:
+            self.module, self.norm = whole.module, getattr(whole, "norm", None)
+            shallow = [replace(s, blocks=(Forbidden(),) * len(s.blocks)) for s in whole.stages[:2]]
+            self.stages = (*shallow, *whole.stages[2:])
+
+    part: Any = Live(Part(live.visual), Part(live.audio))
+    tokens.visual = {"visual.stage2": tokens.visual["visual.stage2"]}
+    tokens.audio = {"audio.stage2": tokens.audio["audio.stage2"]}
+    assert torch.equal(build(part, spec, inject_from="stage3")(tokens).visual, wanted)
+
+
+def test_with_gates_at_zero_the_frozen_output_is_unchanged(live: Live, batch: TokenBatch) -> None:
+    for skip in (1, 2):
+        config = CONFIG.model_copy(
+            update={
+                "case": CONFIG.case.model_copy(update={"enabled": False}),
+                "avmoe": CONFIG.avmoe.model_copy(update={"num_skip": skip}),
+            }
+        )
+        out = InjectTrunk(FROM_FRAMES, live, config).eval()(batch)
+        with torch.no_grad():
+            visual = live.visual.module.forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
+            audio = live.audio.module(batch.audio[WINDOWS].flatten(0, 1))[-1]
+        assert torch.equal(out.visual.flatten(0, 1), visual)
+        assert torch.equal(out.audio.flatten(0, 1), audio)
+
+
+def test_opening_a_gate_changes_the_output(live: Live, batch: TokenBatch) -> None:
+    trunk = InjectTrunk(FROM_FRAMES, live, CONFIG).eval()
+    before = trunk(batch).visual
+    with torch.no_grad():
+        trunk.stages[0].p1[0].visual.cross_experts[0].out_gate.fill_(0.5)
+    assert not torch.allclose(trunk(batch).visual, before, atol=1e-3)
+
+
+def test_frozen_weights_are_no_part_of_the_model(live: Live, batch: TokenBatch) -> None:
+    trunk = build(live).train()
+    frozen = [p for module in live.modules for p in module.parameters()]
+    assert {id(p) for p in frozen}.isdisjoint(id(p) for p in trunk.parameters())
+    assert not any("backbone" in name or "module" in name for name in trunk.state_dict())
+    before = [x.clone() for module in live.modules for x in module.state_dict().values()]
+    found = output_and_gradients(trunk, batch)
+    assert all(not p.requires_grad and p.grad is None for p in frozen)
+    after = [x for module in live.modules for x in module.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), "running statistics moved"
+    deep_below = found["grad.stages.0.p1.0.visual.cross_experts.0.down.weight"]
+    assert deep_below.any(), "no gradient through the frozen blocks"
+
+
+def test_frozen_parts_stay_in_eval_mode(live: Live, batch: TokenBatch) -> None:
+    trunk = build(live).train()
+    assert not any(m.training for module in live.modules for m in module.modules())
+    reference = build(live, inject=InjectConfig(frozen_train_mode=True)).train()
+    assert all(m.training for module in live.modules for m in module.modules())
+    assert trunk.training and reference.training
+    reference.eval()
+    assert not any(m.training for module in live.modules for m in module.modules())
+
+
+def test_nothing_is_recorded_before_the_first_adapter(live: Live, batch: TokenBatch) -> None:
+    out = build(live, inject_from="stage3")(batch)
+    assert [out.aux[f"stage{i}.visual"].requires_grad for i in (1, 2, 3, 4)] == [False, False, True, True]
+
+
+def test_device_and_dtype_reach_the_frozen_parts(live: Live) -> None:
+    trunk = build(live).double()
+    assert {p.dtype for module in live.modules for p in module.parameters()} == {torch.float64}
+    trunk.float()
+    assert {p.dtype for module in live.modules for p in module.parameters()} == {torch.float32}
+
+
+def test_the_frozen_picture_alone(live: Live, batch: TokenBatch) -> None:
+    want = live.visual.module.eval().forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
+    found = build(live).frozen_visual(batch.visual[FRAMES])
+    assert torch.equal(found.flatten(0, 1), want) and not found.requires_grad
+
+
+def test_discarded_frozen_audio_has_no_influence(live: Live, batch: TokenBatch) -> None:
+    class Mute:
+        def __init__(self) -> None:
+            self.module, self.embed = live.audio.module, live.audio.embed
+            self.stages = [replace(s, blocks=(Forbidden(),) * len(s.blocks)) for s in live.audio.stages]
+
+    silent: Any = Live(live.visual, Mute())
+    changes = {"inject": InjectConfig(discard_frozen_audio=True)}
+    assert torch.equal(build(silent, **changes)(batch).audio, build(live, **changes)(batch).audio)
+
+
+def test_inputs_that_do_not_fit_are_named(live: Live, batch: TokenBatch) -> None:
+    spec, _ = cached(live, batch)
+    with pytest.raises(AdapterError, match=r"starts from visual\.frames and audio\.windows"):
+        build(live, spec)
+    shallow = replace(spec, visual=spec.visual[2:])
+    with pytest.raises(AdapterError, match=r"starts from visual\.stage2 and audio\.stage2"):
+        build(live, shallow, inject_from="stage3")
+    wide = replace(spec, visual=tuple(replace(t, channels=t.channels + 1) for t in spec.visual))
+    with pytest.raises(AdapterError, match=r"visual\.stage2 has 64 tokens of 17 channels.* 64 of 16"):
+        build(live, wide, inject_from="stage3")
+    with pytest.raises(AdapterError, match="frozen_train_mode"):
+        build(live, spec, inject_from="stage2", inject=InjectConfig(frozen_train_mode=True))
+
+
+def test_backbones_of_unequal_depth_are_refused(live: Live) -> None:
+    class Short:
+        module, stages = live.audio.module, live.audio.stages[:3]
+
+    with pytest.raises(AdapterError, match="4 visual and 3 audio stages"):
+        Live(live.visual, Short())  # type: ignore[arg-type]
+
+
+def test_a_model_is_built_on_it(live: Live, batch: TokenBatch) -> None:
+    spec, tokens = cached(live, batch)
+    config = AveModelConfig(
+        adapters=CONFIG.model_copy(update={"inject_from": "stage3"}),
+        head=AveHeadConfig(visual_in=8, audio_in=8, width=8, hidden=8, heads=2),
+    )
+    shallow = replace(spec, visual=spec.visual[:2], audio=spec.audio[:2])  # the taps it needs, no deeper ones
+    model = build_ave_model(shallow, ("bell", "dog"), config, live)
+    assert model(tokens).event_scores.shape == (CLIPS, 2)
+    with pytest.raises(AdapterError, match="no live backbones"):
+        build_ave_model(shallow, ("bell", "dog"), config)
