@@ -41,7 +41,8 @@ def fit_shape(tensor: Tensor, like: Tensor, name: str) -> Tensor:
 def load_vector_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Fill every parameter and buffer of `module` from `tensors` (vector name -> tensor), all of them or none.
 
-    Buffers that `module` computes itself (not persistent) are left alone. Keeps the module's dtype. Raises `VectorMismatchError` on a missing, unknown or misshapen tensor.
+    Buffers that `module` computes itself (not persistent) are left alone. Keeps the module's dtype. Raises
+    `VectorMismatchError` on a missing, unknown or misshapen tensor.
     """
     kept = module.state_dict().keys()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
