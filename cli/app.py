@@ -82,5 +82,5 @@ def run() -> None:
         sys.exit(1)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            say("interrupted; what is finished is kept: run the same command again to go on")
+            say("interrupted; what is finished is kept")
         raise

@@ -20,10 +20,10 @@ The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.` (1
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"no file {path}", hint="give the path of HTSAT_AudioSet_Saved_1.ckpt, as published by HTS-AT"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         first = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"{path} is not a file of plain weights: {first}",
