@@ -22,6 +22,7 @@ def build_caste(own: TapSpec, other: TapSpec, config: AdapterConfig) -> Caste:
         gate_dim=config.caste.gate_dim,
         temporal=config.caste.temporal,
         gate_init=config.gate_init,
+        map_rank=config.caste.map_rank,
     )
 
 
@@ -50,4 +51,9 @@ def build_moe(own: TapSpec, other: TapSpec, config: AdapterConfig, *, out_gate: 
         pre_norm=moe.pre_norm,
         post_norm=moe.post_norm,
         out_gate=out_gate,
+        token_rank=moe.token_rank,
+        channel_rank=moe.channel_rank,
+        router_width=moe.router_width,
+        scaled_attention=moe.scaled_attention,
+        nonlinear_uni=moe.nonlinear_uni,
     )

@@ -5,7 +5,8 @@ already as wide as their modality. A caption holds for the whole clip, so everyt
 is computed for `B` rows and never repeated; captions given a segment at a time (`[BT, W, C]`) work too. In training
 the dropout of a clip's caption is thereby the same in all its segments (the reference draws it for each).
 
-CASE is no identity at the start.
+CASE is no identity at the start. With a `width` below the inputs' own, all units work on tokens mapped down to it,
+captions have that width, and what is injected is mapped up again.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Case(nn.Module):
-    """Self attention, caption attention, cross attention, feed-forward, time; then caption-gated injection."""
+    """Self attention, caption attention, cross attention, feed-forward, time; then caption-gated injection.
+
+    selective_injection: only the top-k tokens receive what was refined, with the gate as their weight; the reference
+    gives `1 - gate` of it to every token and `gate / k` more to the selected. gate_gradient: let the objective reach
+    the gate, and through it what captions say; the reference cuts it off. `widths`: those the units work at and
+    captions must have, visual and audio.
+    """
 
     def __init__(
         self,
@@ -81,15 +88,25 @@ class Case(nn.Module):
         topk_ratio: float = 0.3,
         weight_dropout: float = 0.1,
         dropout: float = 0.2,
+        width: int = 0,
+        selective_injection: bool = False,
+        gate_gradient: bool = False,
     ) -> None:
         super().__init__()
-        self.selector = TokenSelector(topk_ratio)
+        self.selective_injection = selective_injection
+        self.gate_gradient = gate_gradient
+        self.widths = tuple(min(width or c, c) for c in (visual_channels, audio_channels))
+        self.selector = TokenSelector(topk_ratio, whole=selective_injection)
         self.contrastive_temperature = nn.Parameter(torch.tensor(0.2))
 
         def unit(channels: int) -> AttentionUnit:
             return AttentionUnit(channels, heads, weight_dropout=weight_dropout, dropout=dropout)
 
-        for name, channels in (("visual", visual_channels), ("audio", audio_channels)):
+        full = (visual_channels, audio_channels)
+        for name, wide, channels in zip(("visual", "audio"), full, self.widths, strict=True):
+            if channels < wide:
+                self.add_module(f"reduce_{name}", nn.Linear(wide, channels))
+                self.add_module(f"lift_{name}", nn.Linear(channels, wide))
             self.add_module(f"self_attn_{name}", unit(channels))
             self.add_module(f"self_attn_{name}_caption", unit(channels))
             self.add_module(f"caption_attn_{name}", unit(channels))
@@ -97,11 +114,11 @@ class Case(nn.Module):
             self.add_module(f"ffn_{name}", FeedForwardUnit(channels, dropout))
             self.add_module(f"ffn_{name}_caption", FeedForwardUnit(channels, dropout))
             self.add_module(f"temporal_{name}", TemporalConv(channels))
-            self.add_module(f"out_norm_{name}", nn.LayerNorm(channels))
-            self.add_module(f"proj_{name}", Projection(channels, proj_dim))
+            self.add_module(f"out_norm_{name}", nn.LayerNorm(wide))
+            self.add_module(f"proj_{name}", Projection(wide, proj_dim))
             self.add_module(f"proj_{name}_caption", Projection(channels, proj_dim))
-        self.audio_to_visual = nn.Linear(audio_channels, visual_channels)
-        self.visual_to_audio = nn.Linear(visual_channels, audio_channels)
+        self.audio_to_visual = nn.Linear(self.widths[1], self.widths[0])
+        self.visual_to_audio = nn.Linear(self.widths[0], self.widths[1])
 
     def forward(
         self,
@@ -151,6 +168,7 @@ class Case(nn.Module):
     def _read_caption(
         self, name: str, tokens: Tensor, caption: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        tokens = self._through(f"reduce_{name}", tokens)
         own = self.get_submodule(f"self_attn_{name}")(tokens, tokens)  # [BT, L, C]
         read = self.get_submodule(f"self_attn_{name}_caption")(caption, caption, mask)  # [B, W, C]
         # All segments of a clip query its one caption together: keys and values are never repeated.
@@ -167,7 +185,7 @@ class Case(nn.Module):
     def _inject(
         self, name: str, tokens: Tensor, refined: Tensor, caption_mean: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        with torch.no_grad():  # the caption gate passes no gradient in the reference
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.gate_gradient):
             own = F.normalize(refined.mean(dim=1), dim=-1, eps=UNIT_EPS)
             said = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
             fit = torch.sigmoid(
@@ -175,5 +193,10 @@ class Case(nn.Module):
             )
         mask, probabilities = self.selector(refined, noise)
         gate = fit[:, None, None]
-        injected = torch.addcmul(tokens, refined, gate * mask + (1 - gate))
+        weights = gate * mask if self.selective_injection else gate * mask + (1 - gate)
+        injected = torch.addcmul(tokens, self._through(f"lift_{name}", refined), weights)
         return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit
+
+    def _through(self, name: str, x: Tensor) -> Tensor:
+        """The map to or from the width the units work at, where there is one."""
+        return self.get_submodule(name)(x) if hasattr(self, name) else x

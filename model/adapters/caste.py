@@ -33,7 +33,8 @@ class Caste(nn.Module):
 
     The two weights add up to 1, so with increments `s` and `t` this is `gamma * mask * (x + w_space gamma_s s +
     w_time gamma_t t)`: the residual holds a copy of the selected tokens. `gate_init` starts the inner gammas; 0 as
-    in the reference lets the enrichments learn only after the outer gate has opened.
+    as in the reference lets the enrichments learn only after the outer gate has opened. `map_rank` above 0 gives the
+    four `C x C` maps that rank.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Caste(nn.Module):
         gate_dim: int = 128,
         temporal: TemporalMode = "dwconv",
         gate_init: float = 0.0,
+        map_rank: int = 0,
     ) -> None:
         super().__init__()
         self.topk_ratio = topk_ratio
         self.gate = AgreementGate(channels, other_channels, gate_dim)
-        self.spatial = SpatialEnrichment(channels, gate_init)
-        self.temporal = TemporalEnrichment(channels, temporal, gate_init)
+        self.spatial = SpatialEnrichment(channels, gate_init, map_rank)
+        self.temporal = TemporalEnrichment(channels, temporal, gate_init, map_rank)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, own: Tensor, other: Tensor, segments: int) -> CasteOutput:

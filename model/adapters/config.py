@@ -1,16 +1,18 @@
 """Settings of the adapters, validated as one. Every part can be switched off by `enabled: false`.
 
-Defaults follow the reference's AVE settings; where they do not, the text says so.
+Defaults follow the reference's AVE settings; where they do not, the text says so. `variant` and `preset` are bundles
+of other defaults (`variants.py`): a setting that is given holds, whatever they say.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caeav.model.adapters.experts import UniAttention
 from caeav.model.adapters.temporal import TemporalMode
+from caeav.model.adapters.variants import PRESETS, VARIANTS, Preset, Variant, lay_over
 
 
 class _Settings(BaseModel):
@@ -20,18 +22,21 @@ class _Settings(BaseModel):
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Rank = Annotated[int, Field(ge=0)]
 
 
 class CasteConfig(_Settings):
     """CASTE, one pair (visual, audio) a stage.
 
-    topk_ratio: share of the tokens that is enriched. gate_dim: width of the agreement gate.
+    topk_ratio: share of the tokens that is enriched. gate_dim: width of the agreement gate. map_rank: rank of its
+    four `C x C` maps, 0 for full ones.
     """
 
     enabled: bool = True
     topk_ratio: Share = 0.3
     gate_dim: Annotated[int, Field(ge=2)] = 128
     temporal: TemporalMode = "dwconv"
+    map_rank: Rank = 0
 
 
 class MoeConfig(_Settings):
@@ -39,7 +44,9 @@ class MoeConfig(_Settings):
 
     reduction: the bottleneck's width is channels // reduction, in whole groups. num_skip: every num_skip-th stage
     goes without AVMoE; 1 (our default) skips none, the reference's AVE setting is 2. router_noise: noise on the
-    router's logits in training (AVS: 0.01).
+    router's logits in training (AVS: 0.01). token_rank, channel_rank: ranks of the maps that bring the other
+    modality to this one's tokens and channels, 0 for full ones. router_width: hidden width of the router.
+    scaled_attention, nonlinear_uni, uniform_target: see `variants.py`.
     """
 
     enabled: bool = True
@@ -56,6 +63,12 @@ class MoeConfig(_Settings):
     out_gate_audio: bool = True
     num_skip: Count = 1
     router_noise: Annotated[float, Field(ge=0)] = 0.0
+    token_rank: Rank = 0
+    channel_rank: Rank = 0
+    router_width: Count = 128
+    scaled_attention: bool = False
+    nonlinear_uni: bool = False
+    uniform_target: bool = False
 
     def bottleneck(self, channels: int) -> int:
         """Bottleneck width for `channels`: the reference's where that divides into groups, never below `groups`."""
@@ -71,7 +84,8 @@ class CaseConfig(_Settings):
 
     proj_dim: width of the space in which captions and modalities are compared. heads: of the mapper, too.
     caption_bottleneck: inner width of the maps from caption to modality. weight_dropout: on attention weights.
-    mask_padding: leave caption padding unattended; the reference attends it.
+    width: everything inside works at most this wide, between a map down and a map up; 0 for the inputs' own widths.
+    mask_padding, selective_injection, gate_gradient: see `variants.py`.
     """
 
     enabled: bool = True
@@ -81,7 +95,10 @@ class CaseConfig(_Settings):
     caption_bottleneck: Count = 48
     weight_dropout: Rate = 0.1
     dropout: Rate = 0.2
-    mask_padding: bool = True
+    width: Annotated[int, Field(ge=0)] = 0
+    mask_padding: bool = False
+    selective_injection: bool = False
+    gate_gradient: bool = False
 
 
 class LadderConfig(_Settings):
@@ -105,13 +122,18 @@ class InjectConfig(_Settings):
 class AdapterConfig(_Settings):
     """All adapters of one model.
 
-    placement: beside cached taps (`ladder`) or inside the live backbones (`inject`). inject_from: the first stage
-    with adapters; the stages before it are the frozen backbone's and are replayed from its cached taps.
+    variant: the published method as it is (`reference`) or with what hurts in it put right (`revised`). preset: the
+    published sizes, or `lite` ones for large backbones. Both set defaults of single settings, listed in
+    `variants.py`; the resolved configuration names every one of them. placement: beside cached taps (`ladder`) or
+    inside the live backbones (`inject`). inject_from: the first stage with adapters; the stages before it are the
+    frozen backbone's and are replayed from its cached taps.
     gate_init: start of the inner gates (CASTE's two enrichment gammas, the experts' attention gates). The outer
     gates start at 0 whatever it is, so that nothing changes at first; with inner gates at 0 too (the reference)
     an enrichment learns only after its outer gate has opened.
     """
 
+    variant: Variant = "reference"
+    preset: Preset = "reference"
     caste: CasteConfig = CasteConfig()
     avmoe: MoeConfig = MoeConfig()
     case: CaseConfig = CaseConfig()
@@ -119,7 +141,26 @@ class AdapterConfig(_Settings):
     inject_from: Literal["stage1", "stage2", "stage3", "stage4"] = "stage1"
     ladder: LadderConfig = LadderConfig()
     inject: InjectConfig = InjectConfig()
-    gate_init: float = 0.1
+    gate_init: float = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bundles(cls, given: Any) -> Any:
+        """Lay what is given over the defaults that variant and preset set."""
+        if not isinstance(given, dict):
+            return given
+        bundles = [
+            VARIANTS.get(given.get("variant", "reference")),
+            PRESETS.get(given.get("preset", "reference")),
+        ]
+        defaults: dict[str, Any] = {}
+        for bundle in bundles:  # None: an unknown name, which the field itself refuses
+            defaults = lay_over(defaults, bundle or {})
+        plain = {
+            name: part.model_dump(exclude_unset=True) if isinstance(part, _Settings) else part
+            for name, part in given.items()
+        }
+        return lay_over(defaults, plain)
 
     def off(self) -> AdapterConfig:
         """The same with every adapter switched off."""

@@ -6,6 +6,7 @@ bottleneck width, `K` latents. One implementation for all tasks; what differs is
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -21,25 +22,33 @@ FRAME_HEADS = 4
 FRAME_DROPOUT = 0.2
 
 
-def latent_attention(x: Tensor, context: Tensor, latents: Tensor, gate: Tensor) -> Tensor:
-    """`x + gate * softmax(x R^T) R` with `R = latents + softmax(latents c^T) c`; products unscaled.
+def latent_attention(
+    x: Tensor, context: Tensor, latents: Tensor, gate: Tensor, *, scaled: bool = False
+) -> Tensor:
+    """`x + gate * softmax(x R^T) R` with `R = latents + softmax(latents c^T) c`; `scaled`: products / sqrt(C).
 
     `x`, `context` `[BT, N, C]`, `latents` `[K, C]` -> `[BT, N, C]`. The latents stand between the two token sets,
     so the cost is linear in both.
     """
+    # The factor is put on the smaller of both sides.
+    scale = 1 / math.sqrt(x.shape[-1]) if scaled else 1.0
+    asking = scale * latents if scaled else latents
     read = latents + torch.matmul(
-        torch.softmax(torch.matmul(latents, context.transpose(1, 2)), dim=-1), context
+        torch.softmax(torch.matmul(asking, context.transpose(1, 2)), dim=-1), context
     )
-    weights = torch.softmax(torch.bmm(x, read.transpose(1, 2)), dim=-1)  # [BT, N, K]
+    keys = scale * read if scaled else read
+    weights = torch.softmax(torch.bmm(x, keys.transpose(1, 2)), dim=-1)  # [BT, N, K]
     return torch.baddbmm(x, weights, gate * read)
 
 
-def mutual_attention(x: Tensor, gate: Tensor) -> Tensor:
-    """`x + gate * S^T x`, `S = softmax(x x^T)` over its last axis: AVVP's parameter-free attention, unscaled.
+def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
+    """`x + gate * S^T x`, `S = softmax(x x^T)` over its last axis: AVVP's parameter-free attention.
 
-    The reference contracts the row index of `S`, so the weights of one output token do not add up to 1.
+    The reference contracts the row index of `S`, so the weights of one output token do not add up to 1. `scaled`
+    divides the products by sqrt(C).
     """
-    weights = torch.softmax(torch.bmm(x, x.transpose(1, 2)), dim=-1)  # [BT, N, N]
+    asking = x / math.sqrt(x.shape[-1]) if scaled else x
+    weights = torch.softmax(torch.bmm(asking, x.transpose(1, 2)), dim=-1)  # [BT, N, N]
     return torch.baddbmm(x, weights.transpose(1, 2), gate * x)
 
 
@@ -95,7 +104,10 @@ class Bottleneck(nn.Module):
 
 
 class CrossExpert(Bottleneck):
-    """Looks at the other modality through `K` latents, then a ReLU bottleneck. `latent_tokens` start U[0, 1)."""
+    """Looks at the other modality through `K` latents, then a ReLU bottleneck. `latent_tokens` start U[0, 1).
+
+    scaled: divide the attention's products by sqrt(C), which the reference does not.
+    """
 
     def __init__(
         self,
@@ -105,15 +117,18 @@ class CrossExpert(Bottleneck):
         latents: int,
         *,
         gate_init: float = 0.0,
+        scaled: bool = False,
         **options: bool,
     ) -> None:
         super().__init__(channels, bottleneck, groups, activation=True, **options)
+        self.scaled = scaled
         self.latent_tokens = nn.Parameter(torch.rand(latents, channels))
         self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
 
     def end(self, x: Tensor, context: Tensor) -> WideEnd:
         """All but the wide end's computation, which the layer does for all experts together."""
-        return self.widen(self.narrow(latent_attention(x, context, self.latent_tokens, self.attn_gate)))
+        seen = latent_attention(x, context, self.latent_tokens, self.attn_gate, scaled=self.scaled)
+        return self.widen(self.narrow(seen))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """`x`, `context` `[BT, N, C]` -> `[BT, N, C]`."""
@@ -122,6 +137,8 @@ class CrossExpert(Bottleneck):
 
 class UniExpert(Bottleneck):
     """A linear bottleneck on one modality (the reference never calls its activation), after an optional attention.
+
+    nonlinear: call the activation. scaled: as in the cross expert (`frame` attention is scaled in any case).
 
     attention: `none` (AVE, AVQA); `gated`, parameter-free over tokens (AVVP); `frame`, multi-head over all rows of
     the batch at one token place, so that frames of different clips mix (AVS v1); `latent`, as the cross expert's
@@ -138,10 +155,13 @@ class UniExpert(Bottleneck):
         latents: int = 32,
         gate_init: float = 0.0,
         frame_dropout: float = FRAME_DROPOUT,
+        scaled: bool = False,
+        nonlinear: bool = False,
         **options: bool,
     ) -> None:
-        super().__init__(channels, bottleneck, groups, activation=False, **options)
+        super().__init__(channels, bottleneck, groups, activation=nonlinear, **options)
         self.attention = attention
+        self.scaled = scaled
         if attention == "frame":
             self.frame_attn = PackedAttention(channels, FRAME_HEADS, frame_dropout)
         if attention == "latent":
@@ -152,11 +172,11 @@ class UniExpert(Bottleneck):
     def end(self, x: Tensor) -> WideEnd:
         """All but the wide end's computation, which the layer does for all experts together."""
         if self.attention == "gated":
-            x = mutual_attention(x, self.attn_gate)
+            x = mutual_attention(x, self.attn_gate, scaled=self.scaled)
         elif self.attention == "frame":
             x = self.frame_attn(x.transpose(0, 1)).transpose(0, 1)
         elif self.attention == "latent":
-            x = latent_attention(x, x, self.latent_tokens, self.attn_gate)
+            x = latent_attention(x, x, self.latent_tokens, self.attn_gate, scaled=self.scaled)
         return self.widen(self.narrow(x))
 
     def forward(self, x: Tensor) -> Tensor:

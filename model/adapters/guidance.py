@@ -24,7 +24,10 @@ def _require(caption: Tensor | None, modality: str) -> Tensor:
 
 
 class CaptionGuidance(nn.Module):
-    """`mapper` is one module for both captions, as in the reference, unless their widths differ."""
+    """`mapper` is one module for both captions, as in the reference, unless their widths differ.
+
+    With a `width` narrower than a caption, captions are mapped down to it in front of the mapper.
+    """
 
     def __init__(self, spec: InputSpec, config: CaseConfig) -> None:
         super().__init__()
@@ -34,10 +37,14 @@ class CaptionGuidance(nn.Module):
         seen, heard = spec.visual_caption.channels, spec.audio_caption.channels
         visual, audio = spec.visual[-1].channels, spec.audio[-1].channels
         self.mask_padding = config.mask_padding
+        same = seen == heard
+        self.reduce = self.audio_reduce = None
+        if config.width and config.width < max(seen, heard):
+            self.reduce = nn.Linear(seen, config.width)
+            self.audio_reduce = None if same else nn.Linear(heard, config.width)
+            seen = heard = config.width
         self.mapper = CaptionMapper(seen, config.heads)
-        self.audio_mapper = None if seen == heard else CaptionMapper(heard, config.heads)
-        self.visual_adapter = CaptionAdapter(seen, config.caption_bottleneck, visual)
-        self.audio_adapter = CaptionAdapter(heard, config.caption_bottleneck, audio)
+        self.audio_mapper = None if same else CaptionMapper(heard, config.heads)
         self.case = Case(
             visual,
             audio,
@@ -46,7 +53,12 @@ class CaptionGuidance(nn.Module):
             topk_ratio=config.topk_ratio,
             weight_dropout=config.weight_dropout,
             dropout=config.dropout,
+            width=config.width,
+            selective_injection=config.selective_injection,
+            gate_gradient=config.gate_gradient,
         )
+        self.visual_adapter = CaptionAdapter(seen, config.caption_bottleneck, self.case.widths[0])
+        self.audio_adapter = CaptionAdapter(heard, config.caption_bottleneck, self.case.widths[1])
 
     def forward(self, visual: Tensor, audio: Tensor, batch: TokenBatch, segments: int) -> CaseOutput:
         """`[BT, L, C]`, `[BT, M, D]` and the batch's captions -> `CaseOutput`."""
@@ -54,6 +66,9 @@ class CaptionGuidance(nn.Module):
         visual_mask = self._mask(batch.visual_caption_mask)
         audio_mask = self._mask(batch.audio_caption_mask)
         audio_mapper = self.mapper if self.audio_mapper is None else self.audio_mapper
+        if self.reduce is not None:
+            seen = self.reduce(seen)
+            heard = (self.reduce if self.audio_reduce is None else self.audio_reduce)(heard)
         return self.case(  # type: ignore[no-any-return]
             visual,
             audio,

@@ -6,6 +6,7 @@ dense: every expert is evaluated. The residual is not yet added.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.experts import CrossExpert, UniAttention, UniExpert
 from caeav.model.adapters.fused import weighted_ends
+from caeav.model.adapters.lowrank import LowRankContext
 from caeav.model.adapters.tokenlayers import mix_tokens
 
 
@@ -24,22 +26,24 @@ class MoeOutput(NamedTuple):
     probabilities: Tensor
 
 
-def load_balance(probabilities: Tensor) -> Tensor:
-    """`-sum_e log mean(p_e)` of `[BT, E]` probabilities, a scalar.
+def load_balance(probabilities: Tensor, *, uniform_target: bool = False) -> Tensor:
+    """`-sum_e log mean(p_e)` of `[BT, E]` probabilities, a scalar; smallest when experts are used equally often.
 
-    Smallest when the experts are used equally often. The reference means the divergence from the uniform
-    distribution but fills its target with 1 instead of 1/E; the minimum is in the same place.
+    The reference means the divergence from the uniform distribution but fills its target with 1 instead of 1/E: the
+    minimum is in the same place, but lies at `E log E`, and the force is `E` times as large. `uniform_target` gives
+    the divergence itself, which is 0 at its minimum.
     """
-    return -probabilities.mean(dim=0).log().sum()
+    used = probabilities.mean(dim=0).log()
+    return -used.mean() - math.log(used.numel()) if uniform_target else -used.sum()
 
 
 class Router(nn.Module):
     """Three layers from token means to a distribution over experts."""
 
-    def __init__(self, channels: int, experts: int) -> None:
+    def __init__(self, channels: int, experts: int, width: int = 128) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(2 * channels, 128)
-        self.fc2 = nn.Linear(128, 32)
+        self.fc1 = nn.Linear(2 * channels, width)
+        self.fc2 = nn.Linear(width, 32)
         self.fc3 = nn.Linear(32, experts)
 
     def forward(self, means: Tensor, logit_noise: Tensor | None = None) -> Tensor:
@@ -51,7 +55,8 @@ class Router(nn.Module):
 class AvMoe(nn.Module):
     """Brings the other modality to this one's tokens and width, routes, and adds up the experts.
 
-    `router_noise`: standard deviation of normal noise on the router's logits in training (AVS: 0.01).
+    `router_noise`: standard deviation of normal noise on the router's logits in training (AVS: 0.01). `token_rank`
+    above 0 brings the other modality here through that many tokens, with a channel map of `channel_rank`.
     """
 
     def __init__(
@@ -73,14 +78,26 @@ class AvMoe(nn.Module):
         pre_norm: bool = True,
         post_norm: bool = True,
         out_gate: bool = True,
+        token_rank: int = 0,
+        channel_rank: int = 0,
+        router_width: int = 128,
+        scaled_attention: bool = False,
+        nonlinear_uni: bool = False,
     ) -> None:
         super().__init__()
         if cross_experts + uni_experts < 1:
             raise ValueError("an AVMoE layer needs at least one expert")
         self.router_noise = router_noise
-        self.token_proj = nn.Linear(other_tokens, tokens)
-        self.channel_proj = nn.Linear(other_channels, channels)
+        self.low_rank_context = None
+        if token_rank:
+            self.low_rank_context = LowRankContext(
+                other_tokens, tokens, token_rank, other_channels, channels, channel_rank
+            )
+        else:
+            self.token_proj = nn.Linear(other_tokens, tokens)
+            self.channel_proj = nn.Linear(other_channels, channels)
         options = {
+            "scaled": scaled_attention,
             "batch_norm": batch_norm,
             "pre_norm": pre_norm,
             "post_norm": post_norm,
@@ -98,14 +115,17 @@ class AvMoe(nn.Module):
                 attention=uni_attention,
                 latents=latents,
                 gate_init=gate_init,
+                nonlinear=nonlinear_uni,
                 **options,
             )
             for _ in range(uni_experts)
         )
-        self.router = Router(channels, cross_experts + uni_experts)
+        self.router = Router(channels, cross_experts + uni_experts, router_width)
 
     def context(self, other: Tensor) -> Tensor:
         """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mixed, cheaper order first."""
+        if self.low_rank_context is not None:
+            return self.low_rank_context(other)  # type: ignore[no-any-return]
         tokens, width = self.token_proj, self.channel_proj
         _, others, wide = other.shape
         n, c = tokens.out_features, width.out_features

@@ -38,11 +38,15 @@ class TokenSelector(nn.Module):
     Eval: `1/k` for each of the `k` most energetic tokens, without gradient. Train: a softmax over energies plus
     Gumbel noise, cut below its `k`-th largest value and renormalised; gradients reach the tokens and the
     temperature.
+
+    whole: a selected token weighs 1 instead, an unselected one 0, in training as in eval mode. The gradient in
+    training is that of the probabilities (straight through), so it reaches unselected tokens as well.
     """
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, *, whole: bool = False) -> None:
         super().__init__()
         self.ratio = ratio
+        self.whole = whole
         self.temperature = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -52,6 +56,8 @@ class TokenSelector(nn.Module):
         """
         if not self.training:
             mask = token_topk_mask(x, self.ratio)
+            if self.whole:
+                return mask, None
             return mask / mask.sum(dim=1, keepdim=True).clamp_min(MIN_SUM), None
         energy = x.square().sum(dim=-1)
         if noise is None:
@@ -59,6 +65,10 @@ class TokenSelector(nn.Module):
         logits = (energy - noise.log()) / self.temperature.clamp_min(MIN_TEMPERATURE)
         probabilities = torch.softmax(logits, dim=-1)  # [BT, L]
         k = selected_count(x.shape[1], self.ratio)
+        if self.whole:
+            best = logits.detach().topk(k, dim=-1).indices  # logits do not underflow
+            chosen = torch.zeros_like(probabilities).scatter_(1, best, 1.0)
+            return (chosen + (probabilities - probabilities.detach())).unsqueeze(-1), probabilities
         threshold = probabilities.detach().topk(k, dim=-1).values[:, -1:]
         kept = probabilities * (probabilities >= threshold)
         return (kept / kept.sum(dim=-1, keepdim=True).clamp_min(MIN_SUM)).unsqueeze(-1), probabilities

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.lowrank import last_map, make_linear
+
 INIT_STD = 0.001
 
 
@@ -16,16 +18,17 @@ class SeparableAttention(nn.Module):
     """`out(value(x) * key(sum_l a_l x_l))` with `a = softmax_l score(x)`.
 
     The weights `a` add up to 1, so the key map of the pooled tokens equals the pooled key map: it is computed for
-    one vector a segment. All weights start N(0, 0.001^2), biases 0; `score.bias` never has an effect.
+    one vector a segment. All weights start N(0, 0.001^2), biases 0; `score.bias` never has an effect. `map_rank`
+    above 0 gives the three maps that rank.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, map_rank: int = 0) -> None:
         super().__init__()
         self.score = nn.Linear(channels, 1)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, channels)
-        for layer in (self.score, self.key, self.value, self.out):
+        self.key = make_linear(channels, channels, map_rank)
+        self.value = make_linear(channels, channels, map_rank)
+        self.out = make_linear(channels, channels, map_rank)
+        for layer in (self.score, *map(last_map, (self.key, self.value, self.out))):
             nn.init.normal_(layer.weight, std=INIT_STD)
             nn.init.zeros_(layer.bias)
 
@@ -42,9 +45,9 @@ class SeparableAttention(nn.Module):
 class SpatialEnrichment(nn.Module):
     """`x + gamma * norm(attn(x))`; `gamma` starts at 0 in the reference."""
 
-    def __init__(self, channels: int, gate_init: float = 0.0) -> None:
+    def __init__(self, channels: int, gate_init: float = 0.0, map_rank: int = 0) -> None:
         super().__init__()
-        self.attn = SeparableAttention(channels)
+        self.attn = SeparableAttention(channels, map_rank)
         self.norm = nn.LayerNorm(channels)
         self.gamma = nn.Parameter(torch.full((1,), gate_init))
 

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.lowrank import make_linear
+
 TemporalMode = Literal["dwconv", "tsm", "tsm+dw"]
 
 
@@ -79,12 +81,14 @@ class TemporalEnrichment(nn.Module):
     tokens. The shift passes no gradient to `x`, as in the reference.
     """
 
-    def __init__(self, channels: int, mode: TemporalMode = "dwconv", gate_init: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, mode: TemporalMode = "dwconv", gate_init: float = 0.0, map_rank: int = 0
+    ) -> None:
         super().__init__()
         self.mode = mode
         if mode != "tsm":
             self.depthwise = DepthwiseOverTime(channels)
-            self.pointwise = nn.Linear(channels, channels)
+            self.pointwise = make_linear(channels, channels, map_rank)
         self.norm = nn.LayerNorm(channels)
         self.gamma = nn.Parameter(torch.full((1,), gate_init))
 

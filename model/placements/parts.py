@@ -33,10 +33,12 @@ class Pair:
 
 @dataclass
 class Trace:
-    """What the adapters of a pass said: `agreement` `[BT]` of the deepest CASTE, probabilities `[BT, E]` of AVMoE."""
+    """What the adapters of a pass said: `agreement` `[BT]` of the deepest CASTE, probabilities `[BT, E]` of AVMoE
+    and how unevenly each layer used its experts (scalars)."""
 
     agreement: Tensor | None = None
     routing: dict[str, Tensor] = field(default_factory=dict)
+    imbalance: list[Tensor] = field(default_factory=list)
 
 
 class MoePair(nn.Module):
@@ -44,6 +46,7 @@ class MoePair(nn.Module):
 
     def __init__(self, visual: TapSpec, audio: TapSpec, config: AdapterConfig) -> None:
         super().__init__()
+        self.uniform_target = config.avmoe.uniform_target
         self.visual = build_moe(visual, audio, config, out_gate=config.avmoe.out_gate_visual)
         self.audio = build_moe(audio, visual, config, out_gate=config.avmoe.out_gate_audio)
 
@@ -52,6 +55,10 @@ class MoePair(nn.Module):
         seen, heard = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
         trace.routing[f"routing.{place}.visual"] = seen.probabilities
         trace.routing[f"routing.{place}.audio"] = heard.probabilities
+        trace.imbalance += [
+            load_balance(p, uniform_target=self.uniform_target)
+            for p in (seen.probabilities, heard.probabilities)
+        ]
         return Pair(seen.residual, heard.residual)
 
 
@@ -70,8 +77,8 @@ def finish(
         x = Pair(guided.visual, guided.audio)
         aux |= _caption_aux(guided, segments)
     losses = {}
-    if trace.routing:
-        losses["load_balance"] = torch.stack([load_balance(p) for p in trace.routing.values()]).sum()
+    if trace.imbalance:
+        losses["load_balance"] = torch.stack(trace.imbalance).sum()
     visual = x.visual if visual_norm is None else visual_norm(x.visual)
     return TrunkOutput(
         visual=clip_view(visual, segments),
