@@ -67,12 +67,19 @@ class TrainingConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights; 0 leaves a loss out. The first three are the official AVE objective, `load_balance` is AVMoE's."""
+    """Weights; 0 leaves a loss out. The first three are the official AVE objective, `load_balance` is AVMoE's.
+
+    `caption_contrast` (needs CASE), `consistency` (CASE and CASTE) and `selection_entropy` (CASE) are those of
+    docs/OBJECTIVES.md; the weight of a part that is switched off has no effect.
+    """
 
     relevance: NotNegative = 1.0
     event: NotNegative = 1.0
     score: NotNegative = 1.0
     load_balance: NotNegative = 0.0
+    caption_contrast: NotNegative = 0.0
+    consistency: NotNegative = 0.0
+    selection_entropy: NotNegative = 0.0
 
 
 class RunConfig(Section):

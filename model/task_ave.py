@@ -19,6 +19,7 @@ from caeav.model.batch import InputSpec, TokenBatch
 from caeav.model.config import RunConfig
 from caeav.model.heads.ave_loss import ave_loss
 from caeav.model.heads.ave_metric import AveMetric, predict_seconds
+from caeav.model.losses.guidance import guidance_losses
 from caeav.model.task import Scores
 
 LABELS = "labels"
@@ -77,6 +78,7 @@ class AveTask:
             "event": official.event,
             "score": official.score,
             **output.trunk.losses,
+            **guidance_losses(output.trunk, batch),
         }
         weights = config.loss.model_dump()
         return {name: loss * weights[name] for name, loss in named.items() if weights[name]}
