@@ -1,0 +1,252 @@
+"""Does each part help, and does each fix? Trains the grid and prints the tables of docs/VARIANTS.md.
+
+    python benchmarks/ablation.py --home caeav_home/ablation [--only grid|fixes|objectives] [--jobs 2]
+
+Grid: {none, avmoe, +caste, +case, full} x {reference, revised} x misaligned clips {0, 30, 60 %} x seeds. `none` has
+no adapter, hence no variant, and is trained once. Fixes: `full` revised with one fix turned back, at 60 %. Objectives:
+the same with one or all of the light objectives off. The clips of a level are made once (finished steps are gone over
+quickly). A finished cell is a file in `<home>/cells` and is not trained again, whatever else is asked for; cells of
+other clips, epochs or settings have other names. Each of `--jobs` processes runs on one thread; a cell takes 5 (none)
+to 70 (full) seconds of one core. Checkpoints are chosen on validation; the test split, larger than usual here, is
+scored once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LEVELS = (0.0, 0.3, 0.6)
+HARDEST = 0.6
+SPLITS = "0.6,0.12,0.28"
+# Row -> recipe and what is set on top of it. +caste and +case each add one part to AVMoE.
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "none": ("none", ()),
+    "avmoe": ("avmoe", ()),
+    "+caste": ("caste", ()),
+    "+case": ("full", ("model.adapters.caste.enabled=false",)),
+    "full": ("full", ()),
+}
+OBJECTIVES = ("caption_contrast", "consistency", "selection_entropy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: what the table calls it, and all that decides its result."""
+
+    label: str
+    variant: str
+    misaligned: float
+    seed: int
+    recipe: str
+    assignments: tuple[str, ...]
+
+    def file(self, home: Path, common: str) -> Path:
+        """Where its result lies; `common` says what all cells of this call share."""
+        told = json.dumps([self.recipe, self.assignments, self.misaligned, self.seed, common])
+        name = f"{self.label}-{self.variant}-m{100 * self.misaligned:.0f}-s{self.seed}"
+        return home / "cells" / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json"
+
+
+def make_cell(label: str, variant: str, misaligned: float, seed: int, changes: Sequence[str] = ()) -> Cell:
+    recipe, own = ROWS.get(label, ROWS["full"])
+    return Cell(
+        label, variant, misaligned, seed, recipe, (f"model.adapters.variant={variant}", *own, *changes)
+    )
+
+
+def grid(seeds: Sequence[int]) -> list[Cell]:
+    """The hardest level first: it says most if the time runs out."""
+    return [
+        make_cell(row, variant, level, seed)
+        for level in sorted(LEVELS, reverse=True)
+        for seed in seeds
+        for row in ROWS
+        for variant in ("reference", "revised")
+        if row != "none" or variant == "reference"
+    ]
+
+
+def fixes(seeds: Sequence[int]) -> list[Cell]:
+    from caeav.model.adapters.variants import FIXES
+
+    return [make_cell("full", "revised", HARDEST, seed) for seed in seeds] + [
+        make_cell(
+            f"without-{path}", "revised", HARDEST, seed, (f"model.adapters.{path}={json.dumps(reference)}",)
+        )
+        for seed in seeds
+        for path, (reference, _) in FIXES.items()
+    ]
+
+
+def objectives(seeds: Sequence[int]) -> list[Cell]:
+    off = {f"without-{name}": (f"loss.{name}=0",) for name in OBJECTIVES}
+    off["without-objectives"] = tuple(f"loss.{name}=0" for name in OBJECTIVES)
+    return [make_cell("full", "revised", HARDEST, seed) for seed in seeds] + [
+        make_cell(label, "revised", HARDEST, seed, changes)
+        for seed in seeds
+        for label, changes in off.items()
+    ]
+
+
+PARTS = {"grid": grid, "fixes": fixes, "objectives": objectives}
+
+
+def level_home(home: Path, level: float) -> Path:
+    return home / f"m{100 * level:02.0f}"
+
+
+def make_data(home: Path, level: float, clips: int) -> None:
+    """Clips, tokens and captions of one level, through the program."""
+    at = ("--home", str(level_home(home, level)))
+    for command in (
+        ("synthesise", "--clips", str(clips), "--splits", SPLITS, "--misaligned", str(level)),
+        ("extract", "--dataset", "synthetic"),
+        ("caption", "--dataset", "synthetic"),
+    ):
+        print("$ caeav", *command, *at, file=sys.stderr)
+        subprocess.run(
+            [sys.executable, "-m", "caeav.cli", *command, *at], check=True, stdout=subprocess.DEVNULL
+        )
+
+
+def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> float:
+    """Train one cell and publish what is needed of it; seconds it took. The run folder is not kept."""
+    import torch
+
+    torch.set_num_threads(1)
+    from caeav.manifests.home import Home
+    from caeav.manifests.publish import publish_text
+    from caeav.model.experiment import prepare, train
+    from caeav.model.resolve import resolve_config
+    from caeav.model.runs import ORIGIN, create_run
+
+    began = time.perf_counter()
+    place = Home(level_home(home, cell.misaligned))
+    config = resolve_config(
+        "ave", cell.recipe, None, (*common, *cell.assignments, f"seed={cell.seed}"), {"dataset": "synthetic"}
+    )
+    experiment = prepare(place, config)
+    run = create_run(place, experiment.config)
+    run.write(ORIGIN, {"command": "benchmarks/ablation.py", "group": ""})
+    try:
+        found = train(experiment, run)
+    finally:
+        shutil.rmtree(run.folder)
+    seconds = time.perf_counter() - began
+    kept = {name: found[name] for name in ("scores", "majority", "best_epoch", "epochs", "parameters")}
+    told = {"label": cell.label, "variant": cell.variant, "misaligned": cell.misaligned, "seed": cell.seed}
+    result.parent.mkdir(parents=True, exist_ok=True)
+    publish_text(result, json.dumps({**told, **kept, "seconds": seconds}, indent=2) + "\n")
+    return seconds
+
+
+def train_all(home: Path, todo: Sequence[tuple[Cell, Path]], common: Sequence[str], jobs: int) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = {pool.submit(train_cell, home, cell, common, file): cell for cell, file in todo}
+        for done, future in enumerate(as_completed(waiting), 1):
+            cell = waiting[future]
+            said = f"{cell.label} {cell.variant} {100 * cell.misaligned:.0f} % seed {cell.seed}"
+            print(f"[{done}/{len(todo)}] {said}: {future.result():.0f} s", file=sys.stderr, flush=True)
+
+
+def told(values: Sequence[float]) -> str:
+    """`mean ± deviation`, or a dash."""
+    if not values:
+        return "-"
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
+
+
+def print_grid(results: dict[Cell, dict[str, Any]], seeds: Sequence[int]) -> None:
+    def scores(row: str, variant: str, level: float) -> list[float]:
+        cells = [make_cell(row, "reference" if row == "none" else variant, level, seed) for seed in seeds]
+        return [results[cell]["scores"]["test"] for cell in cells if cell in results]
+
+    variants = ("reference", "revised")
+    print(
+        "\n| test accuracy % | " + " | ".join(f"{100 * m:.0f} % {v}" for m in LEVELS for v in variants) + " |"
+    )
+    print("|---" * (1 + len(LEVELS) * len(variants)) + "|")
+    majority = {cell.misaligned: result["majority"]["test"] for cell, result in results.items()}
+    print(
+        "| majority | "
+        + " | ".join(f"{majority[m]:.1f}" if m in majority else "-" for m in LEVELS for _ in variants)
+        + " |"
+    )
+    for row in ROWS:
+        print(f"| {row} | " + " | ".join(told(scores(row, v, m)) for m in LEVELS for v in variants) + " |")
+
+
+def print_single(results: dict[Cell, dict[str, Any]], cells: Sequence[Cell], title: str) -> None:
+    """One row a change, with its difference from the unchanged model seed by seed."""
+    print(
+        f"\n| {title}, {100 * HARDEST:.0f} % misaligned | val % | test % | test minus unchanged |\n|---|---|---|---|"
+    )
+    base = {c.seed: results[c]["scores"]["test"] for c in cells if c.label == "full" and c in results}
+    for label in dict.fromkeys(cell.label for cell in cells):
+        own = [cell for cell in cells if cell.label == label and cell in results]
+        val, test = ([results[c]["scores"][split] for c in own] for split in ("val", "test"))
+        gaps = [results[c]["scores"]["test"] - base[c.seed] for c in own if c.seed in base]
+        print(f"| {label} | {told(val)} | {told(test)} | {told(gaps) if label != 'full' else ''} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, default=Path("caeav_home/ablation"))
+    parser.add_argument("--clips", type=int, default=220)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", choices=PARTS, action="append", help="default: all three")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cells", type=int, help="train at most so many now; the tables show what is there")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    parts = {name: PARTS[name](seeds) for name in options.only or PARTS}
+    common = [
+        f"training.epochs={options.epochs}",
+        "training.workers=0",
+        "training.device=cpu",
+        *options.assignments,
+    ]
+    shared = json.dumps([options.clips, SPLITS, common])
+    files = {cell: cell.file(options.home, shared) for cells in parts.values() for cell in cells}
+
+    todo = [(cell, file) for cell, file in files.items() if not file.exists()][: options.cells]
+    for level in sorted({cell.misaligned for cell, _ in todo}):
+        make_data(options.home, level, options.clips)
+    train_all(options.home, todo, common, options.jobs)
+
+    results = {cell: json.loads(file.read_text()) for cell, file in files.items() if file.exists()}
+    print(
+        f"{len(results)} of {len(files)} cells, {options.clips} clips, {options.epochs} epochs, seeds {options.seeds}"
+    )
+    if "grid" in parts:
+        print_grid(results, seeds)
+    for name, title in (
+        ("fixes", "full, revised, one fix turned back"),
+        ("objectives", "full, revised, objectives"),
+    ):
+        if name in parts:
+            print_single(results, parts[name], title)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Variant and preset: each switch changes what it says and nothing else, and `lite` keeps within its budget."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from caeav.model.adapters.case import Case
+from caeav.model.adapters.config import AdapterConfig, CaseConfig
+from caeav.model.adapters.experts import CrossExpert, UniExpert, latent_attention, mutual_attention
+from caeav.model.adapters.lowrank import LowRankContext, LowRankLinear, make_linear
+from caeav.model.adapters.moe import AvMoe, load_balance
+from caeav.model.adapters.select import TokenSelector, token_topk_mask
+from caeav.model.adapters.variants import FIXES, PRESETS, SIZES, VARIANTS
+from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.placements.ladder import LadderTrunk
+
+DOUBLE = torch.float64
+
+
+def settings(config: AdapterConfig) -> dict[str, Any]:
+    """`part.name` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.model_dump().items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def changed(a: AdapterConfig, b: AdapterConfig) -> set[str]:
+    old, new = settings(a), settings(b)
+    return {name for name in old if old[name] != new[name]}
+
+
+def shaken(module: nn.Module) -> Any:
+    """Every parameter random, so that no gate hides a part."""
+    torch.manual_seed(3)
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    return module.to(DOUBLE)
+
+
+# ---- bundles -------------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_method() -> None:
+    assert changed(AdapterConfig(), AdapterConfig(variant="reference", preset="reference")) == set()
+    flat = settings(AdapterConfig())
+    assert {name: flat[name] for name in FIXES | SIZES} == {n: v[0] for n, v in (FIXES | SIZES).items()}
+
+
+def test_a_bundle_sets_exactly_its_settings() -> None:
+    assert changed(AdapterConfig(), AdapterConfig(variant="revised")) == {"variant", *FIXES}
+    assert changed(AdapterConfig(), AdapterConfig(preset="lite")) == {"preset", *SIZES}
+    both = settings(AdapterConfig(variant="revised", preset="lite"))
+    assert {name: both[name] for name in FIXES | SIZES} == {n: v[1] for n, v in (FIXES | SIZES).items()}
+    assert all(
+        bundle.keys() <= settings(AdapterConfig()).keys() | {"case", "avmoe", "caste"}
+        for bundle in (*VARIANTS.values(), *PRESETS.values())
+    )
+
+
+@pytest.mark.parametrize("path", FIXES)
+def test_one_fix_can_be_turned_back_or_taken_alone(path: str) -> None:
+    part, _, name = path.rpartition(".")
+    reference, revised = FIXES[path]
+    for variant, value in (("revised", reference), ("reference", revised)):
+        given: dict[str, Any] = {part: {name: value}} if part else {name: value}
+        config = AdapterConfig.model_validate({"variant": variant, **given})
+        assert changed(AdapterConfig(variant=variant), config) == {path}  # type: ignore[arg-type]
+
+
+def test_given_settings_hold_in_whatever_form() -> None:
+    config = AdapterConfig(variant="revised", case=CaseConfig(heads=4, gate_gradient=False))
+    assert config.case.heads == 4 and not config.case.gate_gradient and config.case.selective_injection
+
+
+def test_a_resolved_configuration_reads_back_as_it_is() -> None:
+    config = AdapterConfig.model_validate(
+        {"variant": "revised", "preset": "lite", "case": {"width": 7}, "gate_init": 0.0}
+    )
+    assert AdapterConfig.model_validate(config.model_dump()) == config
+
+
+def test_unknown_bundles_are_refused() -> None:
+    with pytest.raises(ValueError, match="variant\n  Input should be 'reference' or 'revised'"):
+        AdapterConfig.model_validate({"variant": "better"})
+    with pytest.raises(ValueError, match="preset\n  Input should be 'reference' or 'lite'"):
+        AdapterConfig.model_validate({"preset": "tiny"})
+
+
+# ---- fixes ---------------------------------------------------------------------------------------------------
+
+
+def case_inputs() -> list[Tensor]:
+    torch.manual_seed(1)
+    shapes = [(6, 10, 16), (6, 7, 8), (2, 5, 16), (2, 4, 8)]
+    return [torch.randn(*shape, dtype=DOUBLE) for shape in shapes]
+
+
+def make_case(**switches: Any) -> Any:
+    return shaken(Case(16, 8, proj_dim=4, heads=4, **switches)).eval()
+
+
+def test_selective_injection_leaves_unselected_tokens_to_their_norm() -> None:
+    inputs = case_inputs()
+    for selective in (False, True):
+        m = make_case(selective_injection=selective)
+        seen: list[Tensor] = []
+        m.temporal_visual.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out))
+        out = m(*inputs, 3)
+        mask, gate = token_topk_mask(seen[0], 0.3), out.gate_visual[:, None, None]
+        weights = gate * mask if selective else gate * mask / 3 + 1 - gate  # 3 of 10 tokens
+        torch.testing.assert_close(out.visual, m.out_norm_visual(inputs[0] + weights * seen[0]))
+    plain, fixed = make_case()(*inputs, 3), make_case(selective_injection=True)(*inputs, 3)
+    torch.testing.assert_close(plain.gate_visual, fixed.gate_visual)
+    torch.testing.assert_close(plain.visual_caption, fixed.visual_caption)
+    assert not torch.equal(plain.visual, fixed.visual)
+
+
+def test_whole_selection_weighs_one_in_training_too_and_passes_the_soft_gradient() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 10, 4, dtype=DOUBLE, requires_grad=True)
+    noise = torch.empty(3, 10, dtype=DOUBLE).exponential_()
+    whole, soft = TokenSelector(0.3, whole=True).to(DOUBLE), TokenSelector(0.3).to(DOUBLE)
+    weights, p = whole(x, noise)
+    kept, q = soft(x, noise)
+    assert p is not None and q is not None
+    assert torch.equal(p, q)
+    assert torch.equal(weights != 0, kept != 0) and weights.sum().item() == 9
+    assert set(weights.unique().tolist()) == {0.0, 1.0}
+    direction = torch.randn(3, 10, 1, dtype=DOUBLE)
+    got = torch.autograd.grad((weights * direction).sum(), [x, whole.temperature])
+    want = torch.autograd.grad((q.unsqueeze(-1) * direction).sum(), [x, soft.temperature])
+    torch.testing.assert_close(got, want)
+    whole.eval()
+    assert torch.equal(whole(x)[0], token_topk_mask(x, 0.3))
+
+
+def test_whole_selection_never_selects_more_than_k() -> None:
+    x = torch.full((1, 10, 1), 1.0)
+    x[0, :2, 0] = 100.0  # all other probabilities underflow to 0
+    weights, _ = TokenSelector(0.3, whole=True)(x, torch.ones(1, 10))
+    assert weights.sum().item() == 3
+
+
+def test_gate_gradient_lets_captions_learn_and_keeps_the_output() -> None:
+    inputs = case_inputs()
+    grads, outputs = [], []
+    for on in (False, True):
+        m = make_case(gate_gradient=on)
+        out = m(*inputs, 3)
+        outputs.append(out.visual)
+        (grad,) = torch.autograd.grad(
+            out.visual.square().sum(), m.ffn_visual_caption.fc_in.weight, allow_unused=True
+        )
+        grads.append(grad)
+        assert out.gate_visual.requires_grad is on
+    assert torch.equal(*outputs)
+    assert grads[0] is None and grads[1].any()  # what a caption says reaches the tokens through the gate
+
+
+def test_scaled_attention_divides_by_the_root_of_the_width() -> None:
+    torch.manual_seed(0)
+    x, c = torch.randn(2, 5, 9, dtype=DOUBLE), torch.randn(2, 5, 9, dtype=DOUBLE)
+    latents, gate = torch.rand(3, 9, dtype=DOUBLE), torch.tensor([0.7], dtype=DOUBLE)
+    read = latents + torch.softmax(latents @ c.mT / 3, -1) @ c
+    want = x + 0.7 * torch.softmax(x @ read.mT / 3, -1) @ read
+    torch.testing.assert_close(latent_attention(x, c, latents, gate, scaled=True), want)
+    want = x + 0.7 * torch.softmax(x @ x.mT / 3, -1).mT @ x
+    torch.testing.assert_close(mutual_attention(x, gate, scaled=True), want)
+    for kind in ("gated", "latent"):
+        pair = [shaken(UniExpert(8, 4, 2, attention=kind, scaled=s)) for s in (False, True)]  # type: ignore[arg-type]
+        assert not torch.allclose(*(m(x[..., :8]) for m in pair))
+    pair = [shaken(CrossExpert(8, 4, 2, 3, scaled=s)) for s in (False, True)]
+    assert not torch.allclose(*(m(x[..., :8], c[..., :8]) for m in pair))
+
+
+def test_nonlinear_uni_experts_rectify_the_bottleneck() -> None:
+    x = torch.randn(2, 5, 8, dtype=DOUBLE)
+    options = {"pre_norm": False, "post_norm": False, "out_gate": False}
+    linear, fixed = (shaken(UniExpert(8, 4, 2, nonlinear=n, **options)) for n in (False, True))
+    torch.testing.assert_close(linear(-x), -linear(x))
+    down, up = fixed.down.matrix(), fixed.up.matrix()
+    torch.testing.assert_close(fixed(x), (x @ down.t()).relu() @ up.t())
+
+
+def test_uniform_target_is_the_divergence() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.7, 0.15, 0.15]], dtype=DOUBLE)
+    m = p.mean(0)
+    want = sum(1 / 3 * math.log((1 / 3) / float(q)) for q in m)
+    assert load_balance(p, uniform_target=True).item() == pytest.approx(want)
+    assert load_balance(p).item() == pytest.approx(-sum(math.log(float(q)) for q in m))
+    even = torch.full((4, 3), 1 / 3, dtype=DOUBLE)
+    assert load_balance(even, uniform_target=True).item() == pytest.approx(0, abs=1e-12)
+
+
+# ---- through the trunk ---------------------------------------------------------------------------------------
+
+SMALL = InputSpec(
+    3,
+    (TapSpec("visual.a", 16, 8), TapSpec("visual.b", 9, 16)),
+    (TapSpec("audio.a", 16, 8), TapSpec("audio.b", 6, 16)),
+    CaptionSpec(5, 16),
+    CaptionSpec(6, 16),
+)
+
+
+def token_batch(spec: InputSpec, clips: int = 2) -> TokenBatch:
+    torch.manual_seed(1)
+    ok = torch.ones(clips, spec.segments, dtype=torch.bool)
+
+    def taps(given: tuple[TapSpec, ...]) -> dict[str, Tensor]:
+        return {tap.name: torch.randn(clips, spec.segments, tap.tokens, tap.channels) for tap in given}
+
+    batch = TokenBatch(list(map(str, range(clips))), taps(spec.visual), taps(spec.audio), ok, ok)
+    assert spec.visual_caption is not None and spec.audio_caption is not None
+    for name, caption in (("visual", spec.visual_caption), ("audio", spec.audio_caption)):
+        setattr(batch, f"{name}_caption", torch.randn(clips, caption.tokens, caption.channels))
+        setattr(batch, f"{name}_caption_mask", torch.arange(caption.tokens).expand(clips, -1) < 3)
+    return batch
+
+
+def opened(config: AdapterConfig) -> LadderTrunk:
+    """A trunk with random weights (the same for every configuration of one form), in eval mode."""
+    trunk = LadderTrunk(SMALL, config)
+    torch.manual_seed(5)
+    for name, p in sorted(trunk.named_parameters()):
+        if not name.endswith(("norm.weight", "norm.bias")):
+            nn.init.normal_(p, std=0.3)
+    return trunk.eval()
+
+
+@pytest.mark.parametrize("path", [path for path in FIXES if path != "gate_init"])
+def test_every_fix_reaches_the_modules_and_adds_no_parameter(path: str) -> None:
+    part, _, name = path.rpartition(".")
+    batch = token_batch(SMALL)
+    base = {"case": {"proj_dim": 4, "heads": 4}, "avmoe": {"latents": 3, "reduction": 2}}
+    one = {**base, part: {**base[part], name: True}}
+    plain, fixed = (opened(AdapterConfig.model_validate(given)) for given in (base, one))
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in fixed.named_parameters()]
+    before, after = plain(batch), fixed(batch)
+    same_tokens = torch.equal(before.visual, after.visual)
+    assert same_tokens is (path in ("avmoe.uniform_target", "case.gate_gradient"))
+    same_balance = torch.equal(before.losses["load_balance"], after.losses["load_balance"])
+    assert same_balance is (part == "case")
+
+
+def test_open_inner_gates_let_everything_learn_from_the_second_step() -> None:
+    batch = token_batch(SMALL)
+    learning = {}
+    for gate_init in (0.0, 0.1):
+        torch.manual_seed(0)
+        trunk = LadderTrunk(
+            SMALL, AdapterConfig(gate_init=gate_init).model_copy(update={"case": CaseConfig(enabled=False)})
+        )
+        assert torch.equal(trunk(batch).visual, batch.visual["visual.b"])  # the outer gates are still closed
+        for name, p in trunk.named_parameters():  # as after one step: the outer gates have moved
+            if name.endswith("out_gate") or ("gamma" in name and name.split(".")[-2].startswith("caste")):
+                nn.init.constant_(p, 0.01)
+        trunk(batch).visual.square().sum().backward()
+        learning[gate_init] = {n for n, p in trunk.named_parameters() if p.grad is not None and p.grad.any()}
+    woken = learning[0.1] - learning[0.0]
+    assert learning[0.0] < learning[0.1]
+    assert any("spatial.attn.value" in n for n in woken) and any("temporal.pointwise" in n for n in woken)
+    assert any("latent_tokens" in n for n in woken) and any("gate.mlp_in" in n for n in woken)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------
+
+
+def large_spec() -> InputSpec:
+    """Swin-V2-L at 192 pixels, HTS-AT, CLIP text."""
+    visual = [(2304, 192), (576, 384), (144, 768), (36, 1536)]
+    audio = [(4096, 96), (1024, 192), (256, 384), (64, 768)]
+    return InputSpec(
+        10,
+        tuple(TapSpec(f"visual.stage{i + 1}", *shape) for i, shape in enumerate(visual)),
+        tuple(TapSpec(f"audio.stage{i + 1}", *shape) for i, shape in enumerate(audio)),
+        CaptionSpec(77, 768),
+        CaptionSpec(77, 768),
+    )
+
+
+@pytest.mark.parametrize("variant", ["reference", "revised"])
+def test_lite_adapters_of_large_backbones_have_at_most_ten_million_parameters(variant: str) -> None:
+    def count(preset: str) -> int:
+        config = AdapterConfig.model_validate({"variant": variant, "preset": preset})
+        with torch.device("meta"):
+            return sum(p.numel() for p in LadderTrunk(large_spec(), config).parameters() if p.requires_grad)
+
+    assert count("lite") <= 10_000_000
+    assert count("reference") > 100_000_000
+
+
+def test_lite_leaves_tokens_unchanged_at_first_and_learns() -> None:
+    spec, batch = SMALL, token_batch(SMALL)
+    small = {
+        "caste": {"map_rank": 2},
+        "avmoe": {"token_rank": 3, "channel_rank": 2},
+        "case": {"width": 8, "heads": 4},
+    }
+    config = AdapterConfig.model_validate({"variant": "revised", "preset": "lite", **small})
+    without_case = config.model_copy(update={"case": CaseConfig(enabled=False)})
+    assert torch.equal(LadderTrunk(spec, without_case)(batch).audio, batch.audio["audio.b"])
+    trunk = LadderTrunk(spec, config)
+    assert isinstance(trunk.stages[0].caste_visual.spatial.attn.key, LowRankLinear)
+    for name, p in trunk.named_parameters():
+        if name.endswith(("gate", "gamma")) or ".up." in name:
+            nn.init.normal_(p, std=0.5)
+    out = trunk(batch)
+    assert out.visual.shape == (2, 3, 9, 16) and out.audio.shape == (2, 3, 6, 16)
+    (
+        out.visual.square().sum() + out.audio.sum() + sum(p.sum() for n, p in out.aux.items() if "proj" in n)
+    ).backward()
+    silent = {n for n, p in trunk.named_parameters() if p.grad is None or not p.grad.any()}
+    # Maps no output depends on: key and score biases (exactly, up to rounding), the temperature without an objective.
+    assert {n for n in silent if "reduce" in n or "lift" in n or "low_rank" in n} == set()
+
+
+def test_low_rank_maps() -> None:
+    assert isinstance(make_linear(8, 8, 0), nn.Linear) and isinstance(make_linear(8, 8, 4), nn.Linear)
+    low = make_linear(8, 8, 3)
+    assert isinstance(low, LowRankLinear)
+    assert torch.linalg.matrix_rank(low(torch.eye(8)) - low(torch.zeros(1, 8))).item() == 3
+
+
+def test_low_rank_context_equals_the_full_maps_of_the_same_matrices() -> None:
+    torch.manual_seed(0)
+    m = LowRankContext(12, 20, 3, 6, 8, 2).to(DOUBLE)
+    other = torch.randn(4, 12, 6, dtype=DOUBLE)
+    tokens = torch.einsum("nr,rm,bmd->bnd", m.spread.weight, m.gather.weight, other)
+    want = tokens @ (m.channels.up.weight @ m.channels.down.weight).t()
+    want = want + m.spread.weight.sum(1)[:, None] * m.channels.up.bias + m.spread.bias[:, None]
+    torch.testing.assert_close(m(other), want)
+    layer = AvMoe(8, 20, 6, 12, bottleneck=2, token_rank=3, channel_rank=2)
+    assert "token_proj.weight" not in layer.state_dict()
+    assert layer(torch.randn(4, 20, 8), other.float()).residual.shape == (4, 20, 8)
