@@ -52,7 +52,7 @@ def same_caption(tokens: Tensor, mask: Tensor | None) -> Tensor:
     flat = tokens.float()
     if mask is not None:
         flat = torch.cat([flat * mask.unsqueeze(-1), mask.unsqueeze(-1).float()], dim=-1)
-    group = torch.unique(flat.flatten(1), dim=0, return_inverse=True)[1]  # [B]
+    group: Tensor = torch.unique(flat.flatten(1), dim=0, return_inverse=True)[1]  # [B]
     return group.unsqueeze(0) == group.unsqueeze(1)
 
 
@@ -84,7 +84,8 @@ def selection_entropy(probabilities: Tensor) -> Tensor:
     tokens = probabilities.shape[-1]
     if tokens == 1:
         return probabilities.float().sum() * 0.0
-    return torch.special.entr(probabilities.float()).sum(dim=-1).mean() / math.log(tokens)
+    entropy: Tensor = torch.special.entr(probabilities.float()).sum(dim=-1)  # [B, T]
+    return entropy.mean() / math.log(tokens)
 
 
 def guidance_losses(trunk: TrunkOutput, batch: TokenBatch) -> dict[str, Tensor]:
