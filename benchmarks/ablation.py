@@ -124,7 +124,7 @@ def make_data(home: Path, level: float, clips: int) -> None:
 
 
 def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> float:
-    """Train one cell and publish what is needed of it; seconds it took. The run folder is not kept."""
+    """Train one cell and publish what is needed of it; CPU seconds it took. The run folder is not kept."""
     import torch
 
     torch.set_num_threads(1)
@@ -134,7 +134,7 @@ def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> f
     from caeav.model.resolve import resolve_config
     from caeav.model.runs import ORIGIN, create_run
 
-    began = time.perf_counter()
+    began = time.process_time()
     place = Home(level_home(home, cell.misaligned))
     config = resolve_config(
         "ave", cell.recipe, None, (*common, *cell.assignments, f"seed={cell.seed}"), {"dataset": "synthetic"}
@@ -146,11 +146,11 @@ def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> f
         found = train(experiment, run)
     finally:
         shutil.rmtree(run.folder)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     kept = {name: found[name] for name in ("scores", "majority", "best_epoch", "epochs", "parameters")}
     told = {"label": cell.label, "variant": cell.variant, "misaligned": cell.misaligned, "seed": cell.seed}
     result.parent.mkdir(parents=True, exist_ok=True)
-    publish_text(result, json.dumps({**told, **kept, "seconds": seconds}, indent=2) + "\n")
+    publish_text(result, json.dumps({**told, **kept, "cpu_s": seconds}, indent=2) + "\n")
     return seconds
 
 
@@ -162,7 +162,7 @@ def train_all(home: Path, todo: Sequence[tuple[Cell, Path]], common: Sequence[st
         for done, future in enumerate(as_completed(waiting), 1):
             cell = waiting[future]
             said = f"{cell.label} {cell.variant} {100 * cell.misaligned:.0f} % seed {cell.seed}"
-            print(f"[{done}/{len(todo)}] {said}: {future.result():.0f} s", file=sys.stderr, flush=True)
+            print(f"[{done}/{len(todo)}] {said}: {future.result():.0f} CPU s", file=sys.stderr, flush=True)
 
 
 def told(values: Sequence[float]) -> str:
