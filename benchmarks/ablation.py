@@ -41,6 +41,8 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "full": ("full", ()),
 }
 OBJECTIVES = ("caption_contrast", "consistency", "selection_entropy")
+WITHOUT_EFFECT = ("avmoe.uniform_target",)
+"""Fixes that change nothing at the recipe's settings: it has `loss.load_balance` at 0."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def fixes(seeds: Sequence[int]) -> list[Cell]:
         )
         for seed in seeds
         for path, (reference, _) in FIXES.items()
+        if path not in WITHOUT_EFFECT
     ]
 
 
