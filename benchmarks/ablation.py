@@ -2,13 +2,13 @@
 
     python benchmarks/ablation.py --home caeav_home/ablation [--only grid|fixes|objectives] [--jobs 2]
 
-Grid: {none, avmoe, +caste, +case, full} x {reference, revised} x misaligned clips {0, 30, 60 %} x seeds. `none` has
-no adapter, hence no variant, and is trained once. Fixes: `full` revised with one fix turned back, at 60 %. Objectives:
-the same with one or all of the light objectives off. The clips of a level are made once (finished steps are gone over
-quickly). A finished cell is a file in `<home>/cells` and is not trained again, whatever else is asked for; cells of
-other clips, epochs or settings have other names. Each of `--jobs` processes runs on one thread; a cell takes 5 (none)
-to 70 (full) seconds of one core. Checkpoints are chosen on validation; the test split, larger than usual here, is
-scored once.
+Grid: {none, avmoe, +caste, +case, full} x {reference, revised} x misaligned clips {0, 30, 60 %} x seeds. `none`
+has no adapter, hence no variant, and is trained once. Fixes: `full` revised with one fix turned back, at 60 %.
+Objectives: the same with one or all of the light objectives off. The clips of a level are made once (finished
+steps are gone over quickly). A finished cell is a file in `<home>/cells` and is not trained again, whatever else
+is asked for; cells of other clips, epochs or settings have other names, but after a change of the code the folder
+must be deleted by hand. Each of `--jobs` processes runs on one thread; a cell takes 5 (none) to 70 (full) seconds
+of one core. Checkpoints are chosen on validation; the test split, larger than usual here, is scored once.
 """
 
 from __future__ import annotations
