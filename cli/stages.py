@@ -87,6 +87,9 @@ def with_bar(what: str, work: Callable[[Report, Remark], StageSummary]) -> Stage
 
     try:
         return work(report, lambda text: say(printable(text)))
+    except KeyboardInterrupt:
+        say("\nfinished shards are kept; run the same command again to go on")
+        raise
     finally:
         if bar is not None:
             bar.close()

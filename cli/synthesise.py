@@ -115,6 +115,9 @@ def _with_bar(work: Callable[[Progress], Summary]) -> Summary:
 
     try:
         return work(report)
+    except KeyboardInterrupt:
+        say("\nfinished clips are kept; run the same command again to go on")
+        raise
     finally:
         if bar is not None:
             bar.close()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# One thread a process, here and in the processes that tests start: tests run in parallel, and threads that wait for
+# each other on taken cores cost minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
