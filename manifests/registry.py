@@ -43,7 +43,9 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The entry called `name`; raises `CaeavError` naming the known ones."""
         if name not in self._entries:
-            raise CaeavError(f"unknown {self.what} {name!r}", hint=f"choose one of: {', '.join(self.names())}")
+            raise CaeavError(
+                f"unknown {self.what} {name!r}", hint=f"choose one of: {', '.join(self.names())}"
+            )
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")

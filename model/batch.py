@@ -79,9 +79,13 @@ class TokenBatch:
             frames_ok=self.frames_ok.to(device),
             audio_ok=self.audio_ok.to(device),
             visual_caption=move(self.visual_caption),
-            visual_caption_mask=None if self.visual_caption_mask is None else self.visual_caption_mask.to(device),
+            visual_caption_mask=None
+            if self.visual_caption_mask is None
+            else self.visual_caption_mask.to(device),
             audio_caption=move(self.audio_caption),
-            audio_caption_mask=None if self.audio_caption_mask is None else self.audio_caption_mask.to(device),
+            audio_caption_mask=None
+            if self.audio_caption_mask is None
+            else self.audio_caption_mask.to(device),
             targets={name: x.to(device) for name, x in self.targets.items()},
         )
 
