@@ -77,7 +77,7 @@ def main() -> None:
             f"| {recipe} | {val['mean']:.1f} ± {val['std']:.1f} | {test['mean']:.1f} ± {test['std']:.1f} | {by_seed} |"
         )
     print("\nWhat perfect knowledge would reach on all clips:", end=" ")
-    print("; ".join(f"{score['knows']} {100 * score['accuracy']:.1f} %" for score in oracles["scores"]))
+    print("; ".join(f"{score['knows']} {100 * score['accuracy']:.1f} %" for score in oracles["bounds"]))
 
 
 if __name__ == "__main__":
