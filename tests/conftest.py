@@ -10,6 +10,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no-wall-time", deadline=None)  # a busy machine is no defect
+settings.load_profile("no-wall-time")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
