@@ -114,9 +114,9 @@ class Growth:
 def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
     """`stored` brought up to date with `current` without moving or losing a stored clip.
 
-    Stored clips keep their place; labels, split and extra come from `current` where it still has the key, and
-    a clip it no longer has stays as stored. New clips follow in `current`'s order. Header facts are
-    `current`'s; classes that only gone clips use are put behind its classes.
+    Stored clips keep their place; labels, split and extra come from `current` where it still has the key. A
+    clip it no longer has stays, but in no split: nobody wants to train on what was taken out. New clips follow
+    in `current`'s order. Header facts are `current`'s; classes that only gone clips use are put behind its classes.
 
     Raises `CaeavError` when the two cut clips differently, or a key now means another part of the media.
     """
@@ -134,14 +134,16 @@ def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
         fresh = new.get(clip.key)
         if fresh is None:
             gone.append(clip.key)
-        elif fresh.source() != clip.source():
+            clips.append(replace(clip, split=""))
+            continue
+        if fresh.source() != clip.source():
             raise CaeavError(
                 f"clip {clip.key!r} was {clip.source()[1:]} (media, start, seconds), it is now {fresh.source()[1:]}",
                 hint="one key must keep its media: rename the media file back, or use another --home for the new set",
             )
-        elif fresh != clip:
+        if fresh != clip:
             relabelled.append(clip.key)
-        clips.append(fresh or clip)
+        clips.append(fresh)
     added = [clip for clip in current.clips if clip.key not in known]
     kept_labels = {event.label for clip in clips for event in clip.events}
     behind = tuple(name for name in stored.classes if name in kept_labels and name not in current.classes)

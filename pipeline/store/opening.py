@@ -26,10 +26,10 @@ def open_for_writing(
 ) -> StoreWriter:
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`).
 
-    A stored manifest grows by the clips that are new in `manifest` and takes over its labels; shards already
-    there keep their place. With `retry_failed` the quarantined clips are due again. Raises `StoreBusy` when
-    another process writes it, `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what
-    it is for can no longer be read.
+    A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
+    has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
+    due again. Raises `StoreBusy` when another process writes it, `RecipeChanged` when the folder holds another
+    recipe, `DamagedStore` when what it is for can no longer be read.
     """
     folder = StoreFolder(dataset_folder / recipe.folder_name)
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
@@ -75,7 +75,7 @@ def _take_up(
     for keys, what in (
         (growth.added, "clips are new"),
         (growth.relabelled, "clips have new labels or splits"),
-        (growth.gone, "clips are no longer in the data set and stay stored"),
+        (growth.gone, "clips are no longer in the data set; they stay stored, in no split"),
     ):
         if keys:
             remarks.append(f"{len(keys)} {what}, {keys[0]} first")

@@ -37,12 +37,14 @@ def test_labels_split_and_extra_come_from_the_data_set_as_it_is_now() -> None:
     assert growth.relabelled == ("a",)
 
 
-def test_a_clip_that_is_gone_stays_as_stored_with_its_class() -> None:
+def test_a_clip_that_is_gone_stays_stored_with_its_class_but_in_no_split() -> None:
     stored = manifest(clip("a", "train", "dog"), clip("b", "train", "cat"), classes=("cat", "dog"))
     grown, growth = grow(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
-    assert grown.clips == stored.clips
+    assert grown.clips == (clip("a", "", "dog"), clip("b", "train", "cat"))
     assert grown.classes == ("cat", "dog")
     assert growth.gone == ("a",)
+    back, growth = grow(grown, stored)
+    assert back.clips == stored.clips and growth.relabelled == ("a",)
 
 
 def test_the_same_set_again_is_no_growth() -> None:
