@@ -30,15 +30,22 @@ def latent_attention(
     `x`, `context` `[BT, N, C]`, `latents` `[K, C]` -> `[BT, N, C]`. The latents stand between the two token sets,
     so the cost is linear in both.
     """
-    # The factor is put on the smaller of both sides.
-    scale = 1 / math.sqrt(x.shape[-1]) if scaled else 1.0
-    asking = scale * latents if scaled else latents
-    read = latents + torch.matmul(
-        torch.softmax(torch.matmul(asking, context.transpose(1, 2)), dim=-1), context
-    )
-    keys = scale * read if scaled else read
-    weights = torch.softmax(torch.bmm(x, keys.transpose(1, 2)), dim=-1)  # [BT, N, K]
+    asking = _scaled(latents, scaled)
+    pooled = torch.matmul(torch.softmax(torch.matmul(asking, context.transpose(1, 2)), dim=-1), context)
+    return ask_latents(x, latents + pooled, gate, scaled=scaled)
+
+
+def ask_latents(x: Tensor, read: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
+    """`x + gate * softmax(x R^T) R`: the second half, `R` `[BT, K, C]` being what the latents have read."""
+    weights = torch.softmax(torch.bmm(x, _scaled(read, scaled).transpose(1, 2)), dim=-1)  # [BT, N, K]
+    if x.shape[1] < x.shape[2]:  # the gate goes to the smaller of both factors
+        return torch.baddbmm(x, gate * weights, read)
     return torch.baddbmm(x, weights, gate * read)
+
+
+def _scaled(x: Tensor, scaled: bool) -> Tensor:
+    """What is multiplied by tokens for attention's logits; the latents' side of it, as they are few."""
+    return x / math.sqrt(x.shape[-1]) if scaled else x
 
 
 def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
@@ -128,6 +135,15 @@ class CrossExpert(Bottleneck):
     def end(self, x: Tensor, context: Tensor) -> WideEnd:
         """All but the wide end's computation, which the layer does for all experts together."""
         seen = latent_attention(x, context, self.latent_tokens, self.attn_gate, scaled=self.scaled)
+        return self.widen(self.narrow(seen))
+
+    def asking(self) -> Tensor:
+        """The latents `[K, C]` as they meet the context's tokens."""
+        return _scaled(self.latent_tokens, self.scaled)
+
+    def end_of_reading(self, x: Tensor, pooled: Tensor) -> WideEnd:
+        """`end` for latents that have already read: `pooled` `[BT, K, C]` is `softmax(asking c^T) c`."""
+        seen = ask_latents(x, self.latent_tokens + pooled, self.attn_gate, scaled=self.scaled)
         return self.widen(self.narrow(seen))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.experts import CrossExpert, UniAttention, UniExpert
 from caeav.model.adapters.fused import weighted_ends
+from caeav.model.adapters.latentreads import read_through_maps
 from caeav.model.adapters.lowrank import LowRankContext
 from caeav.model.adapters.tokenlayers import mix_tokens
 
@@ -135,18 +136,33 @@ class AvMoe(nn.Module):
         bias = torch.addcmul(width.bias, tokens.bias.unsqueeze(-1), width.weight.sum(dim=1))  # [N, C]
         return mix_tokens(tokens.weight, F.linear(other, width.weight), bias)
 
+    def reads_through_maps(self) -> bool:
+        """Whether the latents are few enough that reading through the maps is cheaper than the context."""
+        if self.low_rank_context is not None or not self.cross_experts:
+            return False
+        latents = sum(cast(CrossExpert, expert).latent_tokens.shape[0] for expert in self.cross_experts)
+        return 2 * latents < min(self.channel_proj.in_features, self.channel_proj.out_features)
+
     def forward(self, x: Tensor, other: Tensor, noise: Tensor | None = None) -> MoeOutput:
         """Residual of `x` and the experts' probabilities.
 
         `noise` `[BT, E]`: standard normal draws for the router, for reproducing a call.
         """
-        context = self.context(other)
         if noise is None and self.training and self.router_noise > 0:
             noise = torch.randn(x.shape[0], self.router.fc3.out_features, device=x.device, dtype=x.dtype)
-        means = torch.cat([x.mean(dim=1), context.mean(dim=1)], dim=-1)
-        p = self.router(means, None if noise is None else self.router_noise * noise)
         cross = cast("list[CrossExpert]", list(self.cross_experts))
         uni = cast("list[UniExpert]", list(self.uni_experts))
-        ends = [expert.end(x, context) for expert in cross] + [expert.end(x) for expert in uni]
+        if self.reads_through_maps():
+            asking = torch.cat([expert.asking() for expert in cross])
+            read, context_mean = read_through_maps(other, asking, self.token_proj, self.channel_proj)
+            pooled = torch.split(read, [expert.latent_tokens.shape[0] for expert in cross], dim=1)
+            ends = [expert.end_of_reading(x, part) for expert, part in zip(cross, pooled, strict=True)]
+        else:
+            context = self.context(other)
+            context_mean = context.mean(dim=1)
+            ends = [expert.end(x, context) for expert in cross]
+        ends += [expert.end(x) for expert in uni]
+        means = torch.cat([x.mean(dim=1), context_mean], dim=-1)
+        p = self.router(means, None if noise is None else self.router_noise * noise)
         shares = [expert.share(p[:, e]) for e, expert in enumerate((*cross, *uni))]
         return MoeOutput(weighted_ends(torch.stack(shares, dim=1), ends), p)
