@@ -34,6 +34,10 @@ DISK_TROUBLE = {
     errno.EACCES: "get permission for that path, or choose another --home",
     errno.EPERM: "get permission for that path, or choose another --home",
     errno.EROFS: "choose a --home on a writable disk",
+    errno.ENOTDIR: "a file is in the way of a folder; move it, or choose another place",
+    errno.EEXIST: "a file is in the way of a folder; move it, or choose another place",
+    errno.EISDIR: "a folder is in the way of a file; move it, or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 

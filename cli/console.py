@@ -27,8 +27,13 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Machine-readable result."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Machine-readable result; escaped to ASCII where stdout cannot take it (its encoding, a file name's odd bytes)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    print(text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

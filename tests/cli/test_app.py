@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 from caeav.cli.console import printable
 
@@ -48,6 +51,24 @@ def test_a_missing_data_set_is_status_1_without_traceback(tmp_path: Path) -> Non
     assert "Annotations.txt" in result.stderr
     assert "next:" in result.stderr
     assert not (tmp_path / "home").exists()
+
+
+def test_a_file_in_the_place_of_the_home_is_said_without_traceback(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"")
+    for taken in ("file", "file/below"):
+        (tmp_path / "file").write_bytes(b"")
+        result = caeav("manifest", "build", "--dataset", "clips", "--home", taken, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr and "a file is in the way" in result.stderr
+
+
+def test_json_is_valid_whatever_stdout_can_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "\u00fcn\u65e5.mp4").write_bytes(b"")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = caeav("manifest", "show", "--dataset", "clips", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)[0]["media"] == "\u00fcn\u65e5.mp4"
 
 
 def test_untrusted_text_cannot_drive_the_terminal() -> None:
