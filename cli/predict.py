@@ -54,7 +54,10 @@ def predict(
     if processed.captions is not None:
         arrays |= processed.captions.arrays
     prediction = predictor.predict(slug(file.stem), arrays, processed.tokens.info, start_s)
-    folder = out or run.folder / PREDICTIONS / slug(file.stem)
+    name = slug(file.stem) + (
+        f"-from-{start_s:g}s" if start_s else ""
+    )  # else the next part replaces this one
+    folder = out or run.folder / PREDICTIONS / name
     texts = processed.captions.info.get("texts", {}) if processed.captions is not None else {}
     facts = {
         "file": str(file),

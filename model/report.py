@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.publish import publish_bytes, publish_text
+from caeav.manifests.publish import publish_bytes
 from caeav.model.predict import BACKGROUND, Prediction
 
 if TYPE_CHECKING:
@@ -40,11 +41,9 @@ def report_json(predictions: Sequence[Prediction], facts: Mapping[str, Any]) -> 
 
 
 def write_json(predictions: Sequence[Prediction], path: Path, facts: Mapping[str, Any]) -> None:
-    """Publish `report_json` as a file."""
-    publish_text(
-        path,
-        json.dumps(report_json(predictions, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    )
+    """Publish `report_json` as a file; bytes of a file name that are no UTF-8 are escaped."""
+    text = json.dumps(report_json(predictions, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    publish_bytes(path, text.encode("utf-8", "backslashreplace"))  # \udcff is JSON's own escape
 
 
 def write_timeline(
@@ -81,7 +80,9 @@ def write_timeline(
     last.set_xticks([row["start_s"] for row in rows[::step]] + [rows[-1]["end_s"]])
     figure.suptitle(_plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        figure.savefig(buffer, format="png")
     publish_bytes(path, buffer.getvalue())
 
 

@@ -67,7 +67,8 @@ def _run(
         [outcome] = pool.map([{"id": path.name, "path": str(path), "start_s": start_s}])
     if outcome.failure is not None:
         raise CaeavError(
-            f"{path}: {outcome.failure.reason}", hint="caeav doctor shows which decoders work here"
+            f"{path}: {outcome.failure.reason}",
+            hint="choose another file or start; caeav doctor shows which decoders work here",
         )
     info = dict(outcome.info)
     remark = decoder_remark(recipe)

@@ -199,6 +199,11 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     value = json.loads((out / "prediction.json").read_text())
     assert len(value["segments"]) == 6 and value["run"] == trained["run"]
     assert (out / "timeline.png").stat().st_size > 1000
+    for start in ("0", "3"):
+        call(home, "predict", str(media), "--run", trained["run"], "--start", start)
+    folders = find_run(home, trained["run"]).folder / "predictions"
+    kept = [json.loads(path.read_text())["start_s"] for path in sorted(folders.glob("*/prediction.json"))]
+    assert kept == [0.0, 3.0]  # the next part of a file does not replace the one before
 
 
 def test_predict_needs_a_file(home: Home, trained: dict[str, Any]) -> None:

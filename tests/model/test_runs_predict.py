@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_json_holds_rows_events_and_facts(tmp_path: Path) -> None:
     assert value["run"] == "r" and value["classes"] == ["bell", "dog", BACKGROUND]
     assert value["segments"][3]["event"] == "dog" and value["segments"][3]["agreement"] is None
     assert value["events"][1] == {"event": "dog", "start_s": 3.0, "end_s": 4.0}
+
+
+def test_a_file_name_that_is_no_utf8_is_escaped_in_json(tmp_path: Path) -> None:
+    write_json([some_prediction()], tmp_path / "p.json", {"file": "b\udcff.mp4"})
+    assert json.loads((tmp_path / "p.json").read_bytes())["file"] == "b\udcff.mp4"
+
+
+def test_letters_the_font_lacks_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_timeline([some_prediction()], tmp_path / "t.png", "\u65e5\u672c.mp4")
+    assert (tmp_path / "t.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("agreement", [True, False])
