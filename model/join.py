@@ -23,6 +23,7 @@ from caeav.pipeline.store import StoreReader, find_store
 
 SHOWN_KEYS = 5
 SEAL = "complete.json"
+BY_SETTING = {"tokens": "--set stores.tokens=[FOLDER]", "captions": "--set stores.captions=FOLDER"}
 
 
 class JoinError(CaeavError):
@@ -58,11 +59,13 @@ def join_stores(
 ) -> Joined:
     """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for."""
     tokens = tuple(
-        StoreReader.open(find_store(home.stores, dataset, "tokens", name or None))
+        StoreReader.open(find_store(home.stores, dataset, "tokens", name or None, by=BY_SETTING["tokens"]))
         for name in (token_names or ("",))
     )
     caption_store = (
-        StoreReader.open(find_store(home.stores, dataset, "captions", caption_name or None))
+        StoreReader.open(
+            find_store(home.stores, dataset, "captions", caption_name or None, by=BY_SETTING["captions"])
+        )
         if captions
         else None
     )
@@ -102,7 +105,8 @@ def _label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
         return []
     return [
         f"{path} differs from the labels and splits that the token store saw last, which are used; "
-        f"to take over changed ones: caeav extract --dataset {dataset}"
+        f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
+        "caeav manifest build"
     ]
 
 

@@ -68,11 +68,18 @@ def _info(path: Path, kind: str, name: str, fingerprint12: str) -> StoreInfo:
     return StoreInfo(path, dataset, kind, name, fingerprint12, "partial", *counts)
 
 
-def find_store(stores: Path, dataset: str, kind: StoreKind | None = None, name: str | None = None) -> Path:
+def find_store(
+    stores: Path,
+    dataset: str,
+    kind: StoreKind | None = None,
+    name: str | None = None,
+    *,
+    by: str = "--store NAME",
+) -> Path:
     """The one store of `dataset` and `kind` (None: of either kind) below `stores`.
 
     `name` may be the store's name, its folder's name, or the first 4 or more digits of its fingerprint.
-    Raises `StoreError` listing the candidates when none or several fit.
+    Raises `StoreError` listing the candidates when none or several fit; `by` is how its reader can name one.
     """
     there = [info for info in list_stores(stores) if info.dataset == dataset and kind in (None, info.kind)]
     fitting = [info for info in there if name is None or _answers_to(info, name)]
@@ -85,12 +92,13 @@ def find_store(stores: Path, dataset: str, kind: StoreKind | None = None, name: 
     )
     if not fitting:
         besides = f"; there are:{candidates}" if there else ""
+        make = f"make one with `caeav {command} --dataset {dataset}`"
         raise StoreError(
-            f"no {asked} in {stores}{besides}", hint=f"make one with `caeav {command} --dataset {dataset}`"
+            f"no {asked} in {stores}{besides}", hint=f"name one of these: {by}; or {make}" if there else make
         )
     raise StoreError(
         f"{len(fitting)} stores fit, one is needed ({asked}):{candidates}",
-        hint="name one by its folder or by the first digits of its fingerprint",
+        hint=f"name one by its folder or by the first digits of its fingerprint: {by}",
     )
 
 

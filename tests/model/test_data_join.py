@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,6 +60,16 @@ def test_no_store_at_all_names_the_command(make_home: Callable[..., Home]) -> No
         join_stores(home, "tiny")
     with pytest.raises(CaeavError, match="caeav extract --dataset other"):
         join_stores(home, "other")
+
+
+def test_of_several_stores_one_is_named_by_a_setting(make_home: Callable[..., Home]) -> None:
+    home = make_home()
+    (first,) = home.stores.glob("tiny/tokens-*")
+    shutil.copytree(first, first.with_name(first.name[:-12] + "0123456789ab"))
+    with pytest.raises(CaeavError, match=r"--set stores\.tokens=\[FOLDER\]"):
+        join_stores(home, "tiny")
+    joined = join_stores(home, "tiny", [first.name])
+    assert [store.path for store in joined.tokens] == [first]
 
 
 def test_labels_that_changed_since_extraction_are_said(make_home: Callable[..., Home]) -> None:

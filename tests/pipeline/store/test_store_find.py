@@ -68,6 +68,8 @@ def test_one_store_is_found_by_name_folder_or_fingerprint(toy, three):
         find_store(toy.stores, "toy", "captions", "x")
     with pytest.raises(StoreError, match="caeav extract --dataset ave"):
         find_store(toy.stores, "ave", "tokens")
+    with pytest.raises(StoreError, match="fingerprint: --this X"):
+        find_store(toy.stores, "toy", "tokens", "classic", by="--this X")
 
 
 def test_other_recipes_are_named_by_field(toy, three):
