@@ -7,9 +7,11 @@ reason. What is computed is the business of `worker.py` and of the stage's `comp
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.publish import publish_bytes
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
 from caeav.pipeline.store import (
     Quarantined,
@@ -33,6 +36,8 @@ from caeav.pipeline.worker import worker_settings
 Complete = Callable[[Sequence[Record]], list[Record]]
 """Turns the records of one shard into what is stored (embedding texts, say)."""
 
+MEDIA_ROOT = "media_root"
+"""File beside a data set's stores: where its media was read last. Stores themselves do not know."""
 SETUP = "caeav.pipeline.worker:setup"
 
 
@@ -54,7 +59,7 @@ def run_stage(
     if not manifest.clips:
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     folder = home.stores / manifest.dataset
-    remarks = _others(home, manifest.dataset, recipe)
+    remarks = _others(home, manifest.dataset, recipe) + _moved(folder / MEDIA_ROOT, manifest.media_root)
     with open_for_writing(folder, recipe, manifest, retry_failed=run.retry_failed) as writer:
         remarks += writer.remarks
         for text in remarks:
@@ -163,6 +168,21 @@ def _others(home: Home, dataset: str, recipe: Recipe) -> list[str]:
     return [
         f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"
         for other in find_other_recipes(home.stores, dataset, recipe)
+    ]
+
+
+def _moved(note: Path, root: str) -> list[str]:
+    """What to say when the media lay elsewhere the last time: moved, or another folder of the same name."""
+    before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
+    if before == now:
+        return []
+    with suppress(FileNotFoundError):  # the other stage, begun at the same moment, has just written it
+        publish_bytes(note, now)
+    if not before:
+        return []
+    return [
+        f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
+        "the same clips: for another data set, rename its folder or use another --home"
     ]
 
 
