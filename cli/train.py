@@ -115,7 +115,13 @@ def _train_all(
         if not results:
             _introduce(experiment)
         run.write(ORIGIN, {"command": command, "group": group})
-        results.append(_train_one(experiment, run))
+        try:
+            results.append(_train_one(experiment, run))
+        except KeyboardInterrupt:
+            left = ",".join(map(str, seeds[len(results) + 1 :]))
+            if left:
+                say(f"not begun: --seeds {left}")
+            raise
     return results
 
 

@@ -99,6 +99,22 @@ def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
     assert {listed[run]["group"] for run in group["runs"]} == {group["group"]}
 
 
+def test_an_interrupt_names_the_run_to_go_on_with_and_the_seeds_not_begun(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caeav.model import experiment
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "7,8,9")
+    assert result.exit_code == 130
+    [line] = [line for line in result.stderr.splitlines() if "--resume" in line]
+    assert line.endswith("-s7")
+    assert "not begun: --seeds 8,9" in result.stderr
+
+
 def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
     listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
     assert listed[trained["run"]]["test"] == pytest.approx(trained["scores"]["test"])
