@@ -94,7 +94,8 @@ def find_store(
         besides = f"; there are:{candidates}" if there else ""
         make = f"make one with `caeav {command} --dataset {dataset}`"
         raise StoreError(
-            f"no {asked} in {stores}{besides}", hint=f"name one of these: {by}; or {make}" if there else make
+            f"no {asked} in {stores}{besides}",
+            hint=f"{make}, or name one that is there: {by}" if there else make,
         )
     raise StoreError(
         f"{len(fitting)} stores fit, one is needed ({asked}):{candidates}",
