@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from caeav.manifests.home import Home
 
 HomeOption = Annotated[
     Path | None,
@@ -23,3 +26,8 @@ RootOption = Annotated[
         "--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"
     ),
 ]
+
+
+def at_home(home: Home) -> str:
+    """` --home ...` for a command to type next, or nothing where it finds this home by itself."""
+    return "" if Home.find().root == home.root else f" --home {shlex.quote(str(home.root))}"

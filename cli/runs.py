@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.manifests.home import Home
 
 COLUMNS = ("run", "state", "recipe", "dataset", "seed", "select_on", "best_epoch", "val", "test")
@@ -75,7 +75,7 @@ def show(
         print("\n".join(printable(line) for line in card.read_text(encoding="utf-8").splitlines()))
     else:
         print_table(["what", "value"], [[key, _shown(value)] for key, value in summarise(run).items()])
-        say(f"not finished; go on with: caeav train --resume {run.name}")
+        say(f"not finished; go on with: caeav train --resume {run.name}{at_home(place)}")
 
 
 def _shown(value: Any) -> Any:

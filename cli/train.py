@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.manifests.dataset import OFFICIAL, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -160,7 +160,7 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     try:
         return train_run(experiment, run, watchers)
     except KeyboardInterrupt:
-        say(f"interrupted; go on with: caeav train --resume {run.name}")
+        say(f"interrupted; go on with: caeav train --resume {run.name}{at_home(experiment.home)}")
         raise
 
 
@@ -210,7 +210,8 @@ def _finish(results: list[dict[str, Any]], home: Home, as_json: bool) -> None:
         print_table(["split", f"{metric} %", "deviation", "majority %", "by seed"], rows)
     folder = home.runs / first["run"]
     say(f"run: {folder}" if summary is None else f"runs: {', '.join(summary['runs'])} in {home.runs}")
-    say(f"next: caeav predict FILE --run {first['run']}\n      caeav eval --run {first['run']} --split test")
+    where = f"--run {first['run']}{at_home(home)}"
+    say(f"next: caeav predict FILE {where}\n      caeav eval {where} --split test")
 
 
 def _dataset_name(given: str | None) -> str | None:

@@ -111,7 +111,7 @@ def test_an_interrupt_names_the_run_to_go_on_with_and_the_seeds_not_begun(
     result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "7,8,9")
     assert result.exit_code == 130
     [line] = [line for line in result.stderr.splitlines() if "--resume" in line]
-    assert line.endswith("-s7")
+    assert line.endswith(f"-s7 --home {home.root}")  # it can be typed as it stands
     assert "not begun: --seeds 8,9" in result.stderr
 
 
