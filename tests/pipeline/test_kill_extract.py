@@ -23,7 +23,8 @@ def start(dataset: Path, home: Path) -> subprocess.Popen[bytes]:
 
 
 def indexes(home: Path) -> int:
-    return len(list(home.glob("stores/*/*/index/*.idx")))
+    """Published shards; a glob alone would count the one being written (`.part-000001.idx`) as well."""
+    return len(list(home.glob("stores/*/*/index/[0-9]*.idx")))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
