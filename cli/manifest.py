@@ -148,9 +148,10 @@ def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip
     if key is not None:
         clips = [clip for clip in clips if clip.key == key] or [clip for clip in clips if key in clip.key]
     if not clips:
+        splits = ", ".join(f"{name or NO_SPLIT} ({n})" for name, n in manifest.split_counts().items())
         raise CaeavError(
             f"no clip of {manifest.dataset} has split {split or 'any'} and key {key or 'any'}",
-            hint=f"its splits are {manifest.split_counts()}, its first key is {manifest.clips[0].key}",
+            hint=f"its splits are {splits}, its first key is {manifest.clips[0].key}",
         )
     return clips
 

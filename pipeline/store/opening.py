@@ -73,15 +73,15 @@ def _take_up(
         sealed = False
         write_manifest(replace(grown, media_root=""), folder.manifest)
     for keys, what in (
-        (growth.added, "clips are new"),
-        (growth.relabelled, "clips have new labels or splits"),
-        (growth.gone, "clips are no longer in the data set; they stay stored, in no split"),
+        (growth.added, "new clips"),
+        (growth.relabelled, "clips with new labels or splits"),
+        (growth.gone, "clips no longer in the data set, which stay stored in no split"),
     ):
         if keys:
-            remarks.append(f"{len(keys)} {what}, {keys[0]} first")
+            remarks.append(f"{what}: {len(keys)}, {keys[0]} first")
     earlier: dict[str, int] = {}
     if retry_failed and quarantined:
-        remarks.append(f"{len(quarantined)} quarantined clips are tried again")
+        remarks.append(f"quarantined clips tried again: {len(quarantined)}")
         earlier = {key: entry.attempts for key, entry in quarantined.items()}
         quarantined = {}
     writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)

@@ -140,7 +140,7 @@ def test_growth_appends_and_keeps_what_is_stored(toy, contents):
         (2, ("clip010", "clip011")),
         (3, ("clip012", "clip013", "clip014")),
     ]
-    assert any("5 clips are new, clip010 first" in remark for remark in said)
+    assert any("new clips: 5, clip010 first" in remark for remark in said)
     after = contents(toy.folder)
     for name in ("shards/000000.tar", "shards/000001.tar", "index/000000.idx", "recipe.json"):
         assert after[name] == before[name]
@@ -154,7 +154,7 @@ def test_new_labels_do_not_touch_the_shards(toy):
     shards = {p: p.stat().st_mtime_ns for p in toy.folder.glob("shards/*")}
     said = []
     toy.write(toy.manifest(label="horn"), seen=lambda w: said.extend([w.plan(), w.remarks]))
-    assert said[0] == [] and "10 clips have new labels" in said[1][0]
+    assert said[0] == [] and "clips with new labels or splits: 10" in said[1][0]
     assert {p: p.stat().st_mtime_ns for p in toy.folder.glob("shards/*")} == shards
     assert StoreReader.open(toy.folder).manifest.clips[0].events[0].label == "horn"
 
@@ -163,7 +163,7 @@ def test_gone_clips_stay_and_the_writers_manifest_knows_the_media(toy):
     toy.write()
     said = []
     toy.write(toy.manifest(6), seen=lambda w: said.extend([w.remarks, w.manifest]))
-    assert "4 clips are no longer in the data set" in said[0][0]
+    assert "stay stored in no split: 4" in said[0][0]
     assert said[1].media_root == "/somewhere" and len(said[1].clips) == 10
     assert len(StoreReader.open(toy.folder)) == 10
 
