@@ -7,11 +7,10 @@ What a resumed training needs besides weights is `resume.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -97,11 +96,6 @@ def parameter_counts(model: nn.Module, depth: int = 2) -> dict[str, int]:
             part = ".".join(name.split(".")[:-1][:depth]) or name
             counts[part] = counts.get(part, 0) + p.numel()
     return counts
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no value is NaN or infinite."""
-    return all(bool(torch.isfinite(x).all()) for x in tensors)
 
 
 def _listed(what: str, names: list[str]) -> list[str]:
