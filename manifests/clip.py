@@ -2,6 +2,18 @@
 
 Plain frozen data; reading and writing files is `jsonl.py`, making rows from official files is `readers/`.
 Times are seconds, relative to the clip for events and to the media file for `Clip.start_s`.
+
+What the data sets put where (`T` segments a clip; all of `extra` is JSON):
+
+    all          extra["id"]: what clips of one video share (YouTube id); extra["name"]: official name, if another
+    AVE          one event: the class and its time; modality ""
+    LLP          extra["labels"]: the video-level labels, in every split. Events with modality "audio" or "visual"
+                 in val and test; train has none
+    AVSBench     extra["masks"]: T entries, each null (no ground truth) or a base64 1-bit PNG of the official size;
+                 S4 also extra["category"]; no events
+    MUSIC-AVQA   a clip is a whole video with split "", as questions are split and not videos; no events.
+                 extra["questions"]: list of {"id": int, "split", "type": [modality, kind], "text": template filled
+                 in, "words": as the official code cuts them, "answer", "template"}; `Manifest.classes` are answers
 """
 
 from __future__ import annotations
@@ -15,15 +27,20 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+-]{0,199}")
 """Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
 
 SPLITS = ("train", "val", "test")
+MODALITIES = ("", "audio", "visual")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One labelled time range of a clip; `start_s == end_s` is an event without length (AVE has one)."""
+    """One labelled time range of a clip; `start_s == end_s` is an event without length (AVE has one).
+
+    `modality` is where it happens, one of `MODALITIES`; empty: in both, or the data set does not tell.
+    """
 
     label: str
     start_s: float
     end_s: float
+    modality: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,12 @@ class Clip:
     def source(self) -> tuple[str, str, float, float]:
         """What decides the clip's tokens, and nothing else: key, media, start, seconds."""
         return self.key, self.media, self.start_s, self.seconds
+
+    def labels(self) -> tuple[str, ...]:
+        """The clip's video-level (weak) labels: `extra["labels"]`, else its category, else those of its events."""
+        category = self.extra.get("category")
+        named = self.extra.get("labels", [category] if category else [event.label for event in self.events])
+        return tuple(dict.fromkeys(named))
 
 
 @dataclass(frozen=True, slots=True)

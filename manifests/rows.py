@@ -12,11 +12,13 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from caeav.manifests.clip import KEY_PATTERN, SPLITS, Clip, Event
+from caeav.manifests.clip import KEY_PATTERN, MODALITIES, SPLITS, Clip, Event
 from caeav.manifests.errors import CaeavError
 
 CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")
 EVENT_FIELDS = ("label", "start_s", "end_s")
+MODALITY = "modality"
+"""The one field a row may lack: rows written before events had it, and events of both modalities, do."""
 
 _SEEN_CHARS = 120
 _REBUILD = "build the manifest again (caeav manifest build), or mend the row"
@@ -70,7 +72,12 @@ def clip_to_row(clip: Clip) -> dict[str, Any]:
         "seconds": float(clip.seconds),
         "split": clip.split,
         "events": [
-            {"label": event.label, "start_s": float(event.start_s), "end_s": float(event.end_s)}
+            {
+                "label": event.label,
+                "start_s": float(event.start_s),
+                "end_s": float(event.end_s),
+                **({MODALITY: event.modality} if event.modality else {}),
+            }
             for event in clip.events
         ],
         "extra": dict(clip.extra),
@@ -98,11 +105,13 @@ def clip_from_row(value: object, classes: Collection[str], where: str) -> Clip:
 
 
 def _event(value: object, where: str) -> Event:
-    row = fields_of(value, EVENT_FIELDS, "the event", where)
+    names = (*EVENT_FIELDS, MODALITY) if isinstance(value, dict) and MODALITY in value else EVENT_FIELDS
+    row = fields_of(value, names, "the event", where)
     return Event(
         label=text(row["label"], "label", where),
         start_s=number(row["start_s"], "start_s", where),
         end_s=number(row["end_s"], "end_s", where),
+        modality=text(row.get(MODALITY, ""), MODALITY, where),
     )
 
 
@@ -123,6 +132,8 @@ def check_clip(clip: Clip, classes: Collection[str], where: str) -> None:
             raise refuse(
                 where, "an event's label", event.label, f"one of the {len(classes)} classes of the header"
             )
+        if event.modality not in MODALITIES:
+            raise refuse(where, "an event's modality", event.modality, "audio, visual or left out")
         if not 0 <= event.start_s <= event.end_s <= clip.seconds:
             raise refuse(
                 where,

@@ -239,3 +239,25 @@ def test_whole_numbers_and_floats_are_the_same_time() -> None:
     whole = replace(SMALL, clips=(*SMALL.clips[:2], Clip("c", "c.mp4", 0, 10)))
     assert source_digest(whole) == source_digest(SMALL)
     assert manifest_digest(whole) == manifest_digest(SMALL)
+
+
+def test_modality_of_an_event_comes_back_and_rows_without_it_keep_their_digest(tmp_path: Path) -> None:
+    both = Clip("x", "x.mp4", 0.0, 10.0, "val", (Event("Frying (food)", 1.0, 2.0),))
+    heard = replace(both, events=(Event("Frying (food)", 1.0, 2.0, "audio"),))
+    path = tmp_path / "manifest.jsonl"
+    for clip in (both, heard):
+        manifest = replace(SMALL, clips=(clip,))
+        write_manifest(manifest, path)
+        assert read_manifest(path).clips == (clip,)
+        assert ("modality" in path.read_text().splitlines()[1]) == bool(clip.events[0].modality)
+    assert manifest_digest(replace(SMALL, clips=(both,))) != manifest_digest(replace(SMALL, clips=(heard,)))
+    path.write_text(path.read_text().replace('"audio"', '"smell"'))
+    with pytest.raises(ManifestError, match="'smell', it must be audio, visual or left out"):
+        read_manifest(path)
+
+
+def test_video_level_labels_come_from_what_a_data_set_has() -> None:
+    events = (Event("b", 0.0, 1.0), Event("a", 0.0, 0.0), Event("b", 3.0, 4.0))
+    assert Clip("x", "x.mp4", 0.0, 10.0, "train", events).labels() == ("b", "a")
+    assert Clip("x", "x.mp4", 0.0, 10.0, "train", events, {"labels": ["c", "c", "d"]}).labels() == ("c", "d")
+    assert Clip("x", "x.mp4", 0.0, 5.0, "train", (), {"category": "horse"}).labels() == ("horse",)
