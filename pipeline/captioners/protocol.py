@@ -9,7 +9,12 @@ from caeav.pipeline.decode.media import DecodedClip
 
 
 class Captioner(Protocol):
-    """Writes one caption a clip for one modality; never sees labels."""
+    """Writes one caption a clip for one modality; never sees labels.
+
+    One that runs on the device also has `module() -> nn.Module`, frozen, in eval mode: the engine moves it to a
+    device and calls `caption`, in inference mode, with batches of one size, in which empty places are clips without
+    picture and sound. `caption` moves its inputs to where the module lies.
+    """
 
     name: str
     modality: Literal["visual", "audio"]
