@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from caeav.cli import stages
+from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
@@ -23,13 +24,20 @@ def caption(
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Captioner of pictures.")] = "descriptor",
+    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
     audio: Annotated[str, typer.Option("--audio", help="Captioner of sound.")] = "descriptor",
+    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
     visual_text: Annotated[
         str, typer.Option("--visual-text", help="Text backbone of visual captions.")
     ] = "hashed",
+    visual_text_weights: Annotated[
+        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
+    ] = None,
     audio_text: Annotated[
         str, typer.Option("--audio-text", help="Text backbone of audio captions.")
     ] = "hashed",
+    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
+    settings: SetOption = None,
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
@@ -48,7 +56,24 @@ def caption(
 
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
-    options = CaptionOptions(visual, audio, visual_text, audio_text, decoder, dtype, shard_clips)
+    parts = choose(
+        {
+            "visual": (visual, visual_weights),
+            "audio": (audio, audio_weights),
+            "visual-text": (visual_text, visual_text_weights),
+            "audio-text": (audio_text, audio_text_weights),
+        },
+        settings,
+    )
+    options = CaptionOptions(
+        visual=parts["visual"],
+        audio=parts["audio"],
+        visual_text=parts["visual-text"],
+        audio_text=parts["audio-text"],
+        decoder=decoder,
+        dtype=dtype,
+        shard_clips=shard_clips,
+    )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
     stages.finish(summary, as_json, stages.next_step("train --task ave", dataset, None, home))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from caeav.cli import stages
+from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
@@ -23,7 +24,10 @@ def extract(
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Visual backbone.")] = "classic",
+    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
     audio: Annotated[str, typer.Option("--audio", help="Audio backbone.")] = "classic",
+    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
+    settings: SetOption = None,
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
@@ -42,7 +46,10 @@ def extract(
 
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
-    options = TokenOptions(visual, audio, decoder, dtype, shard_clips)
+    parts = choose({"visual": (visual, visual_weights), "audio": (audio, audio_weights)}, settings)
+    options = TokenOptions(
+        parts["visual"], parts["audio"], decoder=decoder, dtype=dtype, shard_clips=shard_clips
+    )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("extract", lambda *tell: run_extract(manifest, place, options, run, *tell))
     stages.finish(summary, as_json, stages.next_step("caption", dataset, root, home))

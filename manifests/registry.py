@@ -1,7 +1,8 @@
 """A name -> thing table filled by decorator, so that no chain of `if name == ...` is ever written.
 
 Entries may be registered lazily as `"package.module:attribute"`, which keeps heavy libraries out of
-`import` until the entry is asked for.
+`import` until the entry is asked for. An entry whose name ends in a colon serves a family: `timm:` is found for
+`timm:resnet18`.
 """
 
 from __future__ import annotations
@@ -42,19 +43,22 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """The entry called `name`; raises `CaeavError` naming the known ones."""
-        if name not in self._entries:
+        if name not in self:
             raise CaeavError(
-                f"unknown {self.what} {name!r}", hint=f"choose one of: {', '.join(self.names())}"
+                f"unknown {self.what} {name!r}",
+                hint="choose one of: "
+                + ", ".join(f"{known}<name>" if known.endswith(":") else known for known in self.names()),
             )
-        entry = self._entries[name]
+        key = _family(name) or name
+        entry = self._entries[key]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
             entry = cast(T, getattr(importlib.import_module(module), attribute))
-            self._entries[name] = entry
+            self._entries[key] = entry
         return entry
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and (_family(name) or name) in self._entries and not name.endswith(":")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -62,3 +66,9 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(self._entries)
+
+
+def _family(name: str) -> str:
+    """`timm:` of `timm:resnet18`; empty for a plain name."""
+    family, colon, _ = name.partition(":")
+    return family + colon if colon else ""

@@ -1,25 +1,32 @@
 """From names of components to a store's recipe, and from a recipe back to its components.
 
 A recipe is settled before any work: which decoder, sampling, backbones or captioners with all their settings,
-dtype and shard size. Building components from a recipe checks that they still are what the recipe says.
+dtype and shard size. Building components from a recipe checks that they still are what the recipe says: a component
+is made from a `ModelChoice`, and what it describes of itself in the recipe leads back to one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.keys import slug
+from caeav.manifests.registry import Registry
 from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.protocol import MediaBackbone, TextBackbone
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.protocol import Captioner
 from caeav.pipeline.decode.media import Decoder, Sampling
 from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.weights.find import HUB, RANDOM
+from caeav.pipeline.weights.memory import recall
 
+P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)
 DTYPES = ("float16", "float32")
 SILENT_RATE_HZ = 16_000
 """Rate of sound when no component asks for one."""
@@ -29,8 +36,8 @@ SILENT_RATE_HZ = 16_000
 class TokenOptions:
     """What decides the tokens of a store besides the data set."""
 
-    visual: str = "classic"
-    audio: str = "classic"
+    visual: ModelChoice | str = "classic"
+    audio: ModelChoice | str = "classic"
     decoder: str = DEFAULT_DECODER
     dtype: str = "float16"
     shard_clips: int = 64
@@ -40,10 +47,10 @@ class TokenOptions:
 class CaptionOptions:
     """What decides the captions of a store besides the data set: captioners, and the text backbone of each."""
 
-    visual: str = "descriptor"
-    audio: str = "descriptor"
-    visual_text: str = "hashed"
-    audio_text: str = "hashed"
+    visual: ModelChoice | str = "descriptor"
+    audio: ModelChoice | str = "descriptor"
+    visual_text: ModelChoice | str = "hashed"
+    audio_text: ModelChoice | str = "hashed"
     decoder: str = DEFAULT_DECODER
     dtype: str = "float16"
     shard_clips: int = 64
@@ -71,10 +78,10 @@ class CaptionParts:
 
 def token_recipe(segments: int, segment_s: float, options: TokenOptions) -> Recipe:
     """The recipe of a token store; raises `CaeavError` for unknown names or values."""
-    visual, audio = visual_backbones[options.visual](), audio_backbones[options.audio]()
+    visual, audio = _make(visual_backbones, options.visual), _make(audio_backbones, options.audio)
     return Recipe(
         "tokens",
-        options.visual if options.visual == options.audio else f"{options.visual}-{options.audio}",
+        _joined(visual.name, audio.name),
         {
             **_shared_fields(segments, segment_s, audio.rate_hz, options),
             "visual": {**_component(visual), "taps": _taps(visual)},
@@ -85,12 +92,11 @@ def token_recipe(segments: int, segment_s: float, options: TokenOptions) -> Reci
 
 def caption_recipe(segments: int, segment_s: float, options: CaptionOptions) -> Recipe:
     """The recipe of a caption store; raises `CaeavError` for unknown names or values."""
-    visual, audio = visual_captioners[options.visual](), audio_captioners[options.audio]()
-    texts = (text_backbones[options.visual_text](), text_backbones[options.audio_text]())
-    writers = options.visual if options.visual == options.audio else f"{options.visual}-{options.audio}"
+    visual, audio = _make(visual_captioners, options.visual), _make(audio_captioners, options.audio)
+    texts = (_make(text_backbones, options.visual_text), _make(text_backbones, options.audio_text))
     return Recipe(
         "captions",
-        "-".join([writers, *sorted({text.name for text in texts})]),
+        _joined(visual.name, audio.name, *sorted(text.name for text in texts)),
         {
             **_shared_fields(segments, segment_s, audio.rate_hz, options),
             "visual": {**_component(visual), "text": _component(texts[0])},
@@ -106,8 +112,8 @@ def token_parts(recipe: Recipe) -> TokenParts:
     return TokenParts(
         _decoder(fields),
         _sampling(fields),
-        visual_backbones[fields["visual"]["name"]](),
-        audio_backbones[fields["audio"]["name"]](),
+        _make(visual_backbones, described_choice(fields["visual"])),
+        _make(audio_backbones, described_choice(fields["audio"])),
     )
 
 
@@ -118,16 +124,33 @@ def caption_parts(recipe: Recipe) -> CaptionParts:
     return CaptionParts(
         _decoder(fields),
         _sampling(fields),
-        visual_captioners[fields["visual"]["name"]](),
-        audio_captioners[fields["audio"]["name"]](),
+        _make(visual_captioners, described_choice(fields["visual"])),
+        _make(audio_captioners, described_choice(fields["audio"])),
     )
 
 
 def text_parts(recipe: Recipe) -> dict[Literal["visual", "audio"], TextBackbone]:
     """The text backbone of each modality of a caption recipe; one instance when both name the same."""
-    names = {side: recipe.fields[side]["text"]["name"] for side in ("visual", "audio")}
-    built = {name: text_backbones[name]() for name in names.values()}
-    return {"visual": built[names["visual"]], "audio": built[names["audio"]]}
+    visual, audio = (described_choice(recipe.fields[side]["text"]) for side in ("visual", "audio"))
+    first = _make(text_backbones, visual)
+    return {"visual": first, "audio": first if audio == visual else _make(text_backbones, audio)}
+
+
+def described_choice(described: Mapping[str, Any]) -> ModelChoice:
+    """The choice that a component's part of a recipe was made from, its weights found by their digest.
+
+    Weights that this machine does not remember are looked for under the hub name the recipe gives, if it gives one.
+    """
+    settings, weights = described.get("settings", {}), described.get("weights", {})
+    digest, source = weights.get("digest", ""), weights.get("source", "")
+    return ModelChoice(
+        described["name"], digest if recall(digest) or not _named(source) else source, settings
+    )
+
+
+def _named(source: str) -> bool:
+    """Whether a source means the same on every machine, as a file's name does not."""
+    return source.startswith((HUB, RANDOM))
 
 
 def decoder_remark(recipe: Recipe) -> str:
@@ -141,18 +164,22 @@ def check_recipe(recipe: Recipe) -> None:
     """The components named must describe themselves as the recipe says; the decoder's version may differ."""
     try:
         fields, sampling = recipe.fields, recipe.fields["sampling"]
-        names = {"visual": fields["visual"]["name"], "audio": fields["audio"]["name"]}
+        parts: dict[str, Any] = {side: described_choice(fields[side]) for side in ("visual", "audio")}
         general = {name: fields[name] for name in ("dtype", "shard_clips")} | {
             "decoder": fields["decoder"]["name"]
         }
-        texts = {f"{side}_text": fields[side]["text"]["name"] for side in names if recipe.kind == "captions"}
+        texts: dict[str, Any] = {
+            f"{side}_text": described_choice(fields[side]["text"])
+            for side in parts
+            if recipe.kind == "captions"
+        }
         segments, segment_s = sampling["segments"], sampling["segment_s"]
     except (KeyError, TypeError) as error:
         raise CaeavError(f"the recipe lacks {error}", hint="extract again with this program") from error
     now = (
-        token_recipe(segments, segment_s, TokenOptions(**names, **general))
+        token_recipe(segments, segment_s, TokenOptions(**parts, **general))
         if recipe.kind == "tokens"
-        else caption_recipe(segments, segment_s, CaptionOptions(**names, **texts, **general))
+        else caption_recipe(segments, segment_s, CaptionOptions(**parts, **texts, **general))
     )
     stored, wanted = recipe.as_json(), now.as_json()
     wanted["fields"]["decoder"] = stored["fields"]["decoder"]
@@ -176,6 +203,16 @@ def _shared_fields(
         "dtype": options.dtype,
         "shard_clips": options.shard_clips,
     }
+
+
+def _make(registry: Registry[Callable[[ModelChoice], P]], wanted: ModelChoice | str) -> P:
+    choice = ModelChoice.of(wanted)
+    return registry[choice.name](choice)
+
+
+def _joined(*names: str) -> str:
+    """The components' names as the readable part of a folder's name, each once."""
+    return slug("-".join(name.replace(":", "-").replace(".", "_") for name in dict.fromkeys(names)))
 
 
 def _component(part: MediaBackbone | Captioner | TextBackbone) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.melscale import (
     BANDS,
     FFT,
@@ -44,6 +45,9 @@ class ClassicAudio:
     modality: Literal["audio"] = "audio"
     runs_in: Literal["worker"] = "worker"
     rate_hz: int | None = RATE_HZ
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
 
     def taps(self) -> tuple[Tap, ...]:
         """From shallow to deep."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.patches import GRID, GROUPS, SIDE, Floats, describe_patches
 from caeav.pipeline.backbones.protocol import Tap
 from caeav.pipeline.backbones.resize import resize
@@ -34,6 +35,9 @@ class ClassicVisual:
     modality: Literal["visual"] = "visual"
     runs_in: Literal["worker"] = "worker"
     rate_hz: int | None = None
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
 
     def taps(self) -> tuple[Tap, ...]:
         """From shallow to deep."""

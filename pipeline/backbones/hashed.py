@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.choice import ModelChoice
+
 VERSION = 1
 WORDS = re.compile(r"\w+", re.UNICODE)
 
@@ -28,6 +30,9 @@ class HashedText:
     channels = 128
     letters_share = 0.5
     neighbour_share = 0.15
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
 
     def describe(self) -> Mapping[str, Any]:
         """Settings; there are no weights to digest."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.patches import Floats, gradients, moving_mask, opponent
 from caeav.pipeline.backbones.resize import resize
 from caeav.pipeline.captioners.words import colour_word, pick, place_word, spans_words
@@ -43,6 +44,9 @@ class DescribePicture:
     modality: Literal["visual"] = "visual"
     runs_in: Literal["worker"] = "worker"
     rate_hz: int | None = None
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
 
     def describe(self) -> Mapping[str, Any]:
         """Settings."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.melscale import BANDS, FRAMES, Floats, analyse, band_centres_hz
 from caeav.pipeline.backbones.sound_summary import periodicity
 from caeav.pipeline.captioners.words import pick, spans_words
@@ -29,6 +30,9 @@ class DescribeSound:
     modality: Literal["audio"] = "audio"
     runs_in: Literal["worker"] = "worker"
     rate_hz: int | None = RATE_HZ
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
 
     def describe(self) -> Mapping[str, Any]:
         """Settings."""

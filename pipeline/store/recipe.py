@@ -26,8 +26,8 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON form (sorted keys, no blanks)."""
-        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """sha256 of the canonical JSON form (sorted keys, no blanks); weights count by digest, not by name."""
+        text = json.dumps(_identity(self.as_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -36,8 +36,20 @@ class Recipe:
         return f"{self.kind}-{self.name}-{self.fingerprint[:12]}"
 
 
+def _identity(value: Any) -> Any:
+    """`value` without the source of what is given by a digest: the same weights may have come by many ways."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _identity(x) for key, x in value.items() if key != "source" or "digest" not in value}
+
+
 def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
-    """Names of the fields in which two recipes differ, with both values: `fields.dtype: float16 -> float32`."""
+    """Names of the fields in which two recipes differ, with both values: `fields.dtype: float16 -> float32`.
+
+    The source of weights is no difference where their digest is the same.
+    """
+    if _identity(stored) == _identity(wanted):
+        return []
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         found: list[str] = []
         for key in sorted({*stored, *wanted}):

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from caeav.pipeline.backbones import audio_backbones, visual_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.resize import resize
 
 RATE = 16_000
@@ -44,11 +45,11 @@ def with_tone(hz: float, heard: range) -> NDArray[np.float32]:
 
 
 def visual(frames: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    return visual_backbones["classic"]().tokens([frames])[0]
+    return visual_backbones["classic"](ModelChoice("classic")).tokens([frames])[0]
 
 
 def audio(windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    return audio_backbones["classic"]().tokens([windows])[0]
+    return audio_backbones["classic"](ModelChoice("classic")).tokens([windows])[0]
 
 
 CASES = [
@@ -61,7 +62,7 @@ CASES = [
 def test_tokens_have_the_declared_shapes_and_heads_divide_their_channels(
     registry: Any, make: Callable[[int], NDArray[Any]]
 ) -> None:
-    backbone = registry["classic"]()
+    backbone = registry["classic"](ModelChoice("classic"))
     tokens = backbone.tokens([make(0)])[0]
     assert list(tokens) == [tap.name for tap in backbone.taps()]
     for tap in backbone.taps():
@@ -73,8 +74,8 @@ def test_tokens_have_the_declared_shapes_and_heads_divide_their_channels(
 
 @pytest.mark.parametrize(("registry", "make"), CASES)
 def test_a_clip_does_not_depend_on_its_company(registry: Any, make: Callable[[int], NDArray[Any]]) -> None:
-    together = registry["classic"]().tokens([make(0), make(1)])
-    alone = registry["classic"]().tokens([make(1)])[0]
+    together = registry["classic"](ModelChoice("classic")).tokens([make(0), make(1)])
+    alone = registry["classic"](ModelChoice("classic")).tokens([make(1)])[0]
     for name in alone:
         assert together[1][name].tobytes() == alone[name].tobytes()
 
@@ -162,7 +163,7 @@ def test_audio_tokens_are_ordered_by_time_then_frequency() -> None:
 
 def test_pictures_are_refused_that_are_no_frames() -> None:
     with pytest.raises(ValueError, match=r"float64 \(2, 8, 8, 3\), expected uint8"):
-        visual_backbones["classic"]().tokens([np.zeros((2, 8, 8, 3))])
+        visual_backbones["classic"](ModelChoice("classic")).tokens([np.zeros((2, 8, 8, 3))])
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 5), (128, 128), (300, 401)])

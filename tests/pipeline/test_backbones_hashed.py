@@ -10,17 +10,18 @@ import sys
 import numpy as np
 
 from caeav.pipeline.backbones import text_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.hashed import HashedText
 
 TEXTS = ["A small red disc moves left.", "", "naïve café 3 to 5"]
 DIGEST = (
-    "import hashlib; from caeav.pipeline.backbones.hashed import HashedText;"
-    f"print(hashlib.sha256(HashedText().encode({TEXTS!r})[0].tobytes()).hexdigest())"
+    "import hashlib; from caeav.pipeline.backbones.hashed import HashedText, ModelChoice;"
+    f"print(hashlib.sha256(HashedText(ModelChoice('hashed')).encode({TEXTS!r})[0].tobytes()).hexdigest())"
 )
 
 
 def test_shapes_mask_and_padding() -> None:
-    text = text_backbones["hashed"]()
+    text = text_backbones["hashed"](ModelChoice("hashed"))
     tokens, mask = text.encode(TEXTS)
     assert tokens.shape == (3, text.max_tokens, text.channels)
     assert mask.sum(axis=1).tolist() == [6, 0, 5]
@@ -29,7 +30,7 @@ def test_shapes_mask_and_padding() -> None:
 
 
 def test_other_processes_give_the_same_bytes() -> None:
-    here = hashlib.sha256(HashedText().encode(TEXTS)[0].tobytes()).hexdigest()
+    here = hashlib.sha256(HashedText(ModelChoice("hashed")).encode(TEXTS)[0].tobytes()).hexdigest()
     for seed in ("0", "1"):
         there = subprocess.run(
             [sys.executable, "-c", DIGEST],
@@ -41,12 +42,12 @@ def test_other_processes_give_the_same_bytes() -> None:
 
 
 def test_a_text_does_not_depend_on_its_company() -> None:
-    alone = HashedText().encode(TEXTS[2:])[0][0]
-    assert alone.tobytes() == HashedText().encode(TEXTS)[0][2].tobytes()
+    alone = HashedText(ModelChoice("hashed")).encode(TEXTS[2:])[0][0]
+    assert alone.tobytes() == HashedText(ModelChoice("hashed")).encode(TEXTS)[0][2].tobytes()
 
 
 def cosine(a: str, b: str) -> float:
-    x, y = (HashedText().encode([text])[0][0, 0] for text in (a, b))
+    x, y = (HashedText(ModelChoice("hashed")).encode([text])[0][0, 0] for text in (a, b))
     return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
 
@@ -56,13 +57,13 @@ def test_words_that_share_letters_are_a_little_alike() -> None:
 
 
 def test_order_and_case() -> None:
-    encode = HashedText().encode
+    encode = HashedText(ModelChoice("hashed")).encode
     assert encode(["Red Square"])[0].tobytes() == encode(["red square"])[0].tobytes()
     there, back = encode(["red square", "square red"])[0]
     assert np.abs(there.sum(0) - back.sum(0)).max() > 1e-3
 
 
 def test_long_texts_are_cut() -> None:
-    tokens, mask = HashedText().encode(["word " * 100])
+    tokens, mask = HashedText(ModelChoice("hashed")).encode(["word " * 100])
     assert mask.all()
     assert tokens.shape[1] == 32

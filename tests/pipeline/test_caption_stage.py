@@ -17,6 +17,7 @@ import caeav.cli.caption
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.home import Home
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.hashed import HashedText
 from caeav.pipeline.caption import caption
 from caeav.pipeline.recipes import CaptionOptions
@@ -52,7 +53,7 @@ def test_texts_and_their_embeddings_are_stored_together(small_manifest: Manifest
         record = reader.read(clip.key)
         for side in ("visual", "audio"):
             text = record.info["texts"][side]
-            tokens, mask = HashedText().encode([text])
+            tokens, mask = HashedText(ModelChoice("hashed")).encode([text])
             assert text.endswith(".")
             assert record.arrays[f"{side}_caption"].dtype == np.float16
             np.testing.assert_array_equal(record.arrays[f"{side}_caption"], tokens[0].astype(np.float16))

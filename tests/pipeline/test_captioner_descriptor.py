@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.hashed import WORDS, HashedText
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.words import colour_word, place_word, spans_words
@@ -17,11 +18,15 @@ ALL = (True,) * T
 
 
 def look(frames: NDArray[np.uint8] | None) -> str:
-    return visual_captioners["descriptor"]().caption([DecodedClip(frames, None, ALL, (False,) * T)])[0]
+    return visual_captioners["descriptor"](ModelChoice("descriptor")).caption(
+        [DecodedClip(frames, None, ALL, (False,) * T)]
+    )[0]
 
 
 def listen(wave: NDArray[np.float32] | None) -> str:
-    return audio_captioners["descriptor"]().caption([DecodedClip(None, wave, (False,) * T, ALL)])[0]
+    return audio_captioners["descriptor"](ModelChoice("descriptor")).caption(
+        [DecodedClip(None, wave, (False,) * T, ALL)]
+    )[0]
 
 
 def ground(level: int = 90) -> NDArray[np.uint8]:
@@ -107,8 +112,8 @@ def test_texts_fit_the_text_backbone_and_never_change() -> None:
 
 def test_short_clips_are_described_too() -> None:
     clip = DecodedClip(ground()[:1], tone(600, range(T))[:RATE], (True,), (True,))
-    assert visual_captioners["descriptor"]().caption([clip])[0].endswith(".")
-    assert "throughout" in audio_captioners["descriptor"]().caption([clip])[0]
+    assert visual_captioners["descriptor"](ModelChoice("descriptor")).caption([clip])[0].endswith(".")
+    assert "throughout" in audio_captioners["descriptor"](ModelChoice("descriptor")).caption([clip])[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,238 @@
+"""From what a user calls weights (a hub name, a folder, a file) to files on this machine and their digest.
+
+A hub name is looked up in the cache of huggingface_hub first. The network is asked only when a hub name was given in so
+many words, never for a model's default, and never with HF_HUB_OFFLINE set. What is found is remembered by its digest
+(`memory.py`), so that a recipe, which holds no path, leads back to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.weights.memory import file_digest, recall, remember
+
+HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
+_INDEX = ".index.json"
+
+
+class WeightsError(CaeavError):
+    """Weights that are missing, damaged, or not those of the model."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`files` hold the tensors (several for a sharded checkpoint), `folder` holds them and what else was asked for.
+
+    `source` and `digest` are what a recipe says. With `seed` there are no files: values are drawn at random.
+    """
+
+    source: str
+    digest: str
+    files: tuple[Path, ...] = ()
+    folder: Path | None = None
+    seed: int | None = None
+
+    def describe(self) -> dict[str, str]:
+        """For a recipe: `{"source": ..., "digest": ...}`, without a path."""
+        return {"source": self.source, "digest": self.digest}
+
+
+def find_weights(
+    choice: ModelChoice,
+    *,
+    default: str,
+    wants: Sequence[str],
+    needs: Sequence[str] = (),
+    also: Sequence[str] = (),
+) -> Weights:
+    """The weights of `choice`; `default` (`hub:<owner>/<repo>` or empty) is what it means when it names none.
+
+    `wants`: names of the file of tensors, the first that is there is taken; one that ends in `.index.json` stands for
+    the shards it lists; a file given by path may be called anything. `needs`: files that must lie beside it
+    (`config.json`, a tokenizer's), `also`: files used when there. All of them enter the digest.
+    Raises `WeightsError` naming the command to type or the file to get.
+    """
+    given = choice.weights or default
+    if given.startswith(RANDOM):
+        return _random(choice, given)
+    if not given:
+        raise WeightsError(
+            f"{choice.name} has no default weights",
+            hint=f"give its weights: a folder or file with {wants[0]}",
+        )
+    if given.startswith(HUB):
+        folder = _hub_folder(choice, given, wants, needs, also, may_fetch=bool(choice.weights))
+        return _gather(choice, given, _pick(choice, folder, wants, given), folder, needs, also)
+    if given.startswith(DIGEST):
+        place = recall(given)
+        if place is None:
+            raise WeightsError(
+                f"no file on this machine is known to have the digest {given}",
+                hint=f"show it once: caeav models show {choice.name} --weights FILE",
+            )
+    else:
+        place = Path(given).expanduser().absolute()
+    if place.is_dir():
+        return _gather(choice, place.name, _pick(choice, place, wants, str(place)), place, needs, also)
+    if not place.is_file():
+        raise WeightsError(
+            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants)
+        )
+    return _gather(choice, place.name, place, place.parent, needs, also)
+
+
+def hub_cache() -> Path:
+    """The cache of huggingface_hub, found as it finds it: HF_HUB_CACHE, else HF_HOME, else below the home folder."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _random(choice: ModelChoice, given: str) -> Weights:
+    seed = given.removeprefix(RANDOM)
+    if not seed.isdecimal():
+        raise WeightsError(f"{given!r} names no random weights of {choice.name}", hint="give random:0")
+    return Weights(source=given, digest=given, seed=int(seed))
+
+
+def _gather(
+    choice: ModelChoice, source: str, main: Path, folder: Path, needs: Sequence[str], also: Sequence[str]
+) -> Weights:
+    files = _shards(choice, main) if main.name.endswith(_INDEX) else (main,)
+    missing = [name for name in needs if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(
+            f"{choice.name}: {source} lacks {', '.join(missing)}", hint="give the whole folder, as published"
+        )
+    beside = [folder / name for name in (*needs, *also) if (folder / name).is_file()]
+    every = {path.name: path for path in (*files, *beside)}
+    digests = {name: file_digest(path) for name, path in every.items()}
+    [digest, *more] = digests.values()
+    if more:
+        text = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+        digest = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}"
+    remember(digest, main)
+    return Weights(source=source, digest=digest, files=files, folder=folder)
+
+
+def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str) -> Path:
+    found = next((folder / name for name in wants if (folder / name).is_file()), None)
+    if found is None:
+        raise WeightsError(
+            f"{choice.name}: {source} holds none of {', '.join(wants)}",
+            hint="give a folder with one, or the file",
+        )
+    return found
+
+
+def _shards(choice: ModelChoice, index: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        paths = tuple(index.parent / name for name in names)
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{choice.name}: {index} is no index of shards", hint="get it again") from error
+    missing = [path.name for path in paths if not path.is_file()]
+    if outside or missing:
+        raise WeightsError(
+            f"{choice.name}: shards missing beside {index.name}: {', '.join(outside or missing)}",
+            hint="get the whole folder again",
+        )
+    return paths
+
+
+def _hub_folder(
+    choice: ModelChoice,
+    given: str,
+    wants: Sequence[str],
+    needs: Sequence[str],
+    also: Sequence[str],
+    *,
+    may_fetch: bool,
+) -> Path:
+    """The snapshot in the hub's cache that holds what is wanted, fetched first where that is allowed."""
+    repo, _, revision = given.removeprefix(HUB).partition("@")
+    if repo.count("/") != 1:
+        raise WeightsError(f"{given!r} is no name on the hub", hint="write hub:<owner>/<repo>")
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError as error:
+        raise WeightsError("hub names need huggingface_hub", hint="pip install 'caeav[learned]'") from error
+    for name in wants:
+        path = try_to_load_from_cache(repo, name, cache_dir=hub_cache(), revision=revision or None)
+        if isinstance(path, str) and _whole(Path(path), needs):
+            return Path(path).parent
+    if not may_fetch:
+        raise WeightsError(
+            f"the weights of {choice.name} ({given.removeprefix(HUB)}) are not on this machine",
+            hint=_next_step(choice, given, wants),
+        )
+    if offline():
+        raise WeightsError(
+            f"{given.removeprefix(HUB)} is not in the cache {hub_cache()}, and HF_HUB_OFFLINE is set",
+            hint=f"unset it, or get {wants[0]} of {repo} elsewhere and give its path as the weights",
+        )
+    return _fetch(choice, repo, revision or None, wants, [*needs, *also])
+
+
+def _whole(main: Path, needs: Sequence[str]) -> bool:
+    if any(not (main.parent / name).is_file() for name in needs):
+        return False
+    if not main.name.endswith(_INDEX):
+        return True
+    shards = set(json.loads(main.read_bytes())["weight_map"].values())
+    return all((main.parent / name).is_file() for name in shards)
+
+
+def _fetch(
+    choice: ModelChoice, repo: str, revision: str | None, wants: Sequence[str], others: Sequence[str]
+) -> Path:
+    """Download the first of `wants` that the repository has, its shards, and those of `others` that it has."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        there = set(HfApi().list_repo_files(repo, revision=revision))
+        main = next((name for name in wants if name in there), None)
+        if main is None:
+            raise WeightsError(f"{repo} on the hub has none of {', '.join(wants)}", hint="choose another")
+
+        def get(name: str) -> Path:
+            return Path(hf_hub_download(repo, name, revision=revision, cache_dir=hub_cache()))
+
+        path = get(main)
+        for name in others:
+            if name in there:
+                get(name)
+        if main.endswith(_INDEX):
+            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
+                get(name)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what httpx, requests and the hub's own errors derive from
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{repo} could not be fetched from the hub: {first}",
+            hint=f"see that huggingface.co is reachable, or get {wants[0]} elsewhere and give its path as the weights "
+            f"of {choice.name}",
+        ) from error
+    return path.parent
+
+
+def _next_step(choice: ModelChoice, default: str, wants: Sequence[str]) -> str:
+    own = f"give a folder or file with {wants[0]} as its weights"
+    if not default.startswith(HUB):
+        return own
+    return f"caeav models pull {choice.name} (fetches {wants[0]} of {default.removeprefix(HUB)}), or {own}"
