@@ -19,6 +19,7 @@ from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
 from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.verification import Report, verify
 from caeav.pipeline.store.writer import ShardPlan, StoreWriter, Summary
 
@@ -36,6 +37,7 @@ __all__ = [
     "Record",
     "Report",
     "ShardPlan",
+    "Slice",
     "StoreBusy",
     "StoreError",
     "StoreInfo",

@@ -17,21 +17,27 @@ from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, 
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.quarantine import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
 
 def open_for_writing(
-    dataset_folder: Path, recipe: Recipe, manifest: Manifest, *, retry_failed: bool = False
+    dataset_folder: Path,
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    retry_failed: bool = False,
+    part: Slice | None = None,
 ) -> StoreWriter:
-    """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`).
+    """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
     A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
     has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
     due again. Raises `StoreBusy` when another process writes it, `RecipeChanged` when the folder holds another
     recipe, `DamagedStore` when what it is for can no longer be read.
     """
-    folder = StoreFolder(dataset_folder / recipe.folder_name)
+    folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = WriterLock(folder.lock)

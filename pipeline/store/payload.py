@@ -3,7 +3,7 @@
 The bytes are a function of the content alone: arrays are ordered by item size, then name, and the header is
 padded with blanks so that the data begin at a multiple of 64, where a memory-mapped view is aligned. Reading
 trusts nothing: every length is compared with the bytes at hand before it is used. Not a general safetensors
-library: dtypes numpy lacks are refused.
+library: of the dtypes that numpy lacks it knows bfloat16 alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
+    "BF16": "|V2",  # see dtypes.py
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",

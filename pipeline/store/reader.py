@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
@@ -84,7 +85,7 @@ class StoreReader:
         return {**self.__dict__, "_shards": OrderedDict(), "_checked": {}}
 
     def read(self, key: str) -> Record:
-        """The record of `key`; its first read in a process checks both checksums.
+        """The record of `key`, its tokens as floats; its first read in a process checks both checksums.
 
         Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
         """
@@ -93,7 +94,7 @@ class StoreReader:
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
-        return record
+        return replace(record, arrays=floats(record.arrays))
 
     def info(self, key: str) -> dict[str, Any]:
         """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""

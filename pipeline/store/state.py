@@ -29,6 +29,7 @@ from caeav.pipeline.store.layout import (
 from caeav.pipeline.store.quarantine import read_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined
+from caeav.pipeline.store.slices import Slice
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class StoreState:
         return sum(len(index.keys) for index in self.indexes.values())
 
     @property
+    def expected(self) -> int:
+        """Clips that are to be stored or quarantined here: those of the manifest, in a slice those of its shards."""
+        return sum(map(len, self.plan))
+
+    @property
     def shard_bytes(self) -> int:
         """Bytes of sound shards."""
         return sum(index.shard_bytes for index in self.indexes.values())
@@ -61,7 +67,7 @@ class StoreState:
         """Why this store is not finished."""
         first = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
         what = (
-            f"{len(self.missing)} of {len(self.manifest.clips)} clips are neither stored nor quarantined: {first}"
+            f"{len(self.missing)} of {self.expected} clips are neither stored nor quarantined: {first}"
             if self.missing
             else "every clip is there, but the writer was stopped before it closed the store"
         )
@@ -77,7 +83,7 @@ def read_recipe(folder: StoreFolder) -> Recipe:
         raise StoreError(f"{folder.path} holds no store: there is no recipe.json", hint="caeav store ls")
     recipe = parse_recipe(read_capped(folder.recipe), folder.recipe)
     name = folder.path.resolve().name
-    if name != recipe.folder_name:
+    if Slice.of_folder(name)[0] != recipe.folder_name:
         what = "not a store's name" if not FOLDER_PATTERN.fullmatch(name) else "another recipe's name"
         raise DamagedStore(
             f"{folder.path}: the recipe in it belongs to a folder called {recipe.folder_name}; {name} is {what}",
@@ -109,7 +115,8 @@ def inspect(path: Path) -> StoreState:
     remarks: list[str] = []
     seal = _read_seal(folder, recipe, problems)
     quarantined = _read_quarantined(folder, problems, remarks)
-    plan = cut([clip.key for clip in manifest.clips], shard_clips(recipe))
+    whole = cut([clip.key for clip in manifest.clips], shard_clips(recipe))
+    plan = Slice.of_folder(path.resolve().name)[1].plan(whole)
     manifest_doubtful = any(problem.where == "manifest.jsonl" for problem in problems)
     indexes: dict[int, ShardIndex] = {}
     for number in folder.published():
@@ -143,7 +150,7 @@ def inspect(path: Path) -> StoreState:
 
 def _count_differences(state: StoreState, seal: Seal) -> list[Problem]:
     seen = {
-        "expected": len(state.manifest.clips),
+        "expected": state.expected,
         "stored": state.stored,
         "quarantined": len(state.quarantined),
         "shards": len(state.indexes),

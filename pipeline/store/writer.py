@@ -23,6 +23,7 @@ from caeav.pipeline.store.quarantine import append_quarantine, render_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.shardfile import ShardFile
+from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.tarshard import EncodedRecord
 
 
@@ -49,8 +50,9 @@ class Summary:
 class StoreWriter:
     """The one writer of a store; made by `open_for_writing`, used as a context manager.
 
-    `manifest` is the stored manifest grown by the one given, `remarks` says in words what was found on
-    opening (what was resumed, added, relabelled, damaged). Not for use from several threads.
+    `manifest` is the stored manifest grown by the one given, `part` the slice of its plan that is made here,
+    `remarks` says in words what was found on opening (what was resumed, added, relabelled, damaged). Not for use
+    from several threads.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class StoreWriter:
         self._quarantined = quarantined
         self._earlier_attempts = earlier_attempts
         self._sealed = sealed
-        self._planned = cut([clip.key for clip in manifest.clips], shard_clips(recipe))
+        self.part = Slice.of_folder(folder.path.name)[1]
+        self._planned = self.part.plan(cut([clip.key for clip in manifest.clips], shard_clips(recipe)))
         self._shard_of = {key: number for number, planned in enumerate(self._planned) for key in planned}
 
     def __enter__(self) -> StoreWriter:
@@ -190,7 +193,7 @@ class StoreWriter:
         `retry_failed`. Raises `ValueError` for a key the manifest lacks or that is stored.
         """
         if entry.key not in self._shard_of:
-            raise ValueError(f"clip {entry.key!r} is not in the manifest")
+            raise ValueError(f"clip {entry.key!r} is not in the manifest, or in another slice")
         index = self._indexes.get(self._shard_of[entry.key])
         if index and entry.key in index.keys:
             raise ValueError(f"clip {entry.key!r} is stored and cannot be quarantined")

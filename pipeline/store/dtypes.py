@@ -1,0 +1,88 @@
+"""Number formats of stored tokens: what a float32 array becomes in a shard, and the floats a reader gives back.
+
+`float16` and `float32` are stored as they are. `bfloat16`, which numpy lacks, is stored as safetensors' BF16 and
+read back as float32, exactly. `int8` keeps a scale for every channel of an array: `<name>` is int8 and
+`<name>.scale` float32 `[C]`, the channel's largest magnitude being 127; it is read back as float16. Shapes: `C`
+channels, the last axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BFLOAT16 = np.dtype("V2")
+"""How a bfloat16 array is carried in numpy: two bytes a value, no arithmetic."""
+DTYPES = ("float16", "bfloat16", "float32", "int8")
+SCALE = ".scale"
+STEPS = 127
+_MOST = float(np.finfo(np.float16).max)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def stored(arrays: Arrays, dtype: str) -> dict[str, NDArray[Any]]:
+    """Float arrays in the format `dtype` (one of `DTYPES`), by the names they have in a shard.
+
+    Values that do not fit become infinite, in `int8` the scale of their channel does; see `not_finite`.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if dtype == "int8":
+            found[name], found[name + SCALE] = _quantised(np.asarray(array, dtype=np.float32))
+        elif dtype == "bfloat16":
+            found[name] = _to_bfloat16(np.asarray(array, dtype=np.float32))
+        else:
+            with np.errstate(over="ignore"):
+                found[name] = array.astype(np.dtype(dtype), copy=False)
+    return found
+
+
+def floats(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """What `stored` made -> the floats, under the names of before; arrays of other formats are passed through."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if name.endswith(SCALE) and name.removesuffix(SCALE) in arrays:
+            continue
+        if array.dtype == BFLOAT16:
+            bits = array.view(np.dtype("<u2")).astype(np.uint32) << np.uint32(16)
+            found[name] = bits.view(np.float32)
+        elif name + SCALE in arrays:
+            found[name] = np.multiply(array, arrays[name + SCALE], dtype=np.float32).astype(np.float16)
+        else:
+            found[name] = array
+    return found
+
+
+def not_finite(array: NDArray[Any]) -> int:
+    """How many values of an array as stored are no finite numbers."""
+    if array.dtype == BFLOAT16:
+        bits = array.view(np.dtype("<u2"))
+        return int(np.count_nonzero((bits & 0x7F80) == 0x7F80))
+    return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
+
+
+def _to_bfloat16(array: NDArray[np.float32]) -> NDArray[Any]:
+    """The upper half of each float32, rounded to the nearest (ties to even)."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    rounded = np.where(
+        np.isnan(array), np.uint32(0x7FC00000), rounded
+    )  # rounding could turn NaN into infinity
+    return (rounded >> np.uint32(16)).astype("<u2").view(BFLOAT16)
+
+
+def _quantised(array: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 `[..., C]` and the scale `[C]` by which it is multiplied; a scale that is not finite marks its channel."""
+    largest = (
+        np.abs(array).reshape(-1, array.shape[-1]).max(axis=0, initial=0.0)
+    )  # [C]; NaN where one is in it
+    largest = np.where(largest > _MOST, np.float32(np.inf), largest)
+    scale = np.asarray(largest / np.float32(STEPS), dtype=np.float32)
+    usable = np.isfinite(scale) & (scale > 0)
+    steps = np.rint(array / np.where(usable, scale, np.float32(1.0)))
+    steps[..., ~usable] = 0
+    return np.clip(steps, -STEPS, STEPS).astype(np.int8), scale

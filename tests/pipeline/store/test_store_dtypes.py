@@ -1,0 +1,99 @@
+"""Number formats of tokens: what is stored, that it reads back as floats, and how far those are from the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load as load_numpy
+from safetensors.torch import load as load_torch
+
+from caeav.manifests.clip import Clip, Manifest
+from caeav.pipeline.store import Recipe, Record, StoreReader, open_for_writing
+from caeav.pipeline.store.dtypes import BFLOAT16, DTYPES, floats, not_finite, stored
+from caeav.pipeline.store.payload import encode_arrays
+
+
+def tokens(seed: int = 0) -> np.ndarray:
+    """`[T, L, C]` with channels of very different size."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((4, 9, 16)) * 10.0 ** rng.uniform(-4, 3, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_stored_reads_back_as_floats_near_the_truth(dtype: str) -> None:
+    x = tokens()
+    back = floats(stored({"visual.a": x}, dtype))
+    assert set(back) == {"visual.a"}
+    y = back["visual.a"].astype(np.float64)
+    largest = np.abs(x).max(axis=(0, 1))
+    allowed = {
+        "float32": 0 * x,
+        "float16": np.abs(x) * 2.0**-10 + 2.0**-24,
+        "bfloat16": np.abs(x) * 2.0**-8,
+        "int8": np.broadcast_to(largest * (1 / 254 + 2.0**-11), x.shape) + 2.0**-24,
+    }[dtype]
+    assert (np.abs(y - x) <= allowed).all()
+    assert back["visual.a"].dtype == {"float16": np.float16, "int8": np.float16}.get(dtype, np.float32)
+
+
+def test_bfloat16_is_torch_s_bit_by_bit_and_lies_in_a_plain_safetensors_file() -> None:
+    x = np.concatenate([tokens().ravel(), np.array([0.0, -0.0, 1e-40, 3.39e38, np.inf, -np.inf], np.float32)])
+    kept = stored({"a": x}, "bfloat16")["a"]
+    assert kept.dtype == BFLOAT16
+    wanted = torch.from_numpy(x).to(torch.bfloat16)
+    np.testing.assert_array_equal(kept.view("<u2"), wanted.view(torch.uint16).numpy())
+    payload = b"".join(chunk.tobytes() for chunk in encode_arrays({"a": kept}))
+    assert torch.equal(load_torch(payload)["a"], wanted)
+
+
+def test_int8_is_a_plain_safetensors_file_with_its_scales() -> None:
+    x = tokens()
+    payload = b"".join(chunk.tobytes() for chunk in encode_arrays(stored({"a": x}, "int8")))
+    loaded = load_numpy(payload)
+    assert {name: (array.dtype.name, array.shape) for name, array in loaded.items()} == {
+        "a": ("int8", (4, 9, 16)),
+        "a.scale": ("float32", (16,)),
+    }
+    assert (np.abs(loaded["a"]).max(axis=(0, 1)) == 127).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_still_seen_when_stored(dtype: str, bad: float) -> None:
+    x = tokens()
+    assert sum(map(not_finite, stored({"a": x}, dtype).values())) == 0
+    x[2, 3, 4] = bad
+    assert sum(map(not_finite, stored({"a": x}, dtype).values())) == 1
+
+
+def test_a_value_too_large_is_seen_in_the_formats_that_cannot_hold_it() -> None:
+    x = np.full((1, 1, 2), 1e5, np.float32)
+    seen = {dtype: sum(map(not_finite, stored({"a": x}, dtype).values())) for dtype in DTYPES}
+    assert seen == {"float16": 2, "bfloat16": 0, "float32": 0, "int8": 2}
+
+
+def test_a_channel_of_zeros_stays_zero_in_int8() -> None:
+    x = np.zeros((2, 3, 2), np.float32)
+    x[..., 1] = 5.0
+    np.testing.assert_array_equal(floats(stored({"a": x}, "int8"))["a"], x.astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_store_gives_floats_under_the_names_of_the_taps(dtype: str, tmp_path: Path) -> None:
+    manifest = Manifest("d", 4, 1.0, (), tuple(Clip(key, key, 0.0, 4.0) for key in ("a", "b")))
+    recipe = Recipe("tokens", "x", {"dtype": dtype, "shard_clips": 2})
+    with open_for_writing(tmp_path, recipe, manifest) as writer:
+        [plan] = writer.plan()
+        writer.publish(
+            plan, {key: Record(key, stored({"visual.a": tokens(i)}, dtype)) for i, key in enumerate("ab")}
+        )
+        writer.finish()
+    reader = StoreReader.open(writer.path)
+    assert set(reader.array_specs()) == {"visual.a"}
+    assert reader.array_specs()["visual.a"].shape == (4, 9, 16)
+    np.testing.assert_allclose(
+        reader.read("b").arrays["visual.a"], floats(stored({"x": tokens(1)}, dtype))["x"]
+    )
