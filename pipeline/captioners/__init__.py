@@ -13,3 +13,11 @@ audio_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("audio
 
 visual_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.describe_picture:DescribePicture")
 audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.describe_sound:DescribeSound")
+
+visual_captioners.register_lazily("blip2", "caeav.pipeline.captioners.pictures:Blip2")
+visual_captioners.register_lazily("vlm:", "caeav.pipeline.captioners.pictures:ImageTextModel")
+visual_captioners.register_lazily("file", "caeav.pipeline.captioners.from_file:visual_file")
+audio_captioners.register_lazily("whisper", "caeav.pipeline.captioners.sounds:WhisperCaptioner")
+audio_captioners.register_lazily("qwen2-audio", "caeav.pipeline.captioners.sounds:Qwen2Audio")
+audio_captioners.register_lazily("audio-flamingo-3", "caeav.pipeline.captioners.sounds:AudioFlamingo3")
+audio_captioners.register_lazily("file", "caeav.pipeline.captioners.from_file:audio_file")

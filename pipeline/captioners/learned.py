@@ -1,0 +1,137 @@
+"""What captioners made of a transformers model share: settings, weights, a module for the engine, and the loop.
+
+A clip gives a fixed number of inputs (pictures, or stretches of sound), so that batches of as many clips have one size;
+a clip without the modality gives empty inputs, whose texts are thrown away. One caption is made of a clip's texts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.captioners.generator import (
+    DTYPES,
+    Decoding,
+    checkpoint,
+    load_processor,
+    new_tokens,
+    settle_decoding,
+)
+from caeav.pipeline.captioners.sentences import one_caption
+from caeav.pipeline.decode.media import DecodedClip
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""What is kept of a checkpoint's own generation config."""
+LOUD = 1e-4
+"""Largest amplitude (-80 dB) of sound that counts as silence: nothing is made up about it."""
+SILENCE = "Silence."
+
+
+class LearnedCaptioner(ABC):
+    """A captioner that writes with a checkpoint; `defaults` are its settings, `default_weights` its hub name."""
+
+    modality: Literal["visual", "audio"]
+    runs_in: Literal["device"] = "device"
+    rate_hz: int | None = None
+    default_weights = ""
+    defaults: Mapping[str, Any] = {}
+    model_types: Sequence[str] = ()
+    kept = TOKEN_IDS
+
+    def __init__(self, choice: ModelChoice) -> None:
+        self.name = choice.name
+        self.settings = choice.resolve(self.defaults)
+        for name, lowest in (("beams", 1), ("max_tokens", 1), ("frames", 1)):
+            if name in self.settings and self.settings[name] < lowest:
+                raise CaeavError(
+                    f"setting {name!r} of {self.name} is {self.settings[name]}", hint=f"give {lowest} or more"
+                )
+        if self.settings["dtype"] not in DTYPES:
+            raise CaeavError(
+                f"setting 'dtype' of {self.name} is {self.settings['dtype']!r}",
+                hint=f"choose one of: {', '.join(DTYPES)}",
+            )
+        self.weights = checkpoint(choice, self.default_weights, self.model_types)
+
+    def describe(self) -> Mapping[str, Any]:
+        """All settings, explicit, and the digest of the checkpoint folder (tokenizer and preprocessing included)."""
+        return {"settings": dict(self.settings), "weights": self.weights.describe()}
+
+    @cached_property
+    def processor(self) -> Any:
+        """What prepares inputs and turns tokens into text; loaded when first used."""
+        return load_processor(self.weights)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded when first used, its decoding settled."""
+        settings = self.settings
+        model = self.load()
+        decoding = Decoding(settings["beams"], settings["max_tokens"], settings["repetition_penalty"])
+        settle_decoding(model, decoding, self.kept)
+        return model
+
+    def module(self) -> nn.Module:
+        """The model for the engine to place; frozen, in eval mode."""
+        model: nn.Module = self.model
+        return model
+
+    def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
+        """One text a clip; empty without the modality."""
+        wanted = [self.inputs(clip) for clip in clips]
+        spare = next((inputs for inputs in wanted if inputs), None)
+        if spare is None:
+            return [""] * len(clips)
+        asked = [inputs or self.empty(spare) for inputs in wanted]
+        with torch.inference_mode():
+            texts = iter(self.write([part for inputs in asked for part in inputs]))
+        written = [[next(texts) for _ in inputs] for inputs in asked]
+        return [
+            self.finish(*pair) if real else "" for real, *pair in zip(wanted, clips, written, strict=True)
+        ]
+
+    def finish(self, clip: DecodedClip, texts: Sequence[str]) -> str:
+        """The caption of a clip from the texts of its inputs."""
+        return one_caption(texts)
+
+    def placed(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Tensors where the model lies, real numbers in its format."""
+        here = next(iter(self.module().parameters()))
+        return {
+            name: x.to(here.device, here.dtype) if x.is_floating_point() else x.to(here.device)
+            for name, x in inputs.items()
+            if isinstance(x, Tensor)
+        }
+
+    def generate(self, inputs: Mapping[str, Any], prompt: Tensor) -> list[str]:
+        """Run the model and give what it wrote after `prompt` `[N, W]`."""
+        return self.decode(self.model.generate(**self.placed(inputs)), prompt)
+
+    def decode(self, output: Tensor, prompt: Tensor) -> list[str]:
+        """Texts of generated tokens `[N, W]`, without `prompt`."""
+        written = new_tokens(output.cpu(), prompt, self.settings["max_tokens"])
+        texts: list[str] = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return texts
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The model of this family from `self.weights`."""
+
+    @abstractmethod
+    def inputs(self, clip: DecodedClip) -> list[Any]:
+        """The clip's pictures or stretches of sound, as many for every clip; none without the modality."""
+
+    @abstractmethod
+    def empty(self, like: Sequence[Any]) -> list[Any]:
+        """Inputs that fill a place in a batch."""
+
+    @abstractmethod
+    def write(self, parts: Sequence[Any]) -> list[str]:
+        """One text an input."""

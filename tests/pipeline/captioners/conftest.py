@@ -1,0 +1,294 @@
+"""Tiny checkpoints with random weights, written to disk by the real classes in the real file formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.pipeline.captioners.generator import transformers
+from caeav.pipeline.decode.media import DecodedClip
+
+WORDS = "a photo of a dog that barks on the street while rain falls and music plays in one sentence describe"
+RATE_HZ = 16_000
+
+
+def byte_tokenizer(*special: str) -> Any:
+    """A byte-level BPE tokenizer: `<pad>` 0, `</s>` 1, then `special`, then bytes and a few merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "</s>", *special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([WORDS], trainer)
+    return transformers().PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="</s>", eos_token="</s>", model_max_length=512
+    )
+
+
+def save(folder: Path, model: Any, processor: Any) -> Path:
+    """Write a checkpoint folder as published ones are."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def seeded() -> None:
+    import torch
+
+    torch.manual_seed(3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Any:
+    """No test here may wait for a network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def opt(vocabulary: int) -> dict[str, Any]:
+    """A tiny OPT language model."""
+    return {
+        "model_type": "opt",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 64,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 256,
+        "word_embed_proj_dim": 32,
+        "init_std": 0.4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BLIP-2 with OPT: 28 px pictures, 4 query tokens."""
+    library = transformers()
+    tokenizer = byte_tokenizer("<image>")
+    seeded()
+    config = library.Blip2Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "initializer_range": 0.4,
+        },
+        qformer_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "encoder_hidden_size": 32,
+            "initializer_range": 0.4,
+        },
+        text_config=opt(len(tokenizer)),
+        num_query_tokens=4,
+        image_token_index=2,
+        initializer_range=0.4,
+    )
+    model = library.Blip2ForConditionalGeneration(config)
+    model.query_tokens.data.normal_()
+    images = library.BlipImageProcessor(size={"height": 28, "width": 28})
+    processor = library.Blip2Processor(images, tokenizer, num_query_tokens=4)
+    return save(tmp_path_factory.mktemp("models") / "blip2", model, processor)
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LLaVA: CLIP vision and Llama, with a chat template."""
+    library = transformers()
+    tokenizer = byte_tokenizer("<image>")
+    seeded()
+    config = library.LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "projection_dim": 32,
+        },
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": len(tokenizer),
+            "initializer_range": 0.4,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 1,
+        },
+        image_token_index=2,
+    )
+    images = library.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = library.LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template="{% for m in messages %}USER: {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} ASSISTANT:",
+    )
+    return save(
+        tmp_path_factory.mktemp("models") / "llava", library.LlavaForConditionalGeneration(config), processor
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multilingual Whisper with 8 mel bands and the usual special tokens."""
+    library = transformers()
+    vocabulary, merges = bpe_of(byte_tokenizer())
+    tokenizer = library.WhisperTokenizer(vocab=vocabulary, merges=merges)
+    names = ["<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|notimestamps|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    seeded()
+    config = library.WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=8,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_target_positions=64,
+        init_std=0.4,
+        decoder_start_token_id=start,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+    )
+    processor = library.WhisperProcessor(library.WhisperFeatureExtractor(feature_size=8), tokenizer)
+    return save(
+        tmp_path_factory.mktemp("models") / "whisper",
+        library.WhisperForConditionalGeneration(config),
+        processor,
+    )
+
+
+def bpe_of(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a fast tokenizer, with Whisper's end token."""
+    import json
+
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary = {**model["vocab"]}
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    return vocabulary, [tuple(pair) for pair in model["merges"]]
+
+
+def qwen2(vocabulary: int) -> dict[str, Any]:
+    """A tiny Qwen2 language model."""
+    return {
+        "model_type": "qwen2",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": vocabulary,
+        "initializer_range": 0.4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2-Audio with its default chat template."""
+    library = transformers()
+    tokenizer = byte_tokenizer("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|im_start|>", "<|im_end|>")
+    seeded()
+    config = library.Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": 8,
+            "d_model": 32,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+        },
+        text_config=qwen2(len(tokenizer)),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    processor = library.Qwen2AudioProcessor(library.WhisperFeatureExtractor(feature_size=8), tokenizer)
+    return save(
+        tmp_path_factory.mktemp("models") / "qwen2-audio",
+        library.Qwen2AudioForConditionalGeneration(config),
+        processor,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_flamingo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Audio Flamingo 3."""
+    library = transformers()
+    tokenizer = byte_tokenizer("<sound>")
+    seeded()
+    config = library.AudioFlamingo3Config(
+        audio_config={
+            "model_type": "audioflamingo3_encoder",
+            "num_mel_bins": 8,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        },
+        text_config=qwen2(len(tokenizer)),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
+    )
+    processor = library.AudioFlamingo3Processor(
+        library.WhisperFeatureExtractor(feature_size=8),
+        tokenizer,
+        chat_template="{% for m in messages %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'audio' %}<sound>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} Answer:",
+    )
+    return save(
+        tmp_path_factory.mktemp("models") / "flamingo",
+        library.AudioFlamingo3ForConditionalGeneration(config),
+        processor,
+    )
+
+
+@pytest.fixture
+def clip() -> Callable[..., DecodedClip]:
+    """`clip(seed, pictures=True, sound=True)`: four segments of noise, unlike for each seed."""
+
+    def make(seed: int, *, pictures: bool = True, sound: bool = True) -> DecodedClip:
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 255, (4, 36, 48, 3), dtype=np.uint8)
+        wave = (rng.standard_normal(4 * RATE_HZ) * 0.1 * seed).astype(np.float32)
+        return DecodedClip(
+            frames if pictures else None, wave if sound else None, (pictures,) * 4, (sound,) * 4
+        )
+
+    return make
