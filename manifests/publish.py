@@ -1,18 +1,31 @@
 """The one way a file comes into being: temp file beside it, write, fsync, rename, fsync of the folder.
 
 A reader sees the old file, the new file or none, never a part of one, also after a power cut. Everything
-that must survive an interruption is written through here. Not for append-only logs.
+that must survive an interruption is written through here: every write, sync, rename and removal is one of the
+functions `write_bytes`, `sync_file`, `sync_folder`, `rename`, `remove` and `make_folder` below, called by that
+name, so that a test can make any of them fail.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMP_PREFIX = ".part-"
+
+
+def write_bytes(out: BinaryIO, data: Any) -> None:
+    """Write all of `data` (bytes, or an array's buffer) into an open file."""
+    out.write(data)
+
+
+def sync_file(out: BinaryIO) -> None:
+    """Flush an open file to the disk."""
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -24,26 +37,98 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def rename(old: Path, new: Path) -> None:
+    """Put `old` in the place of `new` in one step."""
+    old.replace(new)
+
+
+def remove(path: Path) -> None:
+    """Remove one file."""
+    path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it durably; nothing happens when it is there."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def temp_path(path: Path) -> Path:
     """Where `path` is written before it is published; a fixed name, so a crash leaves at most one."""
     return path.with_name(f"{TEMP_PREFIX}{path.name}")
 
 
+class Output:
+    """A temp file that is being written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> None:
+        """Add `data` (bytes, or an array's buffer)."""
+        write_bytes(self._file, data)
+
+
+class Staging:
+    """Files that are written beside their places and then put there together; made by `staging`."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._files: dict[Path, BinaryIO] = {}
+        self._written: list[Path] = []
+
+    def file(self, path: Path) -> Output:
+        """Begin the file that will be `path`."""
+        make_folder(path.parent)
+        self._files[path] = self._open.enter_context(temp_path(path).open("wb"))
+        return Output(self._files[path])
+
+    def sync(self) -> None:
+        """Have everything written so far on the disk: a full disk shows here, before any file is replaced."""
+        for path, file in self._files.items():
+            sync_file(file)
+            self._written.append(path)
+        self._open.close()
+        self._files = {}
+
+    def put(self) -> None:
+        """Rename every file into its place and sync the folders; `sync` comes first by itself."""
+        self.sync()
+        for path in self._written:
+            rename(temp_path(path), path)
+        for folder in dict.fromkeys(path.parent for path in self._written):
+            sync_folder(folder)
+        self._written = []
+
+    def discard(self) -> None:
+        """Close and remove what was not put in its place."""
+        paths = [*self._files, *self._written]
+        with suppress(OSError):  # what could not be written before cannot be flushed now either
+            self._open.close()
+        for path in paths:
+            temp_path(path).unlink(missing_ok=True)
+
+
 @contextmanager
-def publishing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temp file for writing; on success publish it as `path`, on error remove it and re-raise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = temp_path(path)
+def staging() -> Iterator[Staging]:
+    """Stage several files; the caller calls `put`, on error the temp files are removed."""
+    staged = Staging()
     try:
-        with temp.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temp.replace(path)
+        yield staged
     except BaseException:
-        temp.unlink(missing_ok=True)
+        staged.discard()
         raise
-    sync_folder(path.parent)
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[Output]:
+    """Open a temp file for writing; on success publish it as `path`, on error remove it and re-raise."""
+    with staging() as staged:
+        yield staged.file(path)
+        staged.put()
 
 
 def publish_bytes(path: Path, data: bytes) -> None:
@@ -57,8 +142,18 @@ def publish_text(path: Path, text: str) -> None:
     publish_bytes(path, text.encode("utf-8"))
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add `data` to the end of a log and have it on the disk before returning; a crash may tear it."""
+    new = not path.exists()
+    with path.open("ab", buffering=0) as out:
+        write_bytes(out, data)
+        sync_file(out)
+    if new:
+        sync_folder(path.parent)
+
+
 def unpublish(path: Path) -> None:
     """Remove `path` durably; nothing happens when it is not there."""
     if path.exists():
-        path.unlink()
+        remove(path)
         sync_folder(path.parent)
