@@ -7,10 +7,9 @@ exist and is made again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from caeav.manifests.publish import publish_bytes, publishing, unpublish
+from caeav.manifests.publish import publish_bytes, staging, unpublish
 from caeav.pipeline.store.index import ShardIndex
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.tarshard import EncodedRecord, write_shard
@@ -21,12 +20,11 @@ def publish_shard(
 ) -> ShardIndex:
     """Publish the records, in the order given, as shard `number`, in place of the one there may be."""
     index_path = folder.index(number)
-    with publishing(folder.shard(number)) as out:
-        index = write_shard(out, records, number, fingerprint)
-        if index_path.exists():
-            out.flush()
-            os.fsync(out.fileno())  # a full disk must show before the old index goes
-            unpublish(index_path)
+    with staging() as staged:
+        index = write_shard(staged.file(folder.shard(number)), records, number, fingerprint)
+        staged.sync()  # a full disk must show before the old index goes
+        unpublish(index_path)
+        staged.put()
     publish_bytes(index_path, index.encode())
     return index
 

@@ -11,10 +11,10 @@ import hashlib
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 
+from caeav.manifests.publish import Output
 from caeav.pipeline.store.index import ENTRY, ShardIndex
 from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
 from caeav.pipeline.store.record import Record
@@ -51,7 +51,7 @@ def _padding(size: int) -> bytes:
 class _Digesting:
     """A file that counts and digests what is written to it."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: Output) -> None:
         self._out = out
         self._sha256 = hashlib.sha256()
         self.position = 0
@@ -66,7 +66,7 @@ class _Digesting:
         return self._sha256.hexdigest()
 
 
-def write_shard(out: BinaryIO, records: Iterable[EncodedRecord], number: int, fingerprint: str) -> ShardIndex:
+def write_shard(out: Output, records: Iterable[EncodedRecord], number: int, fingerprint: str) -> ShardIndex:
     """Write the records as one tar into `out`, in the order given, and return its index."""
     sink = _Digesting(out)
     keys: list[str] = []
