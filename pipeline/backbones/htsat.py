@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.pipeline.backbones.htsat_blocks import HtsatBlock, PatchMerging
-from caeav.pipeline.backbones.htsat_sound import SoundConfig, SoundPicture, tile_seconds
+from caeav.pipeline.backbones.htsat_sound import SoundConfig, SoundPicture, fill_window, round_int16
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Htsat(nn.Module):
     def embed(self, windows: Tensor, mixup: Tensor | None = None) -> Tensor:
         """Windows `[N, samples]`, repeated to the network's 10 s where shorter -> tokens entering stage 1."""
         sound = self.config.sound
-        windows = tile_seconds(windows, sound.window_s * sound.rate_hz)
+        windows = round_int16(windows) if sound.int16 else windows
+        windows = fill_window(windows, sound.window_s * sound.rate_hz, sound.filling)
         return self.patches(self.picture(windows, mixup))  # type: ignore[no-any-return]
 
     def forward(self, windows: Tensor, mixup: Tensor | None = None) -> list[Tensor]:

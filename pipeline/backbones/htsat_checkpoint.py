@@ -1,12 +1,12 @@
 """Reading the published HTS-AT checkpoint (`HTSAT_AudioSet_Saved_*.ckpt`) into `Htsat`.
 
-The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.` (10 characters). It is read with
-`weights_only`, nothing in it is executed. Every key is accounted for: taken, checked, or known to be of no use.
+The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.` (10 characters). Nothing in it is
+executed. Every key is accounted for: taken, checked, or known to be of no use. CLAP's audio tower has the same names.
 
 | published | here | |
 |---|---|---|
 | `bn0.*` | `picture.norm.*` | taken |
-| `logmel_extractor.melW` | `picture.filters` | taken |
+| `logmel_extractor.melW` | `picture.filters` | must be those of the front end |
 | `patch_embed.proj.*`, `patch_embed.norm.*` | `patches.proj.*`, `patches.norm.*` | taken |
 | `layers.I.blocks.J.norm1.*`, `norm2.*`, `attn.qkv.*` | `stages.I.blocks.J. ...` same | taken |
 | `... attn.proj.*`, `attn.relative_position_bias_table` | `... attn.out.*`, `attn.bias_table` | taken |
@@ -23,17 +23,21 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.htsat import Htsat
+from caeav.pipeline.backbones.htsat_sound import SoundConfig, mel_weights
+from caeav.pipeline.weights.find import WeightsError
+from caeav.pipeline.weights.load import load_checked, read_tensors
 
 PREFIX = "sed_model."
+FILTERS = "logmel_extractor.melW"
 _UNUSED = re.compile(r"(norm|tscam_conv|head)\.(weight|bias)")
 _CHECKED = re.compile(r"(.*)\.(attn\.relative_position_index|attn_mask)")
+_BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
 _KERNEL = re.compile(r"spectrogram_extractor\.stft\.conv_(real|imag)\.weight")
 _NAMES = (
     (re.compile(r"^bn0\."), "picture.norm."),
@@ -48,10 +52,6 @@ _NAMES = (
 )
 
 
-class WeightsError(CaeavError):
-    """A weight file that is not what the network needs."""
-
-
 def our_name(published: str) -> str:
     """The name here of a published key without prefix."""
     for pattern, name in _NAMES:
@@ -61,84 +61,111 @@ def our_name(published: str) -> str:
 
 def load_htsat(network: Htsat, path: Path) -> None:
     """Fill `network` from a published checkpoint, wholly or not at all; raises `WeightsError`."""
-    fill_htsat(network, read_state(path), str(path))
+    fill_htsat(network, read_state(path), path.name)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, its prefix stripped."""
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"no file {path}", hint="give the path of HTSAT_AudioSet_Saved_1.ckpt, as published by HTS-AT"
-        ) from error
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"{path} is not a file of plain weights: {first}",
-            hint="only tensors are read, code in a checkpoint never is; download the file again",
-        ) from error
-    state = held.get("state_dict") if isinstance(held, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise WeightsError(
-            f"{path} holds no state_dict of tensors", hint="give a checkpoint published by HTS-AT"
-        )
+    state = read_tensors(path)
     strange = [name for name in state if not name.startswith(PREFIX)]
     if strange:
         raise WeightsError(
-            f"{path}: keys without the prefix {PREFIX!r}: {_some(strange)}",
+            f"{path}: keys without the prefix {PREFIX!r}: {', '.join(strange[:8])}",
             hint="give a checkpoint published by HTS-AT for AudioSet",
         )
-    return {name[len(PREFIX) :]: x for name, x in state.items()}
+    return {name.removeprefix(PREFIX): x for name, x in state.items()}
 
 
-@torch.no_grad()
 def fill_htsat(network: Htsat, state: Mapping[str, Tensor], source: str) -> None:
     """The same from tensors under published names without prefix; `source` names them in errors."""
-    targets = network.state_dict(keep_vars=True)
-    taken: dict[str, Tensor] = {}
-    unexpected, wrong = [], []
-    for name, tensor in state.items():
-        if _UNUSED.fullmatch(name):
-            continue
+    load_checked(network, our_state(network, state, source), source=source)
+
+
+def our_state(network: Htsat, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """What `network` takes of published tensors, under its own names; unknown names stay, for the loader to refuse.
+
+    Raises `WeightsError` where a stored constant is not the one computed here: it is another network then.
+    """
+    ours, wrong = {}, []
+    for name, tensor in published.items():
         if _KERNEL.fullmatch(name) or _CHECKED.fullmatch(name):
-            said = _check(network, name, tensor)
-            if said:
-                wrong.append(said)
-            continue
-        ours = our_name(name)
-        if ours not in targets:
-            unexpected.append(name)
-        elif targets[ours].shape != tensor.shape:
-            wrong.append(f"{name} is {list(tensor.shape)}, needed {list(targets[ours].shape)}")
-        else:
-            taken[ours] = tensor
-    missing = sorted(targets.keys() - taken.keys() - {our_name(n) for n in state})
-    if missing or unexpected or wrong:
+            wrong += _check(network, name, tensor)
+        elif name == FILTERS:
+            wrong += _check_filters(network.config.sound, tensor)
+            ours[our_name(name)] = tensor
+        elif not _UNUSED.fullmatch(name):
+            ours[our_name(name)] = tensor
+    if wrong:
         raise WeightsError(
-            f"{source} does not fit HTS-AT: missing {_some(missing)}; unexpected {_some(unexpected)}; "
-            f"wrong {_some(wrong)}",
-            hint="give the AudioSet checkpoint of the same size (96 channels, depths 2 2 6 2)",
+            f"{source} does not fit HTS-AT: {'; '.join(wrong[:8])}",
+            hint="leave the front end at its defaults, and give the checkpoint of this network",
         )
-    for name, tensor in taken.items():
-        targets[name].copy_(tensor)
+    return ours
 
 
-def _check(network: Htsat, name: str, tensor: Tensor) -> str:
-    """What is wrong with a stored constant; empty when it is the one computed here."""
+def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    """The sizes of a network as `HtsatConfig` names them, read off published tensors; raises `WeightsError`."""
+    blocks = sorted(
+        {(int(found[1]), int(found[2])) for name in published if (found := _BLOCK.match(name)) is not None}
+    )
+    try:
+        depths = [
+            sum(stage == i for stage, _ in blocks) for i in range(1 + max(stage for stage, _ in blocks))
+        ]
+        tables = [
+            published[f"layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(len(depths))
+        ]
+        patches = published["patch_embed.proj.weight"]  # [C, 1, patch, patch]
+        hidden = published["layers.0.blocks.0.mlp.fc1.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{source} holds no HTS-AT: {error} is not there", hint="give a checkpoint of HTS-AT or CLAP"
+        ) from error
+    return {
+        "patch": patches.shape[-1],
+        "channels": patches.shape[0],
+        "depths": tuple(depths),
+        "heads": tuple(table.shape[1] for table in tables),
+        "window": (round(tables[0].shape[0] ** 0.5) + 1) // 2,
+        "mlp_ratio": hidden // patches.shape[0],
+    }
+
+
+def picture_side(published: Mapping[str, Tensor], usual: int = 256) -> int:
+    """Side of the picture, told by the mask of the first shifted block; `usual` where no mask is stored."""
+    mask = published.get("layers.0.blocks.1.attn_mask")  # [windows, S, S]
+    if mask is None:
+        return usual
+    patch = int(published["patch_embed.proj.weight"].shape[-1])
+    return round(math.sqrt(mask.shape[0] * mask.shape[1])) * patch
+
+
+def _check(network: Htsat, name: str, tensor: Tensor) -> list[str]:
+    """What is wrong with a stored constant; nothing when it is the one computed here."""
     kernel = _KERNEL.fullmatch(name)
     if kernel:
         expected = fourier_kernel(network.config.sound.fft, kernel[1])
         if tensor.shape == expected.shape and torch.allclose(tensor.float(), expected, atol=1e-3):
-            return ""
-        return f"{name} is not a Hann-windowed Fourier transform"
+            return []
+        return [f"{name} is not a Hann-windowed Fourier transform"]
     held = _CHECKED.fullmatch(name)
     constant = "index" if held and held[2].startswith("attn.") else "mask"
     place = our_name(name.rsplit(".", 1)[0]) + f".{constant}"
     expected_or_none = dict(network.named_buffers()).get(place)
     if expected_or_none is not None and torch.equal(tensor, expected_or_none.to(tensor)):
-        return ""
-    return f"{name} differs from the one of this network's window"
+        return []
+    return [f"{name} differs from the one of this network's window"]
+
+
+def _check_filters(sound: SoundConfig, stored: Tensor) -> list[str]:
+    """Another rate or range of frequencies than the weights were trained with would pass unseen otherwise."""
+    wanted = mel_weights(sound)
+    if stored.shape == wanted.shape and torch.allclose(stored.float(), wanted, atol=1e-4):
+        return []
+    return [
+        f"{FILTERS} {list(stored.shape)} are not the mel filters of {sound.rate_hz} Hz, fft {sound.fft}, {sound.bands} "
+        f"bands, {sound.low_hz:g} to {sound.high_hz:g} Hz"
+    ]
 
 
 def fourier_kernel(fft: int, part: str) -> Tensor:
@@ -148,9 +175,3 @@ def fourier_kernel(fft: int, part: str) -> Tensor:
     wave = torch.cos(2 * math.pi * turns) if part == "real" else -torch.sin(2 * math.pi * turns)
     taper = 0.5 - 0.5 * torch.cos(2 * math.pi * times.double() / fft)
     return (wave * taper).unsqueeze(1).float()
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    if not names:
-        return "nothing"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""From waveforms to the picture HTS-AT looks at (REFERENCE sections 1 and 6): log-mel, norm, augmentation, fold.
+"""From waveforms to the picture HTS-AT and CLAP look at (REFERENCE sections 1 and 6): log-mel, norm, fold.
 
 `N` windows; spectrograms are `[N, frames, bands]`. Everything random acts in training mode only; frozen backbones
 run in eval mode, so it matters only to reproduce the reference, which left its frozen networks in training mode.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,18 @@ from torch import Tensor, nn
 
 FLOOR = 1e-10
 """Power below this (-100 dB) is cut."""
+MelScale = Literal["slaney", "htk"]
+Filling = Literal["repeat", "repeatpad"]
 
 
 @dataclass(frozen=True)
 class SoundConfig:
-    """The published network's front end; `picture` is the side of the square picture, `bands` must divide it."""
+    """The published network's front end; `picture` is the side of the square picture, `bands` must divide it.
+
+    window_s: length of sound the network sees; a shorter window is repeated, and cut (`repeat`) or repeated as often
+    as it fits whole and followed by silence (`repeatpad`). mel: `slaney` filters of equal area, or `htk` of equal
+    height. int16: sound is rounded to 16 bits on the way in, as laion-clap does.
+    """
 
     rate_hz: int = 32_000
     fft: int = 1024
@@ -29,6 +37,9 @@ class SoundConfig:
     high_hz: float = 14_000.0
     picture: int = 256
     window_s: int = 10
+    mel: MelScale = "slaney"
+    filling: Filling = "repeat"
+    int16: bool = False
 
     @property
     def folds(self) -> int:
@@ -41,31 +52,46 @@ class SoundConfig:
         return self.picture * self.folds
 
 
-def _mel(hz: Tensor) -> Tensor:
-    """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
+def _mel(hz: Tensor, scale: MelScale) -> Tensor:
+    """Slaney's mel scale is linear to 1 kHz and logarithmic above; HTK's is one logarithm."""
+    if scale == "htk":
+        return 2595 * torch.log10(1 + hz / 700)
     step = math.log(6.4) / 27
     return torch.where(hz < 1000, hz * (3 / 200), 15 + torch.log(hz.clamp(min=1000) / 1000) / step)
 
 
-def _hz(mel: Tensor) -> Tensor:
+def _hz(mel: Tensor, scale: MelScale) -> Tensor:
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
     step = math.log(6.4) / 27
     return torch.where(mel < 15, mel * (200 / 3), 1000 * torch.exp(step * (mel - 15)))
 
 
 def mel_weights(config: SoundConfig) -> Tensor:
-    """Triangular filters of equal area `[fft / 2 + 1, bands]`, float32, computed in float64."""
+    """Triangular filters `[fft / 2 + 1, bands]`, float32, computed in float64."""
     bins = torch.linspace(0, config.rate_hz / 2, config.fft // 2 + 1, dtype=torch.float64)
-    low, high = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64))
-    edges = _hz(torch.linspace(float(low), float(high), config.bands + 2, dtype=torch.float64))
+    limits = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64), config.mel)
+    edges = _hz(
+        torch.linspace(float(limits[0]), float(limits[1]), config.bands + 2, dtype=torch.float64), config.mel
+    )
     rise = (bins.unsqueeze(1) - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins.unsqueeze(1)) / (edges[2:] - edges[1:-1])
-    return (torch.minimum(rise, fall).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))).float()
+    triangles = torch.minimum(rise, fall).clamp(min=0)
+    return (triangles * (2 / (edges[2:] - edges[:-2])) if config.mel == "slaney" else triangles).float()
 
 
-def tile_seconds(windows: Tensor, samples: int) -> Tensor:
+def fill_window(windows: Tensor, samples: int, filling: Filling = "repeat") -> Tensor:
     """Each window repeated until it fills `samples`: `[N, n]` -> `[N, samples]` (one second becomes ten)."""
-    times = -(-samples // windows.shape[-1])
-    return windows.repeat(1, times)[:, :samples]
+    length = windows.shape[-1]
+    if filling == "repeat" or length >= samples:
+        return windows.repeat(1, -(-samples // length))[:, :samples]
+    whole = windows.repeat(1, samples // length)
+    return F.pad(whole, (0, samples - whole.shape[-1]))
+
+
+def round_int16(windows: Tensor) -> Tensor:
+    """The nearest 16-bit value towards zero, -1..1 to -32767..32767, and back."""
+    return (windows.clamp(-1, 1) * 32767).trunc() / 32767
 
 
 def mix_up(x: Tensor, share: Tensor) -> Tensor:

@@ -1,0 +1,134 @@
+"""The `hts-at` store backbone: its taps are the live network's stages, from the published file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones import audio_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.hts_at import HtsAt
+from caeav.pipeline.weights import WeightsError
+
+
+@pytest.fixture
+def backbone(tiny_htsat: Path, front: dict[str, Any]) -> Any:
+    return audio_backbones["hts-at"](ModelChoice("hts-at", str(tiny_htsat), front))
+
+
+@pytest.fixture
+def windows() -> Any:
+    return (0.3 * np.random.default_rng(0).standard_normal((4, 1000))).astype(np.float32)
+
+
+def test_taps_are_what_the_live_network_passes_from_stage_to_stage(backbone: HtsAt, windows: Any) -> None:
+    found = backbone.tokens([windows])[0]
+    live = backbone.live()
+    with torch.no_grad():
+        x = live.embed(torch.from_numpy(windows))
+        for i, (tap, stage) in enumerate(zip(backbone.taps(), live.stages, strict=True)):
+            for block in stage.blocks:
+                x = block(x)
+            assert tap.name == f"audio.stage{i + 1}" and (4, tap.tokens, tap.channels) == x.shape
+            assert np.array_equal(found[tap.name], x.numpy())
+            x = stage.merge(x) if i < 3 else x
+
+
+def test_a_clip_does_not_depend_on_its_batch(backbone: HtsAt, windows: Any) -> None:
+    alone = backbone.tokens([windows])[0]
+    batch = torch.stack([torch.zeros(4, 1000), backbone.prepare(windows), 5 * torch.ones(4, 1000)])
+    with torch.no_grad():
+        together = backbone.forward(batch)
+    for name, x in alone.items():
+        assert np.abs(x - together[name][1].numpy()).max() <= 1e-5 * np.abs(x).max()
+        assert bool(torch.isfinite(together[name]).all()), "an empty place spoils nothing"
+
+
+def test_only_the_taps_asked_for_are_declared_and_given(
+    tiny_htsat: Path, front: dict[str, Any], windows: Any
+) -> None:
+    some = HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**front, "taps": ["audio.stage4", "audio.stage2"]}))
+    assert len(some.offered_taps) == 4
+    assert [tap.name for tap in some.taps()] == ["audio.stage2", "audio.stage4"]
+    assert list(some.tokens([windows])[0]) == ["audio.stage2", "audio.stage4"]
+
+
+def test_frozen_in_eval_mode(backbone: HtsAt) -> None:
+    assert not backbone.module().training
+    assert not any(p.requires_grad for p in backbone.module().parameters())
+
+
+def test_the_recipe_says_everything_but_the_place(
+    backbone: HtsAt, tiny_htsat: Path, front: dict[str, Any]
+) -> None:
+    said = backbone.describe()
+    assert said["weights"]["source"] == tiny_htsat.name and said["weights"]["digest"].startswith("sha256:")
+    assert str(tiny_htsat.parent) not in str(said)
+    assert said["settings"].items() >= front.items() and said["settings"]["filling"] == "repeat"
+    again = HtsAt(ModelChoice("hts-at", str(tiny_htsat), said["settings"]))
+    assert again.describe() == said
+
+
+def test_the_published_front_end_is_the_default_and_avs_has_its_own() -> None:
+    usual = HtsAt(ModelChoice("hts-at", "random:0", {"preset": "reference"}))
+    assert usual.describe() == HtsAt(ModelChoice("hts-at", "random:0")).describe()
+    assert usual.describe()["settings"] | {"taps": 0} == {
+        "rate_hz": 32_000,
+        "fft": 1024,
+        "hop": 320,
+        "bands": 64,
+        "low_hz": 50.0,
+        "high_hz": 14_000.0,
+        "window_s": 10,
+        "mel": "slaney",
+        "filling": "repeat",
+        "int16": False,
+        "taps": 0,
+    }
+    assert [(tap.tokens, tap.channels) for tap in usual.taps()] == [
+        (4096, 96),
+        (1024, 192),
+        (256, 384),
+        (64, 768),
+    ]
+    avs = HtsAt(ModelChoice("hts-at", "random:0", {"preset": "reference-avs"})).describe()["settings"]
+    assert avs == usual.describe()["settings"] | {"window_s": 5}
+
+
+def test_random_weights_are_those_of_their_seed() -> None:
+    same, again, other = (
+        HtsAt(ModelChoice("hts-at", f"random:{seed}")).module().state_dict()["patches.proj.weight"]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(same, again) and not torch.equal(same, other)
+
+
+def test_without_weights_the_file_to_get_is_named(tmp_path: Path) -> None:
+    for weights in ("", str(tmp_path)):
+        with pytest.raises(WeightsError) as caught:
+            HtsAt(ModelChoice("hts-at", weights))
+        assert "HTSAT_AudioSet_Saved_1.ckpt" in f"{caught.value} {caught.value.hint}"
+
+
+def test_another_front_end_than_the_weights_were_trained_with_is_refused(
+    tiny_htsat: Path, front: dict[str, Any]
+) -> None:
+    with pytest.raises(WeightsError, match="are not the mel filters of 3000 Hz"):
+        HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**front, "rate_hz": 3000}))
+
+
+def test_a_segment_longer_than_the_network_sees_is_refused(backbone: HtsAt) -> None:
+    with pytest.raises(CaeavError, match="at most 4000 samples"):
+        backbone.prepare(np.zeros((2, 4001), dtype=np.float32))
+
+
+def test_a_file_of_something_else(tmp_path: Path, tiny_htsat: Path) -> None:
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"sed_model.x": torch.zeros(1)}}, other)
+    with pytest.raises(WeightsError, match="holds no HTS-AT"):
+        HtsAt(ModelChoice("hts-at", str(other)))
