@@ -26,14 +26,17 @@ import torch
 from torch import Tensor
 
 from caeav.model.adapters.config import AdapterConfig, MoeConfig
-from caeav.model.ave_model import AveModelConfig, build_ave_model
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.heads.ave_loss import ave_loss
+from caeav.model.config import model_class
+from caeav.model.losses.ave import ave_loss
+from caeav.model.network import Network, build_network
 from caeav.model.placements.inject import FRAMES, WINDOWS
 from caeav.model.placements.live import Live
+from caeav.model.runs import Inputs
+from caeav.model.task import TASKS
 
 ROWS = ("ladder4", "ladder", "stage4", "stage3", "stage2", "full")
-SEGMENTS, CAPTION, CLASSES = 10, (77, 768), [f"class{i}" for i in range(28)]
+SEGMENTS, CAPTION, CLASSES = 10, (77, 768), tuple(f"class{i}" for i in range(28))
 VISUAL = ((2304, 192), (576, 384), (144, 768), (36, 1536))
 AUDIO = ((4096, 96), (1024, 192), (256, 384), (64, 768))
 
@@ -50,6 +53,12 @@ def live_backbones() -> Live:
     return Live(create_swin_v2("swinv2_large_window12_192"), LiveHtsat(Htsat()))
 
 
+def build_ave(spec: InputSpec, adapters: AdapterConfig, live: Live | None = None) -> Network:
+    """The AVE network of these adapters."""
+    config = model_class("ave")(adapters=adapters)
+    return build_network(TASKS["ave"], Inputs("none", CLASSES, 1.0, spec), config, live)
+
+
 def build(row: str) -> torch.nn.Module:
     """The row's model."""
     captions = {"visual_caption": CaptionSpec(*CAPTION), "audio_caption": CaptionSpec(*CAPTION)}
@@ -59,12 +68,12 @@ def build(row: str) -> torch.nn.Module:
         first = int(row.removeprefix("ladder") or 1) - 1
         spec = replace(spec, visual=spec.visual[first:], audio=spec.audio[first:])
         moe = moe if row == "ladder" else MoeConfig(enabled=False)  # stage 4 is one that AVMoE skips
-        return build_ave_model(spec, CLASSES, AveModelConfig(adapters=AdapterConfig(avmoe=moe)))
+        return build_ave(spec, AdapterConfig(avmoe=moe))
     if row == "full":
         spec = InputSpec(SEGMENTS, (TapSpec(FRAMES, 1, 1),), (TapSpec(WINDOWS, 1, 1),), **captions)
     start: Any = "stage1" if row == "full" else row
     adapters = AdapterConfig(placement="inject", inject_from=start, avmoe=moe)
-    return build_ave_model(spec, CLASSES, AveModelConfig(adapters=adapters), live_backbones())
+    return build_ave(spec, adapters, live_backbones())
 
 
 def make_batch(row: str, clips: int, device: torch.device) -> TokenBatch:
@@ -114,7 +123,7 @@ def measure(row: str, steps: int, clips: int, device_name: str) -> dict[str, Any
     for _ in range(steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         optimiser.zero_grad()
-        out = model(batch)
+        out = model(batch).found
         ave_loss(
             out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"]
         ).total.backward()

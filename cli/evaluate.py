@@ -65,10 +65,13 @@ def evaluate(
     if scores.per_class:
         columns = list(scores.per_class[0])
         print_table(columns, [[row[name] for name in columns] for row in scores.per_class])
+        print()
+    if scores.details:
+        print_table(["also", split], [[name, value] for name, value in scores.details.items()])
+        print()
     marked = " (selected on test)" if experiment.config.select_on == "test" and split == "test" else ""
-    print(
-        f"{run.name}: {metric} {scores.value:.2f} %{marked} on {scores.clips} {split} clips; majority {majority:.2f} %"
-    )
+    counted = f"{scores.clips} {split} {experiment.task.rows}"
+    print(f"{run.name}: {metric} {scores.value:.2f} %{marked} on {counted}; majority {majority:.2f} %")
     if trained is not None and abs(trained - scores.value) > 1e-6:
         say(
             f"note: right after training it was {trained:.4f} %, now {scores.value:.4f} %; another device or version?"

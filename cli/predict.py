@@ -1,9 +1,9 @@
-"""`caeav predict`: from a media file to what happens in every second, by a trained run."""
+"""`caeav predict`: from a media file to what a trained run finds in it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,6 +30,10 @@ def predict(
     start_s: Annotated[
         float, typer.Option("--start", min=0, help="Where in the file to begin, in seconds.")
     ] = 0.0,
+    question: Annotated[
+        str,
+        typer.Option("--question", help="What to answer (runs of task avqa).", show_default=False),
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for JSON and picture.", show_default="<run>/predictions/<file>"),
@@ -38,9 +42,9 @@ def predict(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which event is both seen and heard in every second of a clip of a media file."""
+    """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
     from caeav.model.predict import Predictor
-    from caeav.model.report import report_json, write_json, write_timeline
+    from caeav.model.report import report_json, write_report
     from caeav.model.runs import PREDICTIONS, find_run
     from caeav.pipeline.single import process_file
 
@@ -53,7 +57,7 @@ def predict(
     arrays = dict(processed.tokens.arrays)
     if processed.captions is not None:
         arrays |= processed.captions.arrays
-    prediction = predictor.predict(slug(file.stem), arrays, processed.tokens.info, start_s)
+    prediction = predictor.predict(slug(file.stem), arrays, processed.tokens.info, start_s, question)
     name = slug(file.stem) + (
         f"-from-{start_s:g}s" if start_s else ""
     )  # else the next part replaces this one
@@ -66,34 +70,21 @@ def predict(
         "notes": processed.tokens.info.get("notes", []),
         "captions": texts,
     }
-    write_json([prediction], folder / "prediction.json", facts)
-    write_timeline(
-        [prediction], folder / "timeline.png", f"{file.name}  ({run.name})", list(processed.frames)
-    )
+    title = f"{file.name}  ({run.name})"
+    written = write_report(prediction, folder, title, facts, list(processed.frames))
     for note in facts["notes"]:
         say(f"note: {printable(note['code'])}: {printable(note['detail'])}")
-    end_s, media_s = (
-        start_s + len(prediction.events) * prediction.segment_s,
-        processed.tokens.info["facts"].get("media_s"),
-    )
-    if media_s is not None and media_s >= end_s + prediction.segment_s:
+    end_s, media_s = prediction.when.end_s, processed.tokens.info["facts"].get("media_s")
+    if media_s is not None and media_s >= end_s + prediction.when.segment_s:
         say(
             f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
         )
     if as_json:
-        print_json(report_json([prediction], facts))
+        print_json(report_json(prediction, facts))
         return
-    rows = [
-        [f"{row['start_s']:g}", row["event"], row["probability"], _dash(row["agreement"])]
-        for row in prediction.rows()
-    ]
-    print_table(["second", "event", "probability", "agreement"], rows)
+    rows = prediction.rows()
+    print_table(list(rows[0]), [list(row.values()) for row in rows])
     for name in ("visual", "audio"):
         if texts.get(name):
             say(f"{name} caption: {printable(texts[name])}")
-    say(f"written: {folder / 'prediction.json'}, {folder / 'timeline.png'}")
-
-
-def _dash(value: Any) -> Any:
-    """Without CASTE there is no agreement to show."""
-    return "-" if value is None else value
+    say(f"written: {', '.join(str(path) for path in written)}")

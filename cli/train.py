@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: Annotated[str, typer.Option("--task", help="What to train for.")] = "ave",
+    task: Annotated[
+        str, typer.Option("--task", help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.")
+    ] = "ave",
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="Whose stores to train on.", show_default="the recipe's"),
@@ -193,7 +195,14 @@ def _finish(results: list[dict[str, Any]], home: Home, as_json: bool) -> None:
             ]
             for split, value in first["scores"].items()
         ]
-        print_table(["split", f"{metric} %", "majority %", "clips"], rows)
+        print_table(["split", f"{metric} %", "majority %", first["rows"]], rows)
+        names = list(next(iter(first["details"].values()), {}))
+        if names:
+            print()
+            print_table(
+                ["also", *first["scores"]],
+                [[name, *(first["details"][split][name] for split in first["scores"])] for name in names],
+            )
         early = ", stopped early" if first["stopped_early"] else ""
         say(f"best epoch {first['best_epoch']} of {first['epochs']}{early}")
     else:

@@ -31,13 +31,17 @@ class CaptionSpec:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shapes of everything a run's stores offer, taps from shallow to deep."""
+    """Shapes of everything a run's stores offer, taps from shallow to deep.
+
+    `other`: taps of neither modality, such as `motion.<name>`; a task may read them, the adapters do not.
+    """
 
     segments: int
     visual: tuple[TapSpec, ...]
     audio: tuple[TapSpec, ...]
     visual_caption: CaptionSpec | None = None
     audio_caption: CaptionSpec | None = None
+    other: tuple[TapSpec, ...] = ()
 
 
 @dataclass
@@ -46,7 +50,7 @@ class TokenBatch:
 
     visual / audio: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token),
     None when the run joins no caption store. `frames_ok` / `audio_ok`: bool `[B, T]`. `targets`: what the task
-    needs, first axis `B`.
+    is to find; `extra`: what it is given besides (a question, taps of neither modality); first axis `B`.
     """
 
     keys: list[str]
@@ -59,6 +63,7 @@ class TokenBatch:
     audio_caption: Tensor | None = None
     audio_caption_mask: Tensor | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
         """Everything on `device`; tokens (not masks or targets) cast to `dtype` when given."""
@@ -87,6 +92,7 @@ class TokenBatch:
             if self.audio_caption_mask is None
             else self.audio_caption_mask.to(device),
             targets={name: x.to(device) for name, x in self.targets.items()},
+            extra=move_all(self.extra),
         )
 
 
@@ -95,7 +101,9 @@ class TrunkOutput:
     """What adapters hand to a head: visual `[B, T, L, C]`, audio `[B, T, M, D]`, and what they learnt on the way.
 
     `agreement`: `[B, T]` in 0..1, how well sound and picture agree (None without CASTE). `losses`: named scalars
-    to be weighted and added (load balance, ...). `aux`: tensors for objectives and reports.
+    to be weighted and added (load balance, ...). `aux`: tensors for objectives and reports. A trunk told to
+    `keep_stages` also leaves there `stage<i>.visual` `[B, T, L, C]` for each of its `visual_stages` and, with CASE,
+    `unguided.visual`, the tokens as they were before it.
     """
 
     visual: Tensor

@@ -49,22 +49,24 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     ]
     parts = [[f"`{part}`", f"{count:,}"] for part, count in result["parameters"].items()]
     parts.append(["**all**", f"{sum(result['parameters'].values()):,}"])
-    per_class = [
-        [_cell(row["class"]), *(_cell(row[name]) for name in list(row)[1:])]
-        for row in result["per_class"].get("test", [])
-    ]
+    per_class = [[_cell(value) for value in row.values()] for row in result["per_class"].get("test", [])]
     columns = list(result["per_class"]["test"][0]) if per_class else []
+    details = [
+        [name, *(f"{result['details'][split][name]:.2f}" for split in result["scores"])]
+        for name in next(iter(result["details"].values()), {})
+    ]
     sections = [
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
-        f"**{_cell(config.dataset)}**: {len(inputs.classes)} classes, {inputs.spec.segments} segments of "
+        f"**{_cell(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
         f"{inputs.segment_s:g} s. The backbones are frozen and not part of this model; `{ADAPTER}` holds all trained "
         "parameters.",
         "## Scores",
         f"{result['metric'].capitalize()} in percent, official metric. {PROTOCOL[config.select_on]} Seed "
         f"{config.seed}, {result['epochs']} epochs, best epoch {result['best_epoch']}"
         f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train.",
-        _table(["split", "score", "majority", "clips", "left out (quarantine)"], scores),
+        _table(["split", "score", "majority", experiment.task.rows, "clips left out (quarantine)"], scores),
+        *([_table(["also", *result["scores"]], details)] if details else []),
         *(["### Test, class by class", _table(columns, per_class)] if per_class else []),
         "## Trained on",
         _table(["store", "folder", "fingerprint", "clips", "quarantined"], stores),

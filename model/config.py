@@ -1,16 +1,18 @@
 """What one training run is: every choice that decides its result, as one frozen, fully checked value.
 
 Fields only; where values come from (packaged recipe, file, `--set`) and how errors are told is `resolve.py`.
-The resolved configuration is written into the run folder and is all that is needed to repeat it.
+The resolved configuration is written into the run folder and is all that is needed to repeat it. Head, loss weights and
+metric settings are the task's own: `config_class` gives the full form for a task.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model, model_validator
 
-from caeav.model.ave_model import AveModelConfig
+from caeav.model.network import ModelConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -23,10 +25,12 @@ class Section(BaseModel):
 
 
 class StoresConfig(Section):
-    """Which stores of the data set are joined; empty: the only one there is."""
+    """Which stores of the data set are joined; empty: the only one there is. taps: the only ones to read of them, all
+    when empty; fewer taps are fewer bytes a clip."""
 
     tokens: list[str] = Field(default_factory=list)
     captions: str = ""
+    taps: list[str] = Field(default_factory=list)
 
 
 class OptimiserConfig(Section):
@@ -67,15 +71,12 @@ class TrainingConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights; 0 leaves a loss out. The first three are the official AVE objective, `load_balance` is AVMoE's.
+    """Weights; 0 leaves a loss out. Tasks add their own; these are for every task. `load_balance` is AVMoE's.
 
     `caption_contrast` (needs CASE), `consistency` (CASE and CASTE) and `selection_entropy` (CASE) are those of
     docs/OBJECTIVES.md; the weight of a part that is switched off has no effect.
     """
 
-    relevance: NotNegative = 1.0
-    event: NotNegative = 1.0
-    score: NotNegative = 1.0
     load_balance: NotNegative = 0.0
     caption_contrast: NotNegative = 0.0
     consistency: NotNegative = 0.0
@@ -93,8 +94,9 @@ class RunConfig(Section):
     select_on: Literal["val", "test"] = "val"
     captions: bool = True
     stores: StoresConfig = StoresConfig()
-    model: AveModelConfig = AveModelConfig()
-    loss: LossConfig = LossConfig()
+    model: ModelConfig = ModelConfig()
+    loss: SerializeAsAny[LossConfig] = LossConfig()
+    metric: SerializeAsAny[Section] = Section()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
@@ -106,3 +108,27 @@ class RunConfig(Section):
                 "model.adapters.case.enabled is true, but captions is false; allowed: captions true, or CASE off"
             )
         return self
+
+
+@cache
+def model_class(task: str) -> type[ModelConfig]:
+    """`ModelConfig` with the head settings of a task; raises `CaeavError` for an unknown one."""
+    from caeav.model.task import TASKS  # which imports this module
+
+    head = TASKS[task].head_config
+    return create_model("ModelConfig", __base__=ModelConfig, head=(head, head()))
+
+
+@cache
+def config_class(task: str) -> type[RunConfig]:
+    """`RunConfig` with the head, losses and metric settings of a task; raises `CaeavError` for an unknown one."""
+    from caeav.model.task import TASKS
+
+    model, loss, metric = model_class(task), TASKS[task].loss_config, TASKS[task].metric_config
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        model=(model, model()),
+        loss=(loss, loss()),
+        metric=(metric, metric()),
+    )

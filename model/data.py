@@ -1,8 +1,10 @@
-"""The clips of one split as batches of tensors: from RAM when the split fits, else memory-mapped from the store.
+"""The samples of one split as batches of tensors: from RAM when the split fits, else memory-mapped from the store.
 
-The order of an epoch is a function of seed and epoch alone, and a batch of its rows alone, so that a resumed
-run sees exactly what an uninterrupted one would. Tokens keep the store's dtype until they reach the device.
-Shapes: `N` clips of the split, `B` of a batch, `T` segments, `L` tokens, `C` channels, `W` caption tokens.
+The order of an epoch is a function of seed and epoch alone, and a batch of its rows and the epoch alone, so that a
+resumed run sees exactly what an uninterrupted one would. Tokens keep the store's dtype until they reach the device.
+`SplitData.batch` is the one place where a batch is made; whatever alters inputs (negatives, augmentation, a stress
+test) is a `Change` handed to it.
+Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L` tokens, `C` channels, `W` words.
 """
 
 from __future__ import annotations
@@ -12,69 +14,112 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caeav.manifests.clip import Clip
-from caeav.model.batch import InputSpec, TokenBatch
+from caeav.model.batch import InputSpec, TapSpec, TokenBatch
 from caeav.model.join import Joined
+from caeav.model.sample import Sample
 from caeav.pipeline.store import Record, StoreReader
 
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
 MIB = 1 << 20
 
 
+class Epoch(NamedTuple):
+    """A pass of training over the data; what is drawn in it comes from these two and the row."""
+
+    seed: int
+    number: int
+
+
+class Change(Protocol):
+    """Alters a batch just after it was read."""
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
+        ...
+
+
 class SplitData:
-    """`N` clips with their targets (`name -> [N, ...]`), readable by row.
+    """`N` samples with their targets and extra inputs (`name -> [N, ...]`), readable by row.
 
     With `preload` all arrays are stacked in RAM once; otherwise every batch is read from the store's memory map.
     """
 
     def __init__(
-        self, joined: Joined, clips: Sequence[Clip], targets: Mapping[str, Tensor], *, preload: bool = False
+        self,
+        joined: Joined,
+        samples: Sequence[Sample],
+        targets: Mapping[str, Tensor],
+        *,
+        extra: Mapping[str, Tensor] | None = None,
+        changes: Sequence[Change] = (),
+        preload: bool = False,
     ) -> None:
-        self.keys = [clip.key for clip in clips]
+        self.keys = [sample.key for sample in samples]
+        self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
+        number = {key: i for i, key in enumerate(self.clips)}
+        self.clip_of = [number[sample.clip.key] for sample in samples]
         self._joined = joined
-        self._targets = dict(targets)
+        self._names = {tap.name for tap in _taps(joined.spec)}
+        self._targets, self._extra, self._changes = dict(targets), dict(extra or {}), tuple(changes)
         self._reading = threading.Lock()
         self._stacked: dict[str, Tensor] | None = None
         if preload and self.keys:
-            self._stacked = self._read(range(len(self.keys)))
+            self._stacked = self._read(range(len(self.clips)))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def batch(self, rows: Sequence[int]) -> TokenBatch:
-        """The clips at `rows` in that order."""
+    def batch(self, rows: Sequence[int], epoch: Epoch | None = None) -> TokenBatch:
+        """The samples at `rows` in that order."""
         index = torch.as_tensor(rows, dtype=torch.long)
+        clips = [self.clip_of[row] for row in rows]
         if self._stacked is None:
-            arrays = self._read(rows)
+            arrays = self._read(clips)
         else:
-            arrays = {name: x.index_select(0, index) for name, x in self._stacked.items()}
-        targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
-        return _as_batch([self.keys[row] for row in rows], arrays, targets, self._joined.spec)
+            chosen = torch.as_tensor(clips, dtype=torch.long)
+            arrays = {name: x.index_select(0, chosen) for name, x in self._stacked.items()}
+        batch = _as_batch([self.keys[row] for row in rows], arrays, self._joined.spec)
+        batch.targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
+        batch.extra |= {name: x.index_select(0, index) for name, x in self._extra.items()}
+        for change in self._changes:
+            batch = change(batch, rows, self, epoch)
+        return batch
 
-    def _read(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Arrays of the clips at `rows`, each stacked to `[B, ...]`."""
+    def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
+        """Single segments of any clips of the split: numbers `[B, S]` of clips and segments -> `[B, S, L, C]`."""
+        if self._stacked is not None:
+            return self._stacked[tap][clips, segments]
+        wanted, places = torch.unique(clips, return_inverse=True)
+        held = [torch.from_numpy(np.array(self._arrays(self.clips[i])[tap])) for i in wanted.tolist()]
+        return torch.stack(held)[places, segments]
+
+    def _read(self, clips: Sequence[int]) -> dict[str, Tensor]:
+        """Arrays of the clips with these numbers, each stacked to `[B, ...]`."""
         out: dict[str, Tensor] = {}
-        for at, row in enumerate(rows):
-            for name, array in self._arrays(self.keys[row]).items():
+        for at, number in enumerate(clips):
+            for name, array in self._arrays(self.clips[number]).items():
                 if name not in out:
-                    out[name] = torch.empty((len(rows), *array.shape), dtype=_torch_dtype(array.dtype))
+                    out[name] = torch.empty((len(clips), *array.shape), dtype=_torch_dtype(array.dtype))
                 out[name].numpy()[at] = array
         return out
 
     def _arrays(self, key: str) -> dict[str, NDArray[np.generic]]:
-        """Everything the stores hold of one clip, with the segments' truth from the record's info."""
+        """Everything the run reads of one clip, with the segments' truth from the record's info."""
         arrays: dict[str, NDArray[np.generic]] = {}
         segments = self._joined.spec.segments
         ok = {"frames_ok": np.ones(segments, bool), "audio_ok": np.ones(segments, bool)}
         for store in self._joined.tokens:
             record = self._record(store, key)
-            arrays |= record.arrays
+            arrays |= {name: x for name, x in record.arrays.items() if name in self._names}
             for name, flags in ok.items():
                 flags &= np.asarray(record.info.get(name, True), bool)
         if self._joined.captions is not None:
@@ -88,12 +133,18 @@ class SplitData:
             return store.read(key)
 
 
+def _taps(spec: InputSpec) -> tuple[TapSpec, ...]:
+    return (*spec.visual, *spec.audio, *spec.other)
+
+
 def clip_bytes(joined: Joined) -> int:
-    """Bytes of one clip's arrays over all joined stores."""
+    """Bytes of one clip's arrays, as far as the run reads them, over all joined stores."""
+    names = {*(tap.name for tap in _taps(joined.spec)), *CAPTION_ARRAYS}
     return sum(
         int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         for store in joined.stores
-        for spec in store.array_specs().values()
+        for name, spec in store.array_specs().items()
+        if name in names
     )
 
 
@@ -108,18 +159,20 @@ def epoch_order(clips: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def batches(data: SplitData, rows: Sequence[int], size: int, workers: int = 0) -> Iterator[TokenBatch]:
-    """Batches of `size` clips (the last may be smaller); `workers` threads read ahead, the order never changes."""
+def batches(
+    data: SplitData, rows: Sequence[int], size: int, workers: int = 0, epoch: Epoch | None = None
+) -> Iterator[TokenBatch]:
+    """Batches of `size` samples (the last may be smaller); `workers` threads read ahead, the order never changes."""
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
     if workers == 0:
-        yield from map(data.batch, groups)
+        yield from (data.batch(group, epoch) for group in groups)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         waiting: deque[Future[TokenBatch]] = deque()
         todo = iter(groups)
         with closing(_Cancel(waiting)):
             for group in todo:
-                waiting.append(pool.submit(data.batch, group))
+                waiting.append(pool.submit(data.batch, group, epoch))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -137,20 +190,18 @@ class _Cancel:
             future.cancel()
 
 
-def _as_batch(
-    keys: list[str], arrays: Mapping[str, Tensor], targets: dict[str, Tensor], spec: InputSpec
-) -> TokenBatch:
+def _as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
     return TokenBatch(
         keys=keys,
         visual={tap.name: arrays[tap.name] for tap in spec.visual},  # [B, T, L, C]
         audio={tap.name: arrays[tap.name] for tap in spec.audio},  # [B, T, M, D]
         frames_ok=arrays["frames_ok"],
         audio_ok=arrays["audio_ok"],
-        targets=targets,
         visual_caption=arrays.get("visual_caption"),
         visual_caption_mask=arrays.get("visual_caption_mask"),
         audio_caption=arrays.get("audio_caption"),
         audio_caption_mask=arrays.get("audio_caption_mask"),
+        extra={tap.name: arrays[tap.name] for tap in spec.other},
     )
 
 

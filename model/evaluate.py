@@ -5,33 +5,27 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from caeav.model.config import RunConfig
 from caeav.model.data import SplitData, batches
+from caeav.model.runs import Inputs
 from caeav.model.task import Scores, Task
 from caeav.model.train import autocast
 
 
 @torch.no_grad()
 def score(
-    task: Task,
-    model: nn.Module,
-    data: SplitData,
-    classes: tuple[str, ...],
-    device: torch.device,
-    *,
-    batch_size: int,
-    precision: str = "fp32",
-    workers: int = 0,
+    task: Task, model: nn.Module, data: SplitData, inputs: Inputs, config: RunConfig, device: torch.device
 ) -> Scores:
-    """Score `model` over all clips of `data` in their fixed order; the mode of the model is restored."""
-    training = model.training
+    """Score `model` over all samples of `data` in their fixed order; the mode of the model is restored."""
+    training, limits = model.training, config.training
     model.eval()
-    scorer = task.scorer(classes)
+    scorer = task.scorer(inputs, config)
     try:
-        for batch in batches(data, range(len(data)), batch_size, workers):
+        for batch in batches(data, range(len(data)), limits.batch_size, limits.workers):
             on_device = batch.to(device, torch.float32)
-            with autocast(device, precision):
+            with autocast(device, limits.precision):
                 output = model(on_device)
-            scorer.add(output, on_device)
+            scorer.add(output.found, on_device)
     finally:
         model.train(training)
     return scorer.result()

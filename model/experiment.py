@@ -25,6 +25,7 @@ from caeav.model.data import MIB, SplitData, clip_bytes, fits
 from caeav.model.environment import describe_environment
 from caeav.model.evaluate import score
 from caeav.model.join import Joined, join_stores, store_facts
+from caeav.model.network import Network, build_network
 from caeav.model.resume import BEST, seed_epoch
 from caeav.model.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
 from caeav.model.task import TASKS, Scores, Task
@@ -46,45 +47,45 @@ class Experiment:
     @cached_property
     def targets(self) -> dict[str, dict[str, Tensor]]:
         """Split -> targets."""
-        return {
-            name: self.task.targets(self.joined.manifest, clips) for name, clips in self.joined.splits.items()
-        }
+        return {name: self.task.targets(self.inputs, samples) for name, samples in self.joined.splits.items()}
 
     @cached_property
     def preloaded(self) -> bool:
         """Whether all splits together fit into the RAM that the configuration allows."""
-        return fits(self.joined, sum(map(len, self.joined.splits.values())), self.config.training.preload_mb)
+        return fits(self.joined, self.clips, self.config.training.preload_mb)
+
+    @property
+    def clips(self) -> int:
+        """Clips of all splits."""
+        return sum(map(self.joined.clips, self.joined.splits))
 
     @cached_property
     def data(self) -> dict[str, SplitData]:
-        """Split -> clips, read once and shared by all seeds."""
+        """Split -> samples, read once and shared by all seeds."""
         return {
-            name: SplitData(self.joined, clips, self.targets[name], preload=self.preloaded)
-            for name, clips in self.joined.splits.items()
+            name: SplitData(
+                self.joined,
+                samples,
+                self.targets[name],
+                extra=self.task.given(self.inputs, samples),
+                changes=self.task.changes(self.config),
+                preload=self.preloaded,
+            )
+            for name, samples in self.joined.splits.items()
         }
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """The network with the initial weights of the run's seed."""
         seed_epoch(self.config.seed, 0)
-        return self.task.build(self.inputs.spec, self.inputs.classes, self.config).to(self.device)
+        return build_network(self.task, self.inputs, self.config.model).to(self.device)
 
     def score(self, model: nn.Module, split: str) -> Scores:
         """Official score of `model` on `split`."""
-        training = self.config.training
-        return score(
-            self.task,
-            model,
-            self.data[split],
-            self.inputs.classes,
-            self.device,
-            batch_size=training.batch_size,
-            precision=training.precision,
-            workers=training.workers,
-        )
+        return score(self.task, model, self.data[split], self.inputs, self.config, self.device)
 
     def majority(self, split: str) -> float:
-        """Score of the most frequent training answer on `split`."""
-        return self.task.majority(self.targets["train"], self.targets[split])
+        """Score on `split` of the best constant answer that the training targets suggest."""
+        return self.task.majority(self.inputs, self.config, self.targets["train"], self.targets[split])
 
     def stores_json(self) -> dict[str, Any]:
         """What is joined, for the run's `stores.json`."""
@@ -107,15 +108,15 @@ class Experiment:
                 f"  {store.recipe.kind:<9} {store.path.name}: {len(store.keys)} clips, {_shapes_said(store)}"
             )
         counts = ", ".join(
-            f"{name} {len(clips)}"
+            f"{name} {joined.clips(name)}"
             + (f" (+{len(joined.left_out[name])} in quarantine)" if joined.left_out[name] else "")
-            for name, clips in joined.splits.items()
+            + (f" with {len(samples)} questions" if len(samples) > joined.clips(name) else "")
+            for name, samples in joined.splits.items()
         )
-        lines.append(f"  clips     {counts}; {len(self.inputs.classes)} classes")
-        total = sum(map(len, joined.splits.values())) * clip_bytes(joined)
-        lines.append(
-            f"  memory    {total / MIB:.0f} MiB {'kept in RAM' if self.preloaded else 'read from the stores'}"
-        )
+        lines.append(f"  clips     {counts}; {self.task.about(self.inputs)}")
+        each = clip_bytes(joined)
+        held = "kept in RAM" if self.preloaded else "read from the stores as needed"
+        lines.append(f"  memory    {each / MIB:.2f} MiB a clip, {each * self.clips / MIB:.0f} MiB {held}")
         lines.append(
             f"  trainable {sum(parts.values()):,}: {', '.join(f'{part} {n:,}' for part, n in parts.items())}"
         )
@@ -147,7 +148,13 @@ def prepare(home: Home, config: RunConfig) -> Experiment:
     device = choose_device(config.training.device)
     task = TASKS[config.task]
     joined = join_stores(
-        home, config.dataset, config.stores.tokens, config.stores.captions, captions=config.captions
+        home,
+        config.dataset,
+        config.stores.tokens,
+        config.stores.captions,
+        captions=config.captions,
+        taps=config.stores.taps,
+        samples=task.samples,
     )
     for split in dict.fromkeys(("train", config.select_on)):
         if not joined.splits[split]:
@@ -161,7 +168,9 @@ def prepare(home: Home, config: RunConfig) -> Experiment:
             "captions": joined.captions.path.name if joined.captions is not None else "",
         }
     )
-    inputs = Inputs(config.dataset, joined.manifest.classes, joined.manifest.segment_s, joined.spec)
+    manifest = joined.manifest
+    facts = task.learn(manifest, joined.splits)
+    inputs = Inputs(config.dataset, task.classes(manifest, facts), manifest.segment_s, joined.spec, facts)
     experiment = Experiment(config.model_copy(update={"stores": pinned}), home, task, device, joined, inputs)
     _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
     return experiment
@@ -220,6 +229,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "dataset": config.dataset,
         "seed": config.seed,
         "metric": experiment.task.metric,
+        "rows": experiment.task.rows,
         "select_on": config.select_on,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
@@ -228,7 +238,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "majority": {name: experiment.majority(name) for name in scored},
         "details": {name: dict(scores.details) for name, scores in scored.items()},
         "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
-        "clips": {name: len(clips) for name, clips in experiment.joined.splits.items()},
+        "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
         "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
         "parameters": parameter_counts(model),
     }
@@ -258,4 +268,4 @@ def _shapes_said(store: StoreReader) -> str:
 
 
 def _counts(joined: Joined) -> str:
-    return ", ".join(f"{name} {len(clips)}" for name, clips in joined.splits.items())
+    return ", ".join(f"{name} {len(samples)}" for name, samples in joined.splits.items())

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import manifest_digest, read_manifest
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.sample import Sample, clip_samples
 from caeav.pipeline.store import StoreReader, find_store
+
+Sampler = Callable[[Manifest], Sequence[Sample]]
 
 SHOWN_KEYS = 5
 SEAL = "complete.json"
@@ -32,14 +35,14 @@ class JoinError(CaeavError):
 
 @dataclass(frozen=True)
 class Joined:
-    """What a run trains on. `splits`: clips that can be used, in manifest order; `left_out`: split -> keys in a
-    quarantine; `remarks`: facts to tell the user before training."""
+    """What a run trains on. `splits`: samples that can be used, in the task's order; `left_out`: split -> keys of
+    clips in a quarantine; `remarks`: facts to tell the user before training."""
 
     manifest: Manifest
     tokens: tuple[StoreReader, ...]
     captions: StoreReader | None
     spec: InputSpec
-    splits: Mapping[str, tuple[Clip, ...]]
+    splits: Mapping[str, tuple[Sample, ...]]
     left_out: Mapping[str, tuple[str, ...]]
     remarks: tuple[str, ...]
 
@@ -47,6 +50,10 @@ class Joined:
     def stores(self) -> tuple[StoreReader, ...]:
         """All joined stores, tokens first."""
         return self.tokens if self.captions is None else (*self.tokens, self.captions)
+
+    def clips(self, split: str) -> int:
+        """How many different clips the samples of a split lie in."""
+        return len({sample.clip.key for sample in self.splits[split]})
 
 
 def join_stores(
@@ -56,8 +63,13 @@ def join_stores(
     caption_name: str = "",
     *,
     captions: bool = True,
+    taps: Sequence[str] = (),
+    samples: Sampler = clip_samples,
 ) -> Joined:
-    """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for."""
+    """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for.
+
+    `taps`: the only ones to read, all when empty. `samples`: the task's rows of the manifest.
+    """
     tokens = tuple(
         StoreReader.open(find_store(home.stores, dataset, "tokens", name or None, by=BY_SETTING["tokens"]))
         for name in (token_names or ("",))
@@ -70,7 +82,8 @@ def join_stores(
         else None
     )
     manifest = tokens[0].manifest
-    return join(manifest, tokens, caption_store, _label_remarks(home, dataset, manifest))
+    remarks = _label_remarks(home, dataset, manifest)
+    return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 
 def join(
@@ -78,23 +91,28 @@ def join(
     tokens: Sequence[StoreReader],
     captions: StoreReader | None,
     remarks: Sequence[str] = (),
+    *,
+    taps: Sequence[str] = (),
+    samples: Sampler = clip_samples,
 ) -> Joined:
     """Join opened stores with the labels of `manifest`."""
-    spec = _input_spec(manifest, tokens, captions)
+    spec = _input_spec(manifest, tokens, captions, taps)
     _same_media([*tokens, *([captions] if captions is not None else [])])
     stores = [(store, "tokens") for store in tokens] + (
         [(captions, "captions")] if captions is not None else []
     )
-    splits: dict[str, tuple[Clip, ...]] = {}
+    rows = samples(manifest)
+    splits: dict[str, tuple[Sample, ...]] = {}
     left_out: dict[str, tuple[str, ...]] = {}
     for split in SPLITS:
-        wanted = [clip for clip in manifest.clips if clip.split == split]
+        wanted = [sample for sample in rows if sample.split == split]
+        keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
         absent: set[str] = set()
         for store, kind in stores:
-            absent |= _accounted_for(wanted, store, kind, manifest.dataset, split)
-        splits[split] = tuple(clip for clip in wanted if clip.key not in absent)
-        left_out[split] = tuple(clip.key for clip in wanted if clip.key in absent)
-    said = [*remarks, *_split_remarks(manifest, left_out)]
+            absent |= _accounted_for(keys, store, kind, manifest.dataset, split)
+        splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
+        left_out[split] = tuple(key for key in keys if key in absent)
+    said = [*remarks, *_split_remarks(manifest, rows, left_out)]
     return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
 
 
@@ -122,25 +140,25 @@ def _same_media(stores: Sequence[StoreReader]) -> None:
             )
 
 
-def _accounted_for(
-    clips: Sequence[Clip], store: StoreReader, kind: str, dataset: str, split: str
-) -> set[str]:
-    """Keys of `clips` in the store's quarantine; an error when some are neither stored nor quarantined."""
+def _accounted_for(keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str) -> set[str]:
+    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined."""
     held = set(store.keys)
     quarantined = {item.key for item in store.quarantined}
-    missing = [clip.key for clip in clips if clip.key not in held and clip.key not in quarantined]
+    missing = [key for key in keys if key not in held and key not in quarantined]
     if missing:
         verb = "extract" if kind == "tokens" else "caption"
         raise JoinError(
-            f"split {split!r}: {_some(missing)} of {len(clips)} have no {kind} in {store.path}",
+            f"split {split!r}: {_some(missing)} of {len(keys)} have no {kind} in {store.path}",
             hint=f"caeav {verb} --dataset {dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )
-    return {clip.key for clip in clips if clip.key not in held}
+    return {key for key in keys if key not in held}
 
 
-def _input_spec(manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None) -> InputSpec:
-    """Shapes of everything the stores offer; raises `JoinError` where they contradict each other."""
+def _input_spec(
+    manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None, wanted: Sequence[str]
+) -> InputSpec:
+    """Shapes of what the stores offer and the run wants; raises `JoinError` where they contradict each other."""
     taps: dict[str, TapSpec] = {}
     owner: dict[str, StoreReader] = {}
     for store in tokens:
@@ -158,14 +176,21 @@ def _input_spec(manifest: Manifest, tokens: Sequence[StoreReader], captions: Sto
                 )
             taps[name] = TapSpec(name, shape[1], shape[2])
             owner[name] = store
+    unknown = sorted(set(wanted) - set(taps))
+    if unknown:
+        raise JoinError(
+            f"stores.taps names {', '.join(unknown)}; the joined stores hold {', '.join(taps)}",
+            hint="choose among these, or leave stores.taps empty for all of them",
+        )
+    kept = [tap for tap in taps.values() if not wanted or tap.name in wanted]
     by_modality = {
-        side: tuple(tap for tap in taps.values() if tap.name.startswith(f"{side}."))
-        for side in ("visual", "audio")
+        side: tuple(tap for tap in kept if tap.name.startswith(f"{side}.")) for side in ("visual", "audio")
     }
     for side, found in by_modality.items():
         if not found:
             raise JoinError(
-                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; there are {', '.join(taps)}",
+                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; "
+                f"there are {', '.join(tap.name for tap in kept)}",
                 hint=f"join a store with {side} tokens too: --set stores.tokens=[...]",
             )
     shapes = {} if captions is None else _shapes(captions)
@@ -175,6 +200,7 @@ def _input_spec(manifest: Manifest, tokens: Sequence[StoreReader], captions: Sto
         audio=by_modality["audio"],
         visual_caption=_caption_spec(shapes, "visual_caption"),
         audio_caption=_caption_spec(shapes, "audio_caption"),
+        other=tuple(tap for tap in kept if tap not in by_modality["visual"] + by_modality["audio"]),
     )
 
 
@@ -194,24 +220,27 @@ def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSp
     return CaptionSpec(*shapes[name]) if name in shapes else None
 
 
-def _split_remarks(manifest: Manifest, left_out: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _split_remarks(
+    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, tuple[str, ...]]
+) -> list[str]:
     """What a careful reader would want to know about the splits."""
     said = [f"{split}: {_some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
-    loose = [clip.key for clip in manifest.clips if clip.split not in SPLITS]
+    used = {sample.clip.key for sample in rows}
+    loose = [clip.key for clip in manifest.clips if clip.key not in used]
     if loose:
         said.append(f"{_some(loose)} in no split, not used")
     said += [
         f"{n} source videos lie in both splits of {pair} (leakage; kept as given)"
-        for pair, n in _leaks(manifest).items()
+        for pair, n in _leaks(rows).items()
     ]
     return said
 
 
-def _leaks(manifest: Manifest) -> Counter[str]:
-    """How many source videos (official id, else media file) have clips in two splits, by pair of splits."""
+def _leaks(rows: Sequence[Sample]) -> Counter[str]:
+    """How many source videos (official id, else media file) have samples in two splits, by pair of splits."""
     seen: dict[str, set[str]] = {}
-    for clip in manifest.clips:
-        seen.setdefault(str(clip.extra.get("id", clip.media)), set()).add(clip.split)
+    for sample in rows:
+        seen.setdefault(str(sample.clip.extra.get("id", sample.clip.media)), set()).add(sample.split)
     return Counter(
         f"{a}/{b}"
         for splits in seen.values()

@@ -1,7 +1,10 @@
 """From packaged recipe, config file and `--set` values to one checked `RunConfig`, or to every error at once.
 
-Precedence: packaged recipe < its overlay < `--config` file < `--set key.path=value`. Nothing is read but YAML
-(safe loader), nothing is created. What a field means is `config.py`.
+Precedence: packaged recipe < overlay < `--config` file < `--set key.path=value`. Nothing is read but YAML (safe
+loader), nothing is created. What a field means is `config.py`.
+
+Packaged files: `<task>.yaml`, which may `inherit` from another; overlays of every task `+<name>.yaml`, and of one
+task `<task>+<name>.yaml`.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from caeav.manifests.errors import CaeavError
-from caeav.model.config import RunConfig
+from caeav.model.config import RunConfig, config_class
+from caeav.model.task import TASKS
 
 FULL = "full"
+INHERIT = "inherit"
 MAX_CONFIG_BYTES = 1_000_000
 
 
@@ -46,14 +52,12 @@ def did_you_mean(seen: object, known: Sequence[str]) -> str:
 
 
 def recipe_names(task: str) -> list[str]:
-    """Packaged recipes of `task`: `full`, and one name an overlay file `<task>-<name>.yaml`."""
-    stems = [
-        f.name.removesuffix(".yaml")
-        for f in resources.files("caeav.model.recipes").iterdir()
-        if f.name.endswith(".yaml")
-    ]
-    overlays = sorted(stem.removeprefix(f"{task}-") for stem in stems if stem.startswith(f"{task}-"))
-    return [FULL, *overlays] if task in stems else overlays
+    """Recipes of `task`: `full`, and one name an overlay file."""
+    stems = [f.name.removesuffix(".yaml") for f in _folder().iterdir() if f.name.endswith(".yaml")]
+    names = {
+        name for stem in stems for own, plus, name in [stem.partition("+")] if plus and own in ("", task)
+    }
+    return [FULL, *sorted(names)]
 
 
 def resolve_config(
@@ -76,10 +80,11 @@ def resolve_config(
     for path, value in (given or {}).items():
         _put(values, path, value, path, faults)
     values |= {"task": task, "recipe": recipe}
+    form = config_class(task) if task in TASKS else RunConfig
     try:
-        config = RunConfig.model_validate(values)
+        config = form.model_validate(values)
     except ValidationError as error:
-        faults += [_explain(dict(fault)) for fault in error.errors()]
+        faults += [_explain(dict(fault), form) for fault in error.errors() if task in TASKS]
         raise ConfigError(faults) from None
     if faults:
         raise ConfigError(faults)
@@ -97,34 +102,56 @@ def load_config(path: Path) -> RunConfig:
     values = _read_file(path, faults)
     if faults:
         raise ConfigError(faults)
+    if values.get("task") not in TASKS:
+        raise ConfigError(
+            [f"{path}: task: {values.get('task')!r}; allowed: {', '.join(TASKS)}"],
+            hint="this run was written by another version of caeav; use that version",
+        )
+    form = config_class(values["task"])
     try:
-        return RunConfig.model_validate(values)
+        return form.model_validate(values)
     except ValidationError as error:
         raise ConfigError(
-            [f"{path}: {_explain(dict(fault))}" for fault in error.errors()],
+            [f"{path}: {_explain(dict(fault), form)}" for fault in error.errors()],
             hint="this run was written by another version of caeav; use that version",
         ) from None
 
 
+def _folder() -> Traversable:
+    return resources.files("caeav.model.recipes")
+
+
 def _packaged(task: str, recipe: str, faults: list[str]) -> dict[str, Any]:
-    """The task's recipe file with the named overlay on top."""
-    folder = resources.files("caeav.model.recipes")
-    tasks = sorted(
-        f.name.removesuffix(".yaml")
-        for f in folder.iterdir()
-        if f.name.endswith(".yaml") and "-" not in f.name
-    )
-    if task not in tasks:
-        faults.append(f"task: {task!r} is not known; allowed: {', '.join(tasks)}{did_you_mean(task, tasks)}")
+    """The task's recipe file with the named overlays on top: that of every task, then the task's own."""
+    if task not in TASKS:
+        known = TASKS.names()
+        faults.append(f"task: {task!r} is not known; allowed: {', '.join(known)}{did_you_mean(task, known)}")
         return {}
-    values: dict[str, Any] = yaml.safe_load((folder / f"{task}.yaml").read_text(encoding="utf-8"))
+    values = _inherited(task)
     names = recipe_names(task)
     if recipe not in names:
         faults.append(
             f"recipe: {recipe!r} is not known; allowed: {', '.join(names)}{did_you_mean(recipe, names)}"
         )
-    elif recipe != FULL:
-        _merge(values, yaml.safe_load((folder / f"{task}-{recipe}.yaml").read_text(encoding="utf-8")))
+    for stem in (f"+{recipe}", f"{task}+{recipe}"):
+        if recipe in names and (_folder() / f"{stem}.yaml").is_file():
+            _merge(values, _packaged_file(stem))
+    return values
+
+
+def _inherited(stem: str) -> dict[str, Any]:
+    """A packaged file laid over the one it inherits from."""
+    own = _packaged_file(stem)
+    parent = own.pop(INHERIT, None)
+    if parent is None:
+        return own
+    values = _inherited(parent)
+    _merge(values, own)
+    return values
+
+
+def _packaged_file(stem: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
     return values
 
 
@@ -180,13 +207,13 @@ def _put(values: dict[str, Any], path: str, value: Any, where: str, faults: list
     values[last] = value
 
 
-def _explain(fault: dict[str, Any]) -> str:
+def _explain(fault: dict[str, Any], form: type[BaseModel]) -> str:
     """One pydantic fault in our words: path, value seen, values allowed, nearest name."""
     place = tuple(fault["loc"])
     path = ".".join(str(part) for part in place) or "(the whole configuration)"
     seen, kind, context = fault.get("input"), fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _fields_at(place[:-1])
+        known = _fields_at(place[:-1], form)
         return f"{path}: no such key (value {seen!r}); allowed here: {', '.join(known)}{did_you_mean(place[-1], known)}"
     if kind == "missing":
         return f"{path}: no value; this key is required"
@@ -201,9 +228,9 @@ def _alternatives(expected: str) -> list[str]:
     return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
 
 
-def _fields_at(place: Sequence[int | str]) -> list[str]:
+def _fields_at(place: Sequence[int | str], form: type[BaseModel]) -> list[str]:
     """Field names of the configuration section at `place`."""
-    model: type[BaseModel] | None = RunConfig
+    model: type[BaseModel] | None = form
     for part in place:
         field = model.model_fields.get(str(part)) if model is not None else None
         model = _section(field.annotation) if field is not None else None

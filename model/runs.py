@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ class RunError(CaeavError):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run's network is built for: classes, length of a segment and the shapes of its inputs."""
+    """What a run's network is built for: classes, length of a segment, the shapes of its inputs, and what else the
+    task learnt from the manifest (`facts`, JSON values)."""
 
     dataset: str
     classes: tuple[str, ...]
     segment_s: float
     spec: InputSpec
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -64,8 +66,10 @@ class Inputs:
                 segments=spec["segments"],
                 visual=tuple(TapSpec(**tap) for tap in spec["visual"]),
                 audio=tuple(TapSpec(**tap) for tap in spec["audio"]),
+                other=tuple(TapSpec(**tap) for tap in spec.get("other", ())),
                 **captions,
             ),
+            facts=value.get("facts", {}),
         )
 
 

@@ -1,27 +1,41 @@
-"""What a task is to the one trainer: labels to targets, a network, its losses, and its official score.
+"""What a task is to the one trainer: samples and their targets, a head, a loss, a metric, a reading.
 
-Targets and outputs are the task's own business; the trainer only moves them about. Higher scores are better.
+A task is one subclass here, registered by name, and one recipe file; docs/TASKS.md tells how to add one. Targets and
+findings are the task's own business; the trainer only moves them about. Higher scores are better.
+Shapes: `N` samples, `B` of a batch, `T` segments, `K` classes.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.registry import Registry
-from caeav.model.batch import InputSpec, TokenBatch
+from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.config import LossConfig, Section
+from caeav.model.heads.config import HeadConfig
+from caeav.model.sample import Sample, clip_samples
 
 if TYPE_CHECKING:
     from caeav.model.config import RunConfig
+    from caeav.model.data import Change
+    from caeav.model.placements.build import Trunk
+    from caeav.model.readings.base import Reading
+    from caeav.model.runs import Inputs
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The official score in percent, how many clips it is over, and one row a class for reading."""
+    """The official score in percent, how many samples it is over, and rows for reading, one a class or type.
+
+    `details`: every other number of the metric, by name.
+    """
 
     value: float
     clips: int
@@ -30,47 +44,107 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """Collects one split's outputs batch by batch; the result does not depend on the batch size."""
+    """Collects one split's findings batch by batch; the result does not depend on the batch size."""
 
-    def add(self, output: Any, batch: TokenBatch) -> None:
-        """Take in the network's output for `batch`."""
+    def add(self, found: Any, batch: TokenBatch) -> None:
+        """Take in what the head found in `batch`."""
         ...
 
     def result(self) -> Scores:
-        """The score over everything added; a split without clips is an error of the caller."""
+        """The score over everything added; a split without samples is an error of the caller."""
         ...
 
 
-class Task(Protocol):
-    """One registered task."""
+class Task(ABC):
+    """One registered task. Only what is abstract must be given; the rest suits tasks on whole clips."""
 
-    name: str
-    metric: str
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    """Name of the score that chooses the best epoch."""
+    rows: ClassVar[str] = "clips"
+    """What samples are called."""
+    head_config: ClassVar[type[HeadConfig]] = HeadConfig
+    loss_config: ClassVar[type[LossConfig]] = LossConfig
+    metric_config: ClassVar[type[Section]] = Section
+    keeps_stages: ClassVar[bool] = False
+    """Whether the head looks at the tokens of every stage, not only at the deepest."""
 
-    def targets(self, manifest: Manifest, clips: Sequence[Clip]) -> dict[str, Tensor]:
-        """Targets of `clips`, first axis the clips; raises `CaeavError` for labels the task cannot use."""
-        ...
+    def samples(self, manifest: Manifest) -> Sequence[Sample]:
+        """The rows of all splits."""
+        return clip_samples(manifest)
 
-    def build(self, spec: InputSpec, classes: Sequence[str], config: RunConfig) -> nn.Module:
-        """The network: `forward(TokenBatch)` gives the output that `losses` and `scorer` understand."""
-        ...
+    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+        """JSON facts that the network is built from beside shapes and classes (vocabularies, the size of a mask).
 
-    def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """Named scalars, already weighted; their sum is minimised."""
-        ...
+        They are saved in the run. Raises `CaeavError` for a manifest the task cannot use.
+        """
+        return {}
 
-    def read(self, output: Any) -> tuple[Tensor, Tensor]:
-        """Chosen class of every segment `[B, T]` (`K`: background) and probabilities `[B, T, K + 1]`."""
-        ...
+    def classes(self, manifest: Manifest, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of what the head tells apart; raises `CaeavError` when there are none."""
+        if not manifest.classes:
+            raise CaeavError(
+                f"data set {manifest.dataset!r} has no classes, hence no labels",
+                hint="give labels (for a folder of media: a csv, see caeav manifest build --help) and extract again",
+            )
+        return manifest.classes
 
-    def scorer(self, classes: Sequence[str]) -> Scorer:
+    def about(self, inputs: Inputs) -> str:
+        """What is told apart, in a few words."""
+        return f"{len(inputs.classes)} classes"
+
+    @abstractmethod
+    def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Targets of `samples`, first axis `N`; raises `CaeavError` for labels the task cannot use."""
+
+    def given(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """What a head is given beside tokens, first axis `N`."""
+        return {}
+
+    def changes(self, config: RunConfig) -> tuple[Change, ...]:
+        """What is done to batches of every split when they are read."""
+        return ()
+
+    def question(self, clip: Clip, text: str) -> Sample:
+        """The sample of a clip outside any data set, for prediction; `text` is empty when nothing was asked."""
+        if text:
+            raise CaeavError(
+                f"task {self.name!r} answers no questions",
+                hint="leave --question away, or name a run of avqa",
+            )
+        return Sample(clip.key, clip, "")
+
+    @abstractmethod
+    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+        """The head on `trunk`; `config` is a `head_config`."""
+
+    def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
+        """Call the head."""
+        return head(trunk)
+
+    @abstractmethod
+    def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+        """Named scalars, unweighted; `config.loss` holds a weight for each name."""
+
+    @abstractmethod
+    def scorer(self, inputs: Inputs, config: RunConfig) -> Scorer:
         """A fresh scorer."""
-        ...
 
-    def majority(self, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> float:
-        """Score in percent of always answering what is most frequent in `train`."""
-        ...
+    @abstractmethod
+    def majority(
+        self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> float:
+        """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
+
+    @abstractmethod
+    def read(self, found: Any, inputs: Inputs) -> Reading:
+        """What was found in a batch of one sample, for people."""
 
 
 TASKS: Registry[Task] = Registry("task")
-TASKS.register_lazily("ave", "caeav.model.task_ave:AVE")
+TASKS.register_lazily("ave", "caeav.model.tasks.ave:AVE")
+TASKS.register_lazily("ave-weak", "caeav.model.tasks.ave_weak:AVE_WEAK")
+TASKS.register_lazily("avvp", "caeav.model.tasks.avvp:AVVP")
+TASKS.register_lazily("avs-s4", "caeav.model.tasks.avs:AVS_S4")
+TASKS.register_lazily("avs-ms3", "caeav.model.tasks.avs:AVS_MS3")
+TASKS.register_lazily("avqa", "caeav.model.tasks.avqa:AVQA")

@@ -21,7 +21,8 @@ from torch.utils import deterministic
 
 from caeav.manifests.errors import CaeavError
 from caeav.model.config import RunConfig
-from caeav.model.data import SplitData, batches, epoch_order
+from caeav.model.data import Epoch, SplitData, batches, epoch_order
+from caeav.model.losses.total import weighted_losses
 from caeav.model.optim import lr_factor, make_optimiser, set_lr
 from caeav.model.resume import Progress, load_progress, save_progress, seed_epoch
 from caeav.model.task import Scores, Task
@@ -167,12 +168,13 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         seen, factor = 0, 1.0
         self.model.train()
-        for batch in batches(self.data, order, limits.batch_size, limits.workers):
+        epoch = Epoch(self.config.seed, number)
+        for batch in batches(self.data, order, limits.batch_size, limits.workers, epoch):
             size = len(batch.keys)
             of_step = min(group, clips - seen // group * group)  # clips of this optimiser step
             on_device = batch.to(self.device, torch.float32)
             with autocast(self.device, limits.precision):
-                losses = self.task.losses(self.model(on_device), on_device, self.config)
+                losses = weighted_losses(self.task, self.model(on_device), on_device, self.config)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             self.scaler.scale(total * (size / of_step)).backward()  # type: ignore[no-untyped-call]
             seen += size

@@ -1,13 +1,26 @@
-"""Settings of the heads. Defaults are the reference's; recipes for small inputs set smaller widths."""
+"""Settings of the heads. Defaults are the reference's; recipes for small inputs set smaller widths.
+
+`FIXES` of a head: setting -> its value in the reference, its value in the revision (`model.variant`); the reasons are
+in docs/VARIANTS.md.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class AveHeadConfig(BaseModel):
+class HeadConfig(BaseModel):
+    """Any head's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+
+
+class AveHeadConfig(HeadConfig):
     """Widths and rates of the AVE head (temporal attention and localisation).
 
     visual_in / audio_in: widths right after the input maps (512 / 128). width: model width (256), hidden: its
@@ -16,8 +29,6 @@ class AveHeadConfig(BaseModel):
     streams attend each other before the localisation (off in the reference's scripts). input_norm: what is done to
     the mean tokens first; `none` as the reference, `batch` standardises every channel, `layer` every segment.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     visual_in: Annotated[int, Field(ge=1)] = 512
     audio_in: Annotated[int, Field(ge=1)] = 128
@@ -41,7 +52,17 @@ class AveHeadConfig(BaseModel):
         return self
 
 
-class AvvpHeadConfig(BaseModel):
+class WeakAveHeadConfig(AveHeadConfig):
+    """The AVE head's settings for weak labels; `topk_frames`, `score_weight` and `interaction` have no part in it.
+
+    pooling: a clip's probability is the mean of its seconds', their maximum, or `linear`: the mean weighted by the
+    probabilities themselves, which rewards sure seconds without asking for all of them.
+    """
+
+    pooling: Literal["mean", "max", "linear"] = "linear"
+
+
+class AvvpHeadConfig(HeadConfig):
     """Widths and rates of the AVVP head (grouping transformers of both modalities and across them).
 
     width: model width; heads: of every attention but the assignment, which has one. audio_depth / visual_depth /
@@ -49,9 +70,10 @@ class AvvpHeadConfig(BaseModel):
     hard_segments: assign every audio second to one visual second (the reference) instead of sharing it out.
     bounded_attention: False gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that
     frame probabilities exceed 1 and seconds hardly differ; True divides by the best second instead (0..1].
+    motion: read motion features too, the one tap of the stores whose name begins with `motion.`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {"bounded_attention": (False, True)}
 
     width: Annotated[int, Field(ge=2)] = 128
     heads: Annotated[int, Field(ge=1)] = 8
@@ -62,6 +84,7 @@ class AvvpHeadConfig(BaseModel):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     hard_segments: bool = True
     bounded_attention: bool = False
+    motion: bool = False
 
     @model_validator(mode="after")
     def _check_heads(self) -> AvvpHeadConfig:
@@ -70,17 +93,19 @@ class AvvpHeadConfig(BaseModel):
         return self
 
 
-class AvsHeadConfig(BaseModel):
+class AvsHeadConfig(HeadConfig):
     """Widths and rates of the AVS head (temporal gates, TPAVI, mask decoder).
 
     channels: of all maps in the decoder. audio_in: width of the mapped audio. width, hidden, heads, encoder_layers,
     dropout, visual_dropout: of the temporal gates' encoders, as in `AveHeadConfig`; gamma: how much a gate lifts.
     mask_size: height and width of the mask in pixels. out_channels: the last two widths before the mask.
     rectified: as the reference, whose in-place ReLU rectifies the residual path of every decoder unit and the maps
-    that the masked audio-visual losses see; False leaves both as they are.
+    that the masked audio-visual losses see; False leaves both as they are. guided: the coarsest map is what CASE
+    made of the picture; False takes it from before CASE, as the reference, where captions reach the mask through the
+    sound alone.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {"rectified": (True, False), "guided": (False, True)}
 
     channels: Annotated[int, Field(ge=2)] = 256
     audio_in: Annotated[int, Field(ge=1)] = 128
@@ -94,6 +119,7 @@ class AvsHeadConfig(BaseModel):
     mask_size: Annotated[int, Field(ge=4)] = 224
     out_channels: tuple[int, int] = (128, 32)
     rectified: bool = True
+    guided: bool = False
 
     @model_validator(mode="after")
     def _check_widths(self) -> AvsHeadConfig:
@@ -104,18 +130,23 @@ class AvsHeadConfig(BaseModel):
         return self
 
 
-class AvqaHeadConfig(BaseModel):
+class AvqaHeadConfig(HeadConfig):
     """Widths and rates of the AVQA head; its model width is the number of visual channels.
 
     heads, dropout: of the question's attention over time. match_widths: of the matching network's hidden layers.
     skip_padding: read the question up to its last word; False runs on over the padding, as the reference.
-    pad_index: the word that pads.
+    pad_index: the word that pads. negatives: what a sound is to be told from; `mixed`, as the reference: every second
+    is a random one of a random video, now and then of the clip's own; `video`: one other video, second by second.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
+        "skip_padding": (False, True),
+        "negatives": ("mixed", "video"),
+    }
 
     heads: Annotated[int, Field(ge=1)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     match_widths: tuple[int, int, int] = (512, 256, 128)
     skip_padding: bool = False
+    negatives: Literal["mixed", "video"] = "mixed"
     pad_index: Annotated[int, Field(ge=0)] = 0

@@ -114,10 +114,12 @@ class InjectTrunk(nn.Module):
 
     `spec` says what batches hold: the taps before `inject_from`, or else frames and windows. With all gates at zero
     and no CASE the output is the frozen backbones' own. `visual_channels`, `audio_channels`: of the output.
+    `visual_stages`: what the stages that are run end in; `keep_stages`: also keep what CASE began with.
     """
 
     def __init__(self, spec: InputSpec, live: Live, config: AdapterConfig) -> None:
         super().__init__()
+        self.keep_stages = False
         self._live = live  # a plain attribute: its modules are no submodules of this one
         self._frozen_train_mode = config.inject.frozen_train_mode
         for module in live.modules:
@@ -136,6 +138,9 @@ class InjectTrunk(nn.Module):
                 hint="set inject.frozen_train_mode to false, or train from frames and windows",
             )
         self.stages = nn.ModuleList(InjectStage(i, live, config) for i in range(depth))
+        self.visual_stages = tuple(
+            live.taps(i)[0] for i in range(self.first - 1 if self.replayed else 0, depth)
+        )
         last = live.taps(depth - 1)
         self.visual_channels, self.audio_channels = (tap.channels for tap in last)
         deep = replace(spec, visual=last[:1], audio=last[1:])
@@ -161,7 +166,9 @@ class InjectTrunk(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i + 1 >= self.first):
                 x = self.stages[i](x, (visual, audio), segments, trace)
             ends[f"stage{i + 1}.visual"] = clip_view(x.visual, segments)
-        output = finish(x, trace, self.guidance, batch, segments, live.visual.norm)
+        output = finish(
+            x, trace, self.guidance, batch, segments, live.visual.norm, keep_unguided=self.keep_stages
+        )
         output.aux.update(ends)
         return output
 

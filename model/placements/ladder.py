@@ -19,6 +19,7 @@ from torch import nn
 from caeav.model.adapters.build import AdapterError, build_caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.guidance import CaptionGuidance
+from caeav.model.adapters.temporal import clip_view
 from caeav.model.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
 from caeav.model.placements.merge import LowRankMerge
 from caeav.model.placements.parts import MoePair, Pair, Trace, finish
@@ -73,11 +74,13 @@ class LadderStage(nn.Module):
 class LadderTrunk(nn.Module):
     """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps.
 
-    `visual_channels`, `audio_channels`: of the output.
+    `visual_channels`, `audio_channels`: of the output. `visual_stages`: the visual taps it goes through; with
+    `keep_stages` it leaves in `aux` what became of each.
     """
 
     def __init__(self, spec: InputSpec, config: AdapterConfig) -> None:
         super().__init__()
+        self.keep_stages = False
         if not spec.visual or not spec.audio:
             raise AdapterError(
                 f"the ladder needs a tap of each modality, given {len(spec.visual)} visual, {len(spec.audio)} audio",
@@ -85,6 +88,7 @@ class LadderTrunk(nn.Module):
             )
         depth = min(len(spec.visual), len(spec.audio))
         pairs = list(zip(spec.visual[-depth:], spec.audio[-depth:], strict=True))
+        self.visual_stages = tuple(visual for visual, _ in pairs)
         self.names = [(visual.name, audio.name) for visual, audio in pairs]
         self.visual_channels, self.audio_channels = (tap.channels for tap in pairs[-1])
         adapted = config.caste.enabled or config.avmoe.enabled
@@ -99,12 +103,19 @@ class LadderTrunk(nn.Module):
         segments = batch.visual[self.names[-1][0]].shape[1]
         trace = Trace()
         change: Pair | None = None
-        for stage, (visual, audio) in zip(self.stages, self.names, strict=False):
-            taps = Pair(batch.visual[visual].flatten(0, 1), batch.audio[audio].flatten(0, 1))
-            change = stage(taps, change, segments, trace)
-        last = Pair(
-            *(x.flatten(0, 1) for x in (batch.visual[self.names[-1][0]], batch.audio[self.names[-1][1]]))
-        )
-        x = last if change is None else last + change
+        ends = {}
+        for i in range(len(self.names)):
+            taps = self._taps(batch, i)
+            if self.stages:
+                change = self.stages[i](taps, change, segments, trace)
+            if self.keep_stages:
+                seen = taps.visual if change is None else taps.visual + change.visual
+                ends[f"stage{i + 1}.visual"] = clip_view(seen, segments)
+        x = self._taps(batch, -1) if change is None else self._taps(batch, -1) + change
+        output = finish(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
+        output.aux.update(ends)
+        return output
 
-        return finish(x, trace, self.guidance, batch, segments)
+    def _taps(self, batch: TokenBatch, stage: int) -> Pair:
+        visual, audio = self.names[stage]
+        return Pair(batch.visual[visual].flatten(0, 1), batch.audio[audio].flatten(0, 1))

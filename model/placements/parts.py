@@ -62,26 +62,33 @@ class MoePair(nn.Module):
         return Pair(seen.residual, heard.residual)
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 def finish(
     x: Pair,
     trace: Trace,
     guidance: CaptionGuidance | None,
     batch: TokenBatch,
     segments: int,
-    visual_norm: Callable[[Tensor], Tensor] | None = None,
+    visual_norm: Callable[[Tensor], Tensor] = _as_it_is,
+    *,
+    keep_unguided: bool = False,
 ) -> TrunkOutput:
     """Caption guidance over the last stage's tokens, then the backbone's own norm if given, then everything noted."""
     aux = {name: clip_view(p, segments) for name, p in trace.routing.items()}
     if guidance is not None:
+        if keep_unguided:
+            aux["unguided.visual"] = clip_view(visual_norm(x.visual), segments)
         guided: CaseOutput = guidance(x.visual, x.audio, batch, segments)
         x = Pair(guided.visual, guided.audio)
         aux |= _caption_aux(guided, segments)
     losses = {}
     if trace.imbalance:
         losses["load_balance"] = torch.stack(trace.imbalance).sum()
-    visual = x.visual if visual_norm is None else visual_norm(x.visual)
     return TrunkOutput(
-        visual=clip_view(visual, segments),
+        visual=clip_view(visual_norm(x.visual), segments),
         audio=clip_view(x.audio, segments),
         agreement=None if trace.agreement is None else clip_view(trace.agreement, segments),
         losses=losses,

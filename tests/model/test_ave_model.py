@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.ave_model import AveModel, AveModelConfig, AveOutput, build_ave_model
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.heads.ave_loss import ave_loss
-from caeav.model.heads.ave_metric import AveMetric
+from caeav.model.config import model_class
+from caeav.model.losses.ave import ave_loss
+from caeav.model.metrics.ave import AveMetric
+from caeav.model.network import Network, build_network
+from caeav.model.runs import Inputs
+from caeav.model.task import TASKS
 
 T, CLASSES = 6, ("bell", "dog", "drum")
 SPEC = InputSpec(
@@ -73,18 +76,20 @@ def toy(clips: int, seed: int) -> TokenBatch:
     return TokenBatch(keys, visual, audio, ok, ok, caption(), mask, caption(), mask, {"labels": labels})
 
 
-def make(parts: str, modalities: str = "both") -> AveModel:
+def make(parts: str, modalities: str = "both") -> Network:
     torch.manual_seed(0)
-    config = AveModelConfig.model_validate({"adapters": PARTS[parts], "head": HEAD, "modalities": modalities})
-    return build_ave_model(SPEC, CLASSES, config)
+    config = model_class("ave").model_validate(
+        {"adapters": PARTS[parts], "head": HEAD, "modalities": modalities}
+    )
+    return build_network(TASKS["ave"], Inputs("toy", CLASSES, 1.0, SPEC), config)
 
 
-def loss_of(model: AveModel, batch: TokenBatch) -> Tensor:
-    out = model(batch)
+def loss_of(model: Network, batch: TokenBatch) -> Tensor:
+    out = model(batch).found
     return ave_loss(out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"]).total
 
 
-def train(model: AveModel, steps: int) -> list[float]:
+def train(model: Network, steps: int) -> list[float]:
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for step in range(steps):
@@ -96,10 +101,10 @@ def train(model: AveModel, steps: int) -> list[float]:
     return losses
 
 
-def accuracy(model: AveModel, batch: TokenBatch) -> float:
+def accuracy(model: Network, batch: TokenBatch) -> float:
     metric = AveMetric(len(CLASSES))
     with torch.no_grad():
-        out: AveOutput = model.eval()(batch)
+        out = model.eval()(batch).found
     metric.update(out.event_relevance, out.event_scores, batch.targets["labels"])
     return metric.compute().accuracy
 
@@ -127,10 +132,10 @@ def test_a_baseline_of_one_modality_never_sees_the_other(modalities: str, ignore
     before = model(batch)
     for x in getattr(batch, ignored).values():
         x.normal_()
-    assert torch.equal(before.event_relevance, model(batch).event_relevance)
+    assert torch.equal(before.found.event_relevance, model(batch).found.event_relevance)
     for x in getattr(batch, modalities).values():
         x.normal_()
-    assert not torch.equal(before.event_relevance, model(batch).event_relevance)
+    assert not torch.equal(before.found.event_relevance, model(batch).found.event_relevance)
 
 
 # Parameters the AVE loss alone does not reach, and why.

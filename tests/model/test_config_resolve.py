@@ -8,6 +8,7 @@ import pytest
 
 from caeav.model.config import RunConfig
 from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
+from caeav.model.task import TASKS
 
 
 def faults_of(**options: object) -> str:
@@ -17,9 +18,11 @@ def faults_of(**options: object) -> str:
 
 
 @pytest.mark.parametrize("name", ["full", "avmoe", "caste", "case", "none", "audio", "visual"])
-def test_every_packaged_recipe_is_valid_and_says_its_name(name: str) -> None:
-    config = resolve_config(recipe=name)
-    assert (config.task, config.recipe) == ("ave", name)
+@pytest.mark.parametrize("task", TASKS.names())
+def test_every_packaged_recipe_is_valid_and_says_its_name(task: str, name: str) -> None:
+    config = resolve_config(task=task, recipe=name)
+    assert (config.task, config.recipe) == (task, name)
+    assert config.model.adapters.variant == "revised"
 
 
 def test_recipes_are_listed() -> None:
@@ -55,7 +58,7 @@ def test_all_faults_come_together(tmp_path: Path) -> None:
         "training.epochs: -3; input should be greater than or equal to 1",
         "sched: no such key",
         "optimiser.name: 'adamv'; allowed: 'adam' or 'adamw'; did you mean 'adam",
-        "model.modalities: 'sound'; allowed: 'both', 'audio' or 'visual'",
+        "model.modalities: 'sound'; allowed: 'both', 'audio', 'visual' or 'neither'",
         "optimiser.lrate: no such key (value 1); allowed here: name, lr, weight_decay, head_lr_factor",
         "did you mean 'lr'?",
         "--set 'nonsense': allowed: key.path=value",
@@ -78,7 +81,8 @@ def test_a_path_through_a_single_value_is_a_fault() -> None:
 def test_unknown_recipe_and_task_name_the_known_ones() -> None:
     assert "recipe: 'ful' is not known" in faults_of(recipe="ful")
     assert "did you mean 'full'?" in faults_of(recipe="ful")
-    assert "task: 'avee' is not known; allowed: ave; did you mean 'ave'?" in faults_of(task="avee")
+    known = "ave, ave-weak, avqa, avs-ms3, avs-s4, avvp"
+    assert f"task: 'avee' is not known; allowed: {known}; did you mean 'ave'?" in faults_of(task="avee")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from caeav.manifests.clip import Clip, Event
+from caeav.manifests.clip import Event
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import write_manifest
 from caeav.model.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.join import Joined, JoinError, join, join_stores, store_facts
+from caeav.model.sample import Sample
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
 
 
@@ -24,7 +25,7 @@ def joined(tiny_home: Home) -> Joined:
     return join_stores(tiny_home, "tiny")
 
 
-def some_targets(clips: tuple[Clip, ...]) -> dict[str, torch.Tensor]:
+def some_targets(clips: tuple[Sample, ...]) -> dict[str, torch.Tensor]:
     return {"labels": torch.arange(len(clips), dtype=torch.float32).unsqueeze(1)}
 
 

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
-from caeav.model.ave_model import AveModelConfig, build_ave_model
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.config import model_class
 from caeav.model.heads.config import AveHeadConfig
+from caeav.model.network import build_network
 from caeav.model.placements.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.placements.live import Live, pair_blocks
+from caeav.model.runs import Inputs
+from caeav.model.task import TASKS
 from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig, LiveHtsat
 from caeav.pipeline.backbones.htsat_sound import SoundConfig
 from caeav.pipeline.backbones.swin_v2 import create_swin_v2
@@ -270,12 +273,13 @@ def test_backbones_of_unequal_depth_are_refused(live: Live) -> None:
 
 def test_a_model_is_built_on_it(live: Live, batch: TokenBatch) -> None:
     spec, tokens = cached(live, batch)
-    config = AveModelConfig(
+    config = model_class("ave")(
         adapters=CONFIG.model_copy(update={"inject_from": "stage3"}),
         head=AveHeadConfig(visual_in=8, audio_in=8, width=8, hidden=8, heads=2),
     )
     shallow = replace(spec, visual=spec.visual[:2], audio=spec.audio[:2])  # the taps it needs, no deeper ones
-    model = build_ave_model(shallow, ("bell", "dog"), config, live)
-    assert model(tokens).event_scores.shape == (CLIPS, 2)
+    inputs = Inputs("toy", ("bell", "dog"), 1.0, shallow)
+    model = build_network(TASKS["ave"], inputs, config, live)
+    assert model(tokens).found.event_scores.shape == (CLIPS, 2)
     with pytest.raises(AdapterError, match="no live backbones"):
-        build_ave_model(shallow, ("bell", "dog"), config)
+        build_network(TASKS["ave"], inputs, config)

@@ -15,8 +15,10 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.experiment import prepare, reopen, train
 from caeav.model.groups import summarise_group
-from caeav.model.predict import BACKGROUND, Prediction, Predictor
-from caeav.model.report import report_json, write_json, write_timeline
+from caeav.model.predict import Prediction, Predictor
+from caeav.model.readings.base import When
+from caeav.model.readings.timeline import BACKGROUND, Timeline
+from caeav.model.report import picture, report_json, write_report
 from caeav.model.resolve import resolve_config
 from caeav.model.runs import Run, RunError, create_run, find_run, list_runs, summarise
 
@@ -47,17 +49,20 @@ def test_predictions_add_up_to_the_test_score(tiny_home: Home, run: Run) -> None
     predictor = Predictor.load(run, "cpu")
     joined = reopen(tiny_home, run).joined
     hits = total = 0
-    for clip in joined.splits["test"]:
+    for sample in joined.splits["test"]:
+        clip = sample.clip
         arrays, info = arrays_of(tiny_home, run, clip.key)
         prediction = predictor.predict(clip.key, arrays, info)
+        found = prediction.reading
+        assert isinstance(found, Timeline)
         [event] = clip.events
         truth = [event.label if event.start_s <= t < event.end_s else BACKGROUND for t in range(6)]
-        hits += sum(a == b for a, b in zip(truth, prediction.events, strict=True))
+        hits += sum(a == b for a, b in zip(truth, found.events, strict=True))
         total += 6
         assert prediction.agreement is not None and all(0 <= a <= 1 for a in prediction.agreement)
-        assert np.allclose(prediction.table.sum(axis=1), 1, atol=1e-5)
-        chosen = [(*prediction.classes, BACKGROUND).index(name) for name in prediction.events]
-        assert np.allclose(prediction.probability, prediction.table[range(6), chosen])
+        assert np.allclose(found.table.sum(axis=1), 1, atol=1e-5)
+        chosen = [(*found.classes, BACKGROUND).index(name) for name in found.events]
+        assert np.allclose(found.probability, found.table[range(6), chosen])
     result = run.result()
     assert result is not None
     assert 100 * hits / total == pytest.approx(result["scores"]["test"])
@@ -86,43 +91,46 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
     table = np.full((6, 3), 0.1, np.float32)
     for t, name in enumerate(events):
         table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
-    return Prediction(
-        "clip", start_s, 1.0, ("bell", "dog"), events, (0.8,) * 6, table, (0.5,) * 6 if agreement else None
-    )
+    reading = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
+    return Prediction("clip", When(start_s, 1.0, 6), reading, (0.5,) * 6 if agreement else None)
 
 
 def test_spans_join_neighbours_only() -> None:
-    assert some_prediction(10.0).spans() == [("bell", 10.0, 12.0), ("dog", 13.0, 14.0), ("bell", 15.0, 16.0)]
+    prediction = some_prediction(10.0)
+    assert isinstance(prediction.reading, Timeline)
+    assert prediction.reading.spans(prediction.when) == [
+        ("bell", 10.0, 12.0),
+        ("dog", 13.0, 14.0),
+        ("bell", 15.0, 16.0),
+    ]
 
 
 def test_json_holds_rows_events_and_facts(tmp_path: Path) -> None:
-    write_json([some_prediction(agreement=False)], tmp_path / "p.json", {"run": "r"})
-    value = json.loads((tmp_path / "p.json").read_text())
-    assert value == json.loads(json.dumps(report_json([some_prediction(agreement=False)], {"run": "r"})))
+    written = write_report(some_prediction(agreement=False), tmp_path, "title", {"run": "r"})
+    assert [path.name for path in written] == ["prediction.json", "prediction.png"]
+    value = json.loads(written[0].read_text())
+    assert value == json.loads(json.dumps(report_json(some_prediction(agreement=False), {"run": "r"})))
     assert value["run"] == "r" and value["classes"] == ["bell", "dog", BACKGROUND]
-    assert value["segments"][3]["event"] == "dog" and value["segments"][3]["agreement"] is None
+    assert value["segments"][3]["event"] == "dog" and value["agreement"] is None
     assert value["events"][1] == {"event": "dog", "start_s": 3.0, "end_s": 4.0}
 
 
 def test_a_file_name_that_is_no_utf8_is_escaped_in_json(tmp_path: Path) -> None:
-    write_json([some_prediction()], tmp_path / "p.json", {"file": "b\udcff.mp4"})
-    assert json.loads((tmp_path / "p.json").read_bytes())["file"] == "b\udcff.mp4"
+    write_report(some_prediction(), tmp_path, "title", {"file": "b\udcff.mp4"})
+    assert json.loads((tmp_path / "prediction.json").read_bytes())["file"] == "b\udcff.mp4"
 
 
-def test_letters_the_font_lacks_are_drawn_without_a_warning(tmp_path: Path) -> None:
+def test_letters_the_font_lacks_are_drawn_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_timeline([some_prediction()], tmp_path / "t.png", "\u65e5\u672c.mp4")
-    assert (tmp_path / "t.png").stat().st_size > 1000
+        assert len(picture(some_prediction(), "\u65e5\u672c.mp4")) > 1000
 
 
 @pytest.mark.parametrize("agreement", [True, False])
 @pytest.mark.parametrize("frames", [True, False])
-def test_the_timeline_is_a_picture(tmp_path: Path, agreement: bool, frames: bool) -> None:
+def test_the_timeline_is_a_picture(agreement: bool, frames: bool) -> None:
     pictures = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(6)] if frames else []
-    path = tmp_path / "t.png"
-    write_timeline([some_prediction(agreement=agreement)], path, "name with $math$ and \x1b[31m", pictures)
-    data = path.read_bytes()
+    data = picture(some_prediction(agreement=agreement), "name with $math$ and \x1b[31m", pictures)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width > 800 and height > 200

@@ -14,10 +14,12 @@ import torch
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.model.batch import TrunkOutput
 from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
 from caeav.model.config import RunConfig, ScheduleConfig
 from caeav.model.experiment import Experiment, load_best, prepare, reopen, train
 from caeav.model.journal import MetricsLog, read_metrics
+from caeav.model.network import Output
 from caeav.model.optim import lr_factor, make_optimiser
 from caeav.model.resolve import resolve_config
 from caeav.model.runs import METRICS, Run, create_run
@@ -166,16 +168,17 @@ class Untrained(torch.nn.Module):
         super().__init__()
         self.head = torch.nn.Linear(16, 1, dtype=torch.float32)
 
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.head(batch.visual["visual.stage2"].mean(dim=(1, 2)))
+    def forward(self, batch: Any) -> Output:
+        x = batch.visual["visual.stage2"]
+        return Output(self.head(x.mean(dim=(1, 2))), TrunkOutput(x, x))
 
 
 def linear_weights(home: Home, folder: Path, batch_size: int, accumulation: int) -> torch.Tensor:
     class LinearTask:
         name, metric = "linear", "accuracy"
 
-        def losses(self, output: torch.Tensor, batch: Any, config: RunConfig) -> Mapping[str, torch.Tensor]:
-            return {"mse": (output[:, 0] - batch.targets["labels"][:, 0, 0]).square().mean()}
+        def losses(self, found: torch.Tensor, batch: Any, config: RunConfig) -> Mapping[str, torch.Tensor]:
+            return {"event": (found[:, 0] - batch.targets["labels"][:, 0, 0]).square().mean()}
 
     config = small_config(
         f"training.batch_size={batch_size}", f"training.accumulation={accumulation}", "training.epochs=2"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.heads.ave import LocalisationHead
-from caeav.model.heads.ave_loss import ave_loss, event_class
-from caeav.model.heads.ave_metric import AveMetric
 from caeav.model.heads.config import AveHeadConfig
 from caeav.model.heads.temporal import TemporalAttention
+from caeav.model.losses.ave import ave_loss, event_class
+from caeav.model.metrics.ave import AveMetric
 
 GROUP = "ave"
 

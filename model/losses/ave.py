@@ -1,4 +1,5 @@
-"""The AVE objective (REFERENCE section 5): relevance of every second, class of the clip from two scores.
+"""The AVE objectives: relevance of every second and class of the clip from two scores (REFERENCE section 5), or, with
+weak supervision, what occurs in the clip.
 
 Labels are one-hot per second, `[B, T, K + 1]`, background last.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,3 +39,10 @@ def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, la
     event = F.cross_entropy(event_scores, classes)
     score = F.cross_entropy(av_score, classes)
     return AveLoss(relevance + event + score, relevance, event, score)
+
+
+def weak_ave_loss(clip: Tensor, labels: Tensor) -> Tensor:
+    """BCE of clip probabilities against the events that occur at all: log probabilities `[B, K]`, `[B, T, K + 1]`."""
+    log_p = clip.float().clamp(max=-1e-6)
+    occurs = labels[..., :-1].amax(dim=1).to(log_p.dtype)
+    return -(occurs * log_p + (1 - occurs) * torch.log(-torch.expm1(log_p))).mean()

@@ -1,0 +1,124 @@
+"""What every reading offers, and what their drawings share.
+
+A reading knows nothing of the file: times come in by `When`. It is drawn as panels below each other, each a height and
+a function that draws on an axis; panels over time share their limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GREY, INK, BLUE, ORANGE = "#c8ccd1", "#30343b", "#4c78a8", "#f2a541"
+
+Frames = Sequence[NDArray[np.uint8]]
+Span = tuple[str, float, float]
+"""A name, its start and its end in seconds."""
+
+
+@dataclass(frozen=True)
+class When:
+    """Segments in the file: the first begins at `start_s`, each lasts `segment_s`."""
+
+    start_s: float
+    segment_s: float
+    segments: int
+
+    def bounds(self, t: int) -> tuple[float, float]:
+        """Start and end of segment `t`."""
+        return self.start_s + t * self.segment_s, self.start_s + (t + 1) * self.segment_s
+
+    @property
+    def end_s(self) -> float:
+        """Where the last segment ends."""
+        return self.start_s + self.segments * self.segment_s
+
+    def spans(self, names: Sequence[str | None]) -> list[Span]:
+        """Runs of segments with the same name; None is nothing."""
+        found: list[Span] = []
+        for t, name in enumerate(names):
+            start_s, end_s = self.bounds(t)
+            if name is None:
+                continue
+            if found and t and names[t - 1] == name:
+                found[-1] = (name, found[-1][1], end_s)
+            else:
+                found.append((name, start_s, end_s))
+        return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`height` in inches; `timed`: its horizontal axis is the time in the file."""
+
+    height: float
+    draw: Callable[[Axes], None]
+    timed: bool = True
+
+
+class Reading(Protocol):
+    """What was found in one clip."""
+
+    def rows(self, when: When) -> list[dict[str, Any]]:
+        """A table for reading, all rows with the same columns."""
+        ...
+
+    def facts(self, when: When) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        ...
+
+    def panels(self, when: When, frames: Frames) -> list[Panel]:
+        """The drawing; `frames` uint8 `[H, W, 3]`, one a segment, or none."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Further files by name."""
+        ...
+
+
+def strip_panel(when: When, frames: Frames) -> list[Panel]:
+    """The frames over time, when there is one a segment."""
+    if len(frames) != when.segments:
+        return []
+
+    def draw(axis: Axes) -> None:
+        axis.set_ylim(0, 1)
+        axis.set_axis_off()
+        for t, frame in enumerate(frames):
+            start_s, end_s = when.bounds(t)
+            box = axis.inset_axes(
+                (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
+            )
+            box.imshow(frame)
+            box.set_axis_off()
+
+    return [Panel(1.15, draw)]
+
+
+def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y: float, label: bool) -> None:
+    """Horizontal bars at height `y`, named above when `label`."""
+    for name, start, end in spans:
+        axis.plot([start + 0.04, end - 0.04], [y, y], color=colours[name], linewidth=4, solid_capstyle="butt")
+        if label:
+            text = plain(name, max(6, int((end - start) * 11)))
+            axis.text((start + end) / 2, y + 0.03, text, ha="center", va="bottom", fontsize=9, color=INK)
+
+
+def colours_of(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each name, by order."""
+    from matplotlib import colormaps
+
+    return {name: colormaps["tab10"](i % 10) for i, name in enumerate(dict.fromkeys(names))}
+
+
+def plain(text: str, longest: int) -> str:
+    """Untrusted text for a picture: printable, no mathematics, cut to `longest` characters."""
+    safe = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    return safe if len(safe) <= longest else safe[: longest - 1] + "…"
