@@ -14,9 +14,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from caeav.manifests.errors import CaeavError
@@ -40,7 +42,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 MIN_VOCABULARY = 64
 """A tokenizer that came back without its vocabulary has 2 to 5 entries."""
 PROBE = "a dog barks on the street"
-_FAILURES = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+_FAILURES = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError, EOFError),
+    *(SafetensorError, UnpicklingError),
+)
 _SHOWN = 6
 
 

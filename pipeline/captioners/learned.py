@@ -43,7 +43,7 @@ class LearnedCaptioner(ABC):
     default_weights = ""
     defaults: Mapping[str, Any] = {}
     model_types: Sequence[str] = ()
-    kept = TOKEN_IDS
+    kept: Sequence[str] = TOKEN_IDS
 
     def __init__(self, choice: ModelChoice) -> None:
         self.name = choice.name

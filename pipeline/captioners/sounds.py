@@ -73,7 +73,7 @@ class WhisperCaptioner(SoundCaptioner):
 
     default_weights = "hub:MU-NLPC/whisper-tiny-audio-captioning"
     model_types = ("whisper",)
-    kept = (*TOKEN_IDS, "suppress_tokens", "begin_suppress_tokens")
+    kept: Sequence[str] = (*TOKEN_IDS, "suppress_tokens", "begin_suppress_tokens")
     defaults = {  # noqa: RUF012
         "prompt": "clotho > caption: ",
         "beams": 5,

@@ -281,12 +281,13 @@ def tiny_flamingo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clip() -> Callable[..., DecodedClip]:
-    """`clip(seed, pictures=True, sound=True)`: four segments of noise, unlike for each seed."""
+    """`clip(seed, pictures=True, sound=True)`: four segments of noise and a tone, others for each seed; 0 is silent."""
 
     def make(seed: int, *, pictures: bool = True, sound: bool = True) -> DecodedClip:
         rng = np.random.default_rng(seed)
         frames = rng.integers(0, 255, (4, 36, 48, 3), dtype=np.uint8)
-        wave = (rng.standard_normal(4 * RATE_HZ) * 0.1 * seed).astype(np.float32)
+        time_s = np.arange(4 * RATE_HZ) / RATE_HZ
+        wave = np.sin(2 * np.pi * 150 * seed**2 * time_s * (1 + time_s * (seed % 3))).astype(np.float32) / 2
         return DecodedClip(
             frames if pictures else None, wave if sound else None, (pictures,) * 4, (sound,) * 4
         )
