@@ -9,17 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.manifest_report import NO_SPLIT, print_classes, print_counts, print_findings
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
-from caeav.manifests.check import Report, check
-from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.check import check
+from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
+from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import ManifestError, clip_to_row
 
 SHOWN_CLIPS = 20
-NO_SPLIT = "none"
 
 
 class SplitName(StrEnum):
@@ -67,8 +68,8 @@ def build(
         digests = {"digest": manifest_digest(manifest), "source_digest": source_digest(manifest)}
         print_json({"path": str(path), **digests, **report.as_json()})
         return
-    _print_counts(report)
-    _print_findings(report)
+    print_counts(report)
+    print_findings(report)
     say(f"wrote {path}")
 
 
@@ -102,7 +103,7 @@ def show(
         return
     shown = clips[: limit or SHOWN_CLIPS]
     print_table(
-        ("key", "split", "from s", "seconds", "events", "media"),
+        ("key", "split", "from s", "seconds", "labels", "media"),
         [
             (clip.key, clip.split or NO_SPLIT, clip.start_s, clip.seconds, _events(clip), clip.media)
             for clip in shown
@@ -125,9 +126,9 @@ def check_(
     if as_json:
         print_json(report.as_json())
         return
-    _print_counts(report)
-    _print_classes(report)
-    _print_findings(report)
+    print_counts(report)
+    print_classes(report)
+    print_findings(report)
 
 
 def _say_if_other_media(path: Path, manifest: Manifest) -> None:
@@ -157,7 +158,14 @@ def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip
 
 
 def _events(clip: Clip) -> str:
-    return "; ".join(f"{e.label} {e.start_s:g}-{e.end_s:g}" for e in clip.events) or "-"
+    """What a clip is labelled with, short enough for a table."""
+    events = [f"{e.modality} {e.label} {e.start_s:g}-{e.end_s:g}".strip() for e in clip.events]
+    questions, masks = clip.extra.get("questions", ()), clip.extra.get("masks", ())
+    if questions:
+        events.append(f"{len(questions)} questions")
+    if masks:
+        events.append(f"{sum(mask is not None for mask in masks)} masks")
+    return "; ".join(events or clip.labels()) or "-"
 
 
 def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
@@ -167,46 +175,16 @@ def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
         print_json(row)
         return
     row["events"] = _events(clip)
-    extra = {f"extra.{name}": value for name, value in row.pop("extra").items()}
-    print_table(("field", "value"), [(name, str(value)) for name, value in {**row, **extra}.items()])
-
-
-def _print_counts(report: Report) -> None:
-    missing = f", {len(report.missing)} of them without media" if report.missing else ""
-    print(printable(f"{report.dataset}: {report.clips} clips{missing}, {len(report.classes)} classes"))
-    print(printable(f"media: {report.media_root}"))
-    columns = ["split", "clips", "seconds"]
-    rows: list[list[object]] = [
-        [split or NO_SPLIT, count, round(report.shares[split].seconds)]
-        for split, count in report.splits.items()
-    ]
-    if report.classes:  # without labels everything would look like background
-        columns += ["event seconds", "constant answer scores"]
-        for row, share in zip(rows, (report.shares[split] for split in report.splits), strict=True):
-            row += [f"{share.event_share:.1%}", f"{share.majority_accuracy:.1%} ({share.majority_label})"]
-    print()
-    print_table(columns, rows)
-
-
-def _print_classes(report: Report) -> None:
-    if report.classes:
-        columns = (*SPLITS, "")
-        print()
+    extra = row.pop("extra")
+    masks, questions = extra.pop("masks", ()), extra.pop("questions", ())
+    rows = {**row, **{f"extra.{name}": value for name, value in extra.items()}}
+    for number, packed in enumerate(masks):
+        mask = unpack_mask(packed) if packed else None
+        said = "none" if mask is None else f"{mask.shape[1]} x {mask.shape[0]}, {mask.mean():.1%} sound"
+        rows[f"mask of second {number}"] = said
+    print_table(("field", "value"), [(name, str(value)) for name, value in rows.items()])
+    if questions:
+        columns = ("id", "split", "type", "question", "answer")
         print_table(
-            ("class", *SPLITS, NO_SPLIT, "all"),
-            [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()],
+            columns, [(q["id"], q["split"], " ".join(q["type"]), q["text"], q["answer"]) for q in questions]
         )
-
-
-def _print_findings(report: Report) -> None:
-    if not report.findings:
-        say("nothing odd was found")
-        return
-    print()
-    print_table(
-        ("found", "times", "meaning", "the first"),
-        [
-            (g.code, g.count, g.meaning, f"{g.examples[0].where}: {g.examples[0].detail}")
-            for g in report.findings
-        ],
-    )

@@ -7,27 +7,26 @@ nothing is fatal.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from caeav.manifests.clip import Clip, Finding, Manifest
-from caeav.manifests.findings import CODES, finding, leaks, without_length
+from caeav.manifests.clip import Finding, Manifest
+from caeav.manifests.findings import CODES, finding, leaks, shared_videos, without_length
+from caeav.manifests.shares import (
+    MaskShare,
+    ModalityShare,
+    QuestionShare,
+    Share,
+    class_counts,
+    mask_share,
+    modality_shares,
+    question_shares,
+    second_share,
+)
 
-BACKGROUND = "background"
 EXAMPLES = 3
 """How many findings of a kind a report quotes; the manifest holds all."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Seconds of a split: how many, which share is an event, and what a constant answer would score."""
-
-    seconds: float
-    event_share: float
-    majority_label: str
-    majority_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`. `classes` counts clips by class and split; `missing` are keys without media."""
+    """The result of `check`. `classes` counts clips by class and split, or questions by answer and split; `missing` are
+    keys without media. `shares` is by split; `modalities` by split and modality; `questions` by split and type."""
 
     dataset: str
     media_root: str
@@ -51,23 +51,14 @@ class Report:
     classes: dict[str, dict[str, int]]
     missing: tuple[str, ...]
     shares: dict[str, Share]
+    modalities: dict[str, dict[str, ModalityShare]]
+    masks: dict[str, MaskShare]
+    questions: dict[str, dict[str, QuestionShare]]
     findings: tuple[Group, ...]
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON values; the clips without a split are under the empty name."""
         return asdict(self)
-
-
-def segment_labels(clip: Clip, segments: int) -> tuple[frozenset[str], ...]:
-    """The labels of each of the clip's `segments`: the events that cover the segment's middle.
-
-    With AVE's whole seconds this is exactly `[start, end)`. Empty is background.
-    """
-    length_s = clip.seconds / segments
-    middles = [(i + 0.5) * length_s for i in range(segments)]
-    return tuple(
-        frozenset(e.label for e in clip.events if e.start_s <= middle < e.end_s) for middle in middles
-    )
 
 
 def missing_media(manifest: Manifest) -> tuple[str, ...]:
@@ -88,25 +79,25 @@ def check(manifest: Manifest) -> Report:
     missing = missing_media(manifest)
     media = {clip.key: clip.media for clip in manifest.clips}
     now = [finding("missing_media", key, media[key]) for key in missing]
-    now += leaks(manifest.clips) + without_length(manifest.clips)
-    looked_for = {"missing_media", "id_in_two_splits", "zero_length_event"}
+    now += leaks(manifest.clips) + shared_videos(manifest.clips) + without_length(manifest.clips)
+    looked_for = {"missing_media", "id_in_two_splits", "video_in_two_splits", "zero_length_event"}
     findings = [*now, *(f for f in manifest.findings if f.code not in looked_for)]
-    classes: dict[str, dict[str, int]] = {name: {} for name in manifest.classes}
-    for clip in manifest.clips:
-        for label in dict.fromkeys(event.label for event in clip.events):
-            of_class = classes.setdefault(label, {})
-            of_class[clip.split] = of_class.get(clip.split, 0) + 1
+    of_split = {
+        split: [clip for clip in manifest.clips if clip.split == split] for split in manifest.split_counts()
+    }
+    masks = {split: mask_share(clips) for split, clips in of_split.items()}
+    modalities = {split: modality_shares(clips, manifest.segments) for split, clips in of_split.items()}
     return Report(
         dataset=manifest.dataset,
         media_root=manifest.media_root,
         clips=len(manifest.clips),
         splits=manifest.split_counts(),
-        classes=classes,
+        classes=class_counts(manifest),
         missing=missing,
-        shares={
-            split: _share([clip for clip in manifest.clips if clip.split == split], manifest)
-            for split in manifest.split_counts()
-        },
+        shares={split: second_share(clips, manifest) for split, clips in of_split.items()},
+        modalities={split: share for split, share in modalities.items() if share},
+        masks={split: share for split, share in masks.items() if share},
+        questions=question_shares(manifest.clips),
         findings=_groups(findings),
     )
 
@@ -117,23 +108,6 @@ def _files_in(folder: Path) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except OSError:
         return frozenset()
-
-
-def _share(clips: list[Clip], manifest: Manifest) -> Share:
-    counts: Counter[str] = Counter()
-    for clip in clips:
-        for labels in segment_labels(clip, manifest.segments):
-            counts.update(labels or {BACKGROUND})
-    total = len(clips) * manifest.segments
-    background = counts[BACKGROUND]
-    # equally frequent answers: background first, then the order of the classes
-    label = max((BACKGROUND, *manifest.classes), key=lambda name: counts[name])
-    return Share(
-        seconds=total * manifest.segment_s,
-        event_share=1 - background / total,
-        majority_label=label,
-        majority_accuracy=counts[label] / total,
-    )
 
 
 def _groups(findings: list[Finding]) -> tuple[Group, ...]:

@@ -1,4 +1,4 @@
-"""From what the user calls a data set to its manifest: `ave`, `synthetic`, a folder, or a manifest built before.
+"""From what the user calls a data set to its manifest: `ave`, `llp`, ..., a folder, or a manifest built before.
 
 The one place that knows which name means which reader and where official files are looked for.
 """
@@ -13,9 +13,30 @@ from caeav.manifests.home import Home
 from caeav.manifests.jsonl import read_manifest
 from caeav.manifests.keys import slug
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.readers.ave_files import ANNOTATIONS
 
-OFFICIAL = ("ave", "synthetic")
+MARKS = {
+    "ave": ("Annotations.txt",),
+    "llp": ("AVVP_train.csv", "data/AVVP_train.csv"),
+    "avs-s4": (
+        "Single-source/s4_meta_data.csv",
+        "s4_meta_data.csv",
+        "AVSBench_data/Single-source/s4_meta_data.csv",
+    ),
+    "avs-ms3": (
+        "Multi-sources/ms3_meta_data.csv",
+        "ms3_meta_data.csv",
+        "AVSBench_data/Multi-sources/ms3_meta_data.csv",
+    ),
+    "music-avqa": tuple(
+        f"{place}avqa-test.json" for place in ("json_update/", "json/", "", "data/json_update/", "data/json/")
+    ),
+}
+"""For each official layout, a file of which one is there when the set's files are."""
+
+SYNTHETIC = {"ave": "synthetic", **{name: f"synthetic-{name}" for name in MARKS if name != "ave"}}
+"""The generated set of each layout."""
+
+OFFICIAL = (*MARKS, *SYNTHETIC.values())
 """Data sets with files of their own; any other name is a folder of media, or what was built from one."""
 
 
@@ -30,7 +51,7 @@ def load_dataset(
 ) -> Manifest:
     """The manifest of a data set, read afresh from its files.
 
-    `ave` and `synthetic` are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
+    The `OFFICIAL` ones are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
     then `labels`, `segments` and `segment_s` may say more, and the data set is called after the folder. Where
     the files are at neither place, a manifest built into `home` under this name is taken as it was built.
 
@@ -44,7 +65,7 @@ def load_dataset(
             and root is None
             and plain
             and built.is_file()
-            and not (built.parent / ANNOTATIONS).is_file()
+            and not _files_there(name_or_folder, built.parent)
         ):
             return read_manifest(built)
         options = ReadOptions(name_or_folder, labels=labels, segments=segments, segment_s=segment_s)
@@ -52,7 +73,7 @@ def load_dataset(
     folder = Path(name_or_folder).expanduser()
     if root is not None:
         raise CaeavError(
-            f"--root {root} was given for {name_or_folder!r}; it goes with {' or '.join(OFFICIAL)} only",
+            f"--root {root} was given for {name_or_folder!r}; it goes with {', '.join(OFFICIAL)} only",
             hint=f"for plain media name the folder itself: --dataset {root}",
         )
     if name_or_folder and folder.is_dir():
@@ -70,9 +91,14 @@ def load_dataset(
     raise CaeavError(
         f"no data set {name_or_folder!r}: it is neither {', '.join(OFFICIAL)}, nor a folder that exists, "
         f"nor a manifest built in {home.root}",
-        hint=f"give ave (official files in {home.data('ave')} or --root), synthetic (made by caeav synthesise), "
-        "or the path of a folder of media files",
+        hint=f"give {', '.join(MARKS)} (official files in {home.data('ave')} and so on, or --root), "
+        "synthetic or synthetic-<name> (made by caeav synthesise), or the path of a folder of media files",
     )
+
+
+def _files_there(name: str, folder: Path) -> bool:
+    layout = next(layout for layout, generated in SYNTHETIC.items() if name in (layout, generated))
+    return any((folder / mark).is_file() for mark in MARKS[layout])
 
 
 def folder_dataset(folder: Path) -> str:

@@ -7,8 +7,9 @@ what was met when they were made. Codes are stable and each means one thing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 
-from caeav.manifests.clip import SPLITS, Clip, Finding
+from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 
 CODES = {
     "missing_media": "no media file where the clip's should be; extraction quarantines the clip",
@@ -26,7 +27,35 @@ CODES = {
     "not_annotated": "the row is in a split file but not in the annotations; taken from the split file",
     "split_row_differs": "split file and annotations give other times; the annotations' are taken",
     "empty_split": "the split file has no row",
-    "unknown_class": "a class name that is not in the data set's list; put behind the others",
+    "repeated_label": "a label twice for one clip; used once",
+    "unknown_label": "a label that is none of the data set's classes; left out",
+    "orphan_event": "the event's file name is that of no clip in val or test; the official code never sees it either",
+    "fractional_time": "an event's time has decimals; they are cut off, as by the official code",
+    "overlapping_events": "events of one class overlap in one clip; their seconds count once",
+    "weak_labels_differ": "the video-level labels are not the classes of the timed events",
+    "nothing_heard": "no audible event in the clip, so its audio ground truth is empty",
+    "nothing_seen": "no visible event in the clip, so its visual ground truth is empty",
+    "decimal_times": "the times in the file name have decimals; its key has none",
+    "unusual_name": "a file name that is not put together as usual; taken as it is",
+    "no_masks": "the folder of ground-truth masks is not there; the clips can be decoded, not trained or scored",
+    "missing_mask": "the clip's mask file is not there; that frame has no ground truth",
+    "damaged_mask": "the mask file cannot be read; that frame has no ground truth",
+    "empty_mask": "a mask without any object: such frames have rules of their own in the official metrics",
+    "soft_mask": "the mask has values between black and white; made 0 or 1 as the official loader does",
+    "mask_size": "masks of several sizes in one data set",
+    "short_source": "the clip reaches past the end of its 10 s video, so its last second may be missing",
+    "raw_video": "no frames and wav, but a video: pictures are taken at half of each second, the masks belong to 15/16",
+    "no_youtube_id": "the name holds no YouTube id, so nobody can tell whether its video is in another split",
+    "grouped_rows": "the list is sorted by class: without shuffling a batch has one class",
+    "no_split_file": "the file of a split is not there; the split is empty",
+    "video_in_two_splits": "questions about one video lie in two splits (questions are split, not videos)",
+    "contradictory_answers": "one question with two answers; both are kept and counted, as by the official code",
+    "repeated_number": "two different questions have one number; both are kept",
+    "full_width_mark": "questions that end in a full-width question mark",
+    "blank_at_end": "questions that end in a blank",
+    "no_question_mark": "questions without a mark at their end: the official code cuts a letter off",
+    "unseen_words": "words that no train question has",
+    "unknown_class": "a name that is not in the data set's list of classes or answers; put behind the others",
     "several_media": "several media files for one id; the first of mp4, mkv, webm, ... is taken",
     "skipped_files": "files whose extension is not one of media; left out",
     "unreadable_folder": "a folder or file could not be looked at; left out",
@@ -51,15 +80,60 @@ def video_id(clip: Clip) -> str:
 
 def leaks(clips: Iterable[Clip]) -> list[Finding]:
     """One `id_in_two_splits` for each video with clips in more than one of train, val and test."""
+    return [
+        finding("id_in_two_splits", name, "; ".join(f"{s}: {', '.join(by[s])}" for s in SPLITS if s in by))
+        for name, by in _by_video(clips).items()
+        if len(by) > 1
+    ]
+
+
+def shared_videos(clips: Iterable[Clip]) -> list[Finding]:
+    """One `video_in_two_splits` for each two splits with questions about the same videos."""
+    found = [(clip.key, question_splits(clip)) for clip in clips]
+    findings = []
+    for first, second in combinations(SPLITS, 2):
+        keys = [key for key, splits in found if first in splits and second in splits]
+        of_second = sum(second in splits for _, splits in found)
+        if keys:
+            detail = (
+                f"{len(keys)} of the {of_second} videos of {second} are in {first} too, such as {keys[0]}"
+            )
+            findings.append(finding("video_in_two_splits", f"{first}, {second}", detail))
+    return findings
+
+
+def question_splits(clip: Clip) -> tuple[str, ...]:
+    """The splits of a clip's questions, in the usual order; empty for a clip without questions."""
+    named = {question["split"] for question in clip.extra.get("questions", ())}
+    return tuple(split for split in SPLITS if split in named)
+
+
+def leaked_keys(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """Clips whose video is in another split too: key -> those other splits, in the usual order.
+
+    A video is known by its id (`video_id`), so two clips cut from one YouTube video are found whatever their keys.
+    Where questions are split and not videos: the video's key -> all splits its questions are in, when more than one.
+    """
+    leaked: dict[str, tuple[str, ...]] = {}
+    for clip in manifest.clips:
+        splits = question_splits(clip)
+        if len(splits) > 1:
+            leaked[clip.key] = splits
+    for by in _by_video(manifest.clips).values():
+        for split, keys in by.items():
+            others = tuple(other for other in SPLITS if other in by and other != split)
+            if others:
+                leaked.update(dict.fromkeys(keys, others))
+    return leaked
+
+
+def _by_video(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
+    """Keys by video and split; clips without a split are left out."""
     keys: dict[str, dict[str, list[str]]] = {}
     for clip in clips:
         if clip.split:
             keys.setdefault(video_id(clip), {}).setdefault(clip.split, []).append(clip.key)
-    return [
-        finding("id_in_two_splits", name, "; ".join(f"{s}: {', '.join(by[s])}" for s in SPLITS if s in by))
-        for name, by in keys.items()
-        if len(by) > 1
-    ]
+    return keys
 
 
 def without_length(clips: Iterable[Clip]) -> list[Finding]:

@@ -53,6 +53,17 @@ Reader = Callable[[Path, ReadOptions], Manifest]
 """`read(root, options)`: raises `CaeavError` when the files at `root` cannot be read at all."""
 
 readers: Registry[Reader] = Registry("reader")
-readers.register_lazily("ave", "caeav.manifests.readers.ave:read")
-readers.register_lazily("synthetic", "caeav.manifests.readers.ave:read")
-readers.register_lazily("folder", "caeav.manifests.readers.folder:read")
+for _name, _module in {
+    "ave": "ave",
+    "synthetic": "ave",
+    "llp": "llp",
+    "synthetic-llp": "llp",
+    "avs-s4": "avsbench",
+    "synthetic-avs-s4": "avsbench",
+    "avs-ms3": "avsbench",
+    "synthetic-avs-ms3": "avsbench",
+    "music-avqa": "music_avqa",
+    "synthetic-music-avqa": "music_avqa",
+    "folder": "folder",
+}.items():
+    readers.register_lazily(_name, f"caeav.manifests.readers.{_module}:read")

@@ -8,15 +8,14 @@ authors' `*_order.h5` count. Missing media is no matter here; `check` finds it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys, slug
-from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions
+from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.ave_files import (
     ANNOTATIONS,
     OFFICIAL_CLASSES,
@@ -24,8 +23,8 @@ from caeav.manifests.readers.ave_files import (
     Row,
     read_categories,
     read_rows,
-    read_shape,
 )
+from caeav.manifests.readers.files import media_by_stem, read_shape, refuse_options, report_dashes
 
 MEDIA_FOLDER = "AVE"
 
@@ -35,11 +34,7 @@ Pair = tuple[str, str]
 
 def read(root: Path, options: ReadOptions) -> Manifest:
     """The manifest of the official files in `root`; raises `CaeavError` when a file is not there or unreadable."""
-    if options.labels or options.segments is not None or options.segment_s is not None:
-        raise CaeavError(
-            f"labels and segments were given for {options.dataset!r}, whose official files fix them",
-            hint="leave them out, or read the media as a plain folder: --dataset <folder>",
-        )
+    refuse_options(options)
     needed = (ANNOTATIONS, *SPLIT_FILES.values())
     absent = [name for name in needed if not (root / name).is_file()]
     if absent:
@@ -61,14 +56,14 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     split_of = _splits(annotated, split_rows, findings)
     _report_pairs(annotated, findings)
 
-    media = _media(root / MEDIA_FOLDER, findings)
+    media = media_by_stem(root, (MEDIA_FOLDER,), findings)
     keys = assign_keys(
         [Wish(f"{video}__{slug(name).lower()}", f"{video}&{name}") for video, name in annotated]
     )
     clips = tuple(
         Clip(
             key=key,
-            media=f"{MEDIA_FOLDER}/{media.get(video, f'{video}.mp4')}",
+            media=media.get(video, f"{MEDIA_FOLDER}/{video}.mp4"),
             start_s=0.0,
             seconds=seconds,
             split=split_of.get((video, name), ""),
@@ -182,28 +177,7 @@ def _report_pairs(annotated: Mapping[Pair, list[Row]], findings: list[Finding]) 
         for video, of_video in names.items()
         if len(of_video) > 1
     ]
-    dashed = [video for video, _ in annotated if video.startswith("-")]
-    if dashed:
-        detail = f"{len(dashed)} of {len(annotated)} clips ({len(set(dashed))} ids), such as {dashed[0]}"
-        findings.append(finding("dash_id", ANNOTATIONS, detail))
-
-
-def _media(folder: Path, findings: list[Finding]) -> dict[str, str]:
-    """File name by id, from one listing of `folder`; empty when it is not there."""
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names alone are wanted, once, for thousands of files
-    except OSError:
-        return {}
-    of_id: dict[str, list[str]] = {}
-    for name in names:
-        path = PurePath(name)
-        if path.suffix.lower() in MEDIA_EXTENSIONS:
-            of_id.setdefault(path.stem, []).append(name)
-    for video, several in of_id.items():
-        if len(several) > 1:
-            several.sort(key=lambda name: MEDIA_EXTENSIONS.index(PurePath(name).suffix.lower()))
-            findings.append(finding("several_media", f"{MEDIA_FOLDER}/{video}", ", ".join(several)))
-    return {video: several[0] for video, several in of_id.items()}
+    report_dashes([video for video, _ in annotated], ANNOTATIONS, findings)
 
 
 def _classes(used: Iterable[str], listed: list[str], findings: list[Finding]) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ split at `&` alone; line ends may be LF, CRLF or missing at the end.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,11 @@ from pathlib import Path
 from caeav.manifests.clip import Finding
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding
+from caeav.manifests.readers.files import is_name, read_file, shown
 
 ANNOTATIONS = "Annotations.txt"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 CATEGORIES = "categories.txt"
-SHAPE = "dataset.json"
 
 OFFICIAL_CLASSES = (
     "Church bell",
@@ -55,7 +53,6 @@ OFFICIAL_CLASSES = (
 """AVE's 28 classes in the column order of its label files; index 28 is background there."""
 
 _FIELDS = 5
-_SEEN_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +65,6 @@ class Row:
     start_s: float
     end_s: float
     where: str
-
-
-def read_file(path: Path, sources: dict[str, str]) -> bytes:
-    """The file's bytes; its sha256 goes into `sources` under its name."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CaeavError(
-            f"{path} cannot be read: {error.strerror}", hint="check the file and its permissions"
-        ) from None
-    sources[path.name] = hashlib.sha256(data).hexdigest()
-    return data
 
 
 def read_rows(path: Path, sources: dict[str, str], findings: list[Finding]) -> list[Row]:
@@ -100,7 +85,7 @@ def read_rows(path: Path, sources: dict[str, str], findings: list[Finding]) -> l
         problem = _problem(raw, fields)
         if problem:
             damaged += 1
-            findings.append(finding("damaged_row", where, f"{problem}: {_shown(raw)}"))
+            findings.append(finding("damaged_row", where, f"{problem}: {shown(raw)}"))
             continue
         category, video, quality, start, end = fields
         rows.append(Row(category, video, quality, float(start), float(end), where))
@@ -122,7 +107,7 @@ def _problem(raw: bytes, fields: list[str]) -> str:
     category, video, _, start, end = fields
     if not category:
         return "no category"
-    if not video or video in (".", "..") or not video.isprintable() or "/" in video or "\\" in video:
+    if not is_name(video):
         return f"{video!r} is no video id"
     for name, value in (("StartTime", start), ("EndTime", end)):
         try:
@@ -134,11 +119,6 @@ def _problem(raw: bytes, fields: list[str]) -> str:
     return ""
 
 
-def _shown(raw: bytes) -> str:
-    text = raw.decode("utf-8", "backslashreplace")
-    return text if len(text) <= _SEEN_CHARS else f"{text[:_SEEN_CHARS]}..."
-
-
 def read_categories(folder: Path, sources: dict[str, str]) -> list[str]:
     """The names in `categories.txt`, one a line, each once; empty when there is no such file."""
     path = folder / CATEGORIES
@@ -146,27 +126,3 @@ def read_categories(folder: Path, sources: dict[str, str]) -> list[str]:
         return []
     lines = read_file(path, sources).decode("utf-8-sig", "replace").splitlines()
     return list(dict.fromkeys(name.strip() for name in lines if name.strip()))
-
-
-def read_shape(folder: Path, sources: dict[str, str]) -> tuple[int, float]:
-    """`(segments, segment_s)` from `dataset.json`, where a set in this layout has one; else AVE's 10 x 1 s."""
-    path = folder / SHAPE
-    if not path.is_file():
-        return 10, 1.0
-    try:
-        shape = json.loads(read_file(path, sources))
-    except (ValueError, RecursionError) as error:
-        raise CaeavError(f"{path}: not JSON ({error})", hint=_SHAPE_HINT) from None
-    if not isinstance(shape, dict):
-        raise CaeavError(f"{path}: holds {shape!r}, it must hold an object", hint=_SHAPE_HINT)
-    segments, segment_s = shape.get("segments", 10), shape.get("segment_s", 1.0)
-    if type(segments) is not int or not 1 <= segments <= 3600:
-        raise CaeavError(f"{path}: segments is {segments!r}, it must be 1 to 3600", hint=_SHAPE_HINT)
-    if type(segment_s) not in (int, float) or not 0 < segment_s <= 3600:
-        raise CaeavError(
-            f"{path}: segment_s is {segment_s!r}, it must be more than 0, at most 3600", hint=_SHAPE_HINT
-        )
-    return segments, float(segment_s)
-
-
-_SHAPE_HINT = 'write it like {"segments": 10, "segment_s": 1.0}'

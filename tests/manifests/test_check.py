@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.check import check, missing_media, segment_labels
+from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.findings import CODES, finding
 from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.shares import segment_labels
 
 
 def clip(key: str, split: str, *events: Event, media: str = "", video: str = "") -> Clip:

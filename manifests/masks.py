@@ -1,0 +1,58 @@
+"""Ground-truth masks inside manifest rows: a boolean picture as the base64 text of a 1-bit PNG, and back.
+
+A row that carries its masks trains without the data set's folder. The text is data from a file like any other:
+its size is capped, only PNG is opened, and what is no mask is an error that says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.errors import CaeavError
+
+Mask = NDArray[np.bool_]
+
+MAX_SIDE = 4096
+MAX_TEXT = 4 * 2**20
+"""Characters of one mask; one of AVSBench's (224 x 224) has about 700."""
+
+
+def pack_mask(mask: Mask) -> str:
+    """The text of a mask, bool `[H, W]`, True where the sounding object is."""
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(mask).save(data, "PNG")  # a bool array is a 1-bit picture
+    return base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def unpack_mask(text: str) -> Mask:
+    """The mask of a text, bool `[H, W]`; raises `CaeavError` when it is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    if len(text) > MAX_TEXT:
+        raise _refused(f"it has {len(text)} characters, allowed are {MAX_TEXT}")
+    try:
+        data = io.BytesIO(base64.b64decode(text, validate=True))
+        with Image.open(data, formats=["PNG"]) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise _refused(
+                    f"it is {picture.width} x {picture.height}, allowed are {MAX_SIDE} pixels a side"
+                )
+            if picture.mode != "1":
+                raise _refused(f"its pixels are of mode {picture.mode!r}, they must be 1-bit")
+            return np.array(picture, dtype=np.bool_)
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise _refused(str(error) or type(error).__name__) from error
+
+
+def _refused(why: str) -> CaeavError:
+    return CaeavError(
+        f"a mask in the manifest cannot be read: {why}",
+        hint="build the manifest again from the official masks: caeav manifest build",
+    )

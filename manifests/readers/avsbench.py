@@ -1,0 +1,216 @@
+"""AVSBench's S4 and MS3 as distributed (Zhou et al., ECCV 2022): which pixels sound, in each of five seconds.
+
+Media are not videos but five pictures and a wav: `media` names the wav, and the decoder finds the pictures beside it
+(`pipeline/decode/stills.py`). Where a clip has no pictures but its trimmed video is in `raw_videos/`, that is taken.
+Masks are read here and put into the rows, so that a manifest is all that training needs. S4's train clips have a
+mask for the first frame only. Clips come in the order of the csv list.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import finding, leaks
+from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.masks import pack_mask
+from caeav.manifests.readers import ReadOptions
+from caeav.manifests.readers.avsbench_files import (
+    OFFICIAL_CATEGORIES,
+    SOURCE_S,
+    Listed,
+    read_mask,
+    read_ms3,
+    read_s4,
+)
+from caeav.manifests.readers.files import first_there, read_shape, refuse_options, report_dashes
+
+SEGMENTS = 5
+AUDIO, FRAMES, MASKS, RAW = "audio_wav", "visual_frames", "gt_masks", "raw_videos"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the two sets: names, and where below the data folder a clip's things lie."""
+
+    folder: str
+    csv: str
+    data: str
+    mask_mode: str
+    train_masks: int
+    read: Callable[[Path, dict[str, str], list[Finding]], list[Listed]]
+    place: Callable[[Listed], str]
+    frames: Callable[[Listed], str]
+    raw: Callable[[Listed], str]
+
+    def csv_places(self) -> tuple[str, ...]:
+        """Where below the root the list may lie."""
+        return f"{self.folder}/{self.csv}", self.csv, f"AVSBench_data/{self.folder}/{self.csv}"
+
+
+S4 = Layout(
+    folder="Single-source",
+    csv="s4_meta_data.csv",
+    data="s4_data",
+    mask_mode="1",
+    train_masks=1,
+    read=read_s4,
+    place=lambda row: f"{row.split}/{row.category}/{row.name}",
+    frames=lambda row: f"{row.split}/{row.category}/{row.name}",
+    raw=lambda row: f"{row.split}/{row.category}/{row.name}.mp4",
+)
+MS3 = Layout(
+    folder="Multi-sources",
+    csv="ms3_meta_data.csv",
+    data="ms3_data",
+    mask_mode="P",
+    train_masks=SEGMENTS,
+    read=read_ms3,
+    place=lambda row: f"{row.split}/{row.name}",
+    frames=lambda row: row.name,
+    raw=lambda row: f"{row.name}.mp4",
+)
+
+
+def read(root: Path, options: ReadOptions) -> Manifest:
+    """The manifest of the official files in `root`; raises `CaeavError` when the list is not there or unreadable."""
+    refuse_options(options)
+    layout = MS3 if options.dataset.endswith("ms3") else S4
+    path = first_there(root, layout.csv_places())
+    if path is None:
+        raise CaeavError(
+            f"{root}: {layout.csv_places()[0]} not found", hint=_how_to_get(layout, options.dataset, root)
+        )
+    sources: dict[str, str] = {}
+    findings: list[Finding] = []
+    segments, segment_s = read_shape(root, sources, SEGMENTS, 1.0)
+    rows = _once(layout.read(path, sources, findings), findings)
+    if not rows:
+        raise CaeavError(f"{path}: lists no clip", hint=_how_to_get(layout, options.dataset, root))
+    data = path.parent / layout.data
+    masks = _masks(rows, layout, data, segments, findings)
+    keys = assign_keys([Wish(row.name, row.name) for row in rows])
+    clips = tuple(
+        Clip(
+            key=key,
+            media=_media(row, layout, data, findings).relative_to(root).as_posix(),
+            start_s=0.0,
+            seconds=segments * segment_s,
+            split=row.split,
+            extra={
+                "id": row.youtube,
+                **({"name": row.name} if row.name != row.youtube else {}),
+                **({"category": row.category} if row.category else {}),
+                "masks": masks[row.name],
+            },
+        )
+        for key, row in zip(keys, rows, strict=True)
+    )
+    _report_rows(rows, path.name, layout, findings)
+    findings += leaks(clips)
+    return Manifest(
+        dataset=options.dataset,
+        segments=segments,
+        segment_s=segment_s,
+        classes=_classes(rows),
+        clips=clips,
+        media_root=str(root.absolute()),
+        sources=sources,
+        findings=tuple(findings),
+    )
+
+
+def _how_to_get(layout: Layout, dataset: str, root: Path) -> str:
+    if dataset.startswith("synthetic"):
+        name = dataset.removeprefix("synthetic-")
+        return f"make the set with: caeav synthesise --dataset {name} (it writes {layout.folder}/ to {root})"
+    wanted = f"{layout.folder}/ with {layout.csv} and {layout.data}/ ({FRAMES}, {AUDIO}, {MASKS})"
+    return (
+        f"put {wanted} into {root}, or name their folder with --root; they come from AVSBench's authors "
+        "(github.com/OpenNLPLab/AVSBench), not with caeav"
+    )
+
+
+def _once(rows: Sequence[Listed], findings: list[Finding]) -> list[Listed]:
+    """Each name once; in several splits the later wins, so that nothing that is tested on is trained on."""
+    chosen: dict[str, Listed] = {}
+    for row in rows:
+        known = chosen.setdefault(row.name, row)
+        if known is row:
+            continue
+        if known.split == row.split:
+            findings.append(finding("duplicate_row", row.where, f"{row.name}, as {known.where}"))
+            continue
+        findings.append(finding("row_in_two_splits", row.where, f"{row.name}: also in {known.split}"))
+        if SPLITS.index(row.split) > SPLITS.index(known.split):
+            chosen[row.name] = row
+    return list(chosen.values())
+
+
+def _media(row: Listed, layout: Layout, data: Path, findings: list[Finding]) -> Path:
+    """The wav of a clip with pictures, the raw video of one without, the wav again where there is neither."""
+    wav = data / AUDIO / f"{layout.place(row)}.wav"
+    raw = data / RAW / layout.raw(row)
+    if (data / FRAMES / layout.frames(row)).is_dir() or not raw.is_file():
+        return wav
+    findings.append(finding("raw_video", row.where, f"{row.name}: {RAW}/{layout.raw(row)}"))
+    return raw
+
+
+def _masks(
+    rows: Sequence[Listed], layout: Layout, data: Path, segments: int, findings: list[Finding]
+) -> dict[str, list[str | None]]:
+    """For each name its masks, packed, a null for each frame without ground truth."""
+    found: dict[str, list[str | None]] = {row.name: [None] * segments for row in rows}
+    if not (data / MASKS).is_dir():
+        findings.append(finding("no_masks", f"{layout.data}/{MASKS}", f"not found in {data.parent.name}"))
+        return found
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for row in rows:
+        for number in range(1, 1 + (min(layout.train_masks, segments) if row.split == "train" else segments)):
+            name = f"{row.name}_{number}.png"
+            path = data / MASKS / layout.place(row) / name
+            if not path.is_file():
+                findings.append(finding("missing_mask", name, f"{row.split}, {path.relative_to(data)}"))
+                continue
+            try:
+                read = read_mask(path, layout.mask_mode)
+            except CaeavError as error:
+                findings.append(finding("damaged_mask", name, str(error)))
+                continue
+            sizes[read.mask.shape] += 1
+            found[row.name][number - 1] = pack_mask(read.mask)
+            if read.soft:
+                findings.append(finding("soft_mask", name, row.split))
+            if not read.mask.any():
+                findings.append(finding("empty_mask", name, row.split))
+    if len(sizes) > 1:
+        said = ", ".join(f"{width} x {height}: {n}" for (height, width), n in sizes.most_common())
+        findings.append(finding("mask_size", f"{layout.data}/{MASKS}", said))
+    return found
+
+
+def _classes(rows: Sequence[Listed]) -> tuple[str, ...]:
+    """S4's own order where its categories are used, else first appearance; MS3 has no classes."""
+    used = dict.fromkeys(row.category for row in rows if row.category)
+    official = OFFICIAL_CATEGORIES if set(used) & set(OFFICIAL_CATEGORIES) else ()
+    return (*official, *(name for name in used if name not in official))
+
+
+def _report_rows(rows: Sequence[Listed], name: str, layout: Layout, findings: list[Finding]) -> None:
+    findings += [
+        finding("short_source", row.where, f"{row.name} starts at {row.start_s} of {SOURCE_S} s")
+        for row in rows
+        if row.start_s + SEGMENTS > SOURCE_S
+    ]
+    findings += [finding("no_youtube_id", row.where, row.name) for row in rows if len(row.youtube) != 11]
+    changes = sum(a.category != b.category for a, b in itertools.pairwise(rows))
+    classes = len({row.category for row in rows})
+    if classes > 1 and changes + 1 <= 2 * classes <= len(rows) // 2:
+        findings.append(finding("grouped_rows", name, f"{classes} classes in {changes + 1} stretches"))
+    report_dashes([row.name for row in rows], name, findings)

@@ -1,0 +1,235 @@
+"""LLP as distributed (Tian et al., ECCV 2020): audio-visual video parsing, labelled weakly but for val and test.
+
+Every clip has video-level labels; timed events, told apart by modality, exist for val and test alone, in two files
+that mix both. An event belongs to the clip of exactly its file name, as in the official evaluation: rows whose name
+is misspelt are lost there and are lost here, but said. Media are trimmed to the 10 s and called after the YouTube id
+alone (`<11 characters>.mp4`). Clips come in the order of the train, val and test files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import finding, leaks, without_length
+from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.readers import ReadOptions
+from caeav.manifests.readers.ave_files import read_categories
+from caeav.manifests.readers.files import (
+    first_there,
+    media_by_stem,
+    read_shape,
+    refuse_options,
+    report_dashes,
+)
+from caeav.manifests.readers.llp_files import (
+    EVENT_FILES,
+    OFFICIAL_CLASSES,
+    SPLIT_FILES,
+    Timed,
+    Video,
+    read_events,
+    read_videos,
+)
+
+PLACES = ("", "data/")
+"""Below the root: where the csv files may lie (the official code keeps them in `data/`)."""
+MEDIA_FOLDERS = ("LLP_dataset/video", "data/LLP_dataset/video", "video", "videos", "data/video", ".")
+
+
+def read(root: Path, options: ReadOptions) -> Manifest:
+    """The manifest of the official files in `root`; raises `CaeavError` when a file is not there or unreadable."""
+    refuse_options(options)
+    paths = {
+        name: first_there(root, [place + name for place in PLACES])
+        for name in (*SPLIT_FILES.values(), *EVENT_FILES.values())
+    }
+    absent = [name for name, path in paths.items() if path is None]
+    if absent:
+        raise CaeavError(f"{root}: {', '.join(absent)} not found", hint=_how_to_get(options.dataset, root))
+    there = {name: path for name, path in paths.items() if path is not None}
+
+    sources: dict[str, str] = {}
+    findings: list[Finding] = []
+    segments, segment_s = read_shape(root, sources)
+    seconds = segments * segment_s
+    listed = {split: read_videos(there[name], sources, findings) for split, name in SPLIT_FILES.items()}
+    videos, split_of = _videos(listed, findings)
+    if not videos:
+        raise CaeavError(f"{root}: its csv files name no clip", hint=_how_to_get(options.dataset, root))
+    classes = _classes(videos.values(), read_categories(root, sources), findings)
+    videos = {n: replace(v, labels=tuple(x for x in v.labels if x in classes)) for n, v in videos.items()}
+    tested = {name for name in videos if split_of[name] in ("val", "test")}
+    events: dict[str, list[Event]] = {name: [] for name in videos}
+    for modality, name in EVENT_FILES.items():
+        rows = _known(read_events(there[name], sources, findings), tested, classes, findings)
+        rows = _sound(_once(rows, findings), seconds, findings)
+        for row in rows:
+            end_s = min(float(row.offset_s), seconds)
+            events[row.name].append(Event(row.label, float(row.onset_s), end_s, modality))
+        _report_overlaps(rows, findings)
+        _report_without(rows, [n for n in videos if n in tested], split_of, modality, findings)
+    _report_weak(videos, events, tested, findings)
+
+    media = media_by_stem(root, MEDIA_FOLDERS, findings)
+    keys = assign_keys([Wish(name, name) for name in videos])
+    clips = tuple(
+        Clip(
+            key=key,
+            media=media.get(name) or media.get(video.youtube) or f"{MEDIA_FOLDERS[0]}/{video.youtube}.mp4",
+            start_s=0.0,
+            seconds=seconds,
+            split=split_of[name],
+            events=tuple(events[name]),
+            extra={"id": video.youtube, "name": name, "labels": list(video.labels)},
+        )
+        for key, (name, video) in zip(keys, videos.items(), strict=True)
+    )
+    report_dashes(list(videos), "csv files", findings)
+    findings += [
+        finding("decimal_times", video.where, name) for name, video in videos.items() if video.decimal
+    ]
+    findings += leaks(clips) + without_length(clips)
+    return Manifest(
+        dataset=options.dataset,
+        segments=segments,
+        segment_s=segment_s,
+        classes=classes,
+        clips=clips,
+        media_root=str(root.absolute()),
+        sources=sources,
+        findings=tuple(findings),
+    )
+
+
+def _how_to_get(dataset: str, root: Path) -> str:
+    names = ", ".join((*SPLIT_FILES.values(), *EVENT_FILES.values()))
+    if dataset != "llp":
+        return f"make the set with: caeav synthesise --dataset llp (it writes {names} to {root})"
+    return (
+        f"put {names} and the videos {MEDIA_FOLDERS[0]}/<YouTube id>.mp4 into {root}, or name their folder with "
+        "--root; they come from LLP's authors (github.com/YapengTian/AVVP-ECCV20), not with caeav"
+    )
+
+
+def _videos(
+    listed: Mapping[str, Sequence[Video]], findings: list[Finding]
+) -> tuple[dict[str, Video], dict[str, str]]:
+    """By name: its first line, and its split; a later split wins, so that nothing tested on is trained on."""
+    videos: dict[str, Video] = {}
+    split_of: dict[str, str] = {}
+    for split in SPLITS:
+        for video in listed[split]:
+            known = videos.setdefault(video.name, video)
+            if known is not video:
+                if split_of[video.name] == split:
+                    findings.append(finding("duplicate_row", video.where, f"{video.name}, as {known.where}"))
+                else:
+                    said = f"{video.name}: also in {split_of[video.name]}"
+                    findings.append(finding("row_in_two_splits", video.where, said))
+            split_of[video.name] = split
+    return videos, split_of
+
+
+def _classes(videos: Iterable[Video], listed: list[str], findings: list[Finding]) -> tuple[str, ...]:
+    """LLP's own order, or that of `categories.txt`; labels that are in neither are left out."""
+    classes = tuple(listed) or OFFICIAL_CLASSES
+    for video in videos:
+        findings += [
+            finding("unknown_label", video.where, f"{video.name}: {label!r}")
+            for label in video.labels
+            if label not in classes
+        ]
+    return classes
+
+
+def _known(
+    rows: Iterable[Timed], tested: set[str], classes: tuple[str, ...], findings: list[Finding]
+) -> list[Timed]:
+    """The rows that name a clip of val or test and a class; the official code never sees the others."""
+    kept = []
+    for row in rows:
+        if row.name not in tested:
+            meant = next((n for n in sorted(tested) if n.endswith(row.name) or row.name.startswith(n)), "")
+            likely = f"; {meant} is meant, most likely" if meant else ""
+            damage = " (a class name: the damaged copy of other projects)" if row.name in classes else ""
+            said = f"{row.label} of {row.name!r}{damage}: no such clip in val or test{likely}"
+            findings.append(finding("orphan_event", row.where, said))
+        elif row.label not in classes:
+            findings.append(finding("unknown_label", row.where, f"{row.name}: {row.label!r}"))
+        else:
+            kept.append(row)
+    return kept
+
+
+def _once(rows: Iterable[Timed], findings: list[Finding]) -> list[Timed]:
+    """The same event only once."""
+    first: dict[tuple[str, str, int, int], Timed] = {}
+    for row in rows:
+        twin = first.setdefault((row.name, row.label, row.onset_s, row.offset_s), row)
+        if twin is not row:
+            findings.append(
+                finding("duplicate_row", row.where, f"{row.label} in {row.name}, as {twin.where}")
+            )
+    return list(first.values())
+
+
+def _sound(rows: Iterable[Timed], seconds: float, findings: list[Finding]) -> list[Timed]:
+    """The rows whose times mean something; a backwards one covers no second, so nothing is lost with it."""
+    kept = []
+    for row in rows:
+        times = f"{row.label} in {row.name} from {row.onset_s} s to {row.offset_s} s"
+        if row.offset_s < row.onset_s:
+            findings.append(finding("backwards_event", row.where, times))
+            continue
+        if row.offset_s > seconds:
+            done = "skipped" if row.onset_s >= seconds else "cut"
+            said = f"{times}, the clip has {seconds:g} s; {done}"
+            findings.append(finding("time_outside", row.where, said))
+            if row.onset_s >= seconds:
+                continue
+        kept.append(row)
+    return kept
+
+
+def _report_overlaps(rows: Iterable[Timed], findings: list[Finding]) -> None:
+    """Pairs of video and class whose own events overlap; they are united wherever seconds are counted."""
+    groups: dict[tuple[str, str], list[Timed]] = {}
+    for row in rows:
+        groups.setdefault((row.name, row.label), []).append(row)
+    for (name, label), group in groups.items():
+        ordered = sorted(group, key=lambda row: (row.onset_s, row.offset_s))
+        if any(after.onset_s < before.offset_s for before, after in itertools.pairwise(ordered)):
+            ranges = ", ".join(f"{row.onset_s}-{row.offset_s}" for row in ordered)
+            findings.append(finding("overlapping_events", group[0].where, f"{label} in {name}: {ranges} s"))
+
+
+def _report_without(
+    rows: Iterable[Timed],
+    tested: Iterable[str],
+    split_of: Mapping[str, str],
+    modality: str,
+    findings: list[Finding],
+) -> None:
+    named = {row.name for row in rows}
+    code = "nothing_heard" if modality == "audio" else "nothing_seen"
+    findings += [finding(code, name, f"in {split_of[name]}") for name in tested if name not in named]
+
+
+def _report_weak(
+    videos: Mapping[str, Video],
+    events: Mapping[str, Sequence[Event]],
+    tested: set[str],
+    findings: list[Finding],
+) -> None:
+    """Clips whose video-level labels are not the classes of their events."""
+    for name, video in videos.items():
+        timed = {event.label for event in events[name]}
+        if name in tested and timed != set(video.labels):
+            more = [f"only timed: {label}" for label in sorted(timed - set(video.labels))]
+            fewer = [f"without a time: {label}" for label in video.labels if label not in timed]
+            findings.append(finding("weak_labels_differ", name, "; ".join([*more, *fewer])))

@@ -1,0 +1,183 @@
+"""AVSBench's two sets: the real lists to their counts, and masks as the official loader binarises them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import leaked_keys
+from caeav.manifests.masks import pack_mask, unpack_mask
+from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers.avsbench_files import read_mask
+
+SPOT = np.zeros((224, 224), dtype=bool)
+SPOT[20:90, 100:190] = True
+
+
+def read(root: Path, dataset: str) -> Manifest:
+    return readers[dataset](root, ReadOptions(dataset))
+
+
+def codes(manifest: Manifest) -> Counter[str]:
+    return Counter(found.code for found in manifest.findings)
+
+
+def save(mask: np.ndarray, path: Path, mode: str = "1") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Path:
+    return shared / "data" / "annotations" / "avsbench"
+
+
+def test_the_real_s4_list_gives_its_counts(official: Path) -> None:
+    manifest = read(official, "avs-s4")
+    assert manifest.split_counts() == {"train": 3452, "val": 740, "test": 740}
+    assert (manifest.segments, manifest.segment_s, len(manifest.classes)) == (5, 1.0, 23)
+    sizes = Counter((clip.extra["category"], clip.split) for clip in manifest.clips)
+    assert [sizes["helicopter", s] for s in ("train", "val", "test")] == [217, 47, 47]
+    assert [sizes["coyote_howling", s] for s in ("train", "val", "test")] == [44, 9, 9]
+    assert codes(manifest) == {"no_masks": 1, "short_source": 14, "grouped_rows": 1, "dash_id": 1}
+    assert "247 of 4932" in next(f.detail for f in manifest.findings if f.code == "dash_id")
+    boxes = {Path(box["audio"]).stem for box in json.loads((official / "s4_test_box.json").read_text())}
+    assert boxes == {clip.extra["id"] for clip in manifest.clips if clip.split == "test"}
+    paths = {
+        box["audio"].partition("Single-source/")[2]
+        for box in json.loads((official / "s4_test_box.json").read_text())
+    }
+    assert paths == {clip.media for clip in manifest.clips if clip.split == "test"}
+
+
+def test_the_real_ms3_list_gives_its_counts_and_its_56_leaks(official: Path) -> None:
+    manifest = read(official, "avs-ms3")
+    assert manifest.split_counts() == {"train": 296, "val": 64, "test": 64}
+    assert len({clip.extra["id"] for clip in manifest.clips}) == 219
+    assert codes(manifest) == {"no_masks": 1, "id_in_two_splits": 56, "no_youtube_id": 1}
+    leaked = leaked_keys(manifest)
+    assert leaked["xv7eM6-UmkY_14"] == ("train", "val")
+    assert len({key[:11] for key in leaked}) == 56
+    assert "baby_dog_2_1" not in leaked
+
+
+def test_s4_masks_are_packed_into_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "Single-source").mkdir()
+    rows = "-a,0,horse_clip-clop,train\nb_b,6,race_car,test\nc,0,race_car,val\n"
+    (tmp_path / "Single-source/s4_meta_data.csv").write_text(f"name,start,category,split\n{rows}")
+    data = tmp_path / "Single-source/s4_data"
+    save(SPOT, data / "gt_masks/train/horse_clip-clop/-a/-a_1.png")
+    save(SPOT, data / "gt_masks/train/horse_clip-clop/-a/-a_2.png")  # never looked at: train has one
+    for number in (1, 2, 3, 5):
+        save(SPOT & (number != 3), data / f"gt_masks/test/race_car/b_b/b_b_{number}.png", "L")
+    (data / "gt_masks/test/race_car/b_b/b_b_5.png").write_bytes(b"nothing")
+    (data / "visual_frames/test/race_car/b_b").mkdir(parents=True)
+    for name in ("test/race_car/b_b.mp4", "val/race_car/c.mp4"):
+        (data / "raw_videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / "raw_videos" / name).touch()
+    manifest = read(tmp_path, "avs-s4")
+    train, test, val = manifest.clips
+    assert [mask is not None for mask in train.extra["masks"]] == [True, False, False, False, False]
+    assert np.array_equal(unpack_mask(train.extra["masks"][0]), SPOT)
+    assert [mask is not None for mask in test.extra["masks"]] == [True, True, True, False, False]
+    assert not unpack_mask(test.extra["masks"][2]).any()
+    assert train.media == "Single-source/s4_data/audio_wav/train/horse_clip-clop/-a.wav"
+    assert test.media == "Single-source/s4_data/audio_wav/test/race_car/b_b.wav"  # it has pictures
+    assert val.media == "Single-source/s4_data/raw_videos/val/race_car/c.mp4"
+    assert codes(manifest) == {
+        "missing_mask": 1 + 5,
+        "damaged_mask": 1,
+        "empty_mask": 1,
+        "short_source": 1,
+        "raw_video": 1,
+        "no_youtube_id": 3,
+        "dash_id": 1,
+    }
+
+
+def test_ms3_has_five_masks_in_train_and_its_own_places(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,train\n")
+    for number in range(1, 6):
+        save(SPOT, tmp_path / f"ms3_data/gt_masks/train/xv7eM6-UmkY_36/xv7eM6-UmkY_36_{number}.png", "L")
+    [clip] = read(tmp_path, "avs-ms3").clips
+    assert all(np.array_equal(unpack_mask(mask), SPOT) for mask in clip.extra["masks"])
+    assert (clip.key, clip.extra["id"]) == ("xv7eM6-UmkY_36", "xv7eM6-UmkY")
+    assert clip.media == "ms3_data/audio_wav/train/xv7eM6-UmkY_36.wav"
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+@pytest.mark.parametrize("stored", ["1", "L", "P", "RGB"])
+def test_a_black_and_white_mask_is_the_same_however_it_is_stored(
+    tmp_path: Path, mode: str, stored: str
+) -> None:
+    read_ = read_mask(save(SPOT, tmp_path / "m.png", stored), mode)
+    assert np.array_equal(read_.mask, SPOT) and not read_.soft
+    empty = read_mask(save(np.zeros_like(SPOT), tmp_path / "e.png", stored), mode)
+    assert not empty.mask.any()
+
+
+def test_values_between_are_dithered_for_s4_and_halved_for_ms3_as_officially(tmp_path: Path) -> None:
+    path = tmp_path / "soft.png"
+    Image.fromarray(np.full((8, 8), 100, dtype=np.uint8)).save(path)
+    s4, ms3 = read_mask(path, "1"), read_mask(path, "P")
+    assert s4.soft and ms3.soft
+    assert 0 < s4.mask.sum() < 64  # Pillow spreads the error, as the official loader does
+    assert not ms3.mask.any()
+    Image.fromarray((SPOT * 3).astype(np.uint8), "P").save(path)  # palette numbers 0 and 3
+    assert np.array_equal(read_mask(path, "P").mask, SPOT)
+
+
+def test_the_one_real_clip_with_masks_goes_through(shared: Path, tmp_path: Path) -> None:
+    real = shared / "data" / "avs_masks"
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nJesus_tpt_vn,test\n")
+    target = tmp_path / "ms3_data/gt_masks/test/Jesus_tpt_vn"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(real / "masks_union")
+    [clip] = read(tmp_path, "avs-ms3").clips
+    for number, text in enumerate(clip.extra["masks"], start=1):
+        both = [
+            np.array(Image.open(real / f"masks_{name}/Jesus_tpt_vn_{number}.png"))
+            for name in ("trumpet", "violin")
+        ]
+        assert np.array_equal(unpack_mask(text), (both[0] > 127) | (both[1] > 127))
+
+
+def test_masks_come_back_and_what_is_none_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 17), (224, 224)):
+        mask = rng.random(shape) < 0.3
+        assert np.array_equal(unpack_mask(pack_mask(mask)), mask)
+    import base64
+    import io
+
+    grey = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(grey, "PNG")
+    wide = io.BytesIO()
+    Image.fromarray(np.zeros((1, 5000), dtype=bool)).save(wide, "PNG")
+    for text, why in (
+        ("???", "cannot be read"),
+        (base64.b64encode(b"GIF89a").decode(), "cannot identify"),
+        (base64.b64encode(grey.getvalue()).decode(), "mode 'L'"),
+        (base64.b64encode(wide.getvalue()).decode(), "5000 x 1"),
+        (pack_mask(SPOT)[:-40], "cannot be read"),
+    ):
+        with pytest.raises(CaeavError, match=why):
+            unpack_mask(text)
+
+
+def test_bad_lists_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match=r"Single-source/s4_meta_data\.csv not found"):
+        read(tmp_path, "avs-s4")
+    (tmp_path / "s4_meta_data.csv").write_text(
+        "name,start,category,split\n../a,0,cat,train\nb,x,cat,train\nc,0,cat,dev\n"
+    )
+    with pytest.raises(CaeavError, match="lists no clip"):
+        read(tmp_path, "avs-s4")

@@ -1,0 +1,171 @@
+"""LLP's files: the real ones to their counts, and every oddity a copy of them has or could have."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import Event, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import leaked_keys
+from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.shares import segment_labels
+
+WEAK = ("AVVP_train.csv", "AVVP_val_pd.csv", "AVVP_test_pd.csv")
+TIMED = ("AVVP_eval_audio.csv", "AVVP_eval_visual.csv")
+A, B, C = "-aaaaaaaaaa_0_10", "b_bbbbbbbbb_5_15", "ccccccccccc_101.8_111.8"
+
+
+def read(root: Path) -> Manifest:
+    return readers["llp"](root, ReadOptions("llp"))
+
+
+def said(manifest: Manifest, code: str) -> list[str]:
+    return [f"{found.where}: {found.detail}" for found in manifest.findings if found.code == code]
+
+
+def layout(root: Path, train: str, val: str = "", test: str = "", audio: str = "", visual: str = "") -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(WEAK, (train, val, test), strict=True):
+        (root / name).write_text(f"filename\tevent_labels\n{text}")
+    for name, text in zip(TIMED, (audio, visual), strict=True):
+        (root / name).write_text(f"filename\tonset\toffset\tevent_labels\n{text}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Path:
+    return shared / "data" / "annotations" / "llp"
+
+
+@pytest.fixture(scope="module")
+def real(official: Path) -> Manifest:
+    return read(official)
+
+
+def test_the_real_files_give_their_counts(real: Manifest) -> None:
+    assert real.split_counts() == {"train": 10000, "val": 649, "test": 1200}
+    assert (len(real.classes), real.classes[0], real.classes[-1]) == (25, "Speech", "Clapping")
+    sizes = Counter(label for clip in real.clips if clip.split == "train" for label in clip.labels())
+    assert (sizes["Speech"], sizes["Violin_fiddle"], sizes["Telephone_bell_ringing"]) == (4988, 1457, 99)
+    assert len({clip.key for clip in real.clips}) == 11849
+    assert all(clip.media == f"LLP_dataset/video/{clip.extra['name'][:11]}.mp4" for clip in real.clips)
+    assert not any(clip.events for clip in real.clips if clip.split == "train")
+
+
+def test_the_real_oddities_are_found_and_counted(real: Manifest) -> None:
+    codes = Counter(found.code for found in real.findings)
+    assert codes == {
+        "repeated_label": 1,
+        "orphan_event": 25,  # 14 audible rows of 8 names, 11 visible ones of 7
+        "duplicate_row": 8,
+        "backwards_event": 1,
+        "overlapping_events": 11,
+        "nothing_heard": 4 + 5,
+        "nothing_seen": 70 + 121,
+        "weak_labels_differ": 30 + 51 + 1,  # the one more has its label only in the backwards event
+        "dash_id": 1,
+        "decimal_times": 5,
+        "zero_length_event": 4,
+    }
+    meant = {
+        line.partition(" is meant")[0].split("; ")[-1]
+        for line in said(real, "orphan_event")
+        if "meant" in line
+    }
+    assert {"19jWnmYnlD8_30_40", "1-VMTJRpjbE_150_160"} <= meant
+    assert any("0-3, 1-5, 4-6, 8-10 s" in line for line in said(real, "overlapping_events"))
+
+
+def test_ground_truth_of_every_second_is_that_of_the_official_code(real: Manifest, official: Path) -> None:
+    """Its slices `[onset:offset] = 1`, row by row, for every clip of val and test."""
+    for name, modality in zip(TIMED, ("audio", "visual"), strict=True):
+        truth: dict[str, np.ndarray] = {}
+        for line in (official / name).read_text().splitlines()[1:]:
+            video, onset, offset, label = line.split("\t")
+            truth.setdefault(video, np.zeros((25, 10)))[
+                real.classes.index(label), int(onset) : int(offset)
+            ] = 1
+        for clip in real.clips:
+            if clip.split in ("val", "test"):
+                found = np.zeros((25, 10))
+                kept = [event for event in clip.events if event.modality == modality]
+                for event in kept:
+                    found[real.classes.index(event.label), int(event.start_s) : int(event.end_s)] = 1
+                assert np.array_equal(found, truth.get(clip.extra["name"], np.zeros((25, 10))))
+
+
+def test_the_damaged_copy_of_other_projects_is_told(official: Path, tmp_path: Path, real: Manifest) -> None:
+    for name in (*WEAK, "AVVP_eval_visual.csv"):
+        shutil.copy(official / name, tmp_path)
+    shutil.copy(official / "AVVP_eval_audio.dgsct_variant.csv", tmp_path / "AVVP_eval_audio.csv")
+    damaged = read(tmp_path)
+    new = [line for line in said(damaged, "orphan_event") if line not in said(real, "orphan_event")]
+    assert len(new) == 3
+    assert sum("damaged copy" in line for line in new) == 2
+    assert sum("KvIjsmANkxI_10_20 is meant" in line for line in new) == 1
+    assert sum(len(c.events) for c in real.clips) - sum(len(c.events) for c in damaged.clips) == 3
+
+
+def test_oddities_are_handled_one_by_one(tmp_path: Path) -> None:
+    manifest = read(
+        layout(
+            tmp_path / "data",
+            train=f"{C}\tDog,Dog\n",
+            val=f"{A}\tSpeech,Howling\n",
+            test=f"{B}\tCat\nbroken\n{B}\tCat\n",
+            audio=f"{A}\t8\t12\tSpeech\n{A}\t11\t12\tSpeech\n{A}\t1.5\t3\tSpeech\n{B}\t9\t2\tCat\n{C}\t0\t1\tDog\n",
+            visual=f"{B}\tx\t3\tCat\n{B}\t0\t4\tHowling\n{B}\t2\t4\tCat\n{B}\t4\t6\tCat\n",
+        ).parent
+    )
+    first, second, third = manifest.clips
+    assert first.key.startswith("ccccccccccc_101_8_111_8-") and first.labels() == ("Dog",)
+    assert second.key == A and second.extra["id"] == "-aaaaaaaaaa" and second.labels() == ("Speech",)
+    assert second.events == (Event("Speech", 8, 10, "audio"), Event("Speech", 1, 3, "audio"))
+    assert third.events == (Event("Cat", 2, 4, "visual"), Event("Cat", 4, 6, "visual"))
+    codes = Counter(found.code for found in manifest.findings)
+    assert codes == {
+        "repeated_label": 1,
+        "damaged_row": 2,
+        "duplicate_row": 1,
+        "unknown_label": 2,
+        "time_outside": 2,
+        "fractional_time": 1,
+        "backwards_event": 1,
+        "orphan_event": 1,  # a train clip has no timed events
+        "nothing_heard": 1,
+        "nothing_seen": 1,
+        "dash_id": 1,
+        "decimal_times": 1,
+    }
+    assert [sorted(labels) for labels in segment_labels(second, 10)][:3] == [[], ["Speech"], ["Speech"]]
+
+
+def test_media_are_found_by_the_id_or_by_the_whole_name(tmp_path: Path) -> None:
+    root = layout(tmp_path, train=f"{A}\tDog\n{B}\tCat\n")
+    (root / "video").mkdir()
+    (root / "video" / f"{A}.mkv").touch()
+    (root / "video" / f"{B[:11]}.mp4").touch()
+    assert [clip.media for clip in read(root).clips] == [f"video/{A}.mkv", f"video/{B[:11]}.mp4"]
+
+
+def test_a_video_in_two_splits_is_a_leak_though_its_names_differ(tmp_path: Path) -> None:
+    other = f"{A[:11]}_20_30"
+    manifest = read(layout(tmp_path, train=f"{A}\tDog\n{C}\tDog\n", test=f"{other}\tDog\n{A}\tDog\n"))
+    assert leaked_keys(manifest) == {}  # the same name in both is in test alone
+    assert said(manifest, "row_in_two_splits") == [f"AVVP_test_pd.csv:3: {A}: also in train"]
+    manifest = read(layout(tmp_path, train=f"{A}\tDog\n{C}\tDog\n", test=f"{other}\tDog\n"))
+    assert leaked_keys(manifest) == {A: ("test",), other: ("train",)}
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match=r"AVVP_train\.csv, .*AVVP_eval_visual\.csv not found") as raised:
+        read(tmp_path)
+    assert "github.com/YapengTian/AVVP-ECCV20" in str(raised.value)
+    (layout(tmp_path, train=f"{A}\tDog\n") / WEAK[0]).write_text("filename,event_labels\n")
+    with pytest.raises(CaeavError, match="the first line is 'filename,event_labels'"):
+        read(tmp_path)

@@ -1,0 +1,198 @@
+"""MUSIC-AVQA's questions: the real files to their counts, and every oddity they have or could have."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import leaked_keys
+from caeav.manifests.readers import ReadOptions, readers
+
+
+def read(root: Path) -> Manifest:
+    return readers["music-avqa"](root, ReadOptions("music-avqa"))
+
+
+def codes(manifest: Manifest) -> Counter[str]:
+    return Counter(found.code for found in manifest.findings)
+
+
+def questions(manifest: Manifest, split: str) -> list[dict[str, Any]]:
+    return [q for clip in manifest.clips for q in clip.extra["questions"] if q["split"] == split]
+
+
+def item(number: int, answer: str = "yes", video: str = "00000001", **other: Any) -> dict[str, Any]:
+    made = {
+        "video_id": video,
+        "question_id": number,
+        "type": '["Audio", "Counting"]',
+        "question_content": "Is there a <Object> sound?",
+        "templ_values": '["violin"]',
+        "question_deleted": 0,
+        "anser": answer,
+    }
+    return {**made, **other}
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Path:
+    return shared / "data" / "annotations" / "music_avqa"
+
+
+@pytest.fixture(scope="module")
+def real(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The corrected val and test questions, and as many train questions as can be had."""
+    root = tmp_path_factory.mktemp("avqa")
+    (root / "json").mkdir()
+    (root / "json/avqa-train.json").symlink_to(official / "derived/avqa-train_partial.json")
+    (root / "json_update").symlink_to(official / "json_update")
+    return read(root)
+
+
+def test_the_real_files_give_their_counts(real: Manifest) -> None:
+    assert [len(questions(real, s)) for s in ("train", "val", "test")] == [14005, 4568, 9129]
+    kinds = Counter(" ".join(q["type"]) for q in questions(real, "test"))
+    assert kinds == {
+        "Audio-Visual Counting": 1265,
+        "Visual Location": 1225,
+        "Visual Counting": 1197,
+        "Audio-Visual Comparative": 1101,
+        "Audio Counting": 1017,
+        "Audio-Visual Existential": 988,
+        "Audio-Visual Location": 920,
+        "Audio-Visual Temporal": 822,
+        "Audio Comparative": 594,
+    }
+    videos = {
+        s: {c.key for c in real.clips if any(q["split"] == s for q in c.extra["questions"])}
+        for s in ("val", "test")
+    }
+    assert (len(videos["val"]), len(videos["test"]), len(videos["val"] & videos["test"])) == (
+        3815,
+        6399,
+        2296,
+    )
+    assert len({template for q in questions(real, "test") if (template := q["template"])}) == 33
+    leaked = leaked_keys(real)
+    assert sum({"val", "test"} <= set(splits) for splits in leaked.values()) == 2296
+
+
+def test_real_words_and_answers_are_those_of_the_official_lists(real: Manifest, official: Path) -> None:
+    listed = (official / "ques_vocab.txt").read_text().splitlines()
+    answers = tuple((official / "ans_vocab.txt").read_text().splitlines())
+    words = {word for s in ("train", "val", "test") for q in questions(real, s) for word in q["words"]}
+    assert words <= set(listed)
+    assert max(len(q["words"]) for q in questions(real, "test")) == 14
+    assert (
+        real.classes
+        == answers
+        == tuple(json.loads((official / "answer2idx_qa-tiger.json").read_text())["ans2ix"])
+    )
+    assert {q["answer"] for q in questions(real, "test")} == set(answers) - {"ten"}
+
+
+def test_the_real_oddities_are_counted(real: Manifest, official: Path) -> None:
+    assert codes(real) == {
+        "full_width_mark": 3,
+        "blank_at_end": 3,
+        "unseen_words": 1,
+        "video_in_two_splits": 3,
+    }
+    details = {(f.code, f.where): f.detail for f in real.findings}
+    assert details["full_width_mark", "avqa-test.json"].startswith("427 questions")
+    assert details["blank_at_end", "avqa-test.json"].startswith("589 questions")
+    older = read(official / "json")
+    assert [len(questions(older, s)) for s in ("train", "val", "test")] == [0, 4595, 9185]
+    assert codes(older)["contradictory_answers"] == 27 + 55
+    assert codes(older)["no_split_file"] == 1
+
+
+def write(root: Path, train: list[Any], test: list[Any] = [], folder: str = "json") -> Path:  # noqa: B006
+    (root / folder).mkdir(exist_ok=True)
+    for name, items in (("train", train), ("val", []), ("test", test)):
+        (root / folder / f"avqa-{name}.json").write_text(json.dumps(items))
+    return root
+
+
+def test_a_question_is_filled_in_and_cut_as_officially(tmp_path: Path) -> None:
+    wide = "How many sounding <Object> in the video\uff1f"
+    blank = "Is the <Object> on the <LR> louder than the <Object> on the <LR>? "
+    values = '["acoustic_guitar", "left", "piano", "right"]'
+    two = [
+        item(1, "two", question_content=wide),
+        item(2, "no", question_content=blank, templ_values=values, type='["Audio-Visual", "Comparative"]'),
+    ]
+    [clip] = read(write(tmp_path, two)).clips
+    first, second = clip.extra["questions"]
+    assert first["text"] == "How many sounding violin in the video\uff1f"
+    assert first["words"] == ["How", "many", "sounding", "violin", "in", "the", "video"]
+    assert second["text"] == "Is the acoustic_guitar on the left louder than the piano on the right?"
+    assert second["words"][-3:] == ["on", "the", "right"] and second["type"] == [
+        "Audio-Visual",
+        "Comparative",
+    ]
+    assert (clip.key, clip.split, clip.seconds, second["answer"]) == ("00000001", "", 60.0, "no")
+
+
+def test_the_corrected_files_are_preferred_and_videos_found(tmp_path: Path) -> None:
+    write(tmp_path, [item(1, "no")])
+    write(tmp_path, [item(1, "yes", "va00000002")], folder="json_update")
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video/va00000002.webm").touch()
+    [clip] = read(tmp_path).clips
+    assert (clip.media, clip.extra["questions"][0]["answer"]) == ("video/va00000002.webm", "yes")
+
+
+def test_oddities_are_handled_one_by_one(tmp_path: Path) -> None:
+    train = [
+        item(1),
+        item(1),
+        item(1, "no"),
+        item(2, "often"),
+        item(3, templ_values="[]"),
+        item(4, type="Audio"),
+        item(5, anser=None),
+        "nothing",
+        item(6, video="../x"),
+        item(7, question_content="Is there a <Object>"),
+    ]
+    manifest = read(write(tmp_path, train, [item(9, templ_values='["tuba"]')]))
+    [clip] = manifest.clips
+    assert [(q["id"], q["answer"]) for q in clip.extra["questions"]] == [
+        (1, "yes"),
+        (1, "no"),
+        (2, "often"),
+        (7, "yes"),
+        (9, "yes"),
+    ]
+    assert codes(manifest) == {
+        "damaged_row": 5,
+        "duplicate_row": 1,
+        "contradictory_answers": 1,
+        "unknown_class": 1,
+        "no_question_mark": 1,
+        "unseen_words": 1,
+        "video_in_two_splits": 1,
+    }
+    assert manifest.classes[-1] == "often" and len(manifest.classes) == 43
+    assert leaked_keys(manifest) == {"00000001": ("train", "test")}
+
+
+def test_what_is_no_question_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match=r"none of avqa-train\.json"):
+        read(tmp_path)
+    (tmp_path / "avqa-test.json").write_text("{}")
+    with pytest.raises(CaeavError, match="it must hold a list of questions"):
+        read(tmp_path)
+    (tmp_path / "avqa-test.json").write_text("[")
+    with pytest.raises(CaeavError, match="not JSON"):
+        read(tmp_path)
+    (tmp_path / "avqa-test.json").write_text('[{"video_id": 3}]')
+    with pytest.raises(CaeavError, match="none of its 1 questions can be read"):
+        read(tmp_path)
