@@ -80,9 +80,7 @@ class LearnedVisual(TorchBackbone):
         settings = choice.resolve(defaults, PRESETS)
         parsed = FrameSettings.parse({name: settings[name] for name in network.own_frames.as_json()})
         self._frames = parsed
-        with torch.device("meta"):
-            probe = network.build(settings).eval()
-            shapes = _shapes(choice, network, probe, parsed)
+        probe, shapes = _probe(choice, network, settings)
         self.offered_taps = tuple(Tap(name, x.shape[1], x.shape[2]) for name, x in shapes.items())
         chosen = settings["taps"] or network.default_taps(list(shapes))
         unknown = [name for name in chosen if name not in shapes]
@@ -119,7 +117,10 @@ class LearnedVisual(TorchBackbone):
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Prepared frames `[N, T, 3, h, w]` -> `{tap: [N, T, L, C]}`."""
         found = self._network.run(self.module(), batch.flatten(0, 1), self._settings["taps"])
-        return {tap.name: found[tap.name].unflatten(0, batch.shape[:2]) for tap in self._taps}
+        return {
+            tap.name: found[tap.name].reshape(*batch.shape[:2], tap.tokens, tap.channels)
+            for tap in self._taps
+        }
 
     def _build(self) -> nn.Module:
         weights = self._weights
@@ -131,14 +132,16 @@ class LearnedVisual(TorchBackbone):
         return module.eval().requires_grad_(False)
 
 
-def _shapes(
-    choice: ModelChoice, network: Network, probe: nn.Module, frames: FrameSettings
-) -> Mapping[str, Tensor]:
-    """All taps on the meta device."""
+def _probe(
+    choice: ModelChoice, network: Network, settings: Mapping[str, Any]
+) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """The network and all its taps on the meta device."""
+    height, width = settings["size"]
     try:
-        return network.offered(probe, torch.zeros(1, 3, *frames.size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        height, width = frames.size
+        with torch.device("meta"):
+            module = network.build(settings).eval()
+            return module, network.offered(module, torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CaeavError(
             f"{choice.name} cannot see frames of {height} x {width}: {str(error).splitlines()[0]}",
             hint=f"leave the setting 'size' out: its own is {list(network.own_frames.size)}",

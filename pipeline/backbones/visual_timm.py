@@ -51,7 +51,6 @@ class TimmNetwork(Network):
         record = self._timm.get_pretrained_cfg(architecture)
         self._record = record
         self.weights = f"hub:{record.hf_hub_id}" if record.hf_hub_id else ""
-        self._given: dict[str, Any] = {}
 
     @property
     def own_frames(self) -> FrameSettings:
@@ -69,16 +68,10 @@ class TimmNetwork(Network):
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
         """Without classifier; built for another size than its own where the network is made for one."""
         size = tuple(settings["size"])
-        options: dict[str, Any] = dict(self._given)
+        options: dict[str, Any] = {}
         if self._record.fixed_input_size and size != tuple(self._record.input_size[1:]):
             options["img_size"] = size
-        try:
-            module = self._timm.create_model(self._architecture, pretrained=False, num_classes=0, **options)
-        except (AssertionError, TypeError, ValueError) as error:
-            raise CaeavError(
-                f"{self._architecture} cannot be built for frames of {size[0]} x {size[1]}: {error}",
-                hint=f"its own size is {' x '.join(map(str, self._record.input_size[1:]))}",
-            ) from error
+        module = self._timm.create_model(self._architecture, pretrained=False, num_classes=0, **options)
         if not hasattr(module, "forward_intermediates"):
             raise CaeavError(
                 f"{self._architecture} of timm has no intermediate outputs", hint="choose another model"

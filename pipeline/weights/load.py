@@ -5,7 +5,7 @@ Libraries stay silent about keys that are missing or left over and draw the rest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -52,7 +52,7 @@ def load_checked(
     state: Mapping[str, Tensor],
     *,
     source: str,
-    unused: Callable[[str], bool] | Sequence[str] = (),
+    unused: Callable[[str], bool] | Collection[str] = (),
     tied: Sequence[str] = (),
 ) -> None:
     """Copy `state` into `module`; its parameters and persistent buffers must all be there in their shapes.
@@ -62,7 +62,7 @@ def load_checked(
     Raises `WeightsError` listing what is missing, unexpected, wrongly shaped or not finite; nothing is copied then.
     """
     wanted = module.state_dict(keep_vars=True)
-    skip = unused if callable(unused) else set(unused).__contains__
+    skip = unused if callable(unused) else unused.__contains__
     missing = [name for name in wanted if name not in state and name not in set(tied)]
     unexpected = [name for name in state if name not in wanted and not skip(name)]
     wrong = [

@@ -21,8 +21,8 @@ _CHUNK = 1 << 22
 _home: Home | None = None
 
 
-def remember_at(home: Home) -> None:
-    """From now on this process keeps its memory in `home`; without it, in the home found by itself."""
+def remember_at(home: Home | None) -> None:
+    """From now on this process keeps its memory in `home`; with None, in the home found by itself."""
     global _home
     _home = home
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,15 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.pipeline.weights import remember_at
+
+
+@pytest.fixture(autouse=True)
+def own_memory(tmp_path: Path) -> Iterator[None]:
+    """What is remembered of weight files goes into a home of each test's own."""
+    remember_at(Home(tmp_path / "memory"))
+    yield
+    remember_at(None)
 
 
 @pytest.fixture(scope="session")
