@@ -23,3 +23,7 @@ audio_backbones.register_lazily("classic", "caeav.pipeline.backbones.classic_aud
 audio_backbones.register_lazily("hts-at", "caeav.pipeline.backbones.hts_at:HtsAt")
 audio_backbones.register_lazily("clap", "caeav.pipeline.backbones.clap_sound:ClapSound")
 text_backbones.register_lazily("hashed", "caeav.pipeline.backbones.hashed:HashedText")
+text_backbones.register_lazily("clip-vit-l14", "caeav.pipeline.backbones.clip_text:clip_text")
+text_backbones.register_lazily("clip-vit-b32", "caeav.pipeline.backbones.clip_text:clip_text")
+text_backbones.register_lazily("open_clip:", "caeav.pipeline.backbones.clip_text:open_clip_text")
+text_backbones.register_lazily("clap", "caeav.pipeline.backbones.clap_text:ClapText")

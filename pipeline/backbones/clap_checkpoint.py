@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model
 LAION_FILES = ("630k-audioset-best.pt",)
 CONFIG = "config.json"
 FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 
 _MODULE = "module."
 _ENCODER = "audio_model.audio_encoder."
@@ -75,30 +74,36 @@ def find_clap(choice: ModelChoice, default: str, beside: Sequence[str]) -> Weigh
     return find_weights(choice, default=default, wants=(*HUB_FILES, *LAION_FILES), also=(CONFIG, *beside))
 
 
-def read_clap(weights: Weights) -> ClapState:
-    """Read either form; raises `WeightsError` when it is neither."""
+def read_clap(weights: Weights, tower: Literal["audio", "text"]) -> ClapState:
+    """Read either form; raises `WeightsError` when it is neither, or lacks the tower."""
     with torch.serialization.safe_globals(_numpy_numbers()):
         state = read_weights(weights)
     state = {name.removeprefix(_MODULE): x for name, x in state.items()}
-    hub = any(name.startswith(_ENCODER) for name in state)
+    hub = any(name.startswith((_ENCODER, "text_model.")) for name in state)
     audio, text, strange = _from_hub(state) if hub else _from_laion(state)
-    if not audio or not text or strange:
-        said = f"keys of no CLAP: {', '.join(strange[:8])}" if strange else "it lacks a tower"
+    if strange or not (audio if tower == "audio" else text):
+        said = f"keys of no CLAP: {', '.join(strange[:8])}" if strange else f"it has no {tower} tower"
         raise WeightsError(
             f"{weights.source} is no CLAP checkpoint: {said}",
             hint="give a .pt of laion-clap (with HTSAT and RoBERTa) or a folder of transformers' ClapModel",
         )
     fused = any(_FUSION.match(name) for name in audio)
     config = _beside(weights, (CONFIG,)) if hub else {}
-    front = _beside(weights, FRONT_ENDS) if hub else {}
+    front = _beside(weights, FRONT_ENDS) if hub and tower == "audio" else {}
     return ClapState(
         audio={name: x for name, x in audio.items() if not _FUSION.match(name)},
         text={name: x for name, x in text.items() if not _POSITIONS.fullmatch(name)},
         fused=fused,
-        audio_config=config.get("audio_config") or {},
-        text_config=config.get("text_config") or {},
+        audio_config=_part(config, "audio"),
+        text_config=_part(config, "text"),
         front_end=front.get("feature_extractor", front),
     )
+
+
+def _part(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    """The configuration of a tower, saved with the other or alone."""
+    held = config if config.get("model_type") == f"clap_{tower}_model" else config.get(f"{tower}_config")
+    return dict(held or {})
 
 
 Towers = tuple[dict[str, Tensor], dict[str, Tensor], list[str]]

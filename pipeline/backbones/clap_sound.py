@@ -52,7 +52,7 @@ class ClapSound(SoundBackbone):
     def __init__(self, choice: ModelChoice) -> None:
         asked = choice.resolve(DEFAULTS, PRESETS)
         weights = find_clap(choice, DEFAULT, FRONT_ENDS)
-        state = None if weights.seed is not None else read_clap(weights)
+        state = None if weights.seed is not None else read_clap(weights, "audio")
         own = front_end(LAION) if state is None else _front_of(state, weights.source)
         settings = asked | {key: own[key] for key in own if asked[key] is None}
         tower = (
