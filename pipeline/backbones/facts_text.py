@@ -21,7 +21,7 @@ FACTS = (
         (Tap("tokens", 77, 768),),
         weights="hub:timm/vit_large_patch14_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
+        licence="MIT (OpenAI)",
         parameters=123_650_304,
     ),
     ModelFacts(
@@ -32,7 +32,7 @@ FACTS = (
         (Tap("tokens", 77, 512),),
         weights="hub:timm/vit_base_patch32_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
+        licence="MIT (OpenAI)",
         parameters=63_428_096,
     ),
     ModelFacts(
@@ -41,7 +41,7 @@ FACTS = (
         "any text tower of open_clip with CLIP's own tokenizer, by its name there",
         "text, cut after 77 tokens",
         file="open_clip_model.safetensors",
-        licence="its publisher's",
+        licence="by weights",
     ),
     ModelFacts(
         "clap",
