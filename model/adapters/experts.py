@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
+from caeav.model.adapters.latentreads import ask_latents
 from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm
 from caeav.model.attention import PackedAttention
 
@@ -30,22 +31,16 @@ def latent_attention(
     `x`, `context` `[BT, N, C]`, `latents` `[K, C]` -> `[BT, N, C]`. The latents stand between the two token sets,
     so the cost is linear in both.
     """
-    asking = _scaled(latents, scaled)
-    pooled = torch.matmul(torch.softmax(torch.matmul(asking, context.transpose(1, 2)), dim=-1), context)
-    return ask_latents(x, latents + pooled, gate, scaled=scaled)
+    scale = attention_scale(x.shape[-1], scaled)
+    pooled = torch.matmul(
+        torch.softmax(torch.matmul(scale * latents, context.transpose(1, 2)), dim=-1), context
+    )
+    return ask_latents(x, latents + pooled, gate, scale=scale)
 
 
-def ask_latents(x: Tensor, read: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
-    """`x + gate * softmax(x R^T) R`: the second half, `R` `[BT, K, C]` being what the latents have read."""
-    weights = torch.softmax(torch.bmm(x, _scaled(read, scaled).transpose(1, 2)), dim=-1)  # [BT, N, K]
-    if x.shape[1] < x.shape[2]:  # the gate goes to the smaller of both factors
-        return torch.baddbmm(x, gate * weights, read)
-    return torch.baddbmm(x, weights, gate * read)
-
-
-def _scaled(x: Tensor, scaled: bool) -> Tensor:
-    """What is multiplied by tokens for attention's logits; the latents' side of it, as they are few."""
-    return x / math.sqrt(x.shape[-1]) if scaled else x
+def attention_scale(channels: int, scaled: bool) -> float:
+    """What attention's products are multiplied by."""
+    return 1 / math.sqrt(channels) if scaled else 1.0
 
 
 def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
@@ -54,8 +49,9 @@ def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor
     The reference contracts the row index of `S`, so the weights of one output token do not add up to 1. `scaled`
     divides the products by sqrt(C).
     """
-    asking = x / math.sqrt(x.shape[-1]) if scaled else x
-    weights = torch.softmax(torch.bmm(asking, x.transpose(1, 2)), dim=-1)  # [BT, N, N]
+    weights = torch.softmax(
+        torch.bmm(attention_scale(x.shape[-1], scaled) * x, x.transpose(1, 2)), dim=-1
+    )  # [BT, N, N]
     return torch.baddbmm(x, weights.transpose(1, 2), gate * x)
 
 
@@ -86,20 +82,19 @@ class Bottleneck(nn.Module):
 
     def narrow(self, x: Tensor) -> Tensor:
         """Up to the bottleneck: `[BT, N, C]` -> `[BT, N, d]`."""
-        hidden = (
-            self.down(x) if self.pre_norm is None else normed_product(x, self.pre_norm, self.down.matrix())
-        )
+        norm = self.pre_norm
+        hidden = self.down(x) if norm is None else normed_product(x, norm, self.down.blocks())
         if self.down_bn is not None:
             hidden = self.down_bn(hidden)
         return F.relu(hidden) if self.activation else hidden
 
     def widen(self, hidden: Tensor) -> WideEnd:
         """From the bottleneck on, not yet computed; the batch norm becomes part of the linear map."""
-        matrix = self.up.matrix()
-        bias = matrix.new_zeros(matrix.shape[0])
+        blocks = self.up.blocks()
+        bias = blocks.new_zeros(self.up.weight.shape[0])
         if self.up_bn is not None:
-            matrix, bias = self.up_bn.fold(matrix, hidden)
-        return WideEnd(hidden, matrix, bias, self.post_norm)
+            blocks, bias = self.up_bn.fold(blocks, hidden)
+        return WideEnd(hidden, blocks, bias, self.post_norm)
 
     def share(self, share: Tensor) -> Tensor:
         """What the expert's normed output is multiplied by when it counts `share`: the gate is part of it."""
@@ -139,11 +134,12 @@ class CrossExpert(Bottleneck):
 
     def asking(self) -> Tensor:
         """The latents `[K, C]` as they meet the context's tokens."""
-        return _scaled(self.latent_tokens, self.scaled)
+        return attention_scale(self.latent_tokens.shape[1], self.scaled) * self.latent_tokens
 
     def end_of_reading(self, x: Tensor, pooled: Tensor) -> WideEnd:
         """`end` for latents that have already read: `pooled` `[BT, K, C]` is `softmax(asking c^T) c`."""
-        seen = ask_latents(x, self.latent_tokens + pooled, self.attn_gate, scaled=self.scaled)
+        scale = attention_scale(x.shape[-1], self.scaled)
+        seen = ask_latents(x, self.latent_tokens + pooled, self.attn_gate, scale=scale)
         return self.widen(self.narrow(seen))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
-from caeav.model.adapters.latentreads import read_through_maps
+from caeav.model.adapters.latentreads import ask_latents, read_through_maps
 from caeav.model.adapters.moe import AvMoe
+from caeav.model.adapters.tokenlayers import grouped_product
 
 DOUBLE = torch.float64
 
@@ -33,6 +35,25 @@ def test_what_latents_read_through_the_maps_is_what_they_read_of_the_context() -
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
+def test_tokens_ask_latents() -> None:
+    torch.manual_seed(0)
+    for tokens in (3, 9):  # fewer and more tokens than channels take different ways
+        x, read, gate = (
+            torch.randn(shape, dtype=DOUBLE, requires_grad=True)
+            for shape in ((2, tokens, 5), (2, 4, 5), (1,))
+        )
+        want = x + gate * torch.softmax(0.3 * x @ read.transpose(1, 2), -1) @ read
+        torch.testing.assert_close(ask_latents(x, read, gate, scale=0.3), want)
+        assert torch.autograd.gradcheck(lambda *given: ask_latents(*given, scale=0.3), (x, read, gate))
+
+
+def test_grouped_product() -> None:
+    torch.manual_seed(0)
+    left, right = (torch.randn(s, dtype=DOUBLE, requires_grad=True) for s in ((5, 6), (3, 2, 4)))
+    torch.testing.assert_close(grouped_product(left, right), left @ torch.block_diag(*right))
+    assert torch.autograd.gradcheck(grouped_product, (left, right))
+
+
 def test_gradients_of_the_bottlenecks_ends() -> None:
     torch.manual_seed(0)
     norm, end_norm = nn.LayerNorm(6).to(DOUBLE), nn.LayerNorm(6).to(DOUBLE)
@@ -43,8 +64,8 @@ def test_gradients_of_the_bottlenecks_ends() -> None:
     def tensor(*shape: int) -> torch.Tensor:
         return torch.randn(shape, dtype=DOUBLE, requires_grad=True)
 
-    x, down = tensor(2, 3, 6), tensor(4, 6)
-    torch.testing.assert_close(normed_product(x, norm, down), norm(x) @ down.T)
+    x, down = tensor(2, 3, 6), tensor(2, 2, 3)
+    torch.testing.assert_close(normed_product(x, norm, down), norm(x) @ torch.block_diag(*down).T)
     assert torch.autograd.gradcheck(lambda *given: normed_product(given[0], norm, given[1]), (x, down))
 
     def ends(
@@ -52,23 +73,36 @@ def test_gradients_of_the_bottlenecks_ends() -> None:
     ) -> torch.Tensor:
         return weighted_ends(shares, [WideEnd(hidden, up, bias, end_norm), WideEnd(hidden, up, bias, None)])
 
-    given = tensor(2, 2), tensor(2, 3, 4), tensor(6, 4), tensor(6)
-    wide = given[1] @ given[2].T + given[3]
+    given = tensor(2, 2), tensor(2, 3, 4), tensor(2, 3, 2), tensor(6)
+    wide = given[1] @ torch.block_diag(*given[2]).T + given[3]
     shares = given[0][..., None, None]
     torch.testing.assert_close(ends(*given), shares[:, 0] * end_norm(wide) + shares[:, 1] * wide)
     assert torch.autograd.gradcheck(ends, given)
 
 
-def test_reading_through_the_maps_in_half_precision() -> None:
+@pytest.mark.parametrize("latents", [2, 8])  # few: read through the maps; many: the context is made
+@pytest.mark.parametrize("norms", [True, False])
+def test_the_layer_in_half_precision(latents: int, norms: bool) -> None:
     torch.manual_seed(0)
-    moe = AvMoe(12, 5, 10, 7, bottleneck=4, latents=2, batch_norm=True)
-    for expert in (*moe.cross_experts, *moe.uni_experts):
-        nn.init.constant_(expert.out_gate, 1.0)
-    x, other = torch.randn(3, 5, 12), torch.randn(3, 7, 10)
+    moe = AvMoe(
+        12, 5, 10, 7, bottleneck=4, latents=latents, batch_norm=norms, pre_norm=norms, post_norm=norms
+    )
+    for name, p in moe.named_parameters():
+        if name.endswith("gate"):
+            nn.init.constant_(p, 1.0)
+    x, other = (torch.randn(*shape, requires_grad=True) for shape in ((6, 5, 12), (6, 7, 10)))
+    sources = [x, other, *(p for n, p in moe.named_parameters() if "pre_norm.bias" not in n)]
+    cotangent = torch.randn(6, 5, 12)
     exact = moe(x, other).residual
+    wanted = torch.autograd.grad((exact * cotangent).sum(), sources)
     with torch.autocast("cpu", torch.bfloat16):
         rough = moe(x, other).residual
-    assert rough.dtype is torch.bfloat16
+        assert rough.dtype is torch.bfloat16
+        found = torch.autograd.grad((rough * cotangent).sum(), sources)  # autocast is still on here
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
-    rough.float().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in moe.parameters() if p.requires_grad)
+    largest = max(want.norm() for want in wanted)
+    for p, got, want in zip(sources, found, wanted, strict=True):
+        assert got.dtype is p.dtype
+        if want.norm() > 0.01 * largest:  # smaller ones are rounding
+            assert (got * want).sum() > 0.9 * got.norm() * want.norm()
+            assert 0.5 < got.norm() / want.norm() < 2

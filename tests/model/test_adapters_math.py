@@ -127,7 +127,7 @@ def test_folded_batch_norm_equals_batch_norm_of_the_product(training: bool) -> N
         m.running_var.fill_(2.0)
     source = torch.randn(4, 6, 3, dtype=DOUBLE, requires_grad=True)
     matrix = torch.randn(7, 3, dtype=DOUBLE, requires_grad=True)
-    weight, bias = ours.fold(matrix, source)
+    (weight,), bias = ours.fold(matrix[None], source)
     got = source @ weight.T + bias
     want = theirs((source @ matrix.T).flatten(0, 1)).view_as(got)
     torch.testing.assert_close(got, want)
