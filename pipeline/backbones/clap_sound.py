@@ -21,7 +21,7 @@ from caeav.pipeline.backbones.htsat import HtsatConfig
 from caeav.pipeline.backbones.htsat_checkpoint import network_sizes, picture_side
 from caeav.pipeline.backbones.htsat_sound import SoundConfig
 from caeav.pipeline.backbones.protocol import Tap
-from caeav.pipeline.backbones.sound_backbone import SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.sound_backbone import SETTINGS, SoundBackbone, front_end, sound_config
 from caeav.pipeline.weights.find import Weights, WeightsError
 
 DEFAULT = "hub:laion/clap-htsat-unfused"
@@ -32,7 +32,7 @@ LAION = SoundConfig(
 PRESETS: dict[str, dict[str, Any]] = {"laion": {}, "transformers": {"int16": False}}
 DEFAULTS: dict[str, Any] = dict.fromkeys(front_end(LAION)) | {
     "int16": LAION.int16,
-    "taps": [],
+    **SETTINGS,
 }
 _FRONT_NAMES = {
     "rate_hz": "sampling_rate",
@@ -70,7 +70,7 @@ class ClapSound(SoundBackbone):
         return self._tower
 
     def everything(self, windows: Tensor) -> dict[str, Tensor]:
-        """Windows `[N, samples]` -> every tap there is, `[N, L, C]`."""
+        """Windows `[N, samples]` -> every tap of the tower, `[N, L, C]`."""
         stages, normed, shared = self._tower(windows)
         found = {f"audio.stage{i + 1}": x for i, x in enumerate(stages)}
         return found | {"audio.norm": normed, "audio.embedding": shared.unsqueeze(1)}

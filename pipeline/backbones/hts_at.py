@@ -15,11 +15,11 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig
 from caeav.pipeline.backbones.htsat_checkpoint import fill_htsat, network_sizes, picture_side, read_state
 from caeav.pipeline.backbones.htsat_sound import SoundConfig
-from caeav.pipeline.backbones.sound_backbone import SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.sound_backbone import SETTINGS, SoundBackbone, front_end, sound_config
 from caeav.pipeline.weights.find import Weights, find_weights
 
 FILE = "HTSAT_AudioSet_Saved_1.ckpt"
-DEFAULTS: dict[str, Any] = {**front_end(SoundConfig()), "taps": []}
+DEFAULTS: dict[str, Any] = {**front_end(SoundConfig()), **SETTINGS}
 PRESETS: dict[str, dict[str, Any]] = {"reference": {}, "reference-avs": {"window_s": 5}}
 
 

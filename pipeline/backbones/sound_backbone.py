@@ -23,6 +23,9 @@ from caeav.pipeline.weights.find import Weights
 
 FRONT_END = ("rate_hz", "fft", "hop", "bands", "low_hz", "high_hz", "window_s", "mel", "filling", "int16")
 """The settings of `SoundConfig` that a recipe names; the picture's side belongs to the weights."""
+WINDOWS = "audio.windows"
+SETTINGS: dict[str, Any] = {"segment_s": 1.0, "taps": []}
+"""What every one of them has besides its front end."""
 _ALLOWED = {"mel": ("slaney", "htk"), "filling": ("repeat", "repeatpad")}
 
 
@@ -30,7 +33,7 @@ class SoundBackbone(TorchBackbone):
     """Subclasses give the network, the settings, and taps it has besides its stages.
 
     The setting `taps` names those that are stored, empty: the stages. `offered_taps`: all there are; `parameters`: how
-    many.
+    many. The tap `audio.windows` is the network's input (`segment_s` of sound), for adapters in its first stage.
     """
 
     modality: Modality = "audio"
@@ -45,7 +48,8 @@ class SoundBackbone(TorchBackbone):
         stages = [
             Tap(f"audio.stage{i + 1}", s.tokens, s.channels) for i, s in enumerate(LiveHtsat(trunk).stages)
         ]
-        self.offered_taps = (*stages, *more)
+        self._samples = round(settings["segment_s"] * trunk.config.sound.rate_hz)
+        self.offered_taps = (Tap(WINDOWS, 1, self._samples), *stages, *more)
         chosen = settings["taps"] or [tap.name for tap in stages]
         unknown = [str(place) for place in chosen if place not in {tap.name for tap in self.offered_taps}]
         if unknown:
@@ -83,17 +87,24 @@ class SoundBackbone(TorchBackbone):
                 f"{sound.window_s * sound.rate_hz} samples ({sound.window_s} s)",
                 hint="use shorter segments",
             )
+        if WINDOWS in self._settings["taps"] and clip.shape[1] != self._samples:
+            raise CaeavError(
+                f"segments have {clip.shape[1]} samples, the tap {WINDOWS} was declared with {self._samples}",
+                hint=f"set segment_s of {self.name} to {clip.shape[1] / sound.rate_hz:g}",
+            )
         return torch.from_numpy(np.ascontiguousarray(clip, dtype=np.float32))
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Windows `[N, T, samples]` -> `{tap: [N, T, L, C]}`."""
-        found = self.everything(batch.flatten(0, 1))
+        """Windows `[N, T, samples]` -> `{tap: [N, T, L, C]}`; the network runs when one of its own is wanted."""
+        windows = batch.flatten(0, 1)
+        found = {} if self._settings["taps"] == [WINDOWS] else self.everything(windows)
+        found[WINDOWS] = windows.unsqueeze(1)
         return {
             tap.name: found[tap.name].view(*batch.shape[:2], tap.tokens, tap.channels) for tap in self._taps
         }
 
     def everything(self, windows: Tensor) -> dict[str, Tensor]:
-        """Windows `[N, samples]` -> every tap there is, `[N, L, C]`."""
+        """Windows `[N, samples]` -> every tap of the network, `[N, L, C]`."""
         return {f"audio.stage{i + 1}": x for i, x in enumerate(self._trunk(windows))}
 
 

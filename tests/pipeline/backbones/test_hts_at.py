@@ -53,9 +53,22 @@ def test_only_the_taps_asked_for_are_declared_and_given(
     tiny_htsat: Path, front: dict[str, Any], windows: Any
 ) -> None:
     some = HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**front, "taps": ["audio.stage4", "audio.stage2"]}))
-    assert len(some.offered_taps) == 4
+    assert len(some.offered_taps) == 5
     assert [tap.name for tap in some.taps()] == ["audio.stage2", "audio.stage4"]
     assert list(some.tokens([windows])[0]) == ["audio.stage2", "audio.stage4"]
+
+
+def test_the_windows_themselves_can_be_a_tap(tiny_htsat: Path, front: dict[str, Any], windows: Any) -> None:
+    raw = {**front, "segment_s": 0.5, "taps": ["audio.windows"]}
+    backbone = HtsAt(ModelChoice("hts-at", str(tiny_htsat), raw))
+    assert [(tap.name, tap.tokens, tap.channels) for tap in backbone.taps()] == [("audio.windows", 1, 1000)]
+    found = backbone.tokens([windows])[0]
+    assert list(found) == ["audio.windows"] and np.array_equal(found["audio.windows"][:, 0], windows)
+    both = HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**raw, "taps": ["audio.stage1", "audio.windows"]}))
+    assert list(both.tokens([windows])[0]) == ["audio.windows", "audio.stage1"]
+    with pytest.raises(CaeavError, match="declared with 1000") as caught:
+        backbone.prepare(windows[:, :400])
+    assert "set segment_s of hts-at to 0.2" in str(caught.value)
 
 
 def test_frozen_in_eval_mode(backbone: HtsAt) -> None:
@@ -88,6 +101,7 @@ def test_the_published_front_end_is_the_default_and_avs_has_its_own() -> None:
         "mel": "slaney",
         "filling": "repeat",
         "int16": False,
+        "segment_s": 1.0,
         "taps": 0,
     }
     assert [(tap.tokens, tap.channels) for tap in usual.taps()] == [
