@@ -1,21 +1,29 @@
 """Stage one, second half: media files to a store of captions, their texts and their token embeddings.
 
-Shapes: `W` caption tokens, `C` channels. Texts are written beside the decoder and embedded here, a shard at a time.
+Shapes: `W` caption tokens, `C` channels. Texts are written beside the decoder or on a device, and embedded here, a
+shard at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.home import Home
-from caeav.pipeline.recipes import CaptionOptions, caption_recipe, text_parts
+from caeav.pipeline.backbones.protocol import TextBackbone
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.recipes import CaptionOptions, Job, caption_job
 from caeav.pipeline.stage import run_stage
-from caeav.pipeline.store import Recipe, Record
+from caeav.pipeline.store import Record
+from caeav.pipeline.store.dtypes import stored
+from caeav.pipeline.store.layout import shard_clips
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
+
+Encoded = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def caption(
@@ -31,27 +39,66 @@ def caption(
     `report` is told after every clip, `remark` before any work. Raises `CaeavError` (unknown
     names, a changed recipe, a busy store).
     """
-    recipe = caption_recipe(manifest.segments, manifest.segment_s, options)
-    embedder = Embedder(recipe)
-    return run_stage(manifest, recipe, home, run, embedder.embed, report, remark)
+    job = caption_job(manifest.segments, manifest.segment_s, options)
+    [summary] = run_stage(manifest, [(job, Embedder(job, run.devices).embed)], home, run, report, remark)
+    return summary
 
 
 class Embedder:
     """Adds `visual_caption` and `audio_caption` `[W, C]` with their masks `[W]` to records that hold `texts`.
 
-    An empty text (a missing modality) gives zeros and a mask without a true value.
+    An empty text (a missing modality) gives zeros and a mask without a true value. Text backbones of torch modules
+    are moved to the first of `devices` and get batches of one size, each text in the place of its clip in its shard.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._texts = text_parts(recipe)
-        self._dtype = np.dtype(recipe.fields["dtype"])
+    def __init__(self, job: Job, devices: Sequence[str] = ("cpu",)) -> None:
+        fields = job.recipe.fields
+        self._texts = job.texts
+        self._dtype: str = fields["dtype"]
+        self._compute = ComputeOptions(**fields.get("compute", {}))
+        self._rows = min(self._compute.batch, shard_clips(job.recipe))
+        self._devices = tuple(devices)
+        self._encode: dict[int, Callable[[Sequence[str]], Encoded]] = {}
 
-    def embed(self, records: Sequence[Record]) -> list[Record]:
-        """Records with `info["texts"]` -> the same with arrays; each text is embedded as if alone."""
+    def embed(self, records: Sequence[Record], place: Callable[[str], int]) -> list[Record]:
+        """Records with `info["texts"]` -> the same with arrays; `place(key)` is a clip's place in its shard."""
         arrays: list[dict[str, Any]] = [{} for _ in records]
         for side, backbone in self._texts.items():
-            tokens, mask = backbone.encode([record.info["texts"][side] for record in records])
-            for i, found in enumerate(arrays):
-                found[f"{side}_caption"] = tokens[i].astype(self._dtype)
-                found[f"{side}_caption_mask"] = mask[i]
+            texts = {place(record.key): record.info["texts"][side] for record in records}
+            tokens, masks = (
+                self._in_rows(backbone, texts) if hasattr(backbone, "module") else _at_once(backbone, texts)
+            )
+            for record, found in zip(records, arrays, strict=True):
+                at = place(record.key)
+                found |= stored({f"{side}_caption": tokens[at]}, self._dtype)
+                found[f"{side}_caption_mask"] = masks[at]
         return [Record(r.key, found, r.info) for r, found in zip(records, arrays, strict=True)]
+
+    def _in_rows(
+        self, backbone: TextBackbone, texts: Mapping[int, str]
+    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, NDArray[np.bool_]]]:
+        """Texts by place in a shard -> tokens and masks by place, from batches of one size with fixed rows."""
+        encode = self._encoder(backbone)
+        tokens: dict[int, NDArray[np.float32]] = {}
+        masks: dict[int, NDArray[np.bool_]] = {}
+        for start in sorted({at - at % self._rows for at in texts}):
+            found, mask = encode([texts.get(at, "") for at in range(start, start + self._rows)])
+            for at in range(start, start + self._rows):
+                if at in texts:
+                    tokens[at], masks[at] = found[at - start], mask[at - start]
+        return tokens, masks
+
+    def _encoder(self, backbone: TextBackbone) -> Callable[[Sequence[str]], Encoded]:
+        """`backbone.encode` on a device, made ready once."""
+        if id(backbone) not in self._encode:
+            from caeav.pipeline.device.texts import text_encoder
+
+            self._encode[id(backbone)] = text_encoder(backbone, self._devices, self._compute)
+        return self._encode[id(backbone)]
+
+
+def _at_once(
+    backbone: TextBackbone, texts: Mapping[int, str]
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, NDArray[np.bool_]]]:
+    tokens, masks = backbone.encode(list(texts.values()))
+    return dict(zip(texts, tokens, strict=True)), dict(zip(texts, masks, strict=True))

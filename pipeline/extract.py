@@ -1,11 +1,17 @@
-"""Stage one, first half: media files to a store of frozen-backbone tokens."""
+"""Stage one: media files to stores of frozen-backbone tokens, and of captions in the same pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.recipes import TokenOptions, token_recipe
+from caeav.pipeline.caption import Embedder
+from caeav.pipeline.gather import Complete
+from caeav.pipeline.recipes import CaptionOptions, Job, TokenOptions, caption_job, token_job
 from caeav.pipeline.stage import run_stage
+from caeav.pipeline.store import Record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
 
 
@@ -22,5 +28,34 @@ def extract(
     `report` is told after every clip, `remark` before any work. Raises `CaeavError` (unknown
     names, a changed recipe, a busy store).
     """
-    recipe = token_recipe(manifest.segments, manifest.segment_s, options)
-    return run_stage(manifest, recipe, home, run, list, report, remark)
+    [summary] = extract_all(manifest, home, [options], run, report, remark)
+    return summary
+
+
+def extract_all(
+    manifest: Manifest,
+    home: Home,
+    options: Sequence[TokenOptions | CaptionOptions],
+    run: RunOptions,
+    report: Report,
+    remark: Remark = unheard,
+) -> list[StageSummary]:
+    """Fill several stores while each clip is decoded once; each store becomes what a run of its own makes it.
+
+    All must name the same decoder. Errors as `extract`.
+    """
+    if not options:
+        raise CaeavError("no store is asked for", hint="name a backbone")
+    jobs = [_job(manifest, each, run) for each in options]
+    return run_stage(manifest, jobs, home, run, report, remark)
+
+
+def _job(manifest: Manifest, options: TokenOptions | CaptionOptions, run: RunOptions) -> tuple[Job, Complete]:
+    if isinstance(options, TokenOptions):
+        return token_job(manifest.segments, manifest.segment_s, options), _as_it_is
+    job = caption_job(manifest.segments, manifest.segment_s, options)
+    return job, Embedder(job, run.devices).embed
+
+
+def _as_it_is(records: Sequence[Record], place: object) -> list[Record]:
+    return list(records)

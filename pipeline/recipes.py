@@ -8,9 +8,9 @@ is made from a `ModelChoice`, and what it describes of itself in the recipe lead
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.keys import slug
@@ -22,25 +22,30 @@ from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.protocol import Captioner
 from caeav.pipeline.decode.media import Decoder, Sampling
 from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.store.dtypes import DTYPES
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.weights.find import HUB, RANDOM
 from caeav.pipeline.weights.memory import recall
 
 P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)
-DTYPES = ("float16", "float32")
 SILENT_RATE_HZ = 16_000
 """Rate of sound when no component asks for one."""
+NONE = "none"
+"""In the place of a backbone: the store has no tokens of this modality."""
+SIDES = ("visual", "audio")
 
 
 @dataclass(frozen=True)
 class TokenOptions:
-    """What decides the tokens of a store besides the data set."""
+    """What decides the tokens of a store besides the data set. One of `visual` and `audio` may be `NONE`."""
 
     visual: ModelChoice | str = "classic"
     audio: ModelChoice | str = "classic"
     decoder: str = DEFAULT_DECODER
     dtype: str = "float16"
     shard_clips: int = 64
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
 
 
 @dataclass(frozen=True)
@@ -54,86 +59,117 @@ class CaptionOptions:
     decoder: str = DEFAULT_DECODER
     dtype: str = "float16"
     shard_clips: int = 64
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
 
 
 @dataclass(frozen=True)
-class TokenParts:
-    """The running components of a token recipe."""
+class Job:
+    """A recipe and the components it describes, by modality: `parts` see media, `texts` the captions they write.
 
-    decoder: Decoder
-    sampling: Sampling
-    visual: MediaBackbone
-    audio: MediaBackbone
+    A store of tokens has no `texts`, and may lack one modality.
+    """
+
+    recipe: Recipe
+    parts: Mapping[str, MediaBackbone | Captioner]
+    texts: Mapping[str, TextBackbone] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class CaptionParts:
-    """The running components of a caption recipe, without its text backbones (see `text_parts`)."""
+def token_job(segments: int, segment_s: float, options: TokenOptions) -> Job:
+    """A token store's recipe and backbones; raises `CaeavError` for unknown names or values."""
+    parts: dict[str, MediaBackbone] = {}
+    for side, registry, wanted in (
+        ("visual", visual_backbones, ModelChoice.of(options.visual)),
+        ("audio", audio_backbones, ModelChoice.of(options.audio)),
+    ):
+        if wanted.name != NONE:
+            parts[side] = _make(registry, wanted)
+        elif wanted != ModelChoice(NONE):
+            raise CaeavError(
+                f"{side} is {NONE!r}, which has no weights and no settings", hint="leave them out"
+            )
+    if not parts:
+        raise CaeavError("a store without visual and without audio tokens", hint="name a backbone")
+    described = {side: {**_component(part), "taps": _taps(part)} for side, part in parts.items()}
+    rate_hz = parts["audio"].rate_hz if "audio" in parts else None
+    fields = {**_shared_fields(segments, segment_s, rate_hz, options, [*parts.values()]), **described}
+    return Job(Recipe("tokens", _joined(*(part.name for part in parts.values())), fields), parts)
 
-    decoder: Decoder
-    sampling: Sampling
-    visual: Captioner
-    audio: Captioner
+
+def caption_job(segments: int, segment_s: float, options: CaptionOptions) -> Job:
+    """A caption store's recipe and components; raises `CaeavError` for unknown names or values."""
+    visual, audio = _make(visual_captioners, options.visual), _make(audio_captioners, options.audio)
+    first = _make(text_backbones, options.visual_text)
+    same = ModelChoice.of(options.audio_text) == ModelChoice.of(options.visual_text)
+    second = first if same else _make(text_backbones, options.audio_text)
+    fields = {
+        **_shared_fields(segments, segment_s, audio.rate_hz, options, [visual, audio, first, second]),
+        "visual": {**_component(visual), "text": _component(first)},
+        "audio": {**_component(audio), "text": _component(second)},
+    }
+    name = _joined(visual.name, audio.name, *sorted((first.name, second.name)))
+    recipe = Recipe("captions", name, fields)
+    return Job(recipe, {"visual": visual, "audio": audio}, {"visual": first, "audio": second})
 
 
 def token_recipe(segments: int, segment_s: float, options: TokenOptions) -> Recipe:
     """The recipe of a token store; raises `CaeavError` for unknown names or values."""
-    visual, audio = _make(visual_backbones, options.visual), _make(audio_backbones, options.audio)
-    return Recipe(
-        "tokens",
-        _joined(visual.name, audio.name),
-        {
-            **_shared_fields(segments, segment_s, audio.rate_hz, options),
-            "visual": {**_component(visual), "taps": _taps(visual)},
-            "audio": {**_component(audio), "taps": _taps(audio)},
-        },
-    )
+    return token_job(segments, segment_s, options).recipe
 
 
 def caption_recipe(segments: int, segment_s: float, options: CaptionOptions) -> Recipe:
     """The recipe of a caption store; raises `CaeavError` for unknown names or values."""
-    visual, audio = _make(visual_captioners, options.visual), _make(audio_captioners, options.audio)
-    texts = (_make(text_backbones, options.visual_text), _make(text_backbones, options.audio_text))
-    return Recipe(
-        "captions",
-        _joined(visual.name, audio.name, *sorted(text.name for text in texts)),
-        {
-            **_shared_fields(segments, segment_s, audio.rate_hz, options),
-            "visual": {**_component(visual), "text": _component(texts[0])},
-            "audio": {**_component(audio), "text": _component(texts[1])},
-        },
+    return caption_job(segments, segment_s, options).recipe
+
+
+def job_of(recipe: Recipe) -> Job:
+    """The components of a recipe, built anew: they must describe themselves as it says; only the decoder's version
+    may differ. Raises `CaeavError` naming the fields that do."""
+    try:
+        fields, sampling = recipe.fields, recipe.fields["sampling"]
+        choices: dict[str, Any] = {
+            side: described_choice(fields[side]) if side in fields else NONE for side in SIDES
+        }
+        if recipe.kind == "captions":
+            choices |= {f"{side}_text": described_choice(fields[side]["text"]) for side in SIDES}
+        general = {name: fields[name] for name in ("dtype", "shard_clips")} | {
+            "decoder": fields["decoder"]["name"],
+            "compute": ComputeOptions(**fields.get("compute", {})),
+        }
+        segments, segment_s = sampling["segments"], sampling["segment_s"]
+    except (KeyError, TypeError) as error:
+        raise CaeavError(f"the recipe lacks {error}", hint="extract again with this program") from error
+    now = (
+        token_job(segments, segment_s, TokenOptions(**choices, **general))
+        if recipe.kind == "tokens"
+        else caption_job(segments, segment_s, CaptionOptions(**choices, **general))
     )
+    stored, wanted = recipe.as_json(), now.recipe.as_json()
+    wanted["fields"]["decoder"] = stored["fields"]["decoder"]
+    _same(recipe, recipe_differences(stored, wanted))
+    return replace(now, recipe=recipe)
 
 
-def token_parts(recipe: Recipe) -> TokenParts:
-    """Build and check the components of a token recipe; raises `CaeavError` naming the fields that differ."""
-    check_recipe(recipe)
-    fields = recipe.fields
-    return TokenParts(
-        _decoder(fields),
-        _sampling(fields),
-        _make(visual_backbones, described_choice(fields["visual"])),
-        _make(audio_backbones, described_choice(fields["audio"])),
-    )
+def part_of(recipe: Recipe, side: str) -> MediaBackbone | Captioner:
+    """One component of a recipe alone, checked like those of `job_of`."""
+    choice = described_choice(recipe.fields[side])
+    stored = {key: value for key, value in recipe.fields[side].items() if key != "text"}
+    if recipe.kind == "tokens":
+        backbone = _make(visual_backbones if side == "visual" else audio_backbones, choice)
+        _same(recipe, recipe_differences(stored, {**_component(backbone), "taps": _taps(backbone)}, side))
+        return backbone
+    captioner = _make(visual_captioners if side == "visual" else audio_captioners, choice)
+    _same(recipe, recipe_differences(stored, _component(captioner), side))
+    return captioner
 
 
-def caption_parts(recipe: Recipe) -> CaptionParts:
-    """Build and check the components of a caption recipe; raises `CaeavError` naming the fields that differ."""
-    check_recipe(recipe)
-    fields = recipe.fields
-    return CaptionParts(
-        _decoder(fields),
-        _sampling(fields),
-        _make(visual_captioners, described_choice(fields["visual"])),
-        _make(audio_captioners, described_choice(fields["audio"])),
-    )
+def decoder_of(recipe: Recipe) -> Decoder:
+    """The decoder a recipe names, in the version at hand."""
+    return decoders[recipe.fields["decoder"]["name"]]()
 
 
-def text_parts(recipe: Recipe) -> dict[Literal["visual", "audio"], TextBackbone]:
-    """The text backbone of each modality of a caption recipe; one instance when both name the same."""
-    visual, audio = (described_choice(recipe.fields[side]["text"]) for side in ("visual", "audio"))
-    first = _make(text_backbones, visual)
-    return {"visual": first, "audio": first if audio == visual else _make(text_backbones, audio)}
+def sampling_of(recipe: Recipe) -> Sampling:
+    """What is sampled of a clip."""
+    return Sampling(**recipe.fields["sampling"])
 
 
 def described_choice(described: Mapping[str, Any]) -> ModelChoice:
@@ -160,30 +196,7 @@ def decoder_remark(recipe: Recipe) -> str:
     return "" if now == stored["version"] else f"decoded by {now}, the store by {stored['version']}"
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """The components named must describe themselves as the recipe says; the decoder's version may differ."""
-    try:
-        fields, sampling = recipe.fields, recipe.fields["sampling"]
-        parts: dict[str, Any] = {side: described_choice(fields[side]) for side in ("visual", "audio")}
-        general = {name: fields[name] for name in ("dtype", "shard_clips")} | {
-            "decoder": fields["decoder"]["name"]
-        }
-        texts: dict[str, Any] = {
-            f"{side}_text": described_choice(fields[side]["text"])
-            for side in parts
-            if recipe.kind == "captions"
-        }
-        segments, segment_s = sampling["segments"], sampling["segment_s"]
-    except (KeyError, TypeError) as error:
-        raise CaeavError(f"the recipe lacks {error}", hint="extract again with this program") from error
-    now = (
-        token_recipe(segments, segment_s, TokenOptions(**parts, **general))
-        if recipe.kind == "tokens"
-        else caption_recipe(segments, segment_s, CaptionOptions(**parts, **texts, **general))
-    )
-    stored, wanted = recipe.as_json(), now.as_json()
-    wanted["fields"]["decoder"] = stored["fields"]["decoder"]
-    differences = recipe_differences(stored, wanted)
+def _same(recipe: Recipe, differences: Sequence[str]) -> None:
     if differences:
         raise CaeavError(
             f"this program no longer makes what the recipe {recipe.folder_name} says: {'; '.join(differences)}",
@@ -192,16 +205,22 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _shared_fields(
-    segments: int, segment_s: float, rate_hz: int | None, options: TokenOptions | CaptionOptions
+    segments: int,
+    segment_s: float,
+    rate_hz: int | None,
+    options: TokenOptions | CaptionOptions,
+    parts: Sequence[MediaBackbone | Captioner | TextBackbone],
 ) -> dict[str, Any]:
     if options.dtype not in DTYPES:
         raise CaeavError(f"unknown dtype {options.dtype!r}", hint=f"choose one of: {', '.join(DTYPES)}")
     decoder = decoders[options.decoder]()
+    compute = options.compute.fields()
     return {
         "decoder": {"name": decoder.name, "version": decoder.version()},
         "sampling": {"segments": segments, "segment_s": segment_s, "rate_hz": rate_hz or SILENT_RATE_HZ},
         "dtype": options.dtype,
         "shard_clips": options.shard_clips,
+        **({"compute": compute} if any(hasattr(part, "module") for part in parts) else {}),
     }
 
 
@@ -222,11 +241,3 @@ def _component(part: MediaBackbone | Captioner | TextBackbone) -> dict[str, Any]
 
 def _taps(backbone: MediaBackbone) -> list[dict[str, Any]]:
     return [{"name": tap.name, "tokens": tap.tokens, "channels": tap.channels} for tap in backbone.taps()]
-
-
-def _decoder(fields: Mapping[str, Any]) -> Decoder:
-    return decoders[fields["decoder"]["name"]]()
-
-
-def _sampling(fields: Mapping[str, Any]) -> Sampling:
-    return Sampling(**fields["sampling"])

@@ -1,11 +1,14 @@
 """One media file through the recipes of existing stores, for prediction; nothing is stored.
 
 The components are built anew from the recipes and must describe themselves as they did then, or tokens would
-silently differ from those a model was trained on.
+silently differ from those a model was trained on. What computes on a device is given batches of one clip, so its
+tokens may differ from stored ones in the last bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +17,15 @@ from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.keys import slug
+from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.caption import Embedder
+from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.pool import WorkerPool
-from caeav.pipeline.recipes import check_recipe, decoder_remark
-from caeav.pipeline.stage import SETUP, unfit
-from caeav.pipeline.store import Recipe, Record
+from caeav.pipeline.gather import unfit
+from caeav.pipeline.recipes import Job, decoder_remark, job_of
+from caeav.pipeline.stage import SETUP
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S
 from caeav.pipeline.worker import FRAMES, worker_settings
 
@@ -33,54 +40,91 @@ class Processed(NamedTuple):
 
 def process_file(
     path: Path,
-    token_recipe: Recipe,
+    token_recipe: Recipe | Sequence[Recipe],
     caption_recipe: Recipe | None = None,
     start_s: float = 0.0,
     deadline_s: float = DEFAULT_DEADLINE_S,
+    device: str = "auto",
 ) -> Processed:
     """Decode `path` from `start_s` and make what the stores of these recipes hold for a clip.
 
-    Runs in killable child processes. Raises `CaeavError` when the file is missing or cannot be decoded, or when a
-    component is no longer what its recipe says, naming the fields. Another version of the decoder is no error; it
-    is said in the record's notes (`decoder_version`).
+    Decodes in killable child processes; `device` is for components that need one (`auto`, `cpu`, `cuda`, or a GPU's
+    number). Raises `CaeavError` when the file is missing or cannot be decoded, or when a component is no longer what
+    its recipe says, naming the fields. Another version of the decoder is no error; it is said in the record's notes
+    (`decoder_version`).
     """
     if not path.is_file():
         raise CaeavError(f"no file {path}", hint="give the path of a media file")
-    for recipe in (token_recipe, caption_recipe):
-        if recipe is not None:
-            check_recipe(recipe)
-    arrays, info = _run(path, token_recipe, start_s, deadline_s, keep_frames=True)
-    frames = arrays.pop(FRAMES)
-    tokens = _sound(Record(slug(path.stem), arrays, info))
-    if caption_recipe is None:
-        return Processed(tokens, None, frames)
-    _, info = _run(path, caption_recipe, start_s, deadline_s, keep_frames=False)
-    captions = Embedder(caption_recipe).embed([Record(tokens.key, {}, info)])[0]
-    return Processed(tokens, _sound(captions), frames)
+    recipes = [token_recipe] if isinstance(token_recipe, Recipe) else list(token_recipe)
+    jobs = [job_of(recipe) for recipe in (*recipes, *([caption_recipe] if caption_recipe else []))]
+    key = slug(path.stem)
+    made: dict[int, Record] = {}
+    frames: NDArray[np.uint8] | None = None
+    for group in _by_decoder(jobs):
+        outcome = _decode(path, group, start_s, deadline_s)
+        frames = outcome.arrays[FRAMES] if frames is None else frames
+        found = _records(path, replace(outcome, id=key), group, device)
+        made |= {id(job): record for job, record in zip(group, found, strict=True)}
+    assert frames is not None
+    tokens = _together([made[id(job)] for job in jobs if job.recipe.kind == "tokens"])
+    captions = [made[id(job)] for job in jobs if job.recipe.kind == "captions"]
+    return Processed(tokens, captions[0] if captions else None, frames)
 
 
-def _run(
-    path: Path, recipe: Recipe, start_s: float, deadline_s: float, *, keep_frames: bool
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    settings = worker_settings(recipe, keep_frames=keep_frames)
+def _by_decoder(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that can share one decoding."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.recipe.fields["decoder"]["name"], []).append(job)
+    return list(groups.values())
+
+
+def _decode(path: Path, jobs: Sequence[Job], start_s: float, deadline_s: float) -> Outcome:
+    settings = worker_settings(jobs, keep_frames=True)
+    request = {"id": path.name, "path": str(path), "start_s": start_s, "jobs": list(range(len(jobs)))}
     with WorkerPool(SETUP, settings, workers=1, deadline_s=deadline_s) as pool:
-        [outcome] = pool.map([{"id": path.name, "path": str(path), "start_s": start_s}])
+        [outcome] = pool.map([request])
     if outcome.failure is not None:
         raise CaeavError(
             f"{path}: {outcome.failure.reason}",
             hint="choose another file or start; caeav doctor shows which decoders work here",
         )
-    info = dict(outcome.info)
-    remark = decoder_remark(recipe)
-    if remark:
-        info["notes"] = [*info["notes"], {"code": "decoder_version", "detail": remark}]
-    return dict(outcome.arrays), info
+    return outcome
 
 
-def _sound(record: Record) -> Record:
-    reason = unfit(record)
-    if reason:
-        raise CaeavError(
-            f"{record.key}: {reason}", hint="the file is decoded to something no backbone can use"
-        )
-    return record
+def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> list[Record]:
+    """What the store of each job would hold, as its reader gives it."""
+    settled: dict[int, Record | Quarantined] = {}
+    assembly = Assembly(jobs, lambda job, _, result: settled.update({job: result}))
+    away = assembly.arrived(outcome, range(len(jobs)))
+    if away:
+        from caeav.pipeline.device.alone import compute_alone
+
+        compute_alone(jobs, {job: decoded(outcome, jobs[job]) for job in away}, outcome.id, assembly, device)
+    found = []
+    for number, job in enumerate(jobs):
+        result = settled[number]
+        if isinstance(result, Quarantined):
+            raise CaeavError(f"{path}: {result.stage}: {result.reason}", hint="choose another file or start")
+        if job.texts:
+            [result] = Embedder(job, (device,)).embed([result], lambda _: 0)
+        reason = unfit(result)
+        if reason:
+            raise CaeavError(f"{path}: {reason}", hint="the file is decoded to something no backbone can use")
+        remark = decoder_remark(job.recipe)
+        noted = [{"code": "decoder_version", "detail": remark}] if remark else []
+        info = {**result.info, "notes": [*result.info["notes"], *noted]}
+        found.append(Record(result.key, floats(result.arrays), info))
+    return found
+
+
+def _together(records: Sequence[Record]) -> Record:
+    """Tokens of several stores as one record; a segment is real where it is in all of them."""
+    first = records[0]
+    arrays: dict[str, NDArray[Any]] = {}
+    info = dict(first.info)
+    for record in records:
+        arrays |= record.arrays
+        for name in ("frames_ok", "audio_ok"):
+            info[name] = [a and b for a, b in zip(info[name], record.info[name], strict=True)]
+    return Record(first.key, arrays, info)

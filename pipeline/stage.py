@@ -1,56 +1,53 @@
-"""The engine of both stages: a recipe and a manifest in, a finished store out, however often it is interrupted.
+"""The engine of both stages: recipes and a manifest in, finished stores out, however often it is interrupted.
 
-Clips that are due go to killable child processes; what comes back is gathered shard by shard and published as
-soon as a shard is whole, several shards being open at a time. Every clip ends stored or quarantined with the true
-reason. What is computed is the business of `worker.py` and of the stage's `complete`.
+Clips that are due go, in order, to killable child processes, each decoded once for all stores that want it; what
+is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is gathered shard by shard and
+published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from caeav.manifests.clip import Manifest
+from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_bytes
+from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
-from caeav.pipeline.store import (
-    Quarantined,
-    Recipe,
-    Record,
-    ShardPlan,
-    StoreWriter,
-    find_other_recipes,
-    open_for_writing,
-)
-from caeav.pipeline.summary import Progress, Remark, Report, RunOptions, StageSummary, failure_limit
-from caeav.pipeline.worker import worker_settings
+from caeav.pipeline.gather import Complete, Filling, Gatherer
+from caeav.pipeline.meter import Meter
+from caeav.pipeline.recipes import Job, sampling_of
+from caeav.pipeline.store import Quarantined, Recipe, Record, find_other_recipes, open_for_writing
+from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
+from caeav.pipeline.worker import in_worker, worker_settings
 
-Complete = Callable[[Sequence[Record]], list[Record]]
-"""Turns the records of one shard into what is stored (embedding texts, say)."""
+if TYPE_CHECKING:  # the embedded path imports no torch
+    from caeav.pipeline.device.batches import Unit
+    from caeav.pipeline.device.runner import Runner
 
 MEDIA_ROOT = "media_root"
 """File beside a data set's stores: where its media was read last. Stores themselves do not know."""
 SETUP = "caeav.pipeline.worker:setup"
+"""What a child process runs."""
 
 
 def run_stage(
     manifest: Manifest,
-    recipe: Recipe,
+    jobs: Sequence[tuple[Job, Complete]],
     home: Home,
     run: RunOptions,
-    complete: Complete,
     report: Report,
     remark: Remark,
-) -> StageSummary:
-    """Make or finish the store of `recipe` for `manifest` below `home`.
+) -> list[StageSummary]:
+    """Make or finish the stores of `jobs` for `manifest` below `home`, decoding each clip at most once.
 
     Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
     """
@@ -58,107 +55,244 @@ def run_stage(
     limit = failure_limit(run.max_failed, len(manifest.clips))
     if not manifest.clips:
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
+    _fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
-    remarks = _others(home, manifest.dataset, recipe) + _moved(folder / MEDIA_ROOT, manifest.media_root)
-    with open_for_writing(folder, recipe, manifest, retry_failed=run.retry_failed) as writer:
-        remarks += writer.remarks
-        for text in remarks:
-            remark(text)
-        work = _Work(writer, Path(manifest.media_root), complete, report)
-        work.run(run)
-        done = writer.finish()
-        return StageSummary(
-            path=writer.path,
-            recipe=recipe,
-            stored=done.stored,
-            expected=done.expected,
-            bytes=done.bytes,
-            quarantined=writer.quarantined,
-            due=work.total,
-            seconds=time.monotonic() - began,
-            notes=dict(sorted(work.notes.items())),
-            remarks=tuple(remarks),
-            max_failed=limit,
-        )
+    said = [_others(home, manifest.dataset, job.recipe) for job, _ in jobs]
+    said[0] += _moved(folder / MEDIA_ROOT, manifest.media_root)
+    with ExitStack() as stack:
+        stores: list[Filling] = []
+        for (job, complete), remarks in zip(jobs, said, strict=True):
+            writer = stack.enter_context(
+                open_for_writing(folder, job.recipe, manifest, retry_failed=run.retry_failed, part=run.part)
+            )
+            remarks += writer.remarks
+            stores.append(Filling(writer, complete))
+        for remarks in said:
+            for text in remarks:
+                remark(text)
+        work = _Work([job for job, _ in jobs], stores, Path(manifest.media_root), run, report, remark)
+        due = [len(store.shard_of) for store in stores]
+        work.run()
+        return [
+            StageSummary(
+                path=store.writer.path,
+                recipe=store.writer.recipe,
+                stored=done.stored,
+                expected=done.expected,
+                bytes=done.bytes,
+                quarantined=store.writer.quarantined,
+                due=due[i],
+                seconds=time.monotonic() - began,
+                notes=dict(sorted(work.notes[i].items())),
+                remarks=(*said[i], *work.remarks),
+                max_failed=limit,
+                busy_s=work.meter.seconds(),
+                limit=work.meter.limit(),
+            )
+            for i, store in enumerate(stores)
+            for done in [store.writer.finish()]
+        ]
 
 
 class _Work:
-    """The clips one run has to do, and the shards they are gathered into."""
+    """The clips one run has to do: from requests to child processes to settled records."""
 
-    def __init__(self, writer: StoreWriter, media_root: Path, complete: Complete, report: Report) -> None:
-        self.notes: Counter[str] = Counter()
-        self._writer = writer
-        self._complete = complete
-        self._report = report
-        self._plans = {plan.number: plan for plan in writer.plan()}
-        self._shard_of = {key: plan.number for plan in self._plans.values() for key in plan.missing}
-        self._waiting = {plan.number: set(plan.missing) for plan in self._plans.values()}
-        self._records: dict[int, dict[str, Record]] = {number: {} for number in self._plans}
-        self._clips = {clip.key: clip for clip in writer.manifest.clips if clip.key in self._shard_of}
-        self._root = media_root
-        self.total = len(self._shard_of)
-        self._done = self._failed = 0
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        stores: Sequence[Filling],
+        root: Path,
+        run: RunOptions,
+        report: Report,
+        remark: Remark,
+    ) -> None:
+        self.notes: list[Counter[str]] = [Counter() for _ in jobs]
+        self.remarks: list[str] = []
+        self._jobs, self._stores, self._root, self._run = jobs, stores, root, run
+        self._remark = remark
+        self._clips: dict[str, Clip] = {}
+        for store in stores:
+            self._clips |= store.clips
+        here = [key for key in self._clips if self._path(key).is_file()]
+        self._lost = [key for key in self._clips if key not in set(here)]
+        self._due = {key: [i for i, s in enumerate(stores) if key in s.shard_of] for key in here}
+        self._away = any(not in_worker(part) for job in jobs for part in job.parts.values())
+        self._workers = min(run.workers, max(1, len(here)))
+        self.meter = Meter(self._resources())
+        self._gatherer = Gatherer(stores, report, self.meter, self._fail)
+        self._assembly = Assembly(jobs, self._settle)
+        self._pool: WorkerPool | None = None
+        self._runner: Runner | None = None
+        self._units: Mapping[int, Sequence[Unit]] = {}
+        self._lock = threading.Lock()
+        self._room = 4 * self._workers
+        self._under_way = self._decoding = 0
+        self._left = len(self._due)
+        self._over = threading.Event()
+        self._error: BaseException | None = None
 
-    def run(self, run: RunOptions) -> None:
-        """Do everything that is due; no child process is started when nothing is."""
-        for plan in list(self._plans.values()):
-            self._publish_if_whole(plan)
-        for key in [key for key in self._shard_of if not self._path(key).is_file()]:
-            self._quarantine(Quarantined(key, "media", f"file not found: {self._clips[key].media}", 1))
-        due = [key for key in self._shard_of if key in self._waiting.get(self._shard_of[key], ())]
-        if not due:
-            return
-        workers = min(run.workers, len(due))
-        settings = worker_settings(self._writer.recipe)
-        with WorkerPool(SETUP, settings, workers=workers, deadline_s=run.deadline_s) as pool:
-            for outcome in pool.map(self._requests(due)):
+    def run(self) -> None:
+        """Do everything that is due; no child process is started, and no torch imported, when nothing is."""
+        try:
+            self._gatherer.publish_whole()
+            for key in self._lost:
+                lost = Quarantined(key, "media", f"file not found: {self._clips[key].media}", 1)
+                for store in self._stores:
+                    if key in store.shard_of:
+                        self._gatherer.settle(store, key, lost)
+            if self._due:
+                self._compute()
+        finally:
+            self._gatherer.close()
+        if self._error is not None:
+            raise self._error
+
+    def _compute(self) -> None:
+        settings = worker_settings(self._jobs)
+        with ExitStack() as stack:
+            if self._away:
+                self._start_runner(stack)
+            pool = WorkerPool(SETUP, settings, workers=self._workers, deadline_s=self._run.deadline_s)
+            self._pool = stack.enter_context(pool)
+            for outcome in self._pool.map(self._requests()):
                 self._take(outcome)
+            self._over.wait()
+
+    def _start_runner(self, stack: ExitStack) -> None:
+        from caeav.pipeline.device.plan import make_units
+        from caeav.pipeline.device.runner import Runner
+
+        self._units = make_units(self._jobs)
+        units = [unit for some in self._units.values() for unit in some]
+        self._runner = Runner(
+            units, self._run.devices, self._assembly.made, self._fail, self._say, self.meter, self._nudge
+        )
+        stack.callback(self._runner.close)
+        for unit in units:
+            store = self._stores[unit.store]
+            self._runner.expect(
+                unit, [(store.shard_of[key], store.place(key)) for key in store.shard_of if key in self._due]
+            )
+        lanes = self._resources()["device"]
+        self._room += (lanes + 1) * max(unit.rows for unit in units)
+
+    def _resources(self) -> dict[str, int]:
+        resources = {"workers": self._workers, "writer": 1}
+        if self._away and self._due:
+            from caeav.pipeline.device.runner import Runner
+
+            resources |= Runner.resources(self._run.devices)
+        return resources
 
     def _path(self, key: str) -> Path:
         return self._root / self._clips[key].media
 
-    def _requests(self, keys: Sequence[str]) -> Iterator[Request]:
-        for key in keys:
-            yield {"id": key, "path": str(self._path(key)), "start_s": self._clips[key].start_s}
+    def _requests(self) -> Iterator[Request | None]:
+        """Clips in order, None while too many are under way; runs in the pool's thread."""
+        for key, jobs in self._due.items():
+            while not self._enter():
+                yield None
+            clip = self._clips[key]
+            yield {"id": key, "path": str(self._path(key)), "start_s": clip.start_s, "jobs": jobs}
+
+    def _enter(self) -> bool:
+        with self._lock:
+            if self._under_way < self._room:
+                self._under_way += 1
+                self._decoding += 1
+                return True
+            stuck = self._decoding == 0
+        if stuck and self._runner is not None and self._runner.quiet:
+            self._runner.flush()  # clips wait for others in batches that this room does not hold
+        return False
 
     def _take(self, outcome: Outcome) -> None:
-        key = outcome.id
+        """One clip has come out of its child process, or never will."""
+        key, jobs = outcome.id, self._due[outcome.id]
         if outcome.failure is not None:
             failure = outcome.failure
             reason = " ".join(failure.reason.split())
-            self._quarantine(Quarantined(key, failure.stage, reason, failure.attempts))
+            entry = Quarantined(key, failure.stage, reason, failure.attempts)
+            self._miss(key, jobs)
+            for job in jobs:
+                self._settle(job, key, entry)
+        else:
+            spent = outcome.info["spent"]
+            self.meter.add("workers", "decode", spent["decode"])
+            self.meter.add("workers", "backbone", spent["compute"])
+            for job in jobs:
+                rate = str(self._jobs[job].recipe.fields["sampling"]["rate_hz"])
+                self.notes[job].update({note["code"] for note in outcome.info["clips"][rate]["notes"]})
+            away = self._assembly.arrived(outcome, jobs)
+            self._miss(key, [job for job in jobs if job not in away])
+            for job in away:
+                self._submit(job, outcome)
+        with self._lock:
+            self._decoding -= 1
+        self._nudge()
+
+    def _submit(self, job: int, outcome: Outcome) -> None:
+        assert self._runner is not None
+        clip, store = decoded(outcome, self._jobs[job]), self._stores[job]
+        for unit in self._units[job]:
+            self._runner.submit(
+                unit,
+                store.shard_of[outcome.id],
+                store.place(outcome.id),
+                outcome.id,
+                clip,
+                sampling_of(self._jobs[job].recipe),
+            )
+
+    def _miss(self, key: str, jobs: Sequence[int]) -> None:
+        """No batch is to wait for this clip in the stores of these jobs."""
+        for job in jobs:
+            for unit in self._units.get(job, ()):
+                assert self._runner is not None
+                self._runner.miss(unit, self._stores[job].shard_of[key], self._stores[job].place(key))
+
+    def _settle(self, job: int, key: str, result: Record | Quarantined) -> None:
+        """A clip is done in one store; from any thread."""
+        if not self._gatherer.settle(self._stores[job], key, result):
             return
-        self.notes.update({note["code"] for note in outcome.info["notes"]})
-        number = self._shard_of[key]
-        self._records[number][key] = Record(key, outcome.arrays, outcome.info)
-        self._settle(key)
+        with self._lock:
+            self._under_way -= 1
+            self._left -= 1
+            over = self._left == 0
+        if over:
+            self._over.set()
+        self._nudge()
 
-    def _quarantine(self, entry: Quarantined) -> None:
-        self._writer.quarantine(entry)
-        self._failed += 1
-        self._settle(entry.key)
+    def _nudge(self) -> None:
+        if self._pool is not None:
+            self._pool.nudge()
 
-    def _settle(self, key: str) -> None:
-        """One clip less to wait for."""
-        plan = self._plans[self._shard_of[key]]
-        self._waiting[plan.number].discard(key)
-        self._done += 1
-        self._report(Progress(self._done, self._failed, self.total))
-        self._publish_if_whole(plan)
+    def _say(self, text: str) -> None:
+        self.remarks.append(text)
+        self._remark(text)
 
-    def _publish_if_whole(self, plan: ShardPlan) -> None:
-        if self._waiting[plan.number]:
-            return
-        found = self._records.pop(plan.number)
-        good = []
-        for record in self._complete([found[key] for key in plan.missing if key in found]):
-            reason = unfit(record)
-            if reason:
-                self._writer.quarantine(Quarantined(record.key, "values", reason, 1))
-                self._failed += 1
-            else:
-                good.append(record)
-        self._writer.publish(plan, {record.key: record for record in good})
+    def _fail(self, error: BaseException) -> None:
+        """Something broke in another thread: the main thread raises it; from any thread."""
+        with self._lock:
+            self._error = self._error or error
+        if self._pool is not None:
+            self._pool.interrupt(error)
+        self._over.set()
+
+
+def _fit_together(recipes: Sequence[Recipe]) -> None:
+    """One decode serves all: the same decoder, the same segments; and no store twice."""
+    names = [recipe.folder_name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise CaeavError(f"the same store is asked for twice: {', '.join(names)}", hint="name each once")
+    shared = {
+        (r.fields["decoder"]["name"], r.fields["sampling"]["segments"], r.fields["sampling"]["segment_s"])
+        for r in recipes
+    }
+    if len(shared) > 1:
+        raise CaeavError(
+            "stores made together must share decoder and segments", hint="run the command once for each"
+        )
 
 
 def _others(home: Home, dataset: str, recipe: Recipe) -> list[str]:
@@ -184,12 +318,3 @@ def _moved(note: Path, root: str) -> list[str]:
         f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
         "the same clips: for another data set, rename its folder or use another --home"
     ]
-
-
-def unfit(record: Record) -> str:
-    """Why a record may not be stored: the array with values that are no finite numbers; empty when it is sound."""
-    for name, array in record.arrays.items():
-        wrong = int(array.size - np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
-        if wrong:
-            return f"{name} has {wrong} of {array.size} values not finite in {array.dtype}"
-    return ""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
 from caeav.manifests.errors import CaeavError
-from caeav.pipeline.store import Quarantined, Recipe
+from caeav.pipeline.store import Quarantined, Recipe, Slice
 
 DEFAULT_DEADLINE_S = 60.0
 DEFAULT_MAX_FAILED = "10%"
+WHOLE = Slice()
 
 
 @dataclass(frozen=True)
@@ -21,26 +22,33 @@ class RunOptions:
 
     `workers`: child processes; `deadline_s`: after so long a clip's process is killed; `retry_failed`: try the
     quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
+    `devices`: where torch components compute, see `device/lanes.py`; `part`: the slice of a store that is made.
     """
 
     workers: int
     deadline_s: float = DEFAULT_DEADLINE_S
     retry_failed: bool = False
     max_failed: str = DEFAULT_MAX_FAILED
+    devices: tuple[str, ...] = ("auto",)
+    part: Slice = WHOLE
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Clips of this run: `done` of `total`, `failed` among them."""
+    """Clips of this run: `done` of `total`, `failed` among them. `limit`: what limits the run, `decode 97%`."""
 
     done: int
     failed: int
     total: int
+    limit: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class StageSummary:
-    """A finished stage. `due` clips were worked on by this run in `seconds`; `notes` counts what it met, by code."""
+    """A finished stage. `due` clips were worked on by this run in `seconds`; `notes` counts what it met, by code.
+
+    `busy_s` are the seconds each stage took in all processes and devices, `limit` is what limited the run.
+    """
 
     path: Path
     recipe: Recipe
@@ -53,6 +61,8 @@ class StageSummary:
     notes: Mapping[str, int]
     remarks: tuple[str, ...]
     max_failed: int
+    busy_s: Mapping[str, float] = field(default_factory=dict)
+    limit: str = ""
 
     @property
     def too_many_failed(self) -> bool:

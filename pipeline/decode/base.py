@@ -7,6 +7,8 @@ differ in nothing a user would notice but speed and the traps they fall into.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
@@ -15,6 +17,7 @@ from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.probe import probe
 from caeav.pipeline.decode.scan import scan
 from caeav.pipeline.decode.sound import Sound
+from caeav.pipeline.decode.stills import stills_of, with_stills
 from caeav.pipeline.decode.verify import verified
 
 
@@ -36,12 +39,29 @@ class BaseDecoder(ABC):
 
     def decode(self, path: str, start_s: float, sampling: Sampling) -> DecodedClip:
         """Decode one clip; raises `DecodeError`."""
+        return self.decode_each(path, start_s, [sampling])[0]
+
+    def decode_each(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
+        """Decode one clip once, its sound at the rate of each sampling; they differ in nothing else.
+
+        A wav with pictures beside it (`stills.py`) is a clip too.
+        """
         if start_s < 0:
             raise DecodeError(f"the clip starts at {start_s} s; the earliest possible start is 0 s")
+        folder = stills_of(path)
+        if folder is not None:
+            return with_stills(
+                lambda: self._file(path, start_s, samplings), folder, start_s, samplings, self.limits
+            )
+        return self._file(path, start_s, samplings)
+
+    def _file(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
+        sampling = samplings[0]
         facts = probe(path, self.limits, first_audio=self.first_audio_only)
         if facts.end_s is not None and start_s >= facts.end_s:
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         promised = scan(facts, start_s, sampling.seconds, self.limits)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
         pictures, sound = self.read(plan)
-        return verified(self.name, plan, pictures, sound)
+        plans = [replace(plan, sampling=each) for each in samplings]
+        return [verified(self.name, each, pictures, sound) for each in plans]

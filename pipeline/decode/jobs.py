@@ -50,8 +50,8 @@ class Attempt:
 class Run:
     """One `map` call: what waits, what runs, and what has come out of it."""
 
-    def __init__(self, requests: Iterator[Request]) -> None:
-        self._requests: Iterator[Request] | None = requests
+    def __init__(self, requests: Iterator[Request | None]) -> None:
+        self._requests: Iterator[Request | None] | None = requests
         self.waiting: deque[Attempt] = deque()
         self.running: dict[str, Attempt] = {}
         self.outcomes: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
@@ -74,6 +74,8 @@ class Run:
                 request = next(self._requests)
             except StopIteration:
                 self._requests = None
+                break
+            if request is None:  # nothing at the moment
                 break
             attempt = Attempt(request)
             if attempt.id in self.running or any(attempt.id == other.id for other in self.waiting):

@@ -6,6 +6,7 @@ raises `DecodeError` only when there is nothing to give.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -83,4 +84,8 @@ class Decoder(Protocol):
 
     def decode(self, path: str, start_s: float, sampling: Sampling) -> DecodedClip:
         """Decode one clip; raises `DecodeError`."""
+        ...
+
+    def decode_each(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
+        """Decode one clip once, its sound at the rate of each sampling; they differ in nothing else."""
         ...

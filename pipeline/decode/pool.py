@@ -66,6 +66,7 @@ class WorkerPool:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._run: Run | None = None
 
     def __enter__(self) -> WorkerPool:
         self._thread = threading.Thread(target=self._serve, name="caeav-pool", daemon=True)
@@ -88,14 +89,14 @@ class WorkerPool:
         self._bell.close()
         self._ear.close()
 
-    def map(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """Outcomes of all requests as they complete, one a request.
+    def map(self, requests: Iterable[Request | None]) -> Iterator[Outcome]:
+        """Outcomes of all requests as they complete, one a request; None in their place is "nothing now, see `nudge`".
 
         Raises `CaeavError` when no child can be set up, and whatever `requests` raises.
         """
         if self._thread is None:
             raise RuntimeError("the pool is not open; use it in a with statement")
-        run = Run(iter(requests))
+        run = self._run = Run(iter(requests))
         self._jobs.put(run)
         try:
             while True:
@@ -111,6 +112,15 @@ class WorkerPool:
         finally:
             run.abandoned.set()
             self._ring()
+
+    def nudge(self) -> None:
+        """There may be requests again, after a None. From any thread."""
+        self._ring()
+
+    def interrupt(self, error: BaseException) -> None:
+        """Let the running `map` raise `error` instead of its next outcome. From any thread."""
+        if self._run is not None:
+            self._run.outcomes.put(error)
 
     def _ring(self) -> None:
         try:

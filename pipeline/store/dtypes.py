@@ -19,6 +19,7 @@ BFLOAT16 = np.dtype("V2")
 DTYPES = ("float16", "bfloat16", "float32", "int8")
 SCALE = ".scale"
 STEPS = 127
+_EXPONENTS = {BFLOAT16: np.uint16(0x7F80), np.dtype("<f2"): np.uint16(0x7C00)}
 _MOST = float(np.finfo(np.float16).max)
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -57,11 +58,18 @@ def floats(arrays: Arrays) -> dict[str, NDArray[Any]]:
     return found
 
 
+def dtype_name(array: NDArray[Any]) -> str:
+    """The format of an array as stored, in words."""
+    return "bfloat16" if array.dtype == BFLOAT16 else str(array.dtype)
+
+
 def not_finite(array: NDArray[Any]) -> int:
     """How many values of an array as stored are no finite numbers."""
-    if array.dtype == BFLOAT16:
-        bits = array.view(np.dtype("<u2"))
-        return int(np.count_nonzero((bits & 0x7F80) == 0x7F80))
+    # numpy looks at two-byte floats ten times slower than at integers
+    for dtype, exponent in _EXPONENTS.items():
+        if array.dtype == dtype:
+            bits = np.ascontiguousarray(array).view(np.dtype("<u2"))
+            return int(np.count_nonzero((bits & exponent) == exponent))
     return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 

@@ -22,8 +22,8 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline import stage
 from caeav.pipeline.extract import extract
+from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import TokenOptions
-from caeav.pipeline.stage import unfit
 from caeav.pipeline.store import Record, StoreReader
 from caeav.pipeline.summary import Progress, RunOptions, failure_limit
 
@@ -175,7 +175,7 @@ def test_unknown_components_and_values_are_named_before_any_work(
 ) -> None:
     for options, words in (
         (TokenOptions(visual="clasic"), "unknown visual backbone 'clasic'\n  next: choose one of: classic"),
-        (TokenOptions(dtype="int8"), "unknown dtype 'int8'"),
+        (TokenOptions(dtype="int4"), "unknown dtype 'int4'"),
         (TokenOptions(decoder="vlc"), "unknown decoder 'vlc'"),
     ):
         with pytest.raises(CaeavError) as caught:
@@ -235,8 +235,8 @@ def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
     code = (
         "import sys; from caeav.pipeline.recipes import *; from caeav.pipeline.worker import *\n"
         "import caeav.pipeline.extract, caeav.pipeline.caption\n"
-        "for recipe in (token_recipe(4, 1.0, TokenOptions()), caption_recipe(4, 1.0, CaptionOptions())):\n"
-        f"    setup(worker_settings(recipe))({{'path': {str(path)!r}, 'start_s': 0.0}})\n"
+        "jobs = [token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions())]\n"
+        f"setup(worker_settings(jobs))({{'path': {str(path)!r}, 'start_s': 0.0, 'jobs': [0, 1]}})\n"
         "print(sorted({'torch', 'torchvision', 'torchaudio', 'matplotlib', 'av'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

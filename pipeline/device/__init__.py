@@ -1,0 +1,1 @@
+"""Running torch components on devices: batches across clips, overlapping with decoding and writing."""

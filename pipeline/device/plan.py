@@ -1,0 +1,30 @@
+"""Which components of a run's jobs compute on devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from caeav.pipeline.backbones.protocol import TorchBackbone
+from caeav.pipeline.device.batches import Unit
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.recipes import Job
+from caeav.pipeline.store.layout import shard_clips
+from caeav.pipeline.worker import in_worker
+
+
+def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:
+    """Job number -> its components for devices."""
+    units: dict[int, list[Unit]] = {}
+    count = 0
+    for number, job in enumerate(jobs):
+        units[number] = []
+        compute = ComputeOptions(**job.recipe.fields.get("compute", {}))
+        for side, part in job.parts.items():
+            if not in_worker(part):
+                if job.recipe.kind == "tokens" and not isinstance(part, TorchBackbone):
+                    raise TypeError(f"backbone {part.name!r} runs on a device but is no TorchBackbone")
+                dtype, size = job.recipe.fields["dtype"], shard_clips(job.recipe)
+                units[number].append(Unit(count, number, side, cast(Any, part), compute, dtype, size))
+                count += 1
+    return units

@@ -1,0 +1,151 @@
+"""From settled clips to published shards: clips come in any order, from any thread, and leave as whole shards.
+
+One thread writes, so a store has one writer whatever computes; the queue before it is short, so that memory
+stays bounded and whoever is faster than the disk waits. Every clip ends stored or quarantined with the true reason.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from caeav.pipeline.meter import Meter
+from caeav.pipeline.store import Quarantined, Record, ShardPlan, StoreWriter
+from caeav.pipeline.store.dtypes import dtype_name, not_finite
+from caeav.pipeline.store.layout import shard_clips
+from caeav.pipeline.summary import Progress, Report
+
+Complete = Callable[[Sequence[Record], Callable[[str], int]], list[Record]]
+"""Turns the records of one shard into what is stored (embedding texts, say), given each key's place in the shard."""
+
+QUEUED_SHARDS = 1
+_Item = tuple["Filling", ShardPlan, dict[str, Record]] | tuple["Filling", Quarantined]
+
+
+class Filling:
+    """A store being filled: what is due, where each clip has its place, and the shards that are not whole yet."""
+
+    def __init__(self, writer: StoreWriter, complete: Complete) -> None:
+        self.writer = writer
+        self.complete = complete
+        plans = writer.plan()
+        self.plans = {plan.number: plan for plan in plans}
+        self.shard_of = {key: plan.number for plan in plans for key in plan.missing}
+        self.waiting = {plan.number: set(plan.missing) for plan in plans}
+        self.records: dict[int, dict[str, Record]] = {plan.number: {} for plan in plans}
+        self.clips = {clip.key: clip for clip in writer.manifest.clips if clip.key in self.shard_of}
+        size = shard_clips(writer.recipe)
+        self._places = {clip.key: i % size for i, clip in enumerate(writer.manifest.clips)}
+
+    @property
+    def due(self) -> list[str]:
+        """Keys that are neither stored nor quarantined, in the store's order."""
+        return [key for key, number in self.shard_of.items() if key in self.waiting.get(number, ())]
+
+    def place(self, key: str) -> int:
+        """Where a clip lies in its shard as planned, whichever others are missing there."""
+        return self._places[key]
+
+
+class Gatherer:
+    """Takes settled clips of several stores; `error` is called, once, with what went wrong in the writing thread."""
+
+    def __init__(
+        self, stores: Sequence[Filling], report: Report, meter: Meter, error: Callable[[BaseException], None]
+    ) -> None:
+        self._stores = stores
+        self._report = report
+        self._meter = meter
+        self._error = error
+        self._lock = threading.Lock()
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUED_SHARDS)
+        self._open: dict[str, int] = defaultdict(int)
+        for store in stores:
+            for key in store.shard_of:
+                self._open[key] += 1
+        self._failed: set[str] = set()
+        self.total = len(self._open)
+        self._done = 0
+        self._thread = threading.Thread(target=self._write_all, name="caeav-write", daemon=True)
+        self._thread.start()
+
+    def publish_whole(self) -> None:
+        """Write the shards for which nothing is due but to be written again."""
+        for store in self._stores:
+            for number in [n for n, waiting in store.waiting.items() if not waiting]:
+                self._publish(store, number)
+
+    def settle(self, store: Filling, key: str, result: Record | Quarantined) -> bool:
+        """One clip of one store is done; True when it is done in all stores. Waits when writing is behind."""
+        if isinstance(result, Quarantined):  # before its shard, which is published without it
+            self._queue.put((store, result))
+        number = store.shard_of[key]
+        with self._lock:
+            if isinstance(result, Record):
+                store.records[number][key] = result
+            else:
+                self._failed.add(key)
+            store.waiting[number].discard(key)
+            whole = not store.waiting[number]
+            self._open[key] -= 1
+            done = self._open[key] == 0
+            self._done += done
+            if done:
+                self._report(Progress(self._done, len(self._failed), self.total, self._meter.limit()))
+        if whole:
+            self._publish(store, number)
+        return done
+
+    def close(self) -> None:
+        """Write what is whole and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _publish(self, store: Filling, number: int) -> None:
+        with self._lock:
+            store.waiting.pop(number)
+            found = store.records.pop(number)
+        self._queue.put((store, store.plans[number], found))
+
+    # Everything below runs in the writing thread.
+
+    def _write_all(self) -> None:
+        broken = False
+        while (item := self._queue.get()) is not None:
+            if broken:  # go on taking, or those who give would wait for ever
+                continue
+            try:
+                self._write(item)
+            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+                broken = True
+                self._error(error)
+
+    def _write(self, item: _Item) -> None:
+        with self._meter.busy("writer", "write"):
+            if len(item) == 2:
+                store, entry = item
+                store.writer.quarantine(entry)
+                return
+            store, plan, found = item
+            good = {}
+            ready = [found[key] for key in plan.missing if key in found]
+            for record in store.complete(ready, store.place):
+                reason = unfit(record)
+                if reason:
+                    store.writer.quarantine(Quarantined(record.key, "values", reason, 1))
+                    with self._lock:
+                        self._failed.add(record.key)
+                else:
+                    good[record.key] = record
+            store.writer.publish(plan, good)
+
+
+def unfit(record: Record) -> str:
+    """Why a record may not be stored: the array with values that are no finite numbers; empty when it is sound."""
+    for name, array in record.arrays.items():
+        wrong = not_finite(array)
+        if wrong:
+            return f"{name} has {wrong} of {array.size} values not finite in {dtype_name(array)}"
+    return ""
