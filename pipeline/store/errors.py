@@ -36,30 +36,30 @@ class DamagedShard(DamagedStore):
 class Problem:
     """One damage found: the file relative to the store, the key where one record is meant, and the fact.
 
-    `shard` is the number of the shard that has to be made again, or None when the damage is elsewhere.
+    `shard` is the number of the shard that has to be made again, or None when the damage is elsewhere; `rewritten`
+    says that the next run that makes the store writes the file anew by itself.
     """
 
     where: str
     what: str
     key: str = ""
     shard: int | None = None
+    rewritten: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}{f' ({self.key})' if self.key else ''}: {self.what}"
 
     def error(self, folder: Path, more: int = 0) -> DamagedStore:
         """The problem as an error; `more` says how many others there are."""
-        others = f" (and {more} more; `caeav store verify {folder}` lists them)" if more else ""
+        others = f" (and {more} more)" if more else ""
         text = f"{folder / self.where}{f', key {self.key}' if self.key else ''}: {self.what}{others}"
-        if self.shard is None:
-            hint = "put the file back from a copy, or remove it and run the command that made the store again"
-            return DamagedStore(text, hint=hint)
-        return DamagedShard(text, hint=redo_hint(folder, self.shard))
+        kind = DamagedStore if self.shard is None else DamagedShard
+        return kind(text, hint=repair_hint(folder))
 
 
-def redo_hint(folder: Path, number: int) -> str:
-    """How to get one damaged shard made again."""
+def repair_hint(folder: Path) -> str:
+    """How to get what is damaged made again."""
     return (
-        f"run `caeav store verify {folder}` for the whole extent, remove {folder / 'index' / f'{number:06d}.idx'} "
-        "and run the command that made the store again; it makes only what is missing"
+        f"`caeav store verify {folder}` lists all damage, `caeav store repair {folder}` drops it; the command that "
+        "made the store then makes exactly what is missing"
     )

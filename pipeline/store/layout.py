@@ -1,8 +1,9 @@
 """Where the files of a store lie, and reading and writing its recipe and its seal.
 
 `<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`,
-`shards/000000.tar` ..., `index/000000.idx` ..., an always empty `.lock` while nobody writes, and
-`complete.json`, the seal: counts and the sha256 of every small file, written last, removed before a change.
+the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ..., an always empty `.lock` while nobody
+writes, and `complete.json`, the seal: counts and the sha256 of every small file, written last, removed before a
+change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.publish import TEMP_PREFIX
 from caeav.pipeline.store.errors import DamagedStore, StoreError
 from caeav.pipeline.store.recipe import SCHEMA_VERSION, Recipe
 
@@ -22,8 +22,10 @@ DEFAULT_SHARD_CLIPS = 64
 MAX_SHARD_CLIPS = 1 << 20
 MAX_FILE_BYTES = 256 << 20
 FOLDER_PATTERN = re.compile(r"(tokens|captions)-(.+)-([0-9a-f]{12})")
-_SEALED = re.compile(r"manifest\.jsonl|quarantine\.jsonl|index/\d{6,9}\.idx")
-_NUMBERED = re.compile(r"(\d{6,9})\.(tar|idx)")
+_SEALED = re.compile(
+    r"manifest\.jsonl|quarantine\.jsonl|index/\d{6,9}\.idx|shards\.zarr/([A-Za-z0-9_.+-]{1,200}/)?zarr\.json"
+)
+_NUMBERED = re.compile(r"(\d{6,9})\.idx")
 
 
 def read_capped(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
@@ -67,10 +69,6 @@ class StoreFolder:
         """Held by the process that writes; holds its pid meanwhile."""
         return self.path / ".lock"
 
-    def shard(self, number: int) -> Path:
-        """One shard."""
-        return self.path / "shards" / f"{number:06d}.tar"
-
     def index(self, number: int) -> Path:
         """One shard's index."""
         return self.path / "index" / f"{number:06d}.idx"
@@ -81,21 +79,7 @@ class StoreFolder:
 
     def published(self) -> list[int]:
         """Numbers of the shards that have an index, ascending."""
-        return self._numbers("index", "idx")
-
-    def orphans(self) -> list[Path]:
-        """Shards without index: they do not exist, whoever wrote them was interrupted."""
-        indexed = set(self.published())
-        return [self.shard(n) for n in self._numbers("shards", "tar") if n not in indexed]
-
-    def leftovers(self) -> list[Path]:
-        """Temp files of an interrupted writer."""
-        return sorted(
-            p for place in (".", "shards", "index") for p in (self.path / place).glob(f"{TEMP_PREFIX}*")
-        )
-
-    def _numbers(self, place: str, ending: str) -> list[int]:
-        found = (_NUMBERED.fullmatch(p.name) for p in (self.path / place).glob(f"*.{ending}"))
+        found = (_NUMBERED.fullmatch(path.name) for path in (self.path / "index").glob("*.idx"))
         return sorted(int(match[1]) for match in found if match)
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from caeav.manifests.clip import Manifest
 from caeav.manifests.jsonl import grow, write_manifest
 from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.errors import RecipeChanged
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
+from caeav.pipeline.store.leftovers import temp_files
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.quarantine import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
@@ -51,7 +53,7 @@ def open_for_writing(
 def _take_up(
     folder: StoreFolder, lock: WriterLock, recipe: Recipe, manifest: Manifest, retry_failed: bool
 ) -> StoreWriter:
-    for leftover in folder.leftovers():
+    for leftover in temp_files(folder, backend_of(recipe)):
         unpublish(leftover)
     _settle_recipe(folder, recipe)
     if not folder.manifest.is_file():
@@ -62,7 +64,7 @@ def _take_up(
     indexes, quarantined = dict(state.indexes), dict(state.quarantined)
     sealed = state.seal is not None
     for problem in state.problems:
-        if problem.shard is None and problem.where not in ("quarantine.jsonl", "complete.json"):
+        if problem.shard is None and not problem.rewritten:
             raise problem.error(folder.path, len(state.problems) - 1)
     if state.problems or state.remarks:
         unpublish(folder.seal)
@@ -119,5 +121,5 @@ def _mend(folder: StoreFolder, state: StoreState) -> list[str]:
         elif problem.where == "quarantine.jsonl":
             said.append(f"{problem}; its clips are tried again")
         else:
-            said.append(f"{problem}; the store is closed anew")
+            said.append(f"{problem}; it is written anew")
     return said

@@ -38,7 +38,7 @@ DTYPES = {
     "U8": "|u1",
     "BOOL": "|b1",
 }
-_NAMES = {np.dtype(code).str: name for name, code in DTYPES.items()}
+NAMES = {np.dtype(code).str: name for name, code in DTYPES.items()}
 
 
 class BadPayload(ValueError):
@@ -55,14 +55,14 @@ def crc32c(chunks: Sequence[Bytes | bytes]) -> int:
 
 def encode_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> list[Bytes]:
     """Arrays as safetensors: the header, then each array's bytes, uncopied where it is contiguous already."""
-    ready = {name: _little_endian(name, array) for name, array in arrays.items()}
+    ready = {name: little_endian(name, array) for name, array in arrays.items()}
     order = sorted(ready, key=lambda name: (-ready[name].dtype.itemsize, name))
     header: dict[str, Any] = {}
     start = 0
     for name in order:
         end = start + ready[name].nbytes
         header[name] = {
-            "dtype": _NAMES[ready[name].dtype.str],
+            "dtype": NAMES[ready[name].dtype.str],
             "shape": list(arrays[name].shape),
             "data_offsets": [start, end],
         }
@@ -77,10 +77,11 @@ def encode_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> list[Bytes]:
     return [head, *(ready[name].reshape(-1).view(np.uint8) for name in order)]
 
 
-def _little_endian(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+def little_endian(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """An array as it is stored, uncopied where it is so already; raises `TypeError` for dtypes that cannot be."""
     kept = np.ascontiguousarray(array)
     kept = kept.astype(kept.dtype.newbyteorder("<"), copy=False)
-    if kept.dtype.str not in _NAMES or name == "__metadata__":
+    if kept.dtype.str not in NAMES or name == "__metadata__":
         raise TypeError(
             f"array {name!r} of dtype {array.dtype} cannot be stored; allowed: {', '.join(DTYPES)}"
         )

@@ -8,13 +8,13 @@ left out and said. A finished store holds one line a clip in manifest order.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import KEY_PATTERN
+from caeav.manifests.publish import append_bytes
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import read_capped
 from caeav.pipeline.store.record import Quarantined
@@ -27,9 +27,7 @@ def render_quarantine(entries: Iterable[Quarantined]) -> bytes:
 
 def append_quarantine(path: Path, entry: Quarantined) -> None:
     """Add one line and have it on the disk before returning."""
-    with path.open("ab", buffering=0) as out:
-        out.write(_line(entry))
-        os.fsync(out.fileno())
+    append_bytes(path, _line(entry))
 
 
 def read_quarantine(path: Path) -> tuple[dict[str, Quarantined], bool]:

@@ -15,15 +15,15 @@ from typing import Any
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.shardfile import ShardFile
 from caeav.pipeline.store.state import StoreState, inspect
 
-OPEN_SHARDS = 256
-"""Shards mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
+OPEN_FILES = 256
+"""Files mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class StoreReader:
         self.shard_bytes: int = state.shard_bytes
         self.remarks: tuple[str, ...] = state.remarks
         self._folder = state.folder
+        self._backend = backend_of(state.recipe)
         self._indexes = state.indexes
         self._places = {
             key: (number, row)
@@ -55,7 +56,7 @@ class StoreReader:
             for row, key in enumerate(state.indexes[number].keys)
         }
         self.keys: tuple[str, ...] = tuple(self._places)
-        self._shards: OrderedDict[int, ShardFile] = OrderedDict()
+        self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._checked: dict[int, bytearray] = {}
 
     @classmethod
@@ -89,12 +90,17 @@ class StoreReader:
 
         Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
         """
+        record = self.read_stored(key)
+        return replace(record, arrays=floats(record.arrays))
+
+    def read_stored(self, key: str) -> Record:
+        """The record of `key` with its arrays as they are stored (see `dtypes.py`); errors as `read`."""
         number, row = self._place(key)
         shard = self._shard(number)
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
-        return replace(record, arrays=floats(record.arrays))
+        return record
 
     def info(self, key: str) -> dict[str, Any]:
         """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""
@@ -107,13 +113,14 @@ class StoreReader:
             raise self._not_stored(key)
         return place
 
-    def _shard(self, number: int) -> ShardFile:
+    def _shard(self, number: int) -> Shard:
         if number in self._shards:
             self._shards.move_to_end(number)
             return self._shards[number]
-        shard = ShardFile(self._folder.shard(number), self._indexes[number])
+        index = self._indexes[number]
+        shard = self._backend.open(self._folder, index)
         self._shards[number] = shard
-        if len(self._shards) > OPEN_SHARDS:
+        while len(self._shards) * len(index.files) > OPEN_FILES and len(self._shards) > 1:
             self._shards.popitem(last=False)
         return shard
 

@@ -8,14 +8,16 @@ writer can make the shard again and `verify` can list everything.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.jsonl import read_manifest
+from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem, StoreError
-from caeav.pipeline.store.index import MAX_INDEX_BYTES, BadIndex, ShardIndex, decode_index
 from caeav.pipeline.store.layout import (
     FOLDER_PATTERN,
     Seal,
@@ -61,7 +63,7 @@ class StoreState:
     @property
     def shard_bytes(self) -> int:
         """Bytes of sound shards."""
-        return sum(index.shard_bytes for index in self.indexes.values())
+        return sum(file.bytes for index in self.indexes.values() for file in index.files)
 
     def incomplete(self) -> IncompleteStore:
         """Why this store is not finished."""
@@ -110,6 +112,7 @@ def inspect(path: Path) -> StoreState:
     """
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
+    backend = backend_of(recipe)
     manifest = read_stored_manifest(folder)
     problems: list[Problem] = []
     remarks: list[str] = []
@@ -121,19 +124,16 @@ def inspect(path: Path) -> StoreState:
     indexes: dict[int, ShardIndex] = {}
     for number in folder.published():
         planned = plan[number] if number < len(plan) else ()
-        found = _read_index(folder, number, recipe.fingerprint, seal)
-        if isinstance(found, ShardIndex) and not manifest_doubtful:
-            found = _fits_plan(found, planned, folder.name_of(folder.index(number))) or found
+        found = _read_index(folder, number, backend, recipe.fingerprint, seal)
+        if not isinstance(found, Problem) and not manifest_doubtful:
+            found = _misfit(found, planned, indexes, folder.name_of(folder.index(number))) or found
         if isinstance(found, Problem):
             problems.append(found)
         else:
             indexes[number] = found
     if seal:
-        problems += [
-            Problem(name, "the index is missing, though the store was finished", shard=int(Path(name).stem))
-            for name in seal.sha256
-            if name.startswith("index/") and not (path / name).exists()
-        ]
+        problems += _missing_indexes(folder, seal)
+        problems += _wrong_documents(folder, recipe, backend, indexes, manifest)
     stored = {key for index in indexes.values() for key in index.keys}
     known = {key for planned in plan for key in planned}
     quarantined = {key: entry for key, entry in quarantined.items() if key in known and key not in stored}
@@ -165,7 +165,7 @@ def _count_differences(state: StoreState, seal: Seal) -> list[Problem]:
         wrong.append(
             f"{len(state.missing)} clips are neither stored nor quarantined, {state.missing[0]} first"
         )
-    return [Problem("complete.json", "; ".join(wrong))] if wrong else []
+    return [Problem("complete.json", "; ".join(wrong), rewritten=True)] if wrong else []
 
 
 def _read_seal(folder: StoreFolder, recipe: Recipe, problems: list[Problem]) -> Seal | None:
@@ -174,19 +174,20 @@ def _read_seal(folder: StoreFolder, recipe: Recipe, problems: list[Problem]) -> 
     try:
         seal = parse_seal(read_capped(folder.seal), folder.seal)
     except DamagedStore:
-        problems.append(Problem("complete.json", "not a seal as this program writes it"))
+        problems.append(Problem("complete.json", "not a seal as this program writes it", rewritten=True))
         return None
     if seal.fingerprint != recipe.fingerprint:
-        problems.append(Problem("complete.json", "belongs to another recipe"))
+        problems.append(Problem("complete.json", "belongs to another recipe", rewritten=True))
         return None
     for name in ("manifest.jsonl", "quarantine.jsonl"):
         path = folder.path / name
         if not path.is_file():
-            problems.append(Problem(name, "the file is missing, though the store was finished"))
+            what = "the file is missing, though the store was finished"
         elif hashlib.sha256(read_capped(path)).hexdigest() != seal.sha256.get(name):
-            problems.append(
-                Problem(name, "not the file that was there when the store was finished (sha256 differs)")
-            )
+            what = "not the file that was there when the store was finished (sha256 differs)"
+        else:
+            continue
+        problems.append(Problem(name, what, rewritten=name == "quarantine.jsonl"))
     return seal
 
 
@@ -198,21 +199,49 @@ def _read_quarantined(
     try:
         entries, torn = read_quarantine(folder.quarantine)
     except DamagedStore as error:
-        problems.append(Problem("quarantine.jsonl", error.problem))
+        problems.append(Problem("quarantine.jsonl", error.problem, rewritten=True))
         return {}
     if torn:
         remarks.append("the last line of quarantine.jsonl is torn and left out; its clip will be tried again")
     return entries
 
 
+def _missing_indexes(folder: StoreFolder, seal: Seal) -> Iterator[Problem]:
+    for name in seal.sha256:
+        if name.startswith("index/") and not (folder.path / name).exists():
+            what = "the index is missing, though the store was finished"
+            yield Problem(name, what, shard=int(Path(name).stem))
+
+
+def _wrong_documents(
+    folder: StoreFolder,
+    recipe: Recipe,
+    backend: Backend,
+    indexes: Mapping[int, ShardIndex],
+    manifest: Manifest,
+) -> Iterator[Problem]:
+    """Documents for other programs must be what a finished store has; while it is written they may be older."""
+    if not indexes:
+        return
+    layout = next(iter(indexes.values())).layout
+    for path, wanted in backend.metadata(folder, recipe, layout, len(manifest.clips)).items():
+        if not path.is_file():
+            what = "the file is missing, though the store was finished"
+        elif path.stat().st_size != len(wanted) or path.read_bytes() != wanted:
+            what = "not the document that belongs to the shards"
+        else:
+            continue
+        yield Problem(folder.name_of(path), what, rewritten=True)
+
+
 def _read_index(
-    folder: StoreFolder, number: int, fingerprint: str, seal: Seal | None
+    folder: StoreFolder, number: int, backend: Backend, fingerprint: str, seal: Seal | None
 ) -> ShardIndex | Problem:
-    path, shard = folder.index(number), folder.shard(number)
+    path = folder.index(number)
     name = folder.name_of(path)
     try:
-        data = read_capped(path, MAX_INDEX_BYTES)
-        index = decode_index(data)
+        data = read_capped(path)
+        index = backend.decode_index(data)
     except FileNotFoundError:
         return Problem(name, "vanished while it was read: the store is being written", shard=number)
     except (BadIndex, DamagedStore) as error:
@@ -227,20 +256,23 @@ def _read_index(
         return Problem(
             name, "not the index that was there when the store was finished (sha256 differs)", shard=number
         )
-    if not shard.is_file():
-        return Problem(folder.name_of(shard), "the shard is missing", shard=number)
-    size = shard.stat().st_size
-    if size != index.shard_bytes:
-        return Problem(
-            folder.name_of(shard), f"{size} bytes, its index says {index.shard_bytes}", shard=number
-        )
+    for facts in index.files:
+        file = folder.path / facts.name
+        if not file.is_file():
+            return Problem(facts.name, "the file is missing", shard=number)
+        if (size := file.stat().st_size) != facts.bytes:
+            return Problem(facts.name, f"{size} bytes, its index says {facts.bytes}", shard=number)
     return index
 
 
-def _fits_plan(index: ShardIndex, planned: tuple[str, ...], name: str) -> Problem | None:
-    """Its keys must be some of the planned ones in the planned order."""
+def _misfit(
+    index: ShardIndex, planned: tuple[str, ...], others: Mapping[int, ShardIndex], name: str
+) -> Problem | None:
+    """Its keys must be some of the planned ones in the planned order, its arrays those of the other shards."""
     held = set(index.keys)
     if tuple(key for key in planned if key in held) == index.keys:
-        return None
+        if all(other.layout == index.layout for other in islice(others.values(), 1)):
+            return None
+        return Problem(name, "holds other arrays than the shards before it", shard=index.number)
     stray = next((key for key in index.keys if key not in planned), index.keys[0])
     return Problem(name, "holds clips that the manifest does not plan for this shard in this order", stray)

@@ -8,23 +8,22 @@ leaves the files of an undisturbed one. A crash at any point costs at most the w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.publish import publish_bytes, unpublish
-from caeav.pipeline.store.errors import IncompleteStore
-from caeav.pipeline.store.index import ShardIndex
+from caeav.pipeline.store.backend import ShardIndex, backend_of
+from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
 from caeav.pipeline.store.layout import Seal, StoreFolder, cut, shard_clips
+from caeav.pipeline.store.leftovers import orphans, temp_files
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.publication import publish_shard, withdraw_shard
 from caeav.pipeline.store.quarantine import append_quarantine, render_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.shardfile import ShardFile
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.tarshard import EncodedRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,7 @@ class StoreWriter:
         self._quarantined = quarantined
         self._earlier_attempts = earlier_attempts
         self._sealed = sealed
+        self._backend = backend_of(recipe)
         self.part = Slice.of_folder(folder.path.name)[1]
         self._planned = self.part.plan(cut([clip.key for clip in manifest.clips], shard_clips(recipe)))
         self._shard_of = {key: number for number, planned in enumerate(self._planned) for key in planned}
@@ -159,32 +159,48 @@ class StoreWriter:
             if sound:
                 self._write(plan.number, sound, {})
             else:
-                withdraw_shard(self.folder, plan.number)
-                del self._indexes[plan.number]
+                self._withdraw(old)
 
     def _damaged_rows(self, index: ShardIndex) -> dict[int, str]:
-        shard = ShardFile(self.folder.shard(index.number), index)
-        return {row: what for row in range(len(index.keys)) if (what := shard.damage(row))}
+        shard = self._backend.open(self.folder, index)
+        found: dict[int, str] = {}
+        for row in range(len(index.keys)):
+            try:
+                shard.record(row)
+            except DamagedShard as error:
+                found[row] = error.problem.rpartition(": ")[2]
+        return found
+
+    def _withdraw(self, index: ShardIndex) -> None:
+        """Take a shard out of existence, index first."""
+        unpublish(self.folder.index(index.number))
+        for file in index.files:
+            unpublish(self.folder.path / file.name)
+        del self._indexes[index.number]
 
     def _write(self, number: int, keys: list[str], records: Mapping[str, Record]) -> None:
-        encoded = self._encoded(keys, records, self._indexes.get(number))
+        layout = next((index.layout for n, index in self._indexes.items() if n != number), None)
+        planned, wanted = self._planned[number], self._records(keys, records, self._indexes.get(number))
         try:
-            self._indexes[number] = publish_shard(self.folder, number, self.recipe.fingerprint, encoded)
+            self._indexes[number] = self._backend.write(
+                self.folder, number, self.recipe, planned, wanted, layout
+            )
         except BaseException:
             if not self.folder.index(number).exists():
                 self._indexes.pop(number, None)
             raise
 
-    def _encoded(
+    def _records(
         self, keys: list[str], records: Mapping[str, Record], old: ShardIndex | None
-    ) -> Iterator[EncodedRecord]:
+    ) -> Iterator[Record]:
+        """The records given, and those the shard already has."""
         kept = {key: row for row, key in enumerate(old.keys)} if old else {}
-        shard = ShardFile(self.folder.shard(old.number), old) if old else None
+        shard = self._backend.open(self.folder, old) if old else None
         for key in keys:
             if key in records:
-                yield EncodedRecord.of(records[key])
+                yield records[key]
             elif shard:
-                yield shard.encoded(kept[key])
+                yield shard.record(kept[key])
 
     def quarantine(self, entry: Quarantined) -> None:
         """Record durably that a clip could not be processed; `entry.attempts` are those of this run.
@@ -221,18 +237,19 @@ class StoreWriter:
             len(quarantined),
             len(self._shard_of),
             len(self._indexes),
-            sum(index.shard_bytes for index in self._indexes.values()),
+            sum(file.bytes for index in self._indexes.values() for file in index.files),
         )
         if not self._sealed:
-            for leftover in (*self.folder.orphans(), *self.folder.leftovers()):
+            for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):
                 unpublish(leftover)
+            documents = self._publish_documents()
             publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
-            self._seal(summary)
+            self._seal(summary, documents)
         return summary
 
-    def _seal(self, summary: Summary) -> None:
+    def _seal(self, summary: Summary, documents: Iterable[Path]) -> None:
         indexes = [self.folder.index(number) for number in sorted(self._indexes)]
-        files = [self.folder.manifest, self.folder.quarantine, *indexes]
+        files = [self.folder.manifest, self.folder.quarantine, *indexes, *documents]
         seal = Seal(
             fingerprint=self.recipe.fingerprint,
             expected=summary.expected,
@@ -246,6 +263,17 @@ class StoreWriter:
         )
         publish_bytes(self.folder.seal, seal.render())
         self._sealed = True
+
+    def _publish_documents(self) -> list[Path]:
+        """Bring the documents for other programs up to date; gives their places."""
+        if not self._indexes:
+            return []
+        layout, clips = next(iter(self._indexes.values())).layout, len(self.manifest.clips)
+        documents = self._backend.metadata(self.folder, self.recipe, layout, clips)
+        for path, data in documents.items():
+            if not path.is_file() or path.read_bytes() != data:
+                publish_bytes(path, data)
+        return list(documents)
 
     def _unseal(self) -> None:
         if self._sealed:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from caeav.pipeline.store import StoreReader, tarshard, verify
+from caeav.pipeline.store import StoreReader, verify
+from caeav.pipeline.store.webdataset import tar as tarshard
 
 KILLED = 77
 STEPS = ((os, "fsync"), (os, "replace"), (os, "unlink"), (os, "ftruncate"), (tarshard, "crc32c"))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
-from caeav.pipeline.store.index import BadIndex, decode_index
+from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.webdataset.index import decode_index
 
 FILES = (
     "recipe.json",
@@ -60,7 +61,7 @@ def test_a_flipped_bit_anywhere_is_found_and_never_returned(toy, store, name):
                 try:
                     assert toy.same(reader.read(key))
                 except DamagedShard as error:
-                    assert str(path) in str(error) and key in str(error) and "000001.idx" in str(error)
+                    assert str(path) in str(error) and key in str(error) and "store repair" in str(error)
         flip(path, position, bit)
     assert verify(store).sound
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from caeav.manifests.publish import Output
-from caeav.pipeline.store.index import ENTRY, ShardIndex
 from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
 from caeav.pipeline.store.record import Record
+from caeav.pipeline.store.webdataset.index import ENTRY, TarIndex
 
 BLOCK_BYTES = 512
 END = bytes(2 * BLOCK_BYTES)
@@ -66,12 +66,12 @@ class _Digesting:
         return self._sha256.hexdigest()
 
 
-def write_shard(out: Output, records: Iterable[EncodedRecord], number: int, fingerprint: str) -> ShardIndex:
+def write_shard(out: Output, records: Iterable[Record], number: int, fingerprint: str) -> TarIndex:
     """Write the records as one tar into `out`, in the order given, and return its index."""
     sink = _Digesting(out)
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
-    for record in records:
+    for record in map(EncodedRecord.of, records):
         array_bytes = sum(len(chunk) for chunk in record.payload)
         sink.write(member_header(f"{record.key}.safetensors", array_bytes))
         array_offset = sink.position
@@ -86,12 +86,12 @@ def write_shard(out: Output, records: Iterable[EncodedRecord], number: int, fing
         sums = crc32c(record.payload), crc32c([record.info])
         rows.append((array_offset, array_bytes, info_offset, len(record.info), *sums, 0))
     sink.write(END)
-    return ShardIndex(
+    return TarIndex(
         number, fingerprint, sink.position, sink.hexdigest(), tuple(keys), np.array(rows, dtype=ENTRY)
     )
 
 
-def structure_differences(shard: Bytes, index: ShardIndex) -> Iterator[tuple[str, str]]:
+def structure_differences(shard: Bytes, index: TarIndex) -> Iterator[tuple[str, str]]:
     """Key and fact of each place where the tar around the records is not what the index says (empty key: the end)."""
     position = 0
     for key, row in zip(index.keys, index.entries, strict=True):

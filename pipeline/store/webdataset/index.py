@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.clip import KEY_PATTERN
+from caeav.pipeline.store.backend import BadIndex, FileFacts
+from caeav.pipeline.store.keyblob import join_keys, split_keys
 
 MAGIC = b"CAEAVIDX"
 VERSION = 1
-MAX_INDEX_BYTES = 256 << 20
 ENTRY = np.dtype(
     [
         ("array_offset", "<u8"),
@@ -34,12 +35,13 @@ _HEADER = struct.Struct("<8sIIIIQ32s32s")
 _DIGEST_BYTES = 32
 
 
-class BadIndex(ValueError):
-    """Bytes that are not an index; the text says what was seen and what is allowed."""
+def tar_name(number: int) -> str:
+    """Place of a shard relative to the store."""
+    return f"shards/{number:06d}.tar"
 
 
 @dataclass(frozen=True, eq=False)
-class ShardIndex:
+class TarIndex:
     """`entries` has one row of dtype `ENTRY` a key, in the shard's order; digests are hex."""
 
     number: int
@@ -49,17 +51,25 @@ class ShardIndex:
     keys: tuple[str, ...]
     entries: NDArray[np.void]
 
+    @property
+    def files(self) -> tuple[FileFacts, ...]:
+        """The one tar."""
+        return (FileFacts(tar_name(self.number), self.shard_bytes, self.shard_sha256),)
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """Nothing: records of a tar may differ in their arrays."""
+        return ()
+
     def encode(self) -> bytes:
         """The file's bytes."""
-        keys = [key.encode() for key in self.keys]
         entries = self.entries.copy()
-        entries["key_end"] = np.cumsum([len(key) for key in keys])
-        blob = b"".join(keys)
+        blob, entries["key_end"] = join_keys(self.keys)
         head = _HEADER.pack(
             MAGIC,
             VERSION,
             self.number,
-            len(keys),
+            len(self.keys),
             len(blob),
             self.shard_bytes,
             bytes.fromhex(self.shard_sha256),
@@ -69,7 +79,7 @@ class ShardIndex:
         return body + hashlib.sha256(body).digest()
 
 
-def decode_index(data: bytes) -> ShardIndex:
+def decode_index(data: bytes) -> TarIndex:
     """A file's bytes -> index, every length checked before it is used; raises `BadIndex`."""
     if len(data) < _HEADER.size + _DIGEST_BYTES:
         raise BadIndex(f"{len(data)} bytes are too few for an index")
@@ -86,23 +96,9 @@ def decode_index(data: bytes) -> ShardIndex:
     if len(body) != _HEADER.size + count * ENTRY.itemsize + keys_bytes:
         raise BadIndex(f"{count} records with {keys_bytes} bytes of keys do not fit {len(data)} bytes")
     entries = np.frombuffer(body, ENTRY, count, _HEADER.size)
-    keys = _keys(body[_HEADER.size + count * ENTRY.itemsize :], entries["key_end"])
+    keys = split_keys(body[_HEADER.size + count * ENTRY.itemsize :], entries["key_end"])
     for part in ("array", "info"):
         size, offset = entries[f"{part}_bytes"].astype(np.uint64), entries[f"{part}_offset"]
         if bool(np.any(size > shard_bytes)) or bool(np.any(offset > np.uint64(shard_bytes) - size)):
             raise BadIndex(f"a record lies outside the shard's {shard_bytes} bytes")
-    return ShardIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)
-
-
-def _keys(blob: bytes, ends: NDArray[np.uint32]) -> tuple[str, ...]:
-    keys: list[str] = []
-    start = 0
-    for end in ends.tolist():
-        key = blob[start:end].decode("ascii", "replace")
-        if end > len(blob) or not KEY_PATTERN.fullmatch(key):
-            raise BadIndex(f"holds a key that is not allowed: {key[:80]!r}")
-        keys.append(key)
-        start = end
-    if start != len(blob) or len(set(keys)) != len(keys):
-        raise BadIndex("its keys are not one list of distinct keys")
-    return tuple(keys)
+    return TarIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)

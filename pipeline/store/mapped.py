@@ -1,0 +1,43 @@
+"""One file of a shard, memory-mapped: refused when it is missing or has another size than was written."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from caeav.pipeline.store.backend import FileFacts
+from caeav.pipeline.store.errors import Problem
+from caeav.pipeline.store.payload import Bytes
+
+
+class MappedFile:
+    """`bytes` is the whole file, read-only; views into it keep the map alive. Raises `DamagedShard`."""
+
+    def __init__(self, store: Path, facts: FileFacts, shard: int) -> None:
+        self.store = store
+        self.facts = facts
+        self.shard = shard
+        path = store / facts.name
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                if size != facts.bytes:
+                    self.damaged(f"{size} bytes, its index says {facts.bytes}")
+                if size == 0:
+                    self.damaged("the file is empty")
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (FileNotFoundError, IsADirectoryError):
+            self.damaged("the file is missing")
+        self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def ahead(self, start: int, end: int) -> None:
+        """Ask for a part of the file to be read from the disk in one go, as it is about to be used."""
+        first = start - start % mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, first, end - first)
+
+    def damaged(self, what: str, key: str = "") -> NoReturn:
+        """Raise `DamagedShard` naming file and key."""
+        raise Problem(self.facts.name, what, key, self.shard).error(self.store)

@@ -1,0 +1,1 @@
+"""Shards as plain tars that any tar or WebDataset reader streams."""

@@ -1,0 +1,1 @@
+"""Shards as chunks of Zarr v3 arrays that any Zarr reader opens."""
