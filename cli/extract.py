@@ -11,6 +11,7 @@ from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 
 
@@ -31,6 +32,7 @@ def extract(
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
+    backend: stages.BackendOption = DEFAULT_BACKEND,
     labels: stages.LabelsOption = None,
     segments: stages.SegmentsOption = None,
     segment_s: stages.SegmentSecondsOption = None,
@@ -48,7 +50,12 @@ def extract(
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
     parts = choose({"visual": (visual, visual_weights), "audio": (audio, audio_weights)}, settings)
     options = TokenOptions(
-        parts["visual"], parts["audio"], decoder=decoder, dtype=dtype, shard_clips=shard_clips
+        parts["visual"],
+        parts["audio"],
+        decoder=decoder,
+        dtype=dtype,
+        shard_clips=shard_clips,
+        backend=backend,
     )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("extract", lambda *tell: run_extract(manifest, place, options, run, *tell))

@@ -30,6 +30,7 @@ SegmentSecondsOption = Annotated[
 ]
 DecoderOption = Annotated[str, typer.Option("--decoder", help="pyav, decord or torchcodec.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float16 or float32.")]
+BackendOption = Annotated[str, typer.Option("--backend", help="Format of the shards: webdataset or zarr.")]
 ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one a CPU core")

@@ -23,6 +23,7 @@ from caeav.pipeline.captioners.protocol import Captioner
 from caeav.pipeline.decode.media import Decoder, Sampling
 from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.store.backend import BACKEND_FIELD, DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import DTYPES
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.weights.find import HUB, RANDOM
@@ -46,6 +47,7 @@ class TokenOptions:
     dtype: str = "float16"
     shard_clips: int = 64
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    backend: str = DEFAULT_BACKEND
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class CaptionOptions:
     dtype: str = "float16"
     shard_clips: int = 64
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    backend: str = DEFAULT_BACKEND
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ def job_of(recipe: Recipe) -> Job:
         general = {name: fields[name] for name in ("dtype", "shard_clips")} | {
             "decoder": fields["decoder"]["name"],
             "compute": ComputeOptions(**fields.get("compute", {})),
+            "backend": fields.get(BACKEND_FIELD, DEFAULT_BACKEND),
         }
         segments, segment_s = sampling["segments"], sampling["segment_s"]
     except (KeyError, TypeError) as error:
@@ -220,6 +224,7 @@ def _shared_fields(
         "sampling": {"segments": segments, "segment_s": segment_s, "rate_hz": rate_hz or SILENT_RATE_HZ},
         "dtype": options.dtype,
         "shard_clips": options.shard_clips,
+        **backend_field(options.backend),
         **({"compute": compute} if any(hasattr(part, "module") for part in parts) else {}),
     }
 

@@ -140,5 +140,9 @@ def backend_of(recipe: Recipe) -> Backend:
 
 
 def backend_field(name: str) -> dict[str, str]:
-    """The recipe fields that choose a backend: none for the default one."""
+    """The recipe fields that choose a backend: none for the default one; raises `StoreError` for unknown names."""
+    if name not in backends:
+        raise StoreError(
+            f"unknown store backend {name!r}", hint=f"choose one of: {', '.join(backends.names())}"
+        )
     return {} if name == DEFAULT_BACKEND else {BACKEND_FIELD: name}
