@@ -18,6 +18,7 @@ COMMANDS = (
     "synthesise",
     "extract",
     "caption",
+    "models",
     "store",
     "train",
     "evaluate",

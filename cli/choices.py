@@ -35,21 +35,31 @@ def choose(
 
     settings: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for text in assignments or ():
-        left, equals, value = text.partition("=")
+        left, value = _parsed(text, f"PART.KEY=VALUE, where PART is one of: {', '.join(parts)}")
         part, dot, key = left.partition(".")
-        if not (equals and dot and key and part in settings):
+        if not (dot and key and part in settings):
             raise CaeavError(
                 f"--set {text!r} sets nothing",
                 hint=f"write PART.KEY=VALUE, where PART is one of: {', '.join(parts)}",
             )
-        settings[part][key] = _value(text, value)
+        settings[part][key] = value
     return {part: ModelChoice(name, weights or "", settings[part]) for part, (name, weights) in parts.items()}
 
 
-def _value(text: str, value: str) -> Any:
+def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None) -> ModelChoice:
+    """A choice where a command is about one model alone: `--set KEY=VALUE`."""
+    from caeav.pipeline.backbones.choice import ModelChoice
+
+    return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
+
+
+def _parsed(text: str, form: str) -> tuple[str, Any]:
     import yaml
 
+    left, equals, value = text.partition("=")
+    if not (equals and left):
+        raise CaeavError(f"--set {text!r} sets nothing", hint=f"write {form}")
     try:
-        return yaml.safe_load(value)
+        return left, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error

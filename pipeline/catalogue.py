@@ -67,23 +67,31 @@ def catalogue() -> list[ModelFacts]:
     return [row for module in MODULES for row in importlib.import_module(module).FACTS]
 
 
+def is_kind(row: ModelFacts, kind: str | None) -> bool:
+    """Whether a row is of a kind, or of all that have `kind` in their name (`audio`, `captioner`); None is any."""
+    return kind is None or kind in row.kind
+
+
 def find_facts(name: str, kind: str | None = None) -> ModelFacts:
-    """The row of `name`, of its family for `timm:resnet18`; `kind` decides where two kinds share a name.
+    """The row of `name`, of its family for `timm:resnet18`; `kind`, or a part of it, decides where two share a name.
 
     Raises `CaeavError` for a name that is unknown or belongs to several kinds.
     """
     rows = catalogue()
     family = name.partition(":")[0] + ":"
     found = [row for row in rows if row.name == name or (row.name == family and name != family)]
-    fit = [row for row in found if kind in (None, row.kind)]
+    fit = [row for row in found if is_kind(row, kind)]
     if not fit:
-        known = sorted({f"{row.name}<name>" if row.name.endswith(":") else row.name for row in rows})
+        names = (row.name for row in rows if is_kind(row, kind))
+        known = sorted({f"{known}<name>" if known.endswith(":") else known for known in names})
         raise CaeavError(
-            f"no {kind or 'model'} is called {name!r}", hint=f"choose one of: {', '.join(known)}"
+            f"no {kind or ''} model is called {name!r}".replace("  ", " "),
+            hint=f"choose one of: {', '.join(known)}",
         )
     if len(fit) > 1:
         raise CaeavError(
-            f"{name!r} is several things: {', '.join(row.kind for row in fit)}", hint="say which by --kind"
+            f"{name!r} is several things: {', '.join(row.kind for row in fit)}",
+            hint=f"say which by --kind, e.g. --kind '{fit[0].kind}'",
         )
     return fit[0]
 

@@ -58,7 +58,7 @@ FACTS = (
         tuple(Tap(f"visual.block{i}", 256, 1024) for i in (6, 12, 18, 24)),
         weights="hub:timm/vit_large_patch14_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="MIT (OpenAI)",
+        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
         parameters=303_966_208,
     ),
     ModelFacts(
@@ -69,7 +69,7 @@ FACTS = (
         tuple(Tap(f"visual.block{i}", 49, 768) for i in (3, 6, 9, 12)),
         weights="hub:timm/vit_base_patch32_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="MIT (OpenAI)",
+        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
         parameters=87_849_216,
     ),
     ModelFacts(

@@ -31,6 +31,7 @@ class Network(ABC):
 
     weights: str  # default source, `hub:...` or empty
     files: tuple[str, ...]  # names of the weight file, the best first
+    licence: str = ""  # of the default weights, where the library knows it
 
     @property
     @abstractmethod
@@ -63,7 +64,10 @@ class Network(ABC):
 
 
 class LearnedVisual(TorchBackbone):
-    """A visual backbone of any family; see `Network`. `parameters`: how many; `offered_taps`: all it could cache."""
+    """A visual backbone of any family; see `Network`.
+
+    `parameters`: how many; `offered_taps`: all it could cache; `default_weights`, `licence`: of its family's record.
+    """
 
     modality: Literal["visual"] = "visual"
     rate_hz: int | None = None
@@ -91,6 +95,7 @@ class LearnedVisual(TorchBackbone):
         self._taps = tuple(tap for tap in self.offered_taps if tap.name in chosen)
         self._settings = {**settings, **parsed.as_json(), "taps": [tap.name for tap in self._taps]}
         self.parameters = sum(p.numel() for p in probe.parameters())
+        self.default_weights, self.licence = network.weights, network.licence
         self._weights = find_weights(choice, default=network.weights, wants=network.files)
         self._module: nn.Module | None = None
         self._lock = threading.Lock()

@@ -51,6 +51,7 @@ class TimmNetwork(Network):
         record = self._timm.get_pretrained_cfg(architecture)
         self._record = record
         self.weights = f"hub:{record.hf_hub_id}" if record.hf_hub_id else ""
+        self.licence = record.license or ""
 
     @property
     def own_frames(self) -> FrameSettings:

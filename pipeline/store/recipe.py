@@ -27,7 +27,9 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON form (sorted keys, no blanks); weights count by digest, not by name."""
-        text = json.dumps(_identity(self.as_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        text = json.dumps(
+            recipe_identity(self.as_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -36,11 +38,11 @@ class Recipe:
         return f"{self.kind}-{self.name}-{self.fingerprint[:12]}"
 
 
-def _identity(value: Any) -> Any:
+def recipe_identity(value: Any) -> Any:
     """`value` without the source of what is given by a digest: the same weights may have come by many ways."""
     if not isinstance(value, Mapping):
         return value
-    return {key: _identity(x) for key, x in value.items() if key != "source" or "digest" not in value}
+    return {key: recipe_identity(x) for key, x in value.items() if key != "source" or "digest" not in value}
 
 
 def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
@@ -48,7 +50,7 @@ def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
 
     The source of weights is no difference where their digest is the same.
     """
-    if _identity(stored) == _identity(wanted):
+    if recipe_identity(stored) == recipe_identity(wanted):
         return []
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         found: list[str] = []

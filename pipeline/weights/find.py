@@ -1,8 +1,8 @@
 """From what a user calls weights (a hub name, a folder, a file) to files on this machine and their digest.
 
-A hub name is looked up in the cache of huggingface_hub first. The network is asked only when a hub name was given in so
-many words, never for a model's default, and never with HF_HUB_OFFLINE set. What is found is remembered by its digest
-(`memory.py`), so that a recipe, which holds no path, leads back to it.
+A hub name is looked up in the cache of huggingface_hub first. The network is asked only when a hub name was given in
+so many words (`hub:` alone is the model's default), never for a default not named, and never with HF_HUB_OFFLINE set.
+What is found is remembered by its digest (`memory.py`), so that a recipe, which holds no path, leads back to it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from caeav.pipeline.weights.memory import file_digest, recall, remember
 
 HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
 _INDEX = ".index.json"
+_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 
 
 class WeightsError(CaeavError):
@@ -59,7 +60,7 @@ def find_weights(
     (`config.json`, a tokenizer's), `also`: files used when there. All of them enter the digest.
     Raises `WeightsError` naming the command to type or the file to get.
     """
-    given = choice.weights or default
+    given = default if choice.weights in ("", HUB) else choice.weights
     if given.startswith(RANDOM):
         return _random(choice, given)
     if not given:
@@ -86,6 +87,13 @@ def find_weights(
             f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants)
         )
     return _gather(choice, place.name, place, place.parent, needs, also)
+
+
+def at_hand(source: str) -> bool:
+    """Whether the hub's cache holds any weight file of `hub:<owner>/<repo>`."""
+    repo = source.removeprefix(HUB).partition("@")[0]
+    snapshots = hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
+    return any(path.suffix in _SUFFIXES for path in snapshots.glob("*/*"))
 
 
 def hub_cache() -> Path:

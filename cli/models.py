@@ -1,0 +1,231 @@
+"""`caeav models ls|show|pull|check`: which models there are, what they need, and whether they give what they should."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from caeav.cli.choices import WEIGHTS_HELP, choose_one
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.manifests.home import Home
+
+NO_RECORD = 3
+"""Exit status of `check` when there is nothing to compare with."""
+SHOWN_TAPS = 12
+
+commands = typer.Typer(
+    no_args_is_help=True, help="List, show, fetch and check backbones, text encoders and captioners."
+)
+
+NameArgument = Annotated[
+    str, typer.Argument(help="A name `caeav models ls` lists, or timm:<name>, open_clip:<name>.")
+]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="Only this kind: visual, audio, text, backbone, captioner, or both words."),
+]
+WeightsOption = Annotated[str | None, typer.Option("--weights", help=WEIGHTS_HELP)]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. preset=reference; repeatable."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands as `models`."""
+    app.add_typer(commands, name="models")
+
+
+@commands.command()
+def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
+    """List all models: taps, parameters, weights and their licence. Loads nothing."""
+    from caeav.pipeline.catalogue import catalogue, is_kind
+    from caeav.pipeline.models import weights_state
+
+    rows = [row for row in catalogue() if is_kind(row, kind)]
+    if as_json:
+        print_json(
+            [
+                asdict(row) | {"bytes_a_clip": row.bytes_a_clip() or None, "state": weights_state(row)}
+                for row in rows
+            ]
+        )
+        return
+    print_table(
+        ("kind", "name", "parameters", "taps, L x C a segment", "a clip", "licence of weights", "weights"),
+        [
+            (
+                row.kind,
+                f"{row.name}<name>" if row.name.endswith(":") else row.name,
+                _millions(row.parameters),
+                _taps_in_short(row),
+                _size(row.bytes_a_clip()),
+                row.licence,
+                weights_state(row),
+            )
+            for row in rows
+        ],
+    )
+    say(
+        "a clip: all taps of 10 segments in float16, or the tokens of one text; `caeav models show NAME` tells more"
+    )
+
+
+@commands.command()
+def show(
+    name: NameArgument,
+    kind: KindOption = None,
+    weights: WeightsOption = None,
+    settings: SettingsOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model's taps, settings, input, weights and licence; weights given by path are remembered by digest."""
+    from caeav.pipeline.catalogue import find_facts
+    from caeav.pipeline.models import view_model
+    from caeav.pipeline.weights import remember_at
+
+    remember_at(Home.find(home))
+    facts = find_facts(name, kind)
+    view = view_model(choose_one(name, weights, settings), facts)
+    if as_json:
+        print_json(asdict(view) | {"bytes_a_clip": _bytes_a_clip(view)})
+        return
+    print_table(
+        ("model", name),
+        [
+            ("kind", facts.kind),
+            ("what", facts.what),
+            ("input", facts.input),
+            ("parameters", _millions(view.parameters)),
+            ("licence of weights", view.licence),
+            ("default weights", view.weights or "none"),
+            ("file", facts.file or "none"),
+            *((f"{part}.{key}", value) for part, values in _described(view) for key, value in values.items()),
+        ],
+    )
+    if view.taps:
+        print()
+        cached = {tap.name for tap in view.taps}
+        print_table(
+            ("tap", "tokens", "channels", "cached"),
+            [
+                (t.name, t.tokens, t.channels, "yes" if t.name in cached else "by the setting taps")
+                for t in view.offered
+            ],
+        )
+        say(f"{_size(_bytes_a_clip(view))} a clip of 10 segments in float16")
+    if view.settings:
+        print()
+        print_table(("setting", "value"), [(key, value) for key, value in view.settings.items()])
+    if view.problem:
+        say(f"it cannot be run yet: {view.problem}")
+
+
+@commands.command()
+def pull(
+    name: NameArgument,
+    kind: KindOption = None,
+    weights: WeightsOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a model's weights from the hub into its cache, and print their digest."""
+    from caeav.pipeline.catalogue import find_facts
+    from caeav.pipeline.models import pull_model
+    from caeav.pipeline.weights import remember_at
+
+    remember_at(Home.find(home))
+    found = pull_model(choose_one(name, weights, None), find_facts(name, kind))
+    if as_json:
+        print_json(dict(found))
+    else:
+        print(f"{name}  {found['source']}  {found['digest']}")
+
+
+@commands.command()
+def check(
+    name: NameArgument,
+    kind: KindOption = None,
+    weights: WeightsOption = None,
+    settings: SettingsOption = None,
+    keep: Annotated[
+        bool, typer.Option("--record", help="Keep what it gives here, to compare with later.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model on a built-in sample and compare its features with recorded ones.
+
+    Exit status 0: as recorded, or recorded now; 1: they differ; 3: nothing is recorded for these weights and settings.
+    """
+    from caeav.pipeline.catalogue import find_facts
+    from caeav.pipeline.modelcheck import check_model, record
+    from caeav.pipeline.weights import remember_at
+
+    place = Home.find(home)
+    remember_at(place)
+    choice, facts = choose_one(name, weights, settings), find_facts(name, kind)
+    checked = check_model(choice, facts.kind, place)
+    if as_json:
+        print_json(asdict(checked))
+    else:
+        _print_statistics(checked.statistics)
+    if checked.described.get("weights", {}).get("digest", "").startswith("random:"):
+        say("the weights are random: this says nothing about the model of that name")
+    if keep:
+        say(f"recorded in {record(checked, choice, facts.kind, place)}")
+        return
+    if not checked.against:
+        say(
+            "nothing is recorded for these weights and settings, so nothing was compared; --record keeps what it gave"
+        )
+        raise typer.Exit(NO_RECORD)
+    if checked.differences:
+        for text in checked.differences:
+            say(f"DIFFERS  {printable(text)}")
+        say(f"not what is recorded in {checked.against}: look at the versions of libraries (caeav doctor)")
+        raise typer.Exit(1)
+    say(f"as recorded in {checked.against}")
+
+
+def _print_statistics(statistics: dict[str, dict[str, Any]]) -> None:
+    arrays = {name: x for name, x in statistics.items() if "texts" not in x}
+    for x in statistics.values():
+        for text in x.get("texts", ()):
+            print(printable(text))
+    if arrays:
+        print_table(
+            ("array", "shape", "mean", "std", "largest"),
+            [
+                (name, " x ".join(map(str, x["shape"])), x["mean"], x["std"], x["largest"])
+                for name, x in arrays.items()
+            ],
+        )
+
+
+def _described(view: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [(part, values) for part, values in view.described.items() if isinstance(values, dict)]
+
+
+def _bytes_a_clip(view: Any) -> int:
+    from dataclasses import replace
+
+    return int(replace(view.facts, taps=view.taps).bytes_a_clip())
+
+
+def _taps_in_short(row: Any) -> str:
+    return ", ".join(f"{tap.name.rpartition('.')[2]} {tap.tokens}x{tap.channels}" for tap in row.taps) or "-"
+
+
+def _millions(parameters: int | None) -> str:
+    return "-" if parameters is None else f"{parameters / 1e6:.1f} M"
+
+
+def _size(count: int) -> str:
+    if not count:
+        return "-"
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,163 @@
+"""`caeav models` as typed: what is listed, said when weights are missing, and compared by `check`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from caeav.cli import models
+from caeav.manifests.errors import CaeavError
+
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+TINY = "timm:test_resnet"
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
+
+
+def call(*arguments: str) -> Result:
+    app = typer.Typer()
+    models.register(app)
+    app.command("else")(lambda: None)
+    result = CliRunner().invoke(app, ["models", *arguments])
+    if isinstance(result.exception, CaeavError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    """Random weights of a tiny timm model in timm's format."""
+    import torch
+    from safetensors.torch import save_file
+
+    from caeav.pipeline.native import import_torchvision
+
+    import_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def test_ls_names_every_model_with_its_state(tmp_path: Path) -> None:
+    rows = {(row["kind"], row["name"]): row for row in json.loads(call("ls", "--json").stdout)}
+    swin = rows["visual backbone", "swinv2-large"]
+    assert swin["state"] == "to pull" and swin["licence"] == "MIT"
+    assert swin["bytes_a_clip"] == 2 * 10 * (2304 * 192 + 576 * 384 + 144 * 768 + 36 * 1536)
+    assert rows["visual backbone", "classic"]["state"] == "not needed"
+    snapshot = tmp_path / "hub" / "models--timm--swinv2_large_window12_192.ms_in22k" / "snapshots" / "a"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    again = {(row["kind"], row["name"]): row for row in json.loads(call("ls", "--json").stdout)}
+    assert again["visual backbone", "swinv2-large"]["state"] == "here"
+    shown = call("ls", "--kind", "text").stdout
+    assert "hashed" in shown and "swinv2-large" not in shown
+
+
+@needs_timm
+def test_show_tells_everything_although_weights_are_missing() -> None:
+    result = call("show", "swinv2-large")
+    for part in ("195.2 M", "visual.stage1", "2304", "by the setting taps", "bicubic", "MIT"):
+        assert part in result.stdout
+    assert "caeav models pull swinv2-large" in result.stderr
+    shown = json.loads(call("show", "swinv2-large", "--set", "preset=reference", "--json").stdout)
+    assert shown["settings"]["antialias"] is False and shown["described"] == {}
+
+
+@needs_timm
+def test_show_remembers_a_file_by_its_digest(tiny_file: Path, tmp_path: Path) -> None:
+    shown = json.loads(call("show", TINY, "--weights", str(tiny_file), "--json").stdout)
+    digest = shown["described"]["weights"]["digest"]
+    assert shown["problem"] == "" and shown["licence"] == "apache-2.0"
+    assert json.loads((tmp_path / "home" / "weights.json").read_text())["places"] == {digest: str(tiny_file)}
+    assert json.loads(call("show", TINY, "--weights", digest, "--json").stdout)["problem"] == ""
+
+
+def test_pull_without_network_names_what_to_do() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(CaeavError) as caught:
+        call("pull", "swinv2-base")
+    assert "HF_HUB_OFFLINE is set" in str(caught.value)
+    assert "get model.safetensors of timm/swinv2_base_window12_192.ms_in22k elsewhere" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pull", "hashed"], "hashed has no weights to fetch"),
+        (["pull", "swinv2-base", "--weights", "w.pth"], "'w.pth' is no name on the hub"),
+        (["show", "swinv3"], "no model is called 'swinv3'\n  next: choose one of: "),
+        (["show", "classic"], "'classic' is several things: visual backbone, audio backbone"),
+        (
+            ["show", "classic", "--kind", "text"],
+            "no text model is called 'classic'\n  next: choose one of: clap",
+        ),
+        (
+            ["check", "hashed", "--set", "words=3"],
+            "hashed has no setting 'words'\n  next: it has no settings",
+        ),
+        (["check", "hashed", "--set", "words"], "--set 'words' sets nothing\n  next: write KEY=VALUE"),
+        (["check", "hashed", "--weights", "x"], "hashed has no weights, but 'x' was given"),
+    ],
+)
+def test_wrong_calls_are_answered(arguments: list[str], said: str) -> None:
+    with pytest.raises(CaeavError) as caught:
+        call(*arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("classic", "visual"),
+        ("classic", "audio"),
+        ("hashed", "text"),
+        ("descriptor", "visual"),
+        ("descriptor", "audio"),
+    ],
+)
+def test_embedded_models_give_what_is_recorded_in_the_package(name: str, kind: str) -> None:
+    result = call("check", name, "--kind", kind)
+    assert result.exit_code == 0 and "as recorded in caeav" in result.stderr
+
+
+@needs_timm
+def test_check_says_that_nothing_is_recorded_then_compares(tiny_file: Path, tmp_path: Path) -> None:
+    given = ("check", TINY, "--weights", str(tiny_file))
+    first = call(*given)
+    assert first.exit_code == 3 and "nothing was compared" in first.stderr
+    assert call(*given, "--record").exit_code == 0
+    assert call(*given).exit_code == 0
+    assert call(*given, "--set", "preset=reference").exit_code == 3  # other preprocessing is another model
+
+    path = tmp_path / "home" / "model_records.json"
+    records: dict[str, Any] = json.loads(path.read_text())
+    [entry] = records.values()
+    assert str(tmp_path) not in json.dumps(entry)
+    entry["statistics"]["visual.level5"]["sums"][3] += 0.1
+    path.write_text(json.dumps(records))
+    changed = call(*given)
+    assert changed.exit_code == 1
+    assert "DIFFERS  visual.level5: sum 4" in changed.stderr and "visual.level4" not in changed.stderr
+    path.write_text("[]")
+    with pytest.raises(CaeavError, match="holds no records of models"):
+        call(*given)
+
+
+@needs_timm
+def test_random_weights_are_said() -> None:
+    result = call("check", TINY, "--weights", "random:0")
+    assert "the weights are random" in result.stderr
