@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from caeav.cli.console import print_json, print_table, say
+from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -37,7 +38,7 @@ def evaluate(
 
     place = Home.find(home)
     run = find_run(place, run_name)
-    experiment = reopen(place, run, device)
+    experiment = reopen(place, run, device, live_opener(place))
     if not experiment.joined.splits[split]:
         raise CaeavError(f"no usable clip in split {split!r}", hint="choose another --split")
     model = experiment.build()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.manifests.dataset import OFFICIAL, folder_dataset
 from caeav.manifests.errors import CaeavError
@@ -56,13 +57,23 @@ def train(
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
     ] = None,
+    inject_from: Annotated[
+        str | None,
+        typer.Option(
+            "--inject-from",
+            metavar="STAGE",
+            help="Adapters inside the live backbones from stage1 .. stage4 on, instead of beside the cached taps.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.", show_default=False)
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train adapters and a task head on cached tokens; no backbone and no decoder is loaded."""
+    """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
+    decoder."""
     place = Home.find(home)
     changes = {
         "--dataset": dataset,
@@ -70,6 +81,7 @@ def train(
         "--set": assignments,
         "--seeds": seeds,
         "--select-on": select_on,
+        "--inject-from": inject_from,
     }
     if resume is not None:
         given = [name for name, value in changes.items() if value]
@@ -84,6 +96,8 @@ def train(
         "dataset": _dataset_name(dataset),
         "select_on": select_on,
         "training.device": device,
+        "model.adapters.placement": "inject" if inject_from else None,
+        "model.adapters.inject_from": inject_from,
     }
     command = ["caeav", "train", "--task", task, "--recipe", recipe]
     for name, value in changes.items():
@@ -106,7 +120,7 @@ def _train_all(
     from caeav.model.resolve import resolve_config
     from caeav.model.runs import ORIGIN, create_run
 
-    experiment = prepare(home, resolve_config(*asked))
+    experiment = prepare(home, resolve_config(*asked), live_opener(home))
     results: list[dict[str, Any]] = []
     group = ""
     for seed in seeds or [experiment.config.seed]:
@@ -138,7 +152,7 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
     if result is not None:
         say(f"run {run.name} is finished; nothing to do")
         return result
-    experiment = reopen(home, run, device)
+    experiment = reopen(home, run, device, live_opener(home))
     _introduce(experiment)
     if (run.folder / ENVIRONMENT).exists():
         changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))

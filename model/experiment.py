@@ -7,7 +7,7 @@ The test split is scored once, after training, with the weights that did best on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,8 @@ from caeav.model.environment import describe_environment
 from caeav.model.evaluate import score
 from caeav.model.join import Joined, join_stores, store_facts
 from caeav.model.network import Network, build_network
+from caeav.model.placements.live import Live, LiveOpener
+from caeav.model.placements.needs import needed
 from caeav.model.resume import BEST, seed_epoch
 from caeav.model.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
 from caeav.model.task import TASKS, Scores, Task
@@ -43,6 +45,7 @@ class Experiment:
     device: torch.device
     joined: Joined
     inputs: Inputs
+    live: Live | None = None
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Tensor]]:
@@ -77,7 +80,7 @@ class Experiment:
     def build(self) -> Network:
         """The network with the initial weights of the run's seed."""
         seed_epoch(self.config.seed, 0)
-        return build_network(self.task, self.inputs, self.config.model).to(self.device)
+        return build_network(self.task, self.inputs, self.config.model, self.live).to(self.device)
 
     def score(self, model: nn.Module, split: str) -> Scores:
         """Official score of `model` on `split`."""
@@ -114,6 +117,11 @@ class Experiment:
             for name, samples in joined.splits.items()
         )
         lines.append(f"  clips     {counts}; {self.task.about(self.inputs)}")
+        if self.live is not None:
+            taps = ", ".join(tap.name for tap in (*self.inputs.spec.visual, *self.inputs.spec.audio))
+            lines.append(
+                f"  live      frozen backbones, run from {taps}; adapters from {config.model.adapters.inject_from} on"
+            )
         each = clip_bytes(joined)
         held = "kept in RAM" if self.preloaded else "read from the stores as needed"
         lines.append(f"  memory    {each / MIB:.2f} MiB a clip, {each * self.clips / MIB:.0f} MiB {held}")
@@ -133,6 +141,7 @@ class Experiment:
             self.device,
             self.joined,
             self.inputs,
+            self.live,
         )
         for name in ("targets", "preloaded", "data"):
             if name in self.__dict__:
@@ -140,8 +149,10 @@ class Experiment:
         return other
 
 
-def prepare(home: Home, config: RunConfig) -> Experiment:
+def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Experiment:
     """Find the device, join the stores, check the splits; raises `CaeavError` before anything is written.
+
+    `live` opens the stores' backbones where the placement needs them.
 
     The configuration of the result names the joined stores in full, so that the run's own copy repeats it.
     """
@@ -156,6 +167,8 @@ def prepare(home: Home, config: RunConfig) -> Experiment:
         taps=config.stores.taps,
         samples=task.samples,
     )
+    adapters = config.model.adapters
+    joined = replace(joined, spec=needed(joined.spec, adapters))
     for split in dict.fromkeys(("train", config.select_on)):
         if not joined.splits[split]:
             raise CaeavError(
@@ -171,17 +184,23 @@ def prepare(home: Home, config: RunConfig) -> Experiment:
     manifest = joined.manifest
     facts = task.learn(manifest, joined.splits)
     inputs = Inputs(config.dataset, task.classes(manifest, facts), manifest.segment_s, joined.spec, facts)
-    experiment = Experiment(config.model_copy(update={"stores": pinned}), home, task, device, joined, inputs)
+    opened = None
+    if live is not None and adapters.placement == "inject":
+        opened = live([store.recipe for store in joined.tokens])
+    pinned_config = config.model_copy(update={"stores": pinned})
+    experiment = Experiment(pinned_config, home, task, device, joined, inputs, opened)
     _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
+    if adapters.placement == "inject":
+        experiment.build()  # and so are backbones that do not fit the taps
     return experiment
 
 
-def reopen(home: Home, run: Run, device: str | None = None) -> Experiment:
+def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | None = None) -> Experiment:
     """The experiment of an existing run; refused when its stores or labels are no longer the same."""
     config = run.config()
     if device is not None:
         config = config.model_copy(update={"training": config.training.model_copy(update={"device": device})})
-    experiment = prepare(home, config)
+    experiment = prepare(home, config, live)
     if (run.folder / STORES).exists():
         then, now = run.stores(), experiment.stores_json()
         changed = [

@@ -21,6 +21,7 @@ adapters in all stages. In training mode frozen parts give no constant to replay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -37,7 +38,8 @@ from caeav.model.placements.live import AudioStage, Live, VisualBlock, VisualSta
 from caeav.model.placements.parts import MoePair, Pair, Trace, finish
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
-"""What a whole live run starts from: prepared frames `[B, T, 3, H, W]` and sound `[B, T, samples]`."""
+"""What a whole live run starts from: prepared frames `[B, T, 3, H, W]` and sound `[B, T, samples]`, or as a store holds
+them, square frames row by row `[B, T, H * W, 3]` and `[B, T, samples, 1]`."""
 
 
 class InjectStage(nn.Module):
@@ -202,7 +204,10 @@ class InjectTrunk(nn.Module):
             visual, audio = self._live.taps(self.first - 2)
             seen, heard = batch.visual[visual.name], batch.audio[audio.name]
             return Pair(seen.flatten(0, 1), heard.flatten(0, 1)), self.first - 1, seen.shape[1]
-        frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS]
+        frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS].flatten(2)
+        if frames.ndim == 4:
+            side = math.isqrt(frames.shape[2])
+            frames = frames.unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)  # [B, T, 3, H, W]
         x = Pair(self._live.visual.embed(frames.flatten(0, 1)), self._live.audio.embed(windows.flatten(0, 1)))
         return x, 0, frames.shape[1]
 
@@ -220,6 +225,11 @@ def _find_start(spec: InputSpec, live: Live, first: int) -> bool:
     else:
         names = [FRAMES, WINDOWS]
     if FRAMES in offered and WINDOWS in offered:
+        pixels = offered[FRAMES].tokens
+        if math.isqrt(pixels) ** 2 != pixels:
+            raise AdapterError(
+                f"{FRAMES} has {pixels} pixels, which is no square", hint="extract square frames"
+            )
         return False
     raise AdapterError(
         f"inject_from stage{first} starts from {' and '.join(names)}, the inputs hold {sorted(offered)}",

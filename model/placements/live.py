@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.build import AdapterError
 from caeav.model.batch import TapSpec
+from caeav.pipeline.store import Recipe
 
 
 class VisualBlock(Protocol):
@@ -111,6 +112,10 @@ class Live:
             TapSpec(f"visual.stage{stage + 1}", seen.tokens, seen.channels),
             TapSpec(f"audio.stage{stage + 1}", heard.tokens, heard.channels),
         )
+
+
+LiveOpener = Callable[[Sequence[Recipe]], Live]
+"""Makes the backbones of token stores from their recipes; given by whoever may load backbones."""
 
 
 def pair_blocks(visual: int, audio: int) -> list[int | None]:

@@ -49,7 +49,7 @@ class SoundBackbone(TorchBackbone):
             Tap(f"audio.stage{i + 1}", s.tokens, s.channels) for i, s in enumerate(LiveHtsat(trunk).stages)
         ]
         self._samples = round(settings["segment_s"] * trunk.config.sound.rate_hz)
-        self.offered_taps = (Tap(WINDOWS, 1, self._samples), *stages, *more)
+        self.offered_taps = (Tap(WINDOWS, self._samples, 1), *stages, *more)
         chosen = settings["taps"] or [tap.name for tap in stages]
         unknown = [str(place) for place in chosen if place not in {tap.name for tap in self.offered_taps}]
         if unknown:
@@ -98,7 +98,7 @@ class SoundBackbone(TorchBackbone):
         """Windows `[N, T, samples]` -> `{tap: [N, T, L, C]}`; the network runs when one of its own is wanted."""
         windows = batch.flatten(0, 1)
         found = {} if self._settings["taps"] == [WINDOWS] else self.everything(windows)
-        found[WINDOWS] = windows.unsqueeze(1)
+        found[WINDOWS] = windows.unsqueeze(2)
         return {
             tap.name: found[tap.name].view(*batch.shape[:2], tap.tokens, tap.channels) for tap in self._taps
         }

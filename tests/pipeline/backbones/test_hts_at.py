@@ -61,9 +61,9 @@ def test_only_the_taps_asked_for_are_declared_and_given(
 def test_the_windows_themselves_can_be_a_tap(tiny_htsat: Path, front: dict[str, Any], windows: Any) -> None:
     raw = {**front, "segment_s": 0.5, "taps": ["audio.windows"]}
     backbone = HtsAt(ModelChoice("hts-at", str(tiny_htsat), raw))
-    assert [(tap.name, tap.tokens, tap.channels) for tap in backbone.taps()] == [("audio.windows", 1, 1000)]
+    assert [(tap.name, tap.tokens, tap.channels) for tap in backbone.taps()] == [("audio.windows", 1000, 1)]
     found = backbone.tokens([windows])[0]
-    assert list(found) == ["audio.windows"] and np.array_equal(found["audio.windows"][:, 0], windows)
+    assert list(found) == ["audio.windows"] and np.array_equal(found["audio.windows"][..., 0], windows)
     both = HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**raw, "taps": ["audio.stage1", "audio.windows"]}))
     assert list(both.tokens([windows])[0]) == ["audio.windows", "audio.stage1"]
     with pytest.raises(CaeavError, match="declared with 1000") as caught:
