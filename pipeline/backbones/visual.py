@@ -62,6 +62,13 @@ class Network(ABC):
         """At least the taps asked for; families that can leave something out override this."""
         return self.offered(module, frames)
 
+    def open(self, module: nn.Module) -> Any:
+        """The network opened up for adapters inside it; raises `CaeavError` for families that cannot be."""
+        raise CaeavError(
+            f"the blocks of {type(module).__name__} cannot be opened for adapters inside them",
+            hint="extract with a Swin-V2 (--visual swinv2-large), or use the ladder placement",
+        )
+
 
 class LearnedVisual(TorchBackbone):
     """A visual backbone of any family; see `Network`.
@@ -114,6 +121,10 @@ class LearnedVisual(TorchBackbone):
             if self._module is None:
                 self._module = self._build()
             return self._module
+
+    def live(self) -> Any:
+        """The network opened up for adapters inside it, sharing its weights; raises `CaeavError` for most families."""
+        return self._network.open(self.module())
 
     def prepare(self, clip: NDArray[Any]) -> Tensor:
         """Frames uint8 `[T, H, W, 3]` -> `[T, 3, h, w]`."""

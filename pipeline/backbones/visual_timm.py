@@ -27,6 +27,7 @@ DEPTH = 4
 
 
 _SWIN = re.compile(r"swinv2_(?!cr_)")  # the "cr" models are another implementation, without open blocks
+FRAMES = "visual.frames"
 _NUMBERED = re.compile(r"visual\.(?:block|level)(\d+)")
 
 
@@ -129,14 +130,15 @@ class TimmNetwork(Network):
 class SwinNetwork(TimmNetwork):
     """A Swin-V2 walked by its live wrapper, so that a cached tap is what adapters inside it start from.
 
-    `visual.stage<i>`: tokens at a stage's end before merging; `visual.norm`: the last after the final norm.
+    `visual.stage<i>`: tokens at a stage's end before merging; `visual.norm`: the last after the final norm;
+    `visual.frames`: what the network is fed, pixel by pixel, for adapters in its first stage.
     """
 
     def offered(self, module: nn.Module, frames: Tensor) -> Mapping[str, Tensor]:
         """All stages and the norm."""
         live = LiveSwinV2(module)
         x = live.embed(frames)
-        taps = {}
+        taps = {FRAMES: frames.flatten(2).transpose(1, 2)}
         for i, stage in enumerate(live.stages):
             x = live.stages[i - 1].merge(x) if i else x
             for block in stage.blocks:
@@ -146,12 +148,18 @@ class SwinNetwork(TimmNetwork):
         return {**taps, "visual.norm": live.norm(x)}
 
     def run(self, module: nn.Module, frames: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        """All of them; only the norm could be left out."""
+        """All of them, or the frames alone without the network."""
+        if list(taps) == [FRAMES]:
+            return {FRAMES: frames.flatten(2).transpose(1, 2)}
         return self.offered(module, frames)
 
     def default_taps(self, offered: Sequence[str]) -> list[str]:
-        """The stages; the norm on request."""
-        return [name for name in offered if name != "visual.norm"]
+        """The stages; norm and frames on request."""
+        return [name for name in offered if name not in ("visual.norm", FRAMES)]
+
+    def open(self, module: nn.Module) -> LiveSwinV2:
+        """The network opened up for adapters inside it."""
+        return LiveSwinV2(module)
 
 
 def timm_visual(choice: ModelChoice) -> LearnedVisual:

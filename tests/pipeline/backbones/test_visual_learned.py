@@ -298,7 +298,7 @@ def test_a_clips_tokens_do_not_depend_on_its_company(swin_file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        (SWIN, {"taps": ["visual.stage9"]}, "has no tap visual.stage9\n  next: it has visual.stage1"),
+        (SWIN, {"taps": ["visual.stage9"]}, "has no tap visual.stage9\n  next: it has visual.frames"),
         (
             SWIN,
             {"preset": "mine"},
