@@ -13,6 +13,7 @@ from caeav.pipeline.recipes import CaptionOptions, Job, TokenOptions, caption_jo
 from caeav.pipeline.stage import run_stage
 from caeav.pipeline.store import Record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
+from caeav.pipeline.weights import remember_at
 
 
 def extract(
@@ -46,6 +47,7 @@ def extract_all(
     """
     if not options:
         raise CaeavError("no store is asked for", hint="name a backbone")
+    remember_at(home)
     jobs = [_job(manifest, each, run) for each in options]
     return run_stage(manifest, jobs, home, run, report, remark)
 
