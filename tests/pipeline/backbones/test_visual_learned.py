@@ -139,6 +139,33 @@ def test_swin_taps_are_timms_stages_before_merging(swin_file: Path) -> None:
     assert np.array_equal(found["visual.norm"], norm.numpy())
 
 
+def test_adapters_inside_go_on_from_the_cached_taps(swin_file: Path) -> None:
+    """The live wrapper over the same weights: from the pixels to every stage, and on from any of them."""
+    names = ["visual.frames", *(f"visual.stage{i}" for i in range(1, 5)), "visual.norm"]
+    backbone = make(SWIN, swin_file, taps=names)
+    live = backbone.live()
+    [found] = backbone.tokens([frames()])
+    taps = {name: torch.from_numpy(x) for name, x in found.items()}
+    pixels = taps["visual.frames"].unflatten(1, (96, 96)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        x = live.embed(pixels)
+        for i, stage in enumerate(live.stages):
+            if i:
+                x = live.stages[i - 1].merge(taps[f"visual.stage{i}"])  # replayed from the stage before
+            for block in stage.blocks:
+                x = x + block.attention(x)
+                x = x + block.mlp(x)
+            assert torch.equal(x, taps[f"visual.stage{i + 1}"])
+        assert torch.equal(live.norm(x), taps["visual.norm"])
+
+
+def test_frames_alone_need_no_pass_through_the_network(swin_file: Path) -> None:
+    backbone = make(SWIN, swin_file, taps=["visual.frames"])
+    for part in backbone.module().modules():
+        part.register_forward_pre_hook(lambda *_: pytest.fail("the network was run"))
+    assert backbone.tokens([frames()])[0]["visual.frames"].shape == (2, 96 * 96, 3)
+
+
 @pytest.mark.parametrize(
     "publish",
     [
