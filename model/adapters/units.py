@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.model.adapters import leanunits
 from caeav.model.attention import merge_heads, require_divisible, split_heads
 
 
@@ -49,6 +50,20 @@ class AttentionUnit(nn.Module):
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`[N, Q, C]`, `[N, S, C]`, mask `[N, S]` -> `[N, Q, C]`."""
+        if leanunits.pays(query):
+            attn = self.attn
+            return leanunits.attention(
+                attn.query(query),
+                attn.key(source),
+                attn.value(source),
+                query,
+                attn.out,
+                self.norm,
+                mask=source_mask,
+                heads=attn.heads,
+                weight_dropout=attn.dropout if self.training else 0.0,
+                dropout=self.dropout.p if self.training else 0.0,
+            )
         return self.norm(query + self.dropout(self.attn(query, source, source_mask)))  # type: ignore[no-any-return]
 
 
@@ -64,5 +79,8 @@ class FeedForwardUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, S, C]` -> `[N, S, C]`."""
+        if leanunits.pays(x):
+            rate = self.dropout.p if self.training else 0.0
+            return leanunits.feed_forward(x, self.fc_in, self.fc_out, self.norm, dropout=rate)
         hidden = self.dropout(F.relu(self.fc_in(x)))
         return self.norm(x + self.dropout(self.fc_out(hidden)))  # type: ignore[no-any-return]

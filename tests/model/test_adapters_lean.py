@@ -1,0 +1,124 @@
+"""CASE's units on the CPU: the hand-written backward passes equal the plain way, and keep less."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from caeav.model.adapters import leanunits
+from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
+
+DOUBLE = torch.float64
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    return module.to(DOUBLE)
+
+
+def tensor(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE, requires_grad=True)
+
+
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leanunits, "pays", lambda x: False)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_unit_goes_both_ways_alike(masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = shaken(AttentionUnit(8, heads=2)).eval()
+    query, source = tensor(3, 4, 8), tensor(3, 5, 8)
+    mask = torch.rand(3, 5) > 0.4 if masked else None
+    if mask is not None:
+        mask[:, 0] = True
+    given = [query, source, *unit.parameters()]
+    cotangent = torch.randn(3, 4, 8, dtype=DOUBLE)
+    found = unit(query, source, mask)
+    gradients = torch.autograd.grad(found, given, cotangent)
+    plainly(monkeypatch)
+    wanted = unit(query, source, mask)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradients, torch.autograd.grad(wanted, given, cotangent))
+
+
+def test_feed_forward_unit_goes_both_ways_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = shaken(FeedForwardUnit(6)).eval()
+    x = tensor(2, 5, 6)
+    given = [x, *unit.parameters()]
+    cotangent = torch.randn(2, 5, 6, dtype=DOUBLE)
+    found = unit(x)
+    gradients = torch.autograd.grad(found, given, cotangent)
+    plainly(monkeypatch)
+    wanted = unit(x)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradients, torch.autograd.grad(wanted, given, cotangent))
+
+
+def test_gradients_with_dropout() -> None:
+    attention, feed = shaken(AttentionUnit(4, heads=2)), shaken(FeedForwardUnit(4))
+
+    def seeded(unit: nn.Module, *given: Tensor) -> Tensor:
+        torch.manual_seed(3)  # the same elements are dropped at every evaluation
+        out: Tensor = unit(*given)
+        return out
+
+    assert torch.autograd.gradcheck(lambda *x: seeded(attention, *x), (tensor(2, 3, 4), tensor(2, 5, 4)))
+    assert torch.autograd.gradcheck(lambda x: seeded(feed, x), (tensor(2, 3, 4),))
+    for unit, given in ((attention, (tensor(2, 3, 4), tensor(2, 5, 4))), (feed, (tensor(2, 3, 4),))):
+        assert torch.autograd.gradcheck(lambda *_, u=unit, g=given: seeded(u, *g), tuple(unit.parameters()))
+
+
+def test_dropout_keeps_the_stated_share_and_scales_it_up() -> None:
+    torch.manual_seed(0)
+    x = torch.ones(200, 500)
+    keep = leanunits._drop(x, 0.2)
+    assert keep is not None
+    assert 0.79 < keep.float().mean() < 0.81
+    torch.testing.assert_close(x, keep / 0.8)
+    whole = torch.ones(3)
+    assert leanunits._drop(whole, 0.0) is None and whole.eq(1).all()
+
+
+def kept_bytes(unit: nn.Module, *given: Tensor) -> int:
+    """Bytes that autograd keeps beside inputs and parameters."""
+    known = {x.untyped_storage().data_ptr() for x in (*given, *unit.parameters())}
+    sizes: dict[int, int] = {}
+
+    def note(x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() not in known:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        out = unit(*given)
+    assert out.requires_grad
+    return sum(sizes.values())
+
+
+def test_less_is_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, feed = AttentionUnit(64, heads=4), FeedForwardUnit(64)
+    query, source = torch.randn(2, 40, 64), torch.randn(2, 50, 64)
+    lean = kept_bytes(attention, query, source), kept_bytes(feed, query)
+    plainly(monkeypatch)
+    plain = kept_bytes(attention, query, source), kept_bytes(feed, query)
+    assert lean[0] < 0.6 * plain[0] and lean[1] < 0.7 * plain[1]
+
+
+def test_frozen_parameters_and_half_precision() -> None:
+    torch.manual_seed(0)
+    unit = AttentionUnit(8, heads=2).eval()
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    for p in unit.parameters():
+        p.requires_grad_(False)
+    unit(x, x).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in unit.parameters())
+    unit.requires_grad_(True)
+    exact = unit(x, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = unit(x, x)
+    rough.float().square().sum().backward()
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
