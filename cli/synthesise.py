@@ -1,4 +1,4 @@
-"""`caeav synthesise`: make the generated data set, and say how far each sense alone could get on it."""
+"""`caeav synthesise`: make a generated data set, and say how far each sense alone could get on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import typer
 
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
+from caeav.manifests.dataset import SYNTHETIC
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
+from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:
     from caeav.manifests.synthetic.generate import Progress, Summary
@@ -26,17 +27,27 @@ def register(app: typer.Typer) -> None:
 
 
 def synthesise(
+    dataset: Annotated[
+        str, typer.Option("--dataset", help=f"Whose official layout and labels: {', '.join(LAYOUTS)}.")
+    ] = LAYOUTS[0],
     home: HomeOption = None,
     root: Annotated[
         Path | None,
-        typer.Option("--root", help="Folder to write the set to.", show_default="<home>/data/synthetic"),
+        typer.Option(
+            "--root",
+            help="Folder to write the set to.",
+            show_default="<home>/data/synthetic, or synthetic-<dataset>",
+        ),
     ] = None,
     clips: Annotated[int, typer.Option(help="Number of clips.")] = DEFAULT.clips,
     classes: Annotated[int, typer.Option(help="Number of event classes, 5 to 12.")] = DEFAULT.classes,
     seconds: Annotated[
-        int, typer.Option(help="Length of a clip; a segment is one second.")
-    ] = DEFAULT.seconds,
-    size: Annotated[int, typer.Option(help="Width and height in pixels, even.")] = DEFAULT.size_px,
+        int | None,
+        typer.Option(help="Length of a clip; a segment is one second.", show_default="10; avs-*: 5"),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Width and height in pixels, even.", show_default="128; avs-*: 224")
+    ] = None,
     fps: Annotated[int, typer.Option(help="Frames a second.")] = DEFAULT.fps,
     rate: Annotated[int, typer.Option(help="Audio samples a second.")] = DEFAULT.rate_hz,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = DEFAULT.seed,
@@ -60,7 +71,7 @@ def synthesise(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a set of real video files whose every second is known, in AVE's layout.
+    """Make a set of real media files whose every second is known, in the layout of AVE or another data set.
 
     Interrupted runs are gone on with; a folder made with other options is refused.
     """
@@ -69,25 +80,31 @@ def synthesise(
     shares = _numbers("--splits", splits, splits.split(","))
     weights = [part.partition("=") for part in mix.split(",") if part]
     given = _numbers("--mix", mix, [value for _, _, value in weights])
-    options = SyntheticOptions(
+    lengths = {name: value for name, value in (("seconds", seconds), ("size_px", size)) if value is not None}
+    options = SyntheticOptions.usual(
+        _layout(dataset),
         clips=clips,
         classes=classes,
-        seconds=seconds,
-        size_px=size,
+        **lengths,
         fps=fps,
         rate_hz=rate,
         seed=seed,
         misaligned=misaligned,
         mix=dict(zip((kind.strip() for kind, _, _ in weights), given, strict=True)) if mix else DEFAULT.mix,
         distractors=distractors,
-        splits=tuple(shares),  # type: ignore[arg-type]  # the number of shares is checked with the rest
+        splits=tuple(shares),
     )
-    where = root if root is not None else Home.find(home).data("synthetic")
+    where = root if root is not None else Home.find(home).data(SYNTHETIC[options.layout])
     summary = _with_bar(lambda report: make(where, options, workers, report))
     if as_json:
         print_json(_as_json(summary))
     else:
         _print(summary)
+
+
+def _layout(dataset: str) -> str:
+    """The layout meant by the name of a data set, the generated one's included."""
+    return next((layout for layout, generated in SYNTHETIC.items() if dataset == generated), dataset)
 
 
 def _numbers(option: str, text: str, parts: list[str]) -> list[float]:
@@ -133,6 +150,7 @@ def _as_json(summary: Summary) -> dict[str, Any]:
         "kinds": summary.kinds,
         "classes": summary.classes,
         "background": summary.background,
+        "measure": summary.measure,
         "bounds": [{"knows": s.knows, "accuracy": s.accuracy, "rule": s.rule} for s in summary.scores],
     }
 
@@ -147,10 +165,12 @@ def _print(summary: Summary) -> None:
     else:
         say(f"nothing to do: all {clips} clips are in {summary.root}")
     rows = [(f"split {name}", n, n / clips) for name, n in summary.splits.items()]
-    rows += [(f"kind {name}", n, n / clips) for name, n in summary.kinds.items()]
+    rows += [(f"kind {name}", n, n / clips) for name, n in summary.kinds.items() if n]
     print_table(("clips", "number", "share"), rows)
+    print()
+    print(f"what can be reached ({summary.measure}):")
     print_table(
-        ("perfect knowledge of", "accuracy", "best rule"),
+        ("perfect knowledge of", "reaches", "best rule"),
         [(s.knows, s.accuracy, s.rule) for s in summary.scores],
-        title=f"Accuracy per second that can be reached ({summary.background:.0%} of seconds are background)",
     )
+    print(f"in {summary.background:.0%} of seconds nothing is both seen and heard")

@@ -102,13 +102,16 @@ def stamp(
     angle: float,
     fill: Image,
     pattern: str = "plain",
-) -> None:
-    """Draw one shape onto `canvas` [H, W, 3] in place, with a smooth and darkened edge; it may lie partly outside."""
+) -> tuple[int, int, Field]:
+    """Draw one shape onto `canvas` [H, W, 3] in place, with a smooth and darkened edge; it may lie partly outside.
+
+    Returns the top and left of the window that was drawn in, and how much of each of its pixels is covered, 0..1.
+    """
     reach = 1.5 * radius_px + 1
     top, left = max(0, int(y_px - reach)), max(0, int(x_px - reach))
     window = canvas[top : max(0, int(y_px + reach) + 1), left : max(0, int(x_px + reach) + 1)]
     if not window.size:
-        return
+        return 0, 0, np.zeros((0, 0), dtype=np.float32)
     dy = (np.arange(window.shape[0], dtype=np.float32) + np.float32(top + 0.5 - y_px))[:, None] / np.float32(
         radius_px
     )
@@ -124,3 +127,4 @@ def stamp(
     if dark is not None:
         shade = shade * np.where(dark(x, y), np.float32(0.5), np.float32(1))
     window += inside[..., None] * (fill * shade[..., None] - window)
+    return top, left, inside

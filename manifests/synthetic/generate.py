@@ -19,10 +19,10 @@ from pathlib import Path
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.publish import publish_bytes
 from caeav.manifests.synthetic import layout, oracle
+from caeav.manifests.synthetic.layouts import layouts
 from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, plan
+from caeav.manifests.synthetic.scenario import Scenario
 from caeav.manifests.synthetic.world import class_names
 
 Progress = Callable[[int, int], None]
@@ -31,8 +31,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """What lies in `root`: clips by split, by kind and by class, the share of background seconds, and how far
-    each sense alone could get (`oracle.scores`). `written` clips were made by this run, `kept` were there."""
+    """What lies in `root`: clips by split, by kind and by class, the share of seconds in which nothing is both seen and
+    heard, and how far each sense alone could get in the layout's `measure`. `written` clips were made by this run,
+    `kept` were there."""
 
     root: Path
     options: SyntheticOptions
@@ -42,6 +43,7 @@ class Summary:
     kinds: dict[str, int]
     classes: dict[str, int]
     background: float
+    measure: str
     scores: tuple[oracle.Score, ...]
 
 
@@ -57,40 +59,38 @@ def synthesise(
     if workers is not None and workers < 1:
         raise CaeavError(f"workers is {workers}; it must be 1 or more", hint="leave it out for one a core")
     layout.claim(root, options)
-    scenarios = [plan(options, i) for i in range(options.clips)]
-    missing = [s.index for s in scenarios if not layout.media_path(root, s).exists()]
-    _write_media(root, options, missing, workers or _cores(), progress or (lambda done, total: None))
+    made = layouts[options.layout]
+    scenarios = [made.plan(options, i) for i in range(options.clips)]
     splits = layout.assign_splits(options, scenarios)
-    layout.write_lists(root, options, scenarios, splits)
+    missing = [
+        (s.index, split)
+        for s, split in zip(scenarios, splits, strict=True)
+        if not made.last_file(root, s, split).exists()
+    ]
+    _write_media(root, options, missing, workers or _cores(), progress or (lambda done, total: None))
+    made.write_lists(root, options, scenarios, splits)
     return _summary(root, options, scenarios, splits, written=len(missing))
 
 
-def write_clip(root: Path, options: SyntheticOptions, index: int) -> None:
-    """Make the media file of one clip."""
-    from caeav.manifests.synthetic.draw import frames
-    from caeav.manifests.synthetic.media import mp4
-    from caeav.manifests.synthetic.sound import waveform
-
-    scenario = plan(options, index)
-    data = mp4(
-        frames(options, scenario),
-        waveform(options, scenario),
-        size_px=options.size_px,
-        fps=options.fps,
-        rate_hz=options.rate_hz,
-    )
-    publish_bytes(layout.media_path(root, scenario), data)
+def write_clip(root: Path, options: SyntheticOptions, index: int, split: str) -> None:
+    """Make the media of one clip."""
+    made = layouts[options.layout]
+    made.write_clip(root, options, made.plan(options, index), split)
 
 
 def _write_media(
-    root: Path, options: SyntheticOptions, missing: Sequence[int], workers: int, progress: Progress
+    root: Path,
+    options: SyntheticOptions,
+    missing: Sequence[tuple[int, str]],
+    workers: int,
+    progress: Progress,
 ) -> None:
     done = options.clips - len(missing)
     progress(done, options.clips)
     write = partial(write_clip, root, options)
     if min(workers, len(missing)) <= 1:
-        for index in missing:
-            write(index)
+        for index, split in missing:
+            write(index, split)
             done += 1
             progress(done, options.clips)
         return
@@ -98,7 +98,7 @@ def _write_media(
         min(workers, len(missing)), mp_context=get_context("spawn"), initializer=_start_worker
     )
     try:
-        for _ in pool.map(write, missing):
+        for _ in pool.map(write, *zip(*missing, strict=True)):
             done += 1
             progress(done, options.clips)
     finally:
@@ -126,9 +126,14 @@ def _summary(
     root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str], written: int
 ) -> Summary:
     names = class_names(options.classes)
+    made = layouts[options.layout]
+    aligned = [
+        bool({s.cls(n) for n in seen} & {s.cls(n) for n in heard})
+        for s in scenarios
+        for seen, heard in zip(s.seen, s.heard, strict=True)
+    ]
     kinds = Counter(s.kind for s in scenarios)
     classes = Counter(names[s.category] for s in scenarios)
-    labels = oracle.labels(scenarios, options.classes)
     return Summary(
         root=root,
         options=options,
@@ -137,6 +142,7 @@ def _summary(
         splits={split: splits.count(split) for split in SPLITS},
         kinds={kind: kinds[kind] for kind in options.kind_shares()},
         classes={name: classes[name] for name in names},
-        background=float((labels == options.classes).mean()),
-        scores=oracle.scores(scenarios, options.classes),
+        background=1 - sum(aligned) / len(aligned),
+        measure=made.measure,
+        scores=made.scores(options, scenarios),
     )

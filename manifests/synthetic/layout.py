@@ -1,4 +1,4 @@
-"""The files beside the media: AVE's official lists, what the set was made from, and the truth of every second.
+"""AVE's layout: the official lists beside the media, what the set was made from, and the truth of every second.
 
     AVE/<id>.mp4      media
     Annotations.txt   Category&VideoID&Quality&StartTime&EndTime, header line first
@@ -21,7 +21,7 @@ from typing import Any
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.publish import TEMP_PREFIX, publish_text
+from caeav.manifests.publish import TEMP_PREFIX, publish_bytes, publish_text
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, generator
 from caeav.manifests.synthetic.world import BACKGROUND, class_names
@@ -36,6 +36,27 @@ LIBRARIES = ("av", "numpy")
 def media_path(root: Path, scenario: Scenario) -> Path:
     """Where the clip's media file lies."""
     return root / "AVE" / f"{scenario.clip_id}.mp4"
+
+
+def write_clip(root: Path, options: SyntheticOptions, scenario: Scenario) -> None:
+    """Make the media file of one clip."""
+    write_mp4(media_path(root, scenario), options, scenario)
+
+
+def write_mp4(path: Path, options: SyntheticOptions, scenario: Scenario) -> None:
+    """Render a scenario into a video file."""
+    from caeav.manifests.synthetic.draw import frames
+    from caeav.manifests.synthetic.media import mp4
+    from caeav.manifests.synthetic.sound import waveform
+
+    data = mp4(
+        frames(options, scenario),
+        waveform(options, scenario),
+        size_px=options.size_px,
+        fps=options.fps,
+        rate_hz=options.rate_hz,
+    )
+    publish_bytes(path, data)
 
 
 def claim(root: Path, options: SyntheticOptions) -> None:
@@ -104,11 +125,11 @@ def write_lists(
     names = class_names(options.classes)
     order = sorted(range(len(scenarios)), key=lambda i: (scenarios[i].category, i))
     rows = [(splits[i], official_row(scenarios[i], names)) for i in order]
-    _write(root / "categories.txt", names)
-    _write(root / TRUTH_FILE, [json.dumps(truth_row(scenarios[i], splits[i], names)) for i in order])
+    write_lines(root / "categories.txt", names)
+    write_lines(root / TRUTH_FILE, [json.dumps(truth_row(scenarios[i], splits[i], names)) for i in order])
     for split in SPLITS:
-        _write(root / f"{split}Set.txt", [row for where, row in rows if where == split])
-    _write(root / "Annotations.txt", [HEADER, *(row for _, row in rows)])
+        write_lines(root / f"{split}Set.txt", [row for where, row in rows if where == split])
+    write_lines(root / "Annotations.txt", [HEADER, *(row for _, row in rows)])
 
 
 def official_row(scenario: Scenario, names: Sequence[str]) -> str:
@@ -136,7 +157,8 @@ def truth_row(scenario: Scenario, split: str, names: Sequence[str]) -> dict[str,
     }
 
 
-def _write(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """Publish a text file, unless it holds just this already."""
     text = "".join(f"{line}\n" for line in lines)
     if not path.exists() or path.read_text("utf-8") != text:
         publish_text(path, text)

@@ -23,6 +23,10 @@ KINDS = ("offscreen", "silent", "wrong_sound", "cut")
 a camera cut at which the object or the sound goes while the other stays (or the other way round in time)."""
 ALIGNED = "aligned"
 
+LAYOUTS = ("ave", "llp", "avs-s4", "avs-ms3", "music-avqa")
+"""The data sets in whose official layout the world can be written."""
+_USUAL: dict[str, dict[str, int]] = {name: {"seconds": 5, "size_px": 224} for name in ("avs-s4", "avs-ms3")}
+
 MIN_CLASSES = 5  # a clip can hold its own class, a wrong sound and three distractors
 RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
@@ -31,11 +35,11 @@ RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 class SyntheticOptions:
     """Options of a generated set; raises `CaeavError` listing everything that is wrong at once.
 
-    `seconds` is the length of a clip in whole seconds, one segment each; `size_px` its width and height;
-    `misaligned` the share of clips with a misalignment, divided among the kinds by the weights `mix`;
-    `distractors` the share of misaligned clips in which another class is seen unheard or heard unseen, so
-    that the sense the misalignment leaves intact does not name the event either; `splits` the shares of
-    train, val and test.
+    `layout` is the data set whose files are written. `seconds` is the length of a clip in whole seconds, one
+    segment each; `size_px` its width and height; `misaligned` the share of clips with a misalignment, divided
+    among the kinds by the weights `mix`; `distractors` the share of misaligned clips in which another class is
+    seen unheard or heard unseen, so that the sense the misalignment leaves intact does not name the event either;
+    `splits` the shares of train, val and test.
     """
 
     clips: int = 240
@@ -49,6 +53,12 @@ class SyntheticOptions:
     mix: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
     distractors: float = 0.95
     splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    layout: str = "ave"
+
+    @classmethod
+    def usual(cls, layout: str, **other: Any) -> SyntheticOptions:
+        """The defaults of a layout (AVSBench has 5 s and 224 pixels), with `other` options in their place."""
+        return cls(**{**_USUAL.get(layout, {}), "layout": layout, **other})
 
     def __post_init__(self) -> None:
         problems = [
@@ -65,6 +75,8 @@ class SyntheticOptions:
         ]
         if _is_whole(self.size_px, 64, 512) and self.size_px % 2:
             problems.append(f"size_px is {self.size_px}; it must be even (chroma has half the resolution)")
+        if self.layout not in LAYOUTS:
+            problems.append(f"layout is {self.layout!r}; there are {', '.join(LAYOUTS)}")
         if self.rate_hz not in RATES_HZ:
             problems.append(f"rate_hz is {self.rate_hz!r}; allowed are {', '.join(map(str, RATES_HZ))}")
         problems += [
@@ -101,6 +113,8 @@ class SyntheticOptions:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         values["mix"] = {kind: float(self.mix.get(kind, 0.0)) for kind in KINDS}
         values["splits"] = [float(s) for s in self.splits]
+        if self.layout == LAYOUTS[0]:  # as in sets made before there were others
+            del values["layout"]
         return {"version": GENERATOR_VERSION, **values}
 
 

@@ -31,11 +31,22 @@ SECOND_IN_EXACT = 0.6  # share of distracted clips with two distractors in the s
 ONE_IN_SPOILT = 0.8  # share of distracted clips in which the spoilt sense has a distractor too
 
 
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object where a clip may hold several of a class: its class, the third of the picture it stays in (0 left,
+    1 middle, 2 right; None: it is never seen), and how loud it sounds (root mean square of full scale)."""
+
+    cls: int
+    lane: int | None
+    level: float
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One clip's timeline. Classes are numbers; `seen[t]` and `heard[t]` are those of second `t`, ascending.
 
-    The event is the seconds `start_s <= t < end_s` of class `category`; `cut_s` is where the camera cuts.
+    The event is the seconds `start_s <= t < end_s` of class `category`; `cut_s` is where the camera cuts. Where there
+    are `things`, `seen` and `heard` hold their numbers instead of classes.
     """
 
     index: int
@@ -47,6 +58,11 @@ class Scenario:
     cut_s: int | None
     seen: tuple[tuple[int, ...], ...]
     heard: tuple[tuple[int, ...], ...]
+    things: tuple[Thing, ...] = ()
+
+    def cls(self, number: int) -> int:
+        """The class of an entry of `seen` or `heard`."""
+        return self.things[number].cls if self.things else number
 
 
 def generator(options: SyntheticOptions, part: str, *path: int) -> Generator:
@@ -56,19 +72,19 @@ def generator(options: SyntheticOptions, part: str, *path: int) -> Generator:
 
 def plan(options: SyntheticOptions, index: int) -> Scenario:
     """The scenario of clip `index`."""
-    turn, place = divmod(index, options.classes)
-    category = int(generator(options, "classes", turn).permutation(options.classes)[place])
-    kind = _kind(options, category, turn)
-    timeline = _Timeline(options, category, generator(options, "timeline", index))
+    category, kind = category_and_kind(options, index)
+    timeline = Timeline(options, category, generator(options, "timeline", index))
     getattr(timeline, kind)()
     if timeline.spoilt is not None and timeline.rng.random() < options.distractors:
         timeline.distract()
-    seen, heard = (
-        tuple(tuple(int(c) for c in np.flatnonzero(second)) for second in sense.T)
-        for sense in timeline.present
-    )
-    start, end = timeline.event
-    return Scenario(index, _clip_id(options, index), category, kind, start, end, timeline.cut_s, seen, heard)
+    return timeline.scenario(index, clip_id(options, index), kind)
+
+
+def category_and_kind(options: SyntheticOptions, index: int) -> tuple[int, str]:
+    """The class clip `index` is about, and how sight and sound disagree in it: both in the asked shares."""
+    turn, place = divmod(index, options.classes)
+    category = int(generator(options, "classes", turn).permutation(options.classes)[place])
+    return category, _kind(options, category, turn)
 
 
 def _kind(options: SyntheticOptions, category: int, turn: int) -> str:
@@ -79,13 +95,14 @@ def _kind(options: SyntheticOptions, category: int, turn: int) -> str:
     return str(kinds[min(int(np.searchsorted(np.cumsum(shares), u, side="right")), len(kinds) - 1)])
 
 
-def _clip_id(options: SyntheticOptions, index: int) -> str:
+def clip_id(options: SyntheticOptions, index: int) -> str:
+    """Eleven letters like a YouTube id; some begin with `-`."""
     letters = generator(options, "id", index).integers(0, len(ID_LETTERS), ID_LENGTH)
     text = "".join(ID_LETTERS[i] for i in letters)
     return f"-{text[1:]}" if index % DASH_EVERY == DASH_EVERY - 1 else text
 
 
-class _Timeline:
+class Timeline:
     """Builds one clip's timeline; a method a kind. `present` is bool [2 senses, K classes, T seconds]."""
 
     def __init__(self, options: SyntheticOptions, category: int, rng: Generator) -> None:
@@ -99,71 +116,84 @@ class _Timeline:
         self.cut_s: int | None = None
         self.spoilt: int | None = None
 
-    def _between(self, low: int, high: int) -> int:
+    def scenario(self, index: int, name: str, kind: str) -> Scenario:
+        """What has been built."""
+        seen, heard = (
+            tuple(tuple(int(c) for c in np.flatnonzero(second)) for second in sense.T)
+            for sense in self.present
+        )
+        start, end = self.event
+        return Scenario(index, name, self.category, kind, start, end, self.cut_s, seen, heard)
+
+    def between(self, low: int, high: int) -> int:
+        """A random whole number, both ends included."""
         return int(self.rng.integers(low, high + 1))
 
-    def _some_event(self, longest: int) -> tuple[int, int]:
-        length = self._between(max(1, round(0.3 * self.seconds)), longest)
-        start = self._between(0, self.seconds - length)
+    def some_event(self, longest: int) -> tuple[int, int]:
+        """A random stretch of three tenths of the clip up to `longest` seconds."""
+        length = self.between(max(1, round(0.3 * self.seconds)), longest)
+        start = self.between(0, self.seconds - length)
         return start, start + length
 
-    def _fill(self, sense: int, cls: int, start: int, end: int) -> None:
+    def fill(self, sense: int, cls: int, start: int, end: int) -> None:
+        """`cls` is there in `sense` from second `start` to `end`."""
         self.present[sense, cls, start:end] = True
 
-    def _happen(self, start: int, end: int) -> None:
+    def happen(self, start: int, end: int) -> None:
+        """The event: the class seen and heard from second `start` to `end`."""
         self.event = (start, end)
-        self._fill(SEEN, self.category, start, end)
-        self._fill(HEARD, self.category, start, end)
+        self.fill(SEEN, self.category, start, end)
+        self.fill(HEARD, self.category, start, end)
 
     def _longer_side(self) -> tuple[int, int]:
         """A stretch beside the event, on its longer side and touching it, at least half of what is free."""
         start, end = self.event
         after = self.seconds - end
-        length = self._between(-(-max(start, after) // 2), max(start, after))
+        length = self.between(-(-max(start, after) // 2), max(start, after))
         return (end, end + length) if after >= start else (start - length, start)
 
     def _outlast(self, sense: int) -> None:
         """In `sense` the class lasts beyond the event: for the whole clip, or on the longer side of it."""
         whole = self.rng.random() < 0.6
-        self._fill(sense, self.category, *((0, self.seconds) if whole else self._longer_side()))
+        self.fill(sense, self.category, *((0, self.seconds) if whole else self._longer_side()))
         self.spoilt = sense
 
     def aligned(self) -> None:
         """Seen and heard together, a fifth of the clips from beginning to end."""
         whole = self.rng.random() < 0.2
-        self._happen(*((0, self.seconds) if whole else self._some_event(self.seconds - 1)))
+        self.happen(*((0, self.seconds) if whole else self.some_event(self.seconds - 1)))
 
     def offscreen(self) -> None:
         """The sound begins before the object is there or goes on after it is gone."""
-        self._happen(*self._some_event(self.seconds - 2))
+        self.happen(*self.some_event(self.seconds - 2))
         self._outlast(HEARD)
 
     def silent(self) -> None:
         """The object is there before it sounds or after it has stopped."""
-        self._happen(*self._some_event(self.seconds - 2))
+        self.happen(*self.some_event(self.seconds - 2))
         self._outlast(SEEN)
 
     def wrong_sound(self) -> None:
         """Beside the event the object is there with another class's sound, whose own object is not."""
-        self._happen(*self._some_event(self.seconds - 2))
+        self.happen(*self.some_event(self.seconds - 2))
         beside = self._longer_side()
-        self._fill(SEEN, self.category, *beside)
-        self._fill(HEARD, self.others.pop(), *beside)
+        self.fill(SEEN, self.category, *beside)
+        self.fill(HEARD, self.others.pop(), *beside)
         self.spoilt = SEEN
 
     def cut(self) -> None:
         """The event ends or begins at a camera cut; beyond it only the object or only the sound is there."""
         third = max(1, round(0.3 * self.seconds))
-        cut = self.cut_s = self._between(third, self.seconds - third)
-        self.spoilt = self._between(SEEN, HEARD)
+        cut = self.cut_s = self.between(third, self.seconds - third)
+        self.spoilt = self.between(SEEN, HEARD)
         if self.rng.random() < 0.5:
-            self._happen(cut - self._between(-(-cut // 2), cut), cut)
+            self.happen(cut - self.between(-(-cut // 2), cut), cut)
             rest = self.seconds - cut
-            self._fill(self.spoilt, self.category, cut, cut + self._between(-(-rest // 2), rest))
+            self.fill(self.spoilt, self.category, cut, cut + self.between(-(-rest // 2), rest))
         else:
             rest = self.seconds - cut
-            self._happen(cut, cut + self._between(-(-rest // 2), rest))
-            self._fill(self.spoilt, self.category, cut - self._between(-(-cut // 2), cut), cut)
+            self.happen(cut, cut + self.between(-(-rest // 2), rest))
+            self.fill(self.spoilt, self.category, cut - self.between(-(-cut // 2), cut), cut)
 
     def distract(self) -> None:
         """One or two other classes in the sense left exact, mostly one in the spoilt sense; none in both."""
@@ -175,5 +205,5 @@ class _Timeline:
             senses.append(spoilt)
         for sense in senses:
             whole = self.rng.random() < THROUGHOUT
-            span = (0, self.seconds) if whole else self._some_event(self.seconds - 2)
-            self._fill(sense, self.others.pop(), *span)
+            span = (0, self.seconds) if whole else self.some_event(self.seconds - 2)
+            self.fill(sense, self.others.pop(), *span)

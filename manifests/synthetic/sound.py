@@ -27,9 +27,11 @@ def waveform(options: SyntheticOptions, scenario: Scenario) -> NDArray[np.float3
     rate = options.rate_hz
     t = np.arange(options.seconds * rate) / rate
     mix = _background(rng, t, rate, scenario.cut_s)
-    for cls in sorted(set().union(*scenario.heard)):
-        voice = _levelled(VOICES[CLASSES[cls].voice](t, rng), rng.uniform(*VOICE_LEVEL))
-        mix += voice * _gate(np.array([cls in second for second in scenario.heard]), rate)
+    for number in sorted(set().union(*scenario.heard)):
+        wave = VOICES[CLASSES[scenario.cls(number)].voice](t, rng)
+        level = scenario.things[number].level if scenario.things else rng.uniform(*VOICE_LEVEL)
+        gate = _gate(np.array([number in second for second in scenario.heard]), rate)
+        mix += _levelled(wave, level) * gate
     return np.tanh(mix).astype(np.float32)  # no peak is cut off hard
 
 

@@ -137,3 +137,6 @@ VOICES: dict[str, Voice] = {
     "thumps": _thumps,
     "buzz": _buzz,
 }
+
+RHYTHMIC = frozenset({"rising_chirps", "noise_bursts", "beeps", "clicks", "drops", "thumps"})
+"""Voices that pause between their pulses: nearly silent for a third of the time or more, others for a sixth at most."""

@@ -39,7 +39,19 @@ CLASSES = (
 
 BACKGROUND = "background"
 
+_UNDERSCORES = str.maketrans({" ": "_", ",": None})
+
 
 def class_names(n: int) -> tuple[str, ...]:
     """The names of the first `n` classes, in label order."""
     return tuple(c.name for c in CLASSES[:n])
+
+
+def underscored(n: int) -> tuple[str, ...]:
+    """The same names as LLP would write them: `Hopping_box_square`, `Circling_cross_(plus)`."""
+    return tuple(name.translate(_UNDERSCORES) for name in class_names(n))
+
+
+def plain(n: int) -> tuple[str, ...]:
+    """The same names as AVSBench and MUSIC-AVQA would write them: `hopping_box_square`, `circling_cross_plus`."""
+    return tuple(name.lower().replace("(", "").replace(")", "") for name in underscored(n))

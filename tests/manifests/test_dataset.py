@@ -107,5 +107,5 @@ def test_absent_official_files_are_named_with_their_place(home: Home) -> None:
 
 
 def test_root_is_for_official_sets_only(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(CaeavError, match="goes with ave, llp, .* only"):
+    with pytest.raises(CaeavError, match=r"goes with ave, llp, .* only"):
         load_dataset(str(media(tmp_path / "m")), tmp_path, home)

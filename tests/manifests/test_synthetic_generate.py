@@ -48,10 +48,10 @@ def test_an_interrupted_run_is_gone_on_with(
     root, options = tmp_path / "set", SyntheticOptions(**SMALL)
     write = generate.write_clip
 
-    def fail_at_the_third(root: Path, options: SyntheticOptions, index: int) -> None:
+    def fail_at_the_third(root: Path, options: SyntheticOptions, index: int, split: str) -> None:
         if index == 2:
             raise KeyboardInterrupt
-        write(root, options, index)
+        write(root, options, index, split)
 
     monkeypatch.setattr(generate, "write_clip", fail_at_the_third)
     with pytest.raises(KeyboardInterrupt):

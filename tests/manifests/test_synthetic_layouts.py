@@ -1,0 +1,387 @@
+"""The world in the other official layouts: every reader takes it as it is, and its labels are what was rendered."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import rgb_to_hsv
+from numpy.typing import NDArray
+from PIL import Image
+
+from caeav.manifests.check import check
+from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.dataset import SYNTHETIC, load_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import leaked_keys
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import read_manifest, write_manifest
+from caeav.manifests.masks import unpack_mask
+from caeav.manifests.readers.music_avqa_files import TYPES, read_questions
+from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.manifests.synthetic.avqa_templates import TEMPLATES
+from caeav.manifests.synthetic.draw import frames
+from caeav.manifests.synthetic.layouts import layouts
+from caeav.manifests.synthetic.music_avqa import official_item, questions, truth_row
+from caeav.manifests.synthetic.sound import waveform
+from caeav.manifests.synthetic.world import CLASSES, plain
+
+SMALL: dict[str, dict[str, Any]] = {
+    "llp": {"clips": 12, "size_px": 64, "fps": 4, "seconds": 6},
+    "avs-s4": {"clips": 12, "size_px": 96},
+    "avs-ms3": {"clips": 18, "size_px": 96},
+    "music-avqa": {"clips": 11, "size_px": 64, "fps": 4},
+}
+MANY = 300
+
+
+def options(layout: str, **other: Any) -> SyntheticOptions:
+    return SyntheticOptions.usual(layout, **{**SMALL[layout], "misaligned": 0.7, **other})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("layouts"))
+
+
+@pytest.fixture(scope="module")
+def sets(home: Home) -> dict[str, Manifest]:
+    for layout in SMALL:
+        synthesise(home.data(SYNTHETIC[layout]), options(layout), workers=1)
+    return {layout: load_dataset(SYNTHETIC[layout], None, home) for layout in SMALL}
+
+
+def truth(home: Home, layout: str) -> dict[str, dict[str, Any]]:
+    lines = (home.data(SYNTHETIC[layout]) / "truth.jsonl").read_text().splitlines()
+    return {row.get("name", row["id"]): row for row in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_each_set_is_read_whole_and_comes_back_from_its_manifest(
+    sets: dict[str, Manifest], layout: str, tmp_path: Path
+) -> None:
+    manifest = sets[layout]
+    report = check(manifest)
+    assert (manifest.dataset, len(manifest.clips)) == (SYNTHETIC[layout], SMALL[layout]["clips"])
+    assert manifest.segments * manifest.segment_s == options(layout).seconds
+    assert report.missing == ()
+    harmless = {
+        "dash_id",
+        "empty_mask",
+        "id_in_two_splits",
+        "video_in_two_splits",
+        "full_width_mark",
+        "blank_at_end",
+    }
+    assert {group.code for group in report.findings} <= harmless | {"unseen_words", "no_youtube_id"}
+    write_manifest(manifest, tmp_path / "manifest.jsonl")
+    assert read_manifest(tmp_path / "manifest.jsonl").clips == manifest.clips
+
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_a_second_run_has_nothing_to_do_and_another_layout_is_refused(
+    home: Home, sets: dict[str, Manifest], layout: str
+) -> None:
+    root = home.data(SYNTHETIC[layout])
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert synthesise(root, options(layout), workers=1).written == 0
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+    with pytest.raises(CaeavError, match=r"layout: '.*' in the folder, None asked for"):
+        synthesise(root, SyntheticOptions(**{**SMALL[layout], "misaligned": 0.7}), workers=1)
+
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_neither_sense_alone_solves_a_layout_and_both_do(layout: str) -> None:
+    o = options(layout, clips=MANY)
+    scores = {
+        s.knows: s.accuracy
+        for s in layouts[layout].scores(o, [layouts[layout].plan(o, i) for i in range(MANY)])
+    }
+    assert scores.pop("sight and sound") == pytest.approx(1.0)
+    assert scores["nothing"] < max(scores.values()) < 0.85
+
+
+def test_llp_events_are_what_is_seen_and_heard_and_train_has_labels_alone(
+    home: Home, sets: dict[str, Manifest]
+) -> None:
+    rows = truth(home, "llp")
+    for clip in sets["llp"].clips:
+        row = rows[clip.extra["name"]]
+        names = {name: name.replace(", ", "_").replace(" ", "_") for name in (c.name for c in CLASSES)}
+        for sense, modality in (("seen", "visual"), ("heard", "audio")):
+            expected = {(names[n], t) for t, present in enumerate(row[sense]) for n in present}
+            found = {
+                (e.label, t)
+                for e in clip.events
+                if e.modality == modality
+                for t in range(int(e.start_s), int(e.end_s))
+            }
+            assert found == (set() if clip.split == "train" else expected)
+        present = {names[n] for sense in ("seen", "heard") for second in row[sense] for n in second}
+        assert set(clip.labels()) == present
+
+
+def test_llp_has_sounds_without_object_objects_without_sound_and_two_classes_at_once() -> None:
+    o = options("llp", clips=MANY)
+    only_heard = only_seen = both = 0
+    for i in range(MANY):
+        s = layouts["llp"].plan(o, i)
+        seen, heard = (set().union(*present) for present in (s.seen, s.heard))
+        only_heard += bool(heard - seen)
+        only_seen += bool(seen - heard)
+        both += len(seen & heard) > 1
+    assert min(only_heard, only_seen, both) > MANY / 5
+
+
+def saturated(picture: NDArray[np.uint8], hue_deg: float) -> NDArray[np.bool_]:
+    """Pixels in the colour of a class: nothing else in the picture is that saturated."""
+    hsv = rgb_to_hsv(picture / 255.0)
+    off = np.abs((hsv[..., 0] * 360 - hue_deg + 180) % 360 - 180)
+    return np.asarray((hsv[..., 1] > 0.6) & (off < 12))
+
+
+@pytest.mark.parametrize("layout", ["avs-s4", "avs-ms3"])
+def test_masks_hold_the_pixels_in_the_colours_of_what_sounds(
+    home: Home, sets: dict[str, Manifest], layout: str
+) -> None:
+    """By colour, a path the generator does not take."""
+    hues = {c.name: c.hue_deg for c in CLASSES}
+    rows, judged = truth(home, layout), 0
+    for clip in sets[layout].clips:
+        name = clip.extra.get("name", clip.extra["id"])
+        folder = next(home.data(SYNTHETIC[layout]).rglob(f"visual_frames/**/{name}"))
+        expected = [True] + [layout == "avs-ms3" or clip.split != "train"] * 4
+        assert [mask is not None for mask in clip.extra["masks"]] == expected
+        for t, text in enumerate(clip.extra["masks"]):
+            if text is None:
+                continue
+            pattern = f"{name}_{t + 1}.png" if layout == "avs-s4" else f"{name}.mp4_{t + 1}.png"
+            picture = np.array(Image.open(folder / pattern))
+            sounding = set(rows[name]["seen"][t]) & set(rows[name]["heard"][t])
+            coloured = np.zeros(picture.shape[:2], dtype=bool)
+            for label in sounding:
+                coloured |= saturated(picture, hues[label])
+            mask = unpack_mask(text)
+            assert mask.shape == coloured.shape
+            assert (coloured & ~mask).sum() <= 0.02 * mask.size / 10  # a few blended pixels of an edge
+            if coloured.sum() > 40:
+                judged += 1
+                assert (coloured & mask).sum() / mask.sum() > 0.8  # the rest is a dark rim, or dark checks
+            if not sounding:
+                assert not mask.any()
+    assert judged > 20
+
+
+def test_ms3_has_changing_and_empty_masks_and_a_video_in_two_splits(sets: dict[str, Manifest]) -> None:
+    clips = sets["avs-ms3"].clips
+    masks = [[unpack_mask(text) for text in clip.extra["masks"]] for clip in clips]
+    assert any(not mask.any() for of_clip in masks for mask in of_clip)
+    assert any({mask.any() for mask in of_clip} == {True, False} for of_clip in masks)
+    pairs = Counter(clip.extra["id"] for clip in clips)
+    assert max(pairs.values()) == 2
+    names = {
+        clip.extra["id"]: {c.split for c in clips if c.extra["id"] == clip.extra["id"]} for clip in clips
+    }
+    assert {key[:11] for key in leaked_keys(sets["avs-ms3"])} == {n for n, s in names.items() if len(s) > 1}
+
+
+class Reader:
+    """Answers questions from the truth file alone: another program than the one that asked."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.things = row["things"]
+        self.shown = sorted(
+            (t for t in self.things if any(t["seen"])),
+            key=lambda t: ("left", "middle", "right").index(t["lane"]),
+        )
+        self.heard = sorted((t for t in self.things if any(t["heard"])), key=lambda t: t["heard"].index(True))
+        self.loud = [t for t in self.heard if t in self.shown]
+
+    def named(self, name: str, among: list[Any]) -> Any:
+        return next((t for t in among if t["class"] == name), None)
+
+    def at(self, lane: str) -> Any:
+        return next(t for t in self.shown if t["lane"] == lane)
+
+    def edge(self, which: str) -> Any:
+        return self.heard[0 if which == "first" else -1]
+
+    def answer(self, text: str) -> str:
+        for pattern, reply in RULES:
+            match = re.fullmatch(pattern, text)
+            if match:
+                said = reply(self, *match.groups())
+                return {True: "yes", False: "no"}.get(said, said) if isinstance(said, bool) else str(said)
+        raise AssertionError(f"no rule for {text!r}")
+
+
+def number(n: int) -> str:
+    return ("zero", "one", "two", "three", "four")[n]
+
+
+def rhythmic(thing: Any) -> bool:
+    """The first, third, fifth, ... class of the world: chirps, bursts, beeps and clicks pause, the others do not."""
+    return plain(8).index(thing["class"]) % 2 == 0
+
+
+def neighbour(r: Reader, side: str, thing: Any) -> str:
+    at = r.shown.index(thing)
+    [other] = r.shown[:at] if side == "left" else r.shown[at + 1 :]
+    return str(other["class"])
+
+
+def both(r: Reader, a: str, b: str, among: list[Any]) -> bool:
+    return bool(r.named(a, among) and r.named(b, among))
+
+
+RULES: list[tuple[str, Any]] = [
+    (r"Is there a voiceover\?", lambda r: any(t["lane"] is None for t in r.heard)),
+    (r"Is there a (\S+) sound\?", lambda r, a: r.named(a, r.heard) is not None),
+    (r"Are there (\S+) and (\S+) sound\?", lambda r, a, b: both(r, a, b, r.heard)),
+    (r"How many musical instruments were heard .*", lambda r: number(len(r.heard))),
+    (
+        r"Is the (\S+) louder than the (\S+)\?",
+        lambda r, a, b: r.named(a, r.heard)["level"] > r.named(b, r.heard)["level"],
+    ),
+    (r"Is the (\S+) more rhythmic than the (\S+)\?", lambda r, a, b: rhythmic(r.named(a, r.heard))),
+    (
+        r"Is the (\S+) playing longer than the (\S+)\?",
+        lambda r, a, b: sum(r.named(a, r.heard)["heard"]) > sum(r.named(b, r.heard)["heard"]),
+    ),
+    (r"Is there a (\S+) in the entire video\?", lambda r, a: r.named(a, r.shown) is not None),
+    (r"Are there (\S+) and (\S+) instruments in the video\?", lambda r, a, b: both(r, a, b, r.shown)),
+    (r"How many types .* appeared .*", lambda r: number(len({t["class"] for t in r.shown}))),
+    (r"How many types .* sound in the video\?", lambda r: number(len({t["class"] for t in r.loud}))),
+    (r"How many (\S+) are in the entire video\?", lambda r, a: number(sum(t["class"] == a for t in r.shown))),
+    (r"How many instruments are sounding in the video\?", lambda r: number(len(r.loud))),
+    (
+        r"How many instruments .* did not sound .*",
+        lambda r: number(sum(not any(t["heard"]) for t in r.shown)),
+    ),
+    (
+        r"How many sounding (\S+) in the video\uff1f",
+        lambda r, a: number(sum(t["class"] == a for t in r.loud)),
+    ),
+    (r"What kind of musical instrument is it\?", lambda r: r.shown[0]["class"]),
+    (
+        r"What kind of instrument is the (left|right)est .*",
+        lambda r, s: r.shown[0 if s == "left" else -1]["class"],
+    ),
+    (r"What is the instrument on the (\S+) of (\S+)\?", lambda r, s, a: neighbour(r, s, r.named(a, r.shown))),
+    (r"Is the (\S+) in the video always playing\?", lambda r, a: all(r.named(a, r.shown)["heard"])),
+    (r"Is this sound from the instrument .*", lambda r: any(r.shown[0]["heard"])),
+    (r"Where is the loudest instrument\?", lambda r: max(r.loud, key=lambda t: t["level"])["lane"]),
+    (r"Where is the lowest instrument\?", lambda r: min(r.loud, key=lambda t: t["level"])["lane"]),
+    (r"Is the (first|last) sound coming from the (\S+) .*", lambda r, w, s: r.edge(w)["lane"] == s),
+    (
+        r"Which is .* at the same time as the (\S+)\?",
+        lambda r, a: next(t["class"] for t in r.heard if t["class"] != a),
+    ),
+    (r"What is the (\S+) instrument of the (\S+) sounding .*", lambda r, s, w: neighbour(r, s, r.edge(w))),
+    (
+        r"Is the (\S+) on the (\S+) (louder|more rhythmic) than the (\S+) on the (\S+)\?",
+        lambda r, a, x, how, b, y: compare(r.at(x), r.at(y), how),
+    ),
+    (
+        r"What is the (\S+) instrument that comes in\?",
+        lambda r, n: r.heard[("first", "second", "third").index(n)]["class"],
+    ),
+    (r"Where is the (first|last) sounding instrument\?", lambda r, w: r.edge(w)["lane"]),
+    (
+        r"Which instrument makes sounds (before|after) the (\S+)\?",
+        lambda r, w, a: next(t["class"] for t in r.heard if t["class"] != a),
+    ),
+]
+
+
+def compare(one: Any, other: Any, how: str) -> bool:
+    return bool(one["level"] > other["level"]) if how == "louder" else rhythmic(one)
+
+
+def test_every_answer_is_found_again_from_the_truth_alone(home: Home, sets: dict[str, Manifest]) -> None:
+    rows = truth(home, "music-avqa")
+    asked = [(clip, q) for clip in sets["music-avqa"].clips for q in clip.extra["questions"]]
+    assert len(asked) > 50
+    for clip, question in asked:
+        assert Reader(rows[clip.key]).answer(question["text"]) == question["answer"], (clip.key, question)
+
+
+def test_all_31_templates_and_nine_types_are_asked_rightly_in_many_clips(tmp_path: Path) -> None:
+    o = options("music-avqa", clips=MANY)
+    templates: Counter[str] = Counter()
+    types: Counter[tuple[str, str]] = Counter()
+    answers: dict[str, Counter[str]] = {}
+    for i in range(MANY):
+        scenario = layouts["music-avqa"].plan(o, i)
+        reader = Reader(truth_row(scenario, "train", plain(o.classes), []))
+        asked = questions(o, scenario)
+        items = [official_item(scenario, n, question) for n, question in enumerate(asked)]
+        (tmp_path / "q.json").write_text(json.dumps(items))
+        for question in read_questions(tmp_path / "q.json", tmp_path, {}, []):
+            assert reader.answer(question.text()) == question.answer, (i, question)
+            templates[question.template] += 1
+            types[question.type] += 1
+            answers.setdefault(question.template, Counter())[question.answer] += 1
+    assert len(templates) == 31 and set(types) == set(TYPES)
+    assert min(types.values()) > 0.04 * sum(types.values())
+    for template, said in answers.items():
+        if set(said) <= {"yes", "no"}:
+            assert 0.2 < said["yes"] / said.total() < 0.8, (template, said)
+
+
+def test_official_templates_are_word_for_word_those_of_the_real_set(shared: Path) -> None:
+    path = shared / "data/annotations/music_avqa/json_update/avqa-test.json"
+    real = {(tuple(json.loads(q["type"])), q["question_content"]) for q in json.loads(path.read_text())}
+    mine = {(template.type, template.text) for template in TEMPLATES}
+    assert mine < real
+    assert {text for _, text in real - mine} == {
+        "Where is the performance?",
+        "Which <Object> makes the sound <FL>?",
+    }
+
+
+def test_things_are_rendered_in_their_third_and_as_loud_as_said() -> None:
+    o = options("music-avqa", clips=12, size_px=96)
+    placed = measured = 0
+    for i in range(o.clips):
+        scenario = layouts["music-avqa"].plan(o, i)
+        pictures = [picture for n, picture in enumerate(frames(o, scenario)) if n % o.fps == o.fps // 2]
+        counts = Counter(thing.cls for thing in scenario.things if thing.lane is not None)
+        for n, thing in enumerate(scenario.things):
+            for t, picture in enumerate(pictures):
+                spots = saturated(picture, CLASSES[thing.cls].hue_deg)
+                if n in scenario.seen[t] and counts[thing.cls] == 1 and spots.sum() > 15:
+                    placed += 1
+                    assert thing.lane == int(np.nonzero(spots)[1].mean() / o.size_px * 3)
+                if thing.lane is None:
+                    assert spots.sum() < 15
+        wave = waveform(o, scenario).reshape(o.seconds, -1)
+        for t, heard in enumerate(scenario.heard):
+            if len(heard) == 1 and scenario.things[heard[0]].level > 0.1:
+                measured += 1
+                rms = float(np.sqrt((wave[t] ** 2).mean()))
+                assert rms == pytest.approx(scenario.things[heard[0]].level, rel=0.35)
+            if not heard:
+                assert np.sqrt((wave[t] ** 2).mean()) < 0.04
+    assert placed > 100 and measured > 5
+
+
+def test_questions_of_every_tenth_video_are_in_two_splits(sets: dict[str, Manifest]) -> None:
+    leaked = leaked_keys(sets["music-avqa"])
+    assert list(leaked) == ["00000010"] and len(leaked["00000010"]) == 2
+    counts = Counter(q["split"] for clip in sets["music-avqa"].clips for q in clip.extra["questions"])
+    assert set(counts) == {"train", "val", "test"}
+
+
+def test_clip_rows_name_what_the_generator_wrote(sets: dict[str, Manifest]) -> None:
+    clip: Clip = sets["avs-s4"].clips[0]
+    assert clip.extra["category"] in plain(8) and clip.media.startswith("Single-source/s4_data/audio_wav/")
+    assert sets["music-avqa"].classes[:2] == ("yes", "no") and set(plain(8)) <= set(
+        sets["music-avqa"].classes
+    )
+    assert sets["llp"].classes[5] == "Hopping_box_square"
