@@ -23,12 +23,16 @@ from caeav.pipeline.device.options import ComputeOptions
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A component that computes on devices for one store; `number` counts the units of a run."""
+    """A component that computes on devices for one store; `number` counts the units of a run.
+
+    `again` makes another instance of `part`, for a further device.
+    """
 
     number: int
     store: int
     side: str
     part: TorchBackbone | Captioner
+    again: Callable[[], TorchBackbone | Captioner]
     compute: ComputeOptions
     dtype: str
     shard_clips: int

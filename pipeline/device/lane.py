@@ -6,7 +6,6 @@ one has landed; on a CPU each lands at once. Shapes: `T` segments, `L` tokens, `
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
 import time
@@ -48,10 +47,10 @@ class _Flight:
 
 
 def networks(units: Sequence[Unit], device: torch.device, first: bool) -> dict[int, Network]:
-    """Each unit's network on a device; those of further devices are copies, since a module lies on one."""
+    """Each unit's network on a device; further devices get instances of their own, since a module lies on one."""
     found: dict[int, Network] = {}
     for unit in units:
-        part = unit.part if first else copy.deepcopy(unit.part)
+        part = unit.part if first else unit.again()
         found[unit.number] = (
             TokenNetwork(part, device, unit.compute, unit.dtype)
             if isinstance(part, TorchBackbone)

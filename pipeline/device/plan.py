@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from caeav.pipeline.backbones.protocol import TorchBackbone
 from caeav.pipeline.device.batches import Unit
 from caeav.pipeline.device.options import ComputeOptions
-from caeav.pipeline.recipes import Job
+from caeav.pipeline.recipes import Job, part_of
 from caeav.pipeline.store.layout import shard_clips
 from caeav.pipeline.worker import in_worker
 
@@ -25,6 +26,15 @@ def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:
                 if job.recipe.kind == "tokens" and not isinstance(part, TorchBackbone):
                     raise TypeError(f"backbone {part.name!r} runs on a device but is no TorchBackbone")
                 dtype, size = job.recipe.fields["dtype"], shard_clips(job.recipe)
-                units[number].append(Unit(count, number, side, cast(Any, part), compute, dtype, size))
+                units[number].append(
+                    Unit(
+                        count, number, side, cast(Any, part), partial(_again, job, side), compute, dtype, size
+                    )
+                )
                 count += 1
     return units
+
+
+def _again(job: Job, side: str) -> Any:
+    """A second instance of a component, with weights of its own."""
+    return part_of(job.recipe, side)

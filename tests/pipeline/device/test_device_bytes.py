@@ -1,0 +1,228 @@
+"""Device backbones: tokens are those of the backbone, and nothing but recipe and manifest decides their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.home import Home
+from caeav.pipeline import stage
+from caeav.pipeline.backbones import visual_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.decode.media import Sampling
+from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.decode.with_pyav import PyAVDecoder
+from caeav.pipeline.device.batches import Batches
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.extract import extract, extract_all
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.pipeline.store import Slice, StoreReader
+from caeav.pipeline.store.dtypes import DTYPES
+from caeav.pipeline.summary import Progress, RunOptions, StageSummary
+
+Digests = Callable[[Path], dict[str, str]]
+OPTIONS = TokenOptions("tiny", "tiny", shard_clips=5, compute=ComputeOptions(batch=3))
+ONE = RunOptions(workers=1, devices=("cpu",))
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+def first(manifest: Manifest, n: int) -> Manifest:
+    return replace(manifest, clips=manifest.clips[:n])
+
+
+def run(
+    manifest: Manifest, home: Path, options: TokenOptions = OPTIONS, how: RunOptions = ONE
+) -> StageSummary:
+    return extract(manifest, Home(home), options, how, quiet)
+
+
+def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Path) -> None:
+    summary = run(first(small_manifest, 4), tmp_path, replace(OPTIONS, dtype="float32"))
+    assert summary.path.name.startswith("tokens-tiny-")
+    clip = small_manifest.clips[3]
+    record = StoreReader.open(summary.path).read(clip.key)
+    decoded = PyAVDecoder().decode(f"{small_manifest.media_root}/{clip.media}", 0.0, Sampling(4, 1.0, 8000))
+    [visual] = visual_backbones["tiny"](ModelChoice("tiny")).tokens([decoded.frames])
+    for name, array in visual.items():
+        np.testing.assert_allclose(record.arrays[name], array, rtol=1e-4, atol=1e-5)
+    assert record.arrays["audio.stage1"].shape == (4, 4, 10)
+    assert record.info["facts"]["device"] == {"name": "cpu", "torch": torch.__version__.partition("+")[0]}
+    assert summary.recipe.fields["compute"] == {"batch": 3, "precision": "fp32", "compile": False}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        RunOptions(workers=2, devices=("cpu",)),
+        RunOptions(workers=1, devices=("cpu", "cpu")),
+        RunOptions(workers=2, devices=("cpu", "cpu", "cpu")),
+    ],
+)
+def test_neither_workers_nor_lanes_change_a_byte(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests, how: RunOptions
+) -> None:
+    manifest = first(small_manifest, 13)
+    alone = run(manifest, tmp_path / "one")
+    assert digests(run(manifest, tmp_path / "more", how=how).path) == digests(alone.path)
+
+
+def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    manifest = first(small_manifest, 12)
+    whole = digests(run(manifest, tmp_path / "whole").path)
+    for stop in (1, 4, 7, 10):
+
+        def report(progress: Progress, at: int = stop) -> None:
+            if progress.done >= min(at, progress.total):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            extract(manifest, Home(tmp_path / "parts"), OPTIONS, ONE, report)
+    assert digests(run(manifest, tmp_path / "parts").path) == whole
+
+
+def test_a_clip_that_failed_and_is_tried_again_gets_the_bytes_it_would_have_had(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    manifest = first(small_manifest, 7)
+    media = tmp_path / "media"
+    media.mkdir()
+    for clip in manifest.clips:
+        (media / clip.media).parent.mkdir(parents=True, exist_ok=True)
+        (media / clip.media).symlink_to(Path(manifest.media_root) / clip.media)
+    moved = replace(manifest, media_root=str(media))
+    lost = media / manifest.clips[1].media
+    lost.unlink()
+    broken = run(moved, tmp_path / "a")
+    assert [q.key for q in broken.quarantined] == [manifest.clips[1].key]
+    lost.symlink_to(Path(manifest.media_root) / manifest.clips[1].media)
+    again = run(moved, tmp_path / "a", how=replace(ONE, retry_failed=True))
+    assert digests(again.path) == digests(run(manifest, tmp_path / "b").path)
+
+
+def several() -> list[TokenOptions | CaptionOptions]:
+    compute = ComputeOptions(batch=3)
+    return [
+        OPTIONS,
+        TokenOptions(shard_clips=4),
+        TokenOptions("none", "tiny", shard_clips=5, compute=ComputeOptions(batch=2)),
+        TokenOptions(ModelChoice("tiny", settings={"seed": 3}), "none", shard_clips=5, compute=compute),
+        CaptionOptions("tiny", "descriptor", "tiny", "hashed", shard_clips=5, compute=compute),
+    ]
+
+
+def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sample rates, batch sizes and shard sizes differ; one of the stores is complete already, one begun."""
+    manifest = first(small_manifest, 9)
+    decoded: list[str] = []
+
+    class Counting(WorkerPool):
+        def map(self, requests: Any) -> Any:
+            for outcome in super().map(requests):
+                decoded.append(outcome.id)
+                yield outcome
+
+    alone = [extract_all(manifest, Home(tmp_path / "alone"), [each], ONE, quiet)[0] for each in several()]
+    extract_all(manifest, Home(tmp_path / "together"), several()[1:2], ONE, quiet)
+    extract_all(first(manifest, 4), Home(tmp_path / "together"), several()[2:3], ONE, quiet)
+    monkeypatch.setattr(stage, "WorkerPool", Counting)
+    both = RunOptions(workers=2, devices=("cpu", "cpu"))
+    together = extract_all(manifest, Home(tmp_path / "together"), several(), both, quiet)
+    assert [s.due for s in together] == [9, 0, 5, 9, 9]
+    assert sorted(decoded) == sorted(clip.key for clip in manifest.clips)
+    for mine, own in zip(together, alone, strict=True):
+        assert mine.path.name == own.path.name
+        assert digests(mine.path) == digests(own.path)
+    names = set(StoreReader.open(together[2].path).array_specs())
+    assert names == {"audio.stage1"}
+
+
+def test_stores_of_another_order_are_filled_together(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of one may hold clips far apart in the other, more than are under way: it must go off incomplete."""
+    compute = ComputeOptions(batch=8)
+    a = replace(OPTIONS, shard_clips=24, compute=compute)
+    b = TokenOptions("none", "tiny", shard_clips=24, compute=compute)
+    scattered = tuple(clip for i in range(5) for clip in small_manifest.clips[i::5])
+
+    def at_once(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # leaves a store that is begun, in its own order
+        extract_all(replace(small_manifest, clips=scattered), Home(tmp_path / "x"), [b], ONE, at_once)
+    flushed: list[bool] = []
+    flush = Batches.flush
+    monkeypatch.setattr(Batches, "flush", lambda self: flushed.append(flush(self)) or flushed[-1])
+    both = extract_all(small_manifest, Home(tmp_path / "x"), [a, b], ONE, quiet)
+    assert any(flushed)
+    own_a = run(small_manifest, tmp_path / "y", a)
+    own_b = run(replace(small_manifest, clips=scattered), tmp_path / "y", b)
+    assert [digests(s.path) for s in both] == [digests(own_a.path), digests(own_b.path)]
+
+
+def test_slices_are_parts_of_the_whole(small_manifest: Manifest, tmp_path: Path, digests: Digests) -> None:
+    whole = digests(run(small_manifest, tmp_path / "whole").path)
+    shards: dict[str, str] = {}
+    for number in (1, 2, 3):
+        part = run(small_manifest, tmp_path / "parts", how=replace(ONE, part=Slice(number, 3)))
+        assert part.path.name.endswith(f".slice-{number}-of-3")
+        assert part.stored == part.due == part.expected < 24
+        shards |= {n: d for n, d in digests(part.path).items() if n.startswith(("shards/", "index/"))}
+    assert shards == {n: d for n, d in whole.items() if n.startswith(("shards/", "index/"))}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_number_format_is_stored_and_read_back(
+    small_manifest: Manifest, tmp_path: Path, dtype: str
+) -> None:
+    manifest = first(small_manifest, 2)
+    exact = StoreReader.open(run(manifest, tmp_path, replace(OPTIONS, dtype="float32")).path)
+    reader = StoreReader.open(run(manifest, tmp_path, replace(OPTIONS, dtype=dtype)).path)
+    for key in reader.keys:
+        for name, x in exact.read(key).arrays.items():
+            np.testing.assert_allclose(reader.read(key).arrays[name], x, atol=0.01 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_is_part_of_the_recipe_and_of_the_arithmetic(
+    small_manifest: Manifest, tmp_path: Path, precision: str
+) -> None:
+    manifest = first(small_manifest, 2)
+    coarse = replace(OPTIONS, dtype="float32", compute=ComputeOptions(3, precision))
+    exact = run(manifest, tmp_path, replace(OPTIONS, dtype="float32"))
+    other = run(manifest, tmp_path, coarse)
+    assert other.path != exact.path
+    key = manifest.clips[0].key
+    a, b = (StoreReader.open(s.path).read(key).arrays["visual.stage1"] for s in (exact, other))
+    assert not np.array_equal(a, b)
+    np.testing.assert_allclose(a, b, atol=0.05)
+
+
+def test_compiled_networks_give_the_tokens_and_are_another_recipe(
+    small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    eager = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or eager(f, backend="eager"))
+    manifest = first(small_manifest, 3)
+    plain = run(manifest, tmp_path)
+    other = run(manifest, tmp_path, replace(OPTIONS, compute=ComputeOptions(3, compile=True)))
+    assert len(compiled) == 2
+    assert other.path != plain.path
+    key = manifest.clips[0].key
+    a, b = (StoreReader.open(s.path).read(key).arrays["visual.stage2"] for s in (plain, other))
+    np.testing.assert_allclose(a, b, atol=1e-3)

@@ -1,0 +1,84 @@
+"""An extraction on devices killed again and again ends with the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+KILLS = 3
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+from caeav.manifests.dataset import load_dataset
+from caeav.manifests.home import Home
+from caeav.pipeline.backbones import visual_backbones
+from caeav.pipeline.backbones.protocol import Tap, TorchBackbone
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.extract import extract_all
+from caeav.pipeline.recipes import TokenOptions
+from caeav.pipeline.summary import RunOptions
+from pathlib import Path
+
+class Mean(TorchBackbone):
+    name, modality, rate_hz = "mean", "visual", None
+    def __init__(self, choice):
+        torch.manual_seed(0)
+        self.net = nn.Linear(48, 32).eval()
+    def taps(self): return (Tap("visual.stage1", 16, 32),)
+    def describe(self): return {}
+    def module(self): return self.net
+    def prepare(self, clip):
+        x = torch.from_numpy(clip.copy()).permute(0, 3, 1, 2).float()
+        return nn.functional.adaptive_avg_pool2d(x, 16)
+    def forward(self, batch):
+        x = nn.functional.unfold(batch.flatten(0, 1), 4, stride=4).transpose(1, 2)
+        return {"visual.stage1": self.net(x / 255).unflatten(0, batch.shape[:2])}
+
+visual_backbones.register("mean")(Mean)
+home, root = Home(Path(sys.argv[1])), Path(sys.argv[2])
+manifest = load_dataset("synthetic", root, home)
+options = [
+    TokenOptions("mean", "none", shard_clips=2, compute=ComputeOptions(batch=2)),
+    TokenOptions("none", "classic", shard_clips=3),
+]
+run = RunOptions(2, devices=("cpu", "cpu"))
+print([s.stored for s in extract_all(manifest, home, options, run, lambda p: None)])
+"""
+
+
+def start(small_set: Path, home: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", SCRIPT, str(home), str(small_set)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def test_kill_nine_again_and_again(
+    small_set: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    process = start(small_set, whole)
+    out, error = process.communicate(timeout=120)
+    assert out.strip() == b"[24, 24]", error.decode()
+    rng = random.Random(0)
+    killed = 0
+    for kill in range(KILLS):
+        process = start(small_set, parts)
+        published = len(list(parts.glob("stores/*/*/index/[0-9]*")))
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            if len(list(parts.glob("stores/*/*/index/[0-9]*"))) > published + kill % 2:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed >= 2
+    out, error = start(small_set, parts).communicate(timeout=120)
+    assert out.strip() == b"[24, 24]", error.decode()
+    assert digests(parts / "stores") == digests(whole / "stores")
