@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -47,13 +48,15 @@ def predict(
     from caeav.model.report import report_json, write_report
     from caeav.model.runs import PREDICTIONS, find_run
     from caeav.pipeline.single import process_file
+    from caeav.pipeline.weights import remember_at
 
     if not file.is_file():
         raise CaeavError(f"no file {file}", hint="give the path of a media file")
-    run = find_run(Home.find(home), run_name)
-    predictor = Predictor.load(run, device)
-    recipes = run.recipes()
-    processed = process_file(file, recipes["tokens"], recipes.get("captions"), start_s=start_s)
+    place = Home.find(home)
+    remember_at(place)
+    run = find_run(place, run_name)
+    predictor = Predictor.load(run, device, live_opener(place))
+    processed = process_file(file, run.token_recipes(), run.caption_recipe(), start_s=start_s, device=device)
     arrays = dict(processed.tokens.arrays)
     if processed.captions is not None:
         arrays |= processed.captions.arrays
@@ -72,6 +75,8 @@ def predict(
     }
     title = f"{file.name}  ({run.name})"
     written = write_report(prediction, folder, title, facts, list(processed.frames))
+    for remark in prediction.reading.remarks():
+        say(f"note: {printable(remark)}")
     for note in facts["notes"]:
         say(f"note: {printable(note['code'])}: {printable(note['detail'])}")
     end_s, media_s = prediction.when.end_s, processed.tokens.info["facts"].get("media_s")

@@ -21,6 +21,7 @@ from caeav.model.batch import TokenBatch
 from caeav.model.config import RunConfig
 from caeav.model.experiment import load_best
 from caeav.model.network import build_network
+from caeav.model.placements.live import LiveOpener
 from caeav.model.readings.base import Reading, When
 from caeav.model.runs import Inputs, Run
 from caeav.model.sample import Sample
@@ -55,10 +56,16 @@ class Predictor:
         self._model = model.to(device).eval()
 
     @classmethod
-    def load(cls, run: Run, device: str = "auto") -> Predictor:
-        """Build the run's network and load its best weights; raises `CaeavError`."""
+    def load(cls, run: Run, device: str = "auto", live: LiveOpener | None = None) -> Predictor:
+        """Build the run's network and load its best weights; raises `CaeavError`.
+
+        `live` opens the backbones where the run's adapters sit inside them.
+        """
         config, inputs = run.config(), run.inputs()
-        model = build_network(TASKS[config.task], inputs, config.model)
+        opened = None
+        if live is not None and config.model.adapters.placement == "inject":
+            opened = live(run.token_recipes())
+        model = build_network(TASKS[config.task], inputs, config.model, opened)
         load_best(run, model)
         return cls(config, inputs, model, choose_device(device))
 
@@ -77,14 +84,15 @@ class Predictor:
         """
         when = When(start_s, self.inputs.segment_s, self.inputs.spec.segments)
         clip = Clip(key, "", start_s, when.end_s - start_s)
-        batch = self._batch(self._task.question(clip, question), arrays, info).to(self.device, torch.float32)
+        sample = self._task.question(clip, question)
+        batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
         with autocast(self.device, self.config.training.precision):
             output = self._model(batch)
         agreement = output.trunk.agreement
         return Prediction(
             key=key,
             when=when,
-            reading=self._task.read(output.found, self.inputs),
+            reading=self._task.read(output.found, self.inputs, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
         )
 

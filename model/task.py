@@ -137,8 +137,8 @@ class Task(ABC):
         """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
 
     @abstractmethod
-    def read(self, found: Any, inputs: Inputs) -> Reading:
-        """What was found in a batch of one sample, for people."""
+    def read(self, found: Any, inputs: Inputs, sample: Sample) -> Reading:
+        """What was found in a batch of this one sample, for people."""
 
 
 TASKS: Registry[Task] = Registry("task")

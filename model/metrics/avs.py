@@ -82,7 +82,7 @@ class AvsMetric:
         for logits, truth in zip(mask_logits, masks, strict=True):
             self._iou.append(frame_iou(logits, truth).cpu())
             self._curves.append(f_curves(logits, truth).cpu())
-            self._empty.append(~truth.flatten(1).any(dim=1).cpu())
+            self._empty.append(~(truth.flatten(1) > 0).any(dim=1).cpu())
 
     def compute(self) -> AvsScore:
         """The score of everything seen so far; a ValueError before the first batch."""

@@ -82,6 +82,10 @@ class Reading(Protocol):
         """Further files by name."""
         ...
 
+    def remarks(self) -> list[str]:
+        """What the reader should know besides."""
+        ...
+
 
 def strip_panel(when: When, frames: Frames) -> list[Panel]:
     """The frames over time, when there is one a segment."""

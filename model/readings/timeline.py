@@ -86,6 +86,10 @@ class Timeline:
         """None."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
     def _draw(self, axis: Axes, when: When) -> None:
         colours = colours_of([name for name in self.events if name != BACKGROUND])
         for t, name in enumerate(self.events):
