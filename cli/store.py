@@ -1,16 +1,19 @@
-"""`caeav store ls|show|verify`: which stores there are, what is in one, and whether it is what was written."""
+"""`caeav store ls|show|verify`: which stores there are, what is in one, and whether it is what was written.
+
+The commands that change or compare stores are in `store_care.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 
+from caeav.cli import store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
 from caeav.manifests.home import Home
 from caeav.pipeline.store import (
     ArraySpec,
@@ -19,28 +22,20 @@ from caeav.pipeline.store import (
     Report,
     StoreReader,
     describe,
-    find_store,
     list_stores,
     verify,
 )
 
 SHOWN_REASONS = 20
 
-commands = typer.Typer(no_args_is_help=True, help="List, show and verify cached tokens and captions.")
-
-TargetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET|PATH", help="A data set's name, or a store's folder.")
-]
-NameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store", help="Which of a data set's stores: name, folder or beginning of the fingerprint."
-    ),
-]
+commands = typer.Typer(
+    no_args_is_help=True, help="List, show, verify, convert and mend cached tokens and captions."
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands as `store`."""
+    store_care.register(commands)
     app.add_typer(commands, name="store")
 
 
@@ -62,7 +57,7 @@ def ls(
     print_table(
         ("data set", "store", "clips", "of", "quarantined", "size", "state"),
         [
-            (i.dataset, i.path.name, i.clips, i.expected, i.quarantined, _size(i.bytes), i.state)
+            (i.dataset, i.path.name, i.clips, i.expected, i.quarantined, size_text(i.bytes), i.state)
             for i in infos
         ],
     )
@@ -80,7 +75,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show recipe, arrays, counts, quarantine and notes of a store or of all of a data set's; or one record."""
-    readers = [StoreReader.open(path, allow_partial=True) for path in _find(target, name, home)]
+    readers = [StoreReader.open(path, allow_partial=True) for path in find_targets(target, name, home)]
     for reader in readers:
         for remark in reader.remarks:
             say(printable(remark))
@@ -100,9 +95,8 @@ def verify_command(
     target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
     """Read everything and compare it with every checksum; exit status 1 unless all is finished and sound."""
-    paths = _find(target, name, home)
-    total = sum(shard.stat().st_size for path in paths for shard in path.glob("shards/*.tar"))
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", leave=False, delay=0.5) as bar:
+    paths = find_targets(target, name, home)
+    with bytes_bar("verify", paths) as bar:
         reports = [verify(path, bar.update) for path in paths]
     if as_json:
         print_json([asdict(report) | {"path": str(report.path), "sound": report.sound} for report in reports])
@@ -112,16 +106,6 @@ def verify_command(
             _print_report(report)
     if not all(report.sound for report in reports):
         raise typer.Exit(1)
-
-
-def _find(target: str, name: str | None, home: Path | None) -> list[Path]:
-    """A folder; or the one store called `name`; or all stores of a data set, at least one."""
-    path = Path(target)
-    if "/" in target or (path / "recipe.json").is_file():
-        return [path]
-    stores = Home.find(home).stores
-    there = [info.path for info in list_stores(stores) if info.dataset == target]
-    return there if name is None and there else [find_store(stores, target, name=name)]
 
 
 def _facts_json(reader: StoreReader) -> dict[str, Any]:
@@ -157,7 +141,7 @@ def _print_facts(reader: StoreReader, facts: Description) -> None:
         ("clips", f"{facts.clips} of {facts.expected}"),
         ("quarantined", sum(n for _, _, n in facts.quarantine)),
         ("missing", f"{facts.missing} (run the command that made the store again)" if facts.missing else 0),
-        ("size", f"{_size(facts.bytes)}, {_size(facts.bytes_a_clip)} a clip"),
+        ("size", f"{size_text(facts.bytes)}, {size_text(facts.bytes_a_clip)} a clip"),
         ("without video", facts.no_video),
         ("without audio", facts.no_audio),
     ]
@@ -184,11 +168,12 @@ def _print_report(report: Report) -> None:
     if report.problems:
         rows = [(p.where, p.key, p.what) for p in report.problems]
         print_table(("file", "key", "problem"), rows)
-        again = sorted({p.shard for p in report.problems if p.shard is not None})
-        if again:
-            files = " ".join(str(report.path / "index" / f"{number:06d}.idx") for number in again)
-            say(f"to make the damaged shards again, remove {files} and run the command that made the store")
-    counts = f"{report.stored} clips in {report.shards} shards, {_size(report.bytes)}, {report.quarantined} quarantined"
+        if any(p.shard is not None for p in report.problems):
+            say(
+                f"to drop what is damaged: caeav store repair {report.path}; the command that made the store fills it"
+            )
+    held = f"{report.stored} clips in {report.shards} shards, {size_text(report.bytes)}"
+    counts = f"{held}, {report.quarantined} quarantined"
     if report.sound:
         print(f"sound: {counts}")
     elif report.problems:
@@ -206,12 +191,3 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     return ", ".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

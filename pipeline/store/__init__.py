@@ -4,6 +4,9 @@ Write with `open_for_writing`, read with `StoreReader.open`, find with `find_sto
 any decoder or backbone, since training reads stores without them.
 """
 
+from caeav.pipeline.store.backend import DEFAULT_BACKEND, backends
+from caeav.pipeline.store.collect import Reference, remove_store, unreferenced
+from caeav.pipeline.store.compare import ArrayDifference, Differences, compare
 from caeav.pipeline.store.describe import Description, describe
 from caeav.pipeline.store.errors import (
     DamagedShard,
@@ -14,20 +17,33 @@ from caeav.pipeline.store.errors import (
     StoreBusy,
     StoreError,
 )
-from caeav.pipeline.store.find import OtherRecipe, StoreInfo, find_other_recipes, find_store, list_stores
+from caeav.pipeline.store.find import (
+    OtherRecipe,
+    StoreInfo,
+    find_other_recipes,
+    find_slices,
+    find_store,
+    list_stores,
+)
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
 from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.repair import Repair, repair
+from caeav.pipeline.store.sealing import Summary
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.transfer import convert, merge
 from caeav.pipeline.store.verification import Report, verify
-from caeav.pipeline.store.writer import ShardPlan, StoreWriter, Summary
+from caeav.pipeline.store.writer import ShardPlan, StoreWriter
 
 __all__ = [
+    "DEFAULT_BACKEND",
+    "ArrayDifference",
     "ArraySpec",
     "DamagedShard",
     "DamagedStore",
     "Description",
+    "Differences",
     "IncompleteStore",
     "OtherRecipe",
     "Problem",
@@ -35,6 +51,8 @@ __all__ = [
     "Recipe",
     "RecipeChanged",
     "Record",
+    "Reference",
+    "Repair",
     "Report",
     "ShardPlan",
     "Slice",
@@ -45,11 +63,19 @@ __all__ = [
     "StoreReader",
     "StoreWriter",
     "Summary",
+    "backends",
+    "compare",
+    "convert",
     "describe",
     "find_other_recipes",
+    "find_slices",
     "find_store",
     "list_stores",
+    "merge",
     "open_for_writing",
     "recipe_differences",
+    "remove_store",
+    "repair",
+    "unreferenced",
     "verify",
 ]

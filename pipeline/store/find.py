@@ -16,6 +16,7 @@ from caeav.pipeline.store.layout import (
     render_recipe,
 )
 from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
+from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import inspect, read_recipe
 
 MIN_PREFIX = 4
@@ -46,6 +47,29 @@ def list_stores(stores: Path) -> list[StoreInfo]:
         if match:
             found.append(_info(recipe_file.parent, match[1], match[2], match[3]))
     return found
+
+
+def find_slices(stores: Path, dataset: str, name: str | None = None) -> list[Path]:
+    """The folders of the slices of one store of `dataset` (called `name`), by number.
+
+    Raises `StoreError` when there are none, or those of several stores.
+    """
+    found: dict[tuple[str, int], list[tuple[int, Path]]] = {}
+    for recipe_file in sorted(stores.glob(f"{dataset}/*.slice-*/recipe.json")):
+        path = recipe_file.parent
+        store, part = Slice.of_folder(path.name)
+        match = FOLDER_PATTERN.fullmatch(store)
+        if part != Slice() and match and name in (None, match[2], store, match[3][: len(name or "")]):
+            found.setdefault((store, part.count), []).append((part.number, path))
+    if len(found) == 1:
+        return [path for _, path in sorted(next(iter(found.values())))]
+    named = "".join(f"\n    {store} cut into {count}" for store, count in found)
+    raise StoreError(
+        f"slices of {len(found)} stores of {dataset} fit in {stores}, those of one are needed{named}",
+        hint="name one by --store, or name the folders of the slices"
+        if found
+        else f"make slices with `caeav extract --dataset {dataset} --slice 1/4` and so on",
+    )
 
 
 def _info(path: Path, kind: str, name: str, fingerprint12: str) -> StoreInfo:

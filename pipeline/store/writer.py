@@ -7,22 +7,21 @@ leaves the files of an undisturbed one. A crash at any point costs at most the w
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.publish import publish_bytes, unpublish
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
-from caeav.pipeline.store.layout import Seal, StoreFolder, cut, shard_clips
+from caeav.pipeline.store.layout import StoreFolder, cut, shard_clips
 from caeav.pipeline.store.leftovers import orphans, temp_files
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.quarantine import append_quarantine, render_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.sealing import Summary, seal_store
 from caeav.pipeline.store.slices import Slice
 
 
@@ -33,17 +32,6 @@ class ShardPlan:
     number: int
     keys: tuple[str, ...]
     missing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A finished store in numbers; `expected == stored + quarantined`, `bytes` are those of the shards."""
-
-    stored: int
-    quarantined: int
-    expected: int
-    shards: int
-    bytes: int
 
 
 class StoreWriter:
@@ -101,6 +89,11 @@ class StoreWriter:
         )
 
     @property
+    def indexes(self) -> Mapping[int, ShardIndex]:
+        """The published shards by number."""
+        return MappingProxyType(self._indexes)
+
+    @property
     def stored(self) -> int:
         """Records published so far."""
         return sum(len(index.keys) for index in self._indexes.values())
@@ -148,27 +141,35 @@ class StoreWriter:
         """
         for plan in self.plan():
             old = self._indexes.get(plan.number)
-            damaged = self._damaged_rows(old) if old else {}
-            if not old or not damaged:
-                continue
-            self._unseal()
-            self.remarks += [
-                f"shard {plan.number}, {old.keys[row]}: {what}; made again" for row, what in damaged.items()
-            ]
-            sound = [key for row, key in enumerate(old.keys) if row not in damaged]
-            if sound:
-                self._write(plan.number, sound, {})
-            else:
-                self._withdraw(old)
+            damaged = self._damaged(old) if old else {}
+            if old and damaged:
+                self.remarks += [
+                    f"shard {plan.number}, {key}: {what}; made again" for key, what in damaged.items()
+                ]
+                self.drop(plan.number, damaged)
 
-    def _damaged_rows(self, index: ShardIndex) -> dict[int, str]:
+    def drop(self, number: int, keys: Collection[str]) -> None:
+        """Write a published shard again without those records, which are due again then; the others keep their bytes.
+
+        With no key named, what is around the records becomes again what it was.
+        """
+        old = self._indexes[number]
+        sound = [key for key in old.keys if key not in keys]
+        self._unseal()
+        if sound:
+            self._write(number, sound, {})
+        else:
+            self._withdraw(old)
+
+    def _damaged(self, index: ShardIndex) -> dict[str, str]:
+        """Key -> what is wrong, of the records that cannot be kept."""
         shard = self._backend.open(self.folder, index)
-        found: dict[int, str] = {}
-        for row in range(len(index.keys)):
+        found: dict[str, str] = {}
+        for row, key in enumerate(index.keys):
             try:
                 shard.record(row)
             except DamagedShard as error:
-                found[row] = error.problem.rpartition(": ")[2]
+                found[key] = error.problem.rpartition(": ")[2]
         return found
 
     def _withdraw(self, index: ShardIndex) -> None:
@@ -242,38 +243,10 @@ class StoreWriter:
         if not self._sealed:
             for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):
                 unpublish(leftover)
-            documents = self._publish_documents()
             publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
-            self._seal(summary, documents)
+            seal_store(self.folder, self.recipe, summary, self._indexes, len(self.manifest.clips))
+            self._sealed = True
         return summary
-
-    def _seal(self, summary: Summary, documents: Iterable[Path]) -> None:
-        indexes = [self.folder.index(number) for number in sorted(self._indexes)]
-        files = [self.folder.manifest, self.folder.quarantine, *indexes, *documents]
-        seal = Seal(
-            fingerprint=self.recipe.fingerprint,
-            expected=summary.expected,
-            stored=summary.stored,
-            quarantined=summary.quarantined,
-            shards=summary.shards,
-            shard_bytes=summary.bytes,
-            sha256={
-                self.folder.name_of(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-            },
-        )
-        publish_bytes(self.folder.seal, seal.render())
-        self._sealed = True
-
-    def _publish_documents(self) -> list[Path]:
-        """Bring the documents for other programs up to date; gives their places."""
-        if not self._indexes:
-            return []
-        layout, clips = next(iter(self._indexes.values())).layout, len(self.manifest.clips)
-        documents = self._backend.metadata(self.folder, self.recipe, layout, clips)
-        for path, data in documents.items():
-            if not path.is_file() or path.read_bytes() != data:
-                publish_bytes(path, data)
-        return list(documents)
 
     def _unseal(self) -> None:
         if self._sealed:

@@ -1,0 +1,195 @@
+"""`caeav store convert|merge|diff|repair|gc`: stores made of stores, compared, mended and cleared away."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.store_targets import (
+    NameOption,
+    TargetArgument,
+    bytes_bar,
+    clips_bar,
+    find_target,
+    find_targets,
+    is_folder,
+    size_text,
+)
+from caeav.manifests.home import Home
+from caeav.pipeline.store import (
+    Differences,
+    StoreReader,
+    Summary,
+    compare,
+    convert,
+    find_slices,
+    merge,
+    remove_store,
+    repair,
+    unreferenced,
+)
+
+SHOWN_KEYS = 8
+
+
+def register(commands: typer.Typer) -> None:
+    """Add the commands to `store`."""
+    for name, command in (
+        ("convert", convert_command),
+        ("merge", merge_command),
+        ("diff", diff_command),
+        ("repair", repair_command),
+        ("gc", gc_command),
+    ):
+        commands.command(name=name)(command)
+
+
+def convert_command(
+    target: TargetArgument,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Format of the new store's shards: webdataset or zarr.")
+    ],
+    name: NameOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the same store in another format beside it, every record compared; the old one stays."""
+    source = find_target(target, name, home)
+    with clips_bar("convert", 2 * len(StoreReader.open(source))) as bar:
+        path, summary = convert(source, backend, bar.update)
+    _print_made(path, summary, as_json)
+
+
+def merge_command(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="DATASET|PATH...", help="A data set, or the folders of all slices.")
+    ],
+    name: NameOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the slices of a store (extract --slice i/n) together, all of them and each once; the slices stay."""
+    if len(targets) == 1 and not is_folder(targets[0]):
+        paths = find_slices(Home.find(home).stores, targets[0], name)
+    else:
+        paths = [Path(target) for target in targets]
+    with clips_bar("merge", 2 * sum(len(StoreReader.open(path)) for path in paths)) as bar:
+        path, summary = merge(paths, bar.update)
+    _print_made(path, summary, as_json)
+    if not as_json:
+        say(f"the {len(paths)} slices are no longer needed")
+
+
+def diff_command(
+    first: Annotated[Path, typer.Argument(help="A store's folder.")],
+    second: Annotated[Path, typer.Argument(help="Another store's folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """In what two stores differ: recipe, clips, arrays and how far; exit status 1 unless their content is the same."""
+    a, b = StoreReader.open(first, allow_partial=True), StoreReader.open(second, allow_partial=True)
+    with clips_bar("diff", len(a)) as bar:
+        found = compare(a, b, bar.update)
+    if as_json:
+        print_json(asdict(found) | {"same_content": found.same_content})
+    else:
+        _print_differences(found)
+    if not found.same_content:
+        raise typer.Exit(1)
+
+
+def repair_command(
+    target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
+) -> None:
+    """Check everything and drop what is damaged, record by record; the next extract or caption fills the hole."""
+    paths = find_targets(target, name, home)
+    with bytes_bar("repair", paths) as bar:
+        done = [repair(path, bar.update) for path in paths]
+    if as_json:
+        print_json([asdict(repaired) | {"path": str(repaired.path)} for repaired in done])
+        return
+    for repaired in done:
+        print(repaired.path)
+        for text in repaired.said:
+            print(f"  {printable(text)}")
+        if repaired.finished:
+            print("sound and finished" if repaired.said else "sound: nothing to repair")
+        else:
+            due = (
+                f"{len(repaired.due)} clips are due: {_some(repaired.due)}"
+                if repaired.due
+                else "not finished"
+            )
+            print(f"{due}; run the command that made the store again")
+
+
+def gc_command(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set's.")] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; without it they are listed.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the stores that no run refers to, and remove them when told so."""
+    from caeav.model.references import referenced_stores
+
+    place = Home.find(home)
+    unused = unreferenced(place.stores, referenced_stores(place), dataset)
+    if delete:
+        for info in unused:
+            remove_store(info.path)
+    if as_json:
+        print_json([asdict(info) | {"path": str(info.path), "deleted": delete} for info in unused])
+        return
+    if not unused:
+        say("every store is referred to by a run")
+        return
+    print_table(
+        ("data set", "store", "clips", "size", "state"),
+        [(i.dataset, i.path.name, i.clips, size_text(i.bytes), i.state) for i in unused],
+    )
+    total = size_text(sum(info.bytes for info in unused))
+    print(f"removed: {total}" if delete else f"{total} in stores no run refers to; --delete removes them")
+
+
+def _print_made(path: Path, summary: Summary, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(path), **asdict(summary)})
+        return
+    print(
+        f"stored       {summary.stored} of {summary.expected} in {summary.shards} shards, compared with the source"
+    )
+    if summary.quarantined:
+        print(f"quarantined  {summary.quarantined}")
+    print(f"store        {path}")
+
+
+def _print_differences(found: Differences) -> None:
+    for text in found.recipe:
+        print(f"recipe       {printable(text)}")
+    for what, keys in (
+        ("only first", found.only_a),
+        ("only second", found.only_b),
+        ("quarantine", found.quarantine),
+    ):
+        if keys:
+            print(f"{what:<13}{len(keys)} clips: {_some(keys)}")
+    if found.arrays:
+        rows = [
+            (name, entry.clips, f"{entry.largest:.6g}", entry.key, entry.form)
+            for name, entry in found.arrays.items()
+        ]
+        print_table(("array", "clips", "largest difference", "in", "form"), rows)
+    for name, clips in found.facts.items():
+        print(f"fact         {printable(name)} differs in {clips} clips")
+    if found.same_content:
+        print(f"the same content: {found.compared} clips, every array and fact")
+
+
+def _some(keys: tuple[str, ...]) -> str:
+    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")

@@ -1,0 +1,56 @@
+"""Stores that no run refers to, and removing one: what `caeav store gc` offers.
+
+Which stores are referred to is the caller's knowledge. A store that is being written is in use.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from caeav.manifests.publish import sync_folder, unpublish
+from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.find import StoreInfo, list_stores
+from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.lock import WriterLock
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A store as something refers to it: by fingerprint, and the data set where that is known (else empty)."""
+
+    dataset: str
+    fingerprint: str
+
+    def means(self, store: StoreInfo) -> bool:
+        """Whether `store` is the one; slices are meant by nothing."""
+        same_set = self.dataset in ("", store.dataset)
+        return same_set and store.path.name.endswith(f"-{self.fingerprint[:12]}")
+
+
+def unreferenced(stores: Path, used: Collection[Reference], dataset: str | None = None) -> list[StoreInfo]:
+    """The stores (of `dataset`, or all) that none of `used` means."""
+    return [
+        info
+        for info in list_stores(stores)
+        if dataset in (None, info.dataset) and not any(reference.means(info) for reference in used)
+    ]
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store, its seal first, so that an interrupted removal leaves no store that seems whole.
+
+    Raises `StoreBusy` when it is being written, `StoreError` when `path` is no store's folder.
+    """
+    folder = StoreFolder(path)
+    if path.is_symlink() or not folder.recipe.is_file():
+        raise StoreError(f"{path} is no store's folder", hint="caeav store ls")
+    lock = WriterLock(folder.lock)
+    try:
+        unpublish(folder.seal)
+        shutil.rmtree(path)
+        sync_folder(path.parent)
+    finally:
+        lock.release()
