@@ -11,7 +11,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.protocol import Tap
 from caeav.pipeline.catalogue import ModelFacts, registry_of
-from caeav.pipeline.weights.find import HUB, at_hand
+from caeav.pipeline.weights.find import HUB, RANDOM, at_hand
 
 RANDOM_FOR_LOOKS = "random:0"
 
@@ -90,3 +90,14 @@ def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:
     described = registry_of(facts.kind)[choice.name](wanted).describe()
     weights: Mapping[str, str] = described["weights"]
     return weights
+
+
+def random_parts(described: Mapping[str, Any]) -> list[str]:
+    """Names of the components of a recipe's fields whose weights are random, those of texts among them."""
+    found = []
+    for part in described.values():
+        if isinstance(part, Mapping):
+            if str(part.get("weights", {}).get("digest", "")).startswith(RANDOM):
+                found.append(str(part["name"]))
+            found += random_parts(part)
+    return found
