@@ -1,4 +1,4 @@
-"""`caeav caption`: media files to a store of captions and their embeddings."""
+"""`caeav caption`: media files to a store of captions and their embeddings; `captions.py` has its sub-commands."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from typing import Annotated
 
 import typer
 
-from caeav.cli import stages
+from caeav.cli import captions, stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(caption)
+    """Add the command, which does the captioning unless a sub-command is named."""
+    group = typer.Typer(invoke_without_command=True, callback=caption, subcommand_metavar="[COMMAND] ...")
+    captions.register(group)
+    app.add_typer(group, name="caption")
 
 
 def caption(
-    dataset: DatasetOption,
+    context: typer.Context,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Captioner of pictures.")] = "descriptor",
@@ -41,6 +45,7 @@ def caption(
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
+    backend: stages.BackendOption = DEFAULT_BACKEND,
     labels: stages.LabelsOption = None,
     segments: stages.SegmentsOption = None,
     segment_s: stages.SegmentSecondsOption = None,
@@ -51,6 +56,8 @@ def caption(
     as_json: JsonOption = False,
 ) -> None:
     """Write a caption of the picture and one of the sound of every clip, and store them embedded."""
+    if captions.asked_for(context):
+        return
     from caeav.pipeline.caption import caption as run_caption
     from caeav.pipeline.recipes import CaptionOptions
 
@@ -73,6 +80,7 @@ def caption(
         decoder=decoder,
         dtype=dtype,
         shard_clips=shard_clips,
+        backend=backend,
     )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))

@@ -121,6 +121,7 @@ def decoded(outcome: Outcome, job: Job) -> DecodedClip:
         audio_ok=tuple(info["audio_ok"]),
         notes=[Note(note["code"], note["detail"]) for note in info["notes"]],
         facts=dict(info["facts"]),
+        key=outcome.id,
     )
 
 

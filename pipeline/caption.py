@@ -7,21 +7,26 @@ shard at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.backbones.protocol import TextBackbone
+from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, some
 from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.lookup import run_lookup
 from caeav.pipeline.recipes import CaptionOptions, Job, caption_job
 from caeav.pipeline.stage import run_stage
-from caeav.pipeline.store import Record
+from caeav.pipeline.store import Quarantined, Record
 from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
+from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit, unheard
+from caeav.pipeline.weights import remember_at
 
 Encoded = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
@@ -36,12 +41,51 @@ def caption(
 ) -> StageSummary:
     """Write and embed one visual and one audio caption of every clip; what is stored already is not done again.
 
-    `report` is told after every clip, `remark` before any work. Raises `CaeavError` (unknown
-    names, a changed recipe, a busy store).
+    Where both come from files, no media is read. `report` is told after every clip, `remark` before any work. Raises
+    `CaeavError` (unknown names, a changed recipe, a busy store, a file without rows for the clips).
     """
+    remember_at(home)
     job = caption_job(manifest.segments, manifest.segment_s, options)
-    [summary] = run_stage(manifest, [(job, Embedder(job, run.devices).embed)], home, run, report, remark)
+    embed = Embedder(job, run.devices).embed
+    files: dict[str, FileCaptioner] = {
+        side: part for side, part in job.parts.items() if isinstance(part, FileCaptioner)
+    }
+    for file in files.values():
+        _look_through(file, manifest, run, remark)
+    if len(files) == len(job.parts):
+        return run_lookup(manifest, job.recipe, home, run, partial(_read, files), embed, report, remark)
+    [summary] = run_stage(manifest, [(job, embed)], home, run, report, remark)
     return summary
+
+
+def _look_through(part: FileCaptioner, manifest: Manifest, run: RunOptions, remark: Remark) -> None:
+    """Say which clips have no row and which rows no clip; raises `CaeavError` when too many clips have none."""
+    keys = [clip.key for clip in manifest.clips]
+    missing, unknown = part.captions.missing(keys), part.captions.unknown(keys)
+    name = f"{part.weights.source} ({part.modality})"
+    others = f"; {some(unknown)} rows name no clip of it" if unknown else ""
+    if len(missing) > failure_limit(run.max_failed, len(keys)):
+        raise CaeavError(
+            f"{name} has no row for {some(missing)} of {len(keys)} clips of {manifest.dataset}{others}",
+            hint="a row a clip, with its key as `caeav manifest show` has it; an empty text where the clip lacks the "
+            "modality; or allow more quarantined clips by --max-failed",
+        )
+    if missing:
+        remark(f"{name} has no row for {some(missing)} of {len(keys)} clips, which are quarantined{others}")
+    elif unknown:
+        remark(f"{name}: {some(unknown)} rows name no clip of {manifest.dataset}, they are not used")
+
+
+def _read(files: Mapping[str, FileCaptioner], key: str) -> Record | Quarantined:
+    """A clip's texts, or why there are none."""
+    try:
+        return Record(
+            key,
+            {},
+            {"texts": {side: part.text(key) for side, part in files.items()}, "notes": [], "facts": {}},
+        )
+    except CaptionFileError as error:
+        return Quarantined(key, "captions", error.problem, 1)
 
 
 class Embedder:

@@ -114,6 +114,36 @@ def caption_job(segments: int, segment_s: float, options: CaptionOptions) -> Job
     return Job(recipe, {"visual": visual, "audio": audio}, {"visual": first, "audio": second})
 
 
+def texts_job(
+    source: Recipe, visual_text: ModelChoice | None, audio_text: ModelChoice | None, dtype: str | None
+) -> Job:
+    """A job without `parts`: the captions of the store of `source`, embedded by other text backbones (None: as there).
+
+    Its recipe is that of captioning anew with these text backbones, so the store is the same, byte for byte.
+    """
+    wanted = {"visual": visual_text, "audio": audio_text}
+    choices = {
+        side: choice or described_choice(source.fields[side]["text"]) for side, choice in wanted.items()
+    }
+    first = _make(text_backbones, choices["visual"])
+    same = choices["audio"] == choices["visual"]
+    texts = {"visual": first, "audio": first if same else _make(text_backbones, choices["audio"])}
+    fields = {name: value for name, value in source.fields.items() if name != "compute"}
+    writers = (
+        visual_captioners[fields["visual"]["name"]],
+        audio_captioners[fields["audio"]["name"]],
+        *texts.values(),
+    )
+    if any(hasattr(part, "module") for part in writers):
+        fields["compute"] = source.fields.get("compute", ComputeOptions().fields())
+    for side, text in texts.items():
+        fields[side] = {**fields[side], "text": _component(text)}
+    fields["dtype"] = _known_dtype(dtype or fields["dtype"])
+    written = [fields[side]["name"] for side in SIDES]
+    name = _joined(*written, *sorted(text.name for text in texts.values()))
+    return Job(Recipe("captions", name, fields), {}, texts)
+
+
 def token_recipe(segments: int, segment_s: float, options: TokenOptions) -> Recipe:
     """The recipe of a token store; raises `CaeavError` for unknown names or values."""
     return token_job(segments, segment_s, options).recipe
@@ -215,18 +245,22 @@ def _shared_fields(
     options: TokenOptions | CaptionOptions,
     parts: Sequence[MediaBackbone | Captioner | TextBackbone],
 ) -> dict[str, Any]:
-    if options.dtype not in DTYPES:
-        raise CaeavError(f"unknown dtype {options.dtype!r}", hint=f"choose one of: {', '.join(DTYPES)}")
     decoder = decoders[options.decoder]()
     compute = options.compute.fields()
     return {
         "decoder": {"name": decoder.name, "version": decoder.version()},
         "sampling": {"segments": segments, "segment_s": segment_s, "rate_hz": rate_hz or SILENT_RATE_HZ},
-        "dtype": options.dtype,
+        "dtype": _known_dtype(options.dtype),
         "shard_clips": options.shard_clips,
         **backend_field(options.backend),
         **({"compute": compute} if any(hasattr(part, "module") for part in parts) else {}),
     }
+
+
+def _known_dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise CaeavError(f"unknown dtype {name!r}", hint=f"choose one of: {', '.join(DTYPES)}")
+    return name
 
 
 def _make(registry: Registry[Callable[[ModelChoice], P]], wanted: ModelChoice | str) -> P:

@@ -55,7 +55,7 @@ class Captions:
 class FileCaptioner:
     """Looks a clip's caption up by its key; reads no media. `weights` of the choice is the file."""
 
-    runs_in: Literal["device"] = "device"
+    runs_in: Literal["worker", "device"] = "device"
     rate_hz: int | None = None
 
     def __init__(self, choice: ModelChoice, modality: Side) -> None:
@@ -87,15 +87,12 @@ class FileCaptioner:
         except KeyError as error:
             raise CaptionFileError(
                 f"no row for {key!r} in {self.weights.source}",
-                hint="add it, with an empty text if the clip lacks the modality",
+                hint="add one, with an empty text if the clip lacks the modality",
             ) from error
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """Media tells nothing here: raises `CaptionFileError`."""
-        raise CaptionFileError(
-            f"captions from {self.weights.source} exist for its clips only, not for other media",
-            hint="use a model trained with a captioner that can write, or train one without captions",
-        )
+        """The caption of each clip's key; empty for an empty place of a batch."""
+        return [self.text(clip.key) if clip.key else "" for clip in clips]
 
 
 def visual_file(choice: ModelChoice) -> FileCaptioner:

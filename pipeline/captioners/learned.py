@@ -38,7 +38,7 @@ class LearnedCaptioner(ABC):
     """A captioner that writes with a checkpoint; `defaults` are its settings, `default_weights` its hub name."""
 
     modality: Literal["visual", "audio"]
-    runs_in: Literal["device"] = "device"
+    runs_in: Literal["worker", "device"] = "device"
     rate_hz: int | None = None
     default_weights = ""
     defaults: Mapping[str, Any] = {}
@@ -94,7 +94,8 @@ class LearnedCaptioner(ABC):
             texts = iter(self.write([part for inputs in asked for part in inputs]))
         written = [[next(texts) for _ in inputs] for inputs in asked]
         return [
-            self.finish(*pair) if real else "" for real, *pair in zip(wanted, clips, written, strict=True)
+            self.finish(clip, found) if real else ""
+            for real, clip, found in zip(wanted, clips, written, strict=True)
         ]
 
     def finish(self, clip: DecodedClip, texts: Sequence[str]) -> str:

@@ -59,6 +59,7 @@ class DecodedClip:
     frames: uint8 `[T, H, W, 3]`, or None when the file has no video. wave: float32 `[samples]` in -1..1, or
     None when it has no audio. `frames_ok` / `audio_ok`: for each of the `T` segments, whether it holds real
     media (False: past the end; filled by the last frame, or by silence). `facts`: measured properties.
+    `key`: which clip it is, where that is known; decoders leave it empty.
     """
 
     frames: NDArray[np.uint8] | None
@@ -67,6 +68,7 @@ class DecodedClip:
     audio_ok: tuple[bool, ...]
     notes: list[Note] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 class DecodeError(CaeavError):

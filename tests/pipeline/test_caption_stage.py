@@ -99,7 +99,9 @@ def test_workers_and_shard_order_do_not_change_a_byte(
 def test_the_command(small_set: Path, tmp_path: Path) -> None:
     app = Typer()
     caeav.cli.caption.register(app)
+    app.callback()(lambda: None)
     arguments = [
+        "caption",
         "--dataset",
         "synthetic",
         "--root",

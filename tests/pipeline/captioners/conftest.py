@@ -49,10 +49,11 @@ def seeded() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def offline() -> Any:
-    """No test here may wait for a network."""
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """No test here may wait for a network, or leave in a home what it remembers of weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("CAEAV_HOME", str(tmp_path_factory.mktemp("home")))
         yield
 
 

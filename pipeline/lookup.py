@@ -1,0 +1,79 @@
+"""The engine of caption stores whose texts are there already: in a file, or in another store. No media is read.
+
+The promises are those of `stage.py`: every clip ends stored or quarantined with the true reason, an interrupted run
+goes on where it was, and the bytes are a function of manifest and recipe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline.gather import Complete, Filling, Gatherer
+from caeav.pipeline.meter import Meter
+from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
+from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
+
+Find = Callable[[str], Record | Quarantined]
+"""A clip's record with `info["texts"]`, by its key; or why there is none."""
+
+
+def run_lookup(
+    manifest: Manifest,
+    recipe: Recipe,
+    home: Home,
+    run: RunOptions,
+    find: Find,
+    complete: Complete,
+    report: Report,
+    remark: Remark,
+) -> StageSummary:
+    """Make or finish the store of `recipe` for `manifest` below `home` from texts that `find` gives.
+
+    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
+    """
+    began = time.monotonic()
+    limit = failure_limit(run.max_failed, len(manifest.clips))
+    if not manifest.clips:
+        raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
+    folder = home.stores / manifest.dataset
+    with open_for_writing(folder, recipe, manifest, retry_failed=run.retry_failed, part=run.part) as writer:
+        for text in writer.remarks:
+            remark(text)
+        store, meter = Filling(writer, complete), Meter({"writer": 1})
+        due = len(store.shard_of)
+        _fill(store, find, report, meter)
+        done = writer.finish()
+        return StageSummary(
+            path=writer.path,
+            recipe=writer.recipe,
+            stored=done.stored,
+            expected=done.expected,
+            bytes=done.bytes,
+            quarantined=writer.quarantined,
+            due=due,
+            seconds=time.monotonic() - began,
+            notes={},
+            remarks=tuple(writer.remarks),
+            max_failed=limit,
+            busy_s=meter.seconds(),
+            limit=meter.limit(),
+        )
+
+
+def _fill(store: Filling, find: Find, report: Report, meter: Meter) -> None:
+    broken: list[BaseException] = []
+    gatherer = Gatherer([store], report, meter, broken.append)
+    try:
+        gatherer.publish_whole()
+        for key in store.due:
+            if broken:
+                break
+            gatherer.settle(store, key, find(key))
+    finally:
+        gatherer.close()
+    if broken:
+        raise broken[0]

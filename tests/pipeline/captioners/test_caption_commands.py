@@ -1,0 +1,253 @@
+"""Through the command: tiny models on real media, texts from files, show, export and back, embedding anew."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer import Typer
+from typer.testing import CliRunner
+
+import caeav.cli.caption
+from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline.backbones import text_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.caption import caption
+from caeav.pipeline.recipes import CaptionOptions
+from caeav.pipeline.reembed import reembed
+from caeav.pipeline.store import StoreReader
+from caeav.pipeline.summary import Progress, RunOptions
+
+ONE = RunOptions(workers=1, devices=("cpu",))
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+class Letters:
+    """A text backbone of the tests: a token a letter, its code in every channel."""
+
+    name = "letters-of-the-tests"
+    max_tokens = 5
+    channels = 3
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"version": 1}
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        tokens = np.zeros((len(texts), 5, 3), dtype=np.float32)
+        mask = np.zeros((len(texts), 5), dtype=np.bool_)
+        for n, text in enumerate(texts):
+            for w, letter in enumerate(text[:5]):
+                tokens[n, w], mask[n, w] = ord(letter) % 100, True
+        return tokens, mask
+
+
+text_backbones.register("letters-of-the-tests")(Letters)
+
+
+def run(*arguments: str | Path) -> Any:
+    app = Typer()
+    caeav.cli.caption.register(app)
+    app.callback()(lambda: None)
+    return CliRunner().invoke(app, ["caption", *map(str, arguments)])
+
+
+def good(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+@pytest.fixture
+def films(shared: Path, tmp_path: Path) -> Path:
+    """A folder of two real media files, the second without sound."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name in ("vas_fireworks_02997.mp4", "decord_video_90.mov"):
+        shutil.copy(shared / "data" / "media" / name, folder)
+    return folder
+
+
+def plain_manifest(*keys: str) -> Manifest:
+    """A data set whose media need not be there."""
+    return Manifest("plain", 2, 1.0, (), tuple(Clip(key, f"{key}.mp4", 0.0, 2.0) for key in keys), "/nowhere")
+
+
+def captions_file(folder: Path, rows: Mapping[str, tuple[str, str]]) -> Path:
+    path = folder / "captions.jsonl"
+    lines = [json.dumps({"key": key, "visual": v, "audio": a}) for key, (v, a) in rows.items()]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def from_file(path: Path, **more: Any) -> CaptionOptions:
+    choice = ModelChoice("file", str(path))
+    return CaptionOptions(visual=choice, audio=choice, **more)
+
+
+def test_models_on_real_media_from_caption_to_export_and_back(
+    films: Path, tmp_path: Path, tiny_blip2: Path, tiny_whisper: Path
+) -> None:
+    home = ("--home", tmp_path / "home")
+    models = ("--visual", "blip2", "--visual-weights", tiny_blip2, "--set", "visual.max_tokens=5")
+    models += ("--audio", "whisper", "--audio-weights", tiny_whisper, "--set", "audio.max_tokens=5")
+    said = good("--dataset", films, *home, "--workers", "1", "--segments", "3", *models)
+    assert "stored       2 of 2" in said
+    [store] = (tmp_path / "home" / "stores" / "films").glob("captions-*")
+    assert store.name.startswith("captions-blip2-whisper-hashed-")
+    reader = StoreReader.open(store)
+    settings = reader.recipe.fields["visual"]["settings"]
+    assert settings["max_tokens"] == 5
+    assert settings["prompt"] == "a photo of"
+    records = list(reader)
+    assert all(record.info["texts"]["visual"] for record in records)
+    assert str(tmp_path) not in (store / "recipe.json").read_text()
+
+    key = records[0].key
+    shown = json.loads(good("show", key, "--dataset", "films", *home, "--json"))
+    assert shown[0]["visual"]["text"] == records[0].info["texts"]["visual"]
+    assert shown[0]["audio"]["captioner"]["name"] == "whisper"
+    assert shown[0]["audio"]["captioner"]["settings"]["prompt"] == "clotho > caption: "
+
+    table = tmp_path / "all.csv"
+    good("export", "--dataset", "films", *home, "--output", table)
+    files = ("--visual", "file", "--visual-weights", table, "--audio", "file", "--audio-weights", table)
+    good("--dataset", films, *home, "--segments", "3", *files)
+    [again] = (tmp_path / "home" / "stores" / "films").glob("captions-file-hashed-*")
+    for ours, theirs in zip(StoreReader.open(again), records, strict=True):
+        assert ours.info["texts"] == theirs.info["texts"]
+        for name, array in theirs.arrays.items():
+            np.testing.assert_array_equal(ours.arrays[name], array)
+
+
+def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Path) -> None:
+    path = captions_file(tmp_path, {"a": ("a dog", ""), "b": ("", "rain"), "c": ("x", "y")})
+    said: list[str] = []
+    summary = caption(plain_manifest("a", "b"), Home(tmp_path), from_file(path), ONE, quiet, said.append)
+    assert (summary.stored, summary.due) == (2, 2)
+    assert any("1 ('c') rows name no clip of plain" in text for text in said)
+    first = StoreReader.open(summary.path).read("a")
+    assert first.info["texts"] == {"visual": "a dog", "audio": ""}
+    assert first.arrays["visual_caption_mask"].sum() == 2
+    assert not first.arrays["audio_caption_mask"].any()
+    assert not first.arrays["audio_caption"].any()
+    again = caption(plain_manifest("a", "b"), Home(tmp_path), from_file(path), ONE, quiet)
+    assert (again.stored, again.due) == (2, 0)
+
+
+def test_clips_without_a_row_are_quarantined_or_too_many(tmp_path: Path) -> None:
+    path = captions_file(tmp_path, {"a": ("a dog", "woof"), "stranger": ("", "")})
+    with pytest.raises(
+        CaeavError, match=r"no row for 2 \('b', 'c'\) of 3 clips of plain; 1 \('stranger'\) rows"
+    ):
+        caption(plain_manifest("a", "b", "c"), Home(tmp_path), from_file(path), ONE, quiet)
+    assert not (tmp_path / "stores").exists()
+    lenient = replace(ONE, max_failed="2")
+    summary = caption(plain_manifest("a", "b", "c"), Home(tmp_path), from_file(path), lenient, quiet)
+    assert summary.stored == 1
+    assert [(q.key, q.stage, q.reason) for q in summary.quarantined] == [
+        ("b", "captions", "no row for 'b' in captions.jsonl"),
+        ("c", "captions", "no row for 'c' in captions.jsonl"),
+    ]
+
+
+def test_one_modality_from_a_file_and_the_other_from_media(small_manifest: Manifest, tmp_path: Path) -> None:
+    manifest = replace(small_manifest, clips=small_manifest.clips[:4])
+    keys = [clip.key for clip in manifest.clips]
+    path = captions_file(tmp_path, {key: ("", f"sound of {key}") for key in keys[:3]})
+    options = CaptionOptions(audio=ModelChoice("file", str(path)), shard_clips=2)
+    summary = caption(manifest, Home(tmp_path), options, replace(ONE, max_failed="1"), quiet)
+    reader = StoreReader.open(summary.path)
+    assert [reader.info(key)["texts"]["audio"] for key in keys[:3]] == [f"sound of {key}" for key in keys[:3]]
+    assert all(reader.info(key)["texts"]["visual"].endswith(".") for key in keys[:3])
+    [lost] = summary.quarantined
+    assert lost.key == keys[3]
+    assert "no row for" in lost.reason
+
+
+def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
+    small_manifest: Manifest, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    manifest = replace(small_manifest, clips=small_manifest.clips[:5])
+    letters = ModelChoice("letters-of-the-tests")
+    first = caption(manifest, Home(tmp_path / "a"), CaptionOptions(shard_clips=2), ONE, quiet)
+    source = StoreReader.open(first.path)
+    anew = reembed(source, Home(tmp_path / "b"), letters, None, None, ONE, quiet)
+    options = CaptionOptions(visual_text=letters, shard_clips=2)
+    direct = caption(manifest, Home(tmp_path / "c"), options, ONE, quiet)
+    assert anew.path.name == direct.path.name
+    assert digests(anew.path) == digests(direct.path)
+    record = StoreReader.open(anew.path).read(manifest.clips[0].key)
+    assert record.arrays["visual_caption"].shape == (5, 3)
+    assert record.arrays["audio_caption"].shape == (32, 128)
+    with pytest.raises(CaeavError, match="embedded that way already"):
+        reembed(source, Home(tmp_path / "b"), None, None, None, ONE, quiet)
+
+
+def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path) -> None:
+    path = captions_file(tmp_path, {"a": ("a dog", "woof")})
+    home = Home(tmp_path)
+    made = caption(plain_manifest("a", "b"), home, from_file(path), replace(ONE, max_failed="1"), quiet)
+    path.unlink()
+    arguments = ("--dataset", "plain", "--home", tmp_path, "--max-failed", "1")
+    said = json.loads(good("embed", *arguments, "--audio-text", "letters-of-the-tests", "--json"))
+    assert said["stored"] == 1
+    stores = sorted(store.name for store in made.path.parent.glob("captions-*"))
+    assert len(stores) == 2
+    reader = StoreReader.open(next(p for p in made.path.parent.glob("captions-*letters*")))
+    assert [entry.reason for entry in reader.quarantined] == ["no row for 'b' in captions.jsonl"]
+    assert reader.read("a").arrays["audio_caption"].shape == (5, 3)
+    assert (
+        reader.recipe.fields["audio"]["weights"]
+        == StoreReader.open(made.path).recipe.fields["audio"]["weights"]
+    )
+    result = run("embed", "--dataset", "plain", "--home", tmp_path, "--store", made.path.name)
+    assert "embedded that way already" in str(result.exception)
+
+
+def test_hostile_text_cannot_steer_a_terminal_but_is_exported_as_it_is(tmp_path: Path) -> None:
+    evil = "=cmd|'/c calc'!A1 \x1b]0;owned\x07\x1b[2J\u202e[bold]x[/bold]\nnext, \"line\""
+    path = captions_file(tmp_path, {"a": (evil, "")})
+    caption(plain_manifest("a"), Home(tmp_path), from_file(path), ONE, quiet)
+    shown = good("show", "a", "--dataset", "plain", "--home", tmp_path)
+    assert "\x1b" not in shown and "\x07" not in shown and "\u202e" not in shown
+    assert "[bold]x[/bold]" in shown
+    assert "(none)" in shown
+    exported = good("export", "--dataset", "plain", "--home", tmp_path)
+    rows = list(csv.reader(io.StringIO(exported, newline="")))
+    assert rows == [["key", "visual", "audio"], ["a", evil, ""]]
+    lines = good("export", "--dataset", "plain", "--home", tmp_path, "--format", "jsonl")
+    assert json.loads(lines) == {"key": "a", "visual": evil, "audio": ""}
+    assert lines.count("\n") == 1
+
+
+def test_wrong_use_is_told(tmp_path: Path) -> None:
+    path = captions_file(tmp_path, {"a": ("a dog", "woof")})
+    caption(plain_manifest("a"), Home(tmp_path), from_file(path), ONE, quiet)
+    at = ("--dataset", "plain", "--home", tmp_path)
+    assert "Missing option '--dataset'" in run().stderr
+    assert "--dataset goes behind the command: caeav caption show" in run(*at, "show", "a").stderr
+    assert "clip 'z' is not in" in str(run("show", "z", *at).exception)
+    assert "choose one of: csv, jsonl" in str(run("export", *at, "--format", "xml").exception)
+    assert "no captions store of other" in str(
+        run("export", "--dataset", "other", "--home", tmp_path).exception
+    )
+    with_weights = run("embed", *at, "--audio-text-weights", "x")
+    assert "--audio-text-weights without --audio-text" in str(with_weights.exception)
+    assert "show" in good("--help") and "--visual-text" in good("--help")
