@@ -101,16 +101,17 @@ class Run:
         """What was joined: labels digest and store facts with their recipes."""
         return self.read(STORES)
 
-    def recipes(self) -> dict[str, Recipe]:
-        """Kind of store -> the recipe by which a new clip becomes what the run was trained on."""
-        facts = [fact["recipe"] for fact in self.stores()["stores"]]
-        kinds = [fact["kind"] for fact in facts]
-        if kinds.count("tokens") != 1:
-            raise RunError(
-                f"run {self.name} joins {kinds.count('tokens')} token stores; a file is tokenised by one recipe",
-                hint="train on a store that holds both modalities",
-            )
-        return {fact["kind"]: Recipe(fact["kind"], fact["name"], fact["fields"]) for fact in facts}
+    def token_recipes(self) -> list[Recipe]:
+        """By which recipes a new clip becomes the tokens the run was trained on."""
+        return self._recipes("tokens")
+
+    def caption_recipe(self) -> Recipe | None:
+        """By which its captions are made; None for a run without."""
+        return next(iter(self._recipes("captions")), None)
+
+    def _recipes(self, kind: str) -> list[Recipe]:
+        held = [fact["recipe"] for fact in self.stores()["stores"] if fact["kind"] == kind]
+        return [Recipe(recipe["kind"], recipe["name"], recipe["fields"]) for recipe in held]
 
     def origin(self) -> dict[str, Any]:
         """The command that began it and the group it belongs to, as far as known."""

@@ -207,7 +207,9 @@ class InjectTrunk(nn.Module):
         frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS].flatten(2)
         if frames.ndim == 4:
             side = math.isqrt(frames.shape[2])
-            frames = frames.unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)  # [B, T, 3, H, W]
+            frames = frames.reshape(*frames.shape[:2], side, side, 3).permute(
+                0, 1, 4, 2, 3
+            )  # [B, T, 3, H, W]
         x = Pair(self._live.visual.embed(frames.flatten(0, 1)), self._live.audio.embed(windows.flatten(0, 1)))
         return x, 0, frames.shape[1]
 

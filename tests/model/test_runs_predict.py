@@ -80,10 +80,10 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tiny_home: Home, run: Run) -
 
 def test_a_run_tells_the_recipes_of_its_stores(tiny_home: Home, run: Run) -> None:
     joined = reopen(tiny_home, run).joined
-    recipes = run.recipes()
-    assert recipes["tokens"].fingerprint == joined.tokens[0].recipe.fingerprint
-    assert joined.captions is not None
-    assert recipes["captions"].fingerprint == joined.captions.recipe.fingerprint
+    assert [r.fingerprint for r in run.token_recipes()] == [s.recipe.fingerprint for s in joined.tokens]
+    captions = run.caption_recipe()
+    assert joined.captions is not None and captions is not None
+    assert captions.fingerprint == joined.captions.recipe.fingerprint
 
 
 def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
