@@ -1,0 +1,89 @@
+"""How well does each model solve each task's synthetic set? Prints the table of docs/TASKS.md.
+
+    python benchmarks/synthetic_tasks.py --home caeav_home/tasks
+
+Makes the sets, their tokens and captions (finished steps are gone over quickly), trains every task's recipes with every
+seed, and prints mean and deviation over the seeds as a Markdown table. Checkpoints are chosen on validation, test is
+scored once. A recipe whose group of seeds is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SETS = {
+    "ave": ("ave", "synthetic"),
+    "ave-weak": ("ave", "synthetic"),
+    "avvp": ("llp", "synthetic-llp"),
+    "avs-s4": ("avs-s4", "synthetic-avs-s4"),
+    "avs-ms3": ("avs-ms3", "synthetic-avs-ms3"),
+    "avqa": ("music-avqa", "synthetic-music-avqa"),
+}
+"""Task -> what `synthesise` calls its layout, and what the set is called."""
+RECIPES = ("visual", "audio", "none", "full")
+OWN_RECIPES = {"avqa": ("question",)}
+
+
+def caeav(*arguments: str) -> str:
+    """Run one command of the program; its standard output."""
+    print("$ caeav", *arguments, file=sys.stderr)
+    command = [sys.executable, "-m", "caeav.cli", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def finished_groups(home: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(task, recipe, seeds) -> summary of what was trained before."""
+    groups = [json.loads(path.read_text()) for path in sorted((home / "runs").glob("*.group.json"))]
+    return {(g["task"], g["recipe"], ",".join(map(str, g["seeds"]))): g for g in groups}
+
+
+def prepare(task: str, clips: int, at: list[str]) -> None:
+    """The task's set, tokens and captions."""
+    layout, dataset = SETS[task]
+    caeav("synthesise", "--dataset", layout, "--clips", str(clips), "--json", *at)
+    caeav("extract", "--dataset", dataset, *at)
+    caeav("caption", "--dataset", dataset, *at)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, default=Path("caeav_home/tasks"))
+    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--tasks", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--recipes", nargs="+", help="default: visual audio none full, and the task's own")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    at = ["--home", str(options.home)]
+
+    print("| task | metric | model | val | test | test by seed |\n|---|---|---|---|---|---|")
+    for task in options.tasks:
+        prepare(task, options.clips, at)
+        recipes = options.recipes or [*OWN_RECIPES.get(task, ()), *RECIPES]
+        for recipe in recipes:
+            if (task, recipe, options.seeds) not in finished_groups(options.home):
+                changes = [part for one in options.assignments for part in ("--set", one)]
+                what = ["--task", task, "--dataset", SETS[task][1], "--recipe", recipe]
+                caeav("train", *what, "--seeds", options.seeds, *changes, *at)
+        groups = finished_groups(options.home)
+        first = groups[task, recipes[0], options.seeds]
+        majority = " | ".join(f"{first['majority'][split]:.1f}" for split in ("val", "test"))
+        print(f"| {task} | {first['metric']} | majority | {majority} | |")
+        for recipe in recipes:
+            val, test = (groups[task, recipe, options.seeds]["scores"][split] for split in ("val", "test"))
+            by_seed = " ".join(f"{value:.1f}" for value in test["values"])
+            cells = (
+                f"{val['mean']:.1f} ± {val['std']:.1f} | {test['mean']:.1f} ± {test['std']:.1f} | {by_seed}"
+            )
+            print(f"| | | {recipe} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
