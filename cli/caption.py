@@ -11,6 +11,7 @@ from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
+from caeav.pipeline.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 
@@ -46,10 +47,15 @@ def caption(
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
     backend: stages.BackendOption = DEFAULT_BACKEND,
+    batch: stages.BatchOption = DEFAULT_BATCH,
+    precision: stages.PrecisionOption = "fp32",
+    compiled: stages.CompileOption = False,
     labels: stages.LabelsOption = None,
     segments: stages.SegmentsOption = None,
     segment_s: stages.SegmentSecondsOption = None,
     workers: stages.WorkersOption = None,
+    devices: stages.DevicesOption = "auto",
+    part: stages.SliceOption = None,
     deadline_s: stages.DeadlineOption = DEFAULT_DEADLINE_S,
     retry_failed: stages.RetryOption = False,
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
@@ -59,10 +65,11 @@ def caption(
     if captions.asked_for(context):
         return
     from caeav.pipeline.caption import caption as run_caption
+    from caeav.pipeline.device.options import ComputeOptions
     from caeav.pipeline.recipes import CaptionOptions
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
     parts = choose(
         {
             "visual": (visual, visual_weights),
@@ -81,7 +88,10 @@ def caption(
         dtype=dtype,
         shard_clips=shard_clips,
         backend=backend,
+        compute=ComputeOptions(batch, precision, compiled),
     )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
-    stages.finish(summary, as_json, stages.next_step("train --task ave", dataset, None, home))
+    stages.finish(
+        summary, as_json, stages.next_step("store merge" if part else "train --task ave", dataset, None, home)
+    )

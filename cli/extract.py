@@ -1,18 +1,29 @@
-"""`caeav extract`: media files to a store of frozen-backbone tokens."""
+"""`caeav extract`: media files to stores of frozen-backbone tokens, as many as are asked for in one pass."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
+from caeav.pipeline.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+
+if TYPE_CHECKING:
+    from caeav.pipeline.backbones.choice import ModelChoice
+
+NONE = "none"
+SEVERAL = (
+    " Several, by commas, make a store each, with the audio backbone of the same place; none leaves it out."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,39 +35,117 @@ def extract(
     dataset: DatasetOption,
     root: RootOption = None,
     home: HomeOption = None,
-    visual: Annotated[str, typer.Option("--visual", help="Visual backbone.")] = "classic",
+    visual: Annotated[str, typer.Option("--visual", help="Visual backbone." + SEVERAL)] = "classic",
     visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
-    audio: Annotated[str, typer.Option("--audio", help="Audio backbone.")] = "classic",
+    audio: Annotated[str, typer.Option("--audio", help="Audio backbone, likewise.")] = "classic",
     audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="Write captions from the same decoding, as `caeav caption`.")
+    ] = False,
+    caption_visual: Annotated[
+        str, typer.Option("--caption-visual", help="Its captioner of pictures.")
+    ] = "descriptor",
+    caption_audio: Annotated[
+        str, typer.Option("--caption-audio", help="Its captioner of sound.")
+    ] = "descriptor",
+    caption_texts: Annotated[
+        str, typer.Option("--caption-texts", help="Its text backbones, VISUAL,AUDIO or one for both.")
+    ] = "hashed",
     settings: SetOption = None,
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
     backend: stages.BackendOption = DEFAULT_BACKEND,
+    batch: stages.BatchOption = DEFAULT_BATCH,
+    precision: stages.PrecisionOption = "fp32",
+    compiled: stages.CompileOption = False,
     labels: stages.LabelsOption = None,
     segments: stages.SegmentsOption = None,
     segment_s: stages.SegmentSecondsOption = None,
     workers: stages.WorkersOption = None,
+    devices: stages.DevicesOption = "auto",
+    part: stages.SliceOption = None,
     deadline_s: stages.DeadlineOption = DEFAULT_DEADLINE_S,
     retry_failed: stages.RetryOption = False,
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode every clip, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
-    from caeav.pipeline.extract import extract as run_extract
-    from caeav.pipeline.recipes import TokenOptions
+    """Decode every clip once, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
+    from caeav.pipeline.device.options import ComputeOptions
+    from caeav.pipeline.extract import extract_all
+    from caeav.pipeline.recipes import CaptionOptions, TokenOptions
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed)
-    parts = choose({"visual": (visual, visual_weights), "audio": (audio, audio_weights)}, settings)
-    options = TokenOptions(
-        parts["visual"],
-        parts["audio"],
-        decoder=decoder,
-        dtype=dtype,
-        shard_clips=shard_clips,
-        backend=backend,
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
+    compute = ComputeOptions(batch, precision, compiled)
+    texts = caption_texts.split(",")
+    written = (
+        {
+            "caption-visual": (caption_visual, None),
+            "caption-audio": (caption_audio, None),
+            "caption-visual-text": (texts[0], None),
+            "caption-audio-text": (texts[-1], None),
+        }
+        if captions
+        else {}
     )
+    sides = {
+        "visual": _several("visual", visual, visual_weights),
+        "audio": _several("audio", audio, audio_weights),
+    }
+    named = {f"{side}{i or ''}": pair for side, pairs in sides.items() for i, pair in pairs.items()}
+    chosen = choose({**named, **written}, settings)
+    wanted: list[TokenOptions | CaptionOptions] = [
+        TokenOptions(
+            one,
+            other,
+            decoder=decoder,
+            dtype=dtype,
+            shard_clips=shard_clips,
+            backend=backend,
+            compute=compute,
+        )
+        for one, other in _pairs(chosen)
+    ]
+    if captions:
+        wanted.append(
+            CaptionOptions(
+                *(chosen[name] for name in written),
+                decoder=decoder,
+                dtype=dtype,
+                shard_clips=shard_clips,
+                backend=backend,
+                compute=compute,
+            )
+        )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    summary = stages.with_bar("extract", lambda *tell: run_extract(manifest, place, options, run, *tell))
-    stages.finish(summary, as_json, stages.next_step("caption", dataset, root, home))
+    done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
+    stages.finish_all(done, as_json, _next(part, captions, stages.next_step("{}", dataset, root, home)))
+
+
+def _several(side: str, names: str, weights: str | None) -> dict[int, tuple[str, str | None]]:
+    """Place (0, 2, 3, ...: what follows the side's name in --set) -> name and weights of each backbone."""
+    listed = [name.strip() for name in names.split(",")]
+    given = [weights] if len(listed) == 1 else (weights.split(",") if weights else [])
+    if len(given) > len(listed) or not all(listed):
+        raise CaeavError(
+            f"--{side} names {len(listed)} backbones, --{side}-weights {len(given)} weights",
+            hint="give one of each to a place, nothing between two commas where the default is meant",
+        )
+    pairs = zip_longest(listed, given)
+    return {i + 1 if i else 0: (name, source or None) for i, (name, source) in enumerate(pairs)}
+
+
+def _pairs(chosen: dict[str, ModelChoice]) -> list[tuple[ModelChoice | str, ModelChoice | str]]:
+    """The visual and the audio backbone of each store; where one list is longer, its last ones are alone."""
+    lists = [
+        [x for name, x in chosen.items() if name.rstrip("0123456789") == side] for side in ("visual", "audio")
+    ]
+    return [(one or NONE, other or NONE) for one, other in zip_longest(*lists)]
+
+
+def _next(part: str | None, captions: bool, command: str) -> str:
+    """What to type next: merge after a slice, train after captions, else caption."""
+    if part:
+        return command.format("store merge")
+    return command.format("train --task ave" if captions else "caption")

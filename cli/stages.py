@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -16,7 +16,10 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.summary import Progress, Remark, Report, RunOptions, StageSummary
+from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
+
+Made = TypeVar("Made")
 
 LabelsOption = Annotated[
     Path | None,
@@ -29,7 +32,9 @@ SegmentSecondsOption = Annotated[
     float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
 ]
 DecoderOption = Annotated[str, typer.Option("--decoder", help="pyav, decord or torchcodec.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float16 or float32.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Number format of stored tokens: float16, bfloat16, float32 or int8.")
+]
 BackendOption = Annotated[str, typer.Option("--backend", help="Format of the shards: webdataset or zarr.")]
 ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
 WorkersOption = Annotated[
@@ -46,13 +51,51 @@ MaxFailedOption = Annotated[
     ),
 ]
 
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices", help="Where torch models compute: auto, cpu, cpu,cpu, or GPUs by number, as 0,1."
+    ),
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, help="Clips computed together on a device; part of the recipe.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="Of torch models: fp32, bf16 or fp16; part of the recipe.")
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Let torch compile the models first; part of the recipe.")
+]
+SliceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="I/N",
+        help="Make only every N-th shard, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+    ),
+]
+
 MAX_REASONS = 8
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
 
 
-def run_options(workers: int | None, deadline_s: float, retry_failed: bool, max_failed: str) -> RunOptions:
+def run_options(
+    workers: int | None,
+    deadline_s: float,
+    retry_failed: bool,
+    max_failed: str,
+    devices: str = "auto",
+    part: str | None = None,
+) -> RunOptions:
     """How to run; by default one worker a core this process may use."""
-    return RunOptions(workers or len(os.sched_getaffinity(0)), deadline_s, retry_failed, max_failed)
+    return RunOptions(
+        workers or len(os.sched_getaffinity(0)),
+        deadline_s,
+        retry_failed,
+        max_failed,
+        tuple(name.strip() for name in devices.split(",")),
+        Slice.parse(part) if part else WHOLE,
+    )
 
 
 def load(
@@ -71,8 +114,8 @@ def load(
     return manifest
 
 
-def with_bar(what: str, work: Callable[[Report, Remark], StageSummary]) -> StageSummary:
-    """Run a stage under a progress bar (clips/s, remaining, failed), which shows up with the first clip."""
+def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
+    """Run a stage under a progress bar (clips/s, remaining, failed, what limits), shown with the first clip."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
@@ -82,8 +125,9 @@ def with_bar(what: str, work: Callable[[Report, Remark], StageSummary]) -> Stage
         if bar is None:
             every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
             bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=every_s)
-        if progress.failed:
-            bar.set_postfix(failed=progress.failed, refresh=False)
+        failed = [f"failed={progress.failed}"] if progress.failed else []
+        limit = [f"limit: {progress.limit}"] if progress.limit else []
+        bar.set_postfix_str(", ".join(failed + limit), refresh=False)
         bar.update(progress.done - bar.n)
 
     try:
@@ -111,6 +155,10 @@ def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
         print_json(_as_json(summary))
     else:
         _print(summary, next_command)
+    _refuse_too_many(summary)
+
+
+def _refuse_too_many(summary: StageSummary) -> None:
     if summary.too_many_failed:
         raise CaeavError(
             f"{len(summary.quarantined)} of {summary.expected} clips are quarantined; --max-failed allows "
@@ -120,10 +168,29 @@ def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
         )
 
 
+def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:
+    """The same for several stores made together: JSON is a list then. Raises for the first with too many failures."""
+    if len(summaries) == 1:
+        finish(summaries[0], as_json, next_command)
+        return
+    if as_json:
+        print_json([_as_json(summary) for summary in summaries])
+    else:
+        for summary in summaries:
+            _print(summary, "")
+            print()
+        print(f"next         {next_command}")
+    for summary in summaries:
+        _refuse_too_many(summary)
+
+
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
         print(f"{summary.due} clips in {summary.seconds:.1f} s ({rate:.1f} clips/s)")
+        if summary.limit:
+            shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
+            print(f"limited by   {summary.limit} (seconds of work: {shown})")
     else:
         print("nothing to do: every clip is stored or quarantined already")
     each = f", {summary.bytes / summary.stored / 1024:.1f} KiB a clip" if summary.stored else ""
@@ -138,7 +205,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
     for code, n in summary.notes.items():
         print(f"noted        {n} x {code}")
     print(f"store        {summary.path}")
-    if summary.stored:
+    if summary.stored and next_command:
         print(f"next         {next_command}")
 
 
@@ -155,6 +222,8 @@ def _as_json(summary: StageSummary) -> dict[str, Any]:
         ],
         "due": summary.due,
         "seconds": round(summary.seconds, 3),
+        "busy_s": {stage: round(seconds, 3) for stage, seconds in summary.busy_s.items()},
+        "limit": summary.limit,
         "notes": dict(summary.notes),
         "remarks": list(summary.remarks),
     }

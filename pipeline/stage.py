@@ -302,7 +302,8 @@ def _others(home: Home, dataset: str, recipe: Recipe) -> list[str]:
     return [
         f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"
         for other in find_other_recipes(home.stores, dataset, recipe)
-    ]
+        if not any(text.startswith(("fields.visual: ", "fields.audio: ")) for text in other.differences)
+    ]  # a store of another modality is another thing, not another recipe for the same
 
 
 def _moved(note: Path, root: str) -> list[str]:
