@@ -63,7 +63,7 @@ def compare(
 
 
 def compare_records(a: Record, b: Record, found: Differences) -> None:
-    """Add to `found` in what two records of one clip differ; formats of numbers are compared by the floats they give."""
+    """Add to `found` in what two records of one clip differ; other formats of numbers by the floats they give."""
     if not _identical(a.arrays, b.arrays):
         one, other = floats(a.arrays), floats(b.arrays)
         for name in sorted({*one, *other}):

@@ -133,7 +133,7 @@ def inspect(path: Path) -> StoreState:
             indexes[number] = found
     if seal:
         problems += _missing_indexes(folder, seal)
-        problems += _wrong_documents(folder, recipe, backend, indexes, manifest)
+        problems += _wrong_documents(folder, seal, recipe, indexes, manifest)
     stored = {key for index in indexes.values() for key in index.keys}
     known = {key for planned in plan for key in planned}
     quarantined = {key: entry for key, entry in quarantined.items() if key in known and key not in stored}
@@ -214,17 +214,14 @@ def _missing_indexes(folder: StoreFolder, seal: Seal) -> Iterator[Problem]:
 
 
 def _wrong_documents(
-    folder: StoreFolder,
-    recipe: Recipe,
-    backend: Backend,
-    indexes: Mapping[int, ShardIndex],
-    manifest: Manifest,
+    folder: StoreFolder, seal: Seal, recipe: Recipe, indexes: Mapping[int, ShardIndex], manifest: Manifest
 ) -> Iterator[Problem]:
     """Documents for other programs must be what a finished store has; while it is written they may be older."""
     if not indexes:
         return
     layout = next(iter(indexes.values())).layout
-    for path, wanted in backend.metadata(folder, recipe, layout, len(manifest.clips)).items():
+    documents = backend_of(recipe).metadata(folder, recipe, layout, len(manifest.clips))
+    for path, wanted in documents.items():
         if not path.is_file():
             what = "the file is missing, though the store was finished"
         elif path.stat().st_size != len(wanted) or path.read_bytes() != wanted:
@@ -232,6 +229,10 @@ def _wrong_documents(
         else:
             continue
         yield Problem(folder.name_of(path), what, rewritten=True)
+    digests = {folder.name_of(path): hashlib.sha256(data).hexdigest() for path, data in documents.items()}
+    others = {name for name in seal.sha256 if name.endswith((".jsonl", ".idx"))}
+    if digests != {name: value for name, value in seal.sha256.items() if name not in others}:
+        yield Problem("complete.json", "names other documents than belong to the shards", rewritten=True)
 
 
 def _read_index(
