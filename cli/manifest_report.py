@@ -24,6 +24,7 @@ def print_counts(report: Report) -> None:
         _print_modalities(report)
     else:
         _print_seconds(report)
+    _print_leaks(report)
 
 
 def _print_seconds(report: Report) -> None:
@@ -92,6 +93,19 @@ def _print_questions(report: Report) -> None:
                 row += [share.questions, share.videos, scores]
         rows.append(row)
     print_table(columns, rows)
+
+
+def _print_leaks(report: Report) -> None:
+    """How much of what is scored is about videos that another split has too."""
+    scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
+    if not scored:
+        return
+    what = "questions" if report.questions else "clips"
+    print()
+    for split, others in scored.items():
+        total = report.questions[split]["all"].questions if report.questions else report.splits[split]
+        for other, count in others.items():
+            print(f"leak: {count} of {total} {what} of {split} are of videos that {other} has too")
 
 
 def print_classes(report: Report) -> None:

@@ -19,6 +19,7 @@ from caeav.manifests.shares import (
     QuestionShare,
     Share,
     class_counts,
+    leak_counts,
     mask_share,
     modality_shares,
     question_shares,
@@ -42,7 +43,8 @@ class Group:
 @dataclass(frozen=True)
 class Report:
     """The result of `check`. `classes` counts clips by class and split, or questions by answer and split; `missing` are
-    keys without media. `shares` is by split; `modalities` by split and modality; `questions` by split and type."""
+    keys without media. `leaked` counts, by split and other split, clips or questions whose video is in both.
+    `shares` is by split; `modalities` by split and modality; `questions` by split and type."""
 
     dataset: str
     media_root: str
@@ -50,6 +52,7 @@ class Report:
     splits: dict[str, int]
     classes: dict[str, dict[str, int]]
     missing: tuple[str, ...]
+    leaked: dict[str, dict[str, int]]
     shares: dict[str, Share]
     modalities: dict[str, dict[str, ModalityShare]]
     masks: dict[str, MaskShare]
@@ -94,6 +97,7 @@ def check(manifest: Manifest) -> Report:
         splits=manifest.split_counts(),
         classes=class_counts(manifest),
         missing=missing,
+        leaked=leak_counts(manifest),
         shares={split: second_share(clips, manifest) for split, clips in of_split.items()},
         modalities={split: share for split, share in modalities.items() if share},
         masks={split: share for split, share in masks.items() if share},

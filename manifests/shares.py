@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.findings import leaked_keys
 from caeav.manifests.masks import Mask, unpack_mask
 
 BACKGROUND = "background"
@@ -168,6 +169,21 @@ def _by_name(types: dict[str, list[tuple[str, str]]]) -> list[tuple[str, list[tu
 def _questions(answers: Sequence[tuple[str, str]]) -> QuestionShare:
     [(most, times)] = Counter(answer for _, answer in answers).most_common(1)
     return QuestionShare(len(answers), len({key for key, _ in answers}), most, times / len(answers))
+
+
+def leak_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """By split, then by other split: clips (or questions) whose video is in that other split too."""
+    leaked = leaked_keys(manifest)
+    counts: dict[str, dict[str, int]] = {}
+    for clip in manifest.clips:
+        others = leaked.get(clip.key, ())
+        questions: Sequence[dict[str, Any]] = clip.extra.get("questions", ())
+        for split in [question["split"] for question in questions] or [clip.split]:
+            for other in others:
+                if other != split:
+                    of_split = counts.setdefault(split, {})
+                    of_split[other] = of_split.get(other, 0) + 1
+    return {split: counts[split] for split in SPLITS if split in counts}
 
 
 def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:

@@ -128,3 +128,33 @@ def test_real_annotations_and_media_as_asked_for(shared: Path, tmp_path: Path) -
         assert any(line.split()[:3] == row for line in out.splitlines())
     out, _ = call("build", "--dataset", shared / "data/media", "--home", tmp_path)
     assert "media: 20 clips, 0 classes" in out
+
+
+def test_every_layout_prints_what_its_labels_are(tmp_path: Path) -> None:
+    from caeav.manifests.synthetic import SyntheticOptions, synthesise
+
+    expected = {
+        "llp": ("labels of the clip alone", "seconds with any"),
+        "avs-ms3": ("M_J of a constant mask", "pixels that sound"),
+        "music-avqa": ("test: questions", "Audio-Visual Temporal"),
+    }
+    for name, words in expected.items():
+        options = SyntheticOptions.usual(name, clips=10, size_px=64, fps=4, seconds=4)
+        synthesise(tmp_path / "data" / f"synthetic-{name}", options, workers=1)
+        out, _ = call("check", "--dataset", f"synthetic-{name}", "--home", tmp_path)
+        assert all(word in out for word in words)
+    shown, _ = call("show", "--dataset", "synthetic-music-avqa", "--home", tmp_path, "--key", "00000001")
+    assert "question" in shown and "Visual" in shown
+    shown, _ = call("show", "--dataset", "synthetic-avs-ms3", "--home", tmp_path, "--limit", "2")
+    assert "5 masks" not in shown and "4 masks" in shown
+    report = call_json("check", "--dataset", "synthetic-avs-ms3", "--home", tmp_path)
+    assert report["masks"]["test"]["masks"] == report["masks"]["test"]["frames"]
+
+
+def test_leaks_of_what_is_scored_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text(
+        "video_id,split\nxv7eM6-UmkY_1,train\nxv7eM6-UmkY_2,test\n8bvSnaz5E7k_0,test\n"
+    )
+    out, _ = call("check", "--dataset", "avs-ms3", "--root", tmp_path)
+    assert "leak: 1 of 2 clips of test are of videos that train has too" in out
+    assert "clips of train" not in out

@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.findings import CODES, finding
+from caeav.manifests.masks import pack_mask
 from caeav.manifests.readers import ReadOptions, readers
 from caeav.manifests.shares import segment_labels
 
@@ -139,3 +141,61 @@ def test_a_code_without_meaning_cannot_be_used() -> None:
     assert all(meaning for meaning in CODES.values())
     with pytest.raises(ValueError, match="not listed"):
         finding("typo", "", "")
+
+
+def test_modalities_are_counted_apart() -> None:
+    events = (Event("dog", 0, 4, "audio"), Event("dog", 2, 5, "audio"), Event("bell", 8, 10, "visual"))
+    report = check(manifest(clip("a", "test", *events), clip("b", "test"), clip("c", "train")))
+    audio, visual = report.modalities["test"]["audio"], report.modalities["test"]["visual"]
+    assert (audio.events, audio.event_share, audio.clips_without) == (2, 5 / 20, 1)
+    assert (visual.events, visual.event_share, visual.clips_without) == (1, 2 / 20, 1)
+    assert "train" not in report.modalities
+
+
+def test_masks_give_areas_and_what_a_constant_mask_scores() -> None:
+    half = np.zeros((4, 4), dtype=bool)
+    half[:2] = True
+    corner = np.zeros((4, 4), dtype=bool)
+    corner[0, 0] = True
+    packed = [pack_mask(mask) for mask in (half, half, corner, np.zeros((4, 4), dtype=bool))]
+    rows = Clip("a", "a.wav", 0.0, 5.0, "val", (), {"masks": [*packed, None], "category": "dog"})
+    share = check(manifest(rows)).masks["val"]
+    assert (share.frames, share.masks, share.empty) == (5, 4, 1)
+    assert share.area == pytest.approx((8 + 8 + 1) / 16 / 4)
+    # the upper half (in two of four frames: not more than half) is left out but for the corner, which three have
+    assert share.constant_iou == pytest.approx(
+        max((0.5 + 0.5 + 1 / 16) / 4, (1 / 8 + 1 / 8 + 1 + 15 / 16) / 4)
+    )
+    assert check(manifest(rows)).classes["dog"] == {"val": 1}
+
+
+def question(split: str, kind: str, answer: str) -> dict[str, object]:
+    return {"split": split, "type": ["Audio", kind], "answer": answer}
+
+
+def test_questions_are_counted_by_type_and_leak_by_video() -> None:
+    asked = [question("train", "Counting", "yes"), question("test", "Counting", "no")]
+    alone = [question("test", "Comparative", "no"), question("test", "Counting", "yes")]
+    report = check(
+        manifest(
+            Clip("a", "a.mp4", 0.0, 60.0, extra={"id": "a", "questions": asked}),
+            Clip("b", "b.mp4", 0.0, 60.0, extra={"id": "b", "questions": alone}),
+        )
+    )
+    test = report.questions["test"]
+    assert (test["all"].questions, test["all"].videos) == (3, 2)
+    assert (test["all"].majority_answer, test["all"].majority_accuracy) == ("no", pytest.approx(2 / 3))
+    assert test["Audio Counting"].questions == 2
+    assert report.leaked == {"train": {"test": 1}, "test": {"train": 1}}
+    assert report.classes["no"] == {"test": 2}
+    assert [group.code for group in report.findings if "splits" in group.code] == ["video_in_two_splits"]
+
+
+def test_leaked_clips_are_counted_by_the_split_they_leak_into() -> None:
+    rows = manifest(
+        clip("a", "train", video="v"),
+        clip("b", "train", video="v"),
+        clip("c", "test", video="v"),
+        clip("d", "test", video="w"),
+    )
+    assert check(rows).leaked == {"train": {"test": 2}, "test": {"train": 1}}

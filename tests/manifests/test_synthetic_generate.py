@@ -131,3 +131,19 @@ def test_the_command_says_what_is_no_number() -> None:
     result = run("--mix", "cut=much")
     assert isinstance(result.exception, CaeavError)
     assert "--mix is 'cut=much'" in str(result.exception)
+
+
+def test_the_command_writes_another_layout_where_it_is_looked_for(tmp_path: Path) -> None:
+    small = ("--clips", "2", "--classes", "5", "--workers", "1", "--home", str(tmp_path), "--json")
+    facts = json.loads(run("--dataset", "avs-s4", "--size", "64", *small).stdout)
+    assert facts["root"] == str(tmp_path / "data" / "synthetic-avs-s4")
+    assert (facts["options"]["layout"], facts["options"]["seconds"], facts["options"]["size_px"]) == (
+        "avs-s4",
+        5,
+        64,
+    )
+    named = json.loads(run("--dataset", "synthetic-avs-s4", "--size", "64", *small).stdout)
+    assert (named["root"], named["written"]) == (facts["root"], 0)
+    result = run("--dataset", "avs-s5", *small)
+    assert isinstance(result.exception, CaeavError)
+    assert "layout is 'avs-s5'; there are ave, llp, avs-s4, avs-ms3, music-avqa" in str(result.exception)
