@@ -49,7 +49,6 @@ def caption(
     backend: stages.BackendOption = DEFAULT_BACKEND,
     batch: stages.BatchOption = DEFAULT_BATCH,
     precision: stages.PrecisionOption = "fp32",
-    compiled: stages.CompileOption = False,
     labels: stages.LabelsOption = None,
     segments: stages.SegmentsOption = None,
     segment_s: stages.SegmentSecondsOption = None,
@@ -88,7 +87,7 @@ def caption(
         dtype=dtype,
         shard_clips=shard_clips,
         backend=backend,
-        compute=ComputeOptions(batch, precision, compiled),
+        compute=ComputeOptions(batch, precision),
     )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))

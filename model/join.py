@@ -19,6 +19,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import manifest_digest, read_manifest
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.pick import SIDES, PickedStore
 from caeav.model.sample import Sample, clip_samples
 from caeav.pipeline.store import StoreReader, find_store
 
@@ -68,12 +69,10 @@ def join_stores(
 ) -> Joined:
     """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for.
 
-    `taps`: the only ones to read, all when empty. `samples`: the task's rows of the manifest.
+    A token store may be named with the one modality to take from it, as `NAME:visual`. `taps`: the only ones to read,
+    all when empty. `samples`: the task's rows of the manifest.
     """
-    tokens = tuple(
-        StoreReader.open(find_store(home.stores, dataset, "tokens", name or None, by=BY_SETTING["tokens"]))
-        for name in (token_names or ("",))
-    )
+    tokens = tuple(_open_tokens(home, dataset, name) for name in (token_names or ("",)))
     caption_store = (
         StoreReader.open(
             find_store(home.stores, dataset, "captions", caption_name or None, by=BY_SETTING["captions"])
@@ -84,6 +83,19 @@ def join_stores(
     manifest = tokens[0].manifest
     remarks = _label_remarks(home, dataset, manifest)
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
+
+
+def _open_tokens(home: Home, dataset: str, text: str) -> StoreReader:
+    """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
+    name, colon, side = text.partition(":")
+    if colon and side not in SIDES:
+        raise JoinError(
+            f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
+        )
+    store = StoreReader.open(
+        find_store(home.stores, dataset, "tokens", name or None, by=BY_SETTING["tokens"])
+    )
+    return PickedStore(store, side) if side else store
 
 
 def join(
@@ -166,7 +178,8 @@ def _input_spec(
             if name in taps:
                 raise JoinError(
                     f"tap {name!r} is in two token stores: {owner[name].path} and {store.path}",
-                    hint="name stores with different taps: --set stores.tokens=[...]",
+                    hint=f"say which to take from each: --set stores.tokens=["
+                    f"{owner[name].path.name}:{_other(name)},{store.path.name}:{name.partition('.')[0]}]",
                 )
             if len(shape) != 3 or shape[0] != manifest.segments:
                 raise JoinError(
@@ -202,6 +215,11 @@ def _input_spec(
         audio_caption=_caption_spec(shapes, "audio_caption"),
         other=tuple(tap for tap in kept if tap not in by_modality["visual"] + by_modality["audio"]),
     )
+
+
+def _other(tap: str) -> str:
+    """The modality a tap is not of."""
+    return SIDES[tap.startswith(SIDES[0])]
 
 
 def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:

@@ -177,9 +177,8 @@ def job_of(recipe: Recipe) -> Job:
         if recipe.kind == "tokens"
         else caption_job(segments, segment_s, CaptionOptions(**choices, **general))
     )
-    stored, wanted = recipe.as_json(), now.recipe.as_json()
-    wanted["fields"]["decoder"] = stored["fields"]["decoder"]
-    _same(recipe, recipe_differences(stored, wanted))
+    wanted = {**now.recipe.fields, "decoder": fields["decoder"]}  # the name follows from the fields
+    _same(recipe, recipe_differences(fields, wanted, "fields"))
     return replace(now, recipe=recipe)
 
 
