@@ -76,13 +76,13 @@ def transformers() -> Any:
 
 
 def checkpoint(choice: ModelChoice, default: str, model_types: Sequence[str] = ()) -> Weights:
-    """The checkpoint folder of a captioner, of one of `model_types` (none named: of any); raises `WeightsError`."""
+    """The checkpoint folder of a captioner, of one of `model_types` (none named: of any); raises `WeightsError`.
+
+    Random weights have no folder, see `unlearned.py`.
+    """
     found = find_weights(choice, default=default, wants=TENSORS, needs=("config.json",), also=BESIDE)
-    if found.folder is None:
-        raise WeightsError(
-            f"{choice.name} cannot write with {found.source}: its tokenizer is in no program",
-            hint="give a checkpoint folder or a hub name",
-        )
+    if found.seed is not None:
+        return found
     if not all(path.name.startswith(("model", "pytorch_model")) for path in found.files):
         raise WeightsError(
             f"{found.files[0].name} is not what transformers calls the weights in a folder ({', '.join(TENSORS)})",

@@ -20,12 +20,15 @@ from caeav.pipeline.captioners.generator import (
     DTYPES,
     Decoding,
     checkpoint,
+    load_model,
     load_processor,
     new_tokens,
     settle_decoding,
 )
 from caeav.pipeline.captioners.sentences import one_caption
+from caeav.pipeline.captioners.unlearned import byte_processor, random_model, sizes
 from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.weights.find import WeightsError
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """What is kept of a checkpoint's own generation config."""
@@ -44,6 +47,7 @@ class LearnedCaptioner(ABC):
     defaults: Mapping[str, Any] = {}
     model_types: Sequence[str] = ()
     kept: Sequence[str] = TOKEN_IDS
+    image_backend: str | None = None
 
     def __init__(self, choice: ModelChoice) -> None:
         self.name = choice.name
@@ -59,6 +63,11 @@ class LearnedCaptioner(ABC):
                 hint=f"choose one of: {', '.join(DTYPES)}",
             )
         self.weights = checkpoint(choice, self.default_weights, self.model_types)
+        if self.weights.seed is not None and self.name not in sizes:
+            raise WeightsError(
+                f"{self.name} is of no known size, so it cannot have random weights",
+                hint="give a checkpoint folder or a hub name",
+            )
 
     def describe(self) -> Mapping[str, Any]:
         """All settings, explicit, and the digest of the checkpoint folder (tokenizer and preprocessing included)."""
@@ -67,13 +76,21 @@ class LearnedCaptioner(ABC):
     @cached_property
     def processor(self) -> Any:
         """What prepares inputs and turns tokens into text; loaded when first used."""
-        return load_processor(self.weights)
+        return (
+            load_processor(self.weights, self.image_backend)
+            if self.weights.seed is None
+            else byte_processor(self.name)
+        )
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded when first used, its decoding settled."""
-        settings = self.settings
-        model = self.load()
+        settings, seed = self.settings, self.weights.seed
+        model = (
+            load_model(self.factory(), self.weights, settings["dtype"])
+            if seed is None
+            else random_model(self.name, self.factory(), seed, settings["dtype"])
+        )
         decoding = Decoding(settings["beams"], settings["max_tokens"], settings["repetition_penalty"])
         settle_decoding(model, decoding, self.kept)
         return model
@@ -122,8 +139,8 @@ class LearnedCaptioner(ABC):
         return texts
 
     @abstractmethod
-    def load(self) -> Any:
-        """The model of this family from `self.weights`."""
+    def factory(self) -> Any:
+        """The class of transformers that makes the model."""
 
     @abstractmethod
     def inputs(self, clip: DecodedClip) -> list[Any]:

@@ -7,14 +7,13 @@ Shapes: `T` segments, `N` pictures, `W` tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners.generator import load_model, load_processor, transformers
+from caeav.pipeline.captioners.generator import transformers
 from caeav.pipeline.captioners.learned import LearnedCaptioner
 from caeav.pipeline.captioners.sentences import evenly
 from caeav.pipeline.decode.media import DecodedClip
@@ -27,11 +26,7 @@ class PictureCaptioner(LearnedCaptioner):
     """Captions `frames` pictures of a clip, evenly spread over its segments that hold real pictures."""
 
     modality: Literal["visual", "audio"] = "visual"
-
-    @cached_property
-    def processor(self) -> Any:
-        """The checkpoint's processor, its pictures prepared by Pillow."""
-        return load_processor(self.weights, "pil")
+    image_backend = "pil"
 
     def inputs(self, clip: DecodedClip) -> list[Picture]:
         """Pictures `[H, W, 3]`."""
@@ -58,9 +53,9 @@ class Blip2(PictureCaptioner):
         "dtype": "float32",
     }
 
-    def load(self) -> Any:
+    def factory(self) -> Any:
         """`Blip2ForConditionalGeneration`."""
-        return load_model(transformers().Blip2ForConditionalGeneration, self.weights, self.settings["dtype"])
+        return transformers().Blip2ForConditionalGeneration
 
     def write(self, parts: Sequence[Picture]) -> list[str]:
         """All pictures in one batch, whatever their sizes."""
@@ -93,9 +88,9 @@ class ImageTextModel(PictureCaptioner):
         self.default_weights = f"{HUB}{choice.variant}" if "/" in choice.variant else ""
         super().__init__(choice)
 
-    def load(self) -> Any:
+    def factory(self) -> Any:
         """The class that the checkpoint's config names."""
-        return load_model(transformers().AutoModelForImageTextToText, self.weights, self.settings["dtype"])
+        return transformers().AutoModelForImageTextToText
 
     def write(self, parts: Sequence[Picture]) -> list[str]:
         """Pictures of one size in one batch: how many tokens a picture takes may depend on its size."""

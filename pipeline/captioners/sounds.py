@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
-from caeav.pipeline.captioners.generator import load_model, transformers
+from caeav.pipeline.captioners.generator import transformers
 from caeav.pipeline.captioners.learned import LOUD, SILENCE, TOKEN_IDS, LearnedCaptioner
 from caeav.pipeline.decode.media import DecodedClip
 from caeav.pipeline.weights.find import WeightsError
@@ -82,10 +82,9 @@ class WhisperCaptioner(SoundCaptioner):
         "dtype": "float32",
     }
 
-    def load(self) -> Any:
+    def factory(self) -> Any:
         """`WhisperForConditionalGeneration`."""
-        library = transformers()
-        return load_model(library.WhisperForConditionalGeneration, self.weights, self.settings["dtype"])
+        return transformers().WhisperForConditionalGeneration
 
     @cached_property
     def prefix(self) -> list[int]:
@@ -126,9 +125,9 @@ class AudioChat(SoundCaptioner):
         "dtype": "bfloat16",
     }
 
-    def load(self) -> Any:
+    def factory(self) -> Any:
         """The family's class."""
-        return load_model(getattr(transformers(), self.model_class), self.weights, self.settings["dtype"])
+        return getattr(transformers(), self.model_class)
 
     def write(self, parts: Sequence[Wave]) -> list[str]:
         """All windows in one batch; they are equally long, so their prompts are too."""

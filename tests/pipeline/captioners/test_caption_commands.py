@@ -58,7 +58,11 @@ class Letters:
         return tokens, mask
 
 
-text_backbones.register("letters-of-the-tests")(Letters)
+@pytest.fixture
+def letters(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name under which `Letters` is found in this test."""
+    monkeypatch.setitem(text_backbones._entries, Letters.name, Letters)
+    return Letters.name
 
 
 def run(*arguments: str | Path) -> Any:
@@ -182,14 +186,14 @@ def test_one_modality_from_a_file_and_the_other_from_media(small_manifest: Manif
 
 
 def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
-    small_manifest: Manifest, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+    small_manifest: Manifest, tmp_path: Path, digests: Callable[[Path], dict[str, str]], letters: str
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:5])
-    letters = ModelChoice("letters-of-the-tests")
+    other = ModelChoice(letters)
     first = caption(manifest, Home(tmp_path / "a"), CaptionOptions(shard_clips=2), ONE, quiet)
     source = StoreReader.open(first.path)
-    anew = reembed(source, Home(tmp_path / "b"), letters, None, None, ONE, quiet)
-    options = CaptionOptions(visual_text=letters, shard_clips=2)
+    anew = reembed(source, Home(tmp_path / "b"), other, None, None, ONE, quiet)
+    options = CaptionOptions(visual_text=other, shard_clips=2)
     direct = caption(manifest, Home(tmp_path / "c"), options, ONE, quiet)
     assert anew.path.name == direct.path.name
     assert digests(anew.path) == digests(direct.path)
@@ -200,13 +204,13 @@ def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
         reembed(source, Home(tmp_path / "b"), None, None, None, ONE, quiet)
 
 
-def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path) -> None:
+def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path, letters: str) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof")})
     home = Home(tmp_path)
     made = caption(plain_manifest("a", "b"), home, from_file(path), replace(ONE, max_failed="1"), quiet)
     path.unlink()
     arguments = ("--dataset", "plain", "--home", tmp_path, "--max-failed", "1")
-    said = json.loads(good("embed", *arguments, "--audio-text", "letters-of-the-tests", "--json"))
+    said = json.loads(good("embed", *arguments, "--audio-text", letters, "--json"))
     assert said["stored"] == 1
     stores = sorted(store.name for store in made.path.parent.glob("captions-*"))
     assert len(stores) == 2

@@ -175,8 +175,8 @@ def test_weights_that_are_not_there_say_how_to_get_them(
         visual_captioners["vlm:x"](ModelChoice("vlm:llava-hf/llava-1.5-7b-hf"))
     with pytest.raises(CaeavError, match="no default weights"):
         visual_captioners["vlm:x"](ModelChoice("vlm:mine"))
-    with pytest.raises(CaeavError, match="its tokenizer is in no program"):
-        audio_captioners["whisper"](ModelChoice("whisper", "random:0"))
+    with pytest.raises(CaeavError, match="of no known size"):
+        visual_captioners["vlm:x"](ModelChoice("vlm:mine", "random:0"))
 
 
 def test_a_prompt_is_stripped_exactly_or_not_at_all() -> None:

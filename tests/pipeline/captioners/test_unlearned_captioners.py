@@ -1,0 +1,53 @@
+"""Captioners at real size with random values: of the size the catalogue says, and able to write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.captioners import audio_captioners, visual_captioners
+from caeav.pipeline.captioners.facts import FACTS
+from caeav.pipeline.captioners.generator import check_tokenizer
+from caeav.pipeline.captioners.learned import LearnedCaptioner
+from caeav.pipeline.captioners.unlearned import byte_processor, sizes
+from caeav.pipeline.catalogue import ModelFacts
+from caeav.pipeline.decode.media import DecodedClip
+
+LEARNED = [row for row in FACTS if row.learned and not row.name.endswith(":")]
+
+
+def made(facts: ModelFacts) -> LearnedCaptioner:
+    registry = visual_captioners if facts.kind == "visual captioner" else audio_captioners
+    captioner = registry[facts.name](ModelChoice(facts.name, "random:0", {"max_tokens": 3}))
+    assert isinstance(captioner, LearnedCaptioner)
+    return captioner
+
+
+@pytest.mark.parametrize("facts", LEARNED, ids=lambda row: row.name)
+def test_the_size_is_what_the_catalogue_says(facts: ModelFacts) -> None:
+    captioner = made(facts)
+    assert captioner.default_weights == facts.weights
+    assert captioner.describe()["weights"]["digest"] == "random:0"
+    config, _ = sizes[facts.name]()
+    with torch.device("meta"):
+        model = captioner.factory()(config)
+    assert sum(math.prod(p.shape) for p in model.parameters()) == facts.parameters
+
+
+@pytest.mark.parametrize("facts", LEARNED, ids=lambda row: row.name)
+def test_its_tokenizer_has_the_width_of_the_network(facts: ModelFacts) -> None:
+    config, _ = sizes[facts.name]()
+    tokenizer = byte_processor(facts.name).tokenizer
+    check_tokenizer(tokenizer, facts.name)
+    assert len(tokenizer) == config.get_text_config().vocab_size
+
+
+def test_the_light_one_writes_at_real_size(clip: Callable[..., DecodedClip]) -> None:
+    facts = next(row for row in LEARNED if row.name == "whisper")
+    texts = made(facts).caption([clip(1), clip(0)])
+    assert texts[0]
+    assert texts[1] == "Silence."
