@@ -27,7 +27,7 @@ DEPTH = 4
 
 
 _SWIN = re.compile(r"swinv2_(?!cr_)")  # the "cr" models are another implementation, without open blocks
-FRAMES = "visual.frames"
+FRAMES, POOLED = "visual.frames", "visual.pooled"
 _NUMBERED = re.compile(r"visual\.(?:block|level)(\d+)")
 
 
@@ -96,19 +96,21 @@ class TimmNetwork(Network):
     def run(self, module: nn.Module, frames: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
         """The same, keeping no intermediate that is not asked for."""
         numbers = [int(found[1]) for name in taps if (found := _NUMBERED.fullmatch(name))]
-        return self._taps(module, frames, sorted(number - 1 for number in numbers))
+        return self._taps(module, frames, sorted(number - 1 for number in numbers), pooled=POOLED in taps)
 
     def default_taps(self, offered: Sequence[str]) -> list[str]:
         """The four deepest levels, or four blocks evenly apart up to the last."""
-        inner = [name for name in offered if name != "visual.pooled"]
+        inner = [name for name in offered if name != POOLED]
         if not inner[0].startswith("visual.block"):
             return inner[-DEPTH:]
         return [inner[len(inner) * (i + 1) // DEPTH - 1] for i in range(min(DEPTH, len(inner)))]
 
-    def _taps(self, module: nn.Module, frames: Tensor, indices: list[int] | None) -> dict[str, Tensor]:
+    def _taps(
+        self, module: nn.Module, frames: Tensor, indices: list[int] | None, *, pooled: bool = True
+    ) -> dict[str, Tensor]:
         model = cast(Any, module)
         if indices == []:
-            return {"visual.pooled": model(frames).unsqueeze(1)}
+            return {POOLED: model(frames).unsqueeze(1)}
         last, levels = model.forward_intermediates(frames, indices=indices, output_fmt="NCHW")
         numbers = range(len(levels)) if indices is None else indices
         word = "block" if self._alike(module) else "level"
@@ -116,8 +118,9 @@ class TimmNetwork(Network):
             f"visual.{word}{i + 1}": x.flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, L, C]
             for i, x in zip(numbers, levels, strict=True)
         }
-        pooled = model.forward_head(last, pre_logits=True)
-        return {**taps, "visual.pooled": pooled.flatten(1).unsqueeze(1)}
+        if pooled:
+            taps[POOLED] = model.forward_head(last, pre_logits=True).flatten(1).unsqueeze(1)
+        return taps
 
     @staticmethod
     def _alike(module: nn.Module) -> bool:
