@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+NEGATIVE = "negative.visual"
+"""Extra input: tokens of other clips' pictures under the deepest visual tap read, for heads that compare."""
+
 
 @dataclass(frozen=True, slots=True)
 class TapSpec:

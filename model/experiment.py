@@ -168,7 +168,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         samples=task.samples,
     )
     adapters = config.model.adapters
-    joined = replace(joined, spec=needed(joined.spec, adapters))
+    joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
     for split in dict.fromkeys(("train", config.select_on)):
         if not joined.splits[split]:
             raise CaeavError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.variants import Variant, lay_over
-from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.batch import NEGATIVE, TokenBatch, TrunkOutput
 from caeav.model.heads.config import HeadConfig
-from caeav.model.placements.build import build_trunk
+from caeav.model.placements.build import Trunk, build_trunk
 from caeav.model.placements.live import Live
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class Network(nn.Module):
     def forward(self, batch: TokenBatch) -> Output:
         """A batch -> `Output`."""
         trunk: TrunkOutput = self.trunk(batch)
+        if NEGATIVE in batch.extra:
+            alone = cast(Trunk, self.trunk).frozen_visual(batch.extra[NEGATIVE])
+            batch = replace(batch, extra={**batch.extra, NEGATIVE: alone})
         if self._modalities != "both":
             trunk, batch = blind(trunk, batch, self._modalities)
         return Output(self._ask(self.head, trunk, batch), trunk)

@@ -21,7 +21,6 @@ adapters in all stages. In training mode frozen parts give no constant to replay
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -38,8 +37,7 @@ from caeav.model.placements.live import AudioStage, Live, VisualBlock, VisualSta
 from caeav.model.placements.parts import MoePair, Pair, Trace, finish
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
-"""What a whole live run starts from: prepared frames `[B, T, 3, H, W]` and sound `[B, T, samples]`, or as a store holds
-them, square frames row by row `[B, T, H * W, 3]` and `[B, T, samples, 1]`."""
+"""What a whole live run starts from: prepared frames and sound `[B, T, ...]`, as the live backbones take them."""
 
 
 class InjectStage(nn.Module):
@@ -116,7 +114,8 @@ class InjectTrunk(nn.Module):
 
     `spec` says what batches hold: the taps before `inject_from`, or else frames and windows. With all gates at zero
     and no CASE the output is the frozen backbones' own. `visual_channels`, `audio_channels`: of the output.
-    `visual_stages`: what the stages that are run end in; `keep_stages`: also keep what CASE began with.
+    `visual_stages`: what the stages end in, those that are run and those that are cached; `keep_stages`: keep all of
+    them, and what CASE began with.
     """
 
     def __init__(self, spec: InputSpec, live: Live, config: AdapterConfig) -> None:
@@ -140,9 +139,10 @@ class InjectTrunk(nn.Module):
                 hint="set inject.frozen_train_mode to false, or train from frames and windows",
             )
         self.stages = nn.ModuleList(InjectStage(i, live, config) for i in range(depth))
-        self.visual_stages = tuple(
-            live.taps(i)[0] for i in range(self.first - 1 if self.replayed else 0, depth)
-        )
+        begin = self.first - 1 if self.replayed else 0
+        held = {tap.name for tap in spec.visual}
+        self._before = [i for i in range(begin) if live.taps(i)[0].name in held]
+        self.visual_stages = tuple(live.taps(i)[0] for i in (*self._before, *range(begin, depth)))
         last = live.taps(depth - 1)
         self.visual_channels, self.audio_channels = (tap.channels for tap in last)
         deep = replace(spec, visual=last[:1], audio=last[1:])
@@ -152,12 +152,13 @@ class InjectTrunk(nn.Module):
     def forward(self, batch: TokenBatch) -> TrunkOutput:
         """A batch's taps (or frames and windows) and captions -> tokens for the head, agreement, losses, traces.
 
-        `aux` also holds `stage<i>.visual` `[B, T, L, C]` for the stages that were run: the tokens at their end,
-        before merging and before CASE.
+        `aux` also holds `stage<i>.visual` `[B, T, L, C]`, the tokens at the end of a stage, before merging and CASE: of
+        the stages that are run, with `keep_stages` of all `visual_stages`.
         """
         live = self._live
         trace = Trace()
-        ends: dict[str, Tensor] = {}
+        before = self._before if self.keep_stages else []
+        ends = {f"stage{i + 1}.visual": batch.visual[live.taps(i)[0].name] for i in before}
         x, begin, segments = self._start(batch)
         for i in range(begin, len(self.stages)):
             visual, audio = live.visual.stages[i], live.audio.stages[i]
@@ -175,16 +176,17 @@ class InjectTrunk(nn.Module):
         return output
 
     @torch.no_grad()
-    def frozen_visual(self, frames: Tensor) -> Tensor:
-        """Frames `[B, T, 3, H, W]` -> `[B, T, L, C]` of the frozen visual backbone alone, without any adapter."""
+    def frozen_visual(self, given: Tensor) -> Tensor:
+        """What batches hold of the picture (frames, or the replayed tap) `[B, T, ...]` -> `[B, T, L, C]` of the frozen
+        backbone alone, without any adapter."""
         visual = self._live.visual
-        x = visual.embed(frames.flatten(0, 1))
-        for i, stage in enumerate(visual.stages):
-            x = visual.stages[i - 1].merge(x) if i else x
-            for block in stage.blocks:
+        x, begin = given.flatten(0, 1), self.first - 1 if self.replayed else 0
+        for i in range(begin, len(visual.stages)):
+            x = visual.stages[i - 1].merge(x) if i else visual.embed(x)
+            for block in visual.stages[i].blocks:
                 x = x + block.attention(x)
                 x = x + block.mlp(x)
-        return clip_view(visual.norm(x), frames.shape[1])
+        return clip_view(visual.norm(x), given.shape[1])
 
     def train(self, mode: bool = True) -> InjectTrunk:
         """Set the mode; the frozen backbones stay in eval mode unless the reference is to be reproduced."""
@@ -204,12 +206,7 @@ class InjectTrunk(nn.Module):
             visual, audio = self._live.taps(self.first - 2)
             seen, heard = batch.visual[visual.name], batch.audio[audio.name]
             return Pair(seen.flatten(0, 1), heard.flatten(0, 1)), self.first - 1, seen.shape[1]
-        frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS].flatten(2)
-        if frames.ndim == 4:
-            side = math.isqrt(frames.shape[2])
-            frames = frames.reshape(*frames.shape[:2], side, side, 3).permute(
-                0, 1, 4, 2, 3
-            )  # [B, T, 3, H, W]
+        frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS]
         x = Pair(self._live.visual.embed(frames.flatten(0, 1)), self._live.audio.embed(windows.flatten(0, 1)))
         return x, 0, frames.shape[1]
 
@@ -227,11 +224,6 @@ def _find_start(spec: InputSpec, live: Live, first: int) -> bool:
     else:
         names = [FRAMES, WINDOWS]
     if FRAMES in offered and WINDOWS in offered:
-        pixels = offered[FRAMES].tokens
-        if math.isqrt(pixels) ** 2 != pixels:
-            raise AdapterError(
-                f"{FRAMES} has {pixels} pixels, which is no square", hint="extract square frames"
-            )
         return False
     raise AdapterError(
         f"inject_from stage{first} starts from {' and '.join(names)}, the inputs hold {sorted(offered)}",

@@ -14,7 +14,7 @@ As in the reference, CASTE thereby only changes what the p1 experts see, unless 
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from caeav.model.adapters.build import AdapterError, build_caste
 from caeav.model.adapters.config import AdapterConfig
@@ -115,6 +115,10 @@ class LadderTrunk(nn.Module):
         output = finish(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
         output.aux.update(ends)
         return output
+
+    def frozen_visual(self, given: Tensor) -> Tensor:
+        """The deepest visual tap `[B, T, L, C]`, which is the frozen backbone's own already."""
+        return given
 
     def _taps(self, batch: TokenBatch, stage: int) -> Pair:
         visual, audio = self.names[stage]

@@ -20,8 +20,11 @@ RAW = (FRAMES, WINDOWS)
 STAGES = range(1, 5)
 
 
-def needed(spec: InputSpec, config: AdapterConfig) -> InputSpec:
-    """The part of `spec` that the configured placement reads; raises `AdapterError` saying what the stores allow."""
+def needed(spec: InputSpec, config: AdapterConfig, *, keeps_stages: bool = False) -> InputSpec:
+    """The part of `spec` that the configured placement reads; raises `AdapterError` saying what the stores allow.
+
+    `keeps_stages`: the head looks at the pictures of all stages, so those before the start are read too.
+    """
     if config.placement == "ladder":
         names = {tap.name for tap in (*spec.visual, *spec.audio)} - {*RAW}
         wanted = _only(spec, names)
@@ -42,7 +45,8 @@ def needed(spec: InputSpec, config: AdapterConfig) -> InputSpec:
             if allowed
             else f"extract a store with these taps, or with {' and '.join(RAW)}, which allow any inject_from",
         )
-    return _only(spec, set(found))
+    before = range(1, first_stage(config)) if keeps_stages and found != RAW else ()
+    return _only(spec, {*found, *(f"visual.stage{k}" for k in before)})
 
 
 def _start(spec: InputSpec, first: int) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.batch import NEGATIVE, TokenBatch, TrunkOutput
 from caeav.model.config import LossConfig, NotNegative, RunConfig
 from caeav.model.data import Change
 from caeav.model.heads.avqa import AvqaHead, AvqaOutput
@@ -26,7 +26,7 @@ from caeav.model.readings.answer import Answer
 from caeav.model.runs import Inputs
 from caeav.model.sample import Sample
 from caeav.model.task import Scores, Task
-from caeav.model.tasks.negatives import NEGATIVE, Negatives
+from caeav.model.tasks.negatives import Negatives
 
 if TYPE_CHECKING:
     from caeav.model.placements.build import Trunk

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caeav.model.batch import TokenBatch
+from caeav.model.batch import NEGATIVE, TokenBatch
 from caeav.model.data import Epoch, SplitData
 
-NEGATIVE = "negative.visual"
 REFERENCE_FRAMES = 60
 """Frames a clip that the reference's rejection counts with, left from longer clips."""
 
 
 class Negatives:
-    """Adds `negative.visual` `[B, T, L, C]` in training: tokens of the deepest visual tap, as cached.
+    """Adds `negative.visual` `[B, T, L, C]` in training: tokens of the deepest visual tap that the run reads.
 
     `mixed`, the reference (REFERENCE section 6): for each segment a random number below `T V`; its quotient by `T` is
     the video, the remainder the segment; drawn anew while its quotient by 60 is the clip's own video, which hardly

@@ -134,7 +134,8 @@ def open_stages(network: Htsat) -> tuple[LiveHtsatStage, ...]:
 
 
 class LiveHtsat:
-    """`Htsat` opened up for adapters inside it; inputs are windows `[BT, samples]` at `rate_hz`."""
+    """`Htsat` opened up for adapters inside it; inputs are windows `[BT, samples]` at `rate_hz`, or `[BT, samples, 1]`
+    as the tap `audio.windows` holds them."""
 
     def __init__(self, network: Htsat) -> None:
         self.module = network
@@ -143,4 +144,4 @@ class LiveHtsat:
 
     def embed(self, windows: Tensor) -> Tensor:
         """Windows -> tokens entering the first stage."""
-        return self.module.embed(windows)
+        return self.module.embed(windows.flatten(1))

@@ -60,7 +60,8 @@ class SwinStage:
 
 
 class LiveSwinV2:
-    """A timm Swin-V2 for adapters inside it; inputs are normalised frames `[BT, 3, side, side]`."""
+    """A timm Swin-V2 for adapters inside it; inputs are normalised frames `[BT, 3, H, W]`, or `[BT, H * W, 3]` as the
+    tap `visual.frames` holds them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.module = model
@@ -83,6 +84,8 @@ class LiveSwinV2:
 
     def embed(self, frames: Tensor) -> Tensor:
         """Frames -> tokens entering the first stage."""
+        if frames.ndim == 3:
+            frames = frames.view(-1, *self._model.patch_embed.img_size, 3).permute(0, 3, 1, 2)
         return self._model.patch_embed(frames).flatten(1, 2)  # type: ignore[no-any-return]
 
     def norm(self, x: Tensor) -> Tensor:

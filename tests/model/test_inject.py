@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
 from caeav.model.config import model_class
 from caeav.model.heads.config import AveHeadConfig
 from caeav.model.network import build_network
@@ -238,6 +238,34 @@ def test_the_frozen_picture_alone(live: Live, batch: TokenBatch) -> None:
     assert torch.equal(found.flatten(0, 1), want) and not found.requires_grad
 
 
+def test_the_frozen_picture_from_a_cached_tap(live: Live, batch: TokenBatch) -> None:
+    spec, taps = cached(live, batch)
+    replayed = build(live, spec, inject_from="stage3")
+    whole = build(live).frozen_visual(batch.visual[FRAMES])
+    assert torch.allclose(replayed.frozen_visual(taps.visual["visual.stage2"]), whole, atol=1e-5)
+
+
+def test_frames_and_windows_as_a_store_holds_them(live: Live, batch: TokenBatch) -> None:
+    flat = batch.visual[FRAMES].flatten(3).transpose(2, 3)  # [B, T, H * W, 3]
+    stored = replace(batch, visual={FRAMES: flat}, audio={WINDOWS: batch.audio[WINDOWS].unsqueeze(-1)})
+    trunk = build(live)
+    assert torch.equal(trunk(stored).visual, trunk(batch).visual)
+    assert torch.equal(trunk(stored).audio, trunk(batch).audio)
+
+
+def test_a_head_that_looks_at_all_stages_sees_the_same_when_replaying(live: Live, batch: TokenBatch) -> None:
+    spec, taps = cached(live, batch)
+    replayed, whole = build(live, spec, inject_from="stage3"), build(live, inject_from="stage3")
+    assert [tap.name for tap in replayed.visual_stages] == [tap.name for tap in whole.visual_stages]
+    replayed.keep_stages = whole.keep_stages = True
+    a, b = replayed(taps).aux, whole(batch).aux
+    names = [name for name in b if name.startswith("stage") and name.endswith(".visual")]
+    assert names == [name for name in a if name.startswith("stage") and name.endswith(".visual")]
+    assert len(names) == 4
+    for name in names:
+        assert torch.allclose(a[name], b[name], atol=1e-5), name
+
+
 def test_discarded_frozen_audio_has_no_influence(live: Live, batch: TokenBatch) -> None:
     class Mute:
         def __init__(self) -> None:
@@ -283,3 +311,20 @@ def test_a_model_is_built_on_it(live: Live, batch: TokenBatch) -> None:
     assert model(tokens).found.event_scores.shape == (CLIPS, 2)
     with pytest.raises(AdapterError, match="no live backbones"):
         build_network(TASKS["ave"], inputs, config)
+
+
+def test_frames_of_other_clips_pass_through_the_frozen_backbone_alone(live: Live, batch: TokenBatch) -> None:
+    spec, tokens = cached(live, batch)
+    shallow = replace(spec, visual=spec.visual[2:3], audio=spec.audio[2:3])
+    config = model_class("avqa")(adapters=CONFIG.model_copy(update={"inject_from": "stage4"}))
+    facts = {"words": ["<pad>", "dog", "<unknown>"], "answers": ["yes", "no"], "places": 3}
+    model = build_network(
+        TASKS["avqa"], Inputs("toy", ("yes", "no"), 1.0, shallow, facts), config, live
+    ).eval()
+    seen: list[Tensor] = []
+    model.head.forward = lambda trunk, question, negative: seen.append(negative)  # type: ignore[method-assign,assignment]
+    other = tokens.visual["visual.stage3"].flip(0)
+    model(replace(tokens, extra={"question": torch.ones(CLIPS, 3, dtype=torch.long), NEGATIVE: other}))
+    with torch.no_grad():
+        alone = live.visual.module.eval().forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
+    assert torch.allclose(seen[0].flip(0).flatten(0, 1), alone, atol=1e-5)
