@@ -70,6 +70,11 @@ def _take_up(
         unpublish(folder.seal)
         sealed = False
         remarks += _mend(folder, state)
+        if state.problems:
+            remarks.append(
+                f"damage was found on opening; `caeav store verify {folder.path}` reads all of what is kept, "
+                "`caeav store repair` drops what else is damaged"
+            )
         if any(problem.where == "quarantine.jsonl" for problem in state.problems):
             quarantined = {}
         publish_bytes(folder.quarantine, render_quarantine(quarantined.values()))

@@ -7,7 +7,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
         state = _readable(folder, said)
         if state is None:
             return Repair(path, tuple(said), (), False)
-        for problem in state.problems:
-            said += _drop_misfit(folder, problem)
+        if state.problems:
+            said += _clear_the_way(folder, state.problems)
     finally:
         lock.release()
     part = Slice.of_folder(path.resolve().name)[1]
@@ -81,10 +81,35 @@ def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
     return None
 
 
-def _drop_misfit(folder: StoreFolder, problem: Problem) -> list[str]:
-    """A shard with clips that the manifest does not plan there is nobody's; a writer leaves it to its owner."""
-    if problem.shard is not None or not problem.where.startswith("index/"):
-        return []
+def _clear_the_way(folder: StoreFolder, problems: Sequence[Problem]) -> list[str]:
+    """Take away what a writer would stumble over or trust: the seal, a doubtful quarantine, and nobody's shards.
+
+    The seal may itself be what is wrong. Without it an index is believed if it is whole, and if all of its shard
+    then is what it says. Gives in words what a writer will not find any more.
+    """
     unpublish(folder.seal)
-    unpublish(folder.path / problem.where)
-    return [f"{problem}; the shard is dropped"]
+    if any(problem.where == "quarantine.jsonl" for problem in problems):
+        unpublish(folder.quarantine)
+    left = inspect(folder.path).problems
+    nobodys = [problem for problem in left if _is_nobodys(problem)]
+    for problem in nobodys:
+        unpublish(folder.path / problem.where)
+    settled = [problem for problem in problems if problem not in left]
+    return [f"{problem}; {_outcome(problem)}" for problem in (*settled, *nobodys)]
+
+
+def _is_nobodys(problem: Problem) -> bool:
+    """Whether it is a shard with clips that the manifest does not plan there."""
+    return problem.shard is None and problem.where.startswith("index/")
+
+
+def _outcome(problem: Problem) -> str:
+    if _is_nobodys(problem):
+        return "the shard is dropped"
+    if problem.where == "quarantine.jsonl":
+        return "its clips are tried again"
+    return (
+        "it is written anew"
+        if problem.rewritten
+        else "the seal is set aside and the shard looked at by itself"
+    )

@@ -184,7 +184,9 @@ def _read_seal(folder: StoreFolder, recipe: Recipe, problems: list[Problem]) -> 
         if not path.is_file():
             what = "the file is missing, though the store was finished"
         elif hashlib.sha256(read_capped(path)).hexdigest() != seal.sha256.get(name):
-            what = "not the file that was there when the store was finished (sha256 differs)"
+            what = (
+                "not the file that was there when the store was finished: complete.json names another sha256"
+            )
         else:
             continue
         problems.append(Problem(name, what, rewritten=name == "quarantine.jsonl"))
@@ -255,7 +257,9 @@ def _read_index(
         return Problem(name, f"is the index of shard {index.number}", shard=number)
     if seal and seal.sha256.get(name) != hashlib.sha256(data).hexdigest():
         return Problem(
-            name, "not the index that was there when the store was finished (sha256 differs)", shard=number
+            name,
+            "not the index that was there when the store was finished: complete.json names another sha256",
+            shard=number,
         )
     for facts in index.files:
         file = folder.path / facts.name
