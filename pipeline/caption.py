@@ -20,6 +20,7 @@ from caeav.pipeline.backbones.protocol import TextBackbone
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, some
 from caeav.pipeline.device.options import ComputeOptions
 from caeav.pipeline.lookup import run_lookup
+from caeav.pipeline.models import random_remarks
 from caeav.pipeline.recipes import CaptionOptions, Job, caption_job
 from caeav.pipeline.stage import run_stage
 from caeav.pipeline.store import Quarantined, Record
@@ -46,6 +47,8 @@ def caption(
     """
     remember_at(home)
     job = caption_job(manifest.segments, manifest.segment_s, options)
+    for text in random_remarks(job.recipe.fields):
+        remark(text)
     embed = Embedder(job, run.devices).embed
     files: dict[str, FileCaptioner] = {
         side: part for side, part in job.parts.items() if isinstance(part, FileCaptioner)

@@ -9,7 +9,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.gather import Complete
-from caeav.pipeline.models import random_parts
+from caeav.pipeline.models import random_remarks
 from caeav.pipeline.recipes import CaptionOptions, Job, TokenOptions, caption_job, token_job
 from caeav.pipeline.stage import run_stage
 from caeav.pipeline.store import Record
@@ -50,8 +50,9 @@ def extract_all(
         raise CaeavError("no store is asked for", hint="name a backbone")
     remember_at(home)
     jobs = [_job(manifest, each, run) for each in options]
-    for name in sorted({name for job, _ in jobs for name in random_parts(job.recipe.fields)}):
-        remark(f"{name} HAS RANDOM WEIGHTS: what it gives is good for measurements of speed only")
+    for job, _ in jobs:
+        for text in random_remarks(job.recipe.fields):
+            remark(text)
     return run_stage(manifest, jobs, home, run, report, remark)
 
 

@@ -92,12 +92,19 @@ def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:
     return weights
 
 
-def random_parts(described: Mapping[str, Any]) -> list[str]:
-    """Names of the components of a recipe's fields whose weights are random, those of texts among them."""
+def random_remarks(described: Mapping[str, Any]) -> list[str]:
+    """What to say of a recipe's components whose weights are random, those for texts among them."""
+    return [
+        f"{name} HAS RANDOM WEIGHTS: what it gives is good for measurements of speed only"
+        for name in sorted(set(_random_parts(described)))
+    ]
+
+
+def _random_parts(described: Mapping[str, Any]) -> list[str]:
     found = []
     for part in described.values():
         if isinstance(part, Mapping):
             if str(part.get("weights", {}).get("digest", "")).startswith(RANDOM):
                 found.append(str(part["name"]))
-            found += random_parts(part)
+            found += _random_parts(part)
     return found

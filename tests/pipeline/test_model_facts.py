@@ -10,6 +10,7 @@ import pytest
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.catalogue import REGISTRIES, ModelFacts, catalogue, registry_of
 from caeav.pipeline.modelcheck import array_statistics, differences
+from caeav.pipeline.models import random_remarks
 from caeav.pipeline.sample import sample_clip, sample_frames, sample_wave
 
 VISUAL = [row for row in catalogue() if row.kind == "visual backbone" and not row.name.endswith(":")]
@@ -60,3 +61,14 @@ def test_statistics_notice(change: object) -> None:
     assert differences(before, {"tap": array_statistics(x + 1e-4)}) == []
     assert differences(before, {"tap": array_statistics(change(x))})
     assert differences(before, {}) == ["tap is missing"]
+
+
+def test_random_weights_are_named_wherever_they_are_in_a_recipe() -> None:
+    given = {"weights": {"source": "random:0", "digest": "random:0"}}
+    sound = {"weights": {"source": "w", "digest": "sha256:1"}}
+    fields = {
+        "dtype": "float16",
+        "visual": {"name": "a", **sound, "text": {"name": "b", **given}},
+        "audio": {"name": "c", **given},
+    }
+    assert [text.split()[0] for text in random_remarks(fields)] == ["b", "c"]
