@@ -21,7 +21,7 @@ FACTS = (
         (Tap("tokens", 77, 768),),
         weights="hub:timm/vit_large_patch14_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="MIT (OpenAI)",
+        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
         parameters=123_650_304,
     ),
     ModelFacts(
@@ -32,7 +32,7 @@ FACTS = (
         (Tap("tokens", 77, 512),),
         weights="hub:timm/vit_base_patch32_clip_224.openai",
         file="open_clip_model.safetensors",
-        licence="MIT (OpenAI)",
+        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
         parameters=63_428_096,
     ),
     ModelFacts(
