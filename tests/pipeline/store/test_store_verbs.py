@@ -1,0 +1,244 @@
+"""`caeav store convert|merge|diff|repair|gc`, by their functions and by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from caeav.cli import store as store_commands
+from caeav.manifests.home import Home
+from caeav.model.references import referenced_stores
+from caeav.model.runs import RunError
+from caeav.pipeline.store import (
+    IncompleteStore,
+    Quarantined,
+    Record,
+    Reference,
+    Slice,
+    StoreBusy,
+    StoreError,
+    StoreReader,
+    compare,
+    convert,
+    find_slices,
+    merge,
+    open_for_writing,
+    remove_store,
+    repair,
+    unreferenced,
+    verify,
+)
+from caeav.pipeline.store.testing_data import Toy
+
+FAILING = ("clip002", "clip013")
+
+
+def write_slice(toy: Toy, number: int, count: int, manifest=None, finish: bool = True):
+    part = Slice(number, count)
+    with open_for_writing(toy.dataset, toy.recipe(), manifest or toy.manifest(18), part=part) as writer:
+        for plan in writer.plan():
+            for key in set(FAILING) & set(plan.missing):
+                writer.quarantine(Quarantined(key, "decode", "no such file", 1))
+            writer.publish(plan, {key: toy.record(key) for key in plan.missing if key not in FAILING})
+        if finish:
+            writer.finish()
+        return writer.path
+
+
+@pytest.fixture
+def caeav(tmp_path):
+    """Run `caeav store ...` on the toy's home."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    store_commands.register(app)
+    return lambda *args: CliRunner().invoke(app, ["store", *map(str, args)])
+
+
+def test_merged_slices_are_the_store_of_one_run(toys, contents):
+    whole = toys.at(toys.stores.parent / "whole")
+    whole.write(toys.manifest(18), failing=FAILING)
+    slices = [write_slice(toys, number, 3) for number in (1, 2, 3)]
+    path, summary = merge(slices[::-1])
+    assert path == toys.folder and (summary.stored, summary.quarantined) == (16, 2)
+    assert contents(path) == contents(whole.folder)
+    assert merge(slices)[0] == path and contents(path) == contents(whole.folder)
+
+
+def test_a_merge_refuses_what_is_not_every_slice_once(toy):
+    first, second = (write_slice(toy, number, 3) for number in (1, 2))
+    with pytest.raises(StoreError, match=r"1 of 3 slices of .* are missing: 3/3[\s\S]*--slice 3/3"):
+        merge([first, second])
+    third = write_slice(toy, 3, 3, finish=False)
+    with pytest.raises(IncompleteStore):
+        merge([first, second, third])
+    third = write_slice(toy, 3, 3)
+    with pytest.raises(StoreError, match=r"slice 2 of 3 .* is given twice"):
+        merge([first, second, second, third])
+    with pytest.raises(StoreError, match="is no slice of"):
+        merge([first, second, write_slice(toy, 3, 4)])
+    toy.write(toy.manifest(18), failing=FAILING)
+    with pytest.raises(StoreError, match="is no slice of a store"):
+        merge([first, toy.folder])
+    with pytest.raises(StoreError, match="no slice is given"):
+        merge([])
+
+
+def test_a_merge_refuses_slices_of_different_data_and_damaged_ones(toy):
+    slices = [write_slice(toy, number, 3) for number in (1, 2)]
+    for other, what in ((toy.manifest(15), "other clips"), (toy.manifest(18, "horn"), "other labels")):
+        third = write_slice(toy.at(toy.stores.parent / what), 3, 3, other)
+        with pytest.raises(StoreError, match=what):
+            merge([*slices, third])
+    third = write_slice(toy, 3, 3)
+    shard = third / "shards" / "000002.tar"
+    data = bytearray(shard.read_bytes())
+    data[900] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match=r"000002\.tar, key clip008"):
+        merge([*slices, third])
+    with pytest.raises(IncompleteStore):  # nothing half made is taken for a store
+        StoreReader.open(toy.folder)
+    repair(third)
+    write_slice(toy, 3, 3)
+    assert merge([*slices, third])[1].stored == 16
+
+
+def test_a_merge_into_a_store_that_says_otherwise_is_refused(toy):
+    slices = [write_slice(toy, number, 2) for number in (1, 2)]
+    toy.write(toy.manifest(18), failing=["clip005", *FAILING])
+    with pytest.raises(StoreError, match=r"something else than[\s\S]*clip005"):
+        merge(slices)
+
+
+def test_converting_says_what_cannot_be(toy):
+    toy.write()
+    with pytest.raises(StoreError, match="is a webdataset store already"):
+        convert(toy.folder, "webdataset")
+    with pytest.raises(StoreError, match=r"unknown store backend 'x'[\s\S]*webdataset, zarr"):
+        convert(toy.folder, "x")
+    with pytest.raises(StoreError, match="merge the slices first"):
+        convert(write_slice(toy, 1, 2), "zarr")
+    (toy.folder / "complete.json").unlink()
+    with pytest.raises(IncompleteStore):
+        convert(toy.folder, "zarr")
+
+
+def test_an_interrupted_conversion_goes_on(toy, contents, monkeypatch):
+    toy.write(failing=["clip002"])
+    calm, _ = convert(toy.folder, "zarr")
+    wanted = contents(calm)
+    remove_store(calm)
+    told = []
+
+    def stopping(clips: int) -> None:
+        told.append(clips)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(toy.folder, "zarr", stopping)
+    assert len(StoreReader.open(calm, allow_partial=True)) == 7
+    convert(toy.folder, "zarr")
+    assert contents(calm) == wanted
+
+
+def test_diff_finds_the_largest_difference(toy):
+    toy.write(failing=["clip002"])
+    other = toy.at(toy.stores.parent / "other")
+    recipe = toy.recipe(note="b")
+    with open_for_writing(other.dataset, recipe, toy.manifest()) as writer:
+        writer.quarantine(Quarantined("clip009", "decode", "no such file", 1))
+        for plan in writer.plan():
+            records = {key: toy.record(key) for key in plan.missing}
+            for key, by in (("clip004", 0.5), ("clip006", 2.0)):
+                if key in records:
+                    moved = np.array(records[key].arrays["audio.stage1"])
+                    moved[3, 1, 2] += by
+                    records[key] = replace(
+                        records[key], arrays={**records[key].arrays, "audio.stage1": moved}
+                    )
+            if "clip005" in records:
+                records["clip005"] = Record("clip005", toy.record("clip005").arrays, {"notes": []})
+            writer.publish(plan, records)
+        writer.finish()
+    found = compare(StoreReader.open(toy.folder), StoreReader.open(writer.path))
+    assert found.recipe == ("fields.note: '(absent)' -> 'b'",) and found.compared == 8
+    assert (found.only_a, found.only_b) == (("clip009",), ("clip002",))
+    assert found.quarantine == ("clip002", "clip009")
+    (name, difference), *more = found.arrays.items()
+    assert (name, difference.clips, difference.key, more) == ("audio.stage1", 2, "clip006", [])
+    assert difference.largest == pytest.approx(2.0, abs=1e-6)
+    assert found.facts == {"audio_ok": 1, "notes": 1} and not found.same_content
+
+
+def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
+    home = Home(toy.stores.parent)
+    toy.write()
+    made, _ = convert(toy.folder, "zarr")
+    assert [info.path for info in unreferenced(toy.stores, ())] == sorted([toy.folder, made])
+    run = home.runs / "r"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    with pytest.raises(RunError, match="does not say which stores"):
+        referenced_stores(home)
+    fact = {"folder": f"stores/toy/{made.name}", "fingerprint": StoreReader.open(made).recipe.fingerprint}
+    (run / "stores.json").write_text(json.dumps({"stores": [fact]}))
+    assert referenced_stores(home) == {Reference("toy", fact["fingerprint"])}
+    assert len(unreferenced(toy.stores, {Reference("elsewhere", fact["fingerprint"])}, "toy")) == 2
+    dry = caeav("gc", "--home", home.root)
+    assert toy.folder.name in dry.stdout and made.name not in dry.stdout and toy.folder.exists()
+    gone = json.loads(caeav("gc", "--home", home.root, "--delete", "--json").stdout)
+    assert [entry["path"] for entry in gone] == [str(toy.folder)]
+    assert not toy.folder.exists() and verify(made).sound
+
+
+def test_a_store_that_is_written_is_not_removed_nor_is_what_is_no_store(toy, tmp_path):
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()), pytest.raises(StoreBusy):
+        remove_store(toy.folder)
+    assert toy.folder.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(toy.folder)
+    for path in (tmp_path / "mine", link):
+        with pytest.raises(StoreError, match="no store's folder"):
+            remove_store(path)
+    assert (tmp_path / "mine" / "thesis.txt").exists() and toy.folder.exists()
+
+
+def test_repair_is_refused_while_the_store_is_written(toy):
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()), pytest.raises(StoreBusy):
+        repair(toy.folder)
+
+
+def test_the_commands_say_what_they_did(toys, caeav):
+    toys.write(failing=["clip002"])
+    other = "zarr" if toys.backend == "webdataset" else "webdataset"
+    home = ("--home", toys.stores.parent)
+    made = json.loads(caeav("convert", "toy", "--backend", other, "--json", *home).stdout)
+    assert made["stored"] == 9
+    same = caeav("diff", toys.folder, made["path"])
+    assert same.exit_code == 0 and "the same content: 9 clips" in same.stdout and "backend" in same.stdout
+    assert caeav("diff", toys.folder, made["path"], "--json").exit_code == 0
+    (file,) = [f for f in toys.folder.rglob("*") if f.name in ("000001.tar", "c.1.0")]
+    data = bytearray(file.read_bytes())
+    data[700 if file.suffix == ".tar" else 3] ^= 1
+    file.write_bytes(data)
+    verified = caeav("verify", toys.folder)
+    assert verified.exit_code == 1 and "caeav store repair" in verified.output
+    mended = caeav("repair", toys.folder)
+    assert mended.exit_code == 0 and "1 clips are due: clip004" in mended.stdout
+    assert "sound: nothing to repair" in caeav("repair", made["path"]).stdout
+    for number in (1, 2):
+        write_slice(toys.at(toys.stores.parent / "s" / "stores"), number, 2)
+    sliced = ("--home", toys.stores.parent / "s")
+    assert len(find_slices(toys.stores.parent / "s" / "stores", "toy", "classic")) == 2
+    merged = caeav("merge", "toy", *sliced)
+    assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
+    with pytest.raises(StoreError, match="make slices with"):
+        find_slices(toys.stores, "toy")

@@ -1,0 +1,177 @@
+"""The Zarr backend beside plain Zarr: what the zarr library alone reads, and what it could not hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from caeav.pipeline.store import Record, StoreError, StoreReader, open_for_writing, verify
+from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.dtypes import floats, stored
+from caeav.pipeline.store.testing_data import Toy
+from caeav.pipeline.store.zarr.index import decode_index
+
+
+@pytest.fixture
+def toy(tmp_path) -> Toy:
+    return Toy(tmp_path / "stores", "zarr")
+
+
+def plain(toy: Toy):
+    zarr = pytest.importorskip("zarr", reason="the zarr extra is not installed")
+    return zarr.open_group(toy.folder / "shards.zarr", mode="r")
+
+
+def test_plain_zarr_reads_every_record(toy):
+    toy.write(failing=["clip002"])
+    group = plain(toy)
+    assert {name for name, _ in group.arrays()} == {*toy.record("clip000").arrays, "key", "info"}
+    keys, infos = group["key"][:], group["info"][:]
+    assert [str(key) for key in keys] == [
+        "" if clip.key == "clip002" else clip.key for clip in toy.manifest().clips
+    ]
+    for row, key in enumerate(keys):
+        arrays = {name: group[name][row] for name in toy.record("clip000").arrays}
+        if key:
+            assert toy.same(Record(str(key), arrays, json.loads(str(infos[row]))))
+        else:
+            assert (
+                infos[row] == ""
+                and np.isnan(arrays["visual.stage1"]).all()
+                and not arrays["audio.mask"].any()
+            )
+
+
+def test_each_array_is_sharded_with_a_clip_a_chunk_and_checked_by_crc32c(toy):
+    toy.write()
+    array = plain(toy)["visual.stage1"]
+    assert (array.shape, array.chunks, array.shards) == ((10, 10, 6, 8), (1, 10, 6, 8), (4, 10, 6, 8))
+    codecs = json.loads((toy.folder / "shards.zarr" / "visual.stage1" / "zarr.json").read_text())["codecs"]
+    assert [codec["name"] for codec in codecs[0]["configuration"]["codecs"]] == ["bytes", "crc32c"]
+    path = toy.folder / "shards.zarr" / "visual.stage1" / "c.0.0.0.0"
+    data = bytearray(path.read_bytes())
+    data[7] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="checksum"):
+        plain(toy)["visual.stage1"][0]
+
+
+def test_plain_zarr_takes_a_missing_shard_for_no_data_and_we_do_not(toy):
+    toy.write()
+    (toy.folder / "shards.zarr" / "audio.mask" / "c.1.0").unlink()
+    assert not plain(toy)["audio.mask"][4:8].any()  # why its library is not what reads here
+    with pytest.raises(StoreError, match=r"audio\.mask/c\.1\.0: the file is missing"):
+        StoreReader.open(toy.folder)
+    assert not verify(toy.folder).sound
+
+
+def test_a_shard_that_vanishes_or_shrinks_behind_an_open_reader_is_an_error(toy):
+    toy.write()
+    reader = StoreReader.open(toy.folder)
+    (toy.folder / "shards.zarr" / "audio.mask" / "c.1.0").unlink()
+    with pytest.raises(StoreError, match=r"audio\.mask/c\.1\.0: the file is missing"):
+        reader.read("clip005")
+    path = toy.folder / "shards.zarr" / "visual.stage1" / "c.0.0.0.0"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreError, match="its index says"):
+        reader.read("clip000")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8"])
+def test_plain_zarr_reads_the_formats_of_tokens(toy, dtype):
+    tokens = np.random.default_rng(0).standard_normal((2, 4, 9, 16)).astype(np.float32)
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(2)) as writer:
+        (plan,) = writer.plan()
+        writer.publish(
+            plan,
+            {key: Record(key, stored({"a": x}, dtype)) for key, x in zip(plan.keys, tokens, strict=True)},
+        )
+        writer.finish()
+    group = plain(toy)
+    arrays = {name: array[1] for name, array in group.arrays() if name not in ("key", "info")}
+    if group["a"].attrs.get("caeav") == {"dtype": "bfloat16"}:
+        arrays["a"] = arrays["a"].view("V2")
+    np.testing.assert_array_equal(
+        floats(arrays)["a"], StoreReader.open(toy.folder).read("clip001").arrays["a"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"visual.stage1": np.zeros((10, 6, 9), np.float16)}, r"F16 \[10, 6, 9\].* one shape for all clips"),
+        ({"visual.stage1": np.zeros((10, 6, 8), np.float32)}, r"F32 \[10, 6, 8\].* one shape for all clips"),
+        ({}, "has fewer arrays; the clips before it have visual.stage1"),
+        ({"more": np.zeros(3, np.float32)}, "more F32"),
+        ({"../evil": np.zeros(3, np.float32)}, "cannot be the name of an array"),
+        ({"key": np.zeros(3, np.float32)}, "cannot be the name of an array"),
+        ({"__x": np.zeros(3, np.float32)}, "cannot be the name of an array"),
+        ({"visual.stage1": np.zeros((0, 3), np.float32)}, "no values"),
+    ],
+)
+def test_what_no_zarr_array_can_hold_is_refused_and_told_where_it_can_be_kept(toy, arrays, says):
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(2)) as writer:
+        (plan,) = writer.plan()
+        first = Record("clip000", {"visual.stage1": np.zeros((10, 6, 8), np.float16)})
+        with pytest.raises(StoreError, match=rf"clip001[\s\S]*{says}[\s\S]*--backend webdataset"):
+            writer.publish(plan, {"clip000": first, "clip001": Record("clip001", arrays)})
+        assert not list(toy.folder.rglob("c.*"))
+
+
+def craft(data: bytes) -> bytes:
+    """An index with a checksum that fits, as an attacker would make it."""
+    return data[:-32] + hashlib.sha256(data[:-32]).digest()
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (0, b"XXXX", "begins with"),
+        (8, (2).to_bytes(4, "little"), "version 2"),
+        (16, (0).to_bytes(4, "little"), "0 clips in 4 slots"),
+        (16, (0xFFFFFFFF).to_bytes(4, "little"), "clips in 4 slots"),
+        (20, (0xFFFFFFFF).to_bytes(4, "little"), "slots"),
+        (24, (0xFFFFFFFF).to_bytes(4, "little"), "layout is not JSON"),
+        (28, (0xFFFFFFFF).to_bytes(4, "little"), "do not fit"),
+        (64, b'[["../", "F16", [1', "layout is not JSON"),
+    ],
+)
+def test_hostile_indexes_are_refused(toy, at, value, says):
+    toy.write()
+    data = bytearray((toy.folder / "index" / "000001.idx").read_bytes())
+    data[at : at + len(value)] = value
+    with pytest.raises(BadIndex, match=says):
+        decode_index(craft(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b"audio.mask", b"../../../x", "cannot be the name"),
+        (b"audio.mask", b"visualmask", "not in order"),
+        (b'"BOOL", [7]', b'"EVIL", [7]', "no dtype"),
+        (b'"BOOL", [7]', b'"BOOL", [0]', "not a list of arrays"),
+        (b'"BOOL", [7]', b'"BOOL", "7"', "not a list of arrays"),
+        (b"[10, 6, 8]", b"[9999999999]"[:10], "not JSON|not a list"),
+    ],
+)
+def test_hostile_layouts_are_refused(toy, old, new, says):
+    toy.write()
+    data = (toy.folder / "index" / "000001.idx").read_bytes()
+    assert old in data and len(old) == len(new)
+    with pytest.raises(BadIndex, match=says):
+        decode_index(craft(data.replace(old, new)))
+
+
+def test_a_huge_declared_array_allocates_nothing(toy):
+    toy.write()
+    data = (toy.folder / "index" / "000001.idx").read_bytes()
+    huge = data.replace(b"[10, 3, 4]", b"[99999999]")
+    path = toy.folder / "index" / "000001.idx"
+    path.write_bytes(craft(huge))
+    (toy.folder / "complete.json").unlink()
+    with pytest.raises(StoreError, match=r"audio\.stage1/c\.1[.\d]*: the file is missing|its index says 1"):
+        StoreReader.open(toy.folder, allow_partial=True)
