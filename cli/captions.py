@@ -118,6 +118,7 @@ def embed(
         typer.Option("--dtype", help="float16, bfloat16, float32 or int8.", show_default="the store's"),
     ] = None,
     home: HomeOption = None,
+    devices: stages.DevicesOption = "auto",
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +137,7 @@ def embed(
             raise CaeavError(
                 f"--{part}-weights without --{part}", hint=f"name the text backbone: --{part} NAME"
             )
-    run = stages.run_options(1, 1.0, False, max_failed)
+    run = stages.run_options(1, 1.0, False, max_failed, devices)
     summary = stages.with_bar(
         "embed",
         lambda *tell: reembed(

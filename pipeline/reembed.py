@@ -14,6 +14,7 @@ from caeav.pipeline.lookup import run_lookup
 from caeav.pipeline.recipes import texts_job
 from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
+from caeav.pipeline.weights import remember_at
 
 
 def reembed(
@@ -35,6 +36,7 @@ def reembed(
         raise CaeavError(
             f"{source.path} is a store of {source.recipe.kind}, not of captions", hint="name a caption store"
         )
+    remember_at(home)
     job = texts_job(source.recipe, visual_text, audio_text, dtype)
     if job.recipe.fingerprint == source.recipe.fingerprint:
         raise CaeavError(

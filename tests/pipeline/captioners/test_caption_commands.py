@@ -24,8 +24,9 @@ from caeav.manifests.home import Home
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.caption import caption
-from caeav.pipeline.recipes import CaptionOptions
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions, token_recipe
 from caeav.pipeline.reembed import reembed
+from caeav.pipeline.single import process_file
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.summary import Progress, RunOptions
 
@@ -122,6 +123,11 @@ def test_models_on_real_media_from_caption_to_export_and_back(
     records = list(reader)
     assert all(record.info["texts"]["visual"] for record in records)
     assert str(tmp_path) not in (store / "recipe.json").read_text()
+
+    [film] = films.glob("vas*")
+    alone = process_file(film, token_recipe(3, 1.0, TokenOptions()), reader.recipe, device="cpu")
+    assert alone.captions is not None
+    assert alone.captions.info["texts"] == reader.read(film.stem).info["texts"]
 
     key = records[0].key
     shown = json.loads(good("show", key, "--dataset", "films", *home, "--json"))
