@@ -122,16 +122,15 @@ def sound_config(name: str, settings: Mapping[str, Any], picture: int) -> SoundC
             raise CaeavError(
                 f"setting {key!r} of {name} is {values[key]!r}", hint=f"choose one of: {', '.join(allowed)}"
             )
-    numbers = [key for key in FRONT_END if key not in {*_ALLOWED, "int16", "low_hz"}]
-    wrong = [key for key in numbers if isinstance(values[key], bool) or not values[key] > 0]
+    numbers = [key for key in FRONT_END if key not in {*_ALLOWED, "int16"}]
     if (
-        wrong
+        any(isinstance(values[key], bool) or not isinstance(values[key], int | float) for key in numbers)
+        or any(values[key] <= 0 for key in numbers if key != "low_hz")
         or not 0 <= values["low_hz"] < values["high_hz"] <= values["rate_hz"] / 2
         or picture % values["bands"]
     ):
         raise CaeavError(
-            f"settings of {name} make no mel spectrogram: {', '.join(f'{key} {values[key]}' for key in numbers)}, "
-            f"low_hz {values['low_hz']}",
-            hint=f"all above 0, low_hz below high_hz, high_hz at most rate_hz / 2, bands a divisor of {picture}",
+            f"settings of {name} make no mel spectrogram: {', '.join(f'{key} {values[key]!r}' for key in numbers)}",
+            hint=f"numbers above 0, low_hz below high_hz, high_hz at most rate_hz / 2, bands a divisor of {picture}",
         )
     return SoundConfig(**values, picture=picture)

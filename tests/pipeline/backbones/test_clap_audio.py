@@ -186,5 +186,6 @@ def test_unknown_taps_and_front_ends_are_refused(tiny_clap: Callable[..., Any]) 
         from_folder(tiny, taps=["stage5"])
     with pytest.raises(CaeavError, match="'filling' of clap is 'mirror'"):
         from_folder(tiny, filling="mirror")
-    with pytest.raises(CaeavError, match="make no mel spectrogram"):
-        from_folder(tiny, high_hz=4000.0)
+    for wrong in ({"high_hz": 4000.0}, {"hop": "forty"}, {"bands": 0}, {"low_hz": -1}):
+        with pytest.raises(CaeavError, match="make no mel spectrogram"):
+            from_folder(tiny, **wrong)
