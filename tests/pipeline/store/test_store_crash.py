@@ -8,14 +8,16 @@ from collections.abc import Callable
 
 import pytest
 
+from caeav.manifests import publish
 from caeav.pipeline.store import StoreReader, verify
-from caeav.pipeline.store.webdataset import tar as tarshard
 
 KILLED = 77
-STEPS = ((os, "fsync"), (os, "replace"), (os, "unlink"), (os, "ftruncate"), (tarshard, "crc32c"))
+STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
+WRITES = (*STEPS, "write_bytes")
+"""The functions of `publish` that change the disk."""
 
 
-def run_killed_at(work: Callable[[], object], step: int) -> bool:
+def run_killed_at(work: Callable[[], object], step: int, steps: tuple[str, ...] = STEPS) -> bool:
     """Run `work` in a child that dies, as by SIGKILL, just before its `step`-th step; False when it got through."""
     child = os.fork()
     if child == 0:
@@ -32,8 +34,8 @@ def run_killed_at(work: Callable[[], object], step: int) -> bool:
             return call
 
         try:
-            for module, name in STEPS:
-                setattr(module, name, failing(getattr(module, name)))
+            for name in steps:
+                setattr(publish, name, failing(getattr(publish, name)))
             work()
             os._exit(0)
         except BaseException:
@@ -70,11 +72,20 @@ def spoil(folder):
 
 
 @pytest.mark.parametrize(
-    ("begin", "damage", "work"),
-    [(None, nothing, fresh), (fresh, nothing, grown_and_retried), (fresh, spoil, mended)],
-    ids=["fresh", "growth-and-retry", "repair"],
+    ("toys", "begin", "damage", "work", "steps", "stride"),
+    [
+        ("webdataset", None, nothing, fresh, STEPS, 1),
+        ("webdataset", None, nothing, fresh, WRITES, 7),
+        ("webdataset", fresh, nothing, grown_and_retried, STEPS, 1),
+        ("webdataset", fresh, spoil, mended, STEPS, 1),
+        ("zarr", None, nothing, fresh, WRITES, 9),
+        ("zarr", fresh, nothing, grown_and_retried, STEPS, 5),
+    ],
+    ids=["fresh", "fresh-writes", "growth-and-retry", "repair", "zarr-writes", "zarr-growth"],
+    indirect=["toys"],
 )
-def test_killed_at_every_step(toy, contents, begin, damage, work):
+def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride):
+    toy = toys
     start = toy.at(toy.stores.parent / "start")
     start.dataset.mkdir(parents=True)
     if begin:
@@ -85,11 +96,11 @@ def test_killed_at_every_step(toy, contents, begin, damage, work):
     work(calm)
     wanted = contents(calm.folder)
     killed = toy.at(toy.stores.parent / "killed")
-    step = 0
+    step = 1 - stride
     while True:
-        step += 1
+        step += stride
         shutil.copytree(start.stores, killed.stores)
-        if not run_killed_at(lambda: work(killed), step):
+        if not run_killed_at(lambda: work(killed), step, steps):
             break
         look_inside(killed, damage is spoil)
         work(killed)
