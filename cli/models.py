@@ -117,10 +117,11 @@ def show(
                 for t in view.offered
             ],
         )
-        say(f"{_size(_bytes_a_clip(view))} a clip of 10 segments in float16")
+        each = "a clip of 10 segments" if facts.kind.endswith("backbone") else "a text"
+        say(f"{_size(_bytes_a_clip(view))} {each} in float16")
     if view.settings:
         print()
-        print_table(("setting", "value"), [(key, value) for key, value in view.settings.items()])
+        print_table(("setting", "value"), [(key, str(value)) for key, value in view.settings.items()])
     if view.problem:
         say(f"it cannot be run yet: {view.problem}")
 
@@ -133,17 +134,18 @@ def pull(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a model's weights from the hub into its cache, and print their digest."""
-    from caeav.pipeline.catalogue import find_facts
+    """Fetch a model's weights from the hub into its cache, for all kinds of that name, and print their digest."""
+    from caeav.pipeline.catalogue import find_all_facts
     from caeav.pipeline.models import pull_model
     from caeav.pipeline.weights import remember_at
 
     remember_at(Home.find(home))
-    found = pull_model(choose_one(name, weights, None), find_facts(name, kind))
+    choice = choose_one(name, weights, None)
+    found = [(row.kind, pull_model(choice, row)) for row in find_all_facts(name, kind)]
     if as_json:
-        print_json(dict(found))
+        print_json([{"kind": of, "name": name, **got} for of, got in found])
     else:
-        print(f"{name}  {found['source']}  {found['digest']}")
+        print_table(("kind", "from", "digest"), [(of, got["source"], got["digest"]) for of, got in found])
 
 
 @commands.command()

@@ -77,6 +77,17 @@ def find_facts(name: str, kind: str | None = None) -> ModelFacts:
 
     Raises `CaeavError` for a name that is unknown or belongs to several kinds.
     """
+    fit = find_all_facts(name, kind)
+    if len(fit) > 1:
+        raise CaeavError(
+            f"{name!r} is several things: {', '.join(row.kind for row in fit)}",
+            hint=f"say which by --kind, e.g. --kind '{fit[0].kind}'",
+        )
+    return fit[0]
+
+
+def find_all_facts(name: str, kind: str | None = None) -> list[ModelFacts]:
+    """The same for every kind that has the name, at least one."""
     rows = catalogue()
     family = name.partition(":")[0] + ":"
     found = [row for row in rows if row.name == name or (row.name == family and name != family)]
@@ -88,12 +99,7 @@ def find_facts(name: str, kind: str | None = None) -> ModelFacts:
             f"no {kind or ''} model is called {name!r}".replace("  ", " "),
             hint=f"choose one of: {', '.join(known)}",
         )
-    if len(fit) > 1:
-        raise CaeavError(
-            f"{name!r} is several things: {', '.join(row.kind for row in fit)}",
-            hint=f"say which by --kind, e.g. --kind '{fit[0].kind}'",
-        )
-    return fit[0]
+    return fit
 
 
 def registry_of(kind: Kind) -> Registry[Callable[..., Any]]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def _hub_folder(
         raise WeightsError("hub names need huggingface_hub", hint="pip install 'caeav[learned]'") from error
     for name in wants:
         path = try_to_load_from_cache(repo, name, cache_dir=hub_cache(), revision=revision or None)
-        if isinstance(path, str) and _whole(Path(path), needs):
+        if isinstance(path, str) and _whole(choice, Path(path), needs):
             return Path(path).parent
     if not may_fetch:
         raise WeightsError(
@@ -194,13 +195,15 @@ def _hub_folder(
     return _fetch(choice, repo, revision or None, wants, [*needs, *also])
 
 
-def _whole(main: Path, needs: Sequence[str]) -> bool:
+def _whole(choice: ModelChoice, main: Path, needs: Sequence[str]) -> bool:
+    """Whether a snapshot holds all that is needed, and not the half of a download."""
     if any(not (main.parent / name).is_file() for name in needs):
         return False
-    if not main.name.endswith(_INDEX):
-        return True
-    shards = set(json.loads(main.read_bytes())["weight_map"].values())
-    return all((main.parent / name).is_file() for name in shards)
+    if main.name.endswith(_INDEX):
+        with suppress(WeightsError):
+            return bool(_shards(choice, main))
+        return False
+    return True
 
 
 def _fetch(
@@ -225,11 +228,9 @@ def _fetch(
         if main.endswith(_INDEX):
             for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
                 get(name)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # what httpx, requests and the hub's own errors derive from
+    except WeightsError:
+        raise
+    except Exception as error:  # the client lets through what its HTTP library raises, whichever that is
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{repo} could not be fetched from the hub: {first}",

@@ -161,3 +161,18 @@ def test_check_says_that_nothing_is_recorded_then_compares(tiny_file: Path, tmp_
 def test_random_weights_are_said() -> None:
     result = call("check", TINY, "--weights", "random:0")
     assert "the weights are random" in result.stderr
+
+
+@needs_timm
+def test_pull_serves_every_kind_of_a_name_from_the_cache(tiny_file: Path, tmp_path: Path) -> None:
+    """What lies in the hub's cache is not fetched again, so a copied cache works without network."""
+    place = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    (place / "snapshots" / "abc").mkdir(parents=True)
+    tiny_file.rename(place / "snapshots" / "abc" / "model.safetensors")
+    [row] = json.loads(call("pull", TINY, "--json").stdout)
+    assert (row["kind"], row["source"]) == ("visual backbone", "hub:timm/test_resnet.r160_in1k")
+    assert row["digest"] == json.loads(call("show", TINY, "--json").stdout)["described"]["weights"]["digest"]
+    with pytest.raises(CaeavError, match="HF_HUB_OFFLINE is set"):
+        call("pull", "clip-vit-b32")  # a visual backbone and a text encoder: no --kind is needed

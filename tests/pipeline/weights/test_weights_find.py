@@ -177,3 +177,65 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"abc")
     assert find_weights(ModelChoice("m", str(file)), default="", wants=WANTS).files == (file,)
+
+
+class Hub:
+    """A hub of our own in the place of the client's two calls: what it holds, and what was asked of it."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
+        import huggingface_hub
+
+        self.got: list[str] = []
+        self.error: Exception | None = None
+
+        def listed(_: object, repo: str, **more: object) -> list[str]:
+            if self.error:
+                raise self.error
+            return ["README.md", *files]
+
+        def get(repo: str, name: str, **more: object) -> str:
+            self.got.append(name)
+            return str(in_hub_cache(tmp_path, {name: files[name]}, repo) / name)
+
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", get)
+
+
+def test_a_hub_name_is_fetched_once_and_a_default_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}).encode()
+    files = {"m.index.json": index, "m-1.safetensors": b"1", "m-2.safetensors": b"2", "config.json": b"{}"}
+    hub = Hub(tmp_path, monkeypatch, files)
+    how = {"default": f"hub:{REPO}", "wants": ["m.safetensors", "m.index.json"], "needs": ["config.json"]}
+    with pytest.raises(CaeavError, match="caeav models pull m"):
+        find_weights(ModelChoice("m"), **how)
+    assert hub.got == []
+    found = find_weights(ModelChoice("m", "hub:"), **how)
+    assert sorted(hub.got) == sorted(files) and found.source == f"hub:{REPO}"
+    assert [path.name for path in found.files] == ["m-1.safetensors", "m-2.safetensors"]
+    hub.got.clear()
+    assert (
+        find_weights(ModelChoice("m"), **how) == find_weights(ModelChoice("m", f"hub:{REPO}"), **how) == found
+    )
+    assert hub.got == []
+
+
+def test_a_hub_that_fails_is_an_error_with_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HttpError(Exception):
+        """What HTTP libraries raise derives from nothing in common."""
+
+    hub = Hub(tmp_path, monkeypatch, {"other.txt": b""})
+    choice = ModelChoice("m", f"hub:{REPO}")
+    with pytest.raises(CaeavError, match=r"somebody/tiny on the hub has none of model\.safetensors"):
+        find_weights(choice, default="", wants=WANTS)
+    hub.error = HttpError("connection refused\nat length")
+    with pytest.raises(CaeavError) as caught:
+        find_weights(choice, default="", wants=WANTS)
+    assert "somebody/tiny could not be fetched from the hub: connection refused\n  next: " in str(
+        caught.value
+    )
+    assert "get model.safetensors elsewhere and give its path" in str(caught.value)
