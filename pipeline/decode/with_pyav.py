@@ -1,6 +1,6 @@
 """Decoding with PyAV: one pass over the packets, pictures and sound together, on one thread.
 
-Everything up to the wanted pictures is decoded, only those are converted to RGB; a clip deep inside a long
+Everything that the wanted pictures depend on is decoded, only those are converted to RGB; a clip deep inside a long
 file is reached by one seek, checked to have landed before it, and read from the start when it has not.
 A packet that does not decode is counted and left out.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import av
+from av.video.reformatter import VideoReformatter
 
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.media import DecodeError
@@ -19,11 +20,15 @@ from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, seek_before
 from caeav.pipeline.decode.sound import FILTER_S, Sound, SoundLine, mixed_to_mono
 
+SKIPPING = ("h264", "hevc")
+"""Codecs of which pictures that no other needs are left out far from the wanted ones: a third of the work."""
+NEAR_GAPS = 4.0  # so many pictures before a wanted one are decoded in any case, should that one be damaged
+
 
 class _VideoTrack:
     """Picks the wanted pictures out of the frames of one stream."""
 
-    def __init__(self, plan: Plan, stream: Any) -> None:
+    def __init__(self, plan: Plan, stream: Any, skip: bool) -> None:
         fps = plan.facts.video.fps if plan.facts.video else None
         self.wanted_s = plan.wanted_s
         self.found = Pictures.none(len(self.wanted_s))
@@ -36,8 +41,22 @@ class _VideoTrack:
         self._shown: tuple[float, Any] | None = None
         self._converted: tuple[Any, Any] = (None, None)
         self._size: tuple[int, int] | None = None
+        self._converter = VideoReformatter()  # one for all: a frame's own would be set up anew for each
         self.stream = stream
         self.tick_s = float(stream.time_base)
+        self._near_s = _near(plan) if skip else []
+        self._skips = self.skipped = False
+
+    def aim(self, packet: Any) -> None:
+        """Let the codec leave out the packet's picture if no other needs it and none near it is wanted."""
+        if not self._near_s or packet.pts is None:
+            return
+        time_s = packet.pts * self.tick_s - self._origin_s
+        near = any(low <= time_s <= high for low, high in self._near_s)
+        if self._skips == near:
+            self._skips = not near
+            self.skipped |= self._skips
+            self.stream.codec_context.skip_frame = "NONREF" if self._skips else "DEFAULT"
 
     @property
     def done(self) -> bool:
@@ -75,8 +94,22 @@ class _VideoTrack:
         self._size = self._size or (frame.width, frame.height)
         self.found.rotated_deg = int(frame.rotation)
         self.found.resized += (frame.width, frame.height) != self._size
-        image = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+        width, height = self._size
+        image = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
         return upright(image, self.found.rotated_deg)
+
+
+def _near(plan: Plan) -> list[tuple[float, float]]:
+    """From when to when pictures are decoded whether needed by others or not, for each wanted one; empty: always."""
+    video, scan = plan.facts.video, plan.scan
+    if video is None or video.codec not in SKIPPING or scan.error or len(scan.video_s) < 2:
+        return []
+    gap_s = plan.frame_gap_s
+    shown_s = [scan.expected_s(wanted_s) for wanted_s in plan.wanted_s]
+    return [
+        ((wanted_s if at is None else at) - NEAR_GAPS * gap_s, wanted_s + gap_s)
+        for wanted_s, at in zip(plan.wanted_s, shown_s, strict=True)
+    ]
 
 
 class _AudioTrack:
@@ -117,20 +150,25 @@ class PyAVDecoder(BaseDecoder):
         return f"av {av.__version__} (libavcodec {codecs})"
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
-        """Pictures and sound in one pass."""
+        """Pictures and sound in one pass; in a second one where the first went astray or met damage."""
         video, audio, reached = self._pass(plan, seek=True)
         if not reached:
             video, audio, _ = self._pass(plan, seek=False)
+        if video and video.skipped and (video.found.errors or video.found.concealed):
+            # a codec makes up what is lost out of its neighbours, so these must not be left out
+            video, audio, _ = self._pass(plan, seek=reached, skip=False)
         return video.found if video else None, audio.line.sound() if audio else None
 
-    def _pass(self, plan: Plan, *, seek: bool) -> tuple[_VideoTrack | None, _AudioTrack | None, bool]:
+    def _pass(
+        self, plan: Plan, *, seek: bool, skip: bool = True
+    ) -> tuple[_VideoTrack | None, _AudioTrack | None, bool]:
         """Read once; the last value is False when a seek landed after the clip's start."""
         facts = plan.facts
         with opened(facts.path, plan.limits) as container:
             tracks: dict[int, _VideoTrack | _AudioTrack] = {}
             video = audio = None
             if facts.video and facts.video.decodable:
-                video = _VideoTrack(plan, container.streams[facts.video.index])
+                video = _VideoTrack(plan, container.streams[facts.video.index], skip)
                 tracks[facts.video.index] = video
             if facts.audio and facts.audio.decodable:
                 audio = _AudioTrack(plan, container.streams[facts.audio.index])
@@ -158,6 +196,8 @@ class PyAVDecoder(BaseDecoder):
                 plan.limits.check("packets read for one clip", packets, plan.limits.packets)
                 index = packet.stream.index  # a flush packet has no stream_index of its own
                 track = tracks[index]
+                if isinstance(track, _VideoTrack):
+                    track.aim(packet)
                 if not track.done:
                     self._decode(packet, track, errors[index])
                 if all(track.done for track in tracks.values()) or self._far_past(packet, track, plan):

@@ -1,0 +1,82 @@
+"""Pictures that no other needs are not decoded far from the wanted ones, and nobody can tell from the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from caeav.pipeline.decode import with_pyav
+from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.decode.media import DecodedClip, Sampling
+from caeav.pipeline.decode.pictures import Pictures
+from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.with_pyav import PyAVDecoder
+
+SAMPLING = Sampling(4, 1.0, 16000)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 s of H.264 at 25 fps with three B-frames between others; every picture has its number in its brightness."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    grain = np.random.default_rng(0).integers(0, 60, (96, 128, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(
+            "libx264", rate=25, options={"x264-params": "bframes=3:b-adapt=0:b-pyramid=none"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for n in range(125):
+            picture = np.roll(grain, 2 * n, axis=1) + np.uint8(n)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+class Counting(PyAVDecoder):
+    """Counts decoded pictures and passes."""
+
+    decoded = 0
+
+    def read(self, plan: Plan) -> tuple[Pictures | None, object]:  # type: ignore[override]
+        pictures, sound = super().read(plan)
+        self.decoded = pictures.decoded if pictures else 0
+        return pictures, sound
+
+
+def both(
+    path: Path, start_s: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[DecodedClip, DecodedClip, int, int]:
+    skipping, whole = Counting(Limits()), Counting(Limits())
+    one = skipping.decode(str(path), start_s, SAMPLING)
+    monkeypatch.setattr(with_pyav, "SKIPPING", ())
+    other = whole.decode(str(path), start_s, SAMPLING)
+    return one, other, skipping.decoded, whole.decoded
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.36, 1.0])
+def test_the_same_pictures_with_fewer_decoded(
+    film: Path, monkeypatch: pytest.MonkeyPatch, start_s: float
+) -> None:
+    one, other, few, all_of_them = both(film, start_s, monkeypatch)
+    assert one.frames is not None and other.frames is not None
+    np.testing.assert_array_equal(one.frames, other.frames)
+    assert (one.frames_ok, one.notes, one.facts) == (other.frames_ok, other.notes, other.facts)
+    assert few < 0.75 * all_of_them
+
+
+def test_damage_is_dealt_with_as_if_nothing_had_been_left_out(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(film.read_bytes())
+    for at in range(len(data) // 3, len(data) // 3 + 4000, 97):
+        data[at] ^= 0xFF
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    one, other, few, all_of_them = both(broken, 0.0, monkeypatch)
+    assert "damaged" in {note.code for note in one.notes}
+    assert one.frames is not None and other.frames is not None
+    np.testing.assert_array_equal(one.frames, other.frames)
+    assert (one.notes, few) == (other.notes, all_of_them)
