@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -28,4 +30,7 @@ def score(
             scorer.add(output.found, on_device)
     finally:
         model.train(training)
-    return scorer.result()
+    scores = scorer.result()
+    if scores.evidence is not None:
+        scores = replace(scores, evidence=scores.evidence.by_clip(data.clip_of))
+    return scores

@@ -18,6 +18,7 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.registry import Registry
 from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.bootstrap import Evidence
 from caeav.model.config import LossConfig, Section
 from caeav.model.heads.config import HeadConfig
 from caeav.model.sample import Sample, clip_samples
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 class Scores:
     """The official score in percent, how many samples it is over, and rows for reading, one a class or type.
 
-    `details`: every other number of the metric, by name.
+    `details`: every other number of the metric, by name. `evidence`: what those of them that are ratios of sums are
+    made of, for confidence intervals.
     """
 
     value: float
     clips: int
     per_class: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
 
 class Scorer(Protocol):

@@ -25,12 +25,14 @@ class AveScore:
     """Shares in 0..1.
 
     `per_class[k]`: accuracy over the seconds whose truth is `k`, NaN when there are none; the last is background.
+    `clip_hits` `[N]`: seconds found of each of the equally long clips, for intervals.
     """
 
     accuracy: float
     batch_mean_accuracy: float
     per_class: tuple[float, ...]
     seconds: int
+    clip_hits: Tensor
 
 
 @dataclass
@@ -41,6 +43,7 @@ class AveMetric:
     _hits: Tensor = field(init=False, repr=False)
     _seconds: Tensor = field(init=False, repr=False)
     _batches: list[float] = field(init=False, repr=False, default_factory=list)
+    _clips: list[Tensor] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._hits = torch.zeros(self.classes + 1, dtype=torch.int64)
@@ -53,6 +56,7 @@ class AveMetric:
         self._hits += torch.bincount(truth[hit], minlength=self.classes + 1)
         self._seconds += torch.bincount(truth, minlength=self.classes + 1)
         self._batches.append(hit.double().mean().item())
+        self._clips.append(hit.view(labels.shape[:2]).sum(dim=1))
 
     def compute(self) -> AveScore:
         """The score of everything seen so far; a ValueError before the first batch."""
@@ -65,4 +69,5 @@ class AveMetric:
             batch_mean_accuracy=sum(self._batches) / len(self._batches),
             per_class=tuple(per_class.tolist()),
             seconds=seconds,
+            clip_hits=torch.cat(self._clips),
         )

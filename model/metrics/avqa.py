@@ -34,12 +34,16 @@ class QuestionTypeError(CaeavError):
 
 @dataclass(frozen=True)
 class AvqaScore:
-    """Shares in 0..1; only types and modalities that occurred. `questions`: how many of each type."""
+    """Shares in 0..1; only types and modalities that occurred. `questions`: how many of each type.
+
+    `asked`: of every question its type and whether the answer was right, for intervals.
+    """
 
     accuracy: float
     per_type: Mapping[QuestionType, float]
     per_modality: Mapping[str, float]
     questions: Mapping[QuestionType, int]
+    asked: Sequence[tuple[QuestionType, bool]]
 
 
 @dataclass
@@ -48,6 +52,7 @@ class AvqaMetric:
 
     _right: Counter[QuestionType] = field(init=False, repr=False, default_factory=Counter)
     _asked: Counter[QuestionType] = field(init=False, repr=False, default_factory=Counter)
+    _each: list[tuple[QuestionType, bool]] = field(init=False, repr=False, default_factory=list)
 
     def update(self, answer_logits: Tensor, answers: Tensor, types: Sequence[Sequence[str]]) -> None:
         """One batch: logits `[B, answers]`, true index `[B]`, one (modality, kind) per question.
@@ -64,6 +69,7 @@ class AvqaMetric:
         hits = (answer_logits.argmax(dim=-1) == answers).tolist()
         self._asked.update(kinds)
         self._right.update(kind for kind, hit in zip(kinds, hits, strict=True) if hit)
+        self._each += zip(kinds, hits, strict=True)
 
     def compute(self) -> AvqaScore:
         """The score of everything seen so far; a ValueError before the first batch."""
@@ -78,6 +84,7 @@ class AvqaMetric:
                 m: self._share(kinds) for m, kinds in groups.items() if any(self._asked[k] for k in kinds)
             },
             questions={kind: self._asked[kind] for kind in QUESTION_TYPES if self._asked[kind]},
+            asked=tuple(self._each),
         )
 
     def _share(self, kinds: Sequence[QuestionType]) -> float:

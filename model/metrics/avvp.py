@@ -121,6 +121,17 @@ class AvvpMetric:
         return AvvpScore(segment, event, per_clip, f_scores(self._counts), per_clip.shape[1])
 
 
+def clip_scores(level: Tensor) -> dict[str, Tensor]:
+    """F of A, V, pooled and AV of one level `[..., 4]` -> the five numbers of a `LevelScore`, each `[...]`."""
+    audio, visual, both = (level[..., i] for i in (AUDIO, VISUAL, BOTH))
+    return {
+        "audio": audio,
+        "visual": visual,
+        "audio_visual": both,
+        "type_av": (audio + visual + both) / 3,
+        "event_av": level[..., POOLED],
+    }
+
+
 def _level(means: Tensor) -> LevelScore:
-    audio, visual, both = (float(means[i]) for i in (AUDIO, VISUAL, BOTH))
-    return LevelScore(audio, visual, both, (audio + visual + both) / 3, float(means[POOLED]))
+    return LevelScore(**{name: float(x) for name, x in clip_scores(means).items()})

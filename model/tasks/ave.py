@@ -6,13 +6,14 @@ Targets as in the official labels: one-hot per segment over `K` classes and back
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from caeav.model.batch import TokenBatch
-from caeav.model.config import LossConfig, NotNegative, RunConfig
+from caeav.model.bootstrap import Evidence
+from caeav.model.config import LossConfig, NotNegative, RunConfig, Section
 from caeav.model.heads.ave import AveHead, Localisation
 from caeav.model.heads.config import AveHeadConfig, HeadConfig
 from caeav.model.losses.ave import ave_loss
@@ -37,6 +38,13 @@ class AveLossConfig(LossConfig):
     score: NotNegative = 1.0
 
 
+class AveMetricConfig(Section):
+    """average: over all seconds, or as the official code over the accuracies of batches of `training.batch_size` clips,
+    where a smaller last batch weighs more than its share."""
+
+    average: Literal["seconds", "batches"] = "seconds"
+
+
 class AveTask(Task):
     """The registered task `ave`."""
 
@@ -44,6 +52,7 @@ class AveTask(Task):
     metric = "accuracy"
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
+    metric_config: ClassVar[type[Section]] = AveMetricConfig
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """`labels` `[N, T, K + 1]`."""
@@ -74,7 +83,8 @@ class AveTask(Task):
 
     def scorer(self, inputs: Inputs, config: RunConfig) -> AveScorer:
         """A fresh scorer."""
-        return AveScorer(inputs.classes)
+        assert isinstance(config.metric, AveMetricConfig)
+        return AveScorer(inputs.classes, by_batch=config.metric.average == "batches")
 
     def majority(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
@@ -85,10 +95,10 @@ class AveTask(Task):
 
 
 class AveScorer:
-    """Pools seconds over batches, so that the score does not depend on the batch size."""
+    """Pools seconds over batches, so that the score does not depend on the batch size, unless `by_batch`."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = (*classes, "background")
+    def __init__(self, classes: Sequence[str], *, by_batch: bool = False) -> None:
+        self._classes, self._by_batch = (*classes, "background"), by_batch
         self._metric = AveMetric(len(classes))
         self._clips = 0
         self._truth = torch.zeros(len(classes) + 1)
@@ -110,9 +120,14 @@ class AveScorer:
             )
             if seconds
         )
-        return Scores(
-            score.accuracy * 100, self._clips, rows, {"batch_mean_accuracy": score.batch_mean_accuracy * 100}
-        )
+        hits = score.clip_hits
+        parts = hits, torch.full_like(hits, score.seconds // len(hits))
+        pooled, by_batch = score.accuracy * 100, score.batch_mean_accuracy * 100
+        if self._by_batch:
+            evidence = Evidence({"pooled_accuracy": parts})
+            return Scores(by_batch, self._clips, rows, {"pooled_accuracy": pooled}, evidence)
+        evidence = Evidence({"accuracy": parts})
+        return Scores(pooled, self._clips, rows, {"batch_mean_accuracy": by_batch}, evidence)
 
 
 AVE = AveTask()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.model.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.bootstrap import Evidence
 from caeav.model.config import LossConfig, NotNegative, RunConfig
 from caeav.model.data import Change
 from caeav.model.heads.avqa import AvqaHead, AvqaOutput
@@ -196,7 +197,13 @@ class AvqaScorer:
             for kind, share in score.per_type.items()
         )
         details = {modality.lower(): 100 * share for modality, share in score.per_modality.items()}
-        return Scores(100 * score.accuracy, self._questions, rows, details)
+        right = torch.tensor([hit for _, hit in score.asked])
+        of_all = torch.ones_like(right)
+        asked = {
+            m.lower(): torch.tensor([kind[0] == m for kind, _ in score.asked]) for m in score.per_modality
+        }
+        parts = {name: (right & of, of) for name, of in {"accuracy": of_all, **asked}.items()}
+        return Scores(100 * score.accuracy, self._questions, rows, details, Evidence(parts))
 
 
 AVQA = AvqaTask()

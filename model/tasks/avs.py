@@ -19,6 +19,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.masks import unpack_mask
 from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.bootstrap import SAMPLES, Evidence, mean_of
 from caeav.model.config import LossConfig, NotNegative, RunConfig, Section
 from caeav.model.heads.avs import AvsHead, AvsOutput
 from caeav.model.heads.config import AvsHeadConfig, HeadConfig
@@ -234,8 +235,13 @@ class AvsScorer:
             "frames": float(score.frames),
             "empty_frames": float(score.empty_frames),
         }
-        rows = self._rows(100 * score.calls) if score.clips_per_call == 1 else ()
-        return Scores(100 * score.mean_iou, len(self._categories), rows, details)
+        single = score.clips_per_call == 1
+        rows = self._rows(100 * score.calls) if single else ()
+        evidence = Evidence(
+            {"mean_iou": mean_of(score.calls[:, 0]), "f_measure": mean_of(score.calls[:, 1])},
+            SAMPLES if single else f"calls of {score.clips_per_call} clips",
+        )
+        return Scores(100 * score.mean_iou, len(self._categories), rows, details, evidence)
 
     def _rows(self, calls: Tensor) -> tuple[dict[str, Any], ...]:
         categories = torch.tensor(self._categories)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.bootstrap import Evidence, mean_of
 from caeav.model.config import LossConfig, NotNegative, RunConfig, Section
 from caeav.model.heads.avvp import AvvpHead, AvvpOutput
 from caeav.model.heads.config import AvvpHeadConfig, HeadConfig
 from caeav.model.losses.avvp import VISUAL_KEEP, avvp_loss
-from caeav.model.metrics.avvp import THRESHOLD, AvvpMetric, predict_tracks
+from caeav.model.metrics.avvp import THRESHOLD, AvvpMetric, clip_scores, predict_tracks
 from caeav.model.readings.tracks import Tracks
 from caeav.model.runs import Inputs
 from caeav.model.sample import Sample
@@ -177,7 +178,12 @@ class AvvpScorer:
             for k, name in enumerate(self._classes)
             if not bool(table[:, k].isnan().all())
         )
-        return Scores(score.segment.type_av, score.clips, rows, details)
+        of_clips = {
+            f"{name}_{key}": mean_of(x)
+            for name, level in zip(levels, score.per_clip, strict=True)
+            for key, x in clip_scores(level).items()
+        }
+        return Scores(score.segment.type_av, score.clips, rows, details, Evidence(of_clips))
 
 
 AVVP = AvvpTask()
