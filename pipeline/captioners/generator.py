@@ -139,10 +139,17 @@ def load_model(factory: Any, found: Weights, dtype: str) -> Any:
 
 
 def load_processor(found: Weights, image_backend: str | None = None) -> Any:
-    """The checkpoint's processor (tokenizer with what prepares pictures or sound), its tokenizer checked."""
-    chosen = {} if image_backend is None else {"backend": image_backend}
+    """The checkpoint's processor (tokenizer with what prepares pictures or sound), its tokenizer checked.
+
+    `image_backend`: which of the library's forms prepares pictures, where a model has several: `pil`, `torchvision`.
+    """
+    library = transformers()
     try:
-        processor = transformers().AutoProcessor.from_pretrained(found.folder, **chosen, **_LOCAL)
+        processor = library.AutoProcessor.from_pretrained(found.folder, **_LOCAL)
+        if image_backend is not None:  # not asked of the whole processor: those of videos have one form only
+            processor.image_processor = library.AutoImageProcessor.from_pretrained(
+                found.folder, backend=image_backend, **_LOCAL
+            )
     except _FAILURES as error:
         raise _unusable(found, "the processor", error) from error
     tokenizer = getattr(processor, "tokenizer", None)

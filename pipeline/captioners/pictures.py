@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners.generator import transformers
@@ -98,9 +100,16 @@ class ImageTextModel(PictureCaptioner):
         for shape in dict.fromkeys(part.shape for part in parts):
             places = [i for i, part in enumerate(parts) if part.shape == shape]
             inputs = self._prepared([parts[i] for i in places])
-            for i, text in zip(places, self.generate(inputs, inputs["input_ids"]), strict=True):
+            for i, text in zip(places, self.generate(inputs, self._prompt(inputs["input_ids"])), strict=True):
                 texts[i] = text
         return texts
+
+    def _prompt(self, given: Tensor) -> Tensor:
+        """What the output begins with, `[N, W]`: BLIP starts with a token of its own and drops the end token."""
+        if self.model.config.model_type != "blip":
+            return given
+        begin = torch.full_like(given[:, :1], self.model.config.text_config.bos_token_id)
+        return torch.cat([begin, given[:, 1:-1]], dim=1)
 
     def _prepared(self, pictures: Sequence[Picture]) -> dict[str, Any]:
         from PIL import Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.captioners.generator import transformers
+from caeav.pipeline.captioners import generator
 from caeav.pipeline.decode.media import DecodedClip
 
 WORDS = "a photo of a dog that barks on the street while rain falls and music plays in one sentence describe"
 RATE_HZ = 16_000
+
+
+def transformers() -> Any:
+    """The library; tests of learned captioners are skipped without it."""
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("caeav[learned] is not installed")
+    return generator.transformers()
 
 
 def byte_tokenizer(*special: str) -> Any:
@@ -156,6 +164,74 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(
         tmp_path_factory.mktemp("models") / "llava", library.LlavaForConditionalGeneration(config), processor
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2-VL, whose pictures take as many tokens as their size asks for."""
+    library = transformers()
+    pad, begin, end, video = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+    tokenizer = byte_tokenizer(pad, begin, end, video)
+    seeded()
+    mrope = {"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
+    config = library.Qwen2VLConfig(
+        text_config={**qwen2(len(tokenizer)), **mrope, "model_type": "qwen2_vl_text"},
+        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=2,
+        vision_start_token_id=3,
+        vision_end_token_id=4,
+        video_token_id=5,
+    )
+    processor = library.Qwen2VLProcessor(
+        library.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112),
+        tokenizer,
+        library.Qwen2VLVideoProcessor(),
+        chat_template="{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        f"{begin}{pad}{end}" + "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}",
+    )
+    model = library.Qwen2VLForConditionalGeneration(config)
+    return save(tmp_path_factory.mktemp("models") / "qwen2-vl", model, processor)
+
+
+@pytest.fixture(scope="session")
+def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BLIP, without a chat template; it changes the ends of its prompt."""
+    library = transformers()
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+    words = [*special, *letters, ".", *(f"##{x}" for x in letters), *sorted(set(WORDS.split()) - {"a"})]
+    seeded()
+    config = library.BlipConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": 32,
+            "encoder_hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "initializer_range": 0.4,
+            "pad_token_id": 0,
+            "bos_token_id": 5,
+            "sep_token_id": 3,
+            "eos_token_id": 3,
+            "max_position_embeddings": 64,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "initializer_range": 0.4,
+        },
+    )
+    processor = library.BlipProcessor(
+        library.BlipImageProcessor(size={"height": 28, "width": 28}),
+        library.BertTokenizer(vocab={word: i for i, word in enumerate(words)}),
+    )
+    model = library.BlipForConditionalGeneration(config)
+    return save(tmp_path_factory.mktemp("models") / "blip", model, processor)
 
 
 @pytest.fixture(scope="session")
