@@ -110,7 +110,10 @@ def extract(
     if captions:
         wanted.append(
             CaptionOptions(
-                *(chosen[name] for name in written),
+                visual=chosen["caption-visual"],
+                audio=chosen["caption-audio"],
+                visual_text=chosen["caption-visual-text"],
+                audio_text=chosen["caption-audio-text"],
                 decoder=decoder,
                 dtype=dtype,
                 shard_clips=shard_clips,

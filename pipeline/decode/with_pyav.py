@@ -95,7 +95,7 @@ class _VideoTrack:
         self.found.rotated_deg = int(frame.rotation)
         self.found.resized += (frame.width, frame.height) != self._size
         width, height = self._size
-        image = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
+        image: Any = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
         return upright(image, self.found.rotated_deg)
 
 
