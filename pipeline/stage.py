@@ -174,7 +174,7 @@ class _Work:
                 unit, [(store.shard_of[key], store.place(key)) for key in store.shard_of if key in self._due]
             )
         lanes = self._resources()["device"]
-        self._room += (lanes + 1) * max(unit.rows for unit in units)
+        self._room += (2 * lanes + 1) * max(unit.rows for unit in units)
 
     def _resources(self) -> dict[str, int]:
         resources = {"workers": self._workers, "writer": 1}

@@ -1,0 +1,64 @@
+"""One file through device components, as prediction does it: what the stores hold, up to rounding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.extract import extract_all
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.pipeline.single import process_file
+from caeav.pipeline.store import StoreReader
+from caeav.pipeline.summary import RunOptions
+
+COMPUTE = ComputeOptions(batch=4)
+
+
+def test_tokens_and_captions_are_those_of_the_stores(small_manifest: Manifest, tmp_path: Path) -> None:
+    manifest = replace(small_manifest, clips=small_manifest.clips[:3])
+    options = [
+        TokenOptions("tiny", "none", dtype="int8", compute=COMPUTE),
+        TokenOptions("none", "tiny", compute=COMPUTE),
+        CaptionOptions("tiny", "tiny", "tiny", "tiny", compute=COMPUTE),
+    ]
+    run = RunOptions(workers=1, devices=("cpu",))
+    made = extract_all(manifest, Home(tmp_path), options, run, lambda progress: None)
+    clip = manifest.clips[2]
+    visual, audio, captions = (StoreReader.open(summary.path) for summary in made)
+    path = Path(manifest.media_root) / clip.media
+    found = process_file(path, [visual.recipe, audio.recipe], captions.recipe, device="cpu")
+    for reader in (visual, audio):
+        for name, stored in reader.read(clip.key).arrays.items():
+            assert found.tokens.arrays[name].dtype == stored.dtype
+            np.testing.assert_allclose(found.tokens.arrays[name], stored, atol=0.02)
+    assert set(found.tokens.arrays) == {"visual.stage1", "visual.stage2", "audio.stage1"}
+    assert found.captions is not None
+    wanted = captions.read(clip.key)
+    assert found.captions.info["texts"] == wanted.info["texts"]
+    np.testing.assert_allclose(
+        found.captions.arrays["audio_caption"], wanted.arrays["audio_caption"], atol=1e-2
+    )
+    assert found.frames.shape == (4, 64, 64, 3)
+
+
+def test_a_backbone_that_fails_is_said_with_the_file(
+    small_manifest: Manifest, tmp_path: Path, tiny: Any
+) -> None:
+    from caeav.pipeline.recipes import token_recipe
+
+    def fail(batch: object) -> None:
+        raise ValueError("no")
+
+    tiny.hook = fail
+    recipe = token_recipe(4, 1.0, TokenOptions("tiny", "none", compute=COMPUTE))
+    path = Path(small_manifest.media_root) / small_manifest.clips[0].media
+    with pytest.raises(CaeavError, match=rf"{path.name}: compute: ValueError: no"):
+        process_file(path, recipe, device="cpu")
