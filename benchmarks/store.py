@@ -1,4 +1,4 @@
-"""How fast the store writes and reads, checksums on, beside a raw memory-mapped file and plain WebDataset.
+"""How fast each backend writes and reads, checksums on, beside a raw memory-mapped file and plain WebDataset.
 
     python benchmarks/store.py [--megabytes 400] [--rounds 3] [--folder DIR]
 
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.store import Recipe, Record, StoreReader, open_for_writing, verify
+from caeav.pipeline.store.backend import backend_field
 
 SHAPES = {"visual.stage3": (10, 144, 384), "visual.stage4": (10, 36, 768), "audio.stage4": (10, 64, 768)}
+BACKENDS = {"tar": "webdataset", "zarr": "zarr"}
 CLIP_BYTES = sum(int(np.prod(shape)) for shape in SHAPES.values()) * 2
 
 
@@ -42,9 +44,8 @@ def main() -> None:
     print(f"{'what':<44}{'MB/s':>8}{'clips/s':>9}{'of raw':>8}")
     raw = dict(rows)
     for name, seconds in rows:
-        ceiling = next(
-            (s for n, s in raw.items() if n.startswith("raw") and n[4:] == name.partition(" ")[2]), None
-        )
+        what = name.partition(" ")[2].removesuffix(" (read_each)")
+        ceiling = raw.get(f"raw {what}")
         share = f"{ceiling / seconds:7.0%}" if ceiling else ""
         print(f"{name:<44}{clips * CLIP_BYTES / seconds / 1e6:8.0f}{clips / seconds:9.0f}{share:>8}")
 
@@ -56,8 +57,8 @@ def measure(folder: Path, clips: int, rounds: int) -> list[tuple[str, float]]:
     keys = [f"clip{i:06d}" for i in range(clips)]
     arrays = {key: pool[i % len(pool)] for i, key in enumerate(keys)}
     manifest = Manifest("bench", 10, 1.0, (), tuple(Clip(key, f"{key}.mp4", 0.0, 10.0) for key in keys))
-    recipe = Recipe("tokens", "bench", {})
-    raw, store = folder / "raw.bin", folder / recipe.folder_name
+    recipes = {name: Recipe("tokens", "bench", backend_field(backend)) for name, backend in BACKENDS.items()}
+    raw = folder / "raw.bin"
     best: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], object], cold: Iterable[Path] = ()) -> None:
@@ -69,26 +70,34 @@ def measure(folder: Path, clips: int, rounds: int) -> list[tuple[str, float]]:
 
     shuffled = [keys[i] for i in rng.permutation(clips)]
     for _ in range(rounds):
-        shutil.rmtree(store, ignore_errors=True)
         raw.unlink(missing_ok=True)
         timed("raw write", lambda: write_raw(raw, arrays, keys))
-        timed("caeav write", lambda: write_store(folder, recipe, manifest, arrays))
-        shards = sorted(store.glob("shards/*.tar"))
         for order, wanted in (("sequential", keys), ("random", shuffled)):
             mapped = np.memmap(raw, np.uint8, "r").reshape(clips, CLIP_BYTES)
             timed(f"raw {order}, first", lambda m=mapped, w=wanted: read_raw(m, w), [raw])
             timed(f"raw {order}, again", lambda m=mapped, w=wanted: read_raw(m, w))
-            reader = StoreReader.open(store)
-            timed(f"caeav {order}, first", lambda r=reader, w=wanted: read_store(r, w), shards)
-            timed(f"caeav {order}, again", lambda r=reader, w=wanted: read_store(r, w))
-            del reader, mapped
-            fresh = StoreReader.open(store)
-            timed(f"caeav {order}, cached, checking", lambda r=fresh, w=wanted: read_store(r, w))
-            del fresh  # mapped pages stay in the cache, whatever is asked of the kernel
+            del mapped
+        for name, recipe in recipes.items():
+            store = folder / recipe.folder_name
+            shutil.rmtree(store, ignore_errors=True)
+            timed(f"{name} write", lambda r=recipe: write_store(folder, r, manifest, arrays))
+            files = [path for path in sorted(store.glob("shards*/**/*")) if path.is_file()]
+            for order, wanted in (("sequential", keys), ("random", shuffled)):
+                reader = StoreReader.open(store)
+                timed(f"{name} {order}, first", lambda r=reader, w=wanted: read_store(r, w), files)
+                timed(f"{name} {order}, again", lambda r=reader, w=wanted: read_store(r, w))
+                del reader
+                fresh = StoreReader.open(store)
+                timed(f"{name} {order}, first (read_each)", lambda r=fresh, w=wanted: read_each(r, w), files)
+                del fresh
+                fresh = StoreReader.open(store)
+                timed(f"{name} {order}, cached, checking", lambda r=fresh, w=wanted: read_store(r, w))
+                del fresh  # mapped pages stay in the cache, whatever is asked of the kernel
+            timed(f"{name} open", lambda s=store: StoreReader.open(s))
+            timed(f"{name} verify, cached", lambda s=store: verify(s))
+        shards = sorted((folder / recipes["tar"].folder_name).glob("shards/*.tar"))
         timed("webdataset sequential, first", lambda s=shards: read_webdataset(s), shards)
         timed("webdataset sequential, again", lambda s=shards: read_webdataset(s))
-        timed("caeav open", lambda: StoreReader.open(store))
-        timed("caeav verify, cached", lambda: verify(store))
     return list(best.items())
 
 
@@ -133,6 +142,12 @@ def write_store(
 def read_store(reader: StoreReader, keys: list[str]) -> None:
     for key in keys:
         for array in reader.read(key).arrays.values():
+            touch(array)
+
+
+def read_each(reader: StoreReader, keys: list[str]) -> None:
+    for record in reader.read_each(keys):
+        for array in record.arrays.values():
             touch(array)
 
 

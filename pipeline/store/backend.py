@@ -80,6 +80,9 @@ class Shard(Protocol):
     def info(self, row: int) -> dict[str, Any]:
         """A record's facts alone, checked; the arrays are not touched."""
 
+    def ahead(self, row: int) -> None:
+        """Have a record read from the disk while others are used; a hint."""
+
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """Read every byte once and say all that is not as written; `progress` is told bytes as they are read."""
 

@@ -8,7 +8,7 @@ A reader can be sent to worker processes: it takes its indexes along and maps th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from caeav.pipeline.store.state import StoreState, inspect
 
 OPEN_FILES = 256
 """Files mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
+AHEAD = 4
+"""Records asked for ahead of the one that is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class StoreReader:
         return key in self._places
 
     def __iter__(self) -> Iterator[Record]:
-        return (self.read(key) for key in self.keys)
+        return self.read_each(self.keys)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_shards": OrderedDict(), "_checked": {}}
@@ -101,6 +103,22 @@ class StoreReader:
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
         return record
+
+    def read_each(self, keys: Sequence[str]) -> Iterator[Record]:
+        """The records of `keys` in that order, the next ones being read from the disk meanwhile; errors as `read`.
+
+        What is not in memory yet comes clearly faster than by `read` one after the other.
+        """
+        for at, key in enumerate(keys):
+            self.ahead(keys[at + 1 : at + 1 + AHEAD] if at == 0 else keys[at + AHEAD : at + AHEAD + 1])
+            yield self.read(key)
+
+    def ahead(self, keys: Iterable[str]) -> None:
+        """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
+        for key in keys:
+            number, row = self._places.get(key, (-1, -1))
+            if number >= 0 and not self._checked.get(number, b"\0" * (row + 1))[row]:
+                self._shard(number).ahead(row)
 
     def info(self, key: str) -> dict[str, Any]:
         """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""

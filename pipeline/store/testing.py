@@ -49,6 +49,10 @@ class StoreContract:
         wanted = [clip.key for clip in toy.manifest().clips if clip.key not in ("clip002", "clip009")]
         assert list(reader.keys) == wanted and all(toy.same(record) for record in reader)
         assert all(toy.same(reader.read(key)) for key in reversed(wanted))
+        fresh = StoreReader.open(toy.folder)
+        fresh.ahead(["clip002", "nobody", "clip001"])
+        back = list(fresh.read_each(wanted[::-1]))
+        assert [record.key for record in back] == wanted[::-1] and all(map(toy.same, back))
         assert reader.info("clip001") == dict(toy.record("clip001").info)
         assert [entry.key for entry in reader.quarantined] == ["clip002", "clip009"]
         with pytest.raises(StoreError, match="quarantined"):

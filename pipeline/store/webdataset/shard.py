@@ -39,7 +39,6 @@ class TarShard:
     def record(self, row: int, *, check: bool = True) -> Record:
         """See `Shard.record`."""
         if check:
-            self._file.ahead(int(self.index.entries[row]["array_offset"]), self._span(row, "info")[1])
             for part in ENDINGS:
                 self._compare(row, part)
         try:
@@ -54,6 +53,10 @@ class TarShard:
             return self._info(row)
         except BadPayload as error:
             self._file.damaged(str(error), self.index.keys[row])
+
+    def ahead(self, row: int) -> None:
+        """See `Shard.ahead`."""
+        self._file.ahead(self._span(row, "array")[0], self._span(row, "info")[1])
 
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """See `Shard.check`."""

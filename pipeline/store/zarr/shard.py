@@ -37,8 +37,7 @@ class ZarrShard:
         """See `Shard.record`."""
         arrays: dict[str, NDArray[np.generic]] = {}
         if check:
-            for place in range(self._info):
-                self._file(place).ahead(*self._span(place, row))
+            self.ahead(row)  # several files: the disk may read them all while the first is checked
         for place, layout in enumerate(self.index.layout):
             chunk = self._chunk(place, row)
             if check:
@@ -54,6 +53,11 @@ class ZarrShard:
             return decode_info(chunk[TEXT_HEAD_BYTES:].tobytes())
         except BadPayload as error:
             self._file(self._info).damaged(str(error), self.index.keys[row])
+
+    def ahead(self, row: int) -> None:
+        """See `Shard.ahead`."""
+        for place in range(self._info + 1):
+            self._file(place).ahead(*self._span(place, row))
 
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """See `Shard.check`."""
