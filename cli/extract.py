@@ -123,7 +123,13 @@ def extract(
         )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
-    stages.finish_all(done, as_json, _next(part, captions, stages.next_step("{}", dataset, root, home)))
+    following = "train --task ave" if captions else "caption"
+    step = (
+        stages.merge_step(manifest.dataset, home)
+        if part
+        else stages.next_step(following, dataset, root, home)
+    )
+    stages.finish_all(done, as_json, step)
 
 
 def _several(side: str, names: str, weights: str | None) -> dict[int, tuple[str, str | None]]:
@@ -145,10 +151,3 @@ def _pairs(chosen: dict[str, ModelChoice]) -> list[tuple[ModelChoice | str, Mode
         [x for name, x in chosen.items() if name.rstrip("0123456789") == side] for side in ("visual", "audio")
     ]
     return [(one or NONE, other or NONE) for one, other in zip_longest(*lists)]
-
-
-def _next(part: str | None, captions: bool, command: str) -> str:
-    """What to type next: merge after a slice, train after captions, else caption."""
-    if part:
-        return command.format("store merge")
-    return command.format("train --task ave" if captions else "caption")

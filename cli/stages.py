@@ -140,13 +140,18 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
             bar.close()
 
 
-def next_step(command: str, dataset: str, root: Path | None, home: Path | None) -> str:
+def next_step(command: str, dataset: str | None, root: Path | None, home: Path | None) -> str:
     """A command to type next, with the places given on this one."""
     places = {"--dataset": dataset, "--root": root, "--home": home}
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         places.pop("--home")
     given = [f"{name} {shlex.quote(str(value))}" for name, value in places.items() if value is not None]
     return " ".join(["caeav", command, *given])
+
+
+def merge_step(dataset: str, home: Path | None) -> str:
+    """The command that puts slices together, once all are made."""
+    return next_step(f"store merge {shlex.quote(dataset)}", None, None, home)
 
 
 def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:

@@ -52,7 +52,7 @@ def test_a_slice_names_merging_as_the_next_step(made: Path, tmp_path: Path) -> N
     assert code == 0
     assert "stored       3 of 3" in out  # of the four shards of three clips, the second
     assert ".slice-2-of-3" in out
-    assert "next         caeav store merge --dataset synthetic" in out
+    assert "next         caeav store merge synthetic --home" in out
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
