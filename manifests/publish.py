@@ -109,7 +109,8 @@ class Staging:
         with suppress(OSError):  # what could not be written before cannot be flushed now either
             self._open.close()
         for path in paths:
-            temp_path(path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                remove(temp_path(path))
 
 
 @contextmanager
