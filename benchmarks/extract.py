@@ -168,8 +168,10 @@ def _sets(args: argparse.Namespace, work: Path) -> dict[str, Manifest]:
     home = Home(work)
     if args.media:
         return {args.media.name: load_dataset(str(args.media), None, home, segments=SEGMENTS)}
-    synthesise(home.data("synthetic"), SyntheticOptions(clips=args.clips), workers=2)
-    found = {"synthetic": load_dataset("synthetic", None, home)}
+    found = {}
+    if args.clips:
+        synthesise(home.data("synthetic"), SyntheticOptions(clips=args.clips), workers=2)
+        found["synthetic"] = load_dataset("synthetic", None, home)
     shared = os.environ.get("CAEAV_SHARED")
     if shared and (Path(shared) / "data" / "media").is_dir():
         real = load_dataset(str(Path(shared) / "data" / "media"), None, home, segments=SEGMENTS)
@@ -207,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=64, help="of the synthetic set; 0 leaves it out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--media", type=Path)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))

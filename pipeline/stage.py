@@ -7,25 +7,24 @@ published as soon as a shard is whole. Only so many clips are under way at a tim
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.manifests.publish import publish_bytes
 from caeav.pipeline.assemble import Assembly, decoded
+from caeav.pipeline.beforehand import MEDIA_ROOT, fit_together, moved_media, other_recipes
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import Job, sampling_of
-from caeav.pipeline.store import Quarantined, Recipe, Record, find_other_recipes, open_for_writing
+from caeav.pipeline.store import Quarantined, Record, open_for_writing
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
 from caeav.pipeline.worker import in_worker, worker_settings
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:  # the embedded path imports no torch
     from caeav.pipeline.device.batches import Unit
     from caeav.pipeline.device.runner import Runner
 
-MEDIA_ROOT = "media_root"
-"""File beside a data set's stores: where its media was read last. Stores themselves do not know."""
 SETUP = "caeav.pipeline.worker:setup"
 """What a child process runs."""
 
@@ -55,10 +52,10 @@ def run_stage(
     limit = failure_limit(run.max_failed, len(manifest.clips))
     if not manifest.clips:
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
-    _fit_together([job.recipe for job, _ in jobs])
+    fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
-    said = [_others(home, manifest.dataset, job.recipe) for job, _ in jobs]
-    said[0] += _moved(folder / MEDIA_ROOT, manifest.media_root)
+    said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
+    said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
         stores: list[Filling] = []
         for (job, complete), remarks in zip(jobs, said, strict=True):
@@ -278,44 +275,3 @@ class _Work:
         if self._pool is not None:
             self._pool.interrupt(error)
         self._over.set()
-
-
-def _fit_together(recipes: Sequence[Recipe]) -> None:
-    """One decode serves all: the same decoder, the same segments; and no store twice."""
-    names = [recipe.folder_name for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise CaeavError(f"the same store is asked for twice: {', '.join(names)}", hint="name each once")
-    shared = {
-        (r.fields["decoder"]["name"], r.fields["sampling"]["segments"], r.fields["sampling"]["segment_s"])
-        for r in recipes
-    }
-    if len(shared) > 1:
-        raise CaeavError(
-            "stores made together must share decoder and segments", hint="run the command once for each"
-        )
-
-
-def _others(home: Home, dataset: str, recipe: Recipe) -> list[str]:
-    """What to say about stores of other recipes when a new store is begun: it is easily not what was meant."""
-    if (home.stores / dataset / recipe.folder_name).exists():
-        return []
-    return [
-        f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"
-        for other in find_other_recipes(home.stores, dataset, recipe)
-        if not any(text.startswith(("fields.visual: ", "fields.audio: ")) for text in other.differences)
-    ]  # a store of another modality is another thing, not another recipe for the same
-
-
-def _moved(note: Path, root: str) -> list[str]:
-    """What to say when the media lay elsewhere the last time: moved, or another folder of the same name."""
-    before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
-    if before == now:
-        return []
-    with suppress(FileNotFoundError):  # the other stage, begun at the same moment, has just written it
-        publish_bytes(note, now)
-    if not before:
-        return []
-    return [
-        f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
-        "the same clips: for another data set, rename its folder or use another --home"
-    ]

@@ -1,0 +1,57 @@
+"""What is looked at before a run begins: whether its stores fit together, and what its user may not have meant."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.publish import publish_bytes
+from caeav.pipeline.store import Recipe, find_other_recipes
+
+MEDIA_ROOT = "media_root"
+"""File beside a data set's stores: where its media was read last. Stores themselves do not know."""
+
+
+def fit_together(recipes: Sequence[Recipe]) -> None:
+    """One decode serves all: the same decoder, the same segments; and no store twice."""
+    names = [recipe.folder_name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise CaeavError(f"the same store is asked for twice: {', '.join(names)}", hint="name each once")
+    shared = {
+        (r.fields["decoder"]["name"], r.fields["sampling"]["segments"], r.fields["sampling"]["segment_s"])
+        for r in recipes
+    }
+    if len(shared) > 1:
+        raise CaeavError(
+            "stores made together must share decoder and segments", hint="run the command once for each"
+        )
+
+
+def other_recipes(home: Home, dataset: str, recipe: Recipe) -> list[str]:
+    """What to say about stores of other recipes when a new store is begun: it is easily not what was meant."""
+    if (home.stores / dataset / recipe.folder_name).exists():
+        return []
+    return [
+        f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"
+        for other in find_other_recipes(home.stores, dataset, recipe)
+        if not any(text.startswith(("fields.visual: ", "fields.audio: ")) for text in other.differences)
+    ]  # a store of another modality is another thing, not another recipe for the same
+
+
+def moved_media(note: Path, root: str) -> list[str]:
+    """What to say when the media lay elsewhere the last time: moved, or another folder of the same name."""
+    before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
+    if before == now:
+        return []
+    with suppress(FileNotFoundError):  # the other stage, begun at the same moment, has just written it
+        publish_bytes(note, now)
+    if not before:
+        return []
+    return [
+        f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
+        "the same clips: for another data set, rename its folder or use another --home"
+    ]
