@@ -22,6 +22,7 @@ from caeav.pipeline.store import (
     Report,
     StoreReader,
     describe,
+    list_slices,
     list_stores,
     verify,
 )
@@ -51,6 +52,12 @@ def ls(
     if as_json:
         print_json([asdict(info) | {"path": str(info.path)} for info in infos])
         return
+    slices = [path for path in list_slices(stores) if dataset in (None, path.parent.name)]
+    if slices:
+        names = sorted({path.parent.name for path in slices})
+        say(
+            f"besides, {len(slices)} slices, put together by caeav store merge: {printable(', '.join(names))}"
+        )
     if not infos:
         say(f"no store in {stores}; `caeav extract` makes one")
         return

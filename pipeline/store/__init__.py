@@ -23,6 +23,7 @@ from caeav.pipeline.store.find import (
     find_other_recipes,
     find_slices,
     find_store,
+    list_slices,
     list_stores,
 )
 from caeav.pipeline.store.opening import open_for_writing
@@ -70,6 +71,7 @@ __all__ = [
     "find_other_recipes",
     "find_slices",
     "find_store",
+    "list_slices",
     "list_stores",
     "merge",
     "open_for_writing",

@@ -49,6 +49,12 @@ def list_stores(stores: Path) -> list[StoreInfo]:
     return found
 
 
+def list_slices(stores: Path) -> list[Path]:
+    """The folders of all slices below `<home>/stores`, which `list_stores` leaves out, sorted."""
+    folders = (recipe_file.parent for recipe_file in stores.glob("*/*.slice-*/recipe.json"))
+    return sorted(folder for folder in folders if Slice.of_folder(folder.name)[1] != Slice())
+
+
 def find_slices(stores: Path, dataset: str, name: str | None = None) -> list[Path]:
     """The folders of the slices of one store of `dataset` (called `name`), by number.
 

@@ -238,6 +238,8 @@ def test_the_commands_say_what_they_did(toys, caeav):
         write_slice(toys.at(toys.stores.parent / "s" / "stores"), number, 2)
     sliced = ("--home", toys.stores.parent / "s")
     assert len(find_slices(toys.stores.parent / "s" / "stores", "toy", "classic")) == 2
+    listed = caeav("ls", *sliced)
+    assert "2 slices, put together by caeav store merge: toy" in listed.output
     merged = caeav("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
     with pytest.raises(StoreError, match="make slices with"):
