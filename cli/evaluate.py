@@ -1,8 +1,8 @@
-"""`caeav eval`: the official score of a trained run on a split, class by class."""
+"""`caeav eval`: the official score of a trained run on a split, class by class, also under stress."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,11 @@ from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+
+if TYPE_CHECKING:
+    from caeav.model.experiment import Experiment
+    from caeav.model.network import Network
+    from caeav.model.runs import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -28,52 +33,110 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test"], typer.Option("--split", help="Which clips to score.")
     ] = "test",
+    stress: Annotated[
+        str | None,
+        typer.Option(
+            "--stress",
+            metavar="KIND=STRENGTH,...",
+            help="Damage the inputs: shift=SEGMENTS, or a share of clips for swap, mute, blind, cut, caption_drop, "
+            "caption_swap, caption_empty; e.g. shift=2,swap=0.3.",
+            show_default=False,
+        ),
+    ] = None,
+    stress_curve: Annotated[
+        str | None,
+        typer.Option(
+            "--stress-curve",
+            metavar="KINDS",
+            help="Score at several strengths of each kind alone (all, or shift,swap,...): table, picture and JSON in "
+            "the run folder.",
+            show_default=False,
+        ),
+    ] = None,
+    stress_seed: Annotated[
+        int, typer.Option("--stress-seed", min=0, help="Which clips are hit, and by what.")
+    ] = 0,
+    drop_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--drop-leaks", help="Leave out clips whose video is in another split too; both scores are told."
+        ),
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a run's best weights on a split, as it was done at the end of training."""
+    """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
+    from caeav.model.bootstrap import shown
+    from caeav.model.examine import examine, remarks
     from caeav.model.experiment import load_best, reopen
+    from caeav.model.protocol import HONEST, stamp
     from caeav.model.runs import find_run
+    from caeav.model.stress import parse_stress
 
+    strengths = parse_stress(stress) if stress is not None else None
+    if stress_curve is not None and (strengths is not None or drop_leaks):
+        raise CaeavError(
+            "--stress-curve scores each kind alone on all clips", hint="leave --stress and --drop-leaks away"
+        )
     place = Home.find(home)
     run = find_run(place, run_name)
     experiment = reopen(place, run, device, live_opener(place))
-    if not experiment.joined.splits[split]:
-        raise CaeavError(f"no usable clip in split {split!r}", hint="choose another --split")
     model = experiment.build()
     load_best(run, model)
-    scores, majority = experiment.score(model, split), experiment.majority(split)
-    metric = experiment.task.metric
+    if stress_curve is not None:
+        _curves(experiment, model, run, split, stress_curve, stress_seed, as_json)
+        return
+    found = examine(experiment, model, split, strengths=strengths, seed=stress_seed, drop_leaks=drop_leaks)
+    scores, task = found.scores, experiment.task
     result = run.result()
-    trained = result["scores"].get(split) if result else None
+    comparable = found.plain is None and found.whole is None
+    trained = result["scores"].get(split) if result and comparable else None
     if as_json:
-        print_json(
-            {
-                "run": run.name,
-                "split": split,
-                "metric": metric,
-                "score": scores.value,
-                "majority": majority,
-                "clips": scores.clips,
-                "details": dict(scores.details),
-                "select_on": experiment.config.select_on,
-                "score_after_training": trained,
-                "per_class": [dict(row) for row in scores.per_class],
-            }
-        )
+        print_json({"run": run.name, **found.as_json(), "score_after_training": trained})
         return
     if scores.per_class:
         columns = list(scores.per_class[0])
         print_table(columns, [[row[name] for name in columns] for row in scores.per_class])
         print()
+    bounds = found.intervals.as_json() if found.intervals is not None else None
     if scores.details:
-        print_table(["also", split], [[name, value] for name, value in scores.details.items()])
+        rows = [[name, value, shown(bounds, name)] for name, value in scores.details.items()]
+        print_table(["also", split, "interval"], rows)
         print()
-    marked = " (selected on test)" if experiment.config.select_on == "test" and split == "test" else ""
-    counted = f"{scores.clips} {split} {experiment.task.rows}"
-    print(f"{run.name}: {metric} {scores.value:.2f} %{marked} on {counted}; majority {majority:.2f} %")
+    config = experiment.config
+    marked = stamp(config.protocol, config.select_on)
+    marked = f" ({marked})" if marked != HONEST and split == "test" else ""
+    counted = f"{scores.clips} {split} {task.rows}"
+    within = shown(bounds, task.metric)
+    within = f" ({within})" if within else ""
+    print(
+        f"{run.name}: {task.metric} {scores.value:.2f} %{within}{marked} on {counted}; majority {found.majority:.2f} %"
+    )
+    for line in remarks(found):
+        print(line)
+    if found.intervals is not None:
+        made = found.intervals
+        say(f"in brackets: {made.level:g} % interval, {made.resamples} resamples of {made.count} {made.unit}")
     if trained is not None and abs(trained - scores.value) > 1e-6:
         say(
             f"note: right after training it was {trained:.4f} %, now {scores.value:.4f} %; another device or version?"
         )
+
+
+def _curves(
+    experiment: Experiment, model: Network, run: Run, split: str, kinds: str, seed: int, as_json: bool
+) -> None:
+    """Scores at all strengths: written, and shown."""
+    from caeav.model.curves import FOLDER, kinds_of, stress_curves, table, write_curves
+
+    curves = stress_curves(
+        experiment, model, split, kinds_of(kinds, experiment), seed=seed, told=lambda line: say(line)
+    )
+    written = write_curves(curves, run.folder / FOLDER, f"{split} under stress  ({run.name})")
+    if as_json:
+        print_json({"run": run.name, **curves})
+        return
+    columns, rows = table(curves)
+    print_table(columns, rows, title=f"{curves['metric']} % on {split}, majority {curves['majority']:.2f}")
+    say(f"written: {', '.join(str(path) for path in written)}")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.console import printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
+from caeav.cli.outcome import finish, finish_group
 from caeav.manifests.dataset import OFFICIAL, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -54,6 +55,17 @@ def train(
             "--select-on", help="Split that chooses the best epoch: val or test.", show_default="val"
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="honest, or published: select and score as the compared papers did; marks the run.",
+            show_default="honest",
+        ),
+    ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave out clips whose video is in another split too.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
     ] = None,
@@ -81,6 +93,8 @@ def train(
         "--set": assignments,
         "--seeds": seeds,
         "--select-on": select_on,
+        "--protocol": protocol,
+        "--drop-leaks": drop_leaks or None,
         "--inject-from": inject_from,
     }
     if resume is not None:
@@ -90,11 +104,15 @@ def train(
                 f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
                 hint="leave them away, or train a new run without --resume",
             )
-        _finish([_resume(place, resume, device)], place, as_json)
+        result = _resume(place, resume, device)
+        finish([result], place, as_json)
+        finish_group(place, result["group"])
         return
     dedicated = {
         "dataset": _dataset_name(dataset),
         "select_on": select_on,
+        "protocol": protocol,
+        "drop_leaks": drop_leaks or None,
         "training.device": device,
         "model.adapters.placement": "inject" if inject_from else None,
         "model.adapters.inject_from": inject_from,
@@ -102,14 +120,14 @@ def train(
     command = ["caeav", "train", "--task", task, "--recipe", recipe]
     for name, value in changes.items():
         for one in value if isinstance(value, list) else [value]:
-            command += [name, str(one)] if one is not None else []
+            command += [] if one is None else [name] if one is True else [name, str(one)]
     results = _train_all(
         place,
         (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
         _seed_list(seeds),
         shlex.join(command),
     )
-    _finish(results, place, as_json)
+    finish(results, place, as_json)
 
 
 def _train_all(
@@ -130,7 +148,7 @@ def _train_all(
             group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
         if not results:
             _introduce(experiment)
-        run.write(ORIGIN, {"command": command, "group": group})
+        run.write(ORIGIN, {"command": command, "group": group, "seeds": seeds if group else []})
         try:
             results.append(_train_one(experiment, run))
         except KeyboardInterrupt:
@@ -182,59 +200,10 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def _introduce(experiment: Experiment) -> None:
     """What joins what, before training begins."""
-    for line in experiment.introduction():
+    from caeav.model.introduction import introduction
+
+    for line in introduction(experiment):
         say(printable(line))
-
-
-def _finish(results: list[dict[str, Any]], home: Home, as_json: bool) -> None:
-    """The result of one run, or of several as mean and deviation, and what to do next."""
-    from caeav.model.groups import summarise_group, write_group
-
-    first = results[0]
-    summary = None
-    if len(results) > 1:
-        summary = summarise_group(first["group"], results)
-        write_group(home, summary)
-    if as_json:
-        print_json(summary or first)
-        return
-    metric, marked = first["metric"], " (selected on test)" if first["select_on"] == "test" else ""
-    if summary is None:
-        rows = [
-            [
-                f"{split}{marked if split == 'test' else ''}",
-                value,
-                first["majority"][split],
-                first["clips"][split],
-            ]
-            for split, value in first["scores"].items()
-        ]
-        print_table(["split", f"{metric} %", "majority %", first["rows"]], rows)
-        names = list(next(iter(first["details"].values()), {}))
-        if names:
-            print()
-            print_table(
-                ["also", *first["scores"]],
-                [[name, *(first["details"][split][name] for split in first["scores"])] for name in names],
-            )
-        early = ", stopped early" if first["stopped_early"] else ""
-        say(f"best epoch {first['best_epoch']} of {first['epochs']}{early}")
-    else:
-        rows = [
-            [
-                f"{split}{marked if split == 'test' else ''}",
-                spread["mean"],
-                spread["std"],
-                first["majority"][split],
-                " ".join(f"{value:.2f}" for value in spread["values"]),
-            ]
-            for split, spread in summary["scores"].items()
-        ]
-        print_table(["split", f"{metric} %", "deviation", "majority %", "by seed"], rows)
-    folder = home.runs / first["run"]
-    say(f"run: {folder}" if summary is None else f"runs: {', '.join(summary['runs'])} in {home.runs}")
-    where = f"--run {first['run']}{at_home(home)}"
-    say(f"next: caeav predict FILE {where}\n      caeav eval {where} --split test")
 
 
 def _dataset_name(given: str | None) -> str | None:

@@ -65,6 +65,12 @@ class Intervals:
         }
 
 
+def shown(made: Mapping[str, Any] | None, name: str) -> str:
+    """`58.0 to 64.1` for one score of an `as_json`, or nothing where it has no interval."""
+    bounds = made["bounds"].get(name) if made else None
+    return f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else ""
+
+
 def mean_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Parts of a score that is the mean of `values` `[N]` (in 0..1)."""
     return values, torch.ones_like(values)

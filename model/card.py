@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from caeav.manifests.publish import publish_text
+from caeav.model.bootstrap import shown
+from caeav.model.protocol import sentence
 from caeav.model.resolve import dump_config
 from caeav.model.runs import ADAPTER, CARD, CONFIG, Run
 
 if TYPE_CHECKING:
     from caeav.model.experiment import Experiment
-
-PROTOCOL = {
-    "val": "The weights are those of the epoch that did best on **val**; **test** was scored once, afterwards.",
-    "test": "**Selected on test**: the weights are those of the epoch that did best on the test split, as much "
-    "published work does it. The test score is therefore optimistic; compare it only with numbers made alike.",
-}
 
 
 def write_card(run: Run, experiment: Experiment, result: dict[str, Any]) -> None:
@@ -31,6 +27,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         [
             name,
             f"{value:.2f}",
+            shown(result["intervals"].get(name), result["metric"]),
             f"{result['majority'][name]:.2f}",
             str(result["clips"][name]),
             str(result["left_out"][name]),
@@ -52,7 +49,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     per_class = [[_cell(value) for value in row.values()] for row in result["per_class"].get("test", [])]
     columns = list(result["per_class"]["test"][0]) if per_class else []
     details = [
-        [name, *(f"{result['details'][split][name]:.2f}" for split in result["scores"])]
+        [name, *(_with_interval(result, split, name) for split in result["scores"])]
         for name in next(iter(result["details"].values()), {})
     ]
     sections = [
@@ -62,10 +59,16 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"{inputs.segment_s:g} s. The backbones are frozen and not part of this model; `{ADAPTER}` holds all trained "
         "parameters.",
         "## Scores",
-        f"{result['metric'].capitalize()} in percent, official metric. {PROTOCOL[config.select_on]} Seed "
+        f"{result['metric'].capitalize()} in percent, official metric. "
+        f"{sentence(config.task, config.protocol, config.select_on)} Seed "
         f"{config.seed}, {result['epochs']} epochs, best epoch {result['best_epoch']}"
-        f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train.",
-        _table(["split", "score", "majority", experiment.task.rows, "clips left out (quarantine)"], scores),
+        f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train. "
+        f"{_about_intervals(result)}",
+        _table(
+            ["split", "score", "interval", "majority", experiment.task.rows, "clips left out (quarantine)"],
+            scores,
+        ),
+        *_besides(result),
         *([_table(["also", *result["scores"]], details)] if details else []),
         *(["### Test, class by class", _table(columns, per_class)] if per_class else []),
         "## Trained on",
@@ -85,6 +88,35 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"```yaml\n{dump_config(config)}```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _about_intervals(result: dict[str, Any]) -> str:
+    for made in result["intervals"].values():
+        return (
+            f"Intervals: {made['level']:g} %, bootstrap of {made['resamples']} resamples over {made['unit']}; they say "
+            "what other test clips could change, not what another seed would."
+        )
+    return ""
+
+
+def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
+    held = shown(result["intervals"].get(split), name)
+    return f"{result['details'][split][name]:.2f}" + (f" ({held})" if held else "")
+
+
+def _besides(result: dict[str, Any]) -> list[str]:
+    """Best of all epochs each for itself, and the score with leaked clips, where the run has them."""
+    said = []
+    for split, peaks in result.get("peaks", {}).items():
+        best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())
+        said.append(f"Best over epochs on {split}, each number for itself: {best}.")
+    if "leaks" in result:
+        gone = ", ".join(f"{n} of {split}" for split, n in result["leaks"]["left_out"].items())
+        whole = ", ".join(f"{split} {x:.2f}" for split, x in result["leaks"]["scores_with"].items())
+        said.append(
+            f"Clips whose video is in another split too are left out everywhere ({gone}); scored with them: {whole}."
+        )
+    return said
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

@@ -16,6 +16,7 @@ from caeav.model.network import ModelConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -70,6 +71,25 @@ class TrainingConfig(Section):
     preload_mb: Annotated[int, Field(ge=0)] = 2048
 
 
+class StressConfig(Section):
+    """How much inputs are damaged, each kind for itself (docs/ROBUSTNESS.md); zero leaves everything as it is.
+
+    shift: sound later by so many segments than the picture, earlier when negative. The others are the share of clips
+    that it happens to: swap: another clip's sound; mute, blind: no sound, no picture; cut: from some segment on
+    another clip's picture; caption_drop: no captions; caption_swap: another clip's; caption_empty: captions of the same
+    length that say nothing.
+    """
+
+    shift: int = 0
+    swap: Share = 0.0
+    mute: Share = 0.0
+    blind: Share = 0.0
+    cut: Share = 0.0
+    caption_drop: Share = 0.0
+    caption_swap: Share = 0.0
+    caption_empty: Share = 0.0
+
+
 class LossConfig(Section):
     """Weights; 0 leaves a loss out. Tasks add their own; these are for every task. `load_balance` is AVMoE's.
 
@@ -85,13 +105,17 @@ class LossConfig(Section):
 
 class RunConfig(Section):
     """One run. `recipe` is the name it was begun with; `captions`: join the caption store; `select_on`: the split
-    that chooses the best epoch (`test` marks the run, for comparison with work that did so)."""
+    that chooses the best epoch (`test` marks the run, for comparison with work that did so); `protocol`: `published`
+    scores as the compared papers did (protocol.py); `drop_leaks`: leave out clips whose video is in another split too;
+    `augment`: damage done to training batches, anew in every epoch."""
 
     task: str
     recipe: str
     dataset: str
     seed: Annotated[int, Field(ge=0)] = 0
     select_on: Literal["val", "test"] = "val"
+    protocol: Literal["honest", "published"] = "honest"
+    drop_leaks: bool = False
     captions: bool = True
     stores: StoresConfig = StoresConfig()
     model: ModelConfig = ModelConfig()
@@ -100,6 +124,7 @@ class RunConfig(Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
+    augment: StressConfig = StressConfig()
 
     @model_validator(mode="after")
     def _captions_where_needed(self) -> RunConfig:

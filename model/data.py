@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from copy import copy
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,17 +83,25 @@ class SplitData:
         """The samples at `rows` in that order."""
         index = torch.as_tensor(rows, dtype=torch.long)
         clips = [self.clip_of[row] for row in rows]
-        if self._stacked is None:
-            arrays = self._read(clips)
-        else:
-            chosen = torch.as_tensor(clips, dtype=torch.long)
-            arrays = {name: x.index_select(0, chosen) for name, x in self._stacked.items()}
-        batch = _as_batch([self.keys[row] for row in rows], arrays, self._joined.spec)
+        batch = _as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
         batch.targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
         batch.extra |= {name: x.index_select(0, index) for name, x in self._extra.items()}
         for change in self._changes:
             batch = change(batch, rows, self, epoch)
         return batch
+
+    def clip_arrays(self, clips: Sequence[int]) -> dict[str, Tensor]:
+        """Everything the run reads of the clips with these numbers: taps, captions, flags, each `[B, ...]`."""
+        if self._stacked is None:
+            return self._read(clips)
+        chosen = torch.as_tensor(clips, dtype=torch.long)
+        return {name: x.index_select(0, chosen) for name, x in self._stacked.items()}
+
+    def changed(self, change: Change) -> SplitData:
+        """The same samples, sharing what is in RAM, with `change` made to every batch before all others."""
+        other = copy(self)
+        other._changes = (change, *self._changes)
+        return other
 
     def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
         """Single segments of any clips of the split: numbers `[B, S]` of clips and segments -> `[B, S, L, C]`."""

@@ -6,7 +6,7 @@ The test split is scored once, after training, with the weights that did best on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,26 +18,33 @@ from caeav.manifests.clip import SPLITS
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import manifest_digest
+from caeav.model.bootstrap import intervals
 from caeav.model.card import write_card
 from caeav.model.checkpoint import load_into, parameter_counts, read_tensors, trainable_state, write_tensors
 from caeav.model.config import RunConfig
-from caeav.model.data import MIB, SplitData, clip_bytes, fits
+from caeav.model.data import Change, SplitData, fits
 from caeav.model.environment import describe_environment
 from caeav.model.evaluate import score
 from caeav.model.join import Joined, join_stores, store_facts
+from caeav.model.leaks import dropped, without_leaks
 from caeav.model.network import Network, build_network
 from caeav.model.placements.live import Live, LiveOpener
 from caeav.model.placements.needs import needed
+from caeav.model.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.resume import BEST, seed_epoch
 from caeav.model.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
+from caeav.model.sample import Sample
+from caeav.model.stress import Augment, active, check_stress
 from caeav.model.task import TASKS, Scores, Task
 from caeav.model.train import Trainer, Watcher, choose_device
-from caeav.pipeline.store import StoreReader
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is known before training: checked configuration, joined data, task, device."""
+    """Everything that is known before training: checked configuration, joined data, task, device.
+
+    `whole`: the splits as they were before leaked clips were left out; the joined ones where none were.
+    """
 
     config: RunConfig
     home: Home
@@ -45,6 +52,7 @@ class Experiment:
     device: torch.device
     joined: Joined
     inputs: Inputs
+    whole: Mapping[str, tuple[Sample, ...]]
     live: Live | None = None
 
     @cached_property
@@ -66,25 +74,36 @@ class Experiment:
     def data(self) -> dict[str, SplitData]:
         """Split -> samples, read once and shared by all seeds."""
         return {
-            name: SplitData(
-                self.joined,
-                samples,
-                self.targets[name],
-                extra=self.task.given(self.inputs, samples),
-                changes=self.task.changes(self.config),
-                preload=self.preloaded,
-            )
+            name: self._data(samples, self.targets[name], preload=self.preloaded)
             for name, samples in self.joined.splits.items()
         }
+
+    def _data(self, samples: Sequence[Sample], targets: Mapping[str, Tensor], *, preload: bool) -> SplitData:
+        changes = self.task.changes(self.config)
+        if active(self.config.augment):
+            changes = (Augment(self.config.augment), *changes)
+        extra = self.task.given(self.inputs, samples)
+        return SplitData(self.joined, samples, targets, extra=extra, changes=changes, preload=preload)
 
     def build(self) -> Network:
         """The network with the initial weights of the run's seed."""
         seed_epoch(self.config.seed, 0)
         return build_network(self.task, self.inputs, self.config.model, self.live).to(self.device)
 
-    def score(self, model: nn.Module, split: str) -> Scores:
-        """Official score of `model` on `split`."""
-        return score(self.task, model, self.data[split], self.inputs, self.config, self.device)
+    def score(self, model: nn.Module, split: str, stress: Change | None = None) -> Scores:
+        """Official score of `model` on `split`, with inputs changed by `stress`."""
+        data = self.data[split] if stress is None else self.data[split].changed(stress)
+        return score(self.task, model, data, self.inputs, self.config, self.device)
+
+    def score_whole(self, model: nn.Module, split: str) -> Scores:
+        """Official score of `model` on `split` with the clips that were left out as leaked."""
+        samples = self.whole[split]
+        data = self._data(samples, self.task.targets(self.inputs, samples), preload=False)
+        return score(self.task, model, data, self.inputs, self.config, self.device)
+
+    def without_leaks(self) -> Experiment:
+        """The same without clips whose video is in another split too; itself when they are gone already."""
+        return self if self.config.drop_leaks else replace(self, joined=without_leaks(self.joined))
 
     def majority(self, split: str) -> float:
         """Score on `split` of the best constant answer that the training targets suggest."""
@@ -97,52 +116,9 @@ class Experiment:
             "stores": store_facts(self.joined, self.home),
         }
 
-    def introduction(self) -> list[str]:
-        """What joins what, line by line, for the reader before training."""
-        config, joined = self.config, self.joined
-        training = config.training
-        parts = parameter_counts(self.build())
-        lines = [
-            f"{config.task} / {config.recipe} on {config.dataset}: {self.device.type}, {training.precision}, "
-            f"{torch.get_num_threads()} threads, best epoch by {config.select_on}"
-        ]
-        for store in joined.stores:
-            lines.append(
-                f"  {store.recipe.kind:<9} {store.path.name}: {len(store.keys)} clips, {_shapes_said(store)}"
-            )
-        counts = ", ".join(
-            f"{name} {joined.clips(name)}"
-            + (f" (+{len(joined.left_out[name])} in quarantine)" if joined.left_out[name] else "")
-            + (f" with {len(samples)} questions" if len(samples) > joined.clips(name) else "")
-            for name, samples in joined.splits.items()
-        )
-        lines.append(f"  clips     {counts}; {self.task.about(self.inputs)}")
-        if self.live is not None:
-            taps = ", ".join(tap.name for tap in (*self.inputs.spec.visual, *self.inputs.spec.audio))
-            lines.append(
-                f"  live      frozen backbones, run from {taps}; adapters from {config.model.adapters.inject_from} on"
-            )
-        each = clip_bytes(joined)
-        held = "kept in RAM" if self.preloaded else "read from the stores as needed"
-        lines.append(f"  memory    {each / MIB:.2f} MiB a clip, {each * self.clips / MIB:.0f} MiB {held}")
-        lines.append(
-            f"  trainable {sum(parts.values()):,}: {', '.join(f'{part} {n:,}' for part, n in parts.items())}"
-        )
-        if not joined.splits["test"]:
-            lines.append("  note      no test clips: only val will be scored")
-        return lines + [f"  note      {remark}" for remark in joined.remarks]
-
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed, sharing the data already read."""
-        other = Experiment(
-            self.config.model_copy(update={"seed": seed}),
-            self.home,
-            self.task,
-            self.device,
-            self.joined,
-            self.inputs,
-            self.live,
-        )
+        other = replace(self, config=self.config.model_copy(update={"seed": seed}))
         for name in ("targets", "preloaded", "data"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
@@ -169,6 +145,10 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     )
     adapters = config.model.adapters
     joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
+    whole = joined.splits
+    joined = without_leaks(joined) if config.drop_leaks else joined
+    augment = config.augment
+    check_stress(list(active(augment)), joined.spec, captions=config.captions, shift=augment.shift)
     for split in dict.fromkeys(("train", config.select_on)):
         if not joined.splits[split]:
             raise CaeavError(
@@ -188,7 +168,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     if live is not None and adapters.placement == "inject":
         opened = live([store.recipe for store in joined.tokens])
     pinned_config = config.model_copy(update={"stores": pinned})
-    experiment = Experiment(pinned_config, home, task, device, joined, inputs, opened)
+    experiment = Experiment(pinned_config, home, task, device, joined, inputs, whole, opened)
     _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
     if adapters.placement == "inject":
         experiment.build()  # and so are backbones that do not fit the taps
@@ -239,7 +219,8 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     )
     progress = trainer.fit()
     load_best(run, model)
-    scored = {name: experiment.score(model, name) for name in SPLITS[1:] if experiment.joined.splits[name]}
+    splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
+    scored = {name: experiment.score(model, name) for name in splits}
     result = {
         "run": run.name,
         "group": run.origin()["group"],
@@ -250,10 +231,16 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "metric": experiment.task.metric,
         "rows": experiment.task.rows,
         "select_on": config.select_on,
+        "protocol": config.protocol,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "stopped_early": progress.stopped_early,
         "scores": {name: scores.value for name, scores in scored.items()},
+        "intervals": {
+            name: intervals(scores.evidence).as_json()
+            for name, scores in scored.items()
+            if scores.evidence is not None
+        },
         "majority": {name: experiment.majority(name) for name in scored},
         "details": {name: dict(scores.details) for name, scores in scored.items()},
         "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
@@ -261,6 +248,13 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
         "parameters": parameter_counts(model),
     }
+    if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:
+        result["peaks"] = {config.select_on: progress.peaks}
+    if config.drop_leaks:
+        result["leaks"] = {
+            "left_out": dropped(experiment.whole, experiment.joined.splits),
+            "scores_with": {name: experiment.score_whole(model, name).value for name in splits},
+        }
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
     write_card(run, experiment, result)
@@ -278,12 +272,6 @@ def load_best(run: Run, model: nn.Module) -> None:
         )
     tensors, _ = read_tensors(path)
     load_into(model, tensors, path)
-
-
-def _shapes_said(store: StoreReader) -> str:
-    """`visual.stage1 64x64, ...`: tokens by channels of a tap, caption masks left out."""
-    specs = {name: spec for name, spec in store.array_specs().items() if not name.endswith("_mask")}
-    return ", ".join(f"{name} {spec.shape[-2]}x{spec.shape[-1]}" for name, spec in specs.items())
 
 
 def _counts(joined: Joined) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_text
-from caeav.model.runs import group_path
+from caeav.model.runs import group_path, list_runs
 
 
 def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -28,11 +28,23 @@ def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, A
         "dataset": first["dataset"],
         "metric": first["metric"],
         "select_on": first["select_on"],
+        "protocol": first["protocol"],
         "runs": [result["run"] for result in results],
         "seeds": [result["seed"] for result in results],
         "scores": scores,
         "majority": first["majority"],
     }
+
+
+def finished_group(home: Home, name: str) -> dict[str, Any] | None:
+    """The summary of a group all of whose seeds are trained, from its runs; None while some are missing."""
+    runs = [run for run in list_runs(home) if run.origin()["group"] == name]
+    results = [result for run in runs if (result := run.result()) is not None]
+    seeds = runs[0].origin().get("seeds", []) if runs else []
+    by_seed = {result["seed"]: result for result in results}
+    if not seeds or set(by_seed) != set(seeds):
+        return None
+    return summarise_group(name, [by_seed[seed] for seed in seeds])
 
 
 def write_group(home: Home, summary: dict[str, Any]) -> None:

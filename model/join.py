@@ -248,7 +248,7 @@ def _split_remarks(
     if loose:
         said.append(f"{_some(loose)} in no split, not used")
     said += [
-        f"{n} source videos lie in both splits of {pair} (leakage; kept as given)"
+        f"{n} source videos lie in both splits of {pair} (leakage; --drop-leaks leaves them out)"
         for pair, n in _leaks(rows).items()
     ]
     return said

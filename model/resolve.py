@@ -1,7 +1,7 @@
 """From packaged recipe, config file and `--set` values to one checked `RunConfig`, or to every error at once.
 
-Precedence: packaged recipe < overlay < `--config` file < `--set key.path=value`. Nothing is read but YAML (safe
-loader), nothing is created. What a field means is `config.py`.
+Precedence: packaged recipe < overlay < protocol < `--config` file < `--set key.path=value`. Nothing is read but YAML
+(safe loader), nothing is created. What a field means is `config.py`.
 
 Packaged files: `<task>.yaml`, which may `inherit` from another; overlays of every task `+<name>.yaml`, and of one
 task `<task>+<name>.yaml`.
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from caeav.manifests.errors import CaeavError
 from caeav.model.config import RunConfig, config_class
+from caeav.model.protocol import AS_PUBLISHED, PUBLISHED, departures
 from caeav.model.task import TASKS
 
 FULL = "full"
@@ -72,23 +73,41 @@ def resolve_config(
     Raises `ConfigError` with all faults together, each with the path, the value seen and the values allowed.
     """
     faults: list[str] = []
-    values = _packaged(task, recipe, faults)
-    if file is not None:
-        _merge(values, _read_file(file, faults))
-    for text in assignments:
-        _assign(values, text, faults)
-    for path, value in (given or {}).items():
-        _put(values, path, value, path, faults)
-    values |= {"task": task, "recipe": recipe}
+    values = _laid(task, recipe, file, assignments, given or {}, {}, faults)
+    if values.get("protocol") == PUBLISHED and task in AS_PUBLISHED:
+        values = _laid(task, recipe, file, assignments, given or {}, AS_PUBLISHED[task].settings, [])
     form = config_class(task) if task in TASKS else RunConfig
     try:
         config = form.model_validate(values)
     except ValidationError as error:
         faults += [_explain(dict(fault), form) for fault in error.errors() if task in TASKS]
         raise ConfigError(faults) from None
+    faults += departures(config)
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _laid(
+    task: str,
+    recipe: str,
+    file: Path | None,
+    assignments: Sequence[str],
+    given: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    faults: list[str],
+) -> dict[str, Any]:
+    """Everything laid over the packaged recipe in its order; `protocol` comes first."""
+    values = _packaged(task, recipe, faults)
+    for path, value in protocol.items():
+        _put(values, path, value, path, faults)
+    if file is not None:
+        _merge(values, _read_file(file, faults))
+    for text in assignments:
+        _assign(values, text, faults)
+    for path, value in given.items():
+        _put(values, path, value, path, faults)
+    return values | {"task": task, "recipe": recipe}
 
 
 def dump_config(config: RunConfig) -> str:

@@ -27,7 +27,8 @@ LAST, BEST, PENDING, STATE = "last.safetensors", "best.safetensors", "best-pendi
 
 @dataclass
 class Progress:
-    """Counters of a training after `epoch` finished epochs; `best` is the selection metric's best value."""
+    """Counters of a training after `epoch` finished epochs; `best` is the selection metric's best value, `peaks` the
+    best that every number on the selection split reached, each in an epoch of its own."""
 
     epoch: int = 0
     step: int = 0
@@ -35,6 +36,7 @@ class Progress:
     best_epoch: int = 0
     stopped_early: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
 
     def improves(self, value: float) -> bool:
         """Whether `value` is better than everything before; the first of equals stays the best."""

@@ -21,6 +21,7 @@ from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_text
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.config import RunConfig
+from caeav.model.protocol import HONEST, PUBLISHED, stamp
 from caeav.model.resolve import dump_config, load_config
 from caeav.pipeline.store import Recipe
 
@@ -119,7 +120,9 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Scores, or None while training is unfinished."""
-        return self.read(RESULT) if (self.folder / RESULT).exists() else None
+        if not (self.folder / RESULT).exists():
+            return None
+        return {"protocol": HONEST, "intervals": {}} | self.read(RESULT)  # runs from before there were any
 
     def read(self, name: str) -> dict[str, Any]:
         """One JSON file of the run; raises `RunError`."""
@@ -145,6 +148,8 @@ def create_run(home: Home, config: RunConfig) -> Run:
     """A new run folder with its configuration; names never clash, whoever trains at the same time."""
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     marked = "" if config.select_on == "val" else "-selected-on-test"
+    if config.protocol == PUBLISHED:
+        marked = "-published"
     base = f"{stamp}-{config.task}-{config.recipe}{marked}-s{config.seed}"
     home.runs.mkdir(parents=True, exist_ok=True)
     name, n = base, 1
@@ -205,6 +210,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "dataset": config.dataset,
         "seed": config.seed,
         "select_on": config.select_on,
+        "protocol": stamp(config.protocol, config.select_on),
     }
     if result:
         facts |= {"val": result["scores"].get("val"), "test": result["scores"].get("test")}

@@ -43,7 +43,7 @@ class Scores:
     clips: int
     per_class: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
-    evidence: Evidence | None = None
+    evidence: Evidence | None = field(default=None, compare=False)
 
 
 class Scorer(Protocol):

@@ -140,6 +140,8 @@ class Trainer:
         is_best = progress.improves(scores.value)
         if is_best:
             progress.best, progress.best_epoch = scores.value, number
+        for name, value in {self.task.metric: scores.value, **scores.details}.items():
+            progress.peaks[name] = max(value, progress.peaks.get(name, value))
         patience = self.config.training.early_stop_epochs
         progress.stopped_early = bool(patience) and number - progress.best_epoch >= patience
         progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}

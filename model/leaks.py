@@ -1,0 +1,37 @@
+"""Leaving out clips whose video is in another split too, and telling what that does to a score.
+
+Such clips leave every split they are in. Where questions are split instead of videos, all questions about a video that
+is asked about in several splits go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from caeav.manifests.findings import leaked_keys
+from caeav.model.join import Joined
+from caeav.model.sample import Sample
+
+
+def without_leaks(joined: Joined) -> Joined:
+    """The same with those samples gone from all splits, and a remark that says how many."""
+    leaked = leaked_keys(joined.manifest)
+    kept = {
+        split: tuple(sample for sample in samples if sample.clip.key not in leaked)
+        for split, samples in joined.splits.items()
+    }
+    counts = dropped(joined.splits, kept)
+    said = ", ".join(f"{count} of {len(joined.splits[split])} of {split}" for split, count in counts.items())
+    return replace(
+        joined,
+        splits=kept,
+        remarks=(*joined.remarks, f"left out, their video being in another split too: {said}"),
+    )
+
+
+def dropped(
+    whole: Mapping[str, tuple[Sample, ...]], kept: Mapping[str, tuple[Sample, ...]]
+) -> dict[str, int]:
+    """Split -> how many samples are gone."""
+    return {split: len(samples) - len(kept[split]) for split, samples in whole.items()}
