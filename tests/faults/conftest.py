@@ -1,0 +1,219 @@
+"""A tiny real extraction (tokens and captions of four clips, one of them missing) and ways to break it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caeav.manifests import publish
+from caeav.manifests.clip import Manifest
+from caeav.manifests.dataset import load_dataset
+from caeav.manifests.home import Home
+from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.pipeline import stage, worker
+from caeav.pipeline.decode.pool import Outcome
+from caeav.pipeline.extract import extract_all
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.pipeline.store import StoreReader, list_stores, verify
+from caeav.pipeline.summary import RunOptions
+
+STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder")
+"""The functions of `publish` that change the disk; everything that must survive goes through them."""
+
+
+ANSWERS: dict[str, Any] = {}
+"""What has been decoded and computed in this process, or in the one it was forked from."""
+
+
+class InlinePool:
+    """Stands for `WorkerPool`: the same job in this process, and each clip once, so that hundreds of runs are cheap."""
+
+    def __init__(self, setup: str, settings: Mapping[str, Any], **_: Any) -> None:
+        assert setup == stage.SETUP
+        self._settings = dict(settings)
+        self._job: Callable[[Mapping[str, Any]], Any] | None = None
+        self._errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    def __enter__(self) -> InlinePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def map(self, requests: Iterable[Mapping[str, Any] | None]) -> Iterator[Outcome]:
+        for request in requests:
+            if not self._errors.empty():
+                raise self._errors.get()
+            if request is not None:
+                yield Outcome(request["id"], *self._answer(request))
+        if not self._errors.empty():
+            raise self._errors.get()
+
+    def _answer(self, request: Mapping[str, Any]) -> Any:
+        name = json.dumps([self._settings, dict(request)], sort_keys=True)
+        if name not in ANSWERS:
+            self._job = self._job or worker.setup(self._settings)
+            ANSWERS[name] = self._job(request)
+        return ANSWERS[name]
+
+    def nudge(self) -> None:
+        """Requests are asked for all the time."""
+
+    def interrupt(self, error: BaseException) -> None:
+        self._errors.put(error)
+
+
+@dataclass(frozen=True)
+class Small:
+    """The data set and what is made of it; `media` must not be changed."""
+
+    media: Path
+    manifest: Manifest
+
+    def extract(self, root: Path, backend: str = "webdataset", **run: Any) -> None:
+        """Tokens and captions into stores below `root`."""
+        options = [
+            TokenOptions(shard_clips=2, backend=backend),
+            CaptionOptions(shard_clips=2, backend=backend),
+        ]
+        extract_all(self.manifest, Home(root), options, RunOptions(workers=1, **run), lambda _: None)
+
+    def grown(self, folder: Path) -> Small:
+        """The same with the missing file there (in a copy of the media), a clip relabelled, and a clip more."""
+        shutil.copytree(self.media, folder)
+        first, *others, lost = self.manifest.clips
+        shutil.copy(folder / first.media, folder / lost.media)
+        clips = (replace(first, events=()), *others, lost, replace(first, key="more", start_s=0.5))
+        manifest = replace(self.manifest, clips=clips, media_root=str(folder))
+        return replace(self, media=folder, manifest=manifest)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Three clips of 4 s that exist, and one that does not."""
+    folder = tmp_path_factory.mktemp("faults") / "synthetic"
+    synthesise(folder, SyntheticOptions(clips=12, classes=5, seconds=4, size_px=64, fps=5), workers=1)
+    manifest = load_dataset("synthetic", folder, Home(folder.parent / "home"))
+    clips = (*manifest.clips[:3], replace(manifest.clips[3], media="gone.mp4"))
+    return Small(folder, replace(manifest, clips=clips))
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are decoded in this process."""
+    monkeypatch.setattr(stage, "WorkerPool", InlinePool)
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """`contents(home)`: sha256 of every file of its stores, by path; locks are empty files and count."""
+
+    def of(home: Path) -> dict[str, str]:
+        files = sorted(path for path in (home / "stores").rglob("*") if path.is_file())
+        return {p.relative_to(home).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[[Callable[[], object]], int]:
+    """`forked(work)`: run it in a child process; its exit status, negative for a signal, 1 for an exception."""
+
+    def run(work: Callable[[], object]) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+                os._exit(0)
+            except BaseException as error:  # noqa: BLE001 - a child of pytest must not go on as pytest
+                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def failpoint() -> Callable[..., None]:
+    """`failpoint(step, do, steps)`: call `do(name, arguments)` instead of the step-th step of this process."""
+
+    def arm(step: int, do: Callable[[str, tuple[Any, ...]], object], steps: tuple[str, ...] = STEPS) -> None:
+        count = 0
+
+        def wrapped(name: str, real: Callable[..., object]) -> Callable[..., object]:
+            def call(*args: Any) -> object:
+                nonlocal count
+                count += 1
+                return do(name, args) if count == step else real(*args)
+
+            return call
+
+        for name in steps:
+            setattr(publish, name, wrapped(name, getattr(publish, name)))
+
+    return arm
+
+
+@pytest.fixture(scope="session")
+def die() -> Callable[[str, tuple[Any, ...]], None]:
+    """A step at which the process is killed; half of what it was to write has reached the disk."""
+
+    def killed(name: str, args: tuple[Any, ...]) -> None:
+        if name == "write_bytes":
+            out, data = args
+            data = memoryview(data).cast("B")
+            out.write(data[: len(data) // 2])
+            out.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return killed
+
+
+@pytest.fixture(scope="session")
+def sound_so_far() -> Callable[[Path], int]:
+    """`sound_so_far(home)`: every store there opens or is plainly unfinished, and every record in it is sound.
+
+    Gives the number of finished stores.
+    """
+
+    def look(home: Path) -> int:
+        finished = 0
+        for info in list_stores(home / "stores"):
+            if info.state == "damaged":  # nothing but the recipe has been written
+                assert "manifest" in info.problem and not (info.path / "complete.json").exists(), info.problem
+                continue
+            report = verify(info.path)
+            assert not report.problems, report.problems
+            assert report.sound == (info.state == "complete") == (info.path / "complete.json").exists()
+            assert sum(1 for _ in StoreReader.open(info.path, allow_partial=True)) == report.stored
+            finished += report.sound
+        return finished
+
+    return look
+
+
+@pytest.fixture
+def fresh_home(tmp_path: Path) -> Iterator[Callable[[Path | None], Path]]:
+    """`fresh_home(begin)`: a home folder that is a copy of `begin`, or empty; in memory, where syncing costs nothing."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        home = Path(folder) / "home"
+
+        def make(begin: Path | None = None) -> Path:
+            shutil.rmtree(home, ignore_errors=True)
+            if begin is not None:
+                shutil.copytree(begin, home)
+            return home
+
+        yield make

@@ -1,0 +1,77 @@
+"""SIGKILL at every write, sync, rename, removal and folder of an extraction: nothing is lost and nothing is wrong.
+
+Every write is one of hundreds into the same temp file: of those into zarr's, only some are tried unless
+`CAEAV_EVERY_STEP` is set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("inline")
+EVERY_STEP = bool(os.environ.get("CAEAV_EVERY_STEP"))
+CHANGES = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
+ALL = ("write_bytes", *CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("backend", "grow", "steps", "stride"),
+    [
+        ("webdataset", False, ALL, 1),
+        ("webdataset", True, CHANGES, 1),
+        ("webdataset", True, ALL, 17),
+        ("zarr", False, CHANGES, 1),
+        ("zarr", False, ALL, 31),
+        ("zarr", True, CHANGES, 5),
+        ("zarr", True, ALL, 37),
+    ],
+)
+def test_killed_at_every_step(
+    backend: str,
+    grow: bool,
+    steps: tuple[str, ...],
+    stride: int,
+    small: Any,
+    tmp_path: Path,
+    contents: Callable[[Path], dict[str, str]],
+    forked: Callable[[Callable[[], object]], int],
+    failpoint: Callable[..., None],
+    die: Callable[..., None],
+    sound_so_far: Callable[[Path], int],
+    fresh_home: Callable[[Path | None], Path],
+) -> None:
+    begin = None
+    if grow:
+        begin = tmp_path / "begin"
+        small.extract(begin, backend)
+        small = small.grown(tmp_path / "media")
+    home = fresh_home(begin)
+    small.extract(home, backend, retry_failed=grow)
+    wanted = contents(home)
+    killed = 0
+    for step in itertools.count(1, 1 if EVERY_STEP else stride):
+        home = fresh_home(begin)
+
+        def work(home: Path = home, step: int = step) -> None:
+            failpoint(step, die, steps)
+            small.extract(home, backend, retry_failed=grow)
+
+        status = forked(work)
+        finished = sound_so_far(home)
+        if status == 0:
+            assert finished == 2
+            break
+        assert status == -signal.SIGKILL, f"step {step}"
+        killed += 1
+        small.extract(home, backend, retry_failed=grow)
+        assert contents(home) == wanted, f"killed at step {step}"
+    assert contents(home) == wanted
+    print(f"killed {killed} times")
+    assert killed > 8
