@@ -1,4 +1,4 @@
-"""`caeav runs ls|show`: trained runs, how they did, and what one of them is."""
+"""`caeav runs ls|show|table`: trained runs, how they did, what one of them is, and how they stand beside others'."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.manifests.home import Home
 
-COLUMNS = ("run", "state", "recipe", "dataset", "seed", "select_on", "best_epoch", "val", "test")
+COLUMNS = ("run", "state", "recipe", "dataset", "seed", "protocol", "best_epoch", "val", "test")
 
-commands = typer.Typer(no_args_is_help=True, help="List and show training runs.")
+commands = typer.Typer(no_args_is_help=True, help="List, show and compare training runs.")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +45,7 @@ def show(
 ) -> None:
     """Configuration, stores and scores of one run, or the summary of a group."""
     from caeav.model.groups import read_group
+    from caeav.model.protocol import HONEST, stamp
     from caeav.model.runs import CARD, find_run, summarise
 
     place = Home.find(home)
@@ -56,7 +57,8 @@ def show(
         rows = [
             [split, s["mean"], s["std"], group["majority"][split]] for split, s in group["scores"].items()
         ]
-        print_table(["split", f"{group['metric']} %", "deviation", "majority %"], rows, title=group["group"])
+        marked = f"{group['group']} ({stamp(group.get('protocol', HONEST), group['select_on'])})"
+        print_table(["split", f"{group['metric']} %", "deviation", "majority %"], rows, title=marked)
         say(f"runs: {', '.join(group['runs'])}")
         return
     run = find_run(place, name)
@@ -76,6 +78,26 @@ def show(
     else:
         print_table(["what", "value"], [[key, _shown(value)] for key, value in summarise(run).items()])
         say(f"not finished; go on with: caeav train --resume {run.name}{at_home(place)}")
+
+
+@commands.command("table")
+def compare(
+    task: Annotated[
+        str | None, typer.Option("--task", help="Only this one.", show_default="all tasks")
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Published numbers and your own runs' test scores, task by task, as Markdown."""
+    from caeav.model.table import build_table, markdown
+
+    table = build_table(Home.find(home), task)
+    for remark in table.remarks:
+        say(f"not read: {printable(remark)}")
+    if as_json:
+        print_json(table.as_json())
+    else:
+        print(markdown(table), end="")
 
 
 def _shown(value: Any) -> Any:

@@ -176,6 +176,7 @@ def test_unfinished_runs_cannot_predict(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_group_of_one_has_no_deviation() -> None:
-    result = {"task": "ave", "recipe": "full", "dataset": "d", "metric": "accuracy", "select_on": "val", "protocol": "honest", "run": "r",
-              "seed": 0, "scores": {"val": 50.0}, "majority": {"val": 40.0}}  # fmt: skip
+    result = {"task": "ave", "recipe": "full", "dataset": "d", "metric": "accuracy", "select_on": "val",
+              "protocol": "honest", "run": "r", "seed": 0,
+              "scores": {"val": 50.0}, "majority": {"val": 40.0}}  # fmt: skip
     assert summarise_group("g", [result])["scores"]["val"] == {"mean": 50.0, "std": 0.0, "values": [50.0]}
