@@ -45,6 +45,7 @@ def predict(
 ) -> None:
     """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
     from caeav.model.predict import Predictor
+    from caeav.model.protocol import stamp
     from caeav.model.report import report_json, write_report
     from caeav.model.runs import PREDICTIONS, find_run
     from caeav.pipeline.single import process_file
@@ -69,6 +70,7 @@ def predict(
     facts = {
         "file": str(file),
         "run": run.name,
+        "protocol": stamp(predictor.config.protocol, predictor.config.select_on),
         "start_s": start_s,
         "notes": processed.tokens.info.get("notes", []),
         "captions": texts,
