@@ -154,7 +154,7 @@ def test_stores_of_another_order_are_filled_together(
     small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch of one may hold clips far apart in the other, more than are under way: it must go off incomplete."""
-    compute = ComputeOptions(batch=8)
+    compute = ComputeOptions(batch=5)
     a = replace(OPTIONS, shard_clips=24, compute=compute)
     b = TokenOptions("none", "tiny", shard_clips=24, compute=compute)
     scattered = tuple(clip for i in range(5) for clip in small_manifest.clips[i::5])
