@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.tokenlayers import TokenBatchNorm
 from caeav.model.attention import PackedAttention
 from caeav.model.batch import TrunkOutput
 from caeav.model.heads.config import AveHeadConfig
+from caeav.model.heads.norm import ChannelNorm
 from caeav.model.heads.temporal import TemporalAttention
 
 INTER_WEIGHT_DROPOUT = 0.2
@@ -81,19 +81,6 @@ class LocalisationHead(nn.Module):
     def _score(self, frames: Tensor) -> Tensor:
         best = frames.topk(min(self.topk_frames, frames.shape[1]), dim=1).values
         return best.mean(dim=1)
-
-
-class ChannelNorm(nn.Module):
-    """The head's optional input normalisation; see `AveHeadConfig.input_norm`."""
-
-    def __init__(self, kind: str, channels: int) -> None:
-        super().__init__()
-        kinds = {"none": nn.Identity, "batch": TokenBatchNorm, "layer": nn.LayerNorm}
-        self.norm: nn.Module = kinds[kind](channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, C]` -> `[B, T, C]`."""
-        return self.norm(x)  # type: ignore[no-any-return]
 
 
 class AveHead(nn.Module):

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from caeav.model.attention import PackedAttention
 from caeav.model.batch import TrunkOutput
 from caeav.model.heads.config import AvqaHeadConfig
+from caeav.model.heads.norm import ChannelNorm
 
 UNIT_EPS = 1e-12
 
@@ -80,6 +81,8 @@ class AvqaHead(nn.Module):
     ) -> None:
         super().__init__()
         width = visual_channels
+        self.visual_in_norm = ChannelNorm(config.input_norm, visual_channels)
+        self.audio_in_norm = ChannelNorm(config.input_norm, audio_channels)
         self.audio_fc1 = nn.Linear(audio_channels, width)
         self.audio_fc2 = nn.Linear(width, width)
         self.grounding_fc = nn.Linear(2 * width, width)
@@ -102,7 +105,9 @@ class AvqaHead(nn.Module):
 
     def forward(self, trunk: TrunkOutput, question: Tensor, negative: Tensor | None = None) -> AvqaOutput:
         """Tokens `[B, T, L, C]`, `[B, T, M, D]`, words `[B, W]`, frames of other videos `[B, T, L, C]` or None."""
-        audio = self.audio_fc2(F.relu(self.audio_fc1(trunk.audio.mean(dim=2))))  # [B, T, d]
+        audio = self.audio_fc2(
+            F.relu(self.audio_fc1(self.audio_in_norm(trunk.audio).mean(dim=2)))
+        )  # [B, T, d]
         visual = self._see(trunk.visual, audio)
         match_negative = None if negative is None else self._match(audio, self._see(negative, audio))
         asked = self.question(question)  # [B, d]
@@ -113,6 +118,7 @@ class AvqaHead(nn.Module):
         return AvqaOutput(answer, self._match(audio, visual), match_negative)
 
     def _see(self, tokens: Tensor, audio: Tensor) -> Tensor:
+        tokens = self.visual_in_norm(tokens)
         both = torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1)
         return self.grounding_fc(both.tanh())  # type: ignore[no-any-return]
 

@@ -20,6 +20,7 @@ from caeav.model.heads.avs_decoder import MaskDecoder
 from caeav.model.heads.avs_temporal import TemporalGates
 from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.heads.config import AvsHeadConfig
+from caeav.model.heads.norm import ChannelNorm
 
 
 class MapError(CaeavError):
@@ -66,9 +67,11 @@ class AvsHead(MaskDecoder):
                 hint=f"choose a multiple of {4 * 2 ** (scales - 1)}",
             )
         self.sizes = [config.mask_size // (4 * 2**scale) for scale in range(scales)]
+        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
         self.audio_in = nn.Linear(audio_channels, config.audio_in)
         self.temporal = TemporalGates(scales, config)
         for scale, channels in enumerate(visual_channels, start=1):
+            self.add_module(f"stage_norm{scale}", ChannelNorm(config.input_norm, channels))
             self.add_module(f"stage_proj{scale}", nn.Linear(channels, config.channels))
             self.add_module(f"tpavi{scale}", Tpavi(config.channels, config.audio_in))
 
@@ -76,8 +79,9 @@ class AvsHead(MaskDecoder):
         """Visual taps fine to coarse `[B, T, L_i, C_i]`, audio `[B, T, M, D]` -> `AvsOutput`."""
         maps = []
         for scale, (tokens, size) in enumerate(zip(taps, self.sizes, strict=True), start=1):
+            tokens = self.get_submodule(f"stage_norm{scale}")(tokens)
             maps.append(token_maps(self.get_submodule(f"stage_proj{scale}")(tokens), size))
-        maps, heard = self.temporal(maps, self.audio_in(audio.mean(dim=2)))
+        maps, heard = self.temporal(maps, self.audio_in(self.audio_norm(audio).mean(dim=2)))
         clips, frames = heard.shape[:2]
         grids, aligned = [], []
         for scale, (tokens, size) in enumerate(zip(maps, self.sizes, strict=True), start=1):

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TrunkOutput
-from caeav.model.heads.avvp_group import GroupTransformer
+from caeav.model.heads.avvp_group import GroupOutput, GroupTransformer
 from caeav.model.heads.config import AvvpHeadConfig
+from caeav.model.heads.norm import ChannelNorm
+from caeav.model.heads.pooling import linear_pool
 
 INIT_STD = 0.02
 
@@ -71,6 +73,8 @@ class AvvpHead(nn.Module):
         self.bounded_attention = config.bounded_attention
         self.audio_class_tokens = nn.Parameter(torch.zeros(classes, width))
         self.visual_class_tokens = nn.Parameter(torch.zeros(classes, width))
+        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
+        self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
         self.audio_in = nn.Linear(audio_channels, width)
         self.visual_in = nn.Linear(visual_channels, width)
         self.motion_in = None if motion_channels is None else nn.Linear(motion_channels, width)
@@ -95,6 +99,7 @@ class AvvpHead(nn.Module):
         self.audio_prob = nn.Linear(width, 1)
         self.visual_prob = nn.Linear(width, 1)
         self.token_class = nn.Linear(width, classes)
+        self.second_class = nn.Linear(width, classes) if config.own_seconds else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=INIT_STD)
@@ -105,26 +110,31 @@ class AvvpHead(nn.Module):
 
         Raises `MotionError` when motion features do not go with how the head was built.
         """
-        heard = self.audio_in(trunk.audio.mean(dim=2))  # [B, T, d]
-        seen = self._fuse(self.visual_in(trunk.visual.mean(dim=2)), motion)
+        heard = self.audio_in(self.audio_norm(trunk.audio.mean(dim=2)))  # [B, T, d]
+        seen = self._fuse(self.visual_in(self.visual_norm(trunk.visual.mean(dim=2))), motion)
         visual = self.visual_group(seen, self.visual_class_tokens)
         audio = self.audio_group(heard, self.audio_class_tokens, seen)
         across = self.cross_group(audio.groups, visual.groups)
-        audio_prob = self.audio_prob(audio.groups).sigmoid()  # [B, K, 1]
-        visual_prob = self.visual_prob(visual.groups).sigmoid()
+        audio_prob, audio_frames = self._seconds(self.audio_prob(audio.groups), audio)
+        visual_prob, visual_frames = self._seconds(self.visual_prob(visual.groups), visual)
         return AvvpOutput(
             clip_prob=self.clip_prob(across.groups).sigmoid().squeeze(-1),
-            audio_prob=audio_prob.squeeze(-1),
-            visual_prob=visual_prob.squeeze(-1),
-            audio_frame_prob=self._frames(audio_prob, audio.logits),
-            visual_frame_prob=self._frames(visual_prob, visual.logits),
+            audio_prob=audio_prob,
+            visual_prob=visual_prob,
+            audio_frame_prob=audio_frames,
+            visual_frame_prob=visual_frames,
             audio_token_logits=self.token_class(self.audio_class_tokens),
             visual_token_logits=self.token_class(self.visual_class_tokens),
         )
 
-    def _frames(self, clip: Tensor, logits: Tensor) -> Tensor:
-        attention = frame_attention(logits, bounded=self.bounded_attention)
-        return (clip * attention).transpose(1, 2)  # [B, T, K]
+    def _seconds(self, clip: Tensor, grouped: GroupOutput) -> tuple[Tensor, Tensor]:
+        """Logits of the groups `[B, K, 1]` -> probabilities of the clip `[B, K]` and of its seconds `[B, T, K]`."""
+        if self.second_class is not None:
+            seconds = (self.second_class(grouped.own) + clip.transpose(1, 2)).sigmoid()
+            return linear_pool(seconds), seconds
+        attention = frame_attention(grouped.logits, bounded=self.bounded_attention)
+        clip = clip.sigmoid()
+        return clip.squeeze(-1), (clip * attention).transpose(1, 2)
 
     def _fuse(self, seen: Tensor, motion: Tensor | None) -> Tensor:
         if (motion is None) != (self.motion_in is None):

@@ -24,11 +24,13 @@ class Grouped(NamedTuple):
 
 
 class GroupOutput(NamedTuple):
-    """`groups` `[B, S, C]`, `logits` `[B, S, L]` as in `Grouped`, `segments` `[B, L, C]` as they were grouped."""
+    """`groups` `[B, S, C]`, `logits` `[B, S, L]` as in `Grouped`; `segments` `[B, L, C]` as they were grouped, `own` as
+    they left the blocks, in their own order."""
 
     groups: Tensor
     logits: Tensor
     segments: Tensor
+    own: Tensor
 
 
 class DropPath(nn.Module):
@@ -181,8 +183,9 @@ class GroupTransformer(nn.Module):
         x = torch.cat([segments, tokens.expand(segments.shape[0], -1, -1)], dim=1)
         for block in self.blocks:
             x = block(x)
-        segments, tokens = x[:, :count], x[:, count:]
+        own, tokens = x[:, :count], x[:, count:]
+        segments = own
         if self.han is not None and other is not None:
-            segments = self.han(other, segments).groups
+            segments = self.han(other, own).groups
         grouped = self.grouping(tokens, segments)
-        return GroupOutput(grouped.groups, grouped.logits, segments)
+        return GroupOutput(grouped.groups, grouped.logits, segments, own)

@@ -13,11 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class HeadConfig(BaseModel):
-    """Any head's settings."""
+    """Any head's settings.
+
+    input_norm: what is done to the tokens of both modalities (for AVE and AVVP, to their means) first; `none` as the
+    reference, `batch` standardises every channel, `layer` every token.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+
+    input_norm: Literal["none", "batch", "layer"] = "none"
 
 
 class AveHeadConfig(HeadConfig):
@@ -26,8 +32,7 @@ class AveHeadConfig(HeadConfig):
     visual_in / audio_in: widths right after the input maps (512 / 128). width: model width (256), hidden: its
     feed-forward width (1024). gamma: how much one modality's gate lifts the other. topk_frames: seconds averaged
     for the clip score of a class; score_weight: share of that score in the event scores. interaction: let the
-    streams attend each other before the localisation (off in the reference's scripts). input_norm: what is done to
-    the mean tokens first; `none` as the reference, `batch` standardises every channel, `layer` every segment.
+    streams attend each other before the localisation (off in the reference's scripts).
     """
 
     visual_in: Annotated[int, Field(ge=1)] = 512
@@ -43,7 +48,6 @@ class AveHeadConfig(HeadConfig):
     topk_frames: Annotated[int, Field(ge=1)] = 4
     score_weight: float = 0.3
     interaction: bool = False
-    input_norm: Literal["none", "batch", "layer"] = "none"
 
     @model_validator(mode="after")
     def _check_heads(self) -> AveHeadConfig:
@@ -56,10 +60,12 @@ class WeakAveHeadConfig(AveHeadConfig):
     """The AVE head's settings for weak labels; `topk_frames`, `score_weight` and `interaction` have no part in it.
 
     pooling: a clip's probability is the mean of its seconds', their maximum, or `linear`: the mean weighted by the
-    probabilities themselves, which rewards sure seconds without asking for all of them.
+    probabilities themselves, which rewards sure seconds without asking for all of them. context: the supervised head's
+    temporal attention in front; with it a second knows the whole clip, and clip labels teach little about seconds.
     """
 
     pooling: Literal["mean", "max", "linear"] = "linear"
+    context: bool = False
 
 
 class AvvpHeadConfig(HeadConfig):
@@ -70,10 +76,15 @@ class AvvpHeadConfig(HeadConfig):
     hard_segments: assign every audio second to one visual second (the reference) instead of sharing it out.
     bounded_attention: False gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that
     frame probabilities exceed 1 and seconds hardly differ; True divides by the best second instead (0..1].
-    motion: read motion features too, the one tap of the stores whose name begins with `motion.`.
+    own_seconds: a second's probability comes from its own token and the clip's groups, and the modality's from its
+    seconds, so that clip labels teach seconds; False leaves seconds to the assignment, as the reference. motion: read
+    motion features too, the one tap of the stores whose name begins with `motion.`.
     """
 
-    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {"bounded_attention": (False, True)}
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
+        "bounded_attention": (False, True),
+        "own_seconds": (False, True),
+    }
 
     width: Annotated[int, Field(ge=2)] = 128
     heads: Annotated[int, Field(ge=1)] = 8
@@ -84,6 +95,7 @@ class AvvpHeadConfig(HeadConfig):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
     hard_segments: bool = True
     bounded_attention: bool = False
+    own_seconds: bool = False
     motion: bool = False
 
     @model_validator(mode="after")

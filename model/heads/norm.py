@@ -1,0 +1,21 @@
+"""What a head does to its inputs first. Backbones differ in scale; `none` is the reference."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from caeav.model.adapters.tokenlayers import TokenBatchNorm
+
+KINDS = {"none": nn.Identity, "batch": TokenBatchNorm, "layer": nn.LayerNorm}
+
+
+class ChannelNorm(nn.Module):
+    """Standardises every channel over the batch (`batch`) or every token over its channels (`layer`)."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = KINDS[kind](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> the same shape."""
+        return self.norm(x)  # type: ignore[no-any-return]
