@@ -237,5 +237,8 @@ def _unflat(batch: TokenBatch, arrays: Arrays) -> TokenBatch:
         extra={name: arrays.get(name, x) for name, x in batch.extra.items()},
         frames_ok=arrays["frames_ok"],
         audio_ok=arrays["audio_ok"],
-        **{name: arrays[name] for name in CAPTION_ARRAYS if name in arrays},
+        visual_caption=arrays.get("visual_caption"),
+        visual_caption_mask=arrays.get("visual_caption_mask"),
+        audio_caption=arrays.get("audio_caption"),
+        audio_caption_mask=arrays.get("audio_caption_mask"),
     )
