@@ -37,8 +37,9 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _limit_memory(limit_bytes: int | None) -> None:
+    """Limit what is allocated; the whole address space also holds what libraries merely reserve, CUDA's much of it."""
     if limit_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def _quiet() -> None:

@@ -1,7 +1,7 @@
 """How much a media file may make us do before we say no: the caps that turn a bomb into a `DecodeError`.
 
 The defaults hold all sane media; a file past one of them is refused with the value and the limit. Time is
-not capped here but by the deadline of the process that decodes (`pool.py`).
+not capped here but by the deadline of the process that decodes, memory by its limit (`pool.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caeav.pipeline.decode.media import DecodeError
+
+PROCESS_BYTES = 8 * 2**30
+"""Memory a decoding process may take: some more than ten pictures of the largest size need."""
 
 
 @dataclass(frozen=True)

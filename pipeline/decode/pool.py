@@ -21,6 +21,7 @@ from typing import Any
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.jobs import Attempt, Failure, Outcome, Request, Run
+from caeav.pipeline.decode.limits import PROCESS_BYTES
 from caeav.pipeline.decode.wire import Message, WireError
 from caeav.pipeline.decode.worker import Work, Worker
 
@@ -36,7 +37,7 @@ class WorkerPool:
     `setup(settings)` runs once in each child and returns the job: `job(request) -> (arrays, info)`. A
     `CaeavError` or any other exception of the job is a failure at once; a child that dies or does not answer
     within `deadline_s` is replaced and the request tried again, `retries` times. A child is renewed after
-    `max_tasks_per_child` requests, since libraries leak. `memory_bytes` limits a child's address space. `stage` is
+    `max_tasks_per_child` requests, since libraries leak. `memory_bytes` limits what a child allocates. `stage` is
     the stage named in failures. `map` may be called again when the last call is exhausted.
     """
 
@@ -49,7 +50,7 @@ class WorkerPool:
         deadline_s: float = 60.0,
         max_tasks_per_child: int | None = 200,
         retries: int = 1,
-        memory_bytes: int | None = None,
+        memory_bytes: int | None = PROCESS_BYTES,
         max_result_bytes: int = 8 * 2**30,
         stage: str = "decode",
     ) -> None:

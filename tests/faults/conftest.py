@@ -136,7 +136,7 @@ def forked() -> Callable[[Callable[[], object]], int]:
             try:
                 work()
                 os._exit(0)
-            except BaseException as error:  # noqa: BLE001 - a child of pytest must not go on as pytest
+            except BaseException as error:  # a child of pytest must not go on as pytest
                 os.write(2, f"{type(error).__name__}: {error}\n".encode())
                 os._exit(1)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -205,7 +205,7 @@ def sound_so_far() -> Callable[[Path], int]:
 
 @pytest.fixture
 def fresh_home(tmp_path: Path) -> Iterator[Callable[[Path | None], Path]]:
-    """`fresh_home(begin)`: a home folder that is a copy of `begin`, or empty; in memory, where syncing costs nothing."""
+    """`fresh_home(begin)`: a home folder that is a copy of `begin`, or empty; in memory, where syncing is free."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
         home = Path(folder) / "home"

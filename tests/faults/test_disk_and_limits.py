@@ -1,0 +1,223 @@
+"""A full disk, a read-only one, no permission, no file handles, processes that crash, hang or eat memory.
+
+Each is a clear error with a next step, nothing that was finished is lost, and the same command goes on afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caeav.manifests.home import Home
+from caeav.pipeline import stage
+from caeav.pipeline.extract import extract
+from caeav.pipeline.recipes import TokenOptions
+from caeav.pipeline.store import StoreReader
+from caeav.pipeline.summary import RunOptions
+
+PR_CAPBSET_DROP = 24
+DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3
+
+
+def command(small: Any, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`caeav extract` of the whole generated set in a process of its own."""
+    line = [
+        sys.executable,
+        "-m",
+        "caeav.cli",
+        "extract",
+        "--dataset",
+        "synthetic",
+        "--root",
+        str(small.media),
+    ]
+    line += ["--home", str(home), "--workers", "1", "--shard-clips", "3"]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def wanted(small: Any, contents: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What an undisturbed command leaves."""
+    home = tmp_path_factory.mktemp("calm")
+    done = command(small, home)
+    assert done.returncode == 0, done.stderr
+    return dict(contents(home))
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=64m", "caeav-test"]
+    tried = mount and subprocess.run(
+        [mount, *options, str(place)], capture_output=True, text=True, check=False
+    )
+    if not tried or tried.returncode:
+        pytest.skip(
+            f"may not mount a small disk here: {tried.stderr.strip() if tried else 'no mount command'}"
+        )
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def assert_clear(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
+    for text in ("next: ", *said):
+        assert text in done.stderr
+
+
+def resize(disk: Path, how: str) -> None:
+    option = how if how == "ro" else f"rw,size={how}"
+    subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)
+
+
+def test_a_full_disk(
+    small: Any, wanted: dict[str, str], contents: Any, sound_so_far: Any, tiny_disk: Path
+) -> None:
+    command(small, tiny_disk / "home")
+    shards = [path.stat().st_size for path in tiny_disk.rglob("*.tar")]
+    shutil.rmtree(tiny_disk / "home")
+    resize(tiny_disk, str(int(sum(shards) * 0.6)))
+    done = command(small, tiny_disk / "home")
+    assert_clear(done, "No space left on device", "make room on that disk", "run the same command again")
+    assert sound_so_far(tiny_disk / "home") == 0
+    assert not list(tiny_disk.rglob(".part-*"))
+    kept = {name: digest for name, digest in contents(tiny_disk / "home").items() if ".tar" in name}
+    assert kept and kept.items() < wanted.items()
+    resize(tiny_disk, "64m")
+    again = command(small, tiny_disk / "home")
+    assert again.returncode == 0 and contents(tiny_disk / "home") == wanted
+
+
+def test_a_disk_that_turns_read_only(
+    small: Any, wanted: dict[str, str], contents: Any, tiny_disk: Path
+) -> None:
+    resize(tiny_disk, "ro")
+    done = command(small, tiny_disk / "home")
+    assert_clear(done, "Read-only file system", "choose a --home on a writable disk")
+    resize(tiny_disk, "64m")
+    assert command(small, tiny_disk / "home").returncode == 0
+    assert contents(tiny_disk / "home") == wanted
+    resize(tiny_disk, "ro")
+    [store] = (tiny_disk / "home").glob("stores/*/*/")
+    assert len(list(StoreReader.open(store))) == 12  # reading needs no writing
+
+
+def like_anybody() -> None:
+    """Give up root's right to ignore permissions; nothing happens where there is none."""
+    for right in (DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER):
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0)
+
+
+def test_no_permission(small: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o555)
+    done = command(small, home, preexec_fn=like_anybody)
+    if os.geteuid() == 0 and done.returncode == 0:
+        pytest.skip("runs as root, whose rights cannot be dropped here")
+    assert_clear(done, "Permission denied", "get permission for that path, or choose another --home")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize(("backend", "stride"), [("webdataset", 3), ("zarr", 17)])
+def test_an_error_of_the_disk_at_any_step_loses_nothing(
+    code: int,
+    backend: str,
+    stride: int,
+    small: Any,
+    inline: None,
+    contents: Any,
+    forked: Any,
+    failpoint: Any,
+    sound_so_far: Any,
+    fresh_home: Any,
+) -> None:
+    home = fresh_home(None)
+    small.extract(home, backend)
+    wanted = contents(home)
+
+    def fail(name: str, args: tuple[Any, ...]) -> None:
+        raise OSError(code, os.strerror(code))
+
+    failed = 0
+    first = {errno.ENOSPC: 1, errno.EIO: 2, errno.EDQUOT: 3}[code]
+    for step in itertools.count(first, stride):
+        home = fresh_home(None)
+
+        def work(home: Path = home, step: int = step) -> None:
+            failpoint(step, fail)
+            try:
+                small.extract(home, backend)
+            except OSError as error:
+                os._exit(error.errno or 0)
+
+        status = forked(work)
+        sound_so_far(home)
+        if status == 0:
+            break
+        assert status == code, f"step {step}"
+        failed += 1
+        assert not list(home.rglob(".part-*")), f"step {step}: what could not be published is taken away"
+        small.extract(home, backend)
+        assert contents(home) == wanted, f"step {step}"
+    assert failed > 20
+
+
+@pytest.mark.parametrize("handles", [6, 9, 12, 16, 20, 24, 32])
+def test_too_many_open_files(
+    handles: int, small: Any, wanted: dict[str, str], contents: Any, sound_so_far: Any, tmp_path: Path
+) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
+
+    done = command(small, tmp_path, preexec_fn=few)
+    if done.returncode:
+        assert_clear(done, "ulimit -n")
+        sound_so_far(tmp_path)
+        assert command(small, tmp_path).returncode == 0
+    assert contents(tmp_path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("segfault", "decode process died with SIGSEGV (2 attempts)"),
+        ("hang", "no answer within 3 s (2 attempts)"),
+        ("memory", "out of memory (limit "),
+    ],
+)
+def test_a_process_that_crashes_hangs_or_eats_memory_costs_its_clip_alone(
+    name: str, reason: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(stage, "SETUP", "hostile_setup:setup")
+    folder = tmp_path / "media"
+    shutil.copytree(small.media, folder)
+    first, second, third, _ = small.manifest.clips
+    bad = folder / first.media
+    bad.rename(bad.with_name(f"{name}.mp4"))
+    media = str(Path(first.media).with_name(f"{name}.mp4"))
+    manifest = replace(
+        small.manifest, clips=(second, replace(first, media=media), third), media_root=str(folder)
+    )
+    run = RunOptions(workers=1, deadline_s=3.0)
+    done = extract(manifest, Home(tmp_path), TokenOptions(), run, lambda _: None)
+    [entry] = done.quarantined
+    assert entry.key == first.key and entry.reason.startswith(reason), entry.reason
+    assert StoreReader.open(done.path).keys == (second.key, third.key)
