@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 def main() -> None:
-    """Entry point of the console script."""
-    from caeav.cli.app import run
+    """Entry point of the console script; Ctrl-C is answered from here on, while the program is being loaded too."""
+    try:
+        from caeav.cli.app import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from caeav.cli import INTERRUPTED
 from caeav.cli.console import say
 from caeav.manifests.errors import CaeavError
 
@@ -28,7 +29,6 @@ COMMANDS = (
     "doctor",
 )
 
-INTERRUPTED = 130
 DISK_TROUBLE = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within your quota",
