@@ -19,9 +19,12 @@ What the data sets put where (`T` segments a clip; all of `extra` is JSON):
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from caeav.manifests.keytable import Keys
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+-]{0,199}")
 """Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
@@ -85,23 +88,29 @@ class Manifest:
     """All clips of a data set, in a fixed order, each cut into `segments` of `segment_s` seconds.
 
     `classes` gives the label order. `sources` maps official files to their sha256. `media_root` is where the
-    media lie on this machine; it takes no part in any digest.
+    media lie on this machine; it takes no part in any digest. Of a large file `clips` stay in it (`rowfile.py`).
     """
 
     dataset: str
     segments: int
     segment_s: float
     classes: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     media_root: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def keys(self) -> Keys:
+        """The clips' keys in order."""
+        there = getattr(self.clips, "keys", None)
+        return there if isinstance(there, Keys) else Keys.of(clip.key for clip in self.clips)
+
     def split_counts(self) -> dict[str, int]:
         """Clips a split, in the usual order; clips without a split under the empty name."""
-        counts: dict[str, int] = {}
-        for name in (*SPLITS, ""):
-            n = sum(clip.split == name for clip in self.clips)
-            if n:
-                counts[name] = n
-        return counts
+        codes = getattr(self.clips, "splits", None)
+        if codes is None:
+            counts = Counter(clip.split for clip in self.clips)
+        else:
+            counts = Counter({name: int((codes == code).sum()) for code, name in enumerate(("", *SPLITS))})
+        return {name: counts[name] for name in (*SPLITS, "") if counts[name]}

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+import numpy as np
 
 from caeav.manifests.clip import KEY_PATTERN, Finding, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.publish import publish_text
+from caeav.manifests.keytable import KeyPlaces
+from caeav.manifests.publish import publishing
+from caeav.manifests.rowfile import FiledClips, map_file, parse_line, scan
 from caeav.manifests.rows import (
     ManifestError,
     check_clip,
@@ -46,21 +52,33 @@ HEADER_FIELDS = (
     "findings",
 )
 FINDING_FIELDS = ("code", "where", "detail")
+FILED_BYTES = 8 << 20
+"""Size from which a file's rows stay in it (`rowfile.py`)."""
+ROWS_AT_ONCE = 1 << 12
+_LINES = json.JSONEncoder(allow_nan=False)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Publish `manifest` as `path`; raises `ManifestError` when a row breaks a rule, writing nothing."""
     _check(manifest, str(path))
-    lines = [
-        json.dumps(row, allow_nan=False) for row in (_header(manifest), *map(clip_to_row, manifest.clips))
-    ]
-    publish_text(path, "".join(f"{line}\n" for line in lines))
+    with publishing(path) as out:
+        out.write(f"{_LINES.encode(_header(manifest))}\n".encode())
+        if isinstance(manifest.clips, FiledClips):  # checked just now, and written as they are
+            out.write(manifest.clips.rows())
+            return
+        for first in range(0, len(manifest.clips), ROWS_AT_ONCE):
+            rows = map(clip_to_row, manifest.clips[first : first + ROWS_AT_ONCE])
+            out.write("".join(f"{_LINES.encode(row)}\n" for row in rows).encode())
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest in `path`; raises `ManifestError` naming file and line when it is torn or damaged."""
+def read_manifest(path: Path, *, sha256: str = "") -> Manifest:
+    """The manifest in `path`; raises `ManifestError` naming file and line when it is torn or damaged.
+
+    Every row is checked, except in a large file with just this `sha256` (hex): there each is when it is used.
+    """
     try:
-        data = path.read_bytes()
+        data = map_file(path)
     except OSError as error:
         raise ManifestError(
             f"{path}: manifest cannot be read: {error.strerror}", hint="make it with: caeav manifest build"
@@ -69,16 +87,43 @@ def read_manifest(path: Path) -> Manifest:
     where, first = next(rows, (str(path), None))
     head = _head(first, where)
     manifest = _empty_manifest(head, where)
-    classes = frozenset(manifest.classes)
-    manifest = replace(manifest, clips=tuple(clip_from_row(row, classes, place) for place, row in rows))
+    clips, known = None, False
+    if not isinstance(data, bytes) and len(data) >= FILED_BYTES:
+        clips = scan(path, data, data.find(b"\n") + 1, manifest.classes)
+    if clips is None:
+        classes = frozenset(manifest.classes)
+        manifest = replace(manifest, clips=tuple(clip_from_row(row, classes, place) for place, row in rows))
+    else:
+        manifest = replace(manifest, clips=clips)
+        known = bool(sha256) and hashlib.sha256(data).hexdigest() == sha256
+        if not known:
+            deque(clips, maxlen=0)  # each row is checked as it is made
     if len(manifest.clips) != head["clips"] or manifest.split_counts() != head["splits"]:
         raise ManifestError(
             f"{path}: {len(manifest.clips)} clips {manifest.split_counts()} in the file, "
             f"its header says {head['clips']} {head['splits']}: rows were lost or added",
             hint="build the manifest again: caeav manifest build",
         )
-    _check_unique(manifest, str(path))
+    if not known:
+        _check_unique(manifest, str(path))
     return manifest
+
+
+def holds_rows(path: Path, manifest: Manifest) -> bool:
+    """Whether a large file has the very rows of `manifest`, of another large file; False when that is not known."""
+    if not isinstance(manifest.clips, FiledClips):
+        return False
+    data = map_file(path)
+    start = data.find(b"\n") + 1
+    rows = manifest.clips.rows()
+    if len(data) - start != len(rows) or not np.array_equal(
+        np.frombuffer(data, np.uint8, offset=start), np.frombuffer(rows, np.uint8)
+    ):
+        return False
+    head = _empty_manifest(_head(parse_line(data[: start - 1], f"{path}:1"), f"{path}:1"), f"{path}:1")
+    return replace(head, clips=(), media_root="", sources={}, findings=()) == replace(
+        manifest, clips=(), media_root="", sources={}, findings=()
+    )
 
 
 def manifest_digest(manifest: Manifest) -> str:
@@ -127,6 +172,8 @@ def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
                 f"the stored manifest has {name} {was!r}, the data set now {now!r}",
                 hint="a store keeps one cut of one data set; use another --home or data set name for the new one",
             )
+    if stored.clips == current.clips and stored.classes == current.classes:
+        return replace(current, clips=stored.clips), Growth((), (), ())
     new = {clip.key: clip for clip in current.clips}
     known = {clip.key for clip in stored.clips}
     clips, relabelled, gone = [], [], []
@@ -152,7 +199,7 @@ def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
 
 
 def _add(digest: hashlib._Hash, value: Any) -> None:
-    digest.update(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    digest.update(_CANONICAL.encode(value).encode() + b"\n")
 
 
 def _header(manifest: Manifest) -> dict[str, Any]:
@@ -171,24 +218,16 @@ def _header(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _rows(data: bytes, path: str) -> Iterator[tuple[str, Any]]:
+def _rows(data: mmap.mmap | bytes, path: str) -> Iterator[tuple[str, Any]]:
     """`(file:line, JSON value)` of every line; a line that is not JSON is an error."""
-    for number_, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number_}"
-        try:
-            yield where, json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            torn = "" if line.startswith(b"{") and line.rstrip().endswith(b"}") else "; the line is torn"
-            raise ManifestError(
-                f"{where}: not a JSON row ({error}){torn}",
-                hint="build the manifest again: caeav manifest build",
-            ) from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not allowed")
+    start, number_ = 0, 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        line = data[start : end if end >= 0 else len(data)]
+        start += len(line) + 1
+        number_ += 1
+        if line.strip():
+            yield f"{path}:{number_}", parse_line(line, f"{path}:{number_}")
 
 
 def _head(value: object, where: str) -> dict[str, Any]:
@@ -252,8 +291,7 @@ def _check(manifest: Manifest, where: str) -> None:
 
 
 def _check_unique(manifest: Manifest, where: str) -> None:
-    seen: set[str] = set()
-    for row, clip in enumerate(manifest.clips, start=1):
-        if clip.key in seen:
-            raise refuse(f"{where}: clip row {row}", "key", clip.key, "in no other row")
-        seen.add(clip.key)
+    keys = manifest.keys
+    row = KeyPlaces(keys).twice()
+    if row is not None:
+        raise refuse(f"{where}: clip row {row + 1}", "key", keys[row], "in no other row")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,10 +18,13 @@ from caeav.manifests.errors import CaeavError
 
 CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")
 EVENT_FIELDS = ("label", "start_s", "end_s")
+_EVENT_FIELDS = frozenset(EVENT_FIELDS)
 MODALITY = "modality"
 """The one field a row may lack: rows written before events had it, and events of both modalities, do."""
 
 _SEEN_CHARS = 120
+_STRICT = json.JSONEncoder(allow_nan=False)
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_+-]+(?:[./][A-Za-z0-9_+-]+)*")
 _REBUILD = "build the manifest again (caeav manifest build), or mend the row"
 
 
@@ -37,7 +41,7 @@ def refuse(where: str, name: str, seen: object, allowed: str) -> ManifestError:
 
 def fields_of(value: object, names: Collection[str], what: str, where: str) -> Mapping[str, Any]:
     """`value` as a JSON object with exactly the fields `names`."""
-    if not isinstance(value, dict) or set(value) != set(names):
+    if not isinstance(value, dict) or value.keys() != frozenset(names):
         seen = sorted(value) if isinstance(value, dict) else value
         raise refuse(where, what, seen, f"an object with the fields {', '.join(names)}")
     return value
@@ -52,6 +56,8 @@ def text(value: object, name: str, where: str) -> str:
 
 def number(value: object, name: str, where: str) -> float:
     """`value` as a finite float; JSON true and false are no numbers."""
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse(where, name, value, "a number")
     try:
@@ -97,14 +103,23 @@ def clip_from_row(value: object, classes: Collection[str], where: str) -> Clip:
         start_s=number(row["start_s"], "start_s", where),
         seconds=number(row["seconds"], "seconds", where),
         split=text(row["split"], "split", where),
-        events=tuple(_event(event, f"{where}: event {i}") for i, event in enumerate(row["events"])),
+        events=tuple([_event(event, where, i) for i, event in enumerate(row["events"])]),
         extra=row["extra"],
     )
     check_clip(clip, classes, where)
     return clip
 
 
-def _event(value: object, where: str) -> Event:
+def _event(value: object, where: str, number_: int) -> Event:
+    if isinstance(value, dict) and value.keys() == _EVENT_FIELDS:  # nearly all; a manifest may have millions
+        label, start_s, end_s = value["label"], value["start_s"], value["end_s"]
+        if (
+            type(label) is str
+            and type(start_s) is type(end_s) is float
+            and -math.inf < start_s <= end_s < math.inf
+        ):
+            return Event(label, start_s, end_s)
+    where = f"{where}: event {number_}"
     names = (*EVENT_FIELDS, MODALITY) if isinstance(value, dict) and MODALITY in value else EVENT_FIELDS
     row = fields_of(value, names, "the event", where)
     return Event(
@@ -142,13 +157,16 @@ def check_clip(clip: Clip, classes: Collection[str], where: str) -> None:
                 f"start <= end within 0 to {clip.seconds:g} s",
             )
     try:
-        json.dumps(dict(clip.extra), allow_nan=False)
+        if clip.extra:
+            _STRICT.encode(dict(clip.extra))
     except (TypeError, ValueError):
         raise refuse(where, "extra", clip.extra, "JSON values, without NaN or infinity") from None
 
 
 def is_inside(media: str) -> bool:
     """Whether `media` is a relative posix path that cannot leave the folder it is relative to."""
+    if _PLAIN_PATH.fullmatch(media):
+        return True
     path = PurePosixPath(media)
     try:
         media.encode("utf-8")  # JSON can spell characters that no file name has

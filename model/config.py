@@ -57,7 +57,8 @@ class TrainingConfig(Section):
     """The loop.
 
     clip_norm: of the gradient; 0 does not clip. early_stop_epochs: epochs without gain; 0 never stops. workers:
-    threads that read ahead. preload_mb: a data set up to this size is kept in RAM.
+    threads that read ahead. preload_mb: a data set up to this size is kept in RAM. checkpoint_every_steps: how often
+    the state is saved within an epoch; 0: after epochs only.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 30
@@ -69,6 +70,7 @@ class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0, le=64)] = 2
     preload_mb: Annotated[int, Field(ge=0)] = 2048
+    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
 
 
 class StressConfig(Section):

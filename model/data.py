@@ -24,7 +24,7 @@ from torch import Tensor
 
 from caeav.model.batch import InputSpec, TapSpec, TokenBatch
 from caeav.model.join import Joined
-from caeav.model.sample import Sample
+from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import Record, StoreReader
 
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
@@ -64,10 +64,17 @@ class SplitData:
         changes: Sequence[Change] = (),
         preload: bool = False,
     ) -> None:
-        self.keys = [sample.key for sample in samples]
-        self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
-        number = {key: i for i, key in enumerate(self.clips)}
-        self.clip_of = [number[sample.clip.key] for sample in samples]
+        self.keys: Sequence[str]
+        self.clips: Sequence[str]
+        self.clip_of: Sequence[int]
+        if isinstance(samples, ClipSamples):
+            self.keys = self.clips = samples.keys
+            self.clip_of = range(len(samples))
+        else:
+            self.keys = [sample.key for sample in samples]
+            self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
+            number = {key: i for i, key in enumerate(self.clips)}
+            self.clip_of = [number[sample.clip.key] for sample in samples]
         self._joined = joined
         self._names = {tap.name for tap in _taps(joined.spec)}
         self._targets, self._extra, self._changes = dict(targets), dict(extra or {}), tuple(changes)
@@ -162,17 +169,21 @@ def fits(joined: Joined, clips: int, budget_mb: int) -> bool:
     return clips * clip_bytes(joined) <= budget_mb * MIB
 
 
-def epoch_order(clips: int, seed: int, epoch: int) -> list[int]:
-    """Rows `0..clips-1` in the order of training epoch `epoch`."""
-    order: list[int] = np.random.default_rng([seed, epoch]).permutation(clips).tolist()
-    return order
+def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Rows `0..clips-1` in the order of training epoch `epoch`: nothing else decides it, and from any place of it on
+    the rest can be gone through (`epoch_order(...)[position:]`)."""
+    return np.random.default_rng([seed, epoch]).permutation(clips)
 
 
 def batches(
-    data: SplitData, rows: Sequence[int], size: int, workers: int = 0, epoch: Epoch | None = None
+    data: SplitData,
+    rows: Sequence[int] | NDArray[np.int64],
+    size: int,
+    workers: int = 0,
+    epoch: Epoch | None = None,
 ) -> Iterator[TokenBatch]:
     """Batches of `size` samples (the last may be smaller); `workers` threads read ahead, the order never changes."""
-    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    groups = ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
     if workers == 0:
         yield from (data.batch(group, epoch) for group in groups)
         return

@@ -52,7 +52,7 @@ class Experiment:
     device: torch.device
     joined: Joined
     inputs: Inputs
-    whole: Mapping[str, tuple[Sample, ...]]
+    whole: Mapping[str, Sequence[Sample]]
     live: Live | None = None
 
     @cached_property

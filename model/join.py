@@ -9,23 +9,23 @@ Shapes: `T` segments, `L`/`M` tokens a segment, `C`/`D` channels, `W` caption to
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.manifests.jsonl import manifest_digest, read_manifest
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.join_remarks import label_remarks, some, split_remarks
 from caeav.model.pick import SIDES, PickedStore
-from caeav.model.sample import Sample, clip_samples
+from caeav.model.sample import ClipSamples, Sample, clip_samples
 from caeav.pipeline.store import StoreReader, find_store
 
 Sampler = Callable[[Manifest], Sequence[Sample]]
 
-SHOWN_KEYS = 5
 SEAL = "complete.json"
 BY_SETTING = {"tokens": "--set stores.tokens=[FOLDER]", "captions": "--set stores.captions=FOLDER"}
 
@@ -43,8 +43,8 @@ class Joined:
     tokens: tuple[StoreReader, ...]
     captions: StoreReader | None
     spec: InputSpec
-    splits: Mapping[str, tuple[Sample, ...]]
-    left_out: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, Sequence[Sample]]
+    left_out: Mapping[str, Sequence[str]]
     remarks: tuple[str, ...]
 
     @property
@@ -54,7 +54,10 @@ class Joined:
 
     def clips(self, split: str) -> int:
         """How many different clips the samples of a split lie in."""
-        return len({sample.clip.key for sample in self.splits[split]})
+        samples = self.splits[split]
+        if isinstance(samples, ClipSamples):
+            return len(samples)
+        return len({sample.clip.key for sample in samples})
 
 
 def join_stores(
@@ -81,7 +84,7 @@ def join_stores(
         else None
     )
     manifest = tokens[0].manifest
-    remarks = _label_remarks(home, dataset, manifest)
+    remarks = label_remarks(home, dataset, manifest)
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 
@@ -114,9 +117,12 @@ def join(
         [(captions, "captions")] if captions is not None else []
     )
     rows = samples(manifest)
-    splits: dict[str, tuple[Sample, ...]] = {}
-    left_out: dict[str, tuple[str, ...]] = {}
+    splits: dict[str, Sequence[Sample]] = {}
+    left_out: dict[str, Sequence[str]] = {}
     for split in SPLITS:
+        if isinstance(rows, ClipSamples):
+            splits[split], left_out[split] = _filed_split(rows.of_split(split), stores, manifest, split)
+            continue
         wanted = [sample for sample in rows if sample.split == split]
         keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
         absent: set[str] = set()
@@ -124,47 +130,55 @@ def join(
             absent |= _accounted_for(keys, store, kind, manifest.dataset, split)
         splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
         left_out[split] = tuple(key for key in keys if key in absent)
-    said = [*remarks, *_split_remarks(manifest, rows, left_out)]
+    said = [*remarks, *split_remarks(manifest, rows, left_out)]
     return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
 
 
-def _label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
-    """A word when the manifest built for the data set says something else than the store's."""
-    path = home.manifest(dataset)
-    if not path.is_file() or manifest_digest(read_manifest(path)) == manifest_digest(used):
-        return []
-    return [
-        f"{path} differs from the labels and splits that the token store saw last, which are used; "
-        f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
-        "caeav manifest build"
-    ]
+def _filed_split(
+    wanted: ClipSamples, stores: Sequence[tuple[StoreReader, str]], manifest: Manifest, split: str
+) -> tuple[ClipSamples, Sequence[str]]:
+    """The samples of one split of a large manifest that all stores have, and the keys of the others."""
+    kept = np.ones(len(manifest.clips), bool)
+    for store, kind in stores:
+        if store.manifest.keys == manifest.keys:
+            held = store.held()
+        else:
+            held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
+        absent = wanted.where(~held).keys
+        if len(absent):
+            _accounted_for(absent, store, kind, manifest.dataset, split)
+        kept &= held
+    return wanted.where(kept), wanted.where(~kept).keys
 
 
 def _same_media(stores: Sequence[StoreReader]) -> None:
     """The same key must mean the same part of the same file in all stores."""
+    others = [store for store in stores[1:] if store.manifest.clips != stores[0].manifest.clips]
+    if not others:
+        return
     first = {clip.key: clip.source() for clip in stores[0].manifest.clips}
-    for store in stores[1:]:
+    for store in others:
         other = [c.key for c in store.manifest.clips if c.key in first and first[c.key] != c.source()]
         if other:
             raise JoinError(
-                f"{_some(other)} mean other media or times in {store.path} than in {stores[0].path}",
+                f"{some(other)} mean other media or times in {store.path} than in {stores[0].path}",
                 hint="remove the older store and make it again",
             )
 
 
 def _accounted_for(keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str) -> set[str]:
     """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined."""
-    held = set(store.keys)
+    absent = {key for key in keys if key not in store}
     quarantined = {item.key for item in store.quarantined}
-    missing = [key for key in keys if key not in held and key not in quarantined]
+    missing = [key for key in keys if key in absent and key not in quarantined]
     if missing:
         verb = "extract" if kind == "tokens" else "caption"
         raise JoinError(
-            f"split {split!r}: {_some(missing)} of {len(keys)} have no {kind} in {store.path}",
+            f"split {split!r}: {some(missing)} of {len(keys)} have no {kind} in {store.path}",
             hint=f"caeav {verb} --dataset {dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )
-    return {key for key in keys if key not in held}
+    return absent
 
 
 def _input_spec(
@@ -236,42 +250,6 @@ def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
 
 def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSpec | None:
     return CaptionSpec(*shapes[name]) if name in shapes else None
-
-
-def _split_remarks(
-    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, tuple[str, ...]]
-) -> list[str]:
-    """What a careful reader would want to know about the splits."""
-    said = [f"{split}: {_some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
-    used = {sample.clip.key for sample in rows}
-    loose = [clip.key for clip in manifest.clips if clip.key not in used]
-    if loose:
-        said.append(f"{_some(loose)} in no split, not used")
-    said += [
-        f"{n} source videos lie in both splits of {pair} (leakage; --drop-leaks leaves them out)"
-        for pair, n in _leaks(rows).items()
-    ]
-    return said
-
-
-def _leaks(rows: Sequence[Sample]) -> Counter[str]:
-    """How many source videos (official id, else media file) have samples in two splits, by pair of splits."""
-    seen: dict[str, set[str]] = {}
-    for sample in rows:
-        seen.setdefault(str(sample.clip.extra.get("id", sample.clip.media)), set()).add(sample.split)
-    return Counter(
-        f"{a}/{b}"
-        for splits in seen.values()
-        for i, a in enumerate(SPLITS)
-        for b in SPLITS[i + 1 :]
-        if {a, b} <= splits
-    )
-
-
-def _some(keys: Sequence[str]) -> str:
-    """`3 clips (a, b, c)`, cut after a few keys."""
-    word = "clip" if len(keys) == 1 else "clips"
-    return f"{len(keys)} {word} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
 
 
 def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ is asked about in several splits go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from caeav.manifests.findings import leaked_keys
@@ -30,8 +30,6 @@ def without_leaks(joined: Joined) -> Joined:
     )
 
 
-def dropped(
-    whole: Mapping[str, tuple[Sample, ...]], kept: Mapping[str, tuple[Sample, ...]]
-) -> dict[str, int]:
+def dropped(whole: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
     """Split -> how many samples are gone."""
     return {split: len(samples) - len(kept[split]) for split, samples in whole.items()}

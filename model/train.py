@@ -1,4 +1,4 @@
-"""The one training loop: epochs of batches, selection on one split, a resumable state after every epoch.
+"""The one training loop: epochs of batches, selection on one split, a resumable state after every epoch or step.
 
 On a CPU it is exact: killed at any moment and resumed, it gives the metrics and weights of an undisturbed run,
 because each epoch's order and random numbers come from seed and epoch, and all state is published as one file.
@@ -22,9 +22,10 @@ from torch.utils import deterministic
 from caeav.manifests.errors import CaeavError
 from caeav.model.config import RunConfig
 from caeav.model.data import Epoch, SplitData, batches, epoch_order
+from caeav.model.generators import generator_states, restore_generators
 from caeav.model.losses.total import weighted_losses
 from caeav.model.optim import lr_factor, make_optimiser, set_lr
-from caeav.model.resume import Progress, load_progress, save_progress, seed_epoch
+from caeav.model.resume import Progress, Within, load_progress, save_progress, seed_epoch
 from caeav.model.task import Scores, Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -114,7 +115,7 @@ class Trainer:
     def fit(self) -> Progress:
         """Train from the last published epoch to the end, or to the early stop."""
         limits = self.config.training
-        progress = load_progress(self.checkpoints, self.model, self.optimiser)
+        progress, within = load_progress(self.checkpoints, self.model, self.optimiser)
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
         for watcher in self.watchers:
@@ -122,21 +123,24 @@ class Trainer:
         try:
             with exact_on_cpu(self.device):
                 while progress.epoch < limits.epochs and not progress.stopped_early:
-                    self._one_epoch(progress)
+                    self._one_epoch(progress, within)
+                    within = Within()
         finally:
             for watcher in self.watchers:
                 watcher.end()
         return progress
 
-    def _one_epoch(self, progress: Progress) -> None:
-        """Learn, score, tell, publish."""
+    def _one_epoch(self, progress: Progress, within: Within) -> None:
+        """Learn, score, tell, publish; `within`: what an interrupted epoch goes on with."""
         began = time.perf_counter()
         number = progress.epoch + 1
         seed_epoch(self.config.seed, number)
-        losses, lr = self._learn(number, progress)
+        if within.generators:
+            restore_generators(within.generators)
+        losses, lr = self._learn(number, progress, within.sums)
         learnt = time.perf_counter()
         scores = self.select()
-        progress.epoch = number
+        progress.epoch, progress.position = number, 0
         is_best = progress.improves(scores.value)
         if is_best:
             progress.best, progress.best_epoch = scores.value, number
@@ -162,13 +166,15 @@ class Trainer:
             watcher.epoch(record)
         save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=is_best)
 
-    def _learn(self, number: int, progress: Progress) -> tuple[dict[str, float], float]:
-        """One pass over the data; mean losses over clips and the last learning rate."""
+    def _learn(
+        self, number: int, progress: Progress, sums_before: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], float]:
+        """One pass over the data, or the rest of one; mean losses over clips and the last learning rate."""
         limits = self.config.training
         clips, group = len(self.data), limits.batch_size * limits.accumulation
-        order = epoch_order(clips, self.config.seed, number)
-        sums: dict[str, Tensor] = {}
-        seen, factor = 0, 1.0
+        order = epoch_order(clips, self.config.seed, number)[progress.position :]
+        sums = {name: x.to(self.device) for name, x in sums_before.items()}
+        seen, factor = progress.position, 1.0
         self.model.train()
         epoch = Epoch(self.config.seed, number)
         for batch in batches(self.data, order, limits.batch_size, limits.workers, epoch):
@@ -190,6 +196,8 @@ class Trainer:
                 )
                 self._step(factor)
                 progress.step += 1
+                if limits.checkpoint_every_steps and progress.step % limits.checkpoint_every_steps == 0:
+                    self._save_within(progress, seen, sums)
             for watcher in self.watchers:
                 watcher.batch(number, size)
         means = {name: float(x) / clips for name, x in sums.items()}
@@ -199,6 +207,15 @@ class Trainer:
                 hint="lower optimiser.lr, or use training.precision=fp32; the epoch before it is kept",
             )
         return means, self.config.optimiser.lr * factor
+
+    def _save_within(self, progress: Progress, seen: int, sums: Mapping[str, Tensor]) -> None:
+        """Publish the state in the middle of an epoch; at its end that is done once it is scored."""
+        if seen == len(self.data):
+            return
+        progress.position = seen
+        progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        within = Within(dict(sums), generator_states()).tensors()
+        save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=False, within=within)
 
     def _step(self, factor: float) -> None:
         """One optimiser step with the gradients summed so far."""

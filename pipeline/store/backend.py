@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from caeav.manifests.keytable import Keys
 from caeav.manifests.registry import Registry
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
@@ -57,7 +58,7 @@ class ShardIndex(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def keys(self) -> tuple[str, ...]: ...
+    def keys(self) -> Keys: ...
     @property
     def files(self) -> tuple[FileFacts, ...]: ...
     @property

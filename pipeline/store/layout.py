@@ -8,13 +8,15 @@ change.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from caeav.manifests.keytable import Keys
 from caeav.pipeline.store.errors import DamagedStore, StoreError
 from caeav.pipeline.store.recipe import SCHEMA_VERSION, Recipe
 
@@ -36,6 +38,12 @@ def read_capped(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
             f"{path} has {size} bytes; at most {limit} are read", hint="this is not a store's file"
         )
     return path.read_bytes()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,20 @@ class StoreFolder:
         """One shard's index."""
         return self.path / "index" / f"{number:06d}.idx"
 
+    @staticmethod
+    def index_name(number: int) -> str:
+        """`name_of` a shard's index."""
+        return f"index/{number:06d}.idx"
+
     def name_of(self, path: Path) -> str:
         """A path relative to the store, as messages and the seal name it."""
         return path.relative_to(self.path).as_posix()
 
     def published(self) -> list[int]:
         """Numbers of the shards that have an index, ascending."""
-        found = (_NUMBERED.fullmatch(path.name) for path in (self.path / "index").glob("*.idx"))
+        folder = self.path / "index"
+        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+        found = map(_NUMBERED.fullmatch, names)
         return sorted(int(match[1]) for match in found if match)
 
 
@@ -91,9 +106,9 @@ def shard_clips(recipe: Recipe) -> int:
     return value
 
 
-def cut(keys: Sequence[str], size: int) -> list[tuple[str, ...]]:
+def cut(keys: Keys, size: int) -> list[Keys]:
     """Planned keys of each shard: manifest order, `size` a shard."""
-    return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)]
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def render_recipe(recipe: Recipe) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.jsonl import grow, write_manifest
-from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.manifests.publish import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.errors import RecipeChanged
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
@@ -41,7 +41,7 @@ def open_for_writing(
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.path)
     lock = WriterLock(folder.lock)
     try:
         return _take_up(folder, lock, wanted, manifest, retry_failed)
@@ -61,7 +61,7 @@ def _take_up(
         write_manifest(replace(manifest, media_root=""), folder.manifest)
     state = inspect(folder.path)
     remarks = list(state.remarks)
-    indexes, quarantined = dict(state.indexes), dict(state.quarantined)
+    indexes, quarantined = state.indexes, dict(state.quarantined)
     sealed = state.seal is not None
     for problem in state.problems:
         if problem.shard is None and not problem.rewritten:

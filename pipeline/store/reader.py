@@ -2,7 +2,8 @@
 
 Opening compares everything but the shards' content; a store that is not finished, or in which anything is
 not what was written, is refused. Needs numpy only; arrays are read-only views, valid as long as they are held.
-A reader can be sent to worker processes: it takes its indexes along and maps the shards anew.
+A reader can be sent to worker processes, where it maps the shards anew. Of each clip it keeps the key's own bytes and
+some forty more; indexes and the rows of a large manifest are read when they are needed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.keytable import KeyPlaces, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
-from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.errors import Problem, StoreError
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect
@@ -44,20 +50,20 @@ class StoreReader:
         self.recipe: Recipe = state.recipe
         self.manifest: Manifest = state.manifest
         self.quarantined: tuple[Quarantined, ...] = tuple(
-            state.quarantined[key] for planned in state.plan for key in planned if key in state.quarantined
+            state.quarantined[key]
+            for planned in (state.plan if state.quarantined else ())
+            for key in planned
+            if key in state.quarantined
         )
-        self.missing: tuple[str, ...] = state.missing
+        self.missing: Keys = state.missing
         self.shard_bytes: int = state.shard_bytes
         self.remarks: tuple[str, ...] = state.remarks
         self._folder = state.folder
         self._backend = backend_of(state.recipe)
         self._indexes = state.indexes
-        self._places = {
-            key: (number, row)
-            for number in sorted(state.indexes)
-            for row, key in enumerate(state.indexes[number].keys)
-        }
-        self.keys: tuple[str, ...] = tuple(self._places)
+        self._numbers = sorted(state.indexes)
+        self._ends = np.cumsum([state.indexes.records(number) for number in self._numbers], dtype=np.int64)
+        self.keys: Keys = self._stored_keys(state)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._checked: dict[int, bytearray] = {}
 
@@ -79,7 +85,7 @@ class StoreReader:
         return len(self.keys)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._places
+        return isinstance(key, str) and self._places.get(key) is not None
 
     def __iter__(self) -> Iterator[Record]:
         return self.read_each(self.keys)
@@ -116,8 +122,11 @@ class StoreReader:
     def ahead(self, keys: Iterable[str]) -> None:
         """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
         for key in keys:
-            number, row = self._places.get(key, (-1, -1))
-            if number >= 0 and not self._checked.get(number, b"\0" * (row + 1))[row]:
+            at = self._places.get(key)
+            if at is None:
+                continue
+            number, row = self._shard_and_row(at)
+            if number not in self._checked or not self._checked[number][row]:
                 self._shard(number).ahead(row)
 
     def info(self, key: str) -> dict[str, Any]:
@@ -125,11 +134,42 @@ class StoreReader:
         number, row = self._place(key)
         return self._shard(number).info(row)
 
+    def held(self) -> NDArray[np.bool_]:
+        """Which clips of `manifest` are stored, in its order."""
+        wanted = self.manifest.keys
+        if self.keys == wanted:
+            return np.ones(len(wanted), bool)
+        return np.fromiter((key in self for key in wanted), bool, len(wanted))
+
+    @cached_property
+    def _places(self) -> KeyPlaces:
+        """Where a key stands in `keys`."""
+        places = KeyPlaces(self.keys)
+        if (twice := places.twice()) is not None:
+            raise Problem("manifest.jsonl", "two rows have this key", self.keys[twice]).error(self.path)
+        return places
+
+    def _stored_keys(self, state: StoreState) -> Keys:
+        """The keys of all shards, in order: shared with the manifest's where every clip is stored."""
+        if int(self._ends[-1:].sum()) == len(self.manifest.clips):
+            return self.manifest.keys
+        return Keys.joined(
+            state.plan[number]
+            if state.indexes.records(number) == len(state.plan[number])
+            else state.indexes[number].keys
+            for number in self._numbers
+        )
+
     def _place(self, key: str) -> tuple[int, int]:
         place = self._places.get(key)
         if place is None:
             raise self._not_stored(key)
-        return place
+        return self._shard_and_row(place)
+
+    def _shard_and_row(self, place: int) -> tuple[int, int]:
+        """Where the record is that stands at `place` in `keys`."""
+        at = int(np.searchsorted(self._ends, place, side="right"))
+        return self._numbers[at], place - (int(self._ends[at - 1]) if at else 0)
 
     def _shard(self, number: int) -> Shard:
         if number in self._shards:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.publish import publish_bytes
 from caeav.pipeline.store.backend import ShardIndex, backend_of
-from caeav.pipeline.store.layout import Seal, StoreFolder
+from caeav.pipeline.store.layout import Seal, StoreFolder, file_digest
 from caeav.pipeline.store.recipe import Recipe
 
 
@@ -37,7 +36,7 @@ def seal_store(
         quarantined=summary.quarantined,
         shards=summary.shards,
         shard_bytes=summary.bytes,
-        sha256={folder.name_of(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        sha256={folder.name_of(path): file_digest(path) for path in files},
     )
     publish_bytes(folder.seal, seal.render())
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from caeav.manifests.keytable import Keys
 from caeav.pipeline.store.errors import StoreError
 
 MAX_SLICES = 100_000
@@ -57,6 +58,6 @@ class Slice:
         """Whether shard number `shard` is made here."""
         return shard % self.count == self.number - 1
 
-    def plan(self, shards: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    def plan(self, shards: Sequence[Keys]) -> list[Keys]:
         """Planned keys of each shard, those of other slices' shards left out."""
-        return [keys if self.holds(number) else () for number, keys in enumerate(shards)]
+        return [keys if self.holds(number) else keys[:0] for number, keys in enumerate(shards)]

@@ -8,29 +8,33 @@ writer can make the shard again and `verify` can list everything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.jsonl import read_manifest
-from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex, backend_of
+from caeav.manifests.keytable import Keys
+from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem, StoreError
 from caeav.pipeline.store.layout import (
     FOLDER_PATTERN,
     Seal,
     StoreFolder,
     cut,
+    file_digest,
     parse_recipe,
     parse_seal,
     read_capped,
     shard_clips,
 )
+from caeav.pipeline.store.published import PublishedShards
 from caeav.pipeline.store.quarantine import read_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined
+from caeav.pipeline.store.sighting import misfit, sight
 from caeav.pipeline.store.slices import Slice
 
 
@@ -42,10 +46,10 @@ class StoreState:
     folder: StoreFolder
     recipe: Recipe
     manifest: Manifest
-    plan: tuple[tuple[str, ...], ...]
-    indexes: dict[int, ShardIndex]
+    plan: tuple[Keys, ...]
+    indexes: PublishedShards
     quarantined: dict[str, Quarantined]
-    missing: tuple[str, ...]
+    missing: Keys
     seal: Seal | None
     problems: tuple[Problem, ...]
     remarks: tuple[str, ...]
@@ -53,7 +57,7 @@ class StoreState:
     @property
     def stored(self) -> int:
         """Records in sound shards."""
-        return sum(len(index.keys) for index in self.indexes.values())
+        return self.indexes.stored
 
     @property
     def expected(self) -> int:
@@ -63,7 +67,7 @@ class StoreState:
     @property
     def shard_bytes(self) -> int:
         """Bytes of sound shards."""
-        return sum(file.bytes for index in self.indexes.values() for file in index.files)
+        return self.indexes.size
 
     def incomplete(self) -> IncompleteStore:
         """Why this store is not finished."""
@@ -94,10 +98,10 @@ def read_recipe(folder: StoreFolder) -> Recipe:
     return recipe
 
 
-def read_stored_manifest(folder: StoreFolder) -> Manifest:
-    """The store's copy of the manifest; raises `DamagedStore`."""
+def read_stored_manifest(folder: StoreFolder, sha256: str = "") -> Manifest:
+    """The store's copy of the manifest, `sha256` being that in the seal; raises `DamagedStore`."""
     try:
-        return read_manifest(folder.manifest)
+        return read_manifest(folder.manifest, sha256=sha256)
     except (CaeavError, OSError, UnicodeDecodeError) as error:
         raise DamagedStore(
             f"{folder.manifest}: {getattr(error, 'problem', error)}",
@@ -113,39 +117,52 @@ def inspect(path: Path) -> StoreState:
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
     backend = backend_of(recipe)
-    manifest = read_stored_manifest(folder)
     problems: list[Problem] = []
     remarks: list[str] = []
     seal = _read_seal(folder, recipe, problems)
+    manifest = read_stored_manifest(folder, seal.sha256.get("manifest.jsonl", "") if seal else "")
     quarantined = _read_quarantined(folder, problems, remarks)
-    whole = cut([clip.key for clip in manifest.clips], shard_clips(recipe))
+    whole = cut(manifest.keys, shard_clips(recipe))
     plan = Slice.of_folder(path.resolve().name)[1].plan(whole)
     manifest_doubtful = any(problem.where == "manifest.jsonl" for problem in problems)
-    indexes: dict[int, ShardIndex] = {}
-    for number in folder.published():
-        planned = plan[number] if number < len(plan) else ()
-        found = _read_index(folder, number, backend, recipe.fingerprint, seal)
+    indexes = PublishedShards(folder, backend)
+    layout: tuple[Any, ...] | None = None
+    published = folder.published()
+    for number in published:
+        planned = plan[number] if number < len(plan) else Keys.of(())
+        found = sight(folder, backend, number, recipe.fingerprint, seal)
         if not isinstance(found, Problem) and not manifest_doubtful:
-            found = _misfit(found, planned, indexes, folder.name_of(folder.index(number))) or found
+            found = misfit(found, planned, layout) or found
         if isinstance(found, Problem):
             problems.append(found)
         else:
-            indexes[number] = found
+            layout = found.index.layout if layout is None else layout
+            indexes.note(found.index, found.digest)
     if seal:
-        problems += _missing_indexes(folder, seal)
+        problems += _missing_indexes(folder, seal, published)
         problems += _wrong_documents(folder, seal, recipe, indexes, manifest)
-    stored = {key for index in indexes.values() for key in index.keys}
-    known = {key for planned in plan for key in planned}
-    quarantined = {key: entry for key, entry in quarantined.items() if key in known and key not in stored}
-    missing = tuple(
-        key for planned in plan for key in planned if key not in stored and key not in quarantined
-    )
+    absent = _absent(plan, indexes)
+    due = set(absent) if quarantined else set()
+    quarantined = {key: entry for key, entry in quarantined.items() if key in due}
+    missing = absent if not quarantined else Keys.of(key for key in absent if key not in quarantined)
     state = StoreState(
         folder, recipe, manifest, tuple(plan), indexes, quarantined, missing, seal, (), tuple(remarks)
     )
     if seal and not problems:
         problems += _count_differences(state, seal)
     return replace(state, problems=tuple(problems))
+
+
+def _absent(plan: Sequence[Keys], indexes: PublishedShards) -> Keys:
+    """Planned keys that are not stored, in order; a shard's keys are some of those planned for it."""
+    parts: list[Sequence[str]] = []
+    for number, planned in enumerate(plan):
+        if not (records := indexes.records(number)):
+            parts.append(planned)
+        elif records < len(planned):
+            held = set(indexes[number].keys)
+            parts.append([key for key in planned if key not in held])
+    return Keys.joined(parts)
 
 
 def _count_differences(state: StoreState, seal: Seal) -> list[Problem]:
@@ -183,7 +200,7 @@ def _read_seal(folder: StoreFolder, recipe: Recipe, problems: list[Problem]) -> 
         path = folder.path / name
         if not path.is_file():
             what = "the file is missing, though the store was finished"
-        elif hashlib.sha256(read_capped(path)).hexdigest() != seal.sha256.get(name):
+        elif file_digest(path) != seal.sha256.get(name):
             what = (
                 "not the file that was there when the store was finished: complete.json names another sha256"
             )
@@ -208,9 +225,9 @@ def _read_quarantined(
     return entries
 
 
-def _missing_indexes(folder: StoreFolder, seal: Seal) -> Iterator[Problem]:
-    for name in seal.sha256:
-        if name.startswith("index/") and not (folder.path / name).exists():
+def _missing_indexes(folder: StoreFolder, seal: Seal, published: Sequence[int]) -> Iterator[Problem]:
+    for name in seal.sha256.keys() - {folder.index_name(number) for number in published}:
+        if name.startswith("index/"):
             what = "the index is missing, though the store was finished"
             yield Problem(name, what, shard=int(Path(name).stem))
 
@@ -235,49 +252,3 @@ def _wrong_documents(
     others = {name for name in seal.sha256 if name.endswith((".jsonl", ".idx"))}
     if digests != {name: value for name, value in seal.sha256.items() if name not in others}:
         yield Problem("complete.json", "names other documents than belong to the shards", rewritten=True)
-
-
-def _read_index(
-    folder: StoreFolder, number: int, backend: Backend, fingerprint: str, seal: Seal | None
-) -> ShardIndex | Problem:
-    path = folder.index(number)
-    name = folder.name_of(path)
-    try:
-        data = read_capped(path)
-        index = backend.decode_index(data)
-    except FileNotFoundError:
-        return Problem(name, "vanished while it was read: the store is being written", shard=number)
-    except (BadIndex, DamagedStore) as error:
-        return Problem(name, getattr(error, "problem", str(error)), shard=number)
-    if index.fingerprint != fingerprint:
-        return Problem(
-            name, f"belongs to recipe {index.fingerprint[:12]}, not {fingerprint[:12]}", shard=number
-        )
-    if index.number != number:
-        return Problem(name, f"is the index of shard {index.number}", shard=number)
-    if seal and seal.sha256.get(name) != hashlib.sha256(data).hexdigest():
-        return Problem(
-            name,
-            "not the index that was there when the store was finished: complete.json names another sha256",
-            shard=number,
-        )
-    for facts in index.files:
-        file = folder.path / facts.name
-        if not file.is_file():
-            return Problem(facts.name, "the file is missing", shard=number)
-        if (size := file.stat().st_size) != facts.bytes:
-            return Problem(facts.name, f"{size} bytes, its index says {facts.bytes}", shard=number)
-    return index
-
-
-def _misfit(
-    index: ShardIndex, planned: tuple[str, ...], others: Mapping[int, ShardIndex], name: str
-) -> Problem | None:
-    """Its keys must be some of the planned ones in the planned order, its arrays those of the other shards."""
-    held = set(index.keys)
-    if tuple(key for key in planned if key in held) == index.keys:
-        if all(other.layout == index.layout for other in islice(others.values(), 1)):
-            return None
-        return Problem(name, "holds other arrays than the shards before it", shard=index.number)
-    stray = next((key for key in index.keys if key not in planned), index.keys[0])
-    return Problem(name, "holds clips that the manifest does not plan for this shard in this order", stray)

@@ -59,7 +59,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as threads:
         told = progress or (lambda _: None)
         for found in threads.map(
-            lambda index: list(check_shard(folder, backend, index, told)), state.indexes.values()
+            lambda number: list(check_shard(folder, backend, state.indexes[number], told)), state.indexes
         ):
             problems += found
     return Report(

@@ -7,17 +7,20 @@ leaves the files of an undisturbed one. A crash at any point costs at most the w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType, TracebackType
 
 from caeav.manifests.clip import Manifest
+from caeav.manifests.keytable import KeyPlaces
 from caeav.manifests.publish import publish_bytes, unpublish
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
 from caeav.pipeline.store.layout import StoreFolder, cut, shard_clips
 from caeav.pipeline.store.leftovers import orphans, temp_files
 from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.published import PublishedShards
 from caeav.pipeline.store.quarantine import append_quarantine, render_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
@@ -30,8 +33,8 @@ class ShardPlan:
     """One shard that needs work: the keys it will hold in order, and those among them that are yet to be computed."""
 
     number: int
-    keys: tuple[str, ...]
-    missing: tuple[str, ...]
+    keys: Sequence[str]
+    missing: Sequence[str]
 
 
 class StoreWriter:
@@ -48,7 +51,7 @@ class StoreWriter:
         lock: WriterLock,
         recipe: Recipe,
         manifest: Manifest,
-        indexes: dict[int, ShardIndex],
+        indexes: PublishedShards,
         quarantined: dict[str, Quarantined],
         earlier_attempts: Mapping[str, int],
         sealed: bool,
@@ -66,8 +69,8 @@ class StoreWriter:
         self._sealed = sealed
         self._backend = backend_of(recipe)
         self.part = Slice.of_folder(folder.path.name)[1]
-        self._planned = self.part.plan(cut([clip.key for clip in manifest.clips], shard_clips(recipe)))
-        self._shard_of = {key: number for number, planned in enumerate(self._planned) for key in planned}
+        self._size = shard_clips(recipe)
+        self._planned = self.part.plan(cut(manifest.keys, self._size))
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -84,6 +87,8 @@ class StoreWriter:
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
         """The quarantine so far, in manifest order."""
+        if not self._quarantined:
+            return ()
         return tuple(
             self._quarantined[key] for planned in self._planned for key in planned if key in self._quarantined
         )
@@ -96,7 +101,16 @@ class StoreWriter:
     @property
     def stored(self) -> int:
         """Records published so far."""
-        return sum(len(index.keys) for index in self._indexes.values())
+        return self._indexes.stored
+
+    @property
+    def expected(self) -> int:
+        """Clips that are to be stored or quarantined here."""
+        return sum(map(len, self._planned))
+
+    @cached_property
+    def _places(self) -> KeyPlaces:
+        return KeyPlaces(self.manifest.keys)
 
     def plan(self) -> list[ShardPlan]:
         """The shards that need work, ascending; empty when the store only waits for `finish`.
@@ -105,10 +119,14 @@ class StoreWriter:
         """
         plans = []
         for number, planned in enumerate(self._planned):
-            keys = tuple(key for key in planned if key not in self._quarantined)
-            index = self._indexes.get(number)
-            if keys != (index.keys if index else ()):
-                kept = set(index.keys) if index else set()
+            keys: Sequence[str] = planned
+            if self._quarantined:
+                keys = tuple(key for key in planned if key not in self._quarantined)
+            records = self._indexes.records(number)
+            if not records and keys:
+                plans.append(ShardPlan(number, keys, keys))
+            elif records != len(keys):  # what a shard has is some of these keys
+                kept = set(self._indexes[number].keys)
                 plans.append(ShardPlan(number, keys, tuple(key for key in keys if key not in kept)))
         return plans
 
@@ -180,7 +198,8 @@ class StoreWriter:
         del self._indexes[index.number]
 
     def _write(self, number: int, keys: list[str], records: Mapping[str, Record]) -> None:
-        layout = next((index.layout for n, index in self._indexes.items() if n != number), None)
+        other = next((n for n in self._indexes if n != number), None)
+        layout = None if other is None else self._indexes[other].layout
         planned, wanted = self._planned[number], self._records(keys, records, self._indexes.get(number))
         try:
             self._indexes[number] = self._backend.write(
@@ -209,9 +228,10 @@ class StoreWriter:
         Attempts of earlier runs are added. The clip is not tried again unless the store is opened with
         `retry_failed`. Raises `ValueError` for a key the manifest lacks or that is stored.
         """
-        if entry.key not in self._shard_of:
+        place = self._places.get(entry.key)
+        if place is None or not self.part.holds(place // self._size):
             raise ValueError(f"clip {entry.key!r} is not in the manifest, or in another slice")
-        index = self._indexes.get(self._shard_of[entry.key])
+        index = self._indexes.get(place // self._size)
         if index and entry.key in index.keys:
             raise ValueError(f"clip {entry.key!r} is stored and cannot be quarantined")
         attempts = entry.attempts + self._earlier_attempts.get(entry.key, 0)
@@ -228,7 +248,7 @@ class StoreWriter:
         missing = [key for plan in self.plan() for key in plan.missing]
         if missing:
             raise IncompleteStore(
-                f"{self.path}: {len(missing)} of {len(self._shard_of)} clips are neither stored nor quarantined, "
+                f"{self.path}: {len(missing)} of {self.expected} clips are neither stored nor quarantined, "
                 f"{missing[0]} first",
                 hint="publish the shards that plan() names, then finish",
             )
@@ -236,9 +256,9 @@ class StoreWriter:
         summary = Summary(
             self.stored,
             len(quarantined),
-            len(self._shard_of),
+            self.expected,
             len(self._indexes),
-            sum(file.bytes for index in self._indexes.values() for file in index.files),
+            self._indexes.size,
         )
         if not self._sealed:
             for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):

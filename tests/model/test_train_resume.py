@@ -108,6 +108,59 @@ def test_stopped_in_any_epoch(
     assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
 
 
+class Counted:
+    """Counts the batches of each epoch."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, int] = {}
+
+    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+        self.whole = batches_per_epoch
+
+    def batch(self, epoch: int, clips: int) -> None:
+        self.batches[epoch] = self.batches.get(epoch, 0) + 1
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 2), (3, 1)])
+def test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step(
+    tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]], epoch: int, batch: int
+) -> None:
+    often = resolve_config(
+        assignments=[*SMALL, "training.checkpoint_every_steps=1", "training.workers=0"],
+        given={"dataset": "tiny"},
+    )
+    experiment = prepare(tiny_home, often)
+    run = create_run(tiny_home, experiment.config)
+    with pytest.raises(StopError):
+        go(experiment, run, StopAt(epoch, batch))
+    torch.manual_seed(random.randrange(1 << 30))
+    counted = Counted()
+    result = go(reopen(tiny_home, run), run, counted)
+    assert counted.batches[epoch] == counted.whole - batch
+    assert_the_same(run, result, undisturbed)
+
+
+def test_states_of_the_generators_come_back() -> None:
+    import numpy as np
+
+    from caeav.model.generators import generator_states, restore_generators
+
+    legacy = np.random.rand  # noqa: NPY002 - the generator that third-party code may draw from
+    resume_module.seed_epoch(3, 7)
+    _ = random.random(), legacy(5), torch.rand(3)
+    states = generator_states()
+    first = random.random(), legacy(700).tolist(), torch.rand(9).tolist()
+    resume_module.seed_epoch(1, 1)
+    restore_generators(states)
+    assert first == (random.random(), legacy(700).tolist(), torch.rand(9).tolist())
+
+
 @pytest.mark.parametrize("at", ["write_tensors", "settle_best", "publish_text"])
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_stopped_between_any_two_files_of_the_state(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.keytable import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 
@@ -48,7 +49,7 @@ class TarIndex:
     fingerprint: str
     shard_bytes: int
     shard_sha256: str
-    keys: tuple[str, ...]
+    keys: Keys
     entries: NDArray[np.void]
 
     @property

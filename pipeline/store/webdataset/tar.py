@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from caeav.manifests.keytable import Keys
 from caeav.manifests.publish import Output
 from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
 from caeav.pipeline.store.record import Record
@@ -87,7 +88,7 @@ def write_shard(out: Output, records: Iterable[Record], number: int, fingerprint
         rows.append((array_offset, array_bytes, info_offset, len(record.info), *sums, 0))
     sink.write(END)
     return TarIndex(
-        number, fingerprint, sink.position, sink.hexdigest(), tuple(keys), np.array(rows, dtype=ENTRY)
+        number, fingerprint, sink.position, sink.hexdigest(), Keys.of(keys), np.array(rows, dtype=ENTRY)
     )
 
 

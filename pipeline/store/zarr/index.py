@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.keytable import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 from caeav.pipeline.store.layout import MAX_SHARD_CLIPS
@@ -45,7 +46,7 @@ class ZarrIndex:
     fingerprint: str
     slots: int
     layout: Layout
-    keys: tuple[str, ...]
+    keys: Keys
     rows: NDArray[np.void]
     sums: NDArray[np.uint32]
     digests: tuple[str, ...]
@@ -54,7 +55,7 @@ class ZarrIndex:
         """Bytes of each clip's chunk in the file number `place`, its crc32c not counted."""
         if place < len(self.layout):
             return np.full(len(self.keys), self.layout[place].bytes, np.uint64)
-        texts = self.rows["info_bytes"] if place == len(self.layout) else [len(key) for key in self.keys]
+        texts = self.rows["info_bytes"] if place == len(self.layout) else self.keys.sizes
         return np.asarray(texts, np.uint64) + np.uint64(TEXT_HEAD_BYTES)
 
     @cached_property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from caeav.manifests.keytable import Keys
 from caeav.manifests.publish import Staging
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.payload import encode_info, little_endian
@@ -53,7 +54,7 @@ def write_shard(
     rows = np.zeros(len(keys), ROW)
     rows["slot"], rows["info_bytes"], rows["info_crc32c"] = taken, infos, writers[-2].sums
     sums = np.array([writer.sums for writer in writers[:-2]], np.uint32).T.reshape(len(keys), len(layout))
-    return ZarrIndex(number, fingerprint, slots, layout, tuple(keys), rows, sums, digests)
+    return ZarrIndex(number, fingerprint, slots, layout, Keys.of(keys), rows, sums, digests)
 
 
 def _fitting(record: Record, layout: Layout | None) -> Layout:

@@ -1,0 +1,148 @@
+"""Many keys in little memory: their bytes one after the other and where each ends, and finding one by hash.
+
+A Python string a key costs 60 bytes and more before anything is looked up; `Keys` costs the key's own bytes and 4,
+`KeyPlaces` 12 more. Both hold up to 4 GiB of keys. `Keys` is a sequence of strings that equals the tuple of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+_AT_ONCE = 1 << 16
+_HASH_BYTES = 8
+
+
+class Keys(Sequence[str]):
+    """ASCII keys, unchangeable; a slice shares the bytes of the whole."""
+
+    __slots__ = ("_begin", "_blob", "_ends")
+
+    def __init__(self, blob: bytes, ends: NDArray[np.uint32], begin: int = 0) -> None:
+        """`ends` are the places behind each key in `blob`, ascending; the first key begins at `begin`."""
+        self._blob = blob
+        self._ends = ends
+        self._begin = begin
+
+    @classmethod
+    def of(cls, keys: Iterable[str]) -> Keys:
+        """These keys; itself where they are `Keys` already."""
+        if isinstance(keys, Keys):
+            return keys
+        blob = bytearray()
+        ends: list[int] = []
+        for key in keys:
+            blob += key.encode("ascii")
+            ends.append(len(blob))
+        return cls(bytes(blob), np.array(ends, np.uint32))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Sequence[str]]) -> Keys:
+        """All keys of the parts, one part after the other."""
+        tables = [Keys.of(part) for part in parts]
+        blob = b"".join(table.blob for table in tables)
+        sizes = [table.sizes for table in tables]
+        ends = np.cumsum(np.concatenate(sizes), dtype=np.uint32) if sizes else np.empty(0, np.uint32)
+        return cls(blob, ends)
+
+    @property
+    def blob(self) -> bytes:
+        """The keys' bytes one after the other."""
+        end = int(self._ends[-1]) if len(self._ends) else self._begin
+        return self._blob[self._begin : end]
+
+    @property
+    def sizes(self) -> NDArray[np.uint32]:
+        """Characters of each key."""
+        return np.diff(self._ends, prepend=np.uint32(self._begin))
+
+    @property
+    def ends(self) -> NDArray[np.uint32]:
+        """Where each key ends in `blob`."""
+        return self._ends - np.uint32(self._begin)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> Keys: ...
+    def __getitem__(self, at: int | slice) -> str | Keys:
+        if isinstance(at, slice):
+            start, stop, step = at.indices(len(self))
+            if step != 1:
+                return self.take(np.arange(start, stop, step))
+            return Keys(self._blob, self._ends[start:stop], self._starts_at(start))
+        row = range(len(self))[at]
+        return self._blob[self._starts_at(row) : int(self._ends[row])].decode("ascii")
+
+    def _starts_at(self, row: int) -> int:
+        return int(self._ends[row - 1]) if row else self._begin
+
+    def take(self, rows: NDArray[np.integer]) -> Keys:
+        """The keys at these places, in that order."""
+        return Keys.of(self[row] for row in rows.tolist())
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _AT_ONCE):
+            places = [self._starts_at(first), *self._ends[first : first + _AT_ONCE].tolist()]
+            text = self._blob[places[0] : places[-1]].decode("ascii")
+            begin = places[0]
+            yield from (text[start - begin : end - begin] for start, end in pairwise(places))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Keys):
+            return len(self) == len(other) and (
+                (self._ends is other._ends and self._blob is other._blob)
+                or (self.blob == other.blob and bool(np.array_equal(self.sizes, other.sizes)))
+            )
+        if isinstance(other, tuple | list):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3]))
+        return f"Keys({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
+
+
+class KeyPlaces:
+    """Where a key stands in `keys`. Two keys of one hash are told apart by comparing the keys themselves."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        hashes = np.frombuffer(b"".join(map(_hash, keys)), "<u8")
+        order = np.argsort(hashes, kind="stable").astype(np.uint32)
+        self._order: NDArray[np.uint32] = order
+        self._hashes: NDArray[np.uint64] = hashes[order]
+
+    def get(self, key: str) -> int | None:
+        """The first place of `key`, or None."""
+        wanted = np.frombuffer(_hash(key), "<u8")[0]
+        at = int(np.searchsorted(self._hashes, wanted))
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            place = int(self._order[at])
+            if self._keys[place] == key:
+                return place
+            at += 1
+        return None
+
+    def twice(self) -> int | None:
+        """The place of a key that is there before too, or None when all are different."""
+        for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
+            place = int(self._order[at + 1])
+            if self.get(self._keys[place]) != place:
+                return place
+        return None
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()

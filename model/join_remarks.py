@@ -1,0 +1,71 @@
+"""What a careful reader would want to know about joined stores and labels before training, in words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from caeav.manifests.clip import SPLITS, Manifest
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
+from caeav.model.sample import ClipSamples, Sample
+
+SHOWN_KEYS = 5
+
+
+def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
+    """A word when the manifest built for the data set says something else than the store's."""
+    path = home.manifest(dataset)
+    if not path.is_file() or holds_rows(path, used):
+        return []
+    if manifest_digest(read_manifest(path)) == manifest_digest(used):
+        return []
+    return [
+        f"{path} differs from the labels and splits that the token store saw last, which are used; "
+        f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
+        "caeav manifest build"
+    ]
+
+
+def split_remarks(
+    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What a careful reader would want to know about the splits."""
+    said = [f"{split}: {some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
+    if isinstance(rows, ClipSamples):
+        loose: Sequence[str] = rows.clips.keys.take(np.flatnonzero(rows.clips.splits == 0))
+    else:
+        used = {sample.clip.key for sample in rows}
+        loose = [clip.key for clip in manifest.clips if clip.key not in used]
+    if loose:
+        said.append(f"{some(loose)} in no split, not used")
+    said += [
+        f"{n} source videos lie in both splits of {pair} (leakage; --drop-leaks leaves them out)"
+        for pair, n in _leaks(rows).items()
+    ]
+    return said
+
+
+def _leaks(rows: Sequence[Sample]) -> Counter[str]:
+    """How many source videos (official id, else media file) have samples in two splits, by pair of splits."""
+    seen: dict[bytes, int] = {}  # digest of the video -> bits of its splits: small also for a million
+    for sample in rows:
+        video = str(sample.clip.extra.get("id", sample.clip.media)).encode("utf-8", "surrogatepass")
+        name = hashlib.blake2b(video, digest_size=16).digest() if len(video) > 16 else video
+        seen[name] = seen.get(name, 0) | 1 << SPLITS.index(sample.split)
+    return Counter(
+        f"{a}/{b}"
+        for bits in seen.values()
+        for i, a in enumerate(SPLITS)
+        for j, b in enumerate(SPLITS[i + 1 :], i + 1)
+        if bits >> i & bits >> j & 1
+    )
+
+
+def some(keys: Sequence[str]) -> str:
+    """`3 clips (a, b, c)`, cut after a few keys."""
+    word = "clip" if len(keys) == 1 else "clips"
+    return f"{len(keys)} {word} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
