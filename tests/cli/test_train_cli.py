@@ -190,8 +190,10 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     record = StoreReader.open(home.root / facts["folder"]).read("clip040")
     asked: dict[str, Any] = {}
 
-    def process(path: Path, tokens: Any, captions: Any = None, start_s: float = 0.0) -> single.Processed:
-        asked.update(path=path, recipe=tokens.fingerprint, captions=captions, start_s=start_s)
+    def process(
+        path: Path, tokens: Any, captions: Any = None, start_s: float = 0.0, device: str = "auto"
+    ) -> single.Processed:
+        asked.update(path=path, recipe=tokens[0].fingerprint, captions=captions, start_s=start_s)
         info = {
             **record.info,
             "notes": [{"code": "short_audio", "detail": "bad \x1b[31m"}],
@@ -213,6 +215,7 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     assert "the file lasts 99.0 s, this is 3 to 9 s; go on with --start 9" in result.stderr
     value = json.loads((out / "prediction.json").read_text())
     assert len(value["segments"]) == 6 and value["run"] == trained["run"]
+    assert value["protocol"] == "honest"
     assert (out / "prediction.png").stat().st_size > 1000
     for start in ("0", "3"):
         call(home, "predict", str(media), "--run", trained["run"], "--start", start)
