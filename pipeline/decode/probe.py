@@ -96,14 +96,17 @@ def _chosen(container: Any, kind: str) -> tuple[Any, int]:
 
 def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
     context = stream.codec_context
-    limits.check("picture size", stream.width * stream.height, limits.frame_pixels, " pixels")
+    width, height = (
+        (context.width, context.height) if context else (0, 0)
+    )  # a stream alone does not know them
+    limits.check("picture size", width * height, limits.frame_pixels, " pixels")
     rate = stream.average_rate or stream.guessed_rate
     return VideoFacts(
         index=stream.index,
         codec=context.name if context else "unknown",
         decodable=context is not None,
-        width=stream.width,
-        height=stream.height,
+        width=width,
+        height=height,
         fps=float(rate) if rate else None,
         base_fps=float(stream.base_rate) if stream.base_rate else None,
         start_s=_start(stream, origin_s),

@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.opening import library_message, opened
 from caeav.pipeline.decode.probe import MediaFacts
 
@@ -51,13 +52,19 @@ class Scan:
 
 
 def seek_before(container: Any, facts: MediaFacts, start_s: float) -> bool:
-    """Go to a key frame at least `PREROLL_S` before `start_s` when that is worth it; False when left at the start."""
+    """Go to a key frame at least `PREROLL_S` before `start_s` when that is worth it; False when left at the start.
+
+    Raises `DecodeError` for a file in which neither place can be gone to.
+    """
     if start_s < SEEK_FROM_S:
         return False
     try:
         container.seek(int((start_s - PREROLL_S + facts.origin_s) * av.time_base), backward=True)
     except av.FFmpegError:
-        container.seek(int(facts.origin_s * av.time_base), backward=True)
+        try:
+            container.seek(int(facts.origin_s * av.time_base), backward=True)
+        except av.FFmpegError as error:
+            raise DecodeError(f"no place in the file can be gone to: {library_message(error)}") from error
         return False
     return True
 

@@ -176,7 +176,8 @@ class PyAVDecoder(BaseDecoder):
             for track in tracks.values():
                 track.stream.codec_context.thread_count = 1
             sought = seek and seek_before(container, facts, plan.start_s)
-            self._demux(container, tracks, plan)
+            if tracks:  # demuxing no stream would be demuxing all
+                self._demux(container, tracks, plan)
             if video:
                 video.finish()
             late = sought and (

@@ -107,7 +107,7 @@ def test_broken_off_at_any_moment(
             assert "in main" not in error, "only Python itself may still have been starting"
             continue
         hit += 1
-        assert sound_so_far(home) == 0
+        assert sound_so_far(home) <= 1  # it may have been done already
         assert not psutil.wait_procs(children, timeout=10)[1], "no decoding process is left behind"
     print(f"{times} times {what.name}: {hit} hit the program, {rounds} came too late, the others too early")
     assert hit > times / 3
