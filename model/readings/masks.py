@@ -15,8 +15,9 @@ from caeav.model.readings.base import Frames, Panel, When, strip_panel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TINT = np.array([255, 64, 64], np.float32)
-STRENGTH = 0.55
+EDGE = np.array([255, 60, 60], np.float32)
+DIMMED = 0.35
+"""How bright the rest of a picture is drawn, in grey."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,19 @@ class Masks:
         return []
 
     def _overlay(self, t: int, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A frame `[h, w, 3]`, red where it sounds."""
+        """A frame `[h, w, 3]`, in colour where it sounds, with a red edge, and dimmed elsewhere."""
         rows, columns = (
             np.arange(n) * size // n for n, size in zip(frame.shape[:2], self.on.shape[1:], strict=True)
         )
-        tint = STRENGTH * self.on[t][np.ix_(rows, columns)][..., None]
-        mixed: NDArray[np.uint8] = (frame * (1 - tint) + TINT * tint).astype(np.uint8)
+        mask = self.on[t][np.ix_(rows, columns)]
+        width = max(1, min(mask.shape) // 80)
+        inner = mask.copy()
+        for axis in (0, 1):
+            for step in (-width, width):
+                inner &= np.roll(mask, step, axis)
+        grey = DIMMED * frame.mean(axis=-1, keepdims=True)
+        shown = np.where(inner[..., None], frame, np.where(mask[..., None], EDGE, grey))
+        mixed: NDArray[np.uint8] = shown.astype(np.uint8)
         return mixed
 
     def _draw(self, axis: Axes, when: When) -> None:

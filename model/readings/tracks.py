@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MODALITIES = ("audio", "visual")
 COLOURS = {"audio": ORANGE, "visual": BLUE}
-FAINT = 0.25
+FAINT = 0.35
 """From this probability on a class that was not chosen is drawn all the same, in grey."""
 
 
