@@ -232,6 +232,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "rows": experiment.task.rows,
         "select_on": config.select_on,
         "protocol": config.protocol,
+        "augment": active(config.augment),
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "stopped_early": progress.stopped_early,

@@ -139,6 +139,8 @@ def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Sequence[st
     protocol = stamp(first["protocol"], first["select_on"]) + (", no leaks" if "leaks" in first else "")
     seeds = ", ".join(str(result["seed"]) for result in results)
     method = f"{first['recipe']}, seed{'s' if len(results) > 1 else ''} {seeds}"
+    if first.get("augment"):
+        method += f", augmented ({', '.join(first['augment'])})"
     return Line(method, tuple(_value(results, metric) for metric in metrics), protocol, name, own=True)
 
 

@@ -144,7 +144,9 @@ class Trainer:
         is_best = progress.improves(scores.value)
         if is_best:
             progress.best, progress.best_epoch = scores.value, number
-        for name, value in {self.task.metric: scores.value, **scores.details}.items():
+        scored = set(scores.evidence.parts) if scores.evidence is not None else set()
+        reached = {name: value for name, value in scores.details.items() if name in scored}
+        for name, value in {self.task.metric: scores.value, **reached}.items():
             progress.peaks[name] = max(value, progress.peaks.get(name, value))
         patience = self.config.training.early_stop_epochs
         progress.stopped_early = bool(patience) and number - progress.best_epoch >= patience

@@ -21,6 +21,7 @@ from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.leaks import without_leaks
 from caeav.model.protocol import AS_PUBLISHED, stamp
 from caeav.model.resolve import ConfigError, resolve_config
+from caeav.model.resume import STATE
 from caeav.model.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
 from caeav.model.table import build_table, markdown
 from caeav.model.task import TASKS
@@ -45,6 +46,10 @@ def test_published_selects_and_averages_as_the_papers_and_says_so_everywhere(mak
     assert (result["select_on"], result["protocol"]) == ("test", "published")
     logged = [record["accuracy"] for record in read_metrics(run.folder / METRICS)]
     assert result["scores"]["test"] == max(logged)  # the score of test chose the epoch
+    state = json.loads((run.checkpoints / STATE).read_text())
+    assert set(state["peaks"]) == {"accuracy", "pooled_accuracy"} and state["peaks"]["accuracy"] == max(
+        logged
+    )
     assert "pooled_accuracy" in result["details"]["test"]  # the score itself is the mean over batches
     assert run.name.endswith("-ave-none-published-s0")
     assert summarise(run)["protocol"] == "published, best epoch by test"
@@ -153,9 +158,10 @@ def test_questions_about_a_video_of_two_splits_go_together(tiny_home: Home) -> N
 def test_a_group_is_summarised_when_its_last_run_is_finished(make_home: Any) -> None:
     home = make_home(captions=False)
     name = "g-seeds-0-1"
-    _, first = run_once(home, name, seed=0, captions=False)
+    given: dict[str, Any] = {"captions": False, "augment.mute": 0.5}
+    _, first = run_once(home, name, seed=0, **given)
     assert finished_group(home, name) is None
-    _, second = run_once(home, name, seed=1, captions=False)
+    _, second = run_once(home, name, seed=1, **given)
     summary = finished_group(home, name)
     assert summary is not None and summary["seeds"] == [0, 1]
     values = [first["scores"]["test"], second["scores"]["test"]]
@@ -163,7 +169,7 @@ def test_a_group_is_summarised_when_its_last_run_is_finished(make_home: Any) -> 
     (line,) = [line for line in build_table(home, "ave").sections[1].lines if line.own]
     assert line.values[0] is not None and line.values[0].mean == pytest.approx(sum(values) / 2)
     assert line.values[0].deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert (line.method, line.source) == ("none, seeds 0, 1", name)
+    assert (line.method, line.source) == ("none, seeds 0, 1, augmented (mute)", name)
 
 
 def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_path: Path) -> None:
