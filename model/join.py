@@ -127,7 +127,7 @@ def join(
         keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
         absent: set[str] = set()
         for store, kind in stores:
-            absent |= _accounted_for(keys, store, kind, manifest.dataset, split)
+            absent |= _accounted_for(keys, store, kind, manifest.dataset, split, len(keys))
         splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
         left_out[split] = tuple(key for key in keys if key in absent)
     said = [*remarks, *split_remarks(manifest, rows, left_out)]
@@ -146,7 +146,7 @@ def _filed_split(
             held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
         absent = wanted.where(~held).keys
         if len(absent):
-            _accounted_for(absent, store, kind, manifest.dataset, split)
+            _accounted_for(absent, store, kind, manifest.dataset, split, len(wanted))
         kept &= held
     return wanted.where(kept), wanted.where(~kept).keys
 
@@ -166,15 +166,18 @@ def _same_media(stores: Sequence[StoreReader]) -> None:
             )
 
 
-def _accounted_for(keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str) -> set[str]:
-    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined."""
+def _accounted_for(
+    keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str, total: int
+) -> set[str]:
+    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined. `total`: clips
+    of the split."""
     absent = {key for key in keys if key not in store}
     quarantined = {item.key for item in store.quarantined}
     missing = [key for key in keys if key in absent and key not in quarantined]
     if missing:
         verb = "extract" if kind == "tokens" else "caption"
         raise JoinError(
-            f"split {split!r}: {some(missing)} of {len(keys)} have no {kind} in {store.path}",
+            f"split {split!r}: {some(missing)} of {total} have no {kind} in {store.path}",
             hint=f"caeav {verb} --dataset {dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )

@@ -16,7 +16,7 @@ from caeav.manifests.home import Home
 from caeav.manifests.jsonl import write_manifest
 from caeav.model.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.join import Joined, JoinError, join, join_stores, store_facts
-from caeav.model.sample import Sample
+from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
 
 
@@ -182,3 +182,28 @@ def test_the_ram_budget_counts_all_arrays(joined: Joined) -> None:
     each = 2 * 6 * (16 * 8 + 4 * 16 + 16 * 8 + 4 * 12) + 2 * (2 * 5 * 16 + 5)
     assert clip_bytes(joined) == each
     assert fits(joined, (1 << 20) // each, 1) and not fits(joined, (1 << 20) // each + 1, 1)
+
+
+def test_a_manifest_left_in_its_file_joins_alike(
+    tiny_home: Home, joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    filed = join_stores(tiny_home, "tiny")
+    assert all(isinstance(samples, ClipSamples) for samples in filed.splits.values())
+    assert {split: tuple(samples) for split, samples in filed.splits.items()} == joined.splits
+    assert filed.left_out == joined.left_out
+    assert filed.remarks == joined.remarks
+    assert [filed.clips(split) for split in filed.splits] == [joined.clips(split) for split in joined.splits]
+    train = filed.splits["train"]
+    one = SplitData(filed, train, some_targets(train)).batch([3, 0])
+    other = SplitData(joined, joined.splits["train"], some_targets(train)).batch([3, 0])
+    assert one.keys == other.keys
+    assert torch.equal(one.visual["visual.stage2"], other.visual["visual.stage2"])
+
+
+def test_missing_captions_of_a_manifest_left_in_its_file(
+    make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    with pytest.raises(JoinError, match=r"7 clips \(clip000, .*\) of 36 have no captions"):
+        join_stores(make_home(uncaptioned=7), "tiny")

@@ -1,0 +1,149 @@
+"""Large manifests: rows that stay in their file are the rows that were written, and keys in a table are the keys."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import caeav.manifests.keytable as keytable
+from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.jsonl import grow, holds_rows, manifest_digest, read_manifest, write_manifest
+from caeav.manifests.keytable import KeyPlaces, Keys
+from caeav.manifests.rowfile import FiledClips
+from caeav.manifests.rows import ManifestError
+
+CLIPS = (
+    Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),
+    Clip("-begins", 'quoted " and \\ back.mp4', 1e-7, 1e22, "val"),
+    Clip("k" * 200, "пример.mp4", 0.5, 3.0, "", (Event("dog", 0.0, 3.0, "audio"),), {"a": [None, "}\n{"]}),
+    Clip("last_one", '"split": "train", "events": [.mp4', 0.0, 1.0, "test"),
+)
+MANIFEST = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS)
+
+
+@pytest.fixture
+def filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    path = tmp_path / "manifest.jsonl"
+    write_manifest(MANIFEST, path)
+    return path
+
+
+def test_rows_left_in_the_file_are_the_clips_that_were_written(filed: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(filed)
+    assert isinstance(manifest.clips, FiledClips)
+    assert tuple(manifest.clips) == CLIPS
+    assert [manifest.clips[i] for i in (0, -1)] == [CLIPS[0], CLIPS[-1]]
+    assert manifest.clips[1:3] == CLIPS[1:3]
+    assert manifest == MANIFEST
+    assert MANIFEST.clips == manifest.clips
+    assert manifest.keys == tuple(clip.key for clip in CLIPS)
+    assert manifest.split_counts() == MANIFEST.split_counts() == {"train": 1, "val": 1, "test": 1, "": 1}
+    assert manifest_digest(manifest) == manifest_digest(MANIFEST)
+    write_manifest(manifest, tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == filed.read_bytes()
+    with pytest.raises(IndexError):
+        manifest.clips[4]
+
+
+def test_they_outlive_the_file_and_travel_while_it_stays(filed: Path) -> None:
+    clips = read_manifest(filed).clips
+    assert tuple(pickle.loads(pickle.dumps(clips))) == CLIPS
+    sent = pickle.dumps(clips)
+    write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:2]), filed)
+    assert tuple(clips) == CLIPS
+    with pytest.raises(CaeavError, match="replaced"):
+        tuple(pickle.loads(sent))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_every_row_is_checked_before_it_is_used(filed: Path, known: bool) -> None:
+    """At once, or, where the file is the one whose digest the seal names, when it is asked for."""
+    filed.write_bytes(filed.read_bytes().replace(b'"label": "dog"', b'"label": "cat"'))
+    sha256 = hashlib.sha256(filed.read_bytes()).hexdigest() if known else "0" * 64
+    if not known:
+        with pytest.raises(ManifestError, match=r"manifest.jsonl:4: an event's label is 'cat'"):
+            read_manifest(filed, sha256=sha256)
+        return
+    clips = read_manifest(filed, sha256=sha256).clips
+    assert clips[0] == CLIPS[0]
+    with pytest.raises(ManifestError, match=r"manifest.jsonl:4: an event's label is 'cat'"):
+        clips[2]
+
+
+def test_lost_rows_torn_lines_and_keys_that_are_there_twice_are_refused(filed: Path) -> None:
+    whole = filed.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for bad, says in (
+        (b"".join(lines[:-1]), "rows were lost"),
+        (whole[:-30], "torn"),
+        (whole.replace(b"last_one", b"plain"), "key is 'plain', it must be in no other row"),
+    ):
+        filed.write_bytes(bad)
+        with pytest.raises(ManifestError, match=says):
+            read_manifest(filed)
+
+
+def test_rows_written_otherwise_are_read_as_ever(filed: Path) -> None:
+    filed.write_bytes(filed.read_bytes().replace(b'{"key": "plain", ', b'{ "key": "plain", '))
+    manifest = read_manifest(filed)
+    assert isinstance(manifest.clips, tuple)
+    assert manifest == MANIFEST
+
+
+def test_growing_by_nothing_makes_no_clip(filed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, current = read_manifest(filed), read_manifest(filed)
+    monkeypatch.setattr(FiledClips, "_clip", None)
+    grown, growth = grow(stored, current)
+    assert not growth
+    assert grown == stored
+
+
+def test_a_file_with_the_same_rows_is_known_without_reading_them(filed: Path, tmp_path: Path) -> None:
+    manifest, other = read_manifest(filed), tmp_path / "other.jsonl"
+    write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"}), other)
+    assert holds_rows(other, manifest)
+    write_manifest(Manifest("toy", 10, 1.0, ("dog", "bell"), CLIPS), other)
+    assert not holds_rows(other, manifest)
+    write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[::-1]), other)
+    assert not holds_rows(other, manifest)
+
+
+@given(
+    st.lists(st.text("ab-_9", min_size=1, max_size=5), max_size=40), st.integers(-3, 44), st.integers(-3, 44)
+)
+def test_keys_are_a_sequence_like_the_tuple(given: list[str], start: int, stop: int) -> None:
+    keys = Keys.of(given)
+    assert keys == tuple(given)
+    assert tuple(given) == keys
+    assert list(keys) == given
+    assert keys[start:stop] == tuple(given[start:stop])
+    assert list(keys[start:stop]) == given[start:stop]
+    assert [keys[i] for i in range(len(keys))] == given
+    assert Keys.joined([keys[:3], given[3:]]) == keys
+    part = keys[start:stop]
+    assert Keys(part.blob, part.ends) == part
+    assert keys[::2] == tuple(given[::2])
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=4), max_size=30))
+def test_places_of_keys_and_the_first_that_is_there_twice(given: list[str]) -> None:
+    places = KeyPlaces(Keys.of(given))
+    for key in {*given, "d", "", "aé"}:
+        assert places.get(key) == (given.index(key) if key in given else None)
+    assert (places.twice() is None) == (len(set(given)) == len(given))
+
+
+def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keytable, "_hash", lambda key: np.uint64(7).tobytes())
+    places = KeyPlaces(Keys.of(["a", "b", "c"]))
+    assert [places.get(key) for key in "abcd"] == [0, 1, 2, None]
+    assert places.twice() is None
+    assert KeyPlaces(Keys.of(["a", "b", "a"])).twice() == 2
