@@ -7,6 +7,7 @@ A Python string a key costs 60 bytes and more before anything is looked up; `Key
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import overload
@@ -35,7 +36,7 @@ class Keys(Sequence[str]):
         if isinstance(keys, Keys):
             return keys
         blob = bytearray()
-        ends: list[int] = []
+        ends = array("I")
         for key in keys:
             blob += key.encode("ascii")
             ends.append(len(blob))
@@ -87,7 +88,7 @@ class Keys(Sequence[str]):
 
     def take(self, rows: NDArray[np.integer]) -> Keys:
         """The keys at these places, in that order."""
-        return Keys.of(self[row] for row in rows.tolist())
+        return Keys.of(self[int(row)] for row in rows)
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), _AT_ONCE):

@@ -118,6 +118,15 @@ class FiledClips(Sequence[Clip]):
         """The bytes of all rows."""
         return memoryview(self._mapped())[int(self._starts[0]) : int(self._starts[-1])]
 
+    def video(self, row: int) -> str:
+        """What clips of one video share, its official id or else its file, of a row that is looked at no further."""
+        start, end = int(self._starts[row]), int(self._starts[row + 1])
+        value = parse_line(self._mapped()[start : end - 1], f"{self._path}:{row + 2}")
+        extra = value.get("extra") if isinstance(value, dict) else None
+        if not isinstance(extra, dict) or "media" not in value:
+            return self[row].media  # says what is wrong
+        return str(extra.get("id", value["media"]))
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_data": None}
 

@@ -29,6 +29,8 @@ from caeav.pipeline.store import Record, StoreReader
 
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
 MIB = 1 << 20
+AHEAD = 64
+"""Clips of a batch that are asked for from the disk before the first of them is used."""
 
 
 class Epoch(NamedTuple):
@@ -121,6 +123,9 @@ class SplitData:
     def _read(self, clips: Sequence[int]) -> dict[str, Tensor]:
         """Arrays of the clips with these numbers, each stacked to `[B, ...]`."""
         out: dict[str, Tensor] = {}
+        with self._reading:
+            for store in self._joined.stores:
+                store.ahead([self.clips[number] for number in clips[:AHEAD]])
         for at, number in enumerate(clips):
             for name, array in self._arrays(self.clips[number]).items():
                 if name not in out:

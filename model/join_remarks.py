@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -50,19 +51,38 @@ def split_remarks(
 
 
 def _leaks(rows: Sequence[Sample]) -> Counter[str]:
-    """How many source videos (official id, else media file) have samples in two splits, by pair of splits."""
-    seen: dict[bytes, int] = {}  # digest of the video -> bits of its splits: small also for a million
-    for sample in rows:
-        video = str(sample.clip.extra.get("id", sample.clip.media)).encode("utf-8", "surrogatepass")
-        name = hashlib.blake2b(video, digest_size=16).digest() if len(video) > 16 else video
-        seen[name] = seen.get(name, 0) | 1 << SPLITS.index(sample.split)
-    return Counter(
-        f"{a}/{b}"
-        for bits in seen.values()
+    """How many source videos (official id, else media file) have samples in two splits, by pair of splits.
+
+    Videos are told apart by a hash of 64 bits, nine bytes a sample: among a million two are alike once in 40 million
+    data sets.
+    """
+    hashes, bits = array("Q"), bytearray()
+    for video, split in _videos(rows):
+        name = hashlib.blake2b(video.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        hashes.append(int.from_bytes(name, "little"))
+        bits.append(1 << split)
+    if not bits:
+        return Counter()
+    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
+    sorted_ = np.array(hashes, np.uint64)[order]
+    first = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
+    of_video = np.bitwise_or.reduceat(np.frombuffer(bytes(bits), np.uint8)[order], first)
+    found = {
+        f"{a}/{b}": int(np.count_nonzero((of_video >> i) & (of_video >> j) & 1))
         for i, a in enumerate(SPLITS)
         for j, b in enumerate(SPLITS[i + 1 :], i + 1)
-        if bits >> i & bits >> j & 1
-    )
+    }
+    return Counter({pair: n for pair, n in found.items() if n})
+
+
+def _videos(rows: Sequence[Sample]) -> Iterator[tuple[str, int]]:
+    """The video of each sample and the number of its split."""
+    if isinstance(rows, ClipSamples):
+        for row in rows.rows:
+            yield rows.clips.video(int(row)), int(rows.clips.splits[row]) - 1  # 0 is no split
+    else:
+        for sample in rows:
+            yield str(sample.clip.extra.get("id", sample.clip.media)), SPLITS.index(sample.split)
 
 
 def some(keys: Sequence[str]) -> str:
