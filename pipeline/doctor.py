@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic.media import mp4
+from caeav.pipeline.catalogue import REGISTRIES, catalogue
 from caeav.pipeline.decode.media import Sampling
 from caeav.pipeline.decode.pool import WorkerPool
 from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
+from caeav.pipeline.models import weights_state
 
 Status = Literal["ok", "absent", "problem"]
 
@@ -35,7 +37,11 @@ OPTIONAL = {
     "torchcodec": "--decoder torchcodec",
     "torchvision": "learned visual backbones",
     "torchaudio": "learned audio backbones",
+    "timm": "swinv2-*, timm:<name>",
+    "open_clip_torch": "clip-*, open_clip:<name>",
+    "transformers": "clap and learned captioners",
     "webdataset": "streaming shards with that library",
+    "zarr": "reading zarr shards with that library",
 }
 LOW_DISK_BYTES = 5 * 2**30
 SAMPLE = Sampling(segments=3, segment_s=1.0, rate_hz=16_000)
@@ -109,18 +115,16 @@ def _disk(home: Home) -> Check:
 
 
 def _weights() -> Iterator[Check]:
-    from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
-    from caeav.pipeline.captioners import audio_captioners, visual_captioners
-
-    kinds: Mapping[str, Any] = {
-        "visual backbones": visual_backbones,
-        "audio backbones": audio_backbones,
-        "text encoders": text_backbones,
-        "visual captioners": visual_captioners,
-        "audio captioners": audio_captioners,
-    }
-    for what, registry in kinds.items():
-        yield Check(what, "ok", ", ".join(f"{name} (no weights needed)" for name in registry.names()))
+    """A line a kind: its models by the state of their weights; only the hub's cache is looked at."""
+    rows = catalogue()
+    for kind in REGISTRIES:
+        states: dict[str, list[str]] = {}
+        for row in rows:
+            if row.kind == kind:
+                name = f"{row.name}<name>" if row.name.endswith(":") else row.name
+                states.setdefault(weights_state(row), []).append(name)
+        told = "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items())
+        yield Check(f"weights, {kind}s", "ok", told)
 
 
 def _sample() -> bytes:
