@@ -158,7 +158,12 @@ WORLDS: dict[str, Callable[[], Rows]] = {
     "avs-ms3": avs_rows,
     "avqa": avqa_rows,
 }
-SMALL_AVS = ["model.head.channels=16", "model.head.mask_size=8", "model.head.out_channels=[16,8]"]
+SMALL_AVS = [
+    "model.head.input_norm=none",
+    "model.head.channels=16",
+    "model.head.mask_size=8",
+    "model.head.out_channels=[16,8]",
+]
 SETS = {
     "ave-weak": ["model.head.width=32", "model.head.hidden=32", "training.epochs=16"],
     "avvp": ["model.head.width=32", "training.epochs=12"],
