@@ -22,18 +22,20 @@ def printable(text: object) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the reader (stderr), so that stdout stays a clean result."""
-    print(text, file=sys.stderr)
+    """Lines for the reader (stderr), so that stdout stays a clean result; nothing in them steers a terminal."""
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """Machine-readable result; escaped to ASCII where stdout cannot take it (its encoding, a file name's odd bytes)."""
+    """Machine-readable result; escaped to ASCII where stdout cannot take it (its encoding, a file name's odd bytes) or
+    where it holds what could steer a terminal."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
+        harmless = text.replace("\n", "").isprintable()
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=2, allow_nan=False)
-    print(text)
+        harmless = False
+    print(text if harmless else json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

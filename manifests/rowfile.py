@@ -6,6 +6,7 @@ as `jsonl.py` writes them; of any other `scan` says that it cannot. The map outl
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import re
@@ -48,7 +49,9 @@ def parse_line(line: bytes, where: str) -> Any:
 
 
 def map_file(path: Path) -> mmap.mmap | bytes:
-    """A file's bytes, mapped where it has any; raises `OSError`."""
+    """A file's bytes, mapped where it has any; raises `OSError`, also for a pipe or device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
 

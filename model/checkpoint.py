@@ -7,10 +7,11 @@ What a resumed training needs besides weights is `resume.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from caeav.manifests.publish import publish_bytes
 
 FACTS = "caeav"
 SHOWN_NAMES = 8
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class CheckpointError(CaeavError):
@@ -34,6 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors and the facts of a file written by `write_tensors`; raises `CheckpointError`."""
+    _plain(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
@@ -46,6 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Only the JSON facts of a file; its tensors are not read."""
+    _plain(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
@@ -56,11 +60,36 @@ def read_facts(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def load_fitting(build: Callable[[], Module], path: Path) -> Module:
+    """Build a model and fill it from `path`; nothing is allocated for it unless its shapes are those in the file.
+
+    Raises `CheckpointError` as `load_into`.
+    """
+    tensors, _ = read_tensors(path)
+    with torch.device("meta"):
+        claimed = build()
+    _compare(claimed, tensors, path)
+    model = build()
+    load_into(model, tensors, path)
+    return model
+
+
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Fill `model` with `tensors` after comparing every name and shape.
 
     Raises `CheckpointError` listing all differences; the model is then as before.
     """
+    _compare(model, tensors, source)
+    model.load_state_dict(dict(tensors), strict=True)
+
+
+def _plain(path: Path) -> None:
+    """A pipe or device may never end; what is not there is told by whoever opens it."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no plain file", hint="give a checkpoint")
+
+
+def _compare(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     wanted = model.state_dict()
     faults = [
         *_listed("missing", sorted(wanted.keys() - tensors.keys())),
@@ -79,7 +108,6 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
             f"{source} does not fit this model:\n" + "\n".join(faults),
             hint="use the config.yaml and inputs.json that lie in the same run folder",
         )
-    model.load_state_dict(dict(tensors), strict=True)
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

@@ -31,7 +31,11 @@ _NUMBERED = re.compile(r"(\d{6,9})\.idx")
 
 
 def read_capped(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """A small file's bytes; refuses one that is larger than `limit` before reading it."""
+    """A small file's bytes; refuses one that is larger than `limit`, or no plain file, before reading it."""
+    if not path.is_file():
+        if not path.is_symlink():
+            path.stat()  # what is not there is another error
+        raise DamagedStore(f"{path} is no plain file", hint="this is not a store's file")
     size = path.stat().st_size
     if size > limit:
         raise DamagedStore(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import stat
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def _wrong_file(folder: StoreFolder, index: ShardIndex) -> Problem | None:
     for facts in index.files:
         try:
             there = (folder.path / facts.name).stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             there = None
         if there is None or not stat.S_ISREG(there.st_mode):
             return Problem(facts.name, "the file is missing", shard=index.number)
