@@ -66,8 +66,13 @@ def load_fitting(build: Callable[[], Module], path: Path) -> Module:
     Raises `CheckpointError` as `load_into`.
     """
     tensors, _ = read_tensors(path)
-    with torch.device("meta"):
-        claimed = build()
+    try:
+        with torch.device("meta"):
+            claimed = build()
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"a model of the size claimed beside {path} cannot be: {error}", hint="restore the run folder"
+        ) from error
     _compare(claimed, tensors, path)
     model = build()
     load_into(model, tensors, path)

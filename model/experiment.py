@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -265,14 +266,20 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
 
 def load_best(run: Run, model: nn.Module) -> None:
     """Load the weights that did best on the selection split into `model`."""
+    path = best_weights(run)
+    tensors, _ = read_tensors(path)
+    load_into(model, tensors, path)
+
+
+def best_weights(run: Run) -> Path:
+    """The file with the weights that did best on the selection split; raises `CaeavError` before there are any."""
     path = run.checkpoints / BEST
     if not path.exists():
         raise CaeavError(
             f"run {run.name} has no finished epoch yet ({path} is not there)",
             hint=f"caeav train --resume {run.name}",
         )
-    tensors, _ = read_tensors(path)
-    load_into(model, tensors, path)
+    return path
 
 
 def _counts(joined: Joined) -> str:

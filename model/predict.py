@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from caeav.manifests.clip import Clip
 from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TokenBatch
+from caeav.model.checkpoint import load_fitting
 from caeav.model.config import RunConfig
-from caeav.model.experiment import load_best
+from caeav.model.experiment import best_weights, load_best
 from caeav.model.network import build_network
 from caeav.model.placements.live import LiveOpener
 from caeav.model.readings.base import Reading, When
@@ -65,8 +67,12 @@ class Predictor:
         opened = None
         if live is not None and config.model.adapters.placement == "inject":
             opened = live(run.token_recipes())
-        model = build_network(TASKS[config.task], inputs, config.model, opened)
-        load_best(run, model)
+        build = partial(build_network, TASKS[config.task], inputs, config.model, opened)
+        if opened is None:  # a run folder may come from anywhere
+            model = load_fitting(build, best_weights(run))
+        else:
+            model = build()
+            load_best(run, model)
         return cls(config, inputs, model, choose_device(device))
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.model.checkpoint import CheckpointError
 from caeav.model.experiment import prepare, reopen, train
 from caeav.model.groups import summarise_group
 from caeav.model.predict import Prediction, Predictor
@@ -180,3 +182,18 @@ def test_a_group_of_one_has_no_deviation() -> None:
               "protocol": "honest", "run": "r", "seed": 0,
               "scores": {"val": 50.0}, "majority": {"val": 40.0}}  # fmt: skip
     assert summarise_group("g", [result])["scores"]["val"] == {"mean": 50.0, "std": 0.0, "values": [50.0]}
+
+
+@pytest.mark.parametrize(("channels", "said"), [(1 << 20, "of another shape"), (1 << 40, "cannot be")])
+def test_a_run_that_claims_enormous_inputs_allocates_nothing(
+    channels: int, said: str, run: Run, tmp_path: Path
+) -> None:
+    """Run folders come from strangers too: shapes are compared with the weights before the network is built."""
+    folder = tmp_path / run.name
+    shutil.copytree(run.folder, folder)
+    inputs = json.loads((folder / "inputs.json").read_text())
+    for tap in inputs["spec"]["visual"]:
+        tap["channels"] = channels
+    (folder / "inputs.json").write_text(json.dumps(inputs))
+    with pytest.raises(CheckpointError, match=said):
+        Predictor.load(Run(folder), "cpu")
