@@ -1,0 +1,104 @@
+"""The code base itself: nothing that runs what a file says, in the packages and in the benchmarks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FOLDERS = ("manifests", "pipeline", "model", "cli", "benchmarks")
+MODULES = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "pty", "code"}
+HARMLESS = {"pickle.UnpicklingError"}  # what torch.load(weights_only=True) raises
+CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "os.execv",
+    "os.execvp",
+    "os.spawnv",
+}
+SUBPROCESS = {"run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"}
+YAML = {"yaml.safe_load", "yaml.safe_dump", "yaml.dump", "yaml.YAMLError"}
+
+
+def wrong(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and reason of everything that could run what data say."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
+            for name in (base + alias.name for alias in node.names):
+                if name.split(".")[0] in MODULES and name not in HARMLESS:
+                    yield node.lineno, f"imports {name}"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("yaml."):
+            if ast.unparse(node) not in YAML:
+                yield node.lineno, ast.unparse(node)
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("pipe:")
+        ):
+            yield node.lineno, "a pipe: URL"
+        elif isinstance(node, ast.Call):
+            yield from ((node.lineno, what) for what in _wrong_call(node))
+
+
+def _wrong_call(node: ast.Call) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    given = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg}
+    last = called.rpartition(".")[2]
+    if called in CALLS:
+        yield called
+    if called == "torch.load" and given.get("weights_only") != "True":
+        yield "torch.load without weights_only"
+    if called in ("np.load", "numpy.load") and given.get("allow_pickle") != "False":
+        yield "np.load that could unpickle"
+    for name in ("allow_pickle", "trust_remote_code", "shell"):
+        if given.get(name, "False") != "False":
+            yield f"{name}={given[name]}"
+    if given.get("weights_only", "True") != "True":
+        yield "weights_only is not True"
+    texts = any(isinstance(argument, ast.Constant | ast.JoinedStr) for argument in node.args[:1])
+    if called.startswith("subprocess.") and last in SUBPROCESS and texts:
+        yield "a command that is one string"
+    if called.startswith("subprocess.get"):
+        yield called
+    if (
+        called in ("torch.hub.load", "tarfile.open", "zipfile.ZipFile", "shutil.unpack_archive")
+        or last == "extractall"
+    ):
+        yield called
+
+
+def test_nothing_runs_what_a_file_says(repository: Path) -> None:
+    found = [
+        f"{path.relative_to(repository)}:{line}: {what}"
+        for folder in FOLDERS
+        for path in sorted((repository / folder).rglob("*.py"))
+        for line, what in wrong(ast.parse(path.read_text(), str(path)))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval(x)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p, allow_pickle=True)",
+        "np.load(p)",
+        "AutoModel.from_pretrained(p, trust_remote_code=True)",
+        "subprocess.run('ls *')",
+        "subprocess.run(c, shell=True)",
+        "yaml.load(x, Loader=yaml.Loader)",
+        "url = 'pipe:cat x'",
+        "tarfile.open(p).extractall()",
+    ],
+)
+def test_the_scan_finds_what_it_is_for(text: str) -> None:
+    assert list(wrong(ast.parse(text)))
