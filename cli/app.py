@@ -6,14 +6,30 @@ import errno
 import importlib
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from caeav.cli import INTERRUPTED
 from caeav.cli.console import say
 from caeav.manifests.errors import CaeavError
 
+SHOWN = [
+    "synthesise",
+    "manifest",
+    "models",
+    "extract",
+    "caption",
+    "train",
+    "eval",
+    "predict",
+    "runs",
+    "store",
+    "demo",
+    "doctor",
+]
+"""Order of the help: that in which they are used."""
 COMMANDS = (
     "manifest",
     "synthesise",
@@ -43,6 +59,14 @@ DISK_TROUBLE = {
 }
 
 
+class InOrder(TyperGroup):
+    """Lists the commands as `SHOWN` does; typer lists those without commands of their own first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands."""
+        return sorted(super().list_commands(ctx), key=SHOWN.index)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         print(f"caeav {version('caeav')}")
@@ -52,7 +76,11 @@ def _print_version(asked: bool) -> None:
 def build() -> typer.Typer:
     """The whole command, every module of `COMMANDS` registered in this order."""
     app = typer.Typer(
-        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        cls=InOrder,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
 
     @app.callback()

@@ -91,5 +91,5 @@ def caption(
     )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
-    step = stages.next_step("train --task ave", dataset, None, home)
+    step = stages.train_step(dataset, home)
     stages.finish(summary, as_json, stages.merge_step(manifest.dataset, home) if part else step)

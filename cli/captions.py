@@ -144,7 +144,7 @@ def embed(
             source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
         ),
     )
-    stages.finish(summary, as_json, stages.next_step("train --task ave", dataset, None, home))
+    stages.finish(summary, as_json, stages.train_step(dataset, home))
 
 
 def _stores(dataset: str, store: str | None, home: Path | None) -> list[Path]:

@@ -123,12 +123,12 @@ def extract(
         )
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
-    following = "train --task ave" if captions else "caption"
-    step = (
-        stages.merge_step(manifest.dataset, home)
-        if part
-        else stages.next_step(following, dataset, root, home)
-    )
+    if part:
+        step = stages.merge_step(manifest.dataset, home)
+    elif captions:
+        step = stages.train_step(dataset, home)
+    else:
+        step = stages.next_step("caption", dataset, root, home)
     stages.finish_all(done, as_json, step)
 
 

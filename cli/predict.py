@@ -46,7 +46,7 @@ def predict(
     """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
     from caeav.model.predict import Predictor
     from caeav.model.protocol import stamp
-    from caeav.model.report import report_json, write_report
+    from caeav.model.report import folder_for, report_json, write_report
     from caeav.model.runs import PREDICTIONS, find_run
     from caeav.pipeline.single import process_file
     from caeav.pipeline.weights import remember_at
@@ -65,7 +65,7 @@ def predict(
     name = slug(file.stem) + (
         f"-from-{start_s:g}s" if start_s else ""
     )  # else the next part replaces this one
-    folder = out or run.folder / PREDICTIONS / name
+    folder = out or folder_for(file, run.folder / PREDICTIONS / name)
     texts = processed.captions.info.get("texts", {}) if processed.captions is not None else {}
     facts = {
         "file": str(file),

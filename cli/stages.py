@@ -75,6 +75,8 @@ SliceOption = Annotated[
     ),
 ]
 
+TASKS = {"llp": "avvp", "avs-s4": "avs-s4", "avs-ms3": "avs-ms3", "music-avqa": "avqa"}
+"""Task of a data set, where it is not ave."""
 MAX_REASONS = 8
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
 
@@ -147,6 +149,13 @@ def next_step(command: str, dataset: str | None, root: Path | None, home: Path |
         places.pop("--home")
     given = [f"{name} {shlex.quote(str(value))}" for name, value in places.items() if value is not None]
     return " ".join(["caeav", command, *given])
+
+
+def train_step(dataset: str, home: Path | None) -> str:
+    """The command that trains on a data set, by the task it is labelled for."""
+    return next_step(
+        f"train --task {TASKS.get(dataset.removeprefix('synthetic-'), 'ave')}", dataset, None, home
+    )
 
 
 def merge_step(dataset: str, home: Path | None) -> str:

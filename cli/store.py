@@ -26,6 +26,7 @@ from caeav.pipeline.store import (
     list_stores,
     verify,
 )
+from caeav.pipeline.store.slices import Slice
 
 SHOWN_REASONS = 20
 
@@ -52,7 +53,12 @@ def ls(
     if as_json:
         print_json([asdict(info) | {"path": str(info.path)} for info in infos])
         return
-    slices = [path for path in list_slices(stores) if dataset in (None, path.parent.name)]
+    whole = {info.path for info in infos if info.state == "complete"}
+    slices = [
+        path
+        for path in list_slices(stores)
+        if dataset in (None, path.parent.name) and path.with_name(Slice.of_folder(path.name)[0]) not in whole
+    ]
     if slices:
         names = sorted({path.parent.name for path in slices})
         say(

@@ -82,7 +82,7 @@ def merge_command(
         path, summary = merge(paths, bar.update)
     _print_made(path, summary, as_json)
     if not as_json:
-        say(f"the {len(paths)} slices are no longer needed")
+        say(f"the {len(paths)} slices are no longer needed; their folders may be removed")
 
 
 def diff_command(

@@ -10,7 +10,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from caeav.model.network import ModelConfig
 
@@ -27,11 +35,18 @@ class Section(BaseModel):
 
 class StoresConfig(Section):
     """Which stores of the data set are joined; empty: the only one there is. taps: the only ones to read of them, all
-    when empty; fewer taps are fewer bytes a clip."""
+    when empty; fewer taps are fewer bytes a clip. Lists may be given as one text with commas."""
 
     tokens: list[str] = Field(default_factory=list)
     captions: str = ""
     taps: list[str] = Field(default_factory=list)
+
+    @field_validator("tokens", "taps", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return (
+            [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+        )
 
 
 class OptimiserConfig(Section):

@@ -19,7 +19,7 @@ from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
-from caeav.model.join_remarks import label_remarks, some, split_remarks
+from caeav.model.join_remarks import label_remarks, random_remarks, some, split_remarks
 from caeav.model.pick import SIDES, PickedStore
 from caeav.model.sample import ClipSamples, Sample, clip_samples
 from caeav.pipeline.store import StoreReader, find_store
@@ -130,7 +130,7 @@ def join(
             absent |= _accounted_for(keys, store, kind, manifest.dataset, split, len(keys))
         splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
         left_out[split] = tuple(key for key in keys if key in absent)
-    said = [*remarks, *split_remarks(manifest, rows, left_out)]
+    said = [*random_remarks(store for store, _ in stores), *remarks, *split_remarks(manifest, rows, left_out)]
     return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
 from caeav.model.sample import ClipSamples, Sample
+from caeav.pipeline.store import StoreReader, random_parts
 
 SHOWN_KEYS = 5
 
@@ -28,6 +29,15 @@ def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
         f"{path} differs from the labels and splits that the token store saw last, which are used; "
         f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
         "caeav manifest build"
+    ]
+
+
+def random_remarks(stores: Iterable[StoreReader]) -> list[str]:
+    """A word for each component of the stores that had random weights."""
+    return [
+        f"{store.path.name}: {name} HAD RANDOM WEIGHTS; scores say nothing of that model"
+        for store in stores
+        for name in random_parts(store.recipe.fields)
     ]
 
 

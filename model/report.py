@@ -41,6 +41,23 @@ def write_report(
     return [folder / name for name in files]
 
 
+def folder_for(file: Path, folder: Path) -> Path:
+    """`folder`, or, where a prediction for another file lies in it, the same with the first number that is free."""
+    place, number = folder, 1
+    while _is_another(place / JSON, file):
+        number += 1
+        place = folder.with_name(f"{folder.name}-{number}")
+    return place
+
+
+def _is_another(report: Path, file: Path) -> bool:
+    try:
+        seen = json.loads(report.read_text(encoding="utf-8"))["file"]
+        return Path(seen).resolve() != file.resolve()
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # nothing there, or nothing worth keeping
+
+
 def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     """A PNG: the reading's panels below each other, then the agreement of sound and picture over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -11,7 +11,8 @@ from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.protocol import Tap
 from caeav.pipeline.catalogue import ModelFacts, registry_of
-from caeav.pipeline.weights.find import HUB, RANDOM, at_hand
+from caeav.pipeline.store.recipe import random_parts
+from caeav.pipeline.weights.find import HUB, at_hand
 
 RANDOM_FOR_LOOKS = "random:0"
 
@@ -96,15 +97,5 @@ def random_remarks(described: Mapping[str, Any]) -> list[str]:
     """What to say of a recipe's components whose weights are random, those for texts among them."""
     return [
         f"{name} HAS RANDOM WEIGHTS: what it gives is good for measurements of speed only"
-        for name in sorted(set(_random_parts(described)))
+        for name in sorted(set(random_parts(described)))
     ]
-
-
-def _random_parts(described: Mapping[str, Any]) -> list[str]:
-    found = []
-    for part in described.values():
-        if isinstance(part, Mapping):
-            if str(part.get("weights", {}).get("digest", "")).startswith(RANDOM):
-                found.append(str(part["name"]))
-            found += _random_parts(part)
-    return found

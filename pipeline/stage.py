@@ -54,6 +54,9 @@ def run_stage(
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
+    for job, _ in jobs:
+        if not (folder / job.recipe.folder_name).exists():
+            _load(job)
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
     said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
@@ -89,6 +92,13 @@ def run_stage(
             for i, store in enumerate(stores)
             for done in [store.writer.finish()]
         ]
+
+
+def _load(job: Job) -> None:
+    """Load what computes on devices, so that weights which cannot be used are refused before there is a store."""
+    for part in (*job.parts.values(), *job.texts.values()):
+        if hasattr(part, "module"):
+            part.module()
 
 
 class _Work:

@@ -28,7 +28,7 @@ from caeav.pipeline.store.find import (
 )
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
-from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
+from caeav.pipeline.store.recipe import Recipe, StoreKind, random_parts, recipe_differences
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.repair import Repair, repair
 from caeav.pipeline.store.sealing import Summary
@@ -75,6 +75,7 @@ __all__ = [
     "list_stores",
     "merge",
     "open_for_writing",
+    "random_parts",
     "recipe_differences",
     "remove_store",
     "repair",

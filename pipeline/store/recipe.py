@@ -59,3 +59,14 @@ def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
             found += recipe_differences(stored.get(key, "(absent)"), wanted.get(key, "(absent)"), here)
         return found
     return [] if stored == wanted else [f"{path}: {stored!r} -> {wanted!r}"]
+
+
+def random_parts(described: Mapping[str, Any]) -> list[str]:
+    """Names of the components with random weights in a recipe's fields, those for texts among them."""
+    found = []
+    for part in described.values():
+        if isinstance(part, Mapping):
+            if str(part.get("weights", {}).get("digest", "")).startswith("random:"):
+                found.append(str(part["name"]))
+            found += random_parts(part)
+    return found

@@ -23,19 +23,9 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert caeav("--version", cwd=tmp_path).stdout.strip() == f"caeav {version('caeav')}"
     shown = caeav("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    for command in (
-        "extract",
-        "caption",
-        "train",
-        "eval",
-        "predict",
-        "store",
-        "manifest",
-        "runs",
-        "demo",
-        "doctor",
-    ):
-        assert f"\n  {command} " in shown.stdout, command
+    listed = [line.split()[0] for line in shown.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    order = "synthesise manifest models extract caption train eval predict runs store demo doctor"
+    assert listed == order.split()
 
 
 def test_wrong_usage_is_status_2_and_names_the_mistake(tmp_path: Path) -> None:
@@ -73,3 +63,17 @@ def test_json_is_valid_whatever_stdout_can_encode(tmp_path: Path, monkeypatch: p
 
 def test_untrusted_text_cannot_drive_the_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\x07") == "a\\x1b[2Jb\\x0ac\\x07"
+
+
+def test_the_next_step_after_captions_is_the_task_of_the_data_set() -> None:
+    from caeav.cli.stages import train_step
+
+    tasks = {
+        "ave": "ave",
+        "synthetic": "ave",
+        "llp": "avvp",
+        "synthetic-avs-ms3": "avs-ms3",
+        "music-avqa": "avqa",
+    }
+    for dataset, task in tasks.items():
+        assert train_step(dataset, None) == f"caeav train --task {task} --dataset {dataset}"

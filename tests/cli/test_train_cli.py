@@ -224,6 +224,16 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     assert kept == [0.0, 3.0]  # the next part of a file does not replace the one before
 
 
+def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
+    from caeav.model.report import folder_for
+
+    a, b, out = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4", tmp_path / "clip"
+    for file, folder in ((a, "clip"), (b, "clip-2"), (a, "clip"), (b, "clip-2")):
+        assert folder_for(file, out) == tmp_path / folder
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "prediction.json").write_text(json.dumps({"file": str(file)}))
+
+
 def test_predict_needs_a_file(home: Home, trained: dict[str, Any]) -> None:
     assert "no file nosuch.mp4" in refused(call(home, "predict", "nosuch.mp4", "--run", trained["run"]))
 

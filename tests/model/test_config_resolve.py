@@ -46,6 +46,12 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert config.training.clip_norm == packaged.training.clip_norm  # untouched neighbours stay
 
 
+@pytest.mark.parametrize("given", ["tokens-a", "tokens-a,tokens-b", "[tokens-a, tokens-b]"])
+def test_store_names_may_be_given_without_brackets(given: str) -> None:
+    stores = resolve_config(assignments=[f"stores.tokens={given}"]).stores
+    assert stores.tokens == given.strip("[]").replace(" ", "").split(",")
+
+
 def test_all_faults_come_together(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("training: {epochs: -3}\nsched: {name: cosine}\n")

@@ -121,6 +121,24 @@ def test_keys_that_mean_other_media_are_refused(make_home: Callable[..., Home]) 
         join(tokens.manifest, [tokens], captions)
 
 
+def test_random_weights_behind_a_store_are_said(make_home: Callable[..., Home]) -> None:
+    home = make_home(captions=False, quarantined=0)
+    tokens = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    fields = {
+        "visual": {"name": "swin", "weights": {"source": "random:0", "digest": "random:0"}},
+        "shard_clips": 16,
+    }
+    with open_for_writing(
+        home.stores / "tiny", Recipe("tokens", "random", fields), tokens.manifest
+    ) as writer:
+        for plan in writer.plan():
+            writer.publish(plan, {key: tokens.read(key) for key in plan.missing})
+        writer.finish()
+    remarks = join(tokens.manifest, [StoreReader.open(writer.path)], None).remarks
+    assert f"{writer.path.name}: swin HAD RANDOM WEIGHTS; scores say nothing of that model" in remarks
+    assert not any("RANDOM" in remark for remark in join(tokens.manifest, [tokens], None).remarks)
+
+
 def test_facts_of_a_store_are_relative_to_home(joined: Joined, tiny_home: Home) -> None:
     facts = store_facts(joined, tiny_home)
     assert [fact["kind"] for fact in facts] == ["tokens", "captions"]

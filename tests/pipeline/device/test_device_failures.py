@@ -268,6 +268,18 @@ def test_devices_that_are_not_there_are_refused_before_any_work(names: tuple[str
         choose_lanes(names)
 
 
+def test_weights_that_cannot_be_loaded_leave_no_empty_store(
+    small_manifest: Manifest, tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(self: Any) -> None:
+        raise CaeavError("weights.safetensors is damaged")
+
+    monkeypatch.setattr(tiny, "module", damaged)
+    with pytest.raises(CaeavError, match="is damaged"):
+        run(small_manifest, tmp_path)
+    assert not (tmp_path / "stores").exists()
+
+
 def test_options_that_make_no_sense_are_refused(small_manifest: Manifest, tmp_path: Path) -> None:
     for options, words in (
         (replace(OPTIONS, compute=ComputeOptions(batch=0)), "a batch of 0 clips"),

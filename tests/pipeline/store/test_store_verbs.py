@@ -242,5 +242,6 @@ def test_the_commands_say_what_they_did(toys, caeav):
     assert "2 slices, put together by caeav store merge: toy" in listed.output
     merged = caeav("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
+    assert "slices" not in caeav("ls", *sliced).output  # they are put together already
     with pytest.raises(StoreError, match="make slices with"):
         find_slices(toys.stores, "toy")
