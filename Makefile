@@ -31,7 +31,7 @@ lint: $(STAMP)
 
 # mypy reads the packages as users get them: installed, not from this folder.
 types: $(STAMP)
-	rm -rf build/types && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
+	rm -rf build/types build/lib && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p caeav.manifests -p caeav.pipeline -p caeav.model -p caeav.cli
 
 clean:

@@ -151,7 +151,7 @@ def test_states_of_the_generators_come_back() -> None:
 
     from caeav.model.generators import generator_states, restore_generators
 
-    legacy = np.random.rand  # noqa: NPY002 - the generator that third-party code may draw from
+    legacy = np.random.rand
     resume_module.seed_epoch(3, 7)
     _ = random.random(), legacy(5), torch.rand(3)
     states = generator_states()
