@@ -1,13 +1,23 @@
-"""Fixtures for all tests: where the shared real data lie, and a single-threaded torch."""
+"""Fixtures for all tests: where the shared real data lie, a single-threaded torch, and interrupts that arrive."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 # One thread a process, here and in the processes that tests start: tests run in parallel, and threads that wait for
 # each other on taken cores cost minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and what the job starts inherits that; the tests of
+# interrupts need processes that do not.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings
