@@ -59,10 +59,18 @@ def setup(
             "notes": [note.code for note in clip.notes],
             "wrong": wrong(clip),
             "cpu_s": time.process_time() - began,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_mib": peak_mib(),
         }
 
     return job
+
+
+def peak_mib() -> int:
+    """Peak memory of this process; on Linux not `ru_maxrss`, which begins at the size of whoever started it."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
 
 
 def wrong(clip: DecodedClip) -> str:
@@ -177,7 +185,7 @@ def main() -> int:
     if not paths:
         parser.error(f"no media in {folder}; set CAEAV_SHARED or give --media")
     table: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    cpu_s, peak_mib, said, bytes_read, lost = [0.0], 0, [], 0, args.variants
+    cpu_s, highest_mib, said, bytes_read, lost = [0.0], 0, [], 0, args.variants
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         requests = variants(
@@ -199,7 +207,7 @@ def main() -> int:
                 bytes_read += file.stat().st_size
                 if outcome.failure is None:
                     cpu_s.append(outcome.info["cpu_s"])
-                    peak_mib = max(peak_mib, outcome.info["peak_mib"])
+                    highest_mib = max(highest_mib, outcome.info["peak_mib"])
                 if column not in ("clean", "noted", "refused"):
                     reason = outcome.failure.reason if outcome.failure else outcome.info["wrong"]
                     said.append(f"{column}: {outcome.id}: {reason[:150]}")
@@ -212,14 +220,14 @@ def main() -> int:
         print(f"| {kind.__name__} | {' | '.join(str(table[kind.__name__][name]) for name in COLUMNS)} |")
     total = sum(table.values(), Counter[str]())
     print(f"| all | {' | '.join(str(total[name]) for name in COLUMNS)} |\n")
-    own_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    own_mib = peak_mib()
     print(
         f"{args.variants} variants of {len(paths)} files, {bytes_read / 2**20:.0f} MiB, decoder {args.decoder}, "
     )
     print(
         f"{time.monotonic() - began:.0f} s; longest decoding that answered {max(cpu_s):.1f} s of processor time; "
     )
-    print(f"peak memory of a decoding process {peak_mib} MiB, of this one {own_mib} MiB; {lost} lost")
+    print(f"peak memory of a decoding process {highest_mib} MiB, of this one {own_mib} MiB; {lost} lost")
     print("\n".join(said[:40]))
     return int(bool(total["unexpected"] or total["wrong"] or lost))
 
