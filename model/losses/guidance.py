@@ -18,6 +18,7 @@ from torch import Tensor
 from caeav.model.batch import TokenBatch, TrunkOutput
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 1.0
+TINY = 1e-12
 CONTRAST, CONSISTENCY, ENTROPY = "caption_contrast", "consistency", "selection_entropy"
 
 
@@ -84,7 +85,8 @@ def selection_entropy(probabilities: Tensor) -> Tensor:
     tokens = probabilities.shape[-1]
     if tokens == 1:
         return probabilities.float().sum() * 0.0
-    entropy: Tensor = torch.special.entr(probabilities.float()).sum(dim=-1)  # [B, T]
+    # A probability that underflows to 0 has an infinite slope, and a softmax behind it makes that a NaN.
+    entropy: Tensor = torch.special.entr(probabilities.float().clamp_min(TINY)).sum(dim=-1)  # [B, T]
     return entropy.mean() / math.log(tokens)
 
 

@@ -109,6 +109,12 @@ def test_entropy_by_hand() -> None:
     assert selection_entropy(torch.ones(2, 3, 1)).item() == 0
 
 
+def test_entropy_of_a_selector_that_is_sure_has_a_gradient() -> None:
+    logits = torch.tensor([[[400.0, 0.0, -400.0]]], requires_grad=True)  # two probabilities underflow to 0
+    selection_entropy(logits.softmax(dim=-1)).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
 def test_gradients_are_the_derivatives() -> None:
     torch.manual_seed(0)
     clips, captions = torch.randn(3, 2, 4), torch.randn(3, 4)
