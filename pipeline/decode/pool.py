@@ -63,7 +63,8 @@ class WorkerPool:
         self._max_tasks = max_tasks_per_child
         self._workers: list[Worker] = []
         self._bell, self._ear = socket.socketpair()
-        self._ear.setblocking(False)
+        for end in (self._bell, self._ear):  # who rings must never wait, heard or not
+            end.setblocking(False)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._jobs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()

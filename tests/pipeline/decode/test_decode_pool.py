@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,22 @@ def test_requests_are_taken_only_as_fast_as_outcomes() -> None:
             next(outcomes)
             time.sleep(0.05)
             assert len(taken) <= done + 4  # two a worker
+
+
+def test_a_nudge_never_waits_however_many_nobody_hears() -> None:
+    """Devices nudge for every clip they finish, also after the last request, when the pool no longer listens."""
+
+    def nudge() -> None:
+        for _ in range(20_000):
+            pool.nudge()
+
+    with _pool() as pool:
+        list(pool.map([{"id": "a"}]))
+        nudging = threading.Thread(target=nudge, daemon=True)
+        nudging.start()
+        nudging.join(20)
+        assert not nudging.is_alive()
+        assert [o.id for o in pool.map([{"id": "again"}])] == ["again"]
 
 
 def test_what_the_callers_iterator_raises_reaches_the_caller() -> None:
