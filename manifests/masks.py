@@ -7,7 +7,6 @@ its size is capped, only PNG is opened, and what is no mask is an error that say
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 
 import numpy as np
@@ -33,7 +32,7 @@ def pack_mask(mask: Mask) -> str:
 
 def unpack_mask(text: str) -> Mask:
     """The mask of a text, bool `[H, W]`; raises `CaeavError` when it is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if len(text) > MAX_TEXT:
         raise _refused(f"it has {len(text)} characters, allowed are {MAX_TEXT}")
@@ -47,7 +46,7 @@ def unpack_mask(text: str) -> Mask:
             if picture.mode != "1":
                 raise _refused(f"its pixels are of mode {picture.mode!r}, they must be 1-bit")
             return np.array(picture, dtype=np.bool_)
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _refused(str(error) or type(error).__name__) from error
 
 

@@ -124,7 +124,7 @@ def read_mask(path: Path, mode: str) -> MaskFile:
     MS3 (whose palette numbers it then divides by 255; where these are small numbers, whatever is not 0 is meant).
     Raises `CaeavError` when the file is no picture of a sane size.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path, formats=["PNG"]) as picture:
@@ -135,7 +135,7 @@ def read_mask(path: Path, mode: str) -> MaskFile:
             values = np.asarray(picture.convert(mode))
             plain = np.asarray(picture.convert("L"))
             palette = picture.mode == "P"
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CaeavError(f"{path}: not a readable PNG ({error})") from None
     soft = bool(((plain > 0) & (plain < 255)).any())
     if values.dtype == np.bool_:

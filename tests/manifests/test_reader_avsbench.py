@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -155,9 +159,6 @@ def test_masks_come_back_and_what_is_none_is_refused() -> None:
     for shape in ((1, 1), (3, 17), (224, 224)):
         mask = rng.random(shape) < 0.3
         assert np.array_equal(unpack_mask(pack_mask(mask)), mask)
-    import base64
-    import io
-
     grey = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(grey, "PNG")
     wide = io.BytesIO()
@@ -167,10 +168,31 @@ def test_masks_come_back_and_what_is_none_is_refused() -> None:
         (base64.b64encode(b"GIF89a").decode(), "cannot identify"),
         (base64.b64encode(grey.getvalue()).decode(), "mode 'L'"),
         (base64.b64encode(wide.getvalue()).decode(), "5000 x 1"),
+        (base64.b64encode(claims(60_000)).decode(), "3600000000 pixels"),
         (pack_mask(SPOT)[:-40], "cannot be read"),
     ):
         with pytest.raises(CaeavError, match=why):
             unpack_mask(text)
+
+
+def claims(side: int) -> bytes:
+    """A PNG of a few bytes whose header speaks of `side` x `side` pixels."""
+    parts = (
+        b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0),
+        b"IDAT" + zlib.compress(b"\0" * 99),
+    )
+    chunks = (struct.pack(">I", len(x) - 4) + x + struct.pack(">I", zlib.crc32(x)) for x in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_a_mask_file_that_claims_any_size_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
+    masks = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
+    for number, side in enumerate((5_000, 60_000), start=1):
+        save(SPOT, masks / f"xv7eM6-UmkY_36_{number}.png").write_bytes(claims(side))
+    manifest = read(tmp_path, "avs-ms3")
+    assert manifest.clips[0].extra["masks"] == [None] * 5
+    assert codes(manifest) == {"damaged_mask": 2, "missing_mask": 3}
 
 
 def test_bad_lists_are_told(tmp_path: Path) -> None:
