@@ -19,7 +19,7 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.assemble import Assembly, decoded
-from caeav.pipeline.beforehand import MEDIA_ROOT, fit_together, moved_media, other_recipes
+from caeav.pipeline.beforehand import MEDIA_ROOT, Loader, fit_together, moved_media, other_recipes
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer
 from caeav.pipeline.meter import Meter
@@ -54,9 +54,10 @@ def run_stage(
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
+    load = Loader(remark)
     for job, _ in jobs:
         if not (folder / job.recipe.folder_name).exists():
-            _load(job)
+            load(job)
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
     said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
@@ -70,8 +71,11 @@ def run_stage(
         for remarks in said:
             for text in remarks:
                 remark(text)
-        work = _Work([job for job, _ in jobs], stores, Path(manifest.media_root), run, report, remark)
         due = [len(store.shard_of) for store in stores]
+        for (job, _), clips in zip(jobs, due, strict=True):
+            if clips:
+                load(job)
+        work = _Work([job for job, _ in jobs], stores, Path(manifest.media_root), run, report, remark)
         work.run()
         return [
             StageSummary(
@@ -94,13 +98,6 @@ def run_stage(
         ]
 
 
-def _load(job: Job) -> None:
-    """Load what computes on devices, so that weights which cannot be used are refused before there is a store."""
-    for part in (*job.parts.values(), *job.texts.values()):
-        if hasattr(part, "module"):
-            part.module()
-
-
 class _Work:
     """The clips one run has to do: from requests to child processes to settled records."""
 
@@ -120,11 +117,15 @@ class _Work:
         self._clips: dict[str, Clip] = {}
         for store in stores:
             self._clips |= store.clips
-        here = [key for key in self._clips if self._path(key).is_file()]
-        self._lost = [key for key in self._clips if key not in set(here)]
-        self._due = {key: [i for i, s in enumerate(stores) if key in s.shard_of] for key in here}
+        self._lost: list[str] = []
+        self._due: dict[str, list[int]] = {}
+        for key in self._clips:
+            if self._path(key).is_file():
+                self._due[key] = [i for i, s in enumerate(stores) if key in s.shard_of]
+            else:
+                self._lost.append(key)
         self._away = any(not in_worker(part) for job in jobs for part in job.parts.values())
-        self._workers = min(run.workers, max(1, len(here)))
+        self._workers = min(run.workers, max(1, len(self._due)))
         self.meter = Meter(self._resources())
         self._gatherer = Gatherer(stores, report, self.meter, self._fail)
         self._assembly = Assembly(jobs, self._settle)
@@ -141,7 +142,7 @@ class _Work:
     def run(self) -> None:
         """Do everything that is due; no child process is started, and no torch imported, when nothing is."""
         try:
-            self._gatherer.publish_whole()
+            self._gatherer.begin()
             for key in self._lost:
                 lost = Quarantined(key, "media", f"file not found: {self._clips[key].media}", 1)
                 for store in self._stores:
