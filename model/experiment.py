@@ -29,6 +29,7 @@ from caeav.model.evaluate import score
 from caeav.model.join import Joined, join_stores, store_facts
 from caeav.model.leaks import dropped, without_leaks
 from caeav.model.network import Network, build_network
+from caeav.model.pick import setting_of
 from caeav.model.placements.live import Live, LiveOpener
 from caeav.model.placements.needs import needed
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED
@@ -158,7 +159,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
             )
     pinned = config.stores.model_copy(
         update={
-            "tokens": [store.path.name for store in joined.tokens],
+            "tokens": [setting_of(store) for store in joined.tokens],
             "captions": joined.captions.path.name if joined.captions is not None else "",
         }
     )

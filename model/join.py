@@ -20,7 +20,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.join_remarks import label_remarks, random_remarks, some, split_remarks
-from caeav.model.pick import SIDES, PickedStore
+from caeav.model.pick import SIDES, PickedStore, fingerprint_of
 from caeav.model.sample import ClipSamples, Sample, clip_samples
 from caeav.pipeline.store import StoreReader, find_store
 
@@ -256,13 +256,13 @@ def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSp
 
 
 def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
-    """What is written about each joined store into a run: place, fingerprint, recipe, counts."""
+    """What is written about each joined store into a run: place, fingerprint, counts, recipe of what is taken of it."""
     return [
         {
             "kind": store.recipe.kind,
             "name": store.recipe.name,
             "folder": _relative(store, home),
-            "fingerprint": store.recipe.fingerprint,
+            "fingerprint": fingerprint_of(store),
             "digest": hashlib.sha256((store.path / SEAL).read_bytes()).hexdigest(),
             "clips": len(store.keys),
             "quarantined": len(store.quarantined),

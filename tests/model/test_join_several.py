@@ -14,11 +14,15 @@ from caeav.manifests.dataset import load_dataset
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.model.data import SplitData
+from caeav.model.experiment import prepare, reopen
 from caeav.model.join import JoinError, join_stores, store_facts
+from caeav.model.references import referenced_stores
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import STORES, create_run
 from caeav.pipeline.extract import extract_all
 from caeav.pipeline.recipes import TokenOptions
 from caeav.pipeline.single import process_file
-from caeav.pipeline.store import Recipe
+from caeav.pipeline.store import Recipe, unreferenced
 from caeav.pipeline.summary import RunOptions
 
 
@@ -90,6 +94,21 @@ def test_a_modality_that_is_none_is_refused(home: Home) -> None:
         join_stores(home, "synthetic", [f"{folders(home)['float16']}:smell"], captions=False)
     with pytest.raises(JoinError, match="no audio taps"):
         join_stores(home, "synthetic", [f"{folders(home)['float16']}:visual"], captions=False)
+
+
+def test_a_run_on_one_modality_of_each_store_opens_again_and_keeps_both_stores(home: Home) -> None:
+    stores = folders(home)
+    names = [f"{stores['float16']}:audio", f"{stores['bfloat16']}:visual"]
+    first = prepare(
+        home, resolve_config("ave", "none", given={"dataset": "synthetic", "stores.tokens": names})
+    )
+    assert first.config.stores.tokens == names
+    run = create_run(home, first.config)
+    run.write(STORES, first.stores_json())
+    again = reopen(home, run, "cpu")
+    assert again.joined.spec == first.joined.spec
+    unused = [info.path.name for info in unreferenced(home.stores, referenced_stores(home), "synthetic")]
+    assert unused == [stores["int8"]]
 
 
 def test_a_file_gets_the_taps_that_were_chosen_from_each_store(home: Home) -> None:
