@@ -125,11 +125,15 @@ def _wave(plan: Plan, sound: Sound | None) -> tuple[NDArray[np.float32] | None, 
         return None, nothing, []
     promised_s = _promised_s(plan)
     if sound is None or not sound.spans_s:
-        why = "this FFmpeg knows no decoder for its codec" if not audio.decodable else ""
-        why = why or errors_said(sound.errors if sound else []) or "the decoder gave no sample and no error"
-        what = f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
-        note = Note("damaged", f"{what}; {why}") if promised_s > SHORT_S or sound else None
-        note = note or Note("short_audio", f"the audio stream holds no sound between {_range(plan)}")
+        errors = errors_said(sound.errors if sound else [])
+        if promised_s > SHORT_S:
+            unknown = "" if audio.decodable else "this FFmpeg knows no decoder for its codec"
+            why = unknown or errors or "the decoder gave no sample and no error"
+            what = f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
+            note = Note("damaged", f"{what}; {why}")
+        else:
+            said = f"the audio stream holds no sound between {plan.start_s:.3f} and {plan.end_s:.3f} s"
+            note = Note("short_audio", f"{said}; {errors}" if errors else said)
         return np.zeros(sampling.samples, dtype=np.float32), nothing, [note]
     wave = sound.window(plan.start_s, sampling.samples, sampling.rate_hz)
     notes: list[Note] = []
@@ -169,10 +173,6 @@ def _promised_s(plan: Plan) -> float:
     if audio.duration_s is not None:
         header_s = min(audio.start_s + audio.duration_s, plan.end_s) - max(audio.start_s, plan.start_s)
     return max(0.0, header_s, plan.scan.audio_s)
-
-
-def _range(plan: Plan) -> str:
-    return f"{plan.start_s:.3f} and {plan.end_s:.3f} s"
 
 
 def _where(plan: Plan, sound: Sound) -> str:

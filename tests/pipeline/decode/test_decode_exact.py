@@ -66,6 +66,16 @@ def test_sound_that_starts_later_than_the_picture(write: Any, decoder: Any) -> N
     assert "3.500 of 4.000 s (112000 of 128000 samples), at 0.500-4.000 s" in note.detail
 
 
+@pytest.mark.parametrize("start_s", [4.0, 11.0])
+def test_a_clip_behind_the_end_of_the_sound_is_silent_and_not_called_damaged(
+    write: Any, decoder: Any, start_s: float
+) -> None:
+    made = write("ended.mov", picture_s=_even(14), sound=_noise(3))
+    clip = decoder.decode(str(made.path), start_s, Sampling(3, 1.0, RATE))
+    assert all(clip.frames_ok) and not any(clip.audio_ok) and not clip.wave.any()
+    assert {note.code for note in clip.notes} - {"longer_media"} == {"short_audio"}
+
+
 def test_pictures_that_start_later_than_the_sound(write: Any, decoder: Any, read_number: Any) -> None:
     made = write("video_late.mkv", picture_s=_even(2, from_s=2.0), sound=_noise(4))
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
