@@ -107,6 +107,11 @@ def _laid(
         _assign(values, text, faults)
     for path, value in given.items():
         _put(values, path, value, path, faults)
+    for name, chosen in (("task", task), ("recipe", recipe)):
+        if (other := values.get(name, chosen)) != chosen:
+            faults.append(
+                f"{name}: {other!r}, but --{name} is {chosen!r}; leave the key away, or give --{name} {other}"
+            )
     return values | {"task": task, "recipe": recipe}
 
 
@@ -239,6 +244,8 @@ def _explain(fault: dict[str, Any], form: type[BaseModel]) -> str:
     if kind in ("literal_error", "enum"):
         allowed = str(context["expected"])
         return f"{path}: {seen!r}; allowed: {allowed}{did_you_mean(seen, _alternatives(allowed))}"
+    if kind == "value_error":  # of our own validators, which say themselves what they saw
+        return f"{path}: {context['error']}" if place else str(context["error"])
     return f"{path}: {seen!r}; {str(fault['msg'])[:1].lower()}{str(fault['msg'])[1:]}"
 
 

@@ -80,6 +80,21 @@ def test_adapter_settings_are_checked_like_our_own() -> None:
     )
 
 
+def test_task_and_recipe_are_options_and_no_settings(tmp_path: Path) -> None:
+    """A run named after one recipe and trained by another would be worse than an error."""
+    text = faults_of(assignments=["recipe=none"])
+    assert "recipe: 'none', but --recipe is 'full'; leave the key away, or give --recipe none" in text
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(resolve_config("avvp", "none")))
+    assert "task: 'avvp', but --task is 'ave'" in faults_of(recipe="none", file=file)
+    assert resolve_config("avvp", "none", file=file) == resolve_config("avvp", "none")
+
+
+def test_settings_that_do_not_fit_each_other_are_told_without_the_rest() -> None:
+    text = faults_of(assignments=["captions=false"])
+    assert "  - model.adapters.case.enabled is true, but captions is false; allowed: captions true" in text
+
+
 def test_a_path_through_a_single_value_is_a_fault() -> None:
     assert "seed is a single value" in faults_of(assignments=["seed.first=1"])
 
