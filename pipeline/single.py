@@ -22,16 +22,17 @@ from caeav.pipeline.caption import Embedder
 from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.pool import WorkerPool
 from caeav.pipeline.gather import unfit
-from caeav.pipeline.recipes import Job, decoder_remark, job_of
+from caeav.pipeline.recipes import Job, decoder_remark, job_of, sampling_of
 from caeav.pipeline.stage import SETUP
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S
-from caeav.pipeline.worker import FRAMES, worker_settings
+from caeav.pipeline.worker import frames_of, worker_settings
 
 
 class Processed(NamedTuple):
-    """One file's tokens, its captions when a caption recipe was given, and its frames uint8 `[T, H, W, 3]`."""
+    """One file's tokens, its captions when a caption recipe was given, and its frames uint8 `[T, H, W, 3]`, black where
+    it has none."""
 
     tokens: Record
     captions: Record | None
@@ -62,7 +63,8 @@ def process_file(
     frames: NDArray[np.uint8] | None = None
     for group in _by_decoder(jobs):
         outcome = _decode(path, group, start_s, deadline_s)
-        frames = outcome.arrays[FRAMES] if frames is None else frames
+        if frames is None:
+            frames = frames_of(decoded(outcome, group[0]), sampling_of(group[0].recipe))
         found = _records(path, replace(outcome, id=key), group, device)
         made |= {id(job): record for job, record in zip(group, found, strict=True)}
     assert frames is not None

@@ -102,9 +102,9 @@ def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Answer]:
             arrays |= {array_name(task.number, name): x for name, x in taps.items()}
             texts[str(task.number)] = written
             arrays |= _raw(task, clip)
-        first = next(iter(clips.values()))
-        if settings["keep_frames"]:
-            arrays[FRAMES] = frames_of(first, tasks[0].sampling)
+        frames = next(iter(clips.values())).frames
+        if settings["keep_frames"] and frames is not None:
+            arrays[FRAMES] = frames
         return arrays, {
             "clips": {str(rate): record_info(clip) for rate, clip in clips.items()},
             "texts": texts,

@@ -129,7 +129,9 @@ def _wave(plan: Plan, sound: Sound | None) -> tuple[NDArray[np.float32] | None, 
         if promised_s > SHORT_S:
             unknown = "" if audio.decodable else "this FFmpeg knows no decoder for its codec"
             why = unknown or errors or "the decoder gave no sample and no error"
-            what = f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
+            what = (
+                f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
+            )
             note = Note("damaged", f"{what}; {why}")
         else:
             said = f"the audio stream holds no sound between {plan.start_s:.3f} and {plan.end_s:.3f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.device.options import ComputeOptions
 from caeav.pipeline.extract import extract_all
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_recipe, token_recipe
 from caeav.pipeline.single import process_file
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.summary import RunOptions
@@ -52,8 +53,6 @@ def test_tokens_and_captions_are_those_of_the_stores(small_manifest: Manifest, t
 def test_a_backbone_that_fails_is_said_with_the_file(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
-    from caeav.pipeline.recipes import token_recipe
-
     def fail(batch: object) -> None:
         raise ValueError("no")
 
@@ -62,3 +61,17 @@ def test_a_backbone_that_fails_is_said_with_the_file(
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     with pytest.raises(CaeavError, match=rf"{path.name}: compute: ValueError: no"):
         process_file(path, recipe, device="cpu")
+
+
+def test_a_file_without_pictures_gets_no_caption_of_black_ones(tmp_path: Path) -> None:
+    """As in the store, where a captioner sees that there are none."""
+    path = tmp_path / "hum.wav"
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, 8000, 0, "NONE", ""))
+        out.writeframes((np.sin(np.arange(16000)) * 9000).astype("<i2").tobytes())
+    options = CaptionOptions("tiny", "tiny", "tiny", "tiny", compute=COMPUTE)
+    found = process_file(path, token_recipe(2, 1.0, TokenOptions()), caption_recipe(2, 1.0, options))
+    assert found.captions is not None
+    assert found.captions.info["texts"]["visual"] == ""
+    assert found.captions.info["texts"]["audio"].startswith("About 0.")
+    assert found.frames.shape == (2, 64, 64, 3) and not found.frames.any()
