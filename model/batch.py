@@ -49,11 +49,13 @@ class InputSpec:
 
 @dataclass
 class TokenBatch:
-    """Tokens, captions and targets of `B` clips.
+    """Tokens and captions of `B` clips, and the targets of samples of them, by default one a clip.
 
     visual / audio: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token),
     None when the run joins no caption store. `frames_ok` / `audio_ok`: bool `[B, T]`. `targets`: what the task
-    is to find; `extra`: what it is given besides (a question, taps of neither modality); first axis `B`.
+    is to find; `extra`: what it is given besides (a question); taps of neither modality are there too.
+    `clip_of`: None, or where samples share clips, the place `[N]` of each sample's clip. `keys`, `targets` and `extra`
+    but for the taps then have the first axis `N`.
     """
 
     keys: list[str]
@@ -67,6 +69,7 @@ class TokenBatch:
     audio_caption_mask: Tensor | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
+    clip_of: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
         """Everything on `device`; tokens (not masks or targets) cast to `dtype` when given."""
@@ -96,6 +99,7 @@ class TokenBatch:
             else self.audio_caption_mask.to(device),
             targets={name: x.to(device) for name, x in self.targets.items()},
             extra=move_all(self.extra),
+            clip_of=move(self.clip_of),
         )
 
 

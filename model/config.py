@@ -73,11 +73,13 @@ class TrainingConfig(Section):
 
     clip_norm: of the gradient; 0 does not clip. early_stop_epochs: epochs without gain; 0 never stops. workers:
     threads that read ahead. preload_mb: a data set up to this size is kept in RAM. checkpoint_every_steps: how often
-    the state is saved within an epoch; 0: after epochs only.
+    the state is saved within an epoch; 0: after epochs only. samples_per_clip: where several samples share a clip
+    (questions), up to how many of them follow each other in an epoch; the adapters then run once for them.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 16
+    samples_per_clip: Annotated[int, Field(ge=1)] = 1
     accumulation: Annotated[int, Field(ge=1)] = 1
     clip_norm: NotNegative = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

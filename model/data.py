@@ -89,15 +89,22 @@ class SplitData:
         return len(self.keys)
 
     def batch(self, rows: Sequence[int], epoch: Epoch | None = None) -> TokenBatch:
-        """The samples at `rows` in that order."""
+        """The samples at `rows` in that order; a clip that several of them share is read once."""
         index = torch.as_tensor(rows, dtype=torch.long)
-        clips = [self.clip_of[row] for row in rows]
+        clips = self.clips_of(rows)
         batch = _as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
+        if len(clips) < len(rows):
+            place = {clip: i for i, clip in enumerate(clips)}
+            batch.clip_of = torch.tensor([place[self.clip_of[row]] for row in rows])
         batch.targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
         batch.extra |= {name: x.index_select(0, index) for name, x in self._extra.items()}
         for change in self._changes:
             batch = change(batch, rows, self, epoch)
         return batch
+
+    def clips_of(self, rows: Sequence[int]) -> list[int]:
+        """The numbers of the clips that the samples at `rows` lie in, each once, in the order of a batch of them."""
+        return list(dict.fromkeys(self.clip_of[row] for row in rows))
 
     def clip_arrays(self, clips: Sequence[int]) -> dict[str, Tensor]:
         """Everything the run reads of the clips with these numbers: taps, captions, flags, each `[B, ...]`."""
@@ -174,10 +181,28 @@ def fits(joined: Joined, clips: int, budget_mb: int) -> bool:
     return clips * clip_bytes(joined) <= budget_mb * MIB
 
 
-def epoch_order(clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Rows `0..clips-1` in the order of training epoch `epoch`: nothing else decides it, and from any place of it on
-    the rest can be gone through (`epoch_order(...)[position:]`)."""
-    return np.random.default_rng([seed, epoch]).permutation(clips)
+def epoch_order(
+    rows: int, seed: int, epoch: int, clip_of: Sequence[int] = (), together: int = 1
+) -> NDArray[np.int64]:
+    """Rows `0..rows-1` in the order of training epoch `epoch`: nothing else decides it, and from any place of it on
+    the rest can be gone through (`epoch_order(...)[position:]`).
+
+    With `together` above 1 up to that many rows of one clip (`clip_of`: its number for every row) follow each other:
+    a clip's rows are shuffled and cut into such groups, then all groups are shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(rows)
+    if together == 1 or not rows:
+        return order
+    clips = np.asarray(clip_of, np.int64)[order]
+    by_clip = np.argsort(clips, kind="stable")
+    order, clips = order[by_clip], clips[by_clip]
+    first = np.concatenate([[True], clips[1:] != clips[:-1]])
+    starts = np.flatnonzero(first)
+    within = np.arange(rows) - starts[np.cumsum(first) - 1]  # a row's number among its clip's
+    group = np.cumsum(within % together == 0) - 1
+    place = rng.permutation(int(group[-1]) + 1)
+    return order[np.argsort(place[group], kind="stable")]
 
 
 def batches(

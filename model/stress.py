@@ -145,7 +145,7 @@ def _stressed(
     sound = ["audio_ok", *batch.audio]
     captions = [name for name in CAPTION_ARRAYS if name in arrays]
     words = [name for name in captions if not name.endswith("_mask")]
-    clips = [data.clip_of[row] for row in rows]
+    clips = data.clips_of(rows)
     for kind, value in wanted.items():
         if kind == "shift":
             _shift(arrays, sound, [_steps(data.clips[clip], int(value), source) for clip in clips])

@@ -122,7 +122,7 @@ class Task(ABC):
         """The head on `trunk`; `config` is a `head_config`."""
 
     def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
-        """Call the head."""
+        """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis is the clips'."""
         return head(trunk)
 
     @abstractmethod

@@ -174,7 +174,9 @@ class Trainer:
         """One pass over the data, or the rest of one; mean losses over clips and the last learning rate."""
         limits = self.config.training
         clips, group = len(self.data), limits.batch_size * limits.accumulation
-        order = epoch_order(clips, self.config.seed, number)[progress.position :]
+        order = epoch_order(clips, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)[
+            progress.position :
+        ]
         sums = {name: x.to(self.device) for name, x in sums_before.items()}
         seen, factor = progress.position, 1.0
         self.model.train()

@@ -1,8 +1,9 @@
 """The AVQA head: the answer to a question about a clip (REFERENCE section 4.4).
 
 The sound points at places in the picture (grounding), a matching network says whether sound and picture belong
-together, and the question attends both modalities over time. Shapes: `B` clips, `T` segments, `L`/`M` tokens,
-`C`/`D` channels, `W` words. Grounding averages tokens of unit length, as the official code.
+together, and the question attends both modalities over time. What does not depend on the question is done once a clip.
+Grounding averages tokens of unit length, as the official code. Shapes: `U` clips, `B` questions, `T` segments, `L`/`M`
+tokens, `C`/`D` channels, `W` words.
 """
 
 from __future__ import annotations
@@ -103,19 +104,33 @@ class AvqaHead(nn.Module):
         self.fusion = nn.Linear(2 * width, width)
         self.answer = nn.Linear(width, answers)
 
-    def forward(self, trunk: TrunkOutput, question: Tensor, negative: Tensor | None = None) -> AvqaOutput:
-        """Tokens `[B, T, L, C]`, `[B, T, M, D]`, words `[B, W]`, frames of other videos `[B, T, L, C]` or None."""
+    def forward(
+        self,
+        trunk: TrunkOutput,
+        question: Tensor,
+        negative: Tensor | None = None,
+        clip_of: Tensor | None = None,
+    ) -> AvqaOutput:
+        """Tokens `[U, T, L, C]`, `[U, T, M, D]`, words `[B, W]`, frames of other videos `[B, T, L, C]` or None.
+
+        `clip_of` `[B]`: the place of each question's clip; None: one question a clip, in order.
+        """
         audio = self.audio_fc2(
             F.relu(self.audio_fc1(self.audio_in_norm(trunk.audio).mean(dim=2)))
-        )  # [B, T, d]
+        )  # [U, T, d]
         visual = self._see(trunk.visual, audio)
+        match_positive = self._match(audio, visual)
+        if clip_of is not None:
+            audio, visual, match_positive = (
+                x.index_select(0, clip_of) for x in (audio, visual, match_positive)
+            )  # [B, T, ...]
         match_negative = None if negative is None else self._match(audio, self._see(negative, audio))
         asked = self.question(question)  # [B, d]
         heard = self._ask("audio", asked, audio) + audio.mean(dim=1)
         seen = self._ask("visual", asked, visual) + visual.mean(dim=1)
         fused = self.fusion(torch.cat([heard, seen], dim=-1).tanh())
         answer = self.answer((fused * asked).tanh())
-        return AvqaOutput(answer, self._match(audio, visual), match_negative)
+        return AvqaOutput(answer, match_positive, match_negative)
 
     def _see(self, tokens: Tensor, audio: Tensor) -> Tensor:
         tokens = self.visual_in_norm(tokens)

@@ -133,7 +133,9 @@ class AvqaTask(Task):
 
     def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvqaOutput:
         """With the question and, in training, frames of other videos."""
-        return head(trunk, batch.extra[QUESTION], batch.extra.get(NEGATIVE))  # type: ignore[no-any-return]
+        return head(  # type: ignore[no-any-return]
+            trunk, batch.extra[QUESTION], batch.extra.get(NEGATIVE), batch.clip_of
+        )
 
     def losses(self, found: AvqaOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official two; without frames of others only the answer's."""
