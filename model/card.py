@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from caeav.manifests.publish import publish_text
 from caeav.model.bootstrap import shown
+from caeav.model.markdown import literal, markdown_table
 from caeav.model.protocol import sentence
 from caeav.model.resolve import dump_config
 from caeav.model.runs import ADAPTER, CARD, CONFIG, Run
@@ -37,7 +38,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     stores = [
         [
             fact["kind"],
-            f"`{fact['folder']}`",
+            f"`{literal(fact['folder'])}`",
             f"`{fact['fingerprint'][:12]}`",
             str(fact["clips"]),
             str(fact["quarantined"]),
@@ -46,7 +47,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     ]
     parts = [[f"`{part}`", f"{count:,}"] for part, count in result["parameters"].items()]
     parts.append(["**all**", f"{sum(result['parameters'].values()):,}"])
-    per_class = [[_cell(value) for value in row.values()] for row in result["per_class"].get("test", [])]
+    per_class = [[literal(value) for value in row.values()] for row in result["per_class"].get("test", [])]
     columns = list(result["per_class"]["test"][0]) if per_class else []
     details = [
         [name, *(_with_interval(result, split, name) for split in result["scores"])]
@@ -55,7 +56,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     sections = [
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
-        f"**{_cell(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
+        f"**{literal(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
         f"{inputs.segment_s:g} s. The backbones are frozen and not part of this model; `{ADAPTER}` holds all trained "
         "parameters.",
         "## Scores",
@@ -64,22 +65,22 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"{config.seed}, {result['epochs']} epochs, best epoch {result['best_epoch']}"
         f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train. "
         f"{_about_intervals(result)}",
-        _table(
+        markdown_table(
             ["split", "score", "interval", "majority", experiment.task.rows, "clips left out (quarantine)"],
             scores,
         ),
         *_besides(result),
-        *([_table(["also", *result["scores"]], details)] if details else []),
-        *(["### Test, class by class", _table(columns, per_class)] if per_class else []),
+        *([markdown_table(["also", *result["scores"]], details)] if details else []),
+        *(["### Test, class by class", markdown_table(columns, per_class)] if per_class else []),
         "## Trained on",
-        _table(["store", "folder", "fingerprint", "clips", "quarantined"], stores),
+        markdown_table(["store", "folder", "fingerprint", "clips", "quarantined"], stores),
         *(
-            ["\n".join(f"- {_cell(remark)}" for remark in experiment.joined.remarks)]
+            ["\n".join(f"- {literal(remark)}" for remark in experiment.joined.remarks)]
             if experiment.joined.remarks
             else []
         ),
         "## Trainable parameters",
-        _table(["part", "parameters"], parts),
+        markdown_table(["part", "parameters"], parts),
         "## Repeat it",
         "```\n"
         + (f"{command}\n# or, from this folder's own configuration:\n" if command else "")
@@ -117,16 +118,3 @@ def _besides(result: dict[str, Any]) -> list[str]:
             f"Clips whose video is in another split too are left out everywhere ({gone}); scored with them: {whole}."
         )
     return said
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    """Untrusted text (class names come from files) as one harmless table cell."""
-    text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")

@@ -17,6 +17,7 @@ import yaml
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.model.markdown import literal, markdown_table
 from caeav.model.protocol import stamp
 from caeav.model.runs import list_runs
 
@@ -171,26 +172,20 @@ def markdown(table: Table) -> str:
         head = ["method", *section.metrics.values(), "protocol", "source"]
         rows = [
             [
-                f"**{line.method}**" if line.own else line.method,
+                f"**{literal(line.method)}**" if line.own else literal(line.method),
                 *(NOTHING if value is None else value.shown() for value in line.values),
                 line.protocol,
-                f"`{line.source}`" if line.own else line.source,
+                f"`{literal(line.source)}`" if line.own else literal(line.source),
             ]
             for line in section.lines
         ]
         if not any(line.own for line in section.lines):
             command = f"`caeav train --task {section.task} --seeds 0,1,2`"
             rows.append(["**yours**", *[""] * len(section.metrics), "", command])
-        lines = [head, ["---"] * len(head), *rows]
-        body = "\n".join("| " + " | ".join(_cell(x) for x in line) + " |" for line in lines)
         notes = "\n".join(f"- {note}" for note in section.notes)
-        parts.append("\n\n".join(x for x in (f"### {section.title}", body, notes) if x))
+        shown = (f"### {literal(section.title)}", markdown_table(head, rows), notes)
+        parts.append("\n\n".join(x for x in shown if x))
     if table.sources:
         said = "\n".join(f"- {mark}: {text}" for mark, text in table.sources.items())
         parts.append(f"Sources:\n\n{said}")
     return "\n\n".join(parts) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Names of recipes and runs come from files."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,34 @@
+"""Text from files in cards and tables: it is shown, and does nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from caeav.model.markdown import literal, markdown_table
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("<script>&", "&lt;script>&amp;"),
+        ("[a](javascript:b)", "\\[a\\](javascript:b)"),
+        ("![](http://x/y.png)", "!\\[\\](http://x/y.png)"),
+        ("\\[a](b)", "\\\\\\[a\\](b)"),
+        ("a|b\\|c", "a\\|b\\\\\\|c"),
+        ("`code`\nand\x1b[2J", "'code' and \\[2J"),
+        (12.345, "12.35"),
+        (7, "7"),
+    ],
+)
+def test_text_is_taken_as_it_is(given: object, shown: str) -> None:
+    assert literal(given) == shown
+
+
+def test_a_table_has_one_line_a_row() -> None:
+    rows = [["a", literal("x|y")], ["**b**", "2"]]
+    assert markdown_table(["one", "two"], rows).splitlines() == [
+        "| one | two |",
+        "| --- | --- |",
+        "| a | x\\|y |",
+        "| **b** | 2 |",
+    ]
