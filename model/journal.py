@@ -105,7 +105,7 @@ class ProgressBar:
         self._last_line_s = time.monotonic()
         self._bar = tqdm(
             total=epochs * self._clips,
-            initial=progress.epoch * self._clips,
+            initial=progress.epoch * self._clips + progress.position,
             unit="clip",
             unit_scale=True,
             desc=f"epoch {min(progress.epoch + 1, epochs)}/{epochs}",
@@ -122,7 +122,7 @@ class ProgressBar:
             self._bar.update(clips)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Show loss and score; without a terminal, as a line when the last one is old or training is over."""
+        """Show loss and score; without a terminal, as a line when the last one is old."""
         text = f"{self._select_on} {record[self._metric]:.2f} best {record['best']:.2f} loss {record['loss']:.3f}"
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(text)

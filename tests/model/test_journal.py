@@ -1,0 +1,31 @@
+"""The progress bar: where it stands, also after an interruption within an epoch."""
+
+from __future__ import annotations
+
+import io
+
+from caeav.model.journal import ProgressBar
+from caeav.model.resume import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_resumed_bar_begins_where_the_training_was() -> None:
+    out = Terminal()
+    bar = ProgressBar(40, "accuracy", "val", out)
+    bar.begin(Progress(epoch=1, position=8), 3, 10)
+    bar.end()
+    assert "epoch 2/3" in out.getvalue() and "48.0/120" in out.getvalue()
+
+
+def test_without_a_terminal_there_is_no_bar() -> None:
+    out = io.StringIO()
+    bar = ProgressBar(40, "accuracy", "val", out)
+    bar.begin(Progress(), 3, 10)
+    bar.batch(1, 8)
+    bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": 1.0})
+    bar.end()
+    assert out.getvalue() == ""  # the last line is not old yet
