@@ -50,6 +50,8 @@ def departures(config: RunConfig) -> list[str]:
     """Faults of a configuration that claims the published protocol and does otherwise."""
     if config.protocol != PUBLISHED:
         return []
+    if config.task not in AS_PUBLISHED:
+        return [f"protocol: {PUBLISHED!r}; no rules are known for task {config.task!r}, allowed: {HONEST!r}"]
     if config.drop_leaks:
         return ["drop_leaks: true; the published protocol scores all clips: leave one of the two out"]
     faults = []

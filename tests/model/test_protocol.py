@@ -76,6 +76,13 @@ def test_what_departs_from_the_published_protocol_is_refused(given: dict[str, An
         resolve_config("ave", given={"protocol": "published", **given})
 
 
+def test_a_task_without_published_rules_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(AS_PUBLISHED, "avqa")  # type: ignore[arg-type]
+    assert resolve_config("avqa", "none").protocol == "honest"
+    with pytest.raises(ConfigError, match="no rules are known for task 'avqa', allowed: 'honest'"):
+        resolve_config("avqa", "none", given={"protocol": "published"})
+
+
 def test_stamps() -> None:
     assert stamp("honest", "val") == "honest"
     assert stamp("honest", "test") == "selected on test"
