@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -78,6 +80,7 @@ SliceOption = Annotated[
 TASKS = {"llp": "avvp", "avs-s4": "avs-s4", "avs-ms3": "avs-ms3", "music-avqa": "avqa"}
 """Task of a data set, where it is not ave."""
 MAX_REASONS = 8
+TICK_S = 1.0
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
 
 
@@ -117,27 +120,41 @@ def load(
 
 
 def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
-    """Run a stage under a progress bar (clips/s, remaining, failed, what limits), shown with the first clip."""
+    """Run a stage under a progress bar (clips/s, remaining, failed, what limits); its clock always runs."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
+    over = threading.Event()
+    every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
+
+    def tick() -> None:
+        while not over.wait(TICK_S):  # a slow model says nothing for minutes
+            if bar is not None and time.time() - bar.last_print_t >= every_s:
+                bar.refresh()
 
     def report(progress: Progress) -> None:
         nonlocal bar
         if bar is None:
-            every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
             bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=every_s)
         failed = [f"failed={progress.failed}"] if progress.failed else []
         limit = [f"limit: {progress.limit}"] if progress.limit else []
         bar.set_postfix_str(", ".join(failed + limit), refresh=False)
         bar.update(progress.done - bar.n)
 
+    def remark(text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):  # not in the middle of the bar's line
+            say(printable(text))
+
+    ticking = threading.Thread(target=tick, name="caeav-bar", daemon=True)
+    ticking.start()
     try:
-        return work(report, lambda text: say(printable(text)))
+        return work(report, remark)
     except KeyboardInterrupt:
         say("\nfinished shards are kept; run the same command again to go on")
         raise
     finally:
+        over.set()
+        ticking.join()
         if bar is not None:
             bar.close()
 
@@ -201,7 +218,8 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
-        print(f"{summary.due} clips in {summary.seconds:.1f} s ({rate:.1f} clips/s)")
+        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
+        print(f"{summary.due} clips in {summary.seconds:.1f} s ({speed})")
         if summary.limit:
             shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
             print(f"limited by   {summary.limit} (seconds of work: {shown})")

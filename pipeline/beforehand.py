@@ -1,4 +1,5 @@
-"""What is looked at before a run begins: whether its stores fit together, and what its user may not have meant."""
+"""What is done before a run begins: seeing whether its stores fit together and what its user may not have meant, and
+loading what computes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_bytes
+from caeav.pipeline.recipes import Job
 from caeav.pipeline.store import Recipe, find_other_recipes
+from caeav.pipeline.summary import Remark
 
 MEDIA_ROOT = "media_root"
 """File beside a data set's stores: where its media was read last. Stores themselves do not know."""
@@ -55,3 +58,19 @@ def moved_media(note: Path, root: str) -> list[str]:
         f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
         "the same clips: for another data set, rename its folder or use another --home"
     ]
+
+
+class Loader:
+    """Loads what computes on devices, once each, and says so beforehand, since it may take minutes."""
+
+    def __init__(self, remark: Remark) -> None:
+        self._remark = remark
+        self._done: list[object] = []
+
+    def __call__(self, job: Job) -> None:
+        """All of a job; raises `CaeavError` for weights that cannot be used."""
+        for part in (*job.parts.values(), *job.texts.values()):
+            if hasattr(part, "module") and not any(part is done for done in self._done):
+                self._remark(f"loading {part.name}")
+                part.module()
+                self._done.append(part)

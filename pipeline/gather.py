@@ -71,8 +71,10 @@ class Gatherer:
         self._thread = threading.Thread(target=self._write_all, name="caeav-write", daemon=True)
         self._thread.start()
 
-    def publish_whole(self) -> None:
-        """Write the shards for which nothing is due but to be written again."""
+    def begin(self) -> None:
+        """Report what is due, and write the shards for which nothing is but to be written again."""
+        if self.total:
+            self._report(Progress(0, 0, self.total))
         for store in self._stores:
             for number in [n for n, waiting in store.waiting.items() if not waiting]:
                 self._publish(store, number)

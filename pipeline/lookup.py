@@ -68,7 +68,7 @@ def _fill(store: Filling, find: Find, report: Report, meter: Meter) -> None:
     broken: list[BaseException] = []
     gatherer = Gatherer([store], report, meter, broken.append)
     try:
-        gatherer.publish_whole()
+        gatherer.begin()
         for key in store.due:
             if broken:
                 break

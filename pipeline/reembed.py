@@ -11,6 +11,7 @@ from caeav.manifests.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.lookup import run_lookup
+from caeav.pipeline.models import random_remarks
 from caeav.pipeline.recipes import texts_job
 from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
@@ -43,6 +44,8 @@ def reembed(
             f"{source.path.name} is embedded that way already",
             hint="name another text backbone: --visual-text NAME, --audio-text NAME",
         )
+    for text in random_remarks(job.recipe.fields):
+        remark(text)
     lost = {entry.key: entry for entry in source.quarantined}
 
     def find(key: str) -> Record | Quarantined:

@@ -92,6 +92,23 @@ def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
     assert digests(run(manifest, tmp_path / "parts").path) == whole
 
 
+def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    heard: list[Progress | str] = []
+
+    def begin(count: int) -> None:
+        heard.clear()
+        extract(first(small_manifest, count), Home(tmp_path), OPTIONS, ONE, heard.append, heard.append)
+
+    begin(2)
+    assert heard[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # picture and sound
+    begin(5)  # grown: the store is there, its backbones are not
+    assert heard.index("loading tiny") < heard.index(Progress(0, 0, 3))
+    begin(5)
+    assert heard == []
+
+
 def test_a_clip_that_failed_and_is_tried_again_gets_the_bytes_it_would_have_had(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:

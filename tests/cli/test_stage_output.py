@@ -1,0 +1,54 @@
+"""What a stage shows while it runs: a bar from the beginning, remarks on lines of their own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from caeav.cli import stages
+from caeav.pipeline.store import Recipe
+from caeav.pipeline.summary import Progress, Remark, Report, StageSummary
+
+
+def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "LOG_EVERY_S", 0.05)
+    monkeypatch.setattr(stages, "TICK_S", 0.05)
+
+    def slow(report: Report, remark: Remark) -> None:
+        report(Progress(0, 0, 2))
+        assert "0/2" in capsys.readouterr().err
+        while capsys.readouterr().err.count("caption:   0%") == 0:  # what the clock alone redraws
+            time.sleep(0.02)
+        remark("one thing")
+        report(Progress(2, 1, 2))
+
+    stages.with_bar("caption", slow)
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert "one thing" in [line.strip() for line in lines]
+    assert "2/2" in lines[-1] and "failed=1" in lines[-1]
+
+
+@pytest.mark.parametrize(("due", "speed"), [(1, "60.0 s a clip"), (240, "4.0 clips/s")])
+def test_speed_is_told_in_the_unit_that_suits_it(
+    due: int, speed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe("captions", "slow", {})
+    summary = StageSummary(
+        Path("x"),
+        recipe,
+        due,
+        due,
+        1,
+        quarantined=(),
+        due=due,
+        seconds=60.0,
+        notes={},
+        remarks=(),
+        max_failed=0,
+    )
+    stages.finish(summary, False, "")
+    assert speed in capsys.readouterr().out
