@@ -48,6 +48,10 @@ class AudioFacts:
     start_s: float
     duration_s: float | None
 
+    def is_over(self, time_s: float) -> bool:
+        """Whether the header says that there is no sound from `time_s` on; False where it does not say."""
+        return self.duration_s is not None and self.start_s + self.duration_s <= time_s
+
 
 @dataclass(frozen=True, slots=True)
 class MediaFacts:

@@ -62,6 +62,11 @@ class _VideoTrack:
     def done(self) -> bool:
         return self._next == len(self.wanted_s)
 
+    @property
+    def late(self) -> bool:
+        """Whether reading began behind the first wanted picture."""
+        return self.first_s is None or self.first_s > self.wanted_s[0]
+
     def take(self, frame: Any) -> None:
         self.found.decoded += 1
         self._limits.check("pictures decoded for one clip", self.found.decoded, self._limits.frames)
@@ -118,7 +123,8 @@ class _AudioTrack:
     def __init__(self, plan: Plan, stream: Any) -> None:
         keep_s = (plan.start_s - SEEK_FROM_S - PREROLL_S, plan.end_s + 2 * PREROLL_S)
         self.line = SoundLine(tick_s=float(stream.time_base), keep_s=keep_s)
-        self._until_s = plan.end_s + 2 * FILTER_S
+        self._start_s, self._until_s = plan.start_s, plan.end_s + 2 * FILTER_S
+        self._over = plan.facts.audio is not None and plan.facts.audio.is_over(plan.start_s)
         self._origin_s = plan.facts.origin_s
         self._limits = plan.limits
         self.stream = stream
@@ -127,6 +133,12 @@ class _AudioTrack:
     @property
     def done(self) -> bool:
         return self.line.end_s is not None and self.line.end_s >= self._until_s
+
+    @property
+    def late(self) -> bool:
+        """Whether reading began behind the first sound of the clip; no sound is not late where there can be none."""
+        first_s = self.line.start_s
+        return not self._over if first_s is None else first_s > self._start_s
 
     def take(self, frame: Any) -> None:
         names = [channel.name for channel in frame.layout.channels]
@@ -180,11 +192,8 @@ class PyAVDecoder(BaseDecoder):
                 self._demux(container, tracks, plan)
             if video:
                 video.finish()
-            late = sought and (
-                (video is not None and (video.first_s is None or video.first_s > plan.wanted_s[0]))
-                or (audio is not None and (audio.line.start_s is None or audio.line.start_s > plan.start_s))
-            )
-            return video, audio, not late
+            late = (video is not None and video.late) or (audio is not None and audio.late)
+            return video, audio, not (sought and late)
 
     def _demux(self, container: Any, tracks: dict[int, _VideoTrack | _AudioTrack], plan: Plan) -> None:
         errors = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -65,6 +66,16 @@ def test_the_same_pictures_with_fewer_decoded(
     np.testing.assert_array_equal(one.frames, other.frames)
     assert (one.frames_ok, one.notes, one.facts) == (other.frames_ok, other.notes, other.facts)
     assert few < 0.75 * all_of_them
+
+
+def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: Any) -> None:
+    """No sound is found there; that is no reason to look for it through an hour of pictures."""
+    noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * 16000), dtype=np.int16)
+    made = write("film.mov", picture_s=[n / 30 for n in range(720)], sound=noise, rate_hz=16000)
+    decoder = Counting(Limits())
+    clip = decoder.decode(str(made.path), 20.0, SAMPLING)
+    assert all(clip.frames_ok) and not any(clip.audio_ok)
+    assert decoder.decoded < 6 * 30
 
 
 def test_damage_is_dealt_with_as_if_nothing_had_been_left_out(
