@@ -14,22 +14,8 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.registry import Registry
 
 MEDIA_EXTENSIONS = (
-    *(
-        ".mp4",
-        ".mkv",
-        ".webm",
-        ".mov",
-        ".avi",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".flv",
-        ".wmv",
-    ),
-    *(".3gp", ".ogv", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".flv", ".wmv", ".3gp", ".ogv", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
 )
 """Extensions taken for media, compared in lower case; earlier ones are preferred for one id."""
 

@@ -21,10 +21,15 @@ from caeav.manifests.readers.ave_files import (
     OFFICIAL_CLASSES,
     SPLIT_FILES,
     Row,
-    read_categories,
     read_rows,
 )
-from caeav.manifests.readers.files import media_by_stem, read_shape, refuse_options, report_dashes
+from caeav.manifests.readers.files import (
+    media_by_stem,
+    read_categories,
+    read_shape,
+    refuse_options,
+    report_dashes,
+)
 
 MEDIA_FOLDER = "AVE"
 

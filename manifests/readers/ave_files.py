@@ -18,7 +18,6 @@ from caeav.manifests.readers.files import is_name, read_file, shown
 
 ANNOTATIONS = "Annotations.txt"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
-CATEGORIES = "categories.txt"
 
 OFFICIAL_CLASSES = (
     "Church bell",
@@ -117,12 +116,3 @@ def _problem(raw: bytes, fields: list[str]) -> str:
         if not usable:
             return f"{name} {value!r} is no number"
     return ""
-
-
-def read_categories(folder: Path, sources: dict[str, str]) -> list[str]:
-    """The names in `categories.txt`, one a line, each once; empty when there is no such file."""
-    path = folder / CATEGORIES
-    if not path.is_file():
-        return []
-    lines = read_file(path, sources).decode("utf-8-sig", "replace").splitlines()
-    return list(dict.fromkeys(name.strip() for name in lines if name.strip()))

@@ -21,6 +21,9 @@ from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions
 SHAPE = "dataset.json"
 """Written beside the official files of a generated set: how many segments its clips have, and how long they are."""
 
+CATEGORIES = "categories.txt"
+"""Class names in their order. AVE has it; for LLP's layout it names the classes of a set that has others."""
+
 _SEEN_CHARS = 80
 _SHAPE_HINT = 'write it like {"segments": 10, "segment_s": 1.0}'
 
@@ -120,6 +123,18 @@ def shown(raw: bytes) -> str:
     """The beginning of a line, for a finding."""
     text = raw.decode("utf-8", "backslashreplace")
     return text if len(text) <= _SEEN_CHARS else f"{text[:_SEEN_CHARS]}..."
+
+
+def read_names(path: Path, sources: dict[str, str], root: Path | None = None) -> list[str]:
+    """The names in a file, one a line, each once; digest as in `read_file`."""
+    lines = read_file(path, sources, root).decode("utf-8-sig", "replace").splitlines()
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def read_categories(folder: Path, sources: dict[str, str]) -> list[str]:
+    """The names in `categories.txt`; none when there is no such file."""
+    path = folder / CATEGORIES
+    return read_names(path, sources) if path.is_file() else []
 
 
 def read_shape(

@@ -18,10 +18,10 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
-from caeav.manifests.readers.ave_files import read_categories
 from caeav.manifests.readers.files import (
     first_there,
     media_by_stem,
+    read_categories,
     read_shape,
     refuse_options,
     report_dashes,

@@ -19,8 +19,6 @@ SPLIT_FILES = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVV
 EVENT_FILES = {"audio": "AVVP_eval_audio.csv", "visual": "AVVP_eval_visual.csv"}
 WEAK_HEADER = ("filename", "event_labels")
 EVENT_HEADER = ("filename", "onset", "offset", "event_labels")
-CATEGORIES = "categories.txt"
-"""Class names, one a line: not LLP's own file, but where a set in this layout has other classes it names them."""
 
 OFFICIAL_CLASSES = (
     "Speech",

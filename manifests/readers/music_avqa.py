@@ -17,14 +17,19 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding, shared_videos
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
-from caeav.manifests.readers.files import first_there, media_by_stem, read_shape, refuse_options
+from caeav.manifests.readers.files import (
+    first_there,
+    media_by_stem,
+    read_names,
+    read_shape,
+    refuse_options,
+)
 from caeav.manifests.readers.music_avqa_files import (
     ANSWERS,
     FULL_WIDTH_MARK,
     OFFICIAL_ANSWERS,
     SPLIT_FILES,
     Question,
-    read_answers,
     read_questions,
 )
 
@@ -133,7 +138,7 @@ def _classes(
     used; else of first appearance. Answers that are in no list come behind."""
     used = list(dict.fromkeys(q.answer for split in SPLITS for q in questions[split]))
     listed = first_there(root, [place + ANSWERS for place in PLACES])
-    order = read_answers(listed, root, sources) if listed else []
+    order = read_names(listed, sources, root) if listed else []
     if not order and set(used) & set(OFFICIAL_ANSWERS):
         order = list(OFFICIAL_ANSWERS)
     if not order:

@@ -138,9 +138,3 @@ def _strings(text: object, name: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} {text!r} is not a list of strings")
     return tuple(values)
-
-
-def read_answers(path: Path, root: Path, sources: dict[str, str]) -> list[str]:
-    """The names in `ans_vocab.txt`, one a line, each once."""
-    lines = read_file(path, sources, root).decode("utf-8-sig", "replace").splitlines()
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
