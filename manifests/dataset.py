@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caeav.manifests.clip import Manifest
+from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import read_manifest
@@ -28,7 +28,9 @@ MARKS = {
         "AVSBench_data/Multi-sources/ms3_meta_data.csv",
     ),
     "music-avqa": tuple(
-        f"{place}avqa-test.json" for place in ("json_update/", "json/", "", "data/json_update/", "data/json/")
+        f"{place}avqa-{split}.json"
+        for place in ("json_update/", "json/", "", "data/json_update/", "data/json/", "data/")
+        for split in SPLITS  # its reader is content with one of them
     ),
 }
 """For each official layout, a file of which one is there when the set's files are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,22 @@ def test_a_built_manifest_stands_in_where_the_official_files_are_not_at_home(
     assert load_dataset("ave", None, home) == built
     official(home.data("ave"))
     assert load_dataset("ave", None, home).media_root == str(home.data("ave"))
+
+
+@pytest.mark.parametrize("name", ["json_update/avqa-train.json", "data/avqa-val.json", "avqa-test.json"])
+def test_official_questions_come_before_a_built_manifest_wherever_they_are_read(
+    home: Home, tmp_path: Path, name: str
+) -> None:
+    def questions(root: Path, video: str) -> Path:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        item = {"video_id": video, "question_id": 1, "type": '["Audio", "Counting"]', "anser": "yes"}
+        (root / name).write_text(json.dumps([{**item, "question_content": "Is it?", "templ_values": "[]"}]))
+        return root
+
+    built = load_dataset("music-avqa", questions(tmp_path / "elsewhere", "before"), home)
+    write_manifest(built, home.manifest("music-avqa"))
+    questions(home.data("music-avqa"), "now")
+    assert [clip.key for clip in load_dataset("music-avqa", None, home).clips] == ["now"]
 
 
 def test_a_folder_is_called_after_its_name_and_its_built_manifest_is_found_by_it(
