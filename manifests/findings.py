@@ -43,6 +43,7 @@ CODES = {
     "empty_mask": "a mask without any object: such frames have rules of their own in the official metrics",
     "soft_mask": "the mask has values between black and white; made 0 or 1 as the official loader does",
     "mask_size": "masks of several sizes in one data set",
+    "missing_pictures": "a wav without its folder of pictures: the clip is decoded to sound and black frames",
     "short_source": "the clip reaches past the end of its 10 s video, so its last second may be missing",
     "raw_video": "no frames and wav, but a video: pictures are taken at half of each second, the masks belong to 15/16",
     "no_youtube_id": "the name holds no YouTube id, so nobody can tell whether its video is in another split",

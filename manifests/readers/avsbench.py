@@ -156,10 +156,14 @@ def _media(row: Listed, layout: Layout, data: Path, findings: list[Finding]) -> 
     """The wav of a clip with pictures, the raw video of one without, the wav again where there is neither."""
     wav = data / AUDIO / f"{layout.place(row)}.wav"
     raw = data / RAW / layout.raw(row)
-    if (data / FRAMES / layout.frames(row)).is_dir() or not raw.is_file():
+    if (data / FRAMES / layout.frames(row)).is_dir():
         return wav
-    findings.append(finding("raw_video", row.where, f"{row.name}: {RAW}/{layout.raw(row)}"))
-    return raw
+    if raw.is_file():
+        findings.append(finding("raw_video", row.where, f"{row.name}: {RAW}/{layout.raw(row)}"))
+        return raw
+    if wav.is_file():
+        findings.append(finding("missing_pictures", row.where, f"{row.name}: {FRAMES}/{layout.frames(row)}/"))
+    return wav
 
 
 def _masks(

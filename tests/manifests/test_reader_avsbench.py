@@ -111,8 +111,16 @@ def test_ms3_has_five_masks_in_train_and_its_own_places(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,train\n")
     for number in range(1, 6):
         save(SPOT, tmp_path / f"ms3_data/gt_masks/train/xv7eM6-UmkY_36/xv7eM6-UmkY_36_{number}.png", "L")
-    [clip] = read(tmp_path, "avs-ms3").clips
+    manifest = read(tmp_path, "avs-ms3")
+    [clip] = manifest.clips
     assert all(np.array_equal(unpack_mask(mask), SPOT) for mask in clip.extra["masks"])
+    assert not codes(manifest)
+    wav = tmp_path / clip.media
+    wav.parent.mkdir(parents=True)
+    wav.touch()
+    assert codes(read(tmp_path, "avs-ms3")) == {"missing_pictures": 1}
+    (tmp_path / "ms3_data/visual_frames/xv7eM6-UmkY_36").mkdir(parents=True)
+    assert not codes(read(tmp_path, "avs-ms3"))
     assert (clip.key, clip.extra["id"]) == ("xv7eM6-UmkY_36", "xv7eM6-UmkY")
     assert clip.media == "ms3_data/audio_wav/train/xv7eM6-UmkY_36.wav"
 
