@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,11 @@ SEVERAL = (
 )
 
 
+def _like_caption(flag: str, what: str = WEIGHTS_HELP, default: str | None = None) -> Any:
+    """An option of `caeav caption`, of use with `--captions`."""
+    return typer.Option(flag, help=what, show_default=default or False)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(extract)
@@ -40,17 +45,25 @@ def extract(
     audio: Annotated[str, typer.Option("--audio", help="Audio backbone, likewise.")] = "classic",
     audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
     captions: Annotated[
-        bool, typer.Option("--captions", help="Write captions from the same decoding, as `caeav caption`.")
+        bool,
+        typer.Option("--captions", help="Write captions too, from the same decoding, as `caeav caption`."),
     ] = False,
     caption_visual: Annotated[
-        str, typer.Option("--caption-visual", help="Its captioner of pictures.")
-    ] = "descriptor",
+        str | None, _like_caption("--caption-visual", "Captioner of pictures.", "descriptor")
+    ] = None,
+    caption_visual_weights: Annotated[str | None, _like_caption("--caption-visual-weights")] = None,
     caption_audio: Annotated[
-        str, typer.Option("--caption-audio", help="Its captioner of sound.")
-    ] = "descriptor",
-    caption_texts: Annotated[
-        str, typer.Option("--caption-texts", help="Its text backbones, VISUAL,AUDIO or one for both.")
-    ] = "hashed",
+        str | None, _like_caption("--caption-audio", "Captioner of sound.", "descriptor")
+    ] = None,
+    caption_audio_weights: Annotated[str | None, _like_caption("--caption-audio-weights")] = None,
+    caption_visual_text: Annotated[
+        str | None, _like_caption("--caption-visual-text", "Text backbone of visual captions.", "hashed")
+    ] = None,
+    caption_visual_text_weights: Annotated[str | None, _like_caption("--caption-visual-text-weights")] = None,
+    caption_audio_text: Annotated[
+        str | None, _like_caption("--caption-audio-text", "Text backbone of audio captions.", "hashed")
+    ] = None,
+    caption_audio_text_weights: Annotated[str | None, _like_caption("--caption-audio-text-weights")] = None,
     settings: SetOption = None,
     decoder: stages.DecoderOption = DEFAULT_DECODER,
     dtype: stages.DtypeOption = "float16",
@@ -78,16 +91,14 @@ def extract(
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
     compute = ComputeOptions(batch, precision, compiled)
-    texts = caption_texts.split(",")
-    written = (
+    written = _written(
+        captions,
         {
-            "caption-visual": (caption_visual, None),
-            "caption-audio": (caption_audio, None),
-            "caption-visual-text": (texts[0], None),
-            "caption-audio-text": (texts[-1], None),
-        }
-        if captions
-        else {}
+            "caption-visual": (caption_visual, caption_visual_weights),
+            "caption-audio": (caption_audio, caption_audio_weights),
+            "caption-visual-text": (caption_visual_text, caption_visual_text_weights),
+            "caption-audio-text": (caption_audio_text, caption_audio_text_weights),
+        },
     )
     sides = {
         "visual": _several("visual", visual, visual_weights),
@@ -130,6 +141,21 @@ def extract(
     else:
         step = stages.next_step("caption", dataset, root, home)
     stages.finish_all(done, as_json, step)
+
+
+def _written(
+    captions: bool, given: dict[str, tuple[str | None, str | None]]
+) -> dict[str, tuple[str, str | None]]:
+    """Name and weights of each part of captioning; raises `CaeavError` for parts without `--captions`."""
+    if captions:
+        return {
+            part: (name or ("hashed" if part.endswith("text") else "descriptor"), weights)
+            for part, (name, weights) in given.items()
+        }
+    for part, (name, weights) in given.items():
+        if name or weights:
+            raise CaeavError(f"--{part}{'' if name else '-weights'} without captions", hint="add --captions")
+    return {}
 
 
 def _several(side: str, names: str, weights: str | None) -> dict[int, tuple[str, str | None]]:

@@ -50,19 +50,25 @@ def caption(
     for text in random_remarks(job.recipe.fields):
         remark(text)
     embed = Embedder(job, run.devices).embed
-    files: dict[str, FileCaptioner] = {
-        side: part for side, part in job.parts.items() if isinstance(part, FileCaptioner)
-    }
-    for file in files.values():
-        _look_through(file, manifest, run, remark)
+    files = look_through(job, manifest, run, remark)
     if len(files) == len(job.parts):
         return run_lookup(manifest, job.recipe, home, run, partial(_read, files), embed, report, remark)
     [summary] = run_stage(manifest, [(job, embed)], home, run, report, remark)
     return summary
 
 
-def _look_through(part: FileCaptioner, manifest: Manifest, run: RunOptions, remark: Remark) -> None:
-    """Say which clips have no row and which rows no clip; raises `CaeavError` when too many clips have none."""
+def look_through(job: Job, manifest: Manifest, run: RunOptions, remark: Remark) -> dict[str, FileCaptioner]:
+    """The files among a job's captioners, by modality; says which clips have no row in them and which rows no clip.
+
+    Raises `CaeavError` when too many clips have none.
+    """
+    files = {side: part for side, part in job.parts.items() if isinstance(part, FileCaptioner)}
+    for file in files.values():
+        _compare_keys(file, manifest, run, remark)
+    return files
+
+
+def _compare_keys(part: FileCaptioner, manifest: Manifest, run: RunOptions, remark: Remark) -> None:
     keys = [clip.key for clip in manifest.clips]
     missing, unknown = part.captions.missing(keys), part.captions.unknown(keys)
     name = f"{part.weights.source} ({part.modality})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.caption import Embedder
+from caeav.pipeline.caption import Embedder, look_through
 from caeav.pipeline.gather import Complete
 from caeav.pipeline.models import random_remarks
 from caeav.pipeline.recipes import CaptionOptions, Job, TokenOptions, caption_job, token_job
@@ -49,17 +49,20 @@ def extract_all(
     if not options:
         raise CaeavError("no store is asked for", hint="name a backbone")
     remember_at(home)
-    jobs = [_job(manifest, each, run) for each in options]
+    jobs = [_job(manifest, each, run, remark) for each in options]
     for job, _ in jobs:
         for text in random_remarks(job.recipe.fields):
             remark(text)
     return run_stage(manifest, jobs, home, run, report, remark)
 
 
-def _job(manifest: Manifest, options: TokenOptions | CaptionOptions, run: RunOptions) -> tuple[Job, Complete]:
+def _job(
+    manifest: Manifest, options: TokenOptions | CaptionOptions, run: RunOptions, remark: Remark
+) -> tuple[Job, Complete]:
     if isinstance(options, TokenOptions):
         return token_job(manifest.segments, manifest.segment_s, options), _as_it_is
     job = caption_job(manifest.segments, manifest.segment_s, options)
+    look_through(job, manifest, run, remark)
     return job, Embedder(job, run.devices).embed
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import caeav.cli.caption
+import caeav.cli.extract
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.caption import caption
+from caeav.pipeline.decode.pool import WorkerPool
 from caeav.pipeline.recipes import CaptionOptions, TokenOptions, token_recipe
 from caeav.pipeline.reembed import reembed
 from caeav.pipeline.single import process_file
@@ -66,15 +68,15 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> str:
     return Letters.name
 
 
-def run(*arguments: str | Path) -> Any:
+def run(*arguments: str | Path, command: str = "caption") -> Any:
     app = Typer()
     caeav.cli.caption.register(app)
-    app.callback()(lambda: None)
-    return CliRunner().invoke(app, ["caption", *map(str, arguments)])
+    caeav.cli.extract.register(app)
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
 
 
-def good(*arguments: str | Path) -> str:
-    result = run(*arguments)
+def good(*arguments: str | Path, command: str = "caption") -> str:
+    result = run(*arguments, command=command)
     assert result.exit_code == 0, (result.output, result.exception)
     return result.stdout
 
@@ -144,6 +146,54 @@ def test_models_on_real_media_from_caption_to_export_and_back(
         assert ours.info["texts"] == theirs.info["texts"]
         for name, array in theirs.arrays.items():
             np.testing.assert_array_equal(ours.arrays[name], array)
+
+
+def test_extract_captions_too_with_models_and_weights_and_decodes_once(
+    films: Path,
+    tmp_path: Path,
+    tiny_blip2: Path,
+    digests: Callable[[Path], dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[str] = []
+    whole = WorkerPool.map
+
+    def counting(self: WorkerPool, requests: Any) -> Iterator[Any]:
+        for outcome in whole(self, requests):
+            decoded.append(outcome.id)
+            yield outcome
+
+    monkeypatch.setattr(WorkerPool, "map", counting)
+    rows = captions_file(tmp_path, {film.stem: ("", f"sound of {film.stem}") for film in films.iterdir()})
+    models = {"visual": "blip2", "visual-weights": tiny_blip2, "audio": "file", "audio-weights": rows}
+    models |= {"visual-text": "clip-vit-b32", "visual-text-weights": "random:3"}
+    common = ("--dataset", films, "--workers", "1", "--segments", "3", "--batch", "2", "--devices", "cpu")
+    own = [text for name, value in models.items() for text in (f"--{name}", value)]
+    good(*common, "--home", tmp_path / "a", *own, "--set", "visual.max_tokens=5")
+    decoded.clear()
+    both = [text for name, value in models.items() for text in (f"--caption-{name}", value)]
+    told = ("--captions", *both, "--set", "caption-visual.max_tokens=5", "--visual", "classic,none", "--json")
+    made = good(*common, "--home", tmp_path / "b", "--audio", "none,classic", *told, command="extract")
+    stores = [Path(each["path"]) for each in json.loads(made)]
+    assert [store.name.split("-")[0] for store in stores] == ["tokens", "tokens", "captions"]
+    assert sorted(decoded) == sorted(film.stem for film in films.iterdir())
+    [alone] = (tmp_path / "a" / "stores" / "films").glob("captions-*")
+    assert (alone.name, digests(alone)) == (stores[2].name, digests(stores[2]))
+
+
+def test_extract_refuses_caption_files_without_rows_and_parts_of_no_captions(
+    films: Path, tmp_path: Path
+) -> None:
+    rows = captions_file(tmp_path, {"stranger": ("x", "y")})
+    common = ("--dataset", films, "--home", tmp_path / "home", "--segments", "3")
+    file = ("--caption-visual", "file", "--caption-visual-weights", rows)
+    assert "add --captions" in str(run(*common, *file, command="extract").exception)
+    assert "--caption-audio-weights without captions" in str(
+        run(*common, "--caption-audio-weights", rows, command="extract").exception
+    )
+    refused = run(*common, "--captions", *file, command="extract")
+    assert "has no row for 2" in str(refused.exception)
+    assert not list((tmp_path / "home" / "stores").rglob("tokens-*"))
 
 
 def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Path) -> None:
