@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,6 @@ from caeav.pipeline.models import weights_state
 
 Status = Literal["ok", "absent", "problem"]
 
-REQUIRED = ("torch", "numpy", "av", "safetensors", "google-crc32c", "pydantic", "typer", "tqdm")
 OPTIONAL = {
     "decord": "--decoder decord",
     "torchcodec": "--decoder torchcodec",
@@ -73,7 +73,9 @@ def examine(home: Home) -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    for name in REQUIRED:
+    """What the program was installed with, and what may be there beside it."""
+    needed = [text for text in requires("caeav") or () if "extra ==" not in text]
+    for name in [re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in needed]:
         try:
             yield Check(name, "ok", version(name))
         except PackageNotFoundError:
@@ -86,8 +88,15 @@ def _packages() -> Iterator[Check]:
 
 
 def _devices() -> Iterator[Check]:
-    import torch
-
+    try:
+        import torch
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # a build for another machine, say: what the doctor is asked about
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Check("devices", "problem", f"torch does not load: {reason}")
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("cpu", "ok", f"{cores} cores usable, torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
