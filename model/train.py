@@ -29,6 +29,7 @@ from caeav.model.resume import Progress, Within, load_progress, save_progress, s
 from caeav.model.task import Scores, Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SHOWN = 8
 
 
 class TrainingError(CaeavError):
@@ -204,18 +205,30 @@ class Trainer:
                     self._save_within(progress, seen, sums)
             for watcher in self.watchers:
                 watcher.batch(number, size)
-        means = {name: float(x) / clips for name, x in sums.items()}
-        if not all(math.isfinite(x) for x in means.values()):
-            raise TrainingError(
-                f"the loss of epoch {number} is not a number: {means}",
-                hint="lower optimiser.lr, or use training.precision=fp32; the epoch before it is kept",
-            )
+        self._require_numbers(number, sums)
+        means = {
+            name: float(sums[name]) / clips for name in sorted(sums)
+        }  # read back, they come in this order
         return means, self.config.optimiser.lr * factor
+
+    def _require_numbers(self, epoch: int, sums: Mapping[str, Tensor]) -> None:
+        """Raise `TrainingError` before losses or weights that are no numbers replace a sound state."""
+        strange = [f"the loss {name}" for name, x in sums.items() if not bool(x.isfinite())] or [
+            name
+            for name, p in self.model.named_parameters()
+            if p.requires_grad and not bool(p.isfinite().all())
+        ]
+        if strange:
+            raise TrainingError(
+                f"in epoch {epoch} not a number any more: {', '.join(strange[:SHOWN])}",
+                hint="lower optimiser.lr, or use training.precision=fp32; what was saved before is kept",
+            )
 
     def _save_within(self, progress: Progress, seen: int, sums: Mapping[str, Tensor]) -> None:
         """Publish the state in the middle of an epoch; at its end that is done once it is scored."""
         if seen == len(self.data):
             return
+        self._require_numbers(progress.epoch + 1, sums)
         progress.position = seen
         progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
         within = Within(dict(sums), generator_states()).tensors()

@@ -215,9 +215,53 @@ def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tiny_home: Home) -
     for x in experiment.data["train"]._stacked.values():  # type: ignore[union-attr]
         if x.is_floating_point():
             x[3] = float("nan")
-    with pytest.raises(TrainingError, match="the loss of epoch 1 is not a number"):
+    with pytest.raises(TrainingError, match="in epoch 1 not a number any more: the loss "):
         train(experiment, run)
     assert not (run.checkpoints / "last.safetensors").exists()
+
+
+class Root(torch.autograd.Function):
+    """A loss that is a number, and whose slope from the given call on is none."""
+
+    calls, last = 0, 0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        Root.calls += 1
+        ctx.sound = Root.calls < Root.last
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad if ctx.sound else grad * float("nan")
+
+
+@pytest.mark.parametrize(("every", "kept"), [(0, None), (1, 2)])
+def test_weights_that_are_no_numbers_never_replace_a_sound_state(
+    tiny_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, kept: int | None
+) -> None:
+    """The last step of the epoch, or one before a save within it, breaks the weights while every loss is a number."""
+    settings = ["training.batch_size=12", "training.epochs=1", f"training.checkpoint_every_steps={every}"]
+    experiment = prepare(tiny_home, small_config(*settings, recipe="none"))
+    run = create_run(tiny_home, experiment.config)
+    task = type(experiment.task)
+    sound = task.losses
+
+    def losses(self: Any, found: Any, batch: Any, config: RunConfig) -> dict[str, torch.Tensor]:
+        return {name: Root.apply(x) for name, x in sound(self, found, batch, config).items()}
+
+    monkeypatch.setattr(task, "losses", losses)
+    monkeypatch.setattr(Root, "calls", 0)
+    monkeypatch.setattr(Root, "last", 3 * 3)  # 35 clips are three steps, of three losses each
+    with pytest.raises(TrainingError, match="in epoch 1 not a number any more: head"):
+        train(experiment, run)
+    path = run.checkpoints / "last.safetensors"
+    if kept is None:
+        assert not path.exists()
+    else:
+        tensors, facts = read_tensors(path)
+        assert facts["step"] == kept
+        assert all(bool(x.isfinite().all()) for x in tensors.values() if x.is_floating_point())
 
 
 def test_lower_precision_trains(tiny_home: Home) -> None:
