@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, cast
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 
 T = TypeVar("T")
 
@@ -46,8 +46,7 @@ class Registry(Generic[T]):
         if name not in self:
             raise CaeavError(
                 f"unknown {self.what} {name!r}",
-                hint="choose one of: "
-                + ", ".join(f"{known}<name>" if known.endswith(":") else known for known in self.names()),
+                hint=choices(name, (f"{n}<name>" if n.endswith(":") else n for n in self.names())),
             )
         key = _family(name) or name
         entry = self._entries[key]

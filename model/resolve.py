@@ -9,7 +9,6 @@ task `<task>+<name>.yaml`.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from caeav.manifests import errors
 from caeav.manifests.errors import CaeavError
 from caeav.model.config import RunConfig, config_class
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED, departures
@@ -48,8 +48,8 @@ class ConfigError(CaeavError):
 
 def did_you_mean(seen: object, known: Sequence[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(str(seen), [str(name) for name in known], n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = errors.did_you_mean(seen, known)
+    return f"; {near}" if near else ""
 
 
 def recipe_names(task: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.manifests.registry import Registry
 from caeav.pipeline.backbones.protocol import Tap
 
@@ -97,7 +97,7 @@ def find_all_facts(name: str, kind: str | None = None) -> list[ModelFacts]:
         known = sorted({f"{known}<name>" if known.endswith(":") else known for known in names})
         raise CaeavError(
             f"no {kind or ''} model is called {name!r}".replace("  ", " "),
-            hint=f"choose one of: {', '.join(known)}",
+            hint=choices(name, known),
         )
     return fit
 
