@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from copy import copy
 from typing import NamedTuple, Protocol
 
@@ -219,25 +218,16 @@ def batches(
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
         waiting: deque[Future[TokenBatch]] = deque()
-        todo = iter(groups)
-        with closing(_Cancel(waiting)):
-            for group in todo:
+        try:
+            for group in groups:
                 waiting.append(pool.submit(data.batch, group, epoch))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-
-
-class _Cancel:
-    """Drops reads not yet begun when the consumer stops early."""
-
-    def __init__(self, waiting: deque[Future[TokenBatch]]) -> None:
-        self._waiting = waiting
-
-    def close(self) -> None:
-        for future in self._waiting:
-            future.cancel()
+        finally:
+            for future in waiting:  # a consumer that stops early waits for no read that has not begun
+                future.cancel()
 
 
 def _as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
