@@ -139,7 +139,9 @@ def extract(
     elif captions:
         step = stages.train_step(dataset, home)
     else:
-        step = stages.next_step("caption", dataset, root, home)
+        step = stages.next_step(
+            "caption", dataset, root, home, labels=labels, segments=segments, segment_seconds=segment_s
+        )
     stages.finish_all(done, as_json, step)
 
 

@@ -114,7 +114,7 @@ def load(
     """The data set's manifest; what its reader found odd is counted in one line."""
     manifest = load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s)
     if manifest.findings:
-        command = next_step("manifest check", dataset, root, None)
+        command = next_step("manifest check", dataset, root, None, labels=labels)
         say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
     return manifest
 
@@ -159,13 +159,17 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
             bar.close()
 
 
-def next_step(command: str, dataset: str | None, root: Path | None, home: Path | None) -> str:
-    """A command to type next, with the places given on this one."""
-    places = {"--dataset": dataset, "--root": root, "--home": home}
+def next_step(
+    command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | float | None
+) -> str:
+    """A command to type next, with the places given on this one and what says how clips are cut (`labels`, ...)."""
+    given = {"dataset": dataset, "root": root, "home": home, **cut}
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
-        places.pop("--home")
-    given = [f"{name} {shlex.quote(str(value))}" for name, value in places.items() if value is not None]
-    return " ".join(["caeav", command, *given])
+        given.pop("home")
+    options = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in given.items() if x is not None
+    ]
+    return " ".join(["caeav", command, *options])
 
 
 def train_step(dataset: str, home: Path | None) -> str:

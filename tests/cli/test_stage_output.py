@@ -52,3 +52,14 @@ def test_speed_is_told_in_the_unit_that_suits_it(
     )
     stages.finish(summary, False, "")
     assert speed in capsys.readouterr().out
+
+
+def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
+    """Captions of ten seconds would not fit tokens of two."""
+    step = stages.next_step(
+        "caption", "my clips", None, tmp_path, labels=Path("a b.csv"), segments=2, segment_seconds=0.5
+    )
+    assert step == (
+        f"caeav caption --dataset 'my clips' --home {tmp_path} --labels 'a b.csv' --segments 2 --segment-seconds 0.5"
+    )
+    assert stages.next_step("caption", "ave", None, None, segments=None) == "caeav caption --dataset ave"

@@ -221,7 +221,7 @@ def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
     assert code == 0
     assert "stored       2 of 3" in out
     assert "1 x decode:" in out
-    assert f"caeav caption --dataset '{media}' --home {tmp_path / 'home'}" in out
+    assert f"caeav caption --dataset '{media}' --home {tmp_path / 'home'} --segments 4" in out
     code, out, error = run_command("--dataset", str(media), *home, "--max-failed", "0")
     assert code == 1
     assert "nothing to do" in out
