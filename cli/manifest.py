@@ -149,10 +149,13 @@ def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip
     if key is not None:
         clips = [clip for clip in clips if clip.key == key] or [clip for clip in clips if key in clip.key]
     if not clips:
+        asked = [f"is in split {split}"] if split else []
+        asked += [f"has {key!r} in its key"] if key else []
         splits = ", ".join(f"{name or NO_SPLIT} ({n})" for name, n in manifest.split_counts().items())
+        first = f", its first key is {manifest.clips[0].key}" if manifest.clips else ""
         raise CaeavError(
-            f"no clip of {manifest.dataset} has split {split or 'any'} and key {key or 'any'}",
-            hint=f"its splits are {splits}, its first key is {manifest.clips[0].key}",
+            f"no clip of {manifest.dataset} {' and '.join(asked) or 'is there'}",
+            hint=f"its splits are {splits or 'empty'}{first}",
         )
     return clips
 

@@ -117,6 +117,8 @@ def print_classes(report: Report) -> None:
     rows = [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()]
     title = "answer" if report.questions else "class"
     print_table((title, *(split or NO_SPLIT for split in columns), "all"), rows)
+    if len(report.classes) == 1:
+        return
     sizes = sorted((sum(n.values()), name) for name, n in report.classes.items())
     (least, rare), (most, frequent) = sizes[0], sizes[-1]
     print()

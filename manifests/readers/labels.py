@@ -44,7 +44,9 @@ def read_labels(path: Path, sources: dict[str, str]) -> list[LabelRow]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CaeavError(f"{path}: label file cannot be read: {error.strerror}", hint=_FIELD) from None
+        raise CaeavError(
+            f"{path}: label file cannot be read: {error.strerror}", hint="give the path of a csv: --labels"
+        ) from None
     sources[path.name] = hashlib.sha256(data).hexdigest()
     try:
         content = data.decode("utf-8-sig")

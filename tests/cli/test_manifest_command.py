@@ -87,7 +87,7 @@ def test_show_prints_one_clip_in_full_also_when_its_key_looks_like_an_option(roo
 
 
 def test_show_of_nothing_is_an_error_naming_what_there_is(root: Path) -> None:
-    with pytest.raises(CaeavError, match="no clip of ave has split any and key zzz") as raised:
+    with pytest.raises(CaeavError, match="no clip of ave has 'zzz' in its key") as raised:
         call("show", "--dataset", "ave", "--root", root, "--key", "zzz")
     assert "-a__church_bell" in raised.value.hint
 
