@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MATCH_WEIGHT = 0.5
+UNLISTED = -1
+"""Index of an answer that is in no list: nothing can be learnt from it."""
 
 
 class AvqaLoss(NamedTuple):
@@ -17,6 +19,12 @@ class AvqaLoss(NamedTuple):
     total: Tensor
     answer: Tensor
     match: Tensor
+
+
+def answer_loss(answer_logits: Tensor, answer: Tensor) -> Tensor:
+    """Cross entropy of logits `[B, answers]` and indices `[B]`, mean over those that are listed; 0 where none is."""
+    listed = (answer != UNLISTED).sum().clamp(min=1)
+    return F.cross_entropy(answer_logits, answer, ignore_index=UNLISTED, reduction="sum") / listed
 
 
 def avqa_loss(
@@ -34,5 +42,5 @@ def avqa_loss(
     positive, negative = match_positive.flatten(0, -2), match_negative.flatten(0, -2)
     truth = torch.cat([torch.ones_like(positive[:, 0]), torch.zeros_like(negative[:, 0])]).long()
     match = F.cross_entropy(torch.cat([positive, negative]), truth)
-    found = F.cross_entropy(answer_logits, answer)
+    found = answer_loss(answer_logits, answer)
     return AvqaLoss(found + match_weight * match, found, match)

@@ -21,7 +21,7 @@ from caeav.model.config import LossConfig, NotNegative, RunConfig
 from caeav.model.data import Change
 from caeav.model.heads.avqa import AvqaHead, AvqaOutput
 from caeav.model.heads.config import AvqaHeadConfig, HeadConfig
-from caeav.model.losses.avqa import MATCH_WEIGHT, avqa_loss
+from caeav.model.losses.avqa import MATCH_WEIGHT, UNLISTED, answer_loss, avqa_loss
 from caeav.model.metrics.avqa import QUESTION_TYPES, AvqaMetric
 from caeav.model.readings.answer import Answer
 from caeav.model.runs import Inputs
@@ -99,7 +99,9 @@ class AvqaTask(Task):
                 hint=f"the official ones are {', '.join(' '.join(kind) for kind in types)}",
             )
         return {
-            ANSWER: torch.tensor([answers.get(s.detail["answer"], -1) for s in samples], dtype=torch.long),
+            ANSWER: torch.tensor(
+                [answers.get(s.detail["answer"], UNLISTED) for s in samples], dtype=torch.long
+            ),
             TYPE: torch.tensor([types[tuple(s.detail["type"])] for s in samples], dtype=torch.long),
         }
 
@@ -141,7 +143,7 @@ class AvqaTask(Task):
         """The official two; without frames of others only the answer's."""
         answer = batch.targets[ANSWER]
         if found.match_negative is None:
-            return {"answer": nn.functional.cross_entropy(found.answer_logits, answer, ignore_index=-1)}
+            return {"answer": answer_loss(found.answer_logits, answer)}
         loss = avqa_loss(found.answer_logits, found.match_positive, found.match_negative, answer)
         return {"answer": loss.answer, "match": loss.match}
 
@@ -164,7 +166,7 @@ class AvqaTask(Task):
     ) -> float:
         """Accuracy of giving each of the nine types of question its most frequent training answer."""
         pairs = zip(train[TYPE].tolist(), train[ANSWER].tolist(), strict=True)
-        counts = Counter(pairs)
+        counts = Counter(pair for pair in pairs if pair[1] != UNLISTED)
         best = {kind: answer for (kind, answer), _ in reversed(counts.most_common())}
         given = torch.tensor([best.get(kind, -2) for kind in targets[TYPE].tolist()], dtype=torch.long)
         return float((given == targets[ANSWER]).double().mean()) * 100

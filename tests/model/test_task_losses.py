@@ -50,6 +50,12 @@ def test_avqa_loss_weighs_the_match_by_one_half() -> None:
     assert loss.total.item() == pytest.approx(loss.answer.item() + 0.5 * loss.match.item())
 
 
+def test_an_answer_in_no_list_teaches_nothing() -> None:
+    sure, logits = torch.zeros(2, 1, 2), torch.tensor([[0.0, 0.0], [9.0, 0.0]])
+    assert avqa_loss(logits, sure, sure, torch.tensor([0, -1])).answer.item() == pytest.approx(LOG2)
+    assert avqa_loss(logits, sure, sure, torch.tensor([-1, -1])).answer.item() == 0
+
+
 def test_mask_loss_reads_as_many_frames_as_have_masks() -> None:
     logits = torch.zeros(2, 5, 4, 4)
     logits[:, 1:] = 50.0

@@ -1,0 +1,64 @@
+"""What constant answers score, by hand: the best that the targets of train suggest, in the task's own measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from caeav.model.batch import InputSpec
+from caeav.model.config import RunConfig
+from caeav.model.losses.avqa import UNLISTED
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import Inputs
+from caeav.model.task import TASKS
+from caeav.model.tasks.avqa import ANSWER, TYPE
+from caeav.model.tasks.avs import BITS, KNOWN
+from caeav.model.tasks.avvp import AUDIO, LABELS, VISUAL
+
+
+def majority(task: str, train: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> float:
+    inputs = Inputs("d", ("bell", "dog"), 1.0, InputSpec(4, (), ()), {"mask_size": [2, 4]})
+    config: RunConfig = resolve_config(task, "none")
+    return TASKS[task].majority(inputs, config, train, targets)
+
+
+def seconds(*clips: str) -> dict[str, torch.Tensor]:
+    """`"bb.d"` -> one-hot labels of bell, dog and background."""
+    index = torch.tensor([["bd.".index(c) for c in clip] for clip in clips])
+    return {LABELS: F.one_hot(index, 3).float()}
+
+
+@pytest.mark.parametrize("task", ["ave", "ave-weak"])
+def test_ave_answers_what_most_seconds_of_train_are(task: str) -> None:
+    assert majority(task, seconds("bbbb", "d..."), seconds("bd..", "....")) == pytest.approx(100 / 8)
+    assert majority(task, seconds("bb..", "d..."), seconds("bd..", "....")) == pytest.approx(600 / 8)
+
+
+def test_avqa_answers_each_type_of_question_with_its_own_most_frequent_answer() -> None:
+    train = {TYPE: torch.tensor([0, 0, 0, 1, 1, 1]), ANSWER: torch.tensor([4, 4, 2, UNLISTED, UNLISTED, 3])}
+    asked = {TYPE: torch.tensor([0, 0, 1, 1, 2]), ANSWER: torch.tensor([4, 2, 3, UNLISTED, 3])}
+    assert majority("avqa", train, asked) == pytest.approx(
+        100 * 2 / 5
+    )  # never right where no list has the answer
+
+
+def test_avvp_answers_the_most_frequent_class_in_both_modalities_all_the_time() -> None:
+    train = {LABELS: torch.tensor([[1.0, 0.0], [1.0, 1.0]])}
+    bell = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])  # [T, K]
+    half, one = 2 * 2 / (2 * 2 + 2), 2 * 1 / (2 * 1 + 3)
+    seen = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    found = majority("avvp", train, {AUDIO: bell.unsqueeze(0), VISUAL: seen.unsqueeze(0)})
+    assert found == pytest.approx(100 * (half + one + one) / 3)
+
+
+@pytest.mark.parametrize("task", ["avs-s4", "avs-ms3"])
+def test_avs_answers_one_mask_for_every_frame(task: str) -> None:
+    def packed(*rows: list[int]) -> dict[str, torch.Tensor]:
+        bits = torch.from_numpy(np.packbits(np.array(rows, np.uint8), axis=-1)).unsqueeze(0)  # [1, T, bytes]
+        return {BITS: bits, KNOWN: torch.ones(1, len(rows), dtype=torch.bool)}
+
+    left, right = [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1]
+    assert majority(task, packed(left, left, left, right), packed(left, right)) == pytest.approx(50)
+    assert majority(task, packed(left, left, left, right), packed(left, left)) == pytest.approx(100)
