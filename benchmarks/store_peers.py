@@ -222,15 +222,17 @@ def run(peer: Peer, step: str, folder: Path, clips: int) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         pool()
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         peer.write(folder, clips)
         sync(folder)
-        return {"seconds": time.perf_counter() - begun, "sum": 0}
-    order = order_of(step, clips)
-    forget(folder)
-    begun = time.perf_counter()
-    total = peer.read(folder, order)
-    return {"seconds": time.perf_counter() - begun, "sum": total & MASK}
+        total = 0
+    else:
+        order = order_of(step, clips)
+        forget(folder)
+        begun, used = time.perf_counter(), time.process_time()
+        total = peer.read(folder, order)
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "processor": time.process_time() - used, "sum": total & MASK}
 
 
 if __name__ == "__main__":

@@ -84,6 +84,9 @@ class Shard(Protocol):
     def ahead(self, row: int) -> None:
         """Have a record read from the disk while others are used; a hint."""
 
+    def fetch(self, row: int) -> None:
+        """Have a record in memory before returning; a hint, given by another thread than the one that reads."""
+
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """Read every byte once and say all that is not as written; `progress` is told bytes as they are read."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +25,16 @@ from caeav.manifests.keytable import KeyPlaces, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError
+from caeav.pipeline.store.fetcher import Fetcher
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect
 
 OPEN_FILES = 256
 """Files mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
-AHEAD = 4
-"""Records asked for ahead of the one that is used."""
+AHEAD = 32
+AHEAD_BYTES = 128 << 20
+"""Records that are fetched ahead of the one that is used, at most, and about how much of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +118,29 @@ class StoreReader:
 
         What is not in memory yet comes clearly faster than by `read` one after the other.
         """
-        for at, key in enumerate(keys):
-            self.ahead(keys[at + 1 : at + 1 + AHEAD] if at == 0 else keys[at + AHEAD : at + AHEAD + 1])
-            yield self.read(key)
+        record_bytes = max(1, self.shard_bytes // max(1, len(self)))
+        depth = min(AHEAD, max(1, AHEAD_BYTES // record_bytes))
+        with closing(Fetcher()) as fetcher:
+            for at, key in enumerate(keys):
+                new = keys[at + depth : at + depth + 1] if at else keys[: depth + 1]
+                for shard, row in self._unread(new):
+                    fetcher.ask(shard, row)
+                yield self.read(key)
 
     def ahead(self, keys: Iterable[str]) -> None:
         """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
+        for shard, row in self._unread(keys):
+            shard.ahead(row)
+
+    def _unread(self, keys: Iterable[str]) -> Iterator[tuple[Shard, int]]:
+        """Where those of `keys` lie that are stored and were not read yet."""
         for key in keys:
             at = self._places.get(key)
             if at is None:
                 continue
             number, row = self._shard_and_row(at)
             if number not in self._checked or not self._checked[number][row]:
-                self._shard(number).ahead(row)
+                yield self._shard(number), row
 
     def info(self, key: str) -> dict[str, Any]:
         """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""

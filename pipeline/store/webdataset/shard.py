@@ -58,6 +58,10 @@ class TarShard:
         """See `Shard.ahead`."""
         self._file.ahead(self._span(row, "array")[0], self._span(row, "info")[1])
 
+    def fetch(self, row: int) -> None:
+        """See `Shard.fetch`."""
+        self._file.fetch(self._span(row, "array")[0], self._span(row, "info")[1])
+
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """See `Shard.check`."""
         rows = range(len(self.index.keys))

@@ -59,6 +59,11 @@ class ZarrShard:
         for place in range(self._info + 1):
             self._file(place).ahead(*self._span(place, row))
 
+    def fetch(self, row: int) -> None:
+        """See `Shard.fetch`."""
+        for place in range(self._info + 1):
+            self._file(place).fetch(*self._span(place, row))
+
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """See `Shard.check`."""
         for place, facts in enumerate(self.index.files):

@@ -1,0 +1,84 @@
+"""Records fetched ahead: they are in memory, and whatever goes wrong meanwhile is met where the record is used."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from caeav.pipeline.store import DamagedShard, StoreReader
+from caeav.pipeline.store.backend import FileFacts
+from caeav.pipeline.store.mapped import MappedFile
+
+MIB = 1 << 20
+
+
+def fetchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "caeav-fetcher"]
+
+
+def resident_bytes(path: Path) -> int:
+    """How much of a mapped file this process has in memory."""
+    lines: Iterator[str] = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return next(int(rest.split()[1]) * 1024 for rest in lines if rest.startswith("Rss:"))
+    return 0
+
+
+def test_what_was_fetched_is_in_memory_and_the_rest_is_not_touched(tmp_path: Path):
+    if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (5, 14):
+        pytest.skip("this kernel has no MADV_POPULATE_READ")
+    (tmp_path / "file").write_bytes(bytes(8 * MIB))
+    file = MappedFile(tmp_path, FileFacts("file", 8 * MIB, ""), 0)
+    assert resident_bytes(tmp_path / "file") == 0
+    file.fetch(5 * MIB + 7, 6 * MIB)
+    assert MIB <= resident_bytes(tmp_path / "file") <= 2 * MIB
+    file.fetch(6 * MIB, 8 * MIB)
+    assert resident_bytes(tmp_path / "file") >= 3 * MIB
+
+
+def test_a_file_cut_short_behind_the_map_does_not_end_the_process_that_fetches(tmp_path: Path):
+    (tmp_path / "file").write_bytes(bytes(4 * MIB))
+    file = MappedFile(tmp_path, FileFacts("file", 4 * MIB, ""), 0)
+    os.truncate(tmp_path / "file", MIB)
+    file.fetch(2 * MIB, 4 * MIB)
+    assert not file.bytes[:MIB].any()
+
+
+def test_a_shard_that_is_gone_is_an_error_at_its_first_record_and_not_before(toys):
+    toys.write()
+    reader = StoreReader.open(toys.folder)
+    for file in reader._indexes[1].files:
+        (toys.folder / file.name).unlink()
+    read = []
+    with pytest.raises(DamagedShard, match="the file is missing"):
+        for record in reader:
+            read.append(record.key)
+    assert read == list(reader.keys[:4])
+    assert not fetchers()
+
+
+def test_a_loop_that_is_left_leaves_no_thread(toys):
+    toys.write()
+    records = iter(StoreReader.open(toys.folder))
+    assert toys.same(next(records)) and len(fetchers()) == 1
+    records.close()
+    assert not fetchers()
+
+
+def test_a_process_forked_within_a_loop_goes_on_with_it(toys):
+    toys.write()
+    records = iter(StoreReader.open(toys.folder))
+    next(records)
+    if (child := os.fork()) == 0:
+        done = 1
+        try:
+            done = 0 if all(map(toys.same, records)) else 2
+        finally:
+            os._exit(done)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert sum(map(toys.same, records)) == 9
