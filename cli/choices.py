@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +52,18 @@ def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None
     from caeav.pipeline.backbones.choice import ModelChoice
 
     return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
+
+
+def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
+    """Tap -> path, from each `TAP=PATH` that an option was given; raises `CaeavError` for anything else."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        tap, equals, path = text.partition("=")
+        if not (equals and tap and path) or tap in found:
+            again = "names a tap again" if tap in found else "is no TAP=PATH"
+            raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
+        found[tap] = Path(path).expanduser()
+    return found
 
 
 def _parsed(text: str, form: str) -> tuple[str, Any]:

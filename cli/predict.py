@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from caeav.cli.choices import paths_of_taps
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
@@ -35,6 +36,15 @@ def predict(
         str,
         typer.Option("--question", help="What to answer (runs of task avqa).", show_default=False),
     ] = "",
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features",
+            metavar="TAP=FILE",
+            help="The clip's features, where the run reads imported ones (caeav import); repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for JSON and picture.", show_default="<run>/predictions/<file>"),
@@ -57,7 +67,14 @@ def predict(
     remember_at(place)
     run = find_run(place, run_name)
     predictor = Predictor.load(run, device, live_opener(place))
-    processed = process_file(file, run.token_recipes(), run.caption_recipe(), start_s=start_s, device=device)
+    processed = process_file(
+        file,
+        run.token_recipes(),
+        run.caption_recipe(),
+        start_s=start_s,
+        device=device,
+        features=paths_of_taps("--features", features),
+    )
     arrays = dict(processed.tokens.arrays)
     if processed.captions is not None:
         arrays |= processed.captions.arrays

@@ -7,7 +7,7 @@ tokens may differ from stored ones in the last bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.features import features_of, is_imported
 from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import Job, decoder_remark, job_of, sampling_of
 from caeav.pipeline.stage import SETUP
@@ -32,7 +33,7 @@ from caeav.pipeline.worker import frames_of, worker_settings
 
 class Processed(NamedTuple):
     """One file's tokens, its captions when a caption recipe was given, and its frames uint8 `[T, H, W, 3]`, black where
-    it has none."""
+    it has none, and none (`T` 0) where nothing was decoded."""
 
     tokens: Record
     captions: Record | None
@@ -46,9 +47,12 @@ def process_file(
     start_s: float = 0.0,
     deadline_s: float = DEFAULT_DEADLINE_S,
     device: str = "auto",
+    features: Mapping[str, Path] | None = None,
 ) -> Processed:
     """Decode `path` from `start_s` and make what the stores of these recipes hold for a clip.
 
+    `features`: tap -> file, for stores that were imported; with such stores alone nothing is decoded and there are no
+    frames.
     Decodes in killable child processes; `device` is for components that need one (`auto`, `cpu`, `cuda`, or a GPU's
     number). Raises `CaeavError` when the file is missing or cannot be decoded, or when a component is no longer what
     its recipe says, naming the fields. Another version of the decoder is no error; it is said in the record's notes
@@ -57,20 +61,22 @@ def process_file(
     if not path.is_file():
         raise CaeavError(f"no file {path}", hint="give the path of a media file")
     recipes = [token_recipe] if isinstance(token_recipe, Recipe) else list(token_recipe)
-    jobs = [job_of(recipe) for recipe in (*recipes, *([caption_recipe] if caption_recipe else []))]
     key = slug(path.stem)
+    imported = features_of([r for r in recipes if is_imported(r)], features or {}, key)
+    made_of_media = [recipe for recipe in recipes if not is_imported(recipe)]
+    jobs = [job_of(recipe) for recipe in (*made_of_media, *([caption_recipe] if caption_recipe else []))]
     made: dict[int, Record] = {}
-    frames: NDArray[np.uint8] | None = None
+    frames: NDArray[np.uint8] = np.zeros((0, 1, 1, 3), np.uint8)
     for group in _by_decoder(jobs):
         outcome = _decode(path, group, start_s, deadline_s)
-        if frames is None:
+        if not len(frames):
             frames = frames_of(decoded(outcome, group[0]), sampling_of(group[0].recipe))
         found = _records(path, replace(outcome, id=key), group, device)
         made |= {id(job): record for job, record in zip(group, found, strict=True)}
-    assert frames is not None
-    tokens = _together([made[id(job)] for job in jobs if job.recipe.kind == "tokens"])
+    tokens = [made[id(job)] for job in jobs if job.recipe.kind == "tokens"]
+    tokens += [imported] if imported else []
     captions = [made[id(job)] for job in jobs if job.recipe.kind == "captions"]
-    return Processed(tokens, captions[0] if captions else None, frames)
+    return Processed(_together(tokens), captions[0] if captions else None, frames)
 
 
 def _by_decoder(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -1,0 +1,68 @@
+"""`caeav import`: features made elsewhere, a `.npy` file a clip, to a store of tokens that training joins."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from caeav.cli import stages
+from caeav.cli.choices import paths_of_taps
+from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.manifests.home import Home
+from caeav.pipeline.store import list_stores
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
+from caeav.pipeline.summary import DEFAULT_MAX_FAILED
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command as `import`."""
+    app.command("import")(import_folders)
+
+
+def import_folders(
+    dataset: DatasetOption,
+    taps: Annotated[
+        list[str],
+        typer.Option(
+            "--tap",
+            metavar="TAP=FOLDER",
+            help="Folder with a .npy file a clip, called after its key, id or media file, of T segments: [T, F], "
+            "[T, L, F], or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the store.", show_default="the taps' names")
+    ] = "",
+    root: RootOption = None,
+    home: HomeOption = None,
+    dtype: stages.DtypeOption = "float16",
+    shard_clips: stages.ShardClipsOption = 64,
+    backend: stages.BackendOption = DEFAULT_BACKEND,
+    labels: stages.LabelsOption = None,
+    segments: stages.SegmentsOption = None,
+    segment_s: stages.SegmentSecondsOption = None,
+    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    as_json: JsonOption = False,
+) -> None:
+    """Store features made elsewhere, such as published ones; no media is read."""
+    from caeav.pipeline.features import FeatureOptions, import_features
+    from caeav.pipeline.summary import RunOptions
+
+    place = Home.find(home)
+    options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
+    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
+    run = RunOptions(workers=1, max_failed=max_failed)
+    summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
+    step = stages.train_step(dataset, home)
+    if not {"visual", "audio"} <= summary.recipe.fields.keys():  # adapters need both
+        others = [
+            info.name
+            for info in list_stores(place.stores)
+            if (info.dataset, info.kind) == (manifest.dataset, "tokens") and info.path != summary.path
+        ]
+        step += f" --set stores.tokens={','.join([*(others or ['OTHER'])[:1], summary.recipe.name])}"
+    if "motion" in summary.recipe.fields:
+        step += " --set model.head.motion=true"
+    stages.finish(summary, as_json, step)

@@ -1,0 +1,101 @@
+"""From folders of published features to a trained parser of videos and a prediction, by the commands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from caeav.cli import imports, predict, train
+from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.jsonl import write_manifest
+
+T = 4
+CLASSES = ("bell", "dog")
+SHAPES = {"visual.res152": (2 * T, 12), "audio.vggish": (T, 8), "motion.r2plus1d": (T, 6)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """16 clips of LLP's kind, known by manifest and features only: where a class is, its features are one."""
+    home = Home(tmp_path / "home")
+    rng = np.random.default_rng(0)
+    clips = []
+    for i in range(16):
+        split = ("train", "val", "train", "test")[i % 4]
+        label = CLASSES[i // 4 % 2]
+        events = () if split == "train" else tuple(Event(label, 0, T, side) for side in ("audio", "visual"))
+        clips.append(
+            Clip(
+                f"id{i:02d}_0_4",
+                f"video/id{i:02d}.mp4",
+                0,
+                T,
+                split,
+                events,
+                {"id": f"id{i:02d}", "labels": [label]},
+            )
+        )
+        for tap, shape in SHAPES.items():
+            folder = tmp_path / tap
+            folder.mkdir(exist_ok=True)
+            x = rng.normal(scale=0.2, size=shape) + np.eye(shape[1])[CLASSES.index(label)]
+            np.save(folder / f"id{i:02d}.npy", x.astype(np.float32))
+    manifest = Manifest("mine", T, 1.0, CLASSES, tuple(clips), media_root=str(tmp_path))
+    write_manifest(manifest, home.manifest("mine"))
+    return home
+
+
+def call(home: Home, *arguments: str) -> Result:
+    app = typer.Typer()
+    for module in (imports, train, predict):
+        module.register(app)
+    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+
+
+def taps(root: Path, *names: str) -> list[str]:
+    return [part for name in names for part in ("--tap", f"{name}={root / name}")]
+
+
+def test_published_features_train_a_parser_with_motion_and_predict(home: Home, tmp_path: Path) -> None:
+    made = call(home, "import", "--dataset", "mine", *taps(tmp_path, *SHAPES), "--name", "official")
+    assert made.exit_code == 0, made.output
+    assert "stored       16 of 16" in made.output and "model.head.motion=true" in made.output
+    sets = ["model.head.motion=true", "model.head.width=16", "training.epochs=2", "training.device=cpu"]
+    given = [part for text in sets for part in ("--set", text)]
+    trained = call(home, "train", "--task", "avvp", "--dataset", "mine", "--recipe", "none", *given, "--json")
+    assert trained.exit_code == 0, trained.output
+    clip = tmp_path / "new.mp4"
+    clip.write_bytes(b"")
+    features = [p for tap in SHAPES for p in ("--features", f"{tap}={tmp_path / tap / 'id03.npy'}")]
+    found = call(home, "predict", str(clip), "--run", "last", *features, "--json")
+    assert found.exit_code == 0, found.output
+    assert len(json.loads(found.stdout)["segments"]) == T
+    refused = call(home, "predict", str(clip), "--run", "last", *features[:4])
+    assert isinstance(refused.exception, CaeavError)
+    assert "--features motion.r2plus1d=FILE.npy" in str(refused.exception)
+
+
+def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: Path) -> None:
+    call(
+        home,
+        "import",
+        "--dataset",
+        "mine",
+        *taps(tmp_path, "visual.res152", "audio.vggish"),
+        "--name",
+        "frames",
+    )
+    made = call(home, "import", "--dataset", "mine", *taps(tmp_path, "motion.r2plus1d"))
+    assert "--set stores.tokens=frames,r2plus1d --set model.head.motion=true" in made.stdout
+
+
+@pytest.mark.parametrize("text", ["motion.r2plus1d", "=x", "motion.r2plus1d="])
+def test_a_tap_needs_a_folder(home: Home, text: str) -> None:
+    assert "TAP=PATH" in str(call(home, "import", "--dataset", "mine", "--tap", text).exception)
