@@ -4,6 +4,7 @@ loading what computes."""
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,17 @@ def moved_media(note: Path, root: str) -> list[str]:
         f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
         "the same clips: for another data set, rename its folder or use another --home"
     ]
+
+
+def why_no_file(path: Path) -> str:
+    """In a few words why there is no media file at `path`; empty when there is one."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "file not found"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        return f"file cannot be looked at ({error.strerror})"
+    return "" if stat.S_ISREG(mode) else "not a regular file"
 
 
 class Loader:

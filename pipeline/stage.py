@@ -19,7 +19,14 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.assemble import Assembly, decoded
-from caeav.pipeline.beforehand import MEDIA_ROOT, Loader, fit_together, moved_media, other_recipes
+from caeav.pipeline.beforehand import (
+    MEDIA_ROOT,
+    Loader,
+    fit_together,
+    moved_media,
+    other_recipes,
+    why_no_file,
+)
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer
 from caeav.pipeline.meter import Meter
@@ -117,13 +124,14 @@ class _Work:
         self._clips: dict[str, Clip] = {}
         for store in stores:
             self._clips |= store.clips
-        self._lost: list[str] = []
+        self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
         for key in self._clips:
-            if self._path(key).is_file():
-                self._due[key] = [i for i, s in enumerate(stores) if key in s.shard_of]
+            why = why_no_file(self._path(key))
+            if why:
+                self._lost[key] = why
             else:
-                self._lost.append(key)
+                self._due[key] = [i for i, s in enumerate(stores) if key in s.shard_of]
         self._away = any(not in_worker(part) for job in jobs for part in job.parts.values())
         self._workers = min(run.workers, max(1, len(self._due)))
         self.meter = Meter(self._resources())
@@ -143,8 +151,8 @@ class _Work:
         """Do everything that is due; no child process is started, and no torch imported, when nothing is."""
         try:
             self._gatherer.begin()
-            for key in self._lost:
-                lost = Quarantined(key, "media", f"file not found: {self._clips[key].media}", 1)
+            for key, why in self._lost.items():
+                lost = Quarantined(key, "media", f"{why}: {self._clips[key].media}", 1)
                 for store in self._stores:
                     if key in store.shard_of:
                         self._gatherer.settle(store, key, lost)

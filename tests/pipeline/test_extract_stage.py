@@ -120,6 +120,23 @@ def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_b
     assert digests(retried.path) == digests(whole.path)
 
 
+def test_a_name_that_no_file_can_have_costs_its_own_clip(small_manifest: Manifest, tmp_path: Path) -> None:
+    """A label file may name anything; readers keep it as media that is missing."""
+    sound, long, folder = small_manifest.clips[:3]
+    media = tmp_path / "media"
+    (media / folder.media).mkdir(parents=True)
+    shutil.copy(Path(small_manifest.media_root) / sound.media, media / sound.media)
+    rows = (sound, replace(long, media=f"{'x' * 300}.mp4"), folder)
+    summary = extract(
+        replace(small_manifest, clips=rows, media_root=str(media)), Home(tmp_path), OPTIONS, ONE, quiet
+    )
+    assert summary.stored == 1
+    assert {q.key: q.reason.partition(":")[0] for q in summary.quarantined} == {
+        long.key: "file cannot be looked at (File name too long)",
+        folder.key: "not a regular file",
+    }
+
+
 def test_when_every_clip_fails_the_store_is_finished_and_says_so(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
