@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.manifest_report import NO_SPLIT, print_classes, print_counts, print_findings
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
-from caeav.manifests.check import check
+from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
@@ -172,8 +173,9 @@ def _events(clip: Clip) -> str:
 
 
 def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
-    path = Path(manifest.media_root) / clip.media
-    row: dict[str, Any] = {**clip_to_row(clip), "path": str(path), "media_there": path.is_file()}
+    there = not missing_media(replace(manifest, clips=(clip,)))
+    path = str(Path(manifest.media_root) / clip.media)
+    row: dict[str, Any] = {**clip_to_row(clip), "path": path, "media_there": there}
     if as_json:
         print_json(row)
         return

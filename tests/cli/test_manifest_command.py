@@ -86,6 +86,15 @@ def test_show_prints_one_clip_in_full_also_when_its_key_looks_like_an_option(roo
     assert "Church bell 0-10" in out and "extra.quality" in out
 
 
+def test_show_prints_a_clip_whose_media_no_file_can_be(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    labels = tmp_path / "l.csv"
+    labels.write_text(f"file,label\n{'x' * 300}.mp4,dog\n")
+    base = ("show", "--dataset", tmp_path / "clips", "--labels", labels, "--home", tmp_path / "home")
+    [row] = call_json(*base)
+    assert call_json(*base, "--key", row["key"])["media_there"] is False
+
+
 def test_show_of_nothing_is_an_error_naming_what_there_is(root: Path) -> None:
     with pytest.raises(CaeavError, match="no clip of ave has 'zzz' in its key") as raised:
         call("show", "--dataset", "ave", "--root", root, "--key", "zzz")
