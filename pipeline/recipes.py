@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.manifests.keys import slug
 from caeav.manifests.registry import Registry
 from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
@@ -258,7 +258,7 @@ def _shared_fields(
 
 def _known_dtype(name: str) -> str:
     if name not in DTYPES:
-        raise CaeavError(f"unknown dtype {name!r}", hint=f"choose one of: {', '.join(DTYPES)}")
+        raise CaeavError(f"unknown dtype {name!r}", hint=choices(name, DTYPES))
     return name
 
 

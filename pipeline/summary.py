@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.device.options import check_devices
 from caeav.pipeline.store import Quarantined, Recipe, Slice
 
 DEFAULT_DEADLINE_S = 60.0
@@ -23,6 +24,7 @@ class RunOptions:
     `workers`: child processes; `deadline_s`: after so long a clip's process is killed; `retry_failed`: try the
     quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
     `devices`: where torch components compute, see `device/lanes.py`; `part`: the slice of a store that is made.
+    Raises `CaeavError` for names of devices that cannot be any.
     """
 
     workers: int
@@ -31,6 +33,9 @@ class RunOptions:
     max_failed: str = DEFAULT_MAX_FAILED
     devices: tuple[str, ...] = ("auto",)
     part: Slice = WHOLE
+
+    def __post_init__(self) -> None:
+        check_devices(self.devices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,33 @@ class ModelChoice:
         if presets and "preset" in given:
             name = given.pop("preset")
             if not isinstance(name, str) or name not in presets:
-                raise CaeavError(
-                    f"{self.name} has no preset {name!r}", hint=f"choose one of: {', '.join(sorted(presets))}"
-                )
+                raise CaeavError(f"{self.name} has no preset {name!r}", hint=choices(name, sorted(presets)))
             chosen = presets[name]
         known = sorted([*defaults, *(["preset"] if presets else [])])
         for key, value in given.items():
             if key not in defaults:
                 raise CaeavError(
                     f"{self.name} has no setting {key!r}",
-                    hint=f"its settings are {', '.join(known)}" if known else "it has no settings",
+                    hint=f"{did_you_mean(key, known)} its settings are {', '.join(known)}".strip()
+                    if known
+                    else "it has no settings",
                 )
             if not _fits(value, defaults[key]):
                 raise CaeavError(
                     f"setting {key!r} of {self.name} is {value!r}, its default is {defaults[key]!r}",
-                    hint=f"give a {type(defaults[key]).__name__}",
+                    hint=f"give {_KINDS[type(defaults[key])]}",
                 )
         return {**defaults, **chosen, **given}
+
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a list",
+}
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,9 +61,7 @@ class FrameSettings:
         allowed = {"fit": ("stretch", "crop"), "interpolation": INTERPOLATIONS, "pixels": ("float", "uint8")}
         for name, among in allowed.items():
             if values[name] not in among:
-                raise CaeavError(
-                    f"setting {name!r} is {values[name]!r}", hint=f"choose one of: {', '.join(among)}"
-                )
+                raise CaeavError(f"setting {name!r} is {values[name]!r}", hint=choices(values[name], among))
         if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
             raise CaeavError(f"setting 'size' is {values['size']!r}", hint="give [height, width] in pixels")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

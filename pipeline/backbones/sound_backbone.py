@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.pipeline.backbones.htsat import Htsat, LiveHtsat
 from caeav.pipeline.backbones.htsat_sound import SoundConfig
 from caeav.pipeline.backbones.protocol import Modality, Tap, TorchBackbone
@@ -120,7 +120,7 @@ def sound_config(name: str, settings: Mapping[str, Any], picture: int) -> SoundC
     for key, allowed in _ALLOWED.items():
         if values[key] not in allowed:
             raise CaeavError(
-                f"setting {key!r} of {name} is {values[key]!r}", hint=f"choose one of: {', '.join(allowed)}"
+                f"setting {key!r} of {name} is {values[key]!r}", hint=choices(values[key], allowed)
             )
     numbers = [key for key in FRONT_END if key not in {*_ALLOWED, "int16"}]
     if (

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, did_you_mean
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.visual import LearnedVisual, Network
@@ -43,7 +43,8 @@ class ClipNetwork(Network):
         if not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
             raise CaeavError(
                 f"open_clip has no ViT {architecture!r}",
-                hint="choose ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 or another of open_clip.list_models()",
+                hint=f"{did_you_mean(architecture, self._clip.list_models())} choose ViT-B-32, ViT-B-16, ViT-L-14, "
+                "ViT-H-14 or another of open_clip.list_models()".strip(),
             )
         self._architecture = architecture
         self._vision = vision

@@ -6,6 +6,7 @@ A network is fed and normalised as timm's own record of it says. Weights are rea
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.swin_v2 import LiveSwinV2
@@ -43,16 +44,27 @@ class TimmNetwork(Network):
     def __init__(self, architecture: str) -> None:
         self._timm = import_timm()
         if not self._timm.is_model(architecture):
-            near = self._timm.list_models(f"*{architecture.partition('.')[0][:8]}*")[:5]
+            near = difflib.get_close_matches(architecture.partition(".")[0], self._timm.list_models(), n=5)
             raise CaeavError(
                 f"timm {self._timm.__version__} has no model {architecture!r}",
                 hint=f"choose one of timm.list_models(), e.g. {', '.join(near or ['resnet18'])}",
             )
         self._architecture = architecture
-        record = self._timm.get_pretrained_cfg(architecture)
+        record = self._record_of(architecture)
         self._record = record
         self.weights = f"hub:{record.hf_hub_id}" if record.hf_hub_id else ""
         self.licence = record.license or ""
+
+    def _record_of(self, architecture: str) -> Any:
+        """What timm knows of a model and its weights, named by the tag behind a dot."""
+        try:
+            return self._timm.get_pretrained_cfg(architecture)
+        except RuntimeError as error:
+            known = self._timm.list_pretrained(f"{architecture.partition('.')[0]}.*")
+            raise CaeavError(
+                f"timm {self._timm.__version__} has no weights {architecture!r}",
+                hint=choices(architecture, known) if known else "leave out what follows the dot",
+            ) from error
 
     @property
     def own_frames(self) -> FrameSettings:

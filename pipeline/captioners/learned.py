@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners.generator import (
     DTYPES,
@@ -60,7 +60,7 @@ class LearnedCaptioner(ABC):
         if self.settings["dtype"] not in DTYPES:
             raise CaeavError(
                 f"setting 'dtype' of {self.name} is {self.settings['dtype']!r}",
-                hint=f"choose one of: {', '.join(DTYPES)}",
+                hint=choices(self.settings["dtype"], DTYPES),
             )
         self.weights = checkpoint(choice, self.default_weights, self.model_types)
         if self.weights.seed is not None and self.name not in sizes:

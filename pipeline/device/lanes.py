@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.device.options import CPU, check_devices, gpu_number
 
 AUTO_CPU_LANES = 4
 """Lanes taken without being asked for: each holds the activations of a batch."""
@@ -23,36 +24,24 @@ def choose_lanes(names: Sequence[str]) -> list[torch.device]:
 
     Raises `CaeavError` for a device that is not there, and for kinds mixed, which would not give the same bytes.
     """
+    check_devices(names)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     lanes: list[torch.device] = []
     for name in names:
-        if name == "auto":
-            cores = min(len(os.sched_getaffinity(0)), AUTO_CPU_LANES)
-            lanes += [torch.device("cuda", i) for i in range(gpus)] if gpus else [torch.device("cpu")] * cores
-        elif name == "cpu":
+        number = gpu_number(name)
+        if number is not None and number >= gpus:
+            raise CaeavError(
+                f"device {name!r} is not there: torch {torch.__version__} sees {gpus} GPU{'s' * (gpus != 1)}",
+                hint="caeav doctor shows the devices; --devices cpu computes without one",
+            )
+        if number is not None:
+            lanes.append(torch.device("cuda", number))
+        elif name == CPU:
             lanes.append(torch.device("cpu"))
         else:
-            lanes.append(torch.device("cuda", _number(name, gpus)))
-    if len({lane.type for lane in lanes}) != 1:
-        raise CaeavError(
-            f"devices {', '.join(names) or '(none)'}: GPUs and CPUs do not give the same bytes",
-            hint="name devices of one kind",
-        )
+            cores = min(len(os.sched_getaffinity(0)), AUTO_CPU_LANES)
+            lanes += [torch.device("cuda", i) for i in range(gpus)] if gpus else [torch.device("cpu")] * cores
     return lanes
-
-
-def _number(name: str, gpus: int) -> int:
-    number = name.removeprefix("cuda:")
-    if name == "cuda":
-        number = "0"
-    if not number.isdecimal():
-        raise CaeavError(f"unknown device {name!r}", hint="give auto, cpu, or the number of a GPU, as 0,1")
-    if int(number) >= gpus:
-        raise CaeavError(
-            f"device {name!r} is not there: torch {torch.__version__} sees {gpus} GPU{'s' * (gpus != 1)}",
-            hint="caeav doctor shows the devices; --devices cpu computes without one",
-        )
-    return int(number)
 
 
 def device_name(device: torch.device) -> str:

@@ -99,11 +99,12 @@ def test_pull_without_network_names_what_to_do() -> None:
     [
         (["pull", "hashed"], "hashed has no weights to fetch"),
         (["pull", "swinv2-base", "--weights", "w.pth"], "'w.pth' is no name on the hub"),
-        (["show", "swinv3"], "no model is called 'swinv3'\n  next: choose one of: "),
+        (["show", "swin2-large"], "no model is called 'swin2-large'\n  next: did you mean 'swinv2-large'?"),
+        (["check", "hts-at", "--set", "window_s=long"], "its default is 10\n  next: give a whole number"),
         (["show", "classic"], "'classic' is several things: visual backbone, audio backbone"),
         (
             ["show", "classic", "--kind", "text"],
-            "no text model is called 'classic'\n  next: choose one of: clap",
+            "no text model is called 'classic'\n  next: did you mean 'clap'? choose one of: clap",
         ),
         (
             ["check", "hashed", "--set", "words=3"],
@@ -116,6 +117,25 @@ def test_pull_without_network_names_what_to_do() -> None:
 def test_wrong_calls_are_answered(arguments: list[str], said: str) -> None:
     with pytest.raises(CaeavError) as caught:
         call(*arguments)
+    assert said in str(caught.value)
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:resnet18.nonsense", "has no weights 'resnet18.nonsense'\n  next: did you mean 'resnet18."),
+        (
+            "timm:resnet5O",
+            "has no model 'resnet5O'\n  next: choose one of timm.list_models(), e.g. resnet50,",
+        ),
+        ("open_clip:ViT-B32", "did you mean 'ViT-B-32'?"),
+    ],
+)
+def test_models_of_libraries_are_found_by_the_nearest_name(name: str, said: str) -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(CaeavError) as caught:
+        call("check", name)
     assert said in str(caught.value)
 
 
