@@ -24,6 +24,9 @@ SHAPE = "dataset.json"
 CATEGORIES = "categories.txt"
 """Class names in their order. AVE has it; for LLP's layout it names the classes of a set that has others."""
 
+MAX_NAME_BYTES = 240
+"""File systems take 255; some are left for a number and an extension."""
+
 _SEEN_CHARS = 80
 _SHAPE_HINT = 'write it like {"segments": 10, "segment_s": 1.0}'
 
@@ -113,9 +116,12 @@ def _problem(raw: bytes, fields: tuple[str, ...], header: Sequence[str]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be a file's name: printable, no path."""
+    """Whether `text` can be a file's name, an extension added: printable, no path, not too long."""
     return (
-        bool(text) and text not in (".", "..") and text.isprintable() and "/" not in text and "\\" not in text
+        text not in ("", ".", "..")
+        and text.isprintable()
+        and not {"/", "\\"} & set(text)
+        and len(text.encode()) <= MAX_NAME_BYTES
     )
 
 

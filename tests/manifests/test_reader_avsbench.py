@@ -207,7 +207,7 @@ def test_bad_lists_are_told(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"Single-source/s4_meta_data\.csv not found"):
         read(tmp_path, "avs-s4")
     (tmp_path / "s4_meta_data.csv").write_text(
-        "name,start,category,split\n../a,0,cat,train\nb,x,cat,train\nc,0,cat,dev\n"
+        f"name,start,category,split\n../a,0,cat,train\nb,x,cat,train\nc,0,cat,dev\n{'d' * 300},0,cat,test\n"
     )
     with pytest.raises(CaeavError, match="lists no clip"):
         read(tmp_path, "avs-s4")
