@@ -98,7 +98,7 @@ class Predictor:
         return Prediction(
             key=key,
             when=when,
-            reading=self._task.read(output.found, self.inputs, sample),
+            reading=self._task.read(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
         )
 

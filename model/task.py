@@ -140,7 +140,7 @@ class Task(ABC):
         """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
 
     @abstractmethod
-    def read(self, found: Any, inputs: Inputs, sample: Sample) -> Reading:
+    def read(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
         """What was found in a batch of this one sample, for people."""
 
 

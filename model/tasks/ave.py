@@ -70,7 +70,7 @@ class AveTask(Task):
         loss = ave_loss(found.event_relevance, found.event_scores, found.av_score, batch.targets[LABELS])
         return {"relevance": loss.relevance, "event": loss.event, "score": loss.score}
 
-    def read(self, found: Localisation, inputs: Inputs, sample: Sample) -> Timeline:
+    def read(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
         """The official decision a second; P(event now) * P(class), last 1 - P(event now)."""
         chosen = predict_seconds(found.event_relevance, found.event_scores)[0]  # [T]
         relevant = found.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]

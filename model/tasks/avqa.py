@@ -147,7 +147,7 @@ class AvqaTask(Task):
         loss = avqa_loss(found.answer_logits, found.match_positive, found.match_negative, answer)
         return {"answer": loss.answer, "match": loss.match}
 
-    def read(self, found: AvqaOutput, inputs: Inputs, sample: Sample) -> Answer:
+    def read(self, found: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
         """The likeliest answers."""
         words = {word.lower() for word in inputs.facts["words"]}
         return Answer.of(

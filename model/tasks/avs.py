@@ -153,7 +153,7 @@ class AvsTask(Task):
             losses["masked"] = masked(found.mask_logits, found.maps, found.audio)
         return losses
 
-    def read(self, found: AvsOutput, inputs: Inputs, sample: Sample) -> Masks:
+    def read(self, found: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
         """The masks."""
         return Masks(found.mask_logits[0].float().sigmoid().cpu().numpy())
 

@@ -114,9 +114,10 @@ class AvvpTask(Task):
         )
         return {name: x for name, x in loss._asdict().items() if name != "total"}
 
-    def read(self, found: AvvpOutput, inputs: Inputs, sample: Sample) -> Tracks:
-        """Both modalities' seconds."""
-        heard, seen = predict_tracks(found)
+    def read(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
+        """Both modalities' seconds, from the probability on that scores are taken at."""
+        assert isinstance(config.metric, AvvpMetricConfig)
+        heard, seen = predict_tracks(found, config.metric.threshold)
         return Tracks.of(
             inputs.classes, heard[0], seen[0], found.audio_frame_prob[0], found.visual_frame_prob[0]
         )

@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from caeav.manifests.clip import Clip
+from caeav.model.batch import InputSpec
 from caeav.model.heads.avvp import AvvpOutput
 from caeav.model.metrics.avqa import QUESTION_TYPES, AvqaMetric, QuestionTypeError
 from caeav.model.metrics.avs import AvsMetric, f_curves, frame_iou
 from caeav.model.metrics.avvp import AvvpMetric, clip_f, predict_tracks, segment_counts
 from caeav.model.metrics.runs import run_hits
+from caeav.model.readings.tracks import Tracks
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import Inputs
+from caeav.model.sample import Sample
+from caeav.model.task import TASKS
 
 
 def track(text: str) -> Tensor:
@@ -186,3 +193,21 @@ def test_unknown_question_types_are_refused_before_anything_is_counted() -> None
 def test_nothing_scored_is_no_score(metric: AvvpMetric | AvsMetric) -> None:
     with pytest.raises(ValueError, match="call update"):
         metric.compute()
+
+
+def test_a_prediction_of_avvp_uses_the_threshold_of_its_scores() -> None:
+    frames = torch.tensor([[[0.45, 0.1], [0.6, 0.1], [0.1, 0.1]]])  # [B, T, K]
+    output = AvvpOutput(**{name: torch.ones(1, 2) for name in AvvpOutput._fields})._replace(
+        audio_frame_prob=frames, visual_frame_prob=frames
+    )
+    inputs, sample = (
+        Inputs("d", ("bell", "dog"), 1.0, InputSpec(3, (), ())),
+        Sample("a", Clip("a", "", 0.0, 3.0), ""),
+    )
+    heard = []
+    for threshold in (0.5, 0.4):
+        config = resolve_config("avvp", "none", assignments=[f"metric.threshold={threshold}"])
+        found = TASKS["avvp"].read(output, inputs, config, sample)
+        assert isinstance(found, Tracks)
+        heard.append(found.on["audio"][:, 0].tolist())
+    assert heard == [[False, True, False], [True, True, False]]
