@@ -114,7 +114,8 @@ def load(
     """The data set's manifest; what its reader found odd is counted in one line."""
     manifest = load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s)
     if manifest.findings:
-        command = next_step("manifest check", dataset, root, None, labels=labels)
+        named = None if home == Home.find() else home.root
+        command = next_step("manifest check", dataset, root, named, labels=labels)
         say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
     return manifest
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from caeav.cli import stages
+from caeav.manifests.home import Home
 from caeav.pipeline.store import Recipe
 from caeav.pipeline.summary import Progress, Remark, Report, StageSummary
 
@@ -63,3 +64,16 @@ def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
         f"caeav caption --dataset 'my clips' --home {tmp_path} --labels 'a b.csv' --segments 2 --segment-seconds 0.5"
     )
     assert stages.next_step("caption", "ave", None, None, segments=None) == "caeav caption --dataset ave"
+
+
+def test_the_check_that_is_pointed_to_finds_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "notes.txt"):
+        (tmp_path / "clips" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAEAV_HOME", raising=False)
+    for home, said in ((Home.find(), ""), (Home.find("h"), f" --home {tmp_path / 'h'}")):
+        stages.load("clips", None, home, None, None, None)
+        assert capsys.readouterr().err.endswith(f"shown by caeav manifest check --dataset clips{said}\n")
