@@ -79,10 +79,9 @@ def predict(
     if processed.captions is not None:
         arrays |= processed.captions.arrays
     prediction = predictor.predict(slug(file.stem), arrays, processed.tokens.info, start_s, question)
-    name = slug(file.stem) + (
-        f"-from-{start_s:g}s" if start_s else ""
-    )  # else the next part replaces this one
-    folder = out or folder_for(file, run.folder / PREDICTIONS / name)
+    part = f"-from-{start_s:g}s" if start_s else ""  # else the next part replaces this one
+    name = slug(file.stem) + part
+    folder = out or folder_for(file, run.folder / PREDICTIONS / name, question)
     texts = processed.captions.info.get("texts", {}) if processed.captions is not None else {}
     facts = {
         "file": str(file),

@@ -41,20 +41,20 @@ def write_report(
     return [folder / name for name in files]
 
 
-def folder_for(file: Path, folder: Path) -> Path:
-    """`folder`, or, where a prediction for another file lies in it, the same with the first number that is free."""
+def folder_for(file: Path, folder: Path, question: str = "") -> Path:
+    """`folder`, or, where a prediction for another file or question lies in it, the same with the first free number."""
     place, number = folder, 1
-    while _is_another(place / JSON, file):
+    while _is_another(place / JSON, file, question):
         number += 1
         place = folder.with_name(f"{folder.name}-{number}")
     return place
 
 
-def _is_another(report: Path, file: Path) -> bool:
+def _is_another(report: Path, file: Path, question: str) -> bool:
     try:
-        seen = json.loads(report.read_text(encoding="utf-8"))["file"]
-        return Path(seen).resolve() != file.resolve()
-    except (OSError, ValueError, LookupError, TypeError):
+        seen = json.loads(report.read_text(encoding="utf-8"))
+        return Path(seen["file"]).resolve() != file.resolve() or seen.get("question", "") != question.strip()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False  # nothing there, or nothing worth keeping
 
 

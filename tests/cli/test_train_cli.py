@@ -191,7 +191,7 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     asked: dict[str, Any] = {}
 
     def process(
-        path: Path, tokens: Any, captions: Any = None, start_s: float = 0.0, device: str = "auto"
+        path: Path, tokens: Any, captions: Any = None, *, start_s: float, device: str, features: Any
     ) -> single.Processed:
         asked.update(path=path, recipe=tokens[0].fingerprint, captions=captions, start_s=start_s)
         info = {
@@ -222,6 +222,17 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     folders = find_run(home, trained["run"]).folder / "predictions"
     kept = [json.loads(path.read_text())["start_s"] for path in sorted(folders.glob("*/prediction.json"))]
     assert kept == [0.0, 3.0]  # the next part of a file does not replace the one before
+
+
+def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
+    from caeav.model.report import folder_for
+
+    file, out = tmp_path / "clip.mp4", tmp_path / "clip"
+    for question, folder in (("how many?", "clip"), ("how loud?", "clip-2"), (" how many? ", "clip")):
+        assert folder_for(file, out, question) == tmp_path / folder
+        (tmp_path / folder).mkdir(exist_ok=True)
+        held = {"file": str(file), "question": question.strip()}
+        (tmp_path / folder / "prediction.json").write_text(json.dumps(held))
 
 
 def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
