@@ -86,7 +86,7 @@ def unpacked(header_bytes: int, body: bytearray) -> Message:
             arrays[str(name)] = np.frombuffer(body, dtype=dtype, count=count, offset=at).reshape(shape)
             size = count * np.dtype(dtype).itemsize
             at += size + _padding(size)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise WireError(f"not a message: {error}") from error
     if at != len(body) or not isinstance(data, dict) or not isinstance(kind, str):
         raise WireError(f"a message of {len(body)} bytes describes {at}")

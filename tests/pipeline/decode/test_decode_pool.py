@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -19,6 +20,7 @@ import pytest
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.pool import Outcome, WorkerPool
+from caeav.pipeline.decode.wire import WireError, unpacked
 
 HERE = Path(__file__).parent
 
@@ -154,6 +156,13 @@ def test_a_child_that_lies_is_ended(sent: str) -> None:
     failure = found["bad"].failure
     assert failure is not None and "message" in failure.reason and failure.attempts == 2
     assert found["good"].failure is None
+
+
+@pytest.mark.parametrize("shape", [[2**70], [2**62, 4], [0, 2**70], [1] * 70, 5, [[1]]])
+def test_an_array_of_any_claimed_shape_is_a_wire_error(shape: Any) -> None:
+    header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", "uint8", shape]]}).encode()
+    with pytest.raises(WireError):
+        unpacked(len(header), bytearray(header))
 
 
 def test_a_message_that_never_ends_is_cut_off_by_the_deadline() -> None:
