@@ -37,7 +37,7 @@ from caeav.model.resume import BEST, seed_epoch
 from caeav.model.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
 from caeav.model.sample import Sample
 from caeav.model.stress import Augment, active, check_stress
-from caeav.model.task import TASKS, Scores, Task
+from caeav.model.task import TASKS, Scores, Task, suited
 from caeav.model.train import Trainer, Watcher, choose_device
 
 
@@ -155,7 +155,8 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         if not joined.splits[split]:
             raise CaeavError(
                 f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
-                hint="give clips a split (train, val, test) in the manifest and build it again",
+                hint=suited(task, config.dataset)
+                or "give clips a split (train, val, test) in the manifest and build it again",
             )
     pinned = config.stores.model_copy(
         update={
@@ -164,8 +165,12 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         }
     )
     manifest = joined.manifest
-    facts = task.learn(manifest, joined.splits)
-    inputs = Inputs(config.dataset, task.classes(manifest, facts), manifest.segment_s, joined.spec, facts)
+    try:
+        facts = task.learn(manifest, joined.splits)
+        classes = task.classes(manifest, facts)
+    except CaeavError as error:
+        raise CaeavError(error.problem, hint=suited(task, config.dataset) or error.hint) from error
+    inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
     opened = None
     if live is not None and adapters.placement == "inject":
         opened = live([store.recipe for store in joined.tokens])

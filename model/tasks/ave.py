@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TokenBatch
 from caeav.model.bootstrap import Evidence
 from caeav.model.config import LossConfig, NotNegative, RunConfig, Section
@@ -49,10 +51,20 @@ class AveTask(Task):
     """The registered task `ave`."""
 
     name = "ave"
+    layouts = ("ave",)
     metric = "accuracy"
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
     metric_config: ClassVar[type[Section]] = AveMetricConfig
+
+    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+        """Nothing; but without a single event, all would be background."""
+        if not any(sample.clip.events for sample in splits["train"]):
+            raise CaeavError(
+                f"no train clip of data set {manifest.dataset!r} has an event",
+                hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
+            )
+        return {}
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """`labels` `[N, T, K + 1]`."""

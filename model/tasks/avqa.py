@@ -51,6 +51,7 @@ class AvqaTask(Task):
     name = "avqa"
     metric = "accuracy"
     rows = "questions"
+    layouts = ("music-avqa",)
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TokenBatch, TrunkOutput
 from caeav.model.bootstrap import Evidence, mean_of
@@ -59,10 +60,20 @@ class AvvpTask(Task):
     """The registered task `avvp`; its epochs are compared by Type@AV of segments, as the official code does."""
 
     name = "avvp"
+    layouts = ("llp",)
     metric = "segment_type_av"
     head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
     metric_config: ClassVar[type[Section]] = AvvpMetricConfig
+
+    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+        """Nothing; but without a single event there would be nothing to score."""
+        if not any(sample.clip.events for split in ("val", "test") for sample in splits[split]):
+            raise CaeavError(
+                f"no val or test clip of data set {manifest.dataset!r} has an event",
+                hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
+            )
+        return {}
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """`labels` `[N, K]` of whole clips; `audio`, `visual` `[N, T, K]`, and `timed` `[N]` where these are known."""
@@ -86,7 +97,8 @@ class AvvpTask(Task):
         if config.motion and len(taps) != 1:
             raise CaeavError(
                 f"model.head.motion is true; the joined stores hold {len(taps)} taps named {MOTION}...",
-                hint="join one token store with such a tap, or set model.head.motion=false",
+                hint="make one by `caeav import --tap motion.NAME=FOLDER` and join it (--set stores.tokens=[...]), or set "
+                "model.head.motion=false",
             )
         return AvvpHead(
             trunk.visual_channels,
