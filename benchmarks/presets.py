@@ -6,7 +6,8 @@ Parameters and time are those of the ladder at the sizes of Swin-V2-L, HTS-AT an
 head, one clip of ten segments, training mode, float32, random weights. Accuracy is that of the `full` recipe on the
 embedded tokens of the set in `--home` (made by `benchmarks/ablation.py`); those are small themselves, so `lite` saves
 less there and most of its ranks are no narrower than the tokens: the column says that the form still learns, not
-what it loses on large backbones. Without `--home` nothing is trained.
+what it loses on large backbones. Without `--home` nothing is trained. With it six trainings of the ablation's 12 epochs
+take about ten minutes of one core; at the recipe's own number of epochs (`--epochs 0`) it is hours.
 """
 
 from __future__ import annotations
@@ -112,6 +113,9 @@ def main() -> None:
         "--home", type=Path, help="a level of benchmarks/ablation.py, e.g. caeav_home/ablation/m60"
     )
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="as benchmarks/ablation.py; 0: the recipe's own"
+    )
     parser.add_argument("--variant", default="revised", choices=("reference", "revised"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -135,7 +139,8 @@ def main() -> None:
     if options.home is None:
         return
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    scored = {p: accuracy(options.home, p, seeds, options.assignments) for p in PRESETS}
+    epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
+    scored = {p: accuracy(options.home, p, seeds, [*epochs, *options.assignments]) for p in PRESETS}
     print(
         "| adapters on embedded tokens, M | "
         + " | ".join(f"{scored[p][1] / 1e6:.3f}" for p in PRESETS)
