@@ -59,11 +59,6 @@ def our_name(published: str) -> str:
     return published
 
 
-def load_htsat(network: Htsat, path: Path) -> None:
-    """Fill `network` from a published checkpoint, wholly or not at all; raises `WeightsError`."""
-    fill_htsat(network, read_state(path), path.name)
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, its prefix stripped."""
     state = read_tensors(path)
@@ -77,7 +72,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def fill_htsat(network: Htsat, state: Mapping[str, Tensor], source: str) -> None:
-    """The same from tensors under published names without prefix; `source` names them in errors."""
+    """Fill `network` from tensors under published names without prefix, wholly or not at all; raises `WeightsError`.
+
+    `source` names them in errors.
+    """
     load_checked(network, our_state(network, state, source), source=source)
 
 

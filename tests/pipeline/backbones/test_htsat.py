@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig, LiveHtsat
-from caeav.pipeline.backbones.htsat_checkpoint import fourier_kernel, load_htsat
+from caeav.pipeline.backbones.htsat_checkpoint import fill_htsat, fourier_kernel, read_state
 from caeav.pipeline.backbones.htsat_sound import (
     SoundConfig,
     SoundPicture,
@@ -47,6 +47,11 @@ Published = Callable[..., dict[str, Tensor]]
 def save(state: Any, path: Path) -> Path:
     torch.save({"state_dict": state, "epoch": 3, "pytorch-lightning_version": "1.5.9"}, path)
     return path
+
+
+def load(network: Htsat, path: Path) -> None:
+    """As the backbone does it."""
+    fill_htsat(network, read_state(path), path.name)
 
 
 def test_mel_filters_are_those_of_the_field() -> None:
@@ -158,7 +163,7 @@ def test_published_checkpoint_loads(tiny: Htsat, tmp_path: Path, published: Publ
     other = Htsat(TINY).eval()
     windows = torch.randn(2, 2000)
     assert not torch.equal(other(windows)[-1], tiny(windows)[-1])
-    load_htsat(other, path)
+    load(other, path)
     assert torch.equal(other(windows)[-1], tiny(windows)[-1])
 
 
@@ -168,7 +173,7 @@ def test_missing_and_unexpected_keys_are_named(tiny: Htsat, tmp_path: Path, publ
     state["sed_model.absolute_pos_embed"] = torch.zeros(1)
     before = {name: x.clone() for name, x in tiny.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
-        load_htsat(tiny, save(state, tmp_path / "htsat.ckpt"))
+        load(tiny, save(state, tmp_path / "htsat.ckpt"))
     assert "missing: stages.2.blocks.4.mlp.fc_in.weight" in str(caught.value)
     assert "unexpected: absolute_pos_embed" in str(caught.value)
     assert all(torch.equal(x, before[name]) for name, x in tiny.state_dict().items()), "half loaded"
@@ -189,26 +194,26 @@ def test_another_network_is_refused(
     state = published(tiny)
     state[f"sed_model.{key}"] = change(state[f"sed_model.{key}"])
     with pytest.raises(WeightsError, match=said):
-        load_htsat(tiny, save(state, tmp_path / "htsat.ckpt"))
+        load(tiny, save(state, tmp_path / "htsat.ckpt"))
 
 
 def test_another_window_is_refused(tiny: Htsat, tmp_path: Path, published: Published) -> None:
     with pytest.raises(WeightsError, match="differs from the one"):
-        load_htsat(Htsat(replace(TINY, window=8)), save(published(tiny), tmp_path / "htsat.ckpt"))
+        load(Htsat(replace(TINY, window=8)), save(published(tiny), tmp_path / "htsat.ckpt"))
 
 
 def test_files_that_are_no_checkpoint(tiny: Htsat, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_htsat(tiny, tmp_path / "absent.ckpt")
+        load(tiny, tmp_path / "absent.ckpt")
     rubbish = tmp_path / "rubbish.ckpt"
     rubbish.write_bytes(b"<html>404</html>")
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        load_htsat(tiny, rubbish)
+        load(tiny, rubbish)
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     with pytest.raises(WeightsError, match="no named tensors"):
-        load_htsat(tiny, tmp_path / "other.ckpt")
+        load(tiny, tmp_path / "other.ckpt")
     with pytest.raises(WeightsError, match=r"without the prefix 'sed_model\.': norm\.weight"):
-        load_htsat(tiny, save({"norm.weight": torch.zeros(1)}, tmp_path / "bare.ckpt"))
+        load(tiny, save({"norm.weight": torch.zeros(1)}, tmp_path / "bare.ckpt"))
 
 
 class _Thief:
@@ -223,5 +228,5 @@ def test_code_in_a_checkpoint_is_not_executed(
     published: Published,
 ) -> None:
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        load_htsat(tiny, save({**published(tiny), "sed_model.x": _Thief()}, tmp_path / "evil.ckpt"))
+        load(tiny, save({**published(tiny), "sed_model.x": _Thief()}, tmp_path / "evil.ckpt"))
     assert "executed" not in capsys.readouterr().out
