@@ -14,7 +14,6 @@ from caeav.manifests.home import Home
 
 NO_RECORD = 3
 """Exit status of `check` when there is nothing to compare with."""
-SHOWN_TAPS = 12
 
 commands = typer.Typer(
     no_args_is_help=True, help="List, show, fetch and check backbones, text encoders and captioners."

@@ -9,22 +9,12 @@ variant of MS3 compares frames of a whole batch with each other, so its value de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIMILARITY_WEIGHT = 0.5
 EPS = 1e-6
-
-
-class AvsLoss(NamedTuple):
-    """Scalars; `total = mask + weight * masked`, `masked` unweighted (zero when not asked for)."""
-
-    total: Tensor
-    mask: Tensor
-    masked: Tensor
 
 
 def mask_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
@@ -74,16 +64,6 @@ def nearest_sound_divergence(mask_logits: Tensor, maps: Sequence[Tensor], audio:
         unit = F.normalize(seen, dim=-1)
         losses.append(_divergence(unit[nearest], unit))
     return torch.stack(losses).mean()
-
-
-def avs_loss(
-    mask_logits: Tensor, masks: Tensor, masked: Tensor | None = None, *, weight: float = SIMILARITY_WEIGHT
-) -> AvsLoss:
-    """The mask loss plus `weight` times one of the masked terms above."""
-    mask = mask_loss(mask_logits, masks)
-    if masked is None:
-        masked = mask.new_zeros(())
-    return AvsLoss(mask + weight * masked, mask, masked)
 
 
 def _pool(mask: Tensor, grid: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from caeav.model.heads.avvp import AvvpOutput
 from caeav.model.losses.avqa import avqa_loss
 from caeav.model.losses.avs import (
-    avs_loss,
     mask_loss,
     masked_divergence,
     masked_similarity,
@@ -61,7 +60,6 @@ def test_mask_loss_reads_as_many_frames_as_have_masks() -> None:
     logits[:, 1:] = 50.0
     assert mask_loss(logits, torch.zeros(2, 1, 4, 4)).item() == pytest.approx(LOG2)
     assert mask_loss(logits, torch.zeros(2, 5, 4, 4)).item() == pytest.approx((LOG2 + 4 * 50) / 5, rel=1e-5)
-    assert avs_loss(logits, torch.zeros(2, 1, 4, 4)).total.item() == pytest.approx(LOG2)
 
 
 def test_masked_similarity_by_hand() -> None:

@@ -12,7 +12,7 @@ from caeav.model.heads.avs_decoder import FusionBlock, MaskDecoder
 from caeav.model.heads.avs_temporal import TemporalGates
 from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.heads.config import AvsHeadConfig
-from caeav.model.losses.avs import avs_loss, masked_divergence, masked_similarity, nearest_sound_divergence
+from caeav.model.losses.avs import mask_loss, masked_divergence, masked_similarity, nearest_sound_divergence
 
 GROUP = "avs"
 
@@ -102,17 +102,19 @@ def loss_inputs(x: Tensors) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 def run_s4(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     logits, maps, audio = loss_inputs(x)
-    masked = masked_similarity(logits, maps, audio)
-    loss = avs_loss(logits, x["masks_s4"].flatten(1, 2), masked, weight=v.hyper("lambda_1"))
-    return {"total_with_masked_av": loss.total.view(1), "bce_first_frame": loss.mask.view(1)}
+    mask, masked = mask_loss(logits, x["masks_s4"].flatten(1, 2)), masked_similarity(logits, maps, audio)
+    return {
+        "total_with_masked_av": (mask + v.hyper("lambda_1") * masked).view(1),
+        "bce_first_frame": mask.view(1),
+    }
 
 
 def run_ms3(term: Callable[..., Tensor]) -> Callable[..., Tensors]:
     def run(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
         logits, maps, audio = loss_inputs(x)
         masks = x["masks_ms3"].squeeze(1).unflatten(0, (logits.shape[0], -1))
-        loss = avs_loss(logits, masks, term(logits, maps, audio), weight=v.hyper("lambda_1", 0.5))
-        return {"total": loss.total.view(1), "bce_five_frames": loss.mask.view(1)}
+        mask, masked = mask_loss(logits, masks), term(logits, maps, audio)
+        return {"total": (mask + v.hyper("lambda_1", 0.5) * masked).view(1), "bce_five_frames": mask.view(1)}
 
     return run
 
