@@ -10,12 +10,15 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
+from caeav.manifests.clip import Manifest
 from caeav.pipeline.meter import Meter
-from caeav.pipeline.store import Quarantined, Record, ShardPlan, StoreWriter
+from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
 from caeav.pipeline.store.dtypes import dtype_name, not_finite
 from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.summary import Progress, Report
+from caeav.pipeline.summary import Progress, Remark, Report, RunOptions
 
 Complete = Callable[[Sequence[Record], Callable[[str], int]], list[Record]]
 """Turns the records of one shard into what is stored (embedding texts, say), given each key's place in the shard."""
@@ -47,6 +50,27 @@ class Filling:
     def place(self, key: str) -> int:
         """Where a clip lies in its shard as planned, whichever others are missing there."""
         return self._places[key]
+
+
+def open_stores(
+    stack: ExitStack,
+    folder: Path,
+    manifest: Manifest,
+    wanted: Sequence[tuple[Recipe, Complete]],
+    run: RunOptions,
+    remark: Remark,
+) -> list[Filling]:
+    """The stores of these recipes below `folder`, opened for writing until `stack` ends, in the order given.
+
+    One that another process writes is waited for, having said so; by name, so that no two runs wait for each other.
+    """
+    opened = {}
+    for recipe, complete in sorted(wanted, key=lambda pair: pair[0].folder_name):
+        writer = open_for_writing(
+            folder, recipe, manifest, retry_failed=run.retry_failed, part=run.part, waiting=remark
+        )
+        opened[recipe.folder_name] = Filling(stack.enter_context(writer), complete)
+    return [opened[recipe.folder_name] for recipe, _ in wanted]
 
 
 class Gatherer:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.gather import Complete, Filling, Gatherer
+from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
 from caeav.pipeline.meter import Meter
-from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
+from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
 
 Find = Callable[[str], Record | Quarantined]
@@ -40,10 +41,11 @@ def run_lookup(
     if not manifest.clips:
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     folder = home.stores / manifest.dataset
-    with open_for_writing(folder, recipe, manifest, retry_failed=run.retry_failed, part=run.part) as writer:
+    with ExitStack() as stack:
+        (store,) = open_stores(stack, folder, manifest, [(recipe, complete)], run, remark)
+        writer, meter = store.writer, Meter({"writer": 1})
         for text in writer.remarks:
             remark(text)
-        store, meter = Filling(writer, complete), Meter({"writer": 1})
         due = len(store.shard_of)
         _fill(store, find, report, meter)
         done = writer.finish()

@@ -28,10 +28,10 @@ from caeav.pipeline.beforehand import (
     why_no_file,
 )
 from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
-from caeav.pipeline.gather import Complete, Filling, Gatherer
+from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import Job, sampling_of
-from caeav.pipeline.store import Quarantined, Record, open_for_writing
+from caeav.pipeline.store import Quarantined, Record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
 from caeav.pipeline.worker import in_worker, worker_settings
 
@@ -68,13 +68,10 @@ def run_stage(
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
     said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
-        stores: list[Filling] = []
-        for (job, complete), remarks in zip(jobs, said, strict=True):
-            writer = stack.enter_context(
-                open_for_writing(folder, job.recipe, manifest, retry_failed=run.retry_failed, part=run.part)
-            )
-            remarks += writer.remarks
-            stores.append(Filling(writer, complete))
+        wanted = [(job.recipe, complete) for job, complete in jobs]
+        stores = open_stores(stack, folder, manifest, wanted, run, remark)
+        for store, remarks in zip(stores, said, strict=True):
+            remarks += store.writer.remarks
         for remarks in said:
             for text in remarks:
                 remark(text)

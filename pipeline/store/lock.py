@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
+import time
 import weakref
 from pathlib import Path
 
-from caeav.pipeline.store.errors import StoreBusy
+from caeav.pipeline.store.errors import DamagedStore, StoreBusy
 
 _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
-    """Holds the lock until `release`, or until the process ends, however it ends."""
+    """Holds the lock until `release`, or until the process ends, however it ends.
+
+    Raises `StoreBusy` naming the process that holds it, `FileNotFoundError` when the store was removed meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise StoreBusy(
-                f"{path.parent} is being written by the process with pid {holder}",
-                hint="wait until it is done, or stop it; what it finished is kept",
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-        self._fd = fd
+        self._fd = _taken(path)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
         _held.add(self)
 
     def release(self) -> None:
@@ -43,6 +39,50 @@ class WriterLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _taken(path: Path) -> int:
+    """The lock file, open and locked."""
+    fd = _opened(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), path.lstat()):
+            raise FileNotFoundError(errno.ENOENT, "removed while it was being locked", str(path))
+    except BlockingIOError:
+        holder = _holder(fd)
+        os.close(fd)
+        raise StoreBusy(
+            f"{path.parent} is being written by the process with pid {holder}",
+            hint="wait until it is done, or stop it; what it finished is kept",
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _opened(path: Path) -> int:
+    """The file itself, never what a link in a stranger's store points to: it is emptied and written."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        fd = -1
+    if fd < 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+        if fd >= 0:
+            os.close(fd)
+        raise DamagedStore(f"{path} is no plain file", hint=f"remove {path}")
+    return fd
+
+
+def _holder(fd: int) -> str:
+    """The pid in a lock file that another process holds, who may be about to write it."""
+    for _ in range(20):
+        if text := os.pread(fd, 32, 0).decode("ascii", "replace").strip():
+            return text
+        time.sleep(0.005)
+    return "unknown"
 
 
 def _close_in_child() -> None:

@@ -6,6 +6,8 @@ that differ; makes damaged shards due again; never throws away what is sound.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.jsonl import grow, write_manifest
 from caeav.manifests.publish import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
-from caeav.pipeline.store.errors import RecipeChanged
+from caeav.pipeline.store.errors import RecipeChanged, StoreBusy
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
 from caeav.pipeline.store.leftovers import temp_files
 from caeav.pipeline.store.lock import WriterLock
@@ -23,6 +25,8 @@ from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
+POLL_S = 0.2
+
 
 def open_for_writing(
     dataset_folder: Path,
@@ -31,23 +35,42 @@ def open_for_writing(
     *,
     retry_failed: bool = False,
     part: Slice | None = None,
+    waiting: Callable[[str], object] | None = None,
 ) -> StoreWriter:
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
     A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
     has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
-    due again. Raises `StoreBusy` when another process writes it, `RecipeChanged` when the folder holds another
-    recipe, `DamagedStore` when what it is for can no longer be read.
+    due again. While another process writes the store this waits, having told `waiting` for whom; without that it
+    raises `StoreBusy`. Raises `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what it is
+    for can no longer be read.
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
-    make_folder(folder.path)
-    lock = WriterLock(folder.lock)
+    lock = _locked(folder, waiting)
     try:
         return _take_up(folder, lock, wanted, manifest, retry_failed)
     except BaseException:
         lock.release()
         raise
+
+
+def _locked(folder: StoreFolder, waiting: Callable[[str], object] | None) -> WriterLock:
+    """The lock of a folder that is there, whether or not it was before."""
+    told = ""
+    while True:
+        make_folder(folder.path)
+        try:
+            return WriterLock(folder.lock)
+        except FileNotFoundError:  # the folder was removed in between
+            continue
+        except StoreBusy as busy:
+            if waiting is None:
+                raise
+            if busy.problem != told:
+                told = busy.problem
+                waiting(f"{told}; waiting until it is done (Ctrl-C ends the wait)")
+            time.sleep(POLL_S)
 
 
 def _take_up(

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment; several processes at one store: one writes, others are told, readers see whole shards."""
+"""Ctrl-C at any moment; several processes at one store: one writes, others wait, readers see whole shards."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from caeav.cli import main
 from caeav.pipeline.store import DamagedStore, IncompleteStore, StoreReader
+from caeav.pipeline.store.lock import WriterLock
 
 TIMES = int(os.environ.get("CAEAV_TIMES", "0"))
 """How often a run is broken off by each signal; by default a few times."""
@@ -128,18 +129,49 @@ def test_an_interrupt_while_the_program_is_loaded(
     assert "interrupted; what is finished is kept" in capsys.readouterr().err
 
 
-def test_of_several_processes_one_writes_and_the_others_are_told(
+def lock_of(home: Path, calm: dict[str, str]) -> WriterLock:
+    """The lock of the store that the command will make, in a home where nothing was made yet."""
+    (store,) = {Path(name).parent for name in calm if name.endswith("/recipe.json")}
+    (home / store).mkdir(parents=True)
+    return WriterLock(home / store / ".lock")
+
+
+def test_of_several_processes_one_writes_and_the_others_wait_for_it(
     small: Any, calm: tuple[dict[str, str], float], contents: Any, tmp_path: Path
 ) -> None:
     processes = [start(small, tmp_path) for _ in range(3)]
-    ended = {process.pid: end(process) for process in processes}
-    won = [pid for pid, (status, _) in ended.items() if status == 0]
-    told = [error for status, error in ended.values() if status == 1]
-    assert len(won) + len(told) == 3 and won
-    for error in told:
-        assert "is being written by the process with pid" in error and "wait until it is done" in error
-        assert "Traceback" not in error
+    ended = [end(process) for process in processes]
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    waited = [error for _, error in ended if "is being written by the process with pid" in error]
+    assert waited and all("waiting until it is done" in error for error in waited)
     assert contents(tmp_path) == calm[0]
+
+
+def test_who_waits_goes_on_when_the_other_was_stopped_too_early(
+    small: Any, calm: tuple[dict[str, str], float], contents: Any, tmp_path: Path
+) -> None:
+    lock = lock_of(tmp_path, calm[0])
+    process = start(small, tmp_path)
+    assert process.stderr
+    said = next(line for line in process.stderr if "is being written" in line)
+    assert f"pid {os.getpid()};" in said
+    assert indexes(tmp_path) == 0
+    lock.release()
+    status, error = end(process)
+    assert status == 0, error
+    assert contents(tmp_path) == calm[0]
+
+
+def test_ctrl_c_ends_the_wait(small: Any, calm: tuple[dict[str, str], float], tmp_path: Path) -> None:
+    lock = lock_of(tmp_path, calm[0])
+    process = start(small, tmp_path)
+    assert process.stderr
+    next(line for line in process.stderr if "is being written" in line)
+    process.send_signal(signal.SIGINT)
+    status, error = end(process)
+    assert status == 130 and "Traceback" not in error
+    assert indexes(tmp_path) == 0
+    lock.release()
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.store import (
+    DamagedStore,
     IncompleteStore,
     Quarantined,
     Recipe,
@@ -17,8 +19,11 @@ from caeav.pipeline.store import (
     StoreError,
     StoreReader,
     open_for_writing,
+    remove_store,
+    repair,
     verify,
 )
+from caeav.pipeline.store.lock import WriterLock
 
 
 def test_everything_is_stored_or_quarantined(toy):
@@ -207,6 +212,52 @@ def test_a_second_writer_is_refused_and_told_who(toy):
         open_for_writing(toy.dataset, toy.recipe(), toy.manifest())
     toy.write()
     assert (toy.folder / ".lock").read_bytes() == b""
+
+
+def test_who_waits_is_told_whom_for_and_goes_on_with_what_is_there_then(toy):
+    first = open_for_writing(toy.dataset, toy.recipe(), toy.manifest())
+    told = []
+
+    def waiting(text):
+        told.append(text)
+        first.publish(first.plan()[0], {key: toy.record(key) for key in first.plan()[0].missing})
+        first.close()
+
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), waiting=waiting) as second:
+        assert [plan.number for plan in second.plan()] == [1, 2]
+    assert len(told) == 1 and f"pid {os.getpid()}; waiting" in told[0]
+
+
+def test_who_waits_for_a_store_that_is_removed_makes_a_new_one(toy):
+    toy.write()
+    lock = WriterLock(toy.folder / ".lock")
+
+    def waiting(_):
+        shutil.rmtree(toy.folder)
+        lock.release()
+
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), waiting=waiting) as second:
+        assert len(second.plan()) == 3
+        with pytest.raises(StoreBusy):
+            WriterLock(toy.folder / ".lock")
+
+
+def test_a_lock_that_is_no_plain_file_is_refused_and_what_it_points_to_kept(toy, tmp_path):
+    toy.write()
+    precious, lock = tmp_path / "precious", toy.folder / ".lock"
+    precious.write_text("mine")
+    for make in (
+        lambda: lock.symlink_to(precious),
+        lambda: lock.symlink_to(tmp_path / "nowhere"),
+        lambda: lock.mkdir(),
+        lambda: os.mkfifo(lock),
+    ):
+        lock.rmdir() if lock.is_dir() else lock.unlink()
+        make()
+        for work in (toy.write, lambda: repair(toy.folder), lambda: remove_store(toy.folder)):
+            with pytest.raises(DamagedStore, match=r"\.lock is no plain file"):
+                work()
+    assert precious.read_text() == "mine" and not (tmp_path / "nowhere").exists()
 
 
 def test_a_forked_child_that_outlives_its_killed_parent_does_not_keep_the_lock(toy):
