@@ -58,7 +58,7 @@ class BaseDecoder(ABC):
     def _file(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
         sampling = samplings[0]
         facts = probe(path, self.limits, first_audio=self.first_audio_only)
-        if facts.end_s is not None and start_s >= facts.end_s:
+        if facts.is_over(start_s):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         promised = scan(facts, start_s, sampling.seconds, self.limits)
         plan = Plan(facts, promised, start_s, sampling, self.limits)

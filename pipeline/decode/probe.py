@@ -17,6 +17,9 @@ from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.opening import opened
 from caeav.pipeline.decode.sound import channel_names
 
+WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "h264", "hevc", "m4v", "mpegvideo")
+"""Containers that are a bare stream: how long they are is guessed from size and bit rate, often wrongly."""
+
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
@@ -68,6 +71,10 @@ class MediaFacts:
     audio_streams: int
     covers: int
     other_streams: int
+
+    def is_over(self, time_s: float) -> bool:
+        """Whether there is surely nothing from `time_s` on."""
+        return self.end_s is not None and time_s >= self.end_s and self.container not in WITHOUT_LENGTH
 
     @property
     def end_s(self) -> float | None:

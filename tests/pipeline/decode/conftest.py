@@ -40,6 +40,8 @@ class Written:
 
 
 Write = Callable[..., Written]
+PLAIN = {".mp3": {"write_xing": "0", "id3v2_version": "0"}}
+"""An mp3 of nothing but sound: no frame that says how long it is."""
 
 
 @pytest.fixture
@@ -58,10 +60,11 @@ def write(tmp_path: Path) -> Write:
         layout: str = "mono",
         rotation: int = 0,
         clock: int = 30000,
+        bit_rate: int | None = None,
     ) -> Written:
         path = tmp_path / name
         pcm = np.zeros((1, 0), dtype=np.int16) if sound is None else np.atleast_2d(sound)
-        with av.open(str(path), "w") as out:
+        with av.open(str(path), "w", options=PLAIN.get(path.suffix, {})) as out:
             todo: list[tuple[float, Any, Any]] = []
             if picture_s is not None:
                 video = out.add_stream(video_codec, rate=30)
@@ -74,6 +77,8 @@ def write(tmp_path: Path) -> Write:
                 todo += [(at, video, number) for number, at in enumerate(picture_s)]
             if pcm.size:
                 audio = out.add_stream(sound_codec, rate=rate_hz, layout=layout)
+                if bit_rate:
+                    audio.bit_rate = bit_rate
                 step = 1024
                 todo += [(sound_from_s + at / rate_hz, audio, at) for at in range(0, pcm.shape[1], step)]
             for at_s, stream, item in sorted(todo, key=lambda entry: entry[0]):

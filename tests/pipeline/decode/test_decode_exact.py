@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,20 @@ def test_past_the_end_and_before_the_start_are_errors(write: Any, decoder: Any) 
         decoder.decode(str(made.path), 20.0, Sampling(4, 1.0, RATE))
     with pytest.raises(DecodeError, match=r"starts at -1\.0 s"):
         decoder.decode(str(made.path), -1.0, Sampling(4, 1.0, RATE))
+
+
+def test_a_length_that_is_only_guessed_refuses_no_clip(write: Any, tmp_path: Path) -> None:
+    """A bare stream's length is guessed from its first bit rate: here 4 s instead of 12."""
+    parts = [
+        write(f"{rate}.mp3", sound=_noise(seconds), sound_codec="libmp3lame", bit_rate=rate).path.read_bytes()
+        for rate, seconds in ((320_000, 3), (64_000, 9))
+    ]
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes(b"".join(parts))
+    clip = decoders["pyav"]().decode(str(joined), 8.0, Sampling(3, 1.0, RATE))
+    assert all(clip.audio_ok) and float(np.abs(clip.wave).max()) > 0.2
+    with pytest.raises(DecodeError, match="nothing decodes"):
+        decoders["pyav"]().decode(str(joined), 30.0, Sampling(3, 1.0, RATE))
 
 
 def test_sound_alone_and_pictures_alone(write: Any, decoder: Any) -> None:
