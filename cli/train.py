@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     task: Annotated[
         str, typer.Option("--task", help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.")
     ] = "ave",
@@ -98,7 +99,8 @@ def train(
         "--inject-from": inject_from,
     }
     if resume is not None:
-        given = [name for name, value in changes.items() if value]
+        given = [f"--{name}" for name in ("task", "recipe") if _typed(context, name)]
+        given += [name for name, value in changes.items() if value]
         if given:
             raise CaeavError(
                 f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
@@ -128,6 +130,12 @@ def train(
         shlex.join(command),
     )
     finish(results, place, as_json)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option that has a default was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _train_all(

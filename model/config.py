@@ -28,9 +28,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Unknown keys are errors, values do not change."""
+    """Unknown keys are errors, as are numbers without a value; values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StoresConfig(Section):

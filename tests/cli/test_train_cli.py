@@ -148,6 +148,8 @@ def test_an_unfinished_run_is_gone_on_with(home: Home, trained: dict[str, Any]) 
 def test_resume_takes_no_other_choices(home: Home, trained: dict[str, Any]) -> None:
     text = refused(call(home, "train", "--resume", trained["run"], "--set", "seed=3", "--seeds", "1"))
     assert "--set, --seeds cannot change it" in text
+    text = refused(call(home, "train", "--resume", trained["run"], "--task", "avvp", "--recipe", "full"))
+    assert "--task, --recipe cannot change it" in text
 
 
 def test_wrong_settings_are_told_together_and_nothing_is_made(home: Home) -> None:

@@ -74,6 +74,11 @@ def test_all_faults_come_together(tmp_path: Path) -> None:
     assert "did you mean 'schedule'?" in text
 
 
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_a_number_without_a_value_is_a_fault(value: str) -> None:
+    assert "optimiser.lr: " in faults_of(assignments=[f"optimiser.lr={value}"])
+
+
 def test_adapter_settings_are_checked_like_our_own() -> None:
     assert "model.adapters.nosuch: no such key (value 1)" in faults_of(
         assignments=["model.adapters.nosuch=1"]
@@ -134,3 +139,16 @@ def test_a_config_of_another_version_is_refused(tmp_path: Path) -> None:
     path.write_text(dump_config(resolve_config()) + "future_key: 1\n")
     with pytest.raises(ConfigError, match="future_key"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [("epochs=1", "'training.epochs'"), ("epoch=1", "'training.epochs'"), ("lr=0.1", "'optimiser.lr'"),
+     ("caste.enabled=false", "'model.adapters.caste'"), ("modalities=audio", "'model.modalities'"),
+     ("training.lr=0.1", "'optimiser.lr'"), ("name=adam", "'optimiser.name' or 'schedule.name'")],
+)  # fmt: skip
+def test_a_key_of_another_section_is_named(assignment: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        resolve_config(assignments=[assignment])
+    [fault] = raised.value.faults
+    assert fault.endswith(f"; did you mean {meant}?")
