@@ -15,6 +15,7 @@ from caeav.cli.options import DatasetOption, HomeOption, JsonOption
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_text
+from caeav.manifests.wording import counted
 from caeav.pipeline.store import StoreReader, find_store, list_stores
 from caeav.pipeline.store.dtypes import dtype_name
 from caeav.pipeline.summary import DEFAULT_MAX_FAILED
@@ -92,9 +93,9 @@ def export(
         sys.stdout.buffer.write(text.encode())
     for count, what in ((len(reader.quarantined), "in quarantine"), (len(reader.missing), "not yet made")):
         if count:
-            say(f"{count} of {len(reader.manifest.clips)} clips have no captions: {what}")
+            say(f"{count} of {counted(len(reader.manifest.clips), 'clip')} have no captions: {what}")
     if output is not None:
-        say(f"{len(reader)} clips written to {printable(output)}")
+        say(f"{counted(len(reader), 'clip')} written to {printable(output)}")
 
 
 def embed(

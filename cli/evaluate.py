@@ -67,6 +67,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
+    from caeav.manifests.wording import counted
     from caeav.model.bootstrap import shown
     from caeav.model.examine import examine, remarks
     from caeav.model.experiment import load_best, reopen
@@ -107,11 +108,11 @@ def evaluate(
     config = experiment.config
     marked = stamp(config.protocol, config.select_on)
     marked = f" ({marked})" if marked != HONEST and split == "test" else ""
-    counted = f"{scores.clips} {split} {task.rows}"
+    asked = counted(scores.clips, f"{split} {task.rows.removesuffix('s')}")
     within = shown(bounds, task.metric)
     within = f" ({within})" if within else ""
     print(
-        f"{run.name}: {task.metric} {scores.value:.2f} %{within}{marked} on {counted}; majority {found.majority:.2f} %"
+        f"{run.name}: {task.metric} {scores.value:.2f} %{within}{marked} on {asked}; majority {found.majority:.2f} %"
     )
     for line in remarks(found):
         print(line)

@@ -20,6 +20,7 @@ from caeav.manifests.home import Home
 from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import ManifestError, clip_to_row
+from caeav.manifests.wording import counted
 
 SHOWN_CLIPS = 20
 
@@ -111,7 +112,7 @@ def show(
         ],
     )
     if len(shown) < len(clips):
-        say(f"{len(shown)} of {len(clips)} clips; more with --limit")
+        say(f"{len(shown)} of {counted(len(clips), 'clip')}; more with --limit")
 
 
 @commands.command("check")
@@ -166,7 +167,7 @@ def _events(clip: Clip) -> str:
     events = [f"{e.modality} {e.label} {e.start_s:g}-{e.end_s:g}".strip() for e in clip.events]
     questions, masks = clip.extra.get("questions", ()), clip.extra.get("masks", ())
     if questions:
-        events.append(f"{len(questions)} questions")
+        events.append(counted(len(questions), "question"))
     if masks:
         events.append(f"{sum(mask is not None for mask in masks)} masks")
     return "; ".join(events or clip.labels()) or "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from caeav.cli.console import print_table, printable, say
 from caeav.manifests.check import Report
 from caeav.manifests.clip import SPLITS
+from caeav.manifests.wording import counted
 
 NO_SPLIT = "none"
 
@@ -12,8 +13,8 @@ NO_SPLIT = "none"
 def print_counts(report: Report) -> None:
     """How many clips, where, and in the measure of the data set's labels what a constant answer scores."""
     missing = f", {len(report.missing)} of them without media" if report.missing else ""
-    kind = "answers" if report.questions else "classes"
-    print(printable(f"{report.dataset}: {report.clips} clips{missing}, {len(report.classes)} {kind}"))
+    kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
+    print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))
     print(printable(f"media: {report.media_root}"))
     print()
     if report.questions:

@@ -15,6 +15,7 @@ from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
     ArraySpec,
     Description,
@@ -190,7 +191,7 @@ def _print_report(report: Report) -> None:
     if report.sound:
         print(f"sound: {counts}")
     elif report.problems:
-        print(f"DAMAGED, {len(report.problems)} problems: {counts}")
+        print(f"DAMAGED, {counted(len(report.problems), 'problem')}: {counts}")
     else:
         print(f"not finished, {report.missing} clips missing: {counts}; what is there is sound")
 

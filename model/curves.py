@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, did_you_mean
 from caeav.manifests.publish import publish_bytes, publish_text
 from caeav.model.bootstrap import intervals
 from caeav.model.config import StressConfig
@@ -36,7 +36,7 @@ def kinds_of(text: str, experiment: Experiment) -> list[str]:
     if unknown:
         raise CaeavError(
             f"--stress-curve {text!r}: no such stress: {', '.join(unknown)}",
-            hint=f"choose among {', '.join(KINDS)}, or all",
+            hint=f"{did_you_mean(unknown[0], KINDS)} choose among {', '.join(KINDS)}, or all".strip(),
         )
     check_stress(kinds, experiment.inputs.spec, captions=captions)
     return kinds

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.wording import counted
 from caeav.model.bootstrap import Intervals, intervals
 from caeav.model.config import StressConfig
 from caeav.model.experiment import Experiment
@@ -96,6 +97,7 @@ def examine(
 def remarks(found: Examined) -> list[str]:
     """What to say beside the score: the effect of stress and of leaked clips."""
     lines, metric = [], found.experiment.task.metric
+    row = found.experiment.task.rows.removesuffix("s")
     if found.plain is not None:
         lines.append(
             f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
@@ -103,7 +105,7 @@ def remarks(found: Examined) -> list[str]:
         )
     if found.whole is not None:
         lines.append(
-            f"{found.left_out} {found.split} {found.experiment.task.rows} left out, their video being in another split "
+            f"{counted(found.left_out, found.split + ' ' + row)} left out, their video being in another split "
             f"too; with them: {metric} {found.whole.value:.2f} %"
         )
     return lines

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from caeav.manifests.wording import counted
 from caeav.model.checkpoint import parameter_counts
 from caeav.model.data import MIB, clip_bytes
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED
@@ -29,12 +30,12 @@ def introduction(experiment: Experiment) -> list[str]:
         lines.append(f"  protocol  published: {AS_PUBLISHED[config.task].rules}")
     for store in joined.stores:
         lines.append(
-            f"  {store.recipe.kind:<9} {store.path.name}: {len(store.keys)} clips, {_shapes_said(store)}"
+            f"  {store.recipe.kind:<9} {store.path.name}: {counted(len(store.keys), 'clip')}, {_shapes_said(store)}"
         )
     counts = ", ".join(
         f"{name} {joined.clips(name)}"
         + (f" (+{len(joined.left_out[name])} in quarantine)" if joined.left_out[name] else "")
-        + (f" with {len(samples)} questions" if len(samples) > joined.clips(name) else "")
+        + (f" with {counted(len(samples), 'question')}" if len(samples) > joined.clips(name) else "")
         for name, samples in joined.splits.items()
     )
     lines.append(f"  clips     {counts}; {experiment.task.about(experiment.inputs)}")

@@ -20,9 +20,9 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.join_remarks import label_remarks, random_remarks, some, split_remarks
-from caeav.model.pick import SIDES, PickedStore, fingerprint_of
+from caeav.model.pick import SIDES, PickedStore, choose_store, fingerprint_of
 from caeav.model.sample import ClipSamples, Sample, clip_samples
-from caeav.pipeline.store import StoreReader, find_store
+from caeav.pipeline.store import StoreKind, StoreReader
 
 Sampler = Callable[[Manifest], Sequence[Sample]]
 
@@ -75,29 +75,28 @@ def join_stores(
     A token store may be named with the one modality to take from it, as `NAME:visual`. `taps`: the only ones to read,
     all when empty. `samples`: the task's rows of the manifest.
     """
-    tokens = tuple(_open_tokens(home, dataset, name) for name in (token_names or ("",)))
-    caption_store = (
-        StoreReader.open(
-            find_store(home.stores, dataset, "captions", caption_name or None, by=BY_SETTING["captions"])
-        )
-        if captions
-        else None
-    )
+    remarks: list[str] = []
+    tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
+    caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
-    remarks = label_remarks(home, dataset, manifest)
+    remarks += label_remarks(home, dataset, manifest)
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 
-def _open_tokens(home: Home, dataset: str, text: str) -> StoreReader:
+def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str]) -> StoreReader:
+    path, said = choose_store(home.stores, dataset, kind, name, BY_SETTING[kind])
+    remarks += said
+    return StoreReader.open(path)
+
+
+def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
     name, colon, side = text.partition(":")
     if colon and side not in SIDES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
-    store = StoreReader.open(
-        find_store(home.stores, dataset, "tokens", name or None, by=BY_SETTING["tokens"])
-    )
+    store = _open(home, dataset, "tokens", name, remarks)
     return PickedStore(store, side) if side else store
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
+from caeav.manifests.wording import counted
 from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import StoreReader, random_parts
 
@@ -54,7 +55,8 @@ def split_remarks(
     if loose:
         said.append(f"{some(loose)} in no split, not used")
     said += [
-        f"{n} source videos lie in both splits of {pair} (leakage; --drop-leaks leaves them out)"
+        f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair} "
+        "(leakage; --drop-leaks leaves them out)"
         for pair, n in _leaks(rows).items()
     ]
     return said
@@ -97,5 +99,4 @@ def _videos(rows: Sequence[Sample]) -> Iterator[tuple[str, int]]:
 
 def some(keys: Sequence[str]) -> str:
     """`3 clips (a, b, c)`, cut after a few keys."""
-    word = "clip" if len(keys) == 1 else "clips"
-    return f"{len(keys)} {word} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
+    return f"{counted(len(keys), 'clip')} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"

@@ -9,6 +9,7 @@ task `<task>+<name>.yaml`.
 
 from __future__ import annotations
 
+import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from caeav.manifests import errors
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.wording import counted
 from caeav.model.config import RunConfig, config_class
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED, departures
 from caeav.model.task import TASKS
@@ -37,9 +39,10 @@ class ConfigError(CaeavError):
         self, faults: Sequence[str], *, hint: str = "correct the lines above; nothing was started"
     ) -> None:
         self.faults = tuple(faults)
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__(
-            f"the configuration has {count}:\n" + "\n".join(f"  - {line}" for line in faults), hint=hint
+            f"the configuration has {counted(len(faults), 'fault')}:\n"
+            + "\n".join(f"  - {line}" for line in faults),
+            hint=hint,
         )
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:  # type: ignore[override]
@@ -238,7 +241,8 @@ def _explain(fault: dict[str, Any], form: type[BaseModel]) -> str:
     seen, kind, context = fault.get("input"), fault["type"], fault.get("ctx", {})
     if kind == "extra_forbidden":
         known = _fields_at(place[:-1], form)
-        return f"{path}: no such key (value {seen!r}); allowed here: {', '.join(known)}{did_you_mean(place[-1], known)}"
+        meant = _meant(place[-1], known, form)
+        return f"{path}: no such key (value {seen!r}); allowed here: {', '.join(known)}{meant}"
     if kind == "missing":
         return f"{path}: no value; this key is required"
     if kind in ("literal_error", "enum"):
@@ -261,6 +265,25 @@ def _fields_at(place: Sequence[int | str], form: type[BaseModel]) -> list[str]:
         field = model.model_fields.get(str(part)) if model is not None else None
         model = _section(field.annotation) if field is not None else None
     return list(model.model_fields) if model is not None else []
+
+
+def _paths(form: type[BaseModel], before: str = "") -> list[str]:
+    """All keys of a configuration, sections too, as `training.epochs`."""
+    found = []
+    for name, field in form.model_fields.items():
+        section = _section(field.annotation)
+        found += [before + name, *(_paths(section, f"{before}{name}.") if section else [])]
+    return found
+
+
+def _meant(name: object, known: Sequence[str], form: type[BaseModel]) -> str:
+    """A key of that name in another section, else the nearest one here, else the nearest in another."""
+    paths = {path: path.rpartition(".")[2] for path in _paths(form)}
+    here = did_you_mean(name, known)
+    near = difflib.get_close_matches(str(name), sorted(set(paths.values())), n=1, cutoff=0.75)
+    found = [path for path, last in paths.items() if last == name]
+    found = found or [path for path, last in paths.items() if not here and last in near]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else here
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

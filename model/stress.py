@@ -19,7 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, did_you_mean
 from caeav.model.batch import InputSpec, TokenBatch
 from caeav.model.config import StressConfig
 from caeav.model.data import CAPTION_ARRAYS, Epoch, SplitData
@@ -82,7 +82,7 @@ def parse_stress(text: str) -> StressConfig:
         kind, _, number = (x.strip() for x in part.partition("="))
         field = StressConfig.model_fields.get(kind)
         if field is None:
-            faults.append(f"{kind!r} is no stress")
+            faults.append(", ".join(filter(None, (f"{kind!r} is no stress", did_you_mean(kind, KINDS)))))
         elif kind in values:
             faults.append(f"{kind} is given twice")
         else:

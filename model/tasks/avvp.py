@@ -97,8 +97,8 @@ class AvvpTask(Task):
         if config.motion and len(taps) != 1:
             raise CaeavError(
                 f"model.head.motion is true; the joined stores hold {len(taps)} taps named {MOTION}...",
-                hint="make one by `caeav import --tap motion.NAME=FOLDER` and join it (--set stores.tokens=[...]), or set "
-                "model.head.motion=false",
+                hint="make one by `caeav import --tap motion.NAME=FOLDER` and join it (--set stores.tokens=[...]), "
+                "or set model.head.motion=false",
             )
         return AvvpHead(
             trunk.visual_channels,

@@ -116,7 +116,7 @@ def test_a_folder_of_media_with_labels(tmp_path: Path) -> None:
     labels = tmp_path / "l.csv"
     labels.write_text("file,start_s,end_s,label,split\na.mp4,0,2,\x1b[31mdog,train\n")
     out, _ = call("check", "--dataset", folder, "--labels", labels, "--home", tmp_path / "home")
-    assert "clips: 1 clips, 1 classes" in out
+    assert "clips: 1 clip, 1 class" in out
     assert "\x1b" not in out
 
 

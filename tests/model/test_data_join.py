@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_a_source_video_in_two_splits_is_said(tiny_home: Home) -> None:
     clips[0] = replace(train, extra={"id": "abc"})
     clips[test] = replace(clips[test], extra={"id": "abc"})
     found = join(replace(store.manifest, clips=tuple(clips)), [store], None)
-    assert any("1 source videos lie in both splits of train/test" in remark for remark in found.remarks)
+    assert any("1 source video lies in both splits of train/test" in remark for remark in found.remarks)
 
 
 def test_stores_that_cut_clips_differently_are_refused(make_home: Callable[..., Home]) -> None:
@@ -225,3 +226,35 @@ def test_missing_captions_of_a_manifest_left_in_its_file(
     monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
     with pytest.raises(JoinError, match=r"7 clips \(clip000, .*\) of 36 have no captions"):
         join_stores(make_home(uncaptioned=7), "tiny")
+
+
+def begin_store(home: Home, like: Path, mark: str) -> Path:
+    """A store that was begun as another recipe of the same name, and killed before its first shard."""
+    recipe = StoreReader.open(like).recipe
+    other = replace(recipe, fields={**recipe.fields, "made": mark})
+    with open_for_writing(home.stores / "tiny", other, StoreReader.open(like).manifest) as writer:
+        return writer.path
+
+
+@pytest.mark.parametrize("kind", ["tokens", "captions"])
+def test_a_finished_store_is_meant_beside_one_that_was_only_begun(
+    make_home: Callable[..., Home], kind: str
+) -> None:
+    home = make_home()
+    (whole,) = home.stores.glob(f"tiny/{kind}-*")
+    begun = begin_store(home, whole, "killed")
+    for joined in (join_stores(home, "tiny"), join_stores(home, "tiny", ["tinytokens"], "tinycaptions")):
+        assert whole in [store.path for store in joined.stores]
+        [said] = [remark for remark in joined.remarks if begun.name in remark]
+        assert "is not finished (0 of 60 clips), not used" in said and "delete its folder" in said
+
+
+def test_of_stores_that_were_only_begun_the_way_out_is_told(make_home: Callable[..., Home]) -> None:
+    home = make_home()
+    (whole,) = home.stores.glob("tiny/tokens-*")
+    names = [begin_store(home, whole, mark).name for mark in ("one", "two")]
+    shutil.rmtree(whole)
+    with pytest.raises(CaeavError, match="is finished") as raised:
+        join_stores(home, "tiny")
+    assert all(f"{name} is not finished (0 of 60 clips)" in str(raised.value) for name in names)
+    assert "finish one by the `caeav extract` that began it" in str(raised.value)

@@ -197,7 +197,7 @@ def test_strengths_are_read_and_faults_told_together() -> None:
     with pytest.raises(CaeavError) as error:
         parse_stress("swop=1,mute=2,shift=0.5,cut,cut=0.1")
     for part in (
-        "'swop' is no stress",
+        "'swop' is no stress, did you mean 'swap'?",
         "mute=2",
         "shift=0.5",
         "cut is given twice",
