@@ -15,6 +15,7 @@ import typer
 
 from caeav.cli.console import print_json, printable, say
 from caeav.manifests.clip import Manifest
+from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -94,7 +95,7 @@ def run_options(
 ) -> RunOptions:
     """How to run; by default one worker a core this process may use."""
     return RunOptions(
-        workers or len(os.sched_getaffinity(0)),
+        workers or usable_cores(),
         deadline_s,
         retry_failed,
         max_failed,

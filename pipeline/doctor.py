@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.cores import usable_cores
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic.media import mp4
 from caeav.pipeline.catalogue import REGISTRIES, catalogue
@@ -97,8 +98,7 @@ def _devices() -> Iterator[Check]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield Check("devices", "problem", f"torch does not load: {reason}")
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("cpu", "ok", f"{cores} cores usable, torch uses {torch.get_num_threads()} threads")
+    yield Check("cpu", "ok", f"{usable_cores()} cores usable, torch uses {torch.get_num_threads()} threads")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         yield Check(

@@ -18,6 +18,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from caeav.manifests.clip import SPLITS
+from caeav.manifests.cores import usable_cores
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.synthetic import layout, oracle
 from caeav.manifests.synthetic.layouts import layouts
@@ -67,7 +68,7 @@ def synthesise(
         for s, split in zip(scenarios, splits, strict=True)
         if not made.last_file(root, s, split).exists()
     ]
-    _write_media(root, options, missing, workers or _cores(), progress or (lambda done, total: None))
+    _write_media(root, options, missing, workers or usable_cores(), progress or (lambda done, total: None))
     made.write_lists(root, options, scenarios, splits)
     return _summary(root, options, scenarios, splits, written=len(missing))
 
@@ -116,10 +117,6 @@ def _start_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=follow, daemon=True).start()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summary(

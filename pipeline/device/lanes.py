@@ -6,12 +6,12 @@ nor on that of the machine's cores. The same device may be named several times.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
+from caeav.manifests.cores import usable_cores
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.device.options import CPU, check_devices, gpu_number
 
@@ -39,7 +39,7 @@ def choose_lanes(names: Sequence[str]) -> list[torch.device]:
         elif name == CPU:
             lanes.append(torch.device("cpu"))
         else:
-            cores = min(len(os.sched_getaffinity(0)), AUTO_CPU_LANES)
+            cores = min(usable_cores(), AUTO_CPU_LANES)
             lanes += [torch.device("cuda", i) for i in range(gpus)] if gpus else [torch.device("cpu")] * cores
     return lanes
 

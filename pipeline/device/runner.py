@@ -6,7 +6,6 @@ caller, who hands in clips only as fast as they are settled. Shapes: `T` segment
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from contextlib import ExitStack
 import torch
 from numpy.typing import NDArray
 
+from caeav.manifests.cores import usable_cores
 from caeav.pipeline.backbones.protocol import TorchBackbone
 from caeav.pipeline.decode.media import DecodedClip, Sampling
 from caeav.pipeline.device.batches import Batch, Batches, Unit
@@ -179,4 +179,4 @@ class ComputeFailed(Exception):
 
 
 def _helpers() -> int:
-    return max(2, min(MAX_HELPERS, len(os.sched_getaffinity(0))))
+    return max(2, min(MAX_HELPERS, usable_cores()))

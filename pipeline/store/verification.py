@@ -7,12 +7,12 @@ nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from caeav.manifests.cores import usable_cores
 from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, Problem, StoreError
 from caeav.pipeline.store.layout import StoreFolder
@@ -56,7 +56,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
         return Report(path, (Problem("(store)", error.problem),))
     backend = backend_of(state.recipe)
     problems = [*state.problems, *_unknown_files(state, backend)]
-    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as threads:
+    with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
         told = progress or (lambda _: None)
         for found in threads.map(
             lambda number: list(check_shard(folder, backend, state.indexes[number], told)), state.indexes
