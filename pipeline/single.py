@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.keys import slug
+from caeav.pipeline.answer import why_no_answer
 from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.decode.jobs import Outcome
@@ -92,9 +93,10 @@ def _decode(path: Path, jobs: Sequence[Job], start_s: float, deadline_s: float) 
     request = {"id": path.name, "path": str(path), "start_s": start_s, "jobs": list(range(len(jobs)))}
     with WorkerPool(SETUP, settings, workers=1, deadline_s=deadline_s) as pool:
         [outcome] = pool.map([request])
-    if outcome.failure is not None:
+    wrong = outcome.failure.reason if outcome.failure else why_no_answer(outcome, dict(enumerate(jobs)))
+    if wrong:
         raise CaeavError(
-            f"{path}: {outcome.failure.reason}",
+            f"{path}: {wrong}",
             hint="choose another file or start; caeav doctor shows which decoders work here",
         )
     return outcome

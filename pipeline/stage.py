@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.pipeline.answer import why_no_answer
 from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.beforehand import (
     MEDIA_ROOT,
@@ -27,7 +28,7 @@ from caeav.pipeline.beforehand import (
     other_recipes,
     why_no_file,
 )
-from caeav.pipeline.decode.pool import Outcome, Request, WorkerPool
+from caeav.pipeline.decode.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import Job, sampling_of
@@ -222,8 +223,11 @@ class _Work:
     def _take(self, outcome: Outcome) -> None:
         """One clip has come out of its child process, or never will."""
         key, jobs = outcome.id, self._due[outcome.id]
-        if outcome.failure is not None:
-            failure = outcome.failure
+        failure = outcome.failure
+        if failure is None:
+            wrong = why_no_answer(outcome, {job: self._jobs[job] for job in jobs})
+            failure = Failure("decode", wrong, 1) if wrong else None
+        if failure is not None:
             reason = " ".join(failure.reason.split())
             entry = Quarantined(key, failure.stage, reason, failure.attempts)
             self._miss(key, jobs)

@@ -1,0 +1,95 @@
+"""What a child process sends is held against what it was asked: a wrong answer costs its clip, never the run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.home import Home
+from caeav.pipeline import stage
+from caeav.pipeline.answer import why_no_answer
+from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.extract import extract_all
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_job, token_job
+from caeav.pipeline.store import StoreReader
+from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.worker import setup, worker_settings
+
+JOBS = dict(enumerate((token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions()))))
+Change = Callable[[dict[str, Any], dict[str, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def true(small_set: Path) -> Outcome:
+    """What the first clip really gives."""
+    path = next((small_set / "AVE").iterdir())
+    arrays, info = setup(worker_settings(list(JOBS.values())))(
+        {"path": str(path), "start_s": 0.0, "jobs": list(JOBS)}
+    )
+    return Outcome("a", arrays, info)
+
+
+def test_true_answers_are_answers(true: Outcome) -> None:
+    assert why_no_answer(true, JOBS) == ""
+    failed = {**true.info, "failed": {"1": "ValueError: no words"}, "texts": {"0": {}}}
+    assert why_no_answer(replace(true, info=failed), JOBS) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arrays, info: info.clear(), "KeyError: 'spent'"),
+        (lambda arrays, info: info["spent"].update(decode="long"), "TypeError"),
+        (lambda arrays, info: info["spent"].update(decode=float("nan")), "ValueError"),
+        (lambda arrays, info: info["texts"]["1"].update(visual=None), "None is no text"),
+        (lambda arrays, info: info["texts"].pop("0"), "KeyError: '0'"),
+        (lambda arrays, info: info.update(failed=["0"]), "AttributeError"),
+        (lambda arrays, info: info["texts"].update({"0": ["words"]}), "texts: ['words']"),
+        (lambda arrays, info: info["clips"]["16000"].update(frames_ok=[True]), "frames_ok: [True]"),
+        (lambda arrays, info: info["clips"]["16000"].update(notes=["silent"]), "TypeError"),
+        (lambda arrays, info: info["clips"]["16000"]["facts"].update(device=1), "facts"),
+        (lambda arrays, info: arrays.pop("0/visual.stage1"), "KeyError: '0/visual.stage1'"),
+        (lambda arrays, info: arrays.update({"7/visual.stage1": np.zeros(3)}), "KeyError: '7/visual.stage1'"),
+        (
+            lambda arrays, info: arrays.update({"0/visual.stage1": arrays["0/visual.stage1"][:3]}),
+            "visual.stage1 is float32 [3, ",
+        ),
+        (lambda arrays, info: arrays.update(frames=np.zeros((4, 2, 2, 4), np.uint8)), "frames is uint8"),
+        (lambda arrays, info: arrays.update(frames=np.zeros(4, np.uint8)), "frames is uint8"),
+        (
+            lambda arrays, info: arrays.update({"wave@16000": np.zeros(5, np.float32)}),
+            "wave@16000 is float32",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(true: Outcome, change: Change, said: str) -> None:
+    arrays, info = dict(true.arrays), copy.deepcopy(dict(true.info))
+    change(arrays, info)
+    assert said in why_no_answer(Outcome("a", arrays, info), JOBS)
+
+
+def test_a_child_that_lies_costs_its_clip_in_all_stores(
+    small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = replace(small_manifest, clips=small_manifest.clips[:2])
+    liar = manifest.clips[0].key
+
+    class Lying(stage.WorkerPool):
+        def map(self, requests: Any) -> Any:
+            for outcome in super().map(requests):
+                yield replace(outcome, info={}) if outcome.id == liar else outcome
+
+    monkeypatch.setattr(stage, "WorkerPool", Lying)
+    options = [TokenOptions(), CaptionOptions()]
+    for summary in extract_all(manifest, Home(tmp_path), options, RunOptions(1), lambda progress: None):
+        [entry] = summary.quarantined
+        assert (entry.key, entry.stage) == (liar, "decode")
+        assert entry.reason == "its process sent what is no answer: KeyError: 'spent'"
+        assert list(StoreReader.open(summary.path).keys) == [manifest.clips[1].key]
