@@ -130,9 +130,11 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
     every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
 
     def tick() -> None:
+        redrawn = 0.0
         while not over.wait(TICK_S):  # a slow model says nothing for minutes
-            if bar is not None and time.time() - bar.last_print_t >= every_s:
+            if bar is not None and time.time() - max(bar.last_print_t, redrawn) >= every_s:
                 bar.refresh()
+                redrawn = time.time()
 
     def report(progress: Progress) -> None:
         nonlocal bar

@@ -24,6 +24,7 @@ from caeav.pipeline.backbones.clap_sound import DEFAULT
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.native import import_torchaudio, import_torchvision
 from caeav.pipeline.weights import Weights, WeightsError, find_weights
+from caeav.pipeline.weights.find import HUB
 from caeav.pipeline.weights.load import load_checked
 
 ROBERTA = "hub:FacebookAI/roberta-base"
@@ -138,7 +139,14 @@ def _find_tokenizer(given: str, weights: Weights) -> Weights:
     """The tokenizer's files: those named, or those beside the weights, or RoBERTa's."""
     beside = weights.folder if weights.folder is not None and _has_tokenizer(weights.folder) else None
     choice = ModelChoice("the tokenizer of clap", given or (str(beside) if beside else ""))
-    return find_weights(choice, default=ROBERTA, wants=TOKENIZER, also=(MERGES,))
+    try:
+        return find_weights(choice, default=ROBERTA, wants=TOKENIZER, also=(MERGES,))
+    except WeightsError as error:
+        raise WeightsError(
+            error.problem,
+            hint=f"set 'tokenizer' of clap to a folder with {TOKENIZER[0]} of {ROBERTA.removeprefix(HUB)}, or to "
+            f"{HUB}, which fetches it: --set audio-text.tokenizer={HUB}",
+        ) from error
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from caeav.pipeline.summary import Progress, Remark, Report, StageSummary
 def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "LOG_EVERY_S", 0.05)
+    monkeypatch.setattr(stages, "LOG_EVERY_S", 0.3)
     monkeypatch.setattr(stages, "TICK_S", 0.05)
 
     def slow(report: Report, remark: Remark) -> None:
@@ -24,6 +24,8 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
         assert "0/2" in capsys.readouterr().err
         while capsys.readouterr().err.count("caption:   0%") == 0:  # what the clock alone redraws
             time.sleep(0.02)
+        time.sleep(0.5)  # ten ticks, and one more line is due
+        assert capsys.readouterr().err.count("caption:   0%") <= 2
         remark("one thing")
         report(Progress(2, 1, 2))
 
