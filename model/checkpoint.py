@@ -7,7 +7,8 @@ What a resumed training needs besides weights is `resume.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,28 +37,33 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors and the facts of a file written by `write_tensors`; raises `CheckpointError`."""
-    _plain(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {error}", hint="restore the file, or train again"
-        ) from error
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118 - not a mapping
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Only the JSON facts of a file; its tensors are not read."""
-    _plain(path)
+    """Only the JSON facts of a file; its tensors are not read. Raises `CheckpointError`."""
+    with _opened(path) as file:
+        return _facts(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; whatever is wrong with it, also while it is read, is a `CheckpointError`."""
+    if path.exists() and not path.is_file():  # a pipe or device may never end
+        raise CheckpointError(f"{path} is no plain file", hint="give a checkpoint")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            return facts
+            yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"cannot read the checkpoint {path}: {error}", hint="restore the file, or train again"
         ) from error
+
+
+def _facts(file: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+    return facts
 
 
 def load_fitting(build: Callable[[], Module], path: Path) -> Module:
@@ -86,12 +92,6 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> 
     """
     _compare(model, tensors, source)
     model.load_state_dict(dict(tensors), strict=True)
-
-
-def _plain(path: Path) -> None:
-    """A pipe or device may never end; what is not there is told by whoever opens it."""
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path} is no plain file", hint="give a checkpoint")
 
 
 def _compare(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
