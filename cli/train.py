@@ -108,6 +108,7 @@ def train(
             )
         result = _resume(place, resume, device)
         finish([result], place, as_json)
+        _begin_rest(place, result["group"], device)
         finish_group(place, result["group"])
         return
     dedicated = {
@@ -160,11 +161,31 @@ def _train_all(
         try:
             results.append(_train_one(experiment, run))
         except KeyboardInterrupt:
-            left = ",".join(map(str, seeds[len(results) + 1 :]))
+            left = ", ".join(map(str, seeds[len(results) + 1 :]))
             if left:
-                say(f"not begun: --seeds {left}")
+                say(f"it then begins the seeds that were not: {left}")
             raise
     return results
+
+
+def _begin_rest(home: Home, group: str, device: str | None) -> None:
+    """Train the seeds of a group that an interruption left without a run."""
+    from caeav.model.experiment import reopen
+    from caeav.model.groups import members
+    from caeav.model.runs import ORIGIN, create_run
+
+    runs = members(home, group) if group else []
+    if not runs:
+        return
+    origin = runs[0].origin()
+    begun = {run.config().seed for run in runs}
+    left = [seed for seed in origin.get("seeds", []) if seed not in begun]
+    if left:
+        experiment = reopen(home, runs[0], device, live_opener(home))
+    for seed in left:
+        run = create_run(home, experiment.with_seed(seed).config)
+        run.write(ORIGIN, origin)
+        _train_one(experiment.with_seed(seed), run)
 
 
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:

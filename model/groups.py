@@ -10,7 +10,7 @@ from typing import Any
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_text
-from caeav.model.runs import group_path, list_runs
+from caeav.model.runs import Run, group_path, list_runs
 
 
 def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -36,9 +36,14 @@ def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, A
     }
 
 
+def members(home: Home, name: str) -> list[Run]:
+    """The runs of a group, oldest first."""
+    return [run for run in list_runs(home) if run.origin()["group"] == name]
+
+
 def finished_group(home: Home, name: str) -> dict[str, Any] | None:
     """The summary of a group all of whose seeds are trained, from its runs; None while some are missing."""
-    runs = [run for run in list_runs(home) if run.origin()["group"] == name]
+    runs = members(home, name)
     results = [result for run in runs if (result := run.result()) is not None]
     seeds = runs[0].origin().get("seeds", []) if runs else []
     by_seed = {result["seed"]: result for result in results}

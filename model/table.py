@@ -23,6 +23,8 @@ from caeav.model.runs import list_runs
 
 SPLIT = "test"
 NOTHING = "-"
+PLANNED = "planned"
+"""What a result is given besides: all seeds of its group."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,12 @@ def _results(home: Home) -> tuple[list[dict[str, Any]], list[str]]:
     results, remarks = [], []
     for run in list_runs(home):
         try:
-            result = run.result()
+            result, planned = run.result(), run.origin().get("seeds", [])
         except CaeavError as error:
             remarks.append(f"{run.name}: {error.problem.splitlines()[0]}")
             continue
         if result is not None and SPLIT in result["scores"]:
-            results.append(result)
+            results.append({**result, PLANNED: planned})
     return results, remarks
 
 
@@ -140,6 +142,8 @@ def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Sequence[st
     protocol = stamp(first["protocol"], first["select_on"]) + (", no leaks" if "leaks" in first else "")
     seeds = ", ".join(str(result["seed"]) for result in results)
     method = f"{first['recipe']}, seed{'s' if len(results) > 1 else ''} {seeds}"
+    if len(first[PLANNED]) > len(results):
+        method += f" of {', '.join(map(str, first[PLANNED]))}"
     if first.get("augment"):
         method += f", augmented ({', '.join(first['augment'])})"
     return Line(method, tuple(_value(results, metric) for metric in metrics), protocol, name, own=True)

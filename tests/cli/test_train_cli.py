@@ -99,7 +99,7 @@ def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
     assert {listed[run]["group"] for run in group["runs"]} == {group["group"]}
 
 
-def test_an_interrupt_names_the_run_to_go_on_with_and_the_seeds_not_begun(
+def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from caeav.model import experiment
@@ -107,12 +107,25 @@ def test_an_interrupt_names_the_run_to_go_on_with_and_the_seeds_not_begun(
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", stopped)
-    result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "7,8,9")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "train", stopped)
+        result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "7,8,9")
     assert result.exit_code == 130
     [line] = [line for line in result.stderr.splitlines() if "--resume" in line]
     assert line.endswith(f"-s7 --home {home.root}")  # it can be typed as it stands
-    assert "not begun: --seeds 8,9" in result.stderr
+    assert "it then begins the seeds that were not: 8, 9" in result.stderr
+    name = line.split()[line.split().index("--resume") + 1]
+    resumed = call(home, "train", "--resume", name)
+    assert resumed.exit_code == 0, resumed.output
+    group = json.loads(
+        (home.root / "runs" / f"{name.removesuffix('-s7')}-seeds-7-8-9.group.json").read_text()
+    )
+    assert group["seeds"] == [7, 8, 9]
+    assert f"group {group['group']} is complete" in resumed.stderr
+    again = call(home, "train", "--resume", group["runs"][1])
+    assert (
+        "nothing to do" in again.stderr and len(list((home.root / "runs").glob(f"{name[:15]}*-s[789]"))) == 3
+    )
 
 
 def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
