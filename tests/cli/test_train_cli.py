@@ -123,9 +123,8 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     assert group["seeds"] == [7, 8, 9]
     assert f"group {group['group']} is complete" in resumed.stderr
     again = call(home, "train", "--resume", group["runs"][1])
-    assert (
-        "nothing to do" in again.stderr and len(list((home.root / "runs").glob(f"{name[:15]}*-s[789]"))) == 3
-    )
+    assert "nothing to do" in again.stderr
+    assert len(list((home.root / "runs").glob("*-s[789]"))) == 3
 
 
 def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
@@ -265,7 +264,8 @@ def test_predict_needs_a_file(home: Home, trained: dict[str, Any]) -> None:
 
 
 def test_an_unknown_run_names_the_known_ones(home: Home, trained: dict[str, Any]) -> None:
-    assert trained["run"] in refused(call(home, "eval", "--run", "nosuchrun"))
+    newest = json.loads(call(home, "runs", "ls", "--json").stdout)[-1]["run"]
+    assert newest in refused(call(home, "eval", "--run", "nosuchrun"))
 
 
 def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
