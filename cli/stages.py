@@ -19,6 +19,7 @@ from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 
@@ -200,7 +201,7 @@ def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
 def _refuse_too_many(summary: StageSummary) -> None:
     if summary.too_many_failed:
         raise CaeavError(
-            f"{len(summary.quarantined)} of {summary.expected} clips are quarantined; --max-failed allows "
+            f"{len(summary.quarantined)} of {counted(summary.expected, 'clip')} are quarantined; --max-failed allows "
             f"{summary.max_failed}",
             hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the media and give --retry-failed, "
             "or allow more by --max-failed",
@@ -227,7 +228,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
         speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
-        print(f"{summary.due} clips in {summary.seconds:.1f} s ({speed})")
+        print(f"{counted(summary.due, 'clip')} in {summary.seconds:.1f} s ({speed})")
         if summary.limit:
             shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
             print(f"limited by   {summary.limit} (seconds of work: {shown})")

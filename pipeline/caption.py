@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.backbones.protocol import TextBackbone
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, some
 from caeav.pipeline.device.options import ComputeOptions
@@ -72,17 +73,22 @@ def _compare_keys(part: FileCaptioner, manifest: Manifest, run: RunOptions, rema
     keys = [clip.key for clip in manifest.clips]
     missing, unknown = part.captions.missing(keys), part.captions.unknown(keys)
     name = f"{part.weights.source} ({part.modality})"
-    others = f"; {some(unknown)} rows name no clip of it" if unknown else ""
+    others = f"; {_unknown(unknown)} no clip of it" if unknown else ""
     if len(missing) > failure_limit(run.max_failed, len(keys)):
         raise CaeavError(
-            f"{name} has no row for {some(missing)} of {len(keys)} clips of {manifest.dataset}{others}",
+            f"{name} has no row for {some(missing)} of {counted(len(keys), 'clip')} of {manifest.dataset}{others}",
             hint="a row a clip, with its key as `caeav manifest show` has it; an empty text where the clip lacks the "
             "modality; or allow more quarantined clips by --max-failed",
         )
     if missing:
-        remark(f"{name} has no row for {some(missing)} of {len(keys)} clips, which are quarantined{others}")
+        of = counted(len(keys), "clip")
+        remark(f"{name} has no row for {some(missing)} of {of}, to be quarantined{others}")
     elif unknown:
-        remark(f"{name}: {some(unknown)} rows name no clip of {manifest.dataset}, they are not used")
+        remark(f"{name}: {_unknown(unknown)} no clip of {manifest.dataset} and will not be used")
+
+
+def _unknown(keys: Sequence[str]) -> str:
+    return f"{some(keys)} {'row names' if len(keys) == 1 else 'rows name'}"
 
 
 def _read(files: Mapping[str, FileCaptioner], key: str) -> Record | Quarantined:

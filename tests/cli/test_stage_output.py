@@ -35,7 +35,9 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
     assert "2/2" in lines[-1] and "failed=1" in lines[-1]
 
 
-@pytest.mark.parametrize(("due", "speed"), [(1, "60.0 s a clip"), (240, "4.0 clips/s")])
+@pytest.mark.parametrize(
+    ("due", "speed"), [(1, "1 clip in 60.0 s (60.0 s a clip)"), (240, "240 clips in 60.0 s (4.0 clips/s)")]
+)
 def test_speed_is_told_in_the_unit_that_suits_it(
     due: int, speed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,7 +201,7 @@ def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Pat
     said: list[str] = []
     summary = caption(plain_manifest("a", "b"), Home(tmp_path), from_file(path), ONE, quiet, said.append)
     assert (summary.stored, summary.due) == (2, 2)
-    assert any("1 ('c') rows name no clip of plain" in text for text in said)
+    assert any("1 ('c') row names no clip of plain" in text for text in said)
     first = StoreReader.open(summary.path).read("a")
     assert first.info["texts"] == {"visual": "a dog", "audio": ""}
     assert first.arrays["visual_caption_mask"].sum() == 2
@@ -214,7 +214,7 @@ def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Pat
 def test_clips_without_a_row_are_quarantined_or_too_many(tmp_path: Path) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof"), "stranger": ("", "")})
     with pytest.raises(
-        CaeavError, match=r"no row for 2 \('b', 'c'\) of 3 clips of plain; 1 \('stranger'\) rows"
+        CaeavError, match=r"no row for 2 \('b', 'c'\) of 3 clips of plain; 1 \('stranger'\) row names"
     ):
         caption(plain_manifest("a", "b", "c"), Home(tmp_path), from_file(path), ONE, quiet)
     assert not (tmp_path / "stores").exists()
