@@ -92,7 +92,14 @@ def accuracy(place: Path, preset: str, seeds: list[int], assignments: list[str])
     """Test accuracy by seed, and the adapters' parameters; the run folders are not kept."""
     home, found, count = Home(place), [], 0
     for seed in seeds:
-        sets = [f"model.adapters.preset={preset}", f"seed={seed}", "training.workers=0", *assignments]
+        as_measured = "optimiser.head_lr_factor=1"  # as benchmarks/ablation.py
+        sets = [
+            f"model.adapters.preset={preset}",
+            f"seed={seed}",
+            "training.workers=0",
+            as_measured,
+            *assignments,
+        ]
         given = {"dataset": "synthetic", "training.device": "cpu"}
         experiment = prepare(home, resolve_config("ave", "full", None, sets, given))
         run = create_run(home, experiment.config)

@@ -4,7 +4,12 @@
 
 Makes the sets, their tokens and captions (finished steps are gone over quickly), trains every task's recipes with every
 seed, and prints mean and deviation over the seeds as a Markdown table. Checkpoints are chosen on validation, test is
-scored once. A recipe whose group of seeds is there already is not trained again.
+scored once. All recipes of a task share head, optimiser, schedule and epochs. A recipe whose group of seeds is there
+already is not trained again; other clips, taps or settings need another home.
+
+Tasks whose heads average the tokens of the deepest tap get the first two taps of `classic`, whose tokens know their own
+place alone: in every token of the last tap the whole picture is summed up already (docs/TASKS.md). `--taps all` gives
+them all four.
 """
 
 from __future__ import annotations
@@ -25,8 +30,21 @@ SETS = {
     "avqa": ("music-avqa", "synthetic-music-avqa"),
 }
 """Task -> what `synthesise` calls its layout, and what the set is called."""
+SPLITS = "0.5,0.15,0.35"
+CLIPS, CLIPS_OF = 480, {"avs-s4": 400, "avs-ms3": 400, "avqa": 600}
+SIZE_PX = {"avs-s4": 128, "avs-ms3": 128}
+"""Smaller than the official 224 pixels: comparing masks is half the work of a training."""
 RECIPES = ("visual", "audio", "none", "full")
 OWN_RECIPES = {"avqa": ("question",)}
+SMALL = ("model.adapters.case.width=64",)
+"""CASE at the tokens' own width has three million parameters and takes twice the time."""
+LOCAL = (
+    "stores.taps=[visual.stage1,visual.stage2,audio.stage1,audio.stage2]",
+    "model.adapters.avmoe.num_skip=1",
+    "model.adapters.avmoe.reduction=4",
+)
+POOLED = ("ave", "ave-weak", "avvp")
+"""Tasks whose heads see the mean of the deepest tap's tokens, and nothing else of them."""
 
 
 def caeav(*arguments: str) -> str:
@@ -42,10 +60,13 @@ def finished_groups(home: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(g["task"], g["recipe"], ",".join(map(str, g["seeds"]))): g for g in groups}
 
 
-def prepare(task: str, clips: int, at: list[str]) -> None:
+def prepare(task: str, clips: int | None, at: list[str]) -> None:
     """The task's set, tokens and captions."""
     layout, dataset = SETS[task]
-    caeav("synthesise", "--dataset", layout, "--clips", str(clips), "--json", *at)
+    made = ["--clips", str(clips or CLIPS_OF.get(task, CLIPS)), "--splits", SPLITS]
+    if task in SIZE_PX:
+        made += ["--size", str(SIZE_PX[task])]
+    caeav("synthesise", "--dataset", layout, *made, "--json", *at)
     caeav("extract", "--dataset", dataset, *at)
     caeav("caption", "--dataset", dataset, *at)
 
@@ -55,10 +76,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--home", type=Path, default=Path("caeav_home/tasks"))
-    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--clips", type=int, help="default: 480; avs: 400, avqa: 600")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--tasks", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--recipes", nargs="+", help="default: visual audio none full, and the task's own")
+    parser.add_argument("--taps", choices=("local", "all"), default="local")
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     at = ["--home", str(options.home)]
@@ -67,9 +89,10 @@ def main() -> None:
     for task in options.tasks:
         prepare(task, options.clips, at)
         recipes = options.recipes or [*OWN_RECIPES.get(task, ()), *RECIPES]
+        local = LOCAL if task in POOLED and options.taps == "local" else ()
         for recipe in recipes:
             if (task, recipe, options.seeds) not in finished_groups(options.home):
-                changes = [part for one in options.assignments for part in ("--set", one)]
+                changes = [part for one in (*SMALL, *local, *options.assignments) for part in ("--set", one)]
                 what = ["--task", task, "--dataset", SETS[task][1], "--recipe", recipe]
                 caeav("train", *what, "--seeds", options.seeds, *changes, *at)
         groups = finished_groups(options.home)
