@@ -100,6 +100,8 @@ def evaluate(
         columns = list(scores.per_class[0])
         print_table(columns, [[row[name] for name in columns] for row in scores.per_class])
         print()
+    elif scores.ungrouped:
+        say(f"no table class by class: {scores.ungrouped}")
     bounds = found.intervals.as_json() if found.intervals is not None else None
     if scores.details:
         rows = [[name, value, shown(bounds, name)] for name, value in scores.details.items()]

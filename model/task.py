@@ -37,7 +37,7 @@ class Scores:
     """The official score in percent, how many samples it is over, and rows for reading, one a class or type.
 
     `details`: every other number of the metric, by name. `evidence`: what those of them that are ratios of sums are
-    made of, for confidence intervals.
+    made of, for confidence intervals. `ungrouped`: why there are no rows.
     """
 
     value: float
@@ -45,6 +45,7 @@ class Scores:
     per_class: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
     evidence: Evidence | None = field(default=None, compare=False)
+    ungrouped: str = field(default="", compare=False)
 
 
 class Scorer(Protocol):

@@ -26,11 +26,14 @@ from caeav.manifests.readers.avsbench_files import (
     Listed,
     read_mask,
     read_ms3,
+    read_objects,
     read_s4,
 )
 from caeav.manifests.readers.files import first_there, read_shape, refuse_options, report_dashes
 
 SEGMENTS = 5
+OBJECTS = ("avss_metadata.csv", "metadata.csv", "AVSBench_semantic/metadata.csv")
+"""Where below the root the list with MS3's objects may lie."""
 AUDIO, FRAMES, MASKS, RAW = "audio_wav", "visual_frames", "gt_masks", "raw_videos"
 
 
@@ -94,6 +97,8 @@ def read(root: Path, options: ReadOptions) -> Manifest:
         raise CaeavError(f"{path}: lists no clip", hint=_how_to_get(layout, options.dataset, root))
     data = path.parent / layout.data
     masks = _masks(rows, layout, data, segments, findings)
+    listing = first_there(root, OBJECTS) if layout is MS3 else None
+    objects = read_objects(listing, sources, findings) if listing is not None else {}
     keys = assign_keys([Wish(row.name, row.name) for row in rows])
     clips = tuple(
         Clip(
@@ -106,6 +111,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
                 "id": row.youtube,
                 **({"name": row.name} if row.name != row.youtube else {}),
                 **({"category": row.category} if row.category else {}),
+                **({"objects": objects[row.name]} if row.name in objects else {}),
                 "masks": masks[row.name],
             },
         )

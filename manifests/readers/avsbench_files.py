@@ -2,6 +2,7 @@
 
     S4   Single-source/s4_meta_data.csv     name,start,category,split     and the folder s4_data/ beside it
     MS3  Multi-sources/ms3_meta_data.csv    video_id,split                and ms3_data/
+         avss_metadata.csv or metadata.csv  vid,uid,s_min,s_sec,a_obj,split,label   AVSBench-semantic's, optional
 
 Knows one file at a time; what they say together is `avsbench.py`.
 """
@@ -51,6 +52,11 @@ OFFICIAL_CATEGORIES = (
 SOURCE_S = 10
 """Length of the VGGSound clip that S4's `start` counts in."""
 
+MS3_PART = "v1m"
+"""What AVSBench-semantic calls the clips of MS3 among its own."""
+
+NO_OBJECT = ("", "background", "off-the-screen")
+
 _NUMBERED = re.compile(r"(.{11})_\d+")
 _HALF = 128
 
@@ -95,6 +101,17 @@ def read_ms3(path: Path, sources: dict[str, str], findings: list[Finding]) -> li
         for (name, split), where in lines
         if _usable(name, split, where, findings)
     ]
+
+
+def read_objects(path: Path, sources: dict[str, str], findings: list[Finding]) -> dict[str, list[str]]:
+    """What can be seen to sound in each clip of MS3, by its name, from the list of AVSBench-semantic."""
+    columns = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
+    lines = read_table(path, ",", columns, sources, findings)
+    return {
+        uid: sorted({name for name in objects.split("_") if name not in NO_OBJECT})
+        for (_, uid, _, _, objects, _, label), _ in lines
+        if label == MS3_PART
+    }
 
 
 def _usable(name: str, split: str, where: str, findings: list[Finding]) -> bool:

@@ -181,12 +181,24 @@ class _Ms3(_Avs):
     ) -> None:
         rows = [f"{self.name(s)},{split}" for s, split in zip(scenarios, splits, strict=True)]
         layout.write_lines(root / "Multi-sources/ms3_meta_data.csv", ["video_id,split", *rows])
+        names = [name.replace("_", "-") for name in plain(options.classes)]
+        columns = "vid,uid,s_min,s_sec,a_obj,split,label"
+        rows = [
+            f"{self.name(s)},{self.name(s)},0,0,{'_'.join(names[i] for i in _sounding(s)) or 'background'},{split},v1m"
+            for s, split in zip(scenarios, splits, strict=True)
+        ]
+        layout.write_lines(root / "avss_metadata.csv", [columns, *rows])
         self.write_truth(root, options, scenarios, splits)
 
 
 def sounding_objects(scenario: Scenario, second: int) -> list[int]:
     """What is seen and heard in a second."""
     return sorted(set(scenario.seen[second]) & set(scenario.heard[second]))
+
+
+def _sounding(scenario: Scenario) -> list[int]:
+    """What is seen and heard at once in any second."""
+    return sorted({i for second in range(len(scenario.seen)) for i in sounding_objects(scenario, second)})
 
 
 def _png(pixels: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:

@@ -38,7 +38,8 @@ from caeav.model.task import Scores, Task
 if TYPE_CHECKING:
     from caeav.model.placements.build import Trunk
 
-BITS, KNOWN, CATEGORY = "masks", "known", "category"
+SOURCES = " sounding)"
+BITS, KNOWN, GROUPS = "masks", "known", "groups"
 MASKED = {
     "similarity": masked_similarity,
     "divergence": masked_divergence,
@@ -104,11 +105,15 @@ class AvsTask(Task):
                 f"no clip of data set {manifest.dataset!r} has a mask",
                 hint="--dataset avs-s4 or avs-ms3, or one whose clips have `masks` (docs/TASKS.md)",
             )
-        return {"mask_size": list(unpack_mask(first).shape)}
+        named = [groups_of(sample) for rows in splits.values() for sample in rows]
+        counts = {count: None for *_, count in filter(None, named) if count.endswith(SOURCES)}
+        names = {name: None for groups in named for name in groups if name not in counts}
+        return {"mask_size": list(unpack_mask(first).shape), "groups": [*sorted(names), *sorted(counts)]}
 
     def classes(self, manifest: Manifest, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """Categories, which only S4 has; nothing is told apart by them but the table of scores."""
-        return manifest.classes
+        """What the table of scores groups clips by: S4's categories; MS3's objects and how many there are, where its
+        rows have them."""
+        return manifest.classes or tuple(facts["groups"])
 
     def about(self, inputs: Inputs) -> str:
         """The size of a mask."""
@@ -116,7 +121,7 @@ class AvsTask(Task):
         return f"masks of {height}x{width} pixels"
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """`masks` `[N, T, bytes]`, one bit a pixel; `known` `[N, T]`; `category` `[N]`, -1 for none."""
+        """`masks` `[N, T, bytes]`, one bit a pixel; `known` `[N, T]`; `groups` `[N, K]`, which it is in."""
         frames = inputs.spec.segments
         height, width = inputs.facts["mask_size"]
         bits = np.zeros((len(samples), frames, (height * width + 7) // 8), np.uint8)
@@ -133,9 +138,11 @@ class AvsTask(Task):
                 if text is not None:
                     bits[row, t] = _bits(text, (height, width), sample.key)
                     known[row, t] = True
-        categories = {name: i for i, name in enumerate(inputs.classes)}
-        index = [categories.get(s.clip.extra.get("category", ""), -1) for s in samples]
-        return {BITS: torch.from_numpy(bits), KNOWN: known, CATEGORY: torch.tensor(index, dtype=torch.long)}
+        groups = torch.zeros(len(samples), len(inputs.classes), dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            held = groups_of(sample)
+            groups[row] = torch.tensor([name in held for name in inputs.classes], dtype=torch.bool)
+        return {BITS: torch.from_numpy(bits), KNOWN: known, GROUPS: groups}
 
     def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal gates, TPAVI and decoder over the maps of all stages."""
@@ -173,6 +180,14 @@ class AvsTask(Task):
         masks = [share > level for level in levels]
         best = max(masks, key=lambda mask: constant_ious(mask, train).mean().item())
         return 100 * float(constant_ious(best, targets).mean())
+
+
+def groups_of(sample: Sample) -> tuple[str, ...]:
+    """Names of the groups that a clip is in: its category, or its objects and last their number."""
+    extra = sample.clip.extra
+    if "objects" in extra:
+        return (*extra["objects"], f"({len(extra['objects'])}{SOURCES}")
+    return (extra["category"],) if extra.get("category") else ()
 
 
 def _bits(text: str, size: tuple[int, int], key: str) -> np.typing.NDArray[np.uint8]:
@@ -218,17 +233,17 @@ class AvsScorer:
     def __init__(self, classes: Sequence[str], clips_per_call: int) -> None:
         self._classes = classes
         self._metric = AvsMetric(clips_per_call)
-        self._categories: list[int] = []
+        self._groups: list[Tensor] = []
 
     def add(self, found: Any, batch: TokenBatch) -> None:
         """Take in one batch."""
         truth, known = masks_of(batch.targets, found.mask_logits.shape[-2:]), batch.targets[KNOWN]
         for logits, masks, frames in zip(found.mask_logits, truth, known, strict=True):
             self._metric.update(logits[frames].unsqueeze(0), masks[frames].unsqueeze(0))
-        self._categories += batch.targets[CATEGORY].tolist()
+        self._groups += batch.targets[GROUPS].cpu().unbind()
 
     def result(self) -> Scores:
-        """M_J in percent; with one clip a call also both numbers of every category."""
+        """M_J in percent; with one clip a call also both numbers of every group of clips."""
         score = self._metric.compute()
         details = {
             "f_measure": 100 * score.f_measure,
@@ -242,11 +257,12 @@ class AvsScorer:
             {"mean_iou": mean_of(score.calls[:, 0]), "f_measure": mean_of(score.calls[:, 1])},
             SAMPLES if single else f"calls of {score.clips_per_call} clips",
         )
-        return Scores(100 * score.mean_iou, len(self._categories), rows, details, evidence)
+        why = "the rows name none (docs/DATASETS.md)" if single else "several clips are scored in a call"
+        return Scores(100 * score.mean_iou, len(self._groups), rows, details, evidence, "" if rows else why)
 
     def _rows(self, calls: Tensor) -> tuple[dict[str, Any], ...]:
-        categories = torch.tensor(self._categories)
-        found = [(name, calls[categories == i]) for i, name in enumerate(self._classes)]
+        groups = torch.stack(self._groups)
+        found = [(name, calls[groups[:, i]]) for i, name in enumerate(self._classes)]
         return tuple(
             {"class": name, "clips": len(own)}
             | dict(zip(("mean_iou", "f_measure"), own.mean(dim=0).tolist(), strict=True))

@@ -211,3 +211,26 @@ def test_bad_lists_are_told(tmp_path: Path) -> None:
     )
     with pytest.raises(CaeavError, match="lists no clip"):
         read(tmp_path, "avs-s4")
+
+
+def test_ms3_has_its_objects_from_the_list_of_the_semantic_set_where_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text(
+        "video_id,split\nxv7eM6-UmkY_36,train\nA7N2Japi3-A_4,test\nb,val\n"
+    )
+    assert all("objects" not in clip.extra for clip in read(tmp_path, "avs-ms3").clips)
+    (tmp_path / "avss_metadata.csv").write_text(
+        "vid,uid,s_min,s_sec,a_obj,split,label\n"
+        "xv7eM6-UmkY,xv7eM6-UmkY_36,0,0,violin_frying-food_violin,train,v1m\n"
+        "A7N2Japi3-A,A7N2Japi3-A_4,0,0,background,test,v1m\n"
+        "b,b,0,0,dog,val,v2\n"
+    )
+    manifest = read(tmp_path, "avs-ms3")
+    assert [clip.extra.get("objects") for clip in manifest.clips] == [["frying-food", "violin"], [], None]
+    assert "avss_metadata.csv" in manifest.sources and manifest.classes == ()
+
+
+def test_every_real_ms3_clip_is_in_the_semantic_list(official: Path) -> None:
+    clips = read(official, "avs-ms3").clips
+    counts = Counter(name for clip in clips for name in clip.extra["objects"])
+    assert (len(counts), counts["man"], counts["emergency-car"]) == (21, 113, 1)
+    assert sum(not clip.extra["objects"] for clip in clips) <= 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -413,3 +414,25 @@ def test_unused_taps_are_neither_read_nor_counted(homes: dict[str, Home]) -> Non
     assert list(made.data["val"].batch([0]).visual) == ["visual.s2"]
     with pytest.raises(CaeavError, match=r"names visual\.s9; the joined stores hold audio\.s1"):
         experiment(homes, "avs-s4", "stores.taps=[visual.s9]")
+
+
+def test_ms3_is_scored_by_objects_and_their_number_where_its_rows_have_them(tmp_path: Path) -> None:
+    rows = [
+        (replace(clip, extra={"masks": clip.extra["masks"], "objects": sorted(CLASSES[: 1 + i % 2])}), *truth)
+        for i, (clip, *truth) in enumerate(avs_rows(16))
+    ]
+    home = {"avs-ms3": write_home(tmp_path, "hand", rows, ())}
+    made = experiment(home, "avs-ms3")
+    assert made.inputs.classes == ("bell", "dog", "(1 sounding)", "(2 sounding)")
+    scores = made.score(made.build(), "val")
+    counts = {row["class"]: row["clips"] for row in scores.per_class}
+    assert counts["bell"] == scores.clips == counts.get("(1 sounding)", 0) + counts.get("(2 sounding)", 0)
+    assert scores.ungrouped == ""
+
+
+def test_why_there_is_no_table_of_classes_is_said(homes: dict[str, Home], tmp_path: Path) -> None:
+    rows = [(replace(clip, extra={"masks": clip.extra["masks"]}), *truth) for clip, *truth in avs_rows(8)]
+    made = experiment({"avs-ms3": write_home(tmp_path, "hand", rows, ())}, "avs-ms3")
+    assert "name none" in made.score(made.build(), "val").ungrouped
+    several = experiment(homes, "avs-s4", "metric.clips_per_call=4")
+    assert "several clips" in several.score(several.build(), "val").ungrouped
