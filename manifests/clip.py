@@ -10,7 +10,7 @@ What the data sets put where (`T` segments a clip; all of `extra` is JSON):
     LLP          extra["labels"]: the video-level labels, in every split. Events with modality "audio" or "visual"
                  in val and test; train has none
     AVSBench     extra["masks"]: T entries, each null (no ground truth) or a base64 1-bit PNG of the official size;
-                 S4 also extra["category"]; no events
+                 S4 also extra["category"], MS3 extra["objects"] where a list of them is there; no events
     MUSIC-AVQA   a clip is a whole video with split "", as questions are split and not videos; no events.
                  extra["questions"]: list of {"id": int, "split", "type": [modality, kind], "text": template filled
                  in, "words": as the official code cuts them, "answer", "template"}; `Manifest.classes` are answers
@@ -26,7 +26,9 @@ from typing import Any
 
 from caeav.manifests.keytable import Keys
 
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+-]{0,199}")
+KEY_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-"
+MAX_KEY_CHARS = 200
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-]{1,200}")
 """Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
 
 SPLITS = ("train", "val", "test")

@@ -6,7 +6,6 @@ A Python string a key costs 60 bytes and more before anything is looked up; `Key
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -15,8 +14,9 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.texthash import hash_text, hash_texts, random_seed
+
 _AT_ONCE = 1 << 16
-_HASH_BYTES = 8
 
 
 class Keys(Sequence[str]):
@@ -60,7 +60,10 @@ class Keys(Sequence[str]):
     @property
     def sizes(self) -> NDArray[np.uint32]:
         """Characters of each key."""
-        return np.diff(self._ends, prepend=np.uint32(self._begin))
+        sizes = self._ends.copy()
+        sizes[1:] -= self._ends[:-1]
+        sizes[:1] -= np.uint32(self._begin)
+        return sizes
 
     @property
     def ends(self) -> NDArray[np.uint32]:
@@ -101,7 +104,7 @@ class Keys(Sequence[str]):
         if isinstance(other, Keys):
             return len(self) == len(other) and (
                 (self._ends is other._ends and self._blob is other._blob)
-                or (self.blob == other.blob and bool(np.array_equal(self.sizes, other.sizes)))
+                or (bool((self.ends == other.ends).all()) and self.blob == other.blob)
             )
         if isinstance(other, tuple | list):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -120,14 +123,14 @@ class KeyPlaces:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        hashes = np.frombuffer(b"".join(map(_hash, keys)), "<u8")
-        order = np.argsort(hashes, kind="stable").astype(np.uint32)
-        self._order: NDArray[np.uint32] = order
-        self._hashes: NDArray[np.uint64] = hashes[order]
+        self._seed = random_seed()
+        hashes = hash_texts(keys.blob, keys.ends, self._seed)
+        self._order: NDArray[np.uint32] = np.argsort(hashes, kind="stable").astype(np.uint32)
+        self._hashes: NDArray[np.uint64] = hashes[self._order]
 
     def get(self, key: str) -> int | None:
         """The first place of `key`, or None."""
-        wanted = np.frombuffer(_hash(key), "<u8")[0]
+        wanted = np.uint64(hash_text(key.encode("utf-8", "surrogatepass"), self._seed))
         at = int(np.searchsorted(self._hashes, wanted))
         while at < len(self._hashes) and self._hashes[at] == wanted:
             place = int(self._order[at])
@@ -143,7 +146,3 @@ class KeyPlaces:
             if self.get(self._keys[place]) != place:
                 return place
         return None
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()

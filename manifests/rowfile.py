@@ -29,6 +29,8 @@ _ROW = re.compile(
     rb'\{"key": "([A-Za-z0-9_+-]{1,200})", "media": "[^"\\\n]*(?:\\.[^"\\\n]*)*", "start_s": [0-9.e+-]+, '
     rb'"seconds": [0-9.e+-]+, "split": "(train|val|test|)", "events": \[[^\n]*\}\n'
 )
+_EXTRA, _ID = b'"extra": {', b'"id": "'
+"""What begins a row's last field and its official id, quotation marks as no text within a row has them."""
 _REBUILD = "build the manifest again: caeav manifest build"
 
 
@@ -121,14 +123,26 @@ class FiledClips(Sequence[Clip]):
         """The bytes of all rows."""
         return memoryview(self._mapped())[int(self._starts[0]) : int(self._starts[-1])]
 
-    def video(self, row: int) -> str:
-        """What clips of one video share, its official id or else its file, of a row that is looked at no further."""
-        start, end = int(self._starts[row]), int(self._starts[row + 1])
-        value = parse_line(self._mapped()[start : end - 1], f"{self._path}:{row + 2}")
+    def videos(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        """What clips of one video share, its official id or else its file, of rows that are looked at no further."""
+        data = self._mapped()
+        for row, start, end in zip(
+            rows.tolist(), self._starts[rows].tolist(), self._starts[rows + 1].tolist(), strict=True
+        ):
+            begin = data.find(_EXTRA, start, end) + len(_EXTRA)
+            stop = data.find(b'"', begin + len(_ID), end)
+            name = data[begin:stop]
+            if begin >= len(_EXTRA) and name.startswith(_ID) and b"\\" not in name:
+                yield name[len(_ID) :]
+            else:
+                yield self._video(data, row, start, end)
+
+    def _video(self, data: mmap.mmap, row: int, start: int, end: int) -> bytes:
+        value = parse_line(data[start : end - 1], f"{self._path}:{row + 2}")
         extra = value.get("extra") if isinstance(value, dict) else None
         if not isinstance(extra, dict) or "media" not in value:
-            return self[row].media  # says what is wrong
-        return str(extra.get("id", value["media"]))
+            return self[row].media.encode()  # says what is wrong
+        return str(extra.get("id", value["media"])).encode("utf-8", "surrogatepass")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_data": None}

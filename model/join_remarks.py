@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
+from caeav.manifests.texthash import hash_texts, random_seed
 from caeav.manifests.wording import counted
 from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import StoreReader, random_parts
@@ -68,33 +68,31 @@ def _leaks(rows: Sequence[Sample]) -> Counter[str]:
     Videos are told apart by a hash of 64 bits, nine bytes a sample: among a million two are alike once in 40 million
     data sets.
     """
-    hashes, bits = array("Q"), bytearray()
-    for video, split in _videos(rows):
-        name = hashlib.blake2b(video.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        hashes.append(int.from_bytes(name, "little"))
-        bits.append(1 << split)
-    if not bits:
+    if not rows:
         return Counter()
-    order = np.argsort(np.array(hashes, np.uint64), kind="stable")
-    sorted_ = np.array(hashes, np.uint64)[order]
-    first = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
-    of_video = np.bitwise_or.reduceat(np.frombuffer(bytes(bits), np.uint8)[order], first)
+    if isinstance(rows, ClipSamples):
+        videos = rows.clips.videos(rows.rows)
+        bits = np.uint8(1) << (rows.clips.splits[rows.rows] - 1)  # 0 is no split
+    else:
+        videos = (
+            str(row.clip.extra.get("id", row.clip.media)).encode("utf-8", "surrogatepass") for row in rows
+        )
+        bits = np.array([1 << SPLITS.index(row.split) for row in rows], np.uint8)
+    blob, ends = bytearray(), array("I")
+    for video in videos:
+        blob += video
+        ends.append(len(blob))
+    hashes = hash_texts(bytes(blob), np.array(ends, np.uint32), random_seed())
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+    of_video = np.bitwise_or.reduceat(bits[order], first)
     found = {
         f"{a}/{b}": int(np.count_nonzero((of_video >> i) & (of_video >> j) & 1))
         for i, a in enumerate(SPLITS)
         for j, b in enumerate(SPLITS[i + 1 :], i + 1)
     }
     return Counter({pair: n for pair, n in found.items() if n})
-
-
-def _videos(rows: Sequence[Sample]) -> Iterator[tuple[str, int]]:
-    """The video of each sample and the number of its split."""
-    if isinstance(rows, ClipSamples):
-        for row in rows.rows:
-            yield rows.clips.video(int(row)), int(rows.clips.splits[row]) - 1  # 0 is no split
-    else:
-        for sample in rows:
-            yield str(sample.clip.extra.get("id", sample.clip.media)), SPLITS.index(sample.split)
 
 
 def some(keys: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from caeav.manifests.jsonl import grow, holds_rows, manifest_digest, read_manife
 from caeav.manifests.keytable import KeyPlaces, Keys
 from caeav.manifests.rowfile import FiledClips
 from caeav.manifests.rows import ManifestError
+from caeav.manifests.texthash import hash_text, hash_texts
 
 CLIPS = (
     Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),
@@ -76,6 +77,30 @@ def test_every_row_is_checked_before_it_is_used(filed: Path, known: bool) -> Non
     assert clips[0] == CLIPS[0]
     with pytest.raises(ManifestError, match=r"manifest.jsonl:4: an event's label is 'cat'"):
         clips[2]
+
+
+def test_the_video_of_a_row_is_its_official_id_or_its_file(filed: Path) -> None:
+    extras = (
+        {"id": "a-b_c"},
+        {"id": "", "x": 1},
+        {"x": {"extra": {"id": "inner"}}},
+        {"x": {"extra": {"id": "inner"}}, "id": "outer"},
+        {"id": 'quoted " \\ and é'},
+        {"id": 7},
+        {"id": ["list"]},
+        {},
+    )
+    label = Event('"extra": {"id": "label', 0.0, 1.0)
+    clips = [
+        Clip(f"k{i}", '"extra": {"id": "é.mp4', 0.0, 9.0, "train", (label,), extra)
+        for i, extra in enumerate(extras)
+    ]
+    write_manifest(Manifest("toy", 10, 1.0, (), tuple(clips)), filed)
+    stored = read_manifest(filed).clips
+    assert isinstance(stored, FiledClips)
+    rows = np.array([7, 0, 1, 2, 3, 4, 5, 6])
+    wanted = [str(clips[row].extra.get("id", clips[row].media)) for row in rows]
+    assert [name.decode() for name in stored.videos(rows)] == wanted
 
 
 def test_lost_rows_torn_lines_and_keys_that_are_there_twice_are_refused(filed: Path) -> None:
@@ -142,8 +167,30 @@ def test_places_of_keys_and_the_first_that_is_there_twice(given: list[str]) -> N
 
 
 def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keytable, "_hash", lambda key: np.uint64(7).tobytes())
+    monkeypatch.setattr(keytable, "hash_text", lambda *_: 7)
+    monkeypatch.setattr(keytable, "hash_texts", lambda blob, ends, seed: np.full(len(ends), 7, np.uint64))
     places = KeyPlaces(Keys.of(["a", "b", "c"]))
     assert [places.get(key) for key in "abcd"] == [0, 1, 2, None]
     assert places.twice() is None
     assert KeyPlaces(Keys.of(["a", "b", "a"])).twice() == 2
+
+
+@given(st.lists(st.binary(max_size=40), max_size=30), st.integers(0, 2**64 - 1))
+def test_a_text_has_one_hash_alone_or_among_others(texts: list[bytes], seed: int) -> None:
+    ends = np.cumsum([len(text) for text in texts], dtype=np.uint32)
+    hashes = hash_texts(b"".join(texts), ends, seed)
+    assert hashes.tolist() == [hash_text(text, seed) for text in texts]
+
+
+def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:
+    keys = Keys.of(f"clip{i:06d}" for i in range(200_000))
+    one, other = (hash_texts(keys.blob, keys.ends, seed) for seed in (1, 2))
+    assert len(np.unique(one)) == len(np.unique(other)) == 200_000
+    assert not (one == other).any()
+    spread = np.bincount((one >> np.uint64(56)).astype(np.int64), minlength=256)
+    assert spread.min() > 600 and spread.max() < 980  # 781 in each is even
+
+
+def test_places_travel_with_their_seed() -> None:
+    places = pickle.loads(pickle.dumps(KeyPlaces(Keys.of(["a", "bcdefghijkl"]))))
+    assert [places.get(key) for key in ("bcdefghijkl", "a", "b")] == [1, 0, None]

@@ -98,8 +98,8 @@ def decode_index(data: bytes) -> TarIndex:
         raise BadIndex(f"{count} records with {keys_bytes} bytes of keys do not fit {len(data)} bytes")
     entries = np.frombuffer(body, ENTRY, count, _HEADER.size)
     keys = split_keys(body[_HEADER.size + count * ENTRY.itemsize :], entries["key_end"])
-    for part in ("array", "info"):
-        size, offset = entries[f"{part}_bytes"].astype(np.uint64), entries[f"{part}_offset"]
-        if bool(np.any(size > shard_bytes)) or bool(np.any(offset > np.uint64(shard_bytes) - size)):
+    for part in ("array", "info") if count else ():
+        size, offset = entries[f"{part}_bytes"], entries[f"{part}_offset"]
+        if int(size.max()) > shard_bytes or (offset > np.uint64(shard_bytes) - size).any():
             raise BadIndex(f"a record lies outside the shard's {shard_bytes} bytes")
     return TarIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)
