@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.captioners.generator import transformers
@@ -86,6 +87,11 @@ class WhisperCaptioner(SoundCaptioner):
         """`WhisperForConditionalGeneration`."""
         return transformers().WhisperForConditionalGeneration
 
+    def module(self) -> nn.Module:
+        """The model; raises `CaeavError`, before any clip, for more tokens than it has room for."""
+        assert self.prefix
+        return super().module()
+
     @cached_property
     def prefix(self) -> list[int]:
         """Start of transcript, language and task where the checkpoint has several, no timestamps, then the prompt."""
@@ -99,7 +105,7 @@ class WhisperCaptioner(SoundCaptioner):
         if self.settings["max_tokens"] > room:
             raise CaeavError(
                 f"setting 'max_tokens' of {self.name} is {self.settings['max_tokens']}, the model has room for {room}",
-                hint="give fewer",
+                hint=f"give at most {room}: --set audio.max_tokens={room}",
             )
         return found
 
@@ -129,12 +135,16 @@ class AudioChat(SoundCaptioner):
         """The family's class."""
         return getattr(transformers(), self.model_class)
 
-    def write(self, parts: Sequence[Wave]) -> list[str]:
-        """All windows in one batch; they are equally long, so their prompts are too."""
+    def module(self) -> nn.Module:
+        """The model; raises `WeightsError`, before any clip, where the checkpoint is not made to be asked."""
         if self.processor.chat_template is None:
             raise WeightsError(
                 f"{self.weights.source} has no chat template", hint="give the instruction-tuned checkpoint"
             )
+        return super().module()
+
+    def write(self, parts: Sequence[Wave]) -> list[str]:
+        """All windows in one batch; they are equally long, so their prompts are too."""
         chats = [
             [
                 {

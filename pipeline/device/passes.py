@@ -17,6 +17,7 @@ from torch import Tensor
 from caeav.pipeline.decode.media import DecodedClip
 from caeav.pipeline.device.batches import Batch, Unit
 from caeav.pipeline.device.network import CaptionNetwork, DeviceError, TokenNetwork, short_of_memory
+from caeav.pipeline.weights import WeightsError
 
 R = TypeVar("R")
 Results = list[tuple[list[int], R]]
@@ -56,7 +57,7 @@ def isolated(rows: list[int], run: Callable[[list[int]], R]) -> tuple[Results[R]
     """`run(rows)`; a failure is traced by halves to single rows, which are returned with the reason."""
     try:
         return [(rows, run(rows))], {}
-    except DeviceError:
+    except (DeviceError, WeightsError):
         raise
     except Exception as error:  # a model's mistake costs the clip that causes it
         if _fatal(error):

@@ -181,6 +181,15 @@ def test_extract_captions_too_with_models_and_weights_and_decodes_once(
     assert (alone.name, digests(alone)) == (stores[2].name, digests(stores[2]))
 
 
+def test_more_tokens_than_a_whisper_writes_are_refused_before_there_is_a_store(
+    films: Path, tmp_path: Path, tiny_whisper: Path
+) -> None:
+    given = ("--dataset", films, "--home", tmp_path / "home", "--segments", "3", "--workers", "1")
+    error = str(run(*given, "--audio", "whisper", "--audio-weights", tiny_whisper).exception)
+    assert "'max_tokens' of whisper is 60" in error and "--set audio.max_tokens=43" in error
+    assert not list((tmp_path / "home" / "stores").rglob("captions-*"))
+
+
 def test_extract_refuses_caption_files_without_rows_and_parts_of_no_captions(
     films: Path, tmp_path: Path
 ) -> None:
