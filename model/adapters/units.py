@@ -53,11 +53,9 @@ class AttentionUnit(nn.Module):
         if leanunits.pays(query):
             attn = self.attn
             return leanunits.attention(
-                attn.query(query),
-                attn.key(source),
-                attn.value(source),
                 query,
-                attn.out,
+                source,
+                (attn.query, attn.key, attn.value, attn.out),
                 self.norm,
                 mask=source_mask,
                 heads=attn.heads,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters import leanunits
+from caeav.model.adapters import leanunits, pages
 from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
 
 DOUBLE = torch.float64
@@ -71,15 +73,16 @@ def test_gradients_with_dropout() -> None:
         assert torch.autograd.gradcheck(lambda *_, u=unit, g=given: seeded(u, *g), tuple(unit.parameters()))
 
 
-def test_dropout_keeps_the_stated_share_and_scales_it_up() -> None:
+def test_dropout_takes_the_stated_share_and_scales_up_the_rest() -> None:
     torch.manual_seed(0)
-    x = torch.ones(200, 500)
-    keep = leanunits._drop(x, 0.2)
-    assert keep is not None
-    assert 0.79 < keep.float().mean() < 0.81
-    torch.testing.assert_close(x, keep / 0.8)
-    whole = torch.ones(3)
-    assert leanunits._drop(whole, 0.0) is None and whole.eq(1).all()
+    x, change = torch.full((200, 500), 3.0), torch.ones(200, 500)
+    gone = leanunits._draw(change, 0.2)
+    assert gone is not None and leanunits._draw(change, 0.0) is None
+    assert 0.19 < gone.float().mean() < 0.21
+    left = (~gone) / 0.8
+    torch.testing.assert_close(leanunits._without(change, gone, 0.2), left)
+    torch.testing.assert_close(leanunits._add_dropped(x, change, gone, 0.2), 3 + left)
+    assert leanunits._without(x, None, 0.0) is x
 
 
 def kept_bytes(unit: nn.Module, *given: Tensor) -> int:
@@ -122,3 +125,28 @@ def test_frozen_parameters_and_half_precision() -> None:
     rough.float().square().sum().backward()
     torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(pages._trim() is None, reason="this C library has no malloc_trim")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    large, small = torch.empty(pages.WORTH_BYTES // 4), torch.empty(1000)
+    blocks = [torch.ones(25_000) for _ in range(600)]  # 100 kB: from the heap, 60 MB in all
+    del blocks[::2]
+    freed_between = resident_bytes()
+    pages.return_free_memory(small)
+    assert resident_bytes() > freed_between - 5e6
+    pages.return_free_memory(large)
+    assert resident_bytes() < freed_between - 20e6
+
+
+def test_memory_is_returned_before_large_gradients_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(leanunits, "return_free_memory", lambda weight: sizes.append(weight.numel()))
+    unit, feed = AttentionUnit(8, heads=2), FeedForwardUnit(8)
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    feed(unit(x, x)).sum().backward()
+    assert sizes == [2 * 8 * 8, 8 * 8]
