@@ -32,7 +32,7 @@ class Caste(nn.Module):
     """`gamma * mask * (w_space * spatial(x) + w_time * temporal(x))`; the outer `gamma` starts at 0.
 
     The two weights add up to 1, so with increments `s` and `t` this is `gamma * mask * (x + w_space gamma_s s +
-    w_time gamma_t t)`: the residual holds a copy of the selected tokens. `gate_init` starts the inner gammas; 0 as
+    w_time gamma_t t)`: the residual holds a copy of the selected tokens. `gate_init` starts the inner gammas; 0
     as in the reference lets the enrichments learn only after the outer gate has opened. `map_rank` above 0 gives the
     four `C x C` maps that rank.
     """

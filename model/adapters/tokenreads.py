@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from caeav.model.adapters.precision import own_precision
 from caeav.model.adapters.temporal import clip_view
 
 
@@ -56,9 +57,10 @@ class _ReadTokens(torch.autograd.Function):
         return mean, pooled, chosen, mixed
 
     @staticmethod
+    @own_precision
     def backward(
         ctx: Any, d_mean: Tensor, d_pooled: Tensor, d_rows: Tensor, d_mixed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, None, None]:
         x, score, weight, attention, pooled, chosen, index = ctx.saved_tensors
         segments = ctx.segments
         tokens, channels = x.shape[1:]
@@ -68,17 +70,18 @@ class _ReadTokens(torch.autograd.Function):
         d_attention = torch.bmm(x, d_pooled.unsqueeze(2))[..., 0] - (pooled * d_pooled).sum(-1, keepdim=True)
         d_logit = attention * d_attention  # [BT, L]
         d_score = d_logit.flatten() @ flat
-        left = torch.stack([attention, torch.full_like(attention, 1.0 / tokens), d_logit], dim=2)
-        right = torch.stack([d_pooled, d_mean, score.expand_as(d_mean)], dim=1)
-        d_x = torch.bmm(left, right)  # [BT, L, C], the only full-size tensor made here
-
         now, before, after = neighbour_rows(index, tokens, segments)
         d_clips = clip_view(d_mixed, segments)
         later, earlier = d_clips[:, 1:].reshape(-1, channels), d_clips[:, :-1].reshape(-1, channels)
-        d_flat = d_x.view(-1, channels)
-        d_flat.index_add_(0, now, torch.addcmul(d_rows, d_mixed, weight[:, 1]).view(-1, channels))
-        d_flat.index_add_(0, before, later * weight[:, 0])
-        d_flat.index_add_(0, after, earlier * weight[:, 2])
+        d_x = None
+        if ctx.needs_input_grad[0]:  # cached tokens need none
+            left = torch.stack([attention, torch.full_like(attention, 1.0 / tokens), d_logit], dim=2)
+            right = torch.stack([d_pooled, d_mean, score.expand_as(d_mean)], dim=1)
+            d_x = torch.bmm(left, right)  # [BT, L, C], the only full-size tensor made here
+            d_flat = d_x.view(-1, channels)
+            d_flat.index_add_(0, now, torch.addcmul(d_rows, d_mixed, weight[:, 1]).view(-1, channels))
+            d_flat.index_add_(0, before, later * weight[:, 0])
+            d_flat.index_add_(0, after, earlier * weight[:, 2])
         d_weight = torch.stack(
             [
                 (flat.index_select(0, before) * later).sum(0),

@@ -84,6 +84,20 @@ def test_read_tokens_backward_is_the_derivative() -> None:
     assert torch.autograd.gradcheck(lambda *a: tuple(read_tokens(*a, index, 3)), (x, score, weight, bias))
 
 
+def test_read_tokens_backward_computes_in_the_tokens_precision_also_under_autocast() -> None:
+    torch.manual_seed(0)
+    caste = Caste(8, 6, gate_init=0.1)
+    nn.init.ones_(caste.gamma)
+    x, other = torch.randn(4, 6, 8, requires_grad=True), torch.randn(4, 5, 6)
+    residual = caste(x, other, 2).residual
+    cotangent = torch.randn_like(residual)
+    (wanted,) = torch.autograd.grad(residual, x, cotangent, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(residual, x, cotangent)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+
+
 def test_mix_tokens_backward_is_the_derivative() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(3, 5, dtype=DOUBLE), torch.randn(2, 5, 4, dtype=DOUBLE)
