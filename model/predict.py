@@ -21,7 +21,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.model.batch import TokenBatch
 from caeav.model.checkpoint import load_fitting
 from caeav.model.config import RunConfig
-from caeav.model.experiment import best_weights, load_best
+from caeav.model.experiment import best_weights
 from caeav.model.network import build_network
 from caeav.model.placements.live import LiveOpener
 from caeav.model.readings.base import Reading, When
@@ -68,11 +68,7 @@ class Predictor:
         if live is not None and config.model.adapters.placement == "inject":
             opened = live(run.token_recipes())
         build = partial(build_network, TASKS[config.task], inputs, config.model, opened)
-        if opened is None:  # a run folder may come from anywhere
-            model = load_fitting(build, best_weights(run))
-        else:
-            model = build()
-            load_best(run, model)
+        model = load_fitting(build, best_weights(run))  # a run folder may come from anywhere
         return cls(config, inputs, model, choose_device(device))
 
     @torch.no_grad()

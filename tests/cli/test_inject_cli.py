@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,11 @@ from caeav.cli.live import live_opener
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.model.checkpoint import CheckpointError
 from caeav.model.experiment import Experiment, prepare
+from caeav.model.predict import Predictor
 from caeav.model.resolve import resolve_config
+from caeav.model.runs import Run
 from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig
 from caeav.pipeline.backbones.htsat_sound import SoundConfig
 from caeav.pipeline.native import import_torchvision
@@ -212,6 +216,11 @@ def test_train_eval_and_predict(home: Home, tmp_path: Path, stage: str, start: s
     out = ["--out", str(tmp_path / "out"), "--device", "cpu", "--json"]
     said = json.loads(succeed(home, "predict", str(media), "--run", trained["run"], *out).stdout)
     assert len(said["segments"] if "segments" in said else said["rows"]) == 4
+
+    claims = shutil.copytree(run, tmp_path / run.name) / "config.yaml"
+    claims.write_text(claims.read_text().replace("width: 16\n", "width: 1048576\n"))
+    with pytest.raises(CheckpointError, match="of another shape"):  # before anything of that size is made
+        Predictor.load(Run(claims.parent), "cpu", live_opener(home))
 
 
 def test_a_run_holds_adapters_and_no_backbone(home: Home) -> None:
