@@ -75,7 +75,7 @@ class TokenNetwork:
         self._taps = {tap.name: (tap.tokens, tap.channels) for tap in part.taps()}
         place(part, device)
         self._forward: Callable[[Tensor], dict[str, Tensor]] = (
-            cast(Any, torch.compile(part.forward)) if compute.compile else part.forward
+            _compiled(part.forward) if compute.compile else part.forward
         )
 
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
@@ -90,6 +90,24 @@ class TokenNetwork:
                 hint="this is a mistake in the backbone",
             )
         return {name: x.to(self._dtype) for name, x in found.items()}
+
+
+def _compiled(forward: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """`forward` as torch compiles it, at its first call; that it cannot is no fault of the clip then computed."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    compiled = cast(Callable[[Tensor], dict[str, Tensor]], torch.compile(forward))
+
+    def run(batch: Tensor) -> dict[str, Tensor]:
+        try:
+            return compiled(batch)
+        except TorchDynamoException as error:
+            raise DeviceError(
+                f"torch cannot compile the network: {' '.join(str(error).split())[:300]}",
+                hint="leave out --compile; on a CPU it needs a C++ compiler (g++), on a GPU triton",
+            ) from error
+
+    return run
 
 
 class CaptionNetwork:

@@ -161,6 +161,19 @@ def test_a_model_that_does_not_fit_at_all_ends_the_run_with_the_next_step(
     assert digests(after.path) == digests(run(first(small_manifest, 3), tmp_path / "fresh").path)
 
 
+def test_a_network_that_cannot_be_compiled_ends_the_run_and_blames_no_clip(
+    small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("no working C++ compiler found")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend=no_compiler))
+    wanted = replace(OPTIONS, compute=ComputeOptions(batch=4, compile=True))
+    with pytest.raises(CaeavError, match=r"cannot compile the network: [^|]*leave out --compile"):
+        run(first(small_manifest, 3), tmp_path, wanted)
+
+
 def test_a_gpu_that_broke_ends_the_run_and_blames_no_clip(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
