@@ -245,3 +245,20 @@ def test_the_commands_say_what_they_did(toys, caeav):
     assert "slices" not in caeav("ls", *sliced).output  # they are put together already
     with pytest.raises(StoreError, match="make slices with"):
         find_slices(toys.stores, "toy")
+
+
+def test_what_a_writer_killed_at_once_left_is_offered_and_removed(toy):
+    bare = toy.dataset / f"{toy.folder.name[:-4]}beef"
+    bare.mkdir(parents=True)
+    (bare / ".lock").write_bytes(b"4711")
+    (bare / ".part-recipe.json").write_bytes(b"{")
+    full = toy.dataset / f"{toy.folder.name[:-4]}f00d"
+    full.mkdir()
+    (full / "mine.txt").write_text("kept")
+    assert [(info.path, info.state, info.clips) for info in unreferenced(toy.stores, [])] == [
+        (bare, "partial", 0)
+    ]
+    remove_store(bare)
+    assert not bare.exists()
+    with pytest.raises(StoreError, match="no store's folder"):
+        remove_store(full)
