@@ -111,7 +111,9 @@ def _mapped(path: Path, segments: int) -> NDArray[Any]:
             raise ValueError("holds no numbers")
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         text = " ".join(str(error).split())
-        raise FeatureError(f"{path.name} cannot be read: {text}", hint="name a file that numpy.save wrote") from error
+        raise FeatureError(
+            f"{path.name} cannot be read: {text}", hint="name a file that numpy.save wrote"
+        ) from error
     rows = held.shape[0] if held.ndim else 0
     fits = held.ndim in (2, 3) and rows and rows % segments == 0 and (held.ndim == 2 or rows == segments)
     if not fits or 0 in held.shape:
