@@ -1,4 +1,4 @@
-"""What many clips cost before the first step, in time and memory: opening, ordering, sampling, joining, resuming.
+"""What many clips cost before the first step, in time and memory: opening, ordering, sampling, joining, extracting.
 
     python benchmarks/scale.py [--clips 1000 100000 1000000] [--folder DIR]
 
@@ -30,6 +30,7 @@ from caeav.manifests.jsonl import read_manifest
 from caeav.manifests.keytable import Keys
 from caeav.model.data import epoch_order
 from caeav.model.join import join_stores
+from caeav.pipeline.gather import Filling
 from caeav.pipeline.store import Recipe, StoreReader, list_stores, open_for_writing
 from caeav.pipeline.store.layout import Seal, StoreFolder, render_recipe
 from caeav.pipeline.store.payload import crc32c, encode_arrays, encode_info
@@ -159,6 +160,21 @@ def resuming(home: Home, clips: int) -> Callable[[], object]:
     return work
 
 
+def beginning(home: Home, clips: int) -> Callable[[], object]:
+    """A run that has all before it, its manifest read: the store begun and every clip given its place."""
+    recipe = Recipe("tokens", "begun", {"shard_clips": SHARD_CLIPS})
+    manifest = read_manifest(StoreFolder(tokens(home)).manifest)
+
+    def work() -> object:
+        with open_for_writing(home.stores / "begun", recipe, manifest) as writer:
+            filling = Filling(writer, lambda records, _: list(records))
+            if len(filling.shard_of) != clips:
+                raise SystemExit("not every clip is due")
+            return filling
+
+    return work
+
+
 STEPS: dict[str, Callable[[Home, int], Callable[[], object]]] = {
     "`StoreReader.open`, everything but the payload checked": opening,
     "the first record by key (builds the key table)": first_lookup,
@@ -167,6 +183,7 @@ STEPS: dict[str, Callable[[Home, int], Callable[[], object]]] = {
     "tokens, captions and labels joined": joining,
     "`store ls`, two stores": listing,
     "resuming: opened for writing and planned": resuming,
+    "`extract`, everything still to do: store begun, every clip placed": beginning,
 }
 
 

@@ -19,6 +19,7 @@ from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.jsonl import filed
 from caeav.manifests.wording import counted
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
@@ -114,7 +115,7 @@ def load(
     segment_s: float | None,
 ) -> Manifest:
     """The data set's manifest; what its reader found odd is counted in one line."""
-    manifest = load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s)
+    manifest = filed(load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s))
     if manifest.findings:
         named = None if home == Home.find() else home.root
         command = next_step("manifest check", dataset, root, named, labels=labels)

@@ -13,14 +13,14 @@ import json
 import mmap
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
 from caeav.manifests.clip import KEY_PATTERN, Finding, Manifest
-from caeav.manifests.errors import CaeavError
 from caeav.manifests.keytable import KeyPlaces
 from caeav.manifests.publish import publishing
 from caeav.manifests.rowfile import FiledClips, map_file, parse_line, scan
@@ -53,7 +53,8 @@ HEADER_FIELDS = (
 )
 FINDING_FIELDS = ("code", "where", "detail")
 FILED_BYTES = 8 << 20
-"""Size from which a file's rows stay in it (`rowfile.py`)."""
+FILED_CLIPS = 1 << 15
+"""Size from which a file's rows stay in it (`rowfile.py`), and so many clips, of which each has some 250 bytes."""
 ROWS_AT_ONCE = 1 << 12
 _LINES = json.JSONEncoder(allow_nan=False)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -63,19 +64,39 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """Publish `manifest` as `path`; raises `ManifestError` when a row breaks a rule, writing nothing."""
     _check(manifest, str(path))
     with publishing(path) as out:
-        out.write(f"{_LINES.encode(_header(manifest))}\n".encode())
-        if isinstance(manifest.clips, FiledClips):  # checked just now, and written as they are
-            out.write(manifest.clips.rows())
-            return
-        for first in range(0, len(manifest.clips), ROWS_AT_ONCE):
-            rows = map(clip_to_row, manifest.clips[first : first + ROWS_AT_ONCE])
-            out.write("".join(f"{_LINES.encode(row)}\n" for row in rows).encode())
+        for part in _parts(manifest):
+            out.write(part)
 
 
-def read_manifest(path: Path, *, sha256: str = "") -> Manifest:
+def _parts(manifest: Manifest) -> Iterator[bytes | memoryview]:
+    """The file's bytes."""
+    yield f"{_LINES.encode(_header(manifest))}\n".encode()
+    if isinstance(manifest.clips, FiledClips):  # written as they are
+        yield manifest.clips.rows()
+        return
+    for first in range(0, len(manifest.clips), ROWS_AT_ONCE):
+        rows = map(clip_to_row, manifest.clips[first : first + ROWS_AT_ONCE])
+        yield "".join(f"{_LINES.encode(row)}\n" for row in rows).encode()
+
+
+def filed(manifest: Manifest) -> Manifest:
+    """The same manifest; of many clips the rows are put into a file without a name, out of the memory."""
+    if isinstance(manifest.clips, FiledClips) or len(manifest.clips) < FILED_CLIPS:
+        return manifest
+    _check(manifest, manifest.dataset)
+    with TemporaryFile() as out:
+        out.writelines(_parts(manifest))
+        out.flush()
+        data = mmap.mmap(out.fileno(), 0, access=mmap.ACCESS_READ)
+    clips = scan(Path(f"{manifest.dataset}.jsonl"), data, data.find(b"\n") + 1, manifest.classes)
+    return manifest if clips is None else replace(manifest, clips=clips)
+
+
+def read_manifest(path: Path, *, sha256: str = "", like: Manifest | None = None) -> Manifest:
     """The manifest in `path`; raises `ManifestError` naming file and line when it is torn or damaged.
 
-    Every row is checked, except in a large file with just this `sha256` (hex): there each is when it is used.
+    Every row is checked, except in a large file with just this `sha256` (hex), or with the rows of `like`: there each
+    is when it is used.
     """
     try:
         data = map_file(path)
@@ -96,6 +117,7 @@ def read_manifest(path: Path, *, sha256: str = "") -> Manifest:
     else:
         manifest = replace(manifest, clips=clips)
         known = bool(sha256) and hashlib.sha256(data).hexdigest() == sha256
+        known = known or (like is not None and like.classes == manifest.classes and _same_rows(clips, like))
         if not known:
             deque(clips, maxlen=0)  # each row is checked as it is made
     if len(manifest.clips) != head["clips"] or manifest.split_counts() != head["splits"]:
@@ -107,6 +129,10 @@ def read_manifest(path: Path, *, sha256: str = "") -> Manifest:
     if not known:
         _check_unique(manifest, str(path))
     return manifest
+
+
+def _same_rows(clips: FiledClips, like: Manifest) -> bool:
+    return isinstance(like.clips, FiledClips) and clips == like.clips
 
 
 def holds_rows(path: Path, manifest: Manifest) -> bool:
@@ -142,60 +168,6 @@ def source_digest(manifest: Manifest) -> str:
         key, media, start_s, seconds = clip.source()
         _add(digest, [key, media, float(start_s), float(seconds)])
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a manifest differs from the stored one: keys that are new, changed in labels or split, and gone."""
-
-    added: tuple[str, ...]
-    relabelled: tuple[str, ...]
-    gone: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.relabelled or self.gone)
-
-
-def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
-    """`stored` brought up to date with `current` without moving or losing a stored clip.
-
-    Stored clips keep their place; labels, split and extra come from `current` where it still has the key. A
-    clip it no longer has stays, but in no split: nobody wants to train on what was taken out. New clips follow
-    in `current`'s order. Header facts are `current`'s; classes that only gone clips use are put behind its classes.
-
-    Raises `CaeavError` when the two cut clips differently, or a key now means another part of the media.
-    """
-    for name in ("dataset", "segments", "segment_s"):
-        was, now = getattr(stored, name), getattr(current, name)
-        if was != now:
-            raise CaeavError(
-                f"the stored manifest has {name} {was!r}, the data set now {now!r}",
-                hint="a store keeps one cut of one data set; use another --home or data set name for the new one",
-            )
-    if stored.clips == current.clips and stored.classes == current.classes:
-        return replace(current, clips=stored.clips), Growth((), (), ())
-    new = {clip.key: clip for clip in current.clips}
-    known = {clip.key for clip in stored.clips}
-    clips, relabelled, gone = [], [], []
-    for clip in stored.clips:
-        fresh = new.get(clip.key)
-        if fresh is None:
-            gone.append(clip.key)
-            clips.append(replace(clip, split=""))
-            continue
-        if fresh.source() != clip.source():
-            raise CaeavError(
-                f"clip {clip.key!r} was {clip.source()[1:]} (media, start, seconds), it is now {fresh.source()[1:]}",
-                hint="one key must keep its media: rename the media file back, or use another --home for the new set",
-            )
-        if fresh != clip:
-            relabelled.append(clip.key)
-        clips.append(fresh)
-    added = [clip for clip in current.clips if clip.key not in known]
-    kept_labels = {event.label for clip in clips for event in clip.events}
-    behind = tuple(name for name in stored.classes if name in kept_labels and name not in current.classes)
-    grown = replace(current, clips=(*clips, *added), classes=current.classes + behind)
-    return grown, Growth(tuple(clip.key for clip in added), tuple(relabelled), tuple(gone))
 
 
 def _add(digest: hashlib._Hash, value: Any) -> None:

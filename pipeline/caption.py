@@ -70,7 +70,7 @@ def look_through(job: Job, manifest: Manifest, run: RunOptions, remark: Remark) 
 
 
 def _compare_keys(part: FileCaptioner, manifest: Manifest, run: RunOptions, remark: Remark) -> None:
-    keys = [clip.key for clip in manifest.clips]
+    keys = manifest.keys
     missing, unknown = part.captions.missing(keys), part.captions.unknown(keys)
     name = f"{part.weights.source} ({part.modality})"
     others = f"; {_unknown(unknown)} no clip of it" if unknown else ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from caeav.manifests.clip import Manifest
+from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
 from caeav.pipeline.store.dtypes import dtype_name, not_finite
@@ -28,7 +28,11 @@ _Item = tuple["Filling", ShardPlan, dict[str, Record]] | tuple["Filling", Quaran
 
 
 class Filling:
-    """A store being filled: what is due, where each clip has its place, and the shards that are not whole yet."""
+    """A store being filled: what is due, where each clip has its place, and the shards that are not whole yet.
+
+    `shard_of`: the shard of each clip that was due at the beginning, in the store's order; `waiting`: how many clips
+    of a shard are not settled.
+    """
 
     def __init__(self, writer: StoreWriter, complete: Complete) -> None:
         self.writer = writer
@@ -36,20 +40,17 @@ class Filling:
         plans = writer.plan()
         self.plans = {plan.number: plan for plan in plans}
         self.shard_of = {key: plan.number for plan in plans for key in plan.missing}
-        self.waiting = {plan.number: set(plan.missing) for plan in plans}
+        self.waiting = {plan.number: len(plan.missing) for plan in plans}
         self.records: dict[int, dict[str, Record]] = {plan.number: {} for plan in plans}
-        self.clips = {clip.key: clip for clip in writer.manifest.clips if clip.key in self.shard_of}
-        size = shard_clips(writer.recipe)
-        self._places = {clip.key: i % size for i, clip in enumerate(writer.manifest.clips)}
+        self._size = shard_clips(writer.recipe)
 
-    @property
-    def due(self) -> list[str]:
-        """Keys that are neither stored nor quarantined, in the store's order."""
-        return [key for key, number in self.shard_of.items() if key in self.waiting.get(number, ())]
+    def clip(self, key: str) -> Clip:
+        """A clip of the store's manifest."""
+        return self.writer.manifest.clips[self.writer.place(key)]
 
     def place(self, key: str) -> int:
         """Where a clip lies in its shard as planned, whichever others are missing there."""
-        return self._places[key]
+        return self.writer.place(key) % self._size
 
 
 def open_stores(
@@ -113,7 +114,7 @@ class Gatherer:
                 store.records[number][key] = result
             else:
                 self._failed.add(key)
-            store.waiting[number].discard(key)
+            store.waiting[number] -= 1
             whole = not store.waiting[number]
             self._open[key] -= 1
             done = self._open[key] == 0

@@ -71,7 +71,7 @@ def _fill(store: Filling, find: Find, report: Report, meter: Meter) -> None:
     gatherer = Gatherer([store], report, meter, broken.append)
     try:
         gatherer.begin()
-        for key in store.due:
+        for key in store.shard_of:
             if broken:
                 break
             gatherer.settle(store, key, find(key))

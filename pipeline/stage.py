@@ -119,17 +119,16 @@ class _Work:
         self.remarks: list[str] = []
         self._jobs, self._stores, self._root, self._run = jobs, stores, root, run
         self._remark = remark
-        self._clips: dict[str, Clip] = {}
-        for store in stores:
-            self._clips |= store.clips
         self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
-        for key in self._clips:
-            why = why_no_file(self._path(key))
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for key in dict.fromkeys(key for store in stores for key in store.shard_of):
+            why = why_no_file(self._path(self._clip(key)))
             if why:
                 self._lost[key] = why
             else:
-                self._due[key] = [i for i, s in enumerate(stores) if key in s.shard_of]
+                wanting = [i for i, s in enumerate(stores) if key in s.shard_of]
+                self._due[key] = alike.setdefault(tuple(wanting), wanting)
         self._away = any(not in_worker(part) for job in jobs for part in job.parts.values())
         self._workers = min(run.workers, max(1, len(self._due)))
         self.meter = Meter(self._resources())
@@ -150,7 +149,7 @@ class _Work:
         try:
             self._gatherer.begin()
             for key, why in self._lost.items():
-                lost = Quarantined(key, "media", f"{why}: {self._clips[key].media}", 1)
+                lost = Quarantined(key, "media", f"{why}: {self._clip(key).media}", 1)
                 for store in self._stores:
                     if key in store.shard_of:
                         self._gatherer.settle(store, key, lost)
@@ -198,16 +197,19 @@ class _Work:
             resources |= Runner.resources(self._run.devices)
         return resources
 
-    def _path(self, key: str) -> Path:
-        return self._root / self._clips[key].media
+    def _clip(self, key: str) -> Clip:
+        return next(store for store in self._stores if key in store.shard_of).clip(key)
+
+    def _path(self, clip: Clip) -> Path:
+        return self._root / clip.media
 
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
         for key, jobs in self._due.items():
             while not self._enter():
                 yield None
-            clip = self._clips[key]
-            yield {"id": key, "path": str(self._path(key)), "start_s": clip.start_s, "jobs": jobs}
+            clip = self._clip(key)
+            yield {"id": key, "path": str(self._path(clip)), "start_s": clip.start_s, "jobs": jobs}
 
     def _enter(self) -> bool:
         with self._lock:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.jsonl import grow, write_manifest
+from caeav.manifests.growth import grow
+from caeav.manifests.jsonl import write_manifest
 from caeav.manifests.publish import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.errors import RecipeChanged, StoreBusy
@@ -82,7 +83,7 @@ def _take_up(
     if not folder.manifest.is_file():
         unpublish(folder.seal)
         write_manifest(replace(manifest, media_root=""), folder.manifest)
-    state = inspect(folder.path)
+    state = inspect(folder.path, manifest)
     remarks = list(state.remarks)
     indexes, quarantined = state.indexes, dict(state.quarantined)
     sealed = state.seal is not None

@@ -98,10 +98,10 @@ def read_recipe(folder: StoreFolder) -> Recipe:
     return recipe
 
 
-def read_stored_manifest(folder: StoreFolder, sha256: str = "") -> Manifest:
+def read_stored_manifest(folder: StoreFolder, sha256: str = "", like: Manifest | None = None) -> Manifest:
     """The store's copy of the manifest, `sha256` being that in the seal; raises `DamagedStore`."""
     try:
-        return read_manifest(folder.manifest, sha256=sha256)
+        return read_manifest(folder.manifest, sha256=sha256, like=like)
     except (CaeavError, OSError, UnicodeDecodeError) as error:
         raise DamagedStore(
             f"{folder.manifest}: {getattr(error, 'problem', error)}",
@@ -109,8 +109,8 @@ def read_stored_manifest(folder: StoreFolder, sha256: str = "") -> Manifest:
         ) from error
 
 
-def inspect(path: Path) -> StoreState:
-    """Read and compare everything but the shards' content.
+def inspect(path: Path, like: Manifest | None = None) -> StoreState:
+    """Read and compare everything but the shards' content; rows that `like` has were checked already.
 
     Raises `StoreError` where recipe or manifest cannot be read, since nothing else has a meaning then.
     """
@@ -120,7 +120,7 @@ def inspect(path: Path) -> StoreState:
     problems: list[Problem] = []
     remarks: list[str] = []
     seal = _read_seal(folder, recipe, problems)
-    manifest = read_stored_manifest(folder, seal.sha256.get("manifest.jsonl", "") if seal else "")
+    manifest = read_stored_manifest(folder, seal.sha256.get("manifest.jsonl", "") if seal else "", like)
     quarantined = _read_quarantined(folder, problems, remarks)
     whole = cut(manifest.keys, shard_clips(recipe))
     plan = Slice.of_folder(path.resolve().name)[1].plan(whole)

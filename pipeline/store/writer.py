@@ -112,6 +112,12 @@ class StoreWriter:
     def _places(self) -> KeyPlaces:
         return KeyPlaces(self.manifest.keys)
 
+    def place(self, key: str) -> int:
+        """Where a clip stands in the manifest; raises `KeyError`."""
+        if (place := self._places.get(key)) is None:
+            raise KeyError(key)
+        return place
+
     def plan(self) -> list[ShardPlan]:
         """The shards that need work, ascending; empty when the store only waits for `finish`.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import grow
+from caeav.manifests.growth import grow
 
 
 def clip(key: str, split: str = "", label: str = "") -> Clip:

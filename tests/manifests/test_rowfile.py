@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import caeav.manifests.jsonl as jsonl
 import caeav.manifests.keytable as keytable
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import grow, holds_rows, manifest_digest, read_manifest, write_manifest
+from caeav.manifests.growth import grow
+from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest, write_manifest
 from caeav.manifests.keytable import KeyPlaces, Keys
 from caeav.manifests.rowfile import FiledClips
 from caeav.manifests.rows import ManifestError
@@ -129,6 +131,34 @@ def test_growing_by_nothing_makes_no_clip(filed: Path, monkeypatch: pytest.Monke
     grown, growth = grow(stored, current)
     assert not growth
     assert grown == stored
+
+
+def test_many_clips_are_put_out_of_the_memory_and_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:3], "/media", {"a": "b"})
+    assert jsonl.filed(few) is few
+    monkeypatch.setattr("caeav.manifests.jsonl.FILED_CLIPS", 4)
+    many = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"})
+    away = jsonl.filed(many)
+    assert isinstance(away.clips, FiledClips)
+    assert away == many
+    assert jsonl.filed(away) is away
+    with pytest.raises(ManifestError, match="in no other row"):
+        jsonl.filed(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
+
+
+def test_rows_that_another_manifest_has_are_not_checked_again(
+    filed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = read_manifest(filed)
+    fewer = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[1:])
+    monkeypatch.setattr(FiledClips, "_clip", None)
+    assert read_manifest(filed, like=checked).keys == MANIFEST.keys
+    with pytest.raises(TypeError):
+        read_manifest(filed, like=fewer)
+    with pytest.raises(TypeError):  # a label may be none of these classes
+        read_manifest(filed, like=Manifest("toy", 10, 1.0, ("bell",), checked.clips))
 
 
 def test_a_file_with_the_same_rows_is_known_without_reading_them(filed: Path, tmp_path: Path) -> None:
