@@ -30,7 +30,7 @@ SETS = {
     "avqa": ("music-avqa", "synthetic-music-avqa"),
 }
 """Task -> what `synthesise` calls its layout, and what the set is called."""
-SPLITS = "0.5,0.15,0.35"
+SPLITS, SPLITS_OF = "0.5,0.15,0.35", {"avqa": "0.7,0.15,0.15"}
 CLIPS, CLIPS_OF = 480, {"avs-s4": 400, "avs-ms3": 400, "avqa": 600}
 SIZE_PX = {"avs-s4": 128, "avs-ms3": 128}
 """Smaller than the official 224 pixels: comparing masks is half the work of a training."""
@@ -63,7 +63,7 @@ def finished_groups(home: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
 def prepare(task: str, clips: int | None, at: list[str]) -> None:
     """The task's set, tokens and captions."""
     layout, dataset = SETS[task]
-    made = ["--clips", str(clips or CLIPS_OF.get(task, CLIPS)), "--splits", SPLITS]
+    made = ["--clips", str(clips or CLIPS_OF.get(task, CLIPS)), "--splits", SPLITS_OF.get(task, SPLITS)]
     if task in SIZE_PX:
         made += ["--size", str(SIZE_PX[task])]
     caeav("synthesise", "--dataset", layout, *made, "--json", *at)
