@@ -135,13 +135,15 @@ class AudioChat(SoundCaptioner):
         """The family's class."""
         return getattr(transformers(), self.model_class)
 
-    def module(self) -> nn.Module:
-        """The model; raises `WeightsError`, before any clip, where the checkpoint is not made to be asked."""
-        if self.processor.chat_template is None:
+    @cached_property
+    def processor(self) -> Any:
+        """The checkpoint's processor; raises `WeightsError` where the checkpoint is not made to be asked."""
+        found = super().processor
+        if found.chat_template is None:
             raise WeightsError(
                 f"{self.weights.source} has no chat template", hint="give the instruction-tuned checkpoint"
             )
-        return super().module()
+        return found
 
     def write(self, parts: Sequence[Wave]) -> list[str]:
         """All windows in one batch; they are equally long, so their prompts are too."""
