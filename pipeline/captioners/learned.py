@@ -96,7 +96,7 @@ class LearnedCaptioner(ABC):
         return model
 
     def module(self) -> nn.Module:
-        """The model for the engine to place, frozen, in eval mode; a processor that is of no use is refused here too."""
+        """The model for the engine to place, frozen, in eval mode; a useless processor is refused here too."""
         assert self.processor is not None
         model: nn.Module = self.model
         return model
