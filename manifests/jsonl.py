@@ -18,12 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import numpy as np
-
 from caeav.manifests.clip import KEY_PATTERN, Finding, Manifest
 from caeav.manifests.keytable import KeyPlaces
 from caeav.manifests.publish import publishing
-from caeav.manifests.rowfile import FiledClips, map_file, parse_line, scan
+from caeav.manifests.rowfile import FiledClips, map_file, parse_line, same_bytes, scan
 from caeav.manifests.rows import (
     ManifestError,
     check_clip,
@@ -141,10 +139,7 @@ def holds_rows(path: Path, manifest: Manifest) -> bool:
         return False
     data = map_file(path)
     start = data.find(b"\n") + 1
-    rows = manifest.clips.rows()
-    if len(data) - start != len(rows) or not np.array_equal(
-        np.frombuffer(data, np.uint8, offset=start), np.frombuffer(rows, np.uint8)
-    ):
+    if not same_bytes(memoryview(data)[start:], manifest.clips.rows()):
         return False
     head = _empty_manifest(_head(parse_line(data[: start - 1], f"{path}:1"), f"{path}:1"), f"{path}:1")
     return replace(head, clips=(), media_root="", sources={}, findings=()) == replace(

@@ -31,6 +31,7 @@ _ROW = re.compile(
 )
 _EXTRA, _ID = b'"extra": {', b'"id": "'
 """What begins a row's last field and its official id, quotation marks as no text within a row has them."""
+_PART = 1 << 22
 _REBUILD = "build the manifest again: caeav manifest build"
 
 
@@ -48,6 +49,16 @@ def parse_line(line: bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         torn = "" if line.startswith(b"{") and line.rstrip().endswith(b"}") else "; the line is torn"
         raise ManifestError(f"{where}: not a JSON row ({error}){torn}", hint=_REBUILD) from None
+
+
+def same_bytes(a: memoryview, b: memoryview) -> bool:
+    """Whether they are equal; a part at a time, as numpy notes the outcome for every byte."""
+    return len(a) == len(b) and all(
+        np.array_equal(
+            np.frombuffer(a[at : at + _PART], np.uint8), np.frombuffer(b[at : at + _PART], np.uint8)
+        )
+        for at in range(0, len(a), _PART)
+    )
 
 
 def map_file(path: Path) -> mmap.mmap | bytes:
@@ -109,10 +120,7 @@ class FiledClips(Sequence[Clip]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, FiledClips):
             # rows are written in one way only, so that equal rows are equal bytes
-            return self is other or (
-                self.keys == other.keys
-                and bool(np.array_equal(np.frombuffer(self.rows(), "u1"), np.frombuffer(other.rows(), "u1")))
-            )
+            return self is other or (self.keys == other.keys and same_bytes(self.rows(), other.rows()))
         if isinstance(other, tuple | list):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
         return NotImplemented
@@ -126,16 +134,15 @@ class FiledClips(Sequence[Clip]):
     def videos(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
         """What clips of one video share, its official id or else its file, of rows that are looked at no further."""
         data = self._mapped()
-        for row, start, end in zip(
-            rows.tolist(), self._starts[rows].tolist(), self._starts[rows + 1].tolist(), strict=True
-        ):
+        for row in rows:
+            start, end = int(self._starts[row]), int(self._starts[row + 1])
             begin = data.find(_EXTRA, start, end) + len(_EXTRA)
             stop = data.find(b'"', begin + len(_ID), end)
             name = data[begin:stop]
             if begin >= len(_EXTRA) and name.startswith(_ID) and b"\\" not in name:
                 yield name[len(_ID) :]
             else:
-                yield self._video(data, row, start, end)
+                yield self._video(data, int(row), start, end)
 
     def _video(self, data: mmap.mmap, row: int, start: int, end: int) -> bytes:
         value = parse_line(data[start : end - 1], f"{self._path}:{row + 2}")
