@@ -6,12 +6,16 @@ whoever uses the record, who meets the error too.
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 
 from caeav.pipeline.store.backend import Shard
 from caeav.pipeline.store.errors import StoreError
+
+AT_ONCE = 8
+"""Records that the disk is asked for at the same time where they do not follow each other."""
 
 
 class Fetcher:
@@ -34,9 +38,22 @@ class Fetcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            if self._closed:
-                break
-            shard, row = wanted
+        asked: deque[tuple[Shard, int]] = deque()
+        last: tuple[Shard, int] | None = None
+        while True:
+            while not asked or (len(asked) < AT_ONCE and not self._wanted.empty()):
+                wanted = self._wanted.get()
+                if wanted is None or self._closed:
+                    return
+                shard, row = wanted
+                if row and last != (
+                    shard,
+                    row - 1,
+                ):  # in order the system reads ahead by itself, in larger pages
+                    with suppress(StoreError, OSError):
+                        shard.ahead(row)
+                last = wanted
+                asked.append(wanted)
+            shard, row = asked.popleft()
             with suppress(StoreError, OSError):
                 shard.fetch(row)

@@ -15,7 +15,6 @@ from caeav.pipeline.store.payload import Bytes
 
 POPULATE_READ = 22
 """Linux' MADV_POPULATE_READ (5.14), which `mmap` has no name for; what does not know it refuses it."""
-NEARBY_BYTES = 1 << 16
 # the one in `mmap` keeps the interpreter locked while it waits for the disk
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -40,7 +39,6 @@ class MappedFile:
         except (FileNotFoundError, IsADirectoryError):
             self.damaged("the file is missing")
         self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
-        self._fetched = 0
 
     def ahead(self, start: int, end: int) -> None:
         """Ask for a part of the file to be read from the disk in one go, as it is about to be used."""
@@ -49,9 +47,6 @@ class MappedFile:
 
     def fetch(self, start: int, end: int) -> None:
         """Have a part of the file in memory, waiting for the disk: for a thread of its own. A hint all the same."""
-        if not 0 <= start - self._fetched <= NEARBY_BYTES:
-            self.ahead(start, end)  # in order the system reads ahead by itself, in larger pages
-        self._fetched = end
         first = start - start % mmap.PAGESIZE
         _madvise(self.bytes.ctypes.data + first, end - first, POPULATE_READ)
 
