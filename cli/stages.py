@@ -225,6 +225,11 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
         _refuse_too_many(summary)
 
 
+def _size(count: float) -> str:
+    """Bytes in the unit that leaves one to four digits before the point."""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
@@ -235,7 +240,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
             print(f"limited by   {summary.limit} (seconds of work: {shown})")
     else:
         print("nothing to do: every clip is stored or quarantined already")
-    each = f", {summary.bytes / summary.stored / 1024:.1f} KiB a clip" if summary.stored else ""
+    each = f", {_size(summary.bytes / summary.stored)} a clip" if summary.stored else ""
     print(f"stored       {summary.stored} of {summary.expected}{each}")
     if summary.quarantined:
         print(f"quarantined  {len(summary.quarantined)}")

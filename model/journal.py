@@ -129,8 +129,9 @@ class ProgressBar:
         elif time.monotonic() - self._last_line_s > QUIET_LINE_S:
             self._last_line_s = time.monotonic()
             rate = self._clips / max(record["train_s"], 1e-9)
+            speed = f"{rate:.0f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
             print(
-                f"epoch {record['epoch']}/{self._epochs}  {rate:.0f} clips/s  {text}",
+                f"epoch {record['epoch']}/{self._epochs}  {speed}  {text}",
                 file=self._out,
                 flush=True,
             )

@@ -36,10 +36,14 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
 
 
 @pytest.mark.parametrize(
-    ("due", "speed"), [(1, "1 clip in 60.0 s (60.0 s a clip)"), (240, "240 clips in 60.0 s (4.0 clips/s)")]
+    ("due", "size", "told"),
+    [
+        (1, 512, ("1 clip in 60.0 s (60.0 s a clip)", "1 of 1, 0.5 KiB a clip")),
+        (240, 240 << 20, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MiB a clip")),
+    ],
 )
-def test_speed_is_told_in_the_unit_that_suits_it(
-    due: int, speed: str, capsys: pytest.CaptureFixture[str]
+def test_speed_and_size_are_told_in_the_units_that_suit_them(
+    due: int, size: int, told: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = Recipe("captions", "slow", {})
     summary = StageSummary(
@@ -47,7 +51,7 @@ def test_speed_is_told_in_the_unit_that_suits_it(
         recipe,
         due,
         due,
-        1,
+        size,
         quarantined=(),
         due=due,
         seconds=60.0,
@@ -56,7 +60,8 @@ def test_speed_is_told_in_the_unit_that_suits_it(
         max_failed=0,
     )
     stages.finish(summary, False, "")
-    assert speed in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert told[0] in out and told[1] in out
 
 
 def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
+from caeav.model import journal
 from caeav.model.journal import ProgressBar
 from caeav.model.resume import Progress
 
@@ -29,3 +32,16 @@ def test_without_a_terminal_there_is_no_bar() -> None:
     bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": 1.0})
     bar.end()
     assert out.getvalue() == ""  # the last line is not old yet
+
+
+@pytest.mark.parametrize(("train_s", "speed"), [(4.0, "10 clips/s"), (100.0, "2.5 s a clip")])
+def test_a_slow_training_tells_seconds_a_clip(
+    monkeypatch: pytest.MonkeyPatch, train_s: float, speed: str
+) -> None:
+    monkeypatch.setattr(journal, "QUIET_LINE_S", -1.0)  # every line is due
+    out = io.StringIO()
+    bar = ProgressBar(40, "accuracy", "val", out)
+    bar.begin(Progress(), 3, 10)
+    bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": train_s})
+    bar.end()
+    assert f"epoch 1/3  {speed}  val 50.00" in out.getvalue()
