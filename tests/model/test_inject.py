@@ -322,7 +322,7 @@ def test_frames_of_other_clips_pass_through_the_frozen_backbone_alone(live: Live
         TASKS["avqa"], Inputs("toy", ("yes", "no"), 1.0, shallow, facts), config, live
     ).eval()
     seen: list[Tensor] = []
-    model.head.forward = lambda trunk, question, negative: seen.append(negative)  # type: ignore[method-assign,assignment]
+    model.head.forward = lambda trunk, question, negative, clip_of: seen.append(negative)  # type: ignore[method-assign,assignment]
     other = tokens.visual["visual.stage3"].flip(0)
     model(replace(tokens, extra={"question": torch.ones(CLIPS, 3, dtype=torch.long), NEGATIVE: other}))
     with torch.no_grad():

@@ -191,7 +191,7 @@ def test_unknown_components_and_values_are_named_before_any_work(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     for options, words in (
-        (TokenOptions(visual="clasic"), "unknown visual backbone 'clasic'\n  next: choose one of: classic"),
+        (TokenOptions(visual="clasic"), "unknown visual backbone 'clasic'\n  next: did you mean 'classic'?"),
         (TokenOptions(dtype="int4"), "unknown dtype 'int4'"),
         (TokenOptions(decoder="vlc"), "unknown decoder 'vlc'"),
     ):
