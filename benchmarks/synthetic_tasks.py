@@ -45,6 +45,8 @@ LOCAL = (
 )
 POOLED = ("ave", "ave-weak", "avvp")
 """Tasks whose heads see the mean of the deepest tap's tokens, and nothing else of them."""
+LONGER = {"avvp": ("training.epochs=32",)}
+"""After the recipe's 16 epochs of 240 clips the score on val still rose, for every model."""
 
 
 def caeav(*arguments: str) -> str:
@@ -92,7 +94,8 @@ def main() -> None:
         local = LOCAL if task in POOLED and options.taps == "local" else ()
         for recipe in recipes:
             if (task, recipe, options.seeds) not in finished_groups(options.home):
-                changes = [part for one in (*SMALL, *local, *options.assignments) for part in ("--set", one)]
+                settings = (*SMALL, *local, *LONGER.get(task, ()), *options.assignments)
+                changes = [part for one in settings for part in ("--set", one)]
                 what = ["--task", task, "--dataset", SETS[task][1], "--recipe", recipe]
                 caeav("train", *what, "--seeds", options.seeds, *changes, *at)
         groups = finished_groups(options.home)
