@@ -43,7 +43,7 @@ def hash_texts(blob: bytes, ends: NDArray[np.uint32], seed: int) -> NDArray[np.u
     sizes = np.diff(ends, prepend=np.uint32(0))
     words = (sizes + np.uint32(_WORD_BYTES - 1)) // np.uint32(_WORD_BYTES)
     hashes = np.empty(len(ends), np.uint64)
-    for width in np.unique(words).tolist():
+    for width in np.flatnonzero(np.bincount(words)).tolist():
         rows = np.flatnonzero(words == width)
         at_once = max(1, _AT_ONCE_BYTES // (_WORD_BYTES * max(1, width)))
         for first in range(0, len(rows), at_once):
