@@ -124,9 +124,8 @@ def measure(row: str, steps: int, clips: int, device_name: str) -> dict[str, Any
         wall, cpu = time.perf_counter(), time.process_time()
         optimiser.zero_grad()
         out = model(batch).found
-        ave_loss(
-            out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"]
-        ).total.backward()
+        losses = ave_loss(out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"])
+        torch.stack(list(losses)).sum().backward()
         optimiser.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -66,7 +66,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train. "
         f"{_about_intervals(result)}",
         markdown_table(
-            ["split", "score", "interval", "majority", experiment.task.rows, "clips left out (quarantine)"],
+            ["split", "score", "interval", "majority", result["rows"], "clips left out (quarantine)"],
             scores,
         ),
         *_besides(result),

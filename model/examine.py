@@ -96,8 +96,7 @@ def examine(
 
 def remarks(found: Examined) -> list[str]:
     """What to say beside the score: the effect of stress and of leaked clips."""
-    lines, metric = [], found.experiment.task.metric
-    row = found.experiment.task.rows.removesuffix("s")
+    lines, metric, row = [], found.experiment.task.metric, found.experiment.task.row
     if found.plain is not None:
         lines.append(
             f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
@@ -105,7 +104,7 @@ def remarks(found: Examined) -> list[str]:
         )
     if found.whole is not None:
         lines.append(
-            f"{counted(found.left_out, found.split + ' ' + row)} left out, their video being in another split "
+            f"{counted(found.left_out, f'{found.split} {row}')} left out, their video being in another split "
             f"too; with them: {metric} {found.whole.value:.2f} %"
         )
     return lines

@@ -236,7 +236,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "dataset": config.dataset,
         "seed": config.seed,
         "metric": experiment.task.metric,
-        "rows": experiment.task.rows,
+        "rows": f"{experiment.task.row}s",
         "select_on": config.select_on,
         "protocol": config.protocol,
         "augment": active(config.augment),

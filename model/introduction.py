@@ -35,7 +35,7 @@ def introduction(experiment: Experiment) -> list[str]:
     counts = ", ".join(
         f"{name} {joined.clips(name)}"
         + (f" (+{len(joined.left_out[name])} in quarantine)" if joined.left_out[name] else "")
-        + (f" with {counted(len(samples), 'question')}" if len(samples) > joined.clips(name) else "")
+        + (f" with {counted(len(samples), experiment.task.row)}" if len(samples) > joined.clips(name) else "")
         for name, samples in joined.splits.items()
     )
     lines.append(f"  clips     {counts}; {experiment.task.about(experiment.inputs)}")

@@ -66,8 +66,8 @@ class Task(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
     """Name of the score that chooses the best epoch."""
-    rows: ClassVar[str] = "clips"
-    """What samples are called."""
+    row: ClassVar[str] = "clip"
+    """What a sample is called; several of them have an s."""
     layouts: ClassVar[tuple[str, ...]]
     """Data sets that are labelled for it, by the name of their official layout."""
     head_config: ClassVar[type[HeadConfig]] = HeadConfig

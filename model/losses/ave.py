@@ -14,9 +14,8 @@ from torch import Tensor
 
 
 class AveLoss(NamedTuple):
-    """Scalars; `total = relevance + event + score`."""
+    """Scalars; the reference minimises their sum."""
 
-    total: Tensor
     relevance: Tensor
     event: Tensor
     score: Tensor
@@ -38,7 +37,7 @@ def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, la
     relevance = F.binary_cross_entropy_with_logits(event_relevance, target)
     event = F.cross_entropy(event_scores, classes)
     score = F.cross_entropy(av_score, classes)
-    return AveLoss(relevance + event + score, relevance, event, score)
+    return AveLoss(relevance, event, score)
 
 
 def weak_ave_loss(clip: Tensor, labels: Tensor) -> Tensor:

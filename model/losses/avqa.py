@@ -14,9 +14,8 @@ UNLISTED = -1
 
 
 class AvqaLoss(NamedTuple):
-    """Scalars; `total = answer + match_weight * match`, `match` unweighted."""
+    """Scalars; the reference minimises `answer + MATCH_WEIGHT * match`."""
 
-    total: Tensor
     answer: Tensor
     match: Tensor
 
@@ -28,12 +27,7 @@ def answer_loss(answer_logits: Tensor, answer: Tensor) -> Tensor:
 
 
 def avqa_loss(
-    answer_logits: Tensor,
-    match_positive: Tensor,
-    match_negative: Tensor,
-    answer: Tensor,
-    *,
-    match_weight: float = MATCH_WEIGHT,
+    answer_logits: Tensor, match_positive: Tensor, match_negative: Tensor, answer: Tensor
 ) -> AvqaLoss:
     """Logits `[B, answers]`, `[B, T, 2]` twice (or `[BT, 2]`), answer index `[B]` -> `AvqaLoss`.
 
@@ -42,5 +36,4 @@ def avqa_loss(
     positive, negative = match_positive.flatten(0, -2), match_negative.flatten(0, -2)
     truth = torch.cat([torch.ones_like(positive[:, 0]), torch.zeros_like(negative[:, 0])]).long()
     match = F.cross_entropy(torch.cat([positive, negative]), truth)
-    found = answer_loss(answer_logits, answer)
-    return AvqaLoss(found + match_weight * match, found, match)
+    return AvqaLoss(answer_loss(answer_logits, answer), match)

@@ -19,9 +19,8 @@ VISUAL_KEEP = 0.9
 
 
 class AvvpLoss(NamedTuple):
-    """Scalars; `total` is the sum of the others. Load balancing is added by the trunk, weight 1 in the reference."""
+    """Scalars; the reference minimises their sum and load balancing, which the trunk adds."""
 
-    total: Tensor
     clip: Tensor
     audio: Tensor
     visual: Tensor
@@ -43,8 +42,7 @@ def avvp_loss(
     visual = _bce(output.visual_prob, visual_keep * labels + (1 - visual_keep) / 2)
     audio_token = F.cross_entropy(output.audio_token_logits, names)
     visual_token = F.cross_entropy(output.visual_token_logits, names)
-    total = audio_token + visual_token + clip + audio + visual
-    return AvvpLoss(total, clip, audio, visual, audio_token, visual_token)
+    return AvvpLoss(clip, audio, visual, audio_token, visual_token)
 
 
 def _bce(probability: Tensor, target: Tensor) -> Tensor:

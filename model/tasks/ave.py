@@ -80,7 +80,7 @@ class AveTask(Task):
     def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official three."""
         loss = ave_loss(found.event_relevance, found.event_scores, found.av_score, batch.targets[LABELS])
-        return {"relevance": loss.relevance, "event": loss.event, "score": loss.score}
+        return loss._asdict()
 
     def read(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
         """The official decision a second; P(event now) * P(class), last 1 - P(event now)."""

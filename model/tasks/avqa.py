@@ -50,7 +50,7 @@ class AvqaTask(Task):
 
     name = "avqa"
     metric = "accuracy"
-    rows = "questions"
+    row = "question"
     layouts = ("music-avqa",)
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
@@ -146,7 +146,7 @@ class AvqaTask(Task):
         if found.match_negative is None:
             return {"answer": answer_loss(found.answer_logits, answer)}
         loss = avqa_loss(found.answer_logits, found.match_positive, found.match_negative, answer)
-        return {"answer": loss.answer, "match": loss.match}
+        return loss._asdict()
 
     def read(self, found: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
         """The likeliest answers."""

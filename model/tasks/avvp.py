@@ -124,7 +124,7 @@ class AvvpTask(Task):
         loss = avvp_loss(
             found, batch.targets[LABELS], visual_keep=keeps.visual_keep, audio_keep=keeps.audio_keep
         )
-        return {name: x for name, x in loss._asdict().items() if name != "total"}
+        return loss._asdict()
 
     def read(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """Both modalities' seconds, from the probability on that scores are taken at."""

@@ -31,7 +31,6 @@ def test_loss_by_hand() -> None:
     assert loss.relevance.item() == pytest.approx((3 * math.log(2) - math.log(0.75)) / 4)
     assert loss.event.item() == pytest.approx(math.log(2))
     assert loss.score.item() == pytest.approx((-math.log(0.75) + math.log(2)) / 2)
-    assert loss.total.item() == pytest.approx(sum(x.item() for x in loss[1:]))
 
 
 def test_a_second_is_background_unless_relevance_exceeds_one_half() -> None:

@@ -86,7 +86,8 @@ def make(parts: str, modalities: str = "both") -> Network:
 
 def loss_of(model: Network, batch: TokenBatch) -> Tensor:
     out = model(batch).found
-    return ave_loss(out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"]).total
+    losses = ave_loss(out.event_relevance, out.event_scores, out.av_score, batch.targets["labels"])
+    return torch.stack(list(losses)).sum()
 
 
 def train(model: Network, steps: int) -> list[float]:

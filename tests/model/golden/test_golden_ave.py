@@ -76,7 +76,7 @@ def run_loss(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     metric = AveMetric(x["event_scores"].shape[1])
     metric.update(relevance, x["event_scores"], x["labels"])
     return {
-        "total": loss.total.view(1),
+        "total": sum(loss).view(1),
         "relevance_bce": loss.relevance.view(1),
         "event_ce": loss.event.view(1),
         "av_ce": loss.score.view(1),

@@ -26,14 +26,13 @@ def run_loss(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
         x["match_positive"].float().to(precision),
         x["match_negative"].float().to(precision),
         x["answer"],
-        match_weight=v.hyper("match_weight"),
     )
     metric = AvqaMetric()
     types = [QUESTION_TYPES[0]] * len(x["answer"])
     metric.update(x["answer_logits"], x["answer"], types)
     score = metric.compute()
     return {
-        "total": loss.total.view(1),
+        "total": (loss.answer + v.hyper("match_weight") * loss.match).view(1),
         "answer_ce": loss.answer.view(1),
         "match_ce": loss.match.view(1),
         "correct": torch.tensor([round(score.accuracy * len(types))]),

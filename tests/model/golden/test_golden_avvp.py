@@ -58,8 +58,10 @@ def run_loss(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
         visual_keep=v.hyper("label_smoothing_visual"),
         audio_keep=v.hyper("label_smoothing_audio"),
     )
-    names = ["total", "clip_bce", "audio_bce", "visual_bce_smoothed", "audio_token_ce", "visual_token_ce"]
-    return {name: value.view(1) for name, value in zip(names, loss, strict=True)}
+    names = ["clip_bce", "audio_bce", "visual_bce_smoothed", "audio_token_ce", "visual_token_ce"]
+    return {"total": sum(loss).view(1)} | {
+        name: value.view(1) for name, value in zip(names, loss, strict=True)
+    }
 
 
 TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] = {
