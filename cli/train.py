@@ -213,11 +213,11 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog
     from caeav.model.runs import METRICS, TENSORBOARD
 
-    clips = len(experiment.joined.splits["train"])
+    samples, task = len(experiment.joined.splits["train"]), experiment.task
     watchers: list[Watcher] = [
         MetricsLog(run.folder / METRICS),
         TensorBoardLog(run.folder / TENSORBOARD),
-        ProgressBar(clips, experiment.task.metric, experiment.config.select_on),
+        ProgressBar(samples, task.row, task.metric, experiment.config.select_on),
     ]
     say(f"  run       {run.folder}")
     try:

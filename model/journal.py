@@ -41,12 +41,12 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+    def begin(self, progress: Progress, epochs: int) -> None:
         """Keep the lines of finished epochs only."""
         kept = [record for record in read_metrics(self.path) if record["epoch"] <= progress.epoch]
         publish_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def batch(self, epoch: int, clips: int) -> None:
+    def batch(self, epoch: int, samples: int) -> None:
         """Nothing is logged per batch."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
@@ -67,13 +67,13 @@ class TensorBoardLog:
         self.folder = folder
         self._writer: Any = None
 
-    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+    def begin(self, progress: Progress, epochs: int) -> None:
         """Open the event file; events after the last finished epoch are hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=progress.epoch + 1)
 
-    def batch(self, epoch: int, clips: int) -> None:
+    def batch(self, epoch: int, samples: int) -> None:
         """Nothing is logged per batch."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
@@ -90,23 +90,25 @@ class TensorBoardLog:
 
 
 class ProgressBar:
-    """One bar over all epochs with clips/s, time left and the last score; a line now and then without a terminal."""
+    """One bar over all epochs with samples/s, time left and the last score; a line now and then without a terminal."""
 
-    def __init__(self, clips: int, metric: str, select_on: str, out: TextIO | None = None) -> None:
-        self._clips, self._metric, self._select_on = clips, metric, select_on
+    def __init__(
+        self, samples: int, row: str, metric: str, select_on: str, out: TextIO | None = None
+    ) -> None:
+        self._samples, self._row, self._metric, self._select_on = samples, row, metric, select_on
         self._out = out or sys.stderr
         self._bar: tqdm[Any] | None = None
         self._last_line_s = 0.0
         self._epochs = 0
 
-    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+    def begin(self, progress: Progress, epochs: int) -> None:
         """Draw the bar, or nothing when the output is not a terminal."""
         self._epochs = epochs
         self._last_line_s = time.monotonic()
         self._bar = tqdm(
-            total=epochs * self._clips,
-            initial=progress.epoch * self._clips + progress.position,
-            unit="clip",
+            total=epochs * self._samples,
+            initial=progress.epoch * self._samples + progress.position,
+            unit=self._row,
             unit_scale=True,
             desc=f"epoch {min(progress.epoch + 1, epochs)}/{epochs}",
             file=self._out,
@@ -115,11 +117,11 @@ class ProgressBar:
             leave=False,
         )
 
-    def batch(self, epoch: int, clips: int) -> None:
+    def batch(self, epoch: int, samples: int) -> None:
         """Move the bar."""
         if self._bar is not None:
             self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
-            self._bar.update(clips)
+            self._bar.update(samples)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Show loss and score; without a terminal, as a line when the last one is old."""
@@ -128,8 +130,8 @@ class ProgressBar:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last_line_s > QUIET_LINE_S:
             self._last_line_s = time.monotonic()
-            rate = self._clips / max(record["train_s"], 1e-9)
-            speed = f"{rate:.0f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
+            rate = self._samples / max(record["train_s"], 1e-9)
+            speed = f"{rate:.0f} {self._row}s/s" if rate >= 1 else f"{1 / rate:.1f} s a {self._row}"
             print(
                 f"epoch {record['epoch']}/{self._epochs}  {speed}  {text}",
                 file=self._out,

@@ -39,12 +39,12 @@ class TrainingError(CaeavError):
 class Watcher(Protocol):
     """Someone who is told how training goes."""
 
-    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+    def begin(self, progress: Progress, epochs: int) -> None:
         """Training starts, or goes on after `progress.epoch` finished epochs."""
         ...
 
-    def batch(self, epoch: int, clips: int) -> None:
-        """A batch of `clips` clips was learnt from."""
+    def batch(self, epoch: int, samples: int) -> None:
+        """A batch of so many samples was learnt from."""
         ...
 
     def epoch(self, record: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class Trainer:
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
         for watcher in self.watchers:
-            watcher.begin(progress, limits.epochs, math.ceil(len(self.data) / limits.batch_size))
+            watcher.begin(progress, limits.epochs)
         try:
             with exact_on_cpu(self.device):
                 while progress.epoch < limits.epochs and not progress.stopped_early:
@@ -175,9 +175,8 @@ class Trainer:
         """One pass over the data, or the rest of one; mean losses over clips and the last learning rate."""
         limits = self.config.training
         clips, group = len(self.data), limits.batch_size * limits.accumulation
-        order = epoch_order(clips, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)[
-            progress.position :
-        ]
+        order = epoch_order(clips, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)
+        order = order[progress.position :]
         sums = {name: x.to(self.device) for name, x in sums_before.items()}
         seen, factor = progress.position, 1.0
         self.model.train()
@@ -206,9 +205,8 @@ class Trainer:
             for watcher in self.watchers:
                 watcher.batch(number, size)
         self._require_numbers(number, sums)
-        means = {
-            name: float(sums[name]) / clips for name in sorted(sums)
-        }  # read back, they come in this order
+        # by name, as the sums of a state that was read back come
+        means = {name: float(sums[name]) / clips for name in sorted(sums)}
         return means, self.config.optimiser.lr * factor
 
     def _require_numbers(self, epoch: int, sums: Mapping[str, Tensor]) -> None:

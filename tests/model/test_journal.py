@@ -18,30 +18,33 @@ class Terminal(io.StringIO):
 
 def test_a_resumed_bar_begins_where_the_training_was() -> None:
     out = Terminal()
-    bar = ProgressBar(40, "accuracy", "val", out)
-    bar.begin(Progress(epoch=1, position=8), 3, 10)
+    bar = ProgressBar(40, "clip", "accuracy", "val", out)
+    bar.begin(Progress(epoch=1, position=8), 3)
     bar.end()
     assert "epoch 2/3" in out.getvalue() and "48.0/120" in out.getvalue()
 
 
 def test_without_a_terminal_there_is_no_bar() -> None:
     out = io.StringIO()
-    bar = ProgressBar(40, "accuracy", "val", out)
-    bar.begin(Progress(), 3, 10)
+    bar = ProgressBar(40, "clip", "accuracy", "val", out)
+    bar.begin(Progress(), 3)
     bar.batch(1, 8)
     bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": 1.0})
     bar.end()
     assert out.getvalue() == ""  # the last line is not old yet
 
 
-@pytest.mark.parametrize(("train_s", "speed"), [(4.0, "10 clips/s"), (100.0, "2.5 s a clip")])
-def test_a_slow_training_tells_seconds_a_clip(
-    monkeypatch: pytest.MonkeyPatch, train_s: float, speed: str
+@pytest.mark.parametrize(
+    ("row", "train_s", "speed"),
+    [("clip", 4.0, "10 clips/s"), ("clip", 100.0, "2.5 s a clip"), ("question", 4.0, "10 questions/s")],
+)
+def test_a_slow_training_tells_seconds_a_sample(
+    monkeypatch: pytest.MonkeyPatch, row: str, train_s: float, speed: str
 ) -> None:
     monkeypatch.setattr(journal, "QUIET_LINE_S", -1.0)  # every line is due
     out = io.StringIO()
-    bar = ProgressBar(40, "accuracy", "val", out)
-    bar.begin(Progress(), 3, 10)
+    bar = ProgressBar(40, row, "accuracy", "val", out)
+    bar.begin(Progress(), 3)
     bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": train_s})
     bar.end()
     assert f"epoch 1/3  {speed}  val 50.00" in out.getvalue()

@@ -183,7 +183,7 @@ class StopAt:
     def __init__(self) -> None:
         self._seen = 0
 
-    def begin(self, progress: Progress, epochs: int, batches_per_epoch: int) -> None:
+    def begin(self, progress: Progress, epochs: int) -> None:
         pass
 
     def batch(self, epoch: int, clips: int) -> None:
