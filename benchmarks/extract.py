@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64, help="of the synthetic set; 0 leaves it out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--media", type=Path)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--visual", default="classic")
     parser.add_argument("--audio", default="classic")
     parser.add_argument("--weights", default="", help="of both backbones")
