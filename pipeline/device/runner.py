@@ -94,7 +94,7 @@ class Runner:
         self, unit: Unit, shard: int, place: int, key: str, clip: DecodedClip, sampling: Sampling
     ) -> None:
         """Compute a decoded clip."""
-        self._count(1)
+        self._begun()
         self._helpers.submit(self._guarded, self._prepare, unit, shard, place, key, clip, sampling)
 
     def miss(self, unit: Unit, shard: int, place: int) -> None:
@@ -119,9 +119,15 @@ class Runner:
             lane.thread.join(CLOSE_S)
         self._stack.close()
 
-    def _count(self, change: int) -> None:
+    def _begun(self) -> None:
         with self._lock:
-            self._busy += change
+            self._busy += 1
+
+    def _done(self) -> None:
+        """Said after it was counted, whoever counts: who is told may find `quiet` what it waits for."""
+        with self._lock:
+            self._busy -= 1
+        self._nudge()
 
     def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
         """What goes wrong in a helper thread ends the run instead of vanishing."""
@@ -130,8 +136,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
             self._fail(error)
         finally:
-            self._count(-1)
-            self._nudge()
+            self._done()
 
     def _prepare(
         self, unit: Unit, shard: int, place: int, key: str, clip: DecodedClip, sampling: Sampling
@@ -149,7 +154,7 @@ class Runner:
             self._settle(unit, key, error, {})
 
     def _launch(self, batch: Batch) -> None:
-        self._count(1)
+        self._begun()
         self._ready.put(batch)
 
     def _landed(self, batch: Batch, made: Mapping[int, Made], failed: Mapping[int, str]) -> None:
@@ -159,9 +164,9 @@ class Runner:
         if self._sizes.rows(unit) < unit.rows:
             facts["rows"] = self._sizes.rows(unit)
         for row, key in batch.keys.items():
-            self._count(1)
+            self._begun()
             self._helpers.submit(self._guarded, self._bring, unit, key, made.get(row), failed.get(row), facts)
-        self._count(-1)
+        self._done()
 
     def _bring(
         self, unit: Unit, key: str, made: Made | None, reason: str | None, facts: Mapping[str, object]

@@ -18,10 +18,15 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline import stage
+from caeav.pipeline.backbones import visual_backbones
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.device.batches import Batch, Unit
 from caeav.pipeline.device.lanes import choose_lanes
 from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.device.runner import Runner
 from caeav.pipeline.extract import extract, extract_all
+from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import CaptionOptions, TokenOptions
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.summary import Progress, RunOptions, StageSummary
@@ -254,6 +259,38 @@ def test_clips_under_way_stay_few_however_slow_the_device_is(
     assert summary.stored == asked == 24
     assert 2 <= peak <= 4 * 1 + 3 * 2  # four a worker, two batches a lane and one more
     assert summary.limit.startswith("backbone")
+
+
+def test_whoever_is_last_tells_that_nothing_is_under_way() -> None:
+    """Helpers may be done before the lane has counted its batch: clips in half-filled batches would wait for ever."""
+
+    class AtOnce:
+        def submit(self, work: Callable[..., None], *arguments: object) -> None:
+            work(*arguments)
+
+        def shutdown(self, **_: object) -> None:
+            """No threads."""
+
+    told: list[bool] = []
+    settled: list[object] = []
+    part = visual_backbones["tiny"](ModelChoice("tiny"))
+    unit = Unit(0, 0, "visual", part, lambda: part, ComputeOptions(batch=2), "float16", 6)
+    runner = Runner(
+        [unit],
+        ("cpu",),
+        lambda *made: settled.append(made),
+        settled.append,
+        settled.append,
+        Meter(Runner.resources(("cpu",))),
+        lambda: told.append(runner.quiet),
+    )
+    runner._helpers = AtOnce()  # type: ignore[assignment]
+    runner._launch(Batch(unit, {0: "a", 1: "b"}, torch.zeros(2, 3, 3, 16, 16)))
+    while not runner.quiet:
+        time.sleep(0.001)
+    runner.close()
+    assert [key for _, key, *_ in settled] == ["a", "b"]  # type: ignore[misc]
+    assert told[-1]
 
 
 def test_captions_of_devices_come_in_batches_of_one_size(
