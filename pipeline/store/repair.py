@@ -1,20 +1,23 @@
 """Dropping what is damaged, and nothing else, so that the next run of extract or caption fills exactly the hole.
 
-A damaged record is taken out of its shard, the others keep their bytes; a shard whose index or size is wrong goes
-as a whole. Where only something around the records was damaged nothing is lost. What is left complete is sealed
-again.
+A damaged record is taken out of its shard, the others keep their bytes, also where a file was cut off or something
+was appended to it; a shard whose index is wrong goes as a whole. Where only something around the records was damaged
+nothing is lost. What is left complete is sealed again.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.publish import unpublish
-from caeav.pipeline.store.backend import backend_of
+from caeav.pipeline.store.backend import Backend, backend_of
 from caeav.pipeline.store.errors import DamagedStore, Problem
-from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.layout import StoreFolder, read_capped
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.slices import Slice
@@ -39,6 +42,7 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
     """
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
+    backend = backend_of(recipe)
     said: list[str] = []
     lock = WriterLock(folder.lock)
     try:
@@ -46,13 +50,13 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
         if state is None:
             return Repair(path, tuple(said), (), False)
         if state.problems:
-            said += _clear_the_way(folder, state.problems)
+            said += _to_size(folder, backend, state.problems)
+            said += _clear_the_way(folder, inspect(path).problems)
     finally:
         lock.release()
     part = Slice.of_folder(path.resolve().name)[1]
     with open_for_writing(path.resolve().parent, recipe, state.manifest, part=part) as writer:
         said += writer.remarks
-        backend = backend_of(recipe)
         for number, index in sorted(writer.indexes.items()):
             problems = list(check_shard(folder, backend, index, progress))
             if problems:
@@ -79,6 +83,30 @@ def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
         f"{problem}; dropped: run the command that made the store, which writes it anew, and then repair again"
     )
     return None
+
+
+def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem]) -> list[str]:
+    """Cut off, or fill with zeros, files that are longer or shorter than a sound index says.
+
+    Each record then tells for itself whether it is damaged. Not where that would take more room than there is: a
+    stranger's index may say anything.
+    """
+    said = []
+    for number in sorted(
+        {p.shard for p in problems if p.shard is not None and not p.where.startswith("index/")}
+    ):
+        index = backend.decode_index(read_capped(folder.index(number)))
+        for facts in index.files:
+            path = folder.path / facts.name
+            if not path.exists() or not stat.S_ISREG(path.lstat().st_mode):
+                continue
+            size = path.stat().st_size
+            if size != facts.bytes and facts.bytes - size <= shutil.disk_usage(folder.path).free:
+                os.truncate(path, facts.bytes)
+                said.append(
+                    f"{facts.name}: {size} bytes, its index says {facts.bytes}; what is left of it is kept"
+                )
+    return said
 
 
 def _clear_the_way(folder: StoreFolder, problems: Sequence[Problem]) -> list[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -297,6 +298,38 @@ def test_repair_loses_no_record_but_the_damaged_one(toys: Toy, store: Path) -> N
     plans = []
     toys.write(failing=["clip002"], seen=lambda writer: plans.extend(writer.plan()))
     assert [plan.missing for plan in plans] == [("clip006",)] and verify(store).sound
+
+
+def test_repair_keeps_the_records_of_a_file_that_was_cut_off_or_grew(
+    toys: Toy, store: Path, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    wanted = contents(store)
+    for file in inspect(store).indexes[1].files:
+        path = store / file.name
+        data = path.read_bytes()
+        path.write_bytes(data + b"more")
+        done = repair(store)
+        assert done.due == () and done.finished and verify(store).sound
+        assert any(f"{len(data) + 4} bytes" in text for text in done.said)
+        assert contents(store) == wanted
+        path.write_bytes(data[: len(data) * 3 // 5])
+        done = repair(store)
+        assert done.due and set(done.due) < {"clip004", "clip005", "clip006", "clip007"}, "the first is whole"
+        assert any("what is left of it is kept" in text for text in done.said)
+        assert not verify(store).problems
+        toys.write(failing=["clip002"])
+        assert contents(store) == wanted
+
+
+def test_repair_makes_no_huge_file_because_an_index_says_so(
+    toys: Toy, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = inspect(store).indexes[1].files[0]
+    path = store / file.name
+    path.write_bytes(path.read_bytes()[:100])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=file.bytes - 101))
+    done = repair(store)
+    assert len(done.due) == 4 and path.stat().st_size == 100
 
 
 def test_a_run_over_damage_says_what_it_found_and_where_the_rest_is_looked_for(
