@@ -6,8 +6,9 @@ what was met when they were made. Codes are stable and each means one thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import combinations
+from typing import Any
 
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 
@@ -75,8 +76,13 @@ def finding(code: str, where: str, detail: str) -> Finding:
 
 def video_id(clip: Clip) -> str:
     """What two clips of the same video share: the official id where there is one, else the media path."""
-    official = clip.extra.get("id")
-    return official if isinstance(official, str) else clip.media
+    return video_of(clip.media, clip.extra)
+
+
+def video_of(media: str, extra: Mapping[str, Any]) -> str:
+    """The same of a row's media path and extra facts."""
+    official = extra.get("id")
+    return official if isinstance(official, str) else media
 
 
 def leaks(clips: Iterable[Clip]) -> list[Finding]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Clip
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import video_of
 from caeav.manifests.keytable import Keys
 from caeav.manifests.rows import ManifestError, clip_from_row
 
@@ -149,7 +150,7 @@ class FiledClips(Sequence[Clip]):
         extra = value.get("extra") if isinstance(value, dict) else None
         if not isinstance(extra, dict) or "media" not in value:
             return self[row].media.encode()  # says what is wrong
-        return str(extra.get("id", value["media"])).encode("utf-8", "surrogatepass")
+        return video_of(value["media"], extra).encode("utf-8", "surrogatepass")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_data": None}

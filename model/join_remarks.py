@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from caeav.manifests.clip import SPLITS, Manifest
+from caeav.manifests.findings import video_id
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
 from caeav.manifests.texthash import hash_texts, random_seed
@@ -17,6 +18,8 @@ from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import StoreReader, random_parts
 
 SHOWN_KEYS = 5
+DROP_LEAKS = "; --drop-leaks leaves such clips out"
+"""What is advised where clips leak from one split to another."""
 
 
 def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
@@ -55,8 +58,7 @@ def split_remarks(
     if loose:
         said.append(f"{some(loose)} in no split, not used")
     said += [
-        f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair} "
-        "(leakage; --drop-leaks leaves them out)"
+        f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair}{DROP_LEAKS}"
         for pair, n in _leaks(rows).items()
     ]
     return said
@@ -74,9 +76,7 @@ def _leaks(rows: Sequence[Sample]) -> Counter[str]:
         videos = rows.clips.videos(rows.rows)
         bits = np.uint8(1) << (rows.clips.splits[rows.rows] - 1)  # 0 is no split
     else:
-        videos = (
-            str(row.clip.extra.get("id", row.clip.media)).encode("utf-8", "surrogatepass") for row in rows
-        )
+        videos = (video_id(row.clip).encode("utf-8", "surrogatepass") for row in rows)
         bits = np.array([1 << SPLITS.index(row.split) for row in rows], np.uint8)
     blob, ends = bytearray(), array("I")
     for video in videos:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from caeav.manifests.findings import leaked_keys
 from caeav.model.join import Joined
+from caeav.model.join_remarks import DROP_LEAKS
 from caeav.model.sample import Sample
 
 
@@ -23,11 +24,9 @@ def without_leaks(joined: Joined) -> Joined:
     }
     counts = dropped(joined.splits, kept)
     said = ", ".join(f"{count} of {len(joined.splits[split])} of {split}" for split, count in counts.items())
-    return replace(
-        joined,
-        splits=kept,
-        remarks=(*joined.remarks, f"left out, their video being in another split too: {said}"),
-    )
+    remarks = [remark.removesuffix(DROP_LEAKS) for remark in joined.remarks]
+    remarks.append(f"left out, their video being in another split too: {said}")
+    return replace(joined, splits=kept, remarks=tuple(remarks))
 
 
 def dropped(whole: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ import caeav.manifests.jsonl as jsonl
 import caeav.manifests.keytable as keytable
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import video_id
 from caeav.manifests.growth import grow
 from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest, write_manifest
 from caeav.manifests.keytable import KeyPlaces, Keys
@@ -101,7 +102,7 @@ def test_the_video_of_a_row_is_its_official_id_or_its_file(filed: Path) -> None:
     stored = read_manifest(filed).clips
     assert isinstance(stored, FiledClips)
     rows = np.array([7, 0, 1, 2, 3, 4, 5, 6])
-    wanted = [str(clips[row].extra.get("id", clips[row].media)) for row in rows]
+    wanted = [video_id(clips[row]) for row in rows]
     assert [name.decode() for name in stored.videos(rows)] == wanted
 
 

@@ -115,6 +115,8 @@ def test_leaked_clips_leave_all_splits_and_both_scores_are_told(leaky_home: Home
     assert any(
         "1 of 35 of train, 1 of 12 of val, 2 of 12 of test" in line for line in introduction(experiment)
     )
+    assert any("in both splits of train/test" in line for line in introduction(experiment))
+    assert not any("--drop-leaks" in line for line in introduction(experiment))
     keys = {sample.key for samples in experiment.joined.splits.values() for sample in samples}
     assert not keys & {"clip000", "clip036", "clip048", "clip049"}
     model = experiment.build()
