@@ -90,7 +90,16 @@ class Experiment:
     def build(self) -> Network:
         """The network with the initial weights of the run's seed."""
         seed_epoch(self.config.seed, 0)
-        return build_network(self.task, self.inputs, self.config.model, self.live).to(self.device)
+        return self._network().to(self.device)
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Trainable parameters per part of the network, of which nothing is allocated."""
+        with torch.device("meta"):
+            return parameter_counts(self._network())
+
+    def _network(self) -> Network:
+        return build_network(self.task, self.inputs, self.config.model, self.live)
 
     def score(self, model: nn.Module, split: str, stress: Change | None = None) -> Scores:
         """Official score of `model` on `split`, with inputs changed by `stress`."""
@@ -121,7 +130,7 @@ class Experiment:
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed, sharing the data already read."""
         other = replace(self, config=self.config.model_copy(update={"seed": seed}))
-        for name in ("targets", "preloaded", "data"):
+        for name in ("targets", "parameters", "preloaded", "data"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -177,8 +186,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     pinned_config = config.model_copy(update={"stores": pinned})
     experiment = Experiment(pinned_config, home, task, device, joined, inputs, whole, opened)
     _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
-    if adapters.placement == "inject":
-        experiment.build()  # and so are backbones that do not fit the taps
+    _ = experiment.parameters  # and so are taps and backbones that do not fit the model
     return experiment
 
 
@@ -254,7 +262,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
         "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
         "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
-        "parameters": parameter_counts(model),
+        "parameters": experiment.parameters,
     }
     if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:
         result["peaks"] = {config.select_on: progress.peaks}

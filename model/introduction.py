@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from caeav.manifests.wording import counted
-from caeav.model.checkpoint import parameter_counts
 from caeav.model.data import MIB, clip_bytes
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.stress import active, said
@@ -21,7 +20,7 @@ def introduction(experiment: Experiment) -> list[str]:
     """The lines."""
     config, joined = experiment.config, experiment.joined
     training = config.training
-    parts = parameter_counts(experiment.build())
+    parts = experiment.parameters
     lines = [
         f"{config.task} / {config.recipe} on {config.dataset}: {experiment.device.type}, {training.precision}, "
         f"{torch.get_num_threads()} threads, best epoch by {config.select_on}"

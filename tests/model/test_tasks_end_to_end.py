@@ -274,7 +274,7 @@ def test_avvp_reads_motion_from_the_store_when_asked(tmp_path: Path) -> None:
 
 def test_asking_for_motion_that_no_store_holds_is_refused(homes: dict[str, Home]) -> None:
     with pytest.raises(CaeavError, match="hold 0 taps named motion"):
-        experiment(homes, "avvp", "model.head.motion=true").build()
+        experiment(homes, "avvp", "model.head.motion=true")
 
 
 def test_masks_survive_as_bits_and_unknown_frames_are_not_scored(homes: dict[str, Home]) -> None:
