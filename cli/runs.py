@@ -8,6 +8,7 @@ import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, at_home
+from caeav.cli.outcome import print_group
 from caeav.manifests.home import Home
 
 COLUMNS = ("run", "state", "recipe", "dataset", "seed", "protocol", "best_epoch", "val", "test")
@@ -45,7 +46,6 @@ def show(
 ) -> None:
     """Configuration, stores and scores of one run, or the summary of a group."""
     from caeav.model.groups import read_group
-    from caeav.model.protocol import HONEST, stamp
     from caeav.model.runs import CARD, find_run, summarise
 
     place = Home.find(home)
@@ -54,11 +54,7 @@ def show(
         if as_json:
             print_json(group)
             return
-        rows = [
-            [split, s["mean"], s["std"], group["majority"][split]] for split, s in group["scores"].items()
-        ]
-        marked = f"{group['group']} ({stamp(group.get('protocol', HONEST), group['select_on'])})"
-        print_table(["split", f"{group['metric']} %", "deviation", "majority %"], rows, title=marked)
+        print_group(group)
         say(f"runs: {', '.join(group['runs'])}")
         return
     run = find_run(place, name)

@@ -11,7 +11,7 @@ import typer
 from caeav.cli.console import printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
-from caeav.cli.outcome import finish, finish_group
+from caeav.cli.outcome import finish
 from caeav.manifests.dataset import OFFICIAL, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -87,6 +87,8 @@ def train(
 ) -> None:
     """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
     decoder."""
+    from caeav.model.groups import finished_group
+
     place = Home.find(home)
     changes = {
         "--dataset": dataset,
@@ -107,9 +109,8 @@ def train(
                 hint="leave them away, or train a new run without --resume",
             )
         result = _resume(place, resume, device)
-        finish([result], place, as_json)
         _begin_rest(place, result["group"], device)
-        finish_group(place, result["group"])
+        finish(finished_group(place, result["group"]) or [result], place, as_json)
         return
     dedicated = {
         "dataset": _dataset_name(dataset),
@@ -174,10 +175,8 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
     from caeav.model.groups import members
     from caeav.model.runs import ORIGIN, create_run
 
-    runs = members(home, group) if group else []
-    if not runs:
-        return
-    origin = runs[0].origin()
+    runs = members(home, group)
+    origin = runs[0].origin() if runs else {}
     begun = {run.config().seed for run in runs}
     left = [seed for seed in origin.get("seeds", []) if seed not in begun]
     if left:

@@ -69,7 +69,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
             ["split", "score", "interval", "majority", result["rows"], "clips left out (quarantine)"],
             scores,
         ),
-        *_besides(result),
+        *besides(result),
         *([markdown_table(["also", *result["scores"]], details)] if details else []),
         *(["### Test, class by class", markdown_table(columns, per_class)] if per_class else []),
         "## Trained on",
@@ -105,8 +105,8 @@ def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
     return f"{result['details'][split][name]:.2f}" + (f" ({held})" if held else "")
 
 
-def _besides(result: dict[str, Any]) -> list[str]:
-    """Best of all epochs each for itself, and the score with leaked clips, where the run has them."""
+def besides(result: dict[str, Any]) -> list[str]:
+    """Sentences: the best of all epochs each for itself, the score with leaked clips, where the run has them."""
     said = []
     for split, peaks in result.get("peaks", {}).items():
         best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())

@@ -37,19 +37,17 @@ def summarise_group(name: str, results: Sequence[dict[str, Any]]) -> dict[str, A
 
 
 def members(home: Home, name: str) -> list[Run]:
-    """The runs of a group, oldest first."""
-    return [run for run in list_runs(home) if run.origin()["group"] == name]
+    """The runs of a group, oldest first; none without a name."""
+    return [run for run in list_runs(home) if name and run.origin()["group"] == name]
 
 
-def finished_group(home: Home, name: str) -> dict[str, Any] | None:
-    """The summary of a group all of whose seeds are trained, from its runs; None while some are missing."""
+def finished_group(home: Home, name: str) -> list[dict[str, Any]]:
+    """The results of a group by seed, as asked for; none while some are missing."""
     runs = members(home, name)
     results = [result for run in runs if (result := run.result()) is not None]
     seeds = runs[0].origin().get("seeds", []) if runs else []
     by_seed = {result["seed"]: result for result in results}
-    if not seeds or set(by_seed) != set(seeds):
-        return None
-    return summarise_group(name, [by_seed[seed] for seed in seeds])
+    return [by_seed[seed] for seed in seeds] if set(by_seed) == set(seeds) else []
 
 
 def write_group(home: Home, summary: dict[str, Any]) -> None:

@@ -91,6 +91,6 @@ def test_resuming_the_last_run_of_a_group_completes_the_group(home: Home) -> Non
     (last.folder / RESULT).unlink()
     resumed = call(home, "train", "--resume", last.name, "--device", "cpu")
     assert resumed.exit_code == 0, resumed.output
-    assert "is complete" in resumed.output
+    assert "by seed" in resumed.output
     assert json.loads(written.read_text()) == before
-    assert "0 of train, 0 of val, 0 of test" in resumed.output  # nothing leaks in this set
+    assert "0 of 35 of train, 0 of 12 of val" in resumed.output  # nothing leaks in this set

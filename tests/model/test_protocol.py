@@ -15,7 +15,7 @@ from caeav.manifests.home import Home
 from caeav.model.card import card_text
 from caeav.model.examine import examine, remarks
 from caeav.model.experiment import prepare, train
-from caeav.model.groups import finished_group
+from caeav.model.groups import finished_group, summarise_group
 from caeav.model.introduction import introduction
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.leaks import without_leaks
@@ -169,10 +169,10 @@ def test_a_group_is_summarised_when_its_last_run_is_finished(make_home: Any) -> 
     name = "g-seeds-0-1"
     given: dict[str, Any] = {"captions": False, "augment.mute": 0.5}
     _, first = run_once(home, name, seed=0, **given)
-    assert finished_group(home, name) is None
+    assert finished_group(home, name) == []
     _, second = run_once(home, name, seed=1, **given)
-    summary = finished_group(home, name)
-    assert summary is not None and summary["seeds"] == [0, 1]
+    summary = summarise_group(name, finished_group(home, name))
+    assert summary["seeds"] == [0, 1]
     values = [first["scores"]["test"], second["scores"]["test"]]
     assert summary["scores"]["test"]["values"] == values
     (line,) = [line for line in build_table(home, "ave").sections[1].lines if line.own]
