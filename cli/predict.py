@@ -67,6 +67,7 @@ def predict(
     remember_at(place)
     run = find_run(place, run_name)
     predictor = Predictor.load(run, device, live_opener(place))
+    predictor.check(question)  # decoding and captions may take minutes
     processed = process_file(
         file,
         run.token_recipes(),

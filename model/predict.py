@@ -71,6 +71,10 @@ class Predictor:
         model = load_fitting(build, best_weights(run))  # a run folder may come from anywhere
         return cls(config, inputs, model, choose_device(device))
 
+    def check(self, question: str) -> None:
+        """Raise `CaeavError` for a question that the task does not answer, or for none where it needs one."""
+        self._task.question(Clip("", "", 0.0, 0.0), question)
+
     @torch.no_grad()
     def predict(
         self,

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import evaluate, predict, runs, train
+from caeav.cli.outcome import finish
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 
@@ -94,7 +95,8 @@ def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
     assert group["scores"]["val"]["mean"] == pytest.approx(sum(values) / 2)
     assert group["scores"]["val"]["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     shown = call(home, "runs", "show", group["group"])
-    assert "deviation" in shown.stdout and group["runs"][1] in shown.stderr
+    assert "deviation" in shown.stdout and f"{values[1]:.2f}" in shown.stdout
+    assert group["runs"][1] in shown.stderr
     listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
     assert {listed[run]["group"] for run in group["runs"]} == {group["group"]}
 
@@ -115,15 +117,15 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     assert line.endswith(f"-s7 --home {home.root}")  # it can be typed as it stands
     assert "it then begins the seeds that were not: 8, 9" in result.stderr
     name = line.split()[line.split().index("--resume") + 1]
-    resumed = call(home, "train", "--resume", name)
+    resumed = call(home, "train", "--resume", name, "--json")
     assert resumed.exit_code == 0, resumed.output
     group = json.loads(
         (home.root / "runs" / f"{name.removesuffix('-s7')}-seeds-7-8-9.group.json").read_text()
     )
     assert group["seeds"] == [7, 8, 9]
-    assert f"group {group['group']} is complete" in resumed.stderr
+    assert json.loads(resumed.stdout) == group
     again = call(home, "train", "--resume", group["runs"][1])
-    assert "nothing to do" in again.stderr
+    assert "nothing to do" in again.stderr and "by seed" in again.stdout
     assert len(list((home.root / "runs").glob("*-s[789]"))) == 3
 
 
@@ -257,6 +259,24 @@ def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
         assert folder_for(file, out) == tmp_path / folder
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "prediction.json").write_text(json.dumps({"file": str(file)}))
+
+
+def test_a_question_nobody_answers_is_refused_before_the_file_is_decoded(
+    home: Home, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caeav.pipeline.single.process_file", None)
+    (tmp_path / "clip.mp4").touch()
+    asked = call(
+        home, "predict", str(tmp_path / "clip.mp4"), "--run", trained["run"], "--question", "how many?"
+    )
+    assert "task 'ave' answers no questions" in refused(asked)
+
+
+def test_after_a_training_on_questions_the_next_step_asks_one(
+    home: Home, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish([{**trained, "rows": "questions"}], home, False)
+    assert f'--run {trained["run"]} --home {home.root} --question "..."' in capsys.readouterr().err
 
 
 def test_predict_needs_a_file(home: Home, trained: dict[str, Any]) -> None:
