@@ -21,7 +21,7 @@ def live_opener(home: Home) -> LiveOpener:
         from caeav.pipeline.live import open_live
         from caeav.pipeline.weights import remember_at
 
-        remember_at(home)
+        remember_at(home, say)
         say("loading the backbones that the adapters are placed in")
         return Live(open_live(recipes, "visual"), open_live(recipes, "audio"))
 

@@ -87,7 +87,7 @@ def show(
     from caeav.pipeline.models import view_model
     from caeav.pipeline.weights import remember_at
 
-    remember_at(Home.find(home))
+    remember_at(Home.find(home), say)
     facts = find_facts(name, kind)
     view = view_model(choose_one(name, weights, settings), facts)
     if as_json:
@@ -138,7 +138,7 @@ def pull(
     from caeav.pipeline.models import pull_model
     from caeav.pipeline.weights import remember_at
 
-    remember_at(Home.find(home))
+    remember_at(Home.find(home), say)
     choice = choose_one(name, weights, None)
     found = [(row.kind, pull_model(choice, row)) for row in find_all_facts(name, kind)]
     if as_json:
@@ -168,7 +168,7 @@ def check(
     from caeav.pipeline.weights import remember_at
 
     place = Home.find(home)
-    remember_at(place)
+    remember_at(place, say)
     choice, facts = choose_one(name, weights, settings), find_facts(name, kind)
     checked = check_model(choice, facts.kind, place)
     if as_json:

@@ -64,7 +64,7 @@ def predict(
     if not file.is_file():
         raise CaeavError(f"no file {file}", hint="give the path of a media file")
     place = Home.find(home)
-    remember_at(place)
+    remember_at(place, say)
     run = find_run(place, run_name)
     predictor = Predictor.load(run, device, live_opener(place))
     predictor.check(question)  # decoding and captions may take minutes

@@ -46,7 +46,7 @@ def caption(
     Where both come from files, no media is read. `report` is told after every clip, `remark` before any work. Raises
     `CaeavError` (unknown names, a changed recipe, a busy store, a file without rows for the clips).
     """
-    remember_at(home)
+    remember_at(home, remark)
     job = caption_job(manifest.segments, manifest.segment_s, options)
     for text in random_remarks(job.recipe.fields):
         remark(text)

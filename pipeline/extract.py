@@ -48,7 +48,7 @@ def extract_all(
     """
     if not options:
         raise CaeavError("no store is asked for", hint="name a backbone")
-    remember_at(home)
+    remember_at(home, remark)
     jobs = [_job(manifest, each, run, remark) for each in options]
     for job, _ in jobs:
         for text in random_remarks(job.recipe.fields):

@@ -37,7 +37,7 @@ def reembed(
         raise CaeavError(
             f"{source.path} is a store of {source.recipe.kind}, not of captions", hint="name a caption store"
         )
-    remember_at(home)
+    remember_at(home, remark)
     job = texts_job(source.recipe, visual_text, audio_text, dtype)
     if job.recipe.fingerprint == source.recipe.fingerprint:
         raise CaeavError(

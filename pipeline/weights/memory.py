@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,25 @@ from caeav.manifests.home import Home
 from caeav.manifests.publish import publish_bytes
 
 FILE = "weights.json"
-_CHUNK = 1 << 22
+LARGE_BYTES = 1 << 30
+"""From this size on reading a file takes long enough to be told."""
 _home: Home | None = None
 
 
-def remember_at(home: Home | None) -> None:
-    """From now on this process keeps its memory in `home`; with None, in the home found by itself."""
-    global _home
-    _home = home
+def _unheard(text: str) -> None:
+    """Nobody is told."""
+
+
+_tell: Callable[[str], object] = _unheard
+
+
+def remember_at(home: Home | None, tell: Callable[[str], object] = _unheard) -> None:
+    """From now on this process keeps its memory in `home`; with None, in the home found by itself.
+
+    `tell` hears of large files before they are read for their digest.
+    """
+    global _home, _tell
+    _home, _tell = home, tell
 
 
 def memory_file() -> Path:
@@ -55,11 +67,10 @@ def file_digest(path: Path) -> str:
     known = _load()["files"].get(str(real))
     if isinstance(known, list) and known[:2] == stamp and len(known) == 3:
         return str(known[2])
-    sha = hashlib.sha256()
+    if state.st_size >= LARGE_BYTES:
+        _tell(f"reading {path.name} ({state.st_size / 2**30:.1f} GiB) for its digest, once unless it changes")
     with real.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-    digest = f"sha256:{sha.hexdigest()}"
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     held = _load()
     held["files"][str(real)] = [*stamp, digest]
     _save(held)

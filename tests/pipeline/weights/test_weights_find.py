@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights import find_weights
+from caeav.pipeline.weights import find_weights, memory, remember_at
 from caeav.pipeline.weights.memory import file_digest, memory_file, recall
 
 REPO = "somebody/tiny"
@@ -159,6 +161,20 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     memory_file().parent.mkdir(parents=True, exist_ok=True)
     memory_file().write_text(json.dumps(held))
     assert file_digest(file) == "sha256:known"
+
+
+def test_a_large_file_is_said_before_it_is_read_and_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "LARGE_BYTES", 3)
+    told: list[str] = []
+    remember_at(Home(tmp_path / "memory"), told.append)
+    for name, content in (("small.pt", b"ab"), ("large.pt", b"abc")):
+        (tmp_path / name).write_bytes(content)
+        assert [file_digest(tmp_path / name) for _ in range(2)] == [
+            f"sha256:{sha256(content).hexdigest()}"
+        ] * 2
+    assert told == ["reading large.pt (0.0 GiB) for its digest, once unless it changes"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"places": 3}', '{"places": {"d": 3}, "files": {"f": [1]}}'])
