@@ -18,6 +18,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.wording import counted
 from caeav.pipeline.backbones.protocol import TextBackbone
+from caeav.pipeline.beforehand import other_recipes
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, some
 from caeav.pipeline.device.options import ComputeOptions
 from caeav.pipeline.lookup import run_lookup
@@ -53,6 +54,8 @@ def caption(
     embed = Embedder(job, run.devices).embed
     files = look_through(job, manifest, run, remark)
     if len(files) == len(job.parts):
+        for text in other_recipes(home, manifest.dataset, job.recipe):
+            remark(text)
         return run_lookup(manifest, job.recipe, home, run, partial(_read, files), embed, report, remark)
     [summary] = run_stage(manifest, [(job, embed)], home, run, report, remark)
     return summary

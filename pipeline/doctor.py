@@ -91,10 +91,7 @@ def _packages() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     try:
         import torch
-    except (
-        ImportError,
-        OSError,
-    ) as error:  # a build for another machine, say: what the doctor is asked about
+    except (ImportError, OSError) as error:  # a build for another machine, say
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield Check("devices", "problem", f"torch does not load: {reason}")
         return

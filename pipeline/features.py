@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.manifests.home import Home
 from caeav.manifests.keys import slug
 from caeav.pipeline.beforehand import other_recipes
@@ -109,7 +109,15 @@ def _mapped(path: Path, segments: int) -> NDArray[Any]:
         held = np.lib.format.open_memmap(path, mode="r")
         if held.dtype.kind not in "fiu":
             raise ValueError("holds no numbers")
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        EOFError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:
         text = " ".join(str(error).split())
         raise FeatureError(
             f"{path.name} cannot be read: {text}", hint="name a file that numpy.save wrote"
@@ -179,7 +187,7 @@ def _of_clips(clips: Sequence[Clip], tap: str, folder: Path) -> dict[str, Path]:
     found = {}
     for clip in clips:
         names = (clip.key, clip.extra.get("name"), clip.extra.get("id"), Path(clip.media).stem)
-        name = next((name for name in names if name in there), None)
+        name = next((name for name in names if isinstance(name, str) and name in there), None)
         if name is not None:
             found[clip.key] = there[name]
     if not found:
@@ -193,7 +201,7 @@ def _of_clips(clips: Sequence[Clip], tap: str, folder: Path) -> dict[str, Path]:
 
 def _recipe(manifest: Manifest, options: FeatureOptions, files: Mapping[str, Mapping[str, Path]]) -> Recipe:
     if options.dtype not in DTYPES:
-        raise CaeavError(f"unknown dtype {options.dtype!r}", hint=f"choose one of: {', '.join(DTYPES)}")
+        raise CaeavError(f"unknown dtype {options.dtype!r}", hint=choices(options.dtype, DTYPES))
     if not files:
         raise FeatureError("no tap is asked for", hint="--tap motion.r2plus1d=FOLDER")
     sides: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,5 @@
-"""The engine of caption stores whose texts are there already: in a file, or in another store. No media is read.
+"""The engine of stores made of what is there already, in files (captions, features) or in another store (texts). No
+media is read.
 
 The promises are those of `stage.py`: every clip ends stored or quarantined with the true reason, an interrupted run
 goes on where it was, and the bytes are a function of manifest and recipe.
@@ -19,7 +20,7 @@ from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
 
 Find = Callable[[str], Record | Quarantined]
-"""A clip's record with `info["texts"]`, by its key; or why there is none."""
+"""A clip's record by its key, or why there is none."""
 
 
 def run_lookup(
@@ -32,7 +33,7 @@ def run_lookup(
     report: Report,
     remark: Remark,
 ) -> StageSummary:
-    """Make or finish the store of `recipe` for `manifest` below `home` from texts that `find` gives.
+    """Make or finish the store of `recipe` for `manifest` below `home` from what `find` gives.
 
     Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
     """

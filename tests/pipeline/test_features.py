@@ -118,11 +118,13 @@ def test_shapes(tmp_path: Path, shape: tuple[int, ...], found: tuple[int, ...] |
         assert held.shape == found and held.dtype == np.float32
 
 
-def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("claim", ["(4, 500000000)", "(4, 99999999999999999999)", "(4, -1)", "(True, 4)"])
+def test_a_header_that_claims_what_the_file_does_not_hold_is_refused(tmp_path: Path, claim: str) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.ones((T, 5), np.float32))
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"(4, 5)", b"(4, 500000000)")[: len(data)])
+    path.write_bytes(data.replace(f"{'(4, 5), }':<{len(claim) + 3}}".encode(), f"{claim}, }}".encode()))
+    assert path.read_bytes() != data and len(path.read_bytes()) == len(data)
     with pytest.raises(FeatureError, match="cannot be read"):
         read_features(path, T)
 
