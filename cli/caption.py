@@ -8,7 +8,15 @@ import typer
 
 from caeav.cli import captions, stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
-from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.cli.options import (
+    DatasetOption,
+    HomeOption,
+    JsonOption,
+    LabelsOption,
+    RootOption,
+    SegmentSecondsOption,
+    SegmentsOption,
+)
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
 from caeav.pipeline.device.options import DEFAULT_BATCH
@@ -49,9 +57,9 @@ def caption(
     backend: stages.BackendOption = DEFAULT_BACKEND,
     batch: stages.BatchOption = DEFAULT_BATCH,
     precision: stages.PrecisionOption = "fp32",
-    labels: stages.LabelsOption = None,
-    segments: stages.SegmentsOption = None,
-    segment_s: stages.SegmentSecondsOption = None,
+    labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     workers: stages.WorkersOption = None,
     devices: stages.DevicesOption = "auto",
     part: stages.SliceOption = None,

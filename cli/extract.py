@@ -9,7 +9,15 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
-from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.cli.options import (
+    DatasetOption,
+    HomeOption,
+    JsonOption,
+    LabelsOption,
+    RootOption,
+    SegmentSecondsOption,
+    SegmentsOption,
+)
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
@@ -72,9 +80,9 @@ def extract(
     batch: stages.BatchOption = DEFAULT_BATCH,
     precision: stages.PrecisionOption = "fp32",
     compiled: stages.CompileOption = False,
-    labels: stages.LabelsOption = None,
-    segments: stages.SegmentsOption = None,
-    segment_s: stages.SegmentSecondsOption = None,
+    labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     workers: stages.WorkersOption = None,
     devices: stages.DevicesOption = "auto",
     part: stages.SliceOption = None,

@@ -8,7 +8,15 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import paths_of_taps
-from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.cli.options import (
+    DatasetOption,
+    HomeOption,
+    JsonOption,
+    LabelsOption,
+    RootOption,
+    SegmentSecondsOption,
+    SegmentsOption,
+)
 from caeav.manifests.home import Home
 from caeav.pipeline.store import list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -40,9 +48,9 @@ def import_folders(
     dtype: stages.DtypeOption = "float16",
     shard_clips: stages.ShardClipsOption = 64,
     backend: stages.BackendOption = DEFAULT_BACKEND,
-    labels: stages.LabelsOption = None,
-    segments: stages.SegmentsOption = None,
-    segment_s: stages.SegmentSecondsOption = None,
+    labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:

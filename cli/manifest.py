@@ -11,7 +11,15 @@ import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.manifest_report import NO_SPLIT, print_classes, print_counts, print_findings
-from caeav.cli.options import DatasetOption, HomeOption, JsonOption, RootOption
+from caeav.cli.options import (
+    DatasetOption,
+    HomeOption,
+    JsonOption,
+    LabelsOption,
+    RootOption,
+    SegmentSecondsOption,
+    SegmentsOption,
+)
 from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.dataset import load_dataset
@@ -34,15 +42,6 @@ class SplitName(StrEnum):
     NONE = NO_SPLIT
 
 
-LabelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        help="For a folder of media: csv with the columns file,start_s,end_s,label,split.",
-        show_default="<folder>/labels.csv if there is one",
-    ),
-]
-
 commands = typer.Typer(no_args_is_help=True, help="List, count and check the clips of a data set.")
 
 
@@ -56,12 +55,14 @@ def build(
     dataset: DatasetOption,
     root: RootOption = None,
     labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a data set's files and write its manifest into the home folder."""
     place = Home.find(home)
-    manifest = load_dataset(dataset, root, place, labels=labels)
+    manifest = load_dataset(dataset, root, place, labels=labels, segments=segments, segment_s=segment_s)
     path = place.manifest(manifest.dataset)
     _say_if_other_media(path, manifest)
     write_manifest(manifest, path)
@@ -80,6 +81,8 @@ def show(
     dataset: DatasetOption,
     root: RootOption = None,
     labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Only this split.")] = None,
     key: Annotated[
         str | None,
@@ -95,7 +98,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print clips: key, split, events, media."""
-    manifest = load_dataset(dataset, root, Home.find(home), labels=labels)
+    manifest = load_dataset(
+        dataset, root, Home.find(home), labels=labels, segments=segments, segment_s=segment_s
+    )
     clips = _select(manifest, split, key)
     if key is not None and len(clips) == 1 and clips[0].key == key:
         _print_clip(manifest, clips[0], as_json)
@@ -120,11 +125,15 @@ def check_(
     dataset: DatasetOption,
     root: RootOption = None,
     labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Report counts per split and class, missing media, leaks between splits, odd rows."""
-    report = check(load_dataset(dataset, root, Home.find(home), labels=labels))
+    report = check(
+        load_dataset(dataset, root, Home.find(home), labels=labels, segments=segments, segment_s=segment_s)
+    )
     if as_json:
         print_json(report.as_json())
         return

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from caeav.manifests.dataset import MARKS
 from caeav.manifests.home import Home
 
 HomeOption = Annotated[
@@ -18,13 +19,30 @@ HomeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DatasetOption = Annotated[
-    str, typer.Option("--dataset", help="ave, synthetic, or a folder of media files.", show_default=False)
+    str,
+    typer.Option(
+        "--dataset",
+        help=f"{', '.join(MARKS)}, synthetic, synthetic-llp and so on, or a folder of media files.",
+        show_default=False,
+    ),
 ]
 RootOption = Annotated[
     Path | None,
     typer.Option(
         "--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"
     ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="For a folder of media: csv with the columns file,start_s,end_s,label,split.",
+        show_default="<folder>/labels.csv if there is one",
+    ),
+]
+SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
+SegmentSecondsOption = Annotated[
+    float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
 ]
 
 

@@ -26,16 +26,6 @@ from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, 
 
 Made = TypeVar("Made")
 
-LabelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels", help="For a folder of media: csv with the columns file,start_s,end_s,label,split."
-    ),
-]
-SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
-SegmentSecondsOption = Annotated[
-    float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
-]
 DecoderOption = Annotated[str, typer.Option("--decoder", help="pyav, decord or torchcodec.")]
 DtypeOption = Annotated[
     str, typer.Option("--dtype", help="Number format of stored tokens: float16, bfloat16, float32 or int8.")
@@ -118,7 +108,15 @@ def load(
     manifest = filed(load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s))
     if manifest.findings:
         named = None if home == Home.find() else home.root
-        command = next_step("manifest check", dataset, root, named, labels=labels)
+        command = next_step(
+            "manifest check",
+            dataset,
+            root,
+            named,
+            labels=labels,
+            segments=segments,
+            segment_seconds=segment_s,
+        )
         say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
     return manifest
 

@@ -63,7 +63,7 @@ def ls(
     if slices:
         names = sorted({path.parent.name for path in slices})
         say(
-            f"besides, {len(slices)} slices, put together by caeav store merge: {printable(', '.join(names))}"
+            f"besides, {counted(len(slices), 'slice')}, put together by caeav store merge: {', '.join(names)}"
         )
     if not infos:
         say(f"no store in {stores}; `caeav extract` makes one")
@@ -186,14 +186,14 @@ def _print_report(report: Report) -> None:
             say(
                 f"to drop what is damaged: caeav store repair {report.path}; the command that made the store fills it"
             )
-    held = f"{report.stored} clips in {report.shards} shards, {size_text(report.bytes)}"
+    held = f"{counted(report.stored, 'clip')} in {counted(report.shards, 'shard')}, {size_text(report.bytes)}"
     counts = f"{held}, {report.quarantined} quarantined"
     if report.sound:
         print(f"sound: {counts}")
     elif report.problems:
         print(f"DAMAGED, {counted(len(report.problems), 'problem')}: {counts}")
     else:
-        print(f"not finished, {report.missing} clips missing: {counts}; what is there is sound")
+        print(f"not finished, {counted(report.missing, 'clip')} missing: {counts}; what is there is sound")
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:

@@ -37,7 +37,11 @@ def train(
         typer.Option("--dataset", help="Whose stores to train on.", show_default="the recipe's"),
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="full, or an ablation: avmoe, caste, case, none, audio, visual.")
+        str,
+        typer.Option(
+            "--recipe",
+            help="full, avmoe, caste, case, none, audio or visual; for avqa also question.",
+        ),
     ] = "full",
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file laid over the recipe.", show_default=False)

@@ -120,6 +120,17 @@ def test_a_folder_of_media_with_labels(tmp_path: Path) -> None:
     assert "\x1b" not in out
 
 
+def test_a_folder_is_cut_as_extraction_cuts_it(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    given = ("--dataset", tmp_path / "clips", "--home", tmp_path / "home")
+    cut = ("--segments", 4, "--segment-seconds", 0.5)
+    assert [row["seconds"] for row in call_json("show", *given, *cut)] == [2.0]
+    built = read_manifest(Path(call_json("build", *given, *cut)["path"]))
+    assert (built.segments, built.segment_s) == (4, 0.5)
+    assert "1 clip" in call("check", *given, *cut)[0]
+
+
 def test_a_second_folder_of_one_name_is_said_to_replace_the_first(tmp_path: Path) -> None:
     for where in ("x", "y"):
         (tmp_path / where / "clips").mkdir(parents=True)

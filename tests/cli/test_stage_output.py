@@ -84,5 +84,6 @@ def test_the_check_that_is_pointed_to_finds_what_was_found(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAEAV_HOME", raising=False)
     for home, said in ((Home.find(), ""), (Home.find("h"), f" --home {tmp_path / 'h'}")):
-        stages.load("clips", None, home, None, None, None)
-        assert capsys.readouterr().err.endswith(f"shown by caeav manifest check --dataset clips{said}\n")
+        stages.load("clips", None, home, None, 4, None)
+        command = f"caeav manifest check --dataset clips{said} --segments 4"
+        assert capsys.readouterr().err.endswith(f"shown by {command}\n")
