@@ -64,7 +64,7 @@ def run_stage(
     folder = home.stores / manifest.dataset
     load = Loader(remark)
     for job, _ in jobs:
-        if not (folder / job.recipe.folder_name).exists():
+        if not (folder / (job.recipe.folder_name + run.part.suffix)).exists():
             load(job)
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
     said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)

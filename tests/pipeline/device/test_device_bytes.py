@@ -92,14 +92,16 @@ def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
     assert digests(run(manifest, tmp_path / "parts").path) == whole
 
 
+@pytest.mark.parametrize("part", [Slice(), Slice(1, 2)])
 def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
-    small_manifest: Manifest, tmp_path: Path
+    small_manifest: Manifest, tmp_path: Path, part: Slice
 ) -> None:
     heard: list[Progress | str] = []
 
     def begin(count: int) -> None:
         heard.clear()
-        extract(first(small_manifest, count), Home(tmp_path), OPTIONS, ONE, heard.append, heard.append)
+        how = replace(ONE, part=part)
+        extract(first(small_manifest, count), Home(tmp_path), OPTIONS, how, heard.append, heard.append)
 
     begin(2)
     assert heard[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # picture and sound
