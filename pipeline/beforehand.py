@@ -37,7 +37,7 @@ def fit_together(recipes: Sequence[Recipe]) -> None:
 
 def other_recipes(home: Home, dataset: str, recipe: Recipe) -> list[str]:
     """What to say about stores of other recipes when a new store is begun: it is easily not what was meant."""
-    if (home.stores / dataset / recipe.folder_name).exists():
+    if any((home.stores / dataset).glob(f"{recipe.folder_name}*")):  # its slices too
         return []
     return [
         f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"

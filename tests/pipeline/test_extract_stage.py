@@ -24,7 +24,7 @@ from caeav.pipeline import stage
 from caeav.pipeline.extract import extract
 from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import TokenOptions
-from caeav.pipeline.store import Record, StoreReader
+from caeav.pipeline.store import Record, Slice, StoreReader
 from caeav.pipeline.summary import Progress, RunOptions, failure_limit
 
 Digests = Callable[[Path], dict[str, str]]
@@ -118,6 +118,20 @@ def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_b
     assert (retried.due, retried.stored, retried.quarantined) == (2, 6, ())
     whole = extract(first(small_manifest, 6), Home(tmp_path / "other"), OPTIONS, ONE, quiet)
     assert digests(retried.path) == digests(whole.path)
+
+
+def test_a_store_of_another_recipe_is_said_when_a_store_or_its_first_slice_is_begun(
+    small_manifest: Manifest, tmp_path: Path
+) -> None:
+    few = replace(small_manifest, clips=small_manifest.clips[:2])
+    first = extract(few, Home(tmp_path), replace(OPTIONS, shard_clips=1, dtype="float32"), ONE, quiet)
+    told = []
+    for part in (Slice(1, 2), Slice(2, 2), Slice(1, 2)):
+        how = replace(ONE, part=part)
+        said = extract(few, Home(tmp_path), replace(OPTIONS, shard_clips=1), how, quiet).remarks
+        told.append([text for text in said if "another recipe" in text])
+    assert len(told[0]) == 1 and first.path.name in told[0][0]
+    assert told[1:] == [[], []]
 
 
 def test_a_name_that_no_file_can_have_costs_its_own_clip(small_manifest: Manifest, tmp_path: Path) -> None:
