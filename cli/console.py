@@ -48,4 +48,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*(escape(printable(f"{x:.4g}" if isinstance(x, float) else x)) for x in row))
-    console.print(table)
+    if sys.stdout.isatty():
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

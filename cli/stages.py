@@ -21,6 +21,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import filed
 from caeav.manifests.wording import counted
+from caeav.model.suits import task_for
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 
@@ -70,8 +71,6 @@ SliceOption = Annotated[
     ),
 ]
 
-TASKS = {"llp": "avvp", "avs-s4": "avs-s4", "avs-ms3": "avs-ms3", "music-avqa": "avqa"}
-"""Task of a data set, where it is not ave."""
 MAX_REASONS = 8
 TICK_S = 1.0
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
@@ -178,9 +177,7 @@ def next_step(
 
 def train_step(dataset: str, home: Path | None) -> str:
     """The command that trains on a data set, by the task it is labelled for."""
-    return next_step(
-        f"train --task {TASKS.get(dataset.removeprefix('synthetic-'), 'ave')}", dataset, None, home
-    )
+    return next_step(f"train --task {task_for(dataset) or 'ave'}", dataset, None, home)
 
 
 def merge_step(dataset: str, home: Path | None) -> str:

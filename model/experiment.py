@@ -37,7 +37,8 @@ from caeav.model.resume import BEST, seed_epoch
 from caeav.model.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
 from caeav.model.sample import Sample
 from caeav.model.stress import Augment, active, check_stress
-from caeav.model.task import TASKS, Scores, Task, suited
+from caeav.model.suits import suited
+from caeav.model.task import TASKS, Scores, Task
 from caeav.model.train import Trainer, Watcher, choose_device
 
 
@@ -164,7 +165,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         if not joined.splits[split]:
             raise CaeavError(
                 f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
-                hint=suited(task, config.dataset)
+                hint=suited(config.task, config.dataset)
                 or "give clips a split (train, val, test) in the manifest and build it again",
             )
     pinned = config.stores.model_copy(
@@ -178,13 +179,13 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         facts = task.learn(manifest, joined.splits)
         classes = task.classes(manifest, facts)
     except CaeavError as error:
-        raise CaeavError(error.problem, hint=suited(task, config.dataset) or error.hint) from error
+        raise CaeavError(error.problem, hint=suited(config.task, config.dataset) or error.hint) from error
     inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
     opened = None
     if live is not None and adapters.placement == "inject":
         opened = live([store.recipe for store in joined.tokens])
-    pinned_config = config.model_copy(update={"stores": pinned})
-    experiment = Experiment(pinned_config, home, task, device, joined, inputs, whole, opened)
+    config = config.model_copy(update={"stores": pinned})
+    experiment = Experiment(config, home, task, device, joined, inputs, whole, opened)
     _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
     _ = experiment.parameters  # and so are taps and backbones that do not fit the model
     return experiment
@@ -281,8 +282,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
 def load_best(run: Run, model: nn.Module) -> None:
     """Load the weights that did best on the selection split into `model`."""
     path = best_weights(run)
-    tensors, _ = read_tensors(path)
-    load_into(model, tensors, path)
+    load_into(model, read_tensors(path)[0], path)
 
 
 def best_weights(run: Run) -> Path:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.dataset import SYNTHETIC
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.registry import Registry
 from caeav.model.batch import TokenBatch, TrunkOutput
@@ -68,8 +67,6 @@ class Task(ABC):
     """Name of the score that chooses the best epoch."""
     row: ClassVar[str] = "clip"
     """What a sample is called; several of them have an s."""
-    layouts: ClassVar[tuple[str, ...]]
-    """Data sets that are labelled for it, by the name of their official layout."""
     head_config: ClassVar[type[HeadConfig]] = HeadConfig
     loss_config: ClassVar[type[LossConfig]] = LossConfig
     metric_config: ClassVar[type[Section]] = Section
@@ -146,24 +143,6 @@ class Task(ABC):
     @abstractmethod
     def read(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
         """What was found in a batch of this one sample, for people."""
-
-
-def suited(task: Task, dataset: str) -> str:
-    """What to type where `task` can do nothing with `dataset`; empty for a data set that it should suit, or that nobody
-    knows."""
-    layout = next((official for official, made in SYNTHETIC.items() if dataset in (official, made)), "")
-    if not layout or layout in task.layouts:
-        return ""
-    other = (
-        layout
-        if layout in TASKS
-        else next(x.name for x in map(TASKS.__getitem__, TASKS) if layout in x.layouts)
-    )
-    sets = [name for official in task.layouts for name in (official, SYNTHETIC[official])]
-    return (
-        f"caeav train --task {other} --dataset {dataset}, which is labelled for it; task {task.name} is for "
-        f"{', '.join(sets)} and sets labelled alike"
-    )
 
 
 TASKS: Registry[Task] = Registry("task")

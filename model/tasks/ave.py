@@ -51,7 +51,6 @@ class AveTask(Task):
     """The registered task `ave`."""
 
     name = "ave"
-    layouts = ("ave",)
     metric = "accuracy"
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig

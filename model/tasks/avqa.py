@@ -51,7 +51,6 @@ class AvqaTask(Task):
     name = "avqa"
     metric = "accuracy"
     row = "question"
-    layouts = ("music-avqa",)
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
 

@@ -87,7 +87,6 @@ class AvsTask(Task):
     """The registered tasks `avs-s4` and `avs-ms3`, which differ in data and recipe."""
 
     metric = "mean_iou"
-    layouts = ("avs-s4", "avs-ms3")
     head_config: ClassVar[type[HeadConfig]] = AvsHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvsLossConfig
     metric_config: ClassVar[type[Section]] = AvsMetricConfig

@@ -60,7 +60,6 @@ class AvvpTask(Task):
     """The registered task `avvp`; its epochs are compared by Type@AV of segments, as the official code does."""
 
     name = "avvp"
-    layouts = ("llp",)
     metric = "segment_type_av"
     head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig

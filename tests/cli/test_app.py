@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from caeav.cli.console import printable
+from caeav.cli.console import print_table, printable
 
 
 def caeav(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -59,6 +59,18 @@ def test_json_is_valid_whatever_stdout_can_encode(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     result = caeav("manifest", "show", "--dataset", "clips", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)[0]["media"] == "\u00fcn\u65e5.mp4"
+
+
+def test_a_table_in_a_file_ends_its_lines_with_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["name", "clips", "note"], [["a", 3, ""], ["long name", 12, "x"]], title="what")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["what"],
+        ["name", "clips", "note"],
+        ["a", "3"],
+        ["long", "name", "12", "x"],
+    ]
+    assert not any(line != line.rstrip() for line in lines)
 
 
 def test_untrusted_text_cannot_drive_the_terminal() -> None:
