@@ -64,9 +64,10 @@ def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
 def random_parts(described: Mapping[str, Any]) -> list[str]:
     """Names of the components with random weights in a recipe's fields, those for texts among them."""
     found = []
-    for part in described.values():
+    for place, part in described.items():
         if isinstance(part, Mapping):
-            if str(part.get("weights", {}).get("digest", "")).startswith("random:"):
-                found.append(str(part["name"]))
+            weights = part.get("weights")
+            if isinstance(weights, Mapping) and str(weights.get("digest")).startswith("random:"):
+                found.append(str(part.get("name", place)))
             found += random_parts(part)
     return found

@@ -18,7 +18,7 @@ from caeav.manifests.jsonl import write_manifest
 from caeav.model.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.join import Joined, JoinError, join, join_stores, store_facts
 from caeav.model.sample import ClipSamples, Sample
-from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
+from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing, random_parts
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,8 @@ def test_a_source_video_in_two_splits_is_said(tiny_home: Home) -> None:
     clips[test] = replace(clips[test], extra={"id": "abc"})
     found = join(replace(store.manifest, clips=tuple(clips)), [store], None)
     assert (
-        "1 source video lies in both splits of train/test; --drop-leaks leaves such clips out" in found.remarks
+        "1 source video lies in both splits of train/test; --drop-leaks leaves such clips out"
+        in found.remarks
     )
 
 
@@ -140,6 +141,15 @@ def test_random_weights_behind_a_store_are_said(make_home: Callable[..., Home]) 
     remarks = join(tokens.manifest, [StoreReader.open(writer.path)], None).remarks
     assert f"{writer.path.name}: swin HAD RANDOM WEIGHTS; scores say nothing of that model" in remarks
     assert not any("RANDOM" in remark for remark in join(tokens.manifest, [tokens], None).remarks)
+
+
+def test_whatever_stands_in_a_recipe_is_looked_through_for_random_weights() -> None:
+    fields = {
+        "visual": {"weights": "random:0"},
+        "audio": {"weights": {"digest": "random:1"}, "taps": [1]},
+        "n": 3,
+    }
+    assert random_parts(fields) == ["audio"]
 
 
 def test_facts_of_a_store_are_relative_to_home(joined: Joined, tiny_home: Home) -> None:
