@@ -15,37 +15,22 @@ from caeav.cli import INTERRUPTED
 from caeav.cli.console import say
 from caeav.manifests.errors import CaeavError
 
-SHOWN = [
-    "synthesise",
-    "manifest",
-    "models",
-    "extract",
-    "caption",
-    "import",
-    "train",
-    "eval",
-    "predict",
-    "runs",
-    "store",
-    "demo",
-    "doctor",
-]
-"""Order of the help: that in which they are used."""
-COMMANDS = (
-    "manifest",
-    "synthesise",
-    "extract",
-    "caption",
-    "models",
-    "imports",
-    "store",
-    "train",
-    "evaluate",
-    "predict",
-    "runs",
-    "demo",
-    "doctor",
-)
+COMMANDS = {
+    "synthesise": "synthesise",
+    "manifest": "manifest",
+    "models": "models",
+    "extract": "extract",
+    "caption": "caption",
+    "import": "imports",
+    "train": "train",
+    "eval": "evaluate",
+    "predict": "predict",
+    "runs": "runs",
+    "store": "store",
+    "demo": "demo",
+    "doctor": "doctor",
+}
+"""Command -> its module, in the order in which they are used, which is that of the help."""
 
 DISK_TROUBLE = {
     errno.ENOSPC: "make room on that disk",
@@ -62,11 +47,11 @@ DISK_TROUBLE = {
 
 
 class InOrder(TyperGroup):
-    """Lists the commands as `SHOWN` does; typer lists those without commands of their own first."""
+    """Lists the commands as `COMMANDS` does; typer lists those without commands of their own first."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""
-        return sorted(super().list_commands(ctx), key=SHOWN.index)
+        return sorted(super().list_commands(ctx), key=list(COMMANDS).index)
 
 
 def _print_version(asked: bool) -> None:
@@ -76,7 +61,7 @@ def _print_version(asked: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command, every module of `COMMANDS` registered in this order."""
+    """The whole command, with every module of `COMMANDS`."""
     app = typer.Typer(
         cls=InOrder,
         no_args_is_help=True,
@@ -96,7 +81,7 @@ def build() -> typer.Typer:
     ) -> None:
         """Cache frozen audio-visual tokens once, then train adapters from them, fast."""
 
-    for name in COMMANDS:
+    for name in COMMANDS.values():
         importlib.import_module(f"caeav.cli.{name}").register(app)
     return app
 

@@ -127,7 +127,7 @@ class _Source(NamedTuple):
 
 @dataclass(frozen=True)
 class _Hits:
-    """The samples that a kind happens to: their places in the batch, one donor clip and one segment for each."""
+    """The clips that a kind happens to: their places in the batch, one donor clip and one segment for each."""
 
     places: list[int]
     donors: list[int]
