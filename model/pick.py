@@ -62,14 +62,12 @@ def choose_store(stores: Path, dataset: str, kind: StoreKind, name: str, by: str
     finished = [info for info in there if info.state == "complete"]
     begun = [info for info in there if info.state == "partial"]
     command = "caption" if kind == "captions" else "extract"
-    cure = f"finish it by the `caeav {command}` that began it, or delete its folder in {stores / dataset}"
+    cure = f"by the `caeav {command}` that began it, or delete its folder in {stores / dataset}"
     if len(finished) == 1 and len(there) == 1 + len(begun):
-        return finished[0].path, [f"{_unfinished(info)}, not used; {cure}" for info in begun]
+        return finished[0].path, [f"{_unfinished(info)}, not used; finish it {cure}" for info in begun]
     if len(begun) > 1 and len(there) == len(begun):
         listed = "".join(f"\n    {_unfinished(info)}" for info in begun)
-        raise StoreError(
-            f"no store of {kind} of {dataset} is finished:{listed}", hint=cure.replace("it ", "one ", 1)
-        )
+        raise StoreError(f"no store of {kind} of {dataset} is finished:{listed}", hint=f"finish one {cure}")
     return find_store(stores, dataset, kind, name or None, by=by), []
 
 
