@@ -178,7 +178,7 @@ def _events(clip: Clip) -> str:
     if questions:
         events.append(counted(len(questions), "question"))
     if masks:
-        events.append(f"{sum(mask is not None for mask in masks)} masks")
+        events.append(counted(sum(mask is not None for mask in masks), "mask"))
     return "; ".join(events or clip.labels()) or "-"
 
 

@@ -21,6 +21,7 @@ from caeav.cli.store_targets import (
     size_text,
 )
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
     Differences,
     StoreReader,
@@ -120,7 +121,7 @@ def repair_command(
             print("sound and finished" if repaired.said else "sound: nothing to repair")
         else:
             due = (
-                f"{len(repaired.due)} clips are due: {_some(repaired.due)}"
+                f"{counted(len(repaired.due), 'clip')} due: {_some(repaired.due)}"
                 if repaired.due
                 else "not finished"
             )
@@ -161,9 +162,8 @@ def _print_made(path: Path, summary: Summary, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(path), **asdict(summary)})
         return
-    print(
-        f"stored       {summary.stored} of {summary.expected} in {summary.shards} shards, compared with the source"
-    )
+    held = f"{summary.stored} of {summary.expected} in {counted(summary.shards, 'shard')}"
+    print(f"stored       {held}, compared with the source")
     if summary.quarantined:
         print(f"quarantined  {summary.quarantined}")
     print(f"store        {path}")
@@ -178,7 +178,7 @@ def _print_differences(found: Differences) -> None:
         ("quarantine", found.quarantine),
     ):
         if keys:
-            print(f"{what:<13}{len(keys)} clips: {_some(keys)}")
+            print(f"{what:<13}{counted(len(keys), 'clip')}: {_some(keys)}")
     if found.arrays:
         rows = [
             (name, entry.clips, f"{entry.largest:.6g}", entry.key, entry.form)
@@ -186,9 +186,9 @@ def _print_differences(found: Differences) -> None:
         ]
         print_table(("array", "clips", "largest difference", "in", "form"), rows)
     for name, clips in found.facts.items():
-        print(f"fact         {printable(name)} differs in {clips} clips")
+        print(f"fact         {printable(name)} differs in {counted(clips, 'clip')}")
     if found.same_content:
-        print(f"the same content: {found.compared} clips, every array and fact")
+        print(f"the same content: {counted(found.compared, 'clip')}, every array and fact")
 
 
 def _some(keys: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from caeav.manifests.dataset import SYNTHETIC
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
+from caeav.manifests.wording import counted
 
 if TYPE_CHECKING:
     from caeav.manifests.synthetic.generate import Progress, Summary
@@ -159,7 +160,7 @@ def _print(summary: Summary) -> None:
     clips = summary.options.clips
     if summary.written:
         say(
-            f"wrote {summary.written} clips to {summary.root}"
+            f"wrote {counted(summary.written, 'clip')} to {summary.root}"
             + (f", {summary.kept} were there" if summary.kept else "")
         )
     else:

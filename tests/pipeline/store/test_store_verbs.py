@@ -232,7 +232,7 @@ def test_the_commands_say_what_they_did(toys, caeav):
     verified = caeav("verify", toys.folder)
     assert verified.exit_code == 1 and "caeav store repair" in verified.output
     mended = caeav("repair", toys.folder)
-    assert mended.exit_code == 0 and "1 clips are due: clip004" in mended.stdout
+    assert mended.exit_code == 0 and "1 clip due: clip004" in mended.stdout
     assert "sound: nothing to repair" in caeav("repair", made["path"]).stdout
     for number in (1, 2):
         write_slice(toys.at(toys.stores.parent / "s" / "stores"), number, 2)
