@@ -15,11 +15,15 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ablation import AS_MEASURED
 
 from caeav.manifests.home import Home
 from caeav.model.adapters.config import AdapterConfig
@@ -92,14 +96,7 @@ def accuracy(place: Path, preset: str, seeds: list[int], assignments: list[str])
     """Test accuracy by seed, and the adapters' parameters; the run folders are not kept."""
     home, found, count = Home(place), [], 0
     for seed in seeds:
-        as_measured = "optimiser.head_lr_factor=1"  # as benchmarks/ablation.py
-        sets = [
-            f"model.adapters.preset={preset}",
-            f"seed={seed}",
-            "training.workers=0",
-            as_measured,
-            *assignments,
-        ]
+        sets = [f"model.adapters.preset={preset}", f"seed={seed}", "training.workers=0", *assignments]
         given = {"dataset": "synthetic", "training.device": "cpu"}
         experiment = prepare(home, resolve_config("ave", "full", None, sets, given))
         run = create_run(home, experiment.config)
@@ -146,8 +143,8 @@ def main() -> None:
     if options.home is None:
         return
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    epochs = [f"training.epochs={options.epochs}"] if options.epochs else []
-    scored = {p: accuracy(options.home, p, seeds, [*epochs, *options.assignments]) for p in PRESETS}
+    common = [*AS_MEASURED, *([f"training.epochs={options.epochs}"] if options.epochs else [])]
+    scored = {p: accuracy(options.home, p, seeds, [*common, *options.assignments]) for p in PRESETS}
     print(
         "| adapters on embedded tokens, M | "
         + " | ".join(f"{scored[p][1] / 1e6:.3f}" for p in PRESETS)
