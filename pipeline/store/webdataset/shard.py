@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,14 @@ class TarShard:
     def __init__(self, store: Path, index: TarIndex) -> None:
         self.index = index
         self._store = store
+        self._mapped: MappedFile | None = None
 
-    @cached_property
+    @property
     def _file(self) -> MappedFile:
-        return MappedFile(self._store, self.index.files[0], self.index.number)
+        """Without a lock, which a process forked while another thread holds it would wait for for ever."""
+        if self._mapped is None:
+            self._mapped = MappedFile(self._store, self.index.files[0], self.index.number)
+        return self._mapped
 
     def record(self, row: int, *, check: bool = True) -> Record:
         """See `Shard.record`."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from caeav.pipeline.store import DamagedShard, StoreReader
 from caeav.pipeline.store.backend import FileFacts
+from caeav.pipeline.store.fetcher import Fetcher
 from caeav.pipeline.store.mapped import MappedFile
 
 MIB = 1 << 20
@@ -82,3 +85,32 @@ def test_a_process_forked_within_a_loop_goes_on_with_it(toys):
             os._exit(done)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert sum(map(toys.same, records)) == 9
+
+
+def test_a_process_forked_while_a_file_is_opened_can_open_it_too(toys, monkeypatch: pytest.MonkeyPatch):
+    toys.write()
+    opening, go_on = threading.Event(), threading.Event()
+    real = MappedFile.__init__
+
+    def slow(self: MappedFile, *args: Any) -> None:
+        if threading.current_thread().name == "caeav-fetcher":
+            opening.set()
+            go_on.wait()
+        real(self, *args)
+
+    monkeypatch.setattr(MappedFile, "__init__", slow)
+    shard = StoreReader.open(toys.folder)._shard(0)
+    fetcher = Fetcher()
+    fetcher.ask(shard, 0)
+    opening.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        done = 1
+        try:
+            done = 0 if toys.same(shard.record(0)) else 2
+        finally:
+            os._exit(done)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    go_on.set()
+    fetcher.close()
+    assert status == 0
