@@ -101,17 +101,12 @@ class StoreReader:
 
         Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
         """
-        record = self.read_stored(key)
-        return replace(record, arrays=floats(record.arrays))
+        return _as_floats(self.read_stored(key))
 
     def read_stored(self, key: str) -> Record:
         """The record of `key` with its arrays as they are stored (see `dtypes.py`); errors as `read`."""
-        number, row = self._place(key)
-        shard = self._shard(number)
-        checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
-        record = shard.record(row, check=not checked[row])
-        checked[row] = 1
-        return record
+        self.ahead([key])  # the disk may read all of it while its beginning is checked
+        return self._record(key)
 
     def read_each(self, keys: Sequence[str]) -> Iterator[Record]:
         """The records of `keys` in that order, the next ones being read from the disk meanwhile; errors as `read`.
@@ -125,12 +120,20 @@ class StoreReader:
                 new = keys[at + depth : at + depth + 1] if at else keys[: depth + 1]
                 for shard, row in self._unread(new):
                     fetcher.ask(shard, row)
-                yield self.read(key)
+                yield _as_floats(self._record(key))
 
     def ahead(self, keys: Iterable[str]) -> None:
         """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
         for shard, row in self._unread(keys):
             shard.ahead(row)
+
+    def _record(self, key: str) -> Record:
+        number, row = self._place(key)
+        shard = self._shard(number)
+        checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
+        record = shard.record(row, check=not checked[row])
+        checked[row] = 1
+        return record
 
     def _unread(self, keys: Iterable[str]) -> Iterator[tuple[Shard, int]]:
         """Where those of `keys` lie that are stored and were not read yet."""
@@ -211,3 +214,7 @@ class StoreReader:
             return {}
         arrays = self.read(self.keys[0]).arrays
         return {name: ArraySpec(array.shape, str(array.dtype)) for name, array in sorted(arrays.items())}
+
+
+def _as_floats(record: Record) -> Record:
+    return replace(record, arrays=floats(record.arrays))

@@ -30,14 +30,15 @@ class ZarrShard:
         self.index = index
         self._store = store
         self._info = len(index.layout)
+        self._facts = (
+            index.files
+        )  # now: `cached_property` has a lock, and a forked process would wait for its holder
         self._files: dict[int, MappedFile] = {}
         self._begins: dict[int, NDArray[np.uint64]] = {}
 
     def record(self, row: int, *, check: bool = True) -> Record:
         """See `Shard.record`."""
         arrays: dict[str, NDArray[np.generic]] = {}
-        if check:
-            self.ahead(row)  # several files: the disk may read them all while the first is checked
         for place, layout in enumerate(self.index.layout):
             chunk = self._chunk(place, row)
             if check:
@@ -66,7 +67,7 @@ class ZarrShard:
 
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
         """See `Shard.check`."""
-        for place, facts in enumerate(self.index.files):
+        for place, facts in enumerate(self._facts):
             try:
                 data = self._file(place).bytes
             except DamagedShard as error:
@@ -83,7 +84,7 @@ class ZarrShard:
         self, place: int, data: Bytes, wanted: str, progress: Callable[[int], object]
     ) -> Iterator[Damage]:
         """What is wrong with one file, its sha256 named only when nothing more exact can be."""
-        name, keys = self.index.files[place].name, self.index.keys
+        name, keys = self._facts[place].name, self.index.keys
         rows = range(len(keys))
         seen, sums = digest(data, [self._span(place, row) for row in rows], progress)
         found = False
@@ -104,11 +105,11 @@ class ZarrShard:
             try:
                 decode_info(chunk[TEXT_HEAD_BYTES:])
             except BadPayload as error:
-                yield Damage(self.index.files[self._info].name, str(error), key)
+                yield Damage(self._facts[self._info].name, str(error), key)
 
     def _file(self, place: int) -> MappedFile:
         if place not in self._files:
-            self._files[place] = MappedFile(self._store, self.index.files[place], self.index.number)
+            self._files[place] = MappedFile(self._store, self._facts[place], self.index.number)
         return self._files[place]
 
     def _span(self, place: int, row: int) -> tuple[int, int]:
