@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import deterministic
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.errors import CaeavError, choices
 from caeav.model.config import RunConfig
 from caeav.model.data import Epoch, SplitData, batches, epoch_order
 from caeav.model.generators import generator_states, restore_generators
@@ -30,6 +30,7 @@ from caeav.model.task import Scores, Task
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHOWN = 8
+DEVICES = ("auto", "cpu", "cuda")
 
 
 class TrainingError(CaeavError):
@@ -57,7 +58,9 @@ class Watcher(Protocol):
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> device; raises `TrainingError` for a CUDA that is not there."""
+    """`auto`, `cpu` or `cuda` -> device; raises `TrainingError` for others, and for a CUDA that is not there."""
+    if name not in DEVICES:
+        raise TrainingError(f"unknown device {name!r}", hint=choices(name, DEVICES))
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -272,6 +272,16 @@ def test_a_question_nobody_answers_is_refused_before_the_file_is_decoded(
     assert "task 'ave' answers no questions" in refused(asked)
 
 
+@pytest.mark.parametrize("name", ["gpu", "0", "cuda:0"])
+def test_a_device_that_is_none_is_refused_with_those_there_are(
+    home: Home, trained: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    for command in (("predict", str(tmp_path / "clip.mp4"), "--run"), ("eval", "--run")):
+        said = refused(call(home, *command, trained["run"], "--device", name))
+        assert f"unknown device '{name}'" in said and "choose one of: auto, cpu, cuda" in said
+
+
 def test_after_a_training_on_questions_the_next_step_asks_one(
     home: Home, trained: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
