@@ -63,7 +63,12 @@ def import_folders(
     manifest = stages.load(dataset, root, place, labels, segments, segment_s)
     run = RunOptions(workers=1, max_failed=max_failed)
     summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
-    step = stages.train_step(dataset, home)
+    motion = "motion" in summary.recipe.fields  # which only video parsing reads
+    step = (
+        stages.next_step("train --task avvp", dataset, None, home)
+        if motion
+        else stages.train_step(dataset, home)
+    )
     if not {"visual", "audio"} <= summary.recipe.fields.keys():  # adapters need both
         others = [
             info.name
@@ -71,6 +76,6 @@ def import_folders(
             if (info.dataset, info.kind) == (manifest.dataset, "tokens") and info.path != summary.path
         ]
         step += f" --set stores.tokens={','.join([*(others or ['OTHER'])[:1], summary.recipe.name])}"
-    if "motion" in summary.recipe.fields:
+    if motion:
         step += " --set model.head.motion=true"
     stages.finish(summary, as_json, step)

@@ -232,7 +232,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
         print(f"{counted(summary.due, 'clip')} in {summary.seconds:.1f} s ({speed})")
         if summary.limit:
             shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
-            print(f"limited by   {summary.limit} (seconds of work: {shown})")
+            print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
     else:
         print("nothing to do: every clip is stored or quarantined already")
     each = f", {_size(summary.bytes / summary.stored)} a clip" if summary.stored else ""

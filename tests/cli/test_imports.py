@@ -93,6 +93,7 @@ def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: P
         "frames",
     )
     made = call(home, "import", "--dataset", "mine", *taps(tmp_path, "motion.r2plus1d"))
+    assert "caeav train --task avvp --dataset mine" in made.stdout
     assert "--set stores.tokens=frames,r2plus1d --set model.head.motion=true" in made.stdout
 
 

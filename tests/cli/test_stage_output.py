@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,10 @@ def test_speed_and_size_are_told_in_the_units_that_suit_them(
         remarks=(),
         max_failed=0,
     )
-    stages.finish(summary, False, "")
+    stages.finish(replace(summary, limit="write 53%", busy_s={"write": 0.001}), False, "")
     out = capsys.readouterr().out
     assert told[0] in out and told[1] in out
+    assert "limited by   write 53%\n" in out
 
 
 def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
