@@ -115,6 +115,7 @@ def besides(result: dict[str, Any]) -> list[str]:
         gone = ", ".join(f"{n} of {split}" for split, n in result["leaks"]["left_out"].items())
         whole = ", ".join(f"{split} {x:.2f}" for split, x in result["leaks"]["scores_with"].items())
         said.append(
-            f"Clips whose video is in another split too are left out everywhere ({gone}); scored with them: {whole}."
+            f"Clips whose video is in another split too are left out everywhere ({result['rows']}: {gone}); "
+            f"scored with them: {whole}."
         )
     return said

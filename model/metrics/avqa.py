@@ -12,20 +12,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.readers.music_avqa_files import TYPES
 
 QuestionType = tuple[str, str]
 
-QUESTION_TYPES: tuple[QuestionType, ...] = (
-    ("Audio", "Counting"),
-    ("Audio", "Comparative"),
-    ("Visual", "Counting"),
-    ("Visual", "Location"),
-    ("Audio-Visual", "Existential"),
-    ("Audio-Visual", "Counting"),
-    ("Audio-Visual", "Location"),
-    ("Audio-Visual", "Comparative"),
-    ("Audio-Visual", "Temporal"),
-)
+QUESTION_TYPES: tuple[QuestionType, ...] = TYPES
 
 
 class QuestionTypeError(CaeavError):
