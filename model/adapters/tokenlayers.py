@@ -92,13 +92,20 @@ class TokenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` -> `[..., C]`."""
+        return self._normalise(x, self.training)
+
+    def remembered(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> `[..., C]` by the statistics of earlier calls, which stay as they are, in training too."""
+        return self._normalise(x, False)
+
+    def _normalise(self, x: Tensor, own_statistics: bool) -> Tensor:
         return F.batch_norm(
             x.reshape(-1, x.shape[-1]),
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            self.training,
+            own_statistics,
             self.momentum,
             self.eps,
         ).view_as(x)

@@ -26,7 +26,7 @@ UNIT_EPS = 1e-12
 class AvqaOutput(NamedTuple):
     """Logits: `answer_logits` `[B, answers]`, `match_positive` and `match_negative` `[B, T, 2]` (1: belong together).
 
-    `match_negative` is None when no negative frames were given.
+    `match_negative` is None when there are no negative frames.
     """
 
     answer_logits: Tensor
@@ -82,6 +82,7 @@ class AvqaHead(nn.Module):
     ) -> None:
         super().__init__()
         width = visual_channels
+        self.negatives = config.negatives
         self.visual_in_norm = ChannelNorm(config.input_norm, visual_channels)
         self.audio_in_norm = ChannelNorm(config.input_norm, audio_channels)
         self.audio_fc1 = nn.Linear(audio_channels, width)
@@ -113,18 +114,26 @@ class AvqaHead(nn.Module):
     ) -> AvqaOutput:
         """Tokens `[U, T, L, C]`, `[U, T, M, D]`, words `[B, W]`, frames of other videos `[B, T, L, C]` or None.
 
-        `clip_of` `[B]`: the place of each question's clip; None: one question a clip, in order.
+        `clip_of` `[B]`: the place of each question's clip; None: one question a clip, in order. Negatives of the
+        batch are made here, in training; a batch of one clip has none.
         """
         audio = self.audio_fc2(
             F.relu(self.audio_fc1(self.audio_in_norm(trunk.audio).mean(dim=2)))
         )  # [U, T, d]
-        visual = self._see(trunk.visual, audio)
+        tokens = self.visual_in_norm(trunk.visual)
+        visual = self._see(tokens, audio)
         match_positive = self._match(audio, visual)
+        match_negative = None
+        if self.negatives == "batch" and self.training and len(tokens) > 1:
+            # The order of a batch is random, and so is the neighbour.
+            match_negative = self._match(audio, self._see(tokens.roll(1, dims=0), audio))
         if clip_of is not None:
             audio, visual, match_positive = (
                 x.index_select(0, clip_of) for x in (audio, visual, match_positive)
             )  # [B, T, ...]
-        match_negative = None if negative is None else self._match(audio, self._see(negative, audio))
+            match_negative = None if match_negative is None else match_negative.index_select(0, clip_of)
+        if negative is not None:
+            match_negative = self._match(audio, self._see(self.visual_in_norm.again(negative), audio))
         asked = self.question(question)  # [B, d]
         heard = self._ask("audio", asked, audio) + audio.mean(dim=1)
         seen = self._ask("visual", asked, visual) + visual.mean(dim=1)
@@ -133,7 +142,6 @@ class AvqaHead(nn.Module):
         return AvqaOutput(answer, match_positive, match_negative)
 
     def _see(self, tokens: Tensor, audio: Tensor) -> Tensor:
-        tokens = self.visual_in_norm(tokens)
         both = torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1)
         return self.grounding_fc(both.tanh())  # type: ignore[no-any-return]
 

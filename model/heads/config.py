@@ -148,17 +148,18 @@ class AvqaHeadConfig(HeadConfig):
     heads, dropout: of the question's attention over time. match_widths: of the matching network's hidden layers.
     skip_padding: read the question up to its last word; False runs on over the padding, as the reference.
     pad_index: the word that pads. negatives: what a sound is to be told from; `mixed`, as the reference: every second
-    is a random one of a random video, now and then of the clip's own; `video`: one other video, second by second.
+    is a random one of a random video, now and then of the clip's own, as the frozen backbone sees it; `batch`: another
+    clip of the batch, second by second, seen through the same adapters.
     """
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
         "skip_padding": (False, True),
-        "negatives": ("mixed", "video"),
+        "negatives": ("mixed", "batch"),
     }
 
     heads: Annotated[int, Field(ge=1)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     match_widths: tuple[int, int, int] = (512, 256, 128)
     skip_padding: bool = False
-    negatives: Literal["mixed", "video"] = "mixed"
+    negatives: Literal["mixed", "batch"] = "mixed"
     pad_index: Annotated[int, Field(ge=0)] = 0

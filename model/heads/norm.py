@@ -19,3 +19,11 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., C]` -> the same shape."""
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def again(self, x: Tensor) -> Tensor:
+        """Other inputs, brought to the scale of those seen so far, from which nothing is learnt about that scale.
+
+        Without this, inputs that only training has (negatives) would shift what scoring normalises by.
+        """
+        norm = self.norm
+        return norm.remembered(x) if isinstance(norm, TokenBatchNorm) else norm(x)  # type: ignore[no-any-return]

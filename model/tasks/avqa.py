@@ -115,10 +115,10 @@ class AvqaTask(Task):
         return {QUESTION: asked}
 
     def changes(self, config: RunConfig) -> tuple[Change, ...]:
-        """Frames of other videos, in training."""
+        """Frames of other videos, in training, where they do not come from the batch."""
         head = config.model.head
         assert isinstance(head, AvqaHeadConfig) and isinstance(config.loss, AvqaLossConfig)
-        return (Negatives(mixed=head.negatives == "mixed"),) if config.loss.match else ()
+        return (Negatives(),) if config.loss.match and head.negatives == "mixed" else ()
 
     def question(self, clip: Clip, text: str) -> Sample:
         """A question as typed: cut at blanks, without the mark at its end."""

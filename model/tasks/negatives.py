@@ -1,4 +1,7 @@
-"""Frames of other videos for the matching network of AVQA, drawn from seed, epoch and row alone.
+"""Frames of other videos for the matching network of AVQA as the reference draws them, from seed, epoch and row alone.
+
+They bypass the adapters: a network with adapters can tell them by that alone. The revision takes other clips of the
+batch (heads/avqa.py).
 
 Shapes: `B` samples, `T` segments, `L` tokens, `C` channels, `V` videos of the split.
 """
@@ -22,13 +25,10 @@ REFERENCE_FRAMES = 60
 class Negatives:
     """Adds `negative.visual` `[B, T, L, C]` in training: tokens of the deepest visual tap that the run reads.
 
-    `mixed`, the reference (REFERENCE section 6): for each segment a random number below `T V`; its quotient by `T` is
-    the video, the remainder the segment; drawn anew while its quotient by 60 is the clip's own video, which hardly
-    ever keeps the own one out. Otherwise one other video, segment by segment. A split of one video has no negatives.
+    For each segment a random number below `T V` (REFERENCE section 6); its quotient by `T` is the video, the remainder
+    the segment; drawn anew while its quotient by 60 is the clip's own video, which hardly ever keeps the own one out.
+    A split of one video has no negatives.
     """
-
-    def __init__(self, *, mixed: bool) -> None:
-        self._mixed = mixed
 
     def __call__(
         self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
@@ -38,9 +38,10 @@ class Negatives:
         if epoch is None or videos < 2:
             return batch
         tap = list(batch.visual)[-1]
-        draw = _mixed if self._mixed else _other_video
         found = [
-            draw(np.random.default_rng([*epoch, row]), data.clip_of[row], videos, batch.visual[tap].shape[1])
+            _mixed(
+                np.random.default_rng([*epoch, row]), data.clip_of[row], videos, batch.visual[tap].shape[1]
+            )
             for row in rows
         ]
         clips, segments = (torch.tensor(np.stack(x)) for x in zip(*found, strict=True))
@@ -49,11 +50,6 @@ class Negatives:
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Numbers of videos and of their segments, both `[T]`."""
-
-
-def _other_video(rng: np.random.Generator, own: int, videos: int, segments: int) -> Drawn:
-    other = int(rng.integers(videos - 1))
-    return np.full(segments, other + (other >= own)), np.arange(segments)
 
 
 def _mixed(rng: np.random.Generator, own: int, videos: int, segments: int) -> Drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -213,6 +214,34 @@ def test_the_match_needs_negatives_only_when_there_are_some() -> None:
     assert out.match_negative is None
     assert out.match_positive.shape == (2, 5, 2)
     assert out.answer_logits.shape == (2, 9)
+
+
+def test_negatives_of_the_batch_are_the_other_clips_as_the_adapters_left_them() -> None:
+    torch.manual_seed(0)
+    config = AVQA.model_copy(update={"negatives": "batch", "input_norm": "batch", "dropout": 0.0})
+    head = AvqaHead(12, 8, 9, 20, config).train()
+    asked, places = torch.randint(1, 20, (3, 4)), torch.tensor([0, 1, 0])
+    x = trunk()
+    out = head(x, asked, clip_of=places)
+    exchanged = head(replace(x, visual=x.visual.flip(0)), asked, clip_of=places)
+    assert out.match_negative is not None and out.match_negative.shape == (3, 5, 2)
+    torch.testing.assert_close(out.match_negative, exchanged.match_positive)
+    alone = replace(x, visual=x.visual[:1], audio=x.audio[:1])
+    assert head(alone, asked[:1]).match_negative is None
+    assert head.eval()(x, asked, clip_of=places).match_negative is None
+
+
+def test_negatives_that_bypass_the_adapters_do_not_shift_what_scoring_normalises_by() -> None:
+    torch.manual_seed(0)
+    x, asked = trunk(), torch.ones(2, 4, dtype=torch.long)
+    heads = [
+        AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"input_norm": "batch"})).train() for _ in range(2)
+    ]
+    heads[0](x, asked, 100 + torch.randn_like(x.visual))
+    heads[1](x, asked)
+    norms = [head.visual_in_norm.norm for head in heads]
+    assert torch.equal(norms[0].running_mean, norms[1].running_mean)
+    assert torch.equal(norms[0].running_var, norms[1].running_var)
 
 
 @pytest.mark.parametrize("run", [run_avvp, run_avqa, run_avs])
