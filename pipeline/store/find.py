@@ -69,12 +69,15 @@ def find_slices(stores: Path, dataset: str, name: str | None = None) -> list[Pat
             found.setdefault((store, part.count), []).append((part.number, path))
     if len(found) == 1:
         return [path for _, path in sorted(next(iter(found.values())))]
+    if not found:
+        raise StoreError(
+            f"no slice of a store of {dataset!r} that fits is in {stores}",
+            hint=f"make slices with `caeav extract --dataset {dataset} --slice 1/4` and so on",
+        )
     named = "".join(f"\n    {store} cut into {count}" for store, count in found)
     raise StoreError(
         f"slices of {len(found)} stores of {dataset} fit in {stores}, those of one are needed{named}",
-        hint="name one by --store, or name the folders of the slices"
-        if found
-        else f"make slices with `caeav extract --dataset {dataset} --slice 1/4` and so on",
+        hint="name one by --store, or name the folders of the slices",
     )
 
 
