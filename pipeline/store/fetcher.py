@@ -46,10 +46,8 @@ class Fetcher:
                 if wanted is None or self._closed:
                     return
                 shard, row = wanted
-                if row and last != (
-                    shard,
-                    row - 1,
-                ):  # in order the system reads ahead by itself, in larger pages
+                # in order the system reads ahead by itself, in larger pages
+                if row and last != (shard, row - 1):
                     with suppress(StoreError, OSError):
                         shard.ahead(row)
                 last = wanted
