@@ -15,7 +15,8 @@ from caeav.model.readings.base import Frames, Panel, When, strip_panel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EDGE = np.array([255, 60, 60], np.float32)
+EDGE = np.array([255, 255, 255], np.float32)
+"""Seen on dimmed grey and on things of any hue."""
 DIMMED = 0.35
 """How bright the rest of a picture is drawn, in grey."""
 
@@ -75,7 +76,7 @@ class Masks:
         return []
 
     def _overlay(self, t: int, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A frame `[h, w, 3]`, in colour where it sounds, with a red edge, and dimmed elsewhere."""
+        """A frame `[h, w, 3]`, in colour where it sounds, with a white edge, and dimmed elsewhere."""
         rows, columns = (
             np.arange(n) * size // n for n, size in zip(frame.shape[:2], self.on.shape[1:], strict=True)
         )
