@@ -170,7 +170,7 @@ SETS = {
     "avvp": ["model.head.width=32", "training.epochs=12"],
     "avs-s4": [*SMALL_AVS, "optimiser.lr=0.01", "training.epochs=10"],
     "avs-ms3": [*SMALL_AVS, "training.epochs=2", "loss.masked=0.01"],
-    "avqa": ["training.epochs=16", "model.head.match_widths=[16,8,8]"],
+    "avqa": ["training.epochs=16", "loss.match=0.5", "model.head.match_widths=[16,8,8]"],
 }
 COMMON = ["training.device=cpu", "optimiser.lr=0.005", "schedule.warmup_epochs=0", "training.workers=0"]
 
@@ -370,7 +370,9 @@ def test_questions_are_rows_and_their_words_and_answers_are_saved(
 
 def test_the_reference_s_negatives_depend_on_epoch_and_row_alone(homes: dict[str, Home]) -> None:
     held, read = (
-        experiment(homes, "avqa", "model.head.negatives=mixed", f"training.preload_mb={size}").data["train"]
+        experiment(
+            homes, "avqa", "model.head.negatives=mixed", "loss.match=0.5", f"training.preload_mb={size}"
+        ).data["train"]
         for size in (100, 0)
     )
     first = held.batch([3, 5], Epoch(0, 1)).extra[NEGATIVE]
@@ -380,7 +382,7 @@ def test_the_reference_s_negatives_depend_on_epoch_and_row_alone(homes: dict[str
 
 
 def test_the_reference_mixes_videos_among_its_negatives(homes: dict[str, Home]) -> None:
-    made = experiment(homes, "avqa", "model.head.negatives=mixed")
+    made = experiment(homes, "avqa", "model.head.negatives=mixed", "loss.match=0.5")
     data = made.data["train"]
     negative = data.batch([0], Epoch(0, 1)).extra[NEGATIVE][0].numpy()
     stored = {key: made.joined.tokens[0].read(key).arrays["visual.s2"] for key in data.clips}
