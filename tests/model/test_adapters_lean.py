@@ -79,6 +79,12 @@ def test_dropout_takes_the_stated_share_and_scales_up_the_rest() -> None:
     gone = leanunits._draw(change, 0.2)
     assert gone is not None and leanunits._draw(change, 0.0) is None
     assert 0.19 < gone.float().mean() < 0.21
+    drawn = [
+        leanunits._draw(torch.empty(7), 0.1) for _ in range(20_000)
+    ]  # no multiple of what is drawn at once
+    shares = torch.stack([x for x in drawn if x is not None]).double()
+    assert ((shares.mean(0) - 0.1).abs() < 0.01).all()
+    assert (torch.corrcoef(shares.t()) - torch.eye(7)).abs().max() < 0.03
     left = (~gone) / 0.8
     torch.testing.assert_close(leanunits._without(change, gone, 0.2), left)
     torch.testing.assert_close(leanunits._add_dropped(x, change, gone, 0.2), 3 + left)
