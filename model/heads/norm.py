@@ -26,4 +26,4 @@ class ChannelNorm(nn.Module):
         Without this, inputs that only training has (negatives) would shift what scoring normalises by.
         """
         norm = self.norm
-        return norm.remembered(x) if isinstance(norm, TokenBatchNorm) else norm(x)  # type: ignore[no-any-return]
+        return norm.remembered(x) if isinstance(norm, TokenBatchNorm) else norm(x)
