@@ -47,7 +47,7 @@ TAPS_OF = {
     "avqa": "stores.taps=[visual.stage2,audio.stage2]",
 }
 """Heads other than those of `avs` see means of the deepest tap's tokens, and nothing else of them; `avqa` without the
-first tap's 64 tokens, which are half the time. `avs-ms3`: fine grids of the picture, sounds that are told apart best."""
+first tap's 64 tokens, which are half the time. `avs-ms3`: fine grids of the picture, sounds told apart best."""
 LOCAL = ("model.adapters.avmoe.num_skip=1", "model.adapters.avmoe.reduction=4")
 OWN = {
     "avvp": ("training.epochs=32",),
