@@ -101,6 +101,8 @@ def test_broken_off_at_any_moment(
             rounds += 1
             home = tmp_path / str(rounds)
             continue
+        if what == signal.SIGINT and status == 1 and error.startswith("Fatal Python error: init_"):
+            continue  # Python itself was still starting
         assert status in (130, -what), error
         if status == 130:
             assert "Traceback" not in error and "interrupted; what is finished is kept" in error
