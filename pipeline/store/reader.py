@@ -105,8 +105,7 @@ class StoreReader:
 
     def read_stored(self, key: str) -> Record:
         """The record of `key` with its arrays as they are stored (see `dtypes.py`); errors as `read`."""
-        self.ahead([key])  # the disk may read all of it while its beginning is checked
-        return self._record(key)
+        return self._record(key, ahead=True)
 
     def read_each(self, keys: Sequence[str]) -> Iterator[Record]:
         """The records of `keys` in that order, the next ones being read from the disk meanwhile; errors as `read`.
@@ -127,10 +126,12 @@ class StoreReader:
         for shard, row in self._unread(keys):
             shard.ahead(row)
 
-    def _record(self, key: str) -> Record:
+    def _record(self, key: str, *, ahead: bool = False) -> Record:
         number, row = self._place(key)
         shard = self._shard(number)
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
+        if ahead and not checked[row]:  # the disk may read all of it while its beginning is checked
+            shard.ahead(row)
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
         return record

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +97,7 @@ def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem])
         index = backend.decode_index(read_capped(folder.index(number)))
         for facts in index.files:
             path = folder.path / facts.name
-            if not path.exists() or not stat.S_ISREG(path.lstat().st_mode):
+            if not path.is_file() or path.is_symlink():
                 continue
             size = path.stat().st_size
             if size != facts.bytes and facts.bytes - size <= shutil.disk_usage(folder.path).free:

@@ -30,9 +30,8 @@ class ZarrShard:
         self.index = index
         self._store = store
         self._info = len(index.layout)
-        self._facts = (
-            index.files
-        )  # now: `cached_property` has a lock, and a forked process would wait for its holder
+        # now, for `cached_property` has a lock, and a forked process would wait for its holder
+        self._facts = index.files
         self._files: dict[int, MappedFile] = {}
         self._begins: dict[int, NDArray[np.uint64]] = {}
 
