@@ -67,6 +67,9 @@ def synthesise(
         float, typer.Option(help="Share of misaligned clips with other classes seen unheard or heard unseen.")
     ] = DEFAULT.distractors,
     splits: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
+    questions: Annotated[
+        int, typer.Option(help="Questions a video at most (music-avqa).")
+    ] = DEFAULT.questions,
     workers: Annotated[
         int | None, typer.Option(help="Processes; the bytes do not depend on it.", show_default="one a core")
     ] = None,
@@ -94,6 +97,7 @@ def synthesise(
         mix=dict(zip((kind.strip() for kind, _, _ in weights), given, strict=True)) if mix else DEFAULT.mix,
         distractors=distractors,
         splits=tuple(shares),
+        questions=questions,
     )
     where = root if root is not None else Home.find(home).data(SYNTHETIC[options.layout])
     summary = _with_bar(lambda report: make(where, options, workers, report))

@@ -1,4 +1,4 @@
-"""Which questions are asked about a clip: a few of different types, with even answers."""
+"""Which questions are asked about a clip: of different types in turn, with even answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from numpy.random import Generator
 from caeav.manifests.synthetic.avqa_facts import Facts
 from caeav.manifests.synthetic.avqa_templates import TEMPLATES, Template
 from caeav.manifests.synthetic.scenario import Scenario
+
+Pairs = list[tuple[tuple[str, ...], str]]
+"""Slot values and the answer they lead to."""
+TYPES = len({template.type for template in TEMPLATES})
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,34 @@ class Asked:
 
 
 def ask(scenario: Scenario, names: Sequence[str], most: int, rng: Generator) -> list[Asked]:
-    """Up to `most` questions of different types: first a type, then a template, then an answer, then the slots, each
-    drawn evenly, so that no answer is frequent merely because many slots lead to it."""
+    """Up to `most` questions, none twice, of a type at most one for every nine of `most`.
+
+    Types come in random order, each once before any again; of a type first a template, then an answer, then the slots
+    are drawn evenly, so that no answer is frequent merely because many slots lead to it.
+    """
     facts = Facts(scenario, names)
-    found: dict[tuple[str, str], list[tuple[Template, list[tuple[tuple[str, ...], str]]]]] = {}
+    left: dict[tuple[str, str], list[tuple[Template, Pairs]]] = {}
     for template in TEMPLATES:
         pairs = list(template.answers(facts))
         if pairs:
-            found.setdefault(template.type, []).append((template, pairs))
-    types = list(found)
-    asked = []
-    for i in rng.permutation(len(types))[:most]:
-        of_type = found[types[i]]
-        template, pairs = of_type[int(rng.integers(len(of_type)))]
-        answers = sorted({answer for _, answer in pairs})
-        answer = answers[int(rng.integers(len(answers)))]
-        values = [slots for slots, said in pairs if said == answer]
-        asked.append(Asked(template.type, template.text, values[int(rng.integers(len(values)))], answer))
+            left.setdefault(template.type, []).append((template, pairs))
+    asked: list[Asked] = []
+    for _ in range(-(-most // TYPES)):
+        types = [kind for kind, templates in left.items() if templates]
+        for i in rng.permutation(len(types))[: most - len(asked)]:
+            asked.append(_draw(left[types[i]], rng))
     return asked
+
+
+def _draw(templates: list[tuple[Template, Pairs]], rng: Generator) -> Asked:
+    """One question, which is taken out of what may be asked."""
+    place = int(rng.integers(len(templates)))
+    template, pairs = templates[place]
+    answers = sorted({answer for _, answer in pairs})
+    answer = answers[int(rng.integers(len(answers)))]
+    values = [slots for slots, said in pairs if said == answer]
+    slots = values[int(rng.integers(len(values)))]
+    pairs.remove((slots, answer))
+    if not pairs:
+        del templates[place]
+    return Asked(template.type, template.text, slots, answer)

@@ -25,7 +25,6 @@ from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, generator
 from caeav.manifests.synthetic.world import plain
 
-QUESTIONS = 6
 SHARED_EVERY = 10
 
 
@@ -50,7 +49,7 @@ class _MusicAvqa:
         for scenario, split in zip(scenarios, splits, strict=True):
             mine = []
             for number, asked in enumerate(questions(options, scenario)):
-                item = official_item(scenario, number, asked)
+                item = official_item(scenario, scenario.index * options.questions + number, asked)
                 items[_split_of(scenario, number, split)].append(item)
                 mine.append(item["question_id"])
             truth.append(json.dumps(truth_row(scenario, split, names, mine)))
@@ -90,14 +89,14 @@ def video_id(scenario: Scenario) -> str:
 def questions(options: SyntheticOptions, scenario: Scenario) -> list[Asked]:
     """What is asked about a clip."""
     rng = generator(options, "timeline", scenario.index, 1)
-    return ask(scenario, plain(options.classes), QUESTIONS, rng)
+    return ask(scenario, plain(options.classes), options.questions, rng)
 
 
-def official_item(scenario: Scenario, number: int, asked: Asked) -> dict[str, Any]:
+def official_item(scenario: Scenario, question_id: int, asked: Asked) -> dict[str, Any]:
     """A question as the official files hold it."""
     return {
         "video_id": video_id(scenario),
-        "question_id": scenario.index * QUESTIONS + number,
+        "question_id": question_id,
         "type": json.dumps(asked.type),
         "question_content": asked.text,
         "templ_values": json.dumps(asked.values),

@@ -27,6 +27,10 @@ LAYOUTS = ("ave", "llp", "avs-s4", "avs-ms3", "music-avqa")
 """The data sets in whose official layout the world can be written."""
 _USUAL: dict[str, dict[str, int]] = {name: {"seconds": 5, "size_px": 224} for name in ("avs-s4", "avs-ms3")}
 
+ASKING = "music-avqa"
+"""The layout with questions."""
+USUAL_QUESTIONS, MAX_QUESTIONS = 6, 40
+
 MIN_CLASSES = 5  # a clip can hold its own class, a wrong sound and three distractors
 RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
@@ -39,7 +43,7 @@ class SyntheticOptions:
     segment each; `size_px` its width and height; `misaligned` the share of clips with a misalignment, divided
     among the kinds by the weights `mix`; `distractors` the share of misaligned clips in which another class is
     seen unheard or heard unseen, so that the sense the misalignment leaves intact does not name the event either;
-    `splits` the shares of train, val and test.
+    `splits` the shares of train, val and test; `questions` how many a video has at most, in MUSIC-AVQA's layout.
     """
 
     clips: int = 240
@@ -54,6 +58,7 @@ class SyntheticOptions:
     distractors: float = 0.95
     splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
     layout: str = "ave"
+    questions: int = USUAL_QUESTIONS
 
     @classmethod
     def usual(cls, layout: str, **other: Any) -> SyntheticOptions:
@@ -70,6 +75,7 @@ class SyntheticOptions:
                 ("size_px", 64, 512),
                 ("fps", 4, 60),
                 ("seed", 0, 2**63 - 1),
+                ("questions", 1, MAX_QUESTIONS),
             )
             if not _is_whole(getattr(self, name), low, high)
         ]
@@ -77,6 +83,10 @@ class SyntheticOptions:
             problems.append(f"size_px is {self.size_px}; it must be even (chroma has half the resolution)")
         if self.layout not in LAYOUTS:
             problems.append(f"layout is {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.layout != ASKING and self.questions != USUAL_QUESTIONS:
+            problems.append(
+                f"questions is {self.questions!r}, and layout {self.layout} has none; {ASKING} has"
+            )
         if self.rate_hz not in RATES_HZ:
             problems.append(f"rate_hz is {self.rate_hz!r}; allowed are {', '.join(map(str, RATES_HZ))}")
         problems += [
@@ -115,6 +125,8 @@ class SyntheticOptions:
         values["splits"] = [float(s) for s in self.splits]
         if self.layout == LAYOUTS[0]:  # as in sets made before there were others
             del values["layout"]
+        if self.questions == USUAL_QUESTIONS:  # as in sets made when it was fixed
+            del values["questions"]
         return {"version": GENERATOR_VERSION, **values}
 
 
