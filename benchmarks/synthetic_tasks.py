@@ -32,10 +32,13 @@ SETS = {
 """Task -> what `synthesise` calls its layout, and what the set is called."""
 SPLITS, SPLITS_OF = "0.5,0.15,0.35", {"avs-ms3": "0.6,0.15,0.25", "avqa": "0.75,0.1,0.15"}
 CLIPS, CLIPS_OF = 480, {"avs-s4": 400, "avs-ms3": 800, "avqa": 4800}
-SIZE_PX = {"avs-s4": 128, "avs-ms3": 128}
-"""Smaller than the official 224 pixels: comparing masks is half the work of a training."""
-MADE_WITH = {"avqa": ("--seconds", "6", "--questions", "14")}
-"""The head learns questions from many of them, and adapters run once a video for all of its own."""
+MADE_WITH = {
+    "avs-s4": ("--size", "128"),
+    "avs-ms3": ("--size", "128"),
+    "avqa": ("--seconds", "6", "--questions", "14"),
+}
+"""Pictures smaller than the official 224 pixels: comparing masks is half the work of a training. Many questions: the
+head of `avqa` learns them from many, and adapters run once a video for all of its own."""
 RECIPES = ("visual", "audio", "none", "full")
 OWN_RECIPES = {"avqa": ("question", "avmoe")}
 SMALL = ("model.adapters.case.width=64",)
@@ -83,8 +86,6 @@ def prepare(task: str, clips: int | None, at: list[str]) -> None:
     layout, dataset = SETS[task]
     made = ["--clips", str(clips or CLIPS_OF.get(task, CLIPS)), "--splits", SPLITS_OF.get(task, SPLITS)]
     made += MADE_WITH.get(task, ())
-    if task in SIZE_PX:
-        made += ["--size", str(SIZE_PX[task])]
     caeav("synthesise", "--dataset", layout, *made, "--json", *at)
     caeav("extract", "--dataset", dataset, *at)
     caeav("caption", "--dataset", dataset, *at)
