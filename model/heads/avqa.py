@@ -103,7 +103,8 @@ class AvqaHead(nn.Module):
             self.add_module(f"{name}_norm", nn.LayerNorm(width))
         self.dropout = nn.Dropout(config.dropout)
         self.fusion = nn.Linear(2 * width, width)
-        self.answer = nn.Linear(width, answers)
+        self.answer_fc = nn.Linear(3 * width, config.answer_hidden) if config.answer_hidden else None
+        self.answer = nn.Linear(config.answer_hidden or width, answers)
 
     def forward(
         self,
@@ -138,8 +139,7 @@ class AvqaHead(nn.Module):
         heard = self._ask("audio", asked, audio) + audio.mean(dim=1)
         seen = self._ask("visual", asked, visual) + visual.mean(dim=1)
         fused = self.fusion(torch.cat([heard, seen], dim=-1).tanh())
-        answer = self.answer((fused * asked).tanh())
-        return AvqaOutput(answer, match_positive, match_negative)
+        return AvqaOutput(self.answer(self._combine(fused, asked)), match_positive, match_negative)
 
     def _see(self, tokens: Tensor, audio: Tensor) -> Tensor:
         both = torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1)
@@ -148,6 +148,13 @@ class AvqaHead(nn.Module):
     def _match(self, audio: Tensor, visual: Tensor) -> Tensor:
         x = F.relu(self.match_fc1(torch.cat([audio, visual], dim=-1)))
         return self.match_fc4(F.relu(self.match_fc3(F.relu(self.match_fc2(x)))))  # type: ignore[no-any-return]
+
+    def _combine(self, fused: Tensor, asked: Tensor) -> Tensor:
+        """What the clip shows and what is asked, both `[B, d]`, as one code for the answer."""
+        product = fused * asked
+        if self.answer_fc is None:
+            return product.tanh()
+        return self.dropout(F.relu(self.answer_fc(torch.cat([product, fused, asked], dim=-1))))  # type: ignore[no-any-return]
 
     def _ask(self, name: str, asked: Tensor, stream: Tensor) -> Tensor:
         """The question `[B, d]` attends one modality over time `[B, T, d]` -> `[B, d]`."""

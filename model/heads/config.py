@@ -146,6 +146,8 @@ class AvqaHeadConfig(HeadConfig):
     """Widths and rates of the AVQA head; its model width is the number of visual channels.
 
     heads, dropout: of the question's attention over time. match_widths: of the matching network's hidden layers.
+    answer_hidden: width of a hidden layer that reads question, clip and their product; 0: the answer follows from the
+    `tanh` of the product alone, as in the reference, which a narrow head learns slowly from.
     skip_padding: read the question up to its last word; False runs on over the padding, as the reference.
     pad_index: the word that pads. negatives: what a sound is to be told from; `mixed`, as the reference: every second
     is a random one of a random video, now and then of the clip's own, as the frozen backbone sees it; `batch`: another
@@ -160,6 +162,7 @@ class AvqaHeadConfig(HeadConfig):
     heads: Annotated[int, Field(ge=1)] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     match_widths: tuple[int, int, int] = (512, 256, 128)
+    answer_hidden: Annotated[int, Field(ge=0)] = 0
     skip_padding: bool = False
     negatives: Literal["mixed", "batch"] = "mixed"
     pad_index: Annotated[int, Field(ge=0)] = 0

@@ -266,3 +266,14 @@ def test_heads_run_in_half_precision(run: Callable[[TrunkOutput, Tensor], list[T
 def test_widths_are_checked(config: type, values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config(**values)
+
+
+def test_the_answer_may_depend_on_the_clip_where_the_product_says_nothing() -> None:
+    for hidden, differ in ((0, False), (16, True)):
+        torch.manual_seed(0)
+        head = AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"answer_hidden": hidden})).eval()
+        torch.nn.init.zeros_(head.question.out.weight)
+        torch.nn.init.zeros_(head.question.out.bias)
+        first, second = head(trunk(), torch.ones(2, 4, dtype=torch.long)).answer_logits
+        assert first.shape == (9,)
+        assert torch.equal(first, second) is not differ
