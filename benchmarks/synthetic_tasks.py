@@ -40,7 +40,7 @@ MADE_WITH = {
 """Pictures smaller than the official 224 pixels: comparing masks is half the work of a training. Many questions: the
 head of `avqa` learns them from many, and adapters run once a video for all of its own."""
 RECIPES = ("visual", "audio", "none", "full")
-OWN_RECIPES = {"avqa": ("question", "avmoe", "case")}
+OWN_RECIPES = {"avqa": ("question", "avmoe")}
 SMALL = ("model.adapters.case.width=64",)
 """CASE at the tokens' own width has three million parameters and takes twice the time."""
 FIRST_TWO = "stores.taps=[visual.stage1,visual.stage2,audio.stage1,audio.stage2]"
@@ -64,6 +64,7 @@ OWN = {
         "optimiser.head_lr_factor=1",
     ),
     "avqa": (
+        "training.epochs=24",
         "training.batch_size=96",
         "training.samples_per_clip=14",
         "model.adapters.avmoe.reduction=1",
