@@ -40,7 +40,7 @@ MADE_WITH = {
 """Pictures smaller than the official 224 pixels: comparing masks is half the work of a training. Many questions: the
 head of `avqa` learns them from many, and adapters run once a video for all of its own."""
 RECIPES = ("visual", "audio", "none", "full")
-OWN_RECIPES = {"avqa": ("question", "avmoe")}
+OWN_RECIPES = {"avqa": ("question", "avmoe", "case")}
 SMALL = ("model.adapters.case.width=64",)
 """CASE at the tokens' own width has three million parameters and takes twice the time."""
 FIRST_TWO = "stores.taps=[visual.stage1,visual.stage2,audio.stage1,audio.stage2]"
