@@ -1,8 +1,8 @@
 """The engine of both stages: recipes and a manifest in, finished stores out, however often it is interrupted.
 
 Clips that are due go, in order, to killable child processes, each decoded once for all stores that want it; what
-is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is gathered shard by shard and
-published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
+is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is kept at once, gathered shard
+by shard and published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run_stage(
 ) -> list[StageSummary]:
     """Make or finish the stores of `jobs` for `manifest` below `home`, decoding each clip at most once.
 
-    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
+    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished clips stay.
     """
     began = time.monotonic()
     limit = failure_limit(run.max_failed, len(manifest.clips))
@@ -155,6 +155,9 @@ class _Work:
                         self._gatherer.settle(store, key, lost)
             if self._due:
                 self._compute()
+        except KeyboardInterrupt:
+            self._gatherer.hurry()
+            raise
         finally:
             self._gatherer.close()
         if self._error is not None:
