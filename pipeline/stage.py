@@ -7,6 +7,7 @@ by shard and published as soon as a shard is whole. Only so many clips are under
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import Counter
@@ -122,7 +123,8 @@ class _Work:
         self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
         alike: dict[tuple[int, ...], list[int]] = {}
-        for key in dict.fromkeys(key for store in stores for key in store.shard_of):
+        placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
+        for key in dict.fromkeys(key for _, key in heapq.merge(*placed)):  # shards are closed in order everywhere
             why = why_no_file(self._path(self._clip(key)))
             if why:
                 self._lost[key] = why

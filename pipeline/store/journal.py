@@ -305,13 +305,24 @@ def _entries(file: BinaryIO, size: int) -> Iterator[tuple[int, str, _Entry, bool
         position = entry.end
 
 
+def kept_remarks(folder: StoreFolder) -> list[str]:
+    """What to say about the journals of a store that is not finished, as far as their heads tell."""
+    kept: set[tuple[int, str]] = set()
+    files = journal_files(folder)
+    for number, path in files:
+        with _plain(path) as file:
+            for kind, key, _, sound in _entries(file, os.fstat(file.fileno()).st_size):
+                (kept.add if kind == KEPT and sound else kept.discard)((number, key))
+    if not kept:
+        return []
+    return [f"journal: {counted(len(kept), 'clip')} finished, in no shard yet; the next run takes them up"]
+
+
 def _plain(path: Path) -> BinaryIO:
     """The file itself, never what a link in a stranger's store points to."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise DamagedStore(f"{path} is no plain file", hint=f"remove {path}")
-    return os.fdopen(fd, "rb")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def journal_files(folder: StoreFolder) -> list[tuple[int, Path]]:
