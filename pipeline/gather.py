@@ -136,6 +136,8 @@ class Gatherer:
                 self._failed.add(key)
             store.waiting[number] -= 1
             whole = not store.waiting[number]
+            if self._keep and isinstance(result, Record) and not whole:  # else its shard follows at once
+                self._queue.put((store, result))
             self._open[key] -= 1
             done = self._open[key] == 0
             self._done += done
@@ -143,13 +145,15 @@ class Gatherer:
                 self._report(Progress(self._done, len(self._failed), self.total, self._meter.limit()))
         if whole:
             self._publish(store, number)
-        elif self._keep and isinstance(result, Record):
-            self._queue.put((store, result))
         return done
 
     def hurry(self) -> None:
-        """The run is broken off: shards that wait to be written are kept in journals instead, which is quicker."""
+        """The run is broken off: all that is settled is kept in journals, no further shard is written for want of time."""
         self._hurry.set()
+        with self._lock:
+            for store in self._stores if self._keep else ():
+                for record in [record for found in store.records.values() for record in found.values()]:
+                    self._queue.put((store, record))
 
     def close(self) -> None:
         """Write what is whole, have what is kept on the disk, and end the thread."""
@@ -218,7 +222,7 @@ class Gatherer:
                 return
             with self._lock:
                 whole = store.shard_of[settled.key] not in store.records
-            if not whole or self._hurry.is_set():  # else its shard follows at once
+            if not whole or self._hurry.is_set():
                 self._keep_all(store, {settled.key: settled})
 
     def _keep_all(self, store: Filling, records: Mapping[str, Record]) -> None:
