@@ -26,6 +26,9 @@ def main() -> None:
     try:
         status = finished_status(status)
     except OSError as error:
-        print(f"error: the result cannot be written: {error}\n  next: give it room and run this again", file=sys.stderr)
+        print(
+            f"error: the result cannot be written: {error}\n  next: give it room and run this again",
+            file=sys.stderr,
+        )
         status = 1
     sys.exit(status)

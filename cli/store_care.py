@@ -139,7 +139,8 @@ def gc_command(
         bool, typer.Option("--delete", help="Remove them, having asked; without it they are listed.")
     ] = False,
     recent: Annotated[
-        bool, typer.Option("--recent", help="Also those written within the last day, which are spared otherwise.")
+        bool,
+        typer.Option("--recent", help="Also those written within the last day, which are spared otherwise."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
@@ -165,7 +166,8 @@ def gc_command(
     if as_json:
         print_json(
             [
-                asdict(info) | {"path": str(info.path), "spared": info not in old, "deleted": info.path in gone}
+                asdict(info)
+                | {"path": str(info.path), "spared": info not in old, "deleted": info.path in gone}
                 for info in unused
             ]
         )
@@ -182,12 +184,20 @@ def _print_unused(unused: Sequence[StoreInfo], old: Sequence[StoreInfo]) -> None
     print_table(
         ("data set", "store", "clips", "size", "state"),
         [
-            (i.dataset, i.path.name, i.clips, size_text(i.bytes), i.state if i in old else f"{i.state}, spared")
+            (
+                i.dataset,
+                i.path.name,
+                i.clips,
+                size_text(i.bytes),
+                i.state if i in old else f"{i.state}, spared",
+            )
             for i in unused
         ],
     )
     if len(old) < len(unused):
-        say(f"spared: {counted(len(unused) - len(old), 'store')} written within the last day; --recent takes them too")
+        say(
+            f"spared: {counted(len(unused) - len(old), 'store')} written within the last day; --recent takes them too"
+        )
 
 
 def _print_made(path: Path, summary: Summary, as_json: bool) -> None:

@@ -148,7 +148,7 @@ class Gatherer:
         return done
 
     def hurry(self) -> None:
-        """The run is broken off: all that is settled is kept in journals, no further shard is written for want of time."""
+        """The run is broken off: all that is settled is kept in journals, and no further shard is begun."""
         self._hurry.set()
         with self._lock:
             for store in self._stores if self._keep else ():

@@ -124,7 +124,9 @@ class _Work:
         self._due: dict[str, list[int]] = {}
         alike: dict[tuple[int, ...], list[int]] = {}
         placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
-        for key in dict.fromkeys(key for _, key in heapq.merge(*placed)):  # shards are closed in order everywhere
+        for key in dict.fromkeys(
+            key for _, key in heapq.merge(*placed)
+        ):  # shards are closed in order everywhere
             why = why_no_file(self._path(self._clip(key)))
             if why:
                 self._lost[key] = why

@@ -79,7 +79,10 @@ def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: i
 
 def main(fd: int) -> None:
     """Serve the parent at the other end of socket `fd` until it closes."""
-    for asked in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle; a scheduler tells every process of a job
+    for asked in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the parent's to handle; a scheduler tells every process of a job
         signal.signal(asked, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     start = wire.receive(sock, REQUEST_BYTES).data

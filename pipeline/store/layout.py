@@ -1,9 +1,9 @@
 """Where the files of a store lie, and reading and writing its recipe and its seal.
 
 `<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`,
-the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ..., a copy of each in `spare`, an always
-empty `.lock` while nobody writes, and `complete.json`, the seal: counts and the sha256 of every small file, written last, removed before a
-change. While it is made there is `journal/` besides.
+the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ... and a copy of each in `spare/`, an
+always empty `.lock` while nobody writes, and `complete.json`, the seal: counts and the sha256 of every other small
+file, written last, removed before a change. While it is made there is `journal/` besides.
 """
 
 from __future__ import annotations

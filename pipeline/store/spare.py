@@ -1,8 +1,8 @@
 """A second copy of each shard's index, in another folder: with one of the two no sound record is lost.
 
-`spare/<shard>.idx` has the bytes of `index/<shard>.idx`, so the checksum of every record lies in two places. Nothing reads
-it while the index is sound, the seal does not name it, and stores made before there were any have none. An index goes
-before its copy and comes before it: a copy without index describes a shard that is there.
+`spare/<shard>.idx` has the bytes of `index/<shard>.idx`, so the checksum of every record lies in two places. Nothing
+reads it while the index is sound, the seal does not name it, and stores made before there were any have none. An index
+goes before its copy and comes before it: a copy without index describes a shard that is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from caeav.manifests.publish import publish_bytes, unpublish
 from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import Seal, StoreFolder, numbered, parse_seal, read_capped
-
 
 STRAY = "does not belong to the finished store"
 
@@ -62,7 +61,7 @@ def mend_copies(folder: StoreFolder, numbers: list[int]) -> list[str]:
 
 
 def copy_problems(folder: StoreFolder, numbers: list[int]) -> Iterator[tuple[str, str]]:
-    """The copies of a finished store that are not as their indexes: place and fact. None where there is no copy at all."""
+    """Place and fact of each copy in a finished store that is not as its index; nothing where there are no copies."""
     there = (folder.path / "spare").is_dir()
     for number in numbers if there else ():
         if problem := _copy_problem(folder, number):

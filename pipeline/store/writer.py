@@ -195,7 +195,12 @@ class StoreWriter:
         place = self._places.get(key)
         number = -1 if place is None else place // self._size
         index = self._indexes.get(number)
-        if place is None or not self.part.holds(number) or key in self._quarantined or (index and key in index.keys):
+        if (
+            place is None
+            or not self.part.holds(number)
+            or key in self._quarantined
+            or (index and key in index.keys)
+        ):
             raise ValueError(f"clip {key!r} is not due here")
         return number
 

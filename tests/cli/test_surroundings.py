@@ -27,7 +27,9 @@ def closed_pipe() -> int:
 
 def test_a_reader_of_results_that_has_gone_ends_the_command_without_a_word(tmp_path: Path) -> None:
     out = closed_pipe()
-    done = subprocess.run([*CAEAV, "models", "ls"], stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*CAEAV, "models", "ls"], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+    )
     os.close(out)
     assert (done.returncode, done.stderr) == (141, "")
 

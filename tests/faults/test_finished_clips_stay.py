@@ -164,7 +164,12 @@ def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shar
 
 
 def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
-    small: Any, asked: list[Any], keeping: list[str], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+    small: Any,
+    asked: list[Any],
+    keeping: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    contents: Any,
+    tmp_path: Path,
 ) -> None:
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm)

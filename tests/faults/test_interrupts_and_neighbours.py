@@ -100,7 +100,12 @@ ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL
 
 @pytest.mark.parametrize("what", ENDS)
 def test_broken_off_at_any_step(
-    what: signal.Signals, small: Any, few_shards: dict[str, str], contents: Any, sound_so_far: Any, tmp_path: Path
+    what: signal.Signals,
+    small: Any,
+    few_shards: dict[str, str],
+    contents: Any,
+    sound_so_far: Any,
+    tmp_path: Path,
 ) -> None:
     """Each run goes on where the last one was stopped, or begins anew when all was done."""
     rng = random.Random(int(what))

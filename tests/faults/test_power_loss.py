@@ -132,7 +132,9 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
             return {disk.name(writer.path / name) for name in names}
 
         def publish(writer: StoreWriter, plan: Any, records: Any) -> None:
-            disk.promised -= files_of(writer, plan.number)  # one that is written anew is, for that moment, none
+            disk.promised -= files_of(
+                writer, plan.number
+            )  # one that is written anew is, for that moment, none
             publish_shard(writer, plan, records)
             disk.promised |= files_of(writer, plan.number)
 

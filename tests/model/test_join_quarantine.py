@@ -56,7 +56,9 @@ def test_the_quarantine_of_every_store_counts(
     assert any("3 clips" in text and "in quarantine" in text for text in joined.remarks), joined.remarks
 
 
-def test_a_clip_that_one_store_neither_has_nor_quarantines_is_refused_though_another_lacks_it_too(home: Home) -> None:
+def test_a_clip_that_one_store_neither_has_nor_quarantines_is_refused_though_another_lacks_it_too(
+    home: Home,
+) -> None:
     """What the first store accounts for is no excuse for the second."""
     joined = join_stores(home, "three", ["seen", "heard"])
     stores = {store.recipe.name: store for store in joined.stores}

@@ -231,7 +231,9 @@ def test_every_number_format_is_stored_and_read_back(
         for name, x in exact.read(key).arrays.items():
             back = reader.read(key).arrays[name].astype(np.float64)
             np.testing.assert_allclose(back, x, rtol=0, atol=ROUNDING[dtype] * np.abs(x).max())
-            assert x.dtype == np.float32 and np.any(x != x.astype(np.float16)), "exact is not what was rounded"
+            assert x.dtype == np.float32 and np.any(x != x.astype(np.float16)), (
+                "exact is not what was rounded"
+            )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

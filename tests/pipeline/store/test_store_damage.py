@@ -11,6 +11,7 @@ import pytest
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
 from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.webdataset.index import decode_index
 
 FILES = (

@@ -1,4 +1,4 @@
-"""The journal: finished records of shards that are not whole, kept; nothing torn, damaged or foreign is taken from it."""
+"""The journal keeps finished records of shards that are not whole; nothing torn, damaged or foreign comes from it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_wherever_the_end_is_torn_off_whole_records_stay_and_the_rest_is_made_ag
     data = log(begun).read_bytes()
     seen = set()
     rng = random.Random(0)
-    for size in sorted({0, 1, 63, 64, 65, 127, len(data) - 1, *(rng.randrange(len(data)) for _ in range(25))}):
+    for size in sorted(
+        {0, 1, 63, 64, 65, 127, len(data) - 1, *(rng.randrange(len(data)) for _ in range(25))}
+    ):
         log(begun).write_bytes(data[:size] + bytes(size % 3))
         back = kept(begun)
         names = [key for key in KEYS if key in back]
@@ -182,7 +184,7 @@ def test_a_quarantine_line_and_what_is_forgotten_are_on_the_disk_before_the_call
     real = os.fsync
 
     def fsync(fd: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -193,7 +195,10 @@ def test_a_quarantine_line_and_what_is_forgotten_are_on_the_disk_before_the_call
         assert synced[-2:] == ["000001.log", "journal"] and not writer.unsynced
         for work, name in (
             (lambda: writer.forget(["clip000"]), "000000.log"),
-            (lambda: writer.quarantine(Quarantined("clip006", "decode", "no such file", 1)), "quarantine.jsonl"),
+            (
+                lambda: writer.quarantine(Quarantined("clip006", "decode", "no such file", 1)),
+                "quarantine.jsonl",
+            ),
         ):
             synced.clear()
             work()

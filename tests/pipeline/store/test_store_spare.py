@@ -1,4 +1,4 @@
-"""The second copy of each index: what is lost without one, what is kept with it, and that it is never believed blindly."""
+"""The second copy of each index: what is lost without it, what is kept with it, and that it is not believed blindly."""
 
 from __future__ import annotations
 

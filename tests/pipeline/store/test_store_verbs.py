@@ -197,7 +197,9 @@ def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
     assert referenced_stores(home) == {Reference("toy", fact["fingerprint"])}
     assert len(unreferenced(toy.stores, {Reference("elsewhere", fact["fingerprint"])}, "toy")) == 2
     new = caeav("gc", "--home", home.root, "--delete", "--yes")
-    assert "complete, spared" in new.stdout and "--recent takes them too" in new.output and toy.folder.exists()
+    assert (
+        "complete, spared" in new.stdout and "--recent takes them too" in new.output and toy.folder.exists()
+    )
     (entry,) = json.loads(caeav("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
     assert (entry["path"], entry["spared"], entry["deleted"]) == (str(toy.folder), True, False)
     age(toy.folder, 25)
@@ -229,7 +231,10 @@ def test_gc_asks_at_a_terminal(toy, caeav, answer, monkeypatch):
 
     said = Terminal()
     with monkeypatch.context() as patched:
-        patched.setattr("caeav.cli.console.sys", SimpleNamespace(stdin=Terminal(answer), stderr=said, stdout=io.StringIO()))
+        patched.setattr(
+            "caeav.cli.console.sys",
+            SimpleNamespace(stdin=Terminal(answer), stderr=said, stdout=io.StringIO()),
+        )
         done = caeav("gc", "--home", toy.stores.parent, "--delete")
     assert "Remove 1 store, " in said.getvalue() and "[y/N]" in said.getvalue()
     assert toy.folder.exists() == (answer != "y\n")
