@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,14 +61,6 @@ def run_killed_at(
     return code == KILLED
 
 
-@pytest.fixture
-def memory(tmp_path):
-    """A folder in memory where there is one: syncing is free there."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
-        yield Path(folder)
-
-
 def fresh(toy, **kwargs):
     toy.write(failing=["clip002", "clip009"], **kwargs)
 
@@ -109,7 +100,7 @@ def spoil(folder):
     indirect=["toys"],
 )
 def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride, memory):
-    toy = toys.at(memory / "stores")
+    toy = toys
     start = toy.at(toy.stores.parent / "start")
     start.dataset.mkdir(parents=True)
     if begin:

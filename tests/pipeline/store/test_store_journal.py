@@ -238,8 +238,8 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_others(begun, monkeypa
     assert kept(begun).keys() == {*KEYS, "clip003", "clip004", "clip009"}
 
 
-def test_what_is_no_plain_file_is_refused(begun, tmp_path):
-    outside = tmp_path / "outside"
+def test_what_is_no_plain_file_is_refused(begun):
+    outside = begun.stores.parent / "outside"
     log(begun).rename(outside)
     log(begun).symlink_to(outside)
     before = outside.read_bytes()
