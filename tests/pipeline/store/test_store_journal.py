@@ -203,6 +203,11 @@ def test_a_quarantine_line_and_what_is_forgotten_are_on_the_disk_before_the_call
             synced.clear()
             work()
             assert name in synced
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        assert writer.unsynced, "who kept it may have been killed before it was synced"
+        synced.clear()
+        writer.sync()
+        assert {"000000.log", "000001.log", "000002.log", "journal"} == {*synced} and not writer.unsynced
 
 
 def test_keeping_unseals_and_refuses_what_is_not_due(toy):
