@@ -205,7 +205,7 @@ def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
         with pytest.raises(KeyboardInterrupt):
             extract(small, home)
     first, second, third, _ = (clip.key for clip in small.manifest.clips)
-    assert keeping == [f"tokens {first}"]
+    assert {*keeping} == {f"tokens {first}"}
     asked.clear()
     assert extract(small, home) == [2, 3]
     assert asked == [(first, (1,)), (second, (0, 1)), (third, (0, 1))]
