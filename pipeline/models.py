@@ -13,6 +13,8 @@ from caeav.pipeline.backbones.protocol import Tap
 from caeav.pipeline.catalogue import ModelFacts, registry_of
 from caeav.pipeline.store.recipe import random_parts
 from caeav.pipeline.weights.find import HUB, at_hand
+from caeav.pipeline.weights.inspect import parts_of
+from caeav.pipeline.weights.memory import recall
 
 RANDOM_FOR_LOOKS = "random:0"
 
@@ -21,8 +23,8 @@ RANDOM_FOR_LOOKS = "random:0"
 class ModelView:
     """A model as it would run: `taps` it caches, `offered` those it could; all empty where it could not be made.
 
-    weights, licence: the default ones', where a family's facts leave them open. `problem`: why its weights cannot be
-    had, or why it cannot be made at all.
+    weights, licence: the default ones', where a family's facts leave them open. `tensors`: which dictionary of the file
+    they are, and which others it holds. `problem`: why its weights cannot be had, or why it cannot be made at all.
     """
 
     facts: ModelFacts
@@ -34,6 +36,7 @@ class ModelView:
     parameters: int | None = None
     weights: str = ""
     licence: str = ""
+    tensors: str = ""
     problem: str = ""
 
 
@@ -74,8 +77,17 @@ def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:
         getattr(model, "parameters", facts.parameters),
         facts.weights or getattr(model, "default_weights", ""),
         own_licence or facts.licence,
+        _tensors(described),
         problem,
     )
+
+
+def _tensors(described: Mapping[str, Any]) -> str:
+    """Which dictionary of a torch file is taken; empty for other files, and where nothing is loaded."""
+    weights = described.get("weights", {})
+    path = recall(weights.get("digest", "")) if isinstance(weights, Mapping) else None
+    parts = parts_of(path) if path is not None and path.is_file() and path.suffix != ".safetensors" else None
+    return parts.said() if parts is not None else ""
 
 
 def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:

@@ -18,8 +18,9 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip
 from caeav.pipeline.weights import WeightsError, find_weights
-from caeav.pipeline.weights.load import load_checked, read_weights
+from caeav.pipeline.weights.load import load_checked, read_weights, unwrapped
 
+_KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")
 
 
@@ -64,7 +65,7 @@ class ClipText(TextTower):
                 self._embedded, self._text, quick_gelu=self._settings["quick_gelu"]
             )
         if weights.seed is None:
-            state = {name.removeprefix("module."): x for name, x in read_weights(weights).items()}
+            state = unwrapped(read_weights(weights), lambda name: name.startswith(_KNOWN))
             state = {
                 name.removeprefix("text."): x for name, x in state.items() if not name.startswith(_ELSEWHERE)
             }

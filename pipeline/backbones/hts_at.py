@@ -19,6 +19,7 @@ from caeav.pipeline.backbones.sound_backbone import SETTINGS, SoundBackbone, fro
 from caeav.pipeline.weights.find import Weights, find_weights
 
 FILE = "HTSAT_AudioSet_Saved_1.ckpt"
+ORIGIN = "its authors: the repository RetroCirce/HTS-Audio-Transformer (its README links the folder of checkpoints)"
 DEFAULTS: dict[str, Any] = {**front_end(SoundConfig()), **SETTINGS}
 PRESETS: dict[str, dict[str, Any]] = {"reference": {}, "reference-avs": {"window_s": 5}}
 
@@ -28,7 +29,7 @@ class HtsAt(SoundBackbone):
 
     def __init__(self, choice: ModelChoice) -> None:
         settings = choice.resolve(DEFAULTS, PRESETS)
-        weights = find_weights(choice, default="", wants=(FILE,))
+        weights = find_weights(choice, default="", wants=(FILE,), origin=ORIGIN)
         network = (
             _random(choice, settings, weights)
             if weights.seed is not None

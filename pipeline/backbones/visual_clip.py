@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.visual import LearnedVisual, Network
 from caeav.pipeline.native import import_torchvision
 from caeav.pipeline.weights.find import WeightsError
-from caeav.pipeline.weights.load import load_checked
+from caeav.pipeline.weights.load import load_checked, unwrapped
 
 DEPTH = 4
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -68,8 +68,7 @@ class ClipNetwork(Network):
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         """Its part of a checkpoint of both towers."""
-        if all(name.startswith("module.") for name in state):
-            state = {name.removeprefix("module."): x for name, x in state.items()}
+        state = unwrapped(state, lambda name: name.startswith("visual."))
         with torch.device("meta"):
             both = self._both(False, tuple(cast(Any, module).image_size))
         elsewhere = [name for name in both.state_dict() if not name.startswith("visual.")]

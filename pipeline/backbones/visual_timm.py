@@ -21,7 +21,7 @@ from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.swin_v2 import LiveSwinV2
 from caeav.pipeline.backbones.visual import LearnedVisual, Network
 from caeav.pipeline.native import import_torchvision
-from caeav.pipeline.weights.load import load_checked
+from caeav.pipeline.weights.load import load_checked, unwrapped
 
 DEPTH = 4
 """Taps that are cached by default, as adapters have stages."""
@@ -97,6 +97,7 @@ class TimmNetwork(Network):
         classifier = self._record.classifier or ()
         heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         unused = {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
+        state = unwrapped(state, module.state_dict().keys().__contains__)
         if any(name not in state for name in module.state_dict()):
             state = _converted(module, state)
         load_checked(module, state, source=source, unused=unused)

@@ -15,17 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights.memory import file_digest, recall, remember
+from caeav.pipeline.weights.inspect import parts_of
+from caeav.pipeline.weights.memory import file_digest, recall, remember, tell
+from caeav.pipeline.weights.pickled import WeightsError
 
 HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
 _INDEX = ".index.json"
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
-
-
-class WeightsError(CaeavError):
-    """Weights that are missing, damaged, or not those of the model."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,7 @@ class Weights:
     """`files` hold the tensors (several for a sharded checkpoint), `folder` holds them and what else was asked for.
 
     `source` and `digest` are what a recipe says. With `seed` there are no files: values are drawn at random.
+    `part`: the dictionary taken of a torch file, where it is not one of the usual names.
     """
 
     source: str
@@ -40,10 +38,12 @@ class Weights:
     files: tuple[Path, ...] = ()
     folder: Path | None = None
     seed: int | None = None
+    part: str = ""
 
     def describe(self) -> dict[str, str]:
-        """For a recipe: `{"source": ..., "digest": ...}`, without a path."""
-        return {"source": self.source, "digest": self.digest}
+        """For a recipe: `{"source": ..., "digest": ...}`, without a path; and the part, where it is unusual."""
+        told = {"source": self.source, "digest": self.digest}
+        return told | ({"part": self.part} if self.part else {})
 
 
 def find_weights(
@@ -53,12 +53,14 @@ def find_weights(
     wants: Sequence[str],
     needs: Sequence[str] = (),
     also: Sequence[str] = (),
+    origin: str = "",
 ) -> Weights:
     """The weights of `choice`; `default` (`hub:<owner>/<repo>` or empty) is what it means when it names none.
 
     `wants`: names of the file of tensors, the first that is there is taken; one that ends in `.index.json` stands for
     the shards it lists; a file given by path may be called anything. `needs`: files that must lie beside it
     (`config.json`, a tokenizer's), `also`: files used when there. All of them enter the digest.
+    `origin`: who publishes them, where that is no hub.
     Raises `WeightsError` naming the command to type or the file to get.
     """
     given = default if choice.weights in ("", HUB) else choice.weights
@@ -67,7 +69,7 @@ def find_weights(
     if not given:
         raise WeightsError(
             f"{choice.name} has no default weights",
-            hint=f"give its weights: a folder or file with {wants[0]}",
+            hint=_next_step(choice, default, wants, origin),
         )
     if given.startswith(HUB):
         folder = _hub_folder(choice, given, wants, needs, also, may_fetch=bool(choice.weights))
@@ -85,7 +87,7 @@ def find_weights(
         return _gather(choice, place.name, _pick(choice, place, wants, str(place)), place, needs, also)
     if not place.is_file():
         raise WeightsError(
-            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants)
+            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants, origin)
         )
     return _gather(choice, place.name, place, place.parent, needs, also)
 
@@ -132,7 +134,20 @@ def _gather(
         text = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
         digest = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}"
     remember(digest, main)
-    return Weights(source=source, digest=digest, files=files, folder=folder)
+    return Weights(source=source, digest=digest, files=files, folder=folder, part=_unusual_part(files))
+
+
+def _unusual_part(files: Sequence[Path]) -> str:
+    """The name of the dictionary that is taken, told where there is a choice, and kept where its name is unusual.
+
+    Stores made before there was a choice took `state_dict`, `model` or `module`, and their recipes do not say so.
+    """
+    parts = parts_of(files[0]) if len(files) == 1 and files[0].suffix != ".safetensors" else None
+    if parts is None:
+        return ""
+    if parts.others:
+        tell(f"weights of {files[0].name}: {parts.said()}")
+    return "" if parts.taken in ("", "state_dict", "model", "module") else parts.taken
 
 
 def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str) -> Path:
@@ -240,8 +255,10 @@ def _fetch(
     return path.parent
 
 
-def _next_step(choice: ModelChoice, default: str, wants: Sequence[str]) -> str:
+def _next_step(choice: ModelChoice, default: str, wants: Sequence[str], origin: str = "") -> str:
     own = f"give a folder or file with {wants[0]} as its weights"
+    if origin:
+        return f"{own}; it comes from {origin}"
     if not default.startswith(HUB):
         return own
     return f"caeav models pull {choice.name} (fetches {wants[0]} of {default.removeprefix(HUB)}), or {own}"
