@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -148,7 +149,9 @@ def _read_torch(path: Path) -> Any:
     check_size(path)
     names = _names(path)
     try:
-        with torch.serialization.safe_globals([_stand_in(name) for name in names if HARMLESS.fullmatch(name)]):
+        stand_ins = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter("ignore")  # of other protocols: what it cannot read is refused with the reason
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         UnpicklingError,
@@ -233,7 +236,9 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 
 
 def _first_line(error: Exception) -> str:
-    said = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    """What an error says in a line, without torch's advice to run what is in the file."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("WeightsUnpickler error:")
+    said = [line for line in (text[2] or text[0]).splitlines() if line.strip()]
     return readable(said[0].strip()) if said else type(error).__name__
 
 

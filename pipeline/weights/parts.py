@@ -7,11 +7,11 @@ of named tensors there is. Where several are left, none is guessed. Needs no tor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from caeav.pipeline.weights.pickled import WeightsError
+from caeav.pipeline.weights.pickled import WeightsError, readable
 
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 USUAL = ("state_dict", "model", "module", "model_state_dict", "net", "network", "weights")
@@ -52,7 +52,7 @@ def choose_part(root: Any, tensors: Tensors, entries: Entries, source: str, take
         if take not in found:
             raise WeightsError(
                 f"{source} holds no tensors called {take!r}",
-                hint=f"it has {', '.join(found)}" if found else "it has none",
+                hint=f"it has {_listed(found)}" if found else "it has none",
             )
         return Parts(take, tuple(name for name in found if name != take))
     if WHOLE in found:
@@ -61,8 +61,8 @@ def choose_part(root: Any, tensors: Tensors, entries: Entries, source: str, take
     ranked = sorted(ranks, key=ranks.__getitem__)
     if not ranked and len(found) > 1:
         raise WeightsError(
-            f"{source} holds several dictionaries of tensors: {', '.join(found)}",
-            hint=f"write the one you mean: caeav models convert {source} OUT.safetensors --take {next(iter(found))}",
+            f"{source} holds several dictionaries of tensors: {_listed(found)}",
+            hint=f"write the one you mean: caeav models convert {source} OUT.safetensors --take {readable(next(iter(found)))}",
         )
     if not found:
         raise WeightsError(f"{source} holds no named tensors{_there(root, entries)}", hint="give a checkpoint of the model")
@@ -103,9 +103,13 @@ def _rank(name: str) -> tuple[int, int] | None:
     return ORDER.index(average), len(steps)
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(readable, names))
+
+
 def _there(root: Any, entries: Entries) -> str:
     held = entries(root)
     if not held:
         return ""
-    names = [str(name) for name in held]
-    return f", but {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "")
+    names = [readable(name) for name in held if isinstance(name, str)]
+    return f", but {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "") if names else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickletools
 import struct
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ MAX_PICKLE = 1 << 28
 MAX_GROWTH = 4
 """How many times its own size a file may unpack to; torch.save compresses nothing."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _PLAIN = (str, bytes, int, float, bool, type(None))
 DTYPES = {
     "DoubleStorage": "float64",
@@ -282,7 +282,9 @@ class _Machine:
 
     def name(self, arg: str) -> Named:
         module, _, name = arg.partition(" ")
-        whole = f"{_MODULES.get(module, module)}.{name}"
+        if (module, name) in NAME_MAPPING:  # as Python 2 called them, which torch.save writes
+            module, name = NAME_MAPPING[module, name]
+        whole = f"{IMPORT_MAPPING.get(module, module)}.{name}"
         self.names.add(whole)
         return Named(whole)
 

@@ -48,7 +48,7 @@ def state(value: float = 1.0) -> dict[str, Tensor]:
 
 
 def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    return list(found) == list(wanted) and all(
+    return found.keys() == wanted.keys() and all(
         found[name].dtype == x.dtype and torch.equal(found[name], x) for name, x in wanted.items()
     )
 
@@ -127,7 +127,7 @@ def test_bookkeeping_beside_the_weights_is_skipped(
     torch.save({"state_dict": state(), "other": bookkeeping(strange)[kind]}, tmp_path / "w.ckpt")
     assert same(read_tensors(tmp_path / "w.ckpt"), state())
     convert(tmp_path / "w.ckpt", tmp_path / "w.safetensors")
-    assert same(load_file(tmp_path / "w.safetensors"), dict(sorted(state().items())))
+    assert same(load_file(tmp_path / "w.safetensors"), state())
 
 
 LAYOUTS = {
@@ -158,7 +158,7 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
     assert said.replace("\n", "").isprintable()
     assert f"caeav models convert '{path}' 'my run.safetensors'" in said
     done = convert(path, tmp_path / "out.safetensors")
-    assert same(load_file(done.path), dict(sorted(state().items())))
+    assert same(load_file(done.path), state())
     assert (done.parts.taken, done.tensors) == ("model", len(state()))
     assert "trainer: an object of mytrainer.engine.Trainer" in done.dropped
     assert "mytrainer.parts.Part11" in done.classes
@@ -166,10 +166,10 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
 
 def test_a_harmless_file_of_another_protocol_says_how_to_convert_it(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "w.pt", pickle_protocol=4)
-    with pytest.raises(WeightsError, match=r"(?s)cannot be read as plain weights: .*caeav models convert"):
+    with pytest.raises(WeightsError, match=r"(?s)plain weights: Unsupported operand 149\n.*caeav models convert"):
         read_tensors(tmp_path / "w.pt")
     convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
-    assert same(read_tensors(tmp_path / "w.safetensors"), dict(sorted(state().items())))
+    assert same(read_tensors(tmp_path / "w.safetensors"), state())
 
 
 def test_nothing_that_a_file_names_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,17 +212,15 @@ def test_a_file_that_would_run_a_command_is_refused_by_both(layout: str, tmp_pat
 
 def test_names_out_of_a_file_do_not_steer_the_terminal(tmp_path: Path) -> None:
     torch.save({"model": state(), "y": argparse.Namespace}, tmp_path / "w.pt")
-    data = (tmp_path / "w.pt").read_bytes()
-    name = b"argparse\nNamespace"
-    assert data.count(name) == 1
-    evil = data.replace(name, b"argp\x1b[1m\nNamespace"[: len(name)].ljust(len(name), b"x"))
-    (tmp_path / "w.pt").write_bytes(evil)
-    with zipfile.ZipFile(tmp_path / "w.pt") as archive:  # the checksum, made anew
-        members = {info.filename: archive.open(info)._fileobj for info in ()} or archive.namelist()
-    assert members
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        for name, data in held.items():
+            archive.writestr(name, data.replace(b"argparse\nNamespace", b"evil\nA\x1b[1mB"))
     with pytest.raises(WeightsError) as caught:
-        read_tensors(tmp_path / "w.pt")
-    assert "\x1b" not in str(caught.value)
+        read_tensors(tmp_path / "evil.pt")
+    assert "evil.A\\x1b[1mB" in str(caught.value) and "\x1b" not in str(caught.value)
+    assert convert(tmp_path / "evil.pt", tmp_path / "w.safetensors").classes == ("evil.A\\x1b[1mB",)
 
 
 def test_a_model_saved_whole_gives_its_state_dict(strange: Callable[..., type], tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_a_model_saved_whole_gives_its_state_dict(strange: Callable[..., type], 
         with pytest.raises(WeightsError, match=r"objects of research\.Net, torch\.nn\.modules"):
             read_tensors(tmp_path / name)
         done = convert(tmp_path / name, tmp_path / f"{name}.safetensors")
-        assert same(load_file(done.path), dict(sorted(wanted.items())))
+        assert same(load_file(done.path), wanted)
 
 
 CHOICES = {
@@ -268,7 +266,7 @@ def test_one_dictionary_is_taken_by_one_rule_and_said(case: str, tmp_path: Path)
         assert parts is not None and parts.taken == taken and set(parts.others) == set(others)
         assert ("moving average" in parts.said()) == bool("ema" in taken and others)
         done = convert(path, tmp_path / f"{order}.safetensors")
-        assert done.parts == parts and same(load_file(done.path), dict(sorted(state().items())))
+        assert done.parts == parts and same(load_file(done.path), state())
 
 
 def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
@@ -280,7 +278,7 @@ def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no tensors called 'generator'\n  next: it has student, teacher"):
         convert(path, tmp_path / "w.safetensors", take="generator")
     done = convert(path, tmp_path / "w.safetensors", take="teacher")
-    assert same(load_file(done.path), dict(sorted(state().items())))
+    assert same(load_file(done.path), state())
     assert "student: 9 tensors" in done.dropped and "epoch: 1" in done.dropped
 
 
@@ -290,7 +288,7 @@ def test_numbers_among_the_tensors_are_left_out_and_said(tmp_path: Path) -> None
         read_tensors(tmp_path / "w.pth")
     done = convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
     assert done.dropped == ("state_dict.c._extra_state: None", "state_dict.c.count: 3")
-    assert same(load_file(done.path), dict(sorted(state().items())))
+    assert same(load_file(done.path), state())
 
 
 def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(
