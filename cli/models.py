@@ -1,5 +1,5 @@
-"""`caeav models ls|show|pull|check|convert`: which models there are, what they need, whether they give what they should,
-and checkpoints of other programs made plain.
+"""`caeav models ls|show|pull|check|convert`: which models there are, what they need, and whether they give what they
+should; and checkpoints of other programs made plain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NO_RECORD = 3
 """Exit status of `check` when there is nothing to compare with."""
 
 commands = typer.Typer(
-    no_args_is_help=True, help="List, show, fetch and check backbones, text encoders and captioners; convert checkpoints."
+    no_args_is_help=True,
+    help="List, show, fetch and check backbones, text encoders and captioners; convert checkpoints.",
 )
 
 NameArgument = Annotated[
@@ -201,10 +202,15 @@ def check(
 
 @commands.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of torch: .pt, .pth, .ckpt, .bin.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint of torch: .pt, .pth, .ckpt, .bin.", show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
     take: Annotated[
-        str, typer.Option("--take", help="Which dictionary of tensors, e.g. state_dict where there is an average too.")
+        str,
+        typer.Option(
+            "--take", help="Which dictionary of tensors, e.g. state_dict where there is an average too."
+        ),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

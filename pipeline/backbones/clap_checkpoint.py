@@ -35,7 +35,14 @@ LAION_FILES = ("630k-audioset-best.pt",)
 CONFIG = "config.json"
 FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
 
-_OWN = ("audio_branch.", "audio_projection.", "text_branch.", "text_projection.", "audio_model.", "text_model.")
+_OWN = (
+    "audio_branch.",
+    "audio_projection.",
+    "text_branch.",
+    "text_projection.",
+    "audio_model.",
+    "text_model.",
+)
 _ENCODER = "audio_model.audio_encoder."
 _NAMES = (
     (re.compile(r"^batch_norm\."), "bn0."),

@@ -1,7 +1,8 @@
 """Reading the published HTS-AT checkpoint (`HTSAT_AudioSet_Saved_*.ckpt`) into `Htsat`.
 
 The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.`; without it, or with one of `module.` and
-the like before it, the names are the same. Nothing in it is executed. Every key is accounted for: taken, checked, or known to be of no use. CLAP's audio tower has the same names.
+the like before it, the names are the same. Nothing in it is executed. Every key is accounted for: taken, checked, or
+known to be of no use. CLAP's audio tower has the same names.
 
 | published | here | |
 |---|---|---|

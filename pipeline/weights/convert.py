@@ -104,12 +104,20 @@ def _laid_out(held: Pickled, lazy: Mapping[str, LazyTensor]) -> dict[str, Tensor
 def _dropped(root: Any, chosen: Any, parts: Parts, lazy: Mapping[str, LazyTensor]) -> list[str]:
     """What is in the file and not in the result, in a few words each."""
     kept = entries(chosen) or {}
-    said = [f"{parts.taken}.{name}".lstrip(".") + f": {_in_words(x)}" for name, x in kept.items() if name not in lazy]
+    said = [
+        f"{parts.taken}.{name}".lstrip(".") + f": {_in_words(x)}"
+        for name, x in kept.items()
+        if name not in lazy
+    ]
     way = parts.taken.split(".")
     for step in range(len(way) if parts.taken else 0):
         at = part_of(root, ".".join(way[:step]), entries)
         here = "".join(f"{name}." for name in way[:step])
-        said += [f"{here}{_name(name)}: {_in_words(x)}" for name, x in (entries(at) or {}).items() if name != way[step]]
+        said += [
+            f"{here}{_name(name)}: {_in_words(x)}"
+            for name, x in (entries(at) or {}).items()
+            if name != way[step]
+        ]
     return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
 
 

@@ -31,8 +31,10 @@ HARMLESS = re.compile(
 )
 """Settings and bookkeeping that training writes beside weights. An empty stand-in takes the place of each, see
 `load.py`, so the name alone matters; others are refused, since they may be what holds the weights."""
-_ACTING_MODULES = "os posix nt sys subprocess shutil socket pty runpy importlib imp ctypes code codeop webbrowser".split()
-_ACTING = "eval exec compile open __import__ input breakpoint".split()
+_ACTING = re.compile(
+    r"(os|posix|nt|sys|subprocess|shutil|socket|pty|runpy|importlib|imp|ctypes|code|codeop|webbrowser)\..+"
+    r"|builtins\.(eval|exec|compile|open|__import__|input|breakpoint)"
+)
 
 
 def classes_in_the_way(names: Iterable[str]) -> list[str]:
@@ -42,12 +44,7 @@ def classes_in_the_way(names: Iterable[str]) -> list[str]:
 
 def acting(names: Iterable[str]) -> list[str]:
     """Of the names in a file, those by which it would do something on being unpickled; no honest one has any."""
-    return sorted(
-        name
-        for name in names
-        if name.split(".")[0] in _ACTING_MODULES
-        or (name.startswith("builtins.") and name.partition(".")[2] in _ACTING)
-    )
+    return sorted(filter(_ACTING.fullmatch, names))
 
 
 def parts_of(path: Path, take: str = "") -> Parts | None:

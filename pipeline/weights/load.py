@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if not held:
             raise WeightsError(f"{path} holds no named tensors", hint="give a checkpoint of the model")
         return held
-    whole = _read_torch(path)
+    whole = read_plain(path)
     taken = choose_part(whole, _pure, _entries, str(path)).taken
     return dict(_pure(part_of(whole, taken, _entries)) or {})
 
@@ -145,13 +145,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from error
 
 
-def _read_torch(path: Path) -> Any:
+def read_plain(path: Path) -> Any:
+    """What a torch file holds, of any form, by `weights_only`; raises `WeightsError`."""
     check_size(path)
     names = _names(path)
     try:
         stand_ins = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")  # of other protocols: what it cannot read is refused with the reason
+            warnings.simplefilter(
+                "ignore"
+            )  # of other protocols: what it cannot read is refused with the reason
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         UnpicklingError,

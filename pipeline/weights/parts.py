@@ -62,10 +62,13 @@ def choose_part(root: Any, tensors: Tensors, entries: Entries, source: str, take
     if not ranked and len(found) > 1:
         raise WeightsError(
             f"{source} holds several dictionaries of tensors: {_listed(found)}",
-            hint=f"write the one you mean: caeav models convert {source} OUT.safetensors --take {readable(next(iter(found)))}",
+            hint=f"write the one you mean: caeav models convert {source} OUT.safetensors --take "
+            + readable(next(iter(found))),
         )
     if not found:
-        raise WeightsError(f"{source} holds no named tensors{_there(root, entries)}", hint="give a checkpoint of the model")
+        raise WeightsError(
+            f"{source} holds no named tensors{_there(root, entries)}", hint="give a checkpoint of the model"
+        )
     taken = ranked[0] if ranked else next(iter(found))
     return Parts(taken, tuple(name for name in found if name != taken))
 
@@ -78,7 +81,9 @@ def part_of(root: Any, name: str, entries: Entries) -> Any:
     return root
 
 
-def _candidates(value: Any, tensors: Tensors, entries: Entries, name: str = WHOLE, depth: int = 3) -> dict[str, None]:
+def _candidates(
+    value: Any, tensors: Tensors, entries: Entries, name: str = WHOLE, depth: int = 3
+) -> dict[str, None]:
     """Dotted names of all dictionaries of named tensors, in the order of the file; usual names are looked into."""
     if tensors(value) is not None:
         return {name: None}

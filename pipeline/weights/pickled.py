@@ -179,7 +179,8 @@ def _of_zip(archive: zipfile.ZipFile, path: Path) -> Pickled:
     folder = main[0].removesuffix("data.pkl")
     if any(name.startswith((f"{folder}code/", f"{folder}constants.pkl")) for name in names):
         raise _StrangeError(
-            "a program (TorchScript), not a checkpoint", "get the state dict of the model, best as .safetensors"
+            "a program (TorchScript), not a checkpoint",
+            "get the state dict of the model, best as .safetensors",
         )
     order = f"{folder}byteorder"
     if order in names and archive.read(order) != b"little":
@@ -199,7 +200,8 @@ def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
     claimed, there = sum(member.file_size for member in members), path.stat().st_size
     if claimed > MAX_GROWTH * there + (1 << 16):
         raise _StrangeError(
-            f"an archive of {there} bytes that claims to hold {claimed}", "do not open it: it is made to fill memory"
+            f"an archive of {there} bytes that claims to hold {claimed}",
+            "do not open it: it is made to fill memory",
         )
     if len({member.filename for member in members}) != len(members):
         raise _StrangeError("an archive that holds a name twice", "get the file again")
@@ -393,12 +395,12 @@ _MAKERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
 """What little is made: tensors still unread, and plain containers."""
 
 _Step = Callable[[_Machine, Any], Any]
+_VALUES = (
+    "INT|BININT|BININT1|BININT2|LONG|LONG1|LONG4|FLOAT|BINFLOAT|STRING|BINSTRING|SHORT_BINSTRING|UNICODE|BINUNICODE"
+    "|SHORT_BINUNICODE|BINUNICODE8|BINBYTES|SHORT_BINBYTES|BINBYTES8|BYTEARRAY8"
+)
 _STEPS: dict[str, _Step] = {
-    **dict.fromkeys(
-        """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
-        BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split(),
-        lambda m, arg: m.push(arg),
-    ),
+    **dict.fromkeys(_VALUES.split("|"), lambda m, arg: m.push(arg)),
     **dict.fromkeys(("PROTO", "FRAME"), lambda m, arg: None),
     "NONE": lambda m, arg: m.push(None),
     "NEWTRUE": lambda m, arg: m.push(True),

@@ -113,11 +113,27 @@ def bookkeeping(strange: Callable[..., type]) -> dict[str, Any]:
     }
 
 
-KINDS = (
-    "callbacks keyed by a class,a callback,AttributeDict,CfgNode,DictConfig,Namespace,a path of the other system,"
-    "numpy numbers,a numpy array,numpy's random state,defaultdict,OrderedDict,a date,partial,a set,the version,"
-    "optimizer states,an optimizer,a scheduler"
-).split(",")
+KINDS = [
+    "callbacks keyed by a class",
+    "a callback",
+    "AttributeDict",
+    "CfgNode",
+    "DictConfig",
+    "Namespace",
+    "a path of the other system",
+    "numpy numbers",
+    "a numpy array",
+    "numpy's random state",
+    "defaultdict",
+    "OrderedDict",
+    "a date",
+    "partial",
+    "a set",
+    "the version",
+    "optimizer states",
+    "an optimizer",
+    "a scheduler",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,7 +169,10 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
     with pytest.raises(WeightsError) as caught:
         read_tensors(path)
     said = str(caught.value)
-    assert "cannot be read as plain weights: it holds objects of mytrainer.engine.Trainer, mytrainer.parts.Part0" in said
+    assert (
+        "cannot be read as plain weights: it holds objects of mytrainer.engine.Trainer, mytrainer.parts.Part0"
+        in said
+    )
     assert all(f"mytrainer.parts.Part{i}" in said for i in range(12))
     assert said.replace("\n", "").isprintable()
     assert f"caeav models convert '{path}' 'my run.safetensors'" in said
@@ -166,7 +185,9 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
 
 def test_a_harmless_file_of_another_protocol_says_how_to_convert_it(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "w.pt", pickle_protocol=4)
-    with pytest.raises(WeightsError, match=r"(?s)plain weights: Unsupported operand 149\n.*caeav models convert"):
+    with pytest.raises(
+        WeightsError, match=r"(?s)plain weights: Unsupported operand 149\n.*caeav models convert"
+    ):
         read_tensors(tmp_path / "w.pt")
     convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
     assert same(read_tensors(tmp_path / "w.safetensors"), state())
@@ -203,7 +224,9 @@ class Runs:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_that_would_run_a_command_is_refused_by_both(layout: str, tmp_path: Path) -> None:
-    torch.save({"model": state(), "x": Runs(f"touch {tmp_path / 'ran'}")}, tmp_path / "w.pt", **LAYOUTS[layout])
+    torch.save(
+        {"model": state(), "x": Runs(f"touch {tmp_path / 'ran'}")}, tmp_path / "w.pt", **LAYOUTS[layout]
+    )
     for read in (read_tensors, lambda path: convert(path, tmp_path / "w.safetensors")):
         with pytest.raises(WeightsError, match=r"(?s)asks to run posix\.system.*do not trust"):
             read(tmp_path / "w.pt")
@@ -273,7 +296,9 @@ def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
     path = tmp_path / "dino.pth"
     torch.save({"student": state(2), "teacher": state(), "epoch": 1}, path)
     for read in (read_tensors, lambda path: convert(path, tmp_path / "w.safetensors")):
-        with pytest.raises(WeightsError, match=r"(?s)several dictionaries of tensors: student, teacher.*--take student"):
+        with pytest.raises(
+            WeightsError, match=r"(?s)several dictionaries of tensors: student, teacher.*--take student"
+        ):
             read(path)
     with pytest.raises(WeightsError, match=r"no tensors called 'generator'\n  next: it has student, teacher"):
         convert(path, tmp_path / "w.safetensors", take="generator")
@@ -296,7 +321,10 @@ def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(
 ) -> None:
     torch.save({"model": state(), "model_ema": state(2)}, tmp_path / "both.pth")
     torch.save({"model": state()}, tmp_path / "one.pth")
-    both, one = (find_weights(ModelChoice("m", str(tmp_path / f"{n}.pth")), default="", wants=["w"]) for n in ("both", "one"))
+    both, one = (
+        find_weights(ModelChoice("m", str(tmp_path / f"{n}.pth")), default="", wants=["w"])
+        for n in ("both", "one")
+    )
     assert both.describe()["part"] == "model_ema" and one.describe().keys() == {"source", "digest"}
 
 
@@ -352,7 +380,9 @@ def test_instructions_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_key_of_nested_doubles_is_not_hashed_through(tmp_path: Path) -> None:
     """Sixty tuples, each holding the one before twice: hashing the last would look at 2 ** 60 values."""
     pickle = b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02s" + b")q\x03"
-    pickle += b"".join(b"h" + bytes([3 + i]) + b"h" + bytes([3 + i]) + b"\x86q" + bytes([4 + i]) for i in range(60))
+    pickle += b"".join(
+        b"h" + bytes([3 + i]) + b"h" + bytes([3 + i]) + b"\x86q" + bytes([4 + i]) for i in range(60)
+    )
     pickle = pickle + b"0" * 61 + b"h\x00h" + bytes([63]) + b"K\x01s."
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         archive.writestr("w/data.pkl", pickle)
