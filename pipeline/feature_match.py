@@ -61,7 +61,7 @@ class Matched:
 
 
 def match_features(manifest: Manifest, tap: str, given: Path) -> Matched:
-    """The features of a manifest's clips in `given`. Raises `FeatureError` when no clip has one, or two could be meant."""
+    """The features of a manifest's clips in `given`; raises `FeatureError` for none, or where two could be meant."""
     path, _, array = str(given).partition("#")
     place, word = Path(path), tap.partition(".")[2]
     if "*" in place.name:
@@ -95,7 +95,9 @@ def clip_names(clips: Sequence[Clip]) -> tuple[dict[str, list[str]], list[str]]:
         for name in names[clip.key]:
             times.setdefault(name, set()).add((clip.start_s, clip.seconds))
     shared = {name for name, found in times.items() if len(found) > 1}
-    return {key: [n for n in found if n not in shared] for key, found in names.items()}, sorted(shared)
+    return {key: [n for n in found if n == key or n not in shared] for key, found in names.items()}, sorted(
+        shared
+    )
 
 
 def _of_pattern(manifest: Manifest, tap: str, place: Path, array: str, word: str) -> Matched:
@@ -153,13 +155,10 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
         if groups:
             ending, _ = _choose_group(groups, word, path, tap)
             entries = {
-                key: Entry(
-                    f"{path.name}#{name}", lambda name=name: held[name], lambda name=name: f"{sha()}#{name}"
-                )
-                for key, name in groups[ending, ""].items()
+                key: _array_entry(path, name, held[name], sha) for key, name in groups[ending, ""].items()
             }
             return _matched(manifest, tap, entries, path.name)
-    lists = {name: found for name in IDS if name in held and (found := texts_of(held[name], path.name))}
+    lists = {name: texts for name in IDS if name in held and (texts := texts_of(held[name], path.name))}
     features = one_array(path, array, word)
     rows, ids_from = _rows(manifest, path, features, lists)
     if rows is None:
@@ -168,18 +167,12 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
             f"{features.shape[0] if features.shape else 0} rows",
             hint=f"put the names of its clips, a line a row, beside it as {path.stem}_ids.txt or ids.txt",
         )
-    stems = {Path(name).stem: i for i, name in enumerate(rows)}  # lists of media files, too
-    found = _by_name(names, stems | {name: i for i, name in enumerate(rows)})
+    known = {name for every in names.values() for name in every}
+    called = [name if name in known else Path(name).stem for name in rows]  # lists of media files, too
+    found = _by_name(names, {name: i for i, name in enumerate(called)})
     if not found:
         raise _nothing(manifest, path, rows, shared)
-    entries = {
-        key: Entry(
-            f"{path.name}, row {i}",
-            lambda i=i: _row_of(features, i, path.name),
-            lambda i=i: f"{sha()}#{array}[{i}]",
-        )
-        for key, i in found.items()
-    }
+    entries = {key: _row_entry(path, i, features, f"#{array}[{i}]", sha) for key, i in found.items()}
     said = f"names of {ids_from}" if ids_from else f"the order of {ORDERED_BY}"
     return _matched(manifest, tap, entries, path.name, [f"{tap}: rows of {path.name} by {said}"])
 
@@ -241,7 +234,15 @@ def _compare_orders(manifest: Manifest, path: Path) -> None:
             )
 
 
-def _row_of(features: Held, i: int, name: str) -> Held:
+def _array_entry(path: Path, name: str, held: Held, sha: Callable[[], str]) -> Entry:
+    return Entry(f"{path.name}#{name}", lambda: held, lambda: f"{sha()}#{name}")
+
+
+def _row_entry(path: Path, i: int, features: Held, place: str, sha: Callable[[], str]) -> Entry:
+    return Entry(f"{path.name}, row {i}", lambda: _row_of(features, i), lambda: f"{sha()}{place}")
+
+
+def _row_of(features: Held, i: int) -> Held:
     shape = features.shape[1:]
     return Held(shape, features.kind, lambda: np.asarray(features.row(i)), _no_row)
 

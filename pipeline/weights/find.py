@@ -18,7 +18,7 @@ from pathlib import Path
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.weights.inspect import parts_of
 from caeav.pipeline.weights.memory import file_digest, recall, remember, tell
-from caeav.pipeline.weights.pickled import WeightsError
+from caeav.pipeline.weights.pickled import WeightsError as WeightsError
 
 HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
 _INDEX = ".index.json"

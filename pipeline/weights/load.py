@@ -150,7 +150,7 @@ def read_plain(path: Path) -> Any:
     check_size(path)
     names = _names(path)
     try:
-        stand_ins = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
+        stand_ins: list[Any] = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter(
                 "ignore"

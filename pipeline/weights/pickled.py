@@ -306,6 +306,15 @@ class _Machine:
         if isinstance(into, dict):
             into.update({_key(values[i]): values[i + 1] for i in range(0, len(values) - 1, 2)})
 
+    def dictionary(self, _: Any) -> None:
+        items = self.since_mark()
+        self.push({})
+        self.put(items)
+
+    def instance(self, _: Any) -> None:
+        kind, *args = self.since_mark()
+        self.call(kind, tuple(args))
+
     def build(self, _: Any) -> None:
         (state,) = self.last(1)
         if isinstance(self._stack[-1], Inert):
@@ -413,7 +422,7 @@ _STEPS: dict[str, _Step] = {
     "EMPTY_DICT": lambda m, arg: m.push({}),
     "EMPTY_TUPLE": lambda m, arg: m.push(()),
     "LIST": lambda m, arg: m.push(m.since_mark()),
-    "DICT": lambda m, arg: (items := m.since_mark(), m.push({}), m.put(items)),
+    "DICT": _Machine.dictionary,
     **dict.fromkeys(("TUPLE", "FROZENSET"), lambda m, arg: m.push(tuple(m.since_mark()))),
     "TUPLE1": lambda m, arg: m.push(m.last(1)),
     "TUPLE2": lambda m, arg: m.push(m.last(2)),
@@ -428,7 +437,7 @@ _STEPS: dict[str, _Step] = {
     "STACK_GLOBAL": lambda m, arg: m.push(m.name(" ".join(map(str, m.last(2))))),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, arg: m.call(*m.last(2))),
     "NEWOBJ_EX": lambda m, arg: m.call(*m.last(3)[:2]),
-    "OBJ": lambda m, arg: (items := m.since_mark(), m.call(items[0], tuple(items[1:]))),
+    "OBJ": _Machine.instance,
     "INST": lambda m, arg: m.call(m.name(arg), tuple(m.since_mark())),
     "BUILD": _Machine.build,
     "BINPERSID": lambda m, arg: m.persistent(m.last(1)[0]),

@@ -278,6 +278,21 @@ def test_one_file_of_all_clips_by_its_names(form: str, tmp_path: Path) -> None:
     assert (again.path, again.due) == (first.path, 0)
 
 
+def test_a_listed_name_is_not_cut_to_another_clips(tmp_path: Path) -> None:
+    """`-d.e` is a clip; a row called so is not one of a clip `-d`, and `a.mp4` is one of `a`."""
+    called = ("-d", "-d.e", "a")
+    clips = tuple(Clip(f"k{i}", f"{x}.mp4", 0.0, 4.0, "train", (), {}) for i, x in enumerate(called))
+    np.save(tmp_path / "all.npy", np.stack([values(i) for i in range(2)]))
+    (tmp_path / "ids.txt").write_text("-d.e\na.mp4\n")
+    done = imported(
+        tmp_path / "h", manifest=Manifest("toy", T, 1.0, (), clips), visual_y=tmp_path / "all.npy"
+    )
+    assert [q.key for q in done.quarantined] == ["k0"]
+    reader = StoreReader.open(done.path)
+    for i, key in enumerate(("k1", "k2")):
+        np.testing.assert_array_equal(reader.read(key).arrays["visual.y"][:, 0], values(i))
+
+
 def test_rows_without_names_and_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "all.npy", np.stack([values(i) for i in range(5)]))
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,27 @@ def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) 
     renamed.unlink()
     with pytest.raises(CaeavError, match="show it once: caeav models show timm:swinv2_little --weights FILE"):
         job_of(recipe)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.model.", "backbone."])
+def test_a_training_checkpoint_of_timm_gives_its_average(prefix: str, tmp_path: Path) -> None:
+    """As timm's `load_state_dict(use_ema=True)`: the average before the weights, without the prefix of training."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet").eval()
+    average = {f"{prefix}{name}": x.clone() for name, x in model.state_dict().items()}
+    other = {name: torch.zeros_like(x) for name, x in average.items()}
+    path = tmp_path / "last.pth.tar"
+    torch.save(
+        {"epoch": 3, "arch": "x", "state_dict": other, "state_dict_ema": average, "args": Namespace(a=1)},
+        path,
+    )
+    backbone = make("timm:test_resnet", path)
+    assert backbone.describe()["weights"]["part"] == "state_dict_ema"
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    [found], [wanted] = (
+        make("timm:test_resnet", x).tokens([frames()]) for x in (path, tmp_path / "w.safetensors")
+    )
+    for name, x in wanted.items():
+        np.testing.assert_array_equal(found[name], x)

@@ -267,7 +267,7 @@ CHOICES = {
     "an average is preferred": ({"model": state(2), "model_ema": state()}, "model_ema", ("model",)),
     "of two averages timm's": ({"model_ema": state(2), "state_dict_ema": state()}, "state_dict_ema", ("model_ema",)),
     "an average alone": ({"ema": state(), "epoch": 3}, "ema", ()),
-    "an average with counters": ({"ema": {"module": state(), "decay": 0.9}, "model": state(2)}, "ema.module", ("model",)),
+    "an average in one": ({"ema": {"module": state(), "decay": 0.9}, "model": state(2)}, "ema.module", ("model",)),
     "an average inside": ({"model": {"ema": state(), "net": state(2)}}, "model.ema", ("model.net",)),
     "an average without names": ({"ema": {"shadow_params": [torch.ones(2)]}, "model": state()}, "model", ()),
     "an average of None": ({"state_dict_ema": None, "state_dict": state()}, "state_dict", ()),
