@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.text_tower import TextTower
-from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip
+from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip, published_by
 from caeav.pipeline.weights import WeightsError, find_weights
 from caeav.pipeline.weights.load import load_checked, read_weights, unwrapped
 
@@ -42,7 +42,12 @@ class ClipText(TextTower):
         longest = self._text.get("context_length", 77)
         activation = quick_gelu or bool(config.get("quick_gelu"))
         self._settings = choice.resolve({"max_tokens": longest, "quick_gelu": activation})
-        self._weights = find_weights(choice, default=weights, wants=FILES)
+        self._weights = find_weights(
+            choice,
+            default=weights,
+            wants=FILES,
+            origin="" if weights else published_by(self._clip, architecture),
+        )
         self._tokenizer = self._clip.SimpleTokenizer(context_length=longest)
         vocabulary = self._text.get("vocab_size", 49408)
         if self._tokenizer.vocab_size != vocabulary:

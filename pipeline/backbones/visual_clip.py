@@ -50,6 +50,7 @@ class ClipNetwork(Network):
         self._vision = vision
         self._quick_gelu = quick_gelu or bool(config.get("quick_gelu"))
         self.weights = weights
+        self.origin = "" if weights else published_by(self._clip, architecture)
 
     @property
     def own_frames(self) -> FrameSettings:
@@ -114,6 +115,20 @@ class _Holder:
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
+
+
+def published_by(library: Any, architecture: str) -> str:
+    """Repositories on the hub whose weights have this architecture and activation, as open_clip lists them."""
+    activation = bool(library.get_model_config(architecture).get("quick_gelu"))
+    found = []
+    for tag in library.list_pretrained_tags_by_model(architecture):
+        record = library.get_pretrained_cfg(architecture, tag)
+        if record.get("hf_hub") and bool(record.get("quick_gelu")) == activation:
+            found.append(f"hub:{record['hf_hub'].strip('/')}")
+    if not found:
+        return "whoever trained it: open_clip lists no weights of this architecture"
+    more = f" and {len(found) - 2} more of open_clip.list_pretrained()" if len(found) > 2 else ""
+    return f"{', '.join(found[:2])}{more}"
 
 
 def clip_visual(choice: ModelChoice) -> LearnedVisual:

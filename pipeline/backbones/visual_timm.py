@@ -54,6 +54,7 @@ class TimmNetwork(Network):
         self._record = record
         self.weights = f"hub:{record.hf_hub_id}" if record.hf_hub_id else ""
         self.licence = record.license or ""
+        self.origin = "" if self.weights else _published_by(record.url or "")
 
     def _record_of(self, architecture: str) -> Any:
         """What timm knows of a model and its weights, named by the tag behind a dot."""
@@ -202,6 +203,18 @@ def import_timm() -> Any:
     except ModuleNotFoundError as error:
         raise CaeavError(f"this backbone needs {error.name}", hint="pip install 'caeav[learned]'") from error
     return timm
+
+
+def _published_by(url: str) -> str:
+    """The repository and file of weights that timm does not keep on the hub."""
+    *_, owner, repository, _, _, _, file = ["", "", "", "", "", *url.split("/")]
+    if "/releases/" not in url:
+        return (
+            f"timm's record, {url}"
+            if url
+            else "whoever trained it: timm knows no weights of this architecture"
+        )
+    return f"the repository {owner}/{repository}, its release file {file}"
 
 
 def _converted(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -22,6 +22,7 @@ from caeav.pipeline.weights.pickled import WeightsError as WeightsError
 
 HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
 _INDEX = ".index.json"
+_SHOWN = 8
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 
 
@@ -84,7 +85,9 @@ def find_weights(
     else:
         place = Path(given).expanduser().absolute()
     if place.is_dir():
-        return _gather(choice, place.name, _pick(choice, place, wants, str(place)), place, needs, also)
+        return _gather(
+            choice, place.name, _pick(choice, place, wants, str(place), origin), place, needs, also
+        )
     if not place.is_file():
         raise WeightsError(
             f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants, origin)
@@ -150,12 +153,14 @@ def _unusual_part(files: Sequence[Path]) -> str:
     return "" if parts.taken in ("", "state_dict", "model", "module") else parts.taken
 
 
-def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str) -> Path:
+def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str, origin: str = "") -> Path:
     found = next((folder / name for name in wants if (folder / name).is_file()), None)
     if found is None:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)[:_SHOWN]
         raise WeightsError(
-            f"{choice.name}: {source} holds none of {', '.join(wants)}",
-            hint="give a folder with one, or the file",
+            f"{choice.name}: {source} holds none of {', '.join(wants)}"
+            + (f", but {', '.join(others)}" if others else ""),
+            hint=f"give a folder with one, or the file{f'; it comes from {origin}' if origin else ''}",
         )
     return found
 

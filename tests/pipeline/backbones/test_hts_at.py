@@ -124,10 +124,11 @@ def test_random_weights_are_those_of_their_seed() -> None:
 
 
 def test_without_weights_the_file_to_get_is_named(tmp_path: Path) -> None:
-    for weights in ("", str(tmp_path)):
+    for weights in ("", str(tmp_path), str(tmp_path / "absent.ckpt")):
         with pytest.raises(WeightsError) as caught:
             HtsAt(ModelChoice("hts-at", weights))
-        assert "HTSAT_AudioSet_Saved_1.ckpt" in f"{caught.value} {caught.value.hint}"
+        assert "HTSAT_AudioSet_Saved_1.ckpt" in str(caught.value)
+        assert "its authors: the repository RetroCirce/HTS-Audio-Transformer" in str(caught.value)
 
 
 def test_another_front_end_than_the_weights_were_trained_with_is_refused(

@@ -355,6 +355,20 @@ def test_wrong_choices_are_refused_with_what_is_allowed(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("open_clip:ViT-B-32", "it comes from hub:"),
+        ("timm:gcvit_base.in1k", "rwightman/pytorch-image-models, its release file gcvit_base_224_nvidia-"),
+        ("timm:coatnet_0_224", "timm knows no weights of this architecture"),
+    ],
+)
+def test_weights_that_no_hub_name_stands_for_are_named_with_their_publisher(name: str, said: str) -> None:
+    with pytest.raises(CaeavError, match="has no default weights") as caught:
+        make(name)
+    assert said in str(caught.value)
+
+
 def test_random_weights_are_named_and_repeat() -> None:
     one, two, other = (make(SWIN, f"random:{seed}") for seed in (0, 0, 1))
     assert one.describe()["weights"] == {"source": "random:0", "digest": "random:0"}
