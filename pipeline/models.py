@@ -13,8 +13,6 @@ from caeav.pipeline.backbones.protocol import Tap
 from caeav.pipeline.catalogue import ModelFacts, registry_of
 from caeav.pipeline.store.recipe import random_parts
 from caeav.pipeline.weights.find import HUB, at_hand
-from caeav.pipeline.weights.inspect import parts_of
-from caeav.pipeline.weights.memory import recall
 
 RANDOM_FOR_LOOKS = "random:0"
 
@@ -77,17 +75,15 @@ def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:
         getattr(model, "parameters", facts.parameters),
         facts.weights or getattr(model, "default_weights", ""),
         own_licence or facts.licence,
-        _tensors(described),
+        _tensors(model),
         problem,
     )
 
 
-def _tensors(described: Mapping[str, Any]) -> str:
+def _tensors(model: Any) -> str:
     """Which dictionary of a torch file is taken; empty for other files, and where nothing is loaded."""
-    weights = described.get("weights", {})
-    path = recall(weights.get("digest", "")) if isinstance(weights, Mapping) else None
-    parts = parts_of(path) if path is not None and path.is_file() and path.suffix != ".safetensors" else None
-    return parts.said() if parts is not None else ""
+    weights = getattr(model, "_weights", None)
+    return weights.parts.said() if weights is not None and weights.parts is not None else ""
 
 
 def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:

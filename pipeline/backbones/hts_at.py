@@ -39,7 +39,7 @@ class HtsAt(SoundBackbone):
 
 
 def _read(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> Htsat:
-    state = read_state(weights.files[0])
+    state = read_state(weights.files[0], weights.part)
     sound = sound_config(choice.name, settings, picture_side(state))
     network = Htsat(HtsatConfig(sound=sound, **network_sizes(state, weights.source)))
     fill_htsat(network, state, weights.source)

@@ -60,9 +60,9 @@ def our_name(published: str) -> str:
     return published
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, part: str = "") -> dict[str, Tensor]:
     """The tensors of a checkpoint file without the prefixes of training; raises `WeightsError` for other networks'."""
-    state = unwrapped(read_tensors(path), lambda name: name.startswith(_OWN))
+    state = unwrapped(read_tensors(path, part), lambda name: name.startswith(_OWN))
     if not any(name.startswith(_OWN) for name in state):
         raise WeightsError(
             f"{path} holds no HTS-AT: its names are {', '.join(list(state)[:8])}",

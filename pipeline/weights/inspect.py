@@ -47,12 +47,17 @@ def acting(names: Iterable[str]) -> list[str]:
     return sorted(filter(_ACTING.fullmatch, names))
 
 
-def parts_of(path: Path, take: str = "") -> Parts | None:
-    """Which dictionary of a torch file is the model's; None where the file cannot be looked into."""
+def parts_of(path: Path, take: str = "", *, averages: bool = True) -> Parts | None:
+    """Which dictionary of a torch file is the model's (`choose_part`); None where that cannot be told.
+
+    Raises `WeightsError` when `take` names none.
+    """
     try:
         with open_pickled(path) as held:
-            return part_in(held, str(path), take)
+            return choose_part(held.root, pure, entries, str(path), take, averages=averages)
     except WeightsError:
+        if take:
+            raise
         return None
 
 

@@ -29,8 +29,8 @@ _HOLDERS = ("model.", "sed_model.", "net.", "network.", "backbone.", "encoder.")
 """What training programs call the network they hold."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a torch file (`weights_only`); which ones: `parts.py`.
+def read_tensors(path: Path, part: str = "") -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a torch file (`weights_only`): of `part`, or as `parts.py` says.
 
     Settings and bookkeeping of other programs beside them are skipped. Raises `WeightsError`.
     """
@@ -40,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path} holds no named tensors", hint="give a checkpoint of the model")
         return held
     whole = read_plain(path)
-    taken = choose_part(whole, _pure, _entries, str(path)).taken
+    taken = choose_part(whole, _pure, _entries, str(path), part).taken
     return dict(_pure(part_of(whole, taken, _entries)) or {})
 
 
@@ -48,7 +48,7 @@ def read_weights(weights: Weights) -> dict[str, Tensor]:
     """The tensors of all files of a checkpoint; a name in two shards is an error."""
     state: dict[str, Tensor] = {}
     for path in weights.files:
-        for name, tensor in read_tensors(path).items():
+        for name, tensor in read_tensors(path, weights.part).items():
             if name in state:
                 raise WeightsError(
                     f"{name} is in two files of {weights.source}", hint="get the checkpoint again"

@@ -45,8 +45,13 @@ class Parts:
         return f"{name}{kind}" + (f"; not taken: {', '.join(self.others)}" if self.others else "")
 
 
-def choose_part(root: Any, tensors: Tensors, entries: Entries, source: str, take: str = "") -> Parts:
-    """The model's dictionary in what a file holds; `take` names one instead. Raises `WeightsError`."""
+def choose_part(
+    root: Any, tensors: Tensors, entries: Entries, source: str, take: str = "", *, averages: bool = True
+) -> Parts:
+    """The model's dictionary in what a file holds; `take` names one instead. Raises `WeightsError`.
+
+    Without `averages` the weights as trained are preferred to their average, as before there was a choice.
+    """
     found = _candidates(root, tensors, entries)
     if take:
         if take not in found:
@@ -57,13 +62,14 @@ def choose_part(root: Any, tensors: Tensors, entries: Entries, source: str, take
         return Parts(take, tuple(name for name in found if name != take))
     if WHOLE in found:
         return Parts(WHOLE)
-    ranks = {name: rank for name in found if (rank := _rank(name)) is not None}
+    ranks = {name: rank for name in found if (rank := _rank(name, averages)) is not None}
     ranked = sorted(ranks, key=ranks.__getitem__)
     if not ranked and len(found) > 1:
         raise WeightsError(
             f"{source} holds several dictionaries of tensors: {_listed(found)}",
-            hint=f"write the one you mean: caeav models convert {source} OUT.safetensors --take "
-            + readable(next(iter(found))),
+            hint="say which: {0}#{1} as weights, --take {1} to convert".format(
+                source, readable(next(iter(found)))
+            ),
         )
     if not found:
         raise WeightsError(
@@ -99,13 +105,13 @@ def _candidates(
     return found
 
 
-def _rank(name: str) -> tuple[int, int] | None:
+def _rank(name: str, averages: bool) -> tuple[bool, int, int] | None:
     """The place of a name in the order of preference; None for one that is not in it."""
     steps = name.split(".")
     if steps[0] not in ORDER:
         return None
-    average = next((step for step in steps if step in AVERAGES), steps[0])
-    return ORDER.index(average), len(steps)
+    average = next((step for step in steps if step in AVERAGES), None)
+    return (average is None) is averages, ORDER.index(average or steps[0]), len(steps)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -425,3 +425,20 @@ def test_a_training_checkpoint_of_timm_gives_its_average(prefix: str, tmp_path: 
     )
     for name, x in wanted.items():
         np.testing.assert_array_equal(found[name], x)
+
+
+def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
+    swin_file: Path, tmp_path: Path
+) -> None:
+    """Such a recipe names no part: it means `model`, although a path means the average now."""
+    state = load_file(swin_file)
+    other = {name: x + 1 if name == "norm.weight" else x for name, x in state.items()}
+    path = tmp_path / "both.pth"
+    torch.save({"model": state, "model_ema": other}, path)
+    before = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, f"{path}#model")))
+    now = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, str(path))))
+    assert "part" not in before.fields["visual"]["weights"] and before.fingerprint != now.fingerprint
+    for recipe, wanted in ((before, state), (now, other)):
+        again = job_of(recipe).parts["visual"]
+        assert isinstance(again, LearnedVisual)
+        assert torch.equal(again.module().state_dict()["norm.weight"], wanted["norm.weight"])

@@ -28,7 +28,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.weights import WeightsError, find_weights, pickled
 from caeav.pipeline.weights.convert import convert
 from caeav.pipeline.weights.inspect import parts_of
-from caeav.pipeline.weights.load import read_tensors, unwrapped
+from caeav.pipeline.weights.load import read_tensors, read_weights, unwrapped
 
 
 def state(value: float = 1.0) -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
     torch.save({"student": state(2), "teacher": state(), "epoch": 1}, path)
     for read in (read_tensors, lambda path: convert(path, tmp_path / "w.safetensors")):
         with pytest.raises(
-            WeightsError, match=r"(?s)several dictionaries of tensors: student, teacher.*--take student"
+            WeightsError, match=r"(?s)tensors: student, teacher\n.*#student as weights, --take student"
         ):
             read(path)
     with pytest.raises(WeightsError, match=r"no tensors called 'generator'\n  next: it has student, teacher"):
@@ -316,16 +316,25 @@ def test_numbers_among_the_tensors_are_left_out_and_said(tmp_path: Path) -> None
     assert same(load_file(done.path), state())
 
 
-def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(
-    tmp_path: Path,
-) -> None:
-    torch.save({"model": state(), "model_ema": state(2)}, tmp_path / "both.pth")
-    torch.save({"model": state()}, tmp_path / "one.pth")
-    both, one = (
-        find_weights(ModelChoice("m", str(tmp_path / f"{n}.pth")), default="", wants=["w"])
-        for n in ("both", "one")
-    )
-    assert both.describe()["part"] == "model_ema" and one.describe().keys() == {"source", "digest"}
+def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(tmp_path: Path) -> None:
+    """A path means the average, a digest alone (in recipes of before) the weights, and `#` names what is meant."""
+    path = tmp_path / "both.pth"
+    torch.save({"model": state(1), "model_ema": state(2), "head": state(3)}, path)
+
+    def found(given: str) -> tuple[str | None, float]:
+        weights = find_weights(ModelChoice("m", given), default="", wants=["w"])
+        return weights.describe().get("part"), float(read_weights(weights)["b.half"][0])
+
+    digest = find_weights(ModelChoice("m", str(path)), default="", wants=["w"]).digest
+    assert found(str(path)) == found(f"{digest}#model_ema") == found(f"{path}#model_ema") == ("model_ema", 2)
+    assert found(digest) == found(f"{path}#model") == (None, 1)
+    assert found(f"{path}#head") == found(f"{digest}#head") == ("head", 3)
+    with pytest.raises(
+        WeightsError, match=r"no tensors called 'tail'\n  next: it has model, model_ema, head"
+    ):
+        found(f"{path}#tail")
+    odd = path.rename(tmp_path / "a#b.pth")  # a file may be called so
+    assert found(str(odd)) == ("model_ema", 2) and found(f"{odd}#model") == (None, 1)
 
 
 @pytest.mark.parametrize(
