@@ -63,7 +63,7 @@ class Matched:
 def match_features(manifest: Manifest, tap: str, given: Path) -> Matched:
     """The features of a manifest's clips in `given`; raises `FeatureError` for none, or where two could be meant."""
     path, _, array = str(given).partition("#")
-    place, word = Path(path), tap.partition(".")[2]
+    place, word = Path(path).absolute(), tap.partition(".")[2]
     if "*" in place.name:
         return _of_pattern(manifest, tap, place, array, word)
     if place.is_dir():
@@ -138,8 +138,7 @@ def _of_folder(manifest: Manifest, tap: str, folder: Path, array: str, word: str
     remarks = [f"{tap}: files called NAME{ending}{suffix} in {folder.name}"] if ending else []
     taken = set(found.values())
     left = [path.name for path in readable if path not in taken and path.suffix.lower() == suffix]
-    if left:
-        remarks.append(f"{tap}: {counted(len(left), 'file')} in {folder.name} not taken: {in_short(left)}")
+    remarks += _left(tap, "file", folder, left)
     return _matched(
         manifest, tap, {k: file_entry(p, array, word) for k, p in found.items()}, folder.name, remarks
     )
@@ -157,7 +156,8 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
             entries = {
                 key: _array_entry(path, name, held[name], sha) for key, name in groups[ending, ""].items()
             }
-            return _matched(manifest, tap, entries, path.name)
+            left = [name for name in held if name not in groups[ending, ""].values()]
+            return _matched(manifest, tap, entries, path.name, _left(tap, "array", path, left))
     lists = {name: texts for name in IDS if name in held and (texts := texts_of(held[name], path.name))}
     features = one_array(path, array, word)
     rows, ids_from = _rows(manifest, path, features, lists)
@@ -174,7 +174,10 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
         raise _nothing(manifest, path, rows, shared)
     entries = {key: _row_entry(path, i, features, f"#{array}[{i}]", sha) for key, i in found.items()}
     said = f"names of {ids_from}" if ids_from else f"the order of {ORDERED_BY}"
-    return _matched(manifest, tap, entries, path.name, [f"{tap}: rows of {path.name} by {said}"])
+    taken = set(found.values())
+    left = [name for i, name in enumerate(rows) if i not in taken]
+    remarks = [f"{tap}: rows of {path.name} by {said}", *_left(tap, "row", path, left)]
+    return _matched(manifest, tap, entries, path.name, remarks)
 
 
 def _rows(
@@ -232,6 +235,13 @@ def _compare_orders(manifest: Manifest, path: Path) -> None:
                 ),
                 hint=f"give the features and the {ORDERED_BY} of the same release",
             )
+
+
+def _left(tap: str, what: str, place: Path, names: Sequence[str]) -> list[str]:
+    """What to say of entries that are no clip's; nothing when there are none."""
+    return (
+        [f"{tap}: {counted(len(names), what)} in {place.name} not taken: {in_short(names)}"] if names else []
+    )
 
 
 def _array_entry(path: Path, name: str, held: Held, sha: Callable[[], str]) -> Entry:

@@ -146,12 +146,12 @@ def _check_values(array: NDArray[np.float32], tap: str, dtype: str) -> None:
     """Raise for values that are no numbers, or too large for the format they are to be stored in."""
     wrong = not_finite(array)
     if wrong:
-        raise FeatureError(f"{tap} has {wrong} of {array.size} values not finite", hint="mend the features")
+        raise FeatureError(f"{tap} has values not finite: {wrong} of {array.size}", hint="mend the features")
     largest = float(np.abs(array).max(initial=0.0))
     if dtype in ("float16", "int8") and largest > float(np.finfo(np.float16).max):
         raise FeatureError(
-            f"{tap} holds {largest:.5g}, too large for {dtype}: give --dtype bfloat16 or float32",
-            hint="--dtype float32",
+            f"{tap} has values too large for {dtype}, give --dtype bfloat16 or float32: up to {largest:.5g}",
+            hint="--dtype bfloat16, or float32",
         )
 
 

@@ -114,20 +114,26 @@ class Pickled:
 def open_pickled(path: Path) -> Iterator[Pickled]:
     """The content of a checkpoint, its tensors not read; raises `WeightsError` for what is none, or damaged."""
     with _told(path), path.open("rb") as file:
-        if zipfile.is_zipfile(file):
+        if _is_zip(file):
             with zipfile.ZipFile(file) as archive:
                 yield _of_zip(archive, path)
         else:
-            file.seek(0)
             yield _of_row(file)
 
 
 def check_size(path: Path) -> None:
     """Raise `WeightsError` for an archive that unpacks to far more than it is; nothing for other files."""
-    with _told(path):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+    with _told(path), path.open("rb") as file:
+        if _is_zip(file):
+            with zipfile.ZipFile(file) as archive:
                 _check_members(archive, path)
+
+
+def _is_zip(file: BinaryIO) -> bool:
+    """As torch tells the two layouts apart; the file is left at its beginning."""
+    begin = file.read(4)
+    file.seek(0)
+    return begin == b"PK\x03\x04"
 
 
 class _StrangeError(Exception):

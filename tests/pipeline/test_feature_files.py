@@ -18,6 +18,7 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.home import Home
 from caeav.pipeline import feature_files
+from caeav.pipeline.feature_match import match_features
 from caeav.pipeline.features import FeatureError, FeatureOptions, import_features, read_features
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.summary import RunOptions, StageSummary
@@ -318,26 +319,20 @@ def test_aves_own_files_are_rows_in_the_order_of_its_annotations(shared: Path, t
     orders = {s: [place[c.key] for c in manifest.clips if c.split == s] for s in ("train", "val", "test")}
     for split, order in orders.items():
         put_h5(tmp_path / f"{split}_order.h5", order=np.array(order[::-1]))
-    remarks: list[str] = []
     taken = tmp_path / "audio_feature.h5"
-    done = imported(tmp_path / "home", remarks, manifest, audio_vggish=taken)
-    assert (
-        done.stored == count
-        and "audio.vggish: rows of audio_feature.h5 by the order of Annotations.txt" in remarks
-    )
-    reader = StoreReader.open(done.path)
+    found = match_features(manifest, "audio.vggish", taken)
+    assert found.remarks == ("audio.vggish: rows of audio_feature.h5 by the order of Annotations.txt",)
+    assert list(found.entries) == [clip.key for clip in manifest.clips]
     for i in (0, 1, 2000, count - 1):
-        np.testing.assert_array_equal(
-            reader.read(manifest.clips[i].key).arrays["audio.vggish"][:, 0], rows[i]
-        )
+        np.testing.assert_array_equal(found.entries[manifest.clips[i].key].find().read(), rows[i])
     put_h5(tmp_path / "test_order.h5", order=np.array(orders["train"][:1] + orders["test"][1:]))
     with pytest.raises(
         FeatureError, match=r"test_order\.h5 and the data set differ: 1 clips are not in test"
     ):
-        imported(tmp_path / "home", manifest=manifest, audio_vggish=taken)
+        match_features(manifest, "audio.vggish", taken)
     put_h5(tmp_path / "audio_feature.h5", avadataset=rows[1:])
     with pytest.raises(FeatureError, match=rf"{count - 1} rows .* Annotations\.txt has {count} clips"):
-        imported(tmp_path / "home", manifest=manifest, audio_vggish=taken)
+        match_features(manifest, "audio.vggish", taken)
 
 
 def test_hdf5_without_its_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,11 +416,15 @@ def test_files_that_claim_or_unpack_to_too_much_are_refused(
         (
             70_000.0,
             "float16",
-            "visual.y holds 70000, too large for float16: give --dtype bfloat16 or float32",
+            "visual.y has values too large for float16, give --dtype bfloat16 or float32: up to 70000",
         ),
-        (-70_000.0, "int8", "visual.y holds 70000, too large for int8: give --dtype bfloat16 or float32"),
-        (np.nan, "float32", "visual.y has 1 of 20 values not finite"),
-        (np.inf, "float16", "visual.y has 1 of 20 values not finite"),
+        (
+            -70_000.0,
+            "int8",
+            "visual.y has values too large for int8, give --dtype bfloat16 or float32: up to 70000",
+        ),
+        (np.nan, "float32", "visual.y has values not finite: 1 of 20"),
+        (np.inf, "float16", "visual.y has values not finite: 1 of 20"),
         (70_000.0, "bfloat16", ""),
         (65_504.0, "float16", ""),
     ],
