@@ -8,18 +8,19 @@ imported here only.
 from __future__ import annotations
 
 import tokenize
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.archive import open_archive
 
 FORMATS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 MAX_BYTES = 1 << 28
@@ -120,7 +121,7 @@ def _told(path: Path) -> Iterator[None]:
         RuntimeError,
         NotImplementedError,
         tokenize.TokenError,
-        zipfile.BadZipFile,
+        BadZipFile,
     ) as error:
         text = " ".join(str(error).split())
         raise FeatureError(
@@ -139,12 +140,12 @@ def _of_npy(path: Path) -> dict[str, Held]:
 
 
 def _of_npz(path: Path) -> dict[str, Held]:
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, open_archive(file, MAX_SET_BYTES) as archive:
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         return {info.filename.removesuffix(".npy"): _of_member(path, archive, info) for info in members}
 
 
-def _of_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Held:
+def _of_member(path: Path, archive: ZipFile, info: ZipInfo) -> Held:
     """An array of an archive: its header now, its values when they are wanted, once for all rows."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
@@ -157,11 +158,11 @@ def _of_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> H
     def read(most: int = MAX_BYTES) -> NDArray[Any]:
         if info.file_size > most:
             raise ValueError(f"larger than {most} bytes")
-        with zipfile.ZipFile(path) as again, again.open(info) as file:
+        with path.open("rb") as whole, open_archive(whole, MAX_SET_BYTES) as again, again.open(info) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    whole = cache(lambda: read(MAX_SET_BYTES))
-    return Held(shape, dtype.kind, read, lambda i: whole()[i])
+    once = cache(lambda: read(MAX_SET_BYTES))
+    return Held(shape, dtype.kind, read, lambda i: once()[i])
 
 
 def _of_torch(path: Path) -> dict[str, Held]:

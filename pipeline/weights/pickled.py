@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import pickletools
 import struct
-import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.archive import open_archive
 
 MAX_PICKLE = 1 << 28
 """Bytes of instructions, without the tensors; the largest published checkpoints have a few megabytes."""
@@ -115,8 +116,8 @@ def open_pickled(path: Path) -> Iterator[Pickled]:
     """The content of a checkpoint, its tensors not read; raises `WeightsError` for what is none, or damaged."""
     with _told(path), path.open("rb") as file:
         if _is_zip(file):
-            with zipfile.ZipFile(file) as archive:
-                yield _of_zip(archive, path)
+            with open_archive(file, _most(path)) as archive:
+                yield _of_zip(archive)
         else:
             yield _of_row(file)
 
@@ -125,8 +126,13 @@ def check_size(path: Path) -> None:
     """Raise `WeightsError` for an archive that unpacks to far more than it is; nothing for other files."""
     with _told(path), path.open("rb") as file:
         if _is_zip(file):
-            with zipfile.ZipFile(file) as archive:
-                _check_members(archive, path)
+            with open_archive(file, _most(path)):
+                pass
+
+
+def _most(path: Path) -> int:
+    """Bytes that an archive may unpack to."""
+    return MAX_GROWTH * path.stat().st_size + (1 << 16)
 
 
 def _is_zip(file: BinaryIO) -> bool:
@@ -147,7 +153,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except _StrangeError as error:
         problem, hint = error.args
-        raise WeightsError(f"{path}: {problem}", hint=hint) from error
+        raise WeightsError(f"{path} cannot be read as plain weights: {problem}", hint=hint) from error
     except RecursionError as error:
         raise WeightsError(f"{path} is nested without end", hint="it is no checkpoint") from error
     except (
@@ -158,16 +164,17 @@ def _told(path: Path) -> Iterator[None]:
         IndexError,
         TypeError,
         AttributeError,
-        NotImplementedError,  # zipfile: an encrypted or oddly packed member
+        NotImplementedError,  # an encrypted or oddly packed member
         RuntimeError,
         OverflowError,
         MemoryError,
         struct.error,
-        zipfile.BadZipFile,
+        BadZipFile,
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(
-            f"{path} is no checkpoint of torch, or damaged: {readable(reason)}", hint="get the file again"
+            f"{path} cannot be read as plain weights: {readable(reason)}",
+            hint="it is no checkpoint of torch, or damaged: get the file again",
         ) from error
 
 
@@ -176,8 +183,7 @@ def readable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def _of_zip(archive: zipfile.ZipFile, path: Path) -> Pickled:
-    _check_members(archive, path)
+def _of_zip(archive: ZipFile) -> Pickled:
     names = archive.namelist()
     main = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(main) != 1:
@@ -199,18 +205,6 @@ def _of_zip(archive: zipfile.ZipFile, path: Path) -> Pickled:
     return Pickled(
         root, frozenset(machine.names), lambda storage: archive.read(f"{folder}data/{storage.key}")
     )
-
-
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    members = archive.infolist()
-    claimed, there = sum(member.file_size for member in members), path.stat().st_size
-    if claimed > MAX_GROWTH * there + (1 << 16):
-        raise _StrangeError(
-            f"an archive of {there} bytes that claims to hold {claimed}",
-            "do not open it: it is made to fill memory",
-        )
-    if len({member.filename for member in members}) != len(members):
-        raise _StrangeError("an archive that holds a name twice", "get the file again")
 
 
 def _of_row(file: BinaryIO) -> Pickled:
