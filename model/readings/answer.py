@@ -49,7 +49,7 @@ class Answer:
         """Frames, then a bar an answer."""
         return [*strip_panel(when, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, when: When) -> dict[str, bytes]:
         """None."""
         return {}
 
