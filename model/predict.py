@@ -24,6 +24,7 @@ from caeav.model.config import RunConfig
 from caeav.model.experiment import best_weights
 from caeav.model.network import build_network
 from caeav.model.placements.live import LiveOpener
+from caeav.model.provenance import sides_of
 from caeav.model.readings.base import Reading, When
 from caeav.model.runs import Inputs, Run
 from caeav.model.sample import Sample
@@ -147,15 +148,14 @@ class Predictor:
 
     def _missing(self, info: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
         """For each segment, what of the modalities that the run reads is not there."""
-        spec = self.inputs.spec
+        segments, sides = self.inputs.spec.segments, sides_of(self.config)
         seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
-        silent = info.get("silent") or [False] * spec.segments
-        reads = (
-            (PICTURE, spec.visual, seen),
-            (SOUND, spec.audio, [h and not s for h, s in zip(heard, silent, strict=True)]),
-        )
+        silent = info.get("silent") or [False] * segments
+        heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
+        there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
         return tuple(
-            tuple(name for name, taps, there in reads if taps and not there[t]) for t in range(spec.segments)
+            tuple(name for name, (side, ok) in there.items() if side in sides and not ok[t])
+            for t in range(segments)
         )
 
     def _batch(
