@@ -77,7 +77,7 @@ def demo(
     print()
     tested = runs["full"]["clips"]["test"]
     print_table(
-        ["model", "what it gets", "val %", "test %", "95 % interval"],
+        ["model", "what it gets", "val %", "test %", "95 % interval of test"],
         score_rows(runs),
         title=f"AVE accuracy, seed {seed}, on {tested} test clips; chosen on val, test scored once",
     )

@@ -58,8 +58,8 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
         f"**{literal(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
-        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and not part of "
-        f"this model. `{ADAPTER}` holds all trained parameters.",
+        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and no "
+        f"part of this model. `{ADAPTER}` holds all trained parameters.",
         "## Scores",
         f"{result['metric'].capitalize()} in percent, official metric. "
         f"{sentence(config.task, config.protocol, config.select_on)} Seed "

@@ -84,7 +84,7 @@ def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     last = max((i for i, panel in enumerate(panels) if panel.timed), default=None)
     for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
         if panel.timed:
-            _over_time(axis, when, labelled=i == last)
+            _over_time(axis, when, _below(prediction) if i == last else None)
         axis.spines[["top", "right"]].set_visible(False)
         panel.draw(axis)
     figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
@@ -95,14 +95,23 @@ def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     return buffer.getvalue()
 
 
-def _over_time(axis: Axes, when: When, *, labelled: bool) -> None:
-    """The time in the file from left to right; numbers only below the last such panel."""
+def _below(prediction: Prediction) -> str:
+    """The name of the time axis, with what the media do not have in which segments."""
+    names = dict.fromkeys(name for lacks in prediction.missing for name in lacks)
+    lacks = {name: [name in lacks for lacks in prediction.missing] for name in names}
+    where = {name: prediction.when.numbered(found) for name, found in lacks.items()}
+    said = "; ".join(f"no {name} in {numbers}" for name, numbers in where.items() if numbers)
+    return "seconds" + (f"  (segments above; {said})" if said else "")
+
+
+def _over_time(axis: Axes, when: When, label: str | None) -> None:
+    """The time in the file from left to right; numbers and their name only below the last such panel."""
     axis.set_xlim(when.start_s, when.end_s)
     step = max(1, math.ceil(when.shown / 30))
     ticks = [when.bounds(t)[0] for t in range(0, when.shown, step)] + [when.end_s]
-    axis.set_xticks(ticks, None if labelled else [""] * len(ticks))
-    if labelled:
-        axis.set_xlabel("seconds")
+    axis.set_xticks(ticks, [""] * len(ticks) if label is None else [f"{tick:.5g}" for tick in ticks])
+    if label is not None:
+        axis.set_xlabel(label)
 
 
 def _agreement(values: Sequence[float | None], when: When) -> Panel:

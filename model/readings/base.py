@@ -140,8 +140,10 @@ def strip_panel(when: When, frames: Frames) -> list[Panel]:
             )
             box.imshow(frame)
             box.set_axis_off()
+            middle = (start_s + end_s) / 2  # by number too, as table and captions call it
+            axis.text(middle, 1.02, str(t + 1), ha="center", va="bottom", fontsize=7, color=INK)
 
-    return [Panel(1.15, draw)]
+    return [Panel(1.3, draw)]
 
 
 def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y: float, label: bool) -> None:

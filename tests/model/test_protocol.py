@@ -57,6 +57,7 @@ def test_published_selects_and_averages_as_the_papers_and_says_so_everywhere(mak
     experiment = prepare(home, run.config())
     assert any("published: the epoch is chosen on test" in line for line in introduction(experiment))
     assert "**Published protocol**: the epoch is chosen on test" in card_text(run, experiment, result)
+    assert "Backbones: not known; they are frozen" in card_text(run, experiment, result)
     (line,) = [line for line in build_table(home, "ave").sections[1].lines if line.own]
     assert line.protocol == "published, best epoch by test"
     assert line.values[0] is not None and line.values[0].mean == result["scores"]["test"]
