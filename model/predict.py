@@ -70,12 +70,12 @@ class Prediction:
 
     def remarks(self) -> list[str]:
         """What the reader should know besides."""
-        read_as = {PICTURE: "the picture before it, or black", SOUND: "silence"}
+        read_as = {PICTURE: ("the nearest picture", "black ones"), SOUND: ("silence", "silence")}
         said = []
-        for what, instead in read_as.items():
+        for what, (instead, always) in read_as.items():
             lacks = [what in lacks for lacks in self.missing[: self.when.shown]]
             if lacks and all(lacks):
-                said.append(f"no {what} in the whole clip: the run was given {instead.split(', or ')[-1]}")
+                said.append(f"no {what} in the whole clip: the run was given {always}")
             elif any(lacks):
                 words = "segment" if sum(lacks) == 1 else "segments"
                 said.append(
@@ -143,14 +143,20 @@ class Predictor:
             when=when,
             reading=self._task.read(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
-            missing=self._missing(info),
+            missing=self._missing(info, when),
         )
 
-    def _missing(self, info: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-        """For each segment, what of the modalities that the run reads is not there."""
+    def _missing(self, info: Mapping[str, Any], when: When) -> tuple[tuple[str, ...], ...]:
+        """For each segment, what of the modalities that the run reads is not there.
+
+        Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
+        """
         segments, sides = self.inputs.spec.segments, sides_of(self.config)
         seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
         silent = info.get("silent") or [False] * segments
+        start_s, end_s = when.bounds(when.shown - 1)
+        if info.get("silent") and end_s - start_s < when.segment_s:
+            heard[when.shown - 1] = True
         heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
         there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
         return tuple(

@@ -77,8 +77,7 @@ def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     if agreements is not None:
         panels.append(_agreement(agreements, when))
     heights = [panel.height for panel in panels]
-    width = min(max(0.95 * when.shown, 9.0), 40.0)
-    figure = Figure(figsize=(width, sum(heights) + 0.9), dpi=120, layout="constrained")
+    figure = Figure(figsize=(when.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # a figure draws on the canvas it was given to; no display is looked for
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     last = max((i for i, panel in enumerate(panels) if panel.timed), default=None)

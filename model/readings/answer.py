@@ -67,4 +67,5 @@ class Answer:
         axis.set_yticks(range(len(self.best)), [plain(name, 30) for name, _ in reversed(self.best)])
         axis.set_xlim(0, 1.08)
         axis.set_xticks([0, 0.5, 1])
+        axis.set_xlabel("probability")
         axis.set_title(plain(self.question, 110), loc="left", fontsize=10, color=INK)

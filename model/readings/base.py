@@ -25,6 +25,8 @@ Span = tuple[str, float, float]
 """A name, its start and its end in seconds."""
 
 
+TALLEST = 3.0
+"""Of a row of pictures, in inches."""
 EDGE = 0.1
 """Media that go on for less than this share of a segment end with the segment before: containers round, codecs pad."""
 
@@ -56,6 +58,11 @@ class When:
             self.media_s is not None and t == self.shown - 1 and self.media_s < end_s - EDGE * self.segment_s
         )
         return start_s, max(self.media_s, start_s) if cut and self.media_s is not None else end_s
+
+    @property
+    def width_in(self) -> float:
+        """Width of the whole picture in inches."""
+        return min(max(0.95 * self.shown, 9.0), 40.0)
 
     @property
     def end_s(self) -> float:
@@ -140,10 +147,16 @@ def strip_panel(when: When, frames: Frames) -> list[Panel]:
             )
             box.imshow(frame)
             box.set_axis_off()
-            middle = (start_s + end_s) / 2  # by number too, as table and captions call it
-            axis.text(middle, 1.02, str(t + 1), ha="center", va="bottom", fontsize=7, color=INK)
+            box.set_title(str(t + 1), fontsize=7, color=INK, pad=2)  # as table and captions call it
 
-    return [Panel(1.3, draw)]
+    tall, wide = frames[0].shape[:2]
+    return [Panel(min(0.15 + 0.93 * when.width_in / when.shown * tall / wide, TALLEST), draw)]
+
+
+def number(axis: Axes, x: float, y: float, value: float) -> None:
+    """A probability, to be read on any colour."""
+    patch = {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "linewidth": 0}
+    axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=INK, bbox=patch)
 
 
 def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y: float, label: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.masks import pack_mask
-from caeav.model.readings.base import Frames, Panel, When, strip_panel
+from caeav.model.readings.base import TALLEST, Frames, Panel, When, strip_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +56,9 @@ class Masks:
     def panels(self, when: When, frames: Frames) -> list[Panel]:
         """Frames with the mask laid over, above the probabilities."""
         shown = [self._overlay(t, frame) for t, frame in enumerate(frames)] if len(frames) else []
-        height = min(9.0 / when.shown * 0.95, 3.0)
-        strips = [Panel(height, panel.draw) for panel in strip_panel(when, shown)]
-        return [*strips, Panel(height, lambda axis: self._draw(axis, when))]
+        tall, wide = self.on.shape[1:]
+        height = min(0.93 * when.width_in / when.shown * tall / wide, TALLEST)
+        return [*strip_panel(when, shown), Panel(height, lambda axis: self._draw(axis, when))]
 
     def files(self, when: When) -> dict[str, bytes]:
         """`mask-<segment>.png`, black and white, in the size of the official masks."""
@@ -94,7 +94,7 @@ class Masks:
     def _draw(self, axis: Axes, when: When) -> None:
         axis.set_ylim(0, 1)
         axis.set_yticks([])
-        axis.set_ylabel("P(sounds)")
+        axis.set_ylabel("P(sounds), 0 is black")
         for t, chance in enumerate(self.probability[: when.shown]):
             start_s, end_s = when.bounds(t)
             box = axis.inset_axes(

@@ -20,6 +20,7 @@ from caeav.model.readings.base import (
     colours_of,
     draw_spans,
     legend_above,
+    number,
     strip_panel,
 )
 
@@ -118,8 +119,7 @@ class Timeline:
                 linewidth=1.5,
             )
             middle = start_s + length / 2
-            patch = {"facecolor": "white", "alpha": 0.75, "pad": 1.0, "linewidth": 0}
-            axis.text(middle, 0.04, f"{height:.2f}", ha="center", fontsize=7, color=INK, bbox=patch)
+            number(axis, middle, 0.07, height)
         draw_spans(axis, self.spans(when), colours, 1.17, label=True)
         if not colours:
             middle, words = (when.start_s + when.end_s) / 2, "no event that is both seen and heard"

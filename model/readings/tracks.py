@@ -20,6 +20,7 @@ from caeav.model.readings.base import (
     Span,
     When,
     legend_above,
+    number,
     plain,
     strip_panel,
 )
@@ -126,15 +127,7 @@ class Tracks:
                         linewidth=1,
                     )
                     if said:
-                        axis.text(
-                            (start_s + end_s) / 2,
-                            line + offset,
-                            f"{chance:.2f}",
-                            ha="center",
-                            va="center",
-                            fontsize=6.5,
-                            color=INK,
-                        )
+                        number(axis, (start_s + end_s) / 2, line + offset, chance)
         axis.set_yticks(range(len(shown)), [plain(self.classes[k], 26) for k in reversed(shown)])
         axis.set_ylim(-0.6, max(1, len(shown)) - 0.3)
         if not shown:

@@ -216,7 +216,7 @@ def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> No
     assert [a is None for a in value["agreement"]] == [False, False, True, False, True, True]
     assert value["missing"] == [[], [], ["sound"], [], ["sound"], ["picture"]]
     assert prediction.remarks() == [
-        "no picture in segment 6: the run was given the picture before it, or black there",
+        "no picture in segment 6: the run was given the nearest picture there",
         "no sound in segments 3 and 5: the run was given silence there",
     ]
     info["audio_ok"] = [False] * 6
@@ -225,6 +225,17 @@ def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> No
         in Predictor.load(run, "cpu").predict("clip000", arrays, info).remarks()
     )
     assert picture(prediction, "title")
+
+
+def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
+    """Of media that end at 3.3 s the fourth segment can hold no half of a second; its sound is there all the same."""
+    arrays, info = arrays_of(tiny_home, run, "clip000")
+    info |= {"audio_ok": [True] * 3 + [False] * 3, "facts": {"media_s": 3.3}}
+    predictor = Predictor.load(run, "cpu")
+    silent = {"none": [False] * 4 + [True] * 2, "there": [False] * 3 + [True] * 3}
+    for where, lacks in (("none", ()), ("there", ("sound",))):
+        prediction = predictor.predict("clip000", arrays, {**info, "silent": silent[where]})
+        assert prediction.missing[:4] == ((), (), (), lacks)
 
 
 def test_segments_are_numbered_in_words() -> None:
