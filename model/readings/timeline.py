@@ -125,7 +125,7 @@ class Timeline:
             middle, words = (when.start_s + when.end_s) / 2, "no event that is both seen and heard"
             axis.text(middle, 1.17, words, ha="center", va="bottom", fontsize=9, color=INK)
         axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        handles = [
+        handles: list[Any] = [
             axis.stairs(
                 [self.any_event(t) for t in range(when.shown)], edges, baseline=None, color=INK, linewidth=1.4
             )
