@@ -97,7 +97,7 @@ def path_without(names: Iterable[str]) -> str:
         if any(shutil.which(command, path=folder) for command in commands):
             links = Path(tempfile.mkdtemp(prefix="caeav-without-"))
             atexit.register(shutil.rmtree, links, ignore_errors=True)
-            for command in Path(folder).iterdir():
+            for command in Path(folder).absolute().iterdir():
                 if command.name not in commands:
                     (links / command.name).symlink_to(command)
             folder = str(links)

@@ -15,6 +15,7 @@ import pytest
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.model import report
 from caeav.model.checkpoint import CheckpointError
 from caeav.model.experiment import prepare, reopen, train
 from caeav.model.groups import summarise_group
@@ -225,6 +226,23 @@ def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> No
         in Predictor.load(run, "cpu").predict("clip000", arrays, info).remarks()
     )
     assert picture(prediction, "title")
+
+
+def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> None:
+    from matplotlib.figure import Figure
+
+    whole = some_prediction()
+    lacks = ((), ("sound",), ("sound",), ("picture",), ("sound",), ())
+    cut = replace(whole, when=replace(whole.when, media_s=3.5), missing=lacks)
+    assert report._below(whole) == "seconds"
+    assert report._below(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+    agreements = cut.agreements()
+    assert agreements == [0.5, None, None, None]
+    axis = Figure().subplots()
+    report._agreement(agreements, cut.when).draw(axis)
+    [line] = axis.get_lines()
+    assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
 
 
 def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
