@@ -203,7 +203,7 @@ def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_pat
 
 def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "", **held: Any) -> None:
     """A finished run with a result of our making; `held` as in `result.json`, and `given` for its configuration."""
-    given = held.pop("given", {})
+    given, source = held.pop("given", {}), held.pop("source", "hub:a/b")
     config = resolve_config(task, recipe, given={"protocol": held.get("protocol", "honest"), **given})
     run = create_run(home, config)
     result = {
@@ -213,7 +213,7 @@ def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "",
     }  # fmt: skip
     run.write(RESULT, result | held)
     fields = {side: {"name": name, "weights": {"source": source}} for side, name, source in (
-        ("visual", "swinv2-large", "hub:a/b"), ("audio", "hts-at", "file.ckpt"))}  # fmt: skip
+        ("visual", "swinv2-large", source), ("audio", "hts-at", "file.ckpt"))}  # fmt: skip
     recipe_of = {"schema": 1, "kind": "tokens", "name": "x", "fields": fields}
     run.write("stores.json", {"stores": [{"kind": "tokens", "recipe": recipe_of}]})
 
@@ -264,6 +264,13 @@ def test_all_else_stands_apart_with_backbone_clips_and_the_reason(
         f"AVE, event localisation: on {apart.dataset}, not to be compared with published numbers"
     )
     assert "| method | backbones | test clips | accuracy | protocol | source | why apart |" in text
+
+
+def test_random_backbones_stand_apart(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    placed(home, source="random:0")
+    (line,) = build_table(home, "ave").sections[1].lines
+    assert (line.backbones, line.apart) == ("swinv2-large (random values) + hts-at", "random backbone")
 
 
 def test_a_group_with_one_run_apart_stands_apart_whole(tmp_path: Path) -> None:
