@@ -172,7 +172,7 @@ def strided(
         for window in windows.values():
             window.splits = set(splits.get(file, ()))
         for row in own:
-            start_s, stop_s = row.times or (0.0, max(end_s, seconds))
+            start_s, stop_s = row.times or (0.0, (count - 1) * stride_s + seconds)
             first = max(0, math.floor((start_s - seconds + EDGE_S) / stride_s) + 1)
             last = math.ceil((stop_s - EDGE_S) / stride_s) - 1
             if stop_s - start_s < EDGE_S:
