@@ -34,7 +34,7 @@ def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b"file;start_s;end_s;label;split\n", "separated by commas"),
+        (b"file|start_s|end_s|label|split\n", "separated by commas"),
         (b"file,start,end,label\n", "allowed are file, start_s, end_s, label, split"),
         (b"file,file,label\n", "the columns are 'file', 'file', 'label'"),
         (b"a.mp4,0,1,dog,train\n", "the columns are 'a.mp4'"),
