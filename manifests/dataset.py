@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import read_manifest
 from caeav.manifests.keys import slug
-from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers import Lengths, ReadOptions, readers
 
 MARKS = {
     "ave": ("Annotations.txt",),
@@ -48,10 +48,8 @@ OFFICIAL = (*MARKS, *SYNTHETIC.values())
 class Source:
     """Where a data set's files lie and how its clips are cut; None where nothing is said.
 
-    `root`: its folder; None: in the home. `labels`: a file, or `FOLDERS`: the folders' names are the labels.
+    `root`: its folder; None: in the home. `labels`: a file, or `CLASS_FOLDERS`: the folders' names are the labels.
     """
-
-    FOLDERS: ClassVar[str] = "folders"
 
     root: Path | None = None
     labels: Path | str | None = None
@@ -70,13 +68,14 @@ def load_dataset(
     segment_s: float | None = None,
     stride_s: float | None = None,
     called: str = "",
+    lengths: Lengths | None = None,
 ) -> Manifest:
     """The manifest of a data set, read afresh from its files.
 
     The `OFFICIAL` ones are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
     then `labels`, `segments`, `segment_s` and `stride_s` may say more, and the data set is `called` so, else after the
     folder. Where the files are at neither place, a manifest built into `home` under this name is taken as it was built.
-    What `home` remembers is not asked, see `remembered.py`.
+    `lengths` tells how long media files are. What `home` remembers is not asked, see `remembered.py`.
 
     Raises `CaeavError` when it is none of these or its files cannot be read.
     """
@@ -106,7 +105,7 @@ def load_dataset(
             hint=f"for plain media name the folder itself: --dataset {root}",
         )
     if name_or_folder and folder.is_dir():
-        options = ReadOptions(called or folder_dataset(folder), exclude=home.root, **cut)
+        options = ReadOptions(called or folder_dataset(folder), exclude=home.root, lengths=lengths, **cut)
         return readers["folder"](folder, options)
     if built and built.is_file():
         if not plain:

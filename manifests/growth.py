@@ -29,7 +29,9 @@ class Growth:
 
 
 def _labelled(clip: Clip) -> bool:
-    return bool(clip.split or clip.events or clip.extra.get("questions") or clip.extra.get("masks") or clip.labels())
+    return bool(
+        clip.split or clip.events or clip.extra.get("questions") or clip.extra.get("masks") or clip.labels()
+    )
 
 
 def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:

@@ -21,6 +21,7 @@ from caeav.manifests.dataset import OFFICIAL, Source, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import make_folder, publish_bytes
+from caeav.manifests.readers import CLASS_FOLDERS
 from caeav.manifests.readers.folder import LABELS, SEGMENT_S, SEGMENTS
 
 FORMAT = "caeav-datasets"
@@ -45,15 +46,18 @@ class Memory:
 class Recalled:
     """A data set as it is to be read: what to load, under which name, and what is to be said or asked first.
 
-    `argument`: the first of `load_dataset`; `changes`: what was given otherwise than it is remembered, in words.
+    `argument` and `root`: the first two of `load_dataset`; `changes`: what was given otherwise than it is remembered,
+    in words; `before`: what is remembered; `built`: the manifest that was built is meant, as it is.
     """
 
     argument: str
     called: str
     source: Source
+    root: Path | None = None
     said: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     before: Source | None = None
+    built: bool = False
 
 
 def read_memory(home: Home) -> Memory:
@@ -88,7 +92,7 @@ def _source(row: Any) -> Source:
 
 
 def _labels(text: str | None) -> Path | str | None:
-    return text if text in (None, Source.FOLDERS) else Path(text)
+    return text if text in (None, CLASS_FOLDERS) else Path(text)
 
 
 def remember(home: Home, recalled: Recalled, *, last: bool) -> None:
@@ -162,7 +166,7 @@ def recall(home: Home, asked: str, given: Source, same_media: SameMedia) -> Reca
         return _folder(home, folder, given, memory, said, same_media)
     known = memory.sources.get(asked)
     if known is None or known.root is None:
-        return Recalled(asked, asked, given, tuple(said))
+        return Recalled(asked, asked, given, given.root, tuple(said), before=known)
     if not known.root.is_dir():
         if not home.manifest(asked).is_file():
             raise CaeavError(
@@ -170,7 +174,7 @@ def recall(home: Home, asked: str, given: Source, same_media: SameMedia) -> Reca
                 hint="where it lies elsewhere now, name that folder: --dataset FOLDER",
             )
         said.append(f"{known.root} is not there; the manifest that was built is taken")
-        return Recalled(asked, asked, Source(), tuple(said), (), known)
+        return Recalled(asked, asked, known, None, tuple(said), before=known, built=True)
     return _known(str(known.root), asked, replace(given, root=known.root), known, said)
 
 
@@ -185,18 +189,19 @@ def _official(
     home: Home, name: str, given: Source, memory: Memory, said: list[str], same_media: SameMedia
 ) -> Recalled:
     own = _real(home.data(name))
-    given = replace(given, root=None if given.root == own else given.root, rooted=given.root is not None)
+    root = None if given.root == own else given.root
     known = memory.sources.get(name) or _of_old(home, name)
     if known is None:
-        return Recalled(name, name, given, tuple(said))
+        return Recalled(name, name, replace(given, root=root), root, tuple(said))
     changes = []
-    if not given.rooted:
+    if given.root is None:
         root = known.root
         if root is not None and not root.is_dir():
             said.append(f"{root}, where {name} was read before, is not there")
             root = None
+        elif root is not None:
+            said.append(f"data set {name}: --root {root}, as it was read before")
     else:
-        root = given.root
         if root != known.root:
             same, of = same_media(home.stores / name, root or home.data(name))
             was = f"{name} was read in {known.root or own}"
@@ -207,19 +212,19 @@ def _official(
                 )
             else:
                 said.append(f"{was}, it is now in {root or own} with the same media")
-    return _known(name, name, replace(given, root=root), known, said, changes)
+    return replace(_known(name, name, replace(given, root=root), known, said, changes), root=root)
 
 
 def _folder(
     home: Home, folder: Path, given: Source, memory: Memory, said: list[str], same_media: SameMedia
 ) -> Recalled:
     if given.root is not None:  # refused where it is loaded
-        return Recalled(str(folder), folder_dataset(folder), given, tuple(said))
+        return Recalled(str(folder), folder_dataset(folder), given, given.root, tuple(said))
     root, base = folder.resolve(), folder_dataset(folder)
     given = replace(given, root=root)
-    for name, known in memory.sources.items():
-        if known.root == root and name.startswith(base):
-            return _known(str(folder), name, given, known, said)
+    for name, there in memory.sources.items():
+        if there.root == root and name.startswith(base):
+            return _known(str(folder), name, given, there, said)
     known = memory.sources.get(base) or _of_old(home, base)
     if known is None or known.root is None or known.root == root:
         return _known(str(folder), base, given, known, said)
@@ -262,15 +267,17 @@ def _known(
 ) -> Recalled:
     """`given` filled up from what is `known`; what contradicts it is a change."""
     if known is None:
-        return Recalled(argument, called, given, tuple(said))
+        return Recalled(argument, called, given, None, tuple(said))
     changes = list(changes or [])
-    filled, taken = {}, []
-    for name, option, usual in (
+    filled: dict[str, Any] = {}
+    taken: list[str] = []
+    options: tuple[tuple[str, str, Any], ...] = (
         ("labels", "--labels", None),
         ("segments", "--segments", SEGMENTS),
         ("segment_s", "--segment-seconds", SEGMENT_S),
         ("stride_s", "--stride-seconds", None),
-    ):
+    )
+    for name, option, usual in options:
         new, old = getattr(given, name), getattr(known, name)
         if name == "labels" and old is None and given.root is not None and (given.root / LABELS).is_file():
             usual = given.root / LABELS
@@ -278,10 +285,12 @@ def _known(
             filled[name] = old
             taken += [f"{option} {old}"] if old is not None else []
         elif new != (usual if old is None else old) and (old is not None or usual is not None):
-            changes.append(f"{called} was made with {option} {usual if old is None else old}, now it is {new}")
+            changes.append(
+                f"{called} was made with {option} {usual if old is None else old}, now it is {new}"
+            )
     if taken:
         said.append(f"data set {called}: {' '.join(taken)}, as it was made")
-    return Recalled(argument, called, replace(given, **filled), tuple(said), tuple(changes), known)
+    return Recalled(argument, called, replace(given, **filled), None, tuple(said), tuple(changes), known)
 
 
 def _real(path: Any) -> Any:

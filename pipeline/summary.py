@@ -26,7 +26,8 @@ class RunOptions:
     quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
     `devices`: where torch components compute, see `device/lanes.py`; `part`: the slice of a store that is made.
     `changed`: what is done with stored clips whose media is another now, `redo` or `keep`; empty: they are refused.
-    `relabel`: whether a data set may lose all of its labels. Raises `CaeavError` for names of devices that cannot be any.
+    `relabel`: whether a data set may lose all of its labels. Raises `CaeavError` for names of devices that cannot be
+    any.
     """
 
     workers: int

@@ -48,7 +48,7 @@ def files_of(path: str) -> list[str]:
     if folder is None:
         return [path]
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(path.name for path in folder.iterdir())
     except OSError:
         names = []
     return [path, *(os.path.join(folder, name) for name in names if _NUMBERED.search(name))]  # noqa: PTH118

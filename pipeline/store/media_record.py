@@ -4,8 +4,8 @@ A store's bytes are a function of manifest and recipe; size, time and digest of 
 day. So `<store>.media` lies beside the store's folder. A file's entry is written before its clips are decoded: a clip
 that is stored was made of the file that its entry describes, or of a later one, which the next look then notices.
 
-The digest is of length, first and last 64 KiB: what replaced, cut, appended to or encoded anew is noticed, a byte in the
-middle of a large file is not. For media of several files (a wav with its pictures) it goes over all of them.
+The digest is of length, first and last 64 KiB: what is replaced, cut, appended to or encoded anew is noticed, a byte in
+the middle of a large file is not. For media of several files (a wav with its pictures) it goes over all of them.
 """
 
 from __future__ import annotations

@@ -42,10 +42,10 @@ def open_for_writing(
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
     A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
-    has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
-    due again. While another process writes the store this waits, having told `waiting` for whom; without that it
-    raises `StoreBusy`. Without `relabel`, labels that would all be lost are refused. Raises `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what it is
-    for can no longer be read.
+    has stay in no split, and shards already there keep their place. Without `relabel` labels that would all be lost
+    are refused. With `retry_failed` the quarantined clips are due again. While another process writes the store this
+    waits, having told `waiting` for whom; without that it raises `StoreBusy`. Raises `RecipeChanged` when the folder
+    holds another recipe, `DamagedStore` when what it is for can no longer be read.
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
@@ -113,7 +113,7 @@ def _take_up(
     grown, growth = grow(state.manifest, manifest)
     if not relabel and growth.loses_labels(state.manifest, grown):
         raise StoreError(
-            f"the clips of {manifest.dataset} have labels or splits in {folder.path.name}, and none of them has any now",
+            f"the clips of {manifest.dataset} have labels or splits in {folder.path.name}, none of them has any now",
             hint="give the labels they had: --labels FILE; or --relabel to take their labels away",
         )
     if replace(grown, media_root="") != state.manifest:
