@@ -24,7 +24,7 @@ from caeav.manifests.home import Home
 from caeav.manifests.jsonl import filed
 from caeav.manifests.wording import counted
 from caeav.model.suits import task_for
-from caeav.pipeline.identity import MediaChange
+from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 

@@ -185,6 +185,18 @@ def name_of(home: Home, asked: str, same_media: SameMedia) -> str:
     return recall(home, asked, Source(), same_media).called
 
 
+def media_root(home: Home, dataset: str) -> Path:
+    """Where the media of a data set was read last; raises `CaeavError` when nobody knows or it is not there."""
+    known = read_memory(home).sources.get(dataset) or _of_old(home, dataset)
+    root = home.data(dataset) if known is not None and known.root is None else known.root if known else None
+    if root is None or not root.is_dir():
+        raise CaeavError(
+            f"it is not known where the media of {dataset} lies" if root is None else f"{root} is not there",
+            hint="name the folder: --root FOLDER",
+        )
+    return root
+
+
 def _official(
     home: Home, name: str, given: Source, memory: Memory, said: list[str], same_media: SameMedia
 ) -> Recalled:

@@ -22,6 +22,7 @@ from caeav.pipeline.store.media_record import (
     SUFFIX,
     UNSURE,
     Facts,
+    MediaChange,
     digests,
     look,
     read_record,
@@ -35,20 +36,6 @@ ANSWERS = ("redo", "keep")
 SHOWN = 20
 
 Remark = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class MediaChange:
-    """A stored clip whose media is not what it was made of: `changed`, `gone`, or `moved` to another name."""
-
-    store: str
-    key: str
-    media: str
-    what: Literal["changed", "gone", "moved"]
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.key}: {self.detail}"
 
 
 class MediaChanged(CaeavError):

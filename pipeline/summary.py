@@ -10,8 +10,8 @@ from pathlib import Path
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.device.options import check_devices
-from caeav.pipeline.identity import MediaChange
 from caeav.pipeline.store import Quarantined, Recipe, Slice
+from caeav.pipeline.store.media_record import MediaChange
 
 DEFAULT_DEADLINE_S = 60.0
 DEFAULT_MAX_FAILED = "10%"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,20 @@ class Facts:
     size: int
     stamp: int
     digest: bytes = b""
+
+
+@dataclass(frozen=True)
+class MediaChange:
+    """A stored clip whose media is not what it was made of: `changed`, `gone`, or `moved` to another name."""
+
+    store: str
+    key: str
+    media: str
+    what: Literal["changed", "gone", "moved"]
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.key}: {self.detail}"
 
 
 def record_path(store: Path) -> Path:
