@@ -9,14 +9,18 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
+    ChangedOption,
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -45,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def extract(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Visual backbone." + SEVERAL)] = "classic",
@@ -83,6 +87,9 @@ def extract(
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
+    changed: ChangedOption = "",
     workers: stages.WorkersOption = None,
     devices: stages.DevicesOption = "auto",
     part: stages.SliceOption = None,
@@ -97,7 +104,7 @@ def extract(
     from caeav.pipeline.recipes import CaptionOptions, TokenOptions
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
     compute = ComputeOptions(batch, precision, compiled)
     written = _written(
         captions,
@@ -140,16 +147,16 @@ def extract(
                 compute=compute,
             )
         )
-    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    with stages.telling_changes(as_json):
+        done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
     if part:
         step = stages.merge_step(manifest.dataset, home)
     elif captions:
-        step = stages.train_step(dataset, home)
+        step = stages.train_step(called, home)
     else:
-        step = stages.next_step(
-            "caption", dataset, root, home, labels=labels, segments=segments, segment_seconds=segment_s
-        )
+        step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
     stages.finish_all(done, as_json, step)
 
 

@@ -131,14 +131,19 @@ def test_a_folder_is_cut_as_extraction_cuts_it(tmp_path: Path) -> None:
     assert "1 clip" in call("check", *given, *cut)[0]
 
 
-def test_a_second_folder_of_one_name_is_said_to_replace_the_first(tmp_path: Path) -> None:
+def test_a_second_folder_of_one_name_has_a_name_of_its_own(tmp_path: Path) -> None:
     for where in ("x", "y"):
         (tmp_path / where / "clips").mkdir(parents=True)
-        (tmp_path / where / "clips" / "a.mp4").touch()
+        (tmp_path / where / "clips" / f"{where}.mp4").touch()
     build = ("build", "--home", tmp_path / "home", "--dataset")
-    assert "note" not in call(*build, tmp_path / "x" / "clips")[1]
-    assert "note" not in call(*build, tmp_path / "x" / "clips")[1]
-    assert f"replaces the manifest of {tmp_path / 'x' / 'clips'}" in call(*build, tmp_path / "y" / "clips")[1]
+    first = [call_json(*build, tmp_path / "x" / "clips")["path"] for _ in range(2)]
+    out, err = call(*build, tmp_path / "y" / "clips")
+    assert f"clips is {tmp_path / 'x' / 'clips'}" in err and "is called clips-" in err
+    second = [call_json(*build, tmp_path / "y" / "clips")["path"] for _ in range(2)]
+    assert first[0] == first[1] != second[0] == second[1]
+    assert [clip.key for clip in read_manifest(Path(first[0])).clips] == ["x"]
+    name = Path(second[0]).parent.name
+    assert call_json("show", "--dataset", name, "--home", tmp_path / "home")[0]["key"] == "y"
 
 
 def test_real_annotations_and_media_as_asked_for(shared: Path, tmp_path: Path) -> None:
