@@ -35,7 +35,7 @@ class ReadOptions:
     is a csv, or `CLASS_FOLDERS` where the folders' names are the labels; `segments` and `segment_s` cut a clip;
     `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its whole
     length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
-    (`caeav.pipeline.decode.lengths.measured_lengths`).
+    (`caeav.pipeline.lengths.lengths_in`).
     """
 
     dataset: str

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from caeav.pipeline.decode import lengths
-from caeav.pipeline.decode.lengths import length_s, measured_lengths
+from caeav.manifests.home import Home
+from caeav.pipeline import lengths
 from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.lengths import FILE, length_s, lengths_in
 
 
 def sound(path: Path, seconds: float) -> Path:
@@ -31,8 +32,9 @@ def test_lengths_come_in_order_and_none_where_there_is_none(tmp_path: Path) -> N
         sound(tmp_path / "c.wav", 1),
     ]
     files[2].write_bytes(b"nothing")
-    assert measured_lengths(files) == [2.5, None, None, 1.0]
-    assert measured_lengths([]) == []
+    ask = lengths_in(Home(tmp_path / "home"))
+    assert ask(files) == [2.5, None, None, 1.0]
+    assert ask([]) == []
 
 
 def test_real_media_have_the_lengths_their_players_show(shared: Path) -> None:
@@ -72,17 +74,17 @@ def test_a_file_that_ends_the_process_costs_itself_alone(shared: Path, tmp_path:
     if not crash.is_file():
         pytest.skip(f"{crash} is not there")
     files = [sound(tmp_path / "a.wav", 1), crash, sound(tmp_path / "b.wav", 2)]
-    first, _, last = measured_lengths(files)
+    first, _, last = lengths_in(Home(tmp_path))(files)
     assert (first, last) == (1.0, 2.0)
 
 
 def test_lengths_are_remembered_until_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = tmp_path / "home" / "lengths.jsonl"
+    ask = lengths_in(Home(tmp_path / "home"))
     path, broken = sound(tmp_path / "a.wav", 1), tmp_path / "b.wav"
     broken.write_bytes(b"nothing")
-    assert measured_lengths([path, broken], remembered=memory) == [1.0, None]
+    assert ask([path, broken]) == [1.0, None]
     asked: list[str] = []
 
     def measure(paths: list[str]) -> list[float | None]:
@@ -90,22 +92,22 @@ def test_lengths_are_remembered_until_the_file_changes(
         return [7.0] * len(paths)
 
     monkeypatch.setattr(lengths, "_measure", measure)
-    assert measured_lengths([broken, path], remembered=memory) == [None, 1.0] and not asked
+    assert ask([broken, path]) == [None, 1.0] and not asked
     os.utime(path, (1, 1))
-    assert measured_lengths([broken, path], remembered=memory) == [None, 7.0] and asked == [str(path)]
+    assert ask([broken, path]) == [None, 7.0] and asked == [str(path)]
     sound(path, 3)
     os.utime(path, (1, 1))
-    assert measured_lengths([path], remembered=memory) == [7.0] and asked == [str(path)] * 2
+    assert ask([path]) == [7.0] and asked == [str(path)] * 2
 
 
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "_measure", lambda paths: [7.0] * len(paths))
-    memory = tmp_path / "lengths.jsonl"
+    memory, ask = tmp_path / FILE, lengths_in(Home(tmp_path))
     path = sound(tmp_path / "a.wav", 1)
     mark = [str(path), path.stat().st_size, path.stat().st_mtime_ns]
     for text in ("{", json.dumps([*mark, "1"]), json.dumps([mark, 1, 2, 3]), json.dumps([*mark]), "\xff"):
         memory.write_bytes(text.encode("latin-1"))
-        assert measured_lengths([path], remembered=memory) == [7.0]
+        assert ask([path]) == [7.0]
     memory.unlink()
     memory.mkdir()
-    assert measured_lengths([path], remembered=memory) == [7.0]
+    assert ask([path]) == [7.0]
