@@ -80,8 +80,8 @@ def test_files_in_no_class_folder_have_no_label_and_no_split_and_are_said(tmp_pa
         (("a.mp4",), "its files lie in no folder"),
         (("train/a.mp4", "test/b.mp4"), "files lie in 'test', 'train', which are splits by their names"),
         (("train/dog/a.mp4", "cat/b.mp4"), "'train' is a split by its name, 'cat' beside it is none"),
-        (("dog/day1/a.mp4", "cat/b.mp4"), "1 files lie deeper than <class>/<file>, such as dog/day1/a.mp4"),
-        (("train/dog/day1/a.mp4",), "1 files lie deeper than <split>/<class>/<file>"),
+        (("dog/day1/a.mp4", "cat/b.mp4"), "1 file too deep for <class>/<file>, such as dog/day1/a.mp4"),
+        (("train/dog/day1/a.mp4",), "1 file too deep for <split>/<class>/<file>"),
     ],
 )
 def test_folders_that_can_be_read_in_two_ways_are_refused(

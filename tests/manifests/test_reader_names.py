@@ -104,7 +104,7 @@ def test_blanks_around_names_are_nothing(tmp_path: Path) -> None:
 def test_a_name_that_can_be_several_files_is_refused_with_all(
     tmp_path: Path, files: tuple[str, ...], name: str, says: str
 ) -> None:
-    with pytest.raises(CaeavError, match=r"labels\.csv: 1 problems") as raised:
+    with pytest.raises(CaeavError, match=r"labels\.csv: 1 problem") as raised:
         read(media(tmp_path, *files), f"{name},dog,train")
     assert says in str(raised.value) and "line 2" in str(raised.value)
 
@@ -151,7 +151,7 @@ def test_a_label_file_of_which_no_row_names_a_file_is_refused_with_the_likely_cu
     for said in ("'dog/IMG_001.mp4'", "holds 2", "dog/IMG_0001.mp4", "next: write each file's path"):
         assert said in str(raised.value)
     empty = media(tmp_path / "empty", "notes.txt")
-    with pytest.raises(CaeavError, match=r"none of its 1 rows names a file, and .* holds no media file"):
+    with pytest.raises(CaeavError, match=r"none of its 1 row names a file, and .* holds no media file"):
         read(empty, "a.mp4,dog,train")
 
 

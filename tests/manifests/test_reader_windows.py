@@ -98,7 +98,7 @@ def test_clips_of_another_length_are_refused_with_the_options_that_fit(folder: P
 def test_a_shorter_clip_among_full_ones_is_said_and_its_event_ends_where_it_ends(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,,,dog,train\n")
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 0.0, 3.0),)]
-    assert said(manifest, "short_clip") == ["1 rows, such as line 3: 3 s from 47 s on"]
+    assert said(manifest, "short_clip") == ["1 row, such as line 3: 3 s from 47 s on"]
     assert len(told(manifest)) == 1
 
 
@@ -114,7 +114,7 @@ def test_events_outside_their_clip_are_refused_since_they_count_from_elsewhere(
 def test_events_that_reach_out_of_their_clip_are_cut_and_counted(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,36,38,dog,train\na.mp4,37,47,46,48,dog,train\n")
     assert manifest.clips[0].events == (Event("dog", 0.0, 1.0), Event("dog", 9.0, 10.0))
-    assert said(manifest, "time_outside") == ["2 events reach out of their clips; cut"]
+    assert said(manifest, "time_outside") == ["2 events cut to the clip"]
 
 
 def test_an_event_as_long_as_a_clip_across_two_points_to_the_columns_for_clips(folder: Path) -> None:
@@ -171,9 +171,7 @@ def test_a_stride_cuts_each_file_over_its_whole_length(folder: Path) -> None:
         ("a__20000ms", "a.mp4", 20.0),
         ("b", "b.mp4", 0.0),
     ]
-    assert said(manifest, "tail_left_out") == [
-        "4.0 s at the ends of 1 files, such as the last 4.0 s of a.mp4"
-    ]
+    assert said(manifest, "tail_left_out") == ["4.0 s at the ends of 1 file, such as the last 4.0 s of a.mp4"]
     assert told(manifest) == []
 
 
@@ -220,7 +218,7 @@ def test_windows_of_one_file_never_lie_in_two_splits(folder: Path) -> None:
 
 def test_rows_that_no_window_touches_are_said(folder: Path) -> None:
     manifest = read(folder, HEAD + "a.mp4,12,15,dog,\n", stride_s=30.0, lengths=lengths(a=70.0))
-    assert said(manifest, "event_in_no_clip") == ["1 rows, such as line 2 of a.mp4"]
+    assert said(manifest, "event_in_no_clip") == ["1 row, such as line 2 of a.mp4"]
     assert len(told(manifest)) == 1 and not any(clip.events for clip in manifest.clips)
 
 
@@ -272,7 +270,7 @@ def test_milliseconds_are_refused_where_the_media_says_so_and_doubted_where_nobo
     folder: Path,
 ) -> None:
     text = HEAD + "a.mp4,2000,5000,dog,train\n"
-    with pytest.raises(CaeavError, match="all 1 rows looked at lie past the end of their media") as raised:
+    with pytest.raises(CaeavError, match=r"all rows looked at \(1\) lie past") as raised:
         read(folder, text, lengths=lengths(a=10.0))
     for part in (
         "line 2: 2000 to 5000 s of a.mp4, which ends at 10.000 s",
@@ -295,6 +293,16 @@ def test_some_labels_past_the_end_are_doubted_with_the_first(folder: Path) -> No
     assert len(told(manifest)) == 1
     with pytest.raises(CaeavError, match="times are seconds of the media file as it lies here"):
         read(folder, HEAD + "b.mp4,20,30,dog,train\n", lengths=lengths(b=12.0))
+
+
+def test_clips_that_rows_name_are_held_against_the_media_too(folder: Path) -> None:
+    with pytest.raises(CaeavError, match=r"line 2: 37 to 47 s of a\.mp4, which ends at 10\.000 s"):
+        read(folder, CLIPS + "a.mp4,37,47,,,dog,train\n", lengths=lengths(a=10.0))
+    text = CLIPS + "a.mp4,37,,,,dog,train\n"
+    assert said(read(folder, text, lengths=lengths(a=45.0)), "past_the_end") == [
+        "1 of 1 row looked at, line 2: 37 to 47 s of a.mp4, which ends at 45.000 s"
+    ]
+    assert said(read(folder, text, lengths=lengths(a=46.6)), "past_the_end") == []
 
 
 def test_media_that_is_not_there_is_not_asked_for_its_length(folder: Path) -> None:
