@@ -258,7 +258,8 @@ def _starts(
                 starts[clip.name] = clip.start_s
     if whole:
         said = f"{counted(len(whole), 'file')}, such as {next(iter(whole.values()))}: "
-        said += f"{cut} are no longer than the clip and begin at 0, {len(whole) - cut - unknown} are longer and begin at the list's second"
+        said += f"{cut} are no longer than the clip and begin at 0, "
+        said += f"{len(whole) - cut - unknown} are longer and begin at the list's second"
         said += f", {unknown} of unknown length are taken for whole videos" if unknown else ""
         findings.append(finding("named_by_id", where, said))
     return starts
