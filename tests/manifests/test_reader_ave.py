@@ -174,6 +174,8 @@ def test_blanks_around_fields_are_nothing_and_a_header_is_one_only_at_the_top(tm
         ({"id": "-x_1", "quality": "good"}, (Event("Church bell", 0.0, 10.0),))
     ]
     assert [where for where, _ in said(manifest, "damaged_row")] == ["Annotations.txt:3"]
+    manifest = read(layout(tmp_path, rows + header, train=BELL))
+    assert [where for where, _ in said(manifest, "damaged_row")] == ["Annotations.txt:2"]
 
 
 def test_a_set_may_state_its_own_length(tmp_path: Path) -> None:

@@ -214,9 +214,10 @@ def test_times_lose_their_decimals_and_what_is_no_time_costs_its_row(
 def test_a_name_that_is_not_put_together_as_usual_is_said_and_one_with_a_dot_in_its_id_has_no_decimals(
     tmp_path: Path,
 ) -> None:
-    manifest = read(layout(tmp_path, train=f"film\tDog\n{A}\tDog\na.aaaaaaaaa_0_10\tDog\n"))
-    assert said(manifest, "unusual_name") == ["AVVP_train.csv:2: film: not <11 characters>_<start>_<end>"]
-    assert said(manifest, "decimal_times") == []
+    long = "\u00e9" * 130  # 260 bytes, more than a file's name has
+    manifest = read(layout(tmp_path, train=f"{long}\tDog\nfilm\tDog\n{A}\tDog\na.aaaaaaaaa_0_10\tDog\n"))
+    assert said(manifest, "unusual_name") == ["AVVP_train.csv:3: film: not <11 characters>_<start>_<end>"]
+    assert said(manifest, "decimal_times") == [] and len(said(manifest, "damaged_row")) == 1
 
 
 def test_byte_order_marks_line_ends_and_blanks_make_no_difference(tmp_path: Path) -> None:
