@@ -238,6 +238,10 @@ def _folder(
         if there.root == root and name.startswith(base):
             return _known(str(folder), name, given, there, said)
     known = memory.sources.get(base) or _of_old(home, base)
+    if known is None and (renamed := _renamed(home, root, memory, same_media)):
+        known = memory.sources[renamed]
+        said.append(f"{renamed} was in {known.root}, it is now in {root}")
+        return _known(str(folder), renamed, given, _with_labels_of(known, root), said)
     if known is None or known.root is None or known.root == root:
         return _known(str(folder), base, given, known, said)
     own = f"{base}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
@@ -249,6 +253,16 @@ def _folder(
     if own not in memory.sources:
         said.append(f"{root} is called {own}: {base} is {known.root}, whose media are others")
     return _known(str(folder), own, given, memory.sources.get(own), said)
+
+
+def _renamed(home: Home, root: Path, memory: Memory, same_media: SameMedia) -> str:
+    """The data set whose folder is no longer there, while all that is recorded of its media lies in this one."""
+    for name, source in memory.sources.items():
+        if name not in OFFICIAL and source.root is not None and not source.root.is_dir():
+            same, of = same_media(home.stores / name, root)
+            if same == of > 0:
+                return name
+    return ""
 
 
 def _with_labels_of(known: Source, root: Path) -> Source:

@@ -137,7 +137,7 @@ def test_a_second_folder_of_one_name_has_a_name_of_its_own(tmp_path: Path) -> No
         (tmp_path / where / "clips" / f"{where}.mp4").touch()
     build = ("build", "--home", tmp_path / "home", "--dataset")
     first = [call_json(*build, tmp_path / "x" / "clips")["path"] for _ in range(2)]
-    out, err = call(*build, tmp_path / "y" / "clips")
+    _, err = call(*build, tmp_path / "y" / "clips")
     assert f"clips is {tmp_path / 'x' / 'clips'}" in err and "is called clips-" in err
     second = [call_json(*build, tmp_path / "y" / "clips")["path"] for _ in range(2)]
     assert first[0] == first[1] != second[0] == second[1]
