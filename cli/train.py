@@ -296,8 +296,8 @@ def _task_of(home: Home, dataset: str | None) -> str:
     if not task:
         raise CaeavError(
             f"the clips of {dataset} have no labels, and without them there is nothing to train for",
-            hint=f"give labels: caeav extract --dataset {dataset} --labels FILE, a csv of file,start_s,end_s,label,split, "
-            "or --labels folders; what is stored stays as it is",
+            hint=f"give labels: caeav extract --dataset {dataset} --labels FILE or folders (docs/DATASETS.md); "
+            "what is stored stays as it is",
         )
     say(f"task {task}, for which {dataset} is labelled")
     return task

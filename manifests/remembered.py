@@ -241,7 +241,7 @@ def _folder(
     if known is None and (renamed := _renamed(home, root, memory, same_media)):
         known = memory.sources[renamed]
         said.append(f"{renamed} was in {known.root}, it is now in {root}")
-        return _known(str(folder), renamed, given, _with_labels_of(known, root), said)
+        return _moved(str(folder), renamed, given, known, said)
     if known is None or known.root is None or known.root == root:
         return _known(str(folder), base, given, known, said)
     own = f"{base}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
@@ -249,7 +249,7 @@ def _folder(
     gone = not known.root.is_dir()
     if (of and same == of) or (gone and same * 2 >= of):
         said.append(f"{base} was in {known.root}, it is now in {root}")
-        return _known(str(folder), base, given, _with_labels_of(known, root), said)
+        return _moved(str(folder), base, given, known, said)
     if own not in memory.sources:
         said.append(f"{root} is called {own}: {base} is {known.root}, whose media are others")
     return _known(str(folder), own, given, memory.sources.get(own), said)
@@ -265,12 +265,12 @@ def _renamed(home: Home, root: Path, memory: Memory, same_media: SameMedia) -> s
     return ""
 
 
-def _with_labels_of(known: Source, root: Path) -> Source:
-    """What is known of a folder that moved: labels that lay in it moved along."""
-    labels = known.labels
-    if isinstance(labels, Path) and known.root and labels.is_relative_to(known.root) and not labels.exists():
-        labels = root / labels.relative_to(known.root)
-    return replace(known, labels=labels)
+def _moved(argument: str, called: str, given: Source, known: Source, said: list[str]) -> Recalled:
+    """As `_known`, of a folder that moved: labels that lay in it moved along."""
+    labels, old = known.labels, known.root
+    if isinstance(labels, Path) and old and given.root and labels.is_relative_to(old) and not labels.exists():
+        labels = given.root / labels.relative_to(old)
+    return replace(_known(argument, called, given, replace(known, labels=labels), said), before=known)
 
 
 def _of_old(home: Home, name: str) -> Source | None:
