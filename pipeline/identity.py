@@ -19,13 +19,13 @@ from caeav.pipeline.decode.stills import files_of
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
     LET_GO,
-    SUFFIX,
     UNSURE,
     Facts,
     MediaChange,
     digests,
     look,
     read_record,
+    read_records,
     record_path,
     write_record,
 )
@@ -246,9 +246,7 @@ def _keys_of(manifest: Manifest, media: Collection[str], among: Collection[str])
 
 def same_media(stores: Path, root: Path) -> tuple[int, int]:
     """How many of the media recorded for the stores in this folder lie below `root` as they were, and of how many."""
-    recorded: dict[str, Facts] = {}
-    for path in sorted(stores.glob(f"*{SUFFIX}")):
-        recorded |= read_record(path.with_suffix("")) or {}
+    recorded = read_records(stores)
     now = look(root, [*recorded], files_of)
     there = [name for name, facts in recorded.items() if (f := now[name]) and f.size == facts.size]
     taken = digests(root, there, files_of)
