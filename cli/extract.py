@@ -9,6 +9,7 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     ChangedOption,
@@ -22,8 +23,10 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
+from caeav.manifests.dataset import OFFICIAL
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
 from caeav.pipeline.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -158,6 +161,13 @@ def extract(
     else:
         step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
     stages.finish_all(done, as_json, step)
+    longer = max(summary.notes.get("longer_media", 0) for summary in done)
+    if longer and given.stride_s is None and manifest.dataset not in OFFICIAL:
+        seconds = manifest.segments * manifest.segment_s
+        say(
+            f"{counted(longer, 'clip')} of files that go on longer (longer_media): for clips over the whole length of "
+            f"each file add --stride-seconds {seconds:g}"
+        )
 
 
 def _written(

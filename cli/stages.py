@@ -20,6 +20,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import told
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import filed
 from caeav.manifests.wording import counted
@@ -105,8 +106,10 @@ def run_options(
 def load(
     dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
 ) -> tuple[Manifest, str]:
-    """The data set's manifest, and what to call it; what its reader found odd is counted in one line."""
+    """The data set's manifest, and what to call it; what may make every number wrong is told, the rest counted."""
     manifest, called = datasets.load(dataset, given, home, does, relabel)
+    for text in told(manifest):
+        say(f"remark: {printable(text)}")
     if manifest.findings:
         named = None if home == Home.find() else home.root
         command = next_step("manifest check", called, given.root, named, **cut_of(given))

@@ -34,7 +34,8 @@ class ReadOptions:
     `dataset` names the manifest. The rest is the folder reader's; official data sets fix it and refuse it: `labels`
     is a csv, or `CLASS_FOLDERS` where the folders' names are the labels; `segments` and `segment_s` cut a clip;
     `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its whole
-    length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings.
+    length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
+    (`caeav.pipeline.lengths.lengths_in`).
     """
 
     dataset: str

@@ -14,6 +14,7 @@ from caeav.manifests.clip import Finding
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.labels import EXAMPLES, LabelRow
+from caeav.manifests.wording import counted
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -46,7 +47,7 @@ def read_folders(root: Path, files: Sequence[str], findings: list[Finding]) -> l
     deeper = [file for file, path in parts.items() if len(path) > depth]
     if deeper:
         raise CaeavError(
-            f"{root}: {len(deeper)} files lie deeper than {'<split>/' if inner else ''}<class>/<file>, such as "
+            f"{root}: {counted(len(deeper), 'file')} too deep for {'<split>/' if inner else ''}<class>/<file>, such as "
             f"{', '.join(deeper[:EXAMPLES])}; which folder is their class?",
             hint=_HINT,
         )
@@ -62,5 +63,7 @@ def read_folders(root: Path, files: Sequence[str], findings: list[Finding]) -> l
     else:
         said = "no splits (lay files as <split>/<class>/<file> for them)"
     some = f"{', '.join(classes[:EXAMPLES])}{', ...' if len(classes) > EXAMPLES else ''}"
-    findings.append(finding("labels_read_as", root.name, f"{len(classes)} class folders ({some}), {said}"))
+    findings.append(
+        finding("labels_read_as", root.name, f"{counted(len(classes), 'class folder')} ({some}), {said}")
+    )
     return rows

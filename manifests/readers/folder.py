@@ -37,6 +37,7 @@ from caeav.manifests.readers.times import (
     sample,
 )
 from caeav.manifests.readers.windows import Window, Windows, chosen, strided, touched
+from caeav.manifests.wording import counted
 
 LABELS = "labels.csv"
 SEGMENTS = 10
@@ -184,7 +185,11 @@ def _windows(
             f"{labels}: its rows say where clips begin, and a clip every {cut.stride_s:g} s was asked for",
             hint="leave out --stride-seconds, or the columns clip_start_s and clip_end_s",
         )
-    ranges = [Range(row.line, row.file, *row.times) for row in rows if row.times and row.file not in absent]
+    ranges = [
+        Range(row.line, row.file, *span)
+        for row in rows
+        if row.file not in absent and not row.name and (span := _span(row, cut.seconds))
+    ]
     if cut.stride_s is None:
         if labels is not None:
             looked_at = sample(ranges)
@@ -204,6 +209,13 @@ def _windows(
                 length_of.get(row.file) or cut.seconds, row.times[1] if row.times else 0.0
             )
     return strided(files, rows, cut.seconds, cut.stride_s, length_of, findings)
+
+
+def _span(row: LabelRow, seconds: float) -> tuple[float, float] | None:
+    """The seconds of its media that a row speaks of, where it says that."""
+    if row.times or row.clip is None:
+        return row.times
+    return row.clip[0], row.clip[0] + seconds if row.clip[1] is None else row.clip[1]
 
 
 def _lengths(root: Path, files: Sequence[str], options: ReadOptions) -> dict[str, float | None]:
@@ -227,12 +239,12 @@ def _doubt_times(
         said = past_said(past)
         if hopeless:
             raise CaeavError(
-                f"{labels}: all {len(past)} rows looked at lie past the end of their media, {said}",
+                f"{labels}: all rows looked at ({len(past)}) lie past the end of their media, {said}",
                 hint=AS_MILLISECONDS
                 if "as milliseconds" in said
                 else "times are seconds of the media file as it lies here",
             )
-        seen = f"{len(past)} of {len(looked_at)} rows looked at, {said}"
+        seen = f"{len(past)} of {counted(len(looked_at), 'row')} looked at, {said}"
         findings.append(finding("past_the_end", labels.name, seen))
     if not any(length is not None for length in length_of.values()):
         doubt = hardly_seconds(ranges)
@@ -259,7 +271,7 @@ def _report_unmerged(root: Path, files: Sequence[str], findings: list[Finding]) 
         else f"put them together, then remove the parts: ffmpeg {inputs} -c copy {shlex.quote(f'{root / name}.mkv')}"
     )
     findings.append(
-        finding("unmerged_streams", name, f"{', '.join(parts)} ({len(pairs)} such videos); {cure}")
+        finding("unmerged_streams", name, f"{', '.join(parts)} ({counted(len(pairs), 'such video')}); {cure}")
     )
 
 

@@ -31,6 +31,7 @@ from caeav.manifests.readers.times import (
     seconds_of,
 )
 from caeav.manifests.rows import is_inside
+from caeav.manifests.wording import counted
 
 COLUMNS = ("file", "start_s", "end_s", "label", "split", "clip_start_s", "clip_end_s")
 REQUIRED = ("file", "label")
@@ -155,20 +156,20 @@ def refuse_rows(path: Path, problems: Sequence[str], hint: str) -> None:
     """Raise the error that tells all that is wrong with a label file's rows, the first `SHOWN_ERRORS` in full."""
     more = len(problems) - SHOWN_ERRORS
     shown = [*problems[:SHOWN_ERRORS], *([f"and {more} more"] if more > 0 else [])]
-    raise CaeavError(f"{path}: {len(problems)} problems\n  " + "\n  ".join(shown), hint=hint)
+    raise CaeavError(f"{path}: {counted(len(problems), 'problem')}\n  " + "\n  ".join(shown), hint=hint)
 
 
 def refuse_names(path: Path, count: int, first: str, media: MediaNames) -> None:
     """Raise the error for a label file of which no row names a file."""
     if not media.count:
         raise CaeavError(
-            f"{path}: none of its {count} rows names a file, and {media.root} holds no media file",
+            f"{path}: none of its {counted(count, 'row')} names a file, and {media.root} holds no media file",
             hint="name the folder that holds the media: --dataset FOLDER",
         )
     near = media.near(first)
     like = f"; the nearest name there is {near!r}" if near else ""
     raise CaeavError(
-        f"{path}: none of its {count} rows names a media file of {media.root}: the first names {first!r}, "
+        f"{path}: none of its {counted(count, 'row')} names a media file of {media.root}: the first names {first!r}, "
         f"the folder holds {media.count}, such as {media.first!r}{like}",
         hint="write each file's path below the media folder with its extension, such as dog/a.mp4",
     )
@@ -415,7 +416,7 @@ def report_missing(
         first = without[0]
         near = media.near(first.file)
         like = f", the nearest there is {near}" if near else ""
-        said = f"{len(without)} of {len(rows)} rows, such as line {first.line}: {first.file}{like}"
+        said = f"{len(without)} of {counted(len(rows), 'row')}, such as line {first.line}: {first.file}{like}"
         findings.append(finding("few_names_found", path.name, said))
 
 

@@ -26,6 +26,7 @@ from caeav.manifests.readers.files import is_name
 from caeav.manifests.readers.labels import LabelRow, read_text, refuse_rows, report_missing
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import MAX_TIME_S
+from caeav.manifests.wording import counted
 
 VGGSOUND, AUDIOSET = "VGGSound", "AudioSet"
 _FORMS = {
@@ -131,13 +132,13 @@ def read_list(
     if len(without) == len(rows):
         looked = ", ".join(f"{stem}.mp4" for stem in [*listed[0].cut_stems()][:3])
         raise CaeavError(
-            f"{path}: none of its {len(listed)} clips has a media file below {media.root}, "
+            f"{path}: none of its {counted(len(listed), 'clip')} has a media file below {media.root}, "
             f"such as {looked} or {listed[0].id}.mp4 for the first",
             hint="name the folder that holds the downloaded clips or videos: --dataset FOLDER",
         )
     if without:
         gone = len({row.name for row in without})
-        findings.append(finding("missing_media", path.name, f"{gone} of {len(listed)} clips"))
+        findings.append(finding("missing_media", path.name, f"{gone} of {counted(len(listed), 'clip')}"))
     report_missing(path, rows, without, media, findings)
     return rows, spare
 
@@ -256,8 +257,9 @@ def _starts(
             else:
                 starts[clip.name] = clip.start_s
     if whole:
-        said = f"{len(whole)} files, such as {next(iter(whole.values()))}: {cut} are no longer than the clip and begin "
-        said += f"at 0, {len(whole) - cut - unknown} are longer and begin at the list's second"
+        said = f"{counted(len(whole), 'file')}, such as {next(iter(whole.values()))}: "
+        said += f"{cut} are no longer than the clip and begin at 0, "
+        said += f"{len(whole) - cut - unknown} are longer and begin at the list's second"
         said += f", {unknown} of unknown length are taken for whole videos" if unknown else ""
         findings.append(finding("named_by_id", where, said))
     return starts

@@ -130,9 +130,12 @@ class MediaNames:
                 shared = min(len(parts.folders), len(wanted.folders))
                 if _last(parts.folded().folders, shared) != _last(folded.folders, shared):
                     continue
-                same_case = parts.stem == wanted.stem
-                same_case = same_case and _last(parts.folders, shared) == _last(wanted.folders, shared)
-                rank = (shared, parts.folded().extension == folded.extension, same_case)
+                same = parts.folded().extension == folded.extension
+                same_case = (parts.stem, _last(parts.folders, shared)) == (
+                    wanted.stem,
+                    _last(wanted.folders, shared),
+                ) and (parts.extension == wanted.extension or not same)
+                rank = (shared, same, same_case)
                 best.setdefault(rank, {})[file] = _difference(name, text, wanted, parts)
         if not best:
             return Meant(None)

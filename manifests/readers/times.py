@@ -23,6 +23,9 @@ PAST_S = 0.5
 
 AS_MILLISECONDS = "if these are milliseconds, name the columns start_ms,end_ms, or divide them by 1000"
 
+FAR = 10
+"""Labels that end at so many times their media's length are no mistake of seconds."""
+
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]\d(?:[.,]\d+)?)")
 _COMMA = re.compile(r"(\d+),(\d+)")
 _FARTHEST, _SPREAD = 16, 16
@@ -93,7 +96,7 @@ def sample(ranges: Iterable[Range]) -> list[Range]:
     last: dict[str, Range] = {}
     for row in ranges:
         known = last.setdefault(row.file, row)
-        if (row.start_s, row.end_s) > (known.start_s, known.end_s):
+        if (row.end_s, row.start_s) > (known.end_s, known.start_s):
             last[row.file] = row
     ordered = sorted(last.values(), key=lambda row: (-row.end_s, row.file))
     rest = ordered[_FARTHEST:]
@@ -105,17 +108,19 @@ def past_the_end(
 ) -> tuple[list[tuple[Range, float]], bool]:
     """The ranges that reach past the end of their media, with its length, and whether nothing there can be right.
 
-    That is when every range whose media's length is known begins only after its end.
+    That is when every range whose media's length is known begins only after its end, or ends at `FAR` times its length.
     """
     known = [(row, length) for row in ranges if (length := length_of.get(row.file)) is not None]
     past = [(row, length) for row, length in known if row.end_s > length + PAST_S]
-    return past, bool(known) and all(row.start_s >= length for row, length in known)
+    return past, bool(known) and all(
+        row.start_s >= length or row.end_s >= FAR * length for row, length in known
+    )
 
 
 def past_said(past: Sequence[tuple[Range, float]]) -> str:
     """The first of the ranges past their media's end, in words, with what would put them inside."""
     row, length = past[0]
     said = f"line {row.line}: {row.start_s:g} to {row.end_s:g} s of {row.file}, which ends at {length:.3f} s"
-    if all(row.end_s / 1000 <= length + PAST_S for row, length in past) and row.start_s >= length:
+    if all(row.end_s / 1000 <= length + PAST_S for row, length in past) and row.end_s >= FAR * length:
         said += f" (as milliseconds: {row.start_s / 1000:g} to {row.end_s / 1000:g} s)"
     return said

@@ -16,6 +16,7 @@ from caeav.manifests.clip import SPLITS, Finding
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.labels import LabelRow
+from caeav.manifests.wording import counted
 
 EDGE_S = 1e-6
 """Times closer than this are one: a range that ends on a window's edge does not touch the next window."""
@@ -74,8 +75,12 @@ def touched(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) -
             window.take(row, begins_s, seconds, (start_s, end_s))
     if halved:
         row = halved[0]
-        said = f"{len(halved)} of {len(rows)} rows last just {seconds:g} s and lie across two clips, such as line "
-        said += f"{row.line}, {row.times[0]:g} to {row.times[1]:g} s of {row.file}" if row.times else ""
+        said = f"{len(halved)} of {counted(len(rows), 'row')} last just {seconds:g} s and lie across two "
+        said += (
+            f"clips, such as line {row.line}, {row.times[0]:g} to {row.times[1]:g} s of {row.file}"
+            if row.times
+            else ""
+        )
         findings.append(finding("clip_cut_in_two", "labels", said))
     _report_splits(files, findings)
     return files
@@ -114,16 +119,17 @@ def chosen(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) ->
         at_s = row.clip[0] if row.clip else 0.0
         raise CaeavError(
             f"line {row.line}: the event from {start_s:g} to {end_s:g} s lies outside its clip, which begins at "
-            f"{at_s:g} s ({len(outside)} such rows)",
+            f"{at_s:g} s ({counted(len(outside), 'such row')})",
             hint="start_s and end_s are seconds of the media, not of the clip: "
             f"here {at_s + start_s:g} and {at_s + end_s:g}, if they were meant from the clip's start",
         )
     if cut:
-        findings.append(finding("time_outside", "labels", f"{cut} events reach out of their clips; cut"))
+        findings.append(finding("time_outside", "labels", f"{counted(cut, 'event')} cut to the clip"))
     short = [(length, row) for length, row in lengths if length < seconds - LENGTH_S]
     if short:
         length, row = short[0]
-        said = f"{len(short)} rows, such as line {row.line}: {length:g} s from {row.clip[0] if row.clip else 0:g} s on"
+        begins_s = row.clip[0] if row.clip else 0.0
+        said = f"{counted(len(short), 'row')}, such as line {row.line}: {length:g} s from {begins_s:g} s on"
         findings.append(finding("short_clip", "labels", said))
     _report_splits(files, findings)
     return files
@@ -172,7 +178,7 @@ def strided(
         for window in windows.values():
             window.splits = set(splits.get(file, ()))
         for row in own:
-            start_s, stop_s = row.times or (0.0, max(end_s, seconds))
+            start_s, stop_s = row.times or (0.0, (count - 1) * stride_s + seconds)
             first = max(0, math.floor((start_s - seconds + EDGE_S) / stride_s) + 1)
             last = math.ceil((stop_s - EDGE_S) / stride_s) - 1
             if stop_s - start_s < EDGE_S:
@@ -204,12 +210,14 @@ def _report_stride(
     if tails:
         file, left = tails[0]
         lost = sum(left for _, left in tails)
-        said = f"{lost:.1f} s at the ends of {len(tails)} files, such as the last {left:.1f} s of {file}"
+        said = f"{lost:.1f} s at the ends of {counted(len(tails), 'file')}, such as the last {left:.1f} s of {file}"
         findings.append(finding("tail_left_out", "stride", said))
     if unknown:
-        findings.append(finding("unknown_length", "stride", f"{len(unknown)} files, such as {unknown[0]}"))
+        findings.append(
+            finding("unknown_length", "stride", f"{counted(len(unknown), 'file')}, such as {unknown[0]}")
+        )
     if between:
-        said = f"{len(between)} rows, such as line {between[0].line} of {between[0].file}"
+        said = f"{counted(len(between), 'row')}, such as line {between[0].line} of {between[0].file}"
         findings.append(finding("event_in_no_clip", "stride", said))
 
 

@@ -203,6 +203,27 @@ def test_a_mask_file_that_claims_any_size_is_a_finding(tmp_path: Path) -> None:
     assert codes(manifest) == {"damaged_mask": 2, "missing_mask": 3}
 
 
+@pytest.mark.parametrize(
+    "order", [("train", "val", "test"), ("test", "val", "train"), ("val", "train", "test")]
+)
+def test_a_name_in_several_splits_is_in_the_latest_once_whatever_the_order(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    rows = "".join(f"xv7eM6-UmkY_36,{split}\n" for split in order) + "A7N2Japi3-A_4,train\n"
+    (tmp_path / "ms3_meta_data.csv").write_text(f"video_id,split\n{rows}")
+    manifest = read(tmp_path, "avs-ms3")
+    assert [(clip.key, clip.split) for clip in manifest.clips] == [
+        ("xv7eM6-UmkY_36", "test"),
+        ("A7N2Japi3-A_4", "train"),
+    ]
+    assert "audio_wav/test/" in manifest.clips[0].media
+    assert codes(manifest)["row_in_two_splits"] == 2 and not leaked_keys(manifest)
+    (tmp_path / "ms3_meta_data.csv").write_text(
+        f"video_id,split\nxv7eM6-UmkY_36,{order[0]}\nxv7eM6-UmkY_36,{order[0]}\n"
+    )
+    assert codes(read(tmp_path, "avs-ms3")) == {"duplicate_row": 1, "no_masks": 1}
+
+
 def test_bad_lists_are_told(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"Single-source/s4_meta_data\.csv not found"):
         read(tmp_path, "avs-s4")
