@@ -118,6 +118,9 @@ class MediaCheck:
         held = {key for index in writer.indexes.values() for key in index.keys} if other else set()
         stored = _keys_of(writer.manifest, other, held)
         failed = _keys_of(writer.manifest, other, {entry.key for entry in writer.quarantined})
+        if other:  # finished, in no shard yet, and of a file that is no more: nobody needs to be asked
+            kept = {key for plan in writer.plan() for key in plan.kept}
+            writer.forget(key for keys in _keys_of(writer.manifest, other, kept).values() for key in keys)
         changes = self._told(writer.path, known, stored)
         if changes and not self._changed:
             raise MediaChanged(self._dataset, changes)

@@ -287,6 +287,26 @@ def test_a_file_that_changes_while_its_clip_is_not_stored_yet_is_no_change(
     assert run(five, tmp_path / "h").media == ()
 
 
+def test_a_clip_kept_in_a_journal_counts_no_more_when_its_file_is_another(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    recipe = token_job(five.segments, five.segment_s, OPTIONS).recipe
+    folder = Home(tmp_path / "h").stores / five.dataset
+    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was whole
+        check.settle(writer)
+        for at in (0, 2):
+            writer.keep(Record(five.clips[at].key, {"visual.stage1": np.zeros(32, np.float16)}, {}))
+        writer.sync()
+    other_content(five, small_manifest, 0)
+    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check.refuse()
+    with open_for_writing(folder, recipe, five) as writer:
+        check.settle(writer)
+        assert [key for plan in writer.plan() for key in plan.kept] == [five.clips[2].key]
+    assert check.changes == []
+
+
 DROP = identity.StoreWriter.drop
 
 
