@@ -42,6 +42,10 @@ class Memory:
     sources: Mapping[str, Source] = field(default_factory=dict)
 
 
+class _OfOld(Source):
+    """Of which nothing is known but where the media was."""
+
+
 @dataclass(frozen=True)
 class Recalled:
     """A data set as it is to be read: what to load, under which name, and what is to be said or asked first.
@@ -280,7 +284,7 @@ def _of_old(home: Home, name: str) -> Source | None:
         root = _real(Path(os.fsdecode(note.read_bytes())))
     except OSError:
         return None
-    return Source(None if root == _real(home.data(name)) else root)
+    return _OfOld(None if root == _real(home.data(name)) else root)
 
 
 def _known(
@@ -295,6 +299,8 @@ def _known(
     if known is None:
         return Recalled(argument, called, given, None, tuple(said))
     changes = list(changes or [])
+    if isinstance(known, _OfOld):
+        return Recalled(argument, called, given, None, tuple(said), tuple(changes))
     filled: dict[str, Any] = {}
     taken: list[str] = []
     options: tuple[tuple[str, str, Any], ...] = (

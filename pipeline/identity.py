@@ -132,7 +132,7 @@ class MediaCheck:
                 self._remark(f"  {line}")
         if self._changed == "redo":
             there = {name for name in other if name in self._media}
-            writer.forget(
+            writer.remake(
                 {key for found in (stored, failed) for name in there for key in found.get(name, ())}
             )
             stored = {name: keys for name, keys in stored.items() if name not in there}

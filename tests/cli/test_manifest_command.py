@@ -88,10 +88,11 @@ def test_show_prints_one_clip_in_full_also_when_its_key_looks_like_an_option(roo
 
 def test_show_prints_a_clip_whose_media_no_file_can_be(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
     labels = tmp_path / "l.csv"
-    labels.write_text(f"file,label\n{'x' * 300}.mp4,dog\n")
+    labels.write_text(f"file,label\na.mp4,dog\n{'x' * 300}.mp4,dog\n")
     base = ("show", "--dataset", tmp_path / "clips", "--labels", labels, "--home", tmp_path / "home")
-    [row] = call_json(*base)
+    _, row = call_json(*base)
     assert call_json(*base, "--key", row["key"])["media_there"] is False
 
 
