@@ -71,6 +71,11 @@ def name(dataset: str, home: Home) -> str:
     return found
 
 
+def is_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _ask(recalled: Recalled, relabel: bool) -> None:
     """Let no change pass that was not asked for."""
     if not recalled.changes:
@@ -79,7 +84,7 @@ def _ask(recalled: Recalled, relabel: bool) -> None:
     if relabel:
         say(f"{told}: taken, as --relabel says")
         return
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    if is_terminal():
         say(told)
         if typer.confirm("take it so from now on (as --relabel)?", err=True):
             return

@@ -42,6 +42,10 @@ class Memory:
     sources: Mapping[str, Source] = field(default_factory=dict)
 
 
+class _OfOld(Source):
+    """Of which nothing is known but where the media was."""
+
+
 @dataclass(frozen=True)
 class Recalled:
     """A data set as it is to be read: what to load, under which name, and what is to be said or asked first.
@@ -238,6 +242,10 @@ def _folder(
         if there.root == root and name.startswith(base):
             return _known(str(folder), name, given, there, said)
     known = memory.sources.get(base) or _of_old(home, base)
+    if known is None and (renamed := _renamed(home, root, memory, same_media)):
+        known = memory.sources[renamed]
+        said.append(f"{renamed} was in {known.root}, it is now in {root}")
+        return _moved(str(folder), renamed, given, known, said)
     if known is None or known.root is None or known.root == root:
         return _known(str(folder), base, given, known, said)
     own = f"{base}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
@@ -245,18 +253,28 @@ def _folder(
     gone = not known.root.is_dir()
     if (of and same == of) or (gone and same * 2 >= of):
         said.append(f"{base} was in {known.root}, it is now in {root}")
-        return _known(str(folder), base, given, _with_labels_of(known, root), said)
+        return _moved(str(folder), base, given, known, said)
     if own not in memory.sources:
         said.append(f"{root} is called {own}: {base} is {known.root}, whose media are others")
     return _known(str(folder), own, given, memory.sources.get(own), said)
 
 
-def _with_labels_of(known: Source, root: Path) -> Source:
-    """What is known of a folder that moved: labels that lay in it moved along."""
-    labels = known.labels
-    if isinstance(labels, Path) and known.root and labels.is_relative_to(known.root) and not labels.exists():
-        labels = root / labels.relative_to(known.root)
-    return replace(known, labels=labels)
+def _renamed(home: Home, root: Path, memory: Memory, same_media: SameMedia) -> str:
+    """The data set whose folder is no longer there, while all that is recorded of its media lies in this one."""
+    for name, source in memory.sources.items():
+        if name not in OFFICIAL and source.root is not None and not source.root.is_dir():
+            same, of = same_media(home.stores / name, root)
+            if same == of > 0:
+                return name
+    return ""
+
+
+def _moved(argument: str, called: str, given: Source, known: Source, said: list[str]) -> Recalled:
+    """As `_known`, of a folder that moved: labels that lay in it moved along."""
+    labels, old = known.labels, known.root
+    if isinstance(labels, Path) and old and given.root and labels.is_relative_to(old) and not labels.exists():
+        labels = given.root / labels.relative_to(old)
+    return replace(_known(argument, called, given, replace(known, labels=labels), said), before=known)
 
 
 def _of_old(home: Home, name: str) -> Source | None:
@@ -266,7 +284,7 @@ def _of_old(home: Home, name: str) -> Source | None:
         root = _real(Path(os.fsdecode(note.read_bytes())))
     except OSError:
         return None
-    return Source(None if root == _real(home.data(name)) else root)
+    return _OfOld(None if root == _real(home.data(name)) else root)
 
 
 def _known(
@@ -281,6 +299,8 @@ def _known(
     if known is None:
         return Recalled(argument, called, given, None, tuple(said))
     changes = list(changes or [])
+    if isinstance(known, _OfOld):
+        return Recalled(argument, called, given, None, tuple(said), tuple(changes))
     filled: dict[str, Any] = {}
     taken: list[str] = []
     options: tuple[tuple[str, str, Any], ...] = (

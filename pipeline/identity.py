@@ -19,13 +19,13 @@ from caeav.pipeline.decode.stills import files_of
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
     LET_GO,
-    SUFFIX,
     UNSURE,
     Facts,
     MediaChange,
     digests,
     look,
     read_record,
+    read_records,
     record_path,
     write_record,
 )
@@ -118,6 +118,9 @@ class MediaCheck:
         held = {key for index in writer.indexes.values() for key in index.keys} if other else set()
         stored = _keys_of(writer.manifest, other, held)
         failed = _keys_of(writer.manifest, other, {entry.key for entry in writer.quarantined})
+        if other:  # finished, in no shard yet, and of a file that is no more: nobody needs to be asked
+            kept = {key for plan in writer.plan() for key in plan.kept}
+            writer.forget(key for keys in _keys_of(writer.manifest, other, kept).values() for key in keys)
         changes = self._told(writer.path, known, stored)
         if changes and not self._changed:
             raise MediaChanged(self._dataset, changes)
@@ -129,7 +132,7 @@ class MediaCheck:
                 self._remark(f"  {line}")
         if self._changed == "redo":
             there = {name for name in other if name in self._media}
-            writer.forget(
+            writer.remake(
                 {key for found in (stored, failed) for name in there for key in found.get(name, ())}
             )
             stored = {name: keys for name, keys in stored.items() if name not in there}
@@ -246,9 +249,7 @@ def _keys_of(manifest: Manifest, media: Collection[str], among: Collection[str])
 
 def same_media(stores: Path, root: Path) -> tuple[int, int]:
     """How many of the media recorded for the stores in this folder lie below `root` as they were, and of how many."""
-    recorded: dict[str, Facts] = {}
-    for path in sorted(stores.glob(f"*{SUFFIX}")):
-        recorded |= read_record(path.with_suffix("")) or {}
+    recorded = read_records(stores)
     now = look(root, [*recorded], files_of)
     there = [name for name, facts in recorded.items() if (f := now[name]) and f.size == facts.size]
     taken = digests(root, there, files_of)

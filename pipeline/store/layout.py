@@ -3,7 +3,7 @@
 `<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`,
 the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ..., an always empty `.lock` while nobody
 writes, and `complete.json`, the seal: counts and the sha256 of every small file, written last, removed before a
-change.
+change. While it is made there is `journal/` besides.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class StoreFolder:
     def seal(self) -> Path:
         """Present exactly when the store is finished."""
         return self.path / "complete.json"
+
+    @property
+    def journal(self) -> Path:
+        """Folder of records that are finished and in no shard yet; only while the store is made."""
+        return self.path / "journal"
 
     @property
     def lock(self) -> Path:

@@ -1,7 +1,7 @@
 """What was seen of the media that a store was made of, kept beside the store and never in it.
 
 A store's bytes are a function of manifest and recipe; size, time and digest of a file are facts of one machine on one
-day. So `<store>.media` lies beside the store's folder. A file's entry is written before its clips are decoded: a clip
+day. So `media.<store>` lies beside the store's folder. A file's entry is written before its clips are decoded: a clip
 that is stored was made of the file that its entry describes, or of a later one, which the next look then notices.
 
 The digest is of length, first and last 64 KiB: what is replaced, cut, appended to or encoded anew is noticed, a byte in
@@ -23,11 +23,11 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from caeav.manifests.publish import make_folder, publish_bytes, unpublish
+from caeav.manifests.publish import make_folder, publish_bytes, temp_path, unpublish
 
 FORMAT = "caeav-media"
 VERSION = 1
-SUFFIX = ".media"
+PREFIX = "media."
 END_BYTES = 1 << 16
 DIGEST_BYTES = 16
 DOUBTFUL_S = 3.0
@@ -71,7 +71,7 @@ class MediaChange:
 
 def record_path(store: Path) -> Path:
     """Where the record of the store in this folder lies."""
-    return store.with_name(store.name + SUFFIX)
+    return store.with_name(PREFIX + store.name)
 
 
 def read_record(store: Path) -> dict[str, Facts] | None:
@@ -109,6 +109,7 @@ def write_record(store: Path, seen: Mapping[str, Facts]) -> None:
     data = json.dumps({**head, "sha256": _sha256(body)}).encode() + b"\n" + body
     path = record_path(store)
     if path.is_file() and path.read_bytes() == data:
+        unpublish(temp_path(path))  # of a process that was killed
         return
     make_folder(path.parent)
     publish_bytes(path, data)
@@ -124,6 +125,14 @@ def carry_record(sources: Sequence[Path], made: Path) -> None:
                 seen[name] = Facts(facts.size, UNSURE, NO_DIGEST)
     if seen:
         write_record(made, seen)
+
+
+def read_records(dataset: Path) -> dict[str, Facts]:
+    """What is recorded for any store in a data set's folder."""
+    seen: dict[str, Facts] = {}
+    for path in sorted(dataset.glob(f"{PREFIX}*")):
+        seen |= read_record(dataset / path.name.removeprefix(PREFIX)) or {}
+    return seen
 
 
 def remove_record(store: Path) -> None:

@@ -134,6 +134,7 @@ def _take_up(
         quarantined = {}
     writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)
     writer.drop_damaged()
+    writer.take_up_journals()
     return writer
 
 

@@ -7,13 +7,12 @@ nothing is lost. What is left complete is sealed again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.publish import unpublish
+from caeav.manifests.publish import cut_file, unpublish
 from caeav.pipeline.store.backend import Backend, backend_of
 from caeav.pipeline.store.errors import DamagedStore, Problem
 from caeav.pipeline.store.layout import StoreFolder, read_capped
@@ -61,10 +60,10 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
             if problems:
                 said += [f"{problem}; {'dropped' if problem.key else 'put right'}" for problem in problems]
                 writer.drop(number, {problem.key for problem in problems})
-        due = tuple(key for plan in writer.plan() for key in plan.missing)
-        if not due:
+        due = tuple(key for plan in writer.plan() for key in plan.missing if key not in plan.kept)
+        if not writer.plan():
             writer.finish()
-        return Repair(path, tuple(said), due, not due)
+        return Repair(path, tuple(said), due, not writer.plan())
 
 
 def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
@@ -101,7 +100,7 @@ def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem])
                 continue
             size = path.stat().st_size
             if size != facts.bytes and facts.bytes - size <= shutil.disk_usage(folder.path).free:
-                os.truncate(path, facts.bytes)
+                cut_file(path, facts.bytes)
                 said.append(
                     f"{facts.name}: {size} bytes, its index says {facts.bytes}; what is left of it is kept"
                 )
