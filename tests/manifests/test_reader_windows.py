@@ -256,7 +256,7 @@ def test_rows_that_no_window_touches_are_said(folder: Path) -> None:
 
 def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: Path) -> None:
     (folder / "b.mp4").touch()
-    text = HEAD + "a.mp4,21,28,dog,\ngone.mp4,11,15,dog,\n"
+    text = HEAD + "a.mp4,21,28,dog,\ngone.mp4,11,15,dog,\ngone.mp4,2,3,dog,\n"
     manifest = read(folder, text, stride_s=10.0, lengths=lengths(a=None, b=None))
     starts = [(clip.media, clip.start_s) for clip in manifest.clips]
     assert starts == [
