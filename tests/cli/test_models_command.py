@@ -87,7 +87,7 @@ def test_show_remembers_a_file_by_its_digest(tiny_file: Path, tmp_path: Path) ->
 
 
 def test_pull_without_network_names_what_to_do() -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(CaeavError) as caught:
         call("pull", "swinv2-base")
     assert "HF_HUB_OFFLINE is set" in str(caught.value)
