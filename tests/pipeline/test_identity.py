@@ -252,6 +252,10 @@ def test_a_quarantined_clip_with_other_media_is_said_and_not_refused(
     for _ in range(2):
         again = run(five, tmp_path / "h")
         assert again.due == 0
+        assert any("--retry-failed tries them again" in text for text in again.remarks)
+    shutil.copytree(tmp_path / "h", tmp_path / "h2")
+    redone = run(five, tmp_path / "h2", changed="redo")
+    assert (redone.due, redone.stored, redone.quarantined) == (1, 5, ())
     mended = run(five, tmp_path / "h", RunOptions(workers=1, retry_failed=True))
     assert (mended.due, mended.stored) == (1, 5)
     assert run(five, tmp_path / "h").media == ()
