@@ -69,6 +69,8 @@ class MediaNames:
 
     def is_there(self, name: str) -> bool:
         """Whether the name is the path of a file, media by its extension or not."""
+        if name in self._files:
+            return True
         if not is_inside(name):
             return False
         path = str(PurePosixPath(name))
@@ -115,6 +117,8 @@ class MediaNames:
         return (self._by_stem or {})[close[0]][0] if close else ""
 
     def _one(self, name: str) -> Meant:
+        if name in self._files:
+            return Meant(name)
         if self.is_there(name):
             return Meant(str(PurePosixPath(name)))
         inside = self._below_root(name)
