@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def confirmed(question: str, yes: bool) -> bool:
-    """Whether it is to be done: `yes` was given, or who sits at the terminal says so; raises `CaeavError` for nobody."""
+    """Whether it is to be done: `yes` was given, or who sits at the terminal says so; `CaeavError` for nobody."""
     if yes:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -71,12 +72,9 @@ def _open_what_is_closed() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - a stream for as long as the process lives
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # a stream for as long as the process lives
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
 
 
 def _to_nobody(stream: TextIO) -> None:
@@ -101,7 +99,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Stderr(_Stream):
-    """What cannot be said is not said: a closed pipe, a terminal that is gone or a full disk under a log end nothing."""
+    """What cannot be said is not said: a closed pipe, a terminal that is gone, a full disk under a log end nothing."""
 
     def write(self, text: str) -> int:
         """All of `text`, as far as anybody hears it."""

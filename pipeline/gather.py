@@ -158,7 +158,7 @@ class Gatherer:
         return done
 
     def hurry(self) -> None:
-        """The run is broken off: all that is settled is kept in journals, no further shard is written for want of time."""
+        """The run is broken off: all that is settled is kept in journals, and no further shard is begun."""
         self._hurry.set()
         with self._lock:
             for store in self._stores if self._keep else ():
@@ -242,7 +242,7 @@ class Gatherer:
             self._unsynced_s = time.monotonic()
 
     def _write_shard(self, store: Filling, plan: ShardPlan, made: Mapping[str, Record]) -> None:
-        found = store.writer.kept(plan.number) | made if plan.kept else made
+        found = {**store.writer.kept(plan.number), **made} if plan.kept else made
         good = {}
         ready = [found[key] for key in plan.missing if key in found]
         for record in store.complete(ready, store.place):

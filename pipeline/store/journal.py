@@ -1,11 +1,11 @@
 """Finished records of shards that are not whole yet, kept on the disk, so that breaking off costs none of them.
 
 `journal/<shard>.log` is a head of 64 bytes (magic, version, shard, recipe fingerprint, crc32c) and then an entry a
-record in the order in which they were finished: a head of 64 bytes (sizes, crc32c of what follows, digest of the clip's
-source, crc32c of the head itself), the key, the facts, and the arrays as in a shard. An entry may also say that a record
-counts no more. Nothing in it is believed unchecked: reading ends at the first head that is not whole, what follows is
-cut off and made again. A written record outlives the process at once, a power cut from the next `sync` on. Readers of
-a store never look here; a journal goes when its shard is published.
+record in the order in which they were finished: a head of 64 bytes (sizes, crc32c of what follows, digest of the
+clip's source, crc32c of the head itself), the key, the facts, and the arrays as in a shard. An entry may also say that
+a record counts no more. Nothing in it is believed unchecked: reading ends at the first head that is not whole, what
+follows is cut off and made again. A written record outlives the process at once, a power cut from the next `sync` on.
+Readers of a store never look here; a journal goes when its shard is published.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Journals:
         if record.key not in self.keys(number):
             data = _entry_bytes(KEPT, record.key, source, record)
             start = self._append(number, data)
-            kind, key_bytes, array_bytes, info_bytes, crc, _ = _ENTRY.unpack_from(data)
+            _, key_bytes, array_bytes, info_bytes, crc, _ = _ENTRY.unpack_from(data)
             entry = _Entry(start, key_bytes, info_bytes, array_bytes, crc, source)
             self._open[number].entries[record.key] = entry
 

@@ -18,6 +18,7 @@ from caeav.pipeline.store.errors import DamagedShard, Problem, StoreError
 from caeav.pipeline.store.journal import journal_files, kept_remarks
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.leftovers import temp_files
+from caeav.pipeline.store.spare import copy_problems
 from caeav.pipeline.store.state import StoreState, inspect
 
 MAX_THREADS = 8
@@ -89,7 +90,7 @@ def check_shard(
 
 
 def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
-    """A finished store holds its own files and nothing else."""
+    """A finished store holds its own files and nothing else, and the copies of its indexes are like them."""
     if state.seal is None:
         return
     known = {state.folder.path / file.name for index in state.indexes.values() for file in index.files}
@@ -99,5 +100,7 @@ def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
             if path not in known and number not in damaged:
                 yield Problem(state.folder.name_of(path), "does not belong to the finished store")
     journals = [path for _, path in journal_files(state.folder)]
+    for name, what in copy_problems(state.folder, sorted(state.indexes)):
+        yield Problem(name, what, rewritten=True)
     for path in (*temp_files(state.folder, backend), *journals):
         yield Problem(state.folder.name_of(path), "does not belong to the finished store")

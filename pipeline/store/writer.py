@@ -27,6 +27,7 @@ from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.sealing import Summary, seal_store
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.spare import mend_copies, withdraw_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ class StoreWriter:
 
     def _withdraw(self, index: ShardIndex) -> None:
         """Take a shard out of existence, index first."""
-        unpublish(self.folder.index(index.number))
+        withdraw_index(self.folder, index.number)
         for file in index.files:
             unpublish(self.folder.path / file.name)
         del self._indexes[index.number]
@@ -357,6 +358,7 @@ class StoreWriter:
             self._journals.clear()
             for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):
                 unpublish(leftover)
+            mend_copies(self.folder, sorted(self._indexes))
             publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
             seal_store(self.folder, self.recipe, summary, self._indexes, len(self.manifest.clips))
             self._sealed = True
