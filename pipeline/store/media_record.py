@@ -50,8 +50,10 @@ FilesOf = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen of one medium: bytes in all, a stamp of its time, the digest, and that of all its bytes; digests that
-    were not taken are empty."""
+    """What was seen of one medium: bytes in all, a stamp of its time, the digest, and that of all its bytes.
+
+    Digests that were not taken are empty.
+    """
 
     size: int
     stamp: int
