@@ -151,7 +151,8 @@ def extract(
             )
         )
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    manifest, called = loaded.manifest, loaded.called
     with stages.telling_changes(as_json):
         done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
     if part:
@@ -162,7 +163,7 @@ def extract(
         step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
     stages.finish_all(done, as_json, step)
     longer = max(summary.notes.get("longer_media", 0) for summary in done)
-    if longer and given.stride_s is None and manifest.dataset not in OFFICIAL:
+    if longer and loaded.source.stride_s is None and manifest.dataset not in OFFICIAL:
         seconds = manifest.segments * manifest.segment_s
         say(
             f"{counted(longer, 'clip')} of files that go on longer (longer_media): for clips over the whole length of "

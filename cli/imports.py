@@ -69,7 +69,8 @@ def import_folders(
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    manifest, called = loaded.manifest, loaded.called
     run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
     summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
