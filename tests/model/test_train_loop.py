@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from caeav.manifests.home import Home
 from caeav.model.batch import TrunkOutput
 from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
 from caeav.model.config import RunConfig, ScheduleConfig
-from caeav.model.experiment import Experiment, load_best, prepare, reopen, train
+from caeav.model.experiment import Experiment, _without_clips, load_best, prepare, reopen, train
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.network import Output
 from caeav.model.optim import lr_factor, make_optimiser
@@ -286,10 +287,22 @@ def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     home = tiny.write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
-    with pytest.raises(CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"):
+    with pytest.raises(
+        CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"
+    ) as error:
         prepare(home, small_config())
+    assert "in a column split of the csv that --labels names" in error.value.hint
     assert not home.runs.exists()
     assert prepare(home, small_config("select_on=test"))
+
+
+def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> None:
+    joined = prepare(tiny_home, small_config()).joined
+    joined = replace(
+        joined, splits={**joined.splits, "val": []}, left_out={**joined.left_out, "val": ["a", "b"]}
+    )
+    hint = _without_clips(joined, "val", "tiny")
+    assert "all of its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:
