@@ -42,6 +42,15 @@ def settle_in() -> None:
         sys.stdout = _stdout = _Stdout(sys.stdout)
 
 
+def leave() -> None:
+    """The command is over: who stops the process from here on stops it at once, and nothing is raised in what others do
+    at exit."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def stopped_status() -> int:
     """Exit status of a command that was stopped: by which signal."""
     return 128 + _ended_by

@@ -101,3 +101,26 @@ def test_a_signal_while_something_is_imported_is_answered_when_that_is_done(
         [sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "imported\n", "")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_when_the_command_is_over_ends_the_process_without_a_word(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Also one that came in an import a moment before."""
+    script = (
+        "import atexit, os, signal, sys, time\nimport caeav.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"atexit.register(lambda: (time.sleep(0.1), os.kill(os.getpid(), {int(sent)}), time.sleep(20)))\n"
+        "sys.argv = ['caeav', '--version']\n"
+        "from caeav.cli import surroundings\n"
+        "leaving = surroundings.leave\n"
+        "caeav.cli.leave = lambda: (signal.signal(signal.SIGALRM, surroundings._stop), "
+        "signal.setitimer(signal.ITIMER_REAL, 0.05), leaving())\n"
+        "caeav.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (-sent, "")
+    assert done.stdout.startswith("caeav ")
