@@ -63,6 +63,23 @@ def test_a_remembered_stride_is_not_pointed_out_again(folder: Path) -> None:
     assert "add --stride-seconds" not in extract(folder, "home", "--audio", "none").stderr
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,clip_start_s,label\ndog/a.wav,3,dog\n",
+        "file,start_s,end_s,label\ndog/a.wav,3,4,dog\n",
+        "{id},0,dog,train\n",
+    ],
+)
+def test_where_labels_say_which_clips_there_are_no_stride_is_advised(folder: Path, text: str) -> None:
+    (folder / "dog" / "a.wav").rename(folder / "dog" / "AAAAAAAAAAA_000000.wav")
+    (folder / "labels.csv").write_text(
+        text.replace("a.wav", "AAAAAAAAAAA_000000.wav").format(id="AAAAAAAAAAA")
+    )
+    said = extract(folder, "home", *(("--segments", 10) if "{id}" in text else ()))
+    assert "longer_media" in said.stdout and "--stride-seconds" not in said.stderr
+
+
 def test_what_is_remembered_can_be_taken_back(folder: Path) -> None:
     (folder.parent / "l.csv").write_text("file,label\ndog/a.wav,dog\n")
     extract(folder, "home", "--stride-seconds", 4, "--labels", folder.parent / "l.csv")
