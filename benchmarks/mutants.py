@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ KILLED, TIMED_OUT, SURVIVED, EQUIVALENT, ERROR = (
     "equivalent",
     "ERROR",
 )
-PYTEST = ("-m", "pytest", "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider")
+PYTEST = ("-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider")
 USAGE, NOTHING_COLLECTED = 4, 5  # pytest's; a conftest that cannot be imported gives USAGE too
 
 
@@ -143,11 +144,44 @@ def _git(*words: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+SERVER = """
+import importlib, json, os, signal, sys, time
+for name in ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", "typer", "PIL.Image"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+import pytest
+print("ready", flush=True)
+for line in iter(sys.stdin.readline, ""):
+    arguments, log, timeout_s = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        for number, path in enumerate((os.devnull, log, log)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+        sys.exit(int(pytest.main(arguments)))
+    end, done, status = time.monotonic() + timeout_s, 0, 0
+    while not done and time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0 if done else 0.01)
+    try:
+        os.killpg(child, signal.SIGKILL)  # out of time, or what a test left running
+    except ProcessLookupError:
+        pass
+    if not done:
+        os.waitpid(child, 0)
+    print(json.dumps(os.waitstatus_to_exitcode(status) if done else None), flush=True)
+"""
+"""Runs pytest again and again, each time in a fork: heavy libraries are imported once, `caeav` itself each time anew."""
+
+
 class Tree:
     """A copy of the checkout whose packages are imported as `caeav` before the installed ones, by children too."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._server: subprocess.Popen[str] | None = None
         skipped = shutil.ignore_patterns(
             ".git", ".venv*", "build", "dist", "__pycache__", ".*_cache", "caeav_home"
         )
@@ -175,32 +209,39 @@ class Tree:
             raise Wrong(f"the copy at {self.root} is not what is imported: {strays or done.stderr.strip()}")
 
     def run(self, tests: Iterable[str], timeout_s: float) -> tuple[int | None, str]:
-        """pytest's exit status (None: out of time) and its last lines."""
-        command = [
-            sys.executable,
-            *PYTEST,
-            f"--basetemp={self.root.parent / (self.root.name + '-tmp')}",
-            *tests,
-        ]
-        with subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                said, _ = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                return None, ""
-            except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
-        return process.returncode, said
+        """pytest's exit status (None: out of time) and what it said."""
+        if self._server is None or self._server.poll() is not None:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", SERVER],
+                cwd=self.root,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            self._answer()
+        log, scratch = (self.root.parent / f"{self.root.name}-{what}" for what in ("log", "tmp"))
+        log.unlink(missing_ok=True)
+        assert self._server.stdin is not None
+        asked = [[*PYTEST, f"--basetemp={scratch}", *tests], str(log), timeout_s]
+        self._server.stdin.write(json.dumps(asked) + "\n")
+        self._server.stdin.flush()
+        status = json.loads(self._answer())
+        return status, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+    def _answer(self) -> str:
+        assert self._server is not None and self._server.stdout is not None
+        line = self._server.stdout.readline()
+        if not line:
+            raise Wrong(f"the process that runs the tests of {self.root} ended")
+        return line
+
+    def close(self) -> None:
+        """End the process that runs the tests."""
+        if self._server is not None:
+            self._server.communicate()
+            self._server = None
 
     def verdict(self, mutant: Mutant, timeout_s: float) -> tuple[str, str]:
         """What became of the mutant, and by what."""
@@ -249,12 +290,11 @@ def run_all(mutants: Sequence[Mutant], jobs: int, timeout_s: float, *, unchanged
     """Judge every mutant, print a row each, and count the verdicts."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="caeav-mutants-") as scratch:
-        trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
-        for number in range(jobs):
-            trees.put(Tree(Path(scratch).resolve() / f"job{number}"))
+        made = [Tree(Path(scratch).resolve() / f"job{number}") for number in range(jobs)]
         if unchanged:
-            tree = trees.get()
-            require_passing(tree, mutants, timeout_s)
+            require_passing(made[0], mutants, timeout_s)
+        trees: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+        for tree in made:
             trees.put(tree)
 
         def judge(mutant: Mutant) -> tuple[Mutant, str, str]:
@@ -267,7 +307,9 @@ def run_all(mutants: Sequence[Mutant], jobs: int, timeout_s: float, *, unchanged
                 trees.put(tree)
 
         print("| mutant | file | becomes | verdict | by |\n|---|---|---|---|---|", flush=True)
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(jobs) as pool, ExitStack() as closing:
+            for tree in made:
+                closing.callback(tree.close)
             for mutant, verdict, by in pool.map(judge, mutants):
                 counts[verdict] += 1
                 became = f"`{_short(mutant.find)}` -> `{_short(mutant.replace)}`"

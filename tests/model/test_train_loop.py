@@ -1,4 +1,4 @@
-"""The training loop as a whole: it learns, repeats exactly, and leaves a complete run; steps are in test_train_steps."""
+"""The training loop as a whole: it learns, repeats exactly, leaves a complete run; its steps: test_train_steps.py."""
 
 from __future__ import annotations
 

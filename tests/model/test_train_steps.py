@@ -383,7 +383,7 @@ def test_what_is_scored_at_the_end_are_the_weights_of_the_best_epoch(
     run = create_run(tiny_home, prepared.config)
     result = train(prepared, run)
     assert [split for split, _ in calls] == [select_on] * 3 + ["val", "test"]
-    first, best, last, *final = (weights for _, weights in calls)
+    _, best, last, *final = (weights for _, weights in calls)
     assert not all(torch.equal(best[name], last[name]) for name in best)
     for weights in (*final, read_tensors(run.folder / "adapter.safetensors")[0]):
         assert all(torch.equal(x, best[name]) for name, x in weights.items())
