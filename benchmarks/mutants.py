@@ -152,12 +152,21 @@ for name in ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", 
     except ImportError:
         pass
 import pytest
+child = 0
+def end(*_):
+    if child:
+        os.killpg(child, signal.SIGKILL)
+    os._exit(1)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # of whoever started it, who then ends it
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ""):
     arguments, log, timeout_s = json.loads(line)
     child = os.fork()
     if child == 0:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, path in enumerate((os.devnull, log, log)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
         sys.exit(int(pytest.main(arguments)))
@@ -240,8 +249,8 @@ class Tree:
     def close(self) -> None:
         """End the process that runs the tests."""
         if self._server is not None:
-            self._server.communicate()
-            self._server = None
+            self._server.terminate()
+            self._server.wait()
 
     def verdict(self, mutant: Mutant, timeout_s: float) -> tuple[str, str]:
         """What became of the mutant, and by what."""
