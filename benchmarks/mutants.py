@@ -77,8 +77,12 @@ class Wrong(Exception):
 
 def read_list(path: Path) -> list[Mutant]:
     """The mutants of one list; raises `Wrong` for an entry of another form."""
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except yaml.YAMLError as error:
+        raise Wrong(f"{path.name}: {error}") from None
     mutants = []
-    for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")) or [], 1):
+    for number, entry in enumerate(entries, 1):
         at = f"{path.name}:{number}"
         texts = {k: v for k, v in entry.items() if k != "tests"} if isinstance(entry, dict) else {}
         if (
@@ -154,9 +158,11 @@ for name in ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", 
 import pytest
 child = 0
 def end(*_):
-    if child:
-        os.killpg(child, signal.SIGKILL)
-    os._exit(1)
+    try:
+        if child:
+            os.killpg(child, signal.SIGKILL)
+    finally:
+        os._exit(1)
 signal.signal(signal.SIGTERM, end)
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # of whoever started it, who then ends it
 print("ready", flush=True)
@@ -182,7 +188,7 @@ for line in iter(sys.stdin.readline, ""):
         os.waitpid(child, 0)
     print(json.dumps(os.waitstatus_to_exitcode(status) if done else None), flush=True)
 """
-"""Runs pytest again and again, each time in a fork: heavy libraries are imported once, `caeav` itself each time anew."""
+"""Runs pytest again and again, each time in a fork: heavy libraries are imported once, `caeav` each time anew."""
 
 
 class Tree:
