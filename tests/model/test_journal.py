@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
 from caeav.model import journal
-from caeav.model.journal import ProgressBar
+from caeav.model.journal import MetricsLog, ProgressBar, read_metrics
 from caeav.model.resume import Progress
 
 
@@ -48,3 +49,16 @@ def test_a_slow_training_tells_seconds_a_sample(
     bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": train_s})
     bar.end()
     assert f"epoch 1/3  {speed}  val 50.00" in out.getvalue()
+
+
+def test_a_resumed_log_keeps_the_lines_of_finished_epochs_only(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.begin(Progress(), 5)
+    for epoch in (1, 2, 3):
+        log.epoch({"epoch": epoch})
+    again = MetricsLog(path)
+    again.begin(Progress(epoch=2), 5)
+    assert [record["epoch"] for record in read_metrics(path)] == [1, 2]
+    again.epoch({"epoch": 3})
+    assert [record["epoch"] for record in read_metrics(path)] == [1, 2, 3]

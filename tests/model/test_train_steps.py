@@ -20,7 +20,7 @@ from caeav.model.checkpoint import read_tensors, write_tensors
 from caeav.model.config import OptimiserConfig, RunConfig, ScheduleConfig
 from caeav.model.data import Epoch, SplitData, epoch_order
 from caeav.model.evaluate import score
-from caeav.model.experiment import Experiment, prepare, train
+from caeav.model.experiment import Experiment, prepare, reopen, train
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.losses.total import weighted_losses
 from caeav.model.network import Network, Output
@@ -29,7 +29,7 @@ from caeav.model.resolve import resolve_config
 from caeav.model.resume import LAST, Progress, seed_epoch
 from caeav.model.runs import METRICS, create_run
 from caeav.model.task import TASKS, Scores
-from caeav.model.train import Trainer, exact_on_cpu
+from caeav.model.train import Trainer, choose_device, exact_on_cpu
 
 CPU = torch.device("cpu")
 PLAIN = ["training.device=cpu", "schedule.warmup_epochs=0", "schedule.name=none", "training.workers=0"]
@@ -418,6 +418,26 @@ def test_scoring_is_done_in_eval_mode_without_gradients_and_the_mode_comes_back(
     )
     assert scored.clips == 12 and met == {(False, False)} and model.training == mode
     assert scored.evidence is not None and scored.evidence.unit == "clips"
+
+
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_an_existing_run_is_opened_on_the_device_that_is_asked_for(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch, device: str | None
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "caeav.model.experiment.choose_device", lambda name: (asked.append(name), torch.device("cpu"))[1]
+    )
+    run = create_run(tiny_home, plain_config("training.device=cuda"))
+    reopen(tiny_home, run, device)
+    assert asked == [device or "cuda"]
+
+
+def test_auto_takes_the_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, wanted in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device("auto").type == wanted
+        assert choose_device("cpu").type == "cpu"
 
 
 # ---- the optimiser -------------------------------------------------------------------------------------------
