@@ -20,9 +20,11 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("no-wall-time", deadline=None)  # a busy machine is no defect
+settings.register_profile(
+    "no-wall-time", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine is no defect
 settings.load_profile("no-wall-time")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
