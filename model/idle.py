@@ -124,7 +124,7 @@ OF_TASK: Mapping[str, tuple[Idle, ...]] = {
     "avs-s4": (MASKED,),
     "avs-ms3": (MASKED,),
     "avqa": (
-        Idle((HEAD + "match_widths", HEAD + "negatives"), lambda c: c.loss.match == 0, "loss.match is 0"),
+        Idle((HEAD + "negatives",), lambda c: c.loss.match == 0, "loss.match is 0"),
         Idle((HEAD + "pad_index",), lambda c: not c.model.head.skip_padding, f"{HEAD}skip_padding is false"),
     ),
 }

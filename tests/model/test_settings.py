@@ -291,7 +291,6 @@ def test_where_the_other_setting_lets_it_act_it_acts(
     ("avvp", "loss.visual_keep=0.5 loss.visual=0", "loss.visual is 0"),
     ("avs-ms3", "loss.masked_kind=nearest", "loss.masked is 0"),
     ("avqa", "model.head.negatives=mixed", "loss.match is 0"),
-    ("avqa", "model.head.match_widths=[8,8,8]", "loss.match is 0"),
     ("avqa", "model.head.pad_index=3 model.head.skip_padding=false", "skip_padding is false"),
 ])  # fmt: skip
 def test_a_setting_without_effect_is_refused_with_the_reason(

@@ -16,7 +16,14 @@ from torch.utils import deterministic
 from caeav.manifests.home import Home
 from caeav.model.batch import TokenBatch, TrunkOutput
 from caeav.model.bootstrap import Evidence
-from caeav.model.checkpoint import read_tensors, write_tensors
+from caeav.model.checkpoint import (
+    CheckpointError,
+    load_into,
+    parameter_counts,
+    read_tensors,
+    trainable_state,
+    write_tensors,
+)
 from caeav.model.config import OptimiserConfig, RunConfig, ScheduleConfig
 from caeav.model.data import Epoch, SplitData, epoch_order
 from caeav.model.evaluate import score
@@ -455,6 +462,29 @@ def test_what_is_frozen_has_no_place_in_the_optimiser_and_the_named_one_is_taken
         for _ in range(2):  # the factor is one of the base rate, not of the last one
             set_lr(made, 0.5)
         assert all(group["lr"] == pytest.approx(0.05) for group in made.param_groups)
+
+
+def test_what_is_frozen_is_neither_saved_nor_counted() -> None:
+    model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "b": nn.Linear(3, 2)})
+    model["b"].weight.requires_grad_(False)
+    assert list(trainable_state(model)) == [
+        "a.0.weight", "a.0.bias", "a.1.weight", "a.1.bias",
+        "a.1.running_mean", "a.1.running_var", "a.1.num_batches_tracked", "b.bias",
+    ]  # fmt: skip
+    assert parameter_counts(model) == {"a.0": 9, "a.1": 6, "b": 2}
+    assert parameter_counts(model, depth=1) == {"a": 15, "b": 2}
+
+
+@pytest.mark.parametrize(("count", "end"), [(8, "x7"), (9, "x7 and 1 more")])
+def test_of_many_differences_some_are_named_and_the_others_counted(count: int, end: str) -> None:
+    strange = {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)} | {
+        f"x{i}": torch.zeros(1) for i in range(count)
+    }
+    with pytest.raises(CheckpointError) as caught:
+        load_into(nn.Linear(1, 1), strange, Path("w"))
+    assert caught.value.problem.splitlines()[1:] == [
+        f"  {count} unexpected: {', '.join(f'x{i}' for i in range(7))}, {end}"
+    ]
 
 
 def test_schedules_by_hand() -> None:
