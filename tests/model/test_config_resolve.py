@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caeav.model.config import RunConfig
+from caeav.model import resolve
+from caeav.model.config import RunConfig, config_class
 from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
 from caeav.model.task import TASKS
 
@@ -152,3 +153,45 @@ def test_a_key_of_another_section_is_named(assignment: str, meant: str) -> None:
         resolve_config(assignments=[assignment])
     [fault] = raised.value.faults
     assert fault.endswith(f"; did you mean {meant}?")
+
+
+def test_a_tasks_overlay_lies_over_every_tasks_and_what_inherits_over_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same key the most particular file wins; keys it does not name stay."""
+    for name, text in {
+        "root": "seed: 1\ntraining: {epochs: 1, batch_size: 1, accumulation: 1, workers: 1}",
+        "ave": "inherit: root\ndataset: ave\ntraining: {epochs: 2, batch_size: 2, accumulation: 2}",
+        "+mine": "training: {epochs: 3, batch_size: 3}",
+        "ave+mine": "training: {epochs: 4}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    resolve._parsed.cache_clear()
+    monkeypatch.setattr(resolve, "_folder", lambda: tmp_path)
+    try:
+        found = resolve_config("ave", "mine")
+    finally:
+        resolve._parsed.cache_clear()
+    limits = found.training
+    assert (limits.epochs, limits.batch_size, limits.accumulation, limits.workers) == (4, 3, 2, 1)
+    assert (found.seed, found.dataset) == (1, "ave")
+
+
+def test_without_a_recipe_a_run_is_selected_on_val_and_honest() -> None:
+    plain = config_class("ave")(task="ave", recipe="full", dataset="d")
+    assert (plain.select_on, plain.protocol, plain.drop_leaks, plain.seed) == ("val", "honest", False, 0)
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+def test_numbers_without_a_value_are_refused(value: str) -> None:
+    assert "optimiser.weight_decay" in faults_of(assignments=[f"optimiser.weight_decay={value}"])
+    for path in ("model.head.gamma", "model.adapters.gate_init", "model.adapters.avmoe.router_noise"):
+        assert path in faults_of(assignments=[f"{path}={value}"])
+
+
+def test_a_file_too_large_for_a_configuration_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "MAX_CONFIG_BYTES", 10)
+    (tmp_path / "big.yaml").write_text("seed: 1\nx: [" + "1, " * 9 + "]\n")
+    assert "larger than 10 bytes" in faults_of(file=tmp_path / "big.yaml")

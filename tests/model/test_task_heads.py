@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from caeav.model.batch import TrunkOutput
+from caeav.model.heads.ave_weak import WeakAveHead
 from caeav.model.heads.avqa import AvqaHead, QuestionEncoder, ground
 from caeav.model.heads.avs import AvsHead, MapError, token_maps
 from caeav.model.heads.avs_decoder import ResidualUnit
 from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.heads.avvp import AvvpHead, MotionError, frame_attention
 from caeav.model.heads.avvp_group import Assign, DropPath
-from caeav.model.heads.config import AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
+from caeav.model.heads.config import AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig, WeakAveHeadConfig
 
 AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
 AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
@@ -99,6 +100,61 @@ def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
     assert dropped.eq(dropped[:, :1]).all()
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert drop.eval()(x) is x
+
+
+def test_drawn_groups_follow_their_shares() -> None:
+    """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
+    torch.manual_seed(0)
+    assign, logits = Assign(4, hard=True).train(), torch.tensor([2.0, 0.0, -1.0])
+    drawn = assign._share(logits.view(1, 3, 1).expand(1, 3, 40_000)).detach().round()
+    torch.testing.assert_close(drawn.mean(dim=-1)[0], logits.softmax(0), atol=0.01, rtol=0)
+    shares = assign.eval()._share(logits.view(1, 3, 1)).detach()
+    assert shares.round().flatten().tolist() == [1, 0, 0]
+
+
+def test_an_empty_group_stays_small_and_a_share_is_an_average() -> None:
+    torch.manual_seed(0)
+    assign = Assign(4, hard=False).eval()
+    tokens, segments = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    found = assign(tokens, segments)
+    share = found.logits.softmax(dim=1)
+    wanted = (share @ assign.value(segments)) / (share.sum(dim=-1, keepdim=True) + 1)
+    torch.testing.assert_close(found.groups, assign.out(wanted))
+
+
+def test_seconds_of_their_own_make_the_modalitys_probability() -> None:
+    """The sure seconds weigh more; the reference's seconds are the clip's, times an attention."""
+    torch.manual_seed(0)
+    x, motion = trunk(), torch.randn(2, 5, 7)
+    own = avvp(AVVP.model_copy(update={"own_seconds": True}))(x, motion)
+    for clip, frames in ((own.audio_prob, own.audio_frame_prob), (own.visual_prob, own.visual_frame_prob)):
+        torch.testing.assert_close(clip, frames.square().sum(dim=1) / frames.sum(dim=1))
+    for bounded in (False, True):
+        found = avvp(AVVP.model_copy(update={"bounded_attention": bounded}))(x, motion)
+        ratio = found.audio_frame_prob / found.audio_prob.unsqueeze(1)
+        assert bool((ratio.amax(dim=1) > 1).all()) is not bounded
+        assert not bounded or torch.allclose(ratio.amax(dim=1), torch.ones(2, 6))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "linear"])
+def test_weak_labels_pool_seconds_that_are_seen_and_heard(pooling: str) -> None:
+    torch.manual_seed(0)
+    config = WeakAveHeadConfig(width=8, pooling=pooling)  # type: ignore[arg-type]
+    head, x = WeakAveHead(12, 8, 3, config).eval(), trunk()
+    out = head(x)
+    seen, heard = x.visual.mean(dim=2), x.audio.mean(dim=2)
+    streams = head.streams.visual_in(seen).relu(), head.streams.audio_in(heard).relu()
+    p = head.seen(streams[0]).sigmoid() * head.heard(streams[1]).sigmoid()  # [B, T, K]
+    torch.testing.assert_close(out.seconds.exp(), p)
+    pooled = {"mean": p.mean(1), "max": p.amax(1), "linear": p.square().sum(1) / p.sum(1)}[pooling]
+    torch.testing.assert_close(out.clip.exp(), pooled)
+    assert torch.equal(out.event_scores, out.clip)
+    best = p[torch.arange(2), :, pooled.argmax(dim=-1)]  # [B, T]: of the clip's own event
+    torch.testing.assert_close(out.event_relevance.sigmoid(), best)
+    around = WeakAveHead(12, 8, 3, config.model_copy(update={"context": True})).eval()
+    alone = replace(x, visual=x.visual[:, :1], audio=x.audio[:, :1])
+    torch.testing.assert_close(head(alone).seconds, out.seconds[:, :1])  # every second by itself
+    assert not torch.allclose(around(alone).seconds, around(x).seconds[:, :1])  # or knowing the whole clip
 
 
 def test_motion_must_go_with_the_head() -> None:
@@ -205,6 +261,8 @@ def test_padding_changes_the_question_unless_it_is_skipped() -> None:
     torch.testing.assert_close(skipping(padded)[0], reference(short)[0])
     torch.testing.assert_close(skipping(padded)[1], reference(padded)[1])
     assert not torch.allclose(reference(padded)[0], reference(short)[0])
+    gap = torch.tensor([[3, 0, 5, 0]])  # up to the last word, whatever stands between
+    torch.testing.assert_close(skipping(gap), reference(gap[:, :3]))
     assert skipping(torch.zeros(1, 3, dtype=torch.long)).isfinite().all()  # a question without a word
 
 
