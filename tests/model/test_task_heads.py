@@ -102,6 +102,61 @@ def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
     assert drop.eval()(x) is x
 
 
+def test_the_parsing_head_is_wired_as_described() -> None:
+    """Sound is regrouped by the picture, both grouped by their classes' tokens, then across by the picture's groups."""
+    torch.manual_seed(0)
+    x, motion = trunk(), torch.randn(2, 5, 7)
+    head = avvp()
+    out = head(x, motion)
+    heard = head.audio_in(x.audio.mean(dim=2))
+    seen = head.visual_fuse(torch.cat([head.visual_in(x.visual.mean(dim=2)), head.motion_in(motion)], dim=-1))
+    visual = head.visual_group(seen, head.visual_class_tokens)
+    audio = head.audio_group(heard, head.audio_class_tokens, seen)
+    across = head.cross_group(audio.groups, visual.groups).groups
+    torch.testing.assert_close(out.clip_prob, head.clip_prob(across).sigmoid().squeeze(-1))
+    torch.testing.assert_close(out.audio_prob, head.audio_prob(audio.groups).sigmoid().squeeze(-1))
+    torch.testing.assert_close(out.visual_prob, head.visual_prob(visual.groups).sigmoid().squeeze(-1))
+    for prob, frames, logits in (
+        (out.audio_prob, out.audio_frame_prob, audio.logits),
+        (out.visual_prob, out.visual_frame_prob, visual.logits),
+    ):
+        attention = frame_attention(logits, bounded=False).transpose(1, 2)
+        torch.testing.assert_close(frames, prob.unsqueeze(1) * attention)
+    torch.testing.assert_close(out.audio_token_logits, head.token_class(head.audio_class_tokens))
+    torch.testing.assert_close(out.visual_token_logits, head.token_class(head.visual_class_tokens))
+    assert not torch.allclose(out.audio_token_logits, out.visual_token_logits)
+
+
+def test_the_segmentation_head_is_wired_as_described() -> None:
+    """Each scale has its own maps, gates and places; rows stay rows, and the sound is that of the whole frame."""
+    torch.manual_seed(0)
+    head = AvsHead([12, 12], 8, AVS).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = trunk()
+    taps = [torch.randn(2, 5, 16, 12), x.visual]  # 4x4 and 2x2 places; maps of 8x8 and 4x4
+    out = head(taps, x.audio)
+    maps = [head.stage_proj1(taps[0]), head.stage_proj2(taps[1])]
+    grids = [
+        torch.nn.functional.interpolate(
+            tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side)), size=2 * side, mode="bicubic"
+        ).flatten(2).transpose(1, 2).unflatten(0, (2, 5))
+        for tokens, side in zip(maps, (4, 2), strict=True)
+    ]  # fmt: skip
+    lifted, heard = head.temporal(grids, head.audio_in(x.audio.mean(dim=2)))
+    read = [head.tpavi1(lifted[0], heard), head.tpavi2(lifted[1], heard)]
+    places = [
+        tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
+        for (tokens, _), side in zip(read, (8, 4), strict=True)
+    ]
+    logits, _ = head.decode(places)
+    torch.testing.assert_close(out.mask_logits.flatten(0, 1), logits.view(10, 32, 32))
+    for found, (_, aligned) in zip(out.audio, read, strict=True):
+        torch.testing.assert_close(found, aligned)
+    assert [list(grid.shape) for grid in out.maps] == [[2, 5, 8, 8, 8], [2, 5, 8, 4, 4]]
+
+
 def test_drawn_groups_follow_their_shares() -> None:
     """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
     torch.manual_seed(0)
