@@ -148,9 +148,10 @@ def _git(*words: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+HEAVY = ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", "typer", "PIL.Image")
 SERVER = """
 import importlib, json, os, signal, sys, time
-for name in ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", "typer", "PIL.Image"):
+for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
     except ImportError:
@@ -227,7 +228,7 @@ class Tree:
         """pytest's exit status (None: out of time) and what it said."""
         if self._server is None or self._server.poll() is not None:
             self._server = subprocess.Popen(
-                [sys.executable, "-c", SERVER],
+                [sys.executable, "-c", SERVER, *HEAVY],
                 cwd=self.root,
                 env=self.environment,
                 stdin=subprocess.PIPE,

@@ -61,8 +61,11 @@ def test_a_snippet_that_no_longer_fits_is_told(mutants: ModuleType, tmp_path: Pa
     assert mutants.fault(mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ()), tmp_path) == ""
 
 
-def test_the_copy_is_what_tests_and_their_children_import(mutants: ModuleType, tmp_path: Path) -> None:
+def test_the_copy_is_what_tests_and_their_children_import(
+    mutants: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slip that raises at import is seen by the test process and by a process that it starts."""
+    monkeypatch.setattr(mutants, "HEAVY", ())  # these tests need none of it
     tree = mutants.Tree(tmp_path / "copy")
     tests = tree.root / "tests" / "test_tried.py"
     tests.write_text(
