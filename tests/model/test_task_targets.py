@@ -189,6 +189,15 @@ def test_negatives_are_drawn_from_seed_epoch_and_row_over_all_clips_and_segments
     assert data.drawn([0], None) is None and Frames(1, 10).drawn([0], Epoch(0, 1)) is None
 
 
+def test_frames_of_other_videos_are_drawn_only_for_a_match_that_counts() -> None:
+    for settings, changes in (
+        (["loss.match=0.5", "model.head.negatives=mixed"], 1),
+        (["loss.match=0.5", "model.head.negatives=batch"], 0),
+        (["loss.match=0", "model.variant=reference"], 0),
+    ):
+        assert len(TASKS["avqa"].changes(resolve_config("avqa", assignments=settings))) == changes
+
+
 # ---- objectives on both modalities ---------------------------------------------------------------------------
 
 

@@ -395,6 +395,19 @@ def test_what_is_scored_at_the_end_are_the_weights_of_the_best_epoch(
     for weights in (*final, read_tensors(run.folder / "adapter.safetensors")[0]):
         assert all(torch.equal(x, best[name]) for name, x in weights.items())
     assert (result["best_epoch"], result["epochs"], result["stopped_early"]) == (2, 3, False)
+    assert result["scores"] == {"val": 5.0, "test": 5.0} and run.result() == result
+    assert (result["clips"], result["left_out"]) == (
+        {"train": 35, "val": 12, "test": 12},
+        {"train": 1, "val": 0, "test": 0},
+    )
+    said = {name: result[name] for name in ("run", "task", "recipe", "dataset", "seed", "metric", "rows")}
+    assert said == {
+        "run": run.name, "task": "ave", "recipe": "none", "dataset": "tiny", "seed": 0, "metric": "accuracy",
+        "rows": "clips",
+    }  # fmt: skip
+    assert (result["select_on"], result["protocol"], result["augment"]) == (select_on, "honest", {})
+    assert sum(result["parameters"].values()) == sum(x.numel() for x in prepared.build().parameters())
+    assert "peaks" not in result and "leaks" not in result
 
 
 def test_the_constant_answer_comes_from_the_targets_of_train(
