@@ -37,13 +37,13 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text("training: {epochs: 3, batch_size: 5}\noptimiser: {lr: 0.25}\n")
     config = resolve_config(
         file=file,
-        assignments=["training.batch_size=7", "optimiser.lr=1e-3"],
+        assignments=["training.batch_size=7", "optimiser.lr=1e-3", "training.device=cuda"],
         given={"training.device": "cpu"},
     )
     assert config.training.epochs == 3  # file over recipe
     assert config.training.batch_size == 7  # --set over file
     assert config.optimiser.lr == 0.001  # YAML 1.1 reads 1e-3 as text; it must be a number all the same
-    assert config.training.device == "cpu"
+    assert config.training.device == "cpu"  # an option of its own over --set
     assert config.training.clip_norm == packaged.training.clip_norm  # untouched neighbours stay
 
 
@@ -195,3 +195,18 @@ def test_a_file_too_large_for_a_configuration_is_not_parsed(
     monkeypatch.setattr(resolve, "MAX_CONFIG_BYTES", 10)
     (tmp_path / "big.yaml").write_text("seed: 1\nx: [" + "1, " * 9 + "]\n")
     assert "larger than 10 bytes" in faults_of(file=tmp_path / "big.yaml")
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_the_variant_of_the_model_is_that_of_its_head_too(task: str) -> None:
+    fixes = TASKS[task].head_config.FIXES
+    for number, variant in enumerate(("reference", "revised")):
+        model = resolve_config(task, assignments=[f"model.variant={variant}"]).model
+        assert model.adapters.variant == variant
+        assert {name: getattr(model.head, name) for name in fixes} == {n: v[number] for n, v in fixes.items()}
+    for name, (before, _) in fixes.items():  # one fix turned back, the others stay
+        if isinstance(before, bool) and name != "bounded_attention":  # which own_seconds makes idle
+            head = resolve_config(task, assignments=[f"model.head.{name}={str(before).lower()}"]).model.head
+            assert {n: getattr(head, n) for n in fixes} == {
+                n: before if n == name else v[1] for n, v in fixes.items()
+            }
