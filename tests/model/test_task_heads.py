@@ -157,6 +157,38 @@ def test_the_segmentation_head_is_wired_as_described() -> None:
     assert [list(grid.shape) for grid in out.maps] == [[2, 5, 8, 8, 8], [2, 5, 8, 4, 4]]
 
 
+@pytest.mark.parametrize("hidden", [0, 10])
+def test_the_answering_head_is_wired_as_described(hidden: int) -> None:
+    """The question asks each modality over time, beside its mean; sound and picture are matched second by second."""
+    torch.manual_seed(0)
+    head = AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"answer_hidden": hidden})).eval()
+    x, words = trunk(), torch.randint(1, 20, (2, 4))
+    other = torch.randn_like(x.visual)
+    out = head(x, words, other)
+    audio = head.audio_fc2(head.audio_fc1(x.audio.mean(dim=2)).relu())  # [B, T, d]
+
+    def see(tokens: Tensor) -> Tensor:
+        return head.grounding_fc(torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1).tanh())
+
+    def match(visual: Tensor) -> Tensor:
+        y = head.match_fc1(torch.cat([audio, visual], dim=-1)).relu()
+        return head.match_fc4(head.match_fc3(head.match_fc2(y).relu()).relu())
+
+    visual, asked = see(x.visual), head.question(words)
+    torch.testing.assert_close(out.match_positive, match(visual))
+    torch.testing.assert_close(out.match_negative, match(see(other)))
+    streams = []
+    for name, stream in (("audio", audio), ("visual", visual)):
+        found = getattr(head, f"attn_{name}")(asked.unsqueeze(1), stream)[:, 0]
+        inner = getattr(head, f"{name}_ffn_out")(getattr(head, f"{name}_ffn_in")(found).relu())
+        streams.append(getattr(head, f"{name}_norm")(found + inner) + stream.mean(dim=1))
+    fused = head.fusion(torch.cat(streams, dim=-1).tanh())
+    code = (fused * asked).tanh()
+    if hidden:
+        code = head.answer_fc(torch.cat([fused * asked, fused, asked], dim=-1)).relu()
+    torch.testing.assert_close(out.answer_logits, head.answer(code))
+
+
 def test_drawn_groups_follow_their_shares() -> None:
     """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
     torch.manual_seed(0)
