@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from caeav.model.batch import TrunkOutput
+from caeav.model.heads.ave import AveHead
 from caeav.model.heads.ave_weak import WeakAveHead
 from caeav.model.heads.avqa import AvqaHead, QuestionEncoder, ground
 from caeav.model.heads.avs import AvsHead, MapError, token_maps
@@ -17,7 +18,13 @@ from caeav.model.heads.avs_decoder import ResidualUnit
 from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.heads.avvp import AvvpHead, MotionError, frame_attention
 from caeav.model.heads.avvp_group import Assign, DropPath
-from caeav.model.heads.config import AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig, WeakAveHeadConfig
+from caeav.model.heads.config import (
+    AveHeadConfig,
+    AvqaHeadConfig,
+    AvsHeadConfig,
+    AvvpHeadConfig,
+    WeakAveHeadConfig,
+)
 
 AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
 AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
@@ -187,6 +194,26 @@ def test_the_answering_head_is_wired_as_described(hidden: int) -> None:
     if hidden:
         code = head.answer_fc(torch.cat([fused * asked, fused, asked], dim=-1)).relu()
     torch.testing.assert_close(out.answer_logits, head.answer(code))
+
+
+def test_the_localising_head_is_wired_as_described() -> None:
+    torch.manual_seed(0)
+    config = AveHeadConfig(width=8, hidden=8, visual_in=8, audio_in=6, topk_frames=2, score_weight=0.4)
+    head, x = AveHead(12, 8, 3, config).eval(), trunk()
+    out = head(x)
+    streams = head.temporal_attention(x.visual.mean(dim=2), x.audio.mean(dim=2))
+    end = head.localisation
+    best = [
+        layer(stream).topk(2, dim=1).values.mean(dim=1)
+        for layer, stream in (
+            (end.visual_frame_class, streams.visual),
+            (end.audio_frame_class, streams.audio),
+        )
+    ]
+    score, fused = (best[0] + best[1]) / 2, (streams.visual + streams.audio) / 2
+    torch.testing.assert_close(out.av_score, score)
+    torch.testing.assert_close(out.event_relevance, end.event_relevance(fused)[..., 0])
+    torch.testing.assert_close(out.event_scores, end.event_class(fused.amax(dim=1)) + 0.4 * score)
 
 
 def test_drawn_groups_follow_their_shares() -> None:
