@@ -1,4 +1,4 @@
-"""`caeav import`: features made elsewhere, a `.npy` file a clip, to a store of tokens that training joins."""
+"""`caeav import`: features made elsewhere, in files or one file, to a store of tokens that training joins."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import paths_of_taps
+from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.store import list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -29,17 +33,19 @@ def register(app: typer.Typer) -> None:
 
 
 def import_folders(
-    dataset: DatasetOption,
     taps: Annotated[
         list[str],
         typer.Option(
             "--tap",
-            metavar="TAP=FOLDER",
-            help="Folder with a .npy file a clip, called after its key, id or media file, of T segments: [T, F], "
-            "[T, L, F], or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
+            metavar="TAP=PATH",
+            help="Folder with a file a clip (.npy, .npz, .pt, .h5), called after its key, id or media file, or so with "
+            "one ending (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as AVE's "
+            "audio_feature.h5. PATH#NAME names one of several arrays. A clip's array: [T, F], [T, L, F], [T, h, w, F], "
+            "or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
             show_default=False,
         ),
     ],
+    dataset: DatasetOption = "",
     name: Annotated[
         str, typer.Option("--name", help="Name of the store.", show_default="the taps' names")
     ] = "",
@@ -51,6 +57,8 @@ def import_folders(
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,14 +68,15 @@ def import_folders(
 
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
-    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    run = RunOptions(workers=1, max_failed=max_failed)
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
     summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
     step = (
-        stages.next_step("train --task avvp", dataset, None, home)
+        stages.next_step("train --task avvp", called, None, home)
         if motion
-        else stages.train_step(dataset, home)
+        else stages.train_step(called, home)
     )
     if not {"visual", "audio"} <= summary.recipe.fields.keys():  # adapters need both
         others = [
@@ -78,4 +87,11 @@ def import_folders(
         step += f" --set stores.tokens={','.join([*(others or ['OTHER'])[:1], summary.recipe.name])}"
     if motion:
         step += " --set model.head.motion=true"
-    stages.finish(summary, as_json, step)
+    try:
+        stages.finish(summary, as_json, step)
+    except CaeavError as error:  # nothing is made of media here, and mended features are another store
+        raise CaeavError(
+            error.problem,
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the features and import again, or allow "
+            "more by --max-failed",
+        ) from error

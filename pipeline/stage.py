@@ -1,12 +1,13 @@
 """The engine of both stages: recipes and a manifest in, finished stores out, however often it is interrupted.
 
 Clips that are due go, in order, to killable child processes, each decoded once for all stores that want it; what
-is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is gathered shard by shard and
-published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
+is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is kept at once, gathered shard
+by shard and published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from caeav.pipeline.beforehand import (
 )
 from caeav.pipeline.decode.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
+from caeav.pipeline.identity import MediaCheck
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import Job, sampling_of
 from caeav.pipeline.store import Quarantined, Record
@@ -54,7 +56,7 @@ def run_stage(
 ) -> list[StageSummary]:
     """Make or finish the stores of `jobs` for `manifest` below `home`, decoding each clip at most once.
 
-    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
+    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished clips stay.
     """
     began = time.monotonic()
     limit = failure_limit(run.max_failed, len(manifest.clips))
@@ -62,15 +64,18 @@ def run_stage(
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
+    places = [folder / (job.recipe.folder_name + run.part.suffix) for job, _ in jobs]
+    media = MediaCheck(manifest, places, run.changed, remark)
+    media.refuse()
     load = Loader(remark)
-    for job, _ in jobs:
-        if not (folder / (job.recipe.folder_name + run.part.suffix)).exists():
+    for (job, _), place in zip(jobs, places, strict=True):
+        if not place.exists():
             load(job)
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
-    said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
         wanted = [(job.recipe, complete) for job, complete in jobs]
-        stores = open_stores(stack, folder, manifest, wanted, run, remark)
+        stores = open_stores(stack, folder, manifest, wanted, run, remark, media.settle)
+        said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
         for store, remarks in zip(stores, said, strict=True):
             remarks += store.writer.remarks
         for remarks in said:
@@ -80,8 +85,11 @@ def run_stage(
         for (job, _), clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        work = _Work([job for job, _ in jobs], stores, Path(manifest.media_root), run, report, remark)
-        work.run()
+        work = _Work([job for job, _ in jobs], stores, media, Path(manifest.media_root), run, report, remark)
+        try:
+            work.run()
+        finally:
+            media.finish([store.writer.path for store in stores])
         return [
             StageSummary(
                 path=store.writer.path,
@@ -97,6 +105,7 @@ def run_stage(
                 max_failed=limit,
                 busy_s=work.meter.seconds(),
                 limit=work.meter.limit(),
+                media=tuple(x for x in media.changes if x.store == store.writer.path.name),
             )
             for i, store in enumerate(stores)
             for done in [store.writer.finish()]
@@ -110,6 +119,7 @@ class _Work:
         self,
         jobs: Sequence[Job],
         stores: Sequence[Filling],
+        media: MediaCheck,
         root: Path,
         run: RunOptions,
         report: Report,
@@ -118,11 +128,14 @@ class _Work:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
         self._jobs, self._stores, self._root, self._run = jobs, stores, root, run
-        self._remark = remark
+        self._remark, self._media = remark, media
         self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
         alike: dict[tuple[int, ...], list[int]] = {}
-        for key in dict.fromkeys(key for store in stores for key in store.shard_of):
+        placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
+        for key in dict.fromkeys(
+            key for _, key in heapq.merge(*placed)
+        ):  # shards are closed in order everywhere
             why = why_no_file(self._path(self._clip(key)))
             if why:
                 self._lost[key] = why
@@ -155,6 +168,9 @@ class _Work:
                         self._gatherer.settle(store, key, lost)
             if self._due:
                 self._compute()
+        except KeyboardInterrupt:
+            self._gatherer.hurry()
+            raise
         finally:
             self._gatherer.close()
         if self._error is not None:
@@ -236,6 +252,7 @@ class _Work:
             for job in jobs:
                 self._settle(job, key, entry)
         else:
+            self._media.decoded(self._clip(key).media)
             spent = outcome.info["spent"]
             self.meter.add("workers", "decode", spent["decode"])
             self.meter.add("workers", "backbone", spent["compute"])

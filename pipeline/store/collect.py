@@ -6,6 +6,7 @@ Which stores are referred to is the caller's knowledge. A store that is being wr
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.find import StoreInfo, list_stores
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder
 from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.media_record import remove_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ def unreferenced(stores: Path, used: Collection[Reference], dataset: str | None 
         for info in (*list_stores(stores), *_begun(stores))
         if dataset in (None, info.dataset) and not any(reference.means(info) for reference in used)
     ]
+
+
+def idle_s(path: Path) -> float:
+    """Seconds since a store was last written, or opened for it; negative where clocks differ."""
+    seen = [path, *path.iterdir()]
+    return time.time() - max(each.lstat().st_mtime for each in seen)
 
 
 def _begun(stores: Path) -> Iterator[StoreInfo]:
@@ -68,5 +76,6 @@ def remove_store(path: Path) -> None:
         unpublish(folder.seal)
         shutil.rmtree(path)
         sync_folder(path.parent)
+        remove_record(path)
     finally:
         lock.release()

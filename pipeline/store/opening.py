@@ -16,13 +16,14 @@ from caeav.manifests.growth import grow
 from caeav.manifests.jsonl import write_manifest
 from caeav.manifests.publish import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
-from caeav.pipeline.store.errors import RecipeChanged, StoreBusy
+from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
 from caeav.pipeline.store.leftovers import temp_files
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.quarantine import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.spare import restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
@@ -37,20 +38,21 @@ def open_for_writing(
     retry_failed: bool = False,
     part: Slice | None = None,
     waiting: Callable[[str], object] | None = None,
+    relabel: bool = True,
 ) -> StoreWriter:
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
     A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
-    has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
-    due again. While another process writes the store this waits, having told `waiting` for whom; without that it
-    raises `StoreBusy`. Raises `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what it is
-    for can no longer be read.
+    has stay in no split, and shards already there keep their place. Without `relabel` labels that would all be lost
+    are refused. With `retry_failed` the quarantined clips are due again. While another process writes the store this
+    waits, having told `waiting` for whom; without that it raises `StoreBusy`. Raises `RecipeChanged` when the folder
+    holds another recipe, `DamagedStore` when what it is for can no longer be read.
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
     lock = _locked(folder, waiting)
     try:
-        return _take_up(folder, lock, wanted, manifest, retry_failed)
+        return _take_up(folder, lock, wanted, manifest, retry_failed, relabel)
     except BaseException:
         lock.release()
         raise
@@ -75,7 +77,12 @@ def _locked(folder: StoreFolder, waiting: Callable[[str], object] | None) -> Wri
 
 
 def _take_up(
-    folder: StoreFolder, lock: WriterLock, recipe: Recipe, manifest: Manifest, retry_failed: bool
+    folder: StoreFolder,
+    lock: WriterLock,
+    recipe: Recipe,
+    manifest: Manifest,
+    retry_failed: bool,
+    relabel: bool,
 ) -> StoreWriter:
     for leftover in temp_files(folder, backend_of(recipe)):
         unpublish(leftover)
@@ -83,8 +90,9 @@ def _take_up(
     if not folder.manifest.is_file():
         unpublish(folder.seal)
         write_manifest(replace(manifest, media_root=""), folder.manifest)
+    restored = restore_indexes(folder, backend_of(recipe), recipe.fingerprint)
     state = inspect(folder.path, manifest)
-    remarks = list(state.remarks)
+    remarks = [*restored, *state.remarks]
     indexes, quarantined = state.indexes, dict(state.quarantined)
     sealed = state.seal is not None
     for problem in state.problems:
@@ -105,6 +113,11 @@ def _take_up(
     elif not folder.quarantine.is_file():
         publish_bytes(folder.quarantine, b"")
     grown, growth = grow(state.manifest, manifest)
+    if not relabel and growth.loses_labels(state.manifest, grown):
+        raise StoreError(
+            f"the clips of {manifest.dataset} have labels or splits in {folder.path.name}, none of them has any now",
+            hint="give the labels they had: --labels FILE; or --relabel to take their labels away",
+        )
     if replace(grown, media_root="") != state.manifest:
         unpublish(folder.seal)
         sealed = False
@@ -123,6 +136,7 @@ def _take_up(
         quarantined = {}
     writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)
     writer.drop_damaged()
+    writer.take_up_journals()
     return writer
 
 
@@ -145,7 +159,7 @@ def _mend(folder: StoreFolder, state: StoreState) -> list[str]:
     said = []
     for problem in state.problems:
         if problem.shard is not None:
-            unpublish(folder.index(problem.shard))
+            withdraw_index(folder, problem.shard)
             said.append(f"{problem}; shard {problem.shard} is made again")
         elif problem.where == "quarantine.jsonl":
             said.append(f"{problem}; its clips are tried again")

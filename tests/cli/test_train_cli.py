@@ -129,6 +129,33 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     assert len(list((home.root / "runs").glob("*-s[789]"))) == 3
 
 
+def test_the_device_that_is_named_is_the_one_that_computes(
+    home: Home, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caeav.model import experiment
+
+    facts = json.loads(call(home, "runs", "show", trained["run"], "--json").stdout)
+    assert facts["config"]["training"]["device"] == "cpu"  # a recipe says auto
+    seen: list[Any] = []
+
+    def stopped(made: Any, *_: Any) -> None:
+        seen.append((str(made.device), made.config.training.device))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    begun = call(home, "train", "--dataset", "tiny", *FAST)
+    assert seen == [("cpu", "cpu")]
+    [line] = [line for line in begun.stderr.splitlines() if "--resume" in line]
+    name = line.split()[line.split().index("--resume") + 1]
+    for arguments in (
+        ("train", "--dataset", "tiny", *FAST[:-2], "--device", "cuda"),
+        ("train", "--resume", name, "--device", "cuda"),
+    ):
+        assert "cuda" in refused(call(home, *arguments))
+    assert len(seen) == 1
+
+
 def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
     listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
     assert listed[trained["run"]]["test"] == pytest.approx(trained["scores"]["test"])
@@ -225,8 +252,11 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     assert result.exit_code == 0, result.output
     assert asked == {"path": media, "recipe": facts["fingerprint"], "captions": None, "start_s": 3.0}
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["second", "event", "probability"]  # no CASTE in this recipe, so no agreement
-    assert [line.split()[0] for line in lines[1:7]] == ["3", "4", "5", "6", "7", "8"]
+    columns = ["segment", "seconds", "event", "probability", "any", "event"]
+    assert lines[0].split() == columns  # no CASTE in this recipe, so no agreement
+    assert [line.split()[:4] for line in lines[1:7]] == [
+        [str(n + 1), str(n + 3), "to", str(n + 4)] for n in range(6)
+    ]
     assert "short_audio: bad \\x1b[31m" in result.stderr
     assert "the file lasts 99.0 s, this is 3 to 9 s; go on with --start 9" in result.stderr
     value = json.loads((out / "prediction.json").read_text())
@@ -349,7 +379,7 @@ def test_an_unknown_run_names_the_known_ones(home: Home, trained: dict[str, Any]
 
 
 def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
-    assert "caeav extract --dataset ave" in refused(call(home, "train"))
+    assert "caeav extract --dataset ave" in refused(call(home, "train", "--dataset", "ave"))
 
 
 def test_every_recipe_is_named_in_the_help() -> None:
