@@ -131,7 +131,7 @@ def _read(
     waiting = set(chosen)
     encrypted: set[int] = set()
     heard: list[tuple[float, float]] = []
-    clock = Clock(facts.container, facts.joined)
+    clock = Clock(facts, facts.joined)
     count = 0
     broken: int | None = None  # pictures before the first key picture after a seek: they do not decode
     with opened(facts.path, limits) as container:
