@@ -93,7 +93,9 @@ class Clock:
         if part == newest or not self._goes_on(time_s, next_s, OVERLAP_S):
             self._shifts_s.append(next_s - at_s)
             return newest + 1
-        if time_s < next_s - BACK_S:  # this stream of the old part ended later: the new part begins later for all
+        if (
+            time_s < next_s - BACK_S
+        ):  # this stream of the old part ended later: the new part begins later for all
             self._shifts_s[newest] += next_s - time_s
         return newest
 

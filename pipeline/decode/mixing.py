@@ -59,7 +59,9 @@ class Mixer:
     def _pulled(self, wanted: str, frame: Any, names: Sequence[str]) -> Float:
         key = (wanted, frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self._graphs:
-            self._graphs = {k: g for k, g in self._graphs.items() if k[1:] == key[1:]}  # the stream has changed
+            self._graphs = {
+                k: g for k, g in self._graphs.items() if k[1:] == key[1:]
+            }  # the stream has changed
             self._graphs[key] = _graph(wanted, frame, names)
         graph = self._graphs[key]
         graph.push(frame)
@@ -129,4 +131,3 @@ def _to_mono(layout: str, names: Sequence[str], normalised: bool) -> list[tuple[
         numbers = "|".join(map(str, range(count)))
         steps.append(("channelmap", {"map": numbers, "channel_layout": "+".join(names)}))
     return [*steps, ("aresample", {"rematrix_maxval": "1" if normalised else "0"})]
-

@@ -91,7 +91,9 @@ class MediaFacts:
 
     def is_over(self, time_s: float) -> bool:
         """Whether there is surely nothing from `time_s` on."""
-        return self.end_s is not None and time_s >= self.end_s and self.container not in WITHOUT_LENGTH
+        return (
+            self.end_s is not None and time_s >= self.end_s and self.container not in (*WITHOUT_LENGTH, "avi")
+        )
 
     def without(self, encrypted: Collection[int]) -> MediaFacts:
         """The same, the streams of these numbers marked as encrypted."""

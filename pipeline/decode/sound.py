@@ -108,7 +108,8 @@ class Sound:
         out = np.zeros(samples, dtype=np.float32)
         for stretch in self.stretches:
             low, high = (
-                min(max(round((at_s - start_s) * rate_hz), 0), samples) for at_s in (stretch.start_s, stretch.end_s)
+                min(max(round((at_s - start_s) * rate_hz), 0), samples)
+                for at_s in (stretch.start_s, stretch.end_s)
             )
             if high > low:
                 out[low:high] = stretch.window(start_s, samples, rate_hz)[low:high]
