@@ -120,8 +120,8 @@ class Sound:
 class SoundLine:
     """Collects a stream's pieces in order; `tick_s` is the container's clock resolution.
 
-    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence. `entered`: reading
-    began in the middle, where the first stamps may belong to sound that was cut in two.
+    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence.
+    `entered`: reading began in the middle, where the first stamps may belong to sound that was cut in two.
     """
 
     tick_s: float

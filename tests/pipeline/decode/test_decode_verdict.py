@@ -1,4 +1,4 @@
-"""The verdict on what a decoder gave, from made-up plans: promises, ends, encryption, and clips of which nothing is real."""
+"""The verdict on what a decoder gave, from made-up plans: promises, ends, encryption, clips with nothing real."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_clip_of_which_nothing_is_real_is_refused() -> None:
 def test_encrypted_streams_are_refused_and_a_clear_one_is_kept() -> None:
     both = FACTS.without({0, 1})
     with pytest.raises(
-        DecodeError, match="video: it is encrypted, and there is no key; audio .* it is encrypted"
+        DecodeError, match=r"video: it is encrypted, and there is no key; audio .* it is encrypted"
     ):
         verified("pyav", _plan(_scan(), both), None, None)
     clip = verified("pyav", _plan(_scan(), FACTS.without({0})), None, _sound(4))
