@@ -35,10 +35,10 @@ class Scan:
     video_s: sorted times of pictures. audio_s: seconds of sound inside the clip. `*_end_s`: where the last
     packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these.
     seek_s: where reading has to begin, None for the file's start. key_s: the last key picture before the first wanted
-    one, where reading begins far from it. parts: how many joined files were met. left_out: packets whose clock goes back
-    in a container that cannot be joined. encrypted: streams whose packets are. rate_changes: packets of sound hold no
-    whole number of samples at the header's rate. holes: sound is missing between packets. cut: the container's edit list
-    leaves pictures out.
+    one, where reading begins far from it. parts: how many joined files were met. left_out: packets whose clock goes
+    back in a container that cannot be joined. encrypted: streams whose packets are. rate_changes: packets of sound hold
+    no whole number of samples at the header's rate. holes: sound is missing between packets. cut: the container's edit
+    list leaves pictures out.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -122,7 +122,7 @@ def scan(
 
 
 def _late(found: Scan, facts: MediaFacts, start_s: float, first_wanted_s: float) -> bool:
-    """Whether reading began behind something of the clip. A stream without a packet is over if the other one has some."""
+    """Whether reading began behind something of the clip; a stream without packets is over if the other has some."""
     no_video = facts.video is not None and (not found.video_s or found.video_s[0] > first_wanted_s)
     if facts.audio is None or no_video:
         return no_video

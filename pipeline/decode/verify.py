@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Note
 from caeav.pipeline.decode.notes import LOST_S as LOST_END_S
 from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
-from caeav.pipeline.decode.pictures import Image, Pictures
+from caeav.pipeline.decode.orientation import Image
+from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import SILENT_PEAK, Sound
 
@@ -261,5 +262,6 @@ def _facts(
             "rate_hz": sound.stretches[0].rate_hz,
             "channels": len(audio.channels),
             "samples": round(covered_s * plan.sampling.rate_hz),
+            **({"mix": "libswresample"} if len(audio.channels) > 2 else {}),
         }
     return facts

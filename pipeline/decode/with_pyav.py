@@ -285,8 +285,9 @@ class PyAVDecoder(BaseDecoder):
         except DecodeError:
             raise
         except (av.FFmpegError, ValueError) as error:
-            mine = isinstance(track, _VideoTrack) or track.concerns(packet)
-            (errors if mine else track.early).append(library_message(error))
+            if isinstance(track, _AudioTrack) and not track.concerns(packet):
+                errors = track.early
+            errors.append(library_message(error))
 
     @staticmethod
     def _far_past(packet: Any, track: _VideoTrack | _AudioTrack, plan: Plan) -> bool:
