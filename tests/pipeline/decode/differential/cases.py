@@ -67,7 +67,7 @@ def codecs() -> Cases:
         ("mpeg4_mp3", "mp4", MPEG4, MP3, {}),
         ("h264_ac3", "mp4", X264, AC3, {}),
         ("h264_alac", "mp4", X264, "alac", {}),
-        ("h264_flac", "mp4", X264, FLAC, {}),
+        ("h264_flac", "mp4", X264, FLAC + " -strict -2", {}),
         ("h264_10bit", "mp4", "libx264 -preset ultrafast -crf 20 -g 7 -pix_fmt yuv420p10le", AAC, {}),
         ("h264_444", "mp4", "libx264 -preset ultrafast -crf 20 -g 7 -pix_fmt yuv444p", AAC, {}),
         ("h264_pcm", "mov", X264, PCM, {}),
@@ -84,8 +84,8 @@ def codecs() -> Cases:
         ("mpeg2_ac3", "mkv", MPEG2, AC3, {"fps": TV}),
         ("theora_vorbis", "mkv", THEORA, VORBIS, {}),
         ("h264_eac3", "mkv", X264, "eac3 -b:a 128k -ar 48000", {}),
-        ("h264_dts", "mkv", X264, "dca -b:a 320k -ar 48000", {}),
-        ("h264_truehd", "mkv", X264, "truehd -ar 48000 -ac 2", {}),
+        ("h264_dts", "mkv", X264, "dca -strict -2 -b:a 320k -ar 48000", {}),
+        ("h264_truehd", "mkv", X264, "truehd -strict -2 -ar 48000 -ac 2", {}),
         ("utvideo_wavpack", "mkv", "utvideo", "wavpack", {}),
         ("huffyuv_tta", "mkv", "huffyuv", "tta", {}),
         ("mjpeg_pcm", "mkv", MJPEG, PCM, {}),
@@ -102,7 +102,13 @@ def codecs() -> Cases:
         ("huffyuv_mulaw", "avi", "huffyuv", "pcm_mulaw", {}),
         ("msvideo1_u8", "avi", "msvideo1", "pcm_u8", {}),
         ("ffv1_ac3", "avi", "ffv1", AC3, {}),
-        ("palette", "avi", "rawvideo -pix_fmt pal8", PCM, {"vf": "split[a][b];[a]palettegen[p];[b][p]paletteuse"}),
+        (
+            "palette",
+            "avi",
+            "rawvideo -pix_fmt pal8",
+            PCM,
+            {"vf": "split[a][b];[a]palettegen[p];[b][p]paletteuse"},
+        ),
         ("zmbv", "avi", "zmbv", PCM, {}),
         ("h264_aac", "flv", X264, AAC, {}),
         ("flv1_mp3", "flv", FLV1, MP3 + " -ar 22050", {}),
@@ -178,7 +184,9 @@ def sounds() -> Cases:
     yield one("sound_mp3_plain", "mp3", None, "libmp3lame -q:a 5", ("sound alone",), out=plain)
     yield one("sound_wav_short", "wav", None, PCM, ("sound alone", "short"), seconds=0.45, starts_s=(0.0,))
     yield one("sound_mp3_short", "mp3", None, MP3, ("sound alone", "short"), seconds=0.3, starts_s=(0.0,))
-    yield one("sound_wav_one_and_a_bit", "wav", None, PCM, ("sound alone", "short"), seconds=1.3, starts_s=(0.0,))
+    yield one(
+        "sound_wav_one_and_a_bit", "wav", None, PCM, ("sound alone", "short"), seconds=1.3, starts_s=(0.0,)
+    )
 
 
 # -- channels and rates
@@ -311,7 +319,9 @@ def pictures() -> Cases:
         ("wmv", WMV2, WMA2),
         ("nut", "ffv1", PCM),
     ):
-        yield one(f"vfr_{suffix}", suffix, video, audio, ("uneven",), vf=uneven, fps="15", out="-fps_mode vfr")
+        yield one(
+            f"vfr_{suffix}", suffix, video, audio, ("uneven",), vf=uneven, fps="15", out="-fps_mode vfr"
+        )
     hole = "select='not(between(t,1.1,4.9))'"
     for suffix, video in (("mp4", X264), ("mkv", X264), ("ts", X264)):
         yield one(f"frozen_{suffix}", suffix, video, AAC, ("uneven", "frozen"), vf=hole, out="-fps_mode vfr")
@@ -376,9 +386,19 @@ def _matrix(turn: int) -> Bytes:
 def turned() -> Cases:
     """All eight display matrices, with square and with other pixels; B-frames and a seek."""
     for turn in range(8):
-        yield one(f"matrix_{turn}", "mp4", X264, AAC, ("matrix", f"turn {turn}"), change=_matrix(turn), turn=turn)
+        yield one(
+            f"matrix_{turn}", "mp4", X264, AAC, ("matrix", f"turn {turn}"), change=_matrix(turn), turn=turn
+        )
     for turn in (1, 4, 6):
-        yield one(f"matrix_{turn}_mov", "mov", MJPEG, PCM, ("matrix", f"turn {turn}"), change=_matrix(turn), turn=turn)
+        yield one(
+            f"matrix_{turn}_mov",
+            "mov",
+            MJPEG,
+            PCM,
+            ("matrix", f"turn {turn}"),
+            change=_matrix(turn),
+            turn=turn,
+        )
     for turn in (3, 5):
         yield one(f"matrix_{turn}_pixels", "mp4", X264, None, ("matrix", "pixels"), vf="setsar=2/1",
                   change=_matrix(turn), turn=turn)  # fmt: skip
@@ -403,15 +423,34 @@ def times() -> Cases:
     for suffix, video, audio in both:
         fps = TV if suffix == "mpg" else "7"
         here = {"fps": fps, "starts_s": (0.0, 3.0, 6.25)}
-        yield one(f"sound_longer_{suffix}", suffix, video, audio, ("sound longer",), video_s=4.0, **here)
+        yield one(
+            f"sound_longer_{suffix}",
+            suffix,
+            video,
+            audio,
+            ("sound longer",),
+            video_s=4.0,
+            seconds=26.0,
+            **here,
+        )
         yield one(f"sound_shorter_{suffix}", suffix, video, audio, ("sound shorter",), audio_s=4.0, **here)
     for suffix, video, audio in both:
         fps = TV if suffix == "mpg" else "7"
         late = "-itsoffset 1.7"
         if suffix != "avi":  # it cannot say so
-            yield one(f"sound_late_{suffix}", suffix, video, audio, ("sound late",), before_audio=late, fps=fps)
-        yield one(f"picture_late_{suffix}", suffix, video, audio, ("picture late",), before_video=late, fps=fps)
-    for suffix, video, audio in (("mp4", X264, AAC), ("mkv", X264, AAC), ("ts", X264, AAC), ("flv", X264, AAC), ("webm", VP9, OPUS)):
+            yield one(
+                f"sound_late_{suffix}", suffix, video, audio, ("sound late",), before_audio=late, fps=fps
+            )
+        yield one(
+            f"picture_late_{suffix}", suffix, video, audio, ("picture late",), before_video=late, fps=fps
+        )
+    for suffix, video, audio in (
+        ("mp4", X264, AAC),
+        ("mkv", X264, AAC),
+        ("ts", X264, AAC),
+        ("flv", X264, AAC),
+        ("webm", VP9, OPUS),
+    ):
         yield one(f"clock_{suffix}", suffix, video, audio, ("clock",), out="-output_ts_offset 100")
     yield one("clock_wraps", "ts", X264, AAC, ("clock", "wrap"), out="-output_ts_offset 95440")
     yield one("edit_list_cut", "mp4", X264_LONG.replace("-g 250", "-g 28"), AAC, ("edit list",), seconds=14,
@@ -444,7 +483,16 @@ def times() -> Cases:
               seconds=14, starts_s=(6.25, 10.25))  # fmt: skip
     for suffix, video, audio in both:
         fps = TV if suffix == "mpg" else "7"
-        yield one(f"seek_{suffix}", suffix, video, audio, ("seek",), seconds=20, fps=fps, starts_s=(5.73, 12.4, 16.25))
+        yield one(
+            f"seek_{suffix}",
+            suffix,
+            video,
+            audio,
+            ("seek",),
+            seconds=20,
+            fps=fps,
+            starts_s=(5.73, 12.4, 16.25),
+        )
     yield one("intra_refresh", "mkv", "libx264 -preset veryfast -crf 20 -g 500 -intra-refresh 1", AAC, ("seek",),
               seconds=20, starts_s=(12.25,))  # fmt: skip
     yield one("sparse_sound", "mkv", X264, OPUS, ("sound with holes",), af="aselect='not(between(t,2,4.5))'",
@@ -482,12 +530,21 @@ def cuts() -> Cases:
     yield one("cut_mp4_no_index", "mp4", X264, AAC, ("cut off",), damaged=True, change=cut_at(0.6))
     yield one("cut_fragments", "mp4", X264, AAC, ("cut off",), damaged=True, change=cut_at(0.5),
               out="-movflags +frag_keyframe+empty_moov", starts_s=(0.0, 3.0, 6.25))  # fmt: skip
-    for suffix, audio in (("wav", PCM), ("flac", FLAC), ("mp3", MP3), ("opus", OPUS), ("aac", AAC), ("aiff", "pcm_s16be")):
+    for suffix, audio in (
+        ("wav", PCM),
+        ("flac", FLAC),
+        ("mp3", MP3),
+        ("opus", OPUS),
+        ("aac", AAC),
+        ("aiff", "pcm_s16be"),
+    ):
         yield one(f"cut_sound_{suffix}", suffix, None, audio, ("cut off", "sound alone"), damaged=True,
                   change=cut_at(0.5), starts_s=(0.0, 3.0, 6.25))  # fmt: skip
 
 
-def joined(name: str, suffix: str, video: str | None, audio: str | None, *more: Part, **about: object) -> Case:
+def joined(
+    name: str, suffix: str, video: str | None, audio: str | None, *more: Part, **about: object
+) -> Case:
     """Two files' bytes, one after the other; the second's source begins at 30 s."""
     fps = str(about.pop("fps", "7"))
     second = more[0] if more else Part(video, audio, seconds=5.0, from_s=30.0, fps=fps)
@@ -502,8 +559,12 @@ def joins() -> Cases:
     yield joined("ts_mpeg2", "ts", MPEG2, MP2, fps=TV)
     yield joined("ts_size", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, size="96x72"))
     yield joined("ts_rate", "ts", X264, AAC, Part(X264, AAC + " -ar 32000", seconds=5, from_s=30))
-    yield joined("ts_clock_ahead", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, out="-output_ts_offset 500"))
-    yield joined("ts_clock_back", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, before_video="-itsoffset 0.5"))
+    yield joined(
+        "ts_clock_ahead", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, out="-output_ts_offset 500")
+    )
+    yield joined(
+        "ts_clock_back", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, before_video="-itsoffset 0.5")
+    )
     yield joined("mpg", "mpg", MPEG2, MP2, fps=TV)
     yield joined("flac", "flac", None, FLAC)
     yield joined("flac_rate", "flac", None, FLAC, Part(None, FLAC + " -ar 22050", seconds=5, from_s=30))
@@ -517,9 +578,13 @@ def joins() -> Cases:
     yield joined("mp3_tags", "mp3", None, MP3)
     yield joined("mp3_rate", "mp3", None, MP3 + " -ar 22050",
                  Part(None, MP3 + " -ar 24000", seconds=5, from_s=30, out=plain))  # fmt: skip
-    yield joined("mp3_channels", "mp3", None, MP3, Part(None, MP3 + " -ac 2", seconds=5, from_s=30, out=plain))
+    yield joined(
+        "mp3_channels", "mp3", None, MP3, Part(None, MP3 + " -ac 2", seconds=5, from_s=30, out=plain)
+    )
     yield joined("aac", "aac", None, AAC)
-    yield joined("aac_rate", "aac", None, AAC + " -ar 22050", Part(None, AAC + " -ar 32000", seconds=5, from_s=30))
+    yield joined(
+        "aac_rate", "aac", None, AAC + " -ar 22050", Part(None, AAC + " -ar 32000", seconds=5, from_s=30)
+    )
     yield joined("ac3", "ac3", None, AC3)
     yield joined("wav", "wav", None, PCM)
     yield joined("mp4", "mp4", X264, AAC)
@@ -573,8 +638,8 @@ def damage() -> Cases:
                   change=taken_out(0.3, 0.6), starts_s=(0.0, 3.0, 7.25))  # fmt: skip
         yield one(f"zeros_{suffix}", suffix, video, audio, ("hole",), damaged=True, fps=fps, seconds=12,
                   change=zeroed(0.3, 0.6), starts_s=(0.0, 3.0, 7.25))  # fmt: skip
-    yield one("zeros_mp4", "mp4", X264, AAC, ("hole",), damaged=True, change=zeroed(0.3, 0.5), out="-movflags +faststart",
-              starts_s=(0.0, 3.0, 6.25))  # fmt: skip
+    yield one("zeros_mp4", "mp4", X264, AAC, ("hole",), damaged=True, change=zeroed(0.3, 0.5),
+              out="-movflags +faststart", starts_s=(0.0, 3.0, 6.25))  # fmt: skip
     for suffix, audio in (("mp3", MP3), ("flac", FLAC), ("opus", OPUS), ("aac", AAC)):
         yield one(f"hole_sound_{suffix}", suffix, None, audio, ("hole", "sound alone"), damaged=True, seconds=12,
                   change=taken_out(0.3, 0.6), starts_s=(0.0, 3.0, 6.25))  # fmt: skip
@@ -602,10 +667,24 @@ def streams() -> Cases:
         yield Case(f"cover_{suffix}", suffix, parts, ("cover",), remux=f"|{maps}")
 
 
+FAMILIES: dict[str, Callable[[], Cases]] = {
+    "containers and codecs": codecs,
+    "sound alone": sounds,
+    "channel layouts": layouts,
+    "sample rates": rates,
+    "frame rates, pixels, colours": pictures,
+    "display matrices": turned,
+    "starts, lengths, edit lists, seeks": times,
+    "cut off": cuts,
+    "joined": joins,
+    "holes, encryption": damage,
+    "several streams, covers": streams,
+}
+
+
 def all_cases() -> list[Case]:
     """Every case, in the order of the families."""
-    families = (codecs, sounds, layouts, rates, pictures, turned, times, cuts, joins, damage, streams)
-    return [case for family in families for case in family()]
+    return [case for family in FAMILIES.values() for case in family()]
 
 
 def pairwise(cases: list[Case], most: int) -> list[Case]:

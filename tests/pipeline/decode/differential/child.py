@@ -79,9 +79,9 @@ class Child:
             said = json.loads(str(found["said"]))
             return Ours(
                 refused=said["refused"],
-                thumbs=found["thumbs"] if "thumbs" in found else None,
+                thumbs=found.get("thumbs"),
                 shape=said["shape"],
-                wave=found["wave"] if "wave" in found else None,
+                wave=found.get("wave"),
                 frames_ok=tuple(said["frames_ok"]),
                 audio_ok=tuple(said["audio_ok"]),
                 notes=tuple((code, detail) for code, detail in said["notes"]),
@@ -89,10 +89,11 @@ class Child:
 
 
 def _answer(decoder: Any, path: str, start_s: float) -> bytes:
-    from caeav.manifests.errors import CaeavError
-    from caeav.pipeline.decode.media import Sampling
     from PIL import Image
     from truth import HEIGHT, RATE_HZ, WIDTH
+
+    from caeav.manifests.errors import CaeavError
+    from caeav.pipeline.decode.media import Sampling
 
     arrays: dict[str, Any] = {}
     said: dict[str, Any] = {"refused": "", "shape": 0.0, "frames_ok": [], "audio_ok": [], "notes": []}

@@ -21,6 +21,7 @@ LOST_PICTURE = "lost picture"
 LOOK = "look"
 SHAPE = "shape"
 WRONG_SOUND = "wrong sound"
+SHIFTED_SOUND = "shifted sound"
 FALSE_SOUND = "false sound"
 LOST_SOUND = "lost sound"
 LEVEL = "level"
@@ -31,6 +32,7 @@ KINDS = {
     WRONG_PICTURE: "a picture is called real that ffmpeg does not show at that time",
     STALE_PICTURE: "a picture is called real where ffmpeg shows none (before the first, after the last)",
     WRONG_SOUND: "sound is called real that ffmpeg does not play at that time",
+    SHIFTED_SOUND: "the right sound, but up to 0.1 s earlier or later",
     FALSE_SOUND: "sound is called real where ffmpeg plays none",
     REFUSED: "the clip is refused though ffmpeg shows or plays something of it",
     LOST_PICTURE: "a picture that ffmpeg shows is called not real",
@@ -49,6 +51,8 @@ SAME_COLOUR = 9.0  # mean difference of 255, lossy decoders of two versions incl
 SAME_SOUND = 0.97
 SAME_LEVEL = 0.05
 SAME_SHAPE = 0.04
+SAME_TIME_S = 0.001
+NEAR_S = 0.1
 
 TURNS: tuple[Callable[[Image], Image], ...] = (
     lambda i: i,
@@ -60,7 +64,7 @@ TURNS: tuple[Callable[[Image], Image], ...] = (
     lambda i: i.transpose(1, 0, 2),
     lambda i: np.rot90(i, 2).transpose(1, 0, 2),
 )
-"""What a display matrix does to the stored picture, by `Case.turn`; the inverse of turn 1 is turn 3, all others are their own."""
+"""What a display matrix does to the stored picture, by `Case.turn`; 1 and 3 undo each other, all others themselves."""
 
 
 def number_shown(case: Case, image: Image) -> int:
@@ -189,12 +193,30 @@ def _sound(
         if ours_norm > 2 * theirs_norm + 0.2:
             _keep(found, WRONG_SOUND, f"{_said(wave)} instead of silence at {from_s:.2f} s")
         return
-    alike = float((wave * theirs).sum()) / (ours_norm * theirs_norm + 1e-9)
+    lag_s, alike = _lag(wave, theirs)
     if alike < SAME_SOUND:
         said = f"{_said(wave)} instead of {_said(theirs)} at {from_s:.2f} s (alike {alike:.2f})"
         _keep(found, WRONG_SOUND, said)
+    elif abs(lag_s) > SAME_TIME_S:
+        _keep(
+            found,
+            SHIFTED_SOUND,
+            f"{1000 * lag_s:.1f} ms too {'late' if lag_s > 0 else 'early'} at {from_s:.2f} s",
+        )
     elif abs(ours_norm / theirs_norm - 1) > SAME_LEVEL:
         _keep(found, LEVEL, f"{ours_norm / theirs_norm:.3f} times as loud at {from_s:.2f} s")
+
+
+def _lag(ours: Float, theirs: Float) -> tuple[float, float]:
+    """How much later `ours` is than `theirs`, within `NEAR_S`, and how alike they are then (1: the same)."""
+    near = round(NEAR_S * RATE_HZ)
+    length = 1 << (2 * ours.size).bit_length()
+    product = np.fft.irfft(np.fft.rfft(ours, length) * np.conj(np.fft.rfft(theirs, length)), length)
+    lags = np.concatenate([np.arange(-near, 0), np.arange(near + 1)])
+    lag = int(lags[np.argmax(product[lags])])
+    mine, other = (ours[lag:], theirs[: theirs.size - lag]) if lag >= 0 else (ours[:lag], theirs[-lag:])
+    norm = float(np.sqrt((mine**2).sum() * (other**2).sum())) + 1e-9
+    return lag / RATE_HZ, float((mine * other).sum()) / norm
 
 
 def _said(wave: Float) -> str:

@@ -15,6 +15,9 @@ from compare import differences
 from making import Case, NotMade, make
 from oracle import ask
 
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.decode.registry import decoders
+
 DECODERS = ("pyav", "decord", "torchcodec")
 OLDEST = (5, 1)  # the first ffmpeg with the options used here
 
@@ -40,12 +43,21 @@ def no_ffmpeg() -> str:
     return ""
 
 
+def loads(decoder: str) -> bool:
+    """Whether a decoder's library is there and loads."""
+    try:
+        decoders[decoder]().version()
+    except CaeavError:
+        return False
+    return True
+
+
 def compared(
-    cases: Iterable[Case], decoders: Sequence[str], folder: Path, *, keep: bool = False
+    cases: Iterable[Case], names: Sequence[str], folder: Path, *, keep: bool = False
 ) -> Iterator[Row | str]:
     """Rows of all cases, decoders and starts; a text for a case that this ffmpeg cannot write."""
     with ExitStack() as stack:
-        children = [stack.enter_context(Child(name)) for name in decoders]
+        children = [stack.enter_context(Child(name)) for name in names]
         for case in cases:
             try:
                 file = make(case, folder)

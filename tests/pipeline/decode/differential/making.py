@@ -115,7 +115,7 @@ def _encode(part: Part, sources: Path, to: Path) -> None:
         if part.af:
             arguments += ["-af", part.af]
         arguments += ["-c:a", *part.audio.split()]
-    _run([*arguments, "-threads", "1", "-strict", "-2", *part.out.split(), str(to)])
+    _run([*arguments, "-threads", "1", *part.out.split(), str(to)])
 
 
 def make(case: Case, folder: Path) -> Path:
@@ -134,7 +134,7 @@ def make(case: Case, folder: Path) -> Path:
         again = folder / f"again-{case.file}"
         inputs = [word for piece in pieces for word in ("-i", str(piece))]
         before, _, after = case.remux.rpartition("|")
-        _run([*QUIET, *before.split(), *inputs, *after.split(), "-strict", "-2", str(again)])
+        _run([*QUIET, *before.split(), *inputs, *after.split(), str(again)])
         for piece in pieces:
             piece.unlink()
         pieces = [again]

@@ -15,23 +15,31 @@ from pathlib import Path
 
 import numpy as np
 from making import Case
-from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image
+from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image, place_of
 
 TIME_TOLERANCE_S = 0.002  # containers that count milliseconds, in either direction
 BLOCK_S = 0.05
+TORN, WHOLE = 0.7, 0.9  # how surely sound is found in the source
 QUIET_RMS = 1e-3  # the source's noise is a hundred times louder
 
-_SHOWN = re.compile(r"showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
+_SHOWN = re.compile(r"_showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
+_PLAYED = re.compile(r"_ashowinfo.*? n:\d+ pts:(-?\d+) .*? rate:(\d+) nb_samples:(\d+)")
 
 
 @dataclass
 class Answer:
-    """ffmpeg's answer. times_s, images `[N, 48, 64, 3]`: all pictures. shapes: width over height as displayed. wave `[n]` from 0 s."""
+    """ffmpeg's answer.
+
+    times_s, images `[N, 48, 64, 3]`: all pictures. shapes: width over height as displayed. wave `[n]`: sound from 0 s.
+    plain `[n]`: the same without `async`, as `ffmpeg -ar RATE` writes it: where a joined file goes on at another sample
+    rate, ffmpeg's own times are wrong and `async` tears the sound to pieces that follow them.
+    """
 
     times_s: list[float]
     images: Image
     shapes: list[float]
     wave: Float
+    plain: Float
     said: str
 
     @property
@@ -50,10 +58,14 @@ class Answer:
         return sorted({0 if at is None else at for at in found}) if self.times_s else []
 
     def sound(self, start_s: float, seconds: float) -> Float:
-        """`[seconds * RATE_HZ]`, silence where ffmpeg has no more."""
-        first, count = round(start_s * RATE_HZ), round(seconds * RATE_HZ)
-        part = self.wave[first : first + count]
-        return np.pad(part, (0, count - part.size))
+        """`[seconds * RATE_HZ]`, silence where ffmpeg has no more; torn sound is taken as it is without `async`."""
+        part, plain = (_cut(wave, start_s, seconds) for wave in (self.wave, self.plain))
+        norm = float(np.sqrt((part**2).sum() * (plain**2).sum()))
+        if float((part * plain).sum()) > WHOLE * norm:
+            return part  # nothing to choose
+        if abs(place_of(part)[1]) < TORN < WHOLE < abs(place_of(plain)[1]):
+            return plain
+        return part
 
     def heard_share(self, start_s: float, seconds: float) -> float:
         """Which part of a stretch of time is not silent."""
@@ -61,29 +73,61 @@ class Answer:
         return float((np.sqrt((blocks**2).mean(axis=1)) > QUIET_RMS).mean())
 
 
+def _cut(wave: Float, start_s: float, seconds: float) -> Float:
+    first, count = round(start_s * RATE_HZ), round(seconds * RATE_HZ)
+    part = wave[first : first + count]
+    return np.pad(part, (0, count - part.size))
+
+
 def ask(case: Case, file: Path, scratch: Path) -> Answer:
-    """Decode the whole file with the ffmpeg command; what fails to decode is missing in the answer, as for its users."""
-    pictures, sound = scratch / "ffmpeg.rgb", scratch / "ffmpeg.f32"
-    for old in (pictures, sound):
+    """Decode the whole file with the ffmpeg command; what it cannot decode is missing in the answer."""
+    pictures, sound, plain = (scratch / f"ffmpeg.{kind}" for kind in ("rgb", "f32", "plain"))
+    for old in (pictures, sound, plain):
         old.unlink(missing_ok=True)
     command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats", "-y", "-threads", "1", "-i", str(file)]
     if case.has_video:
         command += ["-an", "-sn", "-dn", "-vf", f"showinfo=checksum=0,scale={WIDTH}:{HEIGHT}:flags=area"]
         command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", str(pictures)]
     if case.has_audio:
-        line = f"aresample={RATE_HZ}:async=1:first_pts=0:rematrix_maxval=1"
-        command += ["-vn", "-sn", "-dn", "-af", line, "-ac", "1", "-f", "f32le", str(sound)]
+        line = f"aresample={RATE_HZ}:async=1:rematrix_maxval=1,aformat=flt:channel_layouts=mono,ashowinfo"
+        command += ["-vn", "-sn", "-dn", "-af", line, "-f", "f32le", str(sound)]
+        line = f"aresample={RATE_HZ}:rematrix_maxval=1,aformat=flt:channel_layouts=mono"
+        command += ["-vn", "-sn", "-dn", "-af", line, "-f", "f32le", str(plain)]
     done = subprocess.run(command, capture_output=True, timeout=120)
     said = done.stderr.decode(errors="replace")
     seen = [match.groups() for match in _SHOWN.finditer(said)]
-    images = (
-        np.fromfile(pictures, dtype=np.uint8) if pictures.exists() else np.zeros(0, dtype=np.uint8)
-    )
+    images = np.fromfile(pictures, dtype=np.uint8) if pictures.exists() else np.zeros(0, dtype=np.uint8)
     images = images[: images.size // (WIDTH * HEIGHT * 3) * WIDTH * HEIGHT * 3].reshape(-1, HEIGHT, WIDTH, 3)
-    count = min(len(images), len(seen))
-    shapes = [
-        int(w) / int(h) * (int(num) / int(den) if int(num) and int(den) else 1.0)
-        for _, num, den, w, h in seen[:count]
-    ]
-    wave = np.fromfile(sound, dtype=np.float32) if sound.exists() else np.zeros(0, dtype=np.float32)
-    return Answer([float(at) for at, *_ in seen[:count]], images[:count], shapes, wave, said)
+    times_s, kept, shapes = [], [], []
+    for n, (at, num, den, width, height) in enumerate(seen[: len(images)]):
+        if times_s and float(at) < times_s[-1]:
+            continue  # a clock that goes back (joined files): the command drops such pictures, too
+        times_s.append(float(at))
+        kept.append(n)
+        pixel = int(num) / int(den) if int(num) and int(den) else 1.0
+        shapes.append(int(width) / int(height) * pixel)
+    wave, straight = _samples(sound), _samples(plain)
+    line = _on_one_line(wave, said)
+    starts = next((int(match.group(1)) for match in _PLAYED.finditer(said)), 0)
+    straight = np.pad(straight, (starts, 0)) if starts > 0 else straight[-starts:]
+    return Answer(times_s, images[kept], shapes, line, straight, said)
+
+
+def _samples(file: Path) -> Float:
+    return np.fromfile(file, dtype=np.float32) if file.exists() else np.zeros(0, dtype=np.float32)
+
+
+def _on_one_line(wave: Float, said: str) -> Float:
+    """The samples at the times that ffmpeg gives them, from 0 s on; the first to come stays where two come."""
+    pieces = [tuple(map(int, match.groups())) for match in _PLAYED.finditer(said)]
+    end = max((pts + count for pts, _, count in pieces), default=0)
+    line = np.zeros(max(end, 0), dtype=np.float32)
+    at = filled = 0
+    for pts, _, count in pieces:
+        piece = wave[at : at + count]
+        at += count
+        skip = max(filled - pts, 0)
+        if skip < piece.size:
+            line[pts + skip : pts + piece.size] = piece[skip:]
+            filled = pts + piece.size
+    return line
