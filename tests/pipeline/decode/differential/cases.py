@@ -173,7 +173,7 @@ def sounds() -> Cases:
         ("s16be", "au", "pcm_s16be"),
         ("wavpack", "wv", "wavpack"),
         ("tta", "tta", "tta"),
-        ("pcm", "voc", "pcm_u8"),
+        ("pcm", "voc", "pcm_u8 -ar 8000"),
         ("ac3", "ac3", AC3),
         ("eac3", "eac3", "eac3 -b:a 128k -ar 48000"),
         ("vorbis", "mka", VORBIS),

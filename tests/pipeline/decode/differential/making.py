@@ -100,7 +100,16 @@ def _encode(part: Part, sources: Path, to: Path) -> None:
     video_s = part.seconds if part.video_s is None else part.video_s
     audio_s = part.seconds if part.audio_s is None else part.audio_s
     if part.video is not None:
-        arguments += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", part.fps]
+        arguments += [
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+            "-s",
+            f"{WIDTH}x{HEIGHT}",
+            "-framerate",
+            part.fps,
+        ]
         arguments += ["-ss", str(part.from_s), "-t", str(video_s), *part.before_video.split()]
         arguments += ["-i", str(sources / "pictures.rgb")]
     if part.audio is not None:

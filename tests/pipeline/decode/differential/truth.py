@@ -1,9 +1,9 @@
 """Media that tell the truth: every picture shows its own number, every moment of the sound is found again.
 
 A picture is a field of 4 x 4 blocks, bright for the bits of its number that are set; it survives lossy codecs at
-64 x 48 and shows by its colours and its lay whether it was turned or recoloured. The sound is seeded noise between 200 and
-3,000 Hz, so a second of it is found by correlation, also at 8 kHz. Numbers and sound run on one clock: picture `n` of a
-source of `fps` pictures a second belongs to second `n / fps` of the sound.
+64 x 48 and shows by its colours and its lay whether it was turned or recoloured. The sound is seeded noise between
+200 and 3,000 Hz, so a second of it is found by correlation, also at 8 kHz. Numbers and sound run on one clock:
+picture `n` of a source of `fps` pictures a second belongs to second `n / fps` of the sound.
 """
 
 from __future__ import annotations
