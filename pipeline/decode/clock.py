@@ -1,0 +1,110 @@
+"""Stamps that start anew: files joined end to end are one film whose parts follow each other.
+
+Recordings are joined by `cat` (MPEG-TS, MPEG-PS, FLAC) or chained (Ogg); then the container's clock jumps in the middle.
+As in the `ffmpeg` command a stream whose clock goes back, or ahead by more than ten seconds together with all
+others, goes on where it was. Packets are given straight stamps right after demuxing, before anything reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import av
+
+from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.decode.opening import opened
+from caeav.pipeline.decode.probe import MediaFacts
+
+RESTARTING = ("mpegts", "mpeg", "ogg", "flac")
+"""Containers that stay readable when joined, and keep the stamps of the parts."""
+BACK_S = 0.1  # a clock that goes back by less is rounding
+AHEAD_S = 10.0  # a clock that jumps ahead by less is a gap in the recording
+OVERLAP_S = 1.0  # how far the streams of one part may end apart
+WALK_BYTES = 2**30  # larger files are not read to their end for the sake of one clip
+
+
+class Clock:
+    """Gives the packets of one reading of a file straight stamps; streams share the parts they lie in."""
+
+    def __init__(self, facts: MediaFacts) -> None:
+        self._restarts = facts.container in RESTARTING
+        self._shifts_s = [0.0]  # of each part
+        self._part: dict[int, int] = {}  # of each stream
+        self._next_s: dict[int, float] = {}  # where each stream should go on
+
+    @property
+    def parts(self) -> int:
+        """How many parts were met so far."""
+        return len(self._shifts_s)
+
+    def straighten(self, packet: Any, tick_s: float) -> None:
+        """Shift the packet's stamps into the part it belongs to; `tick_s` is its stream's time base."""
+        if not self._restarts:
+            return
+        index = packet.stream_index
+        part = self._part.get(index, self.parts - 1)
+        stamp = packet.dts
+        if stamp is None and packet.stream.type == "audio":
+            stamp = packet.pts  # pictures need not be in order
+        if stamp is not None:
+            part = self._part[index] = self._part_of(index, part, stamp * tick_s)
+            length_s = (packet.duration or 0) * tick_s
+            self._next_s[index] = stamp * tick_s + self._shifts_s[part] + length_s
+        ticks = round(self._shifts_s[part] / tick_s)
+        if ticks:
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+
+    def _part_of(self, index: int, part: int, at_s: float) -> int:
+        next_s = self._next_s.get(index)
+        if next_s is None or self._goes_on(at_s + self._shifts_s[part], next_s, BACK_S):
+            return part
+        newest = self.parts - 1
+        if part < newest and self._goes_on(at_s + self._shifts_s[newest], next_s, OVERLAP_S):
+            return newest
+        self._shifts_s.append(next_s - at_s)
+        return newest + 1
+
+    def _goes_on(self, time_s: float, next_s: float, back_s: float) -> bool:
+        """Whether a stream that should go on at `next_s` may do so at `time_s`: also where others are already."""
+        return next_s - back_s <= time_s <= max(next_s, *self._next_s.values()) + AHEAD_S
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a whole file's packets say: how many parts it has, and its end in media time."""
+
+    parts: int
+    end_s: float
+
+
+def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
+    """Read all stamps of a file that may be joined; None for any other, and for one too large to be read for this.
+
+    The answer is kept for the next clip of the same file.
+    """
+    if facts.container not in RESTARTING or facts.size_bytes > WALK_BYTES:
+        return None
+    return _walked(facts, limits, Path(facts.path).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
+    clock, end_s = Clock(facts), 0.0
+    chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
+    with opened(facts.path, limits) as container:
+        tick_s = {i: float(container.streams[i].time_base) for i in chosen}
+        try:
+            for packet in container.demux([container.streams[i] for i in chosen]):
+                if packet.size == 0:
+                    continue
+                tick = tick_s[packet.stream_index]
+                clock.straighten(packet, tick)
+                if packet.pts is not None:
+                    end_s = max(end_s, (packet.pts + (packet.duration or 0)) * tick - facts.origin_s)
+        except av.FFmpegError:  # what can be read of it is what there is; the clip's own reading says why
+            pass
+    return Walked(clock.parts, end_s)
