@@ -2,7 +2,9 @@
 
 The file is read from its beginning, without a seek: pictures with the times ffmpeg gives them, turned upright and
 brought to the code's size, sound on one line from time 0 (`aresample=async=1` fills gaps as players do), mixed to mono
-with weights that sum to one. Time 0 is the container's start, as for every ffmpeg command.
+with weights that sum to one. Time 0 is the container's start, as for every ffmpeg command. Where a joined file goes on
+at another sample rate, ffmpeg counts on with the first one: its times are wrong then, `async` tears the sound to pieces
+that follow them, and the samples are taken as they come instead, which is what `ffmpeg -ar RATE` writes.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from making import Case
-from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image, place_of
+from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image
 
 TIME_TOLERANCE_S = 0.002  # containers that count milliseconds, in either direction
 BLOCK_S = 0.05
-TORN, WHOLE = 0.7, 0.9  # how surely sound is found in the source
+RATE_CHANGES = "rate changes"  # the trait of such cases
 QUIET_RMS = 1e-3  # the source's noise is a hundred times louder
 
 _SHOWN = re.compile(r"_showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
@@ -31,15 +33,12 @@ class Answer:
     """ffmpeg's answer.
 
     times_s, images `[N, 48, 64, 3]`: all pictures. shapes: width over height as displayed. wave `[n]`: sound from 0 s.
-    plain `[n]`: the same without `async`, as `ffmpeg -ar RATE` writes it: where a joined file goes on at another sample
-    rate, ffmpeg's own times are wrong and `async` tears the sound to pieces that follow them.
     """
 
     times_s: list[float]
     images: Image
     shapes: list[float]
     wave: Float
-    plain: Float
     said: str
 
     @property
@@ -58,14 +57,10 @@ class Answer:
         return sorted({0 if at is None else at for at in found}) if self.times_s else []
 
     def sound(self, start_s: float, seconds: float) -> Float:
-        """`[seconds * RATE_HZ]`, silence where ffmpeg has no more; torn sound is taken as it is without `async`."""
-        part, plain = (_cut(wave, start_s, seconds) for wave in (self.wave, self.plain))
-        norm = float(np.sqrt((part**2).sum() * (plain**2).sum()))
-        if float((part * plain).sum()) > WHOLE * norm:
-            return part  # nothing to choose
-        if abs(place_of(part)[1]) < TORN < WHOLE < abs(place_of(plain)[1]):
-            return plain
-        return part
+        """`[seconds * RATE_HZ]`, silence where ffmpeg has no more."""
+        first, count = round(start_s * RATE_HZ), round(seconds * RATE_HZ)
+        part = self.wave[first : first + count]
+        return np.pad(part, (0, count - part.size))
 
     def heard_share(self, start_s: float, seconds: float) -> float:
         """Which part of a stretch of time is not silent."""
@@ -73,26 +68,20 @@ class Answer:
         return float((np.sqrt((blocks**2).mean(axis=1)) > QUIET_RMS).mean())
 
 
-def _cut(wave: Float, start_s: float, seconds: float) -> Float:
-    first, count = round(start_s * RATE_HZ), round(seconds * RATE_HZ)
-    part = wave[first : first + count]
-    return np.pad(part, (0, count - part.size))
-
-
 def ask(case: Case, file: Path, scratch: Path) -> Answer:
     """Decode the whole file with the ffmpeg command; what it cannot decode is missing in the answer."""
-    pictures, sound, plain = (scratch / f"ffmpeg.{kind}" for kind in ("rgb", "f32", "plain"))
-    for old in (pictures, sound, plain):
+    pictures, sound = scratch / "ffmpeg.rgb", scratch / "ffmpeg.f32"
+    for old in (pictures, sound):
         old.unlink(missing_ok=True)
     command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats", "-y", "-threads", "1", "-i", str(file)]
     if case.has_video:
         command += ["-an", "-sn", "-dn", "-vf", f"showinfo=checksum=0,scale={WIDTH}:{HEIGHT}:flags=area"]
         command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", str(pictures)]
+    changes = RATE_CHANGES in case.traits
     if case.has_audio:
-        line = f"aresample={RATE_HZ}:async=1:rematrix_maxval=1,aformat=flt:channel_layouts=mono,ashowinfo"
-        command += ["-vn", "-sn", "-dn", "-af", line, "-f", "f32le", str(sound)]
-        line = f"aresample={RATE_HZ}:rematrix_maxval=1,aformat=flt:channel_layouts=mono"
-        command += ["-vn", "-sn", "-dn", "-af", line, "-f", "f32le", str(plain)]
+        line = f"aresample={RATE_HZ}:async={int(not changes)}:rematrix_maxval=1"
+        command += ["-vn", "-sn", "-dn", "-af", f"{line},aformat=flt:channel_layouts=mono,ashowinfo"]
+        command += ["-f", "f32le", str(sound)]
     done = subprocess.run(command, capture_output=True, timeout=120)
     said = done.stderr.decode(errors="replace")
     seen = [match.groups() for match in _SHOWN.finditer(said)]
@@ -106,22 +95,20 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
         kept.append(n)
         pixel = int(num) / int(den) if int(num) and int(den) else 1.0
         shapes.append(int(width) / int(height) * pixel)
-    wave, straight = _samples(sound), _samples(plain)
-    line = _on_one_line(wave, said)
-    starts = next((int(match.group(1)) for match in _PLAYED.finditer(said)), 0)
-    straight = np.pad(straight, (starts, 0)) if starts > 0 else straight[-starts:]
-    return Answer(times_s, images[kept], shapes, line, straight, said)
+    wave = np.fromfile(sound, dtype=np.float32) if sound.exists() else np.zeros(0, dtype=np.float32)
+    return Answer(times_s, images[kept], shapes, _on_one_line(wave, said, straight=changes), said)
 
 
-def _samples(file: Path) -> Float:
-    return np.fromfile(file, dtype=np.float32) if file.exists() else np.zeros(0, dtype=np.float32)
+def _on_one_line(wave: Float, said: str, *, straight: bool) -> Float:
+    """The samples at the times that ffmpeg gives them, from 0 s on; the first to come stays where two come.
 
-
-def _on_one_line(wave: Float, said: str) -> Float:
-    """The samples at the times that ffmpeg gives them, from 0 s on; the first to come stays where two come."""
+    straight: only the first time counts, and then one sample follows the other.
+    """
     pieces = [tuple(map(int, match.groups())) for match in _PLAYED.finditer(said)]
-    end = max((pts + count for pts, _, count in pieces), default=0)
-    line = np.zeros(max(end, 0), dtype=np.float32)
+    if straight:
+        first = pieces[0][0] if pieces else 0
+        return np.pad(wave, (first, 0)) if first > 0 else wave[-first:]
+    line = np.zeros(max((pts + count for pts, _, count in pieces), default=0), dtype=np.float32)
     at = filled = 0
     for pts, _, count in pieces:
         piece = wave[at : at + count]

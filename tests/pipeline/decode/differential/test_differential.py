@@ -104,7 +104,7 @@ def _answer(**other: object) -> Answer:
     """9 s as ffmpeg would give them of an undamaged file."""
     images = np.stack([picture(n) for n in range(63)])
     wave = noise()[: 9 * RATE_HZ]
-    return replace(Answer([n / 7 for n in range(63)], images, [WIDTH / HEIGHT] * 63, wave, wave, ""), **other)  # type: ignore[arg-type]
+    return replace(Answer([n / 7 for n in range(63)], images, [WIDTH / HEIGHT] * 63, wave, ""), **other)  # type: ignore[arg-type]
 
 
 def _ours(start_s: float = START_S, **other: object) -> Ours:
@@ -159,7 +159,7 @@ def test_what_is_shown_after_the_last_picture_is_stale(last: int) -> None:
 
 def test_sound_called_real_where_there_is_none() -> None:
     wave = np.concatenate([noise()[: 2 * RATE_HZ], np.zeros(7 * RATE_HZ, dtype=np.float32)])
-    assert compare.FALSE_SOUND in differences(CASE, START_S, _answer(wave=wave, plain=wave), _ours())
+    assert compare.FALSE_SOUND in differences(CASE, START_S, _answer(wave=wave), _ours())
 
 
 def test_nothing_of_an_encrypted_file_may_be_called_real() -> None:
