@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 
 from making import Case, Part
-from oracle import RATE_CHANGES
+from oracle import STRAIGHT
 
 X264 = "libx264 -preset ultrafast -crf 20 -g 7 -bf 2 -pix_fmt yuv420p"
 X264_LONG = "libx264 -preset veryfast -crf 20 -g 250 -bf 3 -pix_fmt yuv420p"
@@ -551,7 +551,7 @@ def joined(
     second = more[0] if more else Part(video, audio, seconds=5.0, from_s=30.0, fps=fps)
     first = Part(video, audio, seconds=5.0, fps=fps, out=second.out)
     starts = about.pop("starts_s", (0.0, 3.0, 6.25))
-    traits = ("joined", RATE_CHANGES) if name.endswith("_rate") else ("joined",)
+    traits = ("joined", STRAIGHT) if name.endswith("_rate") or suffix == "flac" else ("joined",)
     return Case(f"joined_{name}", suffix, (first, second), traits, starts, **about)  # type: ignore[arg-type]
 
 

@@ -74,6 +74,11 @@ class Case:
     def has_audio(self) -> bool:
         return self.parts[0].audio is not None
 
+    def number_at(self, time_s: float) -> int:
+        """The number that an undamaged file of one part shows at a time."""
+        above, _, below = self.parts[0].fps.partition("/")
+        return int(time_s * float(above) / float(below or 1))
+
     @property
     def file(self) -> str:
         return f"{self.name}.{self.suffix}"

@@ -3,8 +3,9 @@
 The file is read from its beginning, without a seek: pictures with the times ffmpeg gives them, turned upright and
 brought to the code's size, sound on one line from time 0 (`aresample=async=1` fills gaps as players do), mixed to mono
 with weights that sum to one. Time 0 is the container's start, as for every ffmpeg command. Where a joined file goes on
-at another sample rate, ffmpeg counts on with the first one: its times are wrong then, `async` tears the sound to pieces
-that follow them, and the samples are taken as they come instead, which is what `ffmpeg -ar RATE` writes.
+at another sample rate, ffmpeg counts on with the first one, and joined FLAC frames begin to count anew: times are wrong
+then, `async` tears the sound to pieces that follow them, and the samples are taken as they come instead, which is what
+`ffmpeg -ar RATE` writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image
 
 TIME_TOLERANCE_S = 0.002  # containers that count milliseconds, in either direction
 BLOCK_S = 0.05
-RATE_CHANGES = "rate changes"  # the trait of such cases
+STRAIGHT = "no clock"  # the trait of cases whose samples are taken as they come
 QUIET_RMS = 1e-3  # the source's noise is a hundred times louder
 
 _SHOWN = re.compile(r"_showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
@@ -77,9 +78,9 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
     if case.has_video:
         command += ["-an", "-sn", "-dn", "-vf", f"showinfo=checksum=0,scale={WIDTH}:{HEIGHT}:flags=area"]
         command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", str(pictures)]
-    changes = RATE_CHANGES in case.traits
+    straight = STRAIGHT in case.traits
     if case.has_audio:
-        line = f"aresample={RATE_HZ}:async={int(not changes)}:rematrix_maxval=1"
+        line = f"aresample={RATE_HZ}:async={int(not straight)}:rematrix_maxval=1"
         command += ["-vn", "-sn", "-dn", "-af", f"{line},aformat=flt:channel_layouts=mono,ashowinfo"]
         command += ["-f", "f32le", str(sound)]
     done = subprocess.run(command, capture_output=True, timeout=120)
@@ -96,7 +97,7 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
         pixel = int(num) / int(den) if int(num) and int(den) else 1.0
         shapes.append(int(width) / int(height) * pixel)
     wave = np.fromfile(sound, dtype=np.float32) if sound.exists() else np.zeros(0, dtype=np.float32)
-    return Answer(times_s, images[kept], shapes, _on_one_line(wave, said, straight=changes), said)
+    return Answer(times_s, images[kept], shapes, _on_one_line(wave, said, straight=straight), said)
 
 
 def _on_one_line(wave: Float, said: str, *, straight: bool) -> Float:
