@@ -27,10 +27,13 @@ WALK_BYTES = 2**30  # larger files are not read to their end for the sake of one
 
 
 class Clock:
-    """Gives the packets of one reading of a file straight stamps; streams share the parts they lie in."""
+    """Gives the packets of one reading of a file straight stamps; streams share the parts they lie in.
 
-    def __init__(self, facts: MediaFacts) -> None:
-        self._restarts = facts.container in RESTARTING
+    Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough.
+    """
+
+    def __init__(self, restarts: bool) -> None:
+        self._restarts = restarts
         self._shifts_s = [0.0]  # of each part
         self._part: dict[int, int] = {}  # of each stream
         self._next_s: dict[int, float] = {}  # where each stream should go on
@@ -93,7 +96,7 @@ def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
 
 @lru_cache(maxsize=16)
 def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
-    clock, end_s = Clock(facts), 0.0
+    clock, end_s = Clock(restarts=True), 0.0
     chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}

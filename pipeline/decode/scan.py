@@ -33,7 +33,8 @@ class Scan:
     video_s: sorted times of pictures. audio_s: seconds of sound inside the clip. `*_end_s`: where the last
     packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these. seek_s: where reading
     has to begin, None for the file's start. key_s: the last key picture before the first wanted one, where reading begins
-    far from it. parts: how many joined files were met. encrypted: streams whose packets are.
+    far from it. parts: how many joined files were met. encrypted: streams whose packets are. rate_changes: packets of sound that hold no whole number of samples
+    at the header's rate.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Scan:
     key_s: float | None = None
     parts: int = 1
     encrypted: frozenset[int] = frozenset()
+    rate_changes: bool = False
 
     @property
     def gaps_s(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -125,8 +127,9 @@ def _read(
     waiting = set(chosen)
     encrypted: set[int] = set()
     heard: list[tuple[float, float]] = []
-    clock = Clock(facts)
+    clock = Clock(facts.joined)
     count = 0
+    broken: int | None = None  # pictures before the first key picture after a seek: they do not decode
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}
         if place_s is not None and go_to(container, facts, place_s):
@@ -150,6 +153,8 @@ def _read(
                 if packet.is_discard:  # outside the container's edit list: decoded, but never shown
                     pass
                 elif facts.video and index == facts.video.index:
+                    if packet.is_keyframe and broken is None:
+                        broken = len(found.video_s) if found.seek_s is not None else 0
                     found.video_s.append(time_s)
                     found.video_end_s = max(found.video_end_s or 0.0, time_s + length_s)
                     if packet.is_keyframe and time_s <= first_wanted_s:
@@ -158,6 +163,7 @@ def _read(
                     found.audio_packets += 1
                     found.audio_start_s = time_s if found.audio_start_s is None else found.audio_start_s
                     found.audio_end_s = max(found.audio_end_s or 0.0, time_s + length_s)
+                    found.rate_changes |= _is_uneven(length_s, tick, facts)
                     heard.append((max(time_s, start_s), min(time_s + length_s, end_s)))
                 past_s = min(time_s, (packet.dts or stamp) * tick - facts.origin_s) - end_s
                 if past_s > REORDER_S:
@@ -169,11 +175,18 @@ def _read(
         except av.FFmpegError as error:
             found.error = library_message(error)
             found.at_end = True
-    found.video_s.sort()
+    found.video_s = sorted(found.video_s[broken or 0 :])
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
     found.audio_s = sum(b - a for a, b in merged([(a, b) for a, b in heard if b > a]))
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
     return found
+
+
+def _is_uneven(length_s: float, tick_s: float, facts: MediaFacts) -> bool:
+    """Whether a packet of sound, by a clock that counts samples, holds a fraction of one."""
+    rate_hz = facts.audio.rate_hz if facts.audio else 0
+    samples = length_s * rate_hz
+    return 0 < tick_s * rate_hz < 0.01 and abs(samples - round(samples)) > 0.02
 
 
 def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -82,13 +82,13 @@ class Stretch:
 class Sound:
     """What a decoder gave of one stream: stretches in order, one unless the rate changes; `spans_s` are the real parts.
 
-    `loudest`: the largest sample of any channel where the mix of them is silent.
+    `loudest`: the largest sample of any channel where the mix of them is silent; None where that is not known.
     """
 
     stretches: list[Stretch] = field(default_factory=list)
     spans_s: list[tuple[float, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    loudest: float = 0.0
+    loudest: float | None = 0.0
 
     @classmethod
     def of(cls, mono: Float, rate_hz: int, start_s: float) -> Sound:

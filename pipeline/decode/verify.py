@@ -195,12 +195,14 @@ def _audio_ok(plan: Plan, sound: Sound, missing_s: float) -> tuple[bool, ...]:
     return ok
 
 
-def _silence(peak: float, loudest: float) -> str:
+def _silence(peak: float, loudest: float | None) -> str:
     """Why there is nothing to hear."""
-    if loudest >= SILENT_PEAK:
+    if loudest is not None and loudest >= SILENT_PEAK:
         level = f"{20 * np.log10(loudest):.0f} dBFS"
         return f"the channels cancel each other: they reach {level}, their mix to mono is silent"
     said = "every sample is zero" if peak == 0 else f"the loudest sample is {20 * np.log10(peak):.0f} dBFS"
+    if loudest is None:
+        return f"the mix of the channels is silent ({said}); this decoder does not tell whether they cancel each other"
     return f"digital silence: {said}"
 
 

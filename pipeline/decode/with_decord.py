@@ -130,4 +130,6 @@ class DecordDecoder(BaseDecoder):
         if not samples.size:
             return nothing
         mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
-        return Sound.of(mono, audio.rate_hz, audio.start_s)
+        sound = Sound.of(mono, audio.rate_hz, audio.start_s)
+        sound.loudest = None if len(audio.channels) > 1 else 0.0
+        return sound

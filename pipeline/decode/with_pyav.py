@@ -183,7 +183,7 @@ class PyAVDecoder(BaseDecoder):
     """FFmpeg through PyAV; brings its own libraries."""
 
     name = "pyav"
-    joins = True
+    follows_changes = True
 
     def version(self) -> str:
         """PyAV's version and that of the FFmpeg codecs it carries."""
@@ -230,7 +230,7 @@ class PyAVDecoder(BaseDecoder):
         errors = {
             i: (t.found.errors if isinstance(t, _VideoTrack) else t.line.errors) for i, t in tracks.items()
         }
-        packets, clock = 0, Clock(plan.facts)
+        packets, clock = 0, Clock(plan.facts.joined)
         try:
             for packet in container.demux([track.stream for track in tracks.values()]):
                 packets += 1
@@ -264,6 +264,8 @@ class PyAVDecoder(BaseDecoder):
                 for frame in frames:
                     kept(frame.layout)  # also of frames that are not taken
             for frame in frames:
+                if packet is None:  # without a packet PyAV does not know the frame's clock
+                    frame.time_base = track.stream.time_base
                 if not track.done:
                     track.take(frame)
         except DecodeError:
