@@ -190,6 +190,43 @@ def sounds() -> Cases:
     )
 
 
+def _no_length_wav(parts: list[bytes]) -> bytes:
+    """A wav as it is written to a pipe: the header does not know how long it becomes."""
+    data = bytearray(parts[0])
+    for at in (4, data.find(b"data") + 4):
+        data[at : at + 4] = b"\xff" * 4
+    return bytes(data)
+
+
+def _no_length_flac(parts: list[bytes]) -> bytes:
+    data = bytearray(parts[0])
+    data[21] &= 0xF0  # the last 36 bits of the rates and lengths: number of samples, 0 is unknown
+    data[22:26] = bytes(4)
+    return bytes(data)
+
+
+def streamed() -> Cases:
+    """Files that were never finished, or that were caught in the middle: no length, no beginning."""
+    alone = ("sound alone", "streamed")
+    yield one("streamed_wav", "wav", None, PCM, alone, change=_no_length_wav)
+    yield one("streamed_flac", "flac", None, FLAC, alone, change=_no_length_flac)
+    for suffix, video, audio in (
+        ("ts", X264, AAC),
+        ("m2ts", X264, AC3),
+        ("mpg", MPEG2, MP2),
+        ("m1v", MPEG1, None),
+        ("mp3", None, MP3),
+        ("aac", None, AAC),
+        ("ac3", None, AC3),
+        ("ogg", None, VORBIS),
+    ):
+        fps = TV if suffix in ("mpg", "m1v") else "7"
+        more = {"fps": fps, "damaged": True, "seconds": 12, "starts_s": (0.0, 3.0, 6.25)}
+        yield one(
+            f"begun_late_{suffix}", suffix, video, audio, ("streamed",), change=taken_out(0.0, 0.143), **more
+        )
+
+
 # -- channels and rates
 
 
@@ -349,9 +386,10 @@ def pictures() -> Cases:
         ("rgb", "libx264rgb -preset ultrafast -crf 20 -g 7", ""),
         ("full_range", "libx264 -preset ultrafast -crf 20 -pix_fmt yuvj420p", ""),
         ("bt709", X264 + " -colorspace bt709 -color_primaries bt709 -color_trc bt709", ""),
+        ("bt2020", X264 + " -colorspace bt2020nc -color_primaries bt2020 -color_trc smpte2084", ""),
         ("tall", X264, "48x160"),
     ):
-        vf = "scale=out_color_matrix=bt709" if name == "bt709" else ""
+        vf = f"scale=out_color_matrix={name}" if name in ("bt709", "bt2020") else ""
         yield one(f"look_{name}", "mkv", video, None, ("look",), size=size, vf=vf)
     yield one("look_interlaced", "mp4", X264 + " -flags +ilme+ildct", AAC, ("look",))
     yield one("look_cropped", "mp4", X264, AAC, ("look",), size="62x46")
@@ -476,6 +514,7 @@ def times() -> Cases:
         ("no_duration", "flv", X264, AAC, "-flvflags no_duration_filesize"),
         ("vbr", "m2ts", X264, AAC, "-mpegts_m2ts_mode 1"),
         ("latm", "ts", X264, AAC, "-mpegts_flags latm"),
+        ("timecode", "mov", MJPEG, PCM, "-timecode 01:00:00:00"),
     ):  # fmt: skip
         yield one(f"{name}_{suffix}", suffix, video, audio, ("how written", name), out=out)
     yield one("open_gop", "mp4", "libx264 -preset veryfast -crf 20 -g 14 -bf 3 -x264-params open-gop=1", AAC, ("seek",),
@@ -672,6 +711,7 @@ def streams() -> Cases:
 FAMILIES: dict[str, Callable[[], Cases]] = {
     "containers and codecs": codecs,
     "sound alone": sounds,
+    "without length or beginning": streamed,
     "channel layouts": layouts,
     "sample rates": rates,
     "frame rates, pixels, colours": pictures,
