@@ -66,10 +66,13 @@ class Clock:
         if next_s is None or self._goes_on(at_s + self._shifts_s[part], next_s, BACK_S):
             return part
         newest = self.parts - 1
-        if part < newest and self._goes_on(at_s + self._shifts_s[newest], next_s, OVERLAP_S):
-            return newest
-        self._shifts_s.append(next_s - at_s)
-        return newest + 1
+        time_s = at_s + self._shifts_s[newest]
+        if part == newest or not self._goes_on(time_s, next_s, OVERLAP_S):
+            self._shifts_s.append(next_s - at_s)
+            return newest + 1
+        if time_s < next_s - BACK_S:  # this stream of the old part ended later: the new part begins later for all
+            self._shifts_s[newest] += next_s - time_s
+        return newest
 
     def _goes_on(self, time_s: float, next_s: float, back_s: float) -> bool:
         """Whether a stream that should go on at `next_s` may do so at `time_s`: also where others are already."""

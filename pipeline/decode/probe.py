@@ -20,6 +20,8 @@ from caeav.pipeline.decode.mixing import channels_of
 
 WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
 """Containers that are a bare stream: how long they are is guessed from size and bit rate, often wrongly."""
+ONE_LENGTH = ("asf",)
+"""Containers that give every stream the length of the longest."""
 WHOLE_PICTURES = ("png", "apng", "gif", "bmp", "tiff", "targa", "pcx", "webp")
 """Codecs whose every picture brings its palette; elsewhere only the first packet does."""
 
@@ -157,7 +159,7 @@ def _pixel_aspect(stream: Any) -> tuple[int, int]:
     return (aspect.numerator, aspect.denominator) if aspect and aspect > 0 else (1, 1)
 
 
-def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
+def _audio(stream: Any, origin_s: float, limits: Limits, container: str) -> AudioFacts:
     context = stream.codec_context
     names = channels_of(stream.layout) if context else ()
     rate = int(stream.rate or 0) if context else 0
@@ -170,7 +172,7 @@ def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
         rate_hz=rate,
         channels=names,
         start_s=_start(stream, origin_s),
-        duration_s=_seconds(stream.duration, stream.time_base),
+        duration_s=None if container in ONE_LENGTH else _seconds(stream.duration, stream.time_base),
         why="" if context else NO_DECODER,
     )
 
@@ -206,7 +208,7 @@ def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False)
             origin_s=origin_s,
             duration_s=container.duration / av.time_base if container.duration else None,
             video=_video(video, origin_s, limits) if video is not None else None,
-            audio=_audio(audio, origin_s, limits) if audio is not None else None,
+            audio=_audio(audio, origin_s, limits, container.format.name) if audio is not None else None,
             video_streams=videos,
             audio_streams=audios,
             covers=sum(_is_cover(s) for s in container.streams.video),

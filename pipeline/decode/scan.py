@@ -164,7 +164,7 @@ def _read(
                     found.audio_start_s = time_s if found.audio_start_s is None else found.audio_start_s
                     found.audio_end_s = max(found.audio_end_s or 0.0, time_s + length_s)
                     found.rate_changes |= _is_uneven(length_s, tick, facts)
-                    heard.append((max(time_s, start_s), min(time_s + length_s, end_s)))
+                    heard.append((time_s, length_s))
                 past_s = min(time_s, (packet.dts or stamp) * tick - facts.origin_s) - end_s
                 if past_s > REORDER_S:
                     waiting.discard(index)
@@ -177,9 +177,20 @@ def _read(
             found.at_end = True
     found.video_s = sorted(found.video_s[broken or 0 :])
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
-    found.audio_s = sum(b - a for a, b in merged([(a, b) for a, b in heard if b > a]))
+    found.audio_s = _promised_s(heard, start_s, end_s, found.at_end)
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
     return found
+
+
+def _promised_s(heard: list[tuple[float, float]], start_s: float, end_s: float, at_end: bool) -> float:
+    """Seconds of sound that packets (time, length) promise between two times.
+
+    A container gives a packet the time until the next one as its length, and the file's last one a usual length.
+    """
+    usual_s = float(np.median([length_s for _, length_s in heard])) if heard else 0.0
+    sure = heard[:-1] if at_end else heard
+    spans = [(max(a, start_s), min(a + min(length_s, 2 * usual_s), end_s)) for a, length_s in sure]
+    return sum(b - a for a, b in merged([(a, b) for a, b in spans if b > a]))
 
 
 def _is_uneven(length_s: float, tick_s: float, facts: MediaFacts) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Note
+from caeav.pipeline.decode.notes import LOST_S as LOST_END_S
 from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
 from caeav.pipeline.decode.pictures import Image, Pictures
 from caeav.pipeline.decode.plan import Plan
@@ -207,13 +208,17 @@ def _silence(peak: float, loudest: float | None) -> str:
 
 
 def _promised_s(plan: Plan) -> float:
-    """Seconds of sound inside the clip by the header or by the packets, whichever says more."""
-    audio = plan.facts.audio
+    """Seconds of sound inside the clip by its packets, and by the header where that goes on after the last packet.
+
+    A header knows nothing of holes in the sound, and is rarely right to a quarter of a second.
+    """
+    audio, scan = plan.facts.audio, plan.scan
     assert audio is not None
-    header_s = 0.0
-    if audio.duration_s is not None and not plan.facts.guessed:
-        header_s = min(audio.start_s + audio.duration_s, plan.end_s) - max(audio.start_s, plan.start_s)
-    return max(0.0, header_s, plan.scan.audio_s)
+    lost_s = 0.0
+    if audio.duration_s is not None and not plan.facts.guessed and scan.at_end:
+        begins_s = max(audio.start_s, plan.start_s, scan.audio_end_s or 0.0)
+        lost_s = min(audio.start_s + audio.duration_s, plan.end_s) - begins_s
+    return scan.audio_s + (lost_s if lost_s > LOST_END_S else 0.0)
 
 
 def _where(plan: Plan, sound: Sound) -> str:
