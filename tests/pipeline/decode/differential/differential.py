@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from child import Child
-from compare import differences
+from compare import differences, real_segments
 from making import Case, NotMade, make
 from oracle import ask
 
@@ -30,6 +30,7 @@ class Row:
     start_s: float
     decoder: str
     found: dict[str, str]
+    real: int = 1  # segments of which ffmpeg shows or plays something
 
 
 def no_ffmpeg() -> str:
@@ -68,6 +69,7 @@ def compared(
             for child in children:
                 for start_s in case.starts_s:
                     ours = child.decode(file, start_s)
-                    yield Row(case, start_s, child.decoder, differences(case, start_s, answer, ours))
+                    found = differences(case, start_s, answer, ours)
+                    yield Row(case, start_s, child.decoder, found, real_segments(case, start_s, answer))
             if not keep:
                 file.unlink()

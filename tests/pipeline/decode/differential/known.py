@@ -27,9 +27,13 @@ class Known:
         return kind == self.kind and self.covers(row)
 
     def covers(self, row: Row) -> bool:
-        """Whether this line says anything about the clip."""
+        """Whether this line says anything about the clip; of one that is empty in ffmpeg none does."""
         clip = f"{row.case.file}@{row.start_s:g}"
-        return row.decoder in self.decoders.split() and re.fullmatch(self.clips, clip) is not None
+        return (
+            row.real > 0
+            and row.decoder in self.decoders.split()
+            and re.fullmatch(self.clips, clip) is not None
+        )
 
 
 KNOWN: tuple[Known, ...] = ()

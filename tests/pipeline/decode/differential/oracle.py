@@ -33,12 +33,14 @@ _PLAYED = re.compile(r"_ashowinfo.*? n:\d+ pts:(-?\d+) .*? rate:(\d+) nb_samples
 class Answer:
     """ffmpeg's answer.
 
-    times_s, images `[N, 48, 64, 3]`: all pictures. shapes: width over height as displayed. wave `[n]`: sound from 0 s.
+    times_s, images `[N, 48, 64, 3]`: all pictures. shapes, stored: width over height as displayed, and in pixels.
+    wave `[n]`: sound from 0 s.
     """
 
     times_s: list[float]
     images: Image
     shapes: list[float]
+    stored: list[float]
     wave: Float
     said: str
 
@@ -88,16 +90,17 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
     seen = [match.groups() for match in _SHOWN.finditer(said)]
     images = np.fromfile(pictures, dtype=np.uint8) if pictures.exists() else np.zeros(0, dtype=np.uint8)
     images = images[: images.size // (WIDTH * HEIGHT * 3) * WIDTH * HEIGHT * 3].reshape(-1, HEIGHT, WIDTH, 3)
-    times_s, kept, shapes = [], [], []
+    times_s, kept, shapes, stored = [], [], [], []
     for n, (at, num, den, width, height) in enumerate(seen[: len(images)]):
         if times_s and float(at) < times_s[-1]:
             continue  # a clock that goes back (joined files): the command drops such pictures, too
         times_s.append(float(at))
         kept.append(n)
         pixel = int(num) / int(den) if int(num) and int(den) else 1.0
-        shapes.append(int(width) / int(height) * pixel)
+        stored.append(int(width) / int(height))
+        shapes.append(stored[-1] * pixel)
     wave = np.fromfile(sound, dtype=np.float32) if sound.exists() else np.zeros(0, dtype=np.float32)
-    return Answer(times_s, images[kept], shapes, _on_one_line(wave, said, straight=straight), said)
+    return Answer(times_s, images[kept], shapes, stored, _on_one_line(wave, said, straight=straight), said)
 
 
 def _on_one_line(wave: Float, said: str, *, straight: bool) -> Float:

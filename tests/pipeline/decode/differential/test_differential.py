@@ -104,7 +104,10 @@ def _answer(**other: object) -> Answer:
     """9 s as ffmpeg would give them of an undamaged file."""
     images = np.stack([picture(n) for n in range(63)])
     wave = noise()[: 9 * RATE_HZ]
-    return replace(Answer([n / 7 for n in range(63)], images, [WIDTH / HEIGHT] * 63, wave, ""), **other)  # type: ignore[arg-type]
+    return replace(
+        Answer([n / 7 for n in range(63)], images, [WIDTH / HEIGHT] * 63, [WIDTH / HEIGHT] * 63, wave, ""),
+        **other,
+    )  # type: ignore[arg-type]
 
 
 def _ours(start_s: float = START_S, **other: object) -> Ours:
