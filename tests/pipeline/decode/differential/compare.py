@@ -217,7 +217,7 @@ def _sound(
         return
     lag_s, alike = _lag(wave, theirs)
     broken = case.damaged or "joined" in case.traits
-    if broken and 0.4 < alike and abs(place_of(theirs)[1]) < 0.93:
+    if broken and alike > 0.4 and abs(place_of(theirs)[1]) < 0.93:
         return  # the second in which the break lies is in two pieces
     if alike < SAME_SOUND:
         said = f"{_said(wave)} instead of {_said(theirs)} at {from_s:.2f} s (alike {alike:.2f})"

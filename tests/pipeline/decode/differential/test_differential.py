@@ -96,7 +96,7 @@ def test_ffmpeg_itself_tells_the_truth(tmp_path: Path) -> None:
 # -- the comparison itself: it sees what it is for
 
 
-CASE = one("made_up", "mkv")
+CASE = one("made_up", "mkv", traits=("matrix",))
 START_S = 1.0
 
 
