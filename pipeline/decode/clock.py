@@ -29,11 +29,16 @@ WALK_BYTES = 2**30  # larger files are not read to their end for the sake of one
 class Clock:
     """Gives the packets of one reading of a file straight stamps; streams share the parts they lie in.
 
-    Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough.
+    Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough. Other containers cannot be
+    joined: there what goes back is left out, as the `ffmpeg` command does. AVI knows no time of showing, only the order
+    of decoding, and what a demuxer makes of it is one picture late.
     """
 
-    def __init__(self, restarts: bool) -> None:
+    def __init__(self, container: str, restarts: bool) -> None:
         self._restarts = restarts
+        self._by_order = container == "avi"
+        self._once = container not in RESTARTING
+        self.left_out = 0  # packets that go back
         self._shifts_s = [0.0]  # of each part
         self._part: dict[int, int] = {}  # of each stream
         self._next_s: dict[int, float] = {}  # where each stream should go on
@@ -43,11 +48,16 @@ class Clock:
         """How many parts were met so far."""
         return len(self._shifts_s)
 
-    def straighten(self, packet: Any, tick_s: float) -> None:
-        """Shift the packet's stamps into the part it belongs to; `tick_s` is its stream's time base."""
-        if not self._restarts:
-            return
+    def straighten(self, packet: Any, tick_s: float) -> bool:
+        """Shift the packet's stamps into the part it belongs to; `tick_s` is its stream's time base.
+
+        False for a packet that is to be left out.
+        """
         index = packet.stream_index
+        if self._by_order and packet.dts is not None:
+            packet.pts = packet.dts
+        if not self._restarts:
+            return not (self._once and packet.dts is not None and self._goes_back(index, packet.dts * tick_s))
         part = self._part.get(index, self.parts - 1)
         stamp = packet.dts
         if stamp is None and packet.stream.type == "audio":
@@ -60,6 +70,14 @@ class Clock:
         if ticks:
             packet.pts = None if packet.pts is None else packet.pts + ticks
             packet.dts = None if packet.dts is None else packet.dts + ticks
+        return True
+
+    def _goes_back(self, index: int, time_s: float) -> bool:
+        newest_s = self._next_s.get(index, time_s)
+        back = time_s < newest_s - OVERLAP_S
+        self._next_s[index] = max(newest_s, time_s)
+        self.left_out += back
+        return back
 
     def _part_of(self, index: int, part: int, at_s: float) -> int:
         next_s = self._next_s.get(index)
@@ -99,7 +117,7 @@ def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
 
 @lru_cache(maxsize=16)
 def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
-    clock, end_s = Clock(restarts=True), 0.0
+    clock, end_s = Clock(facts.container, restarts=True), 0.0
     chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
-USUAL = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-"""FFmpeg's guess for a stream that only counts its channels."""
 UNNAMED = "NONE"  # the name of a channel that is only counted
 OMNI = "AMBI0"  # the channel of ambisonic sound that hears all directions alike
 
@@ -38,8 +36,8 @@ def kept(layout: Any) -> Any:
 def channels_of(layout: Any) -> tuple[str, ...]:
     """Names of a layout's channels, guessed from their number where the stream does not name them."""
     names = tuple(channel.name for channel in kept(layout).channels)
-    if names and all(name == UNNAMED for name in names) and len(names) in USUAL:
-        return tuple(channel.name for channel in av.AudioLayout(USUAL[len(names)]).channels)
+    if names and all(name == UNNAMED for name in names):
+        return tuple(channel.name for channel in av.AudioLayout(f"{len(names)}c").channels)  # FFmpeg's guess
     return names
 
 

@@ -64,6 +64,9 @@ def time_notes(plan: Plan) -> list[Note]:
     if scan.parts > 1:
         said = f"the file's clock starts anew: {scan.parts} joined files up to here follow each other"
         notes.append(Note("joined", said))
+    if scan.left_out:
+        said = f"the file's clock goes back in the middle: {scan.left_out} packets from there on are left out"
+        notes.append(Note("damaged", said))
     ends = [end for end in (plan.video_end_s, scan.audio_end_s) if end is not None]
     promised = facts.end_s is not None and not facts.guessed and not facts.other_streams
     if scan.at_end and promised and ends:

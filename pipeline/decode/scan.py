@@ -21,6 +21,7 @@ from caeav.pipeline.decode.probe import MediaFacts
 
 SEEK_FROM_S = 5.0  # before this, reading from the start is cheaper than a seek and always exact
 PREROLL_S = 1.0  # codecs need some packets before the first good sample (AAC 1, Opus 80 ms)
+UNINDEXED = ("h264", "hevc", "m4v", "mpegvideo")  # bare streams of pictures, which no seek goes into
 REORDER_S = 1.0  # packets are read this far past the clip's end, since they come in decoding order
 INTERLEAVE_S = 10.0  # a stream this far behind the others has ended
 ROUNDING_S = 0.1  # a stream's start by its header and by its first packet
@@ -34,7 +35,7 @@ class Scan:
     packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these. seek_s: where reading
     has to begin, None for the file's start. key_s: the last key picture before the first wanted one, where reading begins
     far from it. parts: how many joined files were met. encrypted: streams whose packets are. rate_changes: packets of sound that hold no whole number of samples
-    at the header's rate.
+    at the header's rate. left_out: packets whose clock goes back in a container that cannot be joined.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Scan:
     parts: int = 1
     encrypted: frozenset[int] = frozenset()
     rate_changes: bool = False
+    left_out: int = 0
 
     @property
     def gaps_s(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -76,6 +78,8 @@ def go_to(container: Any, facts: MediaFacts, time_s: float) -> bool:
     try:
         container.seek(int((time_s + facts.origin_s) * av.time_base), backward=True)
     except av.FFmpegError:
+        if facts.container in UNINDEXED:
+            return False  # it was opened at its start
         try:
             container.seek(int(facts.origin_s * av.time_base), backward=True)
         except av.FFmpegError as error:
@@ -127,7 +131,7 @@ def _read(
     waiting = set(chosen)
     encrypted: set[int] = set()
     heard: list[tuple[float, float]] = []
-    clock = Clock(facts.joined)
+    clock = Clock(facts.container, facts.joined)
     count = 0
     broken: int | None = None  # pictures before the first key picture after a seek: they do not decode
     with opened(facts.path, limits) as container:
@@ -142,7 +146,8 @@ def _read(
                 limits.check("packets read for one clip", count, limits.packets)
                 index = packet.stream_index
                 tick = tick_s[index]
-                clock.straighten(packet, tick)
+                if not clock.straighten(packet, tick):
+                    continue
                 stamp = packet.pts if packet.pts is not None else packet.dts
                 if stamp is None:
                     continue
@@ -179,6 +184,7 @@ def _read(
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
     found.audio_s = _promised_s(heard, start_s, end_s, found.at_end)
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
+    found.left_out = clock.left_out
     return found
 
 

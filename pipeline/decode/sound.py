@@ -20,6 +20,7 @@ from caeav.pipeline.decode.scan import merged
 Float = NDArray[np.float32]
 
 JUMP_S = 0.05  # a time further than this from where the last piece ended is a gap, not rounding
+ROUGH_S = 0.0015  # stamps that differ by less are rounded
 SILENT_PEAK = 1e-4  # -80 dBFS
 FILTER_S = 0.05  # sound on both sides of a clip that the rate conversion looks at
 
@@ -118,11 +119,13 @@ class Sound:
 class SoundLine:
     """Collects a stream's pieces in order; `tick_s` is the container's clock resolution.
 
-    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence.
+    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence. `entered`: reading
+    began in the middle, where the first stamps may belong to sound that was cut in two.
     """
 
     tick_s: float
     keep_s: tuple[float, float]
+    entered: bool = False
     errors: list[str] = field(default_factory=list)
     loudest: float = 0.0
     _pieces: list[Stretch] = field(default_factory=list)
@@ -171,6 +174,10 @@ class SoundLine:
 
     def _agreed(self, offsets: list[float], rate_hz: int) -> float:
         """The start that all rounded times allow: the first one if it does, else the middle of what does."""
+        if self.entered:
+            middle_s = sorted(offsets)[len(offsets) // 2]
+            if abs(middle_s - offsets[0]) > max(self.tick_s, ROUGH_S):
+                return middle_s
         half_s = self.tick_s / 2 + 1e-9
         low, high = max(offsets) - half_s, min(offsets) + half_s
         if self.tick_s * rate_hz <= 1.0 or low > high or low <= offsets[0] <= high:

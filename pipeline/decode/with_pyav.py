@@ -137,9 +137,10 @@ class _AudioTrack:
 
     def __init__(self, plan: Plan, stream: Any) -> None:
         keep_s = (plan.start_s - SEEK_FROM_S - PREROLL_S, plan.end_s + 2 * PREROLL_S)
-        self.line = SoundLine(tick_s=float(stream.time_base), keep_s=keep_s)
+        self.line = SoundLine(float(stream.time_base), keep_s, entered=plan.scan.seek_s is not None)
         self._start_s, self._end_s, self._until_s = plan.start_s, plan.end_s, plan.end_s + 2 * FILTER_S
         self._mixer = Mixer()
+        self._rate_hz = 0
         self.early: list[str] = []  # errors of the time before the clip
         self._origin_s = plan.facts.origin_s
         self._limits = plan.limits
@@ -171,8 +172,10 @@ class _AudioTrack:
         self._limits.check("audio channels", frame.layout.nb_channels, self._limits.audio_channels)
         self._limits.check("audio rate", frame.sample_rate, self._limits.audio_rate_hz, " Hz")
         mono = self._mixer.mono(frame)
-        time_s = None if frame.pts is None else frame.time - self._origin_s
-        self.line.add(time_s, mono, frame.sample_rate)
+        self._rate_hz = self._rate_hz or frame.sample_rate
+        # after a change of rate containers go on to count time by the old one
+        lies = frame.pts is None or frame.sample_rate != self._rate_hz
+        self.line.add(None if lies else frame.time - self._origin_s, mono, frame.sample_rate)
         if frame.layout.nb_channels > 1 and float(np.abs(mono).max(initial=0.0)) < SILENT_PEAK:
             end_s = self.line.end_s or 0.0
             if end_s > self._start_s and end_s - mono.size / frame.sample_rate < self._end_s:
@@ -230,15 +233,15 @@ class PyAVDecoder(BaseDecoder):
         errors = {
             i: (t.found.errors if isinstance(t, _VideoTrack) else t.line.errors) for i, t in tracks.items()
         }
-        packets, clock = 0, Clock(plan.facts.joined)
+        packets, clock = 0, Clock(plan.facts.container, plan.facts.joined)
         try:
             for packet in container.demux([track.stream for track in tracks.values()]):
                 packets += 1
                 plan.limits.check("packets read for one clip", packets, plan.limits.packets)
                 index = packet.stream.index  # a flush packet has no stream_index of its own
                 track = tracks[index]
-                if packet.size:
-                    clock.straighten(packet, track.tick_s)
+                if packet.size and not clock.straighten(packet, track.tick_s):
+                    continue
                 if isinstance(track, _VideoTrack):
                     track.aim(packet)
                 if not track.done and (packet.size == 0 or track.wants(packet)):
