@@ -272,18 +272,18 @@ def layouts() -> Cases:
         codec = audio.split()[0]
         name = f"layout_{layout.replace('(', '_').rstrip(')')}_{suffix}_{codec}"
         mix = f"pan={layout}|{LAYOUTS[layout]}"
-        yield one(name, suffix, video, audio, ("layout", layout), af=mix, **short)
+        yield one(name, suffix, video, audio, ("layout",), af=mix, **short)
     for name, mix in (
         ("opposite", "pan=stereo|c0=c0|c1=-1*c0"),
         ("silent", "pan=stereo|c0=0*c0|c1=0*c0"),
     ):
-        yield one(f"layout_{name}", "wav", None, PCM, ("layout", "silent", name), af=mix, **short)
+        yield one(f"layout_{name}", "wav", None, PCM, ("layout", "silent"), af=mix, **short)
     for name, mix in (
         ("left_only", "pan=stereo|c0=c0|c1=0*c0"),
         ("right_only", "pan=stereo|c0=0*c0|c1=c0"),
         ("nearly_opposite", "pan=stereo|c0=c0|c1=-0.9*c0"),
     ):
-        yield one(f"layout_{name}", "mp4", X264, AAC, ("layout", name), af=mix, **short)
+        yield one(f"layout_{name}", "mp4", X264, AAC, ("layout",), af=mix, **short)
     many = "pan=16c|" + "|".join(f"c{n}={'c0' if n < 3 else '0.1*c0'}" for n in range(16))
     yield one("layout_16_wav", "wav", None, PCM, ("layout", "unnamed channels"), af=many, **short)
     yield one("layout_4_unnamed_wav", "wav", None, PCM, ("layout", "unnamed channels"),
@@ -324,7 +324,7 @@ def rates() -> Cases:
         (192000, "wav", "pcm_s32le"),
     ):
         video = X264 if suffix in ("mp4", "mkv", "flv") else None
-        yield one(f"rate_{rate}_{suffix}", suffix, video, f"{audio} -ar {rate}", ("rate", f"{rate} Hz"))
+        yield one(f"rate_{rate}_{suffix}", suffix, video, f"{audio} -ar {rate}", ("rate",))
 
 
 # -- pictures
@@ -425,16 +425,14 @@ def _matrix(turn: int) -> Bytes:
 def turned() -> Cases:
     """All eight display matrices, with square and with other pixels; B-frames and a seek."""
     for turn in range(8):
-        yield one(
-            f"matrix_{turn}", "mp4", X264, AAC, ("matrix", f"turn {turn}"), change=_matrix(turn), turn=turn
-        )
+        yield one(f"matrix_{turn}", "mp4", X264, AAC, ("matrix",), change=_matrix(turn), turn=turn)
     for turn in (1, 4, 6):
         yield one(
             f"matrix_{turn}_mov",
             "mov",
             MJPEG,
             PCM,
-            ("matrix", f"turn {turn}"),
+            ("matrix",),
             change=_matrix(turn),
             turn=turn,
         )
@@ -516,7 +514,7 @@ def times() -> Cases:
         ("latm", "ts", X264, AAC, "-mpegts_flags latm"),
         ("timecode", "mov", MJPEG, PCM, "-timecode 01:00:00:00"),
     ):  # fmt: skip
-        yield one(f"{name}_{suffix}", suffix, video, audio, ("how written", name), out=out)
+        yield one(f"{name}_{suffix}", suffix, video, audio, ("how written",), out=out)
     yield one("open_gop", "mp4", "libx264 -preset veryfast -crf 20 -g 14 -bf 3 -x264-params open-gop=1", AAC, ("seek",),
               seconds=14, starts_s=(6.25, 10.25))  # fmt: skip
     yield one("open_gop", "ts", "libx264 -preset veryfast -crf 20 -g 14 -bf 3 -x264-params open-gop=1", AAC, ("seek",),
@@ -729,15 +727,21 @@ def all_cases() -> list[Case]:
     return [case for family in FAMILIES.values() for case in family()]
 
 
+RARE = 10  # pairs that a trait not yet seen is worth
+
+
 def pairwise(cases: list[Case], most: int) -> list[Case]:
     """At most `most` cases that see together as many pairs of container, codecs and traits as they can."""
-    wanted = {case.name: set(combinations(sorted(case.values), 2)) | set(case.values) for case in cases}
+    wanted = {case.file: set(combinations(sorted(case.values), 2)) | set(case.values) for case in cases}
+    special = {case.file: set(case.traits) for case in cases}
     seen: set[object] = set()
     chosen: list[Case] = []
     while len(chosen) < most:
-        best = max(cases, key=lambda case: len(wanted[case.name] - seen))
-        if not wanted[best.name] - seen:
+        best = max(
+            cases, key=lambda case: len(wanted[case.file] - seen) + RARE * len(special[case.file] - seen)
+        )
+        if not wanted[best.file] - seen:
             break
-        seen |= wanted[best.name]
+        seen |= wanted[best.file]
         chosen.append(best)
     return chosen

@@ -27,7 +27,7 @@ from making import Case, make
 from oracle import Answer, ask
 from truth import HEIGHT, RATE_HZ, WIDTH, noise, number_in, picture, place_of
 
-SAMPLE = 26
+SAMPLE = 36
 CASES = all_cases() if os.environ.get("CAEAV_DIFFERENTIAL") == "all" else pairwise(all_cases(), SAMPLE)
 
 Rows = dict[tuple[str, str], list[Row]]
