@@ -15,6 +15,7 @@ from oracle import STRAIGHT
 
 X264 = "libx264 -preset ultrafast -crf 20 -g 7 -bf 2 -pix_fmt yuv420p"
 X264_LONG = "libx264 -preset veryfast -crf 20 -g 250 -bf 3 -pix_fmt yuv420p"
+X264_SOME = X264_LONG.replace("-g 250", "-g 28")
 X265 = "libx265 -preset ultrafast -crf 20 -x265-params log-level=none:keyint=14:pools=none:frame-threads=1"
 MPEG4 = "mpeg4 -q:v 3 -g 7"
 MPEG2 = "mpeg2video -q:v 3 -g 12 -bf 2"
@@ -490,20 +491,20 @@ def times() -> Cases:
     ):
         yield one(f"clock_{suffix}", suffix, video, audio, ("clock",), out="-output_ts_offset 100")
     yield one("clock_wraps", "ts", X264, AAC, ("clock", "wrap"), out="-output_ts_offset 95440")
-    yield one("edit_list_cut", "mp4", X264_LONG.replace("-g 250", "-g 28"), AAC, ("edit list",), seconds=14,
+    yield one("edit_list_cut", "mp4", X264_SOME, AAC, ("edit list",), seconds=14,
               remux="-ss 2.6|-c copy")  # fmt: skip
-    yield one("edit_list_cut_mov", "mov", X264_LONG.replace("-g 250", "-g 28"), PCM, ("edit list",), seconds=14,
+    yield one("edit_list_cut_mov", "mov", X264_SOME, PCM, ("edit list",), seconds=14,
               remux="-ss 2.6|-c copy")  # fmt: skip
     yield one("edit_list_off", "mp4", X264, AAC, ("edit list",), out="-use_editlist 0")
     yield one("edit_list_negative", "mp4", X264, AAC, ("edit list",), before_audio="-itsoffset 0.4",
               out="-avoid_negative_ts disabled -movflags +negative_cts_offsets")  # fmt: skip
-    yield one("cut_copy_mkv", "mkv", X264_LONG.replace("-g 250", "-g 28"), AAC, ("cut by copy",), seconds=14,
+    yield one("cut_copy_mkv", "mkv", X264_SOME, AAC, ("cut by copy",), seconds=14,
               remux="-ss 2.6|-c copy")  # fmt: skip
-    yield one("cut_copy_ts", "ts", X264_LONG.replace("-g 250", "-g 28"), AAC, ("cut by copy",), seconds=14,
+    yield one("cut_copy_ts", "ts", X264_SOME, AAC, ("cut by copy",), seconds=14,
               remux="-ss 2.6|-c copy")  # fmt: skip
     for name, suffix, video, audio, out in (
         ("fragments", "mp4", X264, AAC, "-movflags +frag_keyframe+empty_moov"),
-        ("fragments_default_base", "mp4", X264_LONG, AAC, "-movflags +frag_every_frame+empty_moov+default_base_moof"),
+        ("fragments_bframes", "mp4", X264_SOME, AAC, "-movflags +frag_keyframe+empty_moov+default_base_moof"),
         ("dash", "mp4", X264, AAC, "-movflags +dash+frag_keyframe+empty_moov"),
         ("live", "mkv", X264, AAC, "-live 1"),
         ("live", "webm", VP8, VORBIS, "-live 1"),
