@@ -20,6 +20,7 @@ from caeav.pipeline.decode.probe import MediaFacts
 
 RESTARTING = ("mpegts", "mpeg", "ogg", "flac")
 """Containers that stay readable when joined, and keep the stamps of the parts."""
+LATE = ("h264", "hevc")
 BACK_S = 0.1  # a clock that goes back by less is rounding
 AHEAD_S = 10.0  # a clock that jumps ahead by less is a gap in the recording
 OVERLAP_S = 1.0  # how far the streams of one part may end apart
@@ -31,14 +32,14 @@ class Clock:
 
     Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough. Other containers cannot be
     joined: there what goes back is left out, as the `ffmpeg` command does. AVI knows no time of showing, only the order
-    of decoding, and what a demuxer makes of it is one picture late.
+    of decoding, and what a demuxer makes of it for H.264 is one picture late.
     """
 
     def __init__(self, container: str, restarts: bool) -> None:
         self._restarts = restarts
         self._by_order = container == "avi"
         self._once = container not in RESTARTING
-        self.left_out = 0  # packets that go back
+        self.left_out: set[tuple[int, int | None]] = set()  # stream and stamp of what goes back
         self._shifts_s = [0.0]  # of each part
         self._part: dict[int, int] = {}  # of each stream
         self._next_s: dict[int, float] = {}  # where each stream should go on
@@ -51,20 +52,23 @@ class Clock:
     def straighten(self, packet: Any, tick_s: float) -> bool:
         """Shift the packet's stamps into the part it belongs to; `tick_s` is its stream's time base.
 
-        False for a packet that is to be left out.
+        False for a packet of which nothing is to be shown or heard; others may need it to be decoded.
         """
         index = packet.stream_index
-        if self._by_order and packet.dts is not None:
+        if self._by_order and packet.dts is not None and packet.stream.codec_context.name in LATE:
             packet.pts = packet.dts
         if not self._restarts:
-            return not (self._once and packet.dts is not None and self._goes_back(index, packet.dts * tick_s))
+            if self._once and packet.dts is not None and self._goes_back(index, packet.dts * tick_s):
+                self.left_out.add((index, packet.pts))
+                return False
+            return True
         part = self._part.get(index, self.parts - 1)
         stamp = packet.dts
         if stamp is None and packet.stream.type == "audio":
             stamp = packet.pts  # pictures need not be in order
         if stamp is not None:
-            part = self._part[index] = self._part_of(index, part, stamp * tick_s)
             length_s = (packet.duration or 0) * tick_s
+            part = self._part[index] = self._part_of(index, part, stamp * tick_s, length_s)
             self._next_s[index] = stamp * tick_s + self._shifts_s[part] + length_s
         ticks = round(self._shifts_s[part] / tick_s)
         if ticks:
@@ -74,14 +78,15 @@ class Clock:
 
     def _goes_back(self, index: int, time_s: float) -> bool:
         newest_s = self._next_s.get(index, time_s)
-        back = time_s < newest_s - OVERLAP_S
+        back = time_s < newest_s - (BACK_S if index in self._part else OVERLAP_S)
         self._next_s[index] = max(newest_s, time_s)
-        self.left_out += back
+        if back:
+            self._part[index] = 0
         return back
 
-    def _part_of(self, index: int, part: int, at_s: float) -> int:
+    def _part_of(self, index: int, part: int, at_s: float, length_s: float) -> int:
         next_s = self._next_s.get(index)
-        if next_s is None or self._goes_on(at_s + self._shifts_s[part], next_s, BACK_S):
+        if next_s is None or self._goes_on(at_s + self._shifts_s[part], next_s, BACK_S + length_s):
             return part
         newest = self.parts - 1
         time_s = at_s + self._shifts_s[newest]

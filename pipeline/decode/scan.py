@@ -184,7 +184,7 @@ def _read(
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
     found.audio_s = _promised_s(heard, start_s, end_s, found.at_end)
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
-    found.left_out = clock.left_out
+    found.left_out = len(clock.left_out)
     return found
 
 

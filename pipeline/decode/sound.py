@@ -154,13 +154,20 @@ class SoundLine:
         runs: list[list[Stretch]] = []
         offsets: list[list[float]] = []  # of each run: piece time - samples before it
         count = 0
-        for piece in self._pieces:
+        for n, piece in enumerate(self._pieces):
+            after = self._pieces[n + 1] if n + 1 < len(self._pieces) else None
             offset = piece.start_s - count / piece.rate_hz
-            if (
-                not runs
-                or abs(offset - offsets[-1][-1]) > JUMP_S
-                or piece.rate_hz != runs[-1][-1].rate_hz
-            ):
+            if not runs or piece.rate_hz != runs[-1][-1].rate_hz:
+                jumps = True
+            else:
+                last_s = offsets[-1][-1]
+                jumps = abs(offset - last_s) > JUMP_S
+                # one stamp alone that is off, as fragments of mp4 have them, moves nothing
+                if jumps and after is not None and after.rate_hz == piece.rate_hz:
+                    following_s = after.start_s - (count + piece.mono.size) / piece.rate_hz
+                    if abs(following_s - last_s) <= JUMP_S:
+                        jumps, offset = False, last_s
+            if jumps:
                 runs.append([])
                 offsets.append([])
                 count, offset = 0, piece.start_s
@@ -174,7 +181,7 @@ class SoundLine:
 
     def _agreed(self, offsets: list[float], rate_hz: int) -> float:
         """The start that all rounded times allow: the first one if it does, else the middle of what does."""
-        if self.entered:
+        if self.entered and offsets[0] > 0:
             middle_s = sorted(offsets)[len(offsets) // 2]
             if abs(middle_s - offsets[0]) > max(self.tick_s, ROUGH_S):
                 return middle_s

@@ -240,12 +240,14 @@ class PyAVDecoder(BaseDecoder):
                 plan.limits.check("packets read for one clip", packets, plan.limits.packets)
                 index = packet.stream.index  # a flush packet has no stream_index of its own
                 track = tracks[index]
-                if packet.size and not clock.straighten(packet, track.tick_s):
-                    continue
+                if packet.size:
+                    clock.straighten(packet, track.tick_s)
+                elif packet.pts is not None:
+                    continue  # Theora's way to say that the picture stays; PyAV takes it for the end
                 if isinstance(track, _VideoTrack):
                     track.aim(packet)
                 if not track.done and (packet.size == 0 or track.wants(packet)):
-                    self._decode(packet, track, errors[index])
+                    self._decode(packet, track, errors[index], clock)
                 if all(track.done for track in tracks.values()):
                     return
                 if self._far_past(packet, track, plan):  # who is not done has ended: what the codec holds is the rest
@@ -254,13 +256,15 @@ class PyAVDecoder(BaseDecoder):
                 return
             for index, track in tracks.items():
                 if not track.done:
-                    self._decode(None, track, errors[index])
+                    self._decode(None, track, errors[index], clock)
         except av.FFmpegError as error:
             for index, track in tracks.items():
                 errors[index].append(library_message(error))
-                self._decode(None, track, errors[index])
+                self._decode(None, track, errors[index], clock)
 
-    def _decode(self, packet: Any | None, track: _VideoTrack | _AudioTrack, errors: list[str]) -> None:
+    def _decode(
+        self, packet: Any | None, track: _VideoTrack | _AudioTrack, errors: list[str], clock: Clock
+    ) -> None:
         try:
             frames = track.stream.codec_context.decode(packet)
             if isinstance(track, _AudioTrack):
@@ -269,7 +273,7 @@ class PyAVDecoder(BaseDecoder):
             for frame in frames:
                 if packet is None:  # without a packet PyAV does not know the frame's clock
                     frame.time_base = track.stream.time_base
-                if not track.done:
+                if not track.done and (track.stream.index, frame.pts) not in clock.left_out:
                     track.take(frame)
         except DecodeError:
             raise
