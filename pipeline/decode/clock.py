@@ -35,10 +35,10 @@ class Clock:
     of decoding, and what a demuxer makes of it for H.264 is one picture late.
     """
 
-    def __init__(self, container: str, restarts: bool) -> None:
+    def __init__(self, facts: MediaFacts, restarts: bool) -> None:
         self._restarts = restarts
-        self._by_order = container == "avi"
-        self._once = container not in RESTARTING
+        self._by_order = facts.container == "avi" and facts.video is not None and facts.video.codec in LATE
+        self._once = facts.container not in RESTARTING
         self.left_out: set[tuple[int, int | None]] = set()  # stream and stamp of what goes back
         self._shifts_s = [0.0]  # of each part
         self._part: dict[int, int] = {}  # of each stream
@@ -55,7 +55,7 @@ class Clock:
         False for a packet of which nothing is to be shown or heard; others may need it to be decoded.
         """
         index = packet.stream_index
-        if self._by_order and packet.dts is not None and packet.stream.codec_context.name in LATE:
+        if self._by_order and packet.dts is not None:
             packet.pts = packet.dts
         if not self._restarts:
             if self._once and packet.dts is not None and self._goes_back(index, packet.dts * tick_s):
@@ -122,7 +122,7 @@ def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
 
 @lru_cache(maxsize=16)
 def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
-    clock, end_s = Clock(facts.container, restarts=True), 0.0
+    clock, end_s = Clock(facts, restarts=True), 0.0
     chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}

@@ -31,6 +31,9 @@ EXACT_CONTAINERS = ("mov", "matroska", "avi")
 """Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
 
 
+LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
+
+
 def _library() -> Any:
     """decord, quiet; raises `CaeavError` when it is not installed."""
     try:
@@ -50,11 +53,26 @@ def _message(error: BaseException, plan: Plan) -> str:
     return text.replace(plan.facts.path, Path(plan.facts.path).name)
 
 
+def _wrong_pictures(plan: Plan) -> str:
+    """Of which kind of file, if it is of one, decord shows pictures of another time or stream; empty for others."""
+    container, video = plan.facts.container, plan.facts.video
+    if video is None:
+        return ""
+    if not any(name in container.split(",") for name in EXACT_CONTAINERS):
+        return f"{container} files"
+    if video.codec in LATE_CODECS:
+        return f"{video.codec} video"
+    if container == "avi" and video.reorders:
+        return "avi files with B-frames"
+    return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
 class DecordDecoder(BaseDecoder):
     """decord 0.6; brings its own (old) FFmpeg."""
 
     name = "decord"
     first_audio_only = True
+    counts_from_start = True
 
     def version(self) -> str:
         """decord's version."""
@@ -62,9 +80,9 @@ class DecordDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by index, then the whole sound track."""
-        container = plan.facts.container
-        if plan.facts.video and not any(name in container.split(",") for name in EXACT_CONTAINERS):
-            raise DecodeError(f"decord gives wrong pictures of {container} files", hint="use --decoder pyav")
+        wrong = _wrong_pictures(plan)
+        if wrong:
+            raise DecodeError(f"decord gives wrong pictures of {wrong}", hint="use --decoder pyav")
         video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
         audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
@@ -88,6 +106,11 @@ class DecordDecoder(BaseDecoder):
         starts = self._starts(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
         images = reader.get_batch(wanted).asnumpy()
+        video = plan.facts.video
+        assert video is not None
+        if sorted(images.shape[1:3]) != sorted((video.height, video.width)):
+            size = f"{images.shape[2]}x{images.shape[1]}"
+            raise DecodeError(f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav")
         upright = stored_orientation(plan.facts, plan.limits)
         for n, t in enumerate(segments):
             found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]

@@ -233,7 +233,7 @@ class PyAVDecoder(BaseDecoder):
         errors = {
             i: (t.found.errors if isinstance(t, _VideoTrack) else t.line.errors) for i, t in tracks.items()
         }
-        packets, clock = 0, Clock(plan.facts.container, plan.facts.joined)
+        packets, clock = 0, Clock(plan.facts, plan.facts.joined)
         try:
             for packet in container.demux([track.stream for track in tracks.values()]):
                 packets += 1

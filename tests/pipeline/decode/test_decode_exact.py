@@ -104,7 +104,7 @@ def test_a_decoder_that_gives_the_wrong_picture_is_not_believed(
     try:
         clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     except DecodeError as error:
-        assert decoder.name == "decord" and "mpegts" in str(error)  # nothing it says could be checked
+        assert decoder.name != "pyav" and "mpegts" in str(error)  # nothing it says could be checked
         return
     shown = [read_number(frame) for frame in clip.frames]
     right = [number == 15 + 30 * t for t, number in enumerate(shown)]
