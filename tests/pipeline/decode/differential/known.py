@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import compare
 from differential import Row, ffmpeg_version
 
 DRAWN_UP_WITH = 5
@@ -31,9 +32,9 @@ class Known:
         return kind == self.kind and self.covers(row)
 
     def covers(self, row: Row) -> bool:
-        """Whether this line says anything about the clip; of one that is empty in ffmpeg none does."""
+        """Whether this line is about the clip; a refusal of one that is empty in ffmpeg is no difference."""
         clip = f"{row.case.file}@{row.start_s:g}"
-        listed = row.decoder in self.decoders.split() and row.real > 0
+        listed = row.decoder in self.decoders.split() and (row.real > 0 or self.kind != compare.REFUSED)
         return listed and any(fnmatchcase(clip, pattern) for pattern in self.clips.split())
 
 
