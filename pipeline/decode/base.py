@@ -28,7 +28,9 @@ class BaseDecoder(ABC):
 
     name: str
     first_audio_only = False  # the library cannot be told which audio stream to read
-    counts_from_start = False  # the library counts pictures and samples from the start, so what lies before counts, too
+    counts_from_start = (
+        False  # the library counts pictures and samples from the start, so what lies before counts, too
+    )
     follows_changes = False  # the library follows clocks, rates and palettes that change in mid-stream
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -78,7 +80,9 @@ class BaseDecoder(ABC):
         if self.follows_changes:
             return facts
         if video and video.carries_state:
-            video = replace(video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)")
+            video = replace(
+                video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)"
+            )
         if audio and (promised.rate_changes or promised.holes):
             what = "its sample rate changes" if promised.rate_changes else "there are holes in it"
             why = f"{what}, which {self.name} does not follow (--decoder pyav does)"
@@ -91,6 +95,8 @@ class BaseDecoder(ABC):
         if walk is None or walk.parts == 1:
             return facts
         if not self.follows_changes:
-            what = f"{Path(facts.path).name} is {walk.parts} files joined, its clock starts anew in the middle"
+            what = (
+                f"{Path(facts.path).name} is {walk.parts} files joined, its clock starts anew in the middle"
+            )
             raise DecodeError(f"{what}: {self.name} cannot tell where", hint="use --decoder pyav")
         return replace(facts, duration_s=max(walk.end_s, facts.duration_s or 0.0), joined=True)

@@ -33,11 +33,12 @@ class Scan:
     """Packets of the chosen streams around a clip, in media time.
 
     video_s: sorted times of pictures. audio_s: seconds of sound inside the clip. `*_end_s`: where the last
-    packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these. seek_s: where reading
-    has to begin, None for the file's start. key_s: the last key picture before the first wanted one, where reading begins
-    far from it. parts: how many joined files were met. encrypted: streams whose packets are. rate_changes: packets of sound that hold no whole number of samples
-    at the header's rate. left_out: packets whose clock goes back in a container that cannot be joined.
-    holes: sound is missing between packets. cut: the container's edit list leaves pictures out.
+    packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these.
+    seek_s: where reading has to begin, None for the file's start. key_s: the last key picture before the first wanted
+    one, where reading begins far from it. parts: how many joined files were met. left_out: packets whose clock goes
+    back in a container that cannot be joined. encrypted: streams whose packets are. rate_changes: packets of sound hold
+    no whole number of samples at the header's rate. holes: sound is missing between packets. cut: the container's edit
+    list leaves pictures out.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -104,7 +105,7 @@ def scan(
     """Demux the packets of one clip; an error while reading ends the scan and is kept in `error`.
 
     A seek that lands behind the clip's start in one of the streams is tried again from further before, then the file is
-    read from its start, as it is in any case with `from_start`. `first_wanted_s` is the time of the first wanted picture.
+    read from its start, as it is in any case with `from_start`. `first_wanted_s`: time of the first wanted picture.
     """
     whole = from_start or start_s < SEEK_FROM_S or facts.joined
     whole = whole or (facts.video is not None and facts.video.carries_state)
@@ -121,7 +122,7 @@ def scan(
 
 
 def _late(found: Scan, facts: MediaFacts, start_s: float, first_wanted_s: float) -> bool:
-    """Whether reading began behind something of the clip. A stream without a packet is over where the other one is there."""
+    """Whether reading began behind something of the clip; a stream without packets is over if the other has some."""
     no_video = facts.video is not None and (not found.video_s or found.video_s[0] > first_wanted_s)
     if facts.audio is None or no_video:
         return no_video

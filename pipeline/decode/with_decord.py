@@ -110,7 +110,9 @@ class DecordDecoder(BaseDecoder):
         assert video is not None
         if sorted(images.shape[1:3]) != sorted((video.height, video.width)):
             size = f"{images.shape[2]}x{images.shape[1]}"
-            raise DecodeError(f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav")
+            raise DecodeError(
+                f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav"
+            )
         upright = stored_orientation(plan.facts, plan.limits)
         for n, t in enumerate(segments):
             found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]
