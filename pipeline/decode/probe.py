@@ -36,8 +36,7 @@ class VideoFacts:
 
     `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies.
     `why`: the reason when it is not decodable. `pixel_aspect`: width of a pixel by its height. `carries_state`: its
-    pictures need the stream's first packet (palettes), so that no seek may leave it out. `reorders`: pictures are not
-    stored in the order they are shown in.
+    pictures need the stream's first packet (palettes), so that no seek may leave it out.
     """
 
     index: int
@@ -52,7 +51,6 @@ class VideoFacts:
     why: str = ""
     pixel_aspect: tuple[int, int] = (1, 1)
     carries_state: bool = False
-    reorders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,6 @@ def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
         why="" if context else NO_DECODER,
         pixel_aspect=_pixel_aspect(stream) if context else (1, 1),
         carries_state=bool(context) and context.pix_fmt == "pal8" and context.name not in WHOLE_PICTURES,
-        reorders=bool(context) and bool(context.has_b_frames),
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
@@ -62,9 +63,17 @@ def _wrong_pictures(plan: Plan) -> str:
         return f"{container} files"
     if video.codec in LATE_CODECS:
         return f"{video.codec} video"
-    if container == "avi" and video.reorders:
-        return "avi files with B-frames"
     return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
+def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
+    """Pictures of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
+    images: dict[int, NDArray[np.uint8]] = {}
+    for number in range(max(wanted) + 1):
+        picture = reader.next()
+        if number in wanted:
+            images[number] = picture.asnumpy()
+    return np.stack([images[number] for number in wanted])
 
 
 class DecordDecoder(BaseDecoder):
@@ -103,12 +112,12 @@ class DecordDecoder(BaseDecoder):
 
     def _take(self, reader: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
         """Fill the given segments in one batch."""
-        starts = self._starts(reader, plan)
+        starts, sane = self._starts(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
-        images = reader.get_batch(wanted).asnumpy()
+        images = reader.get_batch(wanted).asnumpy() if sane else _in_order(reader, wanted)
         video = plan.facts.video
         assert video is not None
-        if sorted(images.shape[1:3]) != sorted((video.height, video.width)):
+        if plan.facts.video_streams > 1 and sorted(images.shape[1:3]) != sorted((video.height, video.width)):
             size = f"{images.shape[2]}x{images.shape[1]}"
             raise DecodeError(
                 f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav"
@@ -122,8 +131,8 @@ class DecordDecoder(BaseDecoder):
     def _reader(self, plan: Plan) -> Any:
         return _library().VideoReader(plan.facts.path, num_threads=1)
 
-    def _starts(self, reader: Any, plan: Plan) -> list[float]:
-        """Media times of all pictures: decord's own where they are sane, else its frames laid out evenly.
+    def _starts(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
+        """Media times of all pictures: decord's own where they are sane (True), else its frames laid out evenly.
 
         Files whose packets carry no stamps (old AVI) get nonsense times from decord.
         """
@@ -134,10 +143,10 @@ class DecordDecoder(BaseDecoder):
         starts += video.start_s - starts[0]  # decord counts from the first picture
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
-            return [float(s) for s in starts]
+            return [float(s) for s in starts], True
         first_s = video.start_s if plan.start_s else min(plan.scan.video_s, default=video.start_s)
         fps = video.fps or float(reader.get_avg_fps())
-        return [first_s + i / fps for i in range(count)]
+        return [first_s + i / fps for i in range(count)], False
 
     def _sound(self, plan: Plan) -> Sound:
         decord = _library()
