@@ -48,7 +48,7 @@ def no_ffmpeg() -> str:
     """Why this machine cannot run the test; empty when it can."""
     version = ffmpeg_version()
     if version is None:
-        return "no ffmpeg command here to compare with"
+        return "no ffmpeg command here"
     if (0, 0) < version < OLDEST:
         return f"ffmpeg {version[0]}.{version[1]} is older than {OLDEST[0]}.{OLDEST[1]}"
     return ""
