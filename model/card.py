@@ -8,6 +8,7 @@ from caeav.manifests.publish import publish_text
 from caeav.model.bootstrap import shown
 from caeav.model.markdown import literal, markdown_table
 from caeav.model.protocol import sentence
+from caeav.model.provenance import backbones
 from caeav.model.resolve import dump_config
 from caeav.model.runs import ADAPTER, CARD, CONFIG, Run
 
@@ -57,8 +58,8 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
         f"**{literal(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
-        f"{inputs.segment_s:g} s. The backbones are frozen and not part of this model; `{ADAPTER}` holds all trained "
-        "parameters.",
+        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and no "
+        f"part of this model. `{ADAPTER}` holds all trained parameters.",
         "## Scores",
         f"{result['metric'].capitalize()} in percent, official metric. "
         f"{sentence(config.task, config.protocol, config.select_on)} Seed "

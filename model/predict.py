@@ -24,29 +24,69 @@ from caeav.model.config import RunConfig
 from caeav.model.experiment import best_weights
 from caeav.model.network import build_network
 from caeav.model.placements.live import LiveOpener
+from caeav.model.provenance import sides_of
 from caeav.model.readings.base import Reading, When
 from caeav.model.runs import Inputs, Run
 from caeav.model.sample import Sample
 from caeav.model.task import TASKS
 from caeav.model.train import autocast, choose_device
 
+PICTURE, SOUND = "picture", "sound"
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What a run says about one clip; `agreement`: `[T]` in 0..1, how well sound and picture agree, None without
-    CASTE."""
+    CASTE; `missing`: for each of the `T` segments what the media do not have there."""
 
     key: str
     when: When
     reading: Reading
     agreement: tuple[float, ...] | None
+    missing: tuple[tuple[str, ...], ...] = ()
+
+    def agreements(self) -> list[float | None] | None:
+        """Of the segments with media; None for one that lacks picture or sound, where there is nothing to agree."""
+        if self.agreement is None:
+            return None
+        lacks = self.missing or ((),) * self.when.segments
+        return [None if lacks[t] else self.agreement[t] for t in range(self.when.shown)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The reading's table; where a row is a segment, with its agreement."""
+        """The reading's table; where a row is a segment, with its agreement and what is missing in it."""
         rows = self.reading.rows(self.when)
-        if self.agreement is None or len(rows) != self.when.segments or "second" not in rows[0]:
+        if "segment" not in rows[0]:
             return rows
-        return [{**row, "agreement": a} for row, a in zip(rows, self.agreement, strict=True)]
+        found = self.agreements()
+        if found is not None:
+            cells = ["-" if a is None else a for a in found]
+            rows = [{**row, "agreement": a} for row, a in zip(rows, cells, strict=True)]
+        missing = self.missing[: self.when.shown]
+        if any(missing):
+            rows = [
+                {**row, "missing": ", ".join(lacks) or "-"} for row, lacks in zip(rows, missing, strict=True)
+            ]
+        return rows
+
+    def remarks(self) -> list[str]:
+        """What the reader should know besides."""
+        read_as = {PICTURE: ("the nearest picture", "black ones"), SOUND: ("silence", "silence")}
+        said = []
+        for what, (instead, always) in read_as.items():
+            lacks = [what in lacks for lacks in self.missing[: self.when.shown]]
+            if lacks and all(lacks):
+                said.append(f"no {what} in the whole clip: the run was given {always}")
+            elif any(lacks):
+                words = "segment" if sum(lacks) == 1 else "segments"
+                said.append(
+                    f"no {what} in {words} {self.when.numbered(lacks)}: the run was given {instead} there"
+                )
+        if self.when.shown < self.when.segments:
+            said.append(
+                f"the media end at {self.when.end_s:.5g} s: {self.when.shown} of the {self.when.segments} segments "
+                "that the run reads hold media and are shown"
+            )
+        return [*said, *self.reading.remarks()]
 
 
 class Predictor:
@@ -86,10 +126,13 @@ class Predictor:
     ) -> Prediction:
         """Predict one clip from its taps (and caption arrays, when the run uses captions), by name as in a store.
 
-        `question` is for tasks that answer one. Raises `CaeavError` for arrays or a question that do not fit.
+        `info` is the record's: where the media end (`facts`), which segments are real (`frames_ok`, `audio_ok`) and,
+        if known, `silent`. `question` is for tasks that answer one. Raises `CaeavError` for arrays or a question that
+        do not fit.
         """
-        when = When(start_s, self.inputs.segment_s, self.inputs.spec.segments)
-        clip = Clip(key, "", start_s, when.end_s - start_s)
+        spec = self.inputs.spec
+        when = When(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
+        clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
         sample = self._task.question(clip, question)
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
         with autocast(self.device, self.config.training.precision):
@@ -100,6 +143,25 @@ class Predictor:
             when=when,
             reading=self._task.read(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
+            missing=self._missing(info, when),
+        )
+
+    def _missing(self, info: Mapping[str, Any], when: When) -> tuple[tuple[str, ...], ...]:
+        """For each segment, what of the modalities that the run reads is not there.
+
+        Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
+        """
+        segments, sides = self.inputs.spec.segments, sides_of(self.config)
+        seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
+        silent = info.get("silent") or [False] * segments
+        start_s, end_s = when.bounds(when.shown - 1)
+        if info.get("silent") and end_s - start_s < when.segment_s:
+            heard[when.shown - 1] = True
+        heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
+        there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
+        return tuple(
+            tuple(name for name, (side, ok) in there.items() if side in sides and not ok[t])
+            for t in range(segments)
         )
 
     def _batch(

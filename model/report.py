@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from caeav.manifests.publish import publish_bytes
 from caeav.model.predict import Prediction
 from caeav.model.readings.base import BLUE, INK, Frames, Panel, When, plain
@@ -21,9 +23,15 @@ JSON, PICTURE = "prediction.json", "prediction.png"
 
 
 def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found, the agreement a segment (null without CASTE), with `facts` (run, file, ...)."""
-    agreement = None if prediction.agreement is None else list(prediction.agreement)
-    return {**facts, **prediction.reading.facts(prediction.when), "agreement": agreement}
+    """What was found, the agreement a segment (null without CASTE, or where picture or sound is missing) and what is
+    missing in each, with `facts` (run, file, ...). Segments behind the end of the media are not in it."""
+    shown = prediction.when.shown
+    return {
+        **facts,
+        **prediction.reading.facts(prediction.when),
+        "agreement": prediction.agreements(),
+        "missing": [list(lacks) for lacks in prediction.missing[:shown]],
+    }
 
 
 def write_report(
@@ -34,7 +42,7 @@ def write_report(
     files = {
         JSON: text.encode("utf-8", "backslashreplace"),  # \udcff of a file name is JSON's own escape
         PICTURE: picture(prediction, title, frames),
-        **prediction.reading.files(),
+        **prediction.reading.files(prediction.when),
     }
     for name, data in files.items():
         publish_bytes(folder / name, data)
@@ -65,17 +73,17 @@ def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
 
     when = prediction.when
     panels = list(prediction.reading.panels(when, frames))
-    if prediction.agreement is not None:
-        panels.append(_agreement(prediction.agreement, when))
+    agreements = prediction.agreements()
+    if agreements is not None:
+        panels.append(_agreement(agreements, when))
     heights = [panel.height for panel in panels]
-    width = min(max(0.95 * when.segments, 9.0), 40.0)
-    figure = Figure(figsize=(width, sum(heights) + 0.9), dpi=120, layout="constrained")
+    figure = Figure(figsize=(when.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # a figure draws on the canvas it was given to; no display is looked for
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     last = max((i for i, panel in enumerate(panels) if panel.timed), default=None)
     for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
         if panel.timed:
-            _over_time(axis, when, labelled=i == last)
+            _over_time(axis, when, _below(prediction) if i == last else None)
         axis.spines[["top", "right"]].set_visible(False)
         panel.draw(axis)
     figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
@@ -86,23 +94,33 @@ def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     return buffer.getvalue()
 
 
-def _over_time(axis: Axes, when: When, *, labelled: bool) -> None:
-    """The time in the file from left to right; numbers only below the last such panel."""
+def _below(prediction: Prediction) -> str:
+    """The name of the time axis, with what the media do not have in which segments."""
+    names = dict.fromkeys(name for lacks in prediction.missing for name in lacks)
+    lacks = {name: [name in lacks for lacks in prediction.missing] for name in names}
+    where = {name: prediction.when.numbered(found) for name, found in lacks.items()}
+    said = "; ".join(f"no {name} in {numbers}" for name, numbers in where.items() if numbers)
+    return "seconds" + (f"  (segments above; {said})" if said else "")
+
+
+def _over_time(axis: Axes, when: When, label: str | None) -> None:
+    """The time in the file from left to right; numbers and their name only below the last such panel."""
     axis.set_xlim(when.start_s, when.end_s)
-    step = max(1, math.ceil(when.segments / 30))
-    ticks = [when.bounds(t)[0] for t in range(0, when.segments, step)] + [when.end_s]
-    axis.set_xticks(ticks, None if labelled else [""] * len(ticks))
-    if labelled:
-        axis.set_xlabel("seconds")
+    step = max(1, math.ceil(when.shown / 30))
+    ticks = [when.bounds(t)[0] for t in range(0, when.shown, step)] + [when.end_s]
+    axis.set_xticks(ticks, [""] * len(ticks) if label is None else [f"{tick:.5g}" for tick in ticks])
+    if label is not None:
+        axis.set_xlabel(label)
 
 
-def _agreement(values: Sequence[float], when: When) -> Panel:
-    """How well sound and picture agree, in the middle of every segment."""
+def _agreement(values: Sequence[float | None], when: When) -> Panel:
+    """How well sound and picture agree, in the middle of every segment; a gap where one of them is missing."""
 
     def draw(axis: Axes) -> None:
-        middles = [sum(when.bounds(t)) / 2 for t in range(when.segments)]
-        axis.fill_between(middles, values, color=BLUE, alpha=0.18, linewidth=0)
-        axis.plot(middles, values, color=BLUE, marker="o", markersize=4)
+        middles = [sum(when.bounds(t)) / 2 for t in range(when.shown)]
+        heights = np.array([np.nan if value is None else value for value in values])
+        axis.fill_between(middles, heights, color=BLUE, alpha=0.18, linewidth=0)
+        axis.plot(middles, heights, color=BLUE, marker="o", markersize=4)
         axis.set_ylim(0, 1.05)
         axis.set_yticks([0, 0.5, 1])
         axis.set_ylabel("agreement")

@@ -1,8 +1,9 @@
 """Published numbers and one's own runs, task by task, in one table each: for `caeav runs table` and docs/RESULTS.md.
 
 Peers stand in `peers.yaml`, the one place where their numbers are kept. Own runs are read from their `result.json`;
-those begun together with `--seeds` are one row, mean and deviation. Runs on another data set than the official one get
-a table of their own, without peers.
+those begun together with `--seeds` are one row, mean and deviation. Beside peers stand only runs that can be compared
+with them: on the official data set, nearly all of its test split, by a known protocol. Others get tables of their own,
+without peers, that say why.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import yaml
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.markdown import literal, markdown_table
-from caeav.model.protocol import stamp
-from caeav.model.runs import list_runs
+from caeav.model.protocol import PUBLISHED, stamp
+from caeav.model.provenance import RANDOM_VALUES, backbones
+from caeav.model.runs import Run, list_runs
 
 SPLIT = "test"
 NOTHING = "-"
-PLANNED = "planned"
-"""What a result is given besides: all seeds of its group."""
+PLANNED, BACKBONES, METRIC, APART = "planned", "backbones", "metric settings", "apart"
+"""What a result is given besides: all seeds of its group, the backbones' names, settings of the metric that are not the
+official ones, and why it stands apart ("": it does not)."""
+NEARLY_ALL = 0.95
+"""Videos vanish from the net: of this share of the official test split on, a score may stand beside others."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,23 @@ class Value:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: `values` in the order of the section's metrics; `source`: where it is from, a peer's mark or a run."""
+    """One row: `values` in the order of the section's metrics; `source`: where it is from, a peer's mark or a run. For
+    an own run also the backbones, how many test clips (or questions) were scored, and why it stands apart."""
 
     method: str
     values: tuple[Value | None, ...]
     protocol: str
     source: str
     own: bool = False
+    backbones: str = ""
+    tested: int | None = None
+    apart: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One table. `metrics`: name in results -> heading."""
+    """One table. `metrics`: name in results -> heading. `apart`: own runs that cannot stand beside published numbers;
+    `rows`: what is counted in `Line.tested`."""
 
     task: str
     dataset: str
@@ -66,6 +76,8 @@ class Section:
     metrics: Mapping[str, str]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    apart: bool = False
+    rows: str = "clips"
 
 
 @dataclass(frozen=True)
@@ -92,14 +104,24 @@ def build_table(home: Home | None, task: str | None = None) -> Table:
     for name, facts in tasks.items():
         if task not in (None, name):
             continue
-        own = [result for result in results if result["task"] == name]
-        for dataset in dict.fromkeys([facts["dataset"], *(result["dataset"] for result in own)]):
-            official = dataset == facts["dataset"]
-            lines = [_peer(row) for row in facts["rows"]] if official else []
-            lines += _own_lines([r for r in own if r["dataset"] == dataset], list(facts["metrics"]))
-            title = facts["title"] if official else f"{facts['title']}, on {dataset}"
-            notes = tuple(facts.get("notes", ())) if official else ()
-            sections.append(Section(name, dataset, title, facts["metrics"], tuple(lines), notes))
+        metrics = facts["metrics"]
+        own = [{**r, APART: _why_apart(r, facts)} for r in results if r["task"] == name]
+        # A group is one row: it stands apart when one of its runs does.
+        away = {_group(result) for result in own if result[APART]}
+        beside = [result for result in own if _group(result) not in away]
+        lines = [*(_peer(row) for row in facts["rows"]), *_own_lines(beside, list(metrics))]
+        notes = tuple(facts.get("notes", ()))
+        counted = str(beside[0].get("rows", "clips")) if beside else "clips"
+        sections.append(
+            Section(name, facts["dataset"], facts["title"], metrics, tuple(lines), notes, rows=counted)
+        )
+        others = [result for result in own if _group(result) in away]
+        for dataset in dict.fromkeys(result["dataset"] for result in others):
+            found = [result for result in others if result["dataset"] == dataset]
+            title = f"{facts['title']}: on {dataset}, not to be compared with published numbers"
+            rows = str(found[0].get("rows", "clips"))
+            own_lines = tuple(_own_lines(found, list(metrics)))
+            sections.append(Section(name, dataset, title, metrics, own_lines, apart=True, rows=rows))
     named = {line.source for section in sections for line in section.lines}
     sources = {
         mark: f"{source['said']} [{source['mark']}]"
@@ -125,14 +147,58 @@ def _results(home: Home) -> tuple[list[dict[str, Any]], list[str]]:
             remarks.append(f"{run.name}: {error.problem.splitlines()[0]}")
             continue
         if result is not None and SPLIT in result["scores"]:
-            results.append({**result, PLANNED: planned})
+            results.append({**result, PLANNED: planned, **_made_of(run)})
     return results, remarks
+
+
+def _made_of(run: Run) -> dict[str, Any]:
+    """The backbones' names, and whether the metric is computed by settings of one's own."""
+    try:
+        config = run.config()
+        metric = {} if config.protocol == PUBLISHED else config.metric.model_dump()
+        usual = type(config.metric)().model_dump()
+        changed = [f"metric.{name} {x}" for name, x in metric.items() if x != usual[name]]
+        return {BACKBONES: backbones(config, run.token_recipes()), METRIC: changed}
+    except (CaeavError, KeyError, TypeError):  # its scores are known all the same
+        return {BACKBONES: "not known", METRIC: []}
+
+
+def _why_apart(result: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What keeps a result from standing beside published numbers; empty when nothing does."""
+    why = []
+    if result["dataset"] != facts["dataset"]:
+        why.append(f"not the data set {facts['dataset']}")
+    else:
+        tested, official = _tested(result), facts["tested"]
+        if tested is None:
+            why.append("how many test clips were scored is not known")
+        elif not NEARLY_ALL * min(official) <= tested <= max(official):
+            why.append(
+                f"{tested} test {result.get('rows', 'clips')}, officially {' or '.join(map(str, official))}"
+            )
+    if "leaks" in result:
+        why.append("clips are left out")
+    if result["select_on"] == SPLIT and result["protocol"] != PUBLISHED:
+        why.append("selected on test, by no protocol of others")
+    if RANDOM_VALUES in result[BACKBONES]:
+        why.append("random backbone")
+    return "; ".join([*why, *result[METRIC]])
+
+
+def _tested(result: Mapping[str, Any]) -> int | None:
+    found = result.get("clips", {}).get(SPLIT)
+    return None if found is None else int(found)
+
+
+def _group(result: Mapping[str, Any]) -> str:
+    """What is one row: a group, or a run for itself."""
+    return str(result["group"] or result["run"])
 
 
 def _own_lines(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[Line]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        groups.setdefault(result["group"] or result["run"], []).append(result)
+        groups.setdefault(_group(result), []).append(result)
     return [_own_line(name, found, metrics) for name, found in groups.items()]
 
 
@@ -146,7 +212,16 @@ def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Sequence[st
         method += f" of {', '.join(map(str, first[PLANNED]))}"
     if first.get("augment"):
         method += f", augmented ({', '.join(first['augment'])})"
-    return Line(method, tuple(_value(results, metric) for metric in metrics), protocol, name, own=True)
+    return Line(
+        method,
+        tuple(_value(results, metric) for metric in metrics),
+        protocol,
+        name,
+        own=True,
+        backbones=first[BACKBONES],
+        tested=_tested(first),
+        apart="; ".join(dict.fromkeys(r[APART] for r in results if r[APART])),
+    )
 
 
 def _value(results: Sequence[dict[str, Any]], metric: str) -> Value | None:
@@ -169,21 +244,29 @@ def _number(result: dict[str, Any], metric: str) -> float | None:
     return None if found is None else float(found)
 
 
+def _cells(line: Line, section: Section) -> list[str]:
+    """Beside peers, whose names tell them, the backbones stand with the method, and clips where some are missing."""
+    scores = [NOTHING if value is None else value.shown() for value in line.values]
+    if not line.own:
+        return [literal(line.method), *scores, line.protocol, literal(line.source)]
+    source, tested = f"`{literal(line.source)}`", NOTHING if line.tested is None else str(line.tested)
+    if section.apart:
+        made = [f"**{literal(line.method)}**", literal(line.backbones), tested]
+        return [*made, *scores, line.protocol, source, literal(line.apart)]
+    method = f"**{literal(line.method)}**, {literal(line.backbones)}, {tested} test {section.rows}"
+    return [method, *scores, line.protocol, source]
+
+
 def markdown(table: Table) -> str:
     """The sections as Markdown, sources below; where there is no own run, an empty row says how to get one."""
     parts = []
     for section in table.sections:
         head = ["method", *section.metrics.values(), "protocol", "source"]
-        rows = [
-            [
-                f"**{literal(line.method)}**" if line.own else literal(line.method),
-                *(NOTHING if value is None else value.shown() for value in line.values),
-                line.protocol,
-                f"`{literal(line.source)}`" if line.own else literal(line.source),
-            ]
-            for line in section.lines
-        ]
-        if not any(line.own for line in section.lines):
+        if section.apart:
+            head[1:1] = ["backbones", f"test {section.rows}"]
+            head.append("why apart")
+        rows = [_cells(line, section) for line in section.lines]
+        if not section.apart and not any(line.own for line in section.lines):
             command = f"`caeav train --task {section.task} --seeds 0,1,2`"
             rows.append(["**yours**", *[""] * len(section.metrics), "", command])
         notes = "\n".join(f"- {note}" for note in section.notes)

@@ -179,7 +179,8 @@ def _decoder(name: str, sample: Path) -> Check:
     with WorkerPool(f"{__name__}:setup", {"decoder": name}, deadline_s=60.0) as pool:
         for outcome in pool.map([{"id": "sample", "path": str(sample)}]):
             if outcome.failure is not None:
-                return Check(about, bad, outcome.failure.reason.splitlines()[0])
+                why = [line.strip().removeprefix("next: ") for line in outcome.failure.reason.splitlines()]
+                return Check(about, bad, "; ".join(why[:2]))  # what is wrong, and what to do
             info = outcome.info
             if "problem" in info:
                 return Check(about, "problem", str(info["problem"]))

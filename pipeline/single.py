@@ -22,6 +22,7 @@ from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.decode.verify import SILENT_PEAK
 from caeav.pipeline.features import features_of, is_imported
 from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import Job, decoder_remark, job_of, sampling_of
@@ -29,12 +30,13 @@ from caeav.pipeline.stage import SETUP
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.summary import DEFAULT_DEADLINE_S
-from caeav.pipeline.worker import frames_of, worker_settings
+from caeav.pipeline.worker import frames_of, windows_of, worker_settings
 
 
 class Processed(NamedTuple):
     """One file's tokens, its captions when a caption recipe was given, and its frames uint8 `[T, H, W, 3]`, black where
-    it has none, and none (`T` 0) where nothing was decoded."""
+    it has none, and none (`T` 0) where nothing was decoded. The tokens' info says also in which segments nothing is
+    heard (`silent`)."""
 
     tokens: Record
     captions: Record | None
@@ -68,16 +70,19 @@ def process_file(
     jobs = [job_of(recipe) for recipe in (*made_of_media, *([caption_recipe] if caption_recipe else []))]
     made: dict[int, Record] = {}
     frames: NDArray[np.uint8] = np.zeros((0, 1, 1, 3), np.uint8)
+    silent: list[bool] = []
     for group in _by_decoder(jobs):
         outcome = _decode(path, group, start_s, deadline_s)
         if not len(frames):
-            frames = frames_of(decoded(outcome, group[0]), sampling_of(group[0].recipe))
+            clip, sampling = decoded(outcome, group[0]), sampling_of(group[0].recipe)
+            frames = frames_of(clip, sampling)
+            silent = [bool(window.max() < SILENT_PEAK) for window in np.abs(windows_of(clip, sampling))]
         found = _records(path, replace(outcome, id=key), group, device)
         made |= {id(job): record for job, record in zip(group, found, strict=True)}
     tokens = [made[id(job)] for job in jobs if job.recipe.kind == "tokens"]
     tokens += [imported] if imported else []
     captions = [made[id(job)] for job in jobs if job.recipe.kind == "captions"]
-    return Processed(_together(tokens), captions[0] if captions else None, frames)
+    return Processed(_together(tokens, silent), captions[0] if captions else None, frames)
 
 
 def _by_decoder(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -89,7 +94,7 @@ def _by_decoder(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def _decode(path: Path, jobs: Sequence[Job], start_s: float, deadline_s: float) -> Outcome:
-    settings = worker_settings(jobs, keep_frames=True)
+    settings = worker_settings(jobs, keep_media=True)
     request = {"id": path.name, "path": str(path), "start_s": start_s, "jobs": list(range(len(jobs)))}
     with WorkerPool(SETUP, settings, workers=1, deadline_s=deadline_s) as pool:
         [outcome] = pool.map([request])
@@ -128,11 +133,11 @@ def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> 
     return found
 
 
-def _together(records: Sequence[Record]) -> Record:
+def _together(records: Sequence[Record], silent: Sequence[bool]) -> Record:
     """Tokens of several stores as one record; a segment is real where it is in all of them."""
     first = records[0]
     arrays: dict[str, NDArray[Any]] = {}
-    info = dict(first.info)
+    info = {**first.info, **({"silent": list(silent)} if silent else {})}
     for record in records:
         arrays |= record.arrays
         for name in ("frames_ok", "audio_ok"):

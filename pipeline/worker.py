@@ -44,7 +44,7 @@ def in_worker(part: MediaBackbone | Captioner) -> bool:
     return part.runs_in == "worker"
 
 
-def worker_settings(jobs: Sequence[Job], keep_frames: bool = False) -> dict[str, Any]:
+def worker_settings(jobs: Sequence[Job], keep_media: bool = False) -> dict[str, Any]:
     """Settings for `setup`: the recipes, what of each is computed here, and what is wanted back as decoded."""
     return {
         "jobs": [
@@ -57,7 +57,7 @@ def worker_settings(jobs: Sequence[Job], keep_frames: bool = False) -> dict[str,
             }
             for job in jobs
         ],
-        "keep_frames": keep_frames,
+        "keep_media": keep_media,
     }
 
 
@@ -102,9 +102,10 @@ def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Answer]:
             arrays |= {array_name(task.number, name): x for name, x in taps.items()}
             texts[str(task.number)] = written
             arrays |= _raw(task, clip)
-        frames = next(iter(clips.values())).frames
-        if settings["keep_frames"] and frames is not None:
-            arrays[FRAMES] = frames
+        if settings["keep_media"]:
+            rate, clip = next(iter(clips.items()))
+            kept = {FRAMES: clip.frames, wave_name(rate): clip.wave}
+            arrays |= {name: array for name, array in kept.items() if array is not None}
         return arrays, {
             "clips": {str(rate): record_info(clip) for rate, clip in clips.items()},
             "texts": texts,

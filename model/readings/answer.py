@@ -49,7 +49,7 @@ class Answer:
         """Frames, then a bar an answer."""
         return [*strip_panel(when, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, when: When) -> dict[str, bytes]:
         """None."""
         return {}
 
@@ -67,4 +67,5 @@ class Answer:
         axis.set_yticks(range(len(self.best)), [plain(name, 30) for name, _ in reversed(self.best)])
         axis.set_xlim(0, 1.08)
         axis.set_xticks([0, 0.5, 1])
+        axis.set_xlabel("probability")
         axis.set_title(plain(self.question, 110), loc="left", fontsize=10, color=INK)

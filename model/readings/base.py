@@ -1,11 +1,13 @@
 """What every reading offers, and what their drawings share.
 
-A reading knows nothing of the file: times come in by `When`. It is drawn as panels below each other, each a height and
-a function that draws on an axis; panels over time share their limits.
+A reading knows nothing of the file: times come in by `When`, and with them which segments hold media; rows, JSON and
+drawings are of those alone. A number that stands at a name is the probability of what the name says. A reading is drawn
+as panels below each other, each a height and a function that draws on an axis; panels over time share their limits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,27 +25,70 @@ Span = tuple[str, float, float]
 """A name, its start and its end in seconds."""
 
 
+TALLEST = 3.0
+"""Of a row of pictures, in inches."""
+EDGE = 0.1
+"""Media that go on for less than this share of a segment end with the segment before: containers round, codecs pad."""
+
+
 @dataclass(frozen=True)
 class When:
-    """Segments in the file: the first begins at `start_s`, each lasts `segment_s`."""
+    """Segments in the file: the first begins at `start_s`, each lasts `segment_s`.
+
+    A run reads `segments` of them, whatever the file's length. Those `shown` begin before the media end at `media_s`
+    (None: not known), and the last of them ends there.
+    """
 
     start_s: float
     segment_s: float
     segments: int
+    media_s: float | None = None
+
+    @property
+    def shown(self) -> int:
+        """Segments that hold media: 1 to `segments`."""
+        if self.media_s is None:
+            return self.segments
+        return min(max(math.ceil((self.media_s - self.start_s) / self.segment_s - EDGE), 1), self.segments)
 
     def bounds(self, t: int) -> tuple[float, float]:
-        """Start and end of segment `t`."""
-        return self.start_s + t * self.segment_s, self.start_s + (t + 1) * self.segment_s
+        """Start and end of segment `t`; the last one's end is the media's where that comes first."""
+        start_s, end_s = self.start_s + t * self.segment_s, self.start_s + (t + 1) * self.segment_s
+        cut = (
+            self.media_s is not None and t == self.shown - 1 and self.media_s < end_s - EDGE * self.segment_s
+        )
+        return start_s, max(self.media_s, start_s) if cut and self.media_s is not None else end_s
+
+    @property
+    def width_in(self) -> float:
+        """Width of the whole picture in inches."""
+        return min(max(0.95 * self.shown, 9.0), 40.0)
 
     @property
     def end_s(self) -> float:
-        """Where the last segment ends."""
-        return self.start_s + self.segments * self.segment_s
+        """Where the last segment with media ends."""
+        return self.bounds(self.shown - 1)[1]
+
+    def named(self, t: int) -> dict[str, Any]:
+        """The first cells of a segment's row: its number, counted from 1 as captions count, and its seconds."""
+        start_s, end_s = self.bounds(t)
+        return {"segment": t + 1, "seconds": f"{start_s:.5g} to {end_s:.5g}"}
+
+    def numbered(self, active: Sequence[bool]) -> str:
+        """The segments where `active` holds, by number: `2 to 4 and 7`."""
+        runs: list[list[int]] = []
+        for number in (t + 1 for t in range(self.shown) if active[t]):
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        parts = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+        return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
     def spans(self, names: Sequence[str | None]) -> list[Span]:
-        """Runs of segments with the same name; None is nothing."""
+        """Runs of segments with media and the same name; None is nothing."""
         found: list[Span] = []
-        for t, name in enumerate(names):
+        for t, name in enumerate(names[: self.shown]):
             start_s, end_s = self.bounds(t)
             if name is None:
                 continue
@@ -78,7 +123,7 @@ class Reading(Protocol):
         """The drawing; `frames` uint8 `[H, W, 3]`, one a segment, or none."""
         ...
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, when: When) -> dict[str, bytes]:
         """Further files by name."""
         ...
 
@@ -88,22 +133,30 @@ class Reading(Protocol):
 
 
 def strip_panel(when: When, frames: Frames) -> list[Panel]:
-    """The frames over time, when there is one a segment."""
+    """The frames of segments with media over time, when there is one a segment."""
     if len(frames) != when.segments:
         return []
 
     def draw(axis: Axes) -> None:
         axis.set_ylim(0, 1)
         axis.set_axis_off()
-        for t, frame in enumerate(frames):
+        for t, frame in enumerate(frames[: when.shown]):
             start_s, end_s = when.bounds(t)
             box = axis.inset_axes(
                 (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
             )
             box.imshow(frame)
             box.set_axis_off()
+            box.set_title(str(t + 1), fontsize=7, color=INK, pad=2)  # as table and captions call it
 
-    return [Panel(1.15, draw)]
+    tall, wide = frames[0].shape[:2]
+    return [Panel(min(0.15 + 0.93 * when.width_in / when.shown * tall / wide, TALLEST), draw)]
+
+
+def number(axis: Axes, x: float, y: float, value: float) -> None:
+    """A probability, to be read on any colour."""
+    patch = {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "linewidth": 0}
+    axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=INK, bbox=patch)
 
 
 def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y: float, label: bool) -> None:
@@ -113,6 +166,20 @@ def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y:
         if label:
             text = plain(name, max(6, int((end - start) * 11)))
             axis.text((start + end) / 2, y + 0.03, text, ha="center", va="bottom", fontsize=9, color=INK)
+
+
+def legend_above(axis: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """In one line over the panel, where it hides nothing."""
+    place = (1.0, 1.0)
+    axis.legend(
+        handles,
+        names,
+        loc="lower right",
+        bbox_to_anchor=place,
+        ncols=len(names),
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def colours_of(names: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.masks import pack_mask
-from caeav.model.readings.base import Frames, Panel, When, strip_panel
+from caeav.model.readings.base import TALLEST, Frames, Panel, When, strip_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +36,11 @@ class Masks:
         """A frame a row: how much of it sounds, and how sure that is at best."""
         return [
             {
-                "second": f"{when.bounds(t)[0]:g}",
+                **when.named(t),
                 "sounding %": 100 * float(self.on[t].mean()),
                 "highest probability": float(self.probability[t].max()),
             }
-            for t in range(when.segments)
+            for t in range(when.shown)
         ]
 
     def facts(self, when: When) -> dict[str, Any]:
@@ -49,23 +49,23 @@ class Masks:
             "size": list(self.probability.shape[1:]),
             "frames": [
                 {"start_s": when.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
-                for t, mask in enumerate(self.on)
+                for t, mask in enumerate(self.on[: when.shown])
             ],
         }
 
     def panels(self, when: When, frames: Frames) -> list[Panel]:
         """Frames with the mask laid over, above the probabilities."""
         shown = [self._overlay(t, frame) for t, frame in enumerate(frames)] if len(frames) else []
-        height = 9.0 / max(when.segments, 1) * 0.95
-        strips = [Panel(height, panel.draw) for panel in strip_panel(when, shown)]
-        return [*strips, Panel(height, lambda axis: self._draw(axis, when))]
+        tall, wide = self.on.shape[1:]
+        height = min(0.93 * when.width_in / when.shown * tall / wide, TALLEST)
+        return [*strip_panel(when, shown), Panel(height, lambda axis: self._draw(axis, when))]
 
-    def files(self) -> dict[str, bytes]:
-        """`mask-<frame>.png`, black and white, in the size of the official masks."""
+    def files(self, when: When) -> dict[str, bytes]:
+        """`mask-<segment>.png`, black and white, in the size of the official masks."""
         from PIL import Image
 
         files = {}
-        for t, mask in enumerate(self.on):
+        for t, mask in enumerate(self.on[: when.shown]):
             data = io.BytesIO()
             Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(data, "PNG")
             files[f"mask-{t + 1}.png"] = data.getvalue()
@@ -94,8 +94,8 @@ class Masks:
     def _draw(self, axis: Axes, when: When) -> None:
         axis.set_ylim(0, 1)
         axis.set_yticks([])
-        axis.set_ylabel("P(sounds)")
-        for t, chance in enumerate(self.probability):
+        axis.set_ylabel("P(sounds), 0 is black")
+        for t, chance in enumerate(self.probability[: when.shown]):
             start_s, end_s = when.bounds(t)
             box = axis.inset_axes(
                 (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData

@@ -19,6 +19,8 @@ from caeav.model.readings.base import (
     Panel,
     Span,
     When,
+    legend_above,
+    number,
     plain,
     strip_panel,
 )
@@ -61,14 +63,10 @@ class Tracks:
         ]
 
     def rows(self, when: When) -> list[dict[str, Any]]:
-        """A segment a row, with what is heard and what is seen."""
+        """A segment a row, with what is heard and what is seen, each with its probability."""
         return [
-            {"second": f"{when.bounds(t)[0]:g}"}
-            | {
-                word: ", ".join(name for k, name in enumerate(self.classes) if self.on[modality][t, k]) or "-"
-                for word, modality in (("heard", "audio"), ("seen", "visual"))
-            }
-            for t in range(when.segments)
+            when.named(t) | {word: self._said(m, t) for word, m in (("heard", "audio"), ("seen", "visual"))}
+            for t in range(when.shown)
         ]
 
     def facts(self, when: When) -> dict[str, Any]:
@@ -83,17 +81,17 @@ class Tracks:
             "segments": [
                 {"start_s": when.bounds(t)[0], "end_s": when.bounds(t)[1]}
                 | {m: [round(float(p), 6) for p in self.probability[m][t]] for m in MODALITIES}
-                for t in range(when.segments)
+                for t in range(when.shown)
             ],
         }
 
     def panels(self, when: When, frames: Frames) -> list[Panel]:
         """Frames, then one line a class and modality."""
-        shown = self._shown()
+        shown = self._shown(when)
         height = 0.5 + 0.42 * max(1, len(shown))
         return [*strip_panel(when, frames), Panel(height, lambda axis: self._draw(axis, when, shown))]
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, when: When) -> dict[str, bytes]:
         """None."""
         return {}
 
@@ -101,16 +99,21 @@ class Tracks:
         """None."""
         return []
 
-    def _shown(self) -> list[int]:
+    def _said(self, modality: str, t: int) -> str:
+        on, chance = self.on[modality][t], self.probability[modality][t]
+        return ", ".join(f"{name} {chance[k]:.2f}" for k, name in enumerate(self.classes) if on[k]) or "-"
+
+    def _shown(self, when: When) -> list[int]:
         """Classes that are said, or nearly, in any modality."""
-        most = np.stack([self.probability[m].max(axis=0) for m in MODALITIES]).max(axis=0)
-        said = np.stack([self.on[m].max(axis=0) for m in MODALITIES]).max(axis=0)
+        n = when.shown
+        most = np.stack([self.probability[m][:n].max(axis=0) for m in MODALITIES]).max(axis=0)
+        said = np.stack([self.on[m][:n].max(axis=0) for m in MODALITIES]).max(axis=0)
         return [k for k in range(len(self.classes)) if said[k] or most[k] >= FAINT]
 
     def _draw(self, axis: Axes, when: When, shown: Sequence[int]) -> None:
         for line, k in enumerate(reversed(shown)):
             for modality, offset in (("audio", 0.27), ("visual", -0.13)):
-                for t in range(when.segments):
+                for t in range(when.shown):
                     start_s, end_s = when.bounds(t)
                     chance, said = float(self.probability[modality][t, k]), bool(self.on[modality][t, k])
                     axis.barh(
@@ -123,17 +126,11 @@ class Tracks:
                         edgecolor="white",
                         linewidth=1,
                     )
+                    if said:
+                        number(axis, (start_s + end_s) / 2, line + offset, chance)
         axis.set_yticks(range(len(shown)), [plain(self.classes[k], 26) for k in reversed(shown)])
         axis.set_ylim(-0.6, max(1, len(shown)) - 0.3)
         if not shown:
             axis.text((when.start_s + when.end_s) / 2, 0.0, "no event heard or seen", ha="center", color=INK)
-        handles = [axis.barh([-9], [0], color=COLOURS[m]) for m in MODALITIES]
-        axis.legend(
-            handles,
-            ["heard", "seen"],
-            loc="lower right",
-            bbox_to_anchor=(1.0, 1.0),
-            ncols=2,
-            fontsize=8,
-            frameon=False,
-        )
+        handles = [axis.barh([-9], [0], color=colour) for colour in (*COLOURS.values(), GREY)]
+        legend_above(axis, handles, ["heard", "seen", "not said, the darker the likelier"])

@@ -144,7 +144,7 @@ class DecordDecoder(BaseDecoder):
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
             return [float(s) for s in starts], True
-        first_s = video.start_s if plan.start_s else min(plan.scan.video_s, default=video.start_s)
+        first_s = min(plan.scan.video_s, default=video.start_s)
         fps = video.fps or float(reader.get_avg_fps())
         return [first_s + i / fps for i in range(count)], False
 

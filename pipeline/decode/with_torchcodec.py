@@ -7,6 +7,7 @@ itself, but does not mirror them. After a failure every picture is tried through
 from __future__ import annotations
 
 import importlib
+import re
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
@@ -32,9 +33,21 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError) as error:
         raise CaeavError(
-            f"torchcodec does not load: {library_message(error)}",
-            hint="install caeav[torchcodec] and the system's FFmpeg libraries, or use --decoder pyav",
+            f"torchcodec does not load: {_why(error)}",
+            hint="install caeav[torchcodec] and the system's FFmpeg libraries (apt-get install ffmpeg), or use "
+            "--decoder pyav",
         ) from error
+
+
+def _why(error: BaseException) -> str:
+    """The reason in one line. torchcodec tells pages: it tries a build for every version of FFmpeg; each that is not
+    installed fails for want of its `libavutil`; only another failure says more than that."""
+    told = [line.removeprefix("OSError: ").strip() for line in str(error).splitlines() if "OSError: " in line]
+    tried = [line for line in told if not line.startswith("Could not load this library")]
+    other = [line for line in tried if not re.match(r"libav\w+\.\S+ cannot open shared object file", line)]
+    if tried and not other:
+        return "the system has no FFmpeg libraries (libavutil)"
+    return other[0][:300] if other else library_message(error)
 
 
 def _message(error: BaseException) -> str:
@@ -49,7 +62,10 @@ class TorchCodecDecoder(BaseDecoder):
 
     def version(self) -> str:
         """torchcodec's version and FFmpeg's major version."""
-        return f"torchcodec {version('torchcodec')} (ffmpeg {_library('torchcodec').ffmpeg_major_version})"
+        major = _library(
+            "torchcodec"
+        ).ffmpeg_major_version  # first: it says what is wrong where nothing is installed
+        return f"torchcodec {version('torchcodec')} (ffmpeg {major})"
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by time, then sound by range."""

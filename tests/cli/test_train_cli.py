@@ -225,8 +225,11 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     assert result.exit_code == 0, result.output
     assert asked == {"path": media, "recipe": facts["fingerprint"], "captions": None, "start_s": 3.0}
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["second", "event", "probability"]  # no CASTE in this recipe, so no agreement
-    assert [line.split()[0] for line in lines[1:7]] == ["3", "4", "5", "6", "7", "8"]
+    columns = ["segment", "seconds", "event", "probability", "any", "event"]
+    assert lines[0].split() == columns  # no CASTE in this recipe, so no agreement
+    assert [line.split()[:4] for line in lines[1:7]] == [
+        [str(n + 1), str(n + 3), "to", str(n + 4)] for n in range(6)
+    ]
     assert "short_audio: bad \\x1b[31m" in result.stderr
     assert "the file lasts 99.0 s, this is 3 to 9 s; go on with --start 9" in result.stderr
     value = json.loads((out / "prediction.json").read_text())

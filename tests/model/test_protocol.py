@@ -20,12 +20,13 @@ from caeav.model.introduction import introduction
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.leaks import without_leaks
 from caeav.model.protocol import AS_PUBLISHED, stamp
+from caeav.model.provenance import backbones
 from caeav.model.resolve import ConfigError, resolve_config
 from caeav.model.resume import STATE
 from caeav.model.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
 from caeav.model.table import build_table, markdown
 from caeav.model.task import TASKS
-from caeav.pipeline.store import StoreReader, find_store, open_for_writing
+from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
 
 SMALL = ["training.epochs=2", "model.head.width=16", "training.batch_size=8"]
 
@@ -56,6 +57,7 @@ def test_published_selects_and_averages_as_the_papers_and_says_so_everywhere(mak
     experiment = prepare(home, run.config())
     assert any("published: the epoch is chosen on test" in line for line in introduction(experiment))
     assert "**Published protocol**: the epoch is chosen on test" in card_text(run, experiment, result)
+    assert "Backbones: not known; they are frozen" in card_text(run, experiment, result)
     (line,) = [line for line in build_table(home, "ave").sections[1].lines if line.own]
     assert line.protocol == "published, best epoch by test"
     assert line.values[0] is not None and line.values[0].mean == result["scores"]["test"]
@@ -189,7 +191,7 @@ def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_pat
         "run": run.name, "group": "", "task": "avs-s4", "recipe": "none", "dataset": "avs-s4", "seed": 0,
         "metric": "mean_iou", "select_on": "test", "protocol": "published", "best_epoch": 1,
         "scores": {"val": 1.0, "test": 70.0}, "details": {"val": {}, "test": {"f_measure": 80.0}},
-        "intervals": {"test": {"bounds": {"mean_iou": [60.0, 75.0]}}},
+        "intervals": {"test": {"bounds": {"mean_iou": [60.0, 75.0]}}}, "rows": "clips", "clips": {"test": 740},
     }  # fmt: skip
     run.write(RESULT, held)
     plain = [line for line in build_table(home, "avs-s4").sections[0].lines if line.own]
@@ -197,6 +199,114 @@ def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_pat
     run.write(RESULT, held | {"peaks": {"test": {"mean_iou": 70.0, "f_measure": 82.5}}})
     peaks = [line for line in build_table(home, "avs-s4").sections[0].lines if line.own]
     assert [v.shown() for v in peaks[0].values if v] == ["70.0", "82.5"]
+
+
+def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "", **held: Any) -> None:
+    """A finished run with a result of our making; `held` as in `result.json`, and `given` for its configuration."""
+    given, source = held.pop("given", {}), held.pop("source", "hub:a/b")
+    config = resolve_config(task, recipe, given={"protocol": held.get("protocol", "honest"), **given})
+    run = create_run(home, config)
+    result = {
+        "run": run.name, "group": group, "task": task, "recipe": recipe, "dataset": "ave", "seed": 0,
+        "metric": "accuracy", "rows": "clips", "select_on": config.select_on, "protocol": config.protocol,
+        "scores": {"test": 70.0}, "details": {"test": {}}, "clips": {"test": 402},
+    }  # fmt: skip
+    run.write(RESULT, result | held)
+    fields = {side: {"name": name, "weights": {"source": source}} for side, name, source in (
+        ("visual", "swinv2-large", source), ("audio", "hts-at", "file.ckpt"))}  # fmt: skip
+    recipe_of = {"schema": 1, "kind": "tokens", "name": "x", "fields": fields}
+    run.write("stores.json", {"stores": [{"kind": "tokens", "recipe": recipe_of}]})
+
+
+def test_only_official_data_under_known_protocols_stand_beside_published_numbers(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    placed(home)
+    placed(home, protocol="published")
+    placed(home, clips={"test": 390})  # some videos are gone from the net
+    main, *others = build_table(home, "ave").sections
+    assert others == [] and len([line for line in main.lines if line.own]) == 3
+    assert [(line.backbones, line.tested) for line in main.lines if line.own][2] == (
+        "swinv2-large + hts-at",
+        390,
+    )
+    shown = markdown(build_table(home, "ave"))
+    assert "| **none, seed 0**, swinv2-large + hts-at, 390 test clips | 70.0 | honest |" in shown
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        ({"dataset": "synthetic", "clips": {"test": 9}}, "not the data set ave"),
+        ({"clips": {"test": 9}}, "9 test clips, officially 402"),  # `ave` by name only
+        ({"clips": {"test": 381}}, "381 test clips, officially 402"),
+        ({"clips": {"test": 500}}, "500 test clips, officially 402"),
+        ({"clips": {}}, "how many test clips were scored is not known"),
+        ({"given": {"select_on": "test"}}, "selected on test, by no protocol of others"),
+        ({"leaks": {"left_out": {}}}, "clips are left out"),
+        ({"given": {"metric.average": "batches"}}, "metric.average batches"),
+    ],
+)
+def test_all_else_stands_apart_with_backbone_clips_and_the_reason(
+    tmp_path: Path, held: dict[str, Any], why: str
+) -> None:
+    home = Home(tmp_path)
+    placed(home, **held)
+    main, apart = build_table(home, "ave").sections
+    assert not [line for line in main.lines if line.own] and not main.apart
+    (line,) = apart.lines
+    assert apart.apart and line.apart == why
+    assert (line.backbones, line.tested) == (
+        "swinv2-large + hts-at",
+        held.get("clips", {"test": 402}).get("test"),
+    )
+    text = markdown(build_table(home, "ave")).split("### ")[2]
+    assert text.startswith(
+        f"AVE, event localisation: on {apart.dataset}, not to be compared with published numbers"
+    )
+    assert "| method | backbones | test clips | accuracy | protocol | source | why apart |" in text
+
+
+def test_random_backbones_stand_apart(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    placed(home, source="random:0")
+    (line,) = build_table(home, "ave").sections[1].lines
+    assert (line.backbones, line.apart) == ("swinv2-large (random values) + hts-at", "random backbone")
+
+
+def test_a_group_with_one_run_apart_stands_apart_whole(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    placed(home, group="g", seed=0)
+    placed(home, group="g", seed=1, clips={"test": 9})
+    main, apart = build_table(home, "ave").sections
+    assert not [line for line in main.lines if line.own]
+    (line,) = apart.lines
+    assert line.method == "none, seeds 0, 1" and line.apart == "9 test clips, officially 402"
+
+
+def test_backbones_are_named_by_what_the_run_reads() -> None:
+    fields = {
+        "visual": {"name": "swinv2-large", "weights": {"source": "random:0"}},
+        "audio": {"name": "clap"},
+    }
+    made = [Recipe("tokens", "x", fields), Recipe("tokens", "r3d", {"other": {"name": "features"}})]
+    named = {
+        "both": "swinv2-large (random values) + clap",
+        "audio": "clap",
+        "neither": "none",
+    }
+    for modalities, said in named.items():
+        sets = [f"model.modalities={modalities}", "model.adapters.case.enabled=false"]
+        config = resolve_config("ave", "none", assignments=sets)
+        assert backbones(config, made) == said
+    imported = Recipe("tokens", "vggish", {"audio": {"name": "features"}})
+    both = resolve_config("ave", "none")
+    assert backbones(both, [Recipe("tokens", "x", {"visual": {"name": "classic"}}), imported]) == (
+        "classic + imported vggish"
+    )
+    assert (
+        backbones(both, [Recipe("tokens", "x", {s: {"name": "classic"} for s in ("visual", "audio")})])
+        == "classic"
+    )
 
 
 def test_damaged_results_are_said_and_do_not_hide_the_others(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pytest
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.model import report
 from caeav.model.checkpoint import CheckpointError
 from caeav.model.experiment import prepare, reopen, train
 from caeav.model.groups import summarise_group
 from caeav.model.predict import Prediction, Predictor
-from caeav.model.readings.base import When
+from caeav.model.readings.base import Reading, When
+from caeav.model.readings.masks import Masks
 from caeav.model.readings.timeline import BACKGROUND, Timeline
+from caeav.model.readings.tracks import Tracks
 from caeav.model.report import picture, report_json, write_report
 from caeav.model.resolve import resolve_config
 from caeav.model.runs import Run, RunError, create_run, find_run, list_runs, summarise
@@ -95,6 +99,169 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
         table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
     reading = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
     return Prediction("clip", When(start_s, 1.0, 6), reading, (0.5,) * 6 if agreement else None)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "media_s", "shown", "end_s"),
+    [
+        (0.0, None, 6, 6.0),
+        (0.0, 99.0, 6, 6.0),
+        (0.0, 6.0, 6, 6.0),
+        (0.0, 5.97, 6, 6.0),  # containers round
+        (0.0, 3.064, 3, 3.0),  # a codec's padding
+        (0.0, 3.3, 4, 3.3),
+        (0.0, 2.9, 3, 3.0),
+        (0.0, 2.8, 3, 2.8),
+        (0.0, 0.05, 1, 0.05),
+        (10.0, 12.5, 3, 12.5),
+    ],
+)
+def test_what_is_shown_ends_where_the_media_end(
+    start_s: float, media_s: float | None, shown: int, end_s: float
+) -> None:
+    when = When(start_s, 1.0, 6, media_s)
+    assert (when.shown, when.end_s) == (shown, pytest.approx(end_s))
+    assert [when.bounds(t)[0] for t in range(shown)] == [start_s + t for t in range(shown)]
+
+
+def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> None:
+    whole = some_prediction()
+    cut = replace(whole, when=replace(whole.when, media_s=3.5))
+    assert [(row["segment"], row["seconds"]) for row in cut.rows()] == [
+        (1, "0 to 1"), (2, "1 to 2"), (3, "2 to 3"), (4, "3 to 3.5")]  # fmt: skip
+    value = report_json(cut, {})
+    assert [segment["end_s"] for segment in value["segments"]] == [1.0, 2.0, 3.0, 3.5]
+    assert value["agreement"] == [0.5] * 4
+    assert value["events"] == [
+        {"event": "bell", "start_s": 0.0, "end_s": 2.0},
+        {"event": "dog", "start_s": 3.0, "end_s": 3.5},
+    ]
+    [said] = cut.remarks()
+    assert said.startswith("the media end at 3.5 s: 4 of the 6 segments")
+    assert whole.remarks() == []
+
+
+def test_the_number_at_an_event_is_the_event_s_own() -> None:
+    """Where any event is likely (0.9) and the one that is said is not (0.5), both are told, each by its name."""
+    table = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], np.float32)
+    reading = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
+    prediction = Prediction("clip", When(0.0, 1.0, 2), reading, None)
+    rows = [(row["event"], row["probability"], round(row["any event"], 3)) for row in prediction.rows()]
+    assert rows == [("bell", 0.5, 0.9), (BACKGROUND, 0.8, 0.2)]
+    segments = report_json(prediction, {})["segments"]
+    assert [(s["probability"], s["any_event"]) for s in segments] == [(0.5, 0.9), (0.8, 0.2)]
+    bars, numbers, line = drawn(reading, prediction.when)
+    assert [bar.get_height() for bar in bars] == pytest.approx([0.5, 0.8])
+    assert numbers == ["0.50", "0.80", "bell"]
+    assert list(line) == pytest.approx([0.9, 0.2])
+
+
+def drawn(reading: Reading, when: When) -> tuple[list[Any], list[str], Any]:
+    """Bars of some width, texts, and the values of the line, of the reading's last panel."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle, StepPatch
+
+    axis = Figure().subplots()
+    reading.panels(when, [])[-1].draw(axis)
+    bars = [p for p in axis.patches if isinstance(p, Rectangle) and p.get_height() and p.get_width()]
+    lines = [p.get_data().values for p in axis.patches if isinstance(p, StepPatch)]
+    return bars, [text.get_text() for text in axis.texts], lines[0] if lines else None
+
+
+def test_bars_end_where_the_media_end() -> None:
+    reading = some_prediction().reading
+    bars, numbers, line = drawn(reading, When(0.0, 1.0, 6, 3.5))
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (3, 3.5),
+    ]
+    assert numbers == ["0.80"] * 4 + ["bell", "dog"] and len(line) == 4
+
+
+def test_tracks_name_each_event_with_its_own_probability() -> None:
+    on = {"audio": np.array([[1, 0], [1, 1]], bool), "visual": np.zeros((2, 2), bool)}
+    chance = {
+        "audio": np.array([[0.9, 0.2], [0.6, 0.7]], np.float32),
+        "visual": np.array([[0.4, 0.1], [0.1, 0.1]], np.float32),
+    }
+    tracks = Tracks(("bell", "dog"), on, chance)
+    assert tracks.rows(When(0.0, 1.0, 2)) == [
+        {"segment": 1, "seconds": "0 to 1", "heard": "bell 0.90", "seen": "-"},
+        {"segment": 2, "seconds": "1 to 2", "heard": "bell 0.60, dog 0.70", "seen": "-"},
+    ]
+    assert drawn(tracks, When(0.0, 1.0, 2))[1] == ["0.70", "0.90", "0.60"]
+    cut = When(0.0, 1.0, 2, 1.0)
+    assert drawn(tracks, cut)[1] == ["0.90"] and len(tracks.facts(cut)["segments"]) == 1
+
+
+def test_masks_are_of_the_media_only() -> None:
+    masks = Masks(np.ones((5, 4, 4), np.float32))
+    when = When(0.0, 1.0, 5, 2.0)
+    assert list(masks.files(when)) == ["mask-1.png", "mask-2.png"]
+    assert len(masks.rows(when)) == len(masks.facts(when)["frames"]) == 2
+
+
+def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> None:
+    """Where there is no picture or no sound there is nothing to agree, and the words count as captions do."""
+    arrays, info = arrays_of(tiny_home, run, "clip000")
+    info |= {
+        "frames_ok": [True] * 5 + [False],
+        "audio_ok": [True, True, False, True, True, True],
+        "silent": [False, False, True, False, True, False],
+    }
+    prediction = Predictor.load(run, "cpu").predict("clip000", arrays, info)
+    assert [row["missing"] for row in prediction.rows()] == ["-", "-", "sound", "-", "sound", "picture"]
+    value = report_json(prediction, {})
+    assert [a is None for a in value["agreement"]] == [False, False, True, False, True, True]
+    assert value["missing"] == [[], [], ["sound"], [], ["sound"], ["picture"]]
+    assert prediction.remarks() == [
+        "no picture in segment 6: the run was given the nearest picture there",
+        "no sound in segments 3 and 5: the run was given silence there",
+    ]
+    info["audio_ok"] = [False] * 6
+    assert (
+        "no sound in the whole clip: the run was given silence"
+        in Predictor.load(run, "cpu").predict("clip000", arrays, info).remarks()
+    )
+    assert picture(prediction, "title")
+
+
+def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> None:
+    from matplotlib.figure import Figure
+
+    whole = some_prediction()
+    lacks = ((), ("sound",), ("sound",), ("picture",), ("sound",), ())
+    cut = replace(whole, when=replace(whole.when, media_s=3.5), missing=lacks)
+    assert report._below(whole) == "seconds"
+    assert report._below(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+    agreements = cut.agreements()
+    assert agreements == [0.5, None, None, None]
+    axis = Figure().subplots()
+    report._agreement(agreements, cut.when).draw(axis)
+    [line] = axis.get_lines()
+    assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
+
+
+def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
+    """Of media that end at 3.3 s the fourth segment can hold no half of a second; its sound is there all the same."""
+    arrays, info = arrays_of(tiny_home, run, "clip000")
+    info |= {"audio_ok": [True] * 3 + [False] * 3, "facts": {"media_s": 3.3}}
+    predictor = Predictor.load(run, "cpu")
+    silent = {"none": [False] * 4 + [True] * 2, "there": [False] * 3 + [True] * 3}
+    for where, lacks in (("none", ()), ("there", ("sound",))):
+        prediction = predictor.predict("clip000", arrays, {**info, "silent": silent[where]})
+        assert prediction.missing[:4] == ((), (), (), lacks)
+
+
+def test_segments_are_numbered_in_words() -> None:
+    when = When(0.0, 1.0, 6)
+    assert when.numbered([True] * 6) == "1 to 6"
+    assert when.numbered([False, True, True, False, True, False]) == "2 to 3 and 5"
+    assert when.numbered([True, False, True, False, True, True]) == "1, 3 and 5 to 6"
+    assert replace(when, media_s=2.0).numbered([True] * 6) == "1 to 2"
 
 
 def test_spans_join_neighbours_only() -> None:

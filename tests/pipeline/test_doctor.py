@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from caeav.manifests.errors import CaeavError
 from caeav.pipeline import doctor
+from caeav.pipeline.decode.registry import decoders
 
 
 def test_it_says_of_every_model_where_its_weights_are(
@@ -37,3 +39,44 @@ def test_a_torch_that_does_not_load_is_a_line_of_the_report(monkeypatch: pytest.
     [check] = doctor._devices()
     assert (check.about, check.status) == ("devices", "problem")
     assert check.detail.startswith("torch does not load: import of torch halted")
+
+
+@pytest.mark.parametrize("name", ["torchcodec", "decord"])
+def test_a_decoder_that_cannot_be_used_is_no_problem_and_says_why(
+    name: str, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchcodec without the system's FFmpeg raises RuntimeError when it is imported, decord is not installed."""
+    monkeypatch.setenv("PYTHONPATH", str(repository / "tests" / "absent"))
+    monkeypatch.setenv("CAEAV_TEST_WITHOUT", name)
+    sample = tmp_path / "sample.mp4"
+    sample.write_bytes(doctor._sample())
+    check = doctor._decoder(name, sample)
+    assert (check.about, check.status) == (f"decoder {name}", "absent")
+    assert check.detail.startswith(f"{name} does not load: ")
+    assert f"; install caeav[{name}]" in check.detail and check.detail.endswith("or use --decoder pyav")
+
+
+def test_a_library_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchcodec tells pages: it tries a build a version of FFmpeg, and one that fails otherwise is the reason."""
+    from caeav.pipeline.decode import with_torchcodec
+
+    missing = "OSError: libavutil.so.{}: cannot open shared object file: No such file or directory\n"
+    head = "Could not load libtorchcodec. Likely causes:\n  1. FFmpeg\n"
+    wrapped = "OSError: Could not load this library: /x/libtorchcodec_core8.so\n"
+    broken = "OSError: /x/libtorchcodec_core7.so: undefined symbol: _ZN3c10\n"
+    for text, why in (
+        (head + missing.format(60) + wrapped + missing.format(59), "the system has no FFmpeg libraries (libavutil)"),
+        (head + missing.format(60) + wrapped + broken, "/x/libtorchcodec_core7.so: undefined symbol: _ZN3c10"),
+        ("No module named 'torchcodec'", "No module named 'torchcodec'"),
+    ):  # fmt: skip
+        assert with_torchcodec._why(RuntimeError(text)) == why
+
+
+def test_a_decoder_that_is_not_installed_is_named_before_its_version_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(
+        CaeavError, match=r"torchcodec does not load: .*\n  next: install caeav\[torchcodec\]"
+    ):
+        decoders["torchcodec"]().version()

@@ -191,7 +191,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vector" in metafunc.fixturenames:
         names = [name for name in vector_names() if KINDS.get(kind_of(name) or "") == metafunc.module.GROUP]
         if not names:
+            root = golden_folder().parent
             reason = f"no vectors of group {metafunc.module.GROUP!r} in {golden_folder()}"
+            if not root.is_dir():  # as the fixture `shared` says it
+                reason = f"no shared data at {root}; set CAEAV_SHARED"
             names = [pytest.param("", marks=pytest.mark.skip(reason=reason))]
         metafunc.parametrize("vector", names, indirect=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,10 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_each_second_shows_its_picture_and_the_wav_is_heard(clip: Path, decoder: str) -> None:
-    pytest.importorskip({"pyav": "av"}.get(decoder, decoder))
+def test_each_second_shows_its_picture_and_the_wav_is_heard(
+    clip: Path, decoder: str, needs: Callable[[str], None]
+) -> None:
+    needs({"pyav": "av"}.get(decoder, decoder))
     decoded = decoders[decoder]().decode(str(clip), 0.0, SAMPLING)
     assert decoded.frames is not None and decoded.frames.shape == (5, 6, 8, 3)
     assert [tuple(frame[3, 4].tolist()) for frame in decoded.frames] == COLOURS

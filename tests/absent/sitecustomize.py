@@ -1,0 +1,108 @@
+"""Takes optional things away from a Python process, as they are missing on a fresh machine: `CAEAV_TEST_WITHOUT`.
+
+Python imports a module of this name at its start wherever its folder is in `PYTHONPATH`; `tests/conftest.py` puts it
+there when the variable is set, so that the processes which tests start lack the same things, and runs it in its own
+process too. Commands are taken away by a `PATH` without them, which `conftest.py` sets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+# Installed from a wheel, but its compiled part wants the system's FFmpeg; the first line is the library's own.
+LOADS_NOT = {
+    "torchcodec": (
+        "Could not load libtorchcodec. Likely causes:\n"
+        "  1. FFmpeg is not properly installed in your environment.\n"
+        "OSError: libavutil.so.60: cannot open shared object file: No such file or directory"
+    )
+}
+DISTRIBUTIONS = {"open_clip": "open_clip_torch", "laion_clap": "laion-clap"}
+# Not zarr: it brings a plugin that pytest has loaded before anything can be taken away.
+PACKAGES = (
+    "torchcodec",
+    "decord",
+    "timm",
+    "open_clip",
+    "transformers",
+    "torchvision",
+    "torchaudio",
+    "webdataset",
+    "h5py",
+    "laion_clap",
+)
+COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
+
+
+class _Refusing:
+    """The loader of a package that is there and does not load."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: object) -> None:
+        raise RuntimeError(self._message)
+
+
+class Without:
+    """`PathFinder`, but for some packages: not found, their metadata neither, or found and not loading."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._gone = {DISTRIBUTIONS.get(name, name) for name in self._names - LOADS_NOT.keys()}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: Any = None
+    ) -> ModuleSpec | None:
+        if name not in self._names:
+            return PathFinder.find_spec(name, path, target)
+        return ModuleSpec(name, _Refusing(LOADS_NOT[name])) if name in LOADS_NOT else None  # type: ignore[arg-type]
+
+    def find_distributions(self, *arguments: Any, **options: Any) -> Iterable[Any]:
+        found = PathFinder.find_distributions(*arguments, **options)  # type: ignore[attr-defined]
+        return (one for one in found if one.metadata["Name"] not in self._gone)
+
+    def invalidate_caches(self) -> None:
+        PathFinder.invalidate_caches()
+
+
+def wanted_away() -> list[str]:
+    """The names in `CAEAV_TEST_WITHOUT`."""
+    return [name.strip() for name in os.environ.get("CAEAV_TEST_WITHOUT", "").split(",") if name.strip()]
+
+
+def hide_packages() -> None:
+    """In this process, once."""
+    names = [name for name in wanted_away() if name in PACKAGES]
+    if names and PathFinder in sys.meta_path:
+        sys.meta_path[sys.meta_path.index(PathFinder)] = Without(names)  # type: ignore[call-overload]
+
+
+def path_without(names: Iterable[str]) -> str:
+    """`PATH` with every folder that holds one of the commands replaced by a folder of links to all else in it."""
+    commands = {command for name in names for command in COMMANDS.get(name, ())}
+    folders = []
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        if any(shutil.which(command, path=folder) for command in commands):
+            links = Path(tempfile.mkdtemp(prefix="caeav-without-"))
+            atexit.register(shutil.rmtree, links, ignore_errors=True)
+            for command in Path(folder).absolute().iterdir():
+                if command.name not in commands:
+                    (links / command.name).symlink_to(command)
+            folder = str(links)
+        folders.append(folder)
+    return os.pathsep.join(folders)
+
+
+hide_packages()
