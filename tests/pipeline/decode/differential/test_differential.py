@@ -28,7 +28,7 @@ from making import Case, make
 from oracle import Answer, ask
 from truth import HEIGHT, RATE_HZ, WIDTH, noise, number_in, picture, place_of
 
-SAMPLE = 36
+SAMPLE = 26
 CASES = all_cases() if os.environ.get("CAEAV_DIFFERENTIAL") == "all" else pairwise(all_cases(), SAMPLE)
 
 Rows = dict[tuple[str, str], list[Row]]
