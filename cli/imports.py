@@ -1,4 +1,4 @@
-"""`caeav import`: features made elsewhere, a `.npy` file a clip, to a store of tokens that training joins."""
+"""`caeav import`: features made elsewhere, in files or one file, to a store of tokens that training joins."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def import_folders(
         list[str],
         typer.Option(
             "--tap",
-            metavar="TAP=FOLDER",
-            help="Folder with a .npy file a clip, called after its key, id or media file, of T segments: [T, F], "
-            "[T, L, F], or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
+            metavar="TAP=PATH",
+            help="Folder with a file a clip (.npy, .npz, .pt, .h5), called after its key, id or media file, or so with "
+            "one ending (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as AVE's "
+            "audio_feature.h5. PATH#NAME names one of several arrays. A clip's array: [T, F], [T, L, F], [T, h, w, F], "
+            "or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
             show_default=False,
         ),
     ],

@@ -1,8 +1,12 @@
-"""`caeav models ls|show|pull|check`: which models there are, what they need, and whether they give what they should."""
+"""`caeav models ls|show|pull|check|convert`: which models there are, what they need, and whether they give what they
+should; and checkpoints of other programs made plain.
+"""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +15,14 @@ from caeav.cli.choices import WEIGHTS_HELP, choose_one
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 
 NO_RECORD = 3
 """Exit status of `check` when there is nothing to compare with."""
 
 commands = typer.Typer(
-    no_args_is_help=True, help="List, show, fetch and check backbones, text encoders and captioners."
+    no_args_is_help=True,
+    help="List, show, fetch and check backbones, text encoders and captioners; convert checkpoints.",
 )
 
 NameArgument = Annotated[
@@ -103,6 +109,7 @@ def show(
             ("licence of weights", view.licence),
             ("default weights", view.weights or "none"),
             ("file", facts.file or "none"),
+            *([("tensors", view.tensors)] if view.tensors else []),
             *((f"{part}.{key}", value) for part, values in _described(view) for key, value in values.items()),
         ],
     )
@@ -193,6 +200,49 @@ def check(
     say(f"as recorded in {checked.against}")
 
 
+@commands.command()
+def convert(
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint of torch: .pt, .pth, .ckpt, .bin.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
+    take: Annotated[
+        str,
+        typer.Option(
+            "--take", help="Which dictionary of tensors, e.g. state_dict where there is an average too."
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the tensors of a checkpoint to a .safetensors file, under their names there; nothing in it is run.
+
+    For checkpoints that hold objects besides tensors. What is left out is said.
+    """
+    from caeav.pipeline.weights.convert import convert as convert_file
+
+    done = convert_file(file.expanduser(), out.expanduser(), take)
+    if as_json:
+        print_json(
+            {
+                "path": str(done.path),
+                "taken": done.parts.taken,
+                "others": done.parts.others,
+                "tensors": done.tensors,
+                "bytes": done.bytes,
+                "dropped": done.dropped,
+                "classes": done.classes,
+            }
+        )
+        return
+    print(f"written      {printable(done.path)}: {counted(done.tensors, 'tensor')}, {_size(done.bytes)}")
+    print(f"taken        {printable(done.parts.said())}")
+    for text in done.dropped:
+        print(f"left out     {printable(text)}")
+    for name in done.classes:
+        print(f"never made   {printable(name)}")
+    print(f"next         caeav models show NAME --weights {shlex.quote(str(done.path))}")
+
+
 def _print_statistics(statistics: dict[str, dict[str, Any]]) -> None:
     arrays = {name: x for name, x in statistics.items() if "texts" not in x}
     for x in statistics.values():
@@ -229,4 +279,6 @@ def _millions(parameters: int | None) -> str:
 def _size(count: int) -> str:
     if not count:
         return "-"
+    if count < 1e3:
+        return f"{count} bytes"
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

@@ -1,16 +1,16 @@
-"""Features made elsewhere, a `.npy` file a clip and tap, as a store of tokens: published ones, or of networks that look
-at more than a frame a segment (motion). No media is read and nothing is computed.
+"""Features made elsewhere as a store of tokens: published ones, or of networks that look at more than a frame a segment
+(motion). No media is read and nothing is computed.
 
-A clip's file is called after its key, its official name, its official id or its media file. It holds `[T, F]`,
-`[T, L, F]`, or `[T n, F]` with `n` rows a segment. The recipe knows the files by one digest over all that belong to
-clips of the manifest. Shapes: `T` segments, `L` tokens a segment, `F` features.
+Which array is a clip's: `feature_match.py`; the files: `feature_files.py`. A clip's array is `[T, F]`, `[T, L, F]`,
+`[T, h, w, F]`, or `[T n, F]` with `n` rows a segment. The recipe knows the files by one digest over all that belong to
+clips of the manifest. Shapes: `T` segments, `L` tokens a segment (`h w` of a grid, row by row), `F` features.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-import tokenize
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,33 +20,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError, choices
 from caeav.manifests.home import Home
 from caeav.manifests.keys import slug
 from caeav.pipeline.beforehand import other_recipes
+from caeav.pipeline.feature_files import MAX_BYTES, FeatureError, Held, numbers, one_array
+from caeav.pipeline.feature_match import Entry, match_features
 from caeav.pipeline.lookup import run_lookup
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
-from caeav.pipeline.store.dtypes import DTYPES, floats, stored
+from caeav.pipeline.store.dtypes import DTYPES, floats, not_finite, stored
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
 
 IMPORTED = "features"
 """Name of such a component in a recipe, and the stage that quarantine names."""
-SUFFIX = ".npy"
-MAX_BYTES = 1 << 28
 TAP = re.compile(r"(visual|audio|motion)\.[A-Za-z0-9_]+")
-
-
-class FeatureError(CaeavError):
-    """Features that cannot be taken as they are."""
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """`folders`: tap -> its folder of files; `name` of the store, by default the taps'; the rest as for extraction."""
+    """`sources`: tap -> its folder, pattern or file (`match_features`); `name` of the store, by default the taps'; the
+    rest as for extraction."""
 
-    folders: Mapping[str, Path]
+    sources: Mapping[str, Path]
     name: str = ""
     dtype: str = "float16"
     shard_clips: int = 64
@@ -65,71 +62,97 @@ def import_features(
 
     Raises `CaeavError` when no clip has a file, or for names, formats and folders that are none.
     """
-    files = {tap: _of_clips(manifest.clips, tap, folder) for tap, folder in options.folders.items()}
-    recipe = _recipe(manifest, options, files)
+    for tap in options.sources:
+        if not TAP.fullmatch(tap):
+            raise FeatureError(
+                f"{tap!r} is no name of a tap",
+                hint="visual.NAME, audio.NAME or motion.NAME, e.g. motion.r2plus1d",
+            )
+    matched = {tap: match_features(manifest, tap, given) for tap, given in options.sources.items()}
+    files = {tap: found.entries for tap, found in matched.items()}
+    recipe = _recipe(manifest, options, files, {tap: found.source for tap, found in matched.items()})
     shapes = {
         tap["name"]: (manifest.segments, tap["tokens"], tap["channels"]) for tap in imported_taps(recipe)
     }
 
     def find(key: str) -> Record | Quarantined:
         arrays = {}
-        for tap, folder in options.folders.items():
-            if key not in files[tap]:
-                return Quarantined(key, IMPORTED, f"no file: in {folder.name} for {tap}", 1)
+        for tap, found in matched.items():
+            if key not in found.entries:
+                return Quarantined(key, IMPORTED, f"no file: in {found.source} for {tap}", 1)
             try:
-                arrays[tap] = read_features(files[tap][key], manifest.segments, shapes[tap])
+                arrays[tap] = _read(found.entries[key], manifest.segments, shapes[tap])
+                _check_values(arrays[tap], tap, options.dtype)
             except FeatureError as error:
                 return Quarantined(key, IMPORTED, error.problem, 1)
         return Record(key, stored(arrays, options.dtype), _info(manifest.segments))
 
+    for text in [text for found in matched.values() for text in found.remarks]:
+        remark(text)
     for text in other_recipes(home, manifest.dataset, recipe):
         remark(text)
     return run_lookup(manifest, recipe, home, run, find, _as_it_is, report, remark)
 
 
 def read_features(
-    path: Path, segments: int, shape: tuple[int, int, int] | None = None
+    path: Path, segments: int, shape: tuple[int, int, int] | None = None, word: str = ""
 ) -> NDArray[np.float32]:
-    """One file as `[T, L, F]`, float32; raises `FeatureError` for what is no such file, or not of `shape`."""
-    held = _mapped(path, segments)
-    if shape is not None and held.shape != shape:
-        raise FeatureError(
-            f"shape {list(held.shape)} is not that of most clips, {list(shape)}: {path.name}",
-            hint="all files of a folder must have one shape",
-        )
-    return np.array(held, dtype=np.float32)
+    """One clip's file as `[T, L, F]`, float32; `PATH#NAME` names one of several arrays, else it is called `word`.
+
+    Raises `FeatureError` for what is no such file, or not of `shape`.
+    """
+    place, _, array = str(path).partition("#")
+    return _read(Entry(Path(place).name, lambda: one_array(Path(place), array, word), str), segments, shape)
 
 
-def _mapped(path: Path, segments: int) -> NDArray[Any]:
-    """A file's values as `[T, L, F]`, not read yet."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        # A mapped file cannot hold objects, nor claim more values than it has bytes.
-        held = np.lib.format.open_memmap(path, mode="r")
-        if held.dtype.kind not in "fiu":
-            raise ValueError("holds no numbers")
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        EOFError,
-        SyntaxError,
-        tokenize.TokenError,
-    ) as error:
-        text = " ".join(str(error).split())
+def _read(entry: Entry, segments: int, shape: tuple[int, int, int] | None) -> NDArray[np.float32]:
+    held = entry.find()
+    wanted = tokens_shape(held, segments, entry.name)
+    if shape is not None and wanted != shape:
         raise FeatureError(
-            f"{path.name} cannot be read: {text}", hint="name a file that numpy.save wrote"
-        ) from error
-    rows = held.shape[0] if held.ndim else 0
-    fits = held.ndim in (2, 3) and rows and rows % segments == 0 and (held.ndim == 2 or rows == segments)
-    if not fits or 0 in held.shape:
-        raise FeatureError(
-            f"shape {list(held.shape)} does not fit: {path.name}",
-            hint=f"allowed: [{segments}, F], [{segments}, L, F], or a multiple of {segments} rows of F",
+            f"shape {list(wanted)} is not that of most clips, {list(shape)}: {entry.name}",
+            hint="all features of a tap must have one shape",
         )
-    return held.reshape(segments, -1, held.shape[-1])  # [T, L, F]
+    with np.errstate(over="ignore"):
+        return np.array(numbers(held, entry.name), dtype=np.float32).reshape(wanted)
+
+
+def tokens_shape(held: Held, segments: int, name: str) -> tuple[int, int, int]:
+    """`(T, L, F)` of an array as it will be stored, its values unread; raises `FeatureError` for one that is none."""
+    if held.kind not in "fiu":
+        raise FeatureError(f"{name} cannot be read: it holds no numbers", hint="give an array of numbers")
+    shape = held.shape[1:] if held.shape[:1] == (1,) and segments > 1 and len(held.shape) > 2 else held.shape
+    rows = shape[0] if shape else 0
+    fits = len(shape) in (2, 3, 4) and rows and rows % segments == 0 and (len(shape) == 2 or rows == segments)
+    why = ""
+    if len(shape) == 2 and shape[1] == segments != shape[0]:
+        why = f"looks transposed, [F, {segments}]"
+    elif len(shape) == 4 and shape[2] == shape[3] != shape[1]:
+        why = f"looks like [{segments}, F, h, w], features before places"
+    if not fits or why or 0 in shape:
+        raise FeatureError(
+            f"shape {list(held.shape)} {why or 'does not fit'}: {name}",
+            hint=f"allowed: [{segments}, F], [{segments}, L, F], [{segments}, h, w, F], or a multiple of "
+            f"{segments} rows of F" + (", so turn its axes" if why else ""),
+        )
+    if math.prod(shape) * 4 > MAX_BYTES:
+        raise FeatureError(
+            f"{name} cannot be read: larger than {MAX_BYTES} bytes", hint="give fewer tokens a segment"
+        )
+    return segments, math.prod(shape) // segments // shape[-1], shape[-1]
+
+
+def _check_values(array: NDArray[np.float32], tap: str, dtype: str) -> None:
+    """Raise for values that are no numbers, or too large for the format they are to be stored in."""
+    wrong = not_finite(array)
+    if wrong:
+        raise FeatureError(f"{tap} has values not finite: {wrong} of {array.size}", hint="mend the features")
+    largest = float(np.abs(array).max(initial=0.0))
+    if dtype in ("float16", "int8") and largest > float(np.finfo(np.float16).max):
+        raise FeatureError(
+            f"{tap} has values too large for {dtype}, give --dtype bfloat16 or float32: up to {largest:.5g}",
+            hint="--dtype bfloat16, or float32",
+        )
 
 
 def is_imported(recipe: Recipe) -> bool:
@@ -170,36 +193,18 @@ def features_of(recipes: Sequence[Recipe], given: Mapping[str, Path], key: str) 
     arrays: dict[str, NDArray[Any]] = {}
     for name, (tap, dtype, segments) in dtypes.items():
         shape = (segments, tap["tokens"], tap["channels"])
-        arrays |= floats(stored({name: read_features(given[name], segments, shape)}, dtype))
+        arrays |= floats(
+            stored({name: read_features(given[name], segments, shape, name.partition(".")[2])}, dtype)
+        )
     return Record(key, arrays, _info(max(segments for _, _, segments in dtypes.values())))
 
 
-def _of_clips(clips: Sequence[Clip], tap: str, folder: Path) -> dict[str, Path]:
-    """Key -> its file, for the clips that have one."""
-    if not TAP.fullmatch(tap):
-        raise FeatureError(
-            f"{tap!r} is no name of a tap",
-            hint="visual.NAME, audio.NAME or motion.NAME, e.g. motion.r2plus1d",
-        )
-    if not folder.is_dir():
-        raise FeatureError(f"no folder {folder}", hint=f"--tap {tap}=FOLDER, with a {SUFFIX} file a clip")
-    there = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix == SUFFIX and path.is_file()}
-    found = {}
-    for clip in clips:
-        names = (clip.key, clip.extra.get("name"), clip.extra.get("id"), Path(clip.media).stem)
-        name = next((name for name in names if isinstance(name, str) and name in there), None)
-        if name is not None:
-            found[clip.key] = there[name]
-    if not found:
-        example = clips[0].key if clips else "KEY"
-        raise FeatureError(
-            f"none of the {len(there)} {SUFFIX} files in {folder} belongs to one of {len(clips)} clips",
-            hint=f"call them after keys, official names or ids, or media files, as {example}{SUFFIX}",
-        )
-    return found
-
-
-def _recipe(manifest: Manifest, options: FeatureOptions, files: Mapping[str, Mapping[str, Path]]) -> Recipe:
+def _recipe(
+    manifest: Manifest,
+    options: FeatureOptions,
+    files: Mapping[str, Mapping[str, Entry]],
+    sources: Mapping[str, str],
+) -> Recipe:
     if options.dtype not in DTYPES:
         raise CaeavError(f"unknown dtype {options.dtype!r}", hint=choices(options.dtype, DTYPES))
     if not files:
@@ -209,7 +214,7 @@ def _recipe(manifest: Manifest, options: FeatureOptions, files: Mapping[str, Map
         shape = _usual_shape(found, manifest.segments)
         side = sides.setdefault(tap.partition(".")[0], {"name": IMPORTED, "taps": [], "files": {}})
         side["taps"].append({"name": tap, "tokens": shape[1], "channels": shape[2]})
-        side["files"][tap] = {"source": options.folders[tap].name, "digest": _digest(found)}
+        side["files"][tap] = {"source": sources[tap], "digest": _digest(found)}
     name = options.name or "-".join(tap.partition(".")[2] for tap in files)
     fields = {
         **sides,
@@ -221,13 +226,13 @@ def _recipe(manifest: Manifest, options: FeatureOptions, files: Mapping[str, Map
     return Recipe("tokens", slug(name.replace("_", "-")), fields)
 
 
-def _usual_shape(files: Mapping[str, Path], segments: int) -> tuple[int, ...]:
-    """`[T, L, F]` of most files that can be read; raises the last one's `FeatureError` when none can."""
-    shapes: Counter[tuple[int, ...]] = Counter()
+def _usual_shape(files: Mapping[str, Entry], segments: int) -> tuple[int, int, int]:
+    """`[T, L, F]` of most features that can be read; raises the last one's `FeatureError` when none can."""
+    shapes: Counter[tuple[int, int, int]] = Counter()
     last: FeatureError | None = None
-    for path in files.values():
+    for entry in files.values():
         try:
-            shapes[_mapped(path, segments).shape] += 1
+            shapes[tokens_shape(entry.find(), segments, entry.name)] += 1
         except FeatureError as error:
             last = error
     if not shapes and last is not None:
@@ -235,12 +240,11 @@ def _usual_shape(files: Mapping[str, Path], segments: int) -> tuple[int, ...]:
     return shapes.most_common(1)[0][0]
 
 
-def _digest(files: Mapping[str, Path]) -> str:
-    """Over the keys and the contents of their files, in the manifest's order."""
+def _digest(files: Mapping[str, Entry]) -> str:
+    """Over the keys and where their features lie, in the manifest's order."""
     whole = hashlib.sha256()
-    for key, path in files.items():
-        with path.open("rb") as file:
-            whole.update(f"{key} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for key, entry in files.items():
+        whole.update(f"{key} {entry.digest()}\n".encode())
     return f"sha256:{whole.hexdigest()}"
 
 

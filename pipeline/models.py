@@ -21,8 +21,8 @@ RANDOM_FOR_LOOKS = "random:0"
 class ModelView:
     """A model as it would run: `taps` it caches, `offered` those it could; all empty where it could not be made.
 
-    weights, licence: the default ones', where a family's facts leave them open. `problem`: why its weights cannot be
-    had, or why it cannot be made at all.
+    weights, licence: the default ones', where a family's facts leave them open. `tensors`: which dictionary of the file
+    they are, and which others it holds. `problem`: why its weights cannot be had, or why it cannot be made at all.
     """
 
     facts: ModelFacts
@@ -34,6 +34,7 @@ class ModelView:
     parameters: int | None = None
     weights: str = ""
     licence: str = ""
+    tensors: str = ""
     problem: str = ""
 
 
@@ -74,8 +75,15 @@ def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:
         getattr(model, "parameters", facts.parameters),
         facts.weights or getattr(model, "default_weights", ""),
         own_licence or facts.licence,
+        _tensors(model),
         problem,
     )
+
+
+def _tensors(model: Any) -> str:
+    """Which dictionary of a torch file is taken; empty for other files, and where nothing is loaded."""
+    weights = getattr(model, "_weights", None)
+    return weights.parts.said() if weights is not None and weights.parts is not None else ""
 
 
 def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:

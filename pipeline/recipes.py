@@ -26,7 +26,7 @@ from caeav.pipeline.device.options import ComputeOptions
 from caeav.pipeline.store.backend import BACKEND_FIELD, DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import DTYPES
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
-from caeav.pipeline.weights.find import HUB, RANDOM
+from caeav.pipeline.weights.find import HUB, PART, RANDOM
 from caeav.pipeline.weights.memory import recall
 
 P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)
@@ -212,8 +212,9 @@ def described_choice(described: Mapping[str, Any]) -> ModelChoice:
     """
     settings, weights = described.get("settings", {}), described.get("weights", {})
     digest, source = weights.get("digest", ""), weights.get("source", "")
+    part = f"{PART}{weights['part']}" if "part" in weights else ""
     return ModelChoice(
-        described["name"], digest if recall(digest) or not _named(source) else source, settings
+        described["name"], digest + part if recall(digest) or not _named(source) else source, settings
     )
 
 

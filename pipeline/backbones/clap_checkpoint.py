@@ -23,20 +23,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.weights.find import Weights, WeightsError, find_weights
-from caeav.pipeline.weights.load import read_weights
+from caeav.pipeline.weights.load import read_weights, unwrapped
 
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 LAION_FILES = ("630k-audioset-best.pt",)
 CONFIG = "config.json"
 FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
 
-_MODULE = "module."
+_OWN = (
+    "audio_branch.",
+    "audio_projection.",
+    "text_branch.",
+    "text_projection.",
+    "audio_model.",
+    "text_model.",
+)
 _ENCODER = "audio_model.audio_encoder."
 _NAMES = (
     (re.compile(r"^batch_norm\."), "bn0."),
@@ -76,9 +82,7 @@ def find_clap(choice: ModelChoice, default: str, beside: Sequence[str]) -> Weigh
 
 def read_clap(weights: Weights, tower: Literal["audio", "text"]) -> ClapState:
     """Read either form; raises `WeightsError` when it is neither, or lacks the tower."""
-    with torch.serialization.safe_globals(_numpy_numbers()):
-        state = read_weights(weights)
-    state = {name.removeprefix(_MODULE): x for name, x in state.items()}
+    state = unwrapped(read_weights(weights), lambda name: name.startswith(_OWN))
     hub = any(name.startswith((_ENCODER, "text_model.")) for name in state)
     audio, text, strange = _from_hub(state) if hub else _from_laion(state)
     if strange or not (audio if tower == "audio" else text):
@@ -170,10 +174,3 @@ def _beside(weights: Weights, names: tuple[str, ...]) -> dict[str, Any]:
     raise WeightsError(
         f"{weights.source} lacks {' or '.join(names)}", hint="give the whole folder, as published"
     )
-
-
-def _numpy_numbers() -> list[Any]:
-    """What laion-clap's files hold besides tensors: a learning rate that numpy computed. A number, no code."""
-    scalar = np.float64(0).__reduce__()[0]  # named by numpy itself: its module moved between versions
-    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8")]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]

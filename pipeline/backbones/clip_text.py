@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.text_tower import TextTower
-from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip
+from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip, published_by
 from caeav.pipeline.weights import WeightsError, find_weights
-from caeav.pipeline.weights.load import load_checked, read_weights
+from caeav.pipeline.weights.load import load_checked, read_weights, unwrapped
 
+_KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")
 
 
@@ -41,7 +42,12 @@ class ClipText(TextTower):
         longest = self._text.get("context_length", 77)
         activation = quick_gelu or bool(config.get("quick_gelu"))
         self._settings = choice.resolve({"max_tokens": longest, "quick_gelu": activation})
-        self._weights = find_weights(choice, default=weights, wants=FILES)
+        self._weights = find_weights(
+            choice,
+            default=weights,
+            wants=FILES,
+            origin="" if weights else published_by(self._clip, architecture),
+        )
         self._tokenizer = self._clip.SimpleTokenizer(context_length=longest)
         vocabulary = self._text.get("vocab_size", 49408)
         if self._tokenizer.vocab_size != vocabulary:
@@ -64,7 +70,7 @@ class ClipText(TextTower):
                 self._embedded, self._text, quick_gelu=self._settings["quick_gelu"]
             )
         if weights.seed is None:
-            state = {name.removeprefix("module."): x for name, x in read_weights(weights).items()}
+            state = unwrapped(read_weights(weights), lambda name: name.startswith(_KNOWN))
             state = {
                 name.removeprefix("text."): x for name, x in state.items() if not name.startswith(_ELSEWHERE)
             }

@@ -19,6 +19,7 @@ from caeav.pipeline.backbones.sound_backbone import SETTINGS, SoundBackbone, fro
 from caeav.pipeline.weights.find import Weights, find_weights
 
 FILE = "HTSAT_AudioSet_Saved_1.ckpt"
+ORIGIN = "its authors: the repository RetroCirce/HTS-Audio-Transformer (its README links the folder of checkpoints)"
 DEFAULTS: dict[str, Any] = {**front_end(SoundConfig()), **SETTINGS}
 PRESETS: dict[str, dict[str, Any]] = {"reference": {}, "reference-avs": {"window_s": 5}}
 
@@ -28,7 +29,7 @@ class HtsAt(SoundBackbone):
 
     def __init__(self, choice: ModelChoice) -> None:
         settings = choice.resolve(DEFAULTS, PRESETS)
-        weights = find_weights(choice, default="", wants=(FILE,))
+        weights = find_weights(choice, default="", wants=(FILE,), origin=ORIGIN)
         network = (
             _random(choice, settings, weights)
             if weights.seed is not None
@@ -38,7 +39,7 @@ class HtsAt(SoundBackbone):
 
 
 def _read(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> Htsat:
-    state = read_state(weights.files[0])
+    state = read_state(weights.files[0], weights.part)
     sound = sound_config(choice.name, settings, picture_side(state))
     network = Htsat(HtsatConfig(sound=sound, **network_sizes(state, weights.source)))
     fill_htsat(network, state, weights.source)

@@ -1,7 +1,8 @@
 """Reading the published HTS-AT checkpoint (`HTSAT_AudioSet_Saved_*.ckpt`) into `Htsat`.
 
-The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.` (10 characters). Nothing in it is
-executed. Every key is accounted for: taken, checked, or known to be of no use. CLAP's audio tower has the same names.
+The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.`; without it, or with one of `module.` and
+the like before it, the names are the same. Nothing in it is executed. Every key is accounted for: taken, checked, or
+known to be of no use. CLAP's audio tower has the same names.
 
 | published | here | |
 |---|---|---|
@@ -31,9 +32,9 @@ from torch import Tensor
 from caeav.pipeline.backbones.htsat import Htsat
 from caeav.pipeline.backbones.htsat_sound import SoundConfig, mel_weights
 from caeav.pipeline.weights.find import WeightsError
-from caeav.pipeline.weights.load import load_checked, read_tensors
+from caeav.pipeline.weights.load import load_checked, read_tensors, unwrapped
 
-PREFIX = "sed_model."
+_OWN = ("bn0.", "patch_embed.", "layers.")
 FILTERS = "logmel_extractor.melW"
 _UNUSED = re.compile(r"(norm|tscam_conv|head)\.(weight|bias)")
 _CHECKED = re.compile(r"(.*)\.(attn\.relative_position_index|attn_mask)")
@@ -59,16 +60,15 @@ def our_name(published: str) -> str:
     return published
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, its prefix stripped."""
-    state = read_tensors(path)
-    strange = [name for name in state if not name.startswith(PREFIX)]
-    if strange:
+def read_state(path: Path, part: str = "") -> dict[str, Tensor]:
+    """The tensors of a checkpoint file without the prefixes of training; raises `WeightsError` for other networks'."""
+    state = unwrapped(read_tensors(path, part), lambda name: name.startswith(_OWN))
+    if not any(name.startswith(_OWN) for name in state):
         raise WeightsError(
-            f"{path}: keys without the prefix {PREFIX!r}: {', '.join(strange[:8])}",
+            f"{path} holds no HTS-AT: its names are {', '.join(list(state)[:8])}",
             hint="give a checkpoint published by HTS-AT for AudioSet",
         )
-    return {name.removeprefix(PREFIX): x for name, x in state.items()}
+    return state
 
 
 def fill_htsat(network: Htsat, state: Mapping[str, Tensor], source: str) -> None:
@@ -106,6 +106,11 @@ def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any
     blocks = sorted(
         {(int(found[1]), int(found[2])) for name in published if (found := _BLOCK.match(name)) is not None}
     )
+    if not blocks:
+        raise WeightsError(
+            f"{source} holds no HTS-AT: no layers.0.blocks.0, but {', '.join(list(published)[:4])}",
+            hint="give a checkpoint of HTS-AT or CLAP",
+        )
     try:
         depths = [
             sum(stage == i for stage, _ in blocks) for i in range(1 + max(stage for stage, _ in blocks))
@@ -115,7 +120,7 @@ def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any
         ]
         patches = published["patch_embed.proj.weight"]  # [C, 1, patch, patch]
         hidden = published["layers.0.blocks.0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise WeightsError(
             f"{source} holds no HTS-AT: {error} is not there", hint="give a checkpoint of HTS-AT or CLAP"
         ) from error

@@ -32,6 +32,7 @@ class Network(ABC):
     weights: str  # default source, `hub:...` or empty
     files: tuple[str, ...]  # names of the weight file, the best first
     licence: str = ""  # of the default weights, where the library knows it
+    origin: str = ""  # who publishes weights, where none are the default
 
     @property
     @abstractmethod
@@ -103,7 +104,9 @@ class LearnedVisual(TorchBackbone):
         self._settings = {**settings, **parsed.as_json(), "taps": [tap.name for tap in self._taps]}
         self.parameters = sum(p.numel() for p in probe.parameters())
         self.default_weights, self.licence = network.weights, network.licence
-        self._weights = find_weights(choice, default=network.weights, wants=network.files)
+        self._weights = find_weights(
+            choice, default=network.weights, wants=network.files, origin=network.origin
+        )
         self._module: nn.Module | None = None
         self._lock = threading.Lock()
 

@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.visual import LearnedVisual, Network
 from caeav.pipeline.native import import_torchvision
 from caeav.pipeline.weights.find import WeightsError
-from caeav.pipeline.weights.load import load_checked
+from caeav.pipeline.weights.load import load_checked, unwrapped
 
 DEPTH = 4
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -50,6 +50,7 @@ class ClipNetwork(Network):
         self._vision = vision
         self._quick_gelu = quick_gelu or bool(config.get("quick_gelu"))
         self.weights = weights
+        self.origin = "" if weights else published_by(self._clip, architecture)
 
     @property
     def own_frames(self) -> FrameSettings:
@@ -68,8 +69,7 @@ class ClipNetwork(Network):
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         """Its part of a checkpoint of both towers."""
-        if all(name.startswith("module.") for name in state):
-            state = {name.removeprefix("module."): x for name, x in state.items()}
+        state = unwrapped(state, lambda name: name.startswith("visual."))
         with torch.device("meta"):
             both = self._both(False, tuple(cast(Any, module).image_size))
         elsewhere = [name for name in both.state_dict() if not name.startswith("visual.")]
@@ -115,6 +115,20 @@ class _Holder:
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
+
+
+def published_by(library: Any, architecture: str) -> str:
+    """Repositories on the hub whose weights have this architecture and activation, as open_clip lists them."""
+    activation = bool(library.get_model_config(architecture).get("quick_gelu"))
+    found = []
+    for tag in library.list_pretrained_tags_by_model(architecture):
+        record = library.get_pretrained_cfg(architecture, tag)
+        if record.get("hf_hub") and bool(record.get("quick_gelu")) == activation:
+            found.append(f"hub:{record['hf_hub'].strip('/')}")
+    if not found:
+        return "whoever trained it: open_clip lists no weights of this architecture"
+    more = f" and {len(found) - 2} more of open_clip.list_pretrained()" if len(found) > 2 else ""
+    return f"{', '.join(found[:2])}{more}"
 
 
 def clip_visual(choice: ModelChoice) -> LearnedVisual:

@@ -21,7 +21,7 @@ from caeav.pipeline.backbones.frames import FrameSettings
 from caeav.pipeline.backbones.swin_v2 import LiveSwinV2
 from caeav.pipeline.backbones.visual import LearnedVisual, Network
 from caeav.pipeline.native import import_torchvision
-from caeav.pipeline.weights.load import load_checked
+from caeav.pipeline.weights.load import load_checked, unwrapped
 
 DEPTH = 4
 """Taps that are cached by default, as adapters have stages."""
@@ -54,6 +54,7 @@ class TimmNetwork(Network):
         self._record = record
         self.weights = f"hub:{record.hf_hub_id}" if record.hf_hub_id else ""
         self.licence = record.license or ""
+        self.origin = "" if self.weights else _published_by(record.url or "")
 
     def _record_of(self, architecture: str) -> Any:
         """What timm knows of a model and its weights, named by the tag behind a dot."""
@@ -97,6 +98,7 @@ class TimmNetwork(Network):
         classifier = self._record.classifier or ()
         heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         unused = {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
+        state = unwrapped(state, module.state_dict().keys().__contains__)
         if any(name not in state for name in module.state_dict()):
             state = _converted(module, state)
         load_checked(module, state, source=source, unused=unused)
@@ -201,6 +203,18 @@ def import_timm() -> Any:
     except ModuleNotFoundError as error:
         raise CaeavError(f"this backbone needs {error.name}", hint="pip install 'caeav[learned]'") from error
     return timm
+
+
+def _published_by(url: str) -> str:
+    """The repository and file of weights that timm does not keep on the hub."""
+    *_, owner, repository, _, _, _, file = ["", "", "", "", "", *url.split("/")]
+    if "/releases/" not in url:
+        return (
+            f"timm's record, {url}"
+            if url
+            else "whoever trained it: timm knows no weights of this architecture"
+        )
+    return f"the repository {owner}/{repository}, its release file {file}"
 
 
 def _converted(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

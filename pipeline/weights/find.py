@@ -15,17 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights.memory import file_digest, recall, remember
+from caeav.pipeline.weights.inspect import parts_of
+from caeav.pipeline.weights.memory import file_digest, recall, remember, tell
+from caeav.pipeline.weights.parts import Parts
+from caeav.pipeline.weights.pickled import WeightsError as WeightsError
 
-HUB, RANDOM, DIGEST = "hub:", "random:", "sha256:"
+HUB, RANDOM, DIGEST, PART = "hub:", "random:", "sha256:", "#"
+_BEFORE = ("", "state_dict", "model", "module")
+"""Parts that recipes made before there was a choice do not name."""
 _INDEX = ".index.json"
+_SHOWN = 8
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
-
-
-class WeightsError(CaeavError):
-    """Weights that are missing, damaged, or not those of the model."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Weights:
     """`files` hold the tensors (several for a sharded checkpoint), `folder` holds them and what else was asked for.
 
     `source` and `digest` are what a recipe says. With `seed` there are no files: values are drawn at random.
+    `parts`: which dictionary of a torch file is taken; a recipe says it where its name is unusual.
     """
 
     source: str
@@ -40,10 +42,17 @@ class Weights:
     files: tuple[Path, ...] = ()
     folder: Path | None = None
     seed: int | None = None
+    parts: Parts | None = None
+
+    @property
+    def part(self) -> str:
+        """The dotted name of the dictionary that is taken."""
+        return self.parts.taken if self.parts else ""
 
     def describe(self) -> dict[str, str]:
-        """For a recipe: `{"source": ..., "digest": ...}`, without a path."""
-        return {"source": self.source, "digest": self.digest}
+        """For a recipe: `{"source": ..., "digest": ...}`, without a path; and the part, where it is unusual."""
+        told = {"source": self.source, "digest": self.digest}
+        return told | ({"part": self.part} if self.part not in _BEFORE else {})
 
 
 def find_weights(
@@ -53,12 +62,15 @@ def find_weights(
     wants: Sequence[str],
     needs: Sequence[str] = (),
     also: Sequence[str] = (),
+    origin: str = "",
 ) -> Weights:
     """The weights of `choice`; `default` (`hub:<owner>/<repo>` or empty) is what it means when it names none.
 
     `wants`: names of the file of tensors, the first that is there is taken; one that ends in `.index.json` stands for
     the shards it lists; a file given by path may be called anything. `needs`: files that must lie beside it
     (`config.json`, a tokenizer's), `also`: files used when there. All of them enter the digest.
+    `origin`: who publishes them, where that is no hub. `PATH#PART` names one of several dictionaries in a torch file; a
+    digest, as in a recipe, means the weights as trained unless it names a part, a path their average (`parts.py`).
     Raises `WeightsError` naming the command to type or the file to get.
     """
     given = default if choice.weights in ("", HUB) else choice.weights
@@ -67,12 +79,15 @@ def find_weights(
     if not given:
         raise WeightsError(
             f"{choice.name} has no default weights",
-            hint=f"give its weights: a folder or file with {wants[0]}",
+            hint=_next_step(choice, default, wants, origin),
         )
     if given.startswith(HUB):
         folder = _hub_folder(choice, given, wants, needs, also, may_fetch=bool(choice.weights))
         return _gather(choice, given, _pick(choice, folder, wants, given), folder, needs, also)
+    take, averages = "", True
     if given.startswith(DIGEST):
+        given, _, take = given.partition(PART)
+        averages = False
         place = recall(given)
         if place is None:
             raise WeightsError(
@@ -81,13 +96,17 @@ def find_weights(
             )
     else:
         place = Path(given).expanduser().absolute()
+        if PART in place.name and not place.exists():
+            name, _, take = place.name.rpartition(PART)
+            place = place.with_name(name)
     if place.is_dir():
-        return _gather(choice, place.name, _pick(choice, place, wants, str(place)), place, needs, also)
+        main = _pick(choice, place, wants, str(place), origin)
+        return _gather(choice, place.name, main, place, needs, also, take, averages=averages)
     if not place.is_file():
         raise WeightsError(
-            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants)
+            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants, origin)
         )
-    return _gather(choice, place.name, place, place.parent, needs, also)
+    return _gather(choice, place.name, place, place.parent, needs, also, take, averages=averages)
 
 
 def at_hand(source: str) -> bool:
@@ -116,7 +135,15 @@ def _random(choice: ModelChoice, given: str) -> Weights:
 
 
 def _gather(
-    choice: ModelChoice, source: str, main: Path, folder: Path, needs: Sequence[str], also: Sequence[str]
+    choice: ModelChoice,
+    source: str,
+    main: Path,
+    folder: Path,
+    needs: Sequence[str],
+    also: Sequence[str],
+    take: str = "",
+    *,
+    averages: bool = True,
 ) -> Weights:
     files = _shards(choice, main) if main.name.endswith(_INDEX) else (main,)
     missing = [name for name in needs if not (folder / name).is_file()]
@@ -132,15 +159,30 @@ def _gather(
         text = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
         digest = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}"
     remember(digest, main)
-    return Weights(source=source, digest=digest, files=files, folder=folder)
+    return Weights(
+        source=source, digest=digest, files=files, folder=folder, parts=_parts(files, take, averages)
+    )
 
 
-def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str) -> Path:
+def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
+    """Which dictionary is taken of a torch file, told where there is a choice; None for other files."""
+    one = len(files) == 1 and files[0].suffix != ".safetensors"
+    if take and not one:
+        raise WeightsError(f"{files[0].name} has no parts", hint=f"leave {PART}{take} away")
+    parts = parts_of(files[0], take, averages=averages) if one else None
+    if parts is not None and parts.others:
+        tell(f"weights of {files[0].name}: {parts.said()}")
+    return parts
+
+
+def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str, origin: str = "") -> Path:
     found = next((folder / name for name in wants if (folder / name).is_file()), None)
     if found is None:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)[:_SHOWN]
         raise WeightsError(
-            f"{choice.name}: {source} holds none of {', '.join(wants)}",
-            hint="give a folder with one, or the file",
+            f"{choice.name}: {source} holds none of {', '.join(wants)}"
+            + (f", but {', '.join(others)}" if others else ""),
+            hint=f"give a folder with one, or the file{f'; it comes from {origin}' if origin else ''}",
         )
     return found
 
@@ -240,8 +282,10 @@ def _fetch(
     return path.parent
 
 
-def _next_step(choice: ModelChoice, default: str, wants: Sequence[str]) -> str:
+def _next_step(choice: ModelChoice, default: str, wants: Sequence[str], origin: str = "") -> str:
     own = f"give a folder or file with {wants[0]} as its weights"
+    if origin:
+        return f"{own}; it comes from {origin}"
     if not default.startswith(HUB):
         return own
     return f"caeav models pull {choice.name} (fetches {wants[0]} of {default.removeprefix(HUB)}), or {own}"

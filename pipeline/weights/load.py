@@ -5,39 +5,50 @@ Libraries stay silent about keys that are missing or left over and draw the rest
 
 from __future__ import annotations
 
+import re
+import shlex
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from caeav.pipeline.weights.find import Weights, WeightsError
+from caeav.pipeline.weights.find import Weights
+from caeav.pipeline.weights.inspect import HARMLESS, acting, classes_in_the_way
+from caeav.pipeline.weights.parts import choose_part, part_of
+from caeav.pipeline.weights.pickled import WeightsError, check_size, open_pickled, readable
 
-_CONTAINERS = ("state_dict", "model", "module")
 _SHOWN = 8
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What data parallel training and torch.compile put before every name; no network's own names begin so."""
+_HOLDERS = ("model.", "sed_model.", "net.", "network.", "backbone.", "encoder.")
+"""What training programs call the network they hold."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a torch file that holds tensors only (`weights_only`).
+def read_tensors(path: Path, part: str = "") -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, or of a torch file (`weights_only`): of `part`, or as `parts.py` says.
 
-    A state dict inside `state_dict`, `model` or `module` is found. Raises `WeightsError`.
+    Settings and bookkeeping of other programs beside them are skipped. Raises `WeightsError`.
     """
-    held = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for name in _CONTAINERS:
-        if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
-            held = held[name]
-            break
-    if not isinstance(held, Mapping) or not held or not all(isinstance(x, Tensor) for x in held.values()):
-        raise WeightsError(f"{path} holds no named tensors", hint="give a checkpoint of the model")
-    return {str(name): tensor for name, tensor in held.items()}
+    if path.suffix == ".safetensors":
+        held = _read_safetensors(path)
+        if not held:
+            raise WeightsError(f"{path} holds no named tensors", hint="give a checkpoint of the model")
+        return held
+    whole = read_plain(path)
+    taken = choose_part(whole, _pure, _entries, str(path), part).taken
+    return dict(_pure(part_of(whole, taken, _entries)) or {})
 
 
 def read_weights(weights: Weights) -> dict[str, Tensor]:
     """The tensors of all files of a checkpoint; a name in two shards is an error."""
     state: dict[str, Tensor] = {}
     for path in weights.files:
-        for name, tensor in read_tensors(path).items():
+        for name, tensor in read_tensors(path, weights.part).items():
             if name in state:
                 raise WeightsError(
                     f"{name} is in two files of {weights.source}", hint="get the checkpoint again"
@@ -73,7 +84,8 @@ def load_checked(
     odd = [
         name
         for name in wanted
-        if name in state and state[name].is_floating_point() and not _finite(state[name])
+        # of the right shape: a strange one may claim more than there is memory
+        if name in state and state[name].shape == wanted[name].shape and not _finite(state[name])
     ]
     if missing or unexpected or wrong or odd:
         parts = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong, "not finite": odd}
@@ -88,10 +100,42 @@ def load_checked(
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _read_safetensors(path: Path) -> object:
+def unwrapped(state: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """`state` without what training put before its names (`module.`, `model.`, `sed_model.`, ...).
+
+    `known`: whether a name is one of the network's; as long as none is, a prefix comes off, from those that bear it.
+    Where no name is known in the end, only the prefixes come off that are nobody's own.
+    """
+    found = dict(state)
+    plain = found
+    while found and not any(map(known, found)):
+        prefix = next((p for p in (*_WRAPPERS, *_HOLDERS) if any(name.startswith(p) for name in found)), None)
+        if prefix is None:
+            return plain
+        bare = {name.removeprefix(prefix): x for name, x in found.items()}
+        if len(bare) != len(found):
+            return plain
+        plain = bare if plain is found and prefix in _WRAPPERS else plain
+        found = bare
+    return found
+
+
+def _pure(value: Any) -> Mapping[str, Tensor] | None:
+    """The value where it is a dictionary of named tensors and nothing else."""
+    held = _entries(value)
+    if not held or not all(isinstance(k, str) and isinstance(x, Tensor) for k, x in held.items()):
+        return None
+    return held
+
+
+def _entries(value: Any) -> Mapping[Any, Any] | None:
+    return value if isinstance(value, Mapping) else None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -101,19 +145,104 @@ def _read_safetensors(path: Path) -> object:
         raise _damaged(path, error) from error
 
 
-def _read_torch(path: Path) -> object:
+def read_plain(path: Path) -> Any:
+    """What a torch file holds, of any form, by `weights_only`; raises `WeightsError`."""
+    check_size(path)
+    names = _names(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise _damaged(path, error) from error
+        stand_ins: list[Any] = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+            warnings.simplefilter(
+                "ignore"
+            )  # of other protocols: what it cannot read is refused with the reason
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise _refused(path, names, error) from error
+
+
+def _names(path: Path) -> frozenset[str]:
+    """The classes and functions that a file names; none where it cannot be looked into."""
+    try:
+        with open_pickled(path) as held:
+            return held.names
+    except WeightsError:
+        return frozenset()
+
+
+def _stand_in(name: str) -> tuple[Any, str]:
+    """A class that takes the place of the one called `name` and keeps nothing of what it is given."""
+    kind = _Entries if _DICTIONARY.search(name) else _Nothing
+    return type(kind.__name__, (kind,), {}), name
+
+
+_DICTIONARY = re.compile(r"(dict|Dict|CfgNode|Munch)$")
+
+
+class _Nothing:
+    """Stands for an object that is of no use here."""
+
+    def __new__(cls, *args: object) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Entries:
+    """Stands for a dictionary of another class: its entries may be what is looked for."""
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
+
+
+def _refused(path: Path, names: Collection[str], error: Exception) -> WeightsError:
+    """Why a torch file was not read, and what to do: convert it where it can be."""
+    command = f"caeav models convert {shlex.quote(str(path))} {shlex.quote(f'{path.stem}.safetensors')}"
+    if commands := acting(names):
+        return WeightsError(
+            f"{path} cannot be read as plain weights: it asks to run {', '.join(map(readable, commands))}",
+            hint="only tensors are read, code in a checkpoint never is, and nothing of it was run; do not trust this "
+            "file: get the weights elsewhere, best as .safetensors",
+        )
+    if classes := classes_in_the_way(names):
+        return WeightsError(
+            f"{path} cannot be read as plain weights: it holds objects of {', '.join(map(readable, classes))}",
+            hint="only tensors are read, code in a checkpoint never is; this writes them to a file of their own and "
+            f"runs nothing: {command}",
+        )
+    if names:
+        return WeightsError(
+            f"{path} cannot be read as plain weights: {_first_line(error)}",
+            hint=f"only tensors are read; get the file again, or try: {command}",
+        )
+    return _damaged(path, error)
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return WeightsError(
-        f"{path} cannot be read as plain weights: {first}",
+        f"{path} cannot be read as plain weights: {_first_line(error)}",
         hint="only tensors are read, code in a checkpoint never is; get the file again, best as .safetensors",
     )
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says in a line, without torch's advice to run what is in the file."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("WeightsUnpickler error:")
+    said = [line for line in (text[2] or text[0]).splitlines() if line.strip()]
+    return readable(said[0].strip()) if said else type(error).__name__
 
 
 def _some(names: Sequence[str]) -> str:

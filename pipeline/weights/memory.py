@@ -33,10 +33,15 @@ _tell: Callable[[str], object] = _unheard
 def remember_at(home: Home | None, tell: Callable[[str], object] = _unheard) -> None:
     """From now on this process keeps its memory in `home`; with None, in the home found by itself.
 
-    `tell` hears of large files before they are read for their digest.
+    `tell` hears of large files before they are read for their digest, and which of several weights in a file are taken.
     """
     global _home, _tell
     _home, _tell = home, tell
+
+
+def tell(text: str) -> None:
+    """Say something to whoever listens."""
+    _tell(text)
 
 
 def memory_file() -> Path:

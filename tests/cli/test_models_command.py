@@ -197,3 +197,44 @@ def test_pull_serves_every_kind_of_a_name_from_the_cache(tiny_file: Path, tmp_pa
     assert row["digest"] == json.loads(call("show", TINY, "--json").stdout)["described"]["weights"]["digest"]
     with pytest.raises(CaeavError, match="HF_HUB_OFFLINE is set"):
         call("pull", "clip-vit-b32")  # a visual backbone and a text encoder: no --kind is needed
+
+
+class Trainer:
+    """What a training program may put beside its weights."""
+
+
+@needs_timm
+def test_a_checkpoint_in_the_way_is_converted_by_the_command_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the error of `show` to weights that it takes, as typed."""
+    import shlex
+
+    import torch
+
+    from caeav.pipeline.native import import_torchvision
+
+    import_torchvision()
+    import timm
+
+    monkeypatch.chdir(tmp_path)
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save({"model": state, "model_ema": state, "trainer": Trainer()}, tmp_path / "run.pth")
+    shown = call("show", TINY, "--weights", "run.pth")
+    assert "model_ema (a moving average, preferred as in timm); not taken: model" in shown.stdout
+    with pytest.raises(CaeavError) as caught:
+        call("check", TINY, "--weights", "run.pth")
+    assert f"it holds objects of {Trainer.__module__}.Trainer" in str(caught.value)
+    command = shlex.split(str(caught.value).partition("runs nothing: ")[2])
+    assert command[:3] == ["caeav", "models", "convert"]
+    done = call(*command[2:])
+    for said in (
+        "taken        model_ema (a moving average",
+        "left out     trainer: an object of",
+        "never made",
+    ):
+        assert said in done.stdout
+    assert json.loads(call("show", TINY, "--weights", "run.safetensors", "--json").stdout)["problem"] == ""
+    assert call("check", TINY, "--weights", "run.safetensors").exit_code == models.NO_RECORD
+    raw = json.loads(call("convert", "run.pth", "raw.safetensors", "--take", "model", "--json").stdout)
+    assert raw["taken"] == "model" and raw["others"] == ["model_ema"] and raw["tensors"] == len(state)

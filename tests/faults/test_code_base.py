@@ -65,11 +65,15 @@ def _wrong_call(node: ast.Call) -> Iterator[str]:
         yield "a command that is one string"
     if called.startswith("subprocess.get"):
         yield called
-    if (
-        called in ("torch.hub.load", "tarfile.open", "zipfile.ZipFile", "shutil.unpack_archive")
-        or last == "extractall"
+    if called in ("torch.hub.load", "tarfile.open", "shutil.unpack_archive") or last in (
+        "extractall",
+        "ZipFile",
     ):
         yield called
+
+
+ARCHIVES = "pipeline/archive.py:"
+"""The one module that opens archives: it holds what they claim against a cap first."""
 
 
 def test_nothing_runs_what_a_file_says(repository: Path) -> None:
@@ -79,6 +83,7 @@ def test_nothing_runs_what_a_file_says(repository: Path) -> None:
         for path in sorted((repository / folder).rglob("*.py"))
         for line, what in wrong(ast.parse(path.read_text(), str(path)))
     ]
+    found = [text for text in found if not (text.startswith(ARCHIVES) and text.endswith(": ZipFile"))]
     assert found == []
 
 
@@ -98,6 +103,8 @@ def test_nothing_runs_what_a_file_says(repository: Path) -> None:
         "yaml.load(x, Loader=yaml.Loader)",
         "url = 'pipe:cat x'",
         "tarfile.open(p).extractall()",
+        "zipfile.ZipFile(p)",
+        "ZipFile(p)",
     ],
 )
 def test_the_scan_finds_what_it_is_for(text: str) -> None:

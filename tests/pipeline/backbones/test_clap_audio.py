@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -189,3 +190,15 @@ def test_unknown_taps_and_front_ends_are_refused(tiny_clap: Callable[..., Any]) 
     for wrong in ({"high_hz": 4000.0}, {"hop": "forty"}, {"bands": 0}, {"low_hz": -1}):
         with pytest.raises(CaeavError, match="make no mel spectrogram"):
             from_folder(tiny, **wrong)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
+def test_prefixes_of_training_come_off(prefix: str, tiny_clap: Callable[..., Any], windows: Any) -> None:
+    tiny = tiny_clap()
+    wanted = ClapSound(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
+    held = torch.load(tiny.file, weights_only=False)
+    state = {prefix + name.removeprefix("module."): x for name, x in held["state_dict"].items()}
+    torch.save(held | {"state_dict": state, "args": Namespace(lr=1)}, tiny.file)
+    found = ClapSound(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
+    for name, x in wanted.items():
+        np.testing.assert_array_equal(found[name], x)

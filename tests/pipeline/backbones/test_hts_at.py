@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,11 @@ def test_random_weights_are_those_of_their_seed() -> None:
 
 
 def test_without_weights_the_file_to_get_is_named(tmp_path: Path) -> None:
-    for weights in ("", str(tmp_path)):
+    for weights in ("", str(tmp_path), str(tmp_path / "absent.ckpt")):
         with pytest.raises(WeightsError) as caught:
             HtsAt(ModelChoice("hts-at", weights))
-        assert "HTSAT_AudioSet_Saved_1.ckpt" in f"{caught.value} {caught.value.hint}"
+        assert "HTSAT_AudioSet_Saved_1.ckpt" in str(caught.value)
+        assert "its authors: the repository RetroCirce/HTS-Audio-Transformer" in str(caught.value)
 
 
 def test_another_front_end_than_the_weights_were_trained_with_is_refused(
@@ -146,3 +148,17 @@ def test_a_file_of_something_else(tmp_path: Path, tiny_htsat: Path) -> None:
     torch.save({"state_dict": {"sed_model.x": torch.zeros(1)}}, other)
     with pytest.raises(WeightsError, match="holds no HTS-AT"):
         HtsAt(ModelChoice("hts-at", str(other)))
+
+
+@pytest.mark.parametrize("prefix", ["", "sed_model.", "module.sed_model.", "model.sed_model.", "_orig_mod."])
+def test_the_prefixes_of_training_come_off(
+    prefix: str, backbone: HtsAt, tiny_htsat: Path, windows: Any, front: dict[str, Any], tmp_path: Path
+) -> None:
+    """Published by Lightning, with its callbacks: the tokens are those of the plain file."""
+    held = torch.load(tiny_htsat, weights_only=True)["state_dict"]
+    state = {prefix + name.removeprefix("sed_model."): x for name, x in held.items()}
+    callbacks = {"callbacks": {torch.optim.Adam: {"best": "x"}}, "hyper_parameters": Namespace(lr=1)}
+    torch.save({"state_dict": state, **callbacks}, tmp_path / "w.ckpt")
+    found = HtsAt(ModelChoice("hts-at", str(tmp_path / "w.ckpt"), front)).tokens([windows])[0]
+    for name, x in backbone.tokens([windows])[0].items():
+        np.testing.assert_array_equal(found[name], x)

@@ -212,7 +212,7 @@ def test_files_that_are_no_checkpoint(tiny: Htsat, tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     with pytest.raises(WeightsError, match="no named tensors"):
         load(tiny, tmp_path / "other.ckpt")
-    with pytest.raises(WeightsError, match=r"without the prefix 'sed_model\.': norm\.weight"):
+    with pytest.raises(WeightsError, match=r"holds no HTS-AT: its names are norm\.weight"):
         load(tiny, save({"norm.weight": torch.zeros(1)}, tmp_path / "bare.ckpt"))
 
 

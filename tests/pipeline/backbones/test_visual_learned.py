@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,20 @@ def test_wrong_choices_are_refused_with_what_is_allowed(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("open_clip:ViT-B-32", "it comes from hub:"),
+        ("timm:gcvit_base.in1k", "rwightman/pytorch-image-models, its release file gcvit_base_224_nvidia-"),
+        ("timm:coatnet_0_224", "timm knows no weights of this architecture"),
+    ],
+)
+def test_weights_that_no_hub_name_stands_for_are_named_with_their_publisher(name: str, said: str) -> None:
+    with pytest.raises(CaeavError, match="has no default weights") as caught:
+        make(name)
+    assert said in str(caught.value)
+
+
 def test_random_weights_are_named_and_repeat() -> None:
     one, two, other = (make(SWIN, f"random:{seed}") for seed in (0, 0, 1))
     assert one.describe()["weights"] == {"source": "random:0", "digest": "random:0"}
@@ -386,3 +401,44 @@ def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) 
     renamed.unlink()
     with pytest.raises(CaeavError, match="show it once: caeav models show timm:swinv2_little --weights FILE"):
         job_of(recipe)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.model.", "backbone."])
+def test_a_training_checkpoint_of_timm_gives_its_average(prefix: str, tmp_path: Path) -> None:
+    """As timm's `load_state_dict(use_ema=True)`: the average before the weights, without the prefix of training."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet").eval()
+    average = {f"{prefix}{name}": x.clone() for name, x in model.state_dict().items()}
+    other = {name: torch.zeros_like(x) for name, x in average.items()}
+    path = tmp_path / "last.pth.tar"
+    torch.save(
+        {"epoch": 3, "arch": "x", "state_dict": other, "state_dict_ema": average, "args": Namespace(a=1)},
+        path,
+    )
+    backbone = make("timm:test_resnet", path)
+    assert backbone.describe()["weights"]["part"] == "state_dict_ema"
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    [found], [wanted] = (
+        make("timm:test_resnet", x).tokens([frames()]) for x in (path, tmp_path / "w.safetensors")
+    )
+    for name, x in wanted.items():
+        np.testing.assert_array_equal(found[name], x)
+
+
+def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
+    swin_file: Path, tmp_path: Path
+) -> None:
+    """Such a recipe names no part: it means `model`, although a path means the average now."""
+    state = load_file(swin_file)
+    other = {name: x + 1 if name == "norm.weight" else x for name, x in state.items()}
+    path = tmp_path / "both.pth"
+    torch.save({"model": state, "model_ema": other}, path)
+    before = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, f"{path}#model")))
+    now = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, str(path))))
+    assert "part" not in before.fields["visual"]["weights"] and before.fingerprint != now.fingerprint
+    for recipe, wanted in ((before, state), (now, other)):
+        again = job_of(recipe).parts["visual"]
+        assert isinstance(again, LearnedVisual)
+        assert torch.equal(again.module().state_dict()["norm.weight"], wanted["norm.weight"])
