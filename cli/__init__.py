@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from caeav.cli.surroundings import INTERRUPTED, finished_status, settle_in, stopped_status
 
 
 def main() -> None:
-    """Entry point of the console script; Ctrl-C is answered from here on, while the program is being loaded too."""
+    """Entry point of the console script; Ctrl-C and SIGTERM are answered from here on, while it is being loaded too."""
+    status: int | str | None = INTERRUPTED
     try:
+        settle_in()
         from caeav.cli.app import run
 
         run()
+        status = 0
     except KeyboardInterrupt:
+        status = INTERRUPTED
+    except SystemExit as leaving:
+        status = leaving.code
+    if status == INTERRUPTED:
         print("interrupted; what is finished is kept", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(stopped_status())
+    try:
+        status = finished_status(status)
+    except OSError as error:
+        print(
+            f"error: the result cannot be written: {error}\n  next: give it room and run this again",
+            file=sys.stderr,
+        )
+        status = 1
+    sys.exit(status)

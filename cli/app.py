@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from caeav.cli import INTERRUPTED
 from caeav.cli.console import say
 from caeav.manifests.errors import CaeavError
 
@@ -87,7 +86,10 @@ def build() -> typer.Typer:
 
 
 def run() -> None:
-    """Run the command. Exit status: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted."""
+    """Run the command. Exit status: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted.
+
+    `main` makes of the last 143 when it was SIGTERM, and 141 of any when nobody read the result.
+    """
     try:
         build()()
     except CaeavError as error:
@@ -100,7 +102,3 @@ def run() -> None:
             f"error: {error}\n  next: {DISK_TROUBLE[error.errno]}; what is finished is kept, run the same command again"
         )
         sys.exit(1)
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            say("interrupted; what is finished is kept")
-        raise

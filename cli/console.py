@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from caeav.manifests.errors import CaeavError
+
 
 def printable(text: object) -> str:
     """`text` on one line, with control characters (terminal escapes among them) shown instead of obeyed."""
@@ -24,6 +26,16 @@ def printable(text: object) -> str:
 def say(text: str) -> None:
     """Lines for the reader (stderr), so that stdout stays a clean result; nothing in them steers a terminal."""
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether it is to be done: `yes` was given, or who sits at the terminal says so; `CaeavError` for nobody."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise CaeavError(f"{question} There is no terminal to answer on", hint="add --yes")
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def print_json(value: Any) -> None:

@@ -153,7 +153,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
     try:
         return work(report, remark)
     except KeyboardInterrupt:
-        say("\nfinished shards are kept; run the same command again to go on")
+        say("\nfinished clips are kept; run the same command again to go on")
         raise
     finally:
         over.set()

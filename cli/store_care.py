@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.console import confirmed, print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.store_targets import (
     NameOption,
@@ -24,11 +25,13 @@ from caeav.manifests.home import Home
 from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
     Differences,
+    StoreInfo,
     StoreReader,
     Summary,
     compare,
     convert,
     find_slices,
+    idle_s,
     merge,
     remove_store,
     repair,
@@ -36,6 +39,8 @@ from caeav.pipeline.store import (
 )
 
 SHOWN_KEYS = 8
+SPARED_S = 24 * 3600.0
+"""So long ago a store must have been written to be cleared away unasked for: yesterday's work has no run yet."""
 
 
 def register(commands: typer.Typer) -> None:
@@ -131,8 +136,13 @@ def repair_command(
 def gc_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set's.")] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Remove them; without it they are listed.")
+        bool, typer.Option("--delete", help="Remove them, having asked; without it they are listed.")
     ] = False,
+    recent: Annotated[
+        bool,
+        typer.Option("--recent", help="Also those written within the last day, which are spared otherwise."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -141,21 +151,53 @@ def gc_command(
 
     place = Home.find(home)
     unused = unreferenced(place.stores, referenced_stores(place), dataset)
-    if delete:
-        for info in unused:
+    old = [info for info in unused if recent or idle_s(info.path) >= SPARED_S]
+    total = size_text(sum(info.bytes for info in old))
+    if not as_json:
+        _print_unused(unused, old)
+    gone: list[Path] = []
+    if delete and old:
+        if not confirmed(f"Remove {counted(len(old), 'store')}, {total}?", yes):
+            say("nothing is removed")
+            raise typer.Exit(1)
+        for info in old:
             remove_store(info.path)
+            gone.append(info.path)
     if as_json:
-        print_json([asdict(info) | {"path": str(info.path), "deleted": delete} for info in unused])
-        return
+        print_json(
+            [
+                asdict(info)
+                | {"path": str(info.path), "spared": info not in old, "deleted": info.path in gone}
+                for info in unused
+            ]
+        )
+    elif gone:
+        print(f"removed: {total}")
+    elif old:
+        print(f"{total} in stores no run refers to; --delete removes them")
+
+
+def _print_unused(unused: Sequence[StoreInfo], old: Sequence[StoreInfo]) -> None:
     if not unused:
         say("every store is referred to by a run")
         return
     print_table(
         ("data set", "store", "clips", "size", "state"),
-        [(i.dataset, i.path.name, i.clips, size_text(i.bytes), i.state) for i in unused],
+        [
+            (
+                i.dataset,
+                i.path.name,
+                i.clips,
+                size_text(i.bytes),
+                i.state if i in old else f"{i.state}, spared",
+            )
+            for i in unused
+        ],
     )
-    total = size_text(sum(info.bytes for info in unused))
-    print(f"removed: {total}" if delete else f"{total} in stores no run refers to; --delete removes them")
+    if len(old) < len(unused):
+        say(
+            f"spared: {counted(len(unused) - len(old), 'store')} written within the last day; --recent takes them too"
+        )
 
 
 def _print_made(path: Path, summary: Summary, as_json: bool) -> None:

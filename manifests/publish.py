@@ -1,9 +1,9 @@
 """The one way a file comes into being: temp file beside it, write, fsync, rename, fsync of the folder.
 
 A reader sees the old file, the new file or none, never a part of one, also after a power cut. Everything
-that must survive an interruption is written through here: every write, sync, rename and removal is one of the
-functions `write_bytes`, `sync_file`, `sync_folder`, `rename`, `remove` and `make_folder` below, called by that
-name, so that a test can make any of them fail.
+that must survive an interruption is written through here: every write, sync, rename, cut and removal is one of the
+functions `write_bytes`, `sync_file`, `sync_folder`, `rename`, `remove`, `cut_file`, `remove_folder` and `make_folder`
+below, called by that name, so that a test can make any of them fail.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ def rename(old: Path, new: Path) -> None:
 def remove(path: Path) -> None:
     """Remove one file."""
     path.unlink()
+
+
+def cut_file(path: Path, size: int) -> None:
+    """Give a file another size: cut off what is behind, or fill up with zeros."""
+    os.truncate(path, size)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an empty folder."""
+    folder.rmdir()
+    sync_folder(folder.parent)
 
 
 def make_folder(folder: Path) -> None:

@@ -69,7 +69,7 @@ def run_lookup(
 
 def _fill(store: Filling, find: Find, report: Report, meter: Meter) -> None:
     broken: list[BaseException] = []
-    gatherer = Gatherer([store], report, meter, broken.append)
+    gatherer = Gatherer([store], report, meter, broken.append, keep=False)  # to find again is cheap
     try:
         gatherer.begin()
         for key in store.shard_of:

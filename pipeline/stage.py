@@ -1,12 +1,13 @@
 """The engine of both stages: recipes and a manifest in, finished stores out, however often it is interrupted.
 
 Clips that are due go, in order, to killable child processes, each decoded once for all stores that want it; what
-is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is gathered shard by shard and
-published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
+is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is kept at once, gathered shard
+by shard and published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import Counter
@@ -54,7 +55,7 @@ def run_stage(
 ) -> list[StageSummary]:
     """Make or finish the stores of `jobs` for `manifest` below `home`, decoding each clip at most once.
 
-    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
+    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished clips stay.
     """
     began = time.monotonic()
     limit = failure_limit(run.max_failed, len(manifest.clips))
@@ -122,7 +123,10 @@ class _Work:
         self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
         alike: dict[tuple[int, ...], list[int]] = {}
-        for key in dict.fromkeys(key for store in stores for key in store.shard_of):
+        placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
+        for key in dict.fromkeys(
+            key for _, key in heapq.merge(*placed)
+        ):  # shards are closed in order everywhere
             why = why_no_file(self._path(self._clip(key)))
             if why:
                 self._lost[key] = why
@@ -155,6 +159,9 @@ class _Work:
                         self._gatherer.settle(store, key, lost)
             if self._due:
                 self._compute()
+        except KeyboardInterrupt:
+            self._gatherer.hurry()
+            raise
         finally:
             self._gatherer.close()
         if self._error is not None:

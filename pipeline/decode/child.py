@@ -79,7 +79,11 @@ def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: i
 
 def main(fd: int) -> None:
     """Serve the parent at the other end of socket `fd` until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for asked in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the parent's to handle; a scheduler tells every process of a job
+        signal.signal(asked, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     start = wire.receive(sock, REQUEST_BYTES).data
     _die_with_parent(start["parent"])

@@ -5,7 +5,7 @@ any decoder or backbone, since training reads stores without them.
 """
 
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backends
-from caeav.pipeline.store.collect import Reference, remove_store, unreferenced
+from caeav.pipeline.store.collect import Reference, idle_s, remove_store, unreferenced
 from caeav.pipeline.store.compare import ArrayDifference, Differences, compare
 from caeav.pipeline.store.describe import Description, describe
 from caeav.pipeline.store.errors import (
@@ -71,6 +71,7 @@ __all__ = [
     "find_other_recipes",
     "find_slices",
     "find_store",
+    "idle_s",
     "list_slices",
     "list_stores",
     "merge",

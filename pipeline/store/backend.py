@@ -107,7 +107,8 @@ class Backend(Protocol):
     ) -> ShardIndex:
         """Publish the records, some of the planned keys in their order, as shard `number`, then its index.
 
-        Replaces the shard there may be: its index is removed before its first file is. `layout` is that of the
+        Replaces the shard there may be: its index is removed before its first file is (`spare.withdraw_index`, and
+        `spare.publish_index` at the end). `layout` is that of the
         store's other shards; raises `StoreError` for records that do not fit it. The bytes are a function of
         the arguments.
         """

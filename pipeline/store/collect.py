@@ -6,6 +6,7 @@ Which stores are referred to is the caller's knowledge. A store that is being wr
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ def unreferenced(stores: Path, used: Collection[Reference], dataset: str | None 
         for info in (*list_stores(stores), *_begun(stores))
         if dataset in (None, info.dataset) and not any(reference.means(info) for reference in used)
     ]
+
+
+def idle_s(path: Path) -> float:
+    """Seconds since a store was last written, or opened for it; negative where clocks differ."""
+    seen = [path, *path.iterdir()]
+    return time.time() - max(each.lstat().st_mtime for each in seen)
 
 
 def _begun(stores: Path) -> Iterator[StoreInfo]:

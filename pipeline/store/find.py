@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.journal import journal_bytes
 from caeav.pipeline.store.layout import (
     FOLDER_PATTERN,
     StoreFolder,
@@ -97,7 +98,8 @@ def _info(path: Path, kind: str, name: str, fingerprint12: str) -> StoreInfo:
     if state.problems:
         problem = str(state.problems[0])
         return StoreInfo(path, dataset, kind, name, fingerprint12, "damaged", problem=problem)
-    counts = (state.stored, len(state.quarantined), len(state.manifest.clips), state.shard_bytes)
+    size = state.shard_bytes + journal_bytes(folder)
+    counts = (state.stored, len(state.quarantined), len(state.manifest.clips), size)
     return StoreInfo(path, dataset, kind, name, fingerprint12, "partial", *counts)
 
 

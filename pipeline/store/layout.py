@@ -1,9 +1,9 @@
 """Where the files of a store lie, and reading and writing its recipe and its seal.
 
 `<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`,
-the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ..., an always empty `.lock` while nobody
-writes, and `complete.json`, the seal: counts and the sha256 of every small file, written last, removed before a
-change.
+the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ... and a copy of each in `spare/`, an
+always empty `.lock` while nobody writes, and `complete.json`, the seal: counts and the sha256 of every other small
+file, written last, removed before a change. While it is made there is `journal/` besides.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class StoreFolder:
         return self.path / "complete.json"
 
     @property
+    def journal(self) -> Path:
+        """Folder of records that are finished and in no shard yet; only while the store is made."""
+        return self.path / "journal"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that writes; holds its pid meanwhile."""
         return self.path / ".lock"
@@ -84,6 +89,10 @@ class StoreFolder:
     def index(self, number: int) -> Path:
         """One shard's index."""
         return self.path / "index" / f"{number:06d}.idx"
+
+    def spare(self, number: int) -> Path:
+        """The copy of one shard's index, see `spare.py`."""
+        return self.path / "spare" / f"{number:06d}.idx"
 
     @staticmethod
     def index_name(number: int) -> str:
@@ -96,10 +105,14 @@ class StoreFolder:
 
     def published(self) -> list[int]:
         """Numbers of the shards that have an index, ascending."""
-        folder = self.path / "index"
-        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-        found = map(_NUMBERED.fullmatch, names)
-        return sorted(int(match[1]) for match in found if match)
+        return numbered(self.path / "index")
+
+
+def numbered(folder: Path) -> list[int]:
+    """Numbers of the shards of which there is an index in a folder, ascending."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    found = map(_NUMBERED.fullmatch, names)
+    return sorted(int(match[1]) for match in found if match)
 
 
 def shard_clips(recipe: Recipe) -> int:

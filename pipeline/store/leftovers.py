@@ -19,5 +19,5 @@ def orphans(folder: StoreFolder, backend: Backend) -> list[Path]:
 
 def temp_files(folder: StoreFolder, backend: Backend) -> list[Path]:
     """Temp files of an interrupted writer."""
-    places = [folder.path, folder.path / "index", *backend.places(folder)]
+    places = [folder.path, folder.path / "index", folder.path / "spare", *backend.places(folder)]
     return sorted({path for place in places for path in place.glob(f"{TEMP_PREFIX}*") if path.is_file()})

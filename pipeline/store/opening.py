@@ -23,6 +23,7 @@ from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.quarantine import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.spare import restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
@@ -83,8 +84,9 @@ def _take_up(
     if not folder.manifest.is_file():
         unpublish(folder.seal)
         write_manifest(replace(manifest, media_root=""), folder.manifest)
+    restored = restore_indexes(folder, backend_of(recipe), recipe.fingerprint)
     state = inspect(folder.path, manifest)
-    remarks = list(state.remarks)
+    remarks = [*restored, *state.remarks]
     indexes, quarantined = state.indexes, dict(state.quarantined)
     sealed = state.seal is not None
     for problem in state.problems:
@@ -123,6 +125,7 @@ def _take_up(
         quarantined = {}
     writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)
     writer.drop_damaged()
+    writer.take_up_journals()
     return writer
 
 
@@ -145,7 +148,7 @@ def _mend(folder: StoreFolder, state: StoreState) -> list[str]:
     said = []
     for problem in state.problems:
         if problem.shard is not None:
-            unpublish(folder.index(problem.shard))
+            withdraw_index(folder, problem.shard)
             said.append(f"{problem}; shard {problem.shard} is made again")
         elif problem.where == "quarantine.jsonl":
             said.append(f"{problem}; its clips are tried again")

@@ -1,25 +1,27 @@
 """Dropping what is damaged, and nothing else, so that the next run of extract or caption fills exactly the hole.
 
 A damaged record is taken out of its shard, the others keep their bytes, also where a file was cut off or something
-was appended to it; a shard whose index is wrong goes as a whole. Where only something around the records was damaged
-nothing is lost. What is left complete is sealed again.
+was appended to it. An index that is lost or wrong is taken from its copy; where there is none that is sound nothing
+tells which records are, and the shard goes as a whole. Where only something around the records was damaged nothing is
+lost. What is left complete is sealed again.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.publish import unpublish
+from caeav.manifests.publish import cut_file, unpublish
 from caeav.pipeline.store.backend import Backend, backend_of
 from caeav.pipeline.store.errors import DamagedStore, Problem
 from caeav.pipeline.store.layout import StoreFolder, read_capped
+from caeav.pipeline.store.leftovers import orphans
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.spare import mend_copies, restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect, read_recipe
 from caeav.pipeline.store.verification import check_shard
 
@@ -45,6 +47,12 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
     said: list[str] = []
     lock = WriterLock(folder.lock)
     try:
+        said += restore_indexes(folder, backend, recipe.fingerprint)
+        said += [
+            f"{folder.name_of(path)}: there is no index nor a copy of one, so nothing tells which records are whole; "
+            "its clips are made again"
+            for path in orphans(folder, backend)
+        ]
         state = _readable(folder, said)
         if state is None:
             return Repair(path, tuple(said), (), False)
@@ -61,10 +69,12 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
             if problems:
                 said += [f"{problem}; {'dropped' if problem.key else 'put right'}" for problem in problems]
                 writer.drop(number, {problem.key for problem in problems})
-        due = tuple(key for plan in writer.plan() for key in plan.missing)
-        if not due:
+        if (folder.path / "spare").is_dir():
+            said += mend_copies(folder, sorted(writer.indexes))
+        due = tuple(key for plan in writer.plan() for key in plan.missing if key not in plan.kept)
+        if not writer.plan():
             writer.finish()
-        return Repair(path, tuple(said), due, not due)
+        return Repair(path, tuple(said), due, not writer.plan())
 
 
 def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
@@ -101,7 +111,7 @@ def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem])
                 continue
             size = path.stat().st_size
             if size != facts.bytes and facts.bytes - size <= shutil.disk_usage(folder.path).free:
-                os.truncate(path, facts.bytes)
+                cut_file(path, facts.bytes)
                 said.append(
                     f"{facts.name}: {size} bytes, its index says {facts.bytes}; what is left of it is kept"
                 )
@@ -120,7 +130,7 @@ def _clear_the_way(folder: StoreFolder, problems: Sequence[Problem]) -> list[str
     left = inspect(folder.path).problems
     nobodys = [problem for problem in left if _is_nobodys(problem)]
     for problem in nobodys:
-        unpublish(folder.path / problem.where)
+        withdraw_index(folder, int(Path(problem.where).stem))
     settled = [problem for problem in problems if problem not in left]
     return [f"{problem}; {_outcome(problem)}" for problem in (*settled, *nobodys)]
 

@@ -74,7 +74,7 @@ class Toy:
         recipe: Recipe | None = None,
         seen: Callable[[StoreWriter], object] = lambda _: None,
     ) -> Summary:
-        """One extraction as a stage would do it: plan, compute, quarantine, publish, finish."""
+        """One extraction as a stage would do it: plan, compute, keep, quarantine, publish, finish."""
         with open_for_writing(
             root or self.dataset,
             recipe or self.recipe(),
@@ -83,12 +83,14 @@ class Toy:
         ) as writer:
             seen(writer)
             for plan in order(writer.plan()):
-                records = {}
+                records = writer.kept(plan.number)
                 for key in plan.missing:
                     if key in failing:
                         writer.quarantine(Quarantined(key, "decode", "no such file", 1))
-                    else:
+                    elif key not in records:
                         records[key] = self.record(key)
+                        writer.keep(records[key])
+                writer.sync()
                 writer.publish(plan, records)
             return writer.finish()
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from caeav.manifests.cores import usable_cores
 from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, Problem, StoreError
+from caeav.pipeline.store.journal import journal_files, kept_remarks
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.leftovers import temp_files
+from caeav.pipeline.store.spare import copy_problems
 from caeav.pipeline.store.state import StoreState, inspect
 
 MAX_THREADS = 8
@@ -56,6 +58,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
         return Report(path, (Problem("(store)", error.problem),))
     backend = backend_of(state.recipe)
     problems = [*state.problems, *_unknown_files(state, backend)]
+    remarks = state.remarks if state.seal else (*state.remarks, *kept_remarks(folder))
     with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
         told = progress or (lambda _: None)
         for found in threads.map(
@@ -65,7 +68,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     return Report(
         path,
         tuple(problems),
-        state.remarks,
+        remarks,
         len(state.missing),
         state.seal is not None,
         state.stored,
@@ -87,7 +90,7 @@ def check_shard(
 
 
 def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
-    """A finished store holds its own files and nothing else."""
+    """A finished store holds its own files and nothing else, and the copies of its indexes are like them."""
     if state.seal is None:
         return
     known = {state.folder.path / file.name for index in state.indexes.values() for file in index.files}
@@ -96,5 +99,8 @@ def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
         for path in paths:
             if path not in known and number not in damaged:
                 yield Problem(state.folder.name_of(path), "does not belong to the finished store")
-    for path in temp_files(state.folder, backend):
+    journals = [path for _, path in journal_files(state.folder)]
+    for name, what in copy_problems(state.folder, sorted(state.indexes)):
+        yield Problem(name, what, rewritten=True)
+    for path in (*temp_files(state.folder, backend), *journals):
         yield Problem(state.folder.name_of(path), "does not belong to the finished store")

@@ -1,13 +1,13 @@
 """Making a store: what is still to do, shard by shard, and publishing it so that nothing is lost.
 
 A shard's bytes depend on recipe, manifest and quarantine alone, so an interrupted, resumed or parallel run
-leaves the files of an undisturbed one. A crash at any point costs at most the work on the shard then written
-(`publication.py` has the order of steps) and the clips in flight.
+leaves the files of an undisturbed one. Records of a shard that is not whole yet are kept in a journal (`journal.py`):
+a crash at any point costs the clips in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType, TracebackType
@@ -17,6 +17,7 @@ from caeav.manifests.keytable import KeyPlaces
 from caeav.manifests.publish import publish_bytes, unpublish
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
+from caeav.pipeline.store.journal import Journals, source_of
 from caeav.pipeline.store.layout import StoreFolder, cut, shard_clips
 from caeav.pipeline.store.leftovers import orphans, temp_files
 from caeav.pipeline.store.lock import WriterLock
@@ -26,15 +27,20 @@ from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.sealing import Summary, seal_store
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.spare import mend_copies, withdraw_index
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard that needs work: the keys it will hold in order, and those among them that are yet to be computed."""
+    """One shard that needs work: the keys it will hold in order, and those among them that are yet to be stored.
+
+    Of these `kept` need not be computed: an earlier writer finished them, `StoreWriter.kept` gives their records.
+    """
 
     number: int
     keys: Sequence[str]
     missing: Sequence[str]
+    kept: tuple[str, ...] = ()
 
 
 class StoreWriter:
@@ -71,6 +77,7 @@ class StoreWriter:
         self.part = Slice.of_folder(folder.path.name)[1]
         self._size = shard_clips(recipe)
         self._planned = self.part.plan(cut(manifest.keys, self._size))
+        self._journals = Journals(folder, recipe.fingerprint)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -81,7 +88,8 @@ class StoreWriter:
         self.close()
 
     def close(self) -> None:
-        """Let others write; what is published stays, whether or not the store is finished."""
+        """Let others write; what is published or kept stays, whether or not the store is finished."""
+        self._journals.close()
         self._lock.release()
 
     @property
@@ -130,11 +138,71 @@ class StoreWriter:
                 keys = tuple(key for key in planned if key not in self._quarantined)
             records = self._indexes.records(number)
             if not records and keys:
-                plans.append(ShardPlan(number, keys, keys))
+                plans.append(ShardPlan(number, keys, keys, self._kept_of(number, keys)))
             elif records != len(keys):  # what a shard has is some of these keys
-                kept = set(self._indexes[number].keys)
-                plans.append(ShardPlan(number, keys, tuple(key for key in keys if key not in kept)))
+                held = set(self._indexes[number].keys)
+                missing = tuple(key for key in keys if key not in held)
+                plans.append(ShardPlan(number, keys, missing, self._kept_of(number, missing)))
         return plans
+
+    def _kept_of(self, number: int, missing: Sequence[str]) -> tuple[str, ...]:
+        kept = self._journals.keys(number)
+        return tuple(key for key in missing if key in kept) if kept else ()
+
+    def take_up_journals(self) -> None:
+        """Read what an earlier writer kept of shards that are not whole; called once, on opening."""
+        plans = {plan.number: plan for plan in self.plan()}
+
+        def wanted(number: int) -> dict[str, bytes]:
+            missing = plans[number].missing if number in plans else ()
+            return {key: self._source(key) for key in missing}
+
+        self.remarks += self._journals.take_up(wanted)
+
+    def _source(self, key: str) -> bytes:
+        return source_of(self.manifest.clips[self.place(key)])
+
+    def keep(self, record: Record) -> None:
+        """Keep a finished record of a shard that is not whole yet: a kill of this process does not cost it any more.
+
+        A power cut does not from the next `sync` on. It is in no shard yet and no reader sees it. Raises `ValueError`
+        for a key that is not due.
+        """
+        number = self._due_shard(record.key)
+        self._unseal()
+        self._journals.add(number, record, self._source(record.key))
+
+    def kept(self, number: int) -> dict[str, Record]:
+        """The records kept of a shard, as they were given; raises `DamagedStore` for one that is no longer that."""
+        return {key: self._journals.read(number, key) for key in self._journals.keys(number)}
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let kept records of these clips count no more, durably: their clips are due again."""
+        for key in keys:
+            self._journals.forget(self.place(key) // self._size, key)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether something was kept since the last `sync`."""
+        return self._journals.unsynced
+
+    def sync(self) -> None:
+        """Have every kept record on the disk."""
+        self._journals.sync()
+
+    def _due_shard(self, key: str) -> int:
+        """The shard in which a clip is neither stored nor quarantined."""
+        place = self._places.get(key)
+        number = -1 if place is None else place // self._size
+        index = self._indexes.get(number)
+        if (
+            place is None
+            or not self.part.holds(number)
+            or key in self._quarantined
+            or (index and key in index.keys)
+        ):
+            raise ValueError(f"clip {key!r} is not due here")
+        return number
 
     def publish(self, plan: ShardPlan, records: Mapping[str, Record]) -> None:
         """Write a planned shard: the records given and those it had, less the clips quarantined meanwhile.
@@ -152,11 +220,11 @@ class StoreWriter:
             raise ValueError(f"shard {plan.number} lacks {len(lost)} records, {lost[0]!r} first")
         keys = [key for key in plan.keys if key not in self._quarantined]
         old = self._indexes.get(plan.number)
-        if old and not records and tuple(keys) == old.keys:  # all that was due failed again
-            return
-        self._unseal()
-        if keys:  # a shard of which every clip failed is not written
-            self._write(plan.number, keys, records)
+        if not old or records or tuple(keys) != old.keys:  # else all that was due failed again
+            self._unseal()
+            if keys:  # a shard of which every clip failed is not written
+                self._write(plan.number, keys, records)
+        self._journals.drop(plan.number)
 
     def drop_damaged(self) -> None:
         """Check the published shards that have to be written again, and rewrite one without its damaged records.
@@ -198,7 +266,7 @@ class StoreWriter:
 
     def _withdraw(self, index: ShardIndex) -> None:
         """Take a shard out of existence, index first."""
-        unpublish(self.folder.index(index.number))
+        withdraw_index(self.folder, index.number)
         for file in index.files:
             unpublish(self.folder.path / file.name)
         del self._indexes[index.number]
@@ -243,6 +311,7 @@ class StoreWriter:
         attempts = entry.attempts + self._earlier_attempts.get(entry.key, 0)
         entry = Quarantined(entry.key, entry.stage, entry.reason, attempts)
         self._unseal()
+        self._journals.forget(place // self._size, entry.key)  # when it is tried again, it is made anew
         append_quarantine(self.folder.quarantine, entry)
         self._quarantined[entry.key] = entry
 
@@ -267,8 +336,10 @@ class StoreWriter:
             self._indexes.size,
         )
         if not self._sealed:
+            self._journals.clear()
             for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):
                 unpublish(leftover)
+            mend_copies(self.folder, sorted(self._indexes))
             publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
             seal_store(self.folder, self.recipe, summary, self._indexes, len(self.manifest.clips))
             self._sealed = True

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.publish import publish_bytes, staging, unpublish
+from caeav.manifests.publish import staging
 from caeav.pipeline.store.backend import Shard, ShardIndex
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
+from caeav.pipeline.store.spare import publish_index, withdraw_index
 from caeav.pipeline.store.webdataset.index import TarIndex, decode_index, tar_name
 from caeav.pipeline.store.webdataset.shard import TarShard
 from caeav.pipeline.store.webdataset.tar import write_shard
@@ -38,9 +39,9 @@ class WebDataset:
             out = staged.file(folder.path / tar_name(number))
             index = write_shard(out, records, number, recipe.fingerprint)
             staged.sync()  # a full disk must show before the old index goes
-            unpublish(folder.index(number))
+            withdraw_index(folder, number)
             staged.put()
-        publish_bytes(folder.index(number), index.encode())
+        publish_index(folder, index)
         return index
 
     def decode_index(self, data: bytes) -> ShardIndex:

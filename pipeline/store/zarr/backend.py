@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.publish import publish_bytes, staging, unpublish
+from caeav.manifests.publish import staging, unpublish
 from caeav.pipeline.store.backend import Shard, ShardIndex
 from caeav.pipeline.store.layout import StoreFolder, shard_clips
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
+from caeav.pipeline.store.spare import publish_index, withdraw_index
 from caeav.pipeline.store.zarr.index import ZarrIndex, decode_index
 from caeav.pipeline.store.zarr.layout import GROUP, documents
 from caeav.pipeline.store.zarr.shard import ZarrShard
@@ -45,11 +46,11 @@ class Zarr:
                 folder.path, staged, number, recipe.fingerprint, shard_clips(recipe), planned, records, layout
             )
             staged.sync()  # a full disk must show before the old index goes
-            unpublish(folder.index(number))
+            withdraw_index(folder, number)
             for stray in {*old} - {folder.path / facts.name for facts in index.files}:
                 unpublish(stray)
             staged.put()
-        publish_bytes(folder.index(number), index.encode())
+        publish_index(folder, index)
         return index
 
     def decode_index(self, data: bytes) -> ShardIndex:

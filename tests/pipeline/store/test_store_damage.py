@@ -11,6 +11,7 @@ import pytest
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
 from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.webdataset.index import decode_index
 
 FILES = (
@@ -50,6 +51,26 @@ def test_a_flip_in_a_payload_names_shard_and_key(toy, store):
         reader.info("clip006")
     (problem,) = [p for p in verify(store).problems if p.key]
     assert (problem.where, problem.key, problem.shard) == ("shards/000001.tar", "clip006", 1)
+
+
+def test_damage_is_refused_at_every_read(toys):
+    """A record that was refused once is not taken for checked."""
+    toys.write()
+    reader = StoreReader.open(toys.folder)
+    value = toys.record("clip005").arrays["visual.stage1"].tobytes()
+    for file in [file for index in inspect(toys.folder).indexes.values() for file in index.files]:
+        path = toys.folder / file.name
+        path.write_bytes(path.read_bytes().replace(value, value[:9] + bytes([value[9] ^ 1]) + value[10:]))
+    for _ in range(3):
+        with pytest.raises(DamagedShard, match="clip005"):
+            reader.read("clip005")
+        assert toys.same(reader.read("clip004")) and toys.same(reader.read("clip006"))
+    for keys in (["clip004", "clip005"], ["clip005"]):
+        with pytest.raises(DamagedShard, match="clip005"):
+            list(reader.read_each(keys))
+    assert reader.info("clip005") == dict(toys.record("clip005").info), "its facts are sound"
+    with pytest.raises(DamagedShard, match="clip005"):
+        reader.read_stored("clip005")
 
 
 def test_indexes_swapped_or_of_another_recipe_are_refused(toy, store):

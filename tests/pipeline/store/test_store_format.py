@@ -35,7 +35,9 @@ def test_bytes_are_those_of_the_first_release(toy, contents):
     toy.write(failing=["clip002"])
     digest = hashlib.sha256()
     for name, data in sorted(contents(toy.folder).items()):
-        if name != ".lock":
+        if name.startswith("spare/"):  # came later: a copy of each index, which no earlier version looks at
+            assert data == (toy.folder / name.replace("spare", "index")).read_bytes()
+        elif name != ".lock":
             digest.update(name.encode() + b"\0" + data + b"\0")
     assert toy.folder.name == "tokens-classic-63252a57e587"
     assert digest.hexdigest() == "5b63f69762155359fedde6551212bca5abd4b27644aa483100cb930205b0a65a"

@@ -33,7 +33,7 @@ from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.zarr.chunks import offsets
 from caeav.pipeline.store.zarr.index import ZarrIndex
 
-KINDS = ("recipe", "manifest", "quarantine", "seal", "index", "payload")
+KINDS = ("recipe", "manifest", "quarantine", "seal", "index", "spare", "payload")
 CASES = [*(("webdataset", kind) for kind in KINDS), *(("zarr", kind) for kind in (*KINDS, "document"))]
 UNSEALED = [(backend, kind) for backend, kind in CASES if kind in ("index", "payload")]
 """Of an unfinished store only what has a checksum of its own can be checked."""
@@ -49,7 +49,7 @@ def store(toys: Toy) -> Path:
 def of_kind(folder: Path, kind: str) -> list[Path]:
     """The files of a kind; of shards, those of the second."""
     single = {"recipe": "recipe.json", "manifest": "manifest.jsonl", "quarantine": "quarantine.jsonl"}
-    single |= {"seal": "complete.json", "index": "index/000001.idx"}
+    single |= {"seal": "complete.json", "index": "index/000001.idx", "spare": "spare/000001.idx"}
     if kind in single:
         return [folder / single[kind]]
     if kind == "document":
@@ -73,7 +73,7 @@ def refused_or_true(toy: Toy, folder: Path, name: str) -> None:
     except StoreError as error:
         assert str(folder) in str(error) and "next:" in str(error)
         return
-    assert name.startswith("shards"), f"{name} is damaged and the store opens"
+    assert name.startswith(("shards", "spare")), f"{name} is damaged and the store opens"
     for key in reader.keys:
         for read in (reader.read, reader.info):
             try:
@@ -335,7 +335,8 @@ def test_repair_makes_no_huge_file_because_an_index_says_so(
 def test_a_run_over_damage_says_what_it_found_and_where_the_rest_is_looked_for(
     toys: Toy, store: Path
 ) -> None:
-    (store / "index" / "000001.idx").unlink()
+    for folder in ("index", "spare"):
+        (store / folder / "000001.idx").unlink()
     said: list[str] = []
     toys.write(failing=["clip002"], seen=lambda writer: said.extend(writer.remarks))
     assert any("index/000001.idx" in text and "made again" in text for text in said)

@@ -63,7 +63,8 @@ def test_stores_with_rows_left_in_the_file_are_made_read_resumed_and_sent(toys, 
     with pytest.raises(StoreError, match="is quarantined"):
         reader.read("clip002")
     (toys.folder / "complete.json").unlink()
-    (toys.folder / "index" / "000003.idx").unlink()
+    for folder in ("index", "spare"):
+        (toys.folder / folder / "000003.idx").unlink()
     manifest = read_manifest(toys.folder / "manifest.jsonl")
     with open_for_writing(toys.folder.parent, reader.recipe, manifest) as writer:
         assert [plan.number for plan in writer.plan()] == [3]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +31,7 @@ from caeav.pipeline.store import (
     compare,
     convert,
     find_slices,
+    idle_s,
     merge,
     open_for_writing,
     remove_store,
@@ -190,11 +196,61 @@ def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
     (run / "stores.json").write_text(json.dumps({"stores": [fact]}))
     assert referenced_stores(home) == {Reference("toy", fact["fingerprint"])}
     assert len(unreferenced(toy.stores, {Reference("elsewhere", fact["fingerprint"])}, "toy")) == 2
+    new = caeav("gc", "--home", home.root, "--delete", "--yes")
+    assert (
+        "complete, spared" in new.stdout and "--recent takes them too" in new.output and toy.folder.exists()
+    )
+    (entry,) = json.loads(caeav("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
+    assert (entry["path"], entry["spared"], entry["deleted"]) == (str(toy.folder), True, False)
+    age(toy.folder, 25)
     dry = caeav("gc", "--home", home.root)
     assert toy.folder.name in dry.stdout and made.name not in dry.stdout and toy.folder.exists()
-    gone = json.loads(caeav("gc", "--home", home.root, "--delete", "--json").stdout)
-    assert [entry["path"] for entry in gone] == [str(toy.folder)]
+    assert "spared" not in dry.output and "--delete removes them" in dry.stdout
+    nobody = caeav("gc", "--home", home.root, "--delete")
+    assert "no terminal to answer on" in str(nobody.exception) and "--yes" in str(nobody.exception)
+    assert nobody.exit_code and toy.folder.exists()
+    gone = json.loads(caeav("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
+    assert [entry["path"] for entry in gone] == [str(toy.folder)] and gone[0]["deleted"]
     assert not toy.folder.exists() and verify(made).sound
+
+
+def age(folder: Path, hours: float) -> None:
+    """Let a store have been written so long ago."""
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (time.time() - hours * 3600,) * 2)
+
+
+@pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", ""])
+def test_gc_asks_at_a_terminal(toy, caeav, answer, monkeypatch):
+    toy.write()
+    age(toy.folder, 25)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    said = Terminal()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "caeav.cli.console.sys",
+            SimpleNamespace(stdin=Terminal(answer), stderr=said, stdout=io.StringIO()),
+        )
+        done = caeav("gc", "--home", toy.stores.parent, "--delete")
+    assert "Remove 1 store, " in said.getvalue() and "[y/N]" in said.getvalue()
+    assert toy.folder.exists() == (answer != "y\n")
+    assert done.exit_code == (0 if answer == "y\n" else 1)
+
+
+def test_gc_takes_new_stores_when_told_so_and_young_is_who_was_written_last(toy, caeav):
+    toy.write()
+    age(toy.folder, 25)
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()):
+        pass
+    assert idle_s(toy.folder) < 3600, "somebody was about to go on with it"
+    caeav("gc", "--home", toy.stores.parent, "--delete", "--yes")
+    assert toy.folder.exists()
+    caeav("gc", "--home", toy.stores.parent, "--delete", "--yes", "--recent")
+    assert not toy.folder.exists()
 
 
 def test_a_store_that_is_written_is_not_removed_nor_is_what_is_no_store(toy, tmp_path):

@@ -130,6 +130,26 @@ def test_quarantine_survives_a_crash_and_a_torn_line(toy):
     assert [line["key"] for line in lines] == ["clip009"] and verify(toy.folder).sound
 
 
+def test_a_quarantine_line_of_a_stored_clip_counts_no_more(toys, contents):
+    """As a run leaves them that tried clips again and was killed before it closed the store."""
+    calm = toys.at(toys.stores.parent / "calm")
+    calm.write(failing=["clip009"])
+    toys.write(failing=["clip002", "clip009"])
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest(), retry_failed=True) as writer:
+        for plan in writer.plan()[:1]:
+            writer.publish(plan, {key: toys.record(key) for key in plan.missing})
+    assert b"clip002" in (toys.folder / "quarantine.jsonl").read_bytes()
+    reader = StoreReader.open(toys.folder, allow_partial=True)
+    assert [entry.key for entry in reader.quarantined] == ["clip009"] and toys.same(reader.read("clip002"))
+    assert verify(toys.folder).quarantined == 1
+    summary = toys.write()
+    assert (summary.stored, summary.quarantined, summary.expected) == (9, 1, 10)
+    assert b"clip002" not in (toys.folder / "quarantine.jsonl").read_bytes()
+    entry = StoreReader.open(toys.folder).quarantined[0]
+    assert (entry.key, entry.attempts) == ("clip009", 1)
+    assert contents(toys.folder) == contents(calm.folder)
+
+
 def test_the_finished_quarantine_is_in_manifest_order(toy):
     toy.write(failing=["clip001", "clip005", "clip009"], order=lambda plans: plans[::-1])
     lines = (toy.folder / "quarantine.jsonl").read_text().splitlines()

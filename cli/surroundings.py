@@ -1,0 +1,139 @@
+"""The process as its surroundings see it: what ends it and with which status, and streams that nobody reads any more.
+
+Ctrl-C and SIGTERM are one thing, "stop, and lose nothing": both raise KeyboardInterrupt in the main thread. Who no
+longer reads what is said (stderr) ends nothing; who no longer reads results (stdout) ends the command, without a
+word. Imports nothing heavy: it is there before the program is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as shells have it."""
+TERMINATED = 128 + signal.SIGTERM
+"""After SIGTERM, which batch systems and `timeout` send before they kill."""
+UNREAD = 128 + signal.SIGPIPE
+"""When stdout was closed before all was written: `caeav store ls | head -1`."""
+
+_ended_by = signal.SIGINT
+_stdout: _Stdout | None = None
+
+
+def settle_in() -> None:
+    """Answer SIGTERM as Ctrl-C is answered, and have all three standard streams."""
+    global _ended_by, _stdout
+    _ended_by = signal.SIGINT
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # who is to ignore it goes on ignoring it
+        signal.signal(signal.SIGTERM, _terminate)
+    _open_what_is_closed()
+    if type(sys.stderr) is io.TextIOWrapper:
+        sys.stderr = _Stderr(sys.stderr)
+    if type(sys.stdout) is io.TextIOWrapper:
+        sys.stdout = _stdout = _Stdout(sys.stdout)
+
+
+def stopped_status() -> int:
+    """Exit status of a command that was stopped: by which signal."""
+    return 128 + _ended_by
+
+
+def finished_status(status: int | str | None) -> int | str | None:
+    """Exit status of a command that leaves with `status`, once its results are written out; else why they are not.
+
+    Raises `OSError` where what was written finds no room.
+    """
+    try:
+        (_stdout or sys.stdout).flush()
+    except BrokenPipeError:
+        _to_nobody(_stdout or sys.stdout)
+    return UNREAD if _stdout is not None and _stdout.unread else status
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    global _ended_by
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # said once is enough: nothing is to cut short what is being saved
+    _ended_by = signal.SIGTERM
+    raise KeyboardInterrupt
+
+
+def _open_what_is_closed() -> None:
+    """A file opened later must not get the number of a closed stream: what libraries print would be written into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # a stream for as long as the process lives
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+def _to_nobody(stream: TextIO) -> None:
+    """Have everything written to a stream from now on, by libraries and child processes too, go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream again, on the same buffer."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        self._first = stream  # which would close the buffer when it goes
+
+
+class _Stderr(_Stream):
+    """What cannot be said is not said: a closed pipe, a terminal that is gone, a full disk under a log end nothing."""
+
+    def write(self, text: str) -> int:
+        """All of `text`, as far as anybody hears it."""
+        try:
+            return super().write(text)
+        except OSError:
+            _to_nobody(self)
+            return len(text)
+
+    def flush(self) -> None:
+        """What was said."""
+        try:
+            super().flush()
+        except OSError:
+            _to_nobody(self)
+
+
+class _Stdout(_Stream):
+    """Remembers that its reader has gone."""
+
+    unread = False
+
+    def write(self, text: str) -> int:
+        """As usual; raises `BrokenPipeError` when nobody reads."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self.unread = True
+            raise
+
+    def flush(self) -> None:
+        """As usual; raises `BrokenPipeError` when nobody reads."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self.unread = True
+            raise

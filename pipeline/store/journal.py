@@ -1,0 +1,341 @@
+"""Finished records of shards that are not whole yet, kept on the disk, so that breaking off costs none of them.
+
+`journal/<shard>.log` is a head of 64 bytes (magic, version, shard, recipe fingerprint, crc32c) and then an entry a
+record in the order in which they were finished: a head of 64 bytes (sizes, crc32c of what follows, digest of the
+clip's source, crc32c of the head itself), the key, the facts, and the arrays as in a shard. An entry may also say that
+a record counts no more. Nothing in it is believed unchecked: reading ends at the first head that is not whole, what
+follows is cut off and made again. A written record outlives the process at once, a power cut from the next `sync` on.
+Readers of a store never look here; a journal goes when its shard is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import numpy as np
+
+from caeav.manifests import publish
+from caeav.manifests.clip import KEY_PATTERN, Clip
+from caeav.manifests.wording import counted
+from caeav.pipeline.store.errors import DamagedStore
+from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.payload import (
+    ALIGNMENT,
+    MAX_INFO_BYTES,
+    BadPayload,
+    Bytes,
+    crc32c,
+    decode_arrays,
+    decode_info,
+    encode_arrays,
+    encode_info,
+)
+from caeav.pipeline.store.record import Record
+
+MAGIC, VERSION = b"CAEAVJNL", 1
+HEAD_BYTES = 64
+MAX_KEY_BYTES = 1024
+KEPT, DROPPED = 1, 2
+_FILE = struct.Struct("<8sII32s12x")
+_ENTRY = struct.Struct("<IIQII32s4x")  # what it is, bytes of key, arrays and facts, crc32c, source
+_NUMBERED = re.compile(r"(\d{6,9})\.log")
+
+
+def source_of(clip: Clip) -> bytes:
+    """sha256 of what decides a clip's tokens: a record counts only for the row it was made for."""
+    key, media, start_s, seconds = clip.source()
+    return hashlib.sha256(json.dumps([key, media, float(start_s), float(seconds)]).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where the key, the facts and the arrays of a record lie, and what they must be."""
+
+    start: int
+    key_bytes: int
+    info_bytes: int
+    array_bytes: int
+    crc: int
+    source: bytes
+
+    @property
+    def texts(self) -> int:
+        """Bytes of key and facts, with what is put behind them so that arrays are aligned."""
+        bare = self.key_bytes + self.info_bytes
+        return bare + -bare % ALIGNMENT
+
+    @property
+    def end(self) -> int:
+        """Where the next entry begins."""
+        return self.start + HEAD_BYTES + self.texts + self.array_bytes + -self.array_bytes % ALIGNMENT
+
+
+def _sealed(head: bytes) -> bytes:
+    return head + crc32c([head]).to_bytes(4, "little")
+
+
+def _entry_bytes(kind: int, key: str, source: bytes, record: Record | None) -> bytes:
+    name = key.encode("ascii")
+    info = encode_info(record.info) if record else b""
+    arrays = encode_arrays(record.arrays) if record else []
+    size = sum(len(chunk) for chunk in arrays)
+    texts = name + info + bytes(-(len(name) + len(info)) % ALIGNMENT)
+    crc = crc32c([texts, *arrays])
+    head = _sealed(_ENTRY.pack(kind, len(name), size, len(info), crc, source))
+    return b"".join([head, texts, *(chunk.data for chunk in arrays), bytes(-size % ALIGNMENT)])
+
+
+@dataclass
+class _Journal:
+    """One shard's: what counts in it, where its good part ends, the file while something is added, and whether a power
+    cut could take of it the last bytes or its place in the folder."""
+
+    path: Path
+    number: int
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    end: int = 0
+    file: BinaryIO | None = None
+    unsynced: bool = False
+    listed: bool = False
+
+
+class Journals:
+    """Those of one store, for its one writer."""
+
+    def __init__(self, folder: StoreFolder, fingerprint: str) -> None:
+        self._folder = folder
+        self._fingerprint = bytes.fromhex(fingerprint)
+        self._open: dict[int, _Journal] = {}
+
+    def take_up(self, wanted: Callable[[int], Mapping[str, bytes]]) -> list[str]:
+        """Read what an earlier writer left; `wanted(shard)` are the clips that are due there, with their sources.
+
+        What is torn, damaged, or for nothing that is due goes. Gives what was found, in words.
+        """
+        said: list[str] = []
+        found = 0
+        for number, path in journal_files(self._folder):
+            journal = _Journal(path, number)
+            left = self._read(journal)
+            sources = wanted(number)
+            journal.entries = {
+                key: entry for key, entry in journal.entries.items() if sources.get(key) == entry.source
+            }
+            if left:
+                name = self._folder.name_of(path)
+                said.append(
+                    f"{name}: {counted(left, 'byte')} torn or damaged, left out; what was in them is made again"
+                )
+            if not journal.entries:
+                publish.unpublish(path)
+                continue
+            if path.stat().st_size > journal.end:
+                publish.cut_file(path, journal.end)
+            journal.unsynced = True  # who wrote it may have been killed before
+            self._open[number] = journal
+            found += len(journal.entries)
+        if found:
+            shards = counted(len(self._open), "shard")
+            said.append(
+                f"{counted(found, 'clip')} of {shards} not whole yet, finished before, need not be made again"
+            )
+        return said
+
+    def keys(self, number: int) -> Collection[str]:
+        """Clips of a shard whose records are kept."""
+        return self._open[number].entries.keys() if number in self._open else ()
+
+    def read(self, number: int, key: str) -> Record:
+        """A kept record, checked; raises `DamagedStore`."""
+        journal = self._open[number]
+        entry = journal.entries[key]
+        begin, size = entry.start + HEAD_BYTES, entry.texts + entry.array_bytes
+        data: Bytes = np.fromfile(journal.path, np.uint8, size, offset=begin)
+        if data.size != size or crc32c([data]) != entry.crc:
+            self._damaged(journal.path, f"the record of {key} is not the one written")
+        info = data[entry.key_bytes : entry.key_bytes + entry.info_bytes].tobytes()
+        try:
+            return Record(key, decode_arrays(data[entry.texts :]), decode_info(info))
+        except BadPayload as error:
+            self._damaged(journal.path, f"the record of {key}: {error}")
+
+    def add(self, number: int, record: Record, source: bytes) -> None:
+        """Keep a finished record; nothing happens when its clip is kept already."""
+        if record.key not in self.keys(number):
+            data = _entry_bytes(KEPT, record.key, source, record)
+            start = self._append(number, data)
+            _, key_bytes, array_bytes, info_bytes, crc, _ = _ENTRY.unpack_from(data)
+            entry = _Entry(start, key_bytes, info_bytes, array_bytes, crc, source)
+            self._open[number].entries[record.key] = entry
+
+    def forget(self, number: int, key: str) -> None:
+        """Let a kept record count no more, durably; nothing happens when there is none."""
+        if key in self.keys(number):
+            entry = self._open[number].entries.pop(key)
+            self._append(number, _entry_bytes(DROPPED, key, entry.source, None))
+            self._sync(self._open[number])
+
+    def drop(self, number: int) -> None:
+        """Remove a shard's journal."""
+        journal = self._open.pop(number, None)
+        if journal is not None:
+            if journal.file is not None:
+                journal.file.close()
+            publish.unpublish(journal.path)
+
+    def clear(self) -> None:
+        """Remove all there is: the store is finished."""
+        for number in list(self._open):
+            self.drop(number)
+        for _, path in journal_files(self._folder):
+            publish.unpublish(path)
+        if self._folder.journal.is_dir() and not any(self._folder.journal.iterdir()):
+            publish.remove_folder(self._folder.journal)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether a power cut could take something."""
+        return any(journal.unsynced for journal in self._open.values())
+
+    def sync(self) -> None:
+        """Have all that was kept on the disk."""
+        for journal in self._open.values():
+            self._sync(journal)
+
+    def close(self) -> None:
+        """Close the files; nothing is lost by it, nor synced."""
+        for journal in self._open.values():
+            if journal.file is not None:
+                with suppress(OSError):  # each entry was flushed when it was written
+                    journal.file.close()
+                journal.file = None
+
+    def _sync(self, journal: _Journal) -> None:
+        if journal.unsynced:
+            publish.sync_file(self._opened(journal))
+            if not journal.listed:
+                publish.sync_folder(journal.path.parent)
+            journal.unsynced, journal.listed = False, True
+
+    def _opened(self, journal: _Journal) -> BinaryIO:
+        if journal.file is None:
+            journal.file = journal.path.open("ab" if journal.end else "wb")
+        return journal.file
+
+    def _append(self, number: int, data: bytes) -> int:
+        """Write an entry behind the last; gives where. What could not be written whole is taken away again."""
+        path = self._folder.journal / f"{number:06d}.log"
+        journal = self._open.setdefault(number, _Journal(path, number))
+        head = b""
+        if not journal.end:
+            publish.make_folder(path.parent)
+            head = _sealed(_FILE.pack(MAGIC, VERSION, number, self._fingerprint))
+        try:
+            file = self._opened(journal)
+            publish.write_bytes(file, head + data)
+            file.flush()
+        except BaseException:
+            self._take_back(journal)
+            raise
+        journal.unsynced = True
+        start = journal.end + len(head)
+        journal.end = start + len(data)
+        return start
+
+    def _take_back(self, journal: _Journal) -> None:
+        with suppress(OSError):
+            if journal.file is not None:
+                journal.file.close()
+            if journal.end:
+                publish.cut_file(journal.path, journal.end)
+            else:
+                publish.unpublish(journal.path)
+        journal.file = None
+        if not journal.end:
+            self._open.pop(journal.number, None)
+
+    def _read(self, journal: _Journal) -> int:
+        """Find what counts in a file; gives how many bytes of it are torn or damaged."""
+        with _plain(journal.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if file.read(HEAD_BYTES) != _sealed(
+                _FILE.pack(MAGIC, VERSION, journal.number, self._fingerprint)
+            ):
+                return size
+            journal.end = HEAD_BYTES
+            damaged = 0
+            for kind, key, entry, sound in _entries(file, size):
+                journal.end = entry.end
+                if kind == DROPPED or not sound:  # a damaged one is no reason to go back to an older one
+                    journal.entries.pop(key, None)
+                    damaged += 0 if sound else entry.end - entry.start
+                else:
+                    journal.entries[key] = entry
+            return damaged + size - journal.end
+
+    def _damaged(self, path: Path, what: str) -> NoReturn:
+        raise DamagedStore(
+            f"{path}: {what}", hint="run the same command again: what is damaged is left out and made again"
+        )
+
+
+def _entries(file: BinaryIO, size: int) -> Iterator[tuple[int, str, _Entry, bool]]:
+    """What it is, key, place and whether its bytes are those written, of each entry up to the first without a head."""
+    position = HEAD_BYTES
+    while position + HEAD_BYTES <= size:
+        file.seek(position)
+        head = file.read(HEAD_BYTES)
+        if len(head) != HEAD_BYTES or _sealed(head[: _ENTRY.size]) != head:
+            return
+        kind, key_bytes, array_bytes, info_bytes, crc, source = _ENTRY.unpack_from(head)
+        entry = _Entry(position, key_bytes, info_bytes, array_bytes, crc, source)
+        allowed = kind in (KEPT, DROPPED) and key_bytes <= MAX_KEY_BYTES and info_bytes <= MAX_INFO_BYTES
+        if not allowed or entry.end > size:
+            return
+        data = file.read(entry.texts + array_bytes)
+        key = data[:key_bytes].decode("ascii", "replace")
+        sound = crc32c([data]) == crc and KEY_PATTERN.fullmatch(key) is not None
+        yield kind, key, entry, sound
+        position = entry.end
+
+
+def kept_remarks(folder: StoreFolder) -> list[str]:
+    """What to say about the journals of a store that is not finished, as far as their heads tell."""
+    kept: set[tuple[int, str]] = set()
+    files = journal_files(folder)
+    for number, path in files:
+        with _plain(path) as file:
+            for kind, key, _, sound in _entries(file, os.fstat(file.fileno()).st_size):
+                (kept.add if kind == KEPT and sound else kept.discard)((number, key))
+    if not kept:
+        return []
+    return [f"journal: {counted(len(kept), 'clip')} finished, in no shard yet; the next run takes them up"]
+
+
+def _plain(path: Path) -> BinaryIO:
+    """The file itself, never what a link in a stranger's store points to."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise DamagedStore(f"{path} is no plain file", hint=f"remove {path}")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
+def journal_files(folder: StoreFolder) -> list[tuple[int, Path]]:
+    """Journals on the disk by shard, ascending."""
+    paths = folder.journal.iterdir() if folder.journal.is_dir() else ()
+    found = ((match, path) for path in paths if (match := _NUMBERED.fullmatch(path.name)))
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def journal_bytes(folder: StoreFolder) -> int:
+    """Room that journals take."""
+    return sum(path.lstat().st_size for _, path in journal_files(folder))

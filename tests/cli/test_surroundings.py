@@ -1,0 +1,81 @@
+"""Streams that nobody reads any more, or that were closed from the beginning, and the exit status then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CAEAV = [sys.executable, "-m", "caeav.cli"]
+
+
+def shell(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`script` in sh with `"$@"` as the command."""
+    line = ["sh", "-c", script, "sh", *CAEAV, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=240, cwd=cwd, check=False)
+
+
+def closed_pipe() -> int:
+    """The end of a pipe into which is written, whose other end is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+def test_a_reader_of_results_that_has_gone_ends_the_command_without_a_word(tmp_path: Path) -> None:
+    out = closed_pipe()
+    done = subprocess.run(
+        [*CAEAV, "models", "ls"], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(out)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_results_that_find_no_room_are_an_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    for arguments in (["models", "ls"], ["--version"]):  # found when it is written, or not before the end
+        done = shell('exec "$@" > /dev/full', *arguments, cwd=tmp_path)
+        assert done.returncode == 1, arguments
+        assert "error: " in done.stderr and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a home in which twelve clips were made by a command without any stream."""
+    folder = tmp_path_factory.mktemp("made")
+    done = shell('exec "$@" 2>&- >&- <&-', "synthesise", "--clips", "12", "--home", "home", cwd=folder)
+    assert done.returncode == 0
+    assert len(list(folder.glob("home/data/synthetic/AVE/*.mp4"))) == 12
+    return folder
+
+
+def test_what_was_for_a_closed_stderr_does_not_get_into_the_result(made: Path) -> None:
+    shown = shell('exec "$@" 2>&-', "synthesise", "--clips", "12", "--home", "home", cwd=made)
+    assert shown.returncode == 0 and "split train" in shown.stdout and "wrote" not in shown.stdout
+    refused = shell('exec "$@" 2>&-', "store", "verify", "nothing", "--home", "home", cwd=made)
+    assert (refused.returncode, refused.stdout) == (1, "")
+
+
+def test_nobody_listening_ends_no_extraction_and_costs_no_clip(made: Path) -> None:
+    """The bar is drawn by threads that also settle clips."""
+    line = [*CAEAV, "extract", "--dataset", "synthetic", "--home", "home", "--workers", "1", "--json"]
+    err = closed_pipe()
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=err, text=True, cwd=made, check=False)
+    os.close(err)
+    assert done.returncode == 0 and '"stored": 12' in done.stdout and '"quarantined": []' in done.stdout
+
+
+def test_a_closed_stream_s_number_is_given_to_no_file(tmp_path: Path) -> None:
+    """What a library prints to it would be written into a shard."""
+    script = (
+        "from caeav.cli.surroundings import settle_in; settle_in(); import os, sys\n"
+        "number = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(2, b'printed by a library'); sys.stderr.write('said'); sys.exit(0 if number > 2 else 1)"
+    )
+    line = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", script, str(tmp_path / "shard")]
+    assert subprocess.run(line, check=False).returncode == 0
+    assert (tmp_path / "shard").read_bytes() == b""

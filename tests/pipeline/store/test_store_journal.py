@@ -1,0 +1,268 @@
+"""The journal keeps finished records of shards that are not whole; nothing torn, damaged or foreign comes from it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caeav.manifests import publish
+from caeav.pipeline.store import (
+    DamagedStore,
+    Quarantined,
+    Record,
+    StoreReader,
+    list_stores,
+    open_for_writing,
+    remove_store,
+    repair,
+    verify,
+)
+from caeav.pipeline.store.testing_data import Toy
+
+KEYS = ("clip000", "clip001", "clip002")
+
+
+@pytest.fixture
+def begun(toys: Toy) -> Toy:
+    """Three of the four clips of the first shard are kept, and of the last shard one of two."""
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest()) as writer:
+        for key in (*KEYS, "clip009"):
+            writer.keep(toys.record(key))
+    return toys
+
+
+def kept(toy: Toy, **recipe: object) -> dict[str, Record]:
+    with open_for_writing(toy.dataset, toy.recipe(**recipe), toy.manifest()) as writer:
+        return {key: record for plan in writer.plan() for key, record in writer.kept(plan.number).items()}
+
+
+def log(toy: Toy, number: int = 0) -> Path:
+    return toy.folder / "journal" / f"{number:06d}.log"
+
+
+def test_what_was_kept_is_not_made_again_and_the_bytes_are_those_of_an_undisturbed_run(begun, contents):
+    calm = begun.at(begun.stores.parent / "calm")
+    calm.write()
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        first, second, third = writer.plan()
+        assert (first.kept, second.kept, third.kept) == (KEYS, (), ("clip009",))
+        assert first.missing == (*KEYS, "clip003"), "kept is not stored"
+        assert any("4 clips of 2 shards" in text for text in writer.remarks)
+        assert all(map(begun.same, writer.kept(0).values()))
+        for plan in (first, second, third):
+            made = {key: begun.record(key) for key in plan.missing if key not in plan.kept}
+            writer.publish(plan, made | writer.kept(plan.number))
+            assert not log(begun, plan.number).exists()
+        writer.finish()
+    assert contents(begun.folder) == contents(calm.folder)
+    assert not (begun.folder / "journal").exists()
+
+
+def test_records_come_back_byte_by_byte(toy):
+    arrays = {
+        "a": np.arange(5, dtype=np.int8),
+        "b": np.zeros((0, 3), np.float16),
+        "c": np.arange(6, dtype="u2").view("V2").reshape(2, 3),
+        "d": np.float64(1.5).reshape(()),
+    }
+    record = Record("clip000", arrays, {"texts": {"visual": "ein Bär \ud800", "audio": ""}, "notes": []})
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        writer.keep(record)
+    back = kept(toy)["clip000"]
+    assert dict(back.info) == dict(record.info) and back.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back.arrays[name].dtype == array.dtype and back.arrays[name].tobytes() == array.tobytes()
+        assert back.arrays[name].shape == array.shape
+
+
+def test_readers_and_verify_do_not_take_it_for_stored(begun):
+    reader = StoreReader.open(begun.folder, allow_partial=True)
+    assert len(reader) == 0 and len(reader.missing) == 10
+    report = verify(begun.folder)
+    assert not report.problems and not report.sound and report.missing == 10
+    assert any("4 clips" in text and "journal" in text for text in report.remarks), report.remarks
+    (info,) = list_stores(begun.stores)
+    assert info.state == "partial" and info.bytes == sum(log(begun, n).stat().st_size for n in (0, 2))
+    remove_store(begun.folder)
+    assert not begun.folder.exists()
+
+
+def test_wherever_the_end_is_torn_off_whole_records_stay_and_the_rest_is_made_again(begun, contents):
+    calm = begun.at(begun.stores.parent / "calm")
+    calm.write()
+    data = log(begun).read_bytes()
+    seen = set()
+    rng = random.Random(0)
+    for size in sorted(
+        {0, 1, 63, 64, 65, 127, len(data) - 1, *(rng.randrange(len(data)) for _ in range(25))}
+    ):
+        log(begun).write_bytes(data[:size] + bytes(size % 3))
+        back = kept(begun)
+        names = [key for key in KEYS if key in back]
+        assert tuple(names) == KEYS[: len(names)], "those before the tear"
+        assert all(map(begun.same, back.values()))
+        seen.add(len(names))
+        with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+            assert not any("torn" in text for text in writer.remarks), "what was torn is gone"
+            writer.keep(begun.record("clip003"))
+        assert {*names, "clip003"} <= kept(begun).keys(), "what is added after a tear is found"
+    assert seen == {0, 1, 2}
+    begun.write()
+    assert contents(begun.folder) == contents(calm.folder)
+
+
+def test_a_flipped_bit_costs_its_record_and_is_never_served(begun):
+    data = log(begun).read_bytes()
+    rng = random.Random(1)
+    lost = []
+    for at in [*range(64), *(rng.randrange(len(data)) for _ in range(150))]:
+        log(begun).write_bytes(data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :])
+        with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+            back = writer.kept(0)
+            said = [text for text in writer.remarks if "damaged" in text]
+        assert all(map(begun.same, back.values())) and set(back) <= {*KEYS}
+        assert (len(back) < 3) == bool(said), f"bit {at}"
+        assert len(back) < 3 or at >= 64
+        lost.append(3 - len(back))
+        shutil.rmtree(begun.folder / "journal", ignore_errors=True)
+        log(begun).parent.mkdir()
+    assert 1 in lost and 3 in lost
+
+
+def test_damage_that_comes_while_the_journal_is_open_is_an_error(begun):
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        data = log(begun).read_bytes()
+        log(begun).write_bytes(data[:-200] + bytes([data[-200] ^ 1]) + data[-199:])
+        with pytest.raises(DamagedStore, match=r"000000\.log: the record of clip002.*\n.*same command again"):
+            writer.kept(0)
+
+
+def test_it_counts_for_its_recipe_its_shard_and_its_row_alone(begun):
+    other = begun.recipe(dtype="float32")
+    with open_for_writing(begun.dataset, other, begun.manifest()) as writer:
+        there = writer.path / "journal" / "000000.log"
+        writer.keep(begun.record("clip000"))
+    shutil.copy(log(begun), there)
+    assert kept(begun, dtype="float32") == {}
+    shutil.copy(log(begun), log(begun, 1))
+    assert kept(begun).keys() == {*KEYS, "clip009"} and not log(begun, 1).exists()
+    (begun.folder / "manifest.jsonl").unlink()  # then it is written anew, and may say something else
+    moved = begun.manifest()
+    first, *others = moved.clips
+    moved = replace(moved, clips=(replace(first, start_s=1.0), *others))
+    with open_for_writing(begun.dataset, begun.recipe(), moved) as writer:
+        assert writer.plan()[0].kept == ("clip001", "clip002")
+
+
+def test_growth_and_new_labels_keep_it(begun):
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest(14, label="horn")) as writer:
+        assert [plan.kept for plan in writer.plan()] == [KEYS, (), ("clip009",), ()]
+
+
+def test_a_clip_that_is_quarantined_or_forgotten_is_made_again(begun):
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        writer.quarantine(Quarantined("clip001", "values", "not finite", 1))
+        writer.forget(["clip002", "clip005"])
+        assert writer.plan()[0].kept == ("clip000",)
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest(), retry_failed=True) as writer:
+        assert writer.plan()[0].kept == ("clip000",) and "clip001" in writer.plan()[0].missing
+        writer.keep(begun.record("clip001"))
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest(), retry_failed=True) as writer:
+        assert writer.plan()[0].kept == ("clip000", "clip001")
+
+
+def test_a_quarantine_line_and_what_is_forgotten_are_on_the_disk_before_the_call_returns(
+    begun, monkeypatch: pytest.MonkeyPatch
+):
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        writer.keep(begun.record("clip004"))
+        assert "000001.log" not in synced and writer.unsynced
+        writer.sync()
+        assert synced[-2:] == ["000001.log", "journal"] and not writer.unsynced
+        for work, name in (
+            (lambda: writer.forget(["clip000"]), "000000.log"),
+            (
+                lambda: writer.quarantine(Quarantined("clip006", "decode", "no such file", 1)),
+                "quarantine.jsonl",
+            ),
+        ):
+            synced.clear()
+            work()
+            assert name in synced
+
+
+def test_keeping_unseals_and_refuses_what_is_not_due(toy):
+    toy.write(failing=["clip002"])
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), retry_failed=True) as writer:
+        for key in ("clip001", "nobody"):
+            with pytest.raises(ValueError, match="not due"):
+                writer.keep(replace(toy.record("clip001"), key=key))
+        writer.keep(toy.record("clip002"))
+        assert not (toy.folder / "complete.json").exists()
+        writer.quarantine(Quarantined("clip002", "values", "not finite", 1))
+        with pytest.raises(ValueError, match="not due"):
+            writer.keep(toy.record("clip002"))
+
+
+def test_a_record_that_cannot_be_written_whole_leaves_the_others(begun, monkeypatch: pytest.MonkeyPatch):
+    real = publish.write_bytes
+
+    def full(out, data) -> None:
+        real(out, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    for key, number in (("clip003", 0), ("clip004", 1)):
+        with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+            size = log(begun, number).stat().st_size if log(begun, number).exists() else 0
+            with monkeypatch.context() as patched:
+                patched.setattr(publish, "write_bytes", full)
+                with pytest.raises(OSError, match="No space"):
+                    writer.keep(begun.record(key))
+            assert (log(begun, number).stat().st_size if size else 0) == size
+            assert size or not log(begun, number).exists()
+            writer.keep(begun.record(key))
+    assert kept(begun).keys() == {*KEYS, "clip003", "clip004", "clip009"}
+
+
+def test_what_is_no_plain_file_is_refused(begun, tmp_path):
+    outside = tmp_path / "outside"
+    log(begun).rename(outside)
+    log(begun).symlink_to(outside)
+    before = outside.read_bytes()
+    with pytest.raises(DamagedStore, match="no plain file"):
+        kept(begun)
+    log(begun).unlink()
+    os.mkfifo(log(begun))
+    with pytest.raises(DamagedStore, match="no plain file"):
+        kept(begun)
+    assert outside.read_bytes() == before
+
+
+def test_repair_keeps_it_and_says_what_is_due(begun):
+    done = repair(begun.folder)
+    assert set(done.due) == {f"clip00{n}" for n in (3, 4, 5, 6, 7, 8)} and not done.finished
+    assert kept(begun).keys() == {*KEYS, "clip009"}
+
+
+def test_a_journal_left_in_a_finished_store_is_told_and_taken_away(begun):
+    there = log(begun).read_bytes()
+    begun.write()
+    log(begun).parent.mkdir()
+    log(begun).write_bytes(there)
+    assert [problem.where for problem in verify(begun.folder).problems] == ["journal/000000.log"]
+    begun.write()
+    assert verify(begun.folder).sound
