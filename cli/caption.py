@@ -8,14 +8,18 @@ import typer
 
 from caeav.cli import captions, stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.datasets import source
 from caeav.cli.options import (
+    ChangedOption,
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
 from caeav.manifests.home import Home
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
@@ -60,6 +64,9 @@ def caption(
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
+    changed: ChangedOption = "",
     workers: stages.WorkersOption = None,
     devices: stages.DevicesOption = "auto",
     part: stages.SliceOption = None,
@@ -76,7 +83,7 @@ def caption(
     from caeav.pipeline.recipes import CaptionOptions
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
     parts = choose(
         {
             "visual": (visual, visual_weights),
@@ -97,7 +104,9 @@ def caption(
         backend=backend,
         compute=ComputeOptions(batch, precision),
     )
-    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
-    step = stages.train_step(dataset, home)
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, called = stages.load(dataset, given, place, relabel=relabel)
+    with stages.telling_changes(as_json):
+        summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
+    step = stages.train_step(called, home)
     stages.finish(summary, as_json, stages.merge_step(manifest.dataset, home) if part else step)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli import stages
+from caeav.cli import datasets, stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption
@@ -34,10 +34,8 @@ def register(group: typer.Typer) -> None:
 
 
 def asked_for(context: typer.Context) -> bool:
-    """Whether a sub-command was named; options then belong behind it, and without one a data set is needed."""
+    """Whether a sub-command was named; options then belong behind it."""
     if context.invoked_subcommand is None:
-        if not context.params["dataset"]:
-            context.fail("Missing option '--dataset'.")
         return False
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -49,7 +47,7 @@ def asked_for(context: typer.Context) -> bool:
 
 def show(
     key: Annotated[str, typer.Argument(metavar="KEY", help="A clip's key.")],
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     store: StoreOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -69,7 +67,7 @@ def show(
 
 
 def export(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="stdout")
@@ -82,7 +80,8 @@ def export(
 
     if form not in FORMATS:
         raise CaeavError(f"unknown format {form!r}", hint=f"choose one of: {', '.join(FORMATS)}")
-    path = find_store(Home.find(home).stores, dataset, "captions", store)
+    place = Home.find(home)
+    path = find_store(place.stores, datasets.name(dataset, place), "captions", store)
     reader = StoreReader.open(path, allow_partial=True)
     text = render(rows_of(reader), form)
     if output is not None:
@@ -99,7 +98,7 @@ def export(
 
 
 def embed(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     store: StoreOption = None,
     visual_text: Annotated[
         str | None,
@@ -127,7 +126,8 @@ def embed(
     from caeav.pipeline.reembed import reembed
 
     place = Home.find(home)
-    source = StoreReader.open(find_store(place.stores, dataset, "captions", store))
+    called = datasets.name(dataset, place)
+    source = StoreReader.open(find_store(place.stores, called, "captions", store))
     named = {
         "visual-text": (visual_text or "", visual_text_weights),
         "audio-text": (audio_text or "", audio_text_weights),
@@ -145,14 +145,15 @@ def embed(
             source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
         ),
     )
-    stages.finish(summary, as_json, stages.train_step(dataset, home))
+    stages.finish(summary, as_json, stages.train_step(called, home))
 
 
 def _stores(dataset: str, store: str | None, home: Path | None) -> list[Path]:
     """The caption store called `store`, or all of the data set, at least one."""
-    stores = Home.find(home).stores
-    there = [info.path for info in list_stores(stores) if info.dataset == dataset and info.kind == "captions"]
-    return there if store is None and there else [find_store(stores, dataset, "captions", store)]
+    place = Home.find(home)
+    named, stores = datasets.name(dataset, place), place.stores
+    there = [info.path for info in list_stores(stores) if info.dataset == named and info.kind == "captions"]
+    return there if store is None and there else [find_store(stores, named, "captions", store)]
 
 
 def _caption_json(reader: StoreReader, key: str) -> dict[str, Any]:

@@ -9,17 +9,24 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.console import say
+from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
+    ChangedOption,
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
+from caeav.manifests.dataset import OFFICIAL
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.wording import counted
 from caeav.pipeline.decode.registry import DEFAULT_DECODER
 from caeav.pipeline.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -45,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def extract(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Visual backbone." + SEVERAL)] = "classic",
@@ -83,6 +90,9 @@ def extract(
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
+    changed: ChangedOption = "",
     workers: stages.WorkersOption = None,
     devices: stages.DevicesOption = "auto",
     part: stages.SliceOption = None,
@@ -97,7 +107,7 @@ def extract(
     from caeav.pipeline.recipes import CaptionOptions, TokenOptions
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part)
+    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
     compute = ComputeOptions(batch, precision, compiled)
     written = _written(
         captions,
@@ -140,17 +150,24 @@ def extract(
                 compute=compute,
             )
         )
-    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    with stages.telling_changes(as_json):
+        done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
     if part:
         step = stages.merge_step(manifest.dataset, home)
     elif captions:
-        step = stages.train_step(dataset, home)
+        step = stages.train_step(called, home)
     else:
-        step = stages.next_step(
-            "caption", dataset, root, home, labels=labels, segments=segments, segment_seconds=segment_s
-        )
+        step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
     stages.finish_all(done, as_json, step)
+    longer = max(summary.notes.get("longer_media", 0) for summary in done)
+    if longer and given.stride_s is None and manifest.dataset not in OFFICIAL:
+        seconds = manifest.segments * manifest.segment_s
+        say(
+            f"{counted(longer, 'clip')} of files that go on longer (longer_media): for clips over the whole length of "
+            f"each file add --stride-seconds {seconds:g}"
+        )
 
 
 def _written(

@@ -8,14 +8,17 @@ import typer
 
 from caeav.cli import stages
 from caeav.cli.choices import paths_of_taps
+from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
 from caeav.manifests.home import Home
 from caeav.pipeline.store import list_stores
@@ -29,7 +32,6 @@ def register(app: typer.Typer) -> None:
 
 
 def import_folders(
-    dataset: DatasetOption,
     taps: Annotated[
         list[str],
         typer.Option(
@@ -42,6 +44,7 @@ def import_folders(
             show_default=False,
         ),
     ],
+    dataset: DatasetOption = "",
     name: Annotated[
         str, typer.Option("--name", help="Name of the store.", show_default="the taps' names")
     ] = "",
@@ -53,6 +56,8 @@ def import_folders(
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
     max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,14 +67,15 @@ def import_folders(
 
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
-    manifest = stages.load(dataset, root, place, labels, segments, segment_s)
-    run = RunOptions(workers=1, max_failed=max_failed)
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
     summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
     step = (
-        stages.next_step("train --task avvp", dataset, None, home)
+        stages.next_step("train --task avvp", called, None, home)
         if motion
-        else stages.train_step(dataset, home)
+        else stages.train_step(called, home)
     )
     if not {"visual", "audio"} <= summary.recipe.fields.keys():  # adapters need both
         others = [

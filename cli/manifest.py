@@ -9,25 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.console import print_json, print_table, say
+from caeav.cli.datasets import KEEPS, LOOKS, load, source
 from caeav.cli.manifest_report import NO_SPLIT, print_classes, print_counts, print_findings
 from caeav.cli.options import (
     DatasetOption,
     HomeOption,
     JsonOption,
     LabelsOption,
+    RelabelOption,
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    StrideOption,
 )
 from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
+from caeav.manifests.jsonl import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
-from caeav.manifests.rows import ManifestError, clip_to_row
+from caeav.manifests.rows import clip_to_row
 from caeav.manifests.wording import counted
 
 SHOWN_CLIPS = 20
@@ -52,19 +54,21 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def build(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a data set's files and write its manifest into the home folder."""
     place = Home.find(home)
-    manifest = load_dataset(dataset, root, place, labels=labels, segments=segments, segment_s=segment_s)
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest, _ = load(dataset, given, place, KEEPS, relabel)
     path = place.manifest(manifest.dataset)
-    _say_if_other_media(path, manifest)
     write_manifest(manifest, path)
     report = check(manifest)
     if as_json:
@@ -78,11 +82,12 @@ def build(
 
 @commands.command()
 def show(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Only this split.")] = None,
     key: Annotated[
         str | None,
@@ -98,9 +103,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print clips: key, split, events, media."""
-    manifest = load_dataset(
-        dataset, root, Home.find(home), labels=labels, segments=segments, segment_s=segment_s
-    )
+    manifest, _ = load(dataset, source(root, labels, segments, segment_s, stride_s), Home.find(home), LOOKS)
     clips = _select(manifest, split, key)
     if key is not None and len(clips) == 1 and clips[0].key == key:
         _print_clip(manifest, clips[0], as_json)
@@ -122,36 +125,24 @@ def show(
 
 @commands.command("check")
 def check_(
-    dataset: DatasetOption,
+    dataset: DatasetOption = "",
     root: RootOption = None,
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Report counts per split and class, missing media, leaks between splits, odd rows."""
-    report = check(
-        load_dataset(dataset, root, Home.find(home), labels=labels, segments=segments, segment_s=segment_s)
-    )
+    given = source(root, labels, segments, segment_s, stride_s)
+    report = check(load(dataset, given, Home.find(home), LOOKS)[0])
     if as_json:
         print_json(report.as_json())
         return
     print_counts(report)
     print_classes(report)
     print_findings(report)
-
-
-def _say_if_other_media(path: Path, manifest: Manifest) -> None:
-    """Two folders of one name share a manifest; say so before the second takes the first one's place."""
-    try:
-        before = read_manifest(path)
-    except ManifestError:
-        return
-    if before.media_root != manifest.media_root:
-        say(
-            f"note: this replaces the manifest of {printable(before.media_root)}, which has the same data set name"
-        )
 
 
 def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from caeav.cli.console import print_table, printable, say
 from caeav.manifests.check import Report
 from caeav.manifests.clip import SPLITS
+from caeav.manifests.findings import TOLD
 from caeav.manifests.wording import counted
 
 NO_SPLIT = "none"
@@ -127,15 +128,15 @@ def print_classes(report: Report) -> None:
 
 
 def print_findings(report: Report) -> None:
-    """What was found, by kind, the first of each."""
+    """What was found, by kind, the first of each; of what may make every number wrong the next ones too."""
     if not report.findings:
         say("nothing odd was found")
         return
     print()
-    print_table(
-        ("found", "times", "meaning", "the first"),
-        [
-            (g.code, g.count, g.meaning, f"{g.examples[0].where}: {g.examples[0].detail}")
-            for g in report.findings
-        ],
-    )
+    rows: list[tuple[object, ...]] = []
+    for group in report.findings:
+        examples = group.examples if group.code in TOLD else group.examples[:1]
+        said = [f"{found.where}: {found.detail}" for found in examples]
+        rows.append((group.code, group.count, group.meaning, said[0]))
+        rows += [("", "", "", text) for text in said[1:]]
+    print_table(("found", "times", "meaning", "the first"), rows)

@@ -23,26 +23,52 @@ DatasetOption = Annotated[
     typer.Option(
         "--dataset",
         help=f"{', '.join(MARKS)}, synthetic, synthetic-llp and so on, or a folder of media files.",
-        show_default=False,
+        show_default="the one last extracted",
     ),
 ]
 RootOption = Annotated[
     Path | None,
     typer.Option(
-        "--root", help="Folder of the data set's official files.", show_default="<home>/data/<dataset>"
+        "--root",
+        help="Folder of the data set's official files; remembered.",
+        show_default="<home>/data/<dataset>",
     ),
 ]
 LabelsOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--labels",
-        help="For a folder of media: csv with the columns file,start_s,end_s,label,split.",
+        metavar="FILE|folders",
+        help="For a folder of media: csv with the columns file,start_s,end_s,label,split, or `folders` where files lie "
+        "in <class>/ or <split>/<class>/; remembered.",
         show_default="<folder>/labels.csv if there is one",
     ),
 ]
 SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
 SegmentSecondsOption = Annotated[
     float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
+]
+StrideOption = Annotated[
+    float | None,
+    typer.Option(
+        "--stride-seconds",
+        help="For a folder: cut each file into clips, one every so many seconds, to its end.",
+    ),
+]
+RelabelOption = Annotated[
+    bool,
+    typer.Option(
+        "--relabel", help="Take another --root, --labels or cut than the data set was made with, from now on."
+    ),
+]
+ChangedOption = Annotated[
+    str,
+    typer.Option(
+        "--changed",
+        metavar="redo|keep",
+        help="Where media changed since its clips were stored: make these anew, or keep them.",
+        show_default="refuse",
+    ),
 ]
 
 

@@ -7,21 +7,25 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
 from caeav.manifests.clip import Manifest
 from caeav.manifests.cores import usable_cores
-from caeav.manifests.dataset import load_dataset
+from caeav.manifests.dataset import Source
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import told
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import filed
 from caeav.manifests.wording import counted
 from caeav.model.suits import task_for
+from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.summary import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 
@@ -83,6 +87,8 @@ def run_options(
     max_failed: str,
     devices: str = "auto",
     part: str | None = None,
+    changed: str = "",
+    relabel: bool = False,
 ) -> RunOptions:
     """How to run; by default one worker a core this process may use."""
     return RunOptions(
@@ -92,32 +98,33 @@ def run_options(
         max_failed,
         tuple(name.strip() for name in devices.split(",")),
         Slice.parse(part) if part else WHOLE,
+        changed,
+        relabel,
     )
 
 
 def load(
-    dataset: str,
-    root: Path | None,
-    home: Home,
-    labels: Path | None,
-    segments: int | None,
-    segment_s: float | None,
-) -> Manifest:
-    """The data set's manifest; what its reader found odd is counted in one line."""
-    manifest = filed(load_dataset(dataset, root, home, labels=labels, segments=segments, segment_s=segment_s))
+    dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
+) -> tuple[Manifest, str]:
+    """The data set's manifest, and what to call it; what may make every number wrong is told, the rest counted."""
+    manifest, called = datasets.load(dataset, given, home, does, relabel)
+    for text in told(manifest):
+        say(f"remark: {printable(text)}")
     if manifest.findings:
         named = None if home == Home.find() else home.root
-        command = next_step(
-            "manifest check",
-            dataset,
-            root,
-            named,
-            labels=labels,
-            segments=segments,
-            segment_seconds=segment_s,
-        )
+        command = next_step("manifest check", called, given.root, named, **cut_of(given))
         say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
-    return manifest
+    return filed(manifest), called
+
+
+def cut_of(given: Source) -> dict[str, Any]:
+    """The options besides the folder, for `next_step`."""
+    return {
+        "labels": given.labels,
+        "segments": given.segments,
+        "segment_seconds": given.segment_s,
+        "stride_seconds": given.stride_s,
+    }
 
 
 def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
@@ -163,7 +170,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
 
 
 def next_step(
-    command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | float | None
+    command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | str | float | None
 ) -> str:
     """A command to type next, with the places given on this one and what says how clips are cut (`labels`, ...)."""
     given = {"dataset": dataset, "root": root, "home": home, **cut}
@@ -268,4 +275,23 @@ def _as_json(summary: StageSummary) -> dict[str, Any]:
         "limit": summary.limit,
         "notes": dict(summary.notes),
         "remarks": list(summary.remarks),
+        "media": [media_json(change) for change in summary.media],
     }
+
+
+def media_json(change: MediaChange) -> dict[str, str]:
+    """A clip with other media than it was made of."""
+    return {"key": change.key, "media": change.media, "what": change.what, "detail": change.detail}
+
+
+@contextmanager
+def telling_changes(as_json: bool) -> Iterator[None]:
+    """What is refused because media changed is told clip by clip, in JSON too."""
+    from caeav.pipeline.identity import MediaChanged
+
+    try:
+        yield
+    except MediaChanged as refused:
+        if as_json:
+            print_json({"refused": refused.problem, "media": [media_json(x) for x in refused.changes]})
+        raise

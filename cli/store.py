@@ -6,15 +6,18 @@ The commands that change or compare stores are in `store_care.py`.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.cli import store_care
+from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.remembered import media_root
 from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
     ArraySpec,
@@ -28,6 +31,9 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.slices import Slice
+
+if TYPE_CHECKING:
+    from caeav.pipeline.identity import MediaReport
 
 SHOWN_REASONS = 20
 
@@ -49,8 +55,9 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List the stores in the home folder."""
-    stores = Home.find(home).stores
-    infos = [info for info in list_stores(stores) if dataset in (None, info.dataset)]
+    place = Home.find(home)
+    stores, named = place.stores, datasets.name(dataset, place) if dataset else None
+    infos = [info for info in list_stores(stores) if named in (None, info.dataset)]
     if as_json:
         print_json([asdict(info) | {"path": str(info.path)} for info in infos])
         return
@@ -58,7 +65,7 @@ def ls(
     slices = [
         path
         for path in list_slices(stores)
-        if dataset in (None, path.parent.name) and path.with_name(Slice.of_folder(path.name)[0]) not in whole
+        if named in (None, path.parent.name) and path.with_name(Slice.of_folder(path.name)[0]) not in whole
     ]
     if slices:
         names = sorted({path.parent.name for path in slices})
@@ -106,20 +113,71 @@ def show(
 
 @commands.command(name="verify")
 def verify_command(
-    target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
+    target: TargetArgument,
+    name: NameOption = None,
+    media: Annotated[
+        bool,
+        typer.Option(
+            "--media", help="Also read the media again and compare it with what the clips were made of."
+        ),
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="With --media: where it lies.", show_default="where it was read last"),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Read everything and compare it with every checksum; exit status 1 unless all is finished and sound."""
+    if root is not None and not media:
+        raise CaeavError(
+            f"--root {root} without --media", hint="add --media: stores themselves need no media"
+        )
     paths = find_targets(target, name, home)
     with bytes_bar("verify", paths) as bar:
         reports = [verify(path, bar.update) for path in paths]
+    seen = {report.path: _verify_media(report, root) for report in reports} if media else {}
     if as_json:
-        print_json([asdict(report) | {"path": str(report.path), "sound": report.sound} for report in reports])
+        print_json([_report_json(report, seen.get(report.path)) for report in reports])
     else:
         for report in reports:
             print(report.path)
             _print_report(report)
-    if not all(report.sound for report in reports):
+            if (found := seen.get(report.path)) is not None:
+                _print_media(found)
+    if not all(report.sound for report in reports) or any(found and found.changes for found in seen.values()):
         raise typer.Exit(1)
+
+
+def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
+    """What became of the media of a store's clips; None for a store in which nothing can be looked up."""
+    from caeav.pipeline.identity import verify_media
+
+    if report.problems:
+        return None
+    store = report.path.resolve()
+    return verify_media(store, root or media_root(Home(store.parents[2]), store.parent.name))
+
+
+def _report_json(report: Report, media: MediaReport | None) -> dict[str, Any]:
+    value = asdict(report) | {"path": str(report.path), "sound": report.sound}
+    if media is not None:
+        changes = [
+            {"key": x.key, "media": x.media, "what": x.what, "detail": x.detail} for x in media.changes
+        ]
+        value["media"] = {"compared": media.compared, "unknown": media.unknown, "changes": changes}
+    return value
+
+
+def _print_media(found: MediaReport) -> None:
+    if found.changes:
+        print_table(("media", "key", "what is wrong"), [(x.what, x.key, x.detail) for x in found.changes])
+        print(f"MEDIA CHANGED: {len(found.changes)} of {counted(found.compared, 'clip')}")
+        say("to make these clips anew: the command that made the store, with --changed redo")
+    elif found.compared:
+        print(f"media as it was: {counted(found.compared, 'clip')}, by length and both ends of every file")
+    if found.unknown:
+        print(f"media not recorded: {counted(found.unknown, 'clip')}")
 
 
 def _facts_json(reader: StoreReader) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from caeav.cli import datasets
 from caeav.cli.console import confirmed, print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.store_targets import (
@@ -18,7 +19,7 @@ from caeav.cli.store_targets import (
     clips_bar,
     find_target,
     find_targets,
-    is_folder,
+    is_store,
     size_text,
 )
 from caeav.manifests.home import Home
@@ -80,8 +81,9 @@ def merge_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put the slices of a store (extract --slice i/n) together, all of them and each once; the slices stay."""
-    if len(targets) == 1 and not is_folder(targets[0]):
-        paths = find_slices(Home.find(home).stores, targets[0], name)
+    place = Home.find(home)
+    if len(targets) == 1 and not is_store(targets[0]):
+        paths = find_slices(place.stores, datasets.name(targets[0], place), name)
     else:
         paths = [Path(target) for target in targets]
     with clips_bar("merge", 2 * sum(len(StoreReader.open(path)) for path in paths)) as bar:
@@ -150,7 +152,8 @@ def gc_command(
     from caeav.model.references import referenced_stores
 
     place = Home.find(home)
-    unused = unreferenced(place.stores, referenced_stores(place), dataset)
+    named = datasets.name(dataset, place) if dataset else None
+    unused = unreferenced(place.stores, referenced_stores(place), named)
     old = [info for info in unused if recent or idle_s(info.path) >= SPARED_S]
     total = size_text(sum(info.bytes for info in old))
     if not as_json:

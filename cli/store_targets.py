@@ -8,11 +8,19 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from caeav.cli import datasets
 from caeav.manifests.home import Home
 from caeav.pipeline.store import find_store, list_stores
+from caeav.pipeline.store.layout import FOLDER_PATTERN
+from caeav.pipeline.store.slices import Slice
 
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET|PATH", help="A data set's name, or a store's folder.")
+    str,
+    typer.Argument(
+        metavar="DATASET|PATH",
+        help="A data set's name or folder of media, or a store's folder.",
+        show_default=False,
+    ),
 ]
 NameOption = Annotated[
     str | None,
@@ -24,21 +32,33 @@ NameOption = Annotated[
 
 def find_targets(target: str, name: str | None, home: Path | None) -> list[Path]:
     """A folder; or the one store called `name`; or all stores of a data set, at least one."""
-    if is_folder(target):
+    if is_store(target):
         return [Path(target)]
-    stores = Home.find(home).stores
-    there = [info.path for info in list_stores(stores) if info.dataset == target]
-    return there if name is None and there else [find_store(stores, target, name=name)]
+    place = Home.find(home)
+    dataset = dataset_of(target, place)
+    there = [info.path for info in list_stores(place.stores) if info.dataset == dataset]
+    return there if name is None and there else [find_store(place.stores, dataset, name=name)]
 
 
 def find_target(target: str, name: str | None, home: Path | None) -> Path:
     """A folder, or the one store of a data set that `name` means; several are an error that lists them."""
-    return Path(target) if is_folder(target) else find_store(Home.find(home).stores, target, name=name)
+    if is_store(target):
+        return Path(target)
+    place = Home.find(home)
+    return find_store(place.stores, dataset_of(target, place), name=name)
 
 
-def is_folder(target: str) -> bool:
-    """Whether a store is named by its folder."""
-    return "/" in target or (Path(target) / "recipe.json").is_file()
+def dataset_of(target: str, home: Home) -> str:
+    """The data set that is meant by a name or by its folder of media."""
+    return datasets.name(target, home)
+
+
+def is_store(target: str) -> bool:
+    """Whether a store is named by its folder, there or not, and no data set."""
+    folder = Path(target)
+    if (folder / "recipe.json").is_file() or FOLDER_PATTERN.fullmatch(Slice.of_folder(folder.name)[0]):
+        return True
+    return "/" in target and not folder.is_dir()
 
 
 def bytes_bar(what: str, paths: list[Path]) -> tqdm[Any]:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from caeav.cli import datasets
 from caeav.cli.console import printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.cli.outcome import finish
-from caeav.manifests.dataset import OFFICIAL, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.manifests.remembered import last_dataset
+from caeav.model.suits import suited, task_for, task_labelled
+from caeav.pipeline.store import StoreReader, list_stores
 
 if TYPE_CHECKING:
     from caeav.model.experiment import Experiment
@@ -30,11 +33,20 @@ def register(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     task: Annotated[
-        str, typer.Option("--task", help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.")
-    ] = "ave",
+        str | None,
+        typer.Option(
+            "--task",
+            help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
+            show_default="what the data set is labelled for",
+        ),
+    ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="Whose stores to train on.", show_default="the recipe's"),
+        typer.Option(
+            "--dataset",
+            help="Whose stores to train on, by name or folder of media.",
+            show_default="the one last extracted",
+        ),
     ] = None,
     recipe: Annotated[
         str,
@@ -116,8 +128,11 @@ def train(
         _begin_rest(place, result["group"], device)
         finish(finished_group(place, result["group"]) or [result], place, as_json)
         return
+    dataset = _chosen_dataset(place, dataset, task, config, assignments or [])
+    task = task or _task_of(place, dataset)
+    changes["--dataset"] = dataset
     dedicated = {
-        "dataset": _dataset_name(dataset),
+        "dataset": dataset,
         "select_on": select_on,
         "protocol": protocol,
         "drop_leaks": drop_leaks or None,
@@ -238,11 +253,54 @@ def _introduce(experiment: Experiment) -> None:
         say(printable(line))
 
 
-def _dataset_name(given: str | None) -> str | None:
-    """A folder of media stands for the data set called after it, as in `caeav extract`."""
-    if given is None or given in OFFICIAL or not Path(given).expanduser().is_dir():
-        return given
-    return folder_dataset(Path(given).expanduser())
+def _chosen_dataset(
+    home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
+) -> str | None:
+    """The data set to train on: the one named, else the last one; None where a configuration or the task says which."""
+    if given is not None:
+        return datasets.name(given, home)
+    if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
+        return None
+    try:
+        last = last_dataset(home)
+    except CaeavError:
+        if task is None:
+            raise
+        return None
+    if task is not None and suited(task, last):
+        return None  # the task's own data set
+    say(f"data set {last}, the one last extracted in {home.root}")
+    return last
+
+
+def _names_dataset(config: Path) -> bool:
+    """Whether a configuration file says which data set; one that cannot be read is refused where it is resolved."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(config.read_bytes()[:1_000_001])
+    except (OSError, ValueError, yaml.YAMLError):
+        return True
+    return isinstance(value, dict) and "dataset" in value
+
+
+def _task_of(home: Home, dataset: str | None) -> str:
+    """The task that a data set is labelled for, said; raises `CaeavError` where it has no labels."""
+    if dataset is None:
+        return "ave"
+    manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
+    task = task_for(dataset)
+    if not task and not manifests:
+        return "ave"  # that there is no store is said where it is looked for
+    task = task or task_labelled(StoreReader.open(manifests[-1], allow_partial=True).manifest)
+    if not task:
+        raise CaeavError(
+            f"the clips of {dataset} have no labels, and without them there is nothing to train for",
+            hint=f"give labels: caeav extract --dataset {dataset} --labels FILE or folders (docs/DATASETS.md); "
+            "what is stored stays as it is",
+        )
+    say(f"task {task}, for which {dataset} is labelled")
+    return task
 
 
 def _seed_list(text: str | None) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caeav.manifests.clip import Finding, Manifest
-from caeav.manifests.findings import CODES, finding, leaks, shared_videos, without_length
+from caeav.manifests.findings import CODES, TOLD, finding, leaks, shared_videos, without_length
 from caeav.manifests.shares import (
     MaskShare,
     ModalityShare,
@@ -118,7 +118,8 @@ def _groups(findings: list[Finding]) -> tuple[Group, ...]:
     by_code: dict[str, list[Finding]] = {}
     for found in findings:
         by_code.setdefault(found.code, []).append(found)
-    order = [*(code for code in CODES if code in by_code), *sorted(by_code.keys() - CODES.keys())]
+    known = dict.fromkeys((*TOLD, *CODES))  # first what may make every number wrong
+    order = [*(code for code in known if code in by_code), *sorted(by_code.keys() - CODES.keys())]
     return tuple(
         Group(code, len(by_code[code]), CODES.get(code, ""), tuple(by_code[code][:EXAMPLES]))
         for code in order

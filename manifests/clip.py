@@ -14,6 +14,7 @@ What the data sets put where (`T` segments a clip; all of `extra` is JSON):
     MUSIC-AVQA   a clip is a whole video with split "", as questions are split and not videos; no events.
                  extra["questions"]: list of {"id": int, "split", "type": [modality, kind], "text": template filled
                  in, "words": as the official code cuts them, "answer", "template"}; `Manifest.classes` are answers
+    own media    extra["columns"]: what other columns of the label file say, each a list of texts
 """
 
 from __future__ import annotations

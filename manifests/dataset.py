@@ -5,14 +5,16 @@ The one place that knows which name means which reader and where official files 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import read_manifest
 from caeav.manifests.keys import slug
-from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers import Lengths, ReadOptions, readers
 
 MARKS = {
     "ave": ("Annotations.txt",),
@@ -42,25 +44,49 @@ OFFICIAL = (*MARKS, *SYNTHETIC.values())
 """Data sets with files of their own; any other name is a folder of media, or what was built from one."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a data set's files lie and how its clips are cut; None where nothing is said.
+
+    `root`: its folder; None: in the home. `labels`: a file, or `CLASS_FOLDERS`: the folders' names are the labels.
+    """
+
+    root: Path | None = None
+    labels: Path | str | None = None
+    segments: int | None = None
+    segment_s: float | None = None
+    stride_s: float | None = None
+
+
 def load_dataset(
     name_or_folder: str,
     root: Path | None,
     home: Home,
     *,
-    labels: Path | None = None,
+    labels: Path | str | None = None,
     segments: int | None = None,
     segment_s: float | None = None,
+    stride_s: float | None = None,
+    called: str = "",
+    lengths: Lengths | None = None,
 ) -> Manifest:
     """The manifest of a data set, read afresh from its files.
 
     The `OFFICIAL` ones are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
-    then `labels`, `segments` and `segment_s` may say more, and the data set is called after the folder. Where
-    the files are at neither place, a manifest built into `home` under this name is taken as it was built.
+    then `labels`, `segments`, `segment_s` and `stride_s` may say more, and the data set is `called` so, else after the
+    folder. Where the files are at neither place, a manifest built into `home` under this name is taken as it was built.
+    `lengths` tells how long media files are. What `home` remembers is not asked, see `remembered.py`.
 
     Raises `CaeavError` when it is none of these or its files cannot be read.
     """
     built = home.manifest(name_or_folder) if slug(name_or_folder) == name_or_folder else None
-    plain = not (labels or segments is not None or segment_s is not None)
+    cut: dict[str, Any] = {
+        "labels": labels,
+        "segments": segments,
+        "segment_s": segment_s,
+        "stride_s": stride_s,
+    }
+    plain = all(value is None for value in cut.values())
     if name_or_folder in OFFICIAL:
         if (
             built
@@ -70,7 +96,7 @@ def load_dataset(
             and not _files_there(name_or_folder, built.parent)
         ):
             return read_manifest(built)
-        options = ReadOptions(name_or_folder, labels=labels, segments=segments, segment_s=segment_s)
+        options = ReadOptions(name_or_folder, **cut)
         return readers[name_or_folder](root or home.data(name_or_folder), options)
     folder = Path(name_or_folder).expanduser()
     if root is not None:
@@ -79,9 +105,7 @@ def load_dataset(
             hint=f"for plain media name the folder itself: --dataset {root}",
         )
     if name_or_folder and folder.is_dir():
-        options = ReadOptions(
-            folder_dataset(folder), labels=labels, segments=segments, segment_s=segment_s, exclude=home.root
-        )
+        options = ReadOptions(called or folder_dataset(folder), exclude=home.root, lengths=lengths, **cut)
         return readers["folder"](folder, options)
     if built and built.is_file():
         if not plain:

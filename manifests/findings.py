@@ -63,8 +63,39 @@ CODES = {
     "unreadable_folder": "a folder or file could not be looked at; left out",
     "unreadable_name": "the file's name is not valid UTF-8; left out, rename it",
     "unlabelled_file": "the label file does not name this media file; a clip without events and split",
+    "labels_read_as": "the label file, or the folders, were read in this way",
+    "names_taken_for": "names that are not written as the files' paths; each was taken for the only file it can be",
+    "few_names_found": "half of the label file's rows or more name no media file; their clips are quarantined",
+    "doubtful_times": "the label file's times can hardly be seconds",
+    "past_the_end": "labels past the end of their media; clips there are quarantined when they are decoded",
+    "clip_cut_in_two": "rows as long as a clip lie across two; for clips of their own give clip_start_s, clip_end_s",
+    "short_clip": "clips shorter than the data set's; taken with its length, and what follows counts as background",
+    "named_by_id": "files called by the video's id alone, which may hold the clip or the whole video",
+    "tail_left_out": "what a stride leaves over at the ends of files: less than half a clip, so no clip of its own",
+    "unknown_length": "how long the file is could not be told, so that not all of it was cut into clips",
+    "event_in_no_clip": "rows that no clip of this stride touches",
+    "unmerged_streams": "pictures and sound in files apart, as yt-dlp leaves them: each is a clip without the other",
     "official_files_ignored": "the folder holds a data set's official files; read as plain media they are unused",
 }
+
+TOLD = (
+    *(
+        "few_names_found",
+        "doubtful_times",
+        "past_the_end",
+        "names_taken_for",
+        "labels_read_as",
+        "named_by_id",
+    ),
+    *("clip_cut_in_two", "short_clip", "unknown_length", "event_in_no_clip", "unmerged_streams"),
+)
+"""Codes of what may make every number wrong: whoever reads the data set to compute something says them in full."""
+
+
+def told(manifest: Manifest) -> list[str]:
+    """The findings of the codes `TOLD`, in that order, a line each: what it means, where, the fact."""
+    found = sorted((f for f in manifest.findings if f.code in TOLD), key=lambda f: TOLD.index(f.code))
+    return [f"{CODES[f.code]} ({f.where}: {f.detail})" for f in found]
 
 
 def finding(code: str, where: str, detail: str) -> Finding:

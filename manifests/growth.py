@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from caeav.manifests.clip import Manifest
+from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
 
 
@@ -16,8 +16,22 @@ class Growth:
     relabelled: tuple[str, ...]
     gone: tuple[str, ...]
 
+    def loses_labels(self, stored: Manifest, grown: Manifest) -> bool:
+        """Whether the stored clips had labels or splits and none of those that are still there has any."""
+        if not self.relabelled:
+            return False
+        gone = set(self.gone)
+        kept = [clip for clip in grown.clips[: len(stored.clips)] if clip.key not in gone]
+        return any(map(_labelled, stored.clips)) and not any(map(_labelled, kept))
+
     def __bool__(self) -> bool:
         return bool(self.added or self.relabelled or self.gone)
+
+
+def _labelled(clip: Clip) -> bool:
+    return bool(
+        clip.split or clip.events or clip.extra.get("questions") or clip.extra.get("masks") or clip.labels()
+    )
 
 
 def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:

@@ -29,6 +29,11 @@ class Home:
         return self.data(dataset) / "manifest.jsonl"
 
     @property
+    def remembered(self) -> Path:
+        """What is known of the data sets of this home, see `remembered.py`."""
+        return self.root / "datasets.json"
+
+    @property
     def stores(self) -> Path:
         """`stores/<dataset>/<kind>-<name>-<fingerprint12>/`."""
         return self.root / "stores"

@@ -17,6 +17,7 @@ import numpy as np
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import told
 from caeav.manifests.home import Home
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.join_remarks import label_remarks, random_remarks, some, split_remarks
@@ -79,7 +80,7 @@ def join_stores(
     tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
     caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
-    remarks += label_remarks(home, dataset, manifest)
+    remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 

@@ -14,10 +14,14 @@ from caeav.pipeline.store import (
     StoreKind,
     StoreReader,
     find_store,
+    list_slices,
     list_stores,
 )
+from caeav.pipeline.store.find import MIN_PREFIX
+from caeav.pipeline.store.slices import Slice
 
 SIDES = ("visual", "audio")
+SEAL = "complete.json"
 
 
 class PickedStore(StoreReader):
@@ -68,7 +72,60 @@ def choose_store(stores: Path, dataset: str, kind: StoreKind, name: str, by: str
     if len(begun) > 1 and len(there) == len(begun):
         listed = "".join(f"\n    {_unfinished(info)}" for info in begun)
         raise StoreError(f"no store of {kind} of {dataset} is finished:{listed}", hint=f"finish one {cure}")
+    if not there:
+        _refuse_unmerged(stores, dataset, kind, name)
+    if len(finished) > 1 and len(there) == len(finished) + len(begun):
+        raise _undecided(dataset, kind, finished, by)
     return find_store(stores, dataset, kind, name or None, by=by), []
+
+
+def _refuse_unmerged(stores: Path, dataset: str, kind: str, name: str) -> None:
+    """Raise where a store that is not there was made in slices, which nobody has put together."""
+    parts = [
+        (path, store, part)
+        for path in list_slices(stores)
+        for store, part in [Slice.of_folder(path.name)]
+        if path.parent.name == dataset and store.startswith(f"{kind}-{name}")
+    ]
+    if parts:
+        _, store, part = parts[-1]
+        count = sum(other == store for _, other, _ in parts)
+        raise StoreError(
+            f"the {kind} of {dataset} lie in {count} of {part.count} slices of {store}, which are not put together",
+            hint=f"caeav store merge {dataset}"
+            + (
+                ""
+                if count == part.count
+                else f", when all {part.count} are made (extract --slice I/{part.count})"
+            ),
+        )
+
+
+def _undecided(dataset: str, kind: str, fitting: list[StoreInfo], by: str) -> StoreError:
+    """That several finished stores fit: which there are, by names that can be typed, and which was finished last."""
+    option = by.partition("=")[0]
+    shorts = {info.path: _short(info, fitting) for info in fitting}
+    newest = max(fitting, key=lambda info: (info.path / SEAL).stat().st_mtime_ns)
+    width = max(map(len, shorts.values()))
+    lines = "".join(
+        f"\n    {shorts[info.path]:<{width}}  {info.path.name}, {counted(info.clips, 'clip')}"
+        for info in fitting
+    )
+    return StoreError(
+        f"{len(fitting)} stores of {kind} of {dataset} fit, one is needed:{lines}",
+        hint=f"name one; the one finished last is {option}={shorts[newest.path]}",
+    )
+
+
+def _short(info: StoreInfo, others: list[StoreInfo]) -> str:
+    """The shortest that means this store alone: its name, or the first digits of its fingerprint."""
+    if [other.name for other in others].count(info.name) == 1:
+        return info.name
+    for digits in range(MIN_PREFIX, len(info.fingerprint12)):
+        start = info.fingerprint12[:digits]
+        if sum(other.fingerprint12.startswith(start) for other in others) == 1:
+            return start
+    return info.path.name
 
 
 def _unfinished(info: StoreInfo) -> str:

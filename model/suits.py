@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import SYNTHETIC
 
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
@@ -22,6 +23,23 @@ def task_for(dataset: str) -> str:
     layout = _layout(dataset)
     fitting = [task for task, layouts in LAYOUTS.items() if layout in layouts]
     return layout if layout in fitting else next(iter(fitting), "")
+
+
+def task_labelled(manifest: Manifest) -> str:
+    """The task that a manifest's labels are of, whatever it is called; empty where it has none."""
+    found = ""
+    for clip in manifest.clips:
+        if clip.extra.get("questions"):
+            return "avqa"
+        if any(mask is not None for mask in clip.extra.get("masks", ())):
+            return "avs-s4" if clip.extra.get("category") else "avs-ms3"
+        if any(event.modality for event in clip.events):
+            return "avvp"
+        if clip.events:
+            found = "ave"
+        elif clip.labels():
+            found = found or "ave-weak"
+    return found
 
 
 def suited(task: str, dataset: str) -> str:

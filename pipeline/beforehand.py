@@ -47,7 +47,7 @@ def other_recipes(home: Home, dataset: str, recipe: Recipe) -> list[str]:
 
 
 def moved_media(note: Path, root: str) -> list[str]:
-    """What to say when the media lay elsewhere the last time: moved, or another folder of the same name."""
+    """What to say when the media lay elsewhere the last time; whether they are the same was seen before this."""
     before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
     if before == now:
         return []
@@ -56,8 +56,7 @@ def moved_media(note: Path, root: str) -> list[str]:
     if not before:
         return []
     return [
-        f"the media was in {os.fsdecode(before)} before, it is now in {root}; clips of the same name are taken for "
-        "the same clips: for another data set, rename its folder or use another --home"
+        f"the media was in {os.fsdecode(before)} before, it is now in {root}; what is recorded of it is the same there"
     ]
 
 

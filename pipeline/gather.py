@@ -67,17 +67,27 @@ def open_stores(
     wanted: Sequence[tuple[Recipe, Complete]],
     run: RunOptions,
     remark: Remark,
+    settle: Callable[[StoreWriter], object] = lambda _: None,
 ) -> list[Filling]:
     """The stores of these recipes below `folder`, opened for writing until `stack` ends, in the order given.
 
     One that another process writes is waited for, having said so; by name, so that no two runs wait for each other.
+    `settle` is given each opened store before it is planned what is due.
     """
     opened = {}
     for recipe, complete in sorted(wanted, key=lambda pair: pair[0].folder_name):
         writer = open_for_writing(
-            folder, recipe, manifest, retry_failed=run.retry_failed, part=run.part, waiting=remark
+            folder,
+            recipe,
+            manifest,
+            retry_failed=run.retry_failed,
+            part=run.part,
+            waiting=remark,
+            relabel=run.relabel,
         )
-        opened[recipe.folder_name] = Filling(stack.enter_context(writer), complete)
+        stack.enter_context(writer)
+        settle(writer)
+        opened[recipe.folder_name] = Filling(writer, complete)
     return [opened[recipe.folder_name] for recipe, _ in wanted]
 
 

@@ -14,6 +14,7 @@ from caeav.pipeline.lookup import run_lookup
 from caeav.pipeline.models import random_remarks
 from caeav.pipeline.recipes import texts_job
 from caeav.pipeline.store import Quarantined, Record, StoreReader
+from caeav.pipeline.store.media_record import carry_record
 from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
 from caeav.pipeline.weights import remember_at
 
@@ -52,4 +53,6 @@ def reembed(
         return lost[key] if key in lost else Record(key, {}, source.info(key))
 
     embed = Embedder(job, run.devices).embed
-    return run_lookup(source.manifest, job.recipe, home, run, find, embed, report, remark)
+    made = run_lookup(source.manifest, job.recipe, home, run, find, embed, report, remark)
+    carry_record([source.path], made.path)
+    return made

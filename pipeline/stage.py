@@ -31,6 +31,7 @@ from caeav.pipeline.beforehand import (
 )
 from caeav.pipeline.decode.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
+from caeav.pipeline.identity import MediaCheck
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.recipes import Job, sampling_of
 from caeav.pipeline.store import Quarantined, Record
@@ -63,15 +64,18 @@ def run_stage(
         raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
     fit_together([job.recipe for job, _ in jobs])
     folder = home.stores / manifest.dataset
+    places = [folder / (job.recipe.folder_name + run.part.suffix) for job, _ in jobs]
+    media = MediaCheck(manifest, places, run.changed, remark)
+    media.refuse()
     load = Loader(remark)
-    for job, _ in jobs:
-        if not (folder / (job.recipe.folder_name + run.part.suffix)).exists():
+    for (job, _), place in zip(jobs, places, strict=True):
+        if not place.exists():
             load(job)
     said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
-    said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
     with ExitStack() as stack:
         wanted = [(job.recipe, complete) for job, complete in jobs]
-        stores = open_stores(stack, folder, manifest, wanted, run, remark)
+        stores = open_stores(stack, folder, manifest, wanted, run, remark, media.settle)
+        said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
         for store, remarks in zip(stores, said, strict=True):
             remarks += store.writer.remarks
         for remarks in said:
@@ -98,6 +102,7 @@ def run_stage(
                 max_failed=limit,
                 busy_s=work.meter.seconds(),
                 limit=work.meter.limit(),
+                media=tuple(x for x in media.changes if x.store == store.writer.path.name),
             )
             for i, store in enumerate(stores)
             for done in [store.writer.finish()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.device.options import check_devices
 from caeav.pipeline.store import Quarantined, Recipe, Slice
+from caeav.pipeline.store.media_record import MediaChange
 
 DEFAULT_DEADLINE_S = 60.0
 DEFAULT_MAX_FAILED = "10%"
@@ -24,7 +25,9 @@ class RunOptions:
     `workers`: child processes; `deadline_s`: after so long a clip's process is killed; `retry_failed`: try the
     quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
     `devices`: where torch components compute, see `device/lanes.py`; `part`: the slice of a store that is made.
-    Raises `CaeavError` for names of devices that cannot be any.
+    `changed`: what is done with stored clips whose media is another now, `redo` or `keep`; empty: they are refused.
+    `relabel`: whether a data set may lose all of its labels. Raises `CaeavError` for names of devices that cannot be
+    any.
     """
 
     workers: int
@@ -33,6 +36,8 @@ class RunOptions:
     max_failed: str = DEFAULT_MAX_FAILED
     devices: tuple[str, ...] = ("auto",)
     part: Slice = WHOLE
+    changed: str = ""
+    relabel: bool = False
 
     def __post_init__(self) -> None:
         check_devices(self.devices)
@@ -52,7 +57,8 @@ class Progress:
 class StageSummary:
     """A finished stage. `due` clips were worked on by this run in `seconds`; `notes` counts what it met, by code.
 
-    `busy_s` are the seconds each stage took in all processes and devices, `limit` is what limited the run.
+    `busy_s` are the seconds each stage took in all processes and devices, `limit` is what limited the run; `media` are
+    the stored clips that were found with other media and kept or made anew.
     """
 
     path: Path
@@ -68,6 +74,7 @@ class StageSummary:
     max_failed: int
     busy_s: Mapping[str, float] = field(default_factory=dict)
     limit: str = ""
+    media: tuple[MediaChange, ...] = ()
 
     @property
     def too_many_failed(self) -> bool:

@@ -6,7 +6,7 @@ nothing to work with is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +20,31 @@ MEDIA_EXTENSIONS = (
 """Extensions taken for media, compared in lower case; earlier ones are preferred for one id."""
 
 
+CLASS_FOLDERS = "folders"
+"""As `ReadOptions.labels`: files lie in `<class>/` or `<split>/<class>/`, and these names are their labels."""
+
+Lengths = Callable[[Sequence[Path]], Sequence[float | None]]
+"""Seconds of each media file, in order; None where its length is not known."""
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """What a reader is told beside the folder.
 
-    `dataset` names the manifest. `labels` (a csv), `segments`, `segment_s` and `exclude` (a folder left out)
-    are the folder reader's; official data sets fix these themselves and refuse them.
+    `dataset` names the manifest. The rest is the folder reader's; official data sets fix it and refuse it: `labels`
+    is a csv, or `CLASS_FOLDERS` where the folders' names are the labels; `segments` and `segment_s` cut a clip;
+    `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its whole
+    length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
+    (`caeav.pipeline.lengths.lengths_in`).
     """
 
     dataset: str
-    labels: Path | None = None
+    labels: Path | str | None = None
     segments: int | None = None
     segment_s: float | None = None
     exclude: Path | None = None
+    stride_s: float | None = None
+    lengths: Lengths | None = None
 
 
 Reader = Callable[[Path, ReadOptions], Manifest]

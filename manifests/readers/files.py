@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 def refuse_options(options: ReadOptions) -> None:
     """Official files fix labels and segments; raises `CaeavError` when options would."""
-    if options.labels or options.segments is not None or options.segment_s is not None:
+    if options.labels or (options.segments, options.segment_s, options.stride_s) != (None, None, None):
         raise CaeavError(
             f"labels and segments were given for {options.dataset!r}, whose official files fix them",
             hint="leave them out, or read the media as a plain folder: --dataset <folder>",

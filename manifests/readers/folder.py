@@ -1,93 +1,105 @@
-"""Any folder of media files as a data set, with or without a label file (`labels.py`).
+"""Any folder of media files as a data set, with a label file (`labels.py`, `lists.py`), class folders, or no labels.
 
 Without labels each file is one clip from its start; with them, a file is cut into consecutive windows of the
-clip length and each window a row touches becomes a clip, its events cut to it. Keys read like the file's
-path; windows after the first also carry their start in milliseconds. No media is opened: a file's true
-length is found when it is decoded.
+clip length and each window a row touches becomes a clip, its events cut to it; rows may also say themselves where their
+clip begins. With a stride every file is cut over its whole length (`windows.py`). Keys read like the file's path;
+clips that begin later also carry their start in milliseconds, those of a published list its own names. No media is
+opened: how long files are is asked of `ReadOptions.lengths`, where it matters.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
+from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
-from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions
+from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, ReadOptions
 from caeav.manifests.readers.ave_files import ANNOTATIONS, SPLIT_FILES
+from caeav.manifests.readers.class_folders import read_folders
 from caeav.manifests.readers.labels import LabelRow, read_labels
+from caeav.manifests.readers.lists import form_of, read_list
+from caeav.manifests.readers.names import MediaNames
+from caeav.manifests.readers.times import (
+    AS_MILLISECONDS,
+    Range,
+    hardly_seconds,
+    past_said,
+    past_the_end,
+    sample,
+)
+from caeav.manifests.readers.windows import Window, Windows, chosen, strided, touched
+from caeav.manifests.wording import counted
 
 LABELS = "labels.csv"
 SEGMENTS = 10
 SEGMENT_S = 1.0
 
 _SHOWN_FILES = 3
-_EDGE_S = 1e-6
-"""Times closer than this are one: a range that ends on a window's edge does not touch the next window."""
+_UNMERGED = re.compile(r"(.+)\.f\d+(?:-\d+)?\.\w+")
+"""What yt-dlp calls the streams of a video that it did not put together."""
 
 
-@dataclass
-class _Window:
-    """One clip in the making: what the rows that touch it said."""
+@dataclass(frozen=True)
+class _Cut:
+    """How clips are cut: `seconds` each, one every `stride_s` where that is asked for."""
 
-    events: dict[tuple[str, float, float], None] = field(default_factory=dict)
-    splits: set[str] = field(default_factory=set)
+    segments: int
+    segment_s: float
+    stride_s: float | None
+
+    @property
+    def seconds(self) -> float:
+        return self.segments * self.segment_s
 
 
 def read(root: Path, options: ReadOptions) -> Manifest:
     """The manifest of the media under `root`; raises `CaeavError` for a bad label file or a folder without media."""
     if not root.is_dir():
         raise CaeavError(f"{root} is not a folder", hint="name a folder that holds media files")
-    segments = SEGMENTS if options.segments is None else options.segments
-    segment_s = SEGMENT_S if options.segment_s is None else options.segment_s
-    if segments < 1 or not 0 < segment_s < math.inf:
-        raise CaeavError(
-            f"clips of {segments} x {segment_s} s were asked for", hint="both must be more than 0"
-        )
-    seconds = segments * segment_s
-
+    cut = _cut(options)
     findings: list[Finding] = []
     sources: dict[str, str] = {}
-    labels = options.labels or (root / LABELS if (root / LABELS).is_file() else None)
+    labels = _label_file(root, options)
     files = _media_files(root, labels, options.exclude, findings)
-    rows = read_labels(labels, sources) if labels else []
-    named = _windows(rows, seconds, findings)
-    if labels:
-        absent = [
-            file
-            for file in sorted(named.keys() - set(files))
-            if not os.path.isfile(root / file)  # noqa: PTH113 - Path.is_file raises for a name that is too long
-        ]
-        findings += [finding("missing_media", file, f"named in {labels.name}") for file in absent]
-        findings += [
-            finding("unlabelled_file", file, f"not in {labels.name}") for file in files if file not in named
-        ]
-    found = sorted(
-        (file, index, window)
-        for file in {*files, *named}
-        for index, window in named.get(file, {0: _Window()}).items()
-    )
+    media = MediaNames(root, files)
+    rows: list[LabelRow] = []
+    if options.labels == CLASS_FOLDERS:
+        rows = read_folders(root, files, findings)
+    elif labels is not None and _is_list(labels):
+        rows, spare = read_list(labels, sources, media, files, options.lengths, findings)
+        files = [file for file in files if file not in spare]
+    elif labels is not None:
+        rows = read_labels(labels, sources, media, findings)
+    _report_unmerged(root, files, findings)
+    named = {row.file for row in rows}
+    absent = [file for file in sorted(named - set(files)) if not media.is_there(file)]
+    windows = _windows(root, cut, files, rows, set(absent), labels, options, findings)
+    if labels is not None or rows:
+        where = "in no class folder" if labels is None else f"not in {labels.name}"
+        if labels is not None and not any(row.name for row in rows):  # of a list they are counted
+            findings += [finding("missing_media", file, f"named in {labels.name}") for file in absent]
+        findings += [finding("unlabelled_file", file, where) for file in files if file not in named]
+    for file in files:
+        windows.setdefault(file, {0.0: Window()})
+    found = [(file, begins_s) for file in sorted(windows) for begins_s in sorted(windows[file])]
     if not found:
         raise CaeavError(
             f"{root}: no media file in this folder (looked for {' '.join(MEDIA_EXTENSIONS)})",
             hint="name the folder that holds the videos, or name files in a label file: --labels",
         )
-    keys = assign_keys([_wish(file, index * seconds) for file, index, _ in found])
+    keys = assign_keys([_wish(file, begins_s, windows[file][begins_s].name) for file, begins_s in found])
     clips = tuple(
-        Clip(
-            key=key,
-            media=file,
-            start_s=index * seconds,
-            seconds=seconds,
-            split=max(window.splits, key=SPLITS.index, default=""),
-            events=tuple(Event(*event) for event in sorted(window.events, key=lambda e: (e[1], e[2], e[0]))),
-        )
-        for key, (file, index, window) in zip(keys, found, strict=True)
+        _clip(key, file, begins_s, cut.seconds, windows[file][begins_s])
+        for key, (file, begins_s) in zip(keys, found, strict=True)
     )
     if all((root / name).is_file() for name in (ANNOTATIONS, *SPLIT_FILES.values())):
         hint = f"for its labels use: --dataset ave --root {root}"
@@ -95,13 +107,171 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     findings += leaks(clips) + without_length(clips)
     return Manifest(
         dataset=options.dataset,
-        segments=segments,
-        segment_s=segment_s,
+        segments=cut.segments,
+        segment_s=cut.segment_s,
         classes=tuple(sorted({row.label for row in rows if row.label})),
         clips=clips,
         media_root=str(root.absolute()),
         sources=sources,
         findings=tuple(findings),
+    )
+
+
+def _cut(options: ReadOptions) -> _Cut:
+    """The lengths that are asked for; raises `CaeavError` when one of them is none."""
+    segments = SEGMENTS if options.segments is None else options.segments
+    segment_s = SEGMENT_S if options.segment_s is None else options.segment_s
+    if segments < 1 or not 0 < segment_s < math.inf:
+        raise CaeavError(
+            f"clips of {segments} x {segment_s} s were asked for", hint="both must be more than 0"
+        )
+    if options.stride_s is not None and not 0 < options.stride_s < math.inf:
+        raise CaeavError(
+            f"a clip every {options.stride_s} s was asked for",
+            hint=f"--stride-seconds must be more than 0; {segments * segment_s:g} cuts files without gaps and overlaps",
+        )
+    return _Cut(segments, segment_s, options.stride_s)
+
+
+def _label_file(root: Path, options: ReadOptions) -> Path | None:
+    """The label file that is named, or lies in the folder; none where class folders are asked for."""
+    if options.labels == CLASS_FOLDERS:
+        return None
+    if options.labels:
+        return Path(options.labels)
+    return root / LABELS if (root / LABELS).is_file() else None
+
+
+def _is_list(labels: Path) -> bool:
+    """Whether a label file is a published list; one that cannot be read is none."""
+    try:
+        with labels.open(encoding="utf-8-sig", errors="replace") as text:
+            return bool(form_of(text.read(1 << 16)))
+    except OSError:
+        return False
+
+
+def _clip(key: str, file: str, begins_s: float, seconds: float, window: Window) -> Clip:
+    extra: dict[str, Any] = {}
+    if window.id:
+        extra = {"id": window.id, "name": window.name}
+    if window.columns:
+        extra["columns"] = {name: list(values) for name, values in window.columns.items()}
+    return Clip(
+        key=key,
+        media=file,
+        start_s=begins_s,
+        seconds=seconds,
+        split=window.split,
+        events=tuple(Event(*event) for event in sorted(window.events, key=lambda e: (e[1], e[2], e[0]))),
+        extra=extra,
+    )
+
+
+def _windows(
+    root: Path,
+    cut: _Cut,
+    files: Sequence[str],
+    rows: Sequence[LabelRow],
+    absent: set[str],
+    labels: Path | None,
+    options: ReadOptions,
+    findings: list[Finding],
+) -> Windows:
+    """The clips of the files that rows speak of, and with a stride those of all files."""
+    own = any(row.clip for row in rows)
+    if cut.stride_s is not None and own:
+        raise CaeavError(
+            f"{labels}: its rows say where clips begin, and a clip every {cut.stride_s:g} s was asked for",
+            hint="leave out --stride-seconds, or the columns clip_start_s and clip_end_s",
+        )
+    ranges = [
+        Range(row.line, row.file, *span)
+        for row in rows
+        if row.file not in absent and not row.name and (span := _span(row, cut.seconds))
+    ]
+    if cut.stride_s is None:
+        if labels is not None:
+            looked_at = sample(ranges)
+            _doubt_times(
+                labels, ranges, looked_at, _lengths(root, [r.file for r in looked_at], options), findings
+            )
+        return (chosen if own else touched)(rows, cut.seconds, findings)
+    if options.lengths is None:
+        raise ValueError("a stride needs ReadOptions.lengths: nothing here opens media")
+    there = [file for file in dict.fromkeys([*files, *(row.file for row in rows)]) if file not in absent]
+    length_of = _lengths(root, there, options)
+    if labels is not None:
+        _doubt_times(labels, ranges, ranges, length_of, findings)
+    for row in rows:
+        if row.file in absent:
+            length_of[row.file] = max(
+                length_of.get(row.file) or cut.seconds, row.times[1] if row.times else 0.0
+            )
+    return strided(files, rows, cut.seconds, cut.stride_s, length_of, findings)
+
+
+def _span(row: LabelRow, seconds: float) -> tuple[float, float] | None:
+    """The seconds of its media that a row speaks of, where it says that."""
+    if row.times or row.clip is None:
+        return row.times
+    return row.clip[0], row.clip[0] + seconds if row.clip[1] is None else row.clip[1]
+
+
+def _lengths(root: Path, files: Sequence[str], options: ReadOptions) -> dict[str, float | None]:
+    """Seconds by file, where somebody can tell."""
+    files = list(dict.fromkeys(files))
+    if options.lengths is None or not files:
+        return {}
+    return dict(zip(files, options.lengths([root / file for file in files]), strict=True))
+
+
+def _doubt_times(
+    labels: Path,
+    ranges: Sequence[Range],
+    looked_at: Sequence[Range],
+    length_of: Mapping[str, float | None],
+    findings: list[Finding],
+) -> None:
+    """Hold labelled times against media; raises `CaeavError` when none of those looked at can be right."""
+    past, hopeless = past_the_end(looked_at, length_of)
+    if past:
+        said = past_said(past)
+        if hopeless:
+            raise CaeavError(
+                f"{labels}: all rows looked at ({len(past)}) lie past the end of their media, {said}",
+                hint=AS_MILLISECONDS
+                if "as milliseconds" in said
+                else "times are seconds of the media file as it lies here",
+            )
+        seen = f"{len(past)} of {counted(len(looked_at), 'row')} looked at, {said}"
+        findings.append(finding("past_the_end", labels.name, seen))
+    if not any(length is not None for length in length_of.values()):
+        doubt = hardly_seconds(ranges)
+        if doubt:
+            findings.append(finding("doubtful_times", labels.name, doubt))
+
+
+def _report_unmerged(root: Path, files: Sequence[str], findings: list[Finding]) -> None:
+    """Pictures and sound that were downloaded apart and never put together are two files of half a clip each."""
+    streams: dict[str, list[str]] = {}
+    for file in files:
+        named = _UNMERGED.fullmatch(file)
+        if named:
+            streams.setdefault(named[1], []).append(file)
+    pairs = {name: parts for name, parts in streams.items() if len(parts) > 1}
+    if not pairs:
+        return
+    name, parts = next(iter(pairs.items()))
+    merged = any(f"{name}{extension}" in files for extension in MEDIA_EXTENSIONS)
+    inputs = " ".join(f"-i {shlex.quote(str(root / part))}" for part in parts)
+    cure = (
+        f"{name} lies there whole, too: remove the parts"
+        if merged
+        else f"put them together, then remove the parts: ffmpeg {inputs} -c copy {shlex.quote(f'{root / name}.mkv')}"
+    )
+    findings.append(
+        finding("unmerged_streams", name, f"{', '.join(parts)} ({counted(len(pairs), 'such video')}); {cure}")
     )
 
 
@@ -158,41 +328,9 @@ def _shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _windows(rows: list[LabelRow], seconds: float, findings: list[Finding]) -> dict[str, dict[int, _Window]]:
-    """By file, the windows its rows touch; window `i` is `[i * seconds, (i + 1) * seconds)` of the media."""
-    splits: dict[str, set[str]] = {}
-    for row in rows:
-        splits.setdefault(row.file, set()).update({row.split} - {""})
-    files: dict[str, dict[int, _Window]] = {}
-    seen: dict[tuple[str, tuple[float, float] | None, str, str], int] = {}
-    for row in rows:
-        twin = seen.setdefault((row.file, row.times, row.label, row.split), row.line)
-        if twin != row.line:
-            findings.append(finding("duplicate_row", f"line {row.line}", f"as line {twin}: {row.file}"))
-            continue
-        start_s, end_s = row.times or (0.0, seconds)
-        first = math.floor((start_s + _EDGE_S) / seconds)
-        last = max(first, math.ceil((end_s - _EDGE_S) / seconds) - 1)
-        for index in range(first, last + 1):
-            window = files.setdefault(row.file, {}).setdefault(index, _Window())
-            # a row without a split goes where the file's other rows go, if they agree
-            window.splits |= {row.split} if row.split or len(splits[row.file]) != 1 else splits[row.file]
-            if row.label:
-                inside = (round(time - index * seconds, 6) for time in (start_s, end_s))
-                begin, end = (min(max(time, 0.0), seconds) for time in inside)
-                window.events[row.label, begin, end] = None
-    for file, windows in files.items():
-        for index, window in windows.items():
-            window.splits.discard("")
-            if len(window.splits) > 1:
-                named = ", ".join(sorted(window.splits))
-                findings.append(finding("row_in_two_splits", file, f"from {index * seconds:g} s on: {named}"))
-    return files
-
-
-def _wish(file: str, start_s: float) -> Wish:
-    """`a/b.mp4` reads `a__b`, its window from 10 s on `a__b__10000ms`."""
+def _wish(file: str, start_s: float, name: str = "") -> Wish:
+    """`a/b.mp4` reads `a__b`, its window from 10 s on `a__b__10000ms`; a clip that has a name reads like that."""
     path = PurePosixPath(file)
     start_ms = round(start_s * 1000)
     text = "__".join((*path.parent.parts, path.stem)) + (f"__{start_ms}ms" if start_ms else "")
-    return Wish(text, f"{file}@{start_s!r}")
+    return Wish(name or text, f"{file}@{start_s!r}")

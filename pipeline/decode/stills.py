@@ -8,6 +8,7 @@ Shapes: `T` segments, `H`x`W` pixels.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,18 @@ def stills_of(path: str) -> Path | None:
             found = (folder for folder in (base / place / wav.stem, base / wav.stem) if folder.is_dir())
             return next(found, None)
     return None
+
+
+def files_of(path: str) -> list[str]:
+    """The files that media at `path` consist of: the file itself, and the pictures that belong to a wav, by name."""
+    folder = stills_of(path)
+    if folder is None:
+        return [path]
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        names = []
+    return [path, *(os.path.join(folder, name) for name in names if _NUMBERED.search(name))]  # noqa: PTH118
 
 
 def with_stills(

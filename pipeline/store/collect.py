@@ -16,6 +16,7 @@ from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.find import StoreInfo, list_stores
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder
 from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.media_record import remove_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +76,6 @@ def remove_store(path: Path) -> None:
         unpublish(folder.seal)
         shutil.rmtree(path)
         sync_folder(path.parent)
+        remove_record(path)
     finally:
         lock.release()

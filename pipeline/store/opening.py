@@ -16,7 +16,7 @@ from caeav.manifests.growth import grow
 from caeav.manifests.jsonl import write_manifest
 from caeav.manifests.publish import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
-from caeav.pipeline.store.errors import RecipeChanged, StoreBusy
+from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
 from caeav.pipeline.store.leftovers import temp_files
 from caeav.pipeline.store.lock import WriterLock
@@ -38,20 +38,21 @@ def open_for_writing(
     retry_failed: bool = False,
     part: Slice | None = None,
     waiting: Callable[[str], object] | None = None,
+    relabel: bool = True,
 ) -> StoreWriter:
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
     A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
-    has stay in no split, and shards already there keep their place. With `retry_failed` the quarantined clips are
-    due again. While another process writes the store this waits, having told `waiting` for whom; without that it
-    raises `StoreBusy`. Raises `RecipeChanged` when the folder holds another recipe, `DamagedStore` when what it is
-    for can no longer be read.
+    has stay in no split, and shards already there keep their place. Without `relabel` labels that would all be lost
+    are refused. With `retry_failed` the quarantined clips are due again. While another process writes the store this
+    waits, having told `waiting` for whom; without that it raises `StoreBusy`. Raises `RecipeChanged` when the folder
+    holds another recipe, `DamagedStore` when what it is for can no longer be read.
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
     wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
     lock = _locked(folder, waiting)
     try:
-        return _take_up(folder, lock, wanted, manifest, retry_failed)
+        return _take_up(folder, lock, wanted, manifest, retry_failed, relabel)
     except BaseException:
         lock.release()
         raise
@@ -76,7 +77,12 @@ def _locked(folder: StoreFolder, waiting: Callable[[str], object] | None) -> Wri
 
 
 def _take_up(
-    folder: StoreFolder, lock: WriterLock, recipe: Recipe, manifest: Manifest, retry_failed: bool
+    folder: StoreFolder,
+    lock: WriterLock,
+    recipe: Recipe,
+    manifest: Manifest,
+    retry_failed: bool,
+    relabel: bool,
 ) -> StoreWriter:
     for leftover in temp_files(folder, backend_of(recipe)):
         unpublish(leftover)
@@ -107,6 +113,11 @@ def _take_up(
     elif not folder.quarantine.is_file():
         publish_bytes(folder.quarantine, b"")
     grown, growth = grow(state.manifest, manifest)
+    if not relabel and growth.loses_labels(state.manifest, grown):
+        raise StoreError(
+            f"the clips of {manifest.dataset} have labels or splits in {folder.path.name}, none of them has any now",
+            hint="give the labels they had: --labels FILE; or --relabel to take their labels away",
+        )
     if replace(grown, media_root="") != state.manifest:
         unpublish(folder.seal)
         sealed = False

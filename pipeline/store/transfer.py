@@ -15,6 +15,7 @@ from caeav.manifests.jsonl import manifest_digest, source_digest
 from caeav.pipeline.store.backend import BACKEND_FIELD, backend_field
 from caeav.pipeline.store.compare import compare
 from caeav.pipeline.store.errors import StoreError
+from caeav.pipeline.store.media_record import carry_record
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.recipe import Recipe
@@ -111,6 +112,7 @@ def _copy(
             writer.publish(plan, {key: place[key].read_stored(key) for key in plan.missing})
             progress(len(plan.missing))
         summary = writer.finish()
+    carry_record([source.path for source in sources], writer.path)
     made = StoreReader.open(writer.path)
     _same(sources, made, progress)
     return writer.path, summary

@@ -107,6 +107,11 @@ class StoreWriter:
         return MappingProxyType(self._indexes)
 
     @property
+    def planned(self) -> Sequence[Sequence[str]]:
+        """The keys of each shard, as planned; none for the shards of other slices."""
+        return self._planned
+
+    @property
     def stored(self) -> int:
         """Records published so far."""
         return self._indexes.stored
@@ -252,6 +257,20 @@ class StoreWriter:
             self._write(number, sound, {})
         else:
             self._withdraw(old)
+
+    def remake(self, keys: Collection[str]) -> None:
+        """Make clips due again that are stored or quarantined, because their media is another now; the others keep
+        their bytes. A crash leaves some of them due and the others as they were."""
+        self.forget(keys)
+        for number in sorted({self.place(key) // self._size for key in keys}):
+            held = set(self._indexes[number].keys).intersection(keys) if number in self._indexes else ()
+            if held:
+                self.drop(number, held)
+        left = {key: entry for key, entry in self._quarantined.items() if key not in keys}
+        if len(left) < len(self._quarantined):
+            self._unseal()
+            publish_bytes(self.folder.quarantine, render_quarantine(left.values()))
+            self._quarantined = left
 
     def _damaged(self, index: ShardIndex) -> dict[str, str]:
         """Key -> what is wrong, of the records that cannot be kept."""

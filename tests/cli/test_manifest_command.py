@@ -88,10 +88,11 @@ def test_show_prints_one_clip_in_full_also_when_its_key_looks_like_an_option(roo
 
 def test_show_prints_a_clip_whose_media_no_file_can_be(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
     labels = tmp_path / "l.csv"
-    labels.write_text(f"file,label\n{'x' * 300}.mp4,dog\n")
+    labels.write_text(f"file,label\na.mp4,dog\n{'x' * 300}.mp4,dog\n")
     base = ("show", "--dataset", tmp_path / "clips", "--labels", labels, "--home", tmp_path / "home")
-    [row] = call_json(*base)
+    _, row = call_json(*base)
     assert call_json(*base, "--key", row["key"])["media_there"] is False
 
 
@@ -131,14 +132,19 @@ def test_a_folder_is_cut_as_extraction_cuts_it(tmp_path: Path) -> None:
     assert "1 clip" in call("check", *given, *cut)[0]
 
 
-def test_a_second_folder_of_one_name_is_said_to_replace_the_first(tmp_path: Path) -> None:
+def test_a_second_folder_of_one_name_has_a_name_of_its_own(tmp_path: Path) -> None:
     for where in ("x", "y"):
         (tmp_path / where / "clips").mkdir(parents=True)
-        (tmp_path / where / "clips" / "a.mp4").touch()
+        (tmp_path / where / "clips" / f"{where}.mp4").touch()
     build = ("build", "--home", tmp_path / "home", "--dataset")
-    assert "note" not in call(*build, tmp_path / "x" / "clips")[1]
-    assert "note" not in call(*build, tmp_path / "x" / "clips")[1]
-    assert f"replaces the manifest of {tmp_path / 'x' / 'clips'}" in call(*build, tmp_path / "y" / "clips")[1]
+    first = [call_json(*build, tmp_path / "x" / "clips")["path"] for _ in range(2)]
+    _, err = call(*build, tmp_path / "y" / "clips")
+    assert f"clips is {tmp_path / 'x' / 'clips'}" in err and "is called clips-" in err
+    second = [call_json(*build, tmp_path / "y" / "clips")["path"] for _ in range(2)]
+    assert first[0] == first[1] != second[0] == second[1]
+    assert [clip.key for clip in read_manifest(Path(first[0])).clips] == ["x"]
+    name = Path(second[0]).parent.name
+    assert call_json("show", "--dataset", name, "--home", tmp_path / "home")[0]["key"] == "y"
 
 
 def test_real_annotations_and_media_as_asked_for(shared: Path, tmp_path: Path) -> None:

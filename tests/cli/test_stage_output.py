@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from caeav.cli import stages
+from caeav.manifests.dataset import Source
 from caeav.manifests.home import Home
 from caeav.pipeline.store import Recipe
 from caeav.pipeline.summary import Progress, Remark, Report, StageSummary
@@ -88,6 +89,6 @@ def test_the_check_that_is_pointed_to_finds_what_was_found(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAEAV_HOME", raising=False)
     for home, said in ((Home.find(), ""), (Home.find("h"), f" --home {tmp_path / 'h'}")):
-        stages.load("clips", None, home, None, 4, None)
+        stages.load("clips", Source(segments=4), home)
         command = f"caeav manifest check --dataset clips{said} --segments 4"
         assert capsys.readouterr().err.endswith(f"shown by {command}\n")

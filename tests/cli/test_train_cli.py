@@ -352,7 +352,7 @@ def test_an_unknown_run_names_the_known_ones(home: Home, trained: dict[str, Any]
 
 
 def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
-    assert "caeav extract --dataset ave" in refused(call(home, "train"))
+    assert "caeav extract --dataset ave" in refused(call(home, "train", "--dataset", "ave"))
 
 
 def test_every_recipe_is_named_in_the_help() -> None:

@@ -74,6 +74,12 @@ class InlinePool:
         self._errors.put(error)
 
 
+def made_long_ago(folder: Path) -> None:
+    """Give all files one old time: of young ones a home records that their times say nothing yet."""
+    for path in folder.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
 @dataclass(frozen=True)
 class Small:
     """The data set and what is made of it; `media` must not be changed."""
@@ -94,6 +100,7 @@ class Small:
         shutil.copytree(self.media, folder)
         first, *others, lost = self.manifest.clips
         shutil.copy(folder / first.media, folder / lost.media)
+        made_long_ago(folder)
         clips = (replace(first, events=()), *others, lost, replace(first, key="more", start_s=0.5))
         manifest = replace(self.manifest, clips=clips, media_root=str(folder))
         return replace(self, media=folder, manifest=manifest)
@@ -104,6 +111,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Three clips of 4 s that exist, and one that does not."""
     folder = tmp_path_factory.mktemp("faults") / "synthetic"
     synthesise(folder, SyntheticOptions(clips=12, classes=5, seconds=4, size_px=64, fps=5), workers=1)
+    made_long_ago(folder)
     manifest = load_dataset("synthetic", folder, Home(folder.parent / "home"))
     clips = (*manifest.clips[:3], replace(manifest.clips[3], media="gone.mp4"))
     return Small(folder, replace(manifest, clips=clips))

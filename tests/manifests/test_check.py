@@ -11,7 +11,7 @@ import pytest
 
 from caeav.manifests.check import check, missing_media
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
-from caeav.manifests.findings import CODES, finding
+from caeav.manifests.findings import CODES, TOLD, finding, told
 from caeav.manifests.masks import pack_mask
 from caeav.manifests.readers import ReadOptions, readers
 from caeav.manifests.shares import segment_labels
@@ -135,6 +135,16 @@ def test_a_manifest_without_clips_is_reported_too() -> None:
 def test_codes_of_other_origin_are_kept() -> None:
     rows = replace(manifest(), findings=(Finding("future_code", "x", "y"),))
     assert [group.code for group in check(rows).findings] == ["future_code"]
+
+
+def test_what_may_make_every_number_wrong_comes_first_and_is_told_where_data_is_used() -> None:
+    found = (finding("no_split", "a", "x"), finding("names_taken_for", "l.csv", "a -> a.mp4"))
+    found = (*found, finding("doubtful_times", "l.csv", "2000 to 5000"))
+    rows = replace(manifest(clip("k", "")), findings=found)
+    codes = [group.code for group in check(rows).findings]
+    assert codes == ["doubtful_times", "names_taken_for", "missing_media", "no_split"]
+    assert [line.partition(" (")[2] for line in told(rows)] == ["l.csv: 2000 to 5000)", "l.csv: a -> a.mp4)"]
+    assert set(TOLD) <= set(CODES)
 
 
 def test_a_code_without_meaning_cannot_be_used() -> None:

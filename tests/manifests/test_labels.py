@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from caeav.manifests.clip import Finding
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.readers.labels import LabelRow, read_labels
+from caeav.manifests.readers.names import MediaNames
+from caeav.manifests.readers.times import Range, hardly_seconds, past_the_end, sample
 
 HEAD = b"file,start_s,end_s,label,split\n"
 
@@ -34,7 +37,7 @@ def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b"file;start_s;end_s;label;split\n", "separated by commas"),
+        (b"file|start_s|end_s|label|split\n", "separated by commas"),
         (b"file,start,end,label\n", "allowed are file, start_s, end_s, label, split"),
         (b"file,file,label\n", "the columns are 'file', 'file', 'label'"),
         (b"a.mp4,0,1,dog,train\n", "the columns are 'a.mp4'"),
@@ -94,3 +97,185 @@ def test_a_long_list_of_errors_is_cut_but_counted(tmp_path: Path) -> None:
 def test_broken_quotes_and_endless_fields_are_errors_with_a_line(tmp_path: Path, tail: bytes) -> None:
     with pytest.raises(CaeavError, match=r"line \d+: not csv"):
         read(tmp_path, HEAD + b"ok.mp4,0,1,dog,train\n" + tail)
+
+
+def read_said(folder: Path, text: str) -> tuple[list[LabelRow], list[str]]:
+    """Rows of files that are there, and what is said of how they were read."""
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).touch()
+    (folder / "l.csv").write_text(text)
+    findings: list[Finding] = []
+    rows = read_labels(folder / "l.csv", {}, MediaNames(folder, ["a.mp4", "b.mp4"]), findings)
+    return rows, [found.detail for found in findings if found.code == "labels_read_as"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "file;start_s;end_s;label\na.mp4;1,5;2;dog, barking\n",
+            "separated by semicolons; commas in times as",
+        ),
+        ("sep=;\nfile;start_s;end_s;label\na.mp4;1.5;2;dog, barking\n", "separated by semicolons"),
+        ("file\tstart_s\tend_s\tlabel\na.mp4\t1.5\t2\tdog, barking\n", "separated by tabs"),
+        ('File,START_S,End_s,Label\na.mp4,1.5,2,"dog, barking"\n', "column names in another case"),
+        (
+            'file,start_s,end_s,label\na.mp4,"1,5","2,00","dog, barking"\n',
+            "commas in times as decimal points",
+        ),
+        (
+            'file,start_s,end_s,label\na.mp4,0:01.5,00:00:02,"dog, barking"\n',
+            "times as [hours:]minutes:seconds",
+        ),
+        ('file,start_ms,end_ms,label\na.mp4,1500,2000,"dog, barking"\n', "start_ms, end_ms as milliseconds"),
+        ('file, start_s, end_s, label\na.mp4, 1.5, 2, "dog, barking"\n', ""),
+    ],
+)
+def test_other_ways_to_write_the_same_row_are_read_and_said(tmp_path: Path, text: str, said: str) -> None:
+    rows, details = read_said(tmp_path, text)
+    assert [(row.file, row.times, row.label) for row in rows] == [("a.mp4", (1.5, 2.0), "dog, barking")]
+    assert len(details) == bool(said)
+    assert all(said in detail for detail in details)
+
+
+def test_lines_are_counted_from_the_first_also_behind_a_line_for_excel(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match="line 3: label is 'Background'"):
+        read(tmp_path, b"sep=;\nfile;label\na.mp4;Background\n")
+
+
+def test_a_split_in_another_case_is_that_split(tmp_path: Path) -> None:
+    rows, details = read_said(tmp_path, "file,label,split\na.mp4,dog,Train\nb.mp4,dog,TEST\n")
+    assert [row.split for row in rows] == ["train", "test"] and details == ["split names in another case"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [("1:30", "2:00", (90, 120)), ("1:02:03", "01:02:04.5", (3723, 3724.5)), ("90", "1:31,25", (90, 91.25))],
+)
+def test_clock_times_are_minutes_and_seconds_or_hours_too(
+    tmp_path: Path, start: str, end: str, seconds: tuple[float, float]
+) -> None:
+    assert read(tmp_path, HEAD + f'a.mp4,{start},"{end}",dog,\n'.encode())[0].times == seconds
+
+
+@pytest.mark.parametrize("time", ["1:60", "1:2:3:4", "1:61:00", "1:", ":30", "-1:30"])
+def test_what_is_no_clock_time_is_refused(tmp_path: Path, time: str) -> None:
+    with pytest.raises(CaeavError, match=f"start_s is '{time}'"):
+        read(tmp_path, HEAD + f"a.mp4,{time},5000,dog,\n".encode())
+
+
+def test_a_comma_that_may_part_thousands_is_refused(tmp_path: Path) -> None:
+    rows = b'a.mp4,"1,500","2,000",dog,\n'
+    with pytest.raises(CaeavError, match=r"'1,500' may be 1\.500 or 1500"):
+        read(tmp_path, HEAD + rows)
+    assert read(tmp_path, HEAD + b'a.mp4,"0,500","2,000",dog,\n')[0].times == (0.5, 2.0)
+    assert read(tmp_path, HEAD + rows + b'a.mp4,"2,5",3,dog,\n')[0].times == (1.5, 2.0)
+    assert read(tmp_path, HEAD.replace(b",", b";") + b"a.mp4;1,500;2,000;dog;\n")[0].times == (1.5, 2.0)
+    with pytest.raises(CaeavError, match=r"both '1,5' and '2\.500': one of comma and point must go"):
+        read(tmp_path, HEAD + b'a.mp4,"1,5",2.500,dog,\n')
+
+
+def test_milliseconds_past_a_day_are_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match="if these are milliseconds, name the columns start_ms,end_ms"):
+        read(tmp_path, HEAD + b"a.mp4,90000,100000,dog,\n")
+    with pytest.raises(CaeavError) as raised:
+        read(tmp_path, HEAD + b"a.mp4,9e12,9e13,dog,\n")
+    assert "start_ms" not in str(raised.value)
+    with pytest.raises(CaeavError, match=r"a number of milliseconds from 0 to 8\.64e"):
+        read(tmp_path, b"file,start_ms,end_ms,label\na.mp4,9e12,9e13,dog\n")
+
+
+def test_ends_that_are_lengths_are_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match="not a length: write start plus length"):
+        read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,10,dog,\nb.mp4,0,10,dog,\n")
+
+
+def test_other_columns_are_kept_with_their_rows(tmp_path: Path) -> None:
+    text = ",file,label,annotator,id,note\n0,a.mp4,dog,Ann,7,\n1,b.mp4,cat,Bo,8,loud\n"
+    rows, _ = read_said(tmp_path, text)
+    assert [row.columns for row in rows] == [
+        (("annotator", "Ann"), ("id", "7")),
+        (("annotator", "Bo"), ("id", "8"), ("note", "loud")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("filename,label", "no file; 'filename' is most likely file|call the column 'filename' file"),
+        ("video,class", "'video' is most likely file; 'class' is most likely label"),
+        ("file,label,start,end", "call the column 'start' start_s (seconds) or start_ms, 'end' end_s"),
+        ("file,label,onset,offset", "'onset' is most likely start_s; 'offset' is most likely end_s"),
+        ("file,label,start_s", "start_s without end_s"),
+        ("file,label,end_ms", "end_s without start_s"),
+        ("file,label,clip_end_s", "clip_end_s without clip_start_s"),
+        ("file,label,start_s,end_s,start_ms", "start_s twice"),
+        ("file,label,note,note", "note twice"),
+    ],
+)
+def test_columns_that_would_be_passed_over_are_refused_with_their_likely_name(
+    tmp_path: Path, header: str, says: str
+) -> None:
+    with pytest.raises(CaeavError) as raised:
+        read(tmp_path, f"{header}\na.mp4,dog,0,1,2\n".encode())
+    for said in says.split("|"):
+        assert said in str(raised.value)
+
+
+def test_a_column_named_like_another_beside_that_one_is_just_a_column(tmp_path: Path) -> None:
+    [row] = read(tmp_path, b"file,label,video,subset,start_s,end_s,start\na.mp4,dog,v1,train-clean,0,1,x\n")
+    assert row.columns == (("video", "v1"), ("subset", "train-clean"), ("start", "x"))
+
+
+def test_splits_in_a_column_of_another_name_are_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(
+        CaeavError, match="the column 'subset' holds test, train, and there is no column"
+    ) as e:
+        read(tmp_path, b"file,label,subset\na.mp4,dog,train\nb.mp4,dog,Test\n")
+    assert "next: call it split" in str(e.value)
+    assert len(read(tmp_path, b"file,label,subset,split\na.mp4,dog,train,test\n")) == 1
+
+
+def test_clips_of_their_own_may_begin_anywhere(tmp_path: Path) -> None:
+    head = b"file,clip_start_s,clip_end_s,label\n"
+    rows = read(tmp_path, head + b"a.mp4,37,47,dog\na.mp4,0:50,,cat\n")
+    assert [(row.clip, row.times) for row in rows] == [((37.0, 47.0), None), ((50.0, None), None)]
+    with pytest.raises(CaeavError, match=r"line 2: clip_start_s is '', it must be a number of seconds"):
+        read(tmp_path, head + b"a.mp4,,,dog\n")
+    with pytest.raises(CaeavError, match="line 2: clip_end_s 3 is before clip_start_s 4"):
+        read(tmp_path, head + b"a.mp4,4,3,dog\n")
+
+
+# --- times that can hardly be seconds ----------------------------------------------------------------
+
+
+def ranges(*times: tuple[float, float]) -> list[Range]:
+    return [Range(n + 2, f"{n}.mp4", float(start), float(end)) for n, (start, end) in enumerate(times)]
+
+
+def test_long_ranges_in_whole_numbers_are_doubted_and_others_are_not() -> None:
+    said = hardly_seconds(ranges((2000, 5000), (0, 2000)))
+    assert "last 2500 s (42 minutes) at the median, such as line 2, 2000 to 5000: seconds?" in said
+    assert "start_ms" in said
+    assert not hardly_seconds(ranges((2000, 2005), (3000, 3010)))
+    assert not hardly_seconds(ranges((2000.5, 5000), (0, 2000)))
+    assert not hardly_seconds([])
+
+
+def test_labels_are_held_against_their_media() -> None:
+    rows = ranges((0, 10), (20, 30), (5, 10.4))
+    past, hopeless = past_the_end(rows, {"0.mp4": 10.0, "1.mp4": 12.0, "2.mp4": 10.0})
+    assert [(row.file, length) for row, length in past] == [("1.mp4", 12.0)] and not hopeless
+    assert past_the_end(rows[1:2], {"1.mp4": 12.0})[1]
+    assert past_the_end(ranges((0, 3000)), {"0.mp4": 10.0})[1]
+    assert not past_the_end(ranges((0, 99)), {"0.mp4": 10.0})[1]
+    assert past_the_end(rows[1:2], {"1.mp4": None}) == ([], False)
+    assert past_the_end([], {}) == ([], False)
+
+
+def test_the_farthest_rows_are_looked_at_and_some_of_the_others() -> None:
+    rows = [Range(n, f"{n}.mp4", 0, n) for n in range(1000)] + [Range(5000, "999.mp4", 5, 999)]
+    looked = sample(rows)
+    assert [row.line for row in looked[:17]] == [5000, *range(998, 983, -1), 983]
+    assert 24 < len(looked) <= 32 and looked[-1].line < 60
+    assert sample(rows[:3]) == rows[2::-1]

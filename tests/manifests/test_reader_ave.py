@@ -133,7 +133,7 @@ def test_a_set_with_classes_of_its_own_takes_their_order_from_categories_txt(tmp
     rows = "blue disc&v1&good&0&2\nred square&v2&good&1&3\n"
     root = layout(tmp_path, rows, train=rows)
     assert read(root, "synthetic").classes == ("blue disc", "red square")
-    (root / "categories.txt").write_text("red square\r\ngreen cross\nblue disc\n")
+    (root / "categories.txt").write_text("red square\r\n\n green cross \nred square\nblue disc\n")
     manifest = read(root, "synthetic")
     assert manifest.dataset == "synthetic"
     assert manifest.classes == ("red square", "green cross", "blue disc")
@@ -155,6 +155,27 @@ def test_a_list_that_shares_a_name_with_ave_is_still_the_sets_own(tmp_path: Path
     manifest = read(root)
     assert manifest.classes == ("disc", "Cat", "unlisted")
     assert said(manifest, "unknown_class") == [("Annotations.txt", "'unlisted'")]
+
+
+def test_aves_own_classes_keep_the_official_order_however_they_are_listed(tmp_path: Path) -> None:
+    rows = "zebra&v1&good&0&2\n"
+    root = layout(tmp_path, rows, train=rows)
+    (root / "categories.txt").write_text("\n".join(sorted(OFFICIAL_CLASSES)))
+    assert read(root).classes == (*OFFICIAL_CLASSES, "zebra")
+    rows = "Shofar&v1&good&0&2\n"
+    assert read(layout(tmp_path, rows, train=rows)).classes == OFFICIAL_CLASSES
+
+
+def test_blanks_around_fields_are_nothing_and_a_header_is_one_only_at_the_top(tmp_path: Path) -> None:
+    header = "Category&VideoID&Quality&StartTime&EndTime\n"
+    rows = " Church bell & -x_1 & good & 0 & 10 \n"
+    manifest = read(layout(tmp_path, header + rows + header, train=BELL))
+    assert [(clip.extra, clip.events) for clip in manifest.clips] == [
+        ({"id": "-x_1", "quality": "good"}, (Event("Church bell", 0.0, 10.0),))
+    ]
+    assert [where for where, _ in said(manifest, "damaged_row")] == ["Annotations.txt:3"]
+    manifest = read(layout(tmp_path, rows + header, train=BELL))
+    assert [where for where, _ in said(manifest, "damaged_row")] == ["Annotations.txt:2"]
 
 
 def test_a_set_may_state_its_own_length(tmp_path: Path) -> None:
@@ -233,7 +254,7 @@ def test_absent_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
 
 
 def test_times_outside_the_clip_are_cut_and_backwards_ones_skipped(tmp_path: Path) -> None:
-    rows = "Bark&a&good&-1&4\nBark&b&good&8&12\nBark&c&good&9&3\nBark&d&good&10&11\nBark&e&good&3&3\n"
+    rows = "Bark&a&good&-1&4\nBark&b&good&8&12\nBark&c&good&9&3\nBark&d&good&10&11\nBark&e&good&3&3\nBark&f&good&-2&0\n"
     manifest = read(layout(tmp_path, rows, train=rows))
     assert [(c.extra["id"], c.events) for c in manifest.clips] == [
         ("a", (Event("Bark", 0.0, 4.0),)),
@@ -246,17 +267,19 @@ def test_times_outside_the_clip_are_cut_and_backwards_ones_skipped(tmp_path: Pat
         ("time_outside", "Annotations.txt:2"),
         ("backwards_event", "Annotations.txt:3"),
         ("time_outside", "Annotations.txt:4"),
+        ("time_outside", "Annotations.txt:6"),
     ]
     assert said(manifest, "zero_length_event") == [("e__bark", "'Bark' from 3 s to 3 s")]
 
 
 def test_duplicate_rows_count_once_and_several_ranges_make_one_clip(tmp_path: Path) -> None:
-    rows = "Bark&a&good&0&2\nBark&a&good&0&2\nBark&a&good&5&6\n"
+    rows = "Bark&a&good&0&2\nBark&a&good&0&2\nBark&a&bad&5&6\n"
     manifest = read(layout(tmp_path, rows, train="Bark&a&good&0&2\n"))
     (clip,) = manifest.clips
     assert clip.events == (Event("Bark", 0.0, 2.0), Event("Bark", 5.0, 6.0))
     assert said(manifest, "duplicate_row") == [("Annotations.txt:2", "Bark in a, as Annotations.txt:1")]
     assert codes(manifest)["several_events"] == 1
+    assert clip.extra["quality"] == "good"  # that of the first row
 
 
 def test_split_files_and_annotations_that_disagree_are_said(tmp_path: Path) -> None:
@@ -291,6 +314,7 @@ def test_one_video_in_two_splits_under_two_classes_is_a_leak(tmp_path: Path) -> 
 
 def test_labels_and_segments_are_the_official_files_own(tmp_path: Path) -> None:
     root = layout(tmp_path, BELL, train=BELL)
-    for options in (replace(ReadOptions("ave"), labels=tmp_path / "x.csv"), ReadOptions("ave", segments=5)):
+    for given in ({"labels": tmp_path / "x.csv"}, {"segments": 5}, {"segment_s": 0.5}, {"stride_s": 5.0}):
+        options = replace(ReadOptions("ave"), **given)  # type: ignore[arg-type]
         with pytest.raises(CaeavError, match="official files fix them"):
             readers["ave"](root, options)

@@ -19,7 +19,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.readers.avsbench_files import read_mask
+from caeav.manifests.readers.avsbench_files import OFFICIAL_CATEGORIES, read_mask
 
 SPOT = np.zeros((224, 224), dtype=bool)
 SPOT[20:90, 100:190] = True
@@ -143,6 +143,10 @@ def test_values_between_are_dithered_for_s4_and_halved_for_ms3_as_officially(tmp
     assert s4.soft and ms3.soft
     assert 0 < s4.mask.sum() < 64  # Pillow spreads the error, as the official loader does
     assert not ms3.mask.any()
+    Image.fromarray(np.full((8, 8), 128, dtype=np.uint8)).save(path)
+    assert read_mask(path, "P").mask.all()
+    Image.fromarray(np.full((8, 8), 127, dtype=np.uint8)).save(path)
+    assert not read_mask(path, "P").mask.any()
     Image.fromarray((SPOT * 3).astype(np.uint8), "P").save(path)  # palette numbers 0 and 3
     assert np.array_equal(read_mask(path, "P").mask, SPOT)
 
@@ -201,6 +205,115 @@ def test_a_mask_file_that_claims_any_size_is_a_finding(tmp_path: Path) -> None:
     manifest = read(tmp_path, "avs-ms3")
     assert manifest.clips[0].extra["masks"] == [None] * 5
     assert codes(manifest) == {"damaged_mask": 2, "missing_mask": 3}
+    path = masks / "xv7eM6-UmkY_36_3.png"
+    Image.fromarray(np.ones((4, 5_000), dtype=np.uint8)).save(path)
+    assert codes(read(tmp_path, "avs-ms3")) == {"damaged_mask": 3, "missing_mask": 2}
+
+
+@pytest.mark.parametrize(
+    "order", [("train", "val", "test"), ("test", "val", "train"), ("val", "train", "test")]
+)
+def test_a_name_in_several_splits_is_in_the_latest_once_whatever_the_order(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    rows = "".join(f"xv7eM6-UmkY_36,{split}\n" for split in order) + "A7N2Japi3-A_4,train\n"
+    (tmp_path / "ms3_meta_data.csv").write_text(f"video_id,split\n{rows}")
+    manifest = read(tmp_path, "avs-ms3")
+    assert [(clip.key, clip.split) for clip in manifest.clips] == [
+        ("xv7eM6-UmkY_36", "test"),
+        ("A7N2Japi3-A_4", "train"),
+    ]
+    assert "audio_wav/test/" in manifest.clips[0].media
+    assert codes(manifest)["row_in_two_splits"] == 2 and not leaked_keys(manifest)
+    (tmp_path / "ms3_meta_data.csv").write_text(
+        f"video_id,split\nxv7eM6-UmkY_36,{order[0]}\nxv7eM6-UmkY_36,{order[0]}\n"
+    )
+    assert codes(read(tmp_path, "avs-ms3")) == {"duplicate_row": 1, "no_masks": 1}
+
+
+@pytest.mark.parametrize("place", ["", "Single-source/", "AVSBench_data/Single-source/"])
+def test_the_list_and_its_data_may_lie_at_three_places(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / f"{place}s4_meta_data.csv").write_text("name,start,category,split\nx,0,race_car,test\n")
+    [clip] = read(tmp_path, "avs-s4").clips
+    assert clip.media == f"{place}s4_data/audio_wav/test/race_car/x.wav"
+
+
+def test_the_folder_of_the_set_is_preferred_to_the_root(tmp_path: Path) -> None:
+    for place, split in (("", "train"), ("Multi-sources/", "val"), ("AVSBench_data/Multi-sources/", "test")):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}ms3_meta_data.csv").write_text(f"video_id,split\nx,{split}\n")
+    assert [clip.split for clip in read(tmp_path, "avs-ms3").clips] == ["val"]
+
+
+def test_classes_are_s4s_own_order_where_its_categories_are_used_else_that_of_appearance(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "s4_meta_data.csv"
+    path.write_text("name,start,category,split\na,0,zebra,test\nb,0,race_car,test\nc,0,ant,test\n")
+    assert read(tmp_path, "avs-s4").classes == (*OFFICIAL_CATEGORIES, "zebra", "ant")
+    path.write_text("name,start,category,split\na,0,zebra,test\nc,0,ant,test\n")
+    assert read(tmp_path, "avs-s4").classes == ("zebra", "ant")
+
+
+def test_a_clips_own_name_is_kept_where_it_is_not_the_video_id(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,train\nA7N2Japi3-A,test\n")
+    extras = [
+        {k: v for k, v in clip.extra.items() if k != "masks"} for clip in read(tmp_path, "avs-ms3").clips
+    ]
+    assert extras == [{"id": "xv7eM6-UmkY", "name": "xv7eM6-UmkY_36"}, {"id": "A7N2Japi3-A"}]
+
+
+def test_masks_of_several_sizes_are_said(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
+    folder = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
+    for number in range(1, 6):
+        save(SPOT[: 100 if number == 3 else 224], folder / f"xv7eM6-UmkY_36_{number}.png", "L")
+    [detail] = [found.detail for found in read(tmp_path, "avs-ms3").findings if found.code == "mask_size"]
+    assert detail == "224 x 224: 4, 224 x 100: 1"
+    save(SPOT, folder / "xv7eM6-UmkY_36_3.png", "L")
+    assert not codes(read(tmp_path, "avs-ms3"))
+
+
+def test_soft_masks_are_said_and_hard_ones_not(tmp_path: Path) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
+    folder = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
+    for number in range(1, 6):
+        path = save(SPOT, folder / f"xv7eM6-UmkY_36_{number}.png", "L")
+    assert not codes(read(tmp_path, "avs-ms3"))
+    Image.fromarray((SPOT * 200).astype(np.uint8)).save(path)
+    assert codes(read(tmp_path, "avs-ms3")) == {"soft_mask": 1}
+
+
+@pytest.mark.parametrize("place", ["avss_metadata.csv", "metadata.csv", "AVSBench_semantic/metadata.csv"])
+def test_the_semantic_list_may_lie_at_three_places(tmp_path: Path, place: str) -> None:
+    (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nA7N2Japi3-A_4,test\n")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(
+        "vid,uid,s_min,s_sec,a_obj,split,label\nA7N2Japi3-A,A7N2Japi3-A_4,0,0,off-the-screen_dog,test,v1m\n"
+        "A7N2Japi3-A,A7N2Japi3-A_4,0,0,cat,test,v2\n"
+    )
+    assert read(tmp_path, "avs-ms3").clips[0].extra["objects"] == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("start", "second"),
+    [("5", None), ("6", "short_source")],
+)
+def test_a_clip_that_ends_with_its_source_is_not_short(
+    tmp_path: Path, start: str, second: str | None
+) -> None:
+    (tmp_path / "s4_meta_data.csv").write_text(f"name,start,category,split\nA7N2Japi3-A,{start},ant,test\n")
+    assert ("short_source" in codes(read(tmp_path, "avs-s4"))) == (second is not None)
+
+
+def test_a_category_that_is_a_path_costs_its_row(tmp_path: Path) -> None:
+    (tmp_path / "s4_meta_data.csv").write_text(
+        "name,start,category,split\nA7N2Japi3-A,0,../ant,test\nB7N2Japi3-A,0,ant,test\nC7N2Japi3-A,0,ant,dev\n"
+    )
+    manifest = read(tmp_path, "avs-s4")
+    assert [clip.key for clip in manifest.clips] == ["B7N2Japi3-A"]
+    assert codes(manifest) == {"damaged_row": 2, "no_masks": 1}
 
 
 def test_bad_lists_are_told(tmp_path: Path) -> None:

@@ -162,6 +162,87 @@ def test_a_video_in_two_splits_is_a_leak_though_its_names_differ(tmp_path: Path)
     assert leaked_keys(manifest) == {A: ("test",), other: ("train",)}
 
 
+def test_the_first_line_of_a_name_gives_its_labels_and_the_latest_split_its_split(tmp_path: Path) -> None:
+    manifest = read(layout(tmp_path, train=f"{A}\tDog\n", val=f"{A}\tCat\n{A}\tSpeech\n"))
+    assert [(clip.split, clip.labels()) for clip in manifest.clips] == [("val", ("Dog",))]
+    assert [len(said(manifest, code)) for code in ("row_in_two_splits", "duplicate_row")] == [1, 1]
+
+
+def test_a_file_called_by_the_whole_name_is_preferred_to_one_of_the_id(tmp_path: Path) -> None:
+    root = layout(tmp_path, train=f"{A}\tDog\n{A[:11]}_20_30\tDog\n")
+    (root / "video").mkdir()
+    for name in (A, A[:11]):
+        (root / "video" / f"{name}.mp4").touch()
+    assert [clip.media for clip in read(root).clips] == [f"video/{A}.mp4", f"video/{A[:11]}.mp4"]
+
+
+def test_an_event_that_begins_with_the_clips_end_is_outside_of_it(tmp_path: Path) -> None:
+    manifest = read(layout(tmp_path, train="", val=f"{A}\tDog\n", audio=f"{A}\t10\t11\tDog\n"))
+    assert manifest.clips[0].events == () and "skipped" in said(manifest, "time_outside")[0]
+
+
+def test_files_in_the_root_are_preferred_to_those_in_data(tmp_path: Path) -> None:
+    layout(tmp_path / "data", train=f"{A}\tDog\n{B}\tDog\n")
+    assert len(read(tmp_path).clips) == 2
+    assert len(read(layout(tmp_path, train=f"{A}\tDog\n")).clips) == 1
+
+
+def test_a_set_with_classes_of_its_own_takes_them_from_categories_txt(tmp_path: Path) -> None:
+    root = layout(tmp_path, train=f"{A}\tzebra,Dog\n")
+    (root / "categories.txt").write_text("zebra\nant\n")
+    manifest = read(root)
+    assert manifest.classes == ("zebra", "ant") and manifest.clips[0].labels() == ("zebra",)
+    assert said(manifest, "unknown_label") == [f"AVVP_train.csv:2: {A}: 'Dog'"]
+
+
+@pytest.mark.parametrize(
+    ("onset", "offset", "event"),
+    [("1.9", "3.9", (1, 3)), ("2", "3.0", (2, 3)), ("-1", "3", None), ("0", "inf", None), ("nan", "3", None)],
+)
+def test_times_lose_their_decimals_and_what_is_no_time_costs_its_row(
+    tmp_path: Path, onset: str, offset: str, event: tuple[int, int] | None
+) -> None:
+    manifest = read(
+        layout(tmp_path, "", val=f"{A}\tDog\n", audio=f"{A}\t{onset}\t{offset}\tDog\n{A}\t8\t9\tDog\n")
+    )
+    kept = [(found.start_s, found.end_s) for found in manifest.clips[0].events]
+    assert kept == [*([event] if event else []), (8, 9)]
+    assert len(said(manifest, "damaged_row")) == (event is None)
+    assert len(said(manifest, "fractional_time")) == (event == (1, 3))
+
+
+def test_a_name_that_is_not_put_together_as_usual_is_said_and_one_with_a_dot_in_its_id_has_no_decimals(
+    tmp_path: Path,
+) -> None:
+    long = "\u00e9" * 130  # 260 bytes, more than a file's name has
+    manifest = read(layout(tmp_path, train=f"{long}\tDog\nfilm\tDog\n{A}\tDog\na.aaaaaaaaa_0_10\tDog\n"))
+    assert said(manifest, "unusual_name") == ["AVVP_train.csv:3: film: not <11 characters>_<start>_<end>"]
+    assert said(manifest, "decimal_times") == [] and len(said(manifest, "damaged_row")) == 1
+
+
+def test_byte_order_marks_line_ends_and_blanks_make_no_difference(tmp_path: Path) -> None:
+    root = layout(tmp_path, train="")
+    (root / WEAK[0]).write_bytes(f"\ufefffilename\tevent_labels\r\n\r\n {A} \t Dog, Cat \r\n".encode())
+    manifest = read(root)
+    assert [(clip.key, clip.labels()) for clip in manifest.clips] == [(A, ("Dog", "Cat"))]
+    assert {found.code for found in manifest.findings} == {"dash_id"}
+
+
+def test_rows_with_an_empty_field_or_another_encoding_cost_themselves(tmp_path: Path) -> None:
+    root = layout(tmp_path, train="")
+    lines = (f"{A}\tDog", f"{B}\t", "caf\xe9_bbbbbb_0_10\tDog")
+    (root / WEAK[0]).write_bytes("\n".join(("filename\tevent_labels", *lines)).encode("latin-1"))
+    manifest = read(root)
+    assert [clip.key for clip in manifest.clips] == [A]
+    assert [line.partition(":")[2][:18] for line in said(manifest, "damaged_row")] == [
+        "3: no event_labels",
+        "4: not UTF-8: caf\\",
+    ]
+    (root / WEAK[0]).write_text(f"filename\tevent_labels\n{B}\t\n")
+    with pytest.raises(CaeavError, match="none of its 1 lines can be read"):
+        read(root)
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"AVVP_train\.csv, .*AVVP_eval_visual\.csv not found") as raised:
         read(tmp_path)

@@ -13,6 +13,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers.music_avqa_files import OFFICIAL_ANSWERS
 
 
 def read(root: Path) -> Manifest:
@@ -182,6 +183,90 @@ def test_oddities_are_handled_one_by_one(tmp_path: Path) -> None:
     }
     assert manifest.classes[-1] == "often" and len(manifest.classes) == 43
     assert leaked_keys(manifest) == {"00000001": ("train", "test")}
+
+
+PLACES = ("json_update", "data/json_update", "json", "data/json", ".", "data")
+
+
+def test_the_places_of_question_files_in_the_order_of_preference(tmp_path: Path) -> None:
+    for number, place in enumerate(PLACES):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "avqa-train.json").write_text(json.dumps([item(number)]))
+    for number, place in enumerate(PLACES):
+        [question] = questions(read(tmp_path), "train")
+        assert question["id"] == number, place
+        (tmp_path / place / "avqa-train.json").unlink()
+
+
+def test_answers_are_in_the_listed_order_else_the_official_else_that_of_appearance(tmp_path: Path) -> None:
+    write(tmp_path, [item(1, "often"), item(2, "yes")])
+    assert read(tmp_path).classes == (*OFFICIAL_ANSWERS, "often")
+    (tmp_path / "json" / "ans_vocab.txt").write_text("yes\nzero\n")
+    assert read(tmp_path).classes == ("yes", "zero", "often")
+    (tmp_path / "json" / "ans_vocab.txt").unlink()
+    write(tmp_path, [item(1, "often"), item(2, "rarely")])
+    assert read(tmp_path).classes == ("often", "rarely")
+
+
+def test_a_clip_is_a_minute_of_ten_segments(tmp_path: Path) -> None:
+    manifest = read(write(tmp_path, [item(1)]))
+    assert (manifest.segments, manifest.segment_s, manifest.clips[0].seconds) == (10, 6.0, 60.0)
+
+
+def test_words_that_train_lacks_are_told_of_val_and_test_where_there_is_train(tmp_path: Path) -> None:
+    other = item(2, templ_values='["tuba"]')
+    write(tmp_path, [item(1)], [other])
+    (tmp_path / "json" / "avqa-val.json").write_text(json.dumps([other]))
+    found = [(f.where, f.detail) for f in read(tmp_path).findings if f.code == "unseen_words"]
+    assert found == [("avqa-val.json", "tuba"), ("avqa-test.json", "tuba")]
+    (tmp_path / "json" / "avqa-train.json").unlink()
+    assert codes(read(tmp_path)) == {"no_split_file": 1, "video_in_two_splits": 1}
+
+
+def test_blanks_make_words_and_a_slot_takes_its_whole_word_as_officially(tmp_path: Path) -> None:
+    template = " Is  the <Object>-like sound loud?"
+    [question] = questions(read(write(tmp_path, [item(1, question_content=template)])), "train")
+    assert question["words"] == ["", "Is", "", "the", "violin", "sound", "loud"]
+    assert question["text"] == "Is  the violin-like sound loud?"
+
+
+def test_answers_are_called_anser_as_officially_and_answer_by_others(tmp_path: Path) -> None:
+    other = item(2)
+    del other["anser"]
+    rows = [{**item(1, "yes"), "answer": "no"}, {**other, "answer": "no"}]
+    found = questions(read(write(tmp_path, rows)), "train")
+    assert [question["answer"] for question in found] == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"question_id": True},
+        {"question_id": "7"},
+        {"question_content": "Is <Object><LR> loud?", "templ_values": '["a", "b"]'},
+        {"question_content": "  "},
+        {"type": '["Audio"]'},
+        {"templ_values": '["a", 1]'},
+        {"video_id": 5},
+    ],
+)
+def test_a_question_that_cannot_be_read_costs_itself(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    manifest = read(write(tmp_path, [item(1), {**item(2), **wrong}]))
+    assert [question["id"] for question in questions(manifest, "train")] == [1]
+    assert codes(manifest)["damaged_row"] == 1
+
+
+def test_one_number_of_two_questions_is_said_and_both_are_kept(tmp_path: Path) -> None:
+    manifest = read(write(tmp_path, [item(1), item(1, templ_values='["tuba"]')]))
+    assert len(questions(manifest, "train")) == 2 and codes(manifest) == {"repeated_number": 1}
+
+
+def test_the_first_folder_that_holds_a_video_is_taken(tmp_path: Path) -> None:
+    write(tmp_path, [item(1)])
+    for folder in ("MUCIS-AVQA-videos-Real", "videos", "video"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "00000001.mp4").touch()
+        assert [clip.media for clip in read(tmp_path).clips] == [f"{folder}/00000001.mp4"]
 
 
 def test_what_is_no_question_file_is_refused(tmp_path: Path) -> None:

@@ -68,20 +68,6 @@ def test_a_second_run_does_nothing_and_starts_no_process(
     assert digests(again.path) == before
 
 
-def test_media_that_lies_elsewhere_now_is_said_once(
-    small_manifest: Manifest, tmp_path: Path, digests: Digests
-) -> None:
-    """Another folder of the same name would otherwise be taken for the same data set without a word."""
-    manifest = first(small_manifest, 1)
-    before = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
-    moved = replace(manifest, media_root="/elsewhere")
-    [remark] = extract(moved, Home(tmp_path), OPTIONS, ONE, quiet).remarks
-    assert manifest.media_root in remark and "now in /elsewhere" in remark
-    again = extract(moved, Home(tmp_path), OPTIONS, ONE, quiet)
-    assert not again.remarks
-    assert digests(again.path) == digests(before.path)
-
-
 def test_the_number_of_workers_does_not_change_a_byte(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:

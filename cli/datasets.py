@@ -1,0 +1,94 @@
+"""From `--dataset` and what goes with it to a manifest: what the home remembers is filled in, what changed is asked.
+
+Every command that takes a data set comes through here, so that a name, a folder, or nothing means the same to each.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from caeav.cli.console import say
+from caeav.manifests.clip import Manifest
+from caeav.manifests.dataset import Source, load_dataset
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.readers import CLASS_FOLDERS
+from caeav.manifests.remembered import Recalled, name_of, recall, remember
+
+LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
+"""What a command does with a data set: only look at it; write something of it, so that it is remembered; or extract it,
+so that it is the last as well."""
+
+
+def source(
+    root: Path | None,
+    labels: str | None,
+    segments: int | None,
+    segment_s: float | None,
+    stride_s: float | None,
+) -> Source:
+    """What the options say."""
+    file = labels if labels in (None, CLASS_FOLDERS) else Path(labels)
+    return Source(root, file, segments, segment_s, stride_s)
+
+
+def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> tuple[Manifest, str]:
+    """The manifest, and what to call the data set in a command to type next.
+
+    Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
+    """
+    from caeav.pipeline.identity import same_media
+    from caeav.pipeline.lengths import lengths_in
+
+    recalled = recall(home, dataset, given, same_media)
+    for text in recalled.said:
+        say(text)
+    if does != LOOKS:
+        _ask(recalled, relabel)
+    elif recalled.changes:
+        say(f"note: {'; '.join(recalled.changes)}; only this command looks at it so")
+    cut = {} if recalled.built else asdict(recalled.source)
+    cut.pop("root", None)
+    manifest = load_dataset(
+        recalled.argument, recalled.root, home, called=recalled.called, lengths=lengths_in(home), **cut
+    )
+    if does != LOOKS:
+        remember(home, recalled, last=does == IS_LAST)
+    return manifest, dataset or recalled.called
+
+
+def name(dataset: str, home: Home) -> str:
+    """The name of the data set that is meant by a name, a folder of media, or nothing (the last one, which is said)."""
+    from caeav.pipeline.identity import same_media
+
+    found = name_of(home, dataset, same_media)
+    if not dataset:
+        say(f"data set {found}, the one last extracted in {home.root}")
+    return found
+
+
+def is_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(recalled: Recalled, relabel: bool) -> None:
+    """Let no change pass that was not asked for."""
+    if not recalled.changes:
+        return
+    told = "; ".join(recalled.changes)
+    if relabel:
+        say(f"{told}: taken, as --relabel says")
+        return
+    if is_terminal():
+        say(told)
+        if typer.confirm("take it so from now on (as --relabel)?", err=True):
+            return
+    raise CaeavError(
+        told,
+        hint="leave the option away to go on as before, add --relabel to take it so from now on, or use another --home",
+    )

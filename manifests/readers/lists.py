@@ -1,0 +1,294 @@
+"""Lists of YouTube clips as VGGSound and AudioSet publish them, taken as the label file of a folder of media.
+
+    VGGSound   ytid,start,"label, perhaps with commas",split      no header; clips of 10 s
+    AudioSet   # YTID, start_seconds, end_seconds, positive_labels    comments, then rows; the labels in one field
+
+Who downloads them calls files in many ways: `<id>_<start as six digits>`, `<id>_<start>_<end>` in milliseconds or
+seconds, the id alone, a `Y` before it. A file that carries the start in its name is the clip, cut already, and begins
+at 0. A file named by the id alone may be the clip or the whole video: its length tells.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from caeav.manifests.clip import Finding
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.findings import finding
+from caeav.manifests.readers import MEDIA_EXTENSIONS, Lengths
+from caeav.manifests.readers.files import is_name
+from caeav.manifests.readers.labels import LabelRow, read_text, refuse_rows, report_missing
+from caeav.manifests.readers.names import MediaNames
+from caeav.manifests.readers.times import MAX_TIME_S
+from caeav.manifests.wording import counted
+
+VGGSOUND, AUDIOSET = "VGGSound", "AudioSet"
+_FORMS = {
+    VGGSOUND: "ytid,start,label,split",
+    AUDIOSET: "YTID, start_seconds, end_seconds, positive_labels",
+}
+VGGSOUND_S = 10.0
+LABEL_NAMES = "class_labels_indices.csv"
+"""AudioSet's names for its label ids; taken where it lies beside the list or in the media folder."""
+
+CUT_S = 1.0
+"""A file named by the id alone that is at most so much longer than its clip is the clip."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+_ID_COLUMNS = ("ytid", "youtube_id", "youtube id", "video_id", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One clip of a list, times in seconds of the YouTube video."""
+
+    line: int
+    id: str
+    start_s: float
+    end_s: float
+    labels: tuple[str, ...]
+    split: str
+
+    @property
+    def name(self) -> str:
+        """`<id>_<start>`, the start in six digits as VGGSound's files have it, in milliseconds where it is uneven."""
+        whole = self.start_s.is_integer()
+        return f"{self.id}_{self.start_s:06.0f}" if whole else f"{self.id}_{self.start_s * 1000:.0f}ms"
+
+    def cut_stems(self) -> Iterator[str]:
+        """What a file that holds just this clip may be called, without extension."""
+        start, end = self.start_s, self.end_s
+        names = [f"_{start * 1000:.0f}_{end * 1000:.0f}", f"_{start:.3f}_{end:.3f}"]
+        if start.is_integer():
+            names = [
+                f"_{start:06.0f}",
+                *names,
+                f"_{start:.0f}_{end:g}",
+                f"_{start:.0f}",
+                f"_{start:.1f}_{end:.1f}",
+            ]
+        for before in ("", "Y"):
+            yield from (f"{before}{self.id}{name}" for name in (*names, f"_{start * 1000:.0f}"))
+
+
+def form_of(content: str) -> str:
+    """`VGGSOUND`, `AUDIOSET`, or nothing when the text is neither list."""
+    first = [line for line in content.splitlines()[:20] if line.strip()]
+    if any(line.startswith("#") and "ytid" in line.lower() for line in first):
+        return AUDIOSET
+    rows = [_cells(line) for line in first if not line.startswith("#")][:2]
+    if len(rows) == 2 and rows[0][0].lower() in _ID_COLUMNS:
+        rows = rows[1:]
+    for row in rows[:1]:
+        if len(row) == 4 and _ID.fullmatch(row[0]) and row[1].isdecimal() and row[3] in ("train", "test"):
+            return VGGSOUND
+        if len(row) == 4 and _ID.fullmatch(row[0]) and row[3].startswith(("/m/", "/t/", "/g/")):
+            return AUDIOSET
+    return ""
+
+
+def read_list(
+    path: Path,
+    sources: dict[str, str],
+    media: MediaNames,
+    files: Sequence[str],
+    lengths: Lengths | None,
+    findings: list[Finding],
+) -> tuple[list[LabelRow], set[str]]:
+    """A row for each clip and label of the list, and files that hold a listed clip once more.
+
+    Raises `CaeavError` for wrong rows, and when no clip has a file.
+    """
+    content = read_text(path, sources)
+    form = form_of(content)
+    listed = _listed(path, content, form)
+    names = _label_names(path, media.root, sources) if form == AUDIOSET else {}
+    split = f"; all rows are in {listed[0].split}" if form == AUDIOSET and listed[0].split else ""
+    findings.append(finding("labels_read_as", path.name, f"{form}'s list{split}"))
+    found, spare = _files(listed, files, path.name, findings)
+    starts = _starts(listed, found, media.root, lengths, path.name, findings)
+    rows = [
+        LabelRow(
+            clip.line,
+            found.get(clip.name, (f"{clip.name}.mp4", True))[0],
+            None,
+            names.get(label, label),
+            clip.split,
+            (starts[clip.name], starts[clip.name] + clip.end_s - clip.start_s),
+            (),
+            clip.id,
+            clip.name,
+        )
+        for clip in listed
+        for label in clip.labels
+    ]
+    without = [row for row in rows if row.name not in found]
+    if len(without) == len(rows):
+        looked = ", ".join(f"{stem}.mp4" for stem in [*listed[0].cut_stems()][:3])
+        raise CaeavError(
+            f"{path}: none of its {counted(len(listed), 'clip')} has a media file below {media.root}, "
+            f"such as {looked} or {listed[0].id}.mp4 for the first",
+            hint="name the folder that holds the downloaded clips or videos: --dataset FOLDER",
+        )
+    if without:
+        gone = len({row.name for row in without})
+        findings.append(finding("missing_media", path.name, f"{gone} of {counted(len(listed), 'clip')}"))
+    report_missing(path, rows, without, media, findings)
+    return rows, spare
+
+
+def _listed(path: Path, content: str, form: str) -> list[Listed]:
+    """The clips in order, each once a line."""
+    clips: list[Listed] = []
+    problems: list[str] = []
+    split = _split_of(path.name) if form == AUDIOSET else ""
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True, skipinitialspace=True)
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells) or cells[0].startswith("#") or (not clips and cells[0].lower() in _ID_COLUMNS):
+                continue
+            clip = _clip(cells, form, split, reader.line_num)
+            if isinstance(clip, Listed):
+                clips.append(clip)
+            else:
+                problems.append(f"line {reader.line_num}: {clip}")
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: not csv ({error}); nothing after it was read")
+    if problems:
+        form_said = (
+            "ytid,start,label,split"
+            if form == VGGSOUND
+            else "YTID, start_seconds, end_seconds, positive_labels"
+        )
+        refuse_rows(path, problems, f"a row of {form}'s list is {form_said}")
+    if not clips:
+        raise CaeavError(f"{path}: lists no clip", hint="take the list as it is published")
+    return clips
+
+
+def _clip(cells: Sequence[str], form: str, split: str, line: int) -> Listed | str:
+    """The clip of a row, or what is wrong with it."""
+    if len(cells) != 4:
+        return f"{len(cells)} fields instead of 4"
+    if not is_name(cells[0]):
+        return f"{cells[0]!r} is no YouTube id"
+    start_s = _seconds(cells[1])
+    end_s = start_s + VGGSOUND_S if form == VGGSOUND else _seconds(cells[2])
+    if not 0 <= start_s < end_s <= MAX_TIME_S:
+        return f"from {cells[1]!r}" + (f" to {cells[2]!r}" if form == AUDIOSET else "") + " are no seconds"
+    if form == VGGSOUND:
+        if cells[3] not in ("train", "test"):
+            return f"split is {cells[3]!r}, it must be train or test"
+        return Listed(line, cells[0], start_s, end_s, (cells[2],), cells[3])
+    labels = tuple(dict.fromkeys(label.strip() for label in cells[3].split(",") if label.strip()))
+    return Listed(line, cells[0], start_s, end_s, labels or ("",), split)
+
+
+def _files(
+    listed: Iterable[Listed], files: Sequence[str], where: str, findings: list[Finding]
+) -> tuple[dict[str, tuple[str, bool]], set[str]]:
+    """By name of clip: its file, and whether that is the clip cut already by its name. And files not needed then."""
+    by_stem: dict[str, list[str]] = {}
+    for file in files:
+        by_stem.setdefault(PurePosixPath(file).stem, []).append(file)
+    found: dict[str, tuple[str, bool]] = {}
+    several: list[str] = []
+    spare: set[str] = set()
+    for clip in listed:
+        stems = [(stem, True) for stem in clip.cut_stems()] + [(clip.id, False), (f"Y{clip.id}", False)]
+        there = [
+            (file, cut) for stem, cut in stems for file in sorted(by_stem.get(stem, ()), key=_preference)
+        ]
+        if there:
+            found[clip.name] = there[0]
+        if len(there) > 1:
+            several.append(f"{clip.name}: {', '.join(file for file, _ in there)}")
+            spare.update(file for file, _ in there)
+    if several:
+        more = f" ({len(several)} clips)" if len(several) > 1 else ""
+        findings.append(finding("several_media", where, f"{several[0]}{more}"))
+    return found, spare - {file for file, _ in found.values()}
+
+
+def _preference(file: str) -> tuple[int, str]:
+    return MEDIA_EXTENSIONS.index(PurePosixPath(file).suffix.lower()), file
+
+
+def _starts(
+    listed: Sequence[Listed],
+    found: Mapping[str, tuple[str, bool]],
+    root: Path,
+    lengths: Lengths | None,
+    where: str,
+    findings: list[Finding],
+) -> dict[str, float]:
+    """By name of clip, the second of its file at which it begins."""
+    whole = {clip.name: found[clip.name][0] for clip in listed if not found.get(clip.name, ("", True))[1]}
+    files = list(dict.fromkeys(whole.values()))
+    known = (
+        dict(zip(files, lengths([root / file for file in files]), strict=True)) if lengths and files else {}
+    )
+    starts: dict[str, float] = {}
+    clips_in: dict[str, str] = {}
+    cut = unknown = 0
+    for clip in listed:
+        if clip.name in starts:
+            continue
+        starts[clip.name] = 0.0
+        if clip.name in whole:
+            length_s = known.get(whole[clip.name])
+            unknown += length_s is None
+            if length_s is not None and length_s <= clip.end_s - clip.start_s + CUT_S:
+                cut += 1
+                other = clips_in.setdefault(whole[clip.name], clip.name)
+                if other != clip.name:
+                    raise CaeavError(
+                        f"{whole[clip.name]} lasts {length_s:.1f} s, and the list has two clips of that video: "
+                        f"{other} and {clip.name}",
+                        hint=f"call the file by the clip it is, such as {clip.name}.mp4",
+                    )
+            else:
+                starts[clip.name] = clip.start_s
+    if whole:
+        said = f"{counted(len(whole), 'file')}, such as {next(iter(whole.values()))}: "
+        said += f"{cut} are no longer than the clip and begin at 0, "
+        said += f"{len(whole) - cut - unknown} are longer and begin at the list's second"
+        said += f", {unknown} of unknown length are taken for whole videos" if unknown else ""
+        findings.append(finding("named_by_id", where, said))
+    return starts
+
+
+def _label_names(path: Path, root: Path, sources: dict[str, str]) -> dict[str, str]:
+    """AudioSet's names by label id, from its file; none where it is not there."""
+    place = next((p for p in (path.parent / LABEL_NAMES, root / LABEL_NAMES) if p.is_file()), None)
+    if place is None:
+        return {}
+    rows = csv.reader(io.StringIO(read_text(place, sources), newline=""), skipinitialspace=True)
+    return {cells[1]: cells[2] for cells in rows if len(cells) == 3 and cells[1].startswith("/")}
+
+
+def _split_of(name: str) -> str:
+    """The split that AudioSet's files carry in their names."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return "train" if "train" in words else "test" if {"eval", "test"} & set(words) else ""
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])] or [""]
+    except csv.Error:
+        return [""]
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,208 @@
+"""What was seen of the media that a store was made of, kept beside the store and never in it.
+
+A store's bytes are a function of manifest and recipe; size, time and digest of a file are facts of one machine on one
+day. So `media.<store>` lies beside the store's folder. A file's entry is written before its clips are decoded: a clip
+that is stored was made of the file that its entry describes, or of a later one, which the next look then notices.
+
+The digest is of length, first and last 64 KiB: what is replaced, cut, appended to or encoded anew is noticed, a byte in
+the middle of a large file is not. For media of several files (a wav with its pictures) it goes over all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from caeav.manifests.publish import make_folder, publish_bytes, temp_path, unpublish
+
+FORMAT = "caeav-media"
+VERSION = 1
+PREFIX = "media."
+END_BYTES = 1 << 16
+DIGEST_BYTES = 16
+DOUBTFUL_S = 3.0
+"""A file this young when it was looked at may be written again within the tick of its file system's clock."""
+UNSURE = 0
+"""The stamp of such a file: the next look compares digests, not times."""
+LET_GO = -1
+"""The stamp of a file that is gone, which the user was told and agreed to."""
+NO_DIGEST = bytes(DIGEST_BYTES)
+"""What no file has: where clips were made of several versions of one file, each is to be made again."""
+AT_ONCE = 1024
+MAX_THREADS = 8
+
+Made = TypeVar("Made")
+FilesOf = Callable[[str], Sequence[str]]
+"""The files that media consist of, by the path of the one that is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen of one medium: bytes in all, a stamp of its time, and the digest (empty: not taken yet)."""
+
+    size: int
+    stamp: int
+    digest: bytes = b""
+
+
+@dataclass(frozen=True)
+class MediaChange:
+    """A stored clip whose media is not what it was made of: `changed`, `gone`, or `moved` to another name."""
+
+    store: str
+    key: str
+    media: str
+    what: Literal["changed", "gone", "moved"]
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.key}: {self.detail}"
+
+
+def record_path(store: Path) -> Path:
+    """Where the record of the store in this folder lies."""
+    return store.with_name(PREFIX + store.name)
+
+
+def read_record(store: Path) -> dict[str, Facts] | None:
+    """Media, as manifests name them, to what was seen of each; None without a record, or with a damaged one."""
+    try:
+        data = record_path(store).read_bytes()
+    except OSError:
+        return None
+    head, _, body = data.partition(b"\n")
+    try:
+        facts = json.loads(head)
+        count, names = facts["files"], facts["names"]
+        sound = (facts["format"], facts["version"]) == (FORMAT, VERSION) and facts["sha256"] == _sha256(body)
+        if not sound or len(body) != names + count * (16 + DIGEST_BYTES):
+            return None
+        listed = body[:names].decode("utf-8", "surrogatepass").split("\0") if count else []
+        numbers = np.frombuffer(body, "<i8", 2 * count, names).tolist()
+    except (ValueError, KeyError, TypeError):
+        return None
+    digests = body[names + 16 * count :]
+    if len(listed) != count:
+        return None
+    return {
+        name: Facts(numbers[i], numbers[count + i], digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES])
+        for i, name in enumerate(listed)
+    }
+
+
+def write_record(store: Path, seen: Mapping[str, Facts]) -> None:
+    """Publish the record of a store; nothing is written where it says the same already."""
+    names = "\0".join(seen).encode("utf-8", "surrogatepass")
+    numbers = np.array([[f.size for f in seen.values()], [f.stamp for f in seen.values()]], "<i8")
+    body = names + numbers.tobytes() + b"".join(f.digest for f in seen.values())
+    head = {"format": FORMAT, "version": VERSION, "files": len(seen), "names": len(names)}
+    data = json.dumps({**head, "sha256": _sha256(body)}).encode() + b"\n" + body
+    path = record_path(store)
+    if path.is_file() and path.read_bytes() == data:
+        unpublish(temp_path(path))  # of a process that was killed
+        return
+    make_folder(path.parent)
+    publish_bytes(path, data)
+
+
+def carry_record(sources: Sequence[Path], made: Path) -> None:
+    """Give a store that was made of other stores what is known of their media."""
+    seen: dict[str, Facts] = {}
+    for source in sources:
+        for name, facts in (read_record(source) or {}).items():
+            other = seen.setdefault(name, facts)
+            if other.digest != facts.digest:
+                seen[name] = Facts(facts.size, UNSURE, NO_DIGEST)
+    if seen:
+        write_record(made, seen)
+
+
+def read_records(dataset: Path) -> dict[str, Facts]:
+    """What is recorded for any store in a data set's folder."""
+    seen: dict[str, Facts] = {}
+    for path in sorted(dataset.glob(f"{PREFIX}*")):
+        seen |= read_record(dataset / path.name.removeprefix(PREFIX)) or {}
+    return seen
+
+
+def remove_record(store: Path) -> None:
+    """Forget what was seen of a store's media; nothing happens when nothing is known."""
+    unpublish(record_path(store))
+
+
+def look(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, Facts | None]:
+    """Size and stamp of each medium below `root`, None for what is no file there; nothing is read."""
+    now = time.time()
+
+    def one(name: str) -> Facts | None:
+        return _look(os.path.join(root, name), files_of, now)  # noqa: PTH118 - of 100,000 files
+
+    return dict(zip(media, _each(one, media), strict=True))
+
+
+def digests(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, bytes]:
+    """The digest of each medium below `root`; empty for what cannot be read."""
+
+    def one(name: str) -> bytes:
+        return _digest(files_of(os.path.join(root, name)))  # noqa: PTH118
+
+    return dict(zip(media, _each(one, media), strict=True))
+
+
+def _each(work: Callable[[str], Made], names: Sequence[str]) -> Iterable[Made]:
+    """`work` of each name in order; for many by several threads, since what it takes is waiting for a disk."""
+    if len(names) < AT_ONCE:
+        return list(map(work, names))
+    with ThreadPoolExecutor(MAX_THREADS) as threads:
+        parts = [names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)]
+        return [x for part in threads.map(lambda some: list(map(work, some)), parts) for x in part]
+
+
+def _look(path: str, files_of: FilesOf, now: float) -> Facts | None:
+    size, stamps, newest = 0, [], 0
+    for file in files_of(path):
+        try:
+            found = os.stat(file)  # noqa: PTH116
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        size += found.st_size
+        stamps.append((os.path.basename(file), found.st_size, found.st_mtime_ns))  # noqa: PTH119
+        newest = max(newest, found.st_mtime_ns)
+    if newest / 1e9 > now - DOUBTFUL_S:
+        return Facts(size, UNSURE)
+    if len(stamps) == 1:
+        return Facts(size, stamps[0][2])
+    whole = hashlib.blake2b(repr(stamps).encode("utf-8", "surrogatepass"), digest_size=7)
+    return Facts(size, int.from_bytes(whole.digest(), "little") or 1)
+
+
+def _digest(files: Sequence[str]) -> bytes:
+    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    try:
+        for path in files:
+            with open(path, "rb") as file:  # noqa: PTH123
+                size = os.fstat(file.fileno()).st_size
+                whole.update(size.to_bytes(8, "little"))
+                whole.update(file.read(END_BYTES))
+                if size > END_BYTES:
+                    file.seek(max(END_BYTES, size - END_BYTES))
+                    whole.update(file.read(END_BYTES))
+    except OSError:
+        return b""
+    return whole.digest()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

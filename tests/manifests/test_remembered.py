@@ -1,0 +1,287 @@
+"""What a home remembers of its data sets: said once, kept for every command, and never changed in silence."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caeav.manifests import publish, remembered
+from caeav.manifests.dataset import Source
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.manifests.remembered import (
+    Recalled,
+    last_dataset,
+    media_root,
+    name_of,
+    read_memory,
+    recall,
+    remember,
+)
+
+
+def nothing_known(stores: Path, root: Path) -> tuple[int, int]:
+    return 0, 0
+
+
+def same_names(stores: Path, root: Path) -> tuple[int, int]:
+    """As if `recorded.json` beside the stores named the media of the set."""
+    names = json.loads((stores / "recorded.json").read_text()) if stores.is_dir() else []
+    return sum((root / name).is_file() for name in names), len(names)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def folder(path: Path, *files: str) -> Path:
+    path.mkdir(parents=True)
+    for name in files or ("a.mp4",):
+        (path / name).touch()
+    return path
+
+
+def know(home: Home, asked: str, given: Source | None = None, *, last: bool = True) -> Recalled:
+    found = recall(home, asked, given or Source(), same_names)
+    remember(home, found, last=last)
+    return found
+
+
+def recorded(home: Home, name: str, *files: str) -> None:
+    (home.stores / name).mkdir(parents=True, exist_ok=True)
+    (home.stores / name / "recorded.json").write_text(json.dumps(files))
+
+
+def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -> None:
+    media, labels = folder(tmp_path / "clips"), tmp_path / "l.csv"
+    know(home, str(media), Source(labels=labels, segments=4, stride_s=2.0))
+    for asked in ("", "clips", str(media), f"{media}/../clips"):
+        again = recall(home, asked, Source(), same_names)
+        assert (again.called, again.source.labels, again.source.segments) == ("clips", labels, 4)
+        assert (again.source.root, again.source.stride_s, again.changes) == (media, 2.0, ())
+        assert f"--labels {labels} --segments 4 --stride-seconds 2.0" in again.said[-1]
+    assert f"clips, the one last extracted in {home.root}" in recall(home, "", Source(), same_names).said[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Source(labels=Path("/other.csv")), "--labels /l.csv, now it is /other.csv"),
+        (Source(labels="folders"), "--labels /l.csv, now it is folders"),
+        (Source(segments=5), "--segments 10, now it is 5"),
+        (Source(segment_s=0.5), "--segment-seconds 2.0, now it is 0.5"),
+        (Source(stride_s=1.0), "--stride-seconds 3.0, now it is 1.0"),
+    ],
+)
+def test_another_value_is_a_change_and_the_same_is_none(
+    home: Home, tmp_path: Path, given: Source, words: str
+) -> None:
+    media = folder(tmp_path / "clips")
+    whole = Source(labels=Path("/l.csv"), segment_s=2.0, stride_s=3.0)
+    know(home, str(media), whole)
+    [change] = recall(home, str(media), given, same_names).changes
+    assert words in change
+    assert recall(home, "clips", replace(whole, segments=10), same_names).changes == ()
+
+
+def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_own_is(
+    home: Home, tmp_path: Path
+) -> None:
+    bare, own = folder(tmp_path / "bare"), folder(tmp_path / "own", "a.mp4", "labels.csv")
+    for media in (bare, own):
+        know(home, str(media))
+    given = Source(labels=tmp_path / "l.csv")
+    assert recall(home, str(bare), given, same_names).changes == ()
+    assert recall(home, str(own), given, same_names).changes != ()
+    assert recall(home, str(own), Source(labels=own / "labels.csv"), same_names).changes == ()
+
+
+def test_an_official_set_keeps_its_root_and_another_one_is_a_change_unless_the_media_are_the_same(
+    home: Home, tmp_path: Path
+) -> None:
+    first, copy, other = folder(tmp_path / "1"), folder(tmp_path / "2"), folder(tmp_path / "3", "b.mp4")
+    know(home, "ave", Source(root=first))
+    assert recall(home, "ave", Source(), same_names).root == first
+    assert recall(home, "ave", Source(root=first), same_names).changes == ()
+    assert "now --root" in recall(home, "ave", Source(root=copy), same_names).changes[0]  # nothing to compare
+    recorded(home, "ave", "a.mp4")
+    moved = recall(home, "ave", Source(root=copy), same_names)
+    assert moved.changes == () and "with the same media" in moved.said[0]
+    assert "0 of 1 media files are the same" in recall(home, "ave", Source(root=other), same_names).changes[0]
+    for path in (first, copy):
+        path.rename(path.with_name(f"{path.name}-away"))
+    gone = recall(home, "ave", Source(), same_names)
+    assert gone.root is None and f"{first}, where ave was read before, is not there" in gone.said[0]
+
+
+def test_the_place_of_an_official_set_in_the_home_moves_with_the_home(home: Home, tmp_path: Path) -> None:
+    folder(home.data("ave"))
+    know(home, "ave", Source(root=home.data("ave")))
+    assert read_memory(home).sources["ave"].root is None
+    home.root.rename(tmp_path / "new")
+    assert recall(Home(tmp_path / "new"), "", Source(), same_names).changes == ()
+    assert media_root(Home(tmp_path / "new"), "ave") == tmp_path / "new" / "data" / "ave"
+
+
+def test_two_folders_of_one_name_are_two_data_sets(home: Home, tmp_path: Path) -> None:
+    x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips", "b.mp4")
+    assert know(home, str(x)).called == "clips"
+    recorded(home, "clips", "a.mp4")
+    second = know(home, str(y))
+    assert second.called.startswith("clips-") and len(second.called) == len("clips-") + 8
+    assert f"{y} is called {second.called}" in second.said[0]
+    again = recall(home, str(y), Source(), same_names)
+    assert (again.called, again.said) == (second.called, ())
+    assert recall(home, str(x), Source(), same_names).called == "clips"
+    link = tmp_path / "z"
+    link.symlink_to(y)
+    assert name_of(home, str(link), same_names) == second.called
+    assert name_of(home, "clips", same_names) == "clips"
+    assert media_root(home, second.called) == y
+
+
+def test_a_folder_that_moved_or_was_renamed_stays_its_data_set_with_its_labels(
+    home: Home, tmp_path: Path
+) -> None:
+    old = folder(tmp_path / "clips", "a.mp4", "b.mp4", "mine.csv")
+    know(home, str(old), Source(labels=old / "mine.csv"))
+    recorded(home, "clips", "a.mp4", "b.mp4")
+    for new in (tmp_path / "else" / "clips", tmp_path / "renamed"):
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+        found = know(home, str(new))
+        assert (found.called, found.changes, found.source.labels) == ("clips", (), new / "mine.csv")
+        assert f"clips was in {old}, it is now in {new}" in found.said[0]
+        old = new
+    assert read_memory(home).sources["clips"].root == old
+
+
+def test_a_copy_of_the_same_content_is_the_same_data_set(home: Home, tmp_path: Path) -> None:
+    x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips")
+    know(home, str(x))
+    recorded(home, "clips", "a.mp4")
+    assert recall(home, str(y), Source(), same_names).called == "clips"
+
+
+def test_a_home_of_old_knows_where_its_media_was(home: Home, tmp_path: Path) -> None:
+    x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips")
+    note = home.stores / "clips" / "media_root"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(str(x).encode())
+    recorded(home, "clips")
+    assert recall(home, str(x), Source(), same_names).called == "clips"
+    assert recall(home, str(y), Source(), same_names).called.startswith("clips-")
+    assert media_root(home, "clips") == x
+    x.rename(tmp_path / "away")
+    assert recall(home, str(y), Source(), same_names).called == "clips"
+
+
+def test_without_a_last_data_set_the_only_one_is_taken_or_they_are_named(home: Home) -> None:
+    with pytest.raises(CaeavError, match="none was extracted in") as raised:
+        last_dataset(home)
+    assert "--dataset" in raised.value.hint
+    for name in ("one", "two"):
+        (home.stores / name / "tokens-x").mkdir(parents=True)
+        (home.stores / name / "tokens-x" / "recipe.json").touch()
+        if name == "one":
+            assert last_dataset(home) == "one"
+    with pytest.raises(CaeavError, match="not known which was last: one, two"):
+        last_dataset(home)
+
+
+def test_only_an_extraction_makes_a_data_set_the_last(home: Home, tmp_path: Path) -> None:
+    know(home, str(folder(tmp_path / "a")))
+    know(home, str(folder(tmp_path / "b")), last=False)
+    assert last_dataset(home) == "a"
+    before = home.remembered.stat().st_mtime_ns
+    know(home, "a")
+    assert home.remembered.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "caeav-datasets", "version": 9}', "[" * 100_000, '{"format": 1}']
+)
+def test_a_damaged_memory_is_an_error_that_says_what_is_lost(home: Home, text: str) -> None:
+    home.root.mkdir()
+    home.remembered.write_text(text)
+    with pytest.raises(CaeavError, match="does not say what is known") as raised:
+        read_memory(home)
+    assert f"remove {home.remembered}" in raised.value.hint
+
+
+def test_rows_of_wrong_types_are_refused(home: Home, tmp_path: Path) -> None:
+    know(home, str(folder(tmp_path / "a")))
+    whole = json.loads(home.remembered.read_text())
+    for key, value in (("root", 3), ("labels", ["x"]), ("segments", "4"), ("segment_s", True)):
+        row = {**whole["datasets"]["a"], key: value}
+        home.remembered.write_text(json.dumps({**whole, "datasets": {"a": row}}))
+        with pytest.raises(CaeavError, match="does not say"):
+            read_memory(home)
+
+
+def test_names_that_are_no_utf8_come_back(home: Home, tmp_path: Path) -> None:
+    odd = tmp_path / "clips\udcff"
+    odd.mkdir()
+    (odd / "a.mp4").touch()
+    name = know(home, str(odd)).called
+    assert read_memory(home).sources[name].root == odd
+
+
+def test_killed_while_writing_the_old_memory_is_there(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(home, str(folder(tmp_path / "a")))
+    before = read_memory(home)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("write_bytes", "sync_file", "rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                know(home, str(folder(tmp_path / step)))
+        assert read_memory(home) == before
+
+
+def test_a_name_taken_by_another_process_meanwhile_is_refused(home: Home, tmp_path: Path) -> None:
+    x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips", "b.mp4")
+    both = [recall(home, str(path), Source(), same_names) for path in (x, y)]
+    remember(home, both[0], last=True)
+    with pytest.raises(CaeavError, match="another process has just begun"):
+        remember(home, both[1], last=True)
+    recorded(home, "clips", "a.mp4")
+    assert know(home, str(y)).called.startswith("clips-")
+
+
+def _begin(home: Home, path: str) -> None:
+    remember(home, recall(home, path, Source(), nothing_known), last=True)
+
+
+def test_processes_at_once_lose_nothing(home: Home, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    paths = [folder(tmp_path / f"set{i}") for i in range(6)]
+    running = [context.Process(target=_begin, args=(home, str(path))) for path in paths]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert set(read_memory(home).sources) == {path.name for path in paths}
+
+
+def test_a_built_manifest_stands_in_where_the_folder_is_gone(home: Home, tmp_path: Path) -> None:
+    media = folder(tmp_path / "clips")
+    know(home, str(media), Source(segments=4))
+    media.rename(tmp_path / "away")
+    with pytest.raises(CaeavError, match=f"the media of clips was in {media}"):
+        recall(home, "clips", Source(), same_names)
+    home.manifest("clips").parent.mkdir(parents=True)
+    home.manifest("clips").touch()
+    found = recall(home, "clips", Source(), same_names)
+    assert found.built and "the manifest that was built is taken" in found.said[0]
+    assert remembered.read_memory(home).sources["clips"].segments == 4

@@ -1,0 +1,433 @@
+"""A data set is its content: media that changed, went or moved are noticed, told by clip, and made anew if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.home import Home
+from caeav.pipeline import identity, stage
+from caeav.pipeline.extract import extract
+from caeav.pipeline.identity import MediaChanged, MediaCheck, verify_media
+from caeav.pipeline.recipes import TokenOptions, token_job
+from caeav.pipeline.store import (
+    Quarantined,
+    Record,
+    Slice,
+    StoreReader,
+    convert,
+    merge,
+    open_for_writing,
+    remove_store,
+)
+from caeav.pipeline.store.media_record import MediaChange, read_record, record_path
+from caeav.pipeline.summary import Progress, RunOptions, StageSummary
+
+Digests = Callable[[Path], dict[str, str]]
+OPTIONS = TokenOptions(shard_clips=2)
+ONE = RunOptions(workers=1)
+OLD_S = 1_000_000_000
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+@pytest.fixture
+def five(small_manifest: Manifest, tmp_path: Path) -> Manifest:
+    """Five clips in a folder of their own, long ago."""
+    manifest = replace(small_manifest, clips=small_manifest.clips[:5], media_root=str(tmp_path / "media"))
+    for clip in manifest.clips:
+        put(manifest, clip.media, Path(small_manifest.media_root) / clip.media)
+    return manifest
+
+
+def put(manifest: Manifest, media: str, source: Path, when: int = OLD_S) -> None:
+    target = Path(manifest.media_root) / media
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+    os.utime(target, (when, when))
+
+
+def other_content(manifest: Manifest, small: Manifest, at: int, like: int = 9) -> None:
+    """Clip `at` gets the file of another clip."""
+    put(manifest, manifest.clips[at].media, Path(small.media_root) / small.clips[like].media, OLD_S + 7)
+
+
+@dataclass
+class Made:
+    """What the tests look at of a run."""
+
+    path: Path
+    due: int
+    stored: int
+    quarantined: tuple[Quarantined, ...]
+    media: tuple[MediaChange, ...]
+    remarks: tuple[str, ...]
+
+
+def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> Made:
+    """A stage that takes the digest of a file for its tokens, so that no test waits for a decoder."""
+    how = replace(how, **changes)  # type: ignore[arg-type]
+    recipe = token_job(manifest.segments, manifest.segment_s, OPTIONS).recipe
+    folder, said = Home(home).stores / manifest.dataset, list[str]()
+    check = MediaCheck(manifest, [folder / (recipe.folder_name + how.part.suffix)], how.changed, said.append)
+    check.refuse()
+    with open_for_writing(folder, recipe, manifest, retry_failed=how.retry_failed, part=how.part) as writer:
+        check.settle(writer)
+        media = {clip.key: Path(manifest.media_root) / clip.media for clip in writer.manifest.clips}
+        due = 0
+        for plan in writer.plan():
+            records = {}
+            for key in plan.missing:
+                due += 1
+                data = media[key].read_bytes() if media[key].is_file() else b""
+                if len(data) > 100:
+                    token = np.frombuffer(hashlib.sha256(data).digest(), np.uint8).astype(np.float16)
+                    records[key] = Record(key, {"visual.stage1": token}, {})
+                else:
+                    writer.quarantine(Quarantined(key, "media", "no video", 1))
+            writer.publish(plan, records)
+        done = writer.finish()
+        said += writer.remarks
+    return Made(writer.path, due, done.stored, writer.quarantined, tuple(check.changes), tuple(said))
+
+
+def run_stage(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> StageSummary:
+    """The real stage."""
+    return extract(manifest, Home(home), OPTIONS, replace(how, **changes), quiet)  # type: ignore[arg-type]
+
+
+def test_a_changed_file_is_refused_by_name_before_anything_is_written(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    made = run(five, tmp_path / "h")
+    before = digests(tmp_path / "h")
+    other_content(five, small_manifest, 3)
+    longer = replace(small_manifest, clips=small_manifest.clips[:6], media_root=five.media_root)
+    for manifest in (five, longer):
+        with pytest.raises(MediaChanged) as refused:
+            run(manifest, tmp_path / "h")
+    [change] = refused.value.changes
+    assert (change.key, change.media, change.what) == (five.clips[3].key, five.clips[3].media, "changed")
+    assert f"changed {five.clips[3].key}: {five.clips[3].media}, " in str(refused.value)
+    assert "--changed redo" in refused.value.hint and "--changed keep" in refused.value.hint
+    assert change.store == made.path.name
+    assert digests(tmp_path / "h") == before
+
+
+def test_redo_makes_exactly_the_changed_clips_anew(
+    five: Manifest,
+    small_manifest: Manifest,
+    tmp_path: Path,
+    digests: Digests,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = replace(five, clips=five.clips[:3])
+    run_stage(few, tmp_path / "h")
+    other_content(five, small_manifest, 1)
+    with pytest.raises(MediaChanged):
+        run_stage(few, tmp_path / "h")
+    again = run_stage(few, tmp_path / "h", changed="redo")
+    assert (again.due, again.stored) == (1, 3)
+    assert [change.key for change in again.media] == [five.clips[1].key]
+    assert digests(again.path) == digests(run_stage(few, tmp_path / "fresh").path)
+    monkeypatch.setattr(stage, "WorkerPool", None)
+    assert run_stage(few, tmp_path / "h").media == ()
+    Path(five.media_root).rename(tmp_path / "elsewhere")
+    moved = replace(few, media_root=str(tmp_path / "elsewhere"))
+    [remark] = run_stage(moved, tmp_path / "h").remarks
+    assert five.media_root in remark and f"now in {tmp_path / 'elsewhere'}" in remark
+    assert not run_stage(moved, tmp_path / "h").remarks
+
+
+def test_keep_goes_on_with_what_is_stored_and_is_asked_for_each_time(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    before = digests(run(five, tmp_path / "h").path)
+    other_content(five, small_manifest, 0)
+    kept = run(five, tmp_path / "h", changed="keep")
+    assert (kept.due, [change.key for change in kept.media]) == (0, [five.clips[0].key])
+    assert digests(kept.path) == before
+    with pytest.raises(MediaChanged):
+        run(five, tmp_path / "h")
+
+
+def test_a_file_that_was_only_touched_passes_and_is_read_once(
+    five: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(five, tmp_path / "h")
+    for clip in five.clips:
+        os.utime(Path(five.media_root) / clip.media, (OLD_S + 9, OLD_S + 9))
+    assert run(five, tmp_path / "h").remarks == ()
+    read: list[str] = []
+    monkeypatch.setattr(identity, "digests", lambda root, names, of: read.extend(names) or {})
+    run(five, tmp_path / "h")
+    assert read == []
+
+
+def test_what_was_written_just_before_it_was_looked_at_is_compared_by_content(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    """A coarse clock may give the next version the same time and length."""
+    path = Path(five.media_root) / five.clips[2].media
+    os.utime(path)
+    young = path.stat()
+    run(five, tmp_path / "h")
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"other")
+    os.utime(path, ns=(young.st_atime_ns, young.st_mtime_ns))
+    with pytest.raises(MediaChanged, match="other content of the same length"):
+        run(five, tmp_path / "h")
+
+
+def test_media_that_is_gone_is_refused_kept_or_quarantined(five: Manifest, tmp_path: Path) -> None:
+    run(five, tmp_path / "h")
+    gone = five.clips[1]
+    (Path(five.media_root) / gone.media).unlink()
+    with pytest.raises(MediaChanged, match=f"gone {gone.key}: {gone.media} is no file in"):
+        run(five, tmp_path / "h")
+    assert run(five, tmp_path / "h", changed="keep").stored == 5
+    assert run(five, tmp_path / "h").stored == 5  # agreed to once
+    shutil.copy(Path(five.media_root) / five.clips[0].media, Path(five.media_root) / gone.media)
+    with pytest.raises(
+        MediaChanged, match=f"changed {gone.key}"
+    ):  # another file in its place is another matter
+        run(five, tmp_path / "h")
+    (Path(five.media_root) / gone.media).unlink()
+    other = run(five, tmp_path / "h2")
+    assert len(other.quarantined) == 1
+
+
+def test_redo_of_media_that_is_gone_quarantines_its_clip(five: Manifest, tmp_path: Path) -> None:
+    run(five, tmp_path / "h")
+    (Path(five.media_root) / five.clips[1].media).unlink()
+    done = run(five, tmp_path / "h", changed="redo")
+    assert (done.stored, [q.key for q in done.quarantined]) == (4, [five.clips[1].key])
+    assert run(five, tmp_path / "h").due == 0
+
+
+def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path: Path) -> None:
+    run(five, tmp_path / "h")
+    old, root = five.clips[4], Path(five.media_root)
+    (root / "new.mp4").write_bytes((root / old.media).read_bytes())
+    (root / old.media).unlink()
+    now = replace(five, clips=(*five.clips[:4], replace(old, key="new", media="new.mp4")))
+    with pytest.raises(MediaChanged, match=f"moved {old.key}: {old.media} is new.mp4 now"):
+        run(now, tmp_path / "h")
+    assert run(now, tmp_path / "h", changed="redo").due == 1
+    assert run(now, tmp_path / "h").due == 0
+
+
+def test_another_folder_of_other_files_does_not_pass_for_this_one(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    run(five, tmp_path / "h")
+    other = replace(five, media_root=str(tmp_path / "other"))
+    for at, clip in enumerate(five.clips):
+        put(other, clip.media, Path(small_manifest.media_root) / small_manifest.clips[10 + at].media)
+    with pytest.raises(MediaChanged) as refused:
+        run(other, tmp_path / "h")
+    assert len(refused.value.changes) == 5
+
+
+def test_a_quarantined_clip_with_other_media_is_said_and_not_refused(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    bad = Path(five.media_root) / five.clips[2].media
+    bad.write_bytes(b"no video")
+    os.utime(bad, (OLD_S, OLD_S))
+    run(five, tmp_path / "h")
+    put(five, five.clips[2].media, Path(small_manifest.media_root) / five.clips[2].media)
+    for _ in range(2):
+        again = run(five, tmp_path / "h")
+        assert again.due == 0
+    mended = run(five, tmp_path / "h", RunOptions(workers=1, retry_failed=True))
+    assert (mended.due, mended.stored) == (1, 5)
+    assert run(five, tmp_path / "h").media == ()
+
+
+def test_a_store_of_old_without_a_record_opens_and_gets_one(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    made = run(five, tmp_path / "h")
+    before = digests(made.path)
+    for damage in (b"", b"caeav", None):
+        if damage is None:
+            record_path(made.path).unlink()
+        else:
+            record_path(made.path).write_bytes(damage)
+        assert run(five, tmp_path / "h").due == 0
+        assert digests(made.path) == before
+    other_content(five, small_manifest, 0)
+    with pytest.raises(MediaChanged):
+        run(five, tmp_path / "h")
+
+
+def test_a_file_that_changes_while_its_clip_is_not_stored_yet_is_no_change(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    """The record is written before the work: killed then, nothing of the old file is stored."""
+    made = run(five, tmp_path / "h")
+    record = record_path(made.path).read_bytes()
+    remove_store(made.path)
+    assert not record_path(made.path).exists()
+    record_path(made.path).write_bytes(record)
+    other_content(five, small_manifest, 3)
+    assert run(five, tmp_path / "h").media == ()
+    assert run(five, tmp_path / "h").media == ()
+
+
+def test_a_clip_kept_in_a_journal_counts_no_more_when_its_file_is_another(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    recipe = token_job(five.segments, five.segment_s, OPTIONS).recipe
+    folder = Home(tmp_path / "h").stores / five.dataset
+    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was whole
+        check.settle(writer)
+        for at in (0, 2):
+            writer.keep(Record(five.clips[at].key, {"visual.stage1": np.zeros(32, np.float16)}, {}))
+        writer.sync()
+    other_content(five, small_manifest, 0)
+    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check.refuse()
+    with open_for_writing(folder, recipe, five) as writer:
+        check.settle(writer)
+        assert [key for plan in writer.plan() for key in plan.kept] == [five.clips[2].key]
+    assert check.changes == []
+
+
+DROP = identity.StoreWriter.drop
+
+
+def dropped_once(self: identity.StoreWriter, number: int, keys: Collection[str]) -> None:
+    DROP(self, number, keys)
+    raise KeyboardInterrupt
+
+
+def test_a_redo_stopped_at_any_point_ends_as_an_undisturbed_one(
+    five: Manifest,
+    small_manifest: Manifest,
+    tmp_path: Path,
+    digests: Digests,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = None
+    for stop in ("write_record", "forget", "none"):
+        home = tmp_path / stop
+        for at, clip in enumerate(five.clips):
+            put(five, clip.media, Path(small_manifest.media_root) / small_manifest.clips[at].media)
+        run(five, home)
+        for at in (0, 3):
+            other_content(five, small_manifest, at, 9 + at)
+        with monkeypatch.context() as patch:
+
+            def stopped(*_: object) -> None:
+                raise KeyboardInterrupt
+
+            if stop == "write_record":
+                patch.setattr(identity, "write_record", stopped)
+            elif stop == "forget":
+                patch.setattr(identity.StoreWriter, "drop", dropped_once)
+            if stop != "none":
+                with pytest.raises(KeyboardInterrupt):
+                    run(five, home, changed="redo")
+        done = run(five, home, changed="redo")
+        assert done.stored == 5
+        found = digests(done.path)
+        wanted = wanted or found
+        assert found == wanted
+        assert run(five, home).media == ()
+
+
+def test_slices_merged_and_converted_stores_know_what_they_were_made_of(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    parts = [run(five, tmp_path / "h", RunOptions(workers=1, part=Slice(i, 2))).path for i in (1, 2)]
+    of_first = {clip.media for clip in (*five.clips[:2], five.clips[4])}
+    assert set(read_record(parts[0]) or {}) == of_first
+    whole, _ = merge(parts)
+    other, _ = convert(whole, "zarr")
+    assert set(read_record(other) or {}) == {clip.media for clip in five.clips}
+    other_content(five, small_manifest, 3)
+    with pytest.raises(MediaChanged):
+        run(five, tmp_path / "h")
+
+
+def test_a_change_between_slices_of_one_file_is_not_lost_in_merging(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    film = five.clips[0].media
+    rows = tuple(replace(clip, media=film, start_s=float(i) / 4) for i, clip in enumerate(five.clips))
+    windows = replace(five, clips=rows)
+    parts = [run(windows, tmp_path / "h", RunOptions(workers=1, part=Slice(1, 2))).path]
+    other_content(five, small_manifest, 0)
+    parts.append(run(windows, tmp_path / "h", RunOptions(workers=1, part=Slice(2, 2))).path)
+    merge(parts)
+    with pytest.raises(MediaChanged) as refused:
+        run(windows, tmp_path / "h")
+    assert len(refused.value.changes) == 5
+
+
+def test_pictures_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
+    wav, pictures = tmp_path / "audio_wav" / "a.wav", tmp_path / "visual_frames" / "a"
+    for path in (wav, pictures / "a_1.png", pictures / "a_2.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (OLD_S, OLD_S))
+    names = ["audio_wav/a.wav"]
+    first = identity.look(tmp_path, names, identity.files_of)
+    taken = identity.digests(tmp_path, names, identity.files_of)
+    (pictures / "a_2.png").write_bytes(b"y")
+    os.utime(pictures / "a_2.png", (OLD_S + 1, OLD_S + 1))
+    assert identity.look(tmp_path, names, identity.files_of) != first
+    assert identity.digests(tmp_path, names, identity.files_of) != taken
+
+
+def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tmp_path: Path) -> None:
+    made = run(five, tmp_path / "h")
+    root = Path(five.media_root)
+    sound = verify_media(made.path, root)
+    assert (sound.compared, sound.unknown, sound.changes) == (5, 0, ())
+    path = root / five.clips[0].media
+    facts = path.stat()
+    with path.open("r+b") as file:
+        file.seek(50)
+        file.write(b"zz")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    (root / five.clips[1].media).unlink()
+    found = {change.key: change.what for change in verify_media(made.path, root).changes}
+    assert found == {five.clips[0].key: "changed", five.clips[1].key: "gone"}
+    record_path(made.path).unlink()
+    assert verify_media(made.path, root).unknown == 5
+
+
+def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path) -> None:
+    root = Path(five.media_root)
+    odd = "späte\nnacht – \udc80.mp4"
+    (root / odd.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")).symlink_to(
+        root / five.clips[0].media
+    )
+    clip = replace(five.clips[0], key="odd", media=odd)
+    seen = identity.look(root, [clip.media], identity.files_of)
+    assert seen[odd] is not None
+    identity.write_record(tmp_path / "x", {odd: replace(seen[odd], digest=b"1" * 16)})
+    assert list(read_record(tmp_path / "x") or {}) == [odd]
+
+
+def test_stores_read_back_what_redo_made(five: Manifest, small_manifest: Manifest, tmp_path: Path) -> None:
+    first = run(five, tmp_path / "h")
+    before = StoreReader.open(first.path).read(five.clips[3].key).arrays["visual.stage1"].copy()
+    other_content(five, small_manifest, 3)
+    again = run(five, tmp_path / "h", changed="redo")
+    assert (StoreReader.open(again.path).read(five.clips[3].key).arrays["visual.stage1"] != before).any()
