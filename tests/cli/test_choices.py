@@ -15,7 +15,13 @@ PARTS = {"visual": ("a", "w"), "audio": ("b", None)}
 
 
 def test_each_part_has_its_own() -> None:
-    asked = ["visual.size=[192, 256]", "audio.hop=10", "visual.antialias=false", "visual.name=x=y", "audio.hop=20"]
+    asked = [
+        "visual.size=[192, 256]",
+        "audio.hop=10",
+        "visual.antialias=false",
+        "visual.name=x=y",
+        "audio.hop=20",
+    ]
     assert choose(PARTS, asked) == {
         "visual": ModelChoice("a", "w", {"size": [192, 256], "antialias": False, "name": "x=y"}),
         "audio": ModelChoice("b", "", {"hop": 20}),  # what is said last
@@ -23,7 +29,9 @@ def test_each_part_has_its_own() -> None:
     assert choose(PARTS, None)["visual"] == ModelChoice("a", "w")
 
 
-@pytest.mark.parametrize("text", ["motion.size=3", "size=3", "visual.=3", ".size=3", "visual.size", "=3", "visual=3"])
+@pytest.mark.parametrize(
+    "text", ["motion.size=3", "size=3", "visual.=3", ".size=3", "visual.size", "=3", "visual=3"]
+)
 def test_an_assignment_to_nothing_is_refused(text: str) -> None:
     with pytest.raises(CaeavError, match=r"sets nothing\n  next: write PART.KEY=VALUE, .* visual, audio"):
         choose(PARTS, [text])
@@ -72,7 +80,15 @@ def test_ones_own_is_over_the_preset_and_the_preset_over_the_default() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("flag", True), ("count", 4), ("share", 1), ("share", 0.1), ("name", "y"), ("names", ("a",)), ("any", "z")],
+    [
+        ("flag", True),
+        ("count", 4),
+        ("share", 1),
+        ("share", 0.1),
+        ("name", "y"),
+        ("names", ("a",)),
+        ("any", "z"),
+    ],
 )
 def test_values_of_the_default_s_kind_are_taken(key: str, value: object) -> None:
     assert ModelChoice("m", "", {key: value}).resolve(DEFAULTS)[key] == value
@@ -87,7 +103,9 @@ def test_values_of_the_default_s_kind_are_taken(key: str, value: object) -> None
     ],
 )
 def test_values_of_another_kind_are_refused(key: str, value: object, wanted: str) -> None:
-    with pytest.raises(CaeavError, match=rf"setting '{key}' of m is .*, its default is .*\n  next: give {wanted}"):
+    with pytest.raises(
+        CaeavError, match=rf"setting '{key}' of m is .*, its default is .*\n  next: give {wanted}"
+    ):
         ModelChoice("m", "", {key: value}).resolve(DEFAULTS)
 
 

@@ -98,7 +98,8 @@ UNEVEN = "The ground is dim uneven grey."
         ),
         (  # of two things the stronger alone: what is not connected with it is another thing
             np.maximum(
-                scene(lambda t: (10, 4 + 10 * t)), scene(lambda t: (100, 104 - 10 * t), (14, 14), colour=GREEN)
+                scene(lambda t: (10, 4 + 10 * t)),
+                scene(lambda t: (100, 104 - 10 * t), (14, 14), colour=GREEN),
             ),
             f"A medium red compact thing moves right at the top throughout. {UNEVEN}",
         ),
