@@ -75,9 +75,48 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     return heard
 
 
-STORE = "--dtype int8 --shard-clips 7 --backend zarr --batch 3 --precision bf16 --decoder decord".split()
-RUN = "--workers 3 --deadline 9 --retry-failed --max-failed 5 --devices cpu,cpu --slice 2/3 --changed keep".split()
-CUT = "--labels folders --segments 4 --segment-seconds 0.5 --stride-seconds 2 --relabel --root there".split()
+STORE = [
+    "--dtype",
+    "int8",
+    "--shard-clips",
+    "7",
+    "--backend",
+    "zarr",
+    "--batch",
+    "3",
+    "--precision",
+    "bf16",
+    "--decoder",
+    "decord",
+]
+RUN = [
+    "--workers",
+    "3",
+    "--deadline",
+    "9",
+    "--retry-failed",
+    "--max-failed",
+    "5",
+    "--devices",
+    "cpu,cpu",
+    "--slice",
+    "2/3",
+    "--changed",
+    "keep",
+]
+CUT = [
+    "--labels",
+    "folders",
+    "--segments",
+    "4",
+    "--segment-seconds",
+    "0.5",
+    "--stride-seconds",
+    "2",
+    "--relabel",
+    "--root",
+    "there",
+]
 
 
 def of_store(options: TokenOptions | CaptionOptions) -> tuple[Any, ...]:
@@ -242,8 +281,35 @@ def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("caeav.manifests.synthetic.synthesise", made)
     monkeypatch.setattr(synthesise, "_as_json", lambda summary: {"done": True})
     call(
-        *"synthesise --dataset music-avqa --clips 11 --classes 6 --seconds 7 --size 96 --fps 12 --rate 22050".split(),
-        *"--seed 4 --misaligned 0.5 --mix cut=1,silent=2 --distractors 0.25 --splits 0.5,0.25,0.25".split(),
+        *[
+            "synthesise",
+            "--dataset",
+            "music-avqa",
+            "--clips",
+            "11",
+            "--classes",
+            "6",
+            "--seconds",
+            "7",
+            "--size",
+            "96",
+            "--fps",
+            "12",
+            "--rate",
+            "22050",
+        ],
+        *[
+            "--seed",
+            "4",
+            "--misaligned",
+            "0.5",
+            "--mix",
+            "cut=1,silent=2",
+            "--distractors",
+            "0.25",
+            "--splits",
+            "0.5,0.25,0.25",
+        ],
         *("--questions", "9", "--workers", "2", "--home", str(tmp_path), "--json"),
     )
     where, options, workers, _ = made.args
@@ -431,7 +497,7 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert load.args[:2] == (run.run, "cpu") and predictor.check.args == ("why?",)
     assert process.args == (file, ["tokens"], "captions")
     assert process.kwargs == {"start_s": 4.0, "device": "cpu", "features": {"motion.x": Path("f.npy")}}
-    key, arrays, info, start_s, question = predictor.predict.args
+    _key, arrays, info, start_s, question = predictor.predict.args
     assert (arrays, info, start_s, question) == ({"tap": 1, "caption": 2}, record.info, 4.0, "why?")
     folder, facts = report.args[1], report.args[3]
     assert folder.name.startswith("a_film") and folder.name.endswith("-from-4s")
