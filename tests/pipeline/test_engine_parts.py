@@ -27,7 +27,15 @@ from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
 from caeav.pipeline.gather import Filling, Gatherer, unfit
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.models import pull_model, random_remarks, view_model, weights_state
-from caeav.pipeline.recipes import CaptionOptions, Job, TokenOptions, caption_recipe, job_of, token_job, token_recipe
+from caeav.pipeline.recipes import (
+    CaptionOptions,
+    Job,
+    TokenOptions,
+    caption_recipe,
+    job_of,
+    token_job,
+    token_recipe,
+)
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.writer import ShardPlan
 from caeav.pipeline.summary import Progress, RunOptions
@@ -46,7 +54,9 @@ def job(kind: str, parts: dict[str, Any], dtype: str = "float16", rate_hz: int =
     return Job(Recipe(kind, "n", {"dtype": dtype, "sampling": sampling, "shard_clips": 4}), parts)
 
 
-def outcome(arrays: dict[str, NDArray[Any]], texts: dict[str, Any], failed: dict[str, str] | None = None) -> Outcome:
+def outcome(
+    arrays: dict[str, NDArray[Any]], texts: dict[str, Any], failed: dict[str, str] | None = None
+) -> Outcome:
     clips = {"16000": INFO, "8000": {**INFO, "facts": {"fps": 8}}}
     return Outcome("k", arrays, {"clips": clips, "texts": texts, "failed": failed or {}})
 
@@ -126,7 +136,9 @@ def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
         "notes": [{"code": "c", "detail": "d"}],
         "facts": {"a": 1},
     }
-    seen = SimpleNamespace(tokens=lambda clips: [{"x": clips[0]}], caption=lambda clips: [f"{clips[0].facts}"])
+    seen = SimpleNamespace(
+        tokens=lambda clips: [{"x": clips[0]}], caption=lambda clips: [f"{clips[0].facts}"]
+    )
     clip = replace(nothing, frames=np.ones((T, 3, 3, 3), np.uint8), wave=wave)
     taps, texts = computed("tokens", {"visual": seen}, clip, sampling)  # type: ignore[dict-item]
     assert taps["x"].shape == (T, 3, 3, 3) and texts == {}
@@ -179,7 +191,9 @@ def as_it_is(records: Sequence[Record], place: Callable[[str], int]) -> list[Rec
     return list(records)
 
 
-def gathering(*writers: Writer, keep: bool = True) -> tuple[Gatherer, list[Filling], list[Progress], list[BaseException]]:
+def gathering(
+    *writers: Writer, keep: bool = True
+) -> tuple[Gatherer, list[Filling], list[Progress], list[BaseException]]:
     stores = [Filling(writer, as_it_is) for writer in writers]  # type: ignore[arg-type]
     said: list[Progress] = []
     errors: list[BaseException] = []
@@ -318,14 +332,24 @@ class Placed(Texts):
 
 
 @pytest.mark.parametrize("kind", [Texts, Placed])
-def test_texts_are_embedded_in_the_rows_of_their_clips(kind: type[Texts], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caeav.pipeline.device.texts.text_encoder", lambda backbone, devices, compute: backbone.encode)
+def test_texts_are_embedded_in_the_rows_of_their_clips(
+    kind: type[Texts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "caeav.pipeline.device.texts.text_encoder", lambda backbone, devices, compute: backbone.encode
+    )
     one, other = kind(), kind()
-    fields = {"dtype": "float16", "shard_clips": 8, "compute": {"batch": 2, "precision": "fp32", "compile": False}}
+    fields = {
+        "dtype": "float16",
+        "shard_clips": 8,
+        "compute": {"batch": 2, "precision": "fp32", "compile": False},
+    }
     embedder = Embedder(Job(Recipe("captions", "n", fields), {}, {"visual": one, "audio": other}), ("cpu",))  # type: ignore[dict-item]
     places = {"a": 5, "b": 0, "c": 1}
     texts = {"a": ("xxxxx", ""), "b": ("x", "yy"), "c": ("", "yyy")}
-    given = [Record(key, {}, {"texts": dict(zip(("visual", "audio"), texts[key], strict=True))}) for key in places]
+    given = [
+        Record(key, {}, {"texts": dict(zip(("visual", "audio"), texts[key], strict=True))}) for key in places
+    ]
     made = embedder.embed(given, places.__getitem__)
     assert [record.key for record in made] == ["a", "b", "c"]
     for found in made:
@@ -356,13 +380,20 @@ def test_rows_without_a_clip_and_clips_without_a_row_are_told() -> None:
     def look(*keys: str, allowed: str) -> None:
         file = object.__new__(from_file.FileCaptioner)
         file.__dict__.update(File(*keys).__dict__, modality="visual", weights=File.weights)
-        look_through(Job(Recipe("captions", "n", {}), {"visual": file}), manifest, RunOptions(1, max_failed=allowed), said.append)
+        look_through(
+            Job(Recipe("captions", "n", {}), {"visual": file}),
+            manifest,
+            RunOptions(1, max_failed=allowed),
+            said.append,
+        )
 
     look("a", "b", "c", "d", allowed="0")
     assert said == []
     look("a", "b", "c", "e", allowed="1")
     look("a", "b", "c", "d", "e", "f", allowed="0")
-    assert said[0].startswith("c.csv (visual) has no row for 1 ('d') of 4 clips, to be quarantined; 1 ('e') row names")
+    assert said[0].startswith(
+        "c.csv (visual) has no row for 1 ('d') of 4 clips, to be quarantined; 1 ('e') row names"
+    )
     assert said[1] == "c.csv (visual): 2 ('e', 'f') rows name no clip of mine and will not be used"
     with pytest.raises(CaeavError, match=r"has no row for 2 \('c', 'd'\) of 4 clips of mine"):
         look("a", "b", allowed="1")
@@ -397,7 +428,11 @@ def test_media_that_moved_are_told_once(tmp_path: Path) -> None:
 def test_why_there_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     assert beforehand.why_no_file(tmp_path / "f") == ""
-    assert beforehand.why_no_file(tmp_path / "g") == beforehand.why_no_file(tmp_path / "f" / "g") == "file not found"
+    assert (
+        beforehand.why_no_file(tmp_path / "g")
+        == beforehand.why_no_file(tmp_path / "f" / "g")
+        == "file not found"
+    )
     assert beforehand.why_no_file(tmp_path) == "not a regular file"
     assert beforehand.why_no_file(tmp_path / ("x" * 300)).startswith("file cannot be looked at (")
 
@@ -423,7 +458,11 @@ def test_what_decides_bytes_is_in_the_recipe_and_leads_back() -> None:
     assert token_recipe(3, 0.5, replace(options, backend="webdataset")).fingerprint != recipe.fingerprint
     captions = caption_recipe(3, 0.5, CaptionOptions())
     assert list(job_of(captions).texts) == ["visual", "audio"] and captions.kind == "captions"
-    for other in ({"dtype": "int9"}, {"visual": "none", "audio": "none"}, {"visual": ModelChoice("none", "w")}):
+    for other in (
+        {"dtype": "int9"},
+        {"visual": "none", "audio": "none"},
+        {"visual": ModelChoice("none", "w")},
+    ):
         with pytest.raises(CaeavError):
             token_job(3, 0.5, TokenOptions(**other))  # type: ignore[arg-type]
     tampered = replace(recipe, fields={**recipe.fields, "visual": {**recipe.fields["visual"], "version": 99}})
@@ -439,7 +478,9 @@ def test_tokens_of_several_stores_are_real_where_all_are() -> None:
     def store(name: str, frames_ok: list[bool], audio_ok: list[bool]) -> Record:
         return Record("k", {name: np.zeros(1)}, {**INFO, "frames_ok": frames_ok, "audio_ok": audio_ok})
 
-    found = single._together([store("x", [True, True], [True, False]), store("y", [False, True], [True, True])], [True, False])
+    found = single._together(
+        [store("x", [True, True], [True, False]), store("y", [False, True], [True, True])], [True, False]
+    )
     assert sorted(found.arrays) == ["x", "y"] and found.info["silent"] == [True, False]
     assert (found.info["frames_ok"], found.info["audio_ok"]) == ([False, True], [True, False])
     assert "silent" not in single._together([store("x", [True], [True])], []).info
@@ -459,7 +500,10 @@ def test_a_run_over_what_is_there_already_stops_at_the_first_error() -> None:
     assert len(asked) < 50
     fine = Writer(plans())
     lookup._fill(Filling(fine, as_it_is), record, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
-    assert [did for did in fine.did if did != "sync"] == [("publish", 0, ["a", "b"]), ("publish", 1, ["c", "d"])]
+    assert [did for did in fine.did if did != "sync"] == [
+        ("publish", 0, ["a", "b"]),
+        ("publish", 1, ["c", "d"]),
+    ]
 
 
 def statistics(**change: Any) -> dict[str, dict[str, Any]]:
@@ -482,7 +526,9 @@ def statistics(**change: Any) -> dict[str, dict[str, Any]]:
 )
 def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> None:
     found = modelcheck.differences(statistics(), statistics(**change))
-    assert len(found) == len(said) and all(text.startswith(begin) for text, begin in zip(found, said, strict=True))
+    assert len(found) == len(said) and all(
+        text.startswith(begin) for text, begin in zip(found, said, strict=True)
+    )
 
 
 def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
@@ -503,7 +549,10 @@ def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_pat
     path = modelcheck.record(replace(checked, statistics={}), choice, "text encoder", home)
     assert path == tmp_path / "model_records.json"
     again = modelcheck.check_model(choice, "text encoder", home)
-    assert again.against == str(path) and again.differences == ["tokens was not recorded", "mask was not recorded"]
+    assert again.against == str(path) and again.differences == [
+        "tokens was not recorded",
+        "mask was not recorded",
+    ]
     modelcheck.record(again, choice, "text encoder", home)
     modelcheck.record(replace(again, key="other"), choice, "text encoder", home)
     assert modelcheck.check_model(choice, "text encoder", home).differences == []
