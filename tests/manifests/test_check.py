@@ -323,3 +323,11 @@ def test_an_event_of_a_moment_is_without_length_and_a_short_one_is_not() -> None
     report = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
     [group] = [g for g in report.findings if g.code == "zero_length_event"]
     assert group.count == 1 and group.examples[0].detail == "'dog' from 2 s to 2 s"
+
+
+def test_what_is_told_comes_in_a_fixed_order() -> None:
+    codes = ["unmerged_streams", "past_the_end", "damaged_row", "few_names_found", "clip_cut_in_two"]
+    said = told(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
+    order = ["few_names_found", "past_the_end", "clip_cut_in_two", "unmerged_streams"]
+    assert [line.rsplit(" ", 1)[1] for line in said] == [f"{code})" for code in order]
+    assert said[1] == f"{CODES['past_the_end']} (w: past_the_end)"

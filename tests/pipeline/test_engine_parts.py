@@ -576,7 +576,7 @@ def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights_state(facts(licence="MIT", weights="hub:a/c")) == "to pull"
     with pytest.raises(CaeavError, match="has no weights to fetch"):
         pull_model(ModelChoice("hashed"), facts())
-    with pytest.raises(CaeavError, match="'file.pt' is no name on the hub"):
+    with pytest.raises(CaeavError, match=r"'file.pt' is no name on the hub"):
         pull_model(ModelChoice("m", "file.pt"), facts(licence="MIT"))
 
 

@@ -351,13 +351,13 @@ def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lanes.choose_lanes(["auto"]) == [CPU] * 4 and lanes.choose_lanes(["cpu", "cpu"]) == [CPU] * 2
     monkeypatch.setattr(lanes, "usable_cores", lambda: 2)
     assert lanes.choose_lanes(["auto"]) == [CPU] * 2
-    with pytest.raises(CaeavError, match="device '0' is not there: torch .* sees 0 GPUs"):
+    with pytest.raises(CaeavError, match=r"device '0' is not there: torch .* sees 0 GPUs"):
         lanes.choose_lanes(["0"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [d.index for d in lanes.choose_lanes(["auto"])] == [0, 1]
     assert [d.index for d in lanes.choose_lanes(["1", "0", "1"])] == [1, 0, 1]
-    with pytest.raises(CaeavError, match="device '2' is not there: torch .* sees 2 GPUs"):
+    with pytest.raises(CaeavError, match=r"device '2' is not there: torch .* sees 2 GPUs"):
         lanes.choose_lanes(["2"])
 
 
