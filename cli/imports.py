@@ -20,6 +20,7 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline.store import list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -86,4 +87,11 @@ def import_folders(
         step += f" --set stores.tokens={','.join([*(others or ['OTHER'])[:1], summary.recipe.name])}"
     if motion:
         step += " --set model.head.motion=true"
-    stages.finish(summary, as_json, step)
+    try:
+        stages.finish(summary, as_json, step)
+    except CaeavError as error:  # nothing is made of media here, and mended features are another store
+        raise CaeavError(
+            error.problem,
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the features and import again, or allow "
+            "more by --max-failed",
+        ) from error

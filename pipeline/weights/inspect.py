@@ -6,15 +6,16 @@ Looked at by `pickled.py`, so nothing in the file is imported or run, and no ten
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from caeav.pipeline.weights.parts import Parts, choose_part, part_of
-from caeav.pipeline.weights.pickled import Inert, LazyTensor, Pickled, WeightsError, open_pickled
+from caeav.pipeline.weights.parts import Parts, choose_part
+from caeav.pipeline.weights.pickled import Inert, LazyTensor, Pickled, WeightsError, open_pickled, readable
 
 OWN = re.compile(
-    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|(\w+\.)*\w*Storage|\w*Tensor|Size|device"
+    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|(\w+\.)*\w*(Storage|Tensor)|Size|device|per_\w+|bits\w+"
     r"|(b?float|u?int|q?u?int|complex|bool|double|half|long|short)\w*|nn\.parameter\.Parameter"
     r"|serialization\._get_layout)|collections\.(OrderedDict|Counter)|_codecs\.encode"
     r"|builtins\.(set|bytearray|complex)"
@@ -47,16 +48,42 @@ def acting(names: Iterable[str]) -> list[str]:
     return sorted(filter(_ACTING.fullmatch, names))
 
 
+def refused_names(path: Path, names: Collection[str]) -> WeightsError | None:
+    """Why a file with such names in it is not read, and what to do; None when plain reading gets past all of them."""
+    if commands := acting(names):
+        return WeightsError(
+            f"{path} cannot be read as plain weights: it asks to run {', '.join(map(readable, commands))}",
+            hint="only tensors are read, code in a checkpoint never is, and nothing of it was run; do not trust this "
+            "file: get the weights elsewhere, best as .safetensors",
+        )
+    if classes := classes_in_the_way(names):
+        return WeightsError(
+            f"{path} cannot be read as plain weights: it holds objects of {', '.join(map(readable, classes))}",
+            hint="only tensors are read, code in a checkpoint never is; this writes them to a file of their own and "
+            f"runs nothing: {convert_command(path)}",
+        )
+    return None
+
+
+def convert_command(path: Path) -> str:
+    """What to type to have a file's tensors in a file of their own."""
+    return f"caeav models convert {shlex.quote(str(path))} {shlex.quote(f'{path.stem}.safetensors')}"
+
+
 def parts_of(path: Path, take: str = "", *, averages: bool = True) -> Parts | None:
     """Which dictionary of a torch file is the model's (`choose_part`); None where that cannot be told.
 
-    Raises `WeightsError` when `take` names none.
+    Raises `WeightsError` when `take` names none, or classes are in the way of reading any.
     """
+    refusal = None
     try:
         with open_pickled(path) as held:
+            refusal = refused_names(path, held.names)
+            if refusal is not None:
+                raise refusal
             return choose_part(held.root, pure, entries, str(path), take, averages=averages)
     except WeightsError:
-        if take:
+        if take or refusal is not None:
             raise
         return None
 
@@ -109,6 +136,3 @@ def module_tensors(value: Inert, prefix: str = "", depth: int = 64) -> dict[str,
         if isinstance(module, Inert):
             found |= module_tensors(module, f"{prefix}{name}.", depth - 1)
     return found
-
-
-__all__ = ["Parts", "acting", "classes_in_the_way", "part_in", "part_of", "parts_of"]

@@ -6,7 +6,6 @@ Libraries stay silent about keys that are missing or left over and draw the rest
 from __future__ import annotations
 
 import re
-import shlex
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.pipeline.weights.find import Weights
-from caeav.pipeline.weights.inspect import HARMLESS, acting, classes_in_the_way
+from caeav.pipeline.weights.inspect import HARMLESS, convert_command, refused_names
 from caeav.pipeline.weights.parts import choose_part, part_of
 from caeav.pipeline.weights.pickled import WeightsError, check_size, open_pickled, readable
 
@@ -210,23 +209,12 @@ class _Entries:
 
 def _refused(path: Path, names: Collection[str], error: Exception) -> WeightsError:
     """Why a torch file was not read, and what to do: convert it where it can be."""
-    command = f"caeav models convert {shlex.quote(str(path))} {shlex.quote(f'{path.stem}.safetensors')}"
-    if commands := acting(names):
-        return WeightsError(
-            f"{path} cannot be read as plain weights: it asks to run {', '.join(map(readable, commands))}",
-            hint="only tensors are read, code in a checkpoint never is, and nothing of it was run; do not trust this "
-            "file: get the weights elsewhere, best as .safetensors",
-        )
-    if classes := classes_in_the_way(names):
-        return WeightsError(
-            f"{path} cannot be read as plain weights: it holds objects of {', '.join(map(readable, classes))}",
-            hint="only tensors are read, code in a checkpoint never is; this writes them to a file of their own and "
-            f"runs nothing: {command}",
-        )
+    if (refusal := refused_names(path, names)) is not None:
+        return refusal
     if names:
         return WeightsError(
             f"{path} cannot be read as plain weights: {_first_line(error)}",
-            hint=f"only tensors are read; get the file again, or try: {command}",
+            hint=f"only tensors are read; get the file again, or try: {convert_command(path)}",
         )
     return _damaged(path, error)
 

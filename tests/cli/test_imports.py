@@ -100,3 +100,27 @@ def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: P
 @pytest.mark.parametrize("text", ["motion.r2plus1d", "=x", "motion.r2plus1d="])
 def test_a_tap_needs_a_folder(home: Home, text: str) -> None:
     assert "TAP=PATH" in str(call(home, "import", "--dataset", "mine", "--tap", text).exception)
+
+
+def test_half_of_the_clips_without_features_is_counted_and_no_success(home: Home, tmp_path: Path) -> None:
+    for i in range(0, 16, 2):
+        (tmp_path / "audio.vggish" / f"id{i:02d}.npy").unlink()
+    arguments = ["import", "--dataset", "mine", *taps(tmp_path, "audio.vggish")]
+    made = call(home, *arguments)
+    assert isinstance(made.exception, CaeavError)
+    assert "8 of 16 clips are quarantined; --max-failed allows" in str(made.exception)
+    assert "mend the features and import again" in str(made.exception)
+    assert "stored       8 of 16" in made.stdout and "8 x features: no file" in made.stdout
+    assert "audio.vggish: 8 clips of 16 without features in audio.vggish" in made.stderr
+    assert call(home, *arguments, "--max-failed", "8").exit_code == 0
+
+
+def test_features_too_large_for_the_format_say_which_option_helps(home: Home, tmp_path: Path) -> None:
+    for path in (tmp_path / "audio.vggish").iterdir():
+        np.save(path, np.load(path) * np.float32(1e6))
+    arguments = ["import", "--dataset", "mine", *taps(tmp_path, "audio.vggish")]
+    made = call(home, *arguments)
+    assert made.exit_code != 0
+    said = "16 x features: audio.vggish has values too large for float16, give --dtype bfloat16 or float32"
+    assert said in made.stdout
+    assert call(home, *arguments, "--dtype", "bfloat16").exit_code == 0

@@ -221,7 +221,7 @@ def test_a_checkpoint_in_the_way_is_converted_by_the_command_it_names(
     state = timm.create_model("test_resnet").state_dict()
     torch.save({"model": state, "model_ema": state, "trainer": Trainer()}, tmp_path / "run.pth")
     shown = call("show", TINY, "--weights", "run.pth")
-    assert "model_ema (a moving average, preferred as in timm); not taken: model" in shown.stdout
+    assert "it holds objects of" in shown.stderr
     with pytest.raises(CaeavError) as caught:
         call("check", TINY, "--weights", "run.pth")
     assert f"it holds objects of {Trainer.__module__}.Trainer" in str(caught.value)
@@ -236,5 +236,8 @@ def test_a_checkpoint_in_the_way_is_converted_by_the_command_it_names(
         assert said in done.stdout
     assert json.loads(call("show", TINY, "--weights", "run.safetensors", "--json").stdout)["problem"] == ""
     assert call("check", TINY, "--weights", "run.safetensors").exit_code == models.NO_RECORD
+    torch.save({"model": state, "model_ema": state}, tmp_path / "plain.pth")
+    shown = call("show", TINY, "--weights", "plain.pth")
+    assert "model_ema (a moving average, preferred as in timm); not taken: model" in shown.stdout
     raw = json.loads(call("convert", "run.pth", "raw.safetensors", "--take", "model", "--json").stdout)
     assert raw["taken"] == "model" and raw["others"] == ["model_ema"] and raw["tensors"] == len(state)

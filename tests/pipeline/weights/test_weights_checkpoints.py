@@ -27,7 +27,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.weights import WeightsError, find_weights, pickled
 from caeav.pipeline.weights.convert import convert
-from caeav.pipeline.weights.inspect import parts_of
+from caeav.pipeline.weights.inspect import classes_in_the_way, parts_of
 from caeav.pipeline.weights.load import read_tensors, read_weights, unwrapped
 
 
@@ -144,6 +144,12 @@ def test_bookkeeping_beside_the_weights_is_skipped(
     assert same(read_tensors(tmp_path / "w.ckpt"), state())
     convert(tmp_path / "w.ckpt", tmp_path / "w.safetensors")
     assert same(load_file(tmp_path / "w.safetensors"), state())
+
+
+def test_nothing_that_torch_reads_by_itself_is_in_the_way() -> None:
+    from torch import _weights_only_unpickler
+
+    assert classes_in_the_way(_weights_only_unpickler._get_allowed_globals()) == []
 
 
 LAYOUTS = {
