@@ -242,7 +242,7 @@ class Gatherer:
             self._unsynced_s = time.monotonic()
 
     def _write_shard(self, store: Filling, plan: ShardPlan, made: Mapping[str, Record]) -> None:
-        found = store.writer.kept(plan.number) | made if plan.kept else made
+        found = {**store.writer.kept(plan.number), **made} if plan.kept else made
         good = {}
         ready = [found[key] for key in plan.missing if key in found]
         for record in store.complete(ready, store.place):

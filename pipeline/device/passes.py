@@ -63,7 +63,7 @@ def isolated(rows: list[int], run: Callable[[list[int]], R]) -> tuple[Results[R]
         if _fatal(error):
             raise DeviceError(
                 f"the device failed: {' '.join(str(error).split())[:500]}",
-                hint="finished shards are kept; run the same command again",
+                hint="finished clips are kept; run the same command again",
             ) from error
         if len(rows) == 1:
             return [], {rows[0]: f"{type(error).__name__}: {' '.join(str(error).split())}"}

@@ -1,8 +1,8 @@
 """A second copy of each shard's index, in another folder: with one of the two no sound record is lost.
 
 `spare/<shard>.idx` has the bytes of `index/<shard>.idx`, so the checksum of every record lies in two places. Nothing
-reads it while the index is sound, the seal does not name it, and stores made before there were any have none. An index
-goes before its copy and comes before it: a copy without index describes a shard that is there.
+reads it while the index is sound, the seal does not name it, and stores made before there were any have none. A copy
+comes after its index and goes before it: where there is a copy alone, its index was lost.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def publish_index(folder: StoreFolder, index: ShardIndex) -> None:
 
 def withdraw_index(folder: StoreFolder, number: int) -> None:
     """Let a shard exist no longer; its files are not touched."""
-    unpublish(folder.index(number))
     unpublish(folder.spare(number))
+    unpublish(folder.index(number))
 
 
 def restore_indexes(folder: StoreFolder, backend: Backend, fingerprint: str) -> list[str]:

@@ -27,7 +27,7 @@ ALL = ("write_bytes", *CHANGES)
         ("webdataset", False, ALL, 1),
         ("webdataset", True, CHANGES, 1),
         ("webdataset", True, ALL, 17),
-        ("zarr", False, CHANGES, 1),
+        ("zarr", False, CHANGES, 3),
         ("zarr", False, ALL, 31),
         ("zarr", True, CHANGES, 5),
         ("zarr", True, ALL, 37),

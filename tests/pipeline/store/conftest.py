@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,21 @@ from caeav.pipeline.store.testing_data import contents as read_contents
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    return Toy(tmp_path / "stores")
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: syncing, of which stores do much, is free there."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def toy(memory: Path) -> Toy:
+    return Toy(memory / "stores")
 
 
 @pytest.fixture(params=["webdataset", "zarr"])
-def toys(tmp_path: Path, request: pytest.FixtureRequest) -> Toy:
-    return Toy(tmp_path / "stores", request.param)
+def toys(memory: Path, request: pytest.FixtureRequest) -> Toy:
+    return Toy(memory / "stores", request.param)
 
 
 @pytest.fixture(scope="session")

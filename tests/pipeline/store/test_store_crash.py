@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from caeav.manifests import publish
-from caeav.pipeline.store import Record, StoreReader, StoreWriter, verify
+from caeav.pipeline.store import Record, StoreError, StoreReader, StoreWriter, repair, verify
 
 KILLED = 77
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
@@ -62,14 +62,6 @@ def run_killed_at(
     return code == KILLED
 
 
-@pytest.fixture
-def memory(tmp_path):
-    """A folder in memory where there is one: syncing is free there."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
-        yield Path(folder)
-
-
 def fresh(toy, **kwargs):
     toy.write(failing=["clip002", "clip009"], **kwargs)
 
@@ -95,6 +87,17 @@ def spoil(folder):
         out.write(b'{"key": "cli')
 
 
+def ruin(folder):
+    """A shard of which no record is whole."""
+    path = folder / "shards" / "000001.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def repaired(toy, **kwargs):
+    repair(toy.folder)
+    fresh(toy, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("toys", "begin", "damage", "work", "steps", "stride"),
     [
@@ -102,14 +105,15 @@ def spoil(folder):
         ("webdataset", None, nothing, fresh, WRITES, 3),
         ("webdataset", fresh, nothing, grown_and_retried, STEPS, 1),
         ("webdataset", fresh, spoil, mended, STEPS, 1),
+        ("webdataset", fresh, ruin, repaired, STEPS, 1),
         ("zarr", None, nothing, fresh, WRITES, 5),
         ("zarr", fresh, nothing, grown_and_retried, STEPS, 5),
     ],
-    ids=["fresh", "fresh-writes", "growth-and-retry", "repair", "zarr-writes", "zarr-growth"],
+    ids=["fresh", "fresh-writes", "growth-and-retry", "mend", "repair", "zarr-writes", "zarr-growth"],
     indirect=["toys"],
 )
 def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride, memory):
-    toy = toys.at(memory / "stores")
+    toy = toys
     start = toy.at(toy.stores.parent / "start")
     start.dataset.mkdir(parents=True)
     if begin:
@@ -127,7 +131,7 @@ def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride
         told = memory / f"told{step}"
         if not run_killed_at(lambda: work(killed), step, steps, told):
             break
-        look_inside(killed, damage is spoil)
+        look_inside(killed, damage is not nothing)
         due: set[str] = set()
         work(killed, seen=lambda writer, due=due: due.update(to_make(writer)))
         finished = told.read_text().split() if told.exists() else ()
@@ -150,6 +154,9 @@ def look_inside(toy, spoilt: bool) -> None:
     report = verify(toy.folder)
     if report.problems:  # only what was damaged before the run may be
         assert spoilt and {problem.shard for problem in report.problems} <= {0, 1, None}
+        for key in ("clip003", "clip004", "clip007"):  # of what was damaged nothing is served
+            with suppress(StoreError):
+                assert toy.same(StoreReader.open(toy.folder, allow_partial=True).read(key))
     else:
         assert report.sound == (toy.folder / "complete.json").exists()
         for record in StoreReader.open(toy.folder, allow_partial=True):

@@ -203,6 +203,11 @@ def test_a_quarantine_line_and_what_is_forgotten_are_on_the_disk_before_the_call
             synced.clear()
             work()
             assert name in synced
+    with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
+        assert writer.unsynced, "who kept it may have been killed before it was synced"
+        synced.clear()
+        writer.sync()
+        assert {"000000.log", "000001.log", "000002.log", "journal"} == {*synced} and not writer.unsynced
 
 
 def test_keeping_unseals_and_refuses_what_is_not_due(toy):
@@ -238,8 +243,8 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_others(begun, monkeypa
     assert kept(begun).keys() == {*KEYS, "clip003", "clip004", "clip009"}
 
 
-def test_what_is_no_plain_file_is_refused(begun, tmp_path):
-    outside = tmp_path / "outside"
+def test_what_is_no_plain_file_is_refused(begun):
+    outside = begun.stores.parent / "outside"
     log(begun).rename(outside)
     log(begun).symlink_to(outside)
     before = outside.read_bytes()
