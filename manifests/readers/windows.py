@@ -22,7 +22,8 @@ EDGE_S = 1e-6
 """Times closer than this are one: a range that ends on a window's edge does not touch the next window."""
 LENGTH_S = 0.05
 """Lengths of clips that differ by less are the same: labels are rounded, and a frame lasts about so long."""
-MAX_WINDOWS = 10_000_000
+MAX_WINDOWS = 2_000_000
+"""More clips of one folder are taken for a mistake."""
 
 
 @dataclass
@@ -196,7 +197,7 @@ def strided(
 
 def windows_in(length_s: float, seconds: float, stride_s: float) -> int:
     """How many windows of `seconds`, one every `stride_s`, a file of `length_s` is cut into; at least one."""
-    count = max(1, math.floor((length_s - seconds + EDGE_S) / stride_s) + 1)
+    count = max(1, math.floor((length_s - seconds) / stride_s) + 1)
     left_s = length_s - ((count - 1) * stride_s + seconds)
     return count + (left_s > EDGE_S and length_s - count * stride_s >= seconds / 2 - EDGE_S)
 

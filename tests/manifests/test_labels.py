@@ -10,7 +10,7 @@ from caeav.manifests.clip import Finding
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.readers.labels import LabelRow, read_labels
 from caeav.manifests.readers.names import MediaNames
-from caeav.manifests.readers.times import Range, hardly_seconds, past_the_end, sample
+from caeav.manifests.readers.times import Range, hardly_seconds, past_said, past_the_end, sample
 
 HEAD = b"file,start_s,end_s,label,split\n"
 
@@ -150,7 +150,13 @@ def test_a_split_in_another_case_is_that_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("start", "end", "seconds"),
-    [("1:30", "2:00", (90, 120)), ("1:02:03", "01:02:04.5", (3723, 3724.5)), ("90", "1:31,25", (90, 91.25))],
+    [
+        ("1:30", "2:00", (90, 120)),
+        ("90:00", "90:01", (5400, 5401)),
+        ("1:59:00", "1:59:01", (7140, 7141)),
+        ("1:02:03", "01:02:04.5", (3723, 3724.5)),
+        ("90", "1:31,25", (90, 91.25)),
+    ],
 )
 def test_clock_times_are_minutes_and_seconds_or_hours_too(
     tmp_path: Path, start: str, end: str, seconds: tuple[float, float]
@@ -158,7 +164,7 @@ def test_clock_times_are_minutes_and_seconds_or_hours_too(
     assert read(tmp_path, HEAD + f'a.mp4,{start},"{end}",dog,\n'.encode())[0].times == seconds
 
 
-@pytest.mark.parametrize("time", ["1:60", "1:2:3:4", "1:61:00", "1:", ":30", "-1:30"])
+@pytest.mark.parametrize("time", ["1:60", "1:2:3:4", "1:60:00", "1:", ":30", "-1:30"])
 def test_what_is_no_clock_time_is_refused(tmp_path: Path, time: str) -> None:
     with pytest.raises(CaeavError, match=f"start_s is '{time}'"):
         read(tmp_path, HEAD + f"a.mp4,{time},5000,dog,\n".encode())
@@ -179,7 +185,7 @@ def test_milliseconds_past_a_day_are_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="if these are milliseconds, name the columns start_ms,end_ms"):
         read(tmp_path, HEAD + b"a.mp4,90000,100000,dog,\n")
     with pytest.raises(CaeavError) as raised:
-        read(tmp_path, HEAD + b"a.mp4,9e12,9e13,dog,\n")
+        read(tmp_path, HEAD + b"a.mp4,2e8,3e8,dog,\n")
     assert "start_ms" not in str(raised.value)
     with pytest.raises(CaeavError, match=r"a number of milliseconds from 0 to 8\.64e"):
         read(tmp_path, b"file,start_ms,end_ms,label\na.mp4,9e12,9e13,dog\n")
@@ -188,6 +194,19 @@ def test_milliseconds_past_a_day_are_told_as_such(tmp_path: Path) -> None:
 def test_ends_that_are_lengths_are_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="not a length: write start plus length"):
         read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,10,dog,\nb.mp4,0,10,dog,\n")
+
+
+def test_one_backwards_row_among_others_is_just_wrong(tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match="next: mend these lines"):
+        read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,40,dog,\nb.mp4,0,10,dog,\n")
+
+
+def test_a_day_is_the_latest_time(tmp_path: Path) -> None:
+    assert read(tmp_path, HEAD + b"a.mp4,0,86400,dog,\n")[0].times == (0.0, 86400.0)
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path, b"file,label,,\na.mp4,dog,x,\n")[0].columns == ()
 
 
 def test_other_columns_are_kept_with_their_rows(tmp_path: Path) -> None:
@@ -269,6 +288,9 @@ def test_labels_are_held_against_their_media() -> None:
     assert past_the_end(rows[1:2], {"1.mp4": 12.0})[1]
     assert past_the_end(ranges((0, 3000)), {"0.mp4": 10.0})[1]
     assert not past_the_end(ranges((0, 99)), {"0.mp4": 10.0})[1]
+    assert "(as milliseconds: 0 to 3 s)" in past_said([(ranges((0, 3000))[0], 10.0)])
+    assert "milliseconds" not in past_said([(ranges((0, 30_000))[0], 10.0)])
+    assert "milliseconds" not in past_said([(ranges((0, 20))[0], 10.0)])
     assert past_the_end(rows[1:2], {"1.mp4": None}) == ([], False)
     assert past_the_end([], {}) == ([], False)
 

@@ -61,6 +61,12 @@ def test_a_class_may_be_called_like_a_split_beside_other_classes(tmp_path: Path)
     assert manifest.classes == ("bus", "train") and {clip.split for clip in manifest.clips} == {""}
 
 
+def test_a_class_is_the_same_however_its_letters_are_put_together(tmp_path: Path) -> None:
+    apart, together = "cafe\u0301", "caf\u00e9"  # macOS writes the first
+    manifest = read(tmp_path, f"train/{apart}/a.mp4", f"test/{together}/b.mp4")
+    assert manifest.classes == (together,)
+
+
 def test_background_is_no_class(tmp_path: Path) -> None:
     manifest = read(tmp_path, "train/dog/a.mp4", "train/Background/b.mp4")
     assert manifest.classes == ("dog",)

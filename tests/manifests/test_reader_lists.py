@@ -46,7 +46,8 @@ def measured(**seconds: float | None) -> Lengths:
 
 
 def test_vggsounds_list_is_read_and_its_cut_clips_begin_at_0(tmp_path: Path) -> None:
-    manifest = read(tmp_path, VGG, f"{A}_000030.mp4", f"{B}_000000.mp4")
+    # nobody is asked for the length of a file that carries its start
+    manifest = read(tmp_path, VGG, f"{A}_000030.mp4", f"{B}_000000.mp4", lengths=measured())
     assert [(c.key, c.media, c.start_s, c.split, c.events) for c in manifest.clips] == [
         (f"{A}_000030", f"{A}_000030.mp4", 0.0, "test", (Event("mouse, clicking", 0.0, 10.0),)),
         (f"{B}_000000", f"{B}_000000.mp4", 0.0, "train", (Event("people whistling", 0.0, 10.0),)),
@@ -88,7 +89,8 @@ def test_audiosets_list_is_read_with_its_comments_and_labels(tmp_path: Path) -> 
         "test",
         "test",
     ]
-    assert [clip.split for clip in read(tmp_path, AUDIOSET, name="segments.csv").clips] == ["", ""]
+    for name in ("segments.csv", "constrained.csv"):
+        assert [clip.split for clip in read(tmp_path, AUDIOSET, name=name).clips] == ["", ""]
 
 
 def test_audiosets_own_names_are_taken_for_its_label_ids(tmp_path: Path) -> None:
@@ -112,6 +114,14 @@ def test_a_file_named_by_the_id_alone_is_the_clip_or_the_video_by_its_length(tmp
     assert [clip.start_s for clip in manifest.clips] == [30.0, 40.0]
     assert "2 of unknown length are taken for whole videos" in said(manifest, "named_by_id")[0]
     assert len([line for line in told(manifest) if "may hold the clip or the whole video" in line]) == 1
+
+
+def test_a_cut_clip_begins_at_0_also_where_the_list_begins_early_and_is_counted_once(tmp_path: Path) -> None:
+    text = f"{A},5,dog,test\n{A},5,cat,test\n"
+    manifest = read(tmp_path, text, f"Y{A}.mp4", lengths=lambda paths: [10.0] * len(paths))
+    [clip] = manifest.clips
+    assert (clip.media, clip.start_s, clip.labels()) == (f"Y{A}.mp4", 0.0, ("cat", "dog"))
+    assert ": 1 are no longer than the clip" in said(manifest, "named_by_id")[0]
 
 
 def test_two_clips_of_a_whole_video_are_two_and_of_a_cut_one_are_refused(tmp_path: Path) -> None:

@@ -109,6 +109,20 @@ def test_a_name_that_can_be_several_files_is_refused_with_all(
     assert says in str(raised.value) and "line 2" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "files", "file"),
+    [
+        ("a.mp4", ("A.mp4", "a.wav"), "A.mp4"),
+        ("a", ("a.mp4", "A.mp4"), "a.mp4"),
+        ("dog/a", ("dog/a.mp4", "DOG/a.mp4"), "dog/a.mp4"),
+    ],
+)
+def test_the_extension_counts_before_the_case_and_the_case_where_nothing_else_tells(
+    tmp_path: Path, name: str, files: tuple[str, ...], file: str
+) -> None:
+    assert labelled(read(media(tmp_path, *files), f"{name},dog,train")) == {file: "dog"}
+
+
 def test_the_longest_path_that_fits_is_meant(tmp_path: Path) -> None:
     root = media(tmp_path, "a.mp4", "dog/a.mp4")
     assert labelled(read(root, "/x/dog/a.mp4,dog,train")) == {"dog/a.mp4": "dog"}
@@ -118,6 +132,31 @@ def test_two_names_that_would_be_one_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="2 problems") as raised:
         read(media(tmp_path, "a.mp4"), "train/a.mp4,dog,train", "test/a.mp4,cat,test")
     assert "line 3: file 'test/a.mp4' and another name both seem to be a.mp4" in str(raised.value)
+
+
+def test_beside_another_spelling_of_the_path_a_name_that_differs_in_more_is_refused_alone(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(CaeavError, match="1 problem") as raised:
+        read(media(tmp_path, "dog/a.mp4"), "DOG/a.mp4,dog,train", "videos/dog/a.mp4,dog,train")
+    assert "line 3" in str(raised.value)
+
+
+def test_two_names_that_are_alike_but_for_their_slashes_are_one_file(tmp_path: Path) -> None:
+    root = media(tmp_path, "dog/a.mp4")
+    manifest = read(root, r"videos\dog\a.mp4,dog,train", "videos/dog/a.mp4,dog,train")
+    assert labelled(manifest) == {"dog/a.mp4": "dog"}
+
+
+def test_an_absolute_path_may_name_a_file_that_is_no_media_by_its_extension(tmp_path: Path) -> None:
+    root = media(tmp_path, "dog/raw.dat", "dog/a.mp4")
+    assert labelled(read(root, f"{root}/dog/raw.dat,dog,train")) == {"dog/raw.dat": "dog"}
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(root)
+    for written in (link, root):
+        assert labelled(read(link, f"{written}/dog/raw.dat,dog,train")) == {"dog/raw.dat": "dog"}
+    with pytest.raises(CaeavError, match="must be a path relative"):
+        read(root, f"{root}/dog/gone.dat,dog,train", "dog/a.mp4,dog,train")
 
 
 def test_two_spellings_of_one_name_are_one_file(tmp_path: Path) -> None:
@@ -130,6 +169,12 @@ def test_beside_the_path_itself_another_name_means_a_file_that_is_not_there(tmp_
     manifest = read(media(tmp_path, "a.mp4"), "a.mp4,dog,train", "a.wav,cat,train")
     assert labelled(manifest) == {"a.mp4": "dog", "a.wav": "cat"}
     assert [found.where for found in manifest.findings if found.code == "missing_media"] == ["a.wav"]
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_another_file(tmp_path: Path) -> None:
+    manifest = read(media(tmp_path, "cat/a.mp4", "cat/b.mp4"), "dog/a.mp4,dog,train", "cat/b.mp4,cat,train")
+    assert labelled(manifest) == {"cat/b.mp4": "cat", "dog/a.mp4": "dog"}
+    assert [found.where for found in manifest.findings if found.code == "missing_media"] == ["dog/a.mp4"]
 
 
 def test_files_not_there_lie_where_the_other_names_say(tmp_path: Path) -> None:
@@ -159,6 +204,7 @@ def test_a_label_file_of_which_half_the_rows_name_no_file_is_doubted(tmp_path: P
     root = media(tmp_path, "a.mp4", "b.mp4")
     manifest = read(root, "a.mp4,dog,train", "c.mp4,dog,train", "d.mp4,dog,train")
     assert any("2 of 3 rows, such as line 3: c.mp4" in line for line in told(manifest))
+    assert len(told(read(root, "a.mp4,dog,train", "c.mp4,dog,train"))) == 1
     manifest = read(root, "a.mp4,dog,train", "b.mp4,dog,train", "c.mp4,dog,train")
     assert told(manifest) == []
 

@@ -74,6 +74,19 @@ def test_several_rows_of_one_clip_are_its_events_and_clips_may_overlap(folder: P
     ]
 
 
+def test_a_clip_without_split_goes_where_its_files_other_clips_go(folder: Path) -> None:
+    manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,val\na.mp4,60,70,,,dog,\n")
+    assert [clip.split for clip in manifest.clips] == ["val", "val"]
+
+
+def test_a_hair_over_a_windows_edge_touches_no_further_window(folder: Path) -> None:
+    manifest = read(folder, HEAD + "a.mp4,19.9999999,25,dog,\na.mp4,45,50.0000001,dog,\n")
+    assert [(clip.start_s, clip.events) for clip in manifest.clips] == [
+        (20.0, (Event("dog", 0.0, 5.0),)),
+        (40.0, (Event("dog", 5.0, 10.0),)),
+    ]
+
+
 def test_a_clip_in_two_splits_is_tested_on_and_not_trained_on(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,test\na.mp4,37,47,,,cat,train\n")
     assert [clip.split for clip in manifest.clips] == ["test"]
@@ -88,6 +101,8 @@ def test_clips_of_another_length_are_refused_with_the_options_that_fit(folder: P
     assert [(clip.seconds, clip.events) for clip in manifest.clips] == [(5.0, (Event("dog", 0.0, 5.0),))]
     with pytest.raises(CaeavError, match="line 3: the clip lasts 12 s"):
         read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,0,12,,,dog,train\n")
+    with pytest.raises(CaeavError, match="line 3: the clip lasts 12 s"):
+        read(folder, CLIPS + "a.mp4,37,,,,dog,train\na.mp4,0,12,,,dog,train\n")
     with pytest.raises(CaeavError, match=r"--segments 1 --segment-seconds 2\.5"):
         read(folder, CLIPS + "a.mp4,37,39.5,,,dog,train\n")
     assert (
@@ -96,6 +111,9 @@ def test_clips_of_another_length_are_refused_with_the_options_that_fit(folder: P
 
 
 def test_a_shorter_clip_among_full_ones_is_said_and_its_event_ends_where_it_ends(folder: Path) -> None:
+    manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,48,52,dog,train\n")
+    assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 1.0, 3.0),)]
+    assert said(manifest, "time_outside") == ["1 event cut to the clip"]
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,,,dog,train\n")
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 0.0, 3.0),)]
     assert said(manifest, "short_clip") == ["1 row, such as line 3: 3 s from 47 s on"]
@@ -111,6 +129,11 @@ def test_events_outside_their_clip_are_refused_since_they_count_from_elsewhere(
     assert "seconds of the media, not of the clip" in str(raised.value)
 
 
+def test_an_event_without_length_at_the_very_start_of_a_clip_lies_inside(folder: Path) -> None:
+    manifest = read(folder, CLIPS + "a.mp4,37,47,37,37,dog,train\n")
+    assert manifest.clips[0].events == (Event("dog", 0.0, 0.0),)
+
+
 def test_events_that_reach_out_of_their_clip_are_cut_and_counted(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,36,38,dog,train\na.mp4,37,47,46,48,dog,train\n")
     assert manifest.clips[0].events == (Event("dog", 0.0, 1.0), Event("dog", 9.0, 10.0))
@@ -123,6 +146,10 @@ def test_an_event_as_long_as_a_clip_across_two_points_to_the_columns_for_clips(f
         "1 of 3 rows last just 10 s and lie across two clips, such as line 2, 37 to 47 s of a.mp4"
     ]
     assert len(manifest.clips) == 3
+    assert (
+        told(read(folder, HEAD + "a.mp4,38,42,dog,train\na.mp4,0,25,dog,train\na.mp4,60,70,cat,train\n"))
+        == []
+    )
 
 
 def test_other_columns_are_in_extra_under_a_name_of_their_own(folder: Path) -> None:
@@ -204,6 +231,11 @@ def test_an_event_is_in_every_window_it_touches_where_they_overlap(folder: Path)
     ]
 
 
+def test_an_event_without_length_where_a_window_begins_is_in_that_window_alone(folder: Path) -> None:
+    manifest = read(folder, HEAD + "a.mp4,20,20,bell,\n", stride_s=10.0, lengths=lengths(a=40.0))
+    assert [clip.events for clip in manifest.clips] == [(), (), (Event("bell", 0.0, 0.0),), ()]
+
+
 def test_a_row_without_times_holds_for_all_windows_of_its_file(folder: Path) -> None:
     manifest = read(folder, "file,label\na.mp4,dog\n", stride_s=10.0, lengths=lengths(a=25.0))
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),)] * 3
@@ -224,7 +256,7 @@ def test_rows_that_no_window_touches_are_said(folder: Path) -> None:
 
 def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: Path) -> None:
     (folder / "b.mp4").touch()
-    text = HEAD + "a.mp4,21,28,dog,\ngone.mp4,11,15,dog,\n"
+    text = HEAD + "a.mp4,21,28,dog,\ngone.mp4,11,15,dog,\ngone.mp4,2,3,dog,\n"
     manifest = read(folder, text, stride_s=10.0, lengths=lengths(a=None, b=None))
     starts = [(clip.media, clip.start_s) for clip in manifest.clips]
     assert starts == [
@@ -246,7 +278,7 @@ def test_a_stride_that_is_none_is_refused(folder: Path, stride: float) -> None:
 
 
 def test_a_stride_that_makes_endless_clips_is_refused(folder: Path) -> None:
-    with pytest.raises(CaeavError, match="makes more than 10000000 clips"):
+    with pytest.raises(CaeavError, match="makes more than 2000000 clips"):
         read(folder, stride_s=1e-6, lengths=lengths(a=3600.0))
 
 

@@ -7,6 +7,7 @@ import os
 import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from caeav.manifests.home import Home
@@ -55,8 +56,11 @@ def test_a_bare_stream_is_read_through_since_its_header_guesses(tmp_path: Path) 
         stream.layout = "mono"
         frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
         frame.sample_rate = 16000
+        noise = np.random.default_rng(0).uniform(-1, 1, frame.planes[0].buffer_size // 4)
         frame.planes[0].update(bytes(frame.planes[0].buffer_size))
         for number in range(100):
+            if number == 20:  # noise after silence: the first packets tell nothing of the bit rate
+                frame.planes[0].update(noise.astype("float32").tobytes())
             frame.pts = number * 1024
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
