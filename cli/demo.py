@@ -49,11 +49,8 @@ def demo(
     steps: list[tuple[str, list[str]]] = [
         ("synthesise", ["synthesise", "--clips", str(clips), "--seed", str(seed), *at]),
         ("check", ["manifest", "check", "--dataset", "synthetic", *at]),
-        (
-            "extract",
-            ["extract", "--dataset", "synthetic", "--changed", "redo", *at],
-        ),  # another seed: other clips
-        ("caption", ["caption", "--dataset", "synthetic", "--changed", "redo", *at]),
+        ("extract", ["extract", "--dataset", "synthetic", *at]),
+        ("caption", ["caption", "--dataset", "synthetic", *at]),
         ("verify", ["store", "verify", "synthetic", *at]),
     ]
     steps += [

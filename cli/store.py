@@ -165,7 +165,8 @@ def _report_json(report: Report, media: MediaReport | None) -> dict[str, Any]:
         changes = [
             {"key": x.key, "media": x.media, "what": x.what, "detail": x.detail} for x in media.changes
         ]
-        value["media"] = {"compared": media.compared, "unknown": media.unknown, "changes": changes}
+        counts = {"compared": media.compared, "whole": media.whole, "unknown": media.unknown}
+        value["media"] = {**counts, "changes": changes}
     return value
 
 
@@ -175,7 +176,10 @@ def _print_media(found: MediaReport) -> None:
         print(f"MEDIA CHANGED: {len(found.changes)} of {counted(found.compared, 'clip')}")
         say("to make these clips anew: the command that made the store, with --changed redo")
     elif found.compared:
-        print(f"media as it was: {counted(found.compared, 'clip')}, by length and both ends of every file")
+        ends = found.compared - found.whole
+        how = [f"{found.whole} by all bytes"] if found.whole else []
+        how += [f"{ends} by length and both ends of the file"] if ends else []
+        print(f"media as it was: {counted(found.compared, 'clip')}, {' and '.join(how)}")
     if found.unknown:
         print(f"media not recorded: {counted(found.unknown, 'clip')}")
 

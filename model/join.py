@@ -20,7 +20,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import told
 from caeav.manifests.home import Home
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec
-from caeav.model.join_remarks import label_remarks, random_remarks, some, split_remarks
+from caeav.model.join_remarks import label_remarks, media_remarks, random_remarks, some, split_remarks
 from caeav.model.pick import SIDES, PickedStore, choose_store, fingerprint_of
 from caeav.model.sample import ClipSamples, Sample, clip_samples
 from caeav.pipeline.store import StoreKind, StoreReader
@@ -81,6 +81,7 @@ def join_stores(
     caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
     remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
+    remarks += media_remarks([*tokens, *([caption_store] if caption_store is not None else [])])
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 

@@ -16,6 +16,7 @@ from caeav.manifests.texthash import hash_texts, random_seed
 from caeav.manifests.wording import counted
 from caeav.model.sample import ClipSamples, Sample
 from caeav.pipeline.store import StoreReader, random_parts
+from caeav.pipeline.store.media_record import read_record
 
 SHOWN_KEYS = 5
 DROP_LEAKS = "; --drop-leaks leaves such clips out"
@@ -34,6 +35,29 @@ def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
         f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
         "caeav manifest build"
     ]
+
+
+def media_remarks(stores: Sequence[StoreReader]) -> list[str]:
+    """A word where joined stores were made of different versions of the same media."""
+    said = []
+    first = read_record(stores[0].path) or {}
+    for store in stores[1:]:
+        second = read_record(store.path) or {}
+        other = {
+            name for name, facts in second.items() if name in first and first[name].digest != facts.digest
+        }
+        keys = (
+            [clip.key for clip in store.manifest.clips if clip.media in other and clip.key in store]
+            if other
+            else []
+        )
+        if keys:
+            command = "caption" if store.recipe.kind == "captions" else "extract"
+            said.append(
+                f"{some(keys)}: {store.path.name} was made of another version of the media than {stores[0].path.name}; "
+                f"caeav {command} --dataset {store.path.parent.name} notices which is the older one"
+            )
+    return said
 
 
 def random_remarks(stores: Iterable[StoreReader]) -> list[str]:

@@ -8,7 +8,7 @@ what to do: `redo` makes these clips anew, `keep` goes on with what is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from caeav.pipeline.store.media_record import (
     read_record,
     read_records,
     record_path,
+    whole_digest,
     write_record,
 )
 from caeav.pipeline.store.state import inspect
@@ -88,6 +89,7 @@ class MediaCheck:
         recorded = dict.fromkeys(name for record in records for name in record)
         self._now = look(self._root, [*dict.fromkeys((*self._media, *recorded))], files_of)
         self._digests: dict[str, bytes] = {}
+        self._whole: dict[str, bytes] = {}
         self._folders = [folder for folder, record in zip(folders, records, strict=True) if record]
 
     def refuse(self) -> None:
@@ -151,6 +153,21 @@ class MediaCheck:
             )
         self._record(writer, known, stored)
 
+    def decoded(self, name: str) -> None:
+        """Take the digest of all bytes of a medium that was read just now, if it is not very large."""
+        if name not in self._whole:
+            self._whole[name] = whole_digest(self._root, name, files_of)
+
+    def finish(self, stores: Sequence[Path]) -> None:
+        """Add these digests to the records of stores that are still open for writing."""
+        for store in stores if self._whole else ():
+            seen = read_record(store) or {}
+            for name, whole in self._whole.items():
+                before = seen.get(name)
+                if before is not None and whole and before.digest == self._digests.get(name):
+                    seen[name] = replace(before, whole=whole)
+            write_record(store, seen)
+
     def _record(
         self, writer: StoreWriter, known: Mapping[str, Facts], kept: Mapping[str, Sequence[str]]
     ) -> None:
@@ -165,7 +182,7 @@ class MediaCheck:
             now, before = self._now.get(name), known.get(name)
             if now is None:
                 if name in kept:
-                    seen[name] = Facts(known[name].size, LET_GO, known[name].digest)
+                    seen[name] = replace(known[name], stamp=LET_GO)
                 elif before is not None and before.stamp != LET_GO:
                     del seen[name]  # nothing is stored of it
             elif name not in kept and (before is None or not _alike(before, now)):
@@ -173,8 +190,10 @@ class MediaCheck:
         taken = self._digest(fresh)
         for name in fresh:
             now = self._now[name]
+            before = known.get(name)
             if now is not None and taken[name]:
-                seen[name] = Facts(now.size, now.stamp, taken[name])
+                whole = before.whole if before is not None and before.digest == taken[name] else b""
+                seen[name] = Facts(now.size, now.stamp, taken[name], whole)
             else:
                 seen.pop(name, None)
         write_record(writer.path, seen)
@@ -258,24 +277,34 @@ def same_media(stores: Path, root: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class MediaReport:
-    """What `verify_media` found: media compared, stored clips without a record of theirs, and what changed."""
+    """What `verify_media` found: stored clips whose media were compared, those of which all bytes were, those without a
+    record of theirs, and what changed."""
 
     path: Path
     compared: int
+    whole: int
     unknown: int
     changes: tuple[MediaChange, ...]
 
 
 def verify_media(store: Path, root: Path) -> MediaReport:
-    """Take the digest of every medium of a store's clips again, below `root`, and compare it with the record."""
+    """Read the media of a store's clips again, below `root`, whole where that was recorded, and compare."""
     state = inspect(store)
     record = read_record(store) or {}
     now = look(root, [*record], files_of)
-    taken = digests(root, [name for name in record if now[name] is not None], files_of)
+    there = [name for name in record if now[name] is not None]
+    taken = digests(root, there, files_of)
     other = {name for name in record if taken.get(name) != record[name].digest}
+    for name in there:
+        if (
+            name not in other
+            and record[name].whole
+            and whole_digest(root, name, files_of) != record[name].whole
+        ):
+            other.add(name)
     stored = {key for index in state.indexes.values() for key in index.keys}
     changes = []
-    unknown = compared = 0
+    unknown = compared = whole = 0
     for clip in state.manifest.clips:
         if clip.key not in stored:
             continue
@@ -283,12 +312,10 @@ def verify_media(store: Path, root: Path) -> MediaReport:
             unknown += 1
             continue
         compared += 1
+        whole += bool(record[clip.media].whole)
         if clip.media in other:
             gone = now[clip.media] is None
-            detail = (
-                f"{clip.media} is no file in {root}" if gone else f"{clip.media} is not what it was made of"
-            )
-            changes.append(
-                MediaChange(store.name, clip.key, clip.media, "gone" if gone else "changed", detail)
-            )
-    return MediaReport(store, compared, unknown, tuple(changes))
+            said = f"is no file in {root}" if gone else "is not what it was made of"
+            what: Literal["gone", "changed"] = "gone" if gone else "changed"
+            changes.append(MediaChange(store.name, clip.key, clip.media, what, f"{clip.media} {said}"))
+    return MediaReport(store, compared, whole, unknown, tuple(changes))

@@ -85,8 +85,11 @@ def run_stage(
         for (job, _), clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        work = _Work([job for job, _ in jobs], stores, Path(manifest.media_root), run, report, remark)
-        work.run()
+        work = _Work([job for job, _ in jobs], stores, media, Path(manifest.media_root), run, report, remark)
+        try:
+            work.run()
+        finally:
+            media.finish([store.writer.path for store in stores])
         return [
             StageSummary(
                 path=store.writer.path,
@@ -116,6 +119,7 @@ class _Work:
         self,
         jobs: Sequence[Job],
         stores: Sequence[Filling],
+        media: MediaCheck,
         root: Path,
         run: RunOptions,
         report: Report,
@@ -124,7 +128,7 @@ class _Work:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
         self._jobs, self._stores, self._root, self._run = jobs, stores, root, run
-        self._remark = remark
+        self._remark, self._media = remark, media
         self._lost: dict[str, str] = {}
         self._due: dict[str, list[int]] = {}
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -248,6 +252,7 @@ class _Work:
             for job in jobs:
                 self._settle(job, key, entry)
         else:
+            self._media.decoded(self._clip(key).media)
             spent = outcome.info["spent"]
             self.meter.add("workers", "decode", spent["decode"])
             self.meter.add("workers", "backbone", spent["compute"])

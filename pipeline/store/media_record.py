@@ -5,7 +5,8 @@ day. So `media.<store>` lies beside the store's folder. A file's entry is writte
 that is stored was made of the file that its entry describes, or of a later one, which the next look then notices.
 
 The digest is of length, first and last 64 KiB: what is replaced, cut, appended to or encoded anew is noticed, a byte in
-the middle of a large file is not. For media of several files (a wav with its pictures) it goes over all of them.
+the middle of a large file is not. Files of up to `WHOLE_BYTES` are digested as a whole too, once they were decoded and
+their pages are at hand. For media of several files (a wav with its pictures) both go over all of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ VERSION = 1
 PREFIX = "media."
 END_BYTES = 1 << 16
 DIGEST_BYTES = 16
+WHOLE_BYTES = 64 << 20
 DOUBTFUL_S = 3.0
 """A file this young when it was looked at may be written again within the tick of its file system's clock."""
 UNSURE = 0
@@ -48,11 +50,15 @@ FilesOf = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen of one medium: bytes in all, a stamp of its time, and the digest (empty: not taken yet)."""
+    """What was seen of one medium: bytes in all, a stamp of its time, the digest, and that of all its bytes.
+
+    Digests that were not taken are empty.
+    """
 
     size: int
     stamp: int
     digest: bytes = b""
+    whole: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,20 @@ def read_record(store: Path) -> dict[str, Facts] | None:
         facts = json.loads(head)
         count, names = facts["files"], facts["names"]
         sound = (facts["format"], facts["version"]) == (FORMAT, VERSION) and facts["sha256"] == _sha256(body)
-        if not sound or len(body) != names + count * (16 + DIGEST_BYTES):
+        if not sound or len(body) != names + count * (16 + 2 * DIGEST_BYTES):
             return None
         listed = body[:names].decode("utf-8", "surrogatepass").split("\0") if count else []
         numbers = np.frombuffer(body, "<i8", 2 * count, names).tolist()
     except (ValueError, KeyError, TypeError):
         return None
-    digests = body[names + 16 * count :]
     if len(listed) != count:
         return None
+    ends = range(names + 16 * count, len(body) + 1, DIGEST_BYTES)
+    taken = [body[at : at + DIGEST_BYTES] for at in ends[:-1]]
     return {
-        name: Facts(numbers[i], numbers[count + i], digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES])
+        name: Facts(
+            numbers[i], numbers[count + i], taken[i], taken[count + i].strip(b"\0") and taken[count + i]
+        )
         for i, name in enumerate(listed)
     }
 
@@ -104,7 +113,8 @@ def write_record(store: Path, seen: Mapping[str, Facts]) -> None:
     """Publish the record of a store; nothing is written where it says the same already."""
     names = "\0".join(seen).encode("utf-8", "surrogatepass")
     numbers = np.array([[f.size for f in seen.values()], [f.stamp for f in seen.values()]], "<i8")
-    body = names + numbers.tobytes() + b"".join(f.digest for f in seen.values())
+    taken = [f.digest for f in seen.values()] + [f.whole or NO_DIGEST for f in seen.values()]
+    body = names + numbers.tobytes() + b"".join(taken)
     head = {"format": FORMAT, "version": VERSION, "files": len(seen), "names": len(names)}
     data = json.dumps({**head, "sha256": _sha256(body)}).encode() + b"\n" + body
     path = record_path(store)
@@ -121,7 +131,7 @@ def carry_record(sources: Sequence[Path], made: Path) -> None:
     for source in sources:
         for name, facts in (read_record(source) or {}).items():
             other = seen.setdefault(name, facts)
-            if other.digest != facts.digest:
+            if other.digest != facts.digest or (other.whole and facts.whole and other.whole != facts.whole):
                 seen[name] = Facts(facts.size, UNSURE, NO_DIGEST)
     if seen:
         write_record(made, seen)
@@ -186,6 +196,22 @@ def _look(path: str, files_of: FilesOf, now: float) -> Facts | None:
         return Facts(size, stamps[0][2])
     whole = hashlib.blake2b(repr(stamps).encode("utf-8", "surrogatepass"), digest_size=7)
     return Facts(size, int.from_bytes(whole.digest(), "little") or 1)
+
+
+def whole_digest(root: Path, name: str, files_of: FilesOf) -> bytes:
+    """The digest of all bytes of a medium; empty for what cannot be read, or has more than `WHOLE_BYTES`."""
+    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    try:
+        files = [Path(path) for path in files_of(os.path.join(root, name))]  # noqa: PTH118
+        if sum(path.stat().st_size for path in files) > WHOLE_BYTES:
+            return b""
+        for path in files:
+            data = path.read_bytes()
+            whole.update(len(data).to_bytes(8, "little"))
+            whole.update(data)
+    except OSError:
+        return b""
+    return whole.digest()
 
 
 def _digest(files: Sequence[str]) -> bytes:

@@ -10,8 +10,9 @@ import pytest
 
 from caeav.cli import stages
 from caeav.manifests.dataset import Source
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.store import Recipe
+from caeav.pipeline.store import Quarantined, Recipe
 from caeav.pipeline.summary import Progress, Remark, Report, StageSummary
 
 
@@ -67,6 +68,27 @@ def test_speed_and_size_are_told_in_the_units_that_suit_them(
     out = capsys.readouterr().out
     assert told[0] in out and told[1] in out
     assert "limited by   write 53%\n" in out
+
+
+@pytest.mark.parametrize("failed", [(3, 0), (0, 3), (1, 0), (0, 0)])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_too_many_failures_in_any_of_several_stores_are_an_error_that_names_it(
+    failed: tuple[int, ...], as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(name: str, count: int) -> StageSummary:
+        lost = tuple(Quarantined(f"k{i}", "decode", "no", 1) for i in range(count))
+        recipe = Recipe("tokens", name, {})
+        return StageSummary(Path(name), recipe, 9 - count, 9, 90, lost, 9, 1.0, {}, (), max_failed=2)
+
+    summaries = [made(name, count) for name, count in zip(("one", "two"), failed, strict=True)]
+    if max(failed) <= 2:
+        stages.finish_all(summaries, as_json, "next")
+    else:
+        with pytest.raises(CaeavError, match="3 of 9 clips are quarantined; --max-failed allows 2") as raised:
+            stages.finish_all(summaries, as_json, "next")
+        assert str(Path(("one", "two")[failed.index(3)]) / "quarantine.jsonl") in raised.value.hint
+    out = capsys.readouterr().out
+    assert "one" in out and "two" in out  # both are told in any case
 
 
 def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:

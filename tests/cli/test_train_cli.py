@@ -129,6 +129,33 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     assert len(list((home.root / "runs").glob("*-s[789]"))) == 3
 
 
+def test_the_device_that_is_named_is_the_one_that_computes(
+    home: Home, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caeav.model import experiment
+
+    facts = json.loads(call(home, "runs", "show", trained["run"], "--json").stdout)
+    assert facts["config"]["training"]["device"] == "cpu"  # a recipe says auto
+    seen: list[Any] = []
+
+    def stopped(made: Any, *_: Any) -> None:
+        seen.append((str(made.device), made.config.training.device))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    begun = call(home, "train", "--dataset", "tiny", *FAST)
+    assert seen == [("cpu", "cpu")]
+    [line] = [line for line in begun.stderr.splitlines() if "--resume" in line]
+    name = line.split()[line.split().index("--resume") + 1]
+    for arguments in (
+        ("train", "--dataset", "tiny", *FAST[:-2], "--device", "cuda"),
+        ("train", "--resume", name, "--device", "cuda"),
+    ):
+        assert "cuda" in refused(call(home, *arguments))
+    assert len(seen) == 1
+
+
 def test_runs_are_listed_and_shown(home: Home, trained: dict[str, Any]) -> None:
     listed = {row["run"]: row for row in json.loads(call(home, "runs", "ls", "--json").stdout)}
     assert listed[trained["run"]]["test"] == pytest.approx(trained["scores"]["test"])

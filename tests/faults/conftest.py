@@ -26,6 +26,7 @@ from caeav.pipeline.decode.pool import Outcome
 from caeav.pipeline.extract import extract_all
 from caeav.pipeline.recipes import CaptionOptions, TokenOptions
 from caeav.pipeline.store import StoreReader, list_stores, verify
+from caeav.pipeline.store.media_record import PREFIX, read_record
 from caeav.pipeline.summary import RunOptions
 
 STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder")
@@ -125,11 +126,21 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
-    """`contents(home)`: sha256 of every file of its stores, by path; locks are empty files and count."""
+    """`contents(home)`: sha256 of every file of its stores, by path; locks are empty files and count.
+
+    What is recorded of media beside a store counts without the digests of whole files, which a kill costs.
+    """
 
     def of(home: Path) -> dict[str, str]:
-        files = sorted(path for path in (home / "stores").rglob("*") if path.is_file())
-        return {p.relative_to(home).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        found = {}
+        for path in sorted(path for path in (home / "stores").rglob("*") if path.is_file()):
+            data = path.read_bytes()
+            if path.name.startswith(PREFIX):
+                seen = read_record(path.with_name(path.name.removeprefix(PREFIX)))
+                assert seen is not None, f"{path} is damaged"
+                data = repr({name: replace(facts, whole=b"") for name, facts in seen.items()}).encode()
+            found[path.relative_to(home).as_posix()] = hashlib.sha256(data).hexdigest()
+        return found
 
     return of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.growth import grow
+from caeav.manifests.growth import Growth, grow
 
 
 def clip(key: str, split: str = "", label: str = "") -> Clip:
@@ -45,6 +45,24 @@ def test_a_clip_that_is_gone_stays_stored_with_its_class_but_in_no_split() -> No
     assert growth.gone == ("a",)
     back, growth = grow(grown, stored)
     assert back.clips == stored.clips and growth.relabelled == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("now", "lost"),
+    [
+        ((clip("a"), clip("b")), True),
+        ((clip("b"),), True),
+        ((clip("a"), clip("b", "train")), False),
+        ((clip("a", label="dog"), clip("b")), False),
+        ((clip("a", "train", "dog"), clip("b", "val")), False),
+    ],
+)
+def test_that_all_labels_are_lost_is_known(now: tuple[Clip, ...], lost: bool) -> None:
+    stored = manifest(clip("a", "train", "dog"), clip("b", "val"), classes=("dog",))
+    grown, growth = grow(stored, manifest(*now, classes=("dog",)))
+    assert growth.loses_labels(stored, grown) is lost
+    bare = manifest(clip("a"), clip("b"))
+    assert not Growth((), ("a",), ()).loses_labels(bare, bare)
 
 
 def test_the_same_set_again_is_no_growth() -> None:

@@ -29,6 +29,7 @@ from caeav.pipeline.store import (
     open_for_writing,
     random_parts,
 )
+from caeav.pipeline.store.media_record import Facts, write_record
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,19 @@ def test_spec_and_splits(joined: Joined) -> None:
 def test_quarantined_clips_are_left_out_and_said(joined: Joined) -> None:
     assert joined.left_out["train"] == ("clip035",)
     assert any("1 clip (clip035) left out, in quarantine" in remark for remark in joined.remarks)
+
+
+def test_stores_made_of_different_versions_of_a_file_are_told_apart(make_home: Callable[..., Home]) -> None:
+    home = make_home()
+    for kind, new in (("tokens", b"2" * 16), ("captions", b"1" * 16)):
+        path = find_store(home.stores, "tiny", kind)
+        media = [clip.media for clip in StoreReader.open(path).manifest.clips]
+        seen = {name: Facts(9, 5, b"1" * 16) for name in media}
+        assert not any("another version" in remark for remark in join_stores(home, "tiny").remarks)
+        write_record(path, seen | {media[3]: Facts(9, 5, new)})
+    [remark] = [remark for remark in join_stores(home, "tiny").remarks if "another version" in remark]
+    assert remark.startswith("1 clip (clip003): captions-tinycaptions-")
+    assert "caeav caption --dataset tiny" in remark
 
 
 def test_missing_captions_are_an_error_with_the_next_step(make_home: Callable[..., Home]) -> None:

@@ -24,6 +24,7 @@ from caeav.pipeline.store import (
     Slice,
     StoreReader,
     convert,
+    media_record,
     merge,
     open_for_writing,
     remove_store,
@@ -251,6 +252,10 @@ def test_a_quarantined_clip_with_other_media_is_said_and_not_refused(
     for _ in range(2):
         again = run(five, tmp_path / "h")
         assert again.due == 0
+        assert any("--retry-failed tries them again" in text for text in again.remarks)
+    shutil.copytree(tmp_path / "h", tmp_path / "h2")
+    redone = run(five, tmp_path / "h2", changed="redo")
+    assert (redone.due, redone.stored, redone.quarantined) == (1, 5, ())
     mended = run(five, tmp_path / "h", RunOptions(workers=1, retry_failed=True))
     assert (mended.due, mended.stored) == (1, 5)
     assert run(five, tmp_path / "h").media == ()
@@ -410,6 +415,28 @@ def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tm
     assert found == {five.clips[0].key: "changed", five.clips[1].key: "gone"}
     record_path(made.path).unlink()
     assert verify_media(made.path, root).unknown == 5
+
+
+def test_a_byte_in_the_middle_is_found_by_reading_all(
+    five: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_record, "END_BYTES", 16)
+    few = replace(five, clips=five.clips[:2])
+    made = run_stage(few, tmp_path / "h")
+    root = Path(five.media_root)
+    assert verify_media(made.path, root).whole == 2
+    for clip in few.clips:
+        with (root / clip.media).open("r+b") as file:
+            file.seek(1000)
+            file.write(b"zz")
+        os.utime(root / clip.media, (OLD_S, OLD_S))
+    assert [change.key for change in verify_media(made.path, root).changes] == [
+        clip.key for clip in few.clips
+    ]
+    monkeypatch.setattr(media_record, "WHOLE_BYTES", 1000)
+    ends_only = run_stage(few, tmp_path / "h2")
+    found = verify_media(ends_only.path, root)
+    assert (found.compared, found.whole, found.changes) == (2, 0, ())
 
 
 def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path) -> None:

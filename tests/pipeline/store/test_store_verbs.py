@@ -182,6 +182,28 @@ def test_diff_finds_the_largest_difference(toy):
     assert found.facts == {"audio_ok": 1, "notes": 1} and not found.same_content
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_diff_ends_with_1_unless_the_content_is_the_same(toy, caeav, more):
+    toy.write()
+    same, fewer, other = (toy.at(toy.stores.parent / name) for name in ("same", "fewer", "other"))
+    same.write()
+    fewer.write(failing=["clip002"])
+    with open_for_writing(other.dataset, toy.recipe(), toy.manifest()) as writer:
+        for plan in writer.plan():
+            records = {key: toy.record(key) for key in plan.missing}
+            if "clip004" in records:
+                arrays = dict(records["clip004"].arrays)
+                arrays["audio.stage1"] = np.array(arrays["audio.stage1"]) + 1
+                records["clip004"] = replace(records["clip004"], arrays=arrays)
+            writer.publish(plan, records)
+        writer.finish()
+    ends = [
+        caeav("diff", toy.folder, store, *more).exit_code
+        for store in (same.folder, fewer.folder, other.folder)
+    ]
+    assert ends == [0, 1, 1]
+
+
 def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
     home = Home(toy.stores.parent)
     toy.write()
