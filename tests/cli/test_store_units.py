@@ -74,16 +74,21 @@ def test_verify_of_media(
 
     def verify_media(path: Path, root: Path) -> MediaReport:
         asked.append((path, root))
-        return MediaReport(path, 5, 1, changes)
+        return MediaReport(path, 5, 3, 1, changes)
 
     monkeypatch.setattr("caeav.pipeline.identity.verify_media", verify_media)
     monkeypatch.setattr(store, "verify", lambda path, progress: Report(path, (), finished=True))
     result = call("verify", "mine", "--media", "--root", "r")
     assert result.exit_code == status and asked == [(A.resolve(), Path("r")), (B.resolve(), Path("r"))]
-    said = "MEDIA CHANGED: 1 of 5 clips" if changes else "media as it was: 5 clips"
+    said = (
+        "MEDIA CHANGED: 1 of 5 clips"
+        if changes
+        else "media as it was: 5 clips, 3 by all bytes and 2 by length and both ends of the file"
+    )
     assert said in result.stdout and "media not recorded: 1 clip" in result.stdout
     found = json.loads(call("verify", "mine", "--media", "--root", "r", "--json").stdout)
-    assert found[0]["media"]["compared"] == 5 and len(found[1]["media"]["changes"]) == len(changes)
+    assert [found[0]["media"][name] for name in ("compared", "whole", "unknown")] == [5, 3, 1]
+    assert len(found[1]["media"]["changes"]) == len(changes)
     assert call("verify", "mine", "--root", "r").exit_code == 1  # --root goes with --media
 
 

@@ -143,10 +143,11 @@ def test_what_is_wanted_of_a_clip() -> None:
 
 def test_how_long_a_picture_is_shown() -> None:
     made = plan([0.0, 0.1, 0.2], video_end_s=0.9)
-    assert made.shown_until_s(0.0, 0.15) == 0.15
-    assert made.shown_until_s(0.0, None) == 0.1
-    assert made.shown_until_s(0.2, None) == 0.9  # the last, for as long as its packet says
-    assert made.shown_until_s(0.5, None) == pytest.approx(0.6)
+    assert made.shown_until_s(0.2) == 0.9  # the last, for as long as its packet says
+    assert made.shown_until_s(0.0) == pytest.approx(0.1)
+    assert made.shown_until_s(0.5) == pytest.approx(0.6)
+    assert made.is_stale(0.9, 0.2, None) and not made.is_stale(0.89, 0.2, None)
+    assert not made.is_stale(5.0, 0.2, 0.25) and not made.is_stale(5.0, 0.1, None)
     assert [made.scan.expected_s(t) for t in (-0.1, 0.0, 0.15, 9.0)] == [None, 0.0, 0.1, 0.2]
     assert [made.scan.next_s(t) for t in (-0.1, 0.0, 0.15, 0.2)] == [0.0, 0.1, 0.2, None]
 
