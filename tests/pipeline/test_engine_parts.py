@@ -121,7 +121,7 @@ def test_a_clip_is_seen_by_a_job_at_its_own_rate() -> None:
 
 def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
     sampling = Sampling(T, 0.5, 10)
-    nothing = DecodedClip(None, None, (False,) * T, (False,) * T, [Note("c", "d")], {"a": 1})
+    nothing = DecodedClip(None, None, (False,) * T, (True, False), [Note("c", "d")], {"a": 1})
     assert frames_of(nothing, sampling).shape == (T, 64, 64, 3) and not frames_of(nothing, sampling).any()
     assert windows_of(nothing, sampling).tolist() == [[0.0] * 5] * T
     wave = np.arange(10, dtype=np.float32)
@@ -130,7 +130,7 @@ def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
         windows_of(replace(nothing, wave=wave[:9]), sampling)
     assert record_info(nothing) == {
         "frames_ok": [False, False],
-        "audio_ok": [False, False],
+        "audio_ok": [True, False],
         "notes": [{"code": "c", "detail": "d"}],
         "facts": {"a": 1},
     }
