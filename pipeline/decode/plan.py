@@ -42,6 +42,20 @@ class Plan:
     @property
     def video_end_s(self) -> float | None:
         """Media time at which the last picture stops being shown; None while the clip ends before it."""
-        if not self.scan.at_end or not self.scan.video_s:
+        if not self.scan.video_over or not self.scan.video_s:
             return None
         return max(self.scan.video_s[-1] + self.frame_gap_s, self.scan.video_end_s or 0.0)
+
+    def shown_until_s(self, shown_s: float) -> float:
+        """When the last picture of a stream, with stamp `shown_s`, stops being shown.
+
+        As long as its packet says, and at least for the usual gap.
+        """
+        last = self.scan.video_s and abs(shown_s - self.scan.video_s[-1]) < self.frame_gap_s / 2
+        said_s = self.scan.video_end_s if last else None
+        return max(shown_s + self.frame_gap_s, said_s or 0.0)
+
+    def is_stale(self, time_s: float, shown_s: float, until_s: float | None) -> bool:
+        """Whether a picture is the stream's last and over at `time_s`; `until_s`: when another one took its place."""
+        goes_on = until_s is not None or self.scan.next_s(shown_s) is not None
+        return not goes_on and time_s >= self.shown_until_s(shown_s)

@@ -16,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.mixing import mix_gain
 from caeav.pipeline.decode.opening import library_message
+from caeav.pipeline.decode.orientation import stored_orientation
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.sound import Sound, weights
+from caeav.pipeline.decode.sound import Sound
 
 EXACT_CONTAINERS = ("mov", "matroska", "avi")
 """Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
+
+
+LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
 
 
 def _library() -> Any:
@@ -48,11 +54,34 @@ def _message(error: BaseException, plan: Plan) -> str:
     return text.replace(plan.facts.path, Path(plan.facts.path).name)
 
 
+def _wrong_pictures(plan: Plan) -> str:
+    """Of which kind of file, if it is of one, decord shows pictures of another time or stream; empty for others."""
+    container, video = plan.facts.container, plan.facts.video
+    if video is None:
+        return ""
+    if not any(name in container.split(",") for name in EXACT_CONTAINERS):
+        return f"{container} files"
+    if video.codec in LATE_CODECS:
+        return f"{video.codec} video"
+    return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
+def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
+    """Pictures of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
+    images: dict[int, NDArray[np.uint8]] = {}
+    for number in range(max(wanted) + 1):
+        picture = reader.next()
+        if number in wanted:
+            images[number] = picture.asnumpy()
+    return np.stack([images[number] for number in wanted])
+
+
 class DecordDecoder(BaseDecoder):
     """decord 0.6; brings its own (old) FFmpeg."""
 
     name = "decord"
     first_audio_only = True
+    counts_from_start = True
 
     def version(self) -> str:
         """decord's version."""
@@ -60,11 +89,11 @@ class DecordDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by index, then the whole sound track."""
-        container = plan.facts.container
-        if plan.facts.video and not any(name in container.split(",") for name in EXACT_CONTAINERS):
-            raise DecodeError(f"decord gives wrong pictures of {container} files", hint="use --decoder pyav")
-        video = self._pictures(plan) if plan.facts.video else None
-        audio = self._sound(plan) if plan.facts.audio else None
+        wrong = _wrong_pictures(plan)
+        if wrong:
+            raise DecodeError(f"decord gives wrong pictures of {wrong}", hint="use --decoder pyav")
+        video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
+        audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
 
     def _pictures(self, plan: Plan) -> Pictures:
@@ -83,18 +112,27 @@ class DecordDecoder(BaseDecoder):
 
     def _take(self, reader: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
         """Fill the given segments in one batch."""
-        starts = self._starts(reader, plan)
+        starts, sane = self._starts(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
-        images = reader.get_batch(wanted).asnumpy()
+        images = reader.get_batch(wanted).asnumpy() if sane else _in_order(reader, wanted)
+        video = plan.facts.video
+        assert video is not None
+        if plan.facts.video_streams > 1 and sorted(images.shape[1:3]) != sorted((video.height, video.width)):
+            size = f"{images.shape[2]}x{images.shape[1]}"
+            raise DecodeError(
+                f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav"
+            )
+        upright = stored_orientation(plan.facts, plan.limits)
         for n, t in enumerate(segments):
-            found.images[t], found.shown_s[t] = images[n], starts[wanted[n]]
+            found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]
         found.decoded += len(set(wanted))
+        found.mirrored = upright.mirrored
 
     def _reader(self, plan: Plan) -> Any:
         return _library().VideoReader(plan.facts.path, num_threads=1)
 
-    def _starts(self, reader: Any, plan: Plan) -> list[float]:
-        """Media times of all pictures: decord's own where they are sane, else its frames laid out evenly.
+    def _starts(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
+        """Media times of all pictures: decord's own where they are sane (True), else its frames laid out evenly.
 
         Files whose packets carry no stamps (old AVI) get nonsense times from decord.
         """
@@ -105,10 +143,10 @@ class DecordDecoder(BaseDecoder):
         starts += video.start_s - starts[0]  # decord counts from the first picture
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
-            return [float(s) for s in starts]
-        first_s = video.start_s if plan.start_s else min(plan.scan.video_s, default=video.start_s)
+            return [float(s) for s in starts], True
+        first_s = min(plan.scan.video_s, default=video.start_s)
         fps = video.fps or float(reader.get_avg_fps())
-        return [first_s + i / fps for i in range(count)]
+        return [first_s + i / fps for i in range(count)], False
 
     def _sound(self, plan: Plan) -> Sound:
         decord = _library()
@@ -116,7 +154,7 @@ class DecordDecoder(BaseDecoder):
         assert audio is not None
         length_s = audio.duration_s or plan.facts.duration_s or 0.0
         plan.limits.check("sound track (decord reads it whole)", length_s, plan.limits.whole_track_s, " s")
-        nothing = Sound(np.zeros(0, dtype=np.float32), audio.rate_hz or 1, audio.start_s)
+        nothing = Sound()
         try:
             reader = decord.AudioReader(plan.facts.path, sample_rate=audio.rate_hz, mono=True)
             samples = reader[:].asnumpy()
@@ -125,6 +163,7 @@ class DecordDecoder(BaseDecoder):
             return nothing
         if not samples.size:
             return nothing
-        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / weights(audio.channels).sum()
-        span = (audio.start_s, audio.start_s + mono.size / audio.rate_hz)
-        return Sound(mono, audio.rate_hz, audio.start_s, [span])
+        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
+        sound = Sound.of(mono, audio.rate_hz, audio.start_s)
+        sound.loudest = None if len(audio.channels) > 1 else 0.0
+        return sound

@@ -20,6 +20,7 @@ from caeav.model.experiment import prepare
 from caeav.model.join import join_stores
 from caeav.model.resolve import resolve_config
 from caeav.model.stress import KINDS, Augment, Stress, parse_stress, said
+from caeav.model.task import Scores
 
 PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
@@ -161,6 +162,16 @@ def test_a_greater_share_hits_the_same_clips_and_more(data: SplitData) -> None:
     assert all(a <= b for a, b in pairwise(hit)) and len(hit[0]) < len(hit[3]) == 12
 
 
+def test_each_kind_is_drawn_for_itself(data: SplitData) -> None:
+    """Which clips one kind hits says nothing about another."""
+    muted = [not ok.any() for ok in stressed(data, mute=0.5)["audio_ok"]]
+    blinded = [not ok.any() for ok in stressed(data, blind=0.5)["frames_ok"]]
+    assert muted != blinded
+    both = stressed(data, mute=0.5, blind=0.5)
+    assert [not ok.any() for ok in both["audio_ok"]] == muted
+    assert [not ok.any() for ok in both["frames_ok"]] == blinded
+
+
 def test_kinds_add_up_in_their_order(data: SplitData, plain: dict[str, torch.Tensor]) -> None:
     swapped = stressed(data, swap=1.0)
     both = stressed(data, swap=1.0, shift=1)
@@ -219,6 +230,8 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
     with pytest.raises(CaeavError, match="reads no captions"):
         examine(experiment, model, "test", strengths=StressConfig(caption_drop=0.5))
     with pytest.raises(CaeavError, match="6 segments"):
+        examine(experiment, model, "test", strengths=StressConfig(shift=-7))
+    with pytest.raises(CaeavError, match="6 segments"):
         examine(experiment, model, "test", strengths=StressConfig(shift=6))
 
     with pytest.raises(CaeavError, match="no such stress: swop"):
@@ -237,6 +250,41 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
     assert files[1].read_bytes() == picture(curves, "a title")
     assert files[1].read_bytes()[:4] == b"\x89PNG"
     assert strengths_of("shift", 3) == (0, 1, 2)
+
+
+def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    model, met = experiment.build(), []
+    model.register_forward_pre_hook(lambda _, given: met.extend(given[0].audio_ok.any(dim=1).tolist()))
+    experiment.score(model, "test", Stress(StressConfig(mute=0.5), 3))
+    damaged = stressed(experiment.data["test"], seed=3, mute=0.5)["audio_ok"].any(dim=1).tolist()
+    assert met == damaged and 0 < sum(damaged) < 12
+    met.clear()
+    found = examine(experiment, model, "test", strengths=StressConfig(mute=0.5), seed=3)
+    assert met == [*damaged, *[True] * 12]  # under stress, and once without
+    assert found.plain == experiment.score(model, "test")
+    for split in ("val", "test"):
+        assert examine(experiment, model, split).majority == experiment.majority(split)
+
+
+def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    asked: list[tuple[str, object]] = []
+
+    def noted(self: object, model: object, split: str, stress: Stress | None = None) -> Scores:
+        asked.append((split, stress and (stress._seed, stress._strengths.mute)))
+        return Scores(float(len(asked)), 12)
+
+    monkeypatch.setattr(type(experiment), "score", noted)
+    found = stress_curves(experiment, experiment.build(), "val", ["mute"], seed=5)
+    assert asked == [("val", None), *(("val", (5, share)) for share in (0.25, 0.5, 0.75, 1.0))]
+    assert [point["score"] for point in found["curves"]["mute"]] == [1, 2, 3, 4, 5]
+    assert (found["split"], found["seed"], found["clips"]) == ("val", 5, 12)
+    assert found["majority"] == experiment.majority("val")
 
 
 def test_augmented_training_data_are_those_of_the_configuration(tiny_home: Home) -> None:
