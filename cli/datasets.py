@@ -5,6 +5,7 @@ Every command that takes a data set comes through here, so that a name, a folder
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import typer
 
 from caeav.cli.console import say
+from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source, load_dataset
 from caeav.manifests.errors import CaeavError
@@ -73,6 +75,11 @@ def name(dataset: str, home: Home) -> str:
     from caeav.pipeline.identity import same_media
 
     found = name_of(home, dataset, same_media)
+    if found != dataset and not (home.stores / found).is_dir():
+        raise CaeavError(
+            f"nothing was made of {dataset or found} in {home.root} yet",
+            hint=f"caeav extract --dataset {shlex.quote(dataset or found)}{at_home(home)}",
+        )
     if not dataset:
         say(f"data set {found}, the one last extracted in {home.root}")
     return found
