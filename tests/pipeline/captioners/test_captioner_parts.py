@@ -52,7 +52,7 @@ def test_silence_is_what_never_gets_loud() -> None:
     assert captioner.finish(sound(1, -LOUD * 2), ["a dog", "a cat"]) == "a dog. a cat."
     loud = sound(1, 0.0)
     assert loud.wave is not None
-    loud.wave[7] = LOUD
+    loud.wave[7] = 2 * LOUD
     assert captioner.finish(loud, ["a dog"]) == "a dog"
 
 
