@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones.clap_audio import ClapAudio
+from caeav.pipeline.backbones.clap_sound import LAION, _front_of
 from caeav.pipeline.backbones.frames import IMAGENET_MEAN, FrameSettings
+from caeav.pipeline.backbones.htsat import HtsatConfig
 from caeav.pipeline.backbones.htsat_blocks import (
     MASKED,
     HtsatBlock,
@@ -29,6 +32,7 @@ from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.visual import LearnedVisual
 from caeav.pipeline.backbones.visual_clip import MEAN, STD, ClipNetwork, published_by
 from caeav.pipeline.backbones.visual_timm import SwinNetwork, TimmNetwork, _converted, _published_by
+from caeav.pipeline.weights import WeightsError
 
 
 def bare(kind: Any, **held: Any) -> Any:
@@ -347,6 +351,44 @@ def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() 
     for shape in ((3, 21), (20,)):
         with pytest.raises(CaeavError, match=r"windows \[T, samples\] of at most 20 samples \(2 s\)"):
             backbone.prepare(np.zeros(shape, np.float32))
+
+
+def test_the_shared_vector_of_clap_is_made_of_the_normed_tokens() -> None:
+    sound = SoundConfig(
+        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2
+    )
+    torch.manual_seed(0)
+    tower = ClapAudio(
+        HtsatConfig(sound=sound, channels=4, depths=(1, 1), heads=(1, 1), window=4), shared=3
+    ).eval()
+    nn.init.normal_(tower.norm.bias, std=2)
+    with torch.no_grad():
+        stages, normed, shared = tower(torch.randn(2, 2000))
+        assert [tuple(x.shape) for x in stages] == [(2, 256, 4), (2, 64, 8)]
+        assert torch.equal(normed, tower.norm(stages[-1])) and not torch.equal(normed, stages[-1])
+        wanted = tower.projection(normed.mean(dim=1))
+        torch.testing.assert_close(shared, wanted / wanted.norm(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_claps_front_end_is_what_its_folder_states(fused: bool) -> None:
+    state: Any = SimpleNamespace(fused=fused, front_end={})
+    assert _front_of(state, "w") == {**front_end(LAION), "mel": "htk" if fused else "slaney"}
+    own = "fusion" if fused else "rand_trunc"
+    state.front_end = {
+        "sampling_rate": 16_000,
+        "frequency_max": 8_000,
+        "padding": "repeat",
+        "truncation": own,
+    }
+    wanted = {**front_end(LAION), "rate_hz": 16_000, "high_hz": 8_000, "filling": "repeat"}
+    assert _front_of(state, "w") == {**wanted, "mel": "htk" if fused else "slaney"}
+    state.front_end["top_db"] = 80
+    with pytest.raises(WeightsError, match="top_db 80 is not supported"):
+        _front_of(state, "w")
+    state.front_end = {"truncation": "rand_trunc" if fused else "fusion"}
+    with pytest.raises(WeightsError, match=f"the network has {'' if fused else 'no '}fusion"):
+        _front_of(state, "w")
 
 
 # --- texts --------------------------------------------------------------------------------------------
