@@ -59,9 +59,6 @@ _WHY: dict[str, tuple[tuple[str, str, str], ...]] = {
     "AVI keeps no display times: ffmpeg 5 shows pictures with B-frames one or two late, caeav the right ones": (
         ("pyav", compare.WRONG_PICTURE, "avi_h264_bframes.avi@*"),
     ),
-    "FLAC frames of part two count anew: where they overlap the end of part one, it is lost": (
-        ("pyav", compare.WRONG_SOUND, "joined_flac.flac@3 joined_flac.flac@6.25"),
-    ),
     "Opus in Matroska: the samples that a decoder leaves out at its start are not counted, so sound is 7 ms early": (
         (
             "pyav",
@@ -88,10 +85,6 @@ _WHY: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "ffmpeg 5 takes the channels of QuickTime's film order for its own order; caeav follows the file": (
         ("pyav torchcodec", compare.LEVEL, "layout_film_*@*"),
-    ),
-    "the demuxer counts packets behind the change at the first rate, so clips from there on lie at other times": (
-        ("pyav", compare.WRONG_SOUND, "joined_aac_*@6.25"),
-        ("pyav", compare.LOST_SOUND, "joined_aac_*@6.25"),
     ),
     "the tag in the middle does not decode and is told as one error; nothing is lost": (
         ("pyav", compare.FALSE_DAMAGE, "joined_mp3_tags.mp3@3"),
