@@ -33,6 +33,10 @@ class BaseDecoder(ABC):
     )
     follows_changes = False  # the library follows clocks, rates and palettes that change in mid-stream
 
+    def mishears(self, facts: MediaFacts) -> str:
+        """Of which kind of sound, if the file's is of one, this library loses packets; empty for others."""
+        return ""
+
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
 
@@ -79,6 +83,12 @@ class BaseDecoder(ABC):
         video, audio = facts.video, facts.audio
         if self.follows_changes:
             return facts
+        breaks = bool(promised.left_out) or (facts.container == "ogg" and bool(promised.error))
+        if breaks:
+            what = (
+                f"{Path(facts.path).name} is several files joined, or broken: {self.name} cannot tell where"
+            )
+            raise DecodeError(what, hint="use --decoder pyav")
         if video and video.carries_state:
             video = replace(
                 video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)"
@@ -86,6 +96,9 @@ class BaseDecoder(ABC):
         if audio and (promised.rate_changes or promised.holes):
             what = "its sample rate changes" if promised.rate_changes else "there are holes in it"
             why = f"{what}, which {self.name} does not follow (--decoder pyav does)"
+            audio = replace(audio, decodable=False, why=why)
+        elif audio and self.mishears(facts):
+            why = f"{self.name} loses packets of {self.mishears(facts)} (--decoder pyav does not)"
             audio = replace(audio, decodable=False, why=why)
         return replace(facts, video=video, audio=audio)
 

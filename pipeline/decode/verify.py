@@ -117,7 +117,7 @@ def _is_lost(plan: Plan, time_s: float, pictures: Pictures, t: int) -> bool:
     if pictures.images[t] is None or shown_s is None:
         return True
     expected_s = plan.scan.expected_s(time_s)
-    return expected_s is not None and abs(expected_s - shown_s) > 1.5 * plan.frame_gap_s
+    return expected_s is not None and abs(expected_s - shown_s) > pictures.off_gaps * plan.frame_gap_s
 
 
 def _filled(images: list[Image | None]) -> list[Image]:
