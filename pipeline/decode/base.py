@@ -72,19 +72,19 @@ class BaseDecoder(ABC):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         first_s, whole = sampling.centres_s(start_s)[0], self.counts_from_start
         promised = scan(facts, start_s, first_s, sampling.seconds, self.limits, from_start=whole)
-        facts = self._able(facts.without(promised.encrypted), promised)
+        facts = self._able(facts.without(promised.encrypted), promised, start_s + sampling.seconds)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
         pictures, sound = self.read(plan)
         plans = [replace(plan, sampling=each) for each in samplings]
         return [verified(self.name, each, pictures, sound) for each in plans]
 
-    def _able(self, facts: MediaFacts, promised: Scan) -> MediaFacts:
-        """The facts, streams marked that this library is known to get wrong."""
+    def _able(self, facts: MediaFacts, promised: Scan, end_s: float) -> MediaFacts:
+        """The facts, streams marked that this library is known to get wrong; `end_s`: where the clip ends."""
         video, audio = facts.video, facts.audio
         if self.follows_changes:
             return facts
-        breaks = bool(promised.left_out) or (facts.container == "ogg" and bool(promised.error))
-        if breaks:
+        walk = walked(facts, self.limits)
+        if promised.left_out or (walk is not None and walk.error and end_s > walk.end_s):
             what = (
                 f"{Path(facts.path).name} is several files joined, or broken: {self.name} cannot tell where"
             )

@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.opening import opened
+from caeav.pipeline.decode.opening import library_message, opened
 from caeav.pipeline.decode.probe import MediaFacts
 
 RESTARTING = ("mpegts", "mpeg", "ogg", "flac", "aac")
@@ -157,10 +157,11 @@ def _flac_length_s(packet: bytes) -> float:
 
 @dataclass(frozen=True)
 class Walked:
-    """What a whole file's packets say: how many parts it has, and its end in media time."""
+    """What a whole file's packets say: how many parts it has, its end in media time, and why reading ended there."""
 
     parts: int
     end_s: float
+    error: str = ""
 
 
 def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
@@ -175,7 +176,7 @@ def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
 
 @lru_cache(maxsize=16)
 def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
-    clock, end_s = Clock(facts, restarts=True), 0.0
+    clock, end_s, stopped = Clock(facts, restarts=True), 0.0, ""
     chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}
@@ -187,6 +188,6 @@ def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
                 clock.straighten(packet, tick)
                 if packet.pts is not None:
                     end_s = max(end_s, (packet.pts + (packet.duration or 0)) * tick - facts.origin_s)
-        except av.FFmpegError:  # what can be read of it is what there is; the clip's own reading says why
-            pass
-    return Walked(clock.parts, end_s)
+        except av.FFmpegError as error:  # what can be read of it is what there is
+            stopped = library_message(error)
+    return Walked(clock.parts, end_s, stopped)
