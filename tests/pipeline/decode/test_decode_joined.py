@@ -57,6 +57,6 @@ def test_bare_aac_whose_rate_changes_is_counted_by_its_samples(write: Any, tmp_p
             if min(abs(at_s - end_s) for end_s in ends_s) > 0.15:
                 assert pitch == 300 + 200 * int(np.searchsorted(ends_s, at_s)), at_s
     for name in ("decord", "torchcodec"):
-        with pytest.raises(DecodeError, match="joined.aac is 4 files joined") as refused:
+        with pytest.raises(DecodeError, match=r"joined\.aac is 4 files joined") as refused:
             decoders[name]().decode(str(path), 6.0, Sampling(3, 1.0, 16000))
         assert refused.value.hint == "use --decoder pyav"

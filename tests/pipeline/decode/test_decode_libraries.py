@@ -1,4 +1,4 @@
-"""What decord and torchcodec get wrong and we put right or refuse: the start of Vorbis and Opus, lost packets, joins."""
+"""What decord and torchcodec get wrong, put right or refused: the start of Vorbis and Opus, lost packets, joins."""
 
 from __future__ import annotations
 

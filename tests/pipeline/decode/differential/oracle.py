@@ -6,8 +6,8 @@ with weights that sum to one. Time 0 is the container's start, as for every ffmp
 at another sample rate, ffmpeg counts on with the first one, and joined FLAC frames begin to count anew: times are wrong
 then, `async` tears the sound to pieces that follow them, and the samples are taken as they come instead, which is what
 `ffmpeg -ar RATE` writes. Of Opus in Matroska ffmpeg 5 says that it begins with the 7 ms which a decoder leaves out, and
-moves pictures and sound by them; they are moved back, for by the file's own clock (block time, less the codec's delay, with
-that much left out) sound begins where its first block stands.
+moves pictures and sound by them; they are moved back, for by the file's own clock (block time, less the codec's delay,
+with that much left out) sound begins where its first block stands.
 """
 
 from __future__ import annotations
