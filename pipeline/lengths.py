@@ -2,8 +2,8 @@
 
 Where a file is cut into many clips this decides which clips there are, before anything is decoded. A header may promise
 more than there is; what is decoded decides in the end. Files without a length in their header, and those that may be
-joined, are read through, packet by packet, without decoding. A length is believed as long as the file's size and time are
-the same, so that only the first look at a large folder takes long.
+joined, are read through, packet by packet, without decoding. A length is believed as long as the file's size and time
+are the same, so that only the first look at a large folder takes long.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
 
 
 UNCOUNTED = ("vorbis", "opus")
-"""Codecs whose first sample decord places wrongly: Vorbis' first packet gives none, some of Opus' are to be left out."""
+"""Codecs whose first sample decord places wrongly: Vorbis gives none of its first packet, Opus some to be left out."""
 OPUS_HZ = 48000
 
 
