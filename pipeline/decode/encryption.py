@@ -33,7 +33,8 @@ def _scrambled_pids(path: Path) -> frozenset[int]:
             count = (data.size - first) // size
             if count and data[first] == SYNC and (data[first::size][:count] == SYNC).mean() > 0.9:
                 rows = data[first : first + count * size].reshape(count, size)
-                return _mostly(rows[:, 1:3].astype(int) @ (256, 1) & 0x1FFF, rows[:, 3] >> 6 > 1)
+                pids = (rows[:, 1].astype(np.int64) & 0x1F) << 8 | rows[:, 2]
+                return _mostly(pids, rows[:, 3] >> 6 > 1)
     return frozenset()
 
 
