@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     them reads the other modality or a caption of the clip); `neither` leaves what a question alone tells.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     variant: Variant = "reference"
     modalities: Modalities = "both"

@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -24,6 +26,7 @@ from caeav.manifests import errors
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.wording import counted
 from caeav.model.config import RunConfig, config_class
+from caeav.model.idle import without_effect
 from caeav.model.protocol import AS_PUBLISHED, PUBLISHED, departures
 from caeav.model.task import TASKS
 
@@ -73,7 +76,8 @@ def resolve_config(
 ) -> RunConfig:
     """The checked configuration. `assignments` are `key.path=value`; `given` holds dedicated options, applied last.
 
-    Raises `ConfigError` with all faults together, each with the path, the value seen and the values allowed.
+    Raises `ConfigError` with all faults together, each with the path, the value seen and the values allowed; a setting
+    that another one makes idle is a fault, too.
     """
     faults: list[str] = []
     values = _laid(task, recipe, file, assignments, given or {}, {}, faults)
@@ -86,6 +90,7 @@ def resolve_config(
         faults += [_explain(dict(fault), form) for fault in error.errors() if task in TASKS]
         raise ConfigError(faults) from None
     faults += departures(config)
+    faults += without_effect(config, values, _laid(task, recipe, None, (), {}, {}, []))
     if faults:
         raise ConfigError(faults)
     return config
@@ -178,6 +183,11 @@ def _inherited(stem: str) -> dict[str, Any]:
 
 
 def _packaged_file(stem: str) -> dict[str, Any]:
+    return deepcopy(_parsed(stem))
+
+
+@cache
+def _parsed(stem: str) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
     return values
 

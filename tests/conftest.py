@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # One thread a process, here and in the processes that tests start: tests run in parallel, and threads that wait for
 # each other on taken cores cost minutes.
@@ -59,7 +59,9 @@ if _away:
     if "shared" in _away:
         os.environ["CAEAV_SHARED"] = str(HIDING / "no-shared-data")
 
-settings.register_profile("no-wall-time", deadline=None)  # a busy machine is no defect
+settings.register_profile(
+    "no-wall-time", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # a busy machine is no defect
 settings.load_profile("no-wall-time")
 
 

@@ -15,7 +15,8 @@ from caeav.manifests.registry import Registry
 
 MEDIA_EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".flv", ".wmv", ".3gp", ".ogv", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"),
+    *(".flv", ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".vob", ".gif"),
+    *(".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".mka", ".aac", ".aiff", ".aif", ".wma"),
 )
 """Extensions taken for media, compared in lower case; earlier ones are preferred for one id."""
 

@@ -16,7 +16,7 @@ from caeav.model.adapters.variants import PRESETS, VARIANTS, Preset, Variant, la
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -19,7 +19,7 @@ class HeadConfig(BaseModel):
     reference, `batch` standardises every channel, `layer` every token.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from caeav.pipeline.decode.clock import walked
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.probe import probe
-from caeav.pipeline.decode.scan import scan
+from caeav.pipeline.decode.probe import MediaFacts, probe
+from caeav.pipeline.decode.scan import Scan, scan
 from caeav.pipeline.decode.sound import Sound
 from caeav.pipeline.decode.stills import stills_of, with_stills
 from caeav.pipeline.decode.verify import verified
@@ -26,6 +28,7 @@ class BaseDecoder(ABC):
 
     name: str
     first_audio_only = False  # the library cannot be told which audio stream to read
+    follows_changes = False  # the library follows clocks, rates and palettes that change in mid-stream
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -57,11 +60,34 @@ class BaseDecoder(ABC):
 
     def _file(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
         sampling = samplings[0]
-        facts = probe(path, self.limits, first_audio=self.first_audio_only)
+        facts = self._straight(probe(path, self.limits, first_audio=self.first_audio_only))
         if facts.is_over(start_s):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
-        promised = scan(facts, start_s, sampling.seconds, self.limits)
+        promised = scan(facts, start_s, sampling.centres_s(start_s)[0], sampling.seconds, self.limits)
+        facts = self._able(facts.without(promised.encrypted), promised)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
         pictures, sound = self.read(plan)
         plans = [replace(plan, sampling=each) for each in samplings]
         return [verified(self.name, each, pictures, sound) for each in plans]
+
+    def _able(self, facts: MediaFacts, promised: Scan) -> MediaFacts:
+        """The facts, streams marked that this library is known to get wrong."""
+        video, audio = facts.video, facts.audio
+        if self.follows_changes:
+            return facts
+        if video and video.carries_state:
+            video = replace(video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)")
+        if audio and promised.rate_changes:
+            why = f"its sample rate changes, which {self.name} does not follow (--decoder pyav does)"
+            audio = replace(audio, decodable=False, why=why)
+        return replace(facts, video=video, audio=audio)
+
+    def _straight(self, facts: MediaFacts) -> MediaFacts:
+        """The facts of a file whose clock starts anew, as its packets give them."""
+        walk = walked(facts, self.limits)
+        if walk is None or walk.parts == 1:
+            return facts
+        if not self.follows_changes:
+            what = f"{Path(facts.path).name} is {walk.parts} files joined, its clock starts anew in the middle"
+            raise DecodeError(f"{what}: {self.name} cannot tell where", hint="use --decoder pyav")
+        return replace(facts, duration_s=max(walk.end_s, facts.duration_s or 0.0), joined=True)

@@ -14,6 +14,7 @@ from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.probe import MediaFacts
 
 LONGER_S = 0.5  # media going on this far past the clip is worth a note
+SQUARE = 0.01  # pixels this much off square only round a picture's size
 LOST_S = 0.25  # a container whose packets end this much early has lost some
 
 
@@ -43,6 +44,11 @@ def stream_notes(facts: MediaFacts) -> list[Note]:
         lfe = ", LFE left out" if "LFE" in audio.channels else ""
         names = " ".join(audio.channels)
         notes.append(Note("downmixed", f"{len(audio.channels)} channels ({names}) mixed to mono{lfe}"))
+    wide, high = video.pixel_aspect if video else (1, 1)
+    if video and abs(wide / high - 1) > SQUARE:
+        shown = f"players show {round(video.width * wide / high)}x{video.height}"
+        said = f"a pixel is {wide}:{high}: stored size {video.width}x{video.height} is kept, {shown}"
+        notes.append(Note("non_square_pixels", said))
     return notes
 
 
@@ -55,8 +61,15 @@ def time_notes(plan: Plan) -> list[Note]:
         notes.append(Note("longer_media", f"the clip is {window} of {facts.end_s:.3f} s of media"))
     if scan.error:
         notes.append(Note("damaged", f"reading the file stopped: {scan.error}"))
+    if scan.parts > 1:
+        said = f"the file's clock starts anew: {scan.parts} joined files up to here follow each other"
+        notes.append(Note("joined", said))
+    if scan.left_out:
+        said = f"the file's clock goes back in the middle: {scan.left_out} packets from there on are left out"
+        notes.append(Note("damaged", said))
     ends = [end for end in (plan.video_end_s, scan.audio_end_s) if end is not None]
-    if scan.at_end and facts.end_s is not None and ends and not facts.other_streams:
+    promised = facts.end_s is not None and not facts.guessed and not facts.other_streams
+    if scan.at_end and promised and ends:
         lost_s = min(facts.end_s, plan.end_s) - max(ends)
         if lost_s > LOST_S:
             said = f"the header promises {facts.end_s:.3f} s, the file's packets end at {max(ends):.3f} s"

@@ -1,4 +1,4 @@
-"""The pictures shown at given times: chosen in display order, turned upright, whatever stamps they carry.
+"""The pictures shown at given times: chosen in display order, turned and mirrored upright, whatever stamps they carry.
 
 The picture shown at a time is the last one with a stamp not after it.
 """
@@ -10,10 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Image = NDArray[np.uint8]
+from caeav.pipeline.decode.orientation import Image, Orientation
 
 LOOKAHEAD = 2  # frames whose stamps are put in order: packed B-frames of old AVI files come one off
 
@@ -22,30 +19,32 @@ LOOKAHEAD = 2  # frames whose stamps are put in order: packed B-frames of old AV
 class Pictures:
     """What a decoder found for the `T` wanted times, in media time.
 
-    images: upright RGB `[H, W, 3]` or None where nothing decoded. shown_s: stamp of each. decoded: pictures
-    decoded to get there. concealed: pictures the decoder itself marks as damaged. rotated_deg: how far
-    pictures were turned, counter-clockwise, to stand upright.
+    images: upright RGB `[H, W, 3]` or None where nothing decoded. shown_s: stamp of each. until_s: when the next
+    picture that decoded takes its place; None where none did. decoded: pictures decoded to get there. concealed: pictures
+    the decoder itself marks as damaged. rotated_deg: how far pictures were turned, counter-clockwise, to stand upright;
+    mirrored: whether they were mirrored, too. askew_deg: what they were not turned by.
     """
 
     images: list[Image | None]
     shown_s: list[float | None]
+    until_s: list[float | None]
     decoded: int = 0
     concealed: int = 0
     errors: list[str] = field(default_factory=list)
     rotated_deg: int = 0
+    mirrored: bool = False
+    askew_deg: int = 0
     resized: int = 0
 
     @classmethod
     def none(cls, segments: int) -> Pictures:
         """Nothing found yet."""
-        return cls([None] * segments, [None] * segments)
+        return cls([None] * segments, [None] * segments, [None] * segments)
 
-
-def upright(image: Image, rotation_deg: int) -> Image:
-    """Turn `[H, W, 3]` counter-clockwise by a multiple of 90 degrees; other angles are left as they are."""
-    if rotation_deg % 360 in (90, 180, 270):
-        return np.ascontiguousarray(np.rot90(image, rotation_deg // 90))
-    return image
+    def said(self, orientation: Orientation) -> None:
+        """Remember what was done to a picture."""
+        self.rotated_deg, self.mirrored = orientation.turned_deg, orientation.mirrored
+        self.askew_deg = orientation.askew_deg
 
 
 class DisplayOrder:

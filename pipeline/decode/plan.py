@@ -42,6 +42,19 @@ class Plan:
     @property
     def video_end_s(self) -> float | None:
         """Media time at which the last picture stops being shown; None while the clip ends before it."""
-        if not self.scan.at_end or not self.scan.video_s:
+        if not self.scan.video_over or not self.scan.video_s:
             return None
         return max(self.scan.video_s[-1] + self.frame_gap_s, self.scan.video_end_s or 0.0)
+
+    def shown_until_s(self, shown_s: float, next_s: float | None) -> float:
+        """When a picture with stamp `shown_s` stops being shown; `next_s`: the next one that decoded, if any.
+
+        The last one of a stream is shown for as long as its packet says, at least for the usual gap.
+        """
+        if next_s is None:
+            next_s = self.scan.next_s(shown_s)
+        if next_s is not None:
+            return next_s
+        last = self.scan.video_s and abs(shown_s - self.scan.video_s[-1]) < self.frame_gap_s / 2
+        said_s = self.scan.video_end_s if last else None
+        return max(shown_s + self.frame_gap_s, said_s or 0.0)

@@ -6,7 +6,8 @@ says. When there are several streams of a kind, FFmpeg's "best" one is taken (as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,27 @@ import av
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.opening import opened
-from caeav.pipeline.decode.sound import channel_names
+from caeav.pipeline.decode.mixing import channels_of
 
-WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "h264", "hevc", "m4v", "mpegvideo")
+WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
 """Containers that are a bare stream: how long they are is guessed from size and bit rate, often wrongly."""
+ONE_LENGTH = ("asf",)
+"""Containers that give every stream the length of the longest."""
+WHOLE_PICTURES = ("png", "apng", "gif", "bmp", "tiff", "targa", "pcx", "webp")
+"""Codecs whose every picture brings its palette; elsewhere only the first packet does."""
+
+
+NO_DECODER = "this FFmpeg knows no decoder for its codec"
+ENCRYPTED = "it is encrypted, and there is no key"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
     """The chosen video stream; `width` x `height` as stored, before rotation. None: the container does not say.
 
-    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies.
+    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies. `why`: the reason
+    when it is not decodable. `pixel_aspect`: width of a pixel by its height. `carries_state`: its pictures need the
+    stream's first packet (palettes), so that no seek may leave it out.
     """
 
     index: int
@@ -37,6 +48,9 @@ class VideoFacts:
     base_fps: float | None
     start_s: float
     duration_s: float | None
+    why: str = ""
+    pixel_aspect: tuple[int, int] = (1, 1)
+    carries_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +64,15 @@ class AudioFacts:
     channels: tuple[str, ...]
     start_s: float
     duration_s: float | None
-
-    def is_over(self, time_s: float) -> bool:
-        """Whether the header says that there is no sound from `time_s` on; False where it does not say."""
-        return self.duration_s is not None and self.start_s + self.duration_s <= time_s
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaFacts:
-    """A media file as its container describes it; `origin_s` is the container clock at media time 0."""
+    """A media file as its container describes it; `origin_s` is the container clock at media time 0.
+
+    `guessed`: how long it is was guessed from its size. `joined`: its clock starts anew in the middle (`clock.py`).
+    """
 
     path: str
     size_bytes: int
@@ -71,10 +85,21 @@ class MediaFacts:
     audio_streams: int
     covers: int
     other_streams: int
+    guessed: bool = False
+    joined: bool = False
 
     def is_over(self, time_s: float) -> bool:
         """Whether there is surely nothing from `time_s` on."""
         return self.end_s is not None and time_s >= self.end_s and self.container not in WITHOUT_LENGTH
+
+    def without(self, encrypted: Collection[int]) -> MediaFacts:
+        """The same, the streams of these numbers marked as encrypted."""
+        video, audio = self.video, self.audio
+        if video and video.index in encrypted:
+            video = replace(video, decodable=False, why=ENCRYPTED)
+        if audio and audio.index in encrypted:
+            audio = replace(audio, decodable=False, why=ENCRYPTED)
+        return replace(self, video=video, audio=audio)
 
     @property
     def end_s(self) -> float | None:
@@ -122,12 +147,21 @@ def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
         base_fps=float(stream.base_rate) if stream.base_rate else None,
         start_s=_start(stream, origin_s),
         duration_s=_seconds(stream.duration, stream.time_base),
+        why="" if context else NO_DECODER,
+        pixel_aspect=_pixel_aspect(stream) if context else (1, 1),
+        carries_state=bool(context) and context.pix_fmt == "pal8" and context.name not in WHOLE_PICTURES,
     )
 
 
-def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
+def _pixel_aspect(stream: Any) -> tuple[int, int]:
+    """Width and height of a pixel, (1, 1) where the container does not say."""
+    aspect = stream.sample_aspect_ratio
+    return (aspect.numerator, aspect.denominator) if aspect and aspect > 0 else (1, 1)
+
+
+def _audio(stream: Any, origin_s: float, limits: Limits, container: str) -> AudioFacts:
     context = stream.codec_context
-    names = channel_names([channel.name for channel in stream.layout.channels]) if context else ()
+    names = channels_of(stream.layout) if context else ()
     rate = int(stream.rate or 0) if context else 0
     limits.check("audio channels", len(names), limits.audio_channels)
     limits.check("audio rate", rate, limits.audio_rate_hz, " Hz")
@@ -138,8 +172,17 @@ def _audio(stream: Any, origin_s: float, limits: Limits) -> AudioFacts:
         rate_hz=rate,
         channels=names,
         start_s=_start(stream, origin_s),
-        duration_s=_seconds(stream.duration, stream.time_base),
+        duration_s=None if container in ONE_LENGTH else _seconds(stream.duration, stream.time_base),
+        why="" if context else NO_DECODER,
     )
+
+
+def _is_guessed(container: Any, size_bytes: int) -> bool:
+    """Whether the length is what size and bit rate give. An mp3 may know it (its first frame), others never do."""
+    name, seconds = container.format.name, (container.duration or 0) / av.time_base
+    if name != "mp3" or not container.bit_rate:
+        return name in WITHOUT_LENGTH
+    return bool(abs(seconds - 8 * size_bytes / container.bit_rate) < 0.01 * seconds + 0.1)
 
 
 def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False) -> MediaFacts:
@@ -157,18 +200,20 @@ def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False)
         if video is None and audio is None:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
             raise DecodeError(f"{Path(path).name} has no video and no audio stream (streams: {kinds})")
+        size_bytes = Path(path).stat().st_size
         facts = MediaFacts(
             path=path,
-            size_bytes=Path(path).stat().st_size,
+            size_bytes=size_bytes,
             container=container.format.name,
             origin_s=origin_s,
             duration_s=container.duration / av.time_base if container.duration else None,
             video=_video(video, origin_s, limits) if video is not None else None,
-            audio=_audio(audio, origin_s, limits) if audio is not None else None,
+            audio=_audio(audio, origin_s, limits, container.format.name) if audio is not None else None,
             video_streams=videos,
             audio_streams=audios,
             covers=sum(_is_cover(s) for s in container.streams.video),
             other_streams=sum(s.type not in ("video", "audio") for s in container.streams),
+            guessed=_is_guessed(container, size_bytes),
         )
     limits.check("duration", facts.end_s or 0.0, limits.duration_s, " s")
     return facts

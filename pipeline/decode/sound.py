@@ -1,72 +1,28 @@
-"""From decoded pieces of sound, of any rate and channels, to the exact mono samples of a clip.
+"""From decoded pieces of mono sound, of any rate, to the exact samples of a clip.
 
 Pieces come with the container's times, which round (Matroska: to a millisecond), jump (lost packets) and
 lie. They are put on one line of samples: consecutive ones touch, a jump becomes a gap of silence that is
-remembered. Channels are mixed with FFmpeg's weights, so that speech in a centre channel stays as loud as it
-is; the rate is converted by libswresample, the same for every decoder.
+remembered, so that every sample of a clip is known to be real or not. The rate is converted by libswresample, the same
+for every decoder; where it changes in mid-stream, each stretch is converted by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.decode.scan import merged
+
 Float = NDArray[np.float32]
 
 JUMP_S = 0.05  # a time further than this from where the last piece ended is a gap, not rounding
+ROUGH_S = 0.0015  # stamps that differ by less are rounded
+SILENT_PEAK = 1e-4  # -80 dBFS
 FILTER_S = 0.05  # sound on both sides of a clip that the rate conversion looks at
-_HALF = math.sqrt(0.5)
-_WEIGHTS = {
-    "FC": 1.0,
-    **dict.fromkeys(("FL", "FR", "FLC", "FRC", "DL", "DR", "WL", "WR"), _HALF),
-    **dict.fromkeys(("SL", "SR", "BL", "BR", "BC", "SDL", "SDR"), 0.5),
-    **dict.fromkeys(("LFE", "LFE2"), 0.0),
-}
-
-
-_USUAL = {
-    1: ("FC",),
-    2: ("FL", "FR"),
-    3: ("FL", "FR", "LFE"),
-    4: ("FL", "FR", "FC", "BC"),
-    5: ("FL", "FR", "FC", "BL", "BR"),
-    6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
-    7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
-    8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
-}  # FFmpeg's guess for a stream that only counts its channels
-
-
-def channel_names(said: Sequence[str]) -> tuple[str, ...]:
-    """The channels' names, guessed from their number where the stream does not name them."""
-    return tuple(said) if all(name in _WEIGHTS for name in said) else _USUAL.get(len(said), tuple(said))
-
-
-def weights(channels: Sequence[str]) -> Float:
-    """FFmpeg's weight of each channel in a mono mix, not normalised; a single channel counts 1."""
-    if len(channels) < 2:
-        return np.ones(len(channels), dtype=np.float32)
-    found = np.array([_WEIGHTS.get(name, 0.5) for name in channels], dtype=np.float32)
-    return found if found.any() else np.ones_like(found)
-
-
-def mixed_to_mono(samples: NDArray[np.generic], channels: Sequence[str]) -> Float:
-    """Samples `[C, n]` of any PCM type -> mono float32 `[n]`, full scale 1.0."""
-    if samples.dtype.kind in "iu":
-        middle = 128.0 if samples.dtype.kind == "u" else 0.0  # only 8-bit PCM is unsigned
-        scale = float(2 ** (8 * samples.dtype.itemsize - 1))
-        values = ((samples.astype(np.float64) - middle) / scale).astype(np.float32)
-    else:
-        values = samples.astype(np.float32, copy=False)
-    if len(values) == 1:
-        return np.ascontiguousarray(values[0])
-    named = channels if len(channels) == len(values) else [""] * len(values)
-    mix = weights(channel_names(named))
-    mono: Float = (mix / mix.sum()) @ values
-    return mono
 
 
 def resampled(mono: Float, from_hz: int, to_hz: int) -> Float:
@@ -82,19 +38,18 @@ def resampled(mono: Float, from_hz: int, to_hz: int) -> Float:
     return np.concatenate([part.to_ndarray()[0] for part in parts])
 
 
-@dataclass
-class Sound:
-    """Mono sound of one stream at its own rate; sample 0 is at media time `start_s`; `spans_s` are the real parts."""
+@dataclass(frozen=True)
+class Stretch:
+    """Mono sound `[n]` of one rate; sample 0 is at media time `start_s`."""
 
     mono: Float
     rate_hz: int
     start_s: float
-    spans_s: list[tuple[float, float]] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
 
-    def within(self, start_s: float, end_s: float) -> float:
-        """Seconds of real sound between two media times."""
-        return sum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in self.spans_s)
+    @property
+    def end_s(self) -> float:
+        """Media time after the last sample."""
+        return self.start_s + self.mono.size / self.rate_hz
 
     def window(self, start_s: float, samples: int, rate_hz: int) -> Float:
         """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no sound.
@@ -125,23 +80,61 @@ class Sound:
 
 
 @dataclass
+class Sound:
+    """What a decoder gave of one stream: stretches in order, one unless the rate changes; `spans_s` are the real parts.
+
+    `loudest`: the largest sample of any channel where the mix of them is silent; None where that is not known.
+    """
+
+    stretches: list[Stretch] = field(default_factory=list)
+    spans_s: list[tuple[float, float]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    loudest: float | None = 0.0
+
+    @classmethod
+    def of(cls, mono: Float, rate_hz: int, start_s: float) -> Sound:
+        """Sound without a hole."""
+        stretch = Stretch(mono, rate_hz, start_s)
+        return cls([stretch], [(stretch.start_s, stretch.end_s)])
+
+    def within(self, start_s: float, end_s: float) -> float:
+        """Seconds of real sound between two media times."""
+        return sum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in self.spans_s)
+
+    def window(self, start_s: float, samples: int, rate_hz: int) -> Float:
+        """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no sound."""
+        if len(self.stretches) == 1:
+            return self.stretches[0].window(start_s, samples, rate_hz)
+        out = np.zeros(samples, dtype=np.float32)
+        for stretch in self.stretches:
+            low, high = (
+                min(max(round((at_s - start_s) * rate_hz), 0), samples) for at_s in (stretch.start_s, stretch.end_s)
+            )
+            if high > low:
+                out[low:high] = stretch.window(start_s, samples, rate_hz)[low:high]
+        return out
+
+
+@dataclass
 class SoundLine:
     """Collects a stream's pieces in order; `tick_s` is the container's clock resolution.
 
-    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence.
+    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence. `entered`: reading
+    began in the middle, where the first stamps may belong to sound that was cut in two.
     """
 
     tick_s: float
     keep_s: tuple[float, float]
-    rate_hz: int = 0
+    entered: bool = False
     errors: list[str] = field(default_factory=list)
-    _pieces: list[tuple[float, Float]] = field(default_factory=list)
+    loudest: float = 0.0
+    _pieces: list[Stretch] = field(default_factory=list)
     _end_s: float | None = None
 
     @property
     def start_s(self) -> float | None:
         """Media time of the first piece."""
-        return self._pieces[0][0] if self._pieces else None
+        return self._pieces[0].start_s if self._pieces else None
 
     @property
     def end_s(self) -> float | None:
@@ -149,64 +142,68 @@ class SoundLine:
         return self._end_s
 
     def add(self, time_s: float | None, mono: Float, rate_hz: int) -> None:
-        """Append a piece; without a time it follows the last one. The first piece's rate becomes the line's."""
-        self.rate_hz = self.rate_hz or rate_hz
-        if rate_hz != self.rate_hz:  # the stream changed its rate in the middle
-            mono = resampled(mono, rate_hz, self.rate_hz)
+        """Append a piece; without a time it follows the last one. Its rate may differ from that of others."""
         if time_s is None:
             time_s = self._end_s or 0.0
-        self._end_s = time_s + mono.size / self.rate_hz
+        self._end_s = time_s + mono.size / rate_hz
         if self._end_s >= self.keep_s[0] and time_s <= self.keep_s[1]:
-            self._pieces.append((time_s, mono))
+            self._pieces.append(Stretch(mono, rate_hz, time_s))
 
-    def _runs(self) -> list[tuple[float, list[Float]]]:
-        """Pieces that touch, joined: (start, pieces) a run; the start is what all times of the run agree with."""
-        runs: list[tuple[float, list[Float]]] = []
+    def _runs(self) -> list[Stretch]:
+        """Pieces that touch and have one rate, joined; a run's start is what all times of its pieces agree with."""
+        runs: list[list[Stretch]] = []
         offsets: list[list[float]] = []  # of each run: piece time - samples before it
         count = 0
-        for time_s, mono in self._pieces:
-            offset = time_s - count / self.rate_hz
-            if not runs or abs(offset - offsets[-1][-1]) > JUMP_S:
-                runs.append((time_s, []))
+        for n, piece in enumerate(self._pieces):
+            after = self._pieces[n + 1] if n + 1 < len(self._pieces) else None
+            offset = piece.start_s - count / piece.rate_hz
+            if not runs or piece.rate_hz != runs[-1][-1].rate_hz:
+                jumps = True
+            else:
+                last_s = offsets[-1][-1]
+                jumps = abs(offset - last_s) > JUMP_S
+                # one stamp alone that is off, as fragments of mp4 have them, moves nothing
+                if jumps and after is not None and after.rate_hz == piece.rate_hz:
+                    following_s = after.start_s - (count + piece.mono.size) / piece.rate_hz
+                    if abs(following_s - last_s) <= JUMP_S:
+                        jumps, offset = False, last_s
+            if jumps:
+                runs.append([])
                 offsets.append([])
-                count, offset = 0, time_s
+                count, offset = 0, piece.start_s
             offsets[-1].append(offset)
-            runs[-1][1].append(mono)
-            count += mono.size
-        return [(self._agreed(o), pieces) for o, (_, pieces) in zip(offsets, runs, strict=True)]
+            runs[-1].append(piece)
+            count += piece.mono.size
+        return [
+            Stretch(np.concatenate([p.mono for p in run]), run[0].rate_hz, self._agreed(o, run[0].rate_hz))
+            for o, run in zip(offsets, runs, strict=True)
+        ]
 
-    def _agreed(self, offsets: list[float]) -> float:
+    def _agreed(self, offsets: list[float], rate_hz: int) -> float:
         """The start that all rounded times allow: the first one if it does, else the middle of what does."""
+        if self.entered and offsets[0] > 0:
+            middle_s = sorted(offsets)[len(offsets) // 2]
+            if abs(middle_s - offsets[0]) > max(self.tick_s, ROUGH_S):
+                return middle_s
         half_s = self.tick_s / 2 + 1e-9
         low, high = max(offsets) - half_s, min(offsets) + half_s
-        if self.tick_s * self.rate_hz <= 1.0 or low > high or low <= offsets[0] <= high:
+        if self.tick_s * rate_hz <= 1.0 or low > high or low <= offsets[0] <= high:
             return offsets[0]
         return (low + high) / 2
 
     def sound(self) -> Sound:
         """Everything collected as one `Sound`, which is empty (no spans) when nothing was."""
         runs = self._runs()
-        if not runs:
-            return Sound(np.zeros(0, dtype=np.float32), self.rate_hz or 1, 0.0, [], self.errors)
-        start_s = min(run_s for run_s, _ in runs)
-        spans: list[tuple[float, float]] = []
-        placed: list[tuple[int, Float]] = []
-        for run_s, pieces in runs:
-            joined = np.concatenate(pieces)
-            spans.append((run_s, run_s + joined.size / self.rate_hz))
-            placed.append((round((run_s - start_s) * self.rate_hz), joined))
-        total = max(at + joined.size for at, joined in placed)
-        mono = np.zeros(total, dtype=np.float32)
-        for at, joined in placed:
-            mono[at : at + joined.size] = joined
-        return Sound(mono, self.rate_hz, start_s, _merged(spans), self.errors)
+        spans = merged([(run.start_s, run.end_s) for run in runs])
+        alike = [list(group) for _, group in groupby(runs, key=lambda run: run.rate_hz)]
+        return Sound([_placed(group) for group in alike], spans, self.errors, self.loudest)
 
 
-def _merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    merged: list[tuple[float, float]] = []
-    for start_s, end_s in sorted(spans):
-        if merged and start_s <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end_s))
-        else:
-            merged.append((start_s, end_s))
-    return merged
+def _placed(runs: list[Stretch]) -> Stretch:
+    """Runs of one rate as one stretch, silence between them."""
+    start_s, rate_hz = min(run.start_s for run in runs), runs[0].rate_hz
+    at = [round((run.start_s - start_s) * rate_hz) for run in runs]
+    mono = np.zeros(max(n + run.mono.size for n, run in zip(at, runs, strict=True)), dtype=np.float32)
+    for n, run in zip(at, runs, strict=True):
+        mono[n : n + run.mono.size] = run.mono
+    return Stretch(mono, rate_hz, start_s)

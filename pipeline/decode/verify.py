@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Note
+from caeav.pipeline.decode.notes import LOST_S as LOST_END_S
 from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
 from caeav.pipeline.decode.pictures import Image, Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.sound import Sound
+from caeav.pipeline.decode.sound import SILENT_PEAK, Sound
 
 SHORT_S = 0.05  # less missing sound than this is a codec's edge, not short sound
 LOST_S = 0.1  # a decoder that gives this much less sound than promised has lost some
+BESIDE = ("longer_media", "variable_frame_rate")  # notes that are no reason to refuse a clip
 EDGE_S = 0.001  # containers round times to a millisecond
-SILENT_PEAK = 1e-4  # -80 dBFS
 
 
 def verified(decoder: str, plan: Plan, pictures: Pictures | None, sound: Sound | None) -> DecodedClip:
@@ -28,8 +29,8 @@ def verified(decoder: str, plan: Plan, pictures: Pictures | None, sound: Sound |
     notes = stream_notes(plan.facts) + time_notes(plan)
     frames, frames_ok, video_notes = _frames(plan, pictures)
     wave, audio_ok, audio_notes = _wave(plan, sound)
-    if frames is None and not any(audio_ok):
-        raise DecodeError(_nothing(plan, [*notes, *video_notes, *audio_notes]))
+    if not any(frames_ok) and not (sound and sound.within(plan.start_s, plan.end_s)):
+        raise DecodeError(_nothing(plan, [*notes, *video_notes, *audio_notes], frames is not None))
     clip = DecodedClip(frames, wave, frames_ok, audio_ok, [*notes, *video_notes, *audio_notes])
     clip.facts = _facts(decoder, plan, pictures, frames, sound)
     return clip
@@ -45,24 +46,34 @@ def _frames(
     if video is None:
         return None, nothing, []
     if not video.decodable:
-        return None, nothing, [Note("damaged", "video: this FFmpeg knows no decoder for its codec")]
+        return None, nothing, [Note("damaged", f"video: {video.why}")]
     pictures = pictures or Pictures.none(segments)
     images = _filled(pictures.images)
+    if not images and not plan.scan.video_s and not pictures.errors and plan.scan.video_over:
+        said = f"the video stream holds no picture between {plan.start_s:.3f} and {plan.end_s:.3f} s"
+        return None, nothing, [Note("short_video", said)]
     if not images:
         said = errors_said(pictures.errors) or "the decoder gave no picture and no error"
         shape = f"{video.codec} {video.width}x{video.height}"
         return None, nothing, [Note("damaged", f"video ({shape}): no picture decodes; {said}")]
-    gap_s, end_s = plan.frame_gap_s, plan.video_end_s
-    starts_s = [plan.start_s + t * plan.sampling.segment_s for t in range(segments)]
-    past = [end_s is not None and at >= end_s - EDGE_S for at in starts_s]
     first_s = plan.scan.video_s[0] if plan.scan.video_s else -float("inf")
-    before = [time_s < first_s - gap_s for time_s in plan.wanted_s]
+    before = [time_s < first_s - plan.frame_gap_s for time_s in plan.wanted_s]
+    ends_s = [
+        None if shown_s is None else plan.shown_until_s(shown_s, pictures.until_s[t])
+        for t, shown_s in enumerate(pictures.shown_s)
+    ]
+    starts_s = [plan.start_s + t * plan.sampling.segment_s for t in range(segments)]
+    past = [
+        any(end_s is not None and at >= end_s - EDGE_S for end_s in (shown_end_s, plan.video_end_s))
+        for at, shown_end_s in zip(starts_s, ends_s, strict=True)
+    ]
     lost = [
         not past[t] and not before[t] and _is_lost(plan, time_s, pictures, t)
         for t, time_s in enumerate(plan.wanted_s)
     ]
     notes: list[Note] = []
     if any(past):
+        end_s = plan.video_end_s or max(end for end in ends_s if end is not None)
         said = f"video ends at {end_s:.3f} s of the media"
         notes.append(
             Note("short_video", f"{said}: {sum(past)} of {segments} segments hold the last picture instead")
@@ -84,7 +95,13 @@ def _frames(
     if any(damage):
         notes.append(Note("damaged", "video: " + "; ".join(part for part in damage if part)))
     height, width = images[0].shape[:2]
-    if pictures.rotated_deg % 360 or (width != height and (width, height) == (video.height, video.width)):
+    if pictures.mirrored:
+        said = f"stored {video.width}x{video.height}, mirrored to {width}x{height} as the container asks"
+        notes.append(Note("rotated", said))
+    elif pictures.askew_deg:
+        said = f"the container asks for a turn by {pictures.askew_deg} degrees, which is no right angle: not turned"
+        notes.append(Note("rotated", said))
+    elif pictures.rotated_deg % 360 or (width != height and (width, height) == (video.height, video.width)):
         said = f"stored {video.width}x{video.height}, turned upright to {width}x{height}"
         by = f" (by {pictures.rotated_deg} degrees)" if pictures.rotated_deg else ""
         notes.append(Note("rotated", said + by))
@@ -127,8 +144,7 @@ def _wave(plan: Plan, sound: Sound | None) -> tuple[NDArray[np.float32] | None, 
     if sound is None or not sound.spans_s:
         errors = errors_said(sound.errors if sound else [])
         if promised_s > SHORT_S:
-            unknown = "" if audio.decodable else "this FFmpeg knows no decoder for its codec"
-            why = unknown or errors or "the decoder gave no sample and no error"
+            why = audio.why or errors or "the decoder gave no sample and no error"
             what = (
                 f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
             )
@@ -156,25 +172,53 @@ def _wave(plan: Plan, sound: Sound | None) -> tuple[NDArray[np.float32] | None, 
             f"sound for {covered_s:.3f} of {sampling.seconds:.3f} s ({count} of {sampling.samples} samples)"
         )
         notes.append(Note("short_audio", f"{said}{_where(plan, sound)}; the rest is silence"))
+    rates = [stretch.rate_hz for stretch in sound.stretches]
+    if len(rates) > 1:
+        changes = ", ".join(f"{s.rate_hz} Hz from {s.start_s:.3f} s" for s in sound.stretches[1:4])
+        notes.append(Note("rate_changes", f"sound begins with {rates[0]} Hz, then has {changes}"))
     peak = float(np.abs(wave).max())
     if covered_s > 0 and peak < SILENT_PEAK:
-        said = (
-            "every sample is zero" if peak == 0 else f"the loudest sample is {20 * np.log10(peak):.0f} dBFS"
-        )
-        notes.append(Note("silent_audio", f"digital silence: {said}"))
-    edges = [plan.start_s + t * sampling.segment_s for t in range(sampling.segments)]
-    ok = tuple(sound.within(at, at + sampling.segment_s) >= sampling.segment_s / 2 for at in edges)
-    return wave.astype(np.float32, copy=False), ok, notes
+        notes.append(Note("silent_audio", _silence(peak, sound.loudest)))
+    return wave.astype(np.float32, copy=False), _audio_ok(plan, sound, promised_s - covered_s), notes
+
+
+def _audio_ok(plan: Plan, sound: Sound, missing_s: float) -> tuple[bool, ...]:
+    """For each segment, whether half of it is real sound, or all the sound of a stream that is shorter than that."""
+    segment_s = plan.sampling.segment_s
+    starts_s = [plan.start_s + t * segment_s for t in range(plan.sampling.segments)]
+    real_s = [sound.within(at, at + segment_s) for at in starts_s]
+    ok = tuple(real >= segment_s / 2 for real in real_s)
+    audio = plan.facts.audio
+    begins = audio is not None and audio.start_s >= plan.start_s - EDGE_S
+    ends = plan.scan.at_end and (plan.scan.audio_end_s or 0.0) <= plan.end_s + EDGE_S
+    if not any(ok) and begins and ends and missing_s <= LOST_S:
+        return tuple(real > 0 and real == max(real_s) for real in real_s)
+    return ok
+
+
+def _silence(peak: float, loudest: float | None) -> str:
+    """Why there is nothing to hear."""
+    if loudest is not None and loudest >= SILENT_PEAK:
+        level = f"{20 * np.log10(loudest):.0f} dBFS"
+        return f"the channels cancel each other: they reach {level}, their mix to mono is silent"
+    said = "every sample is zero" if peak == 0 else f"the loudest sample is {20 * np.log10(peak):.0f} dBFS"
+    if loudest is None:
+        return f"the mix of the channels is silent ({said}); this decoder does not tell whether they cancel each other"
+    return f"digital silence: {said}"
 
 
 def _promised_s(plan: Plan) -> float:
-    """Seconds of sound inside the clip by the header or by the packets, whichever says more."""
-    audio = plan.facts.audio
+    """Seconds of sound inside the clip by its packets, and by the header where that goes on after the last packet.
+
+    A header knows nothing of holes in the sound, and is rarely right to a quarter of a second.
+    """
+    audio, scan = plan.facts.audio, plan.scan
     assert audio is not None
-    header_s = 0.0
-    if audio.duration_s is not None:
-        header_s = min(audio.start_s + audio.duration_s, plan.end_s) - max(audio.start_s, plan.start_s)
-    return max(0.0, header_s, plan.scan.audio_s)
+    lost_s = 0.0
+    if audio.duration_s is not None and not plan.facts.guessed and scan.at_end:
+        begins_s = max(audio.start_s, plan.start_s, scan.audio_end_s or 0.0)
+        lost_s = min(audio.start_s + audio.duration_s, plan.end_s) - begins_s
+    return scan.audio_s + (lost_s if lost_s > LOST_END_S else 0.0)
 
 
 def _where(plan: Plan, sound: Sound) -> str:
@@ -187,9 +231,12 @@ def _where(plan: Plan, sound: Sound) -> str:
     return f", at {', '.join(said[:4])}{more}"
 
 
-def _nothing(plan: Plan, notes: list[Note]) -> str:
-    said = "; ".join(dict.fromkeys(note.detail for note in notes if note.code != "longer_media"))
-    return f"nothing decodes: {said}; the file has {plan.facts.size_bytes} bytes"
+def _nothing(plan: Plan, notes: list[Note], pictures: bool) -> str:
+    """Why a clip is refused: nothing of it decodes, or what does lies outside of it."""
+    said = "; ".join(dict.fromkeys(note.detail for note in notes if note.code not in BESIDE))
+    clip = f"{plan.start_s:.3f}-{plan.end_s:.3f} s"
+    what = f"the clip ({clip}) holds no real picture and no real sound" if pictures else "nothing decodes"
+    return f"{what}: {said}; the file has {plan.facts.size_bytes} bytes"
 
 
 def _facts(
@@ -214,7 +261,7 @@ def _facts(
         facts["audio"] = {
             "stream": audio.index,
             "codec": audio.codec,
-            "rate_hz": sound.rate_hz,
+            "rate_hz": sound.stretches[0].rate_hz,
             "channels": len(audio.channels),
             "samples": round(covered_s * plan.sampling.rate_hz),
         }

@@ -20,10 +20,12 @@ import numpy as np
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.mixing import mix_gain
 from caeav.pipeline.decode.opening import library_message
+from caeav.pipeline.decode.orientation import stored_orientation
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.sound import Sound, weights
+from caeav.pipeline.decode.sound import Sound
 
 EXACT_CONTAINERS = ("mov", "matroska", "avi")
 """Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
@@ -63,8 +65,8 @@ class DecordDecoder(BaseDecoder):
         container = plan.facts.container
         if plan.facts.video and not any(name in container.split(",") for name in EXACT_CONTAINERS):
             raise DecodeError(f"decord gives wrong pictures of {container} files", hint="use --decoder pyav")
-        video = self._pictures(plan) if plan.facts.video else None
-        audio = self._sound(plan) if plan.facts.audio else None
+        video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
+        audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
 
     def _pictures(self, plan: Plan) -> Pictures:
@@ -86,9 +88,11 @@ class DecordDecoder(BaseDecoder):
         starts = self._starts(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
         images = reader.get_batch(wanted).asnumpy()
+        upright = stored_orientation(plan.facts, plan.limits)
         for n, t in enumerate(segments):
-            found.images[t], found.shown_s[t] = images[n], starts[wanted[n]]
+            found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]
         found.decoded += len(set(wanted))
+        found.mirrored = upright.mirrored
 
     def _reader(self, plan: Plan) -> Any:
         return _library().VideoReader(plan.facts.path, num_threads=1)
@@ -116,7 +120,7 @@ class DecordDecoder(BaseDecoder):
         assert audio is not None
         length_s = audio.duration_s or plan.facts.duration_s or 0.0
         plan.limits.check("sound track (decord reads it whole)", length_s, plan.limits.whole_track_s, " s")
-        nothing = Sound(np.zeros(0, dtype=np.float32), audio.rate_hz or 1, audio.start_s)
+        nothing = Sound()
         try:
             reader = decord.AudioReader(plan.facts.path, sample_rate=audio.rate_hz, mono=True)
             samples = reader[:].asnumpy()
@@ -125,6 +129,7 @@ class DecordDecoder(BaseDecoder):
             return nothing
         if not samples.size:
             return nothing
-        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / weights(audio.channels).sum()
-        span = (audio.start_s, audio.start_s + mono.size / audio.rate_hz)
-        return Sound(mono, audio.rate_hz, audio.start_s, [span])
+        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
+        sound = Sound.of(mono, audio.rate_hz, audio.start_s)
+        sound.loudest = None if len(audio.channels) > 1 else 0.0
+        return sound

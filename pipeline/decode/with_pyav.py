@@ -1,7 +1,7 @@
 """Decoding with PyAV: one pass over the packets, pictures and sound together, on one thread.
 
 Everything that the wanted pictures depend on is decoded, only those are converted to RGB; a clip deep inside a long
-file is reached by one seek, checked to have landed before it, and read from the start when it has not.
+file is reached by one seek to where the scan of its packets found that reading has to begin.
 A packet that does not decode is counted and left out.
 """
 
@@ -10,19 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 import av
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.clock import Clock
 from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.mixing import Mixer, kept
 from caeav.pipeline.decode.opening import library_message, opened
-from caeav.pipeline.decode.pictures import DisplayOrder, Pictures, upright
+from caeav.pipeline.decode.orientation import orientation_of
+from caeav.pipeline.decode.pictures import DisplayOrder, Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, seek_before
-from caeav.pipeline.decode.sound import FILTER_S, Sound, SoundLine, mixed_to_mono
+from caeav.pipeline.decode.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, go_to
+from caeav.pipeline.decode.sound import FILTER_S, SILENT_PEAK, Sound, SoundLine
 
 SKIPPING = ("h264", "hevc")
 """Codecs of which pictures that no other needs are left out far from the wanted ones: a third of the work."""
 NEAR_GAPS = 4.0  # so many pictures before a wanted one are decoded in any case, should that one be damaged
+WARM_S = 30.0  # sound further before the clip is not decoded: no codec remembers that long
 
 
 class _VideoTrack:
@@ -45,7 +50,16 @@ class _VideoTrack:
         self.stream = stream
         self.tick_s = float(stream.time_base)
         self._near_s = _near(plan) if skip else []
+        self._key_s = plan.scan.key_s
         self._skips = self.skipped = False
+
+    def wants(self, packet: Any) -> bool:
+        """Whether a packet is of use: not what lies before the key picture of a clip far from where reading began."""
+        if self._key_s is None or packet.pts is None:
+            return True
+        if packet.is_keyframe and packet.pts * self.tick_s - self._origin_s >= self._key_s - 1e-6:
+            self._key_s = None
+        return self._key_s is None
 
     def aim(self, packet: Any) -> None:
         """Let the codec leave out the packet's picture if no other needs it and none near it is wanted."""
@@ -77,31 +91,32 @@ class _VideoTrack:
     def finish(self) -> None:
         self._settle(self._order.flush())
         while not self.done and self._shown:
-            self._keep(self._shown)
+            self._keep(self._shown, None)
 
     def _settle(self, ready: list[tuple[float, Any]]) -> None:
         for time_s, frame in ready:
             self.first_s = time_s if self.first_s is None else self.first_s
             while not self.done and self.wanted_s[self._next] + 1e-6 < time_s:
-                self._keep(self._shown or (time_s, frame))
+                self._keep(*((self._shown, time_s) if self._shown else ((time_s, frame), None)))
             self._shown = (time_s, frame)
             self.found.concealed += bool(frame.is_corrupt) and time_s >= self._start_s
 
-    def _keep(self, shown: tuple[float, Any]) -> None:
+    def _keep(self, shown: tuple[float, Any], until_s: float | None) -> None:
         time_s, frame = shown
         if self._converted[0] is not frame:
             self._converted = (frame, self._to_rgb(frame))
         self.found.images[self._next] = self._converted[1]
-        self.found.shown_s[self._next] = time_s
+        self.found.shown_s[self._next], self.found.until_s[self._next] = time_s, until_s
         self._next += 1
 
     def _to_rgb(self, frame: Any) -> Any:
         self._size = self._size or (frame.width, frame.height)
-        self.found.rotated_deg = int(frame.rotation)
+        orientation = orientation_of(frame)
+        self.found.said(orientation)
         self.found.resized += (frame.width, frame.height) != self._size
         width, height = self._size
         image: Any = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
-        return upright(image, self.found.rotated_deg)
+        return orientation.applied(image)
 
 
 def _near(plan: Plan) -> list[tuple[float, float]]:
@@ -122,9 +137,11 @@ class _AudioTrack:
 
     def __init__(self, plan: Plan, stream: Any) -> None:
         keep_s = (plan.start_s - SEEK_FROM_S - PREROLL_S, plan.end_s + 2 * PREROLL_S)
-        self.line = SoundLine(tick_s=float(stream.time_base), keep_s=keep_s)
-        self._start_s, self._until_s = plan.start_s, plan.end_s + 2 * FILTER_S
-        self._over = plan.facts.audio is not None and plan.facts.audio.is_over(plan.start_s)
+        self.line = SoundLine(float(stream.time_base), keep_s, entered=plan.scan.seek_s is not None)
+        self._start_s, self._end_s, self._until_s = plan.start_s, plan.end_s, plan.end_s + 2 * FILTER_S
+        self._mixer = Mixer()
+        self._rate_hz = 0
+        self.early: list[str] = []  # errors of the time before the clip
         self._origin_s = plan.facts.origin_s
         self._limits = plan.limits
         self.stream = stream
@@ -134,27 +151,42 @@ class _AudioTrack:
     def done(self) -> bool:
         return self.line.end_s is not None and self.line.end_s >= self._until_s
 
-    @property
-    def late(self) -> bool:
-        """Whether reading began behind the first sound of the clip; no sound is not late where there can be none."""
-        first_s = self.line.start_s
-        return not self._over if first_s is None else first_s > self._start_s
+    def sound(self) -> Sound:
+        """What was collected; where nothing was, errors of the time before the clip say why."""
+        if self.line.end_s is None:
+            self.line.errors.extend(self.early)
+        return self.line.sound()
+
+    def wants(self, packet: Any) -> bool:
+        """Whether a packet is of use: not what lies so far before the clip that it cannot be heard there."""
+        return packet.pts is None or packet.pts * self.tick_s - self._origin_s > self._start_s - WARM_S
+
+    def concerns(self, packet: Any) -> bool:
+        """Whether a packet that does not decode is sound lost to the clip, and not of the time before it."""
+        if packet is None or packet.pts is None:
+            return True
+        end_s = (packet.pts + (packet.duration or 0)) * self.tick_s - self._origin_s
+        return end_s > self._start_s or self._start_s == 0
 
     def take(self, frame: Any) -> None:
-        names = [channel.name for channel in frame.layout.channels]
-        self._limits.check("audio channels", len(names), self._limits.audio_channels)
+        self._limits.check("audio channels", frame.layout.nb_channels, self._limits.audio_channels)
         self._limits.check("audio rate", frame.sample_rate, self._limits.audio_rate_hz, " Hz")
-        samples = frame.to_ndarray()
-        if not frame.format.is_planar:
-            samples = samples.reshape(-1, len(names)).T
-        time_s = None if frame.pts is None else frame.time - self._origin_s
-        self.line.add(time_s, mixed_to_mono(samples, names), frame.sample_rate)
+        mono = self._mixer.mono(frame)
+        self._rate_hz = self._rate_hz or frame.sample_rate
+        # after a change of rate containers go on to count time by the old one
+        lies = frame.pts is None or frame.sample_rate != self._rate_hz
+        self.line.add(None if lies else frame.time - self._origin_s, mono, frame.sample_rate)
+        if frame.layout.nb_channels > 1 and float(np.abs(mono).max(initial=0.0)) < SILENT_PEAK:
+            end_s = self.line.end_s or 0.0
+            if end_s > self._start_s and end_s - mono.size / frame.sample_rate < self._end_s:
+                self.line.loudest = max(self.line.loudest, self._mixer.loudest(frame))
 
 
 class PyAVDecoder(BaseDecoder):
     """FFmpeg through PyAV; brings its own libraries."""
 
     name = "pyav"
+    follows_changes = True
 
     def version(self) -> str:
         """PyAV's version and that of the FFmpeg codecs it carries."""
@@ -163,18 +195,20 @@ class PyAVDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures and sound in one pass; in a second one where the first went astray or met damage."""
-        video, audio, reached = self._pass(plan, seek=True)
-        if not reached:
-            video, audio, _ = self._pass(plan, seek=False)
+        place_s = plan.scan.seek_s
+        video, audio = self._pass(plan, place_s)
+        if place_s is not None and video is not None and video.late and plan.scan.expected_s(plan.wanted_s[0]):
+            place_s = None  # what should be a key picture is none
+            video, audio = self._pass(plan, None)
         if video and video.skipped and (video.found.errors or video.found.concealed):
             # a codec makes up what is lost out of its neighbours, so these must not be left out
-            video, audio, _ = self._pass(plan, seek=reached, skip=False)
-        return video.found if video else None, audio.line.sound() if audio else None
+            video, audio = self._pass(plan, place_s, skip=False)
+        return video.found if video else None, audio.sound() if audio else None
 
     def _pass(
-        self, plan: Plan, *, seek: bool, skip: bool = True
-    ) -> tuple[_VideoTrack | None, _AudioTrack | None, bool]:
-        """Read once; the last value is False when a seek landed after the clip's start."""
+        self, plan: Plan, place_s: float | None, *, skip: bool = True
+    ) -> tuple[_VideoTrack | None, _AudioTrack | None]:
+        """Read once, from before `place_s` on, or from the file's start."""
         facts = plan.facts
         with opened(facts.path, plan.limits) as container:
             tracks: dict[int, _VideoTrack | _AudioTrack] = {}
@@ -187,45 +221,65 @@ class PyAVDecoder(BaseDecoder):
                 tracks[facts.audio.index] = audio
             for track in tracks.values():
                 track.stream.codec_context.thread_count = 1
-            sought = seek and seek_before(container, facts, plan.start_s)
+            if place_s is not None:
+                go_to(container, facts, place_s)
             if tracks:  # demuxing no stream would be demuxing all
                 self._demux(container, tracks, plan)
             if video:
                 video.finish()
-            late = (video is not None and video.late) or (audio is not None and audio.late)
-            return video, audio, not (sought and late)
+            return video, audio
 
     def _demux(self, container: Any, tracks: dict[int, _VideoTrack | _AudioTrack], plan: Plan) -> None:
         errors = {
             i: (t.found.errors if isinstance(t, _VideoTrack) else t.line.errors) for i, t in tracks.items()
         }
-        packets = 0
+        packets, clock = 0, Clock(plan.facts, plan.facts.joined)
         try:
             for packet in container.demux([track.stream for track in tracks.values()]):
                 packets += 1
                 plan.limits.check("packets read for one clip", packets, plan.limits.packets)
                 index = packet.stream.index  # a flush packet has no stream_index of its own
                 track = tracks[index]
+                if packet.size:
+                    clock.straighten(packet, track.tick_s)
+                elif packet.pts is not None:
+                    continue  # Theora's way to say that the picture stays; PyAV takes it for the end
                 if isinstance(track, _VideoTrack):
                     track.aim(packet)
-                if not track.done:
-                    self._decode(packet, track, errors[index])
-                if all(track.done for track in tracks.values()) or self._far_past(packet, track, plan):
+                if not track.done and (packet.size == 0 or track.wants(packet)):
+                    self._decode(packet, track, errors[index], clock)
+                if all(track.done for track in tracks.values()):
                     return
+                if self._far_past(packet, track, plan):  # who is not done has ended: what the codec holds is the rest
+                    break
+            else:
+                return
+            for index, track in tracks.items():
+                if not track.done:
+                    self._decode(None, track, errors[index], clock)
         except av.FFmpegError as error:
             for index, track in tracks.items():
                 errors[index].append(library_message(error))
-                self._decode(None, track, errors[index])
+                self._decode(None, track, errors[index], clock)
 
-    def _decode(self, packet: Any | None, track: _VideoTrack | _AudioTrack, errors: list[str]) -> None:
+    def _decode(
+        self, packet: Any | None, track: _VideoTrack | _AudioTrack, errors: list[str], clock: Clock
+    ) -> None:
         try:
-            for frame in track.stream.codec_context.decode(packet):
-                if not track.done:
+            frames = track.stream.codec_context.decode(packet)
+            if isinstance(track, _AudioTrack):
+                for frame in frames:
+                    kept(frame.layout)  # also of frames that are not taken
+            for frame in frames:
+                if packet is None:  # without a packet PyAV does not know the frame's clock
+                    frame.time_base = track.stream.time_base
+                if not track.done and (track.stream.index, frame.pts) not in clock.left_out:
                     track.take(frame)
         except DecodeError:
             raise
         except (av.FFmpegError, ValueError) as error:
-            errors.append(library_message(error))
+            mine = isinstance(track, _VideoTrack) or track.concerns(packet)
+            (errors if mine else track.early).append(library_message(error))
 
     @staticmethod
     def _far_past(packet: Any, track: _VideoTrack | _AudioTrack, plan: Plan) -> bool:

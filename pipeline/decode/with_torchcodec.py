@@ -1,7 +1,7 @@
 """Decoding with torchcodec: fast, but it needs torch in every worker and the system's FFmpeg libraries.
 
 It refuses times before a stream begins, so wanted times are moved inside it. It turns pictures upright
-itself. After a failure every picture is tried through a fresh decoder.
+itself, but does not mirror them. After a failure every picture is tried through a fresh decoder.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.mixing import mixed
 from caeav.pipeline.decode.opening import library_message
+from caeav.pipeline.decode.orientation import stored_orientation
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.sound import FILTER_S, Sound, mixed_to_mono
+from caeav.pipeline.decode.sound import FILTER_S, Sound
 
 _ERRORS = (RuntimeError, ValueError, IndexError)
 
@@ -66,12 +66,13 @@ class TorchCodecDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by time, then sound by range."""
-        video = self._pictures(plan) if plan.facts.video else None
-        audio = self._sound(plan) if plan.facts.audio else None
+        video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
+        audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
 
     def _pictures(self, plan: Plan) -> Pictures:
         found = Pictures.none(plan.sampling.segments)
+        self._upright = stored_orientation(plan.facts, plan.limits)
         try:
             self._take(self._video(plan), plan, found, list(range(plan.sampling.segments)))
         except _ERRORS as error:
@@ -94,15 +95,15 @@ class TorchCodecDecoder(BaseDecoder):
         wanted = [plan.wanted_s[t] + origin_s + 1e-6 for t in segments]
         frames = decoder.get_frames_played_at([min(max(s, first_s), end_s - 1e-4) for s in wanted])
         for n, t in enumerate(segments):
-            found.images[t] = frames.data[n].numpy()
+            found.images[t] = self._upright.after_turning(frames.data[n].numpy())
             found.shown_s[t] = float(frames.pts_seconds[n]) - origin_s
         found.decoded += len(segments)
-        found.rotated_deg = round(about.rotation or 0)
+        found.said(self._upright)
 
     def _sound(self, plan: Plan) -> Sound:
         audio, origin_s = plan.facts.audio, plan.facts.origin_s
         assert audio is not None
-        nothing = Sound(np.zeros(0, dtype=np.float32), audio.rate_hz or 1, audio.start_s)
+        nothing = Sound()
         try:
             decoder = _library("torchcodec.decoders").AudioDecoder(plan.facts.path, stream_index=audio.index)
             first_s = max(plan.start_s - 2 * FILTER_S, audio.start_s) + origin_s
@@ -113,7 +114,7 @@ class TorchCodecDecoder(BaseDecoder):
         data = samples.data.numpy()
         if not data.size:
             return nothing
-        start_s = float(samples.pts_seconds) - origin_s
-        span = (start_s, start_s + data.shape[1] / samples.sample_rate)
-        mono = mixed_to_mono(data, audio.channels)
-        return Sound(mono, int(samples.sample_rate), start_s, [span])
+        mono, loudest = mixed(data, audio.channels, int(samples.sample_rate))
+        sound = Sound.of(mono, int(samples.sample_rate), float(samples.pts_seconds) - origin_s)
+        sound.loudest = loudest
+        return sound

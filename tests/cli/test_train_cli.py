@@ -270,6 +270,56 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     assert kept == [0.0, 3.0]  # the next part of a file does not replace the one before
 
 
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, Any], Path]:
+    """A home whose stores come from small media files, a run on them, and one of the files."""
+    from caeav.manifests.dataset import load_dataset
+    from caeav.manifests.synthetic import SyntheticOptions, synthesise
+    from caeav.pipeline.extract import extract_all
+    from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+    from caeav.pipeline.summary import RunOptions
+
+    home = Home(tmp_path_factory.mktemp("decoded"))
+    options = SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5)
+    synthesise(home.data("synthetic"), options, workers=1)
+    manifest = load_dataset("synthetic", None, home)
+    extract_all(manifest, home, [TokenOptions(), CaptionOptions()], RunOptions(workers=1), lambda _: None)
+    small = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe", "full", "--json"]
+    result = call(home, "train", "--dataset", "synthetic", "--device", "cpu", *small)
+    assert result.exit_code == 0, result.output
+    return home, json.loads(result.stdout), Path(manifest.media_root)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_predict_decodes_the_file_to_what_the_stores_hold(
+    decoded: tuple[Home, dict[str, Any], Path], part: int, tmp_path: Path
+) -> None:
+    """The whole way from media to table gives what the stored tokens and captions of that file give."""
+    from caeav.model.predict import Predictor
+    from caeav.model.report import report_json
+    from caeav.model.runs import find_run
+    from caeav.pipeline.store import StoreReader
+
+    home, trained, media = decoded
+    run = find_run(home, trained["run"])
+    stores = [StoreReader.open(home.root / fact["folder"]) for fact in run.stores()["stores"]]
+    clip = stores[0].manifest.clips[part]
+    records = [store.read(clip.key) for store in stores]
+    result = call(
+        home, "predict", str(media / clip.media), "--run", run.name, "--out", str(tmp_path), "--json"
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    arrays = {name: x for record in records for name, x in record.arrays.items()}
+    wanted = Predictor.load(run, "cpu").predict(clip.key, arrays, records[0].info)
+    assert len(found["segments"]) == 4
+    assert found["segments"] == json.loads(json.dumps(report_json(wanted, {})))["segments"]
+    assert found["captions"] == records[1].info["texts"]
+    later = call(home, "predict", str(media / clip.media), "--run", run.name, "--start", "1", "--json")
+    assert later.exit_code == 0, later.output
+    assert json.loads(later.stdout)["segments"] != found["segments"]  # and it begins where it is told to
+
+
 def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
     from caeav.model.report import folder_for
 

@@ -209,3 +209,125 @@ def test_leaked_clips_are_counted_by_the_split_they_leak_into() -> None:
         clip("d", "test", video="w"),
     )
     assert check(rows).leaked == {"train": {"test": 2}, "test": {"train": 1}}
+
+
+def test_of_equally_frequent_answers_background_comes_first_then_the_order_of_classes() -> None:
+    even = check(manifest(clip("a", "train", Event("dog", 0, 5))))
+    assert even.shares["train"].majority_label == "background"
+    both = check(manifest(clip("a", "train", Event("dog", 0, 5), Event("bell", 5, 10))))
+    assert both.shares["train"].majority_label == "bell"
+
+
+def test_seconds_are_counted_in_the_length_of_segments() -> None:
+    halves = replace(manifest(clip("a", "train")), segments=20, segment_s=0.5)
+    assert check(halves).shares["train"].seconds == 10
+    labels = segment_labels(clip("a", "train", Event("dog", 0.3, 0.7)), 20)
+    assert [bool(found) for found in labels[:3]] == [False, False, False]
+    labels = segment_labels(clip("a", "train", Event("dog", 0.25, 0.75)), 20)
+    assert [bool(found) for found in labels[:3]] == [True, False, False]
+
+
+def test_a_clip_with_events_of_the_other_modality_alone_is_without() -> None:
+    report = check(
+        manifest(
+            clip("a", "val", Event("dog", 0, 5, "audio")),
+            clip("b", "val", Event("dog", 0, 2, "audio"), Event("dog", 0, 1, "visual")),
+        )
+    )
+    audio, visual = report.modalities["val"]["audio"], report.modalities["val"]["visual"]
+    assert (audio.events, audio.event_share, audio.clips_without) == (2, pytest.approx(7 / 20), 0)
+    assert (visual.events, visual.event_share, visual.clips_without) == (1, pytest.approx(1 / 20), 1)
+
+
+def asked(key: str, *questions: tuple[str, str, str]) -> Clip:
+    rows = [{"split": s, "answer": a, "type": ["Audio", kind]} for s, kind, a in questions]
+    return replace(clip(key, ""), extra={"id": key, "questions": rows, "labels": ["bell"]})
+
+
+def test_questions_are_counted_one_by_one_and_videos_once() -> None:
+    report = check(
+        manifest(
+            asked(
+                "a", ("train", "Counting", "dog"), ("train", "Counting", "dog"), ("test", "Counting", "dog")
+            ),
+            asked(
+                "b", ("test", "Comparative", "bell"), ("test", "Counting", "dog"), ("test", "Counting", "dog")
+            ),
+            asked("c", ("test", "Counting", "bell")),
+        )
+    )
+    test = report.questions["test"]
+    assert list(test) == ["all", "Audio Comparative", "Audio Counting"]
+    assert (test["all"].questions, test["all"].videos) == (5, 3)
+    assert (test["all"].majority_answer, test["all"].majority_accuracy) == ("dog", pytest.approx(3 / 5))
+    assert (test["Audio Counting"].questions, test["Audio Counting"].videos) == (4, 3)
+    assert report.classes == {"bell": {"test": 2}, "dog": {"train": 2, "test": 3}}
+    assert report.leaked == {"train": {"test": 2}, "test": {"train": 1}}  # questions, not videos
+    [leak] = [group for group in report.findings if group.code == "video_in_two_splits"]
+    assert leak.examples[0].detail.startswith("1 of the 3 videos of test are in train too, such as a")
+
+
+def masks_of(*masks: np.ndarray | None) -> Clip:
+    packed = [None if mask is None else pack_mask(mask) for mask in masks]
+    return replace(clip("m", "train"), extra={"masks": packed})
+
+
+def test_constant_masks_and_what_counts_as_empty() -> None:
+    left, none = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
+    left[:, :2] = True
+    share = check(manifest(masks_of(left, none, None))).masks["train"]
+    assert (share.frames, share.masks, share.empty) == (3, 2, 1)
+    assert share.area == pytest.approx(0.25)
+    # nothing: (0 + 1) / 2; everything: (0.5 + 0) / 2; the half (more than half of the frames: none) as nothing
+    assert (share.constant, share.constant_iou) == ("nothing", pytest.approx(0.5))
+    share = check(manifest(masks_of(left, left, ~left))).masks["train"]
+    assert share.constant == "the pixels that sound in half of the frames"
+    assert share.constant_iou == pytest.approx(2 / 3) and share.empty == 0
+    share = check(manifest(masks_of(left, np.ones((3, 3), bool)))).masks["train"]  # of two sizes
+    assert (share.constant, share.constant_iou) == ("everything", pytest.approx(0.75))
+
+
+def test_a_folder_called_like_the_media_is_no_media(tmp_path: Path) -> None:
+    (tmp_path / "AVE" / "a.mp4").mkdir(parents=True)
+    (tmp_path / "AVE" / "b.mp4").touch()
+    (tmp_path / "c.mp4").touch()
+    found = missing_media(manifest(clip("a", ""), clip("b", ""), clip("c", ""), root=tmp_path))
+    assert found == ("a", "c")
+
+
+def test_findings_are_few_in_a_report_and_all_counted() -> None:
+    many = tuple(finding("damaged_row", f"x:{i}", "d") for i in range(5))
+    groups = check(manifest(clip("a", ""), findings=(*many, Finding("of_another", "w", "d")))).findings
+    by = {group.code: group for group in groups}
+    assert (by["damaged_row"].count, len(by["damaged_row"].examples)) == (5, 3)
+    assert by["of_another"].meaning == "" and groups[-1].code == "of_another"
+
+
+def test_clips_of_one_video_in_one_split_or_in_none_are_no_leak() -> None:
+    same = (clip("a", "train", video="v"), clip("b", "train", video="v"), clip("c", "", video="v"))
+    report = check(manifest(*same))
+    assert report.leaked == {} and "id_in_two_splits" not in {g.code for g in report.findings}
+    report = check(manifest(*same, clip("d", "val", video="v"), clip("e", "test", video="v")))
+    assert report.leaked == {
+        "train": {"val": 2, "test": 2},
+        "val": {"train": 1, "test": 1},
+        "test": {"train": 1, "val": 1},
+    }
+    by_media = (clip("a", "train", media="x.mp4"), clip("b", "test", media="x.mp4"))
+    assert check(manifest(*by_media)).leaked == {"train": {"test": 1}, "test": {"train": 1}}
+    numbered = tuple(replace(c, extra={"id": 7}) for c in by_media)  # an id that is no text is none
+    assert check(manifest(*numbered)).leaked == {"train": {"test": 1}, "test": {"train": 1}}
+
+
+def test_an_event_of_a_moment_is_without_length_and_a_short_one_is_not() -> None:
+    report = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
+    [group] = [g for g in report.findings if g.code == "zero_length_event"]
+    assert group.count == 1 and group.examples[0].detail == "'dog' from 2 s to 2 s"
+
+
+def test_what_is_told_comes_in_a_fixed_order() -> None:
+    codes = ["unmerged_streams", "past_the_end", "damaged_row", "few_names_found", "clip_cut_in_two"]
+    said = told(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
+    order = ["few_names_found", "past_the_end", "clip_cut_in_two", "unmerged_streams"]
+    assert [line.rsplit(" ", 1)[1] for line in said] == [f"{code})" for code in order]
+    assert said[1] == f"{CODES['past_the_end']} (w: past_the_end)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,28 @@ def test_absent_official_files_are_named_with_their_place(home: Home) -> None:
 def test_root_is_for_official_sets_only(home: Home, tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"goes with ave, llp, .* only"):
         load_dataset(str(media(tmp_path / "m")), tmp_path, home)
+
+
+def test_a_root_that_is_given_is_read_though_a_manifest_was_built(home: Home, tmp_path: Path) -> None:
+    write_manifest(load_dataset("ave", official(tmp_path / "before"), home), home.manifest("ave"))
+    now = official(tmp_path / "now")
+    assert load_dataset("ave", now, home).media_root == str(now)
+    with pytest.raises(CaeavError, match="labels and segments were given for 'ave'"):
+        load_dataset("ave", None, home, segments=3)
+
+
+def test_a_folder_may_be_called_otherwise_and_its_lengths_are_asked_of_who_knows(
+    home: Home, tmp_path: Path
+) -> None:
+    folder = media(tmp_path / "m")
+    asked: list[Path] = []
+
+    def lengths(paths: Sequence[Path]) -> list[float | None]:
+        asked.extend(paths)
+        return [7.0] * len(paths)
+
+    found = load_dataset(
+        *(str(folder), None, home), called="mine", lengths=lengths, segments=2, segment_s=1.5, stride_s=2.0
+    )
+    assert found.dataset == "mine" and asked == [folder / "a.mp4"]
+    assert [(clip.start_s, clip.seconds) for clip in found.clips] == [(0.0, 3.0), (2.0, 3.0), (4.0, 3.0)]

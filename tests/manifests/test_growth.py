@@ -99,3 +99,47 @@ def test_growth_keeps_the_stored_prefix_and_loses_nothing(stored: list[str], cur
     assert set(growth.gone) == set(stored) - set(current)
     again, nothing = grow(grown, manifest(*map(clip, current)))
     assert again == grown and not nothing.added
+
+
+def test_another_order_or_number_of_classes_is_taken_over() -> None:
+    stored = manifest(clip("a", "train", "dog"), classes=("dog",))
+    grown, growth = grow(stored, manifest(clip("a", "train", "dog"), classes=("cat", "dog")))
+    assert grown.classes == ("cat", "dog") and not growth
+
+
+def test_a_class_that_no_clip_uses_goes_with_the_data_set() -> None:
+    stored = manifest(clip("a", "train", "dog"), classes=("cat", "cow", "dog"))
+    grown, _ = grow(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
+    assert grown.classes == ("cat", "dog")
+
+
+def test_a_start_or_length_that_is_another_is_refused_too() -> None:
+    for change in ({"start_s": 1.0}, {"seconds": 9.0}, {"media": "x.mp4"}):
+        with pytest.raises(CaeavError, match="clip 'a' was"):
+            grow(manifest(clip("a")), manifest(replace(clip("a"), **change)))
+
+
+def test_clips_that_are_gone_alone_are_growth() -> None:
+    grown, growth = grow(manifest(clip("a"), clip("b")), manifest(clip("a")))
+    assert growth and growth.gone == ("b",) and [c.key for c in grown.clips] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("now", "loses"),
+    [
+        ([clip("a"), clip("b")], True),
+        ([clip("a", "train"), clip("b")], False),
+        ([clip("a"), clip("b", "", "dog")], False),
+        ([clip("a"), replace(clip("b"), extra={"labels": ["dog"]})], False),
+        ([clip("a"), replace(clip("b"), extra={"questions": [{"split": "train"}]})], False),
+        ([clip("a"), replace(clip("b"), extra={"masks": [None]})], False),
+        ([clip("a"), clip("c", "train", "dog")], True),  # a new clip's labels are not those of the stored
+    ],
+)
+def test_only_labels_lost_by_every_stored_clip_are_lost(now: list[Clip], loses: bool) -> None:
+    stored = manifest(clip("a", "train", "dog"), clip("b", "train", "dog"))
+    grown, growth = grow(stored, manifest(*now))
+    assert growth.loses_labels(stored, grown) is loses
+    without = manifest(clip("a"), clip("b"))
+    grown, growth = grow(without, manifest(*now))
+    assert not growth.loses_labels(without, grown)

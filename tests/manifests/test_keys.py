@@ -67,3 +67,16 @@ def test_one_identity_twice_is_a_mistake_of_the_caller() -> None:
 )
 def test_slugs_read_like_their_text(text: str, expected: str) -> None:
     assert slug(text) == expected
+
+
+def test_a_name_longer_than_is_readable_is_cut_and_carries_a_hash() -> None:
+    assert slug("k" * 120) == "k" * 120 and slug("k" * 121) == "k" * 120
+    [short, long] = assign_keys([Wish("k" * 120, "a"), Wish("j" * 121, "b")])
+    assert short == "k" * 120 and long.startswith("j" * 120 + "-") and len(long) == 129
+    assert slug("___") == "___" and slug("...") == "clip" and slug("") == "clip"
+
+
+def test_more_of_the_hash_is_taken_where_a_name_reads_like_a_key_with_one() -> None:
+    [first] = assign_keys([Wish("a.b", "x")])
+    keys = assign_keys([Wish("a.b", "x"), Wish(first, "y")])
+    assert keys[1].startswith(first) and len(set(keys)) == 2 and len(keys[0]) == len("a_b-") + 16

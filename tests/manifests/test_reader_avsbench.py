@@ -347,3 +347,16 @@ def test_every_real_ms3_clip_is_in_the_semantic_list(official: Path) -> None:
     counts = Counter(name for clip in clips for name in clip.extra["objects"])
     assert (len(counts), counts["man"], counts["emergency-car"]) == (21, 113, 1)
     assert sum(not clip.extra["objects"] for clip in clips) <= 5
+
+
+def test_the_text_of_a_mask_is_held_against_its_caps(monkeypatch: pytest.MonkeyPatch) -> None:
+    from caeav.manifests import masks
+
+    text = pack_mask(np.zeros((6, 4), bool))
+    assert unpack_mask(text).shape == (6, 4)
+    monkeypatch.setattr(masks, "MAX_SIDE", 5)
+    with pytest.raises(CaeavError, match="it is 4 x 6, allowed are 5 pixels a side"):
+        unpack_mask(text)
+    monkeypatch.setattr(masks, "MAX_TEXT", len(text) - 1)
+    with pytest.raises(CaeavError, match=f"it has {len(text)} characters, allowed are {len(text) - 1}"):
+        unpack_mask(text)

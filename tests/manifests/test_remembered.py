@@ -285,3 +285,47 @@ def test_a_built_manifest_stands_in_where_the_folder_is_gone(home: Home, tmp_pat
     found = recall(home, "clips", Source(), same_names)
     assert found.built and "the manifest that was built is taken" in found.said[0]
     assert remembered.read_memory(home).sources["clips"].segments == 4
+
+
+def test_another_folder_in_the_place_of_one_that_is_gone_needs_half_of_its_media(
+    home: Home, tmp_path: Path
+) -> None:
+    x = folder(tmp_path / "x" / "clips", "a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    know(home, str(x))
+    recorded(home, "clips", "a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    x.rename(tmp_path / "gone")
+    (tmp_path / "gone").rename(tmp_path / "y.old")  # not found under any name that is asked for
+    half = folder(tmp_path / "half" / "clips", "a.mp4", "b.mp4")
+    assert recall(home, str(half), Source(), same_names).called == "clips"
+    less = folder(tmp_path / "less" / "clips", "a.mp4", "other.mp4")
+    found = recall(home, str(less), Source(), same_names)
+    assert found.called.startswith("clips-") and "whose media are others" in found.said[0]
+
+
+def test_a_folder_of_which_nothing_is_recorded_is_not_taken_for_a_renamed_one(
+    home: Home, tmp_path: Path
+) -> None:
+    x = folder(tmp_path / "x")
+    know(home, str(x))
+    x.rename(tmp_path / "y")
+    found = recall(home, str(tmp_path / "z"), Source(), same_names) if folder(tmp_path / "z") else None
+    assert found is not None and found.called == "z" and not found.said
+
+
+def test_a_folder_whose_name_begins_alike_is_its_own(home: Home, tmp_path: Path) -> None:
+    know(home, str(folder(tmp_path / "clips2")))
+    found = recall(home, str(folder(tmp_path / "clips")), Source(), same_names)
+    assert found.called == "clips"
+    assert recall(home, str(tmp_path / "clips2"), Source(), same_names).called == "clips2"
+
+
+def test_an_official_set_elsewhere_with_nothing_recorded_is_a_change(home: Home, tmp_path: Path) -> None:
+    x, y = folder(tmp_path / "x"), folder(tmp_path / "y")
+    know(home, "ave", Source(root=x))
+    [change] = recall(home, "ave", Source(root=y), nothing_known).changes
+    assert change == f"ave was read in {x}, now --root {y} is given"
+    recorded(home, "ave", "a.mp4", "b.mp4")
+    [change] = recall(home, "ave", Source(root=y), same_names).changes
+    assert change.endswith("1 of 2 media files are the same there")
+    (y / "b.mp4").touch()
+    assert recall(home, "ave", Source(root=y), same_names).changes == ()

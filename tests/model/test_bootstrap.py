@@ -60,6 +60,8 @@ def test_questions_of_one_clip_are_drawn_together() -> None:
 def test_a_score_that_nothing_belongs_to_has_no_interval() -> None:
     nothing, some = (torch.zeros(3), torch.zeros(3)), (torch.tensor([1.0, 0, 0]), torch.tensor([1.0, 0, 0]))
     assert intervals(Evidence({"none": nothing, "some": some}, CLIPS)).bounds == {"some": (100.0, 100.0)}
+    few = torch.tensor([0.25]), torch.tensor([0.5])
+    assert intervals(Evidence({"few": few}, CLIPS)).bounds == {"few": (50.0, 50.0)}
 
 
 def test_evidence_of_ave_adds_up_to_both_averages() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caeav.model.config import RunConfig
+from caeav.model import resolve
+from caeav.model.config import RunConfig, config_class
 from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
 from caeav.model.task import TASKS
 
@@ -36,13 +37,13 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text("training: {epochs: 3, batch_size: 5}\noptimiser: {lr: 0.25}\n")
     config = resolve_config(
         file=file,
-        assignments=["training.batch_size=7", "optimiser.lr=1e-3"],
+        assignments=["training.batch_size=7", "optimiser.lr=1e-3", "training.device=cuda"],
         given={"training.device": "cpu"},
     )
     assert config.training.epochs == 3  # file over recipe
     assert config.training.batch_size == 7  # --set over file
     assert config.optimiser.lr == 0.001  # YAML 1.1 reads 1e-3 as text; it must be a number all the same
-    assert config.training.device == "cpu"
+    assert config.training.device == "cpu"  # an option of its own over --set
     assert config.training.clip_norm == packaged.training.clip_norm  # untouched neighbours stay
 
 
@@ -152,3 +153,60 @@ def test_a_key_of_another_section_is_named(assignment: str, meant: str) -> None:
         resolve_config(assignments=[assignment])
     [fault] = raised.value.faults
     assert fault.endswith(f"; did you mean {meant}?")
+
+
+def test_a_tasks_overlay_lies_over_every_tasks_and_what_inherits_over_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same key the most particular file wins; keys it does not name stay."""
+    for name, text in {
+        "root": "seed: 1\ntraining: {epochs: 1, batch_size: 1, accumulation: 1, workers: 1}",
+        "ave": "inherit: root\ndataset: ave\ntraining: {epochs: 2, batch_size: 2, accumulation: 2}",
+        "+mine": "training: {epochs: 3, batch_size: 3}",
+        "ave+mine": "training: {epochs: 4}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    resolve._parsed.cache_clear()
+    monkeypatch.setattr(resolve, "_folder", lambda: tmp_path)
+    try:
+        found = resolve_config("ave", "mine")
+    finally:
+        resolve._parsed.cache_clear()
+    limits = found.training
+    assert (limits.epochs, limits.batch_size, limits.accumulation, limits.workers) == (4, 3, 2, 1)
+    assert (found.seed, found.dataset) == (1, "ave")
+
+
+def test_without_a_recipe_a_run_is_selected_on_val_and_honest() -> None:
+    plain = config_class("ave")(task="ave", recipe="full", dataset="d")
+    assert (plain.select_on, plain.protocol, plain.drop_leaks, plain.seed) == ("val", "honest", False, 0)
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+def test_numbers_without_a_value_are_refused(value: str) -> None:
+    assert "optimiser.weight_decay" in faults_of(assignments=[f"optimiser.weight_decay={value}"])
+    for path in ("model.head.gamma", "model.adapters.gate_init", "model.adapters.avmoe.router_noise"):
+        assert path in faults_of(assignments=[f"{path}={value}"])
+
+
+def test_a_file_too_large_for_a_configuration_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "MAX_CONFIG_BYTES", 10)
+    (tmp_path / "big.yaml").write_text("seed: 1\nx: [" + "1, " * 9 + "]\n")
+    assert "larger than 10 bytes" in faults_of(file=tmp_path / "big.yaml")
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_the_variant_of_the_model_is_that_of_its_head_too(task: str) -> None:
+    fixes = TASKS[task].head_config.FIXES
+    for number, variant in enumerate(("reference", "revised")):
+        model = resolve_config(task, assignments=[f"model.variant={variant}"]).model
+        assert model.adapters.variant == variant
+        assert {name: getattr(model.head, name) for name in fixes} == {n: v[number] for n, v in fixes.items()}
+    for name, (before, _) in fixes.items():  # one fix turned back, the others stay
+        if isinstance(before, bool) and name != "bounded_attention":  # which own_seconds makes idle
+            head = resolve_config(task, assignments=[f"model.head.{name}={str(before).lower()}"]).model.head
+            assert {n: getattr(head, n) for n in fixes} == {
+                n: before if n == name else v[1] for n, v in fixes.items()
+            }

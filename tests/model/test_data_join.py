@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,20 @@ from caeav.manifests.clip import Event
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.jsonl import write_manifest
-from caeav.model.data import SplitData, batches, clip_bytes, epoch_order, fits
+from caeav.model.batch import TokenBatch
+from caeav.model.data import Change, Epoch, SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.join import Joined, JoinError, join, join_stores, store_facts
+from caeav.model.pick import PickedStore
 from caeav.model.sample import ClipSamples, Sample
-from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing, random_parts
+from caeav.pipeline.store import (
+    Quarantined,
+    Recipe,
+    Record,
+    StoreReader,
+    find_store,
+    open_for_writing,
+    random_parts,
+)
 from caeav.pipeline.store.media_record import Facts, write_record
 
 
@@ -193,17 +203,175 @@ def test_batches_hold_the_right_clips_whatever_way_they_are_read(
     assert seen == [clips[row].key for row in rows]
 
 
-def test_segments_without_real_media_are_marked(make_home: Callable[..., Home]) -> None:
+def copied(
+    home: Home,
+    like: StoreReader,
+    name: str,
+    change: Callable[[Record], Record] = lambda record: record,
+    broken: tuple[str, ...] = (),
+    **fields: object,
+) -> StoreReader:
+    """A further store beside `like`: its records changed, `broken` ones in quarantine."""
+    recipe = replace(like.recipe, name=name, fields={**like.recipe.fields, "copy": name, **fields})
+    with open_for_writing(home.stores / "tiny", recipe, like.manifest) as writer:
+        for key in (*broken, *(item.key for item in like.quarantined)):
+            writer.quarantine(Quarantined(key, "decode", "made to fail by the tests", 1))
+        for plan in writer.plan():
+            writer.publish(plan, {key: change(like.read(key)) for key in plan.missing})
+        writer.finish()
+    return StoreReader.open(writer.path)
+
+
+def flagged(record: Record) -> Record:
+    """Frames are missing in one segment and sound in two others; which ones is the clip's own."""
+    at = int(record.key.removeprefix("clip"))
+    frames, audio = ([t != (at + k) % 6 for t in range(6)] for k in (0, 1))
+    audio[(at + 2) % 6] = False
+    return replace(record, info={**record.info, "frames_ok": frames, "audio_ok": audio})
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_segments_without_real_media_are_marked(make_home: Callable[..., Home], preload: bool) -> None:
     home = make_home(captions=False)
-    joined = join_stores(home, "tiny", captions=False)
-    data = SplitData(joined, joined.splits["val"], some_targets(joined.splits["val"]))
-    batch = data.batch([0, 1])
-    assert (
-        batch.frames_ok.shape == (2, 6)
-        and batch.frames_ok.dtype == torch.bool
-        and bool(batch.frames_ok.all())
-    )
-    assert batch.visual_caption is None
+    whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    marked = copied(home, whole, "marked", flagged)
+    joined = join(marked.manifest, [marked], None)
+    data = SplitData(joined, joined.splits["val"], {}, preload=preload)
+    rows = [3, 0, 7]
+    for batch in (data.batch(rows), data.batch(rows).to(torch.device("cpu"), torch.float32)):
+        assert batch.frames_ok.shape == batch.audio_ok.shape == (3, 6)
+        assert batch.frames_ok.dtype == batch.audio_ok.dtype == torch.bool
+        for i, key in enumerate(batch.keys):
+            info = marked.read(key).info
+            assert batch.frames_ok[i].tolist() == info["frames_ok"] != [True] * 6
+            assert batch.audio_ok[i].tolist() == info["audio_ok"] != info["frames_ok"]
+        assert batch.visual_caption is None
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_segment_is_real_where_all_joined_stores_say_so(make_home: Callable[..., Home], first: int) -> None:
+    home = make_home(captions=False)
+    whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    stores = [
+        PickedStore(whole, "visual"),
+        PickedStore(copied(home, whole, "marked", flagged), "audio"),
+    ]
+    joined = join(whole.manifest, [stores[first], stores[1 - first]], None)
+    batch = SplitData(joined, joined.splits["val"], {}).batch([2])
+    info = stores[1].read(batch.keys[0]).info
+    assert batch.frames_ok[0].tolist() == info["frames_ok"]
+    assert batch.audio_ok[0].tolist() == info["audio_ok"]
+
+
+@pytest.mark.parametrize("filed", [False, True], ids=["in-memory", "in-its-file"])
+def test_a_clip_in_quarantine_of_any_joined_store_is_left_out(
+    make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, filed: bool
+) -> None:
+    """The first, one between and the last of the stores each lack another clip."""
+    home = make_home()
+    tokens, captions = (StoreReader.open(find_store(home.stores, "tiny", k)) for k in ("tokens", "captions"))
+    names = [
+        f"{tokens.path.name}:visual",
+        f"{copied(home, tokens, 'b', broken=('clip003',)).path.name}:audio",
+    ]
+    caption = copied(home, captions, "c", broken=("clip005", "clip037")).path.name
+    if filed:
+        monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    found = join_stores(home, "tiny", names, caption)
+    assert isinstance(found.splits["train"], ClipSamples) == filed
+    assert tuple(found.left_out["train"]) == ("clip003", "clip005", "clip035")
+    assert tuple(found.left_out["val"]) == ("clip037",) and tuple(found.left_out["test"]) == ()
+    assert [sample.key for sample in found.splits["train"]] == [
+        f"clip{i:03d}" for i in range(35) if i not in (3, 5)
+    ]
+    assert [fact["quarantined"] for fact in store_facts(found, home)] == [1, 2, 3]
+    assert [fact["clips"] for fact in store_facts(found, home)] == [59, 58, 57]
+
+
+def test_captions_and_their_masks_are_each_modalitys_own(make_home: Callable[..., Home]) -> None:
+    home = make_home()
+    captions = StoreReader.open(find_store(home.stores, "tiny", "captions"))
+
+    def masked(record: Record) -> Record:
+        own = {"visual_caption_mask": np.arange(5) < 2, "audio_caption_mask": np.arange(5) < 4}
+        return replace(record, arrays={**record.arrays, **own})
+
+    other = copied(home, captions, "masked", masked)
+    found = join_stores(home, "tiny", caption_name=other.path.name)
+    read = SplitData(found, found.splits["val"], {}).batch([1])
+    for batch in (read, read.to(torch.device("cpu"), torch.float32)):
+        held = other.read(batch.keys[0]).arrays
+        for name in ("visual_caption", "audio_caption", "visual_caption_mask", "audio_caption_mask"):
+            value = getattr(batch, name)
+            assert value is not None
+            assert np.array_equal(value[0].numpy(), held[name])
+    assert batch.visual_caption is not None and batch.visual_caption.dtype == torch.float32
+
+
+def test_taps_come_in_the_order_of_the_recipe_from_shallow_to_deep(make_home: Callable[..., Home]) -> None:
+    home = make_home(captions=False)
+    whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    taps = {
+        side: {"taps": [{"name": f"{side}.stage2"}, {"name": f"{side}.stage1"}]}
+        for side in ("visual", "audio")
+    }
+    found = join(whole.manifest, [copied(home, whole, "turned", **taps)], None)
+    assert [tap.name for tap in found.spec.visual] == ["visual.stage2", "visual.stage1"]
+    assert [tap.name for tap in found.spec.audio] == ["audio.stage2", "audio.stage1"]
+    few = join(whole.manifest, [whole], None, taps=["visual.stage2", "audio.stage1"])
+    assert [tap.name for tap in (*few.spec.visual, *few.spec.audio)] == ["visual.stage2", "audio.stage1"]
+    assert set(SplitData(few, few.splits["val"], {}).clip_arrays([0])) == {
+        "visual.stage2", "audio.stage1", "frames_ok", "audio_ok"
+    }  # fmt: skip
+    with pytest.raises(JoinError, match=r"stores\.taps names visual\.stage9; the joined stores hold"):
+        join(whole.manifest, [whole], None, taps=["visual.stage9"])
+
+
+def test_a_digest_of_a_store_changes_with_what_it_holds(make_home: Callable[..., Home]) -> None:
+    home = make_home(captions=False)
+    whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    before = store_facts(join(whole.manifest, [whole], None), home)[0]
+    seal = whole.path / "complete.json"
+    seal.write_bytes(seal.read_bytes() + b" ")
+    after = store_facts(join(whole.manifest, [whole], None), home)[0]
+    assert before["digest"] != after["digest"]
+    assert {k: v for k, v in before.items() if k != "digest"} == {
+        k: v for k, v in after.items() if k != "digest"
+    }
+
+
+def test_changes_are_made_in_order_with_the_rows_and_the_epoch_of_the_batch(joined: Joined) -> None:
+    told: list[tuple[str, list[int], object]] = []
+
+    def named(name: str) -> Change:
+        def change(
+            batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+        ) -> TokenBatch:
+            assert batch.keys == [data.keys[row] for row in rows]
+            told.append((name, list(rows), epoch))
+            return batch
+
+        return change
+
+    data = SplitData(joined, joined.splits["val"], {}, changes=(named("a"), named("b")))
+    data.changed(named("first")).batch([4, 2], Epoch(3, 5))
+    assert told == [(name, [4, 2], (3, 5)) for name in ("first", "a", "b")]
+    told.clear()
+    data.batch([1])
+    assert told == [("a", [1], None), ("b", [1], None)]
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_single_segments_of_any_clips(joined: Joined, preload: bool) -> None:
+    samples = joined.splits["val"]
+    data = SplitData(joined, samples, {}, preload=preload)
+    clips, segments = torch.tensor([[5, 2], [2, 9]]), torch.tensor([[0, 5], [3, 1]])
+    found = data.segments("visual.stage2", clips, segments)
+    assert found.shape == (2, 2, 4, 16)
+    for i in range(2):
+        for j in range(2):
+            held = joined.tokens[0].read(samples[int(clips[i, j])].key).arrays["visual.stage2"]
+            assert np.array_equal(found[i, j].numpy(), held[int(segments[i, j])])
 
 
 def test_a_consumer_that_stops_early_leaves_no_thread(joined: Joined) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from caeav.model import journal
-from caeav.model.journal import ProgressBar
+from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
 from caeav.model.resume import Progress
 
 
@@ -48,3 +51,50 @@ def test_a_slow_training_tells_seconds_a_sample(
     bar.epoch({"epoch": 1, "accuracy": 50.0, "best": 50.0, "loss": 1.0, "train_s": train_s})
     bar.end()
     assert f"epoch 1/3  {speed}  val 50.00" in out.getvalue()
+
+
+def test_a_resumed_log_keeps_the_lines_of_finished_epochs_only(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    log.begin(Progress(), 5)
+    for epoch in (1, 2, 3):
+        log.epoch({"epoch": epoch})
+    again = MetricsLog(path)
+    again.begin(Progress(epoch=2), 5)
+    assert [record["epoch"] for record in read_metrics(path)] == [1, 2]
+    again.epoch({"epoch": 3})
+    assert [record["epoch"] for record in read_metrics(path)] == [1, 2, 3]
+
+
+def test_a_line_is_on_the_disk_before_the_state_that_counts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "metrics.jsonl", []
+    log = MetricsLog(path)
+    log.begin(Progress(), 5)
+    monkeypatch.setattr(journal.os, "fsync", lambda number: synced.append(path.read_text()))
+    log.epoch({"epoch": 1})
+    assert synced == ['{"epoch": 1}\n']
+
+
+def test_tensorboard_gets_every_number_of_an_epoch_and_hides_what_is_learnt_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            told.append((folder, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            told.append((name, value, step))
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    log = TensorBoardLog(tmp_path)
+    log.begin(Progress(epoch=2), 5)
+    log.epoch({"epoch": 3, "accuracy": 50.0, "select_on": "val", "losses": {"event": 0.5}})
+    log.end()
+    assert told == [(str(tmp_path), 3), ("accuracy", 50.0, 3), ("losses/event", 0.5, 3), "closed"]

@@ -34,6 +34,8 @@ def seconds(*clips: str) -> dict[str, torch.Tensor]:
 def test_ave_answers_what_most_seconds_of_train_are(task: str) -> None:
     assert majority(task, seconds("bbbb", "d..."), seconds("bd..", "....")) == pytest.approx(100 / 8)
     assert majority(task, seconds("bb..", "d..."), seconds("bd..", "....")) == pytest.approx(600 / 8)
+    # What most seconds of the scored split are is not looked at.
+    assert majority(task, seconds("bbbd"), seconds("ddd.")) == 0
 
 
 def test_avqa_answers_each_type_of_question_with_its_own_most_frequent_answer() -> None:
@@ -42,6 +44,8 @@ def test_avqa_answers_each_type_of_question_with_its_own_most_frequent_answer() 
     assert majority("avqa", train, asked) == pytest.approx(
         100 * 2 / 5
     )  # never right where no list has the answer
+    others = {TYPE: torch.tensor([0, 0, 0]), ANSWER: torch.tensor([2, 2, 2])}
+    assert majority("avqa", train, others) == 0
 
 
 def test_avvp_answers_the_most_frequent_class_in_both_modalities_all_the_time() -> None:
@@ -51,6 +55,8 @@ def test_avvp_answers_the_most_frequent_class_in_both_modalities_all_the_time() 
     seen = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     found = majority("avvp", train, {AUDIO: bell.unsqueeze(0), VISUAL: seen.unsqueeze(0)})
     assert found == pytest.approx(100 * (half + one + one) / 3)
+    dog = torch.tensor([[0.0, 1.0]] * 4).unsqueeze(0)
+    assert majority("avvp", train, {AUDIO: dog, VISUAL: dog}) == 0  # the scored split's own majority is dog
 
 
 @pytest.mark.parametrize("task", ["avs-s4", "avs-ms3"])
@@ -62,3 +68,8 @@ def test_avs_answers_one_mask_for_every_frame(task: str) -> None:
     left, right = [1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 1, 1]
     assert majority(task, packed(left, left, left, right), packed(left, right)) == pytest.approx(50)
     assert majority(task, packed(left, left, left, right), packed(left, left)) == pytest.approx(100)
+    assert majority(task, packed(left, left, left, right), packed(right, right)) == pytest.approx(0, abs=1e-6)
+    # Where no mask is known, nothing is learnt from what stands there.
+    train = packed(left, right, right, right)
+    train[KNOWN][0, 1:] = False
+    assert majority(task, train, packed(left, left)) == pytest.approx(100)

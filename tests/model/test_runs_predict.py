@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model import report
+from caeav.model.batch import CaptionSpec, TapSpec
 from caeav.model.checkpoint import CheckpointError
 from caeav.model.experiment import prepare, reopen, train
 from caeav.model.groups import summarise_group
@@ -26,7 +28,7 @@ from caeav.model.readings.timeline import BACKGROUND, Timeline
 from caeav.model.readings.tracks import Tracks
 from caeav.model.report import picture, report_json, write_report
 from caeav.model.resolve import resolve_config
-from caeav.model.runs import Run, RunError, create_run, find_run, list_runs, summarise
+from caeav.model.runs import Inputs, Run, RunError, create_run, find_run, list_runs, summarise
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,52 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tiny_home: Home, run: Run) -
         Predictor.load(run, "cpu").predict("clip000", arrays, info)
     assert r"visual.stage2: [6, 2, 16]; allowed: [6, 4, 16]" in str(caught.value)
     assert "audio_caption: absent; allowed: [5, 16]" in str(caught.value)
+
+
+def test_what_a_clip_brings_is_each_in_its_place(
+    tiny_home: Home, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, info = arrays_of(tiny_home, run, "clip000")
+    frames, audio = [t != 1 for t in range(6)], [t not in (2, 3) for t in range(6)]
+    masks = {"visual_caption_mask": np.arange(5) < 2, "audio_caption_mask": np.arange(5) < 4}
+    predictor = Predictor.load(run, "cpu")
+    met: list[tuple[Any, bool, bool]] = []
+    predictor._model.register_forward_pre_hook(
+        lambda module, given: met.append((given[0], module.training, torch.is_autocast_enabled("cpu")))
+    )
+    precise = predictor.config
+    for precision in ("fp32", "bf16"):
+        limits = precise.training.model_copy(update={"precision": precision})
+        predictor.config = precise.model_copy(update={"training": limits})
+        predictor.predict("clip000", {**arrays, **masks}, {**info, "frames_ok": frames, "audio_ok": audio})
+    assert [(training, lower) for _, training, lower in met] == [(False, False), (False, True)]
+    batch = met[0][0]
+    assert batch.frames_ok.tolist() == [frames] and batch.audio_ok.tolist() == [audio]
+    for name, wanted in {**arrays, **masks}.items():
+        held = getattr(batch, name, None) if "caption" in name else {**batch.visual, **batch.audio}[name]
+        assert held is not None and np.array_equal(held[0].numpy(), wanted.astype(held.numpy().dtype))
+    predictor.predict("clip000", arrays, {})  # an old record without flags: all of it is real
+    assert met[-1][0].frames_ok.all() and met[-1][0].audio_ok.all()
+
+
+def test_inputs_of_a_run_come_back_whole(run: Run) -> None:
+    inputs = run.inputs()
+    assert inputs.spec.visual_caption == inputs.spec.audio_caption == CaptionSpec(5, 16)
+    motion = replace(
+        inputs, spec=replace(inputs.spec, other=(TapSpec("motion.r3d", 1, 7),)), facts={"a": [1]}
+    )
+    assert Inputs.from_json(json.loads(json.dumps(motion.as_json()))) == motion
+    old = inputs.as_json()
+    del old["spec"]["other"], old["facts"]
+    assert Inputs.from_json(json.loads(json.dumps(old))) == inputs
+
+
+def test_an_older_result_is_honest_and_without_intervals_and_a_newer_says_itself(tmp_path: Path) -> None:
+    made = Run(tmp_path)
+    made.write("result.json", {"scores": {}})
+    assert made.result() == {"scores": {}, "protocol": "honest", "intervals": {}}
+    made.write("result.json", {"protocol": "published", "intervals": {"val": 1}})
+    assert made.result() == {"protocol": "published", "intervals": {"val": 1}}
 
 
 def test_a_run_tells_the_recipes_of_its_stores(tiny_home: Home, run: Run) -> None:
@@ -322,6 +370,27 @@ def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
     assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
 
 
+def test_a_whole_name_is_meant_even_where_others_hold_it(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    first, second, third = (create_run(home, resolve_config()) for _ in range(3))
+    assert second.name.startswith(first.name)
+    assert find_run(home, first.name) == first and find_run(home, second.name) == second
+    assert find_run(home, "last") == third and list_runs(home) == [first, second, third]
+    (home.runs / "no-run").mkdir()
+    assert list_runs(home) == [first, second, third]
+
+
+def test_a_name_says_how_the_epoch_was_chosen(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    for given, mark in (
+        ({}, ""),
+        ({"select_on": "test"}, "-selected-on-test"),
+        ({"protocol": "published"}, "-published"),
+    ):
+        name = create_run(home, resolve_config(given={"seed": 7, **given})).name
+        assert name.partition("-ave-full")[2] == f"{mark}-s7"
+
+
 def test_no_runs_at_all_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="caeav train --task ave"):
         find_run(Home(tmp_path), "x")
@@ -349,6 +418,12 @@ def test_a_group_of_one_has_no_deviation() -> None:
               "protocol": "honest", "run": "r", "seed": 0,
               "scores": {"val": 50.0}, "majority": {"val": 40.0}}  # fmt: skip
     assert summarise_group("g", [result])["scores"]["val"] == {"mean": 50.0, "std": 0.0, "values": [50.0]}
+    other = {**result, "seed": 1, "scores": {"val": 54.0}}
+    spread = summarise_group("g", [result, other])["scores"]["val"]
+    assert (spread["mean"], spread["std"]) == (
+        52.0,
+        pytest.approx(8**0.5),
+    )  # of a sample, not of all there are
 
 
 @pytest.mark.parametrize(("channels", "said"), [(1 << 20, "of another shape"), (1 << 40, "cannot be")])

@@ -161,6 +161,16 @@ def test_a_greater_share_hits_the_same_clips_and_more(data: SplitData) -> None:
     assert all(a <= b for a, b in pairwise(hit)) and len(hit[0]) < len(hit[3]) == 12
 
 
+def test_each_kind_is_drawn_for_itself(data: SplitData) -> None:
+    """Which clips one kind hits says nothing about another."""
+    muted = [not ok.any() for ok in stressed(data, mute=0.5)["audio_ok"]]
+    blinded = [not ok.any() for ok in stressed(data, blind=0.5)["frames_ok"]]
+    assert muted != blinded
+    both = stressed(data, mute=0.5, blind=0.5)
+    assert [not ok.any() for ok in both["audio_ok"]] == muted
+    assert [not ok.any() for ok in both["frames_ok"]] == blinded
+
+
 def test_kinds_add_up_in_their_order(data: SplitData, plain: dict[str, torch.Tensor]) -> None:
     swapped = stressed(data, swap=1.0)
     both = stressed(data, swap=1.0, shift=1)
@@ -219,6 +229,8 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
     with pytest.raises(CaeavError, match="reads no captions"):
         examine(experiment, model, "test", strengths=StressConfig(caption_drop=0.5))
     with pytest.raises(CaeavError, match="6 segments"):
+        examine(experiment, model, "test", strengths=StressConfig(shift=-7))
+    with pytest.raises(CaeavError, match="6 segments"):
         examine(experiment, model, "test", strengths=StressConfig(shift=6))
 
     with pytest.raises(CaeavError, match="no such stress: swop"):
@@ -237,6 +249,23 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
     assert files[1].read_bytes() == picture(curves, "a title")
     assert files[1].read_bytes()[:4] == b"\x89PNG"
     assert strengths_of("shift", 3) == (0, 1, 2)
+
+
+def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    model, met = experiment.build(), []
+    model.register_forward_pre_hook(lambda _, given: met.extend(given[0].audio_ok.any(dim=1).tolist()))
+    experiment.score(model, "test", Stress(StressConfig(mute=0.5), 3))
+    damaged = stressed(experiment.data["test"], seed=3, mute=0.5)["audio_ok"].any(dim=1).tolist()
+    assert met == damaged and 0 < sum(damaged) < 12
+    met.clear()
+    found = examine(experiment, model, "test", strengths=StressConfig(mute=0.5), seed=3)
+    assert met == [*damaged, *[True] * 12]  # under stress, and once without
+    assert found.plain == experiment.score(model, "test")
+    for split in ("val", "test"):
+        assert examine(experiment, model, split).majority == experiment.majority(split)
 
 
 def test_augmented_training_data_are_those_of_the_configuration(tiny_home: Home) -> None:

@@ -10,13 +10,21 @@ import torch
 from torch import Tensor
 
 from caeav.model.batch import TrunkOutput
+from caeav.model.heads.ave import AveHead
+from caeav.model.heads.ave_weak import WeakAveHead
 from caeav.model.heads.avqa import AvqaHead, QuestionEncoder, ground
 from caeav.model.heads.avs import AvsHead, MapError, token_maps
 from caeav.model.heads.avs_decoder import ResidualUnit
 from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.heads.avvp import AvvpHead, MotionError, frame_attention
 from caeav.model.heads.avvp_group import Assign, DropPath
-from caeav.model.heads.config import AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
+from caeav.model.heads.config import (
+    AveHeadConfig,
+    AvqaHeadConfig,
+    AvsHeadConfig,
+    AvvpHeadConfig,
+    WeakAveHeadConfig,
+)
 
 AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
 AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
@@ -99,6 +107,168 @@ def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
     assert dropped.eq(dropped[:, :1]).all()
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert drop.eval()(x) is x
+
+
+def test_the_parsing_head_is_wired_as_described() -> None:
+    """Sound is regrouped by the picture, both grouped by their classes' tokens, then across by the picture's groups."""
+    torch.manual_seed(0)
+    x, motion = trunk(), torch.randn(2, 5, 7)
+    head = avvp()
+    out = head(x, motion)
+    heard = head.audio_in(x.audio.mean(dim=2))
+    seen = head.visual_fuse(torch.cat([head.visual_in(x.visual.mean(dim=2)), head.motion_in(motion)], dim=-1))
+    visual = head.visual_group(seen, head.visual_class_tokens)
+    audio = head.audio_group(heard, head.audio_class_tokens, seen)
+    across = head.cross_group(audio.groups, visual.groups).groups
+    torch.testing.assert_close(out.clip_prob, head.clip_prob(across).sigmoid().squeeze(-1))
+    torch.testing.assert_close(out.audio_prob, head.audio_prob(audio.groups).sigmoid().squeeze(-1))
+    torch.testing.assert_close(out.visual_prob, head.visual_prob(visual.groups).sigmoid().squeeze(-1))
+    for prob, frames, logits in (
+        (out.audio_prob, out.audio_frame_prob, audio.logits),
+        (out.visual_prob, out.visual_frame_prob, visual.logits),
+    ):
+        attention = frame_attention(logits, bounded=False).transpose(1, 2)
+        torch.testing.assert_close(frames, prob.unsqueeze(1) * attention)
+    torch.testing.assert_close(out.audio_token_logits, head.token_class(head.audio_class_tokens))
+    torch.testing.assert_close(out.visual_token_logits, head.token_class(head.visual_class_tokens))
+    assert not torch.allclose(out.audio_token_logits, out.visual_token_logits)
+
+
+def test_the_segmentation_head_is_wired_as_described() -> None:
+    """Each scale has its own maps, gates and places; rows stay rows, and the sound is that of the whole frame."""
+    torch.manual_seed(0)
+    head = AvsHead([12, 12], 8, AVS).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = trunk()
+    taps = [torch.randn(2, 5, 16, 12), x.visual]  # 4x4 and 2x2 places; maps of 8x8 and 4x4
+    out = head(taps, x.audio)
+    maps = [head.stage_proj1(taps[0]), head.stage_proj2(taps[1])]
+    grids = [
+        torch.nn.functional.interpolate(
+            tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side)), size=2 * side, mode="bicubic"
+        ).flatten(2).transpose(1, 2).unflatten(0, (2, 5))
+        for tokens, side in zip(maps, (4, 2), strict=True)
+    ]  # fmt: skip
+    lifted, heard = head.temporal(grids, head.audio_in(x.audio.mean(dim=2)))
+    read = [head.tpavi1(lifted[0], heard), head.tpavi2(lifted[1], heard)]
+    places = [
+        tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
+        for (tokens, _), side in zip(read, (8, 4), strict=True)
+    ]
+    logits, _ = head.decode(places)
+    torch.testing.assert_close(out.mask_logits.flatten(0, 1), logits.view(10, 32, 32))
+    for found, (_, aligned) in zip(out.audio, read, strict=True):
+        torch.testing.assert_close(found, aligned)
+    assert [list(grid.shape) for grid in out.maps] == [[2, 5, 8, 8, 8], [2, 5, 8, 4, 4]]
+
+
+@pytest.mark.parametrize("hidden", [0, 10])
+def test_the_answering_head_is_wired_as_described(hidden: int) -> None:
+    """The question asks each modality over time, beside its mean; sound and picture are matched second by second."""
+    torch.manual_seed(0)
+    head = AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"answer_hidden": hidden})).eval()
+    x, words = trunk(), torch.randint(1, 20, (2, 4))
+    other = torch.randn_like(x.visual)
+    out = head(x, words, other)
+    audio = head.audio_fc2(head.audio_fc1(x.audio.mean(dim=2)).relu())  # [B, T, d]
+
+    def see(tokens: Tensor) -> Tensor:
+        return head.grounding_fc(torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1).tanh())
+
+    def match(visual: Tensor) -> Tensor:
+        y = head.match_fc1(torch.cat([audio, visual], dim=-1)).relu()
+        return head.match_fc4(head.match_fc3(head.match_fc2(y).relu()).relu())
+
+    visual, asked = see(x.visual), head.question(words)
+    torch.testing.assert_close(out.match_positive, match(visual))
+    torch.testing.assert_close(out.match_negative, match(see(other)))
+    streams = []
+    for name, stream in (("audio", audio), ("visual", visual)):
+        found = getattr(head, f"attn_{name}")(asked.unsqueeze(1), stream)[:, 0]
+        inner = getattr(head, f"{name}_ffn_out")(getattr(head, f"{name}_ffn_in")(found).relu())
+        streams.append(getattr(head, f"{name}_norm")(found + inner) + stream.mean(dim=1))
+    fused = head.fusion(torch.cat(streams, dim=-1).tanh())
+    code = (fused * asked).tanh()
+    if hidden:
+        code = head.answer_fc(torch.cat([fused * asked, fused, asked], dim=-1)).relu()
+    torch.testing.assert_close(out.answer_logits, head.answer(code))
+
+
+def test_the_localising_head_is_wired_as_described() -> None:
+    torch.manual_seed(0)
+    config = AveHeadConfig(width=8, hidden=8, visual_in=8, audio_in=6, topk_frames=2, score_weight=0.4)
+    head, x = AveHead(12, 8, 3, config).eval(), trunk()
+    out = head(x)
+    streams = head.temporal_attention(x.visual.mean(dim=2), x.audio.mean(dim=2))
+    end = head.localisation
+    best = [
+        layer(stream).topk(2, dim=1).values.mean(dim=1)
+        for layer, stream in (
+            (end.visual_frame_class, streams.visual),
+            (end.audio_frame_class, streams.audio),
+        )
+    ]
+    score, fused = (best[0] + best[1]) / 2, (streams.visual + streams.audio) / 2
+    torch.testing.assert_close(out.av_score, score)
+    torch.testing.assert_close(out.event_relevance, end.event_relevance(fused)[..., 0])
+    torch.testing.assert_close(out.event_scores, end.event_class(fused.amax(dim=1)) + 0.4 * score)
+
+
+def test_drawn_groups_follow_their_shares() -> None:
+    """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
+    torch.manual_seed(0)
+    assign, logits = Assign(4, hard=True).train(), torch.tensor([2.0, 0.0, -1.0])
+    drawn = assign._share(logits.view(1, 3, 1).expand(1, 3, 40_000)).detach().round()
+    torch.testing.assert_close(drawn.mean(dim=-1)[0], logits.softmax(0), atol=0.01, rtol=0)
+    shares = assign.eval()._share(logits.view(1, 3, 1)).detach()
+    assert shares.round().flatten().tolist() == [1, 0, 0]
+
+
+def test_an_empty_group_stays_small_and_a_share_is_an_average() -> None:
+    torch.manual_seed(0)
+    assign = Assign(4, hard=False).eval()
+    tokens, segments = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    found = assign(tokens, segments)
+    share = found.logits.softmax(dim=1)
+    wanted = (share @ assign.value(segments)) / (share.sum(dim=-1, keepdim=True) + 1)
+    torch.testing.assert_close(found.groups, assign.out(wanted))
+
+
+def test_seconds_of_their_own_make_the_modalitys_probability() -> None:
+    """The sure seconds weigh more; the reference's seconds are the clip's, times an attention."""
+    torch.manual_seed(0)
+    x, motion = trunk(), torch.randn(2, 5, 7)
+    own = avvp(AVVP.model_copy(update={"own_seconds": True}))(x, motion)
+    for clip, frames in ((own.audio_prob, own.audio_frame_prob), (own.visual_prob, own.visual_frame_prob)):
+        torch.testing.assert_close(clip, frames.square().sum(dim=1) / frames.sum(dim=1))
+    for bounded in (False, True):
+        found = avvp(AVVP.model_copy(update={"bounded_attention": bounded}))(x, motion)
+        ratio = found.audio_frame_prob / found.audio_prob.unsqueeze(1)
+        assert bool((ratio.amax(dim=1) > 1).all()) is not bounded
+        assert not bounded or torch.allclose(ratio.amax(dim=1), torch.ones(2, 6))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "linear"])
+def test_weak_labels_pool_seconds_that_are_seen_and_heard(pooling: str) -> None:
+    torch.manual_seed(0)
+    config = WeakAveHeadConfig(width=8, pooling=pooling)  # type: ignore[arg-type]
+    head, x = WeakAveHead(12, 8, 3, config).eval(), trunk()
+    out = head(x)
+    seen, heard = x.visual.mean(dim=2), x.audio.mean(dim=2)
+    streams = head.streams.visual_in(seen).relu(), head.streams.audio_in(heard).relu()
+    p = head.seen(streams[0]).sigmoid() * head.heard(streams[1]).sigmoid()  # [B, T, K]
+    torch.testing.assert_close(out.seconds.exp(), p)
+    pooled = {"mean": p.mean(1), "max": p.amax(1), "linear": p.square().sum(1) / p.sum(1)}[pooling]
+    torch.testing.assert_close(out.clip.exp(), pooled)
+    assert torch.equal(out.event_scores, out.clip)
+    best = p[torch.arange(2), :, pooled.argmax(dim=-1)]  # [B, T]: of the clip's own event
+    torch.testing.assert_close(out.event_relevance.sigmoid(), best)
+    around = WeakAveHead(12, 8, 3, config.model_copy(update={"context": True})).eval()
+    alone = replace(x, visual=x.visual[:, :1], audio=x.audio[:, :1])
+    torch.testing.assert_close(head(alone).seconds, out.seconds[:, :1])  # every second by itself
+    assert not torch.allclose(around(alone).seconds, around(x).seconds[:, :1])  # or knowing the whole clip
 
 
 def test_motion_must_go_with_the_head() -> None:
@@ -205,6 +375,8 @@ def test_padding_changes_the_question_unless_it_is_skipped() -> None:
     torch.testing.assert_close(skipping(padded)[0], reference(short)[0])
     torch.testing.assert_close(skipping(padded)[1], reference(padded)[1])
     assert not torch.allclose(reference(padded)[0], reference(short)[0])
+    gap = torch.tensor([[3, 0, 5, 0]])  # up to the last word, whatever stands between
+    torch.testing.assert_close(skipping(gap), reference(gap[:, :3]))
     assert skipping(torch.zeros(1, 3, dtype=torch.long)).isfinite().all()  # a question without a word
 
 

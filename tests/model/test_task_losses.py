@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from caeav.model.heads.avvp import AvvpOutput
+from caeav.model.losses.ave import weak_ave_loss
 from caeav.model.losses.avqa import avqa_loss
 from caeav.model.losses.avs import (
     mask_loss,
@@ -91,3 +92,15 @@ def test_nearest_sound_is_never_the_frame_itself() -> None:
     wanted = sum((unit[j] * (unit[j] / unit[i]).log()).sum() for i, j in ((0, 1), (1, 0), (2, 1)))
     torch.testing.assert_close(loss, wanted)
     assert loss.item() > 0
+
+
+def test_weak_labels_are_what_occurs_at_all_in_a_clip() -> None:
+    """Seconds of an event say no more than that it is there; background is no class."""
+    labels = torch.zeros(2, 4, 3)
+    labels[0, 1, 0] = labels[1, :3, 1] = 1  # one second of the first class, three of the second
+    labels[..., 2] = 1 - labels[..., :2].sum(dim=-1)
+    p = torch.tensor([[0.8, 0.3], [0.4, 0.9]])
+    wanted = -(p[0, 0].log() + (1 - p[0, 1]).log() + (1 - p[1, 0]).log() + p[1, 1].log()) / 4
+    torch.testing.assert_close(weak_ave_loss(p.log(), labels), wanted)
+    sure = torch.zeros(1, 2)  # a probability of one: its complement has no logarithm
+    assert weak_ave_loss(sure, labels[:1]).isfinite()

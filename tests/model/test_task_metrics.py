@@ -6,11 +6,13 @@ from itertools import groupby
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from caeav.manifests.clip import Clip
 from caeav.model.batch import InputSpec
 from caeav.model.heads.avvp import AvvpOutput
+from caeav.model.metrics.ave import AveMetric, predict_seconds
 from caeav.model.metrics.avqa import QUESTION_TYPES, AvqaMetric, QuestionTypeError
 from caeav.model.metrics.avs import AvsMetric, f_curves, frame_iou
 from caeav.model.metrics.avvp import AvvpMetric, clip_f, predict_tracks, segment_counts
@@ -159,6 +161,52 @@ def test_a_perfect_mask_and_one_that_misses_everything() -> None:
     assert frame_iou(wrong, mask).item() == 0
     # Only where the threshold is so low that the whole picture is taken: precision 1/2, recall 1.
     assert f_curves(wrong, mask).max().item() == pytest.approx(1.3 * 0.5 / (0.15 + 1))
+
+
+def test_a_pixel_at_one_half_is_not_covered() -> None:
+    mask = torch.zeros(1, 2, 2)
+    mask[0, 0] = 1
+    logits = torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])  # a probability of one half exactly is not above it
+    assert frame_iou(logits, mask).item() == pytest.approx(1 / 2)
+    assert frame_iou(logits, torch.zeros(1, 2, 2)).item() == pytest.approx(
+        3 / 4
+    )  # empty truth: three left empty
+
+
+def test_a_pixel_at_a_threshold_reaches_it() -> None:
+    """Of the official 255 thresholds the first is 0, the last 1 in float32, and 127 lies at one half."""
+    mask = torch.zeros(1, 2, 2)
+    mask[0, 0] = 1
+    thresholds = torch.linspace(0, 1 - 1e-10, 255)
+    assert (thresholds[0], thresholds[127], thresholds[-1]) == (0.0, 0.5, 1.0)
+    sure = torch.tensor([[[200.0, 200.0], [-200.0, -200.0]]])  # 1 and 0 exactly
+    curve = f_curves(sure, mask)[0]
+    assert curve[-1].item() == pytest.approx(1)  # at a threshold of 1 only what is 1
+    assert curve[0].item() == pytest.approx(1.3 * 0.5 / (0.15 + 1))  # at 0 also what is 0: the whole picture
+    half = torch.tensor([[[0.0, 0.0], [-200.0, -200.0]]])
+    curve = f_curves(half, mask)[0]
+    assert (curve[127].item(), curve[128].item()) == (pytest.approx(1), 0.0)
+
+
+def test_a_second_at_one_half_is_background() -> None:
+    relevance = torch.tensor([[0.0, 1e-3, -1e-3]])
+    assert predict_seconds(relevance, torch.tensor([[0.1, 0.9]])).tolist() == [[2, 1, 2]]
+    # Of equal class scores the first counts.
+    assert predict_seconds(relevance, torch.tensor([[0.5, 0.5]])).tolist() == [[2, 0, 2]]
+
+
+def test_the_mean_over_batches_and_the_hits_of_each_clip() -> None:
+    metric = AveMetric(classes=2)
+    labels = F.one_hot(torch.tensor([[0, 0, 2, 2], [1, 1, 1, 2], [0, 2, 2, 2]]), 3)
+    relevance = torch.tensor([[9.0, 9, -9, -9], [9, 9, -9, 9], [-9, -9, -9, -9]])
+    scores = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    metric.update(relevance[:2], scores[:2], labels[:2])
+    metric.update(relevance[2:], scores[2:], labels[2:])
+    found = metric.compute()
+    assert found.clip_hits.tolist() == [4, 2, 3]
+    assert found.accuracy == pytest.approx(9 / 12)
+    assert found.batch_mean_accuracy == pytest.approx((6 / 8 + 3 / 4) / 2)
+    assert found.per_class == pytest.approx((2 / 3, 2 / 3, 5 / 6))
 
 
 def test_answers_are_pooled_by_type_and_modality() -> None:

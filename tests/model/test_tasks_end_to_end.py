@@ -166,7 +166,7 @@ SMALL_AVS = [
     "model.head.out_channels=[16,8]",
 ]
 SETS = {
-    "ave-weak": ["model.head.width=32", "model.head.hidden=32", "training.epochs=16"],
+    "ave-weak": ["model.head.width=32", "training.epochs=16"],
     "avvp": ["model.head.width=32", "training.epochs=12"],
     "avs-s4": [*SMALL_AVS, "optimiser.lr=0.01", "training.epochs=10"],
     "avs-ms3": [*SMALL_AVS, "training.epochs=2", "loss.masked=0.01"],

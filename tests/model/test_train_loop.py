@@ -1,11 +1,9 @@
-"""The training loop: it learns, repeats exactly, accumulates exactly, and follows its schedule."""
+"""The training loop as a whole: it learns, repeats exactly, leaves a complete run; its steps: test_train_steps.py."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,14 @@ import torch
 
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.model.batch import TrunkOutput
 from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
 from caeav.model.config import RunConfig, ScheduleConfig
 from caeav.model.experiment import Experiment, load_best, prepare, reopen, train
 from caeav.model.journal import MetricsLog, read_metrics
-from caeav.model.network import Output
 from caeav.model.optim import lr_factor, make_optimiser
 from caeav.model.resolve import resolve_config
 from caeav.model.runs import METRICS, Run, create_run
-from caeav.model.train import Trainer, TrainingError, choose_device
+from caeav.model.train import TrainingError, choose_device
 
 SMALL = [
     "training.epochs=6",
@@ -150,65 +146,6 @@ def test_reading_from_the_store_gives_what_reading_from_ram_gives(tiny_home: Hom
     assert logs[0] == logs[1]
 
 
-def test_early_stop_after_so_many_epochs_without_gain(tiny_home: Home) -> None:
-    _, result = train_once(
-        tiny_home,
-        small_config(
-            "training.epochs=30", "training.early_stop_epochs=2", "optimiser.lr=1e-9", recipe="none"
-        ),
-    )
-    assert result["stopped_early"]
-    assert result["epochs"] == result["best_epoch"] + 2
-
-
-class Untrained(torch.nn.Module):
-    """A linear stand-in whose loss is a mean over clips, so that accumulation can be compared exactly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = torch.nn.Linear(16, 1, dtype=torch.float32)
-
-    def forward(self, batch: Any) -> Output:
-        x = batch.visual["visual.stage2"]
-        return Output(self.head(x.mean(dim=(1, 2))), TrunkOutput(x, x))
-
-
-def linear_weights(home: Home, folder: Path, batch_size: int, accumulation: int) -> torch.Tensor:
-    class LinearTask:
-        name, metric = "linear", "accuracy"
-
-        def losses(self, found: torch.Tensor, batch: Any, config: RunConfig) -> Mapping[str, torch.Tensor]:
-            return {"event": (found[:, 0] - batch.targets["labels"][:, 0, 0]).square().mean()}
-
-    config = small_config(
-        f"training.batch_size={batch_size}", f"training.accumulation={accumulation}", "training.epochs=2"
-    )
-    experiment = prepare(home, config)
-    torch.manual_seed(0)
-    model = Untrained()
-    from caeav.model.task import Scores
-
-    trainer = Trainer(
-        LinearTask(),
-        config,
-        model,
-        torch.device("cpu"),
-        experiment.data["train"],
-        lambda: Scores(1.0, 1),
-        folder,  # type: ignore[arg-type]
-    )
-    progress = trainer.fit()
-    assert progress.step == 2 * math.ceil(35 / (batch_size * accumulation))
-    return model.head.weight.detach()
-
-
-def test_accumulation_equals_the_large_batch_also_at_the_ragged_end(tiny_home: Home, tmp_path: Path) -> None:
-    whole = linear_weights(tiny_home, tmp_path / "a", 12, 1)
-    parts = linear_weights(tiny_home, tmp_path / "b", 3, 4)  # 35 clips: a last group of 11, a last batch of 2
-    assert torch.allclose(whole, parts, atol=1e-6)
-    assert not torch.allclose(whole, linear_weights(tiny_home, tmp_path / "c", 3, 1), atol=1e-4)
-
-
 def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tiny_home: Home) -> None:
     experiment = prepare(tiny_home, small_config(recipe="none"))
     run = create_run(tiny_home, experiment.config)
@@ -262,13 +199,6 @@ def test_weights_that_are_no_numbers_never_replace_a_sound_state(
         tensors, facts = read_tensors(path)
         assert facts["step"] == kept
         assert all(bool(x.isfinite().all()) for x in tensors.values() if x.is_floating_point())
-
-
-def test_lower_precision_trains(tiny_home: Home) -> None:
-    _, result = train_once(
-        tiny_home, small_config("training.precision=bf16", "training.epochs=2", recipe="none")
-    )
-    assert result["epochs"] == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

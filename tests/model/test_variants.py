@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -270,3 +271,33 @@ def test_open_inner_gates_let_everything_learn_from_the_second_step() -> None:
     assert learning[0.0] < learning[0.1]
     assert any("spatial.attn.value" in n for n in woken) and any("temporal.pointwise" in n for n in woken)
     assert any("latent_tokens" in n for n in woken) and any("gate.mlp_in" in n for n in woken)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("modality", ["visual", "audio"])
+def test_the_padding_of_a_caption_is_that_of_its_own_modality(modality: str, masked: bool) -> None:
+    """Words of padding change nothing, real ones do; where padding is attended, as in the reference, all do."""
+    spec = replace(SMALL, audio_caption=CaptionSpec(5, 16))
+    trunk = LadderTrunk(spec, AdapterConfig.model_validate({
+        "case": {"proj_dim": 4, "heads": 4, "mask_padding": masked}, "avmoe": {"enabled": False}
+    }))  # fmt: skip
+    shaken(trunk).float().eval()
+    batch = token_batch(spec)
+    places = {"visual": [0, 3], "audio": [0, 1, 4]}  # real words, on purpose not the first ones
+    for name, real in places.items():
+        mask = torch.zeros(2, 5, dtype=torch.bool)
+        mask[:, real] = True
+        setattr(batch, f"{name}_caption_mask", mask)
+
+    def outputs() -> list[Tensor]:
+        out = trunk(batch)
+        return [out.visual, out.audio, *(x for name, x in sorted(out.aux.items()) if "caption" in name)]
+
+    before = outputs()
+    for word in range(5):
+        caption = getattr(batch, f"{modality}_caption")
+        kept = caption[:, word].clone()
+        caption[:, word] += torch.randn_like(kept)
+        same = all(torch.equal(a, b) for a, b in zip(before, outputs(), strict=True))
+        assert same is (masked and word not in places[modality])
+        caption[:, word] = kept

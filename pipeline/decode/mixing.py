@@ -1,0 +1,132 @@
+"""Any decoded sound as mono float32, mixed by libavfilter as the `ffmpeg` command does.
+
+One graph an input: `abuffer`, a channel map where the stream only counts its channels, `aresample` (whose matrix is
+normalised, so that a mix cannot clip) and `aformat`. It is built anew when rate, sample format or channel order changes.
+Samples leave it packed: PyAV 18 reads past the planes of planar sound with eight or more channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+from av.filter import Graph
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+
+UNNAMED = "NONE"  # the name of a channel that is only counted
+OMNI = "AMBI0"  # the channel of ambisonic sound that hears all directions alike
+
+
+def kept(layout: Any) -> Any:
+    """A layout that may be let go without harm.
+
+    PyAV 18.1 copies a channel order of the stream's own without copying its map, and each copy frees the map: the
+    process aborts. Such a copy (some dozen bytes) is never let go.
+    """
+    if "+" in layout.name:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    return layout
+
+
+def channels_of(layout: Any) -> tuple[str, ...]:
+    """Names of a layout's channels, guessed from their number where the stream does not name them."""
+    names = tuple(channel.name for channel in kept(layout).channels)
+    if names and all(name == UNNAMED for name in names):
+        return tuple(channel.name for channel in av.AudioLayout(f"{len(names)}c").channels)  # FFmpeg's guess
+    return names
+
+
+class Mixer:
+    """Mixes the pieces of one stream; remembers how loud channels were that cancel each other in the mix."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[Any, ...], Graph] = {}
+
+    def mono(self, frame: Any) -> Float:
+        """A decoded frame -> `[n]`, full scale 1.0, at its own rate; raises `av.FFmpegError`."""
+        return self._pulled("mono", frame, channels_of(frame.layout))
+
+    def loudest(self, frame: Any) -> float:
+        """The largest sample of any channel."""
+        found = self._pulled("all", frame, channels_of(frame.layout))
+        return float(np.abs(found).max(initial=0.0))
+
+    def _pulled(self, wanted: str, frame: Any, names: Sequence[str]) -> Float:
+        key = (wanted, frame.format.name, frame.layout.name, frame.sample_rate)
+        if key not in self._graphs:
+            self._graphs = {k: g for k, g in self._graphs.items() if k[1:] == key[1:]}  # the stream has changed
+            self._graphs[key] = _graph(wanted, frame, names)
+        graph = self._graphs[key]
+        graph.push(frame)
+        pulled: Any = graph.pull()
+        samples: Float = pulled.to_ndarray()[0]
+        return samples
+
+
+def mixed(samples: Float, channels: Sequence[str], rate_hz: int) -> tuple[Float, float]:
+    """Samples `[C, n]` of named channels -> mono `[n]`, and the largest sample of any channel."""
+    packed = np.ascontiguousarray(samples.T, dtype=np.float32).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=f"{len(samples)} channels")
+    frame.sample_rate = rate_hz
+    named = channels if len(channels) == len(samples) else (UNNAMED,) * len(samples)
+    mono = Mixer()._pulled("mono", frame, named)
+    return mono, float(np.abs(samples).max(initial=0.0))
+
+
+def mix_gain(channels: Sequence[str]) -> float:
+    """How much louder FFmpeg's mix of these channels to mono is when it is not normalised."""
+    ones = np.ones((1, 64 * len(channels)), dtype=np.float32)
+    frame = av.AudioFrame.from_ndarray(ones, format="flt", layout=f"{len(channels)} channels")
+    frame.sample_rate = 16000
+    graph = _graph("loud", frame, channels)
+    graph.push(frame)
+    pulled: Any = graph.pull()
+    return float(pulled.to_ndarray()[0, 0])
+
+
+def _graph(wanted: str, frame: Any, names: Sequence[str]) -> Graph:
+    """From frames like `frame`, whose channels are `names`, to packed float32: `mono`, `loud` (not normalised), `all`."""
+    try:
+        return _configured(wanted, frame, names)
+    except av.FFmpegError:  # an order FFmpeg has no matrix for, such as binaural sound
+        return _configured(wanted, frame, (UNNAMED,) * len(names))
+
+
+def _configured(wanted: str, frame: Any, names: Sequence[str]) -> Graph:
+    rate, layout = str(frame.sample_rate), frame.layout.name
+    graph = Graph()
+    nodes = [
+        graph.add(
+            "abuffer",
+            sample_rate=rate,
+            sample_fmt=frame.format.name,
+            channel_layout="+".join(channels_of(frame.layout)) if "+" in layout else layout,
+            time_base=f"1/{rate}",
+        )
+    ]
+    output = {"sample_fmts": "flt", "sample_rates": rate}
+    if wanted != "all":
+        nodes += [graph.add(name, **settings) for name, settings in _to_mono(layout, names, wanted == "mono")]
+        output["channel_layouts"] = "mono"
+    nodes += [graph.add("aformat", **output), graph.add("abuffersink")]
+    graph.link_nodes(*nodes).configure()
+    return graph
+
+
+def _to_mono(layout: str, names: Sequence[str], normalised: bool) -> list[tuple[str, dict[str, str]]]:
+    count = len(names)
+    if names and names[0] == OMNI:
+        return [("pan", {"args": "mono|c0=c0"})]
+    if UNNAMED in names:  # more channels than there is a guess for
+        return [("pan", {"args": "mono|c0=" + "+".join(f"{1 / count:.9f}*c{n}" for n in range(count))})]
+    steps = []
+    if layout.endswith("channels") and count > 1:  # the stream only counts them
+        numbers = "|".join(map(str, range(count)))
+        steps.append(("channelmap", {"map": numbers, "channel_layout": "+".join(names)}))
+    return [*steps, ("aresample", {"rematrix_maxval": "1" if normalised else "0"})]
+

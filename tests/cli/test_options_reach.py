@@ -1,0 +1,520 @@
+"""Every option that is typed reaches what it is for: the work itself is replaced, and what it is given is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from caeav.cli import caption, datasets, evaluate, extract, imports, predict, runs, stages, synthesise, train
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.pipeline.summary import RunOptions
+
+MANIFEST = Manifest("mine", 4, 0.5, (), ())
+
+
+class Heard:
+    """Takes the place of a function and keeps what it was called with."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.result = result
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append((args, kwargs))
+        return self.result
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return self.calls[-1][0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return self.calls[-1][1]
+
+
+def call(*arguments: str) -> Result:
+    app = typer.Typer()
+    for module in (extract, caption, imports, synthesise, train, evaluate, predict, runs):
+        module.register(app)
+    result = CliRunner().invoke(app, [*arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """The stages' work and what they print replaced; a home that nothing is in."""
+    monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
+    summary = SimpleNamespace(notes={}, recipe=SimpleNamespace(fields={"visual": 1, "audio": 1}, name="x"))
+    heard = SimpleNamespace(
+        load=Heard((MANIFEST, "mine")),
+        extract=Heard([summary]),
+        caption=Heard(summary),
+        imported=Heard(summary),
+        reembed=Heard(summary),
+        finish=Heard(),
+        finish_all=Heard(),
+        summary=summary,
+    )
+    monkeypatch.setattr(stages, "load", heard.load)
+    monkeypatch.setattr(stages, "finish", heard.finish)
+    monkeypatch.setattr(stages, "finish_all", heard.finish_all)
+    monkeypatch.setattr("caeav.pipeline.extract.extract_all", heard.extract)
+    monkeypatch.setattr("caeav.pipeline.caption.caption", heard.caption)
+    monkeypatch.setattr("caeav.pipeline.features.import_features", heard.imported)
+    monkeypatch.setattr("caeav.pipeline.reembed.reembed", heard.reembed)
+    return heard
+
+
+STORE = [
+    "--dtype",
+    "int8",
+    "--shard-clips",
+    "7",
+    "--backend",
+    "zarr",
+    "--batch",
+    "3",
+    "--precision",
+    "bf16",
+    "--decoder",
+    "decord",
+]
+RUN = [
+    "--workers",
+    "3",
+    "--deadline",
+    "9",
+    "--retry-failed",
+    "--max-failed",
+    "5",
+    "--devices",
+    "cpu,cpu",
+    "--slice",
+    "2/3",
+    "--changed",
+    "keep",
+]
+CUT = [
+    "--labels",
+    "folders",
+    "--segments",
+    "4",
+    "--segment-seconds",
+    "0.5",
+    "--stride-seconds",
+    "2",
+    "--relabel",
+    "--root",
+    "there",
+]
+
+
+def of_store(options: TokenOptions | CaptionOptions) -> tuple[Any, ...]:
+    compute = options.compute
+    return (
+        options.dtype,
+        options.shard_clips,
+        options.backend,
+        compute.batch,
+        compute.precision,
+        options.decoder,
+    )
+
+
+def of_run(run: RunOptions) -> tuple[Any, ...]:
+    return (
+        *(run.workers, run.deadline_s, run.retry_failed, run.max_failed, run.devices),
+        *((run.part.number, run.part.count), run.changed, run.relabel),
+    )
+
+
+WANTED_STORE = ("int8", 7, "zarr", 3, "bf16", "decord")
+WANTED_RUN = (3, 9.0, True, "5", ("cpu", "cpu"), (2, 3), "keep", True)
+
+
+def assert_cut(load: Heard) -> None:
+    (dataset, given, _, *_), kwargs = load.calls[-1]
+    assert dataset == "clips"
+    assert given == datasets.source(Path("there"), "folders", 4, 0.5, 2.0)
+    assert True in (kwargs.get("relabel"), load.args[-1])
+
+
+def test_extract(stage: SimpleNamespace) -> None:
+    call(
+        *("extract", "--dataset", "clips", *STORE, *RUN, *CUT, "--compile", "--captions"),
+        *("--visual", "a,b", "--visual-weights", "wa,wb", "--audio", "c", "--audio-weights", "wc"),
+        *("--caption-visual", "cv", "--caption-visual-weights", "wcv"),
+        *("--caption-audio", "ca", "--caption-audio-weights", "wca"),
+        *("--caption-visual-text", "cvt", "--caption-visual-text-weights", "wcvt"),
+        *("--caption-audio-text", "cat", "--caption-audio-text-weights", "wcat"),
+        *("--set", "visual2.size=3", "--set", "audio.hop=4", "--set", "caption-audio.beams=2", "--json"),
+    )
+    manifest, _, wanted, run, *_ = stage.extract.args
+    assert manifest is MANIFEST
+    first, second, captions = wanted
+    assert (first.visual, first.audio) == (ModelChoice("a", "wa"), ModelChoice("c", "wc", {"hop": 4}))
+    assert (second.visual, second.audio) == (ModelChoice("b", "wb", {"size": 3}), "none")
+    assert captions.visual == ModelChoice("cv", "wcv")
+    assert captions.audio == ModelChoice("ca", "wca", {"beams": 2})
+    assert captions.visual_text == ModelChoice("cvt", "wcvt")
+    assert captions.audio_text == ModelChoice("cat", "wcat")
+    assert [of_store(options) for options in wanted] == [WANTED_STORE] * 3
+    assert all(options.compute.compile for options in wanted)
+    assert of_run(run) == WANTED_RUN
+    assert_cut(stage.load)
+    summaries, as_json, step = stage.finish_all.args
+    assert (summaries, as_json) == ([stage.summary], True) and "store merge mine" in step
+
+
+def test_caption(stage: SimpleNamespace) -> None:
+    call(
+        *("caption", "--dataset", "clips", *STORE, *RUN, *CUT),
+        *("--visual", "cv", "--visual-weights", "wcv", "--audio", "ca", "--audio-weights", "wca"),
+        *("--visual-text", "cvt", "--visual-text-weights", "wcvt", "--audio-text", "cat"),
+        *("--audio-text-weights", "wcat", "--set", "audio.beams=2", "--json"),
+    )
+    manifest, _, options, run, *_ = stage.caption.args
+    assert manifest is MANIFEST
+    assert options.visual == ModelChoice("cv", "wcv")
+    assert options.audio == ModelChoice("ca", "wca", {"beams": 2})
+    assert options.visual_text == ModelChoice("cvt", "wcvt")
+    assert options.audio_text == ModelChoice("cat", "wcat")
+    assert of_store(options) == WANTED_STORE and of_run(run) == WANTED_RUN
+    assert_cut(stage.load)
+    summary, as_json, step = stage.finish.args
+    assert (summary, as_json) == (stage.summary, True) and "store merge mine" in step
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [(["extract"], "caption"), (["extract", "--captions"], "train"), (["caption"], "train")],
+)
+def test_the_whole_store_is_followed_by_the_next_stage(
+    stage: SimpleNamespace, command: list[str], said: str
+) -> None:
+    call(*command)
+    step = (stage.finish_all if command[0] == "extract" else stage.finish).args[2]
+    assert step.startswith(f"caeav {said}") and "--dataset mine" in step
+
+
+def test_what_is_left_out_has_its_default(stage: SimpleNamespace) -> None:
+    call("extract", "--captions", "--audio-weights", "w")
+    tokens, captions = stage.extract.args[2]
+    assert (tokens.visual, tokens.audio) == (ModelChoice("classic"), ModelChoice("classic", "w"))
+    assert captions == CaptionOptions(
+        *(ModelChoice("descriptor"), ModelChoice("descriptor"), ModelChoice("hashed"), ModelChoice("hashed"))
+    )
+
+
+@pytest.mark.parametrize("given", [["--caption-visual", "x"], ["--caption-audio-text-weights", "x"]])
+def test_parts_of_captions_without_captions_are_refused(stage: SimpleNamespace, given: list[str]) -> None:
+    with pytest.raises(CaeavError, match=rf"{given[0]} without captions\n.*add --captions"):
+        call("extract", *given)
+    assert not stage.extract.calls
+
+
+@pytest.mark.parametrize("given", [["--visual", "a,"], ["--visual-weights", "a,b", "--visual", "x,"], []])
+def test_a_list_with_a_gap_or_too_many_weights_is_refused(stage: SimpleNamespace, given: list[str]) -> None:
+    if not given:
+        given = ["--visual", "x,y", "--visual-weights", "a,b,c"]
+    with pytest.raises(CaeavError, match="--visual names 2 backbones"):
+        call("extract", *given)
+
+
+@pytest.mark.parametrize("given", [[], ["--stride-seconds", "1"]])
+def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
+    stage: SimpleNamespace, given: list[str]
+) -> None:
+    stage.summary.notes["longer_media"] = 3
+    said = call("extract", *given).stderr
+    assert ("3 clips of files that go on longer" in said) is not bool(given)
+    assert given or "--stride-seconds 2" in said  # 4 x 0.5 s
+
+
+def test_import(stage: SimpleNamespace) -> None:
+    call(
+        *("import", "--dataset", "clips", "--tap", "motion.x=~/f", "--name", "n", "--max-failed", "5"),
+        *(*STORE[:6], *CUT, "--json"),
+    )
+    manifest, _, options, run, *_ = stage.imported.args
+    assert manifest is MANIFEST
+    assert options.sources == {"motion.x": Path("~/f").expanduser()}
+    assert (options.name, options.dtype, options.shard_clips, options.backend) == ("n", "int8", 7, "zarr")
+    assert (run.max_failed, run.relabel) == ("5", True)
+    assert_cut(stage.load)
+
+
+def test_embed(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from caeav.cli import captions
+
+    monkeypatch.setattr(captions.datasets, "name", lambda dataset, home: "mine")
+    found = Heard("folder")
+    monkeypatch.setattr(captions, "find_store", found)
+    monkeypatch.setattr(captions, "StoreReader", SimpleNamespace(open=lambda path: f"reader of {path}"))
+    call(
+        *("caption", "embed", "--store", "s", "--visual-text", "a", "--visual-text-weights", "wa"),
+        *("--audio-text", "b", "--audio-text-weights", "wb", "--set", "audio-text.max_tokens=4"),
+        *("--dtype", "int8", "--devices", "cpu,cpu", "--max-failed", "5", "--json"),
+    )
+    source, _, visual, audio, dtype, run, *_ = stage.reembed.args
+    assert found.args[1:] == ("mine", "captions", "s") and source == "reader of folder"
+    assert visual == ModelChoice("a", "wa") and audio == ModelChoice("b", "wb", {"max_tokens": 4})
+    assert (dtype, run.devices, run.max_failed) == ("int8", ("cpu", "cpu"), "5")
+    call("caption", "embed", "--audio-text", "b")
+    assert stage.reembed.args[2:5] == (None, ModelChoice("b"), None)
+    with pytest.raises(CaeavError, match="--visual-text-weights without --visual-text"):
+        call("caption", "embed", "--visual-text-weights", "w")
+
+
+def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = Heard(SimpleNamespace())
+    monkeypatch.setattr("caeav.manifests.synthetic.synthesise", made)
+    monkeypatch.setattr(synthesise, "_as_json", lambda summary: {"done": True})
+    call(
+        *[
+            "synthesise",
+            "--dataset",
+            "music-avqa",
+            "--clips",
+            "11",
+            "--classes",
+            "6",
+            "--seconds",
+            "7",
+            "--size",
+            "96",
+            "--fps",
+            "12",
+            "--rate",
+            "22050",
+        ],
+        *[
+            "--seed",
+            "4",
+            "--misaligned",
+            "0.5",
+            "--mix",
+            "cut=1,silent=2",
+            "--distractors",
+            "0.25",
+            "--splits",
+            "0.5,0.25,0.25",
+        ],
+        *("--questions", "9", "--workers", "2", "--home", str(tmp_path), "--json"),
+    )
+    where, options, workers, _ = made.args
+    assert where == tmp_path / "data" / "synthetic-music-avqa" and workers == 2
+    values = options.to_json()
+    assert {name: values[name] for name in ("clips", "classes", "seconds", "size_px", "fps", "rate_hz")} == {
+        "clips": 11,
+        "classes": 6,
+        "seconds": 7,
+        "size_px": 96,
+        "fps": 12,
+        "rate_hz": 22050,
+    }
+    assert (values["seed"], values["misaligned"], values["distractors"]) == (4, 0.5, 0.25)
+    assert values["mix"] == {"offscreen": 0, "silent": 2, "wrong_sound": 0, "cut": 1}
+    assert values["splits"] == [0.5, 0.25, 0.25] and values["questions"] == 9
+    assert values["layout"] == "music-avqa"
+    call("synthesise", "--dataset", "synthetic-avs-s4", "--root", str(tmp_path / "r"), "--json")
+    where, options, workers, _ = made.args
+    assert (where, workers, options.seconds, options.size_px) == (tmp_path / "r", None, 5, 224)
+    with pytest.raises(CaeavError, match="--splits is 'a,b'; expected numbers"):
+        call("synthesise", "--splits", "a,b")
+    with pytest.raises(CaeavError, match="seconds is 0"):
+        call("synthesise", "--seconds", "0")
+
+
+def test_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = Heard([{"run": "r"}])
+    finish = Heard()
+    monkeypatch.setattr(train, "_train_all", asked)
+    monkeypatch.setattr(train, "finish", finish)
+    monkeypatch.setattr(train.datasets, "name", lambda dataset, home: dataset)
+    call(
+        *("train", "--task", "avvp", "--dataset", "mine", "--recipe", "none", "--config", "c.yaml"),
+        *("--set", "training.epochs=2", "--set", "seed=3", "--seeds", "4,5", "--select-on", "test"),
+        *("--protocol", "published", "--drop-leaks", "--device", "cpu", "--inject-from", "stage2"),
+        *("--home", str(tmp_path), "--json"),
+    )
+    home, (task, recipe, config, assignments, dedicated), seeds, command = asked.args
+    assert (home.root, task, recipe, config) == (tmp_path, "avvp", "none", Path("c.yaml"))
+    assert assignments == ["training.epochs=2", "seed=3"] and seeds == [4, 5]
+    assert dedicated == {
+        "dataset": "mine",
+        "select_on": "test",
+        "protocol": "published",
+        "drop_leaks": True,
+        "training.device": "cpu",
+        "model.adapters.placement": "inject",
+        "model.adapters.inject_from": "stage2",
+    }
+    assert command == (
+        "caeav train --task avvp --recipe none --dataset mine --config c.yaml --set training.epochs=2 --set seed=3 "
+        "--seeds 4,5 --select-on test --protocol published --drop-leaks --inject-from stage2"
+    )
+    assert finish.args[0] == [{"run": "r"}] and finish.args[2] is True
+    call("train", "--task", "ave", "--dataset", "mine", "--home", str(tmp_path))
+    assert asked.args[1] == ("ave", "full", None, [], {"dataset": "mine"}) and asked.args[2] == []
+
+
+@pytest.mark.parametrize("text", ["1,1", "-1", "a", "", "1,,2"])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(CaeavError, match="different whole numbers from 0 on"):
+        train._seed_list(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--task", "ave"], "--task"),
+        (["--recipe", "full"], "--recipe"),
+        (["--dataset", "x", "--seeds", "1"], "--dataset, --seeds"),
+        (["--select-on", "val", "--protocol", "honest"], "--select-on, --protocol"),
+        (["--set", "a=1", "--config", "c", "--drop-leaks"], "--config, --set, --drop-leaks"),
+        (["--inject-from", "stage1"], "--inject-from"),
+    ],
+)
+def test_resuming_takes_nothing_else(given: list[str], named: str, tmp_path: Path) -> None:
+    with pytest.raises(CaeavError, match=rf"own configuration; {named} cannot change it"):
+        call("train", "--resume", "r", *given, "--home", str(tmp_path))
+
+
+def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of the seeds 1, 2, 3 the first has a run."""
+    from caeav.manifests.home import Home
+
+    origin = {"command": "c", "group": "g", "seeds": [1, 2, 3]}
+    begun = SimpleNamespace(config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
+    monkeypatch.setattr("caeav.model.groups.members", lambda home, group: [begun])
+    opened = Heard(SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}")))
+    monkeypatch.setattr("caeav.model.experiment.reopen", opened)
+    written = Heard()
+    made = Heard(SimpleNamespace(write=written))
+    monkeypatch.setattr("caeav.model.runs.create_run", made)
+    trained = Heard()
+    monkeypatch.setattr(train, "_train_one", trained)
+    train._begin_rest(Home(tmp_path), "g", "cpu")
+    assert [args[1] for args, _ in made.calls] == ["seed 2", "seed 3"]
+    assert [args[0].config for args, _ in trained.calls] == ["seed 2", "seed 3"]
+    assert opened.args[1:3] == (begun, "cpu") and written.args[1] == origin
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """A run that `find_run` gives for any name, and an experiment that `reopen` gives."""
+    scores = SimpleNamespace(per_class=(), ungrouped="", details={}, clips=12, value=50.0)
+    heard = SimpleNamespace(
+        run=SimpleNamespace(
+            name="r",
+            folder=tmp_path / "r",
+            result=lambda: {"scores": {"val": 50.0, "test": 51.0}},
+            token_recipes=lambda: ["tokens"],
+            caption_recipe=lambda: "captions",
+        ),
+        experiment=SimpleNamespace(
+            build=lambda: "model",
+            task=SimpleNamespace(row="clip", metric="accuracy"),
+            config=SimpleNamespace(protocol="honest", select_on="val"),
+        ),
+        found=SimpleNamespace(
+            scores=scores,
+            plain=None,
+            whole=None,
+            intervals=None,
+            majority=30.0,
+            as_json=lambda: {"split": "val"},
+        ),
+    )
+    heard.find_run, heard.reopen, heard.load_best = Heard(heard.run), Heard(heard.experiment), Heard()
+    heard.examine = Heard(heard.found)
+    monkeypatch.setattr("caeav.model.runs.find_run", heard.find_run)
+    monkeypatch.setattr("caeav.model.experiment.reopen", heard.reopen)
+    monkeypatch.setattr("caeav.model.experiment.load_best", heard.load_best)
+    monkeypatch.setattr("caeav.model.examine.examine", heard.examine)
+    monkeypatch.setattr("caeav.model.examine.remarks", lambda found: [])
+    return heard
+
+
+def test_eval(run: SimpleNamespace, tmp_path: Path) -> None:
+    call(
+        *("eval", "--run", "name", "--split", "val", "--stress", "shift=2", "--stress-seed", "7"),
+        *("--drop-leaks", "--device", "cpu", "--home", str(tmp_path), "--json"),
+    )
+    assert run.find_run.args[1] == "name" and run.reopen.args[1:3] == (run.run, "cpu")
+    assert run.load_best.args == (run.run, "model")  # scored are the best weights, not those it begins with
+    assert run.examine.args[1:] == ("model", "val")
+    assert run.examine.kwargs["strengths"].shift == 2
+    assert (run.examine.kwargs["seed"], run.examine.kwargs["drop_leaks"]) == (7, True)
+
+
+def test_eval_is_compared_with_the_training_only_where_the_clips_are_the_same(
+    run: SimpleNamespace, tmp_path: Path
+) -> None:
+    at = ("--run", "r", "--home", str(tmp_path))
+    said = call("eval", *at).stderr
+    assert "right after training it was 51.0000 %, now 50.0000 %" in said
+    assert "note:" not in call("eval", *at, "--split", "val").stderr
+    assert '"score_after_training": 50.0' in call("eval", *at, "--split", "val", "--json").stdout
+    for name in ("plain", "whole"):
+        setattr(run.found, name, run.found.scores)
+        assert "note:" not in call("eval", *at).stderr
+        setattr(run.found, name, None)
+    with pytest.raises(CaeavError, match="--stress-curve scores each kind alone"):
+        call("eval", *at, "--stress-curve", "all", "--drop-leaks")
+
+
+def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = SimpleNamespace(arrays={"tap": 1}, info={"notes": [{"code": "c", "detail": "d"}]})
+    written = SimpleNamespace(arrays={"caption": 2}, info={"texts": {"visual": "a dog", "audio": ""}})
+    process = Heard(SimpleNamespace(tokens=record, captions=written, frames=[0]))
+    monkeypatch.setattr("caeav.pipeline.single.process_file", process)
+    when = SimpleNamespace(end_s=14.0, media_s=20.0, segment_s=1.0)
+    prediction = SimpleNamespace(when=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
+    predictor = SimpleNamespace(check=Heard(), predict=Heard(prediction), config=run.experiment.config)
+    load = Heard(predictor)
+    monkeypatch.setattr("caeav.model.predict.Predictor", SimpleNamespace(load=load))
+    report = Heard([tmp_path / "x.json"])
+    monkeypatch.setattr("caeav.model.report.write_report", report)
+    monkeypatch.setattr("caeav.model.report.report_json", lambda prediction, facts: facts)
+    file = tmp_path / "a film.mp4"
+    file.touch()
+    at = ("predict", str(file), "--run", "name", "--home", str(tmp_path), "--start", "4")
+    result = call(*at, "--question", "why?", "--features", "motion.x=f.npy", "--device", "cpu")
+    assert load.args[:2] == (run.run, "cpu") and predictor.check.args == ("why?",)
+    assert process.args == (file, ["tokens"], "captions")
+    assert process.kwargs == {"start_s": 4.0, "device": "cpu", "features": {"motion.x": Path("f.npy")}}
+    _key, arrays, info, start_s, question = predictor.predict.args
+    assert (arrays, info, start_s, question) == ({"tap": 1, "caption": 2}, record.info, 4.0, "why?")
+    folder, facts = report.args[1], report.args[3]
+    assert folder.name.startswith("a_film") and folder.name.endswith("-from-4s")
+    assert folder.parent == run.run.folder / "predictions"
+    assert (facts["start_s"], facts["captions"]) == (4.0, written.info["texts"])
+    for text in ("note: look", "note: c: d", "lasts 20.0 s, this is 4 to 14 s; go on with --start 14"):
+        assert text in result.stderr
+    assert "visual caption: a dog" in result.stderr and "audio caption" not in result.stderr
+    when.media_s = 14.9
+    out = tmp_path / "out"
+    result = call(*at, "--out", str(out), "--json")
+    assert report.args[1] == out and "lasts" not in result.stderr and '"file"' in result.stdout
+
+
+def test_the_table_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build = Heard(SimpleNamespace(remarks=["a run"], as_json=lambda: {"rows": []}))
+    monkeypatch.setattr("caeav.model.table.build_table", build)
+    result = call("runs", "table", "--task", "avvp", "--home", str(tmp_path), "--json")
+    assert (build.args[0].root, build.args[1]) == (tmp_path, "avvp")
+    assert "not read: a run" in result.stderr and '"rows"' in result.stdout

@@ -1,0 +1,146 @@
+"""The one way files come into being, step by step: what is written, synced, renamed and removed, in which order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from caeav.manifests import publish
+from caeav.manifests.publish import (
+    append_bytes,
+    make_folder,
+    publish_bytes,
+    publish_text,
+    publishing,
+    remove_folder,
+    staging,
+    temp_path,
+    unpublish,
+)
+
+STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove")
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Every step that changes the disk, with the name of the file or folder, as it happens."""
+    noted: list[tuple[str, str]] = []
+
+    def noting(name: str) -> None:
+        real = getattr(publish, name)
+
+        def step(first: object, *rest: object) -> None:
+            noted.append((name, Path(str(getattr(first, "name", first))).name))
+            real(first, *rest)
+
+        monkeypatch.setattr(publish, name, step)
+
+    for name in STEPS:
+        noting(name)
+    return noted
+
+
+def test_a_file_is_written_synced_renamed_and_its_folder_synced(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    publish_text(tmp_path / "a", "é")
+    assert steps == [
+        ("write_bytes", ".part-a"),
+        ("sync_file", ".part-a"),
+        ("rename", ".part-a"),
+        ("sync_folder", tmp_path.name),
+    ]
+    assert (tmp_path / "a").read_bytes() == "é".encode()
+    assert os.listdir(tmp_path) == ["a"]  # noqa: PTH208
+
+
+def test_syncing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of sync flush the very file or folder that is meant, and what is buffered before."""
+    seen: list[tuple[int, int]] = []
+
+    def fsync(number: int) -> None:
+        found = os.fstat(number)
+        seen.append((found.st_ino, found.st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish_bytes(tmp_path / "a", b"12345")
+    assert seen[0] == ((tmp_path / "a").stat().st_ino, 5)
+    assert [number for number, _ in seen[1:]] == [tmp_path.stat().st_ino]
+
+
+def test_several_files_are_all_on_the_disk_before_the_first_is_renamed(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "x").mkdir()
+    with staging() as staged:
+        for name in ("a", "b", "x/c"):
+            staged.file(tmp_path / name).write(name.encode())
+        staged.put()
+    names = [name for name, _ in steps]
+    assert names == ["write_bytes"] * 3 + ["sync_file"] * 3 + ["rename"] * 3 + ["sync_folder"] * 2
+    assert [(tmp_path / name).read_text() for name in ("a", "b", "x/c")] == ["a", "b", "x/c"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("synced", [False, True])
+def test_what_is_broken_off_leaves_what_was_there_and_no_temp_file(
+    tmp_path: Path, error: type[BaseException], synced: bool
+) -> None:
+    publish_bytes(tmp_path / "a", b"old")
+    with pytest.raises(error), staging() as staged:
+        staged.file(tmp_path / "a").write(b"new")
+        if synced:
+            staged.sync()
+        staged.file(tmp_path / "b").write(b"new")
+        raise error
+    assert os.listdir(tmp_path) == ["a"]  # noqa: PTH208
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_sync_that_fails_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_bytes(tmp_path / "a", b"old")
+
+    def full(out: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publish, "sync_file", full)
+    with pytest.raises(OSError, match="No space"), publishing(tmp_path / "a") as out:
+        out.write(b"new")
+    assert os.listdir(tmp_path) == ["a"]  # noqa: PTH208
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_log_is_synced_with_each_line_and_its_folder_once(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    append_bytes(tmp_path / "log", b"one\n")
+    append_bytes(tmp_path / "log", b"two\n")
+    assert steps == [
+        ("write_bytes", "log"),
+        ("sync_file", "log"),
+        ("sync_folder", tmp_path.name),
+        ("write_bytes", "log"),
+        ("sync_file", "log"),
+    ]
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+
+
+def test_a_removal_and_a_new_folder_are_synced(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
+    make_folder(tmp_path / "p" / "q")
+    assert steps == [("sync_folder", tmp_path.name), ("sync_folder", "p")]
+    make_folder(tmp_path / "p" / "q")
+    assert len(steps) == 2
+    (tmp_path / "p" / "q" / "f").touch()
+    unpublish(tmp_path / "p" / "q" / "f")
+    unpublish(tmp_path / "p" / "q" / "f")
+    remove_folder(tmp_path / "p" / "q")
+    assert steps[2:] == [("remove", "f"), ("sync_folder", "q"), ("sync_folder", "p")]
+    assert not (tmp_path / "p" / "q").exists()
+
+
+def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
+    publish_bytes(tmp_path / "p" / "q" / "a", b"1")
+    assert (tmp_path / "p" / "q" / "a").read_bytes() == b"1"
+    assert temp_path(tmp_path / "a").name.startswith(publish.TEMP_PREFIX)

@@ -1,0 +1,85 @@
+"""The one network: what a baseline must not see is zero wherever a head may look, and its adapters are not there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from caeav.model.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.network import Network, blind, build_network
+from caeav.model.resolve import resolve_config
+from caeav.model.runs import Inputs
+from caeav.model.task import TASKS
+
+SPEC = InputSpec(
+    4,
+    (TapSpec("visual.stage1", 16, 8), TapSpec("visual.stage2", 4, 16)),
+    (TapSpec("audio.stage1", 16, 8), TapSpec("audio.stage2", 4, 16)),
+    CaptionSpec(5, 16),
+    CaptionSpec(5, 16),
+)
+FACTS = {"mask_size": [16, 16], "words": list("abc"), "places": 4}
+
+
+def outputs() -> tuple[TrunkOutput, TokenBatch]:
+    def x() -> torch.Tensor:
+        return torch.ones(2, 4, 3, 5)
+
+    aux = {"stage1.visual": x(), "unguided.visual": x(), "routing.stage1.p1.audio": x(), "proj_audio": x()}
+    ok = torch.ones(2, 4, dtype=torch.bool)
+    extra = {"question": x(), NEGATIVE: x(), "motion.r3d": x(), "visual.other": x()}
+    return TrunkOutput(x(), x(), aux=aux), TokenBatch(["a", "b"], {}, {}, ok, ok, extra=extra)
+
+
+@pytest.mark.parametrize(("modalities", "gone"), [
+    ("audio", {"visual"}), ("visual", {"audio"}), ("neither", {"visual", "audio"})
+])  # fmt: skip
+def test_the_other_modality_is_zero_wherever_a_head_may_look(modalities: Any, gone: set[str]) -> None:
+    trunk, batch = blind(*outputs(), modalities)
+    assert bool(trunk.visual.any()) is ("visual" not in gone)
+    assert bool(trunk.audio.any()) is ("audio" not in gone)
+    for held in (trunk.aux, batch.extra):
+        for name, x in held.items():
+            shows = name.endswith(".visual") or name.startswith(("motion.", "visual."))
+            assert bool(x.any()) is not (shows and "visual" in gone), name
+
+
+@pytest.mark.parametrize("modalities", ["both", "audio", "visual", "neither"])
+def test_a_network_blinds_its_head_as_configured(modalities: Any) -> None:
+    class Given(nn.Module):
+        def forward(self, batch: TokenBatch) -> TrunkOutput:
+            return outputs()[0]
+
+        def frozen_visual(self, given: torch.Tensor) -> torch.Tensor:
+            return 2 * given
+
+    def ask(head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
+        return trunk, batch
+
+    network = Network(Given(), nn.Identity(), ask, modalities)
+    trunk, batch = network(outputs()[1]).found
+    assert bool(trunk.visual.any()) is (modalities in ("both", "visual"))
+    assert bool(trunk.audio.any()) is (modalities in ("both", "audio"))
+    # Frames of other clips come as the frozen backbone sees them.
+    assert batch.extra[NEGATIVE].unique().tolist() == ([2.0] if modalities in ("both", "visual") else [0.0])
+
+
+@pytest.mark.parametrize("task", ["ave", "avs-s4"])
+@pytest.mark.parametrize("modalities", ["both", "audio", "visual"])
+def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_them(
+    task: str, modalities: str
+) -> None:
+    inputs = Inputs("d", ("bell", "dog"), 1.0, SPEC, FACTS)
+    small = ["model.head.mask_size=16"] if task == "avs-s4" else ["model.head.width=16"]
+    config = resolve_config(task, assignments=[f"model.modalities={modalities}", *small])
+    network = build_network(TASKS[task], inputs, config.model)
+    adapted = {name for name, _ in network.named_parameters() if name.startswith("trunk.")}
+    assert bool(adapted) is (modalities == "both")
+    assert network.trunk.keep_stages is (task == "avs-s4")
+    plain = replace(SPEC, visual_caption=None, audio_caption=None)
+    if modalities != "both":  # nor do they need captions
+        build_network(TASKS[task], replace(inputs, spec=plain), config.model)

@@ -1,0 +1,75 @@
+"""The differential test itself: make a case, ask ffmpeg, ask each decoder, compare. Used by the tests and the table."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from child import Child
+from compare import differences, real_segments
+from making import Case, NotMade, make
+from oracle import ask
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline.decode.registry import decoders
+
+DECODERS = ("pyav", "decord", "torchcodec")
+OLDEST = (5, 1)  # the first ffmpeg with the options used here
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip through one decoder, and in what it differs (kind -> sentence)."""
+
+    case: Case
+    start_s: float
+    decoder: str
+    found: dict[str, str]
+    real: int = 1  # segments of which ffmpeg shows or plays something
+
+
+def no_ffmpeg() -> str:
+    """Why this machine cannot run the test; empty when it can."""
+    if shutil.which("ffmpeg") is None:
+        return "no ffmpeg command here to compare with"
+    said = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, timeout=60).stdout
+    version = re.match(r"ffmpeg version n?(\d+)\.(\d+)", said)
+    if version and tuple(map(int, version.groups())) < OLDEST:
+        return f"ffmpeg {'.'.join(version.groups())} is older than {'.'.join(map(str, OLDEST))}"
+    return ""
+
+
+def loads(decoder: str) -> bool:
+    """Whether a decoder's library is there and loads."""
+    try:
+        decoders[decoder]().version()
+    except CaeavError:
+        return False
+    return True
+
+
+def compared(
+    cases: Iterable[Case], names: Sequence[str], folder: Path, *, keep: bool = False
+) -> Iterator[Row | str]:
+    """Rows of all cases, decoders and starts; a text for a case that this ffmpeg cannot write."""
+    with ExitStack() as stack:
+        children = [stack.enter_context(Child(name)) for name in names]
+        for case in cases:
+            try:
+                file = make(case, folder)
+            except NotMade as error:
+                yield f"{case.file} is not made: {error}"
+                continue
+            answer = ask(case, file, folder)
+            for child in children:
+                for start_s in case.starts_s:
+                    ours = child.decode(file, start_s)
+                    found = differences(case, start_s, answer, ours)
+                    yield Row(case, start_s, child.decoder, found, real_segments(case, start_s, answer))
+            if not keep:
+                file.unlink()

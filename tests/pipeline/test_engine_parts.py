@@ -1,0 +1,616 @@
+"""The parts between a decoded clip and a published shard, each alone: assembling, gathering, embedding, metering."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline import beforehand, gather, lookup, meter, modelcheck, single
+from caeav.pipeline.assemble import Assembly, decoded
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.caption import Embedder, look_through
+from caeav.pipeline.captioners.from_file import CaptionFileError
+from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
+from caeav.pipeline.gather import Filling, Gatherer, unfit
+from caeav.pipeline.meter import Meter
+from caeav.pipeline.models import pull_model, random_remarks, view_model, weights_state
+from caeav.pipeline.recipes import (
+    CaptionOptions,
+    Job,
+    TokenOptions,
+    caption_recipe,
+    job_of,
+    token_job,
+    token_recipe,
+)
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.store.writer import ShardPlan
+from caeav.pipeline.summary import Progress, RunOptions
+from caeav.pipeline.worker import computed, frames_of, record_info, windows_of
+
+T = 2
+INFO = {"frames_ok": [True, False], "audio_ok": [True, True], "notes": [], "facts": {"fps": 25}}
+
+
+def part(runs_in: str, name: str = "p") -> Any:
+    return SimpleNamespace(runs_in=runs_in, name=name)
+
+
+def job(kind: str, parts: dict[str, Any], dtype: str = "float16", rate_hz: int = 16_000) -> Job:
+    sampling = {"segments": T, "segment_s": 1.0, "rate_hz": rate_hz}
+    return Job(Recipe(kind, "n", {"dtype": dtype, "sampling": sampling, "shard_clips": 4}), parts)
+
+
+def outcome(
+    arrays: dict[str, NDArray[Any]], texts: dict[str, Any], failed: dict[str, str] | None = None
+) -> Outcome:
+    clips = {"16000": INFO, "8000": {**INFO, "facts": {"fps": 8}}}
+    return Outcome("k", arrays, {"clips": clips, "texts": texts, "failed": failed or {}})
+
+
+def test_a_record_is_settled_when_its_last_part_has_come() -> None:
+    settled: list[tuple[int, str, Record | Quarantined]] = []
+    jobs = [
+        job("tokens", {"visual": part("worker"), "audio": part("worker")}),
+        job("tokens", {"visual": part("worker"), "audio": part("device")}, "float32", 8000),
+        job("captions", {"visual": part("device"), "audio": part("device")}),
+    ]
+    made = Assembly(jobs, lambda number, key, result: settled.append((number, key, result)))
+    x = np.full((T, 1, 3), 1.5, np.float32)
+    texts: dict[str, Any] = {"0": {}, "1": {}, "2": {}}
+    arrived = outcome({"0/v": x, "0/a": x + 1, "1/v": x + 2, "frames": x, "wave@8000": x}, texts)
+    assert made.arrived(arrived, [0, 1, 2]) == [1, 2]
+    [(number, key, record)] = settled
+    assert (number, key) == (0, "k") and isinstance(record, Record)
+    assert {name: (a.dtype, a.flat[0]) for name, a in record.arrays.items()} == {
+        "v": (np.float16, 1.5),
+        "a": (np.float16, 2.5),
+    }
+    assert record.info == INFO
+    audio, seen, heard = (
+        SimpleNamespace(store=store, side=side) for store, side in ((1, "audio"), (2, "visual"), (2, "audio"))
+    )
+    made.made(audio, "k", {"a": x}, {"name": "cpu", "rows": 3})  # type: ignore[arg-type]
+    assert settled[1][0] == 1 and isinstance(settled[1][2], Record)
+    assert sorted(settled[1][2].arrays) == ["a", "v"] and settled[1][2].arrays["v"].dtype == np.float32
+    assert settled[1][2].info["facts"] == {"fps": 8, "device": {"name": "cpu", "rows": 3}}
+    made.made(heard, "k", "a bark", {"name": "cpu"})  # type: ignore[arg-type]
+    assert len(settled) == 2
+    made.made(seen, "k", "a dog", {"torch": "2"})  # type: ignore[arg-type]
+    assert settled[2][2].info["texts"] == {"visual": "a dog", "audio": "a bark"}  # type: ignore[union-attr]
+    assert settled[2][2].info["facts"]["device"] == {"name": "cpu", "torch": "2"}  # type: ignore[union-attr]
+
+
+def test_what_fails_costs_its_store_the_clip_with_the_first_reason() -> None:
+    settled: dict[int, Record | Quarantined] = {}
+    away = {"visual": part("device"), "audio": part("device")}
+    jobs = [job("tokens", {"visual": part("worker")}), job("tokens", away), job("tokens", away)]
+    made = Assembly(jobs, lambda number, key, result: settled.update({number: result}))
+    assert made.arrived(outcome({}, {"1": {}, "2": {}}, {"0": "ValueError: no\n  good"}), [0, 1, 2]) == [1, 2]
+    assert settled == {0: Quarantined("k", "compute", "ValueError: no good", 1)}
+    compute_failed = type("ComputeFailed", (Exception,), {})
+    units = {(s, side): SimpleNamespace(store=s, side=side) for s in (1, 2) for side in ("visual", "audio")}
+    made.made(units[1, "visual"], "k", compute_failed("too\nlarge"), {})  # type: ignore[arg-type]
+    assert 1 not in settled
+    made.made(units[1, "audio"], "k", RuntimeError("second"), {})  # type: ignore[arg-type]
+    assert settled[1] == Quarantined("k", "compute", "too large", 1)
+    made.made(units[2, "visual"], "k", {}, {})  # type: ignore[arg-type]
+    made.made(units[2, "audio"], "k", RuntimeError("a\nb"), {})  # type: ignore[arg-type]
+    assert settled[2] == Quarantined("k", "compute", "RuntimeError: a b", 1)
+
+
+def test_a_clip_is_seen_by_a_job_at_its_own_rate() -> None:
+    x = np.ones(4, np.float32)
+    arrived = outcome({"frames": np.zeros((T, 2, 2, 3), np.uint8), "wave@8000": x}, {})
+    clip = decoded(arrived, job("tokens", {}, rate_hz=8000))
+    assert clip.wave is x and clip.frames is not None and clip.key == "k"
+    assert (clip.frames_ok, clip.audio_ok, clip.facts) == ((True, False), (True, True), {"fps": 8})
+    assert decoded(arrived, job("tokens", {})).wave is None
+
+
+def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
+    sampling = Sampling(T, 0.5, 10)
+    nothing = DecodedClip(None, None, (False,) * T, (False,) * T, [Note("c", "d")], {"a": 1})
+    assert frames_of(nothing, sampling).shape == (T, 64, 64, 3) and not frames_of(nothing, sampling).any()
+    assert windows_of(nothing, sampling).tolist() == [[0.0] * 5] * T
+    wave = np.arange(10, dtype=np.float32)
+    assert windows_of(replace(nothing, wave=wave), sampling).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    with pytest.raises(ValueError, match="the decoder gave 9 samples instead of 10"):
+        windows_of(replace(nothing, wave=wave[:9]), sampling)
+    assert record_info(nothing) == {
+        "frames_ok": [False, False],
+        "audio_ok": [False, False],
+        "notes": [{"code": "c", "detail": "d"}],
+        "facts": {"a": 1},
+    }
+    seen = SimpleNamespace(
+        tokens=lambda clips: [{"x": clips[0]}], caption=lambda clips: [f"{clips[0].facts}"]
+    )
+    clip = replace(nothing, frames=np.ones((T, 3, 3, 3), np.uint8), wave=wave)
+    taps, texts = computed("tokens", {"visual": seen}, clip, sampling)  # type: ignore[dict-item]
+    assert taps["x"].shape == (T, 3, 3, 3) and texts == {}
+    taps, _ = computed("tokens", {"audio": seen}, clip, sampling)  # type: ignore[dict-item]
+    assert taps["x"].shape == (T, 5)
+    assert computed("captions", {"audio": seen}, clip, sampling) == ({}, {"audio": "{'a': 1}"})  # type: ignore[dict-item]
+
+
+class Writer:
+    """A store that notes what is done to it, in order."""
+
+    def __init__(self, plans: Sequence[ShardPlan], kept: dict[int, dict[str, Record]] | None = None) -> None:
+        self.did: list[Any] = []
+        self.recipe = Recipe("tokens", "n", {"shard_clips": 2})
+        self._plans, self._kept = plans, kept or {}
+        self._keys = [key for plan in plans for key in plan.keys]
+        self.manifest = SimpleNamespace(clips=[f"clip {key}" for key in self._keys])
+
+    def plan(self) -> Sequence[ShardPlan]:
+        return self._plans
+
+    def place(self, key: str) -> int:
+        return self._keys.index(key)
+
+    def kept(self, number: int) -> dict[str, Record]:
+        return self._kept[number]
+
+    def quarantine(self, entry: Quarantined) -> None:
+        self.did.append(("quarantine", entry.key, entry.stage))
+
+    def keep(self, record: Record) -> None:
+        self.did.append(("keep", record.key))
+
+    def sync(self) -> None:
+        self.did.append("sync")
+
+    def publish(self, plan: ShardPlan, records: dict[str, Record]) -> None:
+        self.did.append(("publish", plan.number, list(records)))
+
+
+def record(key: str, value: float = 1.0) -> Record:
+    return Record(key, {"x": np.full(3, value, np.float32)}, {})
+
+
+def plans() -> list[ShardPlan]:
+    return [ShardPlan(0, ("a", "b"), ("a", "b")), ShardPlan(1, ("c", "d"), ("c", "d"))]
+
+
+def as_it_is(records: Sequence[Record], place: Callable[[str], int]) -> list[Record]:
+    return list(records)
+
+
+def gathering(
+    *writers: Writer, keep: bool = True
+) -> tuple[Gatherer, list[Filling], list[Progress], list[BaseException]]:
+    stores = [Filling(writer, as_it_is) for writer in writers]  # type: ignore[arg-type]
+    said: list[Progress] = []
+    errors: list[BaseException] = []
+    return Gatherer(stores, said.append, Meter({"writer": 1}), errors.append, keep=keep), stores, said, errors
+
+
+def test_clips_leave_as_whole_shards_whatever_order_they_come_in() -> None:
+    writer = Writer(plans())
+    gatherer, [store], said, errors = gathering(writer)
+    gatherer.begin()
+    for key in ("c", "a", "d"):
+        assert gatherer.settle(store, key, record(key))
+    assert gatherer.settle(store, "b", Quarantined("b", "decode", "no", 1))
+    gatherer.close()
+    shards = [did for did in writer.did if did[0] == "publish"]
+    assert shards == [("publish", 1, ["c", "d"]), ("publish", 0, ["a"])]
+    assert writer.did.index(("quarantine", "b", "decode")) < writer.did.index(shards[1])
+    assert said == [Progress(0, 0, 4), *(Progress(n, 0, 4) for n in (1, 2, 3)), Progress(4, 1, 4)]
+    assert not errors and writer.did[-1] == "sync"
+    assert not any(did[:1] == ("keep",) and did[1] in "d" for did in writer.did)  # its shard followed at once
+
+
+def test_a_clip_is_done_when_it_is_in_every_store_that_wants_it() -> None:
+    first, second = Writer(plans()), Writer([ShardPlan(1, ("c", "d"), ("d",))])
+    gatherer, [one, other], said, _ = gathering(first, second)
+    assert gatherer.total == 4
+    assert not gatherer.settle(one, "d", record("d"))
+    assert said == []
+    assert gatherer.settle(other, "d", record("d"))
+    assert gatherer.settle(one, "c", record("c"))
+    gatherer.close()
+    assert [progress.done for progress in said] == [1, 2]
+    assert ("publish", 1, ["d"]) in second.did and ("publish", 1, ["c", "d"]) in first.did
+
+
+def test_what_an_earlier_run_kept_is_put_into_its_shard() -> None:
+    writer = Writer([ShardPlan(0, ("a", "b"), ("a", "b"), ("a",))], {0: {"a": record("a")}})
+    gatherer, [store], said, _ = gathering(writer)
+    assert (list(store.shard_of), store.waiting, gatherer.total) == (["b"], {0: 1}, 1)
+    gatherer.begin()
+    gatherer.settle(store, "b", record("b"))
+    gatherer.close()
+    assert ("publish", 0, ["a", "b"]) in writer.did and said[0] == Progress(0, 0, 1)
+    assert (store.clip("b"), store.place("b")) == ("clip b", 1)
+    done = Writer([ShardPlan(0, ("a",), ("a",), ("a",))], {0: {"a": record("a")}})
+    gatherer, _, said, _ = gathering(done)
+    gatherer.begin()  # nothing is due but the shard's being written
+    gatherer.close()
+    assert done.did[0] == ("publish", 0, ["a"]) and said == []
+
+
+def test_places_are_counted_within_a_shard() -> None:
+    store = Filling(Writer(plans()), as_it_is)  # type: ignore[arg-type]
+    assert [store.place(key) for key in "abcd"] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_broken_off_what_is_settled_is_kept_and_no_shard_begun(keep: bool) -> None:
+    writer = Writer(plans())
+    gatherer, [store], _, errors = gathering(writer, keep=keep)
+    gatherer.settle(store, "a", record("a"))
+    gatherer.hurry()
+    gatherer.settle(store, "b", record("b"))
+    gatherer.close()
+    kept = {did[1] for did in writer.did if did[0] == "keep"}
+    published = [did for did in writer.did if did[0] == "publish"]
+    assert (kept, len(published)) == (({"a", "b"}, 0) if keep else (set(), 1)) and not errors
+
+
+def test_values_that_are_no_numbers_cost_their_clip() -> None:
+    writer = Writer(plans()[:1])
+    gatherer, [store], said, _ = gathering(writer)
+    gatherer.settle(store, "a", record("a", float("nan")))
+    gatherer.settle(store, "b", record("b"))
+    gatherer.close()
+    assert ("quarantine", "a", "values") in writer.did and ("publish", 0, ["b"]) in writer.did
+    assert unfit(record("a", float("inf"))) == "x has 3 of 3 values not finite in float32"
+    assert unfit(record("a")) == ""
+    assert gatherer._failed == {"a"} and said[-1].done == 2
+
+
+def test_an_error_while_writing_is_told_once_and_nobody_waits_for_ever() -> None:
+    writer = Writer([ShardPlan(n, (str(n),), (str(n),)) for n in range(6)])
+    writer.publish = lambda plan, records: (_ for _ in ()).throw(OSError("full"))  # type: ignore[method-assign]
+    gatherer, [store], _, errors = gathering(writer)
+    for n in range(6):
+        gatherer.settle(store, str(n), record(str(n)))
+    gatherer.close()
+    assert [str(error) for error in errors] == ["full"]
+
+
+def test_what_is_kept_is_synced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "SYNC_S", 0.01)
+    writer = Writer(plans())
+    synced = threading.Event()
+    writer.sync = synced.set  # type: ignore[method-assign]
+    gatherer, [store], _, _ = gathering(writer)
+    gatherer.settle(store, "a", record("a"))
+    assert synced.wait(30)
+    gatherer.close()
+
+
+def test_a_busy_resource_is_named_with_its_longest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+    found = Meter({"workers": 4, "writer": 1})
+    assert found.limit() == ""
+    now[0] = 110.0
+    found.add("workers", "decode", 20)
+    found.add("workers", "backbone", 4)
+    found.add("writer", "write", 4)
+    found.add("writer", "write", 1)
+    assert found.shares() == {"workers": pytest.approx(0.6), "writer": pytest.approx(0.5)}
+    assert found.limit() == "decode 60%"
+    assert found.seconds() == {"decode": 20, "prepare": 0, "backbone": 4, "write": 5}
+    found.add("writer", "write", 100)
+    assert found.limit() == "write 100%"
+
+
+class Texts:
+    """A text backbone that says which texts it was given, in which batches."""
+
+    name, max_tokens, channels = "t", 2, 3
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        self.asked.append(list(texts))
+        tokens = np.array([[[len(text)] * 3] * 2 for text in texts], np.float32)
+        return tokens, np.array([[bool(text)] * 2 for text in texts])
+
+
+class Placed(Texts):
+    module = None
+
+
+@pytest.mark.parametrize("kind", [Texts, Placed])
+def test_texts_are_embedded_in_the_rows_of_their_clips(
+    kind: type[Texts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "caeav.pipeline.device.texts.text_encoder", lambda backbone, devices, compute: backbone.encode
+    )
+    one, other = kind(), kind()
+    fields = {
+        "dtype": "float16",
+        "shard_clips": 8,
+        "compute": {"batch": 2, "precision": "fp32", "compile": False},
+    }
+    embedder = Embedder(Job(Recipe("captions", "n", fields), {}, {"visual": one, "audio": other}), ("cpu",))  # type: ignore[dict-item]
+    places = {"a": 5, "b": 0, "c": 1}
+    texts = {"a": ("xxxxx", ""), "b": ("x", "yy"), "c": ("", "yyy")}
+    given = [
+        Record(key, {}, {"texts": dict(zip(("visual", "audio"), texts[key], strict=True))}) for key in places
+    ]
+    made = embedder.embed(given, places.__getitem__)
+    assert [record.key for record in made] == ["a", "b", "c"]
+    for found in made:
+        for side, text in zip(("visual", "audio"), texts[found.key], strict=True):
+            tokens, mask = found.arrays[f"{side}_caption"], found.arrays[f"{side}_caption_mask"]
+            assert tokens.dtype == np.float16 and set(tokens.flat) == {len(text)}
+            assert mask.tolist() == [bool(text)] * 2
+        assert found.info["texts"]["visual"] == texts[found.key][0]
+    if kind is Placed:
+        assert one.asked == [["x", ""], ["", "xxxxx"]]
+        assert other.asked == [["yy", "yyy"], ["", ""]]
+
+
+def test_rows_without_a_clip_and_clips_without_a_row_are_told() -> None:
+    class File:
+        modality, weights = "visual", SimpleNamespace(source="c.csv")
+
+        def __init__(self, *keys: str) -> None:
+            from caeav.pipeline.captioners.from_file import Captions
+
+            self.captions = Captions("c.csv", {"visual": dict.fromkeys(keys, "x")})
+
+    from caeav.pipeline.captioners import from_file
+
+    manifest = Manifest("mine", T, 1.0, (), tuple(Clip(k, f"{k}.mp4", 0.0, 2.0) for k in "abcd"))
+    said: list[str] = []
+
+    def look(*keys: str, allowed: str) -> None:
+        file = object.__new__(from_file.FileCaptioner)
+        file.__dict__.update(File(*keys).__dict__, modality="visual", weights=File.weights)
+        look_through(
+            Job(Recipe("captions", "n", {}), {"visual": file}),
+            manifest,
+            RunOptions(1, max_failed=allowed),
+            said.append,
+        )
+
+    look("a", "b", "c", "d", allowed="0")
+    assert said == []
+    look("a", "b", "c", "e", allowed="1")
+    look("a", "b", "c", "d", "e", "f", allowed="0")
+    assert said[0].startswith(
+        "c.csv (visual) has no row for 1 ('d') of 4 clips, to be quarantined; 1 ('e') row names"
+    )
+    assert said[1] == "c.csv (visual): 2 ('e', 'f') rows name no clip of mine and will not be used"
+    with pytest.raises(CaeavError, match=r"has no row for 2 \('c', 'd'\) of 4 clips of mine"):
+        look("a", "b", allowed="1")
+    assert issubclass(CaptionFileError, CaeavError)
+
+
+def test_stores_made_together_share_decoder_and_segments_and_are_different() -> None:
+    def tokens(**other: Any) -> Recipe:
+        return token_recipe(other.pop("segments", 4), other.pop("segment_s", 1.0), TokenOptions(**other))
+
+    beforehand.fit_together([tokens(), tokens(dtype="float32"), caption_recipe(4, 1.0, CaptionOptions())])
+    with pytest.raises(CaeavError, match="the same store is asked for twice"):
+        beforehand.fit_together([tokens(), tokens()])
+    for other in ({"segments": 5}, {"segment_s": 0.5}):
+        with pytest.raises(CaeavError, match="must share decoder and segments"):
+            beforehand.fit_together([tokens(), tokens(**other)])
+    changed = tokens(dtype="int8")
+    decoder = {"name": "other", "version": "1"}
+    with pytest.raises(CaeavError, match="must share decoder"):
+        beforehand.fit_together([tokens(), replace(changed, fields={**changed.fields, "decoder": decoder})])
+
+
+def test_media_that_moved_are_told_once(tmp_path: Path) -> None:
+    note = tmp_path / "media_root"
+    assert beforehand.moved_media(note, "/a") == []
+    assert beforehand.moved_media(note, "/a") == []
+    [said] = beforehand.moved_media(note, "/b")
+    assert "was in /a before, it is now in /b" in said and note.read_bytes() == b"/b"
+    assert beforehand.moved_media(note, "/b") == []
+
+
+def test_why_there_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    assert beforehand.why_no_file(tmp_path / "f") == ""
+    assert (
+        beforehand.why_no_file(tmp_path / "g")
+        == beforehand.why_no_file(tmp_path / "f" / "g")
+        == "file not found"
+    )
+    assert beforehand.why_no_file(tmp_path) == "not a regular file"
+    assert beforehand.why_no_file(tmp_path / ("x" * 300)).startswith("file cannot be looked at (")
+
+
+def test_what_computes_is_loaded_once_having_said_so() -> None:
+    said: list[str] = []
+    loaded: Counter[str] = Counter()
+    heavy = SimpleNamespace(name="heavy", runs_in="device", module=lambda: loaded.update(["heavy"]))
+    light = part("worker")
+    load = beforehand.Loader(said.append)
+    for _ in range(2):
+        load(Job(Recipe("captions", "n", {}), {"visual": light, "audio": heavy}, {"visual": heavy}))
+    assert said == ["loading heavy"] and loaded == {"heavy": 1}
+
+
+def test_what_decides_bytes_is_in_the_recipe_and_leads_back() -> None:
+    options = TokenOptions(audio="none", dtype="bfloat16", shard_clips=7, backend="zarr")
+    recipe = token_recipe(3, 0.5, options)
+    assert recipe.fields["sampling"] == {"segments": 3, "segment_s": 0.5, "rate_hz": 16_000}
+    assert (recipe.fields["dtype"], recipe.fields["shard_clips"]) == ("bfloat16", 7)
+    assert "audio" not in recipe.fields and "compute" not in recipe.fields
+    assert job_of(recipe).recipe.fields == recipe.fields and list(job_of(recipe).parts) == ["visual"]
+    assert token_recipe(3, 0.5, replace(options, backend="webdataset")).fingerprint != recipe.fingerprint
+    captions = caption_recipe(3, 0.5, CaptionOptions())
+    assert list(job_of(captions).texts) == ["visual", "audio"] and captions.kind == "captions"
+    for other in (
+        {"dtype": "int9"},
+        {"visual": "none", "audio": "none"},
+        {"visual": ModelChoice("none", "w")},
+    ):
+        with pytest.raises(CaeavError):
+            token_job(3, 0.5, TokenOptions(**other))  # type: ignore[arg-type]
+    tampered = replace(recipe, fields={**recipe.fields, "visual": {**recipe.fields["visual"], "version": 99}})
+    with pytest.raises(CaeavError, match=r"no longer makes .*version"):
+        job_of(tampered)
+    older = replace(recipe, fields={**recipe.fields, "decoder": {"name": "pyav", "version": "PyAV 0"}})
+    assert job_of(older).recipe is older  # only the decoder's version may differ
+    with pytest.raises(CaeavError, match="the recipe lacks 'dtype'"):
+        job_of(replace(recipe, fields={k: v for k, v in recipe.fields.items() if k != "dtype"}))
+
+
+def test_tokens_of_several_stores_are_real_where_all_are() -> None:
+    def store(name: str, frames_ok: list[bool], audio_ok: list[bool]) -> Record:
+        return Record("k", {name: np.zeros(1)}, {**INFO, "frames_ok": frames_ok, "audio_ok": audio_ok})
+
+    found = single._together(
+        [store("x", [True, True], [True, False]), store("y", [False, True], [True, True])], [True, False]
+    )
+    assert sorted(found.arrays) == ["x", "y"] and found.info["silent"] == [True, False]
+    assert (found.info["frames_ok"], found.info["audio_ok"]) == ([False, True], [True, False])
+    assert "silent" not in single._together([store("x", [True], [True])], []).info
+
+
+def test_a_run_over_what_is_there_already_stops_at_the_first_error() -> None:
+    asked: list[str] = []
+    writer = Writer([ShardPlan(n, (str(n),), (str(n),)) for n in range(50)])
+    writer.publish = lambda plan, records: (_ for _ in ()).throw(OSError("full"))  # type: ignore[method-assign]
+
+    def find(key: str) -> Record:
+        asked.append(key)
+        return record(key)
+
+    with pytest.raises(OSError, match="full"):
+        lookup._fill(Filling(writer, as_it_is), find, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
+    assert len(asked) < 50
+    fine = Writer(plans())
+    lookup._fill(Filling(fine, as_it_is), record, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
+    assert [did for did in fine.did if did != "sync"] == [
+        ("publish", 0, ["a", "b"]),
+        ("publish", 1, ["c", "d"]),
+    ]
+
+
+def statistics(**change: Any) -> dict[str, dict[str, Any]]:
+    x = np.random.default_rng(0).normal(2.0, 0.5, (4, 8, 6))
+    return {"x": {**modelcheck.array_statistics(x), **change}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"mean": 2.004}, []),
+        ({"mean": 2.2}, ["x: mean"]),
+        ({"std": 0.6}, ["x: std"]),
+        ({"largest": 9.0}, ["x: largest"]),
+        ({"shape": [4, 6, 8]}, ["x: shape [4, 6, 8], recorded [4, 8, 6]"]),
+        ({"sums": [9.0] * 8}, ["x: sum"]),
+        ({"mean": float("nan")}, ["x: mean nan"]),
+    ],
+)
+def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> None:
+    found = modelcheck.differences(statistics(), statistics(**change))
+    assert len(found) == len(said) and all(
+        text.startswith(begin) for text, begin in zip(found, said, strict=True)
+    )
+
+
+def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
+    one, text = statistics(), {"c": {"texts": ["a"]}}
+    assert modelcheck.differences(one, {}) == ["x is missing"]
+    assert modelcheck.differences({}, one) == ["x was not recorded"]
+    assert modelcheck.differences(text, text) == []
+    assert modelcheck.differences(text, {"c": {"texts": ["b"]}}) == ["c: texts ['b'], recorded ['a']"]
+    flat = modelcheck.array_statistics(np.full((2, 3), 4.0))
+    assert (flat["mean"], flat["std"], flat["largest"], flat["sums"]) == (4.0, 0.0, 4.0, [0.0] * 8)
+    assert modelcheck.array_statistics(np.array([-5.0, 1.0]))["largest"] == 5.0
+
+
+def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_path: Path) -> None:
+    home, choice = Home(tmp_path), ModelChoice("hashed")
+    checked = modelcheck.check_model(choice, "text encoder", home)
+    assert checked.against == "caeav" and checked.differences == []
+    path = modelcheck.record(replace(checked, statistics={}), choice, "text encoder", home)
+    assert path == tmp_path / "model_records.json"
+    again = modelcheck.check_model(choice, "text encoder", home)
+    assert again.against == str(path) and again.differences == [
+        "tokens was not recorded",
+        "mask was not recorded",
+    ]
+    modelcheck.record(again, choice, "text encoder", home)
+    modelcheck.record(replace(again, key="other"), choice, "text encoder", home)
+    assert modelcheck.check_model(choice, "text encoder", home).differences == []
+    path.write_text("[]")
+    with pytest.raises(CaeavError, match="holds no records of models"):
+        modelcheck.check_model(choice, "text encoder", home)
+
+
+def facts(**other: Any) -> Any:
+    from caeav.pipeline.catalogue import ModelFacts
+
+    return ModelFacts(**{"name": "m", "kind": "text encoder", "what": "", "input": "", **other})
+
+
+def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caeav.pipeline.models.at_hand", lambda source: source == "hub:a/b")
+    assert weights_state(facts()) == "not needed"
+    assert weights_state(facts(licence="MIT")) == "give a file"
+    assert weights_state(facts(licence="MIT", name="timm:")) == "by model"
+    assert weights_state(facts(licence="MIT", weights="hub:a/b")) == "here"
+    assert weights_state(facts(licence="MIT", weights="hub:a/c")) == "to pull"
+    with pytest.raises(CaeavError, match="has no weights to fetch"):
+        pull_model(ModelChoice("hashed"), facts())
+    with pytest.raises(CaeavError, match=r"'file.pt' is no name on the hub"):
+        pull_model(ModelChoice("m", "file.pt"), facts(licence="MIT"))
+
+
+def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[ModelChoice] = []
+
+    class Model:
+        licence, parameters, default_weights = "own", 7, "hub:x/y"
+
+        def describe(self) -> dict[str, Any]:
+            return {"settings": {"a": 1}, "weights": {"digest": "d"}, "version": 2}
+
+    def make(choice: ModelChoice) -> Model:
+        tried.append(choice)
+        if not choice.weights.startswith(allowed):
+            raise CaeavError(f"no weights {choice.weights!r}")
+        return Model()
+
+    monkeypatch.setattr("caeav.pipeline.models.registry_of", lambda kind: {"m": make, "f:m": make})
+    allowed = "random:"
+    view = view_model(ModelChoice("m", "w", {"a": 1}), facts(weights="hub:a/b", licence="MIT"))
+    assert tried[-1] == ModelChoice("m", "random:0", {"a": 1})
+    assert view.problem == "no weights 'w'" and view.described == {"version": 2} and view.settings == {"a": 1}
+    assert (view.weights, view.licence, view.parameters) == ("hub:a/b", "MIT", 7)
+    allowed = "w"
+    view = view_model(ModelChoice("f:m", "w"), facts(name="f:", licence="by model"))
+    assert view.problem == "" and view.described == {"weights": {"digest": "d"}, "version": 2}
+    assert (view.weights, view.licence) == ("hub:x/y", "own")
+    allowed = "never"
+    view = view_model(ModelChoice("m", "w"), facts(weights="hub:a/b"))
+    assert view.problem == "no weights 'w'" and view.parameters is None and view.taps == ()
+
+
+def test_random_weights_are_told_by_name() -> None:
+    described = {"weights": {"digest": "random:3", "source": "random:3"}}
+    fields = {"visual": {"name": "v", **described}, "audio": {"name": "a", "weights": {"digest": "sha256:1"}}}
+    assert [text.split()[0] for text in random_remarks(fields)] == ["v"]

@@ -1,0 +1,117 @@
+"""What a child process answers, its decoder replaced: each job gets its own rate, notes and reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.pipeline import worker
+from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
+from caeav.pipeline.recipes import Job
+from caeav.pipeline.store import Recipe
+
+T = 2
+
+
+def job(kind: str, rate_hz: int, **parts: str) -> Job:
+    sampling = {"segments": T, "segment_s": 1.0, "rate_hz": rate_hz}
+    sides = {side: SimpleNamespace(runs_in=runs_in) for side, runs_in in parts.items()}
+    return Job(Recipe(kind, "n", {"sampling": sampling}), sides)  # type: ignore[arg-type]
+
+
+@dataclass
+class Decoder:
+    """Gives a wave of its rate, and pictures unless there are none."""
+
+    frames: bool = True
+    sound: bool = True
+    notes: list[Note] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
+
+    def decode_each(self, path: str, start_s: float, samplings: list[Sampling]) -> list[DecodedClip]:
+        self.asked.append((path, start_s, [s.rate_hz for s in samplings]))
+        frames = np.ones((T, 2, 2, 3), np.uint8) if self.frames else None
+        return [
+            DecodedClip(
+                frames,
+                np.full(s.samples, s.rate_hz, np.float32) if self.sound else None,
+                (True,) * T,
+                (True, False),
+                list(self.notes),
+            )
+            for s in samplings
+        ]
+
+
+def part_of(recipe: Recipe, side: str) -> Any:
+    def tokens(clips: list[Any]) -> list[dict[str, Any]]:
+        if recipe.name == "bad":
+            raise RuntimeError("it broke")
+        return [{f"{side}.x": np.float32(clips[0].max())}]
+
+    return SimpleNamespace(tokens=tokens, caption=lambda clips: [f"{side} at {clips[0].wave.max():g}"])
+
+
+def answer(
+    monkeypatch: pytest.MonkeyPatch, decoder: Decoder, jobs: list[Job], wanted: list[int], keep: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    monkeypatch.setattr(worker, "decoder_of", lambda recipe: decoder)
+    monkeypatch.setattr(worker, "part_of", part_of)
+    answers = worker.setup(worker.worker_settings(jobs, keep_media=keep))
+    return answers({"path": "f.mp4", "start_s": 7.5, "jobs": wanted})
+
+
+JOBS = [
+    job("tokens", 16, visual="worker", audio="worker"),
+    job("tokens", 8, visual="device", audio="worker"),
+    job("captions", 8, visual="device", audio="worker"),
+    job("tokens", 4, audio="device"),
+]
+
+
+def test_each_job_gets_the_sound_of_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder()
+    arrays, info = answer(monkeypatch, decoder, JOBS, [0, 1, 2, 3])
+    assert decoder.asked == [("f.mp4", 7.5, [16, 8, 4])]  # once
+    tokens = {name: float(x) for name, x in arrays.items() if "/" in name}
+    assert tokens == {"0/visual.x": 1, "0/audio.x": 16, "1/audio.x": 8}
+    assert info["texts"] == {"0": {}, "1": {}, "2": {"audio": "audio at 8"}, "3": {}}
+    assert set(arrays) - set(tokens) == {"frames", "wave@8", "wave@4"}  # nobody asked for that of 16
+    assert info["clips"]["8"]["audio_ok"] == [True, False] and info["failed"] == {}
+    assert set(info["spent"]) == {"decode", "compute"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent"),
+    [([0], set()), ([1], {"frames"}), ([3], {"wave@4"}), ([2], {"frames", "wave@8"})],
+)
+def test_only_what_is_computed_elsewhere_is_sent_as_decoded(
+    wanted: list[int], sent: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, _ = answer(monkeypatch, Decoder(), JOBS, wanted)
+    assert {name for name in arrays if "/" not in name} == sent
+    arrays, _ = answer(monkeypatch, Decoder(), JOBS, wanted, keep=True)
+    rate = JOBS[wanted[0]].recipe.fields["sampling"]["rate_hz"]
+    assert {name for name in arrays if "/" not in name} == {"frames", f"wave@{rate}"}
+
+
+def test_a_missing_modality_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, info = answer(monkeypatch, Decoder(frames=False), JOBS, [0])
+    assert [note["code"] for note in info["clips"]["16"]["notes"]] == ["no_video"]
+    said = [Note("no_audio", "of its own")]
+    _, info = answer(monkeypatch, Decoder(sound=False, notes=said), [job("tokens", 16, visual="worker")], [0])
+    assert info["clips"]["16"]["notes"] == [{"code": "no_audio", "detail": "of its own"}]
+    arrays, _ = answer(monkeypatch, Decoder(frames=False, sound=False), JOBS, [3])
+    assert arrays == {}
+
+
+def test_a_component_s_mistake_costs_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = job("tokens", 16, visual="worker", audio="device")
+    bad = Job(Recipe("tokens", "bad", bad.recipe.fields), bad.parts)
+    arrays, info = answer(monkeypatch, Decoder(), [JOBS[0], bad], [0, 1])
+    assert info["failed"] == {"1": "RuntimeError: it broke"} and info["texts"] == {"0": {}}
+    assert set(arrays) == {"0/visual.x", "0/audio.x"}

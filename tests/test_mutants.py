@@ -1,0 +1,92 @@
+"""The list of mutants stays in step with the code, and the script that runs them tells a killed one from a survivor."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def mutants(repository: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mutants", repository / "benchmarks" / "mutants.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_listed_snippet_occurs_exactly_once(mutants: ModuleType) -> None:
+    listed = mutants.chosen((), None)
+    assert listed
+    assert [said for said in map(mutants.fault, listed) if said] == []
+
+
+def test_no_mutant_is_listed_twice(mutants: ModuleType) -> None:
+    texts = [(m.file, m.apply((mutants.REPOSITORY / m.file).read_text())) for m in mutants.chosen((), None)]
+    assert len(texts) == len(set(texts))
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{file: a, find: b}", "file, find and replace are required"),
+        ("{file: a, find: b, replace: c, test: [d]}", "allowed keys"),
+        ("{file: a, find: b, replace: c}", "names no test"),
+        ("{file: a, find: 1, replace: c, tests: [d]}", "every value is a text"),
+        ("only text", "allowed keys"),
+    ],
+)
+def test_an_entry_of_another_form_is_refused(
+    mutants: ModuleType, tmp_path: Path, entry: str, said: str
+) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(f"- {entry}\n")
+    with pytest.raises(mutants.Wrong, match=rf"model.yaml:1: .*{said}"):
+        mutants.read_list(path)
+
+
+def test_a_snippet_that_no_longer_fits_is_told(mutants: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
+    for find, times in (("x = 2", 0), ("x = 1", 2), ("", 0)):
+        stale = mutants.Mutant("m.yaml:1", "a.py", find, "y", ())
+        assert f"occurs {times} times in a.py" in mutants.fault(stale, tmp_path)
+    assert "no test tests/gone.py" in mutants.fault(
+        mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ("tests/gone.py::test_x",)), tmp_path
+    )
+    assert mutants.fault(mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ()), tmp_path) == ""
+
+
+def test_the_copy_is_what_tests_and_their_children_import(
+    mutants: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip that raises at import is seen by the test process and by a process that it starts."""
+    monkeypatch.setattr(mutants, "HEAVY", ())  # these tests need none of it
+    tree = mutants.Tree(tmp_path / "copy")
+    tests = tree.root / "tests" / "test_tried.py"
+    tests.write_text(
+        "import subprocess, sys\n"
+        "def test_here():\n    import caeav.manifests.wording\n"
+        "def test_child():\n"
+        "    subprocess.run([sys.executable, '-c', 'import caeav.manifests.wording'], check=True, cwd='/')\n"
+    )
+    first = "from __future__ import annotations\n"
+
+    def verdict(test: str, then: str, timeout_s: float = 60) -> tuple[str, str]:
+        ids = (f"tests/test_tried.py::{test}",)
+        return tree.verdict(
+            mutants.Mutant("m.yaml:1", "manifests/wording.py", first, first + then, ids), timeout_s
+        )
+
+    for name in ("test_here", "test_child"):
+        assert verdict(name, "raise RuntimeError\n") == (
+            mutants.KILLED,
+            f"FAILED tests/test_tried.py::{name}",
+        )
+        assert verdict(name, "\n") == (mutants.SURVIVED, "")
+    assert verdict("test_child", "import time; time.sleep(60)\n", 2)[0] == mutants.TIMED_OUT
+    assert verdict("test_gone", "\n")[0] == mutants.ERROR
