@@ -1,0 +1,638 @@
+"""The parts of a store alone, at their bounds: counts, caps, texts, and what is done once or twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from caeav.manifests.clip import MAX_KEY_CHARS
+from caeav.pipeline.store import (
+    DamagedShard,
+    DamagedStore,
+    IncompleteStore,
+    Quarantined,
+    Recipe,
+    Record,
+    Reference,
+    Slice,
+    StoreError,
+    StoreReader,
+    find_slices,
+    find_store,
+    list_stores,
+    open_for_writing,
+    random_parts,
+    verify,
+)
+from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
+from caeav.pipeline.store.check import BLOCK_BYTES, digest
+from caeav.pipeline.store.collect import idle_s
+from caeav.pipeline.store.compare import Differences, compare_records
+from caeav.pipeline.store.describe import describe
+from caeav.pipeline.store.dtypes import dtype_name, floats, stored
+from caeav.pipeline.store.errors import Problem
+from caeav.pipeline.store.find import list_slices
+from caeav.pipeline.store.keyblob import join_keys, split_keys
+from caeav.pipeline.store.layout import (
+    MAX_SHARD_CLIPS,
+    StoreFolder,
+    numbered,
+    parse_seal,
+    read_capped,
+    shard_clips,
+)
+from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.payload import (
+    MAX_HEADER_BYTES,
+    MAX_INFO_BYTES,
+    BadPayload,
+    crc32c,
+    decode_arrays,
+    encode_arrays,
+    encode_info,
+)
+from caeav.pipeline.store.quarantine import append_quarantine, read_quarantine
+from caeav.pipeline.store.recipe import recipe_differences
+from caeav.pipeline.store.state import inspect
+from caeav.pipeline.store.verification import Report
+
+
+def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
+    """A store of which so many shards are written."""
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(clips)) as writer:
+        for plan in writer.plan()[:shards]:
+            writer.publish(plan, {key: toy.record(key) for key in plan.missing})
+    return toy.folder
+
+
+# Checksums and payloads
+
+
+def test_checksums_are_those_of_all_bytes_whatever_blocks_they_are_read_in() -> None:
+    data = np.frombuffer(np.random.default_rng(0).bytes(2 * BLOCK_BYTES + 777), np.uint8)
+    whole = google_crc32c.value(data.tobytes())
+    assert crc32c([data]) == whole
+    assert crc32c([data[:1000], data[1000:].tobytes()]) == whole and crc32c([]) == 0
+    told: list[int] = []
+    spans = [(3, 10), (10, 10), (100, BLOCK_BYTES + 150), (2 * BLOCK_BYTES, data.size)]
+    sha256, sums = digest(data, spans, told.append)
+    assert sha256 == hashlib.sha256(data).hexdigest() and sum(told) == data.size
+    assert sums == [google_crc32c.value(data[a:b].tobytes()) for a, b in spans]
+
+
+def test_facts_and_headers_have_a_largest_size() -> None:
+    bare = len(encode_info({"a": ""}))
+    assert len(encode_info({"a": "x" * (MAX_INFO_BYTES - bare)})) == MAX_INFO_BYTES
+    with pytest.raises(ValueError, match=f"facts of {MAX_INFO_BYTES + 1} bytes; at most {MAX_INFO_BYTES}"):
+        encode_info({"a": "x" * (MAX_INFO_BYTES - bare + 1)})
+    with pytest.raises(ValueError, match="Out of range"):
+        encode_info({"a": float("nan")})
+    with pytest.raises(ValueError, match=f"at most {MAX_HEADER_BYTES}"):
+        encode_arrays({"x" * MAX_HEADER_BYTES: np.zeros(1, np.int8)})
+
+
+def test_arrays_lie_by_size_of_their_values_and_then_by_name_behind_an_aligned_header() -> None:
+    arrays = {"b": np.arange(3, dtype=np.int8), "c": np.zeros(2, "<f8"), "a": np.ones(5, np.int8)}
+    chunks = encode_arrays(arrays)
+    assert sum(map(len, chunks[:1])) % 64 == 0
+    header = json.loads(chunks[0][8:].tobytes())
+    assert [(name, row["data_offsets"]) for name, row in header.items()] == [
+        ("c", [0, 16]),
+        ("a", [16, 21]),
+        ("b", [21, 24]),
+    ]
+    read = decode_arrays(np.concatenate(chunks))
+    assert all(np.array_equal(read[name], arrays[name]) for name in arrays)
+    for size in (0, 7):
+        with pytest.raises(BadPayload, match=f"{size} bytes, at least 8"):
+            decode_arrays(np.zeros(size, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"dtype": "I8", "shape": [1] * 17, "data_offsets": [0, 1]}, "no proper shape"),
+        ({"dtype": "I8", "shape": [-1], "data_offsets": [0, 1]}, "no proper shape"),
+        ({"dtype": "I8", "shape": [True], "data_offsets": [0, 1]}, "no proper shape"),
+        ({"dtype": "I8", "shape": [1], "data_offsets": [0, 2]}, "outside the 1 bytes"),
+        ({"dtype": "I8", "shape": [1], "data_offsets": [1, 0]}, "outside the 1 bytes"),
+        ({"dtype": "I8", "shape": [1], "data_offsets": [0, 1, 1]}, "outside the 1 bytes"),
+        ({"dtype": "I16", "shape": [1], "data_offsets": [0, 1]}, "does not fill 1 bytes"),
+        ({"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}, "arrays end at byte 0 of 1"),
+        ({"dtype": "I8", "shape": [0], "data_offsets": [1, 1]}, "hole or overlap at byte 0"),
+        ({"dtype": "C8", "shape": [1], "data_offsets": [0, 1]}, "no dtype out of"),
+    ],
+)
+def test_an_array_that_is_not_what_it_says_is_refused(entry: dict[str, Any], says: str) -> None:
+    head = json.dumps({"x": entry}).encode()
+    data = np.frombuffer(len(head).to_bytes(8, "little") + head + b"\0", np.uint8)
+    with pytest.raises(BadPayload, match=says):
+        decode_arrays(data)
+    most = {"dtype": "I8", "shape": [1] * 16, "data_offsets": [0, 1]}
+    head = json.dumps({"__metadata__": {"a": "b"}, "x": most}).encode()
+    read = decode_arrays(np.frombuffer(len(head).to_bytes(8, "little") + head + b"\5", np.uint8))
+    assert {*read} == {"x"} and read["x"].shape == (1,) * 16 and read["x"].item() == 5
+
+
+def test_keys_come_back_and_the_longest_allowed_is_allowed() -> None:
+    keys = ["a", "b" * MAX_KEY_CHARS, "c-1"]
+    blob, ends = join_keys(keys)
+    assert tuple(split_keys(blob, ends)) == tuple(keys)
+    with pytest.raises(BadIndex, match="one without characters, too long"):
+        split_keys(b"b" * (MAX_KEY_CHARS + 1), np.array([MAX_KEY_CHARS + 1], np.uint32))
+    with pytest.raises(BadIndex, match="not one list"):
+        split_keys(b"ab", np.array([1], np.uint32))
+    with pytest.raises(BadIndex, match="not one list"):
+        split_keys(b"a", np.array([], np.uint32))
+    with pytest.raises(BadIndex, match="distinct"):
+        split_keys(b"aa", np.array([1, 2], np.uint32))
+    assert len(split_keys(b"", np.array([], np.uint32))) == 0
+
+
+# Formats of numbers
+
+
+def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0xBF818000, 0x7FFFFFFF], np.uint32)
+    kept = stored({"x": bits.view(np.float32)}, "bfloat16")["x"]
+    assert kept.view("<u2").tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80, 0xBF82, 0x7FC0]
+    assert dtype_name(kept) == "bfloat16" and dtype_name(np.zeros(1, np.int8)) == "int8"
+
+
+def test_int8_has_a_scale_a_channel_and_steps_of_both_signs() -> None:
+    array = np.array([[127.0, -254.0, 0.0], [-63.4, 1.0, 0.0]], np.float32)
+    kept = stored({"x": array}, "int8")
+    assert kept["x"].tolist() == [[127, -127, 0], [-63, 0, 0]]
+    assert kept["x.scale"].tolist() == [1.0, 2.0, 0.0]
+    read = floats(kept)
+    assert {*read} == {"x"} and read["x"].dtype == np.float16
+    assert read["x"].tolist() == [[127.0, -254.0, 0.0], [-63.0, 0.0, 0.0]]
+    most = float(np.finfo(np.float16).max)
+    assert np.isfinite(stored({"x": np.full((1, 1), most, np.float32)}, "int8")["x.scale"]).all()
+    assert np.isinf(stored({"x": np.full((1, 1), most + 64, np.float32)}, "int8")["x.scale"]).all()
+    alone = {"x.scale": np.ones(1, np.float32)}
+    assert {*floats(alone)} == {"x.scale"}, "an array that is only called so is passed through"
+
+
+# Recipes
+
+
+def test_a_recipe_is_the_same_wherever_weights_came_from_and_differs_by_named_fields() -> None:
+    def recipe(source: str, digest: str, rate: int = 1, **more: Any) -> Recipe:
+        weights = {"source": source, "digest": digest}
+        return Recipe("tokens", "x", {"visual": {"weights": weights, "rate": rate}, **more})
+
+    a, b = recipe("here", "1"), recipe("there", "1")
+    assert a.fingerprint == b.fingerprint and recipe_differences(a.as_json(), b.as_json()) == []
+    other = recipe("there", "2", 2, extra=None)
+    assert other.fingerprint != a.fingerprint
+    assert recipe_differences(a.as_json(), other.as_json()) == [
+        "fields.extra: '(absent)' -> None",
+        "fields.visual.rate: 1 -> 2",
+        "fields.visual.weights.digest: '1' -> '2'",
+        "fields.visual.weights.source: 'here' -> 'there'",
+    ]
+    bare = Recipe("tokens", "x", {"source": "here"}), Recipe("tokens", "x", {"source": "there"})
+    assert bare[0].fingerprint != bare[1].fingerprint, "what has no digest is known by its source alone"
+    assert a.folder_name == f"tokens-x-{a.fingerprint[:12]}"
+    assert replace(a, kind="captions").fingerprint != a.fingerprint != replace(a, name="y").fingerprint
+
+
+def test_random_weights_are_named_wherever_they_lie() -> None:
+    random = {"digest": "random:7"}
+    fields = {
+        "visual": {"name": "clip", "weights": random, "text": {"weights": random}},
+        "audio": {"name": "clap", "weights": {"digest": "abc"}, "text": {"name": "words", "weights": random}},
+        "size": 3,
+    }
+    assert random_parts(fields) == ["clip", "text", "words"]
+
+
+def test_shards_have_at_least_one_clip_and_at_most_so_many() -> None:
+    for size in (1, MAX_SHARD_CLIPS):
+        assert shard_clips(Recipe("tokens", "x", {"shard_clips": size})) == size
+    assert shard_clips(Recipe("tokens", "x", {})) == 64
+    for bad in (0, MAX_SHARD_CLIPS + 1, 4.0):
+        with pytest.raises(StoreError, match=f"shard_clips is {bad}"):
+            shard_clips(Recipe("tokens", "x", {"shard_clips": bad}))
+
+
+def test_backends_are_those_there_are() -> None:
+    assert backend_field("webdataset") == {} and backend_field("zarr") == {"backend": "zarr"}
+    assert backend_of(Recipe("tokens", "x", {})).name == "webdataset"
+    for bad in ("nobody", 3):
+        with pytest.raises(StoreError, match=r"names the store backend") as caught:
+            backend_of(Recipe("tokens", "x", {"backend": bad}))
+        assert "webdataset, zarr" in str(caught.value.hint)
+    with pytest.raises(StoreError, match="unknown store backend 'nobody'"):
+        backend_field("nobody")
+
+
+# Files of a store
+
+
+def test_a_file_of_exactly_the_cap_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"1234")
+    assert read_capped(path, 4) == b"1234"
+    with pytest.raises(DamagedStore, match="has 4 bytes; at most 3"):
+        read_capped(path, 3)
+    with pytest.raises(FileNotFoundError):
+        read_capped(tmp_path / "gone")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for bad in (tmp_path, tmp_path / "link"):
+        with pytest.raises(DamagedStore, match="no plain file"):
+            read_capped(bad)
+
+
+def test_indexes_are_known_by_their_names_in_order(tmp_path: Path) -> None:
+    for name in ("000010.idx", "000002.idx", "1000000.idx", "00001.idx", "000003.idx.x", "x000004.idx"):
+        (tmp_path / name).touch()
+    assert numbered(tmp_path) == [2, 10, 1000000] and numbered(tmp_path / "gone") == []
+
+
+def test_a_quarantine_line_is_synced_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced, fsync = tmp_path / "quarantine.jsonl", [], os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), path.stat().st_size))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    append_quarantine(path, Quarantined("a", "decode", "b", 1))
+    first = path.stat().st_size
+    assert (str(path), first) in synced and (str(tmp_path), first) in synced
+    append_quarantine(path, Quarantined("a", "decode", "later", 3))
+    assert synced[-1] == (str(path), path.stat().st_size)
+    assert read_quarantine(path) == ({"a": Quarantined("a", "decode", "later", 3)}, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": "a", "stage": "b", "reason": "c"}',
+        '{"key": "a", "stage": "b", "reason": "c", "attempts": true}',
+        '{"key": "a", "stage": "b", "reason": "c", "attempts": 1, "more": 1}',
+        '{"key": "a/b", "stage": "b", "reason": "c", "attempts": 1}',
+        '{"key": "a", "stage": "b", "reason": null, "attempts": 1}',
+        '{"key": "a", "stage": 1, "reason": "c", "attempts": 1}',
+        "",
+    ],
+)
+def test_a_line_that_is_no_quarantine_entry_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "quarantine.jsonl"
+    append_quarantine(path, Quarantined("a", "decode", "b", 1))
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DamagedStore, match="line 2: not a quarantine entry"):
+        read_quarantine(path)
+
+
+def test_a_released_lock_is_empty_and_free_and_releasing_twice_is_nothing(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    lock = WriterLock(path)
+    assert path.read_bytes() == str(os.getpid()).encode()
+    lock.release()
+    assert path.read_bytes() == b""
+    other = WriterLock(path)
+    lock.release()
+    assert path.read_bytes() == str(os.getpid()).encode(), "the other's, who holds it now"
+    other.release()
+
+
+@pytest.mark.parametrize("name", ["expected", "stored", "quarantined", "shards", "shard_bytes"])
+def test_a_seal_whose_counts_are_not_those_of_the_store_is_refused_by_name(toy, name: str) -> None:
+    toy.write(failing=["clip002"])
+    path = toy.folder / "complete.json"
+    value = json.loads(path.read_text())
+    seen = value[name]
+    value[name] += 1
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    with pytest.raises(DamagedStore, match=rf"complete\.json: {name} is {seen}, the seal says {seen + 1}"):
+        StoreReader.open(toy.folder)
+    toy.write()
+    assert verify(toy.folder).sound
+
+
+def test_a_seal_is_what_is_there_in_numbers(toy) -> None:
+    summary = toy.write(failing=["clip002", "clip003"])
+    seal = parse_seal((toy.folder / "complete.json").read_bytes(), toy.folder)
+    size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
+    assert (seal.stored, seal.quarantined, seal.expected, seal.shards, seal.shard_bytes) == (
+        8,
+        2,
+        10,
+        3,
+        size,
+    )
+    assert summary.bytes == size and seal.fingerprint == toy.recipe().fingerprint
+    wanted = {"manifest.jsonl", "quarantine.jsonl", *(f"index/00000{n}.idx" for n in range(3))}
+    assert {*seal.sha256} == wanted
+    assert all(
+        hashlib.sha256((toy.folder / name).read_bytes()).hexdigest() == seal.sha256[name] for name in wanted
+    )
+    report = verify(toy.folder)
+    assert (report.stored, report.quarantined, report.shards, report.bytes) == (8, 2, 3, size)
+    assert (report.missing, report.finished, report.sound) == (0, True, True)
+
+
+def test_a_store_is_sound_when_it_is_finished_without_damage_and_without_a_hole(tmp_path: Path) -> None:
+    good = Report(tmp_path, (), finished=True)
+    assert good.sound
+    for other in (
+        replace(good, finished=False),
+        replace(good, missing=1),
+        replace(good, problems=(Problem("a", "b"),)),
+    ):
+        assert not other.sound
+
+
+def test_a_problem_as_an_error_names_file_key_and_how_many_more(tmp_path: Path) -> None:
+    error = Problem("a", "b", "k", 3).error(tmp_path, 2)
+    assert error.problem == f"{tmp_path / 'a'}, key k: b (and 2 more)" and isinstance(error, DamagedShard)
+    error = Problem("a", "b").error(tmp_path)
+    assert error.problem == f"{tmp_path / 'a'}: b" and not isinstance(error, DamagedShard)
+    assert isinstance(Problem("a", "b", shard=0).error(tmp_path), DamagedShard)
+    assert str(Problem("a", "b", "k")) == "a (k): b" and str(Problem("a", "b")) == "a: b"
+
+
+# Writing
+
+
+def test_a_journal_goes_with_its_shard_and_not_with_the_store(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        first, second, _ = writer.plan()
+        for key in (*first.missing, second.missing[0]):
+            writer.keep(toy.record(key))
+        assert writer.unsynced
+        writer.sync()
+        assert not writer.unsynced
+        writer.publish(first, writer.kept(0))
+        assert [path.name for path in (toy.folder / "journal").iterdir()] == ["000001.log"]
+        assert (writer.stored, writer.expected, {*writer.indexes}) == (4, 10, {0})
+        assert writer.place("clip007") == 7
+        with pytest.raises(KeyError):
+            writer.place("nobody")
+        assert writer.kept(0) == {} and {*writer.kept(1)} == {second.missing[0]}
+        writer.forget([second.missing[0]])
+        assert writer.kept(1) == {}
+        assert [list(keys) for keys in writer.planned][2] == ["clip008", "clip009"]
+
+
+def test_a_shard_of_which_the_same_clips_fail_again_is_left_as_it_is(toys) -> None:
+    toys.write(failing=["clip002"])
+    files = [
+        path for path in toys.folder.rglob("*") if path.suffix in (".tar", ".idx") or path.name[:2] == "c."
+    ]
+    before = {path: path.stat().st_ino for path in files}
+    toys.write(retry_failed=True, failing=["clip002"])
+    assert {path: path.stat().st_ino for path in files} == before
+    assert StoreReader.open(toys.folder).quarantined[0].attempts == 2
+
+
+def test_remaking_takes_the_named_clips_out_and_no_other(toys) -> None:
+    toys.write(failing=["clip001", "clip009"])
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest()) as writer:
+        assert writer.plan() == []
+        writer.remake(["clip002", "clip008", "clip009"])
+        assert not (toys.folder / "complete.json").exists()
+        assert [(plan.number, plan.missing) for plan in writer.plan()] == [
+            (0, ("clip002",)),
+            (2, ("clip008", "clip009")),
+        ]
+        assert [entry.key for entry in writer.quarantined] == ["clip001"]
+    quarantined, _ = read_quarantine(toys.folder / "quarantine.jsonl")
+    assert {*quarantined} == {"clip001"}
+    assert numbered(toys.folder / "index") == [0, 1], "shard 2 had clip008 alone"
+    files = [path.name for number, paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).items()
+             for path in paths if number == 2]  # fmt: skip
+    assert files == []
+    reader = StoreReader.open(toys.folder, allow_partial=True)
+    assert tuple(reader.keys) == ("clip000", "clip003", "clip004", "clip005", "clip006", "clip007")
+    assert all(toys.same(record) for record in reader)
+
+
+def test_what_was_relabelled_added_or_left_is_said_with_the_first_of_them(toy) -> None:
+    toy.write()
+    manifest = toy.manifest(12, "horn")
+    said: list[str] = []
+    toy.write(replace(manifest, clips=manifest.clips[1:]), seen=lambda w: said.extend(w.remarks))
+    assert said == [
+        "new clips: 2, clip010 first",
+        "clips with new labels or splits: 9, clip001 first",
+        "clips no longer in the data set, which stay stored in no split: 1, clip000 first",
+    ]
+    said.clear()
+    toy.write(failing=["clip001"], recipe=toy.recipe(a=1))
+    toy.write(retry_failed=True, recipe=toy.recipe(a=1), seen=lambda w: said.extend(w.remarks))
+    assert said == ["quarantined clips tried again: 1"]
+
+
+def test_leftovers_of_a_killed_writer_go_on_opening_and_at_the_end(toys) -> None:
+    folder = unfinished(toys)
+    places = [
+        folder,
+        folder / "index",
+        folder / "spare",
+        *backend_of(toys.recipe()).places(StoreFolder(folder)),
+    ]
+    for place in places:
+        (place / ".part-x").write_bytes(b"x")
+    open_for_writing(toys.dataset, toys.recipe(), toys.manifest()).close()
+    assert not list(folder.rglob(".part-*"))
+    toys.write(seen=lambda _: [(place / ".part-x").write_bytes(b"x") for place in places])
+    assert not list(folder.rglob(".part-*")) and verify(folder).sound
+
+
+def test_an_open_writer_is_told_by_name_what_is_missing(toy) -> None:
+    folder = unfinished(toy, 7)
+    with pytest.raises(IncompleteStore, match=r"3 of 7 clips .*: clip004, clip005, clip006") as caught:
+        StoreReader.open(folder)
+    assert "..." not in caught.value.problem and "caeav extract" in str(caught.value.hint)
+    folder = unfinished(toy.at(toy.stores.parent / "more"), 8)
+    with pytest.raises(IncompleteStore, match=r"4 of 8 clips .*: clip004, clip005, clip006, \.\.\."):
+        StoreReader.open(folder)
+    state = inspect(folder)
+    captions = replace(state, recipe=replace(state.recipe, kind="captions"))
+    assert "`caeav caption` again" in str(captions.incomplete().hint)
+    assert (state.stored, state.expected, len(state.indexes)) == (4, 8, 1)
+
+
+# Reading
+
+
+def test_a_record_is_checked_when_first_read_and_not_again(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.write()
+    reader = StoreReader.open(toys.folder)
+    kind, checks = type(reader._shard(0)), []
+    record = kind.record
+    monkeypatch.setattr(
+        kind,
+        "record",
+        lambda self, row, *, check=True: checks.append((row, check)) or record(self, row, check=check),
+    )
+    for key in ("clip001", "clip001", "clip002", "clip001"):
+        assert toys.same(reader.read(key))
+    assert checks == [(1, True), (1, False), (2, True), (1, False)]
+    StoreReader.open(toys.folder).read("clip001")
+    assert checks[-1] == (1, True), "each reader checks for itself"
+
+
+def test_of_many_shards_the_longest_unused_is_closed(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write()
+    monkeypatch.setattr("caeav.pipeline.store.reader.OPEN_FILES", 2)
+    reader = StoreReader.open(toy.folder)
+    for key in ("clip000", "clip004", "clip001", "clip008"):
+        reader.read(key)
+    assert list(reader._shards) == [0, 2]
+
+
+def test_a_reader_knows_what_it_holds_and_what_it_does_not(toys) -> None:
+    toys.write(failing=["clip002"])
+    reader = StoreReader.open(toys.folder)
+    assert reader.held().tolist() == [i != 2 for i in range(10)]
+    assert "clip001" in reader and "clip002" not in reader and 1 not in reader and len(reader) == 9
+    assert [record.key for record in reader.read_each(["clip009", "clip000", "clip009"])] == [
+        "clip009",
+        "clip000",
+        "clip009",
+    ]
+    reader.ahead(["clip001", "clip002", "nobody"])
+    sized = sum(p.stat().st_size for paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).values()
+                for p in paths)  # fmt: skip
+    assert reader.shard_bytes == sized
+    specs = reader.array_specs()
+    assert list(specs) == ["audio.mask", "audio.stage1", "visual.stage1"]
+    assert (specs["visual.stage1"].shape, specs["visual.stage1"].dtype) == ((10, 6, 8), "float16")
+    other = toys.at(toys.stores.parent / "whole")
+    other.write()
+    assert StoreReader.open(other.folder).held().tolist() == [True] * 10
+
+
+# Comparing and describing
+
+
+def test_each_difference_of_two_records_is_noted_by_array_and_fact() -> None:
+    def record(key: str, info: dict[str, Any], **arrays: Any) -> Record:
+        return Record(key, arrays, info)
+
+    found = Differences()
+    one = np.array([1.0, 2.0], np.float32)
+    compare_records(record("a", {"x": 1}, v=one, w=one), record("a", {"x": 1}, v=one, w=one), found)
+    assert found.same_content
+    compare_records(record("b", {"x": 1}, v=one), record("b", {"y": 1}, v=one + 0.5, w=one), found)
+    compare_records(record("c", {"x": 1}, v=one, u=one), record("c", {"x": 2}, v=one - 3.0), found)
+    compare_records(record("d", {}, v=one[:1]), record("d", {}, v=one), found)
+    compare_records(record("e", {}, t=one), record("e", {}, t=one.astype(np.float64)), found)
+    compare_records(record("f", {}, s=np.array([0.0])), record("f", {}, s=np.array([-0.0])), found)
+    seen = {name: (x.clips, x.largest, x.key, x.form) for name, x in found.arrays.items()}
+    assert seen == {
+        "v": (3, 3.0, "c", "[1] -> [2]"),
+        "w": (1, 0.0, "b", "only in the second"),
+        "u": (1, 0.0, "c", "only in the first"),
+        "t": (1, 0.0, "e", "float32 -> float64"),
+        "s": (1, 0.0, "f", ""),
+    }
+    assert found.facts == {"x": 2, "y": 1} and not found.same_content
+    for changed in ({"only_a": ("k",)}, {"only_b": ("k",)}, {"quarantine": ("k",)}, {"facts": {"x": 1}}):
+        assert not Differences(**changed).same_content
+    assert Differences(recipe=("fields.dtype",)).same_content
+
+
+def test_a_description_counts_clips_by_what_is_noted_of_them() -> None:
+    facts = {
+        "a": {"notes": [{"code": "short"}, {"code": "short"}, "plain"], "frames_ok": [False, True]},
+        "b": {"notes": [{"code": "short"}], "frames_ok": [False, False], "audio_ok": [False]},
+        "c": {"audio_ok": [False, False]},
+    }
+    failed = [Quarantined(k, "decode", why, 1) for k, why in (("d", "x"), ("e", "y"), ("f", "y"))]
+    reader = SimpleNamespace(
+        keys=list(facts),
+        info=facts.__getitem__,
+        quarantined=failed,
+        shard_bytes=100,
+        manifest=SimpleNamespace(clips=range(8)),
+        missing=("g", "h"),
+        array_specs=lambda: {"v": 1},
+        __len__=None,
+    )
+    seen = describe(type("Reader", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(reader)))
+    assert (seen.clips, seen.expected, seen.missing, seen.bytes, seen.bytes_a_clip) == (3, 8, 2, 100, 33)
+    assert seen.notes == (("short", 2), ("plain", 1)) and (seen.no_video, seen.no_audio) == (1, 2)
+    assert seen.quarantine == (("decode", "y", 2), ("decode", "x", 1)) and seen.arrays == {"v": 1}
+
+
+# Finding
+
+
+def test_a_store_answers_to_four_digits_of_its_fingerprint_in_any_case(toy) -> None:
+    toy.write()
+    toy.write(recipe=toy.recipe(dtype="float32"))
+    digits = toy.recipe().fingerprint
+    for name in (digits[:4], digits[:12].upper(), digits):
+        assert find_store(toy.stores, "toy", "tokens", name) == toy.folder
+    with pytest.raises(StoreError, match=r"no tokens store of toy called"):
+        find_store(toy.stores, "toy", "tokens", digits[:3])
+    with pytest.raises(StoreError, match=r"2 stores fit, one is needed"):
+        find_store(toy.stores, "toy")
+    with pytest.raises(StoreError, match=r"no captions store of toy") as caught:
+        find_store(toy.stores, "toy", "captions")
+    assert "caeav caption --dataset toy" in str(caught.value.hint)
+    with pytest.raises(StoreError, match=r"no store of other in"):
+        find_store(toy.stores, "other")
+
+
+def test_a_store_in_the_list_has_its_counts_and_the_room_it_takes(toy) -> None:
+    toy.write(failing=["clip002"])
+    size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
+    (info,) = list_stores(toy.stores)
+    assert (info.dataset, info.kind, info.name, info.state) == ("toy", "tokens", "classic", "complete")
+    assert (info.clips, info.quarantined, info.expected, info.bytes) == (9, 1, 10, size)
+    (toy.folder / "complete.json").unlink()
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(12)) as writer:
+        writer.keep(toy.record("clip010"))
+        journal = (toy.folder / "journal" / "000002.log").stat().st_size
+    (info,) = list_stores(toy.stores)
+    assert (info.state, info.clips, info.quarantined, info.expected) == ("partial", 9, 1, 12)
+    assert info.bytes == size + journal and info.fingerprint12 == toy.recipe().fingerprint[:12]
+
+
+def test_slices_are_found_by_the_name_of_their_store_in_order(toy) -> None:
+    for number, count in ((2, 3), (1, 3), (3, 3)):
+        open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(number, count)).close()
+    wanted = [toy.dataset / f"{toy.recipe().folder_name}.slice-{n}-of-3" for n in (1, 2, 3)]
+    digits = toy.recipe().fingerprint
+    for name in (None, "classic", toy.recipe().folder_name, digits[:6]):
+        assert find_slices(toy.stores, "toy", name) == wanted
+    assert list_slices(toy.stores) == wanted and list_stores(toy.stores) == []
+    with pytest.raises(StoreError, match="no slice of a store of 'toy' that fits"):
+        find_slices(toy.stores, "toy", "other")
+    open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(1, 2)).close()
+    with pytest.raises(StoreError, match=r"slices of 2 stores of toy fit[\s\S]*cut into 3"):
+        find_slices(toy.stores, "toy")
+
+
+def test_a_reference_means_the_store_of_its_fingerprint_in_its_data_set(toy) -> None:
+    toy.write()
+    (info,) = list_stores(toy.stores)
+    digits = toy.recipe().fingerprint
+    assert Reference("", digits).means(info) and Reference("toy", digits).means(info)
+    assert not Reference("other", digits).means(info) and not Reference("", digits[::-1]).means(info)
+    slice_of = replace(info, path=info.path.with_name(info.path.name + ".slice-1-of-2"))
+    assert not Reference("toy", digits).means(slice_of)
+    for path in (toy.folder, *toy.folder.iterdir()):
+        os.utime(path, (1000, 1000), follow_symlinks=False)
+    old = idle_s(toy.folder)
+    os.utime(toy.folder / "index", (5000, 5000))
+    assert 3900 < old - idle_s(toy.folder) < 4100, "the newest of all counts"
