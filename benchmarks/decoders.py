@@ -63,7 +63,8 @@ def seek_a_picture(path: str) -> list[Any]:
     """The alternative: seek to each wanted time, decode up to it, then the sound in a second pass."""
     import av
 
-    from caeav.pipeline.decode.sound import SoundLine, mixed_to_mono
+    from caeav.pipeline.decode.mixing import Mixer
+    from caeav.pipeline.decode.sound import SoundLine
 
     pictures = []
     with av.open(path) as container:
@@ -79,10 +80,9 @@ def seek_a_picture(path: str) -> list[Any]:
             pictures.append(shown.to_ndarray(format="rgb24"))
     with av.open(path) as container:
         stream = container.streams.audio[0]
-        line = SoundLine(float(stream.time_base), (0.0, 12.0))
+        line, mixer = SoundLine(float(stream.time_base), (0.0, 12.0)), Mixer()
         for frame in container.decode(stream):
-            names = [channel.name for channel in frame.layout.channels]
-            line.add(frame.time, mixed_to_mono(frame.to_ndarray(), names), frame.sample_rate)
+            line.add(frame.time, mixer.mono(frame), frame.sample_rate)
         line.sound().window(0.0, SAMPLING.samples, SAMPLING.rate_hz)
     return pictures
 

@@ -28,6 +28,9 @@ class BaseDecoder(ABC):
 
     name: str
     first_audio_only = False  # the library cannot be told which audio stream to read
+    counts_from_start = (
+        False  # the library counts pictures and samples from the start, so what lies before counts, too
+    )
     follows_changes = False  # the library follows clocks, rates and palettes that change in mid-stream
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -63,7 +66,8 @@ class BaseDecoder(ABC):
         facts = self._straight(probe(path, self.limits, first_audio=self.first_audio_only))
         if facts.is_over(start_s):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
-        promised = scan(facts, start_s, sampling.centres_s(start_s)[0], sampling.seconds, self.limits)
+        first_s, whole = sampling.centres_s(start_s)[0], self.counts_from_start
+        promised = scan(facts, start_s, first_s, sampling.seconds, self.limits, from_start=whole)
         facts = self._able(facts.without(promised.encrypted), promised)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
         pictures, sound = self.read(plan)
@@ -76,9 +80,12 @@ class BaseDecoder(ABC):
         if self.follows_changes:
             return facts
         if video and video.carries_state:
-            video = replace(video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)")
-        if audio and promised.rate_changes:
-            why = f"its sample rate changes, which {self.name} does not follow (--decoder pyav does)"
+            video = replace(
+                video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)"
+            )
+        if audio and (promised.rate_changes or promised.holes):
+            what = "its sample rate changes" if promised.rate_changes else "there are holes in it"
+            why = f"{what}, which {self.name} does not follow (--decoder pyav does)"
             audio = replace(audio, decodable=False, why=why)
         return replace(facts, video=video, audio=audio)
 
@@ -88,6 +95,8 @@ class BaseDecoder(ABC):
         if walk is None or walk.parts == 1:
             return facts
         if not self.follows_changes:
-            what = f"{Path(facts.path).name} is {walk.parts} files joined, its clock starts anew in the middle"
+            what = (
+                f"{Path(facts.path).name} is {walk.parts} files joined, its clock starts anew in the middle"
+            )
             raise DecodeError(f"{what}: {self.name} cannot tell where", hint="use --decoder pyav")
         return replace(facts, duration_s=max(walk.end_s, facts.duration_s or 0.0), joined=True)

@@ -1,6 +1,6 @@
 """Stamps that start anew: files joined end to end are one film whose parts follow each other.
 
-Recordings are joined by `cat` (MPEG-TS, MPEG-PS, FLAC) or chained (Ogg); then the container's clock jumps in the middle.
+Recordings are joined by `cat` (MPEG-TS, MPEG-PS, FLAC) or chained (Ogg); then the container's clock jumps.
 As in the `ffmpeg` command a stream whose clock goes back, or ahead by more than ten seconds together with all
 others, goes on where it was. Packets are given straight stamps right after demuxing, before anything reads them.
 """
@@ -30,9 +30,9 @@ WALK_BYTES = 2**30  # larger files are not read to their end for the sake of one
 class Clock:
     """Gives the packets of one reading of a file straight stamps; streams share the parts they lie in.
 
-    Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough. Other containers cannot be
-    joined: there what goes back is left out, as the `ffmpeg` command does. AVI knows no time of showing, only the order
-    of decoding, and what a demuxer makes of it for H.264 is one picture late.
+    Of a file that is known to be one piece nothing is changed: after a seek stamps may be rough. Other containers
+    cannot be joined: there what goes back is left out, as the `ffmpeg` command does. AVI knows no time of showing, only
+    the order of decoding, and what a demuxer makes of it for H.264 is one picture late.
     """
 
     def __init__(self, facts: MediaFacts, restarts: bool) -> None:
@@ -93,7 +93,9 @@ class Clock:
         if part == newest or not self._goes_on(time_s, next_s, OVERLAP_S):
             self._shifts_s.append(next_s - at_s)
             return newest + 1
-        if time_s < next_s - BACK_S:  # this stream of the old part ended later: the new part begins later for all
+        if (
+            time_s < next_s - BACK_S
+        ):  # this stream of the old part ended later: the new part begins later for all
             self._shifts_s[newest] += next_s - time_s
         return newest
 

@@ -1,7 +1,7 @@
 """Any decoded sound as mono float32, mixed by libavfilter as the `ffmpeg` command does.
 
 One graph an input: `abuffer`, a channel map where the stream only counts its channels, `aresample` (whose matrix is
-normalised, so that a mix cannot clip) and `aformat`. It is built anew when rate, sample format or channel order changes.
+normalised, so that a mix cannot clip) and `aformat`. It is built anew when rate, sample format or channels change.
 Samples leave it packed: PyAV 18 reads past the planes of planar sound with eight or more channels.
 """
 
@@ -36,8 +36,11 @@ def kept(layout: Any) -> Any:
 def channels_of(layout: Any) -> tuple[str, ...]:
     """Names of a layout's channels, guessed from their number where the stream does not name them."""
     names = tuple(channel.name for channel in kept(layout).channels)
-    if names and all(name == UNNAMED for name in names):
-        return tuple(channel.name for channel in av.AudioLayout(f"{len(names)}c").channels)  # FFmpeg's guess
+    if set(names) == {UNNAMED}:
+        try:
+            return tuple(channel.name for channel in av.AudioLayout(f"{len(names)}c").channels)
+        except ValueError:  # so many that FFmpeg has no guess
+            return names
     return names
 
 
@@ -59,7 +62,9 @@ class Mixer:
     def _pulled(self, wanted: str, frame: Any, names: Sequence[str]) -> Float:
         key = (wanted, frame.format.name, frame.layout.name, frame.sample_rate)
         if key not in self._graphs:
-            self._graphs = {k: g for k, g in self._graphs.items() if k[1:] == key[1:]}  # the stream has changed
+            self._graphs = {
+                k: g for k, g in self._graphs.items() if k[1:] == key[1:]
+            }  # the stream has changed
             self._graphs[key] = _graph(wanted, frame, names)
         graph = self._graphs[key]
         graph.push(frame)
@@ -90,7 +95,7 @@ def mix_gain(channels: Sequence[str]) -> float:
 
 
 def _graph(wanted: str, frame: Any, names: Sequence[str]) -> Graph:
-    """From frames like `frame`, whose channels are `names`, to packed float32: `mono`, `loud` (not normalised), `all`."""
+    """From frames like `frame` to packed float32: `mono`, `loud` (mono, not normalised) or `all` channels."""
     try:
         return _configured(wanted, frame, names)
     except av.FFmpegError:  # an order FFmpeg has no matrix for, such as binaural sound
@@ -129,4 +134,3 @@ def _to_mono(layout: str, names: Sequence[str], normalised: bool) -> list[tuple[
         numbers = "|".join(map(str, range(count)))
         steps.append(("channelmap", {"map": numbers, "channel_layout": "+".join(names)}))
     return [*steps, ("aresample", {"rematrix_maxval": "1" if normalised else "0"})]
-

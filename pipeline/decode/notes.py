@@ -68,8 +68,8 @@ def time_notes(plan: Plan) -> list[Note]:
         said = f"the file's clock goes back in the middle: {scan.left_out} packets from there on are left out"
         notes.append(Note("damaged", said))
     ends = [end for end in (plan.video_end_s, scan.audio_end_s) if end is not None]
-    promised = facts.end_s is not None and not facts.guessed and not facts.other_streams
-    if scan.at_end and promised and ends:
+    trusted = not facts.guessed and not facts.other_streams
+    if scan.at_end and facts.end_s is not None and trusted and ends:
         lost_s = min(facts.end_s, plan.end_s) - max(ends)
         if lost_s > LOST_S:
             said = f"the header promises {facts.end_s:.3f} s, the file's packets end at {max(ends):.3f} s"

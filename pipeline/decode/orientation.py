@@ -79,7 +79,9 @@ class Orientation:
 def orientation_of(frame: Any) -> Orientation:
     """What the container asks for a PyAV frame."""
     found = frame.side_data.get("DISPLAYMATRIX")
-    return Orientation() if found is None else Orientation.of(np.frombuffer(found, dtype=np.int32)[:9].tolist())
+    return (
+        Orientation() if found is None else Orientation.of(np.frombuffer(found, dtype=np.int32)[:9].tolist())
+    )
 
 
 def stored_orientation(facts: MediaFacts, limits: Limits) -> Orientation:

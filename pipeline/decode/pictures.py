@@ -20,9 +20,10 @@ class Pictures:
     """What a decoder found for the `T` wanted times, in media time.
 
     images: upright RGB `[H, W, 3]` or None where nothing decoded. shown_s: stamp of each. until_s: when the next
-    picture that decoded takes its place; None where none did. decoded: pictures decoded to get there. concealed: pictures
-    the decoder itself marks as damaged. rotated_deg: how far pictures were turned, counter-clockwise, to stand upright;
-    mirrored: whether they were mirrored, too. askew_deg: what they were not turned by.
+    picture that decoded takes its place; None where none did. decoded: pictures decoded to get there.
+    concealed: pictures the decoder itself marks as damaged. rotated_deg: how far pictures were turned,
+    counter-clockwise, to stand upright; mirrored: whether they were mirrored, too. askew_deg: what was asked for,
+    but is no right angle.
     """
 
     images: list[Image | None]

@@ -46,15 +46,16 @@ class Plan:
             return None
         return max(self.scan.video_s[-1] + self.frame_gap_s, self.scan.video_end_s or 0.0)
 
-    def shown_until_s(self, shown_s: float, next_s: float | None) -> float:
-        """When a picture with stamp `shown_s` stops being shown; `next_s`: the next one that decoded, if any.
+    def shown_until_s(self, shown_s: float) -> float:
+        """When the last picture of a stream, with stamp `shown_s`, stops being shown.
 
-        The last one of a stream is shown for as long as its packet says, at least for the usual gap.
+        As long as its packet says, and at least for the usual gap.
         """
-        if next_s is None:
-            next_s = self.scan.next_s(shown_s)
-        if next_s is not None:
-            return next_s
         last = self.scan.video_s and abs(shown_s - self.scan.video_s[-1]) < self.frame_gap_s / 2
         said_s = self.scan.video_end_s if last else None
         return max(shown_s + self.frame_gap_s, said_s or 0.0)
+
+    def is_stale(self, time_s: float, shown_s: float, until_s: float | None) -> bool:
+        """Whether a picture is the stream's last and over at `time_s`; `until_s`: when another one took its place."""
+        goes_on = until_s is not None or self.scan.next_s(shown_s) is not None
+        return not goes_on and time_s >= self.shown_until_s(shown_s)

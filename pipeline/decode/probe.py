@@ -15,8 +15,8 @@ import av
 
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError
-from caeav.pipeline.decode.opening import opened
 from caeav.pipeline.decode.mixing import channels_of
+from caeav.pipeline.decode.opening import opened
 
 WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
 """Containers that are a bare stream: how long they are is guessed from size and bit rate, often wrongly."""
@@ -34,9 +34,9 @@ ENCRYPTED = "it is encrypted, and there is no key"
 class VideoFacts:
     """The chosen video stream; `width` x `height` as stored, before rotation. None: the container does not say.
 
-    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies. `why`: the reason
-    when it is not decodable. `pixel_aspect`: width of a pixel by its height. `carries_state`: its pictures need the
-    stream's first packet (palettes), so that no seek may leave it out.
+    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies.
+    `why`: the reason when it is not decodable. `pixel_aspect`: width of a pixel by its height. `carries_state`: its
+    pictures need the stream's first packet (palettes), so that no seek may leave it out.
     """
 
     index: int
@@ -90,7 +90,9 @@ class MediaFacts:
 
     def is_over(self, time_s: float) -> bool:
         """Whether there is surely nothing from `time_s` on."""
-        return self.end_s is not None and time_s >= self.end_s and self.container not in WITHOUT_LENGTH
+        return (
+            self.end_s is not None and time_s >= self.end_s and self.container not in (*WITHOUT_LENGTH, "avi")
+        )
 
     def without(self, encrypted: Collection[int]) -> MediaFacts:
         """The same, the streams of these numbers marked as encrypted."""

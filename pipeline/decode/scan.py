@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -32,10 +33,12 @@ class Scan:
     """Packets of the chosen streams around a clip, in media time.
 
     video_s: sorted times of pictures. audio_s: seconds of sound inside the clip. `*_end_s`: where the last
-    packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these. seek_s: where reading
-    has to begin, None for the file's start. key_s: the last key picture before the first wanted one, where reading begins
-    far from it. parts: how many joined files were met. encrypted: streams whose packets are. rate_changes: packets of sound that hold no whole number of samples
-    at the header's rate. left_out: packets whose clock goes back in a container that cannot be joined.
+    packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these.
+    seek_s: where reading has to begin, None for the file's start. key_s: the last key picture before the first wanted
+    one, where reading begins far from it. parts: how many joined files were met. left_out: packets whose clock goes
+    back in a container that cannot be joined. encrypted: streams whose packets are. rate_changes: packets of sound hold
+    no whole number of samples at the header's rate. holes: sound is missing between packets. cut: the container's edit
+    list leaves pictures out.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -53,6 +56,8 @@ class Scan:
     encrypted: frozenset[int] = frozenset()
     rate_changes: bool = False
     left_out: int = 0
+    holes: bool = False
+    cut: bool = False
 
     @property
     def gaps_s(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -88,13 +93,22 @@ def go_to(container: Any, facts: MediaFacts, time_s: float) -> bool:
     return True
 
 
-def scan(facts: MediaFacts, start_s: float, first_wanted_s: float, seconds: float, limits: Limits) -> Scan:
+def scan(
+    facts: MediaFacts,
+    start_s: float,
+    first_wanted_s: float,
+    seconds: float,
+    limits: Limits,
+    *,
+    from_start: bool = False,
+) -> Scan:
     """Demux the packets of one clip; an error while reading ends the scan and is kept in `error`.
 
     A seek that lands behind the clip's start in one of the streams is tried again from further before, then the file is
-    read from its start. `first_wanted_s` is the time of the first wanted picture.
+    read from its start, as it is in any case with `from_start`. `first_wanted_s`: time of the first wanted picture.
     """
-    whole = start_s < SEEK_FROM_S or facts.joined or (facts.video is not None and facts.video.carries_state)
+    whole = from_start or start_s < SEEK_FROM_S or facts.joined
+    whole = whole or (facts.video is not None and facts.video.carries_state)
     places = [] if whole else [start_s - PREROLL_S, start_s - PREROLL_S - INTERLEAVE_S]
     for place_s in [*places, None]:
         if place_s is not None and place_s <= 0:
@@ -108,7 +122,7 @@ def scan(facts: MediaFacts, start_s: float, first_wanted_s: float, seconds: floa
 
 
 def _late(found: Scan, facts: MediaFacts, start_s: float, first_wanted_s: float) -> bool:
-    """Whether reading began behind something of the clip. A stream without a packet is over where the other one is there."""
+    """Whether reading began behind something of the clip; a stream without packets is over if the other has some."""
     no_video = facts.video is not None and (not found.video_s or found.video_s[0] > first_wanted_s)
     if facts.audio is None or no_video:
         return no_video
@@ -155,6 +169,7 @@ def _read(
                     encrypted.add(index)
                 time_s = stamp * tick - facts.origin_s
                 length_s = (packet.duration or 0) * tick
+                found.cut |= packet.is_discard and facts.video is not None and index == facts.video.index
                 if packet.is_discard:  # outside the container's edit list: decoded, but never shown
                     pass
                 elif facts.video and index == facts.video.index:
@@ -182,21 +197,24 @@ def _read(
             found.at_end = True
     found.video_s = sorted(found.video_s[broken or 0 :])
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
-    found.audio_s = _promised_s(heard, start_s, end_s, found.at_end)
+    spans = _sounding(heard)
+    found.holes = any(b - a > ROUNDING_S for (_, a), (b, _) in pairwise(spans))
+    sure = spans[:-1] if found.at_end else spans
+    inside = [(max(a, start_s), min(b, end_s)) for a, b in sure]
+    found.audio_s = sum(b - a for a, b in merged([(a, b) for a, b in inside if b > a]))
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
     found.left_out = len(clock.left_out)
     return found
 
 
-def _promised_s(heard: list[tuple[float, float]], start_s: float, end_s: float, at_end: bool) -> float:
-    """Seconds of sound that packets (time, length) promise between two times.
+def _sounding(heard: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """From when to when each packet (time, length) of sound is heard.
 
-    A container gives a packet the time until the next one as its length, and the file's last one a usual length.
+    A container gives a packet the time until the next one as its length, and the file's last one a usual length: too
+    much before a hole and at the end.
     """
     usual_s = float(np.median([length_s for _, length_s in heard])) if heard else 0.0
-    sure = heard[:-1] if at_end else heard
-    spans = [(max(a, start_s), min(a + min(length_s, 2 * usual_s), end_s)) for a, length_s in sure]
-    return sum(b - a for a, b in merged([(a, b) for a, b in spans if b > a]))
+    return [(time_s, time_s + min(length_s, 2 * usual_s)) for time_s, length_s in heard]
 
 
 def _is_uneven(length_s: float, tick_s: float, facts: MediaFacts) -> bool:

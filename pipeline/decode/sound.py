@@ -108,7 +108,8 @@ class Sound:
         out = np.zeros(samples, dtype=np.float32)
         for stretch in self.stretches:
             low, high = (
-                min(max(round((at_s - start_s) * rate_hz), 0), samples) for at_s in (stretch.start_s, stretch.end_s)
+                min(max(round((at_s - start_s) * rate_hz), 0), samples)
+                for at_s in (stretch.start_s, stretch.end_s)
             )
             if high > low:
                 out[low:high] = stretch.window(start_s, samples, rate_hz)[low:high]
@@ -119,8 +120,8 @@ class Sound:
 class SoundLine:
     """Collects a stream's pieces in order; `tick_s` is the container's clock resolution.
 
-    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence. `entered`: reading
-    began in the middle, where the first stamps may belong to sound that was cut in two.
+    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence.
+    `entered`: reading began in the middle, where the first stamps may belong to sound that was cut in two.
     """
 
     tick_s: float

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Note, Sampling
 from caeav.pipeline.decode.opening import library_message, regular_file
-from caeav.pipeline.decode.pictures import Image
+from caeav.pipeline.decode.orientation import Image
 
 AUDIO, FRAMES = "audio_wav", "visual_frames"
 MAX_PICTURES = 100_000

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from caeav.pipeline.decode.media import DecodedClip, DecodeError, Note
 from caeav.pipeline.decode.notes import LOST_S as LOST_END_S
 from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
-from caeav.pipeline.decode.pictures import Image, Pictures
+from caeav.pipeline.decode.orientation import Image
+from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import SILENT_PEAK, Sound
 
@@ -58,14 +59,11 @@ def _frames(
         return None, nothing, [Note("damaged", f"video ({shape}): no picture decodes; {said}")]
     first_s = plan.scan.video_s[0] if plan.scan.video_s else -float("inf")
     before = [time_s < first_s - plan.frame_gap_s for time_s in plan.wanted_s]
-    ends_s = [
-        None if shown_s is None else plan.shown_until_s(shown_s, pictures.until_s[t])
-        for t, shown_s in enumerate(pictures.shown_s)
-    ]
     starts_s = [plan.start_s + t * plan.sampling.segment_s for t in range(segments)]
     past = [
-        any(end_s is not None and at >= end_s - EDGE_S for end_s in (shown_end_s, plan.video_end_s))
-        for at, shown_end_s in zip(starts_s, ends_s, strict=True)
+        (plan.video_end_s is not None and at >= plan.video_end_s - EDGE_S)
+        or (shown_s is not None and plan.is_stale(at + EDGE_S, shown_s, until_s))
+        for at, shown_s, until_s in zip(starts_s, pictures.shown_s, pictures.until_s, strict=True)
     ]
     lost = [
         not past[t] and not before[t] and _is_lost(plan, time_s, pictures, t)
@@ -73,7 +71,7 @@ def _frames(
     ]
     notes: list[Note] = []
     if any(past):
-        end_s = plan.video_end_s or max(end for end in ends_s if end is not None)
+        end_s = plan.video_end_s or max(plan.shown_until_s(s) for s in pictures.shown_s if s is not None)
         said = f"video ends at {end_s:.3f} s of the media"
         notes.append(
             Note("short_video", f"{said}: {sum(past)} of {segments} segments hold the last picture instead")
@@ -264,5 +262,6 @@ def _facts(
             "rate_hz": sound.stretches[0].rate_hz,
             "channels": len(audio.channels),
             "samples": round(covered_s * plan.sampling.rate_hz),
+            **({"mix": "libswresample"} if len(audio.channels) > 2 else {}),
         }
     return facts

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
@@ -29,6 +30,9 @@ from caeav.pipeline.decode.sound import Sound
 
 EXACT_CONTAINERS = ("mov", "matroska", "avi")
 """Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
+
+
+LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
 
 
 def _library() -> Any:
@@ -50,11 +54,34 @@ def _message(error: BaseException, plan: Plan) -> str:
     return text.replace(plan.facts.path, Path(plan.facts.path).name)
 
 
+def _wrong_pictures(plan: Plan) -> str:
+    """Of which kind of file, if it is of one, decord shows pictures of another time or stream; empty for others."""
+    container, video = plan.facts.container, plan.facts.video
+    if video is None:
+        return ""
+    if not any(name in container.split(",") for name in EXACT_CONTAINERS):
+        return f"{container} files"
+    if video.codec in LATE_CODECS:
+        return f"{video.codec} video"
+    return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
+def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
+    """Pictures of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
+    images: dict[int, NDArray[np.uint8]] = {}
+    for number in range(max(wanted) + 1):
+        picture = reader.next()
+        if number in wanted:
+            images[number] = picture.asnumpy()
+    return np.stack([images[number] for number in wanted])
+
+
 class DecordDecoder(BaseDecoder):
     """decord 0.6; brings its own (old) FFmpeg."""
 
     name = "decord"
     first_audio_only = True
+    counts_from_start = True
 
     def version(self) -> str:
         """decord's version."""
@@ -62,9 +89,9 @@ class DecordDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by index, then the whole sound track."""
-        container = plan.facts.container
-        if plan.facts.video and not any(name in container.split(",") for name in EXACT_CONTAINERS):
-            raise DecodeError(f"decord gives wrong pictures of {container} files", hint="use --decoder pyav")
+        wrong = _wrong_pictures(plan)
+        if wrong:
+            raise DecodeError(f"decord gives wrong pictures of {wrong}", hint="use --decoder pyav")
         video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
         audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
@@ -85,9 +112,16 @@ class DecordDecoder(BaseDecoder):
 
     def _take(self, reader: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
         """Fill the given segments in one batch."""
-        starts = self._starts(reader, plan)
+        starts, sane = self._starts(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
-        images = reader.get_batch(wanted).asnumpy()
+        images = reader.get_batch(wanted).asnumpy() if sane else _in_order(reader, wanted)
+        video = plan.facts.video
+        assert video is not None
+        if plan.facts.video_streams > 1 and sorted(images.shape[1:3]) != sorted((video.height, video.width)):
+            size = f"{images.shape[2]}x{images.shape[1]}"
+            raise DecodeError(
+                f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav"
+            )
         upright = stored_orientation(plan.facts, plan.limits)
         for n, t in enumerate(segments):
             found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]
@@ -97,8 +131,8 @@ class DecordDecoder(BaseDecoder):
     def _reader(self, plan: Plan) -> Any:
         return _library().VideoReader(plan.facts.path, num_threads=1)
 
-    def _starts(self, reader: Any, plan: Plan) -> list[float]:
-        """Media times of all pictures: decord's own where they are sane, else its frames laid out evenly.
+    def _starts(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
+        """Media times of all pictures: decord's own where they are sane (True), else its frames laid out evenly.
 
         Files whose packets carry no stamps (old AVI) get nonsense times from decord.
         """
@@ -109,10 +143,10 @@ class DecordDecoder(BaseDecoder):
         starts += video.start_s - starts[0]  # decord counts from the first picture
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
-            return [float(s) for s in starts]
-        first_s = video.start_s if plan.start_s else min(plan.scan.video_s, default=video.start_s)
+            return [float(s) for s in starts], True
+        first_s = min(plan.scan.video_s, default=video.start_s)
         fps = video.fps or float(reader.get_avg_fps())
-        return [first_s + i / fps for i in range(count)]
+        return [first_s + i / fps for i in range(count)], False
 
     def _sound(self, plan: Plan) -> Sound:
         decord = _library()

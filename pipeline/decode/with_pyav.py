@@ -197,7 +197,12 @@ class PyAVDecoder(BaseDecoder):
         """Pictures and sound in one pass; in a second one where the first went astray or met damage."""
         place_s = plan.scan.seek_s
         video, audio = self._pass(plan, place_s)
-        if place_s is not None and video is not None and video.late and plan.scan.expected_s(plan.wanted_s[0]):
+        if (
+            place_s is not None
+            and video is not None
+            and video.late
+            and plan.scan.expected_s(plan.wanted_s[0])
+        ):
             place_s = None  # what should be a key picture is none
             video, audio = self._pass(plan, None)
         if video and video.skipped and (video.found.errors or video.found.concealed):
@@ -250,7 +255,9 @@ class PyAVDecoder(BaseDecoder):
                     self._decode(packet, track, errors[index], clock)
                 if all(track.done for track in tracks.values()):
                     return
-                if self._far_past(packet, track, plan):  # who is not done has ended: what the codec holds is the rest
+                if self._far_past(
+                    packet, track, plan
+                ):  # who is not done has ended: what the codec holds is the rest
                     break
             else:
                 return
@@ -278,8 +285,9 @@ class PyAVDecoder(BaseDecoder):
         except DecodeError:
             raise
         except (av.FFmpegError, ValueError) as error:
-            mine = isinstance(track, _VideoTrack) or track.concerns(packet)
-            (errors if mine else track.early).append(library_message(error))
+            if isinstance(track, _AudioTrack) and not track.concerns(packet):
+                errors = track.early
+            errors.append(library_message(error))
 
     @staticmethod
     def _far_past(packet: Any, track: _VideoTrack | _AudioTrack, plan: Plan) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
+from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.mixing import mixed
 from caeav.pipeline.decode.opening import library_message
 from caeav.pipeline.decode.orientation import stored_orientation
@@ -21,6 +22,8 @@ from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
 from caeav.pipeline.decode.sound import FILTER_S, Sound
 
+INEXACT_CONTAINERS = ("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc")
+"""Here it begins at a later key frame, or counts from elsewhere, and shows pictures of another time."""
 _ERRORS = (RuntimeError, ValueError, IndexError)
 
 
@@ -66,6 +69,9 @@ class TorchCodecDecoder(BaseDecoder):
 
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by time, then sound by range."""
+        if plan.facts.video and plan.facts.container in INEXACT_CONTAINERS:
+            what = f"torchcodec gives wrong pictures of {plan.facts.container} files"
+            raise DecodeError(what, hint="use --decoder pyav")
         video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
         audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio

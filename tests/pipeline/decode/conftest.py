@@ -59,6 +59,8 @@ def write(tmp_path: Path) -> Write:
         sound_codec: str = "pcm_s16le",
         layout: str = "mono",
         rotation: int = 0,
+        mirrored: tuple[bool, bool] = (False, False),
+        pixel: tuple[int, int] = (1, 1),
         clock: int = 30000,
         bit_rate: int | None = None,
     ) -> Written:
@@ -70,8 +72,10 @@ def write(tmp_path: Path) -> Write:
                 video = out.add_stream(video_codec, rate=30)
                 video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
                 video.codec_context.time_base = video.time_base = Fraction(1, clock)
-                if rotation:
-                    video.set_display_rotation(rotation)
+                if rotation or any(mirrored):
+                    video.set_display_rotation(rotation, hflip=mirrored[0], vflip=mirrored[1])
+                if pixel != (1, 1):
+                    video.codec_context.sample_aspect_ratio = Fraction(*pixel)
                 if video_codec == "libx264":
                     video.options = {"crf": "18", "preset": "veryfast", "g": "25", "bf": "2"}
                 todo += [(at, video, number) for number, at in enumerate(picture_s)]

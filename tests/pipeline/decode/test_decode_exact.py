@@ -104,10 +104,11 @@ def test_a_decoder_that_gives_the_wrong_picture_is_not_believed(
     try:
         clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     except DecodeError as error:
-        assert decoder.name == "decord" and "mpegts" in str(error)  # nothing it says could be checked
+        assert decoder.name != "pyav" and "mpegts" in str(error)  # nothing it says could be checked
         return
     shown = [read_number(frame) for frame in clip.frames]
     right = [number == 15 + 30 * t for t, number in enumerate(shown)]
+    assert (all(right) and all(clip.frames_ok)) or decoder.name != "pyav"  # marking all as lost is no way out
     assert all(is_right for is_right, ok in zip(right, clip.frames_ok, strict=True) if ok)
     assert all(clip.frames_ok) or "damaged" in {note.code for note in clip.notes}
 
@@ -174,8 +175,7 @@ def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
     for at in range(10 * 1024, pieces.size, 1024):  # entered in the middle, as after a seek
         line.add(round(at / rate, 3), pieces[at : at + 1024], rate)
     wave = line.sound().window(1.0, rate, rate)
-    shifts = [np.abs(wave - pieces[rate + s : 2 * rate + s]).max() for s in (-1, 0, 1)]
-    assert min(shifts) == 0.0
+    assert np.array_equal(wave, pieces[rate : 2 * rate])
 
 
 def test_past_the_end_and_before_the_start_are_errors(write: Any, decoder: Any) -> None:

@@ -68,10 +68,11 @@ def test_the_same_pictures_with_fewer_decoded(
     assert few < 0.75 * all_of_them
 
 
-def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: Any) -> None:
+@pytest.mark.parametrize("suffix", ["mov", "mkv"])
+def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: Any, suffix: str) -> None:
     """No sound is found there; that is no reason to look for it through an hour of pictures."""
     noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * 16000), dtype=np.int16)
-    made = write("film.mov", picture_s=[n / 30 for n in range(720)], sound=noise, rate_hz=16000)
+    made = write(f"film.{suffix}", picture_s=[n / 30 for n in range(720)], sound=noise, rate_hz=16000)
     decoder = Counting(Limits())
     clip = decoder.decode(str(made.path), 20.0, SAMPLING)
     assert all(clip.frames_ok) and not any(clip.audio_ok)
