@@ -266,7 +266,7 @@ def test_a_quarantine_line_is_synced_before_the_call_returns(
     path, synced, fsync = tmp_path / "quarantine.jsonl", [], os.fsync
 
     def noted(fd: int) -> None:
-        synced.append((os.readlink(f"/proc/self/fd/{fd}"), path.stat().st_size))
+        synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), path.stat().st_size))
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
