@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from caeav.manifests import publish
 from caeav.manifests.clip import MAX_KEY_CHARS
 from caeav.pipeline.store import (
     DamagedShard,
@@ -31,6 +33,7 @@ from caeav.pipeline.store import (
     list_stores,
     open_for_writing,
     random_parts,
+    remove_store,
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
@@ -636,3 +639,43 @@ def test_a_reference_means_the_store_of_its_fingerprint_in_its_data_set(toy) -> 
     old = idle_s(toy.folder)
     os.utime(toy.folder / "index", (5000, 5000))
     assert 3900 < old - idle_s(toy.folder) < 4100, "the newest of all counts"
+
+
+# What a crash may meet
+
+
+def test_the_seal_is_put_in_its_place_last_and_goes_first(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    rename, remove = publish.rename, publish.remove
+    monkeypatch.setattr(publish, "rename", lambda old, new: steps.append(f"+{new.name}") or rename(old, new))
+    monkeypatch.setattr(publish, "remove", lambda path: steps.append(f"-{path.name}") or remove(path))
+    toys.write()
+    assert steps[-1] == "+complete.json"
+    steps.clear()
+    toys.write(toys.manifest(12))
+    assert steps[0] == "-complete.json" and steps[-1] == "+complete.json"
+    assert steps.index("-000002.idx") < steps.index("+000002.idx")
+    steps.clear()
+    monkeypatch.setattr(shutil, "rmtree", lambda path: steps.append("rmtree"))
+    remove_store(toys.folder)
+    assert steps == ["-complete.json", "rmtree"] and not (toys.folder / "complete.json").exists()
+
+
+def test_a_shard_without_an_index_goes_when_the_store_is_finished(toys) -> None:
+    folder = unfinished(toys)
+    (first, *_) = backend_of(toys.recipe()).files(StoreFolder(folder))[0]
+    orphan = first.with_name(first.name.replace("000000", "000009").replace("c.0", "c.9"))
+    orphan.write_bytes(b"x")
+    toys.write()
+    assert not orphan.exists() and first.exists() and verify(folder).sound
+
+
+def test_a_clip_of_another_slice_is_not_due(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(2, 2)) as writer:
+        assert writer.expected == 4 and [plan.number for plan in writer.plan()] == [1]
+        with pytest.raises(ValueError, match="'clip000' is not due here"):
+            writer.keep(toy.record("clip000"))
+        with pytest.raises(ValueError, match="in another slice"):
+            writer.quarantine(Quarantined("clip000", "decode", "x", 1))
+        with pytest.raises(ValueError, match="'nobody' is not due here"):
+            writer.keep(Record("nobody", {}, {}))
