@@ -66,6 +66,7 @@ from caeav.pipeline.store.payload import (
 from caeav.pipeline.store.quarantine import append_quarantine, read_quarantine
 from caeav.pipeline.store.recipe import recipe_differences
 from caeav.pipeline.store.state import inspect
+from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.verification import Report
 
 
@@ -679,3 +680,39 @@ def test_a_clip_of_another_slice_is_not_due(toy) -> None:
             writer.quarantine(Quarantined("clip000", "decode", "x", 1))
         with pytest.raises(ValueError, match="'nobody' is not due here"):
             writer.keep(Record("nobody", {}, {}))
+
+
+def test_what_is_remade_is_not_taken_from_a_journal(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        for key in ("clip001", "clip002"):
+            writer.keep(toy.record(key))
+        writer.remake(["clip001"])
+        assert {*writer.kept(0)} == {"clip002"}
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        assert writer.plan()[0].kept == ("clip002",)
+
+
+def test_what_is_wrong_with_a_record_that_is_made_again_is_said_once(toy) -> None:
+    toy.write()
+    entry = StoreReader.open(toy.folder)._indexes[2].entries[1]
+    path = toy.folder / "shards" / "000002.tar"
+    data = bytearray(path.read_bytes())
+    data[int(entry["info_offset"])] ^= 1
+    path.write_bytes(data)
+    said: list[str] = []
+    toy.write(toy.manifest(12), seen=lambda w: said.extend(w.remarks))
+    (remark,) = [text for text in said if "made again" in text]
+    assert remark.startswith("shard 2, clip009: the json has crc32c ") and remark.count("clip009") == 1
+
+
+def test_the_shards_of_a_zarr_store_have_the_same_arrays(memory: Path) -> None:
+    toy = Toy(memory / "stores", "zarr")
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        first, second, _ = writer.plan()
+        writer.publish(first, {key: toy.record(key) for key in first.missing})
+        others = {
+            key: replace(toy.record(key), arrays={"x": np.zeros(3, np.float16)}) for key in second.missing
+        }
+        with pytest.raises(StoreError, match=r"clip 'clip004' has x F16 \[3\]; the clips before it have"):
+            writer.publish(second, others)
+        assert {*writer.indexes} == {0} and [plan.number for plan in writer.plan()] == [1, 2]
