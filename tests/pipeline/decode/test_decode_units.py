@@ -6,11 +6,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from caeav.pipeline.decode.clock import Clock
 from caeav.pipeline.decode.jobs import Attempt, Run
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError, Note, Sampling
@@ -558,3 +560,156 @@ def test_pictures_of_a_wav_are_looked_for_by_place_first(tmp_path: Path) -> None
         *(str(frames / "train" / "a" / name) for name in ("a_1.jpeg", "a_10.JPG", "a_2.png")),
     ]
     assert files_of("b.mp4") == ["b.mp4"]
+
+
+def test_a_jump_is_more_than_rounding_and_a_stamp_alone_moves_nothing_behind_it() -> None:
+    for jump_s, spans in ((0.04, [(0.0, 2.0)]), (0.2, [(0.0, 1.0), (1.2, 2.2)])):
+        collected = line()
+        for at_s in (0.0, 0.5, 1.0 + jump_s, 1.5 + jump_s):
+            collected.add(at_s, tone(0.5), RATE)
+        found = [(round(a, 3), round(b, 3)) for a, b in collected.sound().spans_s]
+        assert found == spans
+    collected = SoundLine(0.01, (0.0, 10.0))
+    for at_s in (0.0, 0.5, 1.3, 1.5, 2.0):  # the third is off by 0.3 s
+        collected.add(at_s, tone(0.5), RATE)
+    assert collected.sound().spans_s == [(0.0, 2.5)], "the start is not moved by it either"
+
+
+def test_a_start_known_to_the_sample_is_the_first_time_given() -> None:
+    collected = SoundLine(1 / 500, (0.0, 10.0))
+    for at_s in (0.1, 0.602):
+        collected.add(at_s, tone(0.5), 500)
+    assert collected.sound().spans_s[0][0] == 0.1
+
+
+def test_little_sound_that_is_missing_is_a_codecs_edge() -> None:
+    sound = Sound([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
+    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    assert details(clip, "short_audio") == []
+    sound = Sound([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.94)])
+    assert len(details(verified("pyav", plan(), shown(*[IMAGE] * 4), sound), "short_audio")) == 1
+    little = Scan(video_s=TENTHS, audio_s=0.05, audio_end_s=10.0)
+    clip = verified("pyav", plan(little), shown(*[IMAGE] * 4), Sound(errors=["sad"]))
+    assert details(clip, "short_audio") == [
+        "the audio stream holds no sound between 0.000 and 4.000 s; 1 decoding error, first: sad"
+    ]
+    assert clip.wave is not None and clip.wave.tolist() == [0.0] * 4000 and clip.audio_ok == (False,) * 4
+    more = replace(little, audio_s=0.06)
+    clip = verified("pyav", plan(more), shown(*[IMAGE] * 4), None)
+    assert details(clip, "damaged") == [
+        "audio (aac 1000 Hz): no sample decodes of 0.060 s promised; the decoder gave no sample and no error"
+    ]
+
+
+def test_packets_that_end_early_behind_the_clip_are_not_its_loss() -> None:
+    cut = Scan(video_s=TENTHS[:45], audio_end_s=4.5, at_end=True, video_over=True)
+    assert [note.code for note in time_notes(plan(cut))] == ["longer_media"]
+    assert [note.code for note in time_notes(plan(cut, segments=5))] == ["longer_media", "damaged"]
+
+
+def test_sound_is_called_real_for_a_short_stream_alone() -> None:
+    """Less than half a segment of sound is real where it is all that the stream has."""
+    sound = Sound.of(tone(0.3), RATE, 0.0)
+    scan = Scan(video_s=TENTHS, audio_s=0.3, audio_start_s=0.0, audio_end_s=0.3, at_end=True)
+    facts = replace(FACTS, audio=replace(AUDIO, duration_s=0.3))
+    ok = {
+        "all of it": verified("pyav", plan(scan, facts), shown(*[IMAGE] * 4), sound).audio_ok,
+        "it goes on": verified(
+            "pyav", plan(replace(scan, at_end=False), facts), shown(*[IMAGE] * 4), sound
+        ).audio_ok,
+        "some was lost": verified(
+            "pyav", plan(replace(scan, audio_s=0.5), facts), shown(*[IMAGE] * 4), sound
+        ).audio_ok,
+        "it began before": verified(
+            "pyav",
+            plan(scan, replace(FACTS, audio=replace(AUDIO, start_s=-1.0, duration_s=1.3))),
+            shown(*[IMAGE] * 4),
+            sound,
+        ).audio_ok,
+    }
+    assert ok == {
+        "all of it": (True, False, False, False),
+        "it goes on": (False,) * 4,
+        "some was lost": (False,) * 4,
+        "it began before": (False,) * 4,
+    }
+
+
+def test_how_much_sound_there_is_is_counted_at_the_rate_asked_for() -> None:
+    sound = Sound.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
+    rates = Sound(
+        [Stretch(tone(2), RATE, 0.0), Stretch(np.full(4000, 0.5, np.float32), 2000, 2.0)], [(0.0, 4.0)]
+    )
+    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    assert (clip.facts["audio"]["rate_hz"], clip.facts["audio"]["samples"]) == (2000, 4000)
+    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), rates)
+    assert details(clip, "rate_changes") == ["sound begins with 1000 Hz, then has 2000 Hz from 2.000 s"]
+    many = replace(FACTS, audio=replace(AUDIO, channels=("FL", "FR", "FC")))
+    assert (
+        verified("pyav", plan(facts=many), shown(*[IMAGE] * 4), sound).facts["audio"]["mix"]
+        == "libswresample"
+    )
+    bare = replace(FACTS, duration_s=None, video=None, audio=replace(AUDIO, duration_s=None))
+    clip = verified("pyav", plan(facts=bare), None, sound)
+    assert "media_s" not in clip.facts and "video" not in clip.facts and clip.frames is None
+
+
+# Clocks
+
+
+def packet(stream: int, at: int, length: int, kind: str = "audio", pts: int | None = None) -> Any:
+    return SimpleNamespace(
+        stream_index=stream,
+        dts=at,
+        pts=at if pts is None else pts,
+        duration=length,
+        stream=SimpleNamespace(type=kind),
+    )
+
+
+def test_the_clock_of_a_second_part_goes_on_where_the_first_ended() -> None:
+    clock = Clock(replace(FACTS, container="mpegts"), restarts=True)
+    stamps = []
+    for at in (0, 100, 200, 0, 100):
+        one = packet(1, at, 100)
+        assert clock.straighten(one, 0.01)
+        stamps.append((one.pts, one.dts))
+    assert stamps == [(n, n) for n in (0, 100, 200, 300, 400)] and clock.parts == 2
+    late = packet(0, 50, 4, "video", pts=60)
+    clock = Clock(replace(FACTS, container="mpegts"), restarts=True)
+    for one in (packet(0, 0, 4), packet(1, 0, 100), packet(0, 296, 4), packet(1, 200, 100)):
+        clock.straighten(one, 0.01)
+    clock.straighten(late, 0.01)
+    assert (late.dts, late.pts) == (300, 310) and clock.parts == 2, "both stamps are shifted alike"
+    other = packet(1, 50, 100)
+    clock.straighten(other, 0.01)
+    assert other.dts == 300 and clock.parts == 2, "the other stream enters the same part"
+
+
+def test_a_gap_in_a_recording_is_no_second_part_and_a_far_jump_is() -> None:
+    for jump_s, parts in ((9.0, 1), (11.5, 2)):
+        clock = Clock(replace(FACTS, container="mpegts"), restarts=True)
+        for at in (0, 100, round(200 + 100 * jump_s)):
+            one = packet(1, at, 100)
+            clock.straighten(one, 0.01)
+        assert clock.parts == parts
+        assert one.dts == (round(200 + 100 * jump_s) if parts == 1 else 200)
+
+
+def test_what_goes_back_where_nothing_can_be_joined_is_left_out() -> None:
+    clock = Clock(FACTS, restarts=False)
+    kept = [clock.straighten(packet(1, at, 100), 0.01) for at in (0, 300, 250, 200, 400)]
+    assert kept == [True, True, True, True, True], "a second is an overlap"
+    assert not clock.straighten(packet(1, 100, 100), 0.01) and clock.left_out == {(1, 100)}
+    assert not clock.straighten(packet(1, 380, 100), 0.01), "once it went back, little is enough"
+    assert clock.straighten(packet(1, 395, 100), 0.01) and clock.straighten(packet(0, 100, 4), 0.01)
+    joined = Clock(replace(FACTS, container="mpegts"), restarts=False)
+    for at in (500, 0):
+        assert joined.straighten(packet(1, at, 100), 0.01)
+
+
+def test_pictures_of_an_avi_are_shown_in_the_order_of_decoding() -> None:
+    for container, codec, pts in (("avi", "h264", 5), ("avi", "mpeg4", 7), ("mov", "h264", 7)):
+        facts = replace(FACTS, container=container, video=replace(VIDEO, codec=codec))
+        one = packet(0, 5, 1, "video", pts=7)
+        assert Clock(facts, restarts=False).straighten(one, 0.01) and one.pts == pts

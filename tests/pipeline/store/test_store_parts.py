@@ -28,12 +28,14 @@ from caeav.pipeline.store import (
     Slice,
     StoreError,
     StoreReader,
+    convert,
     find_slices,
     find_store,
     list_stores,
     open_for_writing,
     random_parts,
     remove_store,
+    repair,
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
@@ -44,6 +46,7 @@ from caeav.pipeline.store.describe import describe
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.find import list_slices
+from caeav.pipeline.store.journal import source_of
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 from caeav.pipeline.store.layout import (
     MAX_SHARD_CLIPS,
@@ -54,6 +57,7 @@ from caeav.pipeline.store.layout import (
     shard_clips,
 )
 from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.media_record import Facts, read_record, write_record
 from caeav.pipeline.store.payload import (
     MAX_HEADER_BYTES,
     MAX_INFO_BYTES,
@@ -67,6 +71,7 @@ from caeav.pipeline.store.quarantine import append_quarantine, read_quarantine
 from caeav.pipeline.store.recipe import recipe_differences
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
+from caeav.pipeline.store.transfer import converted_recipe
 from caeav.pipeline.store.verification import Report
 
 
@@ -716,3 +721,184 @@ def test_the_shards_of_a_zarr_store_have_the_same_arrays(memory: Path) -> None:
         with pytest.raises(StoreError, match=r"clip 'clip004' has x F16 \[3\]; the clips before it have"):
             writer.publish(second, others)
         assert {*writer.indexes} == {0} and [plan.number for plan in writer.plan()] == [1, 2]
+
+
+def test_an_index_comes_before_its_copy_and_goes_after_it(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    rename, remove = publish.rename, publish.remove
+
+    def noted(sign: str, path: Path) -> None:
+        if path.suffix == ".idx":
+            steps.append(sign + path.parent.name)
+
+    monkeypatch.setattr(publish, "rename", lambda old, new: noted("+", new) or rename(old, new))
+    monkeypatch.setattr(publish, "remove", lambda path: noted("-", path) or remove(path))
+    toy.write(toy.manifest(3))
+    assert steps == ["+index", "+spare"]
+    toy.write(toy.manifest(4))
+    assert steps[2:] == ["-spare", "-index", "+index", "+spare"]
+
+
+def test_a_disk_that_cannot_take_a_shard_keeps_the_old_one(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.write()
+    sync_file = publish.sync_file
+
+    def full(out: Any) -> None:
+        if Path(out.name).suffix == ".tar" or Path(out.name).name.startswith(".part-c."):
+            raise OSError(28, "No space left on device")
+        sync_file(out)
+
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest(12)) as writer:
+        plan = writer.plan()[0]
+        monkeypatch.setattr(publish, "sync_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.publish(plan, {key: toys.record(key) for key in plan.missing})
+        monkeypatch.setattr(publish, "sync_file", sync_file)
+    reader = StoreReader.open(toys.folder, allow_partial=True)
+    assert len(reader) == 10 and all(toys.same(record) for record in reader)
+
+
+def flipped(toys, key: str, value: bytes) -> None:
+    """One bit of `value`, which is in the record of `key` alone, is another one."""
+    number = int(key[4:]) // 4
+    for path in backend_of(toys.recipe()).files(StoreFolder(toys.folder))[number]:
+        data = path.read_bytes()
+        if value in data:
+            assert data.count(value) == 1
+            path.write_bytes(data.replace(value, bytes([value[0] ^ 1]) + value[1:]))
+
+
+def own_facts(toys) -> Any:
+    """The toy with facts that are one clip's alone."""
+    record = type(toys).record
+
+    class Own(type(toys)):
+        def record(self, key: str) -> Record:
+            return replace(record(self, key), info={"own": f"fact of {key}"})
+
+    return Own(toys.stores, toys.backend)
+
+
+def test_facts_that_were_damaged_are_refused_with_the_record(toys) -> None:
+    toys = own_facts(toys)
+    toys.write()
+    flipped(toys, "clip005", b"fact of clip005")
+    reader = StoreReader.open(toys.folder)
+    for _ in range(2):
+        with pytest.raises(DamagedShard, match=r"key clip005: the (json|chunk) has crc32c"):
+            reader.read("clip005")
+        with pytest.raises(DamagedShard, match=r"key clip005: the (json|chunk) has crc32c"):
+            reader.info("clip005")
+    assert reader.read("clip004").info == {"own": "fact of clip004"}
+    assert [(problem.key, problem.shard) for problem in verify(toys.folder).problems] == [("clip005", 1)]
+
+
+def test_a_digest_that_alone_is_wrong_is_told(toys) -> None:
+    toys.write()
+    number, index = next(iter(inspect(toys.folder).indexes.items()))
+    wrong = (
+        {"digests": ("0" * 64, *index.digests[1:])} if toys.backend == "zarr" else {"shard_sha256": "0" * 64}
+    )
+    (toys.folder / "complete.json").unlink()
+    for place in ("index", "spare"):
+        (toys.folder / place / f"{number:06d}.idx").write_bytes(replace(index, **wrong).encode())
+    (problem,) = verify(toys.folder).problems
+    assert problem.where == index.files[0].name and "the index says 000000000000..." in problem.what
+
+
+def test_facts_with_a_fitting_checksum_that_are_no_facts_are_damage(
+    toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toys = own_facts(toys)
+    module = "zarr.writing" if toys.backend == "zarr" else "webdataset.tar"
+    bad = b'["fact of clip005"]'
+    monkeypatch.setattr(
+        f"caeav.pipeline.store.{module}.encode_info",
+        lambda info: bad if "clip005" in info["own"] else encode_info(info),
+    )
+    toys.write()
+    (problem,) = verify(toys.folder).problems
+    assert (problem.key, problem.shard) == ("clip005", 1) and "not an object" in problem.what
+    reader = StoreReader.open(toys.folder)
+    for read in (reader.read, reader.info):
+        with pytest.raises(DamagedShard, match="key clip005: facts is a JSON list"):
+            read("clip005")
+
+
+def test_all_damage_is_listed_and_every_byte_is_told_once(toys) -> None:
+    toys = own_facts(toys)
+    toys.write()
+    told: list[int] = []
+    assert verify(toys.folder, told.append).sound
+    files = [p for paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).values() for p in paths]
+    assert sum(told) == sum(path.stat().st_size for path in files)
+    for key in ("clip001", "clip002", "clip009"):
+        flipped(toys, key, f"fact of {key}".encode())
+    assert {problem.key for problem in verify(toys.folder).problems} == {"clip001", "clip002", "clip009"}
+
+
+def test_repair_drops_every_damaged_record_and_tells_which_are_due(toys) -> None:
+    toys = own_facts(toys)
+    toys.write()
+    for key in ("clip001", "clip002", "clip009"):
+        flipped(toys, key, f"fact of {key}".encode())
+    told: list[int] = []
+    done = repair(toys.folder, told.append)
+    assert (done.due, done.finished) == (("clip001", "clip002", "clip009"), False) and sum(told)
+    assert sum("; dropped" in text for text in done.said) == 3
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest()) as writer:
+        writer.keep(toys.record("clip002"))
+    assert repair(toys.folder).due == ("clip001", "clip009")
+    toys.write()
+    assert verify(toys.folder).sound
+    assert repair(toys.folder) == replace(done, said=(), due=(), finished=True)
+
+
+def test_a_conversion_is_told_clip_by_clip_and_carries_what_is_known_of_media(toy) -> None:
+    toy.write(failing=["clip002"])
+    write_record(toy.folder, {"media/1.mp4": Facts(1, 2, bytes(range(16)))})
+    told: list[int] = []
+    path, summary = convert(toy.folder, "zarr", told.append)
+    assert sum(told) == 2 * 9 and (summary.stored, summary.quarantined) == (9, 1)
+    assert read_record(path) == read_record(toy.folder)
+    assert StoreReader.open(path).recipe == toy.recipe(backend="zarr")
+    assert StoreReader.open(path).quarantined == StoreReader.open(toy.folder).quarantined
+    assert converted_recipe(toy.recipe(backend="zarr"), "webdataset") == toy.recipe()
+
+
+def test_a_record_is_for_the_row_it_was_made_for(toy) -> None:
+    clip = toy.manifest().clips[0]
+    source = source_of(clip)
+    assert len(source) == 32 and source_of(replace(clip, split="test", events=())) == source
+    for other in ({"key": "x"}, {"media": "x.mp4"}, {"start_s": 1.0}, {"seconds": 9.0}):
+        assert source_of(replace(clip, **other)) != source
+    assert source_of(replace(clip, start_s=0, seconds=10)) == source, "whole numbers are the same numbers"
+
+
+def test_a_journal_is_synced_with_its_folder_and_flushed_with_each_record(
+    toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync_file, sync_folder = publish.sync_file, publish.sync_folder
+    monkeypatch.setattr(
+        publish, "sync_file", lambda out: synced.append(Path(out.name).name) or sync_file(out)
+    )
+    monkeypatch.setattr(publish, "sync_folder", lambda path: synced.append(path.name) or sync_folder(path))
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        path = toy.folder / "journal" / "000000.log"
+        sizes = []
+        for key in ("clip000", "clip001", "clip001"):
+            writer.keep(toy.record(key))
+            sizes.append(path.stat().st_size)
+        assert 0 < sizes[0] < sizes[1] == sizes[2], "what is kept is kept once, and written at once"
+        synced.clear()
+        writer.sync()
+        writer.sync()
+        assert synced == ["000000.log", "journal"]
+        writer.keep(toy.record("clip002"))
+        assert writer.unsynced
+        writer.sync()
+        assert synced == ["000000.log", "journal", "000000.log"]
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        assert writer.unsynced, "who wrote it may have been killed before"
+        assert writer.remarks == ["3 clips of 1 shard not whole yet, finished before, need not be made again"]
