@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import pytest
 
 from caeav.manifests import publish
 from caeav.manifests.clip import MAX_KEY_CHARS
+from caeav.pipeline.gather import open_stores
+from caeav.pipeline.identity import listed
 from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
@@ -57,7 +60,7 @@ from caeav.pipeline.store.layout import (
     shard_clips,
 )
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.media_record import Facts, read_record, write_record
+from caeav.pipeline.store.media_record import Facts, MediaChange, read_record, write_record
 from caeav.pipeline.store.payload import (
     MAX_HEADER_BYTES,
     MAX_INFO_BYTES,
@@ -73,6 +76,7 @@ from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.transfer import converted_recipe
 from caeav.pipeline.store.verification import Report
+from caeav.pipeline.summary import RunOptions
 
 
 def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
@@ -902,3 +906,46 @@ def test_a_journal_is_synced_with_its_folder_and_flushed_with_each_record(
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         assert writer.unsynced, "who wrote it may have been killed before"
         assert writer.remarks == ["3 clips of 1 shard not whole yet, finished before, need not be made again"]
+
+
+def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None:
+    recipes = sorted((toy.recipe(n=n) for n in range(3)), key=lambda recipe: recipe.folder_name, reverse=True)
+    opened: list[str] = []
+
+    def make(manifest: Any, **how: Any) -> list[Any]:
+        opened.clear()
+        with ExitStack() as stack:
+            stores = open_stores(
+                stack,
+                toy.dataset,
+                manifest,
+                [(recipe, lambda records, place: list(records)) for recipe in recipes],
+                RunOptions(workers=1, **how),
+                lambda text: None,
+                lambda writer: opened.append(writer.path.name),
+            )
+            assert [store.writer.recipe for store in stores] == recipes
+            assert opened == sorted(opened), "so that no two runs wait for each other"
+            for store in stores[:1]:
+                for key in store.shard_of:
+                    store.writer.quarantine(Quarantined(key, "decode", "x", 1))
+            return [(len(store.shard_of), store.writer.path.name) for store in stores]
+
+    names = [recipe.folder_name for recipe in recipes]
+    assert make(toy.manifest()) == [(10, names[0]), (10, names[1]), (10, names[2])]
+    assert [due for due, _ in make(toy.manifest())] == [0, 10, 10]
+    assert [due for due, _ in make(toy.manifest(), retry_failed=True)] == [10, 10, 10]
+    slices = make(toy.manifest(), part=Slice(2, 3))
+    assert slices == [(4, f"{name}.slice-2-of-3") for name in names]
+    bare = replace(toy.manifest(), clips=tuple(replace(c, events=(), split="") for c in toy.manifest().clips))
+    with pytest.raises(StoreError, match="have labels or splits"):
+        make(bare)
+    assert make(bare, relabel=True)
+
+
+def test_of_many_changes_the_first_are_listed() -> None:
+    changes = [MediaChange(f"s{n % 2}", f"k{n // 2}", "m", "gone", "m") for n in range(42)]
+    lines = listed(changes)
+    assert lines[:2] == ["gone k0: m", "gone k1: m"] and len(lines) == 21
+    assert lines[-1] == "and 1 more; --json lists all"
+    assert listed(changes[:40])[-1] == "gone k19: m" and listed([]) == []
