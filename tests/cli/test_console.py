@@ -223,3 +223,17 @@ def test_width_is_the_terminal_s_own_there(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "stdout", Terminal())
     print_table(("a",), [("b",)])
     assert seen == [None]
+
+
+def test_the_number_of_a_closed_stream_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[object, ...]] = []
+
+    def fstat(number: int) -> None:
+        if number == 1:
+            raise OSError(errno.EBADF, "closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(surroundings.os, "fstat", fstat)
+        patch.setattr(surroundings.os, "open", lambda *given: opened.append(given))
+        surroundings._open_what_is_closed()
+    assert opened == [(surroundings.os.devnull, surroundings.os.O_RDWR)]

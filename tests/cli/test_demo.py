@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from caeav.cli import demo
 from caeav.cli.demo import score_rows, what_it_shows
+from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
 
 
 def result(test: float, low: float, high: float, clips: int = 9) -> dict[str, Any]:
@@ -48,3 +55,68 @@ def test_intervals_that_are_apart_are_not_called_overlapping(low: float, high: f
 def test_with_many_clips_and_full_first_only_what_it_is_is_said() -> None:
     runs = {"full": result(80, 75, 85, 80), "audio": result(60, 55, 65, 80), "visual": result(60, 55, 65, 80)}
     assert len(what_it_shows(runs)) == 2 and "'classic'" in " ".join(what_it_shows(runs))
+
+
+@pytest.mark.parametrize("status", [1, 2, 130, -9])
+def test_a_step_that_fails_ends_the_demo(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(arguments: list[str], *, check: bool) -> SimpleNamespace:
+        asked.append(arguments)
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    with pytest.raises(
+        CaeavError, match=f"'caeav extract' ended with status {status}\n  next: see its message"
+    ):
+        demo._step(["extract", "--home", "h"])
+    assert asked == [[sys.executable, "-m", "caeav.cli", "extract", "--home", "h"]]
+    status = 0
+    assert demo._step(["extract"]) >= 0
+
+
+def test_every_step_is_of_the_demo_s_home_and_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    steps: list[list[str]] = []
+    monkeypatch.setattr(demo, "_step", lambda arguments: steps.append(arguments) or 1.0)
+    made = {name: {**result(50, 40, 60), "run": f"run-{name}", "recipe": name} for name in demo.RECIPES}
+    monkeypatch.setattr(demo, "_newest_runs", lambda place: made)
+    monkeypatch.setattr(demo, "_example", lambda place: Path("x.mp4"))
+    demo.demo(clips=77, seed=5, home=tmp_path)
+    home = str(tmp_path / "demo")
+    assert all(step[-2:] == ["--home", home] for step in steps)
+    assert [step[0] for step in steps] == [
+        *(
+            "synthesise",
+            "manifest",
+            "extract",
+            "caption",
+            "store",
+            "train",
+            "train",
+            "train",
+            "eval",
+            "predict",
+        )
+    ]
+    assert steps[0][1:5] == ["--clips", "77", "--seed", "5"]
+    trained = [step for step in steps if step[0] == "train"]
+    assert [step[step.index("--recipe") + 1] for step in trained] == list(demo.RECIPES)
+    assert all(step[step.index("--seeds") + 1] == "5" for step in trained)
+    assert steps[-2][2] == steps[-1][3] == "run-full" and "test" in steps[-2]
+
+
+def test_the_example_is_a_test_clip_with_something_to_see(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def clip(key: str, split: str, end_s: float) -> Clip:
+        return Clip(key, f"{key}.mp4", 0.0, 10.0, split, (Event("dog", 0.0, end_s),))
+
+    clips = [clip("a", "train", 5.0), clip("b", "test", 10.0), clip("c", "test", 0.0), clip("d", "test", 4.0)]
+    for given, wanted in ((clips, "/m/d.mp4"), (clips[:3], None)):
+        manifest = Manifest("synthetic", 10, 1.0, ("dog",), tuple(given), "/m")
+        monkeypatch.setattr("caeav.manifests.dataset.load_dataset", lambda *_, found=manifest: found)
+        if wanted is None:
+            with pytest.raises(CaeavError, match="no test clip with an event"):
+                demo._example(Home(tmp_path))
+        else:
+            assert demo._example(Home(tmp_path)) == Path(wanted)

@@ -518,3 +518,31 @@ def test_the_table_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     result = call("runs", "table", "--task", "avvp", "--home", str(tmp_path), "--json")
     assert (build.args[0].root, build.args[1]) == (tmp_path, "avvp")
     assert "not read: a run" in result.stderr and '"rows"' in result.stdout
+
+
+def test_what_was_made_is_told_as_it_is() -> None:
+    from caeav.manifests.synthetic.options import SyntheticOptions
+
+    score = SimpleNamespace(knows="nothing", accuracy=0.5, rule="one class")
+    told = {name: {name: 1} for name in ("splits", "kinds", "classes")}
+    options = SyntheticOptions(clips=5)
+    made = SimpleNamespace(
+        root=Path("r"),
+        options=options,
+        written=2,
+        kept=3,
+        **told,
+        background=0.25,
+        measure="m",
+        scores=(score,),
+    )
+    assert synthesise._as_json(made) == {  # type: ignore[arg-type]
+        "root": "r",
+        "options": options.to_json(),
+        "written": 2,
+        "kept": 3,
+        **told,
+        "background": 0.25,
+        "measure": "m",
+        "bounds": [{"knows": "nothing", "accuracy": 0.5, "rule": "one class"}],
+    }

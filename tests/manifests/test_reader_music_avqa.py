@@ -281,3 +281,55 @@ def test_what_is_no_question_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "avqa-test.json").write_text('[{"video_id": 3}]')
     with pytest.raises(CaeavError, match="none of its 1 questions can be read"):
         read(tmp_path)
+
+
+ITEM = {
+    "video_id": "v",
+    "question_id": 3,
+    "type": '["Audio", "Counting"]',
+    "question_content": "How many <Object> sound<x>? ",
+    "templ_values": '["flutes", "ing"]',
+    "anser": "two",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"video_id": 3}, "video_id 3 is no file name"),
+        ({"video_id": "a/b"}, "video_id 'a/b' is no file name"),
+        ({"question_id": "3"}, "question_id '3' is no whole number"),
+        ({"question_id": True}, "question_id True is no whole number"),
+        ({"question_content": " "}, "no question_content"),
+        ({"type": '["Audio"]'}, "is not a modality and a kind"),
+        ({"type": "Audio"}, "type 'Audio' is not a list of strings"),
+        ({"templ_values": '["flutes"]'}, "1 templ_values for 2 slots"),
+        ({"templ_values": '["a", "b", "c"]'}, "3 templ_values for 2 slots"),
+        ({"templ_values": "[1, 2]"}, "is not a list of strings"),
+        ({"question_content": "How <a><b>?"}, "two slots in one word"),
+        ({"anser": ""}, "anser is ''"),
+        ({"anser": 2}, "anser is 2"),
+    ],
+)
+def test_a_question_that_is_wrong_costs_itself_and_says_why(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    from caeav.manifests.readers.music_avqa_files import read_questions
+
+    path, findings = tmp_path / "q.json", []
+    path.write_text(json.dumps([ITEM | change, ITEM]))
+    [question] = read_questions(path, tmp_path, {}, findings)
+    assert (question.text(), question.where) == ("How many flutes sounding?", "q.json[1]")
+    assert question.words() == ["How", "many", "flutes", "ing"]  # the word with a slot is replaced whole
+    [found] = findings
+    assert (found.code, found.where) == ("damaged_row", "q.json[0]") and said in found.detail
+    path.write_text(json.dumps([ITEM | change]))
+    with pytest.raises(CaeavError, match="none of its 1 questions can be read"):
+        read_questions(path, tmp_path, {}, [])
+
+
+def test_an_answer_may_be_spelt_right() -> None:
+    from caeav.manifests.readers.music_avqa_files import _question
+
+    spelt = {name: value for name, value in ITEM.items() if name != "anser"} | {"answer": "one"}
+    assert _question(spelt, "w").answer == "one" and _question(ITEM, "w").answer == "two"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.case import Case
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.experts import latent_attention
+from caeav.model.adapters.experts import CrossExpert, UniExpert, latent_attention
 from caeav.model.adapters.moe import AvMoe, load_balance
 from caeav.model.adapters.select import TokenSelector, selected_count, token_topk_mask
 from caeav.model.adapters.temporal import TemporalMode
@@ -271,3 +271,33 @@ def test_autocast_reaches_the_hand_written_steps() -> None:
     rough.float().sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
     torch.testing.assert_close(rough.float(), exact, atol=0.15, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["cross", "uni"])
+def test_an_experts_gate_scales_what_it_adds(kind: str) -> None:
+    torch.manual_seed(0)
+    expert = CrossExpert(8, 4, 2, 3) if kind == "cross" else UniExpert(8, 4, 2)
+    given = [torch.randn(4, 5, 8) for _ in range(2 if kind == "cross" else 1)]
+    assert expert.out_gate is not None
+    assert not expert(*given).any()  # the gate starts at 0
+    found = []
+    for gate in (1.0, -0.5):
+        nn.init.constant_(expert.out_gate, gate)
+        found.append(expert(*given))
+    torch.testing.assert_close(found[1], -0.5 * found[0])
+    assert found[0].any()
+
+
+def test_each_expert_counts_by_its_probability() -> None:
+    torch.manual_seed(0)
+    layer = AvMoe(8, 5, 6, 7, bottleneck=4, latents=3).eval()
+    for gate in (layer.cross_experts[0].out_gate, layer.uni_experts[0].out_gate):
+        nn.init.constant_(gate, 0.7)
+    x, other = torch.randn(4, 5, 8), torch.randn(4, 7, 6)
+    out = layer(x, other)
+    context = layer.context(other)
+    p = layer.router(torch.cat([x.mean(dim=1), context.mean(dim=1)], dim=-1))
+    torch.testing.assert_close(out.probabilities, p)
+    parts = layer.cross_experts[0](x, context), layer.uni_experts[0](x)
+    wanted = p[:, 0, None, None] * parts[0] + p[:, 1, None, None] * parts[1]
+    torch.testing.assert_close(out.residual, wanted, atol=1e-5, rtol=1e-4)

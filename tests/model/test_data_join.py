@@ -327,6 +327,17 @@ def test_taps_come_in_the_order_of_the_recipe_from_shallow_to_deep(make_home: Ca
         join(whole.manifest, [whole], None, taps=["visual.stage9"])
 
 
+def test_a_store_taken_for_one_modality_says_no_more_than_that(make_home: Callable[..., Home]) -> None:
+    home = make_home(captions=False)
+    whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
+    both = copied(home, whole, "both", visual={"name": "seen"}, audio={"name": "heard"})
+    for side, other in (("visual", "audio"), ("audio", "visual")):
+        picked = PickedStore(both, side)
+        assert picked.recipe.fields == {k: v for k, v in both.recipe.fields.items() if k != other}
+        assert all(name.startswith(f"{side}.") for name in picked.read("clip000").arrays)
+        assert picked.whole == both.recipe
+
+
 def test_a_digest_of_a_store_changes_with_what_it_holds(make_home: Callable[..., Home]) -> None:
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))

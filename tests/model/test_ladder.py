@@ -12,6 +12,7 @@ from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.experts import Bottleneck
+from caeav.model.adapters.moe import load_balance
 from caeav.model.attention import WidthError
 from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
 from caeav.model.placements.ladder import LadderTrunk
@@ -203,6 +204,70 @@ def test_no_change_below_is_no_change_above(below: int, above: int) -> None:
     assert not merge(torch.zeros(2, below, 8)).any()
     out = merge(torch.randn(2, below, 8))
     assert out.shape == (2, above, 12) and out.any()
+
+
+@pytest.mark.parametrize("parts", [
+    {"avmoe": {"num_skip": 1}}, {"avmoe": {"num_skip": 2}}, {"avmoe": False}, {"caste": False},
+], ids=["both", "skipping", "caste", "avmoe"])  # fmt: skip
+def test_changes_travel_up_the_stages_as_described(parts: dict[str, Any]) -> None:
+    """`x = tap + merge(change below)`; CASTE enriches what the first experts see, the second see theirs alone; all of a
+    stage's residuals and what came from below are its change."""
+    visual = (TapSpec("visual.s1", 16, 8), TapSpec("visual.s2", 4, 16), TapSpec("visual.s3", 4, 24))
+    audio = (TapSpec("audio.s1", 16, 8), TapSpec("audio.s2", 9, 8), TapSpec("audio.s3", 4, 16))
+    spec = make_spec(visual, audio)
+    torch.manual_seed(0)
+    trunk = LadderTrunk(spec, config(case=False, **parts)).eval()
+    with torch.no_grad():
+        for p in trunk.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    trunk.keep_stages = True
+    batch = make_batch(spec)
+    found = trunk(batch)
+    change: list[Tensor] = []
+    weights = None
+    for i, stage in enumerate(trunk.stages):
+        taps = [batch.visual[visual[i].name].flatten(0, 1), batch.audio[audio[i].name].flatten(0, 1)]
+        below = [stage.merge_visual(change[0]), stage.merge_audio(change[1])] if change else [0.0, 0.0]
+        x = [tap + from_below for tap, from_below in zip(taps, below, strict=True)]
+        added: list[Any] = [0.0, 0.0]
+        enriched = x
+        if stage.caste_visual is not None:
+            own = stage.caste_visual(x[0], x[1], T), stage.caste_audio(x[1], x[0], T)
+            enriched = [a + out.residual for a, out in zip(x, own, strict=True)]
+            weights = (own[0].weights[:, 0] + own[1].weights[:, 0]) / 2
+            if stage.p1 is None:
+                added = [out.residual for out in own]
+        if stage.p1 is not None:
+            first = residuals(stage.p1, enriched)
+            second = residuals(stage.p2, [a + b for a, b in zip(x, first, strict=True)])
+            added = [a + b for a, b in zip(first, second, strict=True)]
+        change = [a + b for a, b in zip(below, added, strict=True)]
+        seen = (taps[0] + change[0]).unflatten(0, (B, T))
+        torch.testing.assert_close(found.aux[f"stage{i + 1}.visual"], seen, atol=1e-4, rtol=1e-4)
+    heard = (taps[1] + change[1]).unflatten(0, (B, T))
+    torch.testing.assert_close(found.visual, seen, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.audio, heard, atol=1e-4, rtol=1e-4)
+    if weights is None:
+        assert found.agreement is None
+    else:
+        assert found.agreement is not None
+        torch.testing.assert_close(found.agreement, weights.unflatten(0, (B, T)))
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_load_balance_is_the_sum_over_all_layers_of_experts(uniform: bool) -> None:
+    spec = make_spec()
+    torch.manual_seed(0)
+    trunk = LadderTrunk(spec, config(case=False, avmoe={"num_skip": 1, "uniform_target": uniform})).eval()
+    out = trunk(make_batch(spec))
+    routed = [p.flatten(0, 1) for name, p in out.aux.items() if name.startswith("routing.")]
+    assert len(routed) == 8  # two stages, two places, two modalities
+    wanted = torch.stack([load_balance(p, uniform_target=uniform) for p in routed]).sum()
+    torch.testing.assert_close(out.losses["load_balance"], wanted)
+
+
+def residuals(pair: Any, x: list[Tensor]) -> list[Tensor]:
+    return [pair.visual(x[0], x[1]).residual, pair.audio(x[1], x[0]).residual]
 
 
 def test_autocast_runs_through_the_trunk() -> None:

@@ -44,6 +44,8 @@ def test_avqa_answers_each_type_of_question_with_its_own_most_frequent_answer() 
     assert majority("avqa", train, asked) == pytest.approx(
         100 * 2 / 5
     )  # never right where no list has the answer
+    unlisted = {TYPE: torch.tensor([1, 1, 1]), ANSWER: torch.tensor([UNLISTED, UNLISTED, 3])}
+    assert majority("avqa", train, unlisted) == pytest.approx(100 / 3)
     others = {TYPE: torch.tensor([0, 0, 0]), ANSWER: torch.tensor([2, 2, 2])}
     assert majority("avqa", train, others) == 0
 

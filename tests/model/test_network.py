@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.config import AdapterConfig
 from caeav.model.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
 from caeav.model.network import Network, blind, build_network
+from caeav.model.placements.needs import needed
 from caeav.model.resolve import resolve_config
 from caeav.model.runs import Inputs
 from caeav.model.task import TASKS
@@ -83,3 +86,28 @@ def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_t
     plain = replace(SPEC, visual_caption=None, audio_caption=None)
     if modalities != "both":  # nor do they need captions
         build_network(TASKS[task], replace(inputs, spec=plain), config.model)
+
+
+def test_taps_that_a_placement_reads() -> None:
+    """All cached stages on the ladder; live, the pair below the first adapters, and the pictures before for heads that
+    look at them; from raw frames and sound nothing else."""
+    stages = [tuple(TapSpec(f"{side}.stage{k}", 4, 8) for k in range(1, 5)) for side in ("visual", "audio")]
+    raw = TapSpec("visual.frames", 1, 3), TapSpec("audio.windows", 1, 3)
+    whole = InputSpec(4, (*stages[0], raw[0]), (*stages[1], raw[1]))
+
+    def read(spec: InputSpec, start: str, *, keeps_stages: bool = False) -> list[str]:
+        given = {"placement": "inject", "inject_from": start} if start else {}
+        found = needed(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
+        return [tap.name for tap in (*found.visual, *found.audio)]
+
+    assert read(whole, "") == [tap.name for side in stages for tap in side]
+    assert read(whole, "stage3") == ["visual.stage2", "audio.stage2"]
+    assert read(whole, "stage3", keeps_stages=True) == ["visual.stage1", "visual.stage2", "audio.stage2"]
+    assert read(whole, "stage1", keeps_stages=True) == ["visual.frames", "audio.windows"]
+    few = InputSpec(4, (stages[0][0], raw[0]), (raw[1],))
+    assert read(few, "stage4", keeps_stages=True) == ["visual.frames", "audio.windows"]
+    with pytest.raises(
+        AdapterError, match=r"starts from visual\.frames and audio\.windows; the stores hold"
+    ) as caught:
+        read(InputSpec(4, stages[0], stages[1]), "stage1")
+    assert "set inject_from to stage2 or stage3 or stage4" in str(caught.value)

@@ -19,7 +19,7 @@ from caeav.model.groups import finished_group, summarise_group
 from caeav.model.introduction import introduction
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.leaks import without_leaks
-from caeav.model.protocol import AS_PUBLISHED, stamp
+from caeav.model.protocol import AS_PUBLISHED, sentence, stamp
 from caeav.model.provenance import backbones
 from caeav.model.resolve import ConfigError, resolve_config
 from caeav.model.resume import STATE
@@ -83,6 +83,18 @@ def test_a_task_without_published_rules_says_so(monkeypatch: pytest.MonkeyPatch)
     assert resolve_config("avqa", "none").protocol == "honest"
     with pytest.raises(ConfigError, match="no rules are known for task 'avqa', allowed: 'honest'"):
         resolve_config("avqa", "none", given={"protocol": "published"})
+
+
+@pytest.mark.parametrize(("protocol", "select_on", "optimistic"), [
+    ("honest", "val", False), ("honest", "test", True), ("published", "val", False), ("published", "test", True)
+])  # fmt: skip
+def test_a_score_whose_epoch_test_chose_is_called_optimistic(
+    protocol: str, select_on: str, optimistic: bool
+) -> None:
+    said = sentence("ave", protocol, select_on)
+    assert ("The test score is therefore optimistic" in said) is optimistic
+    assert ("Published protocol" in said) is (protocol == "published")
+    assert ("was scored once, afterwards" in said) is (protocol == "honest" and select_on == "val")
 
 
 def test_stamps() -> None:

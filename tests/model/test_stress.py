@@ -20,6 +20,7 @@ from caeav.model.experiment import prepare
 from caeav.model.join import join_stores
 from caeav.model.resolve import resolve_config
 from caeav.model.stress import KINDS, Augment, Stress, parse_stress, said
+from caeav.model.task import Scores
 
 PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
@@ -266,6 +267,24 @@ def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
     assert found.plain == experiment.score(model, "test")
     for split in ("val", "test"):
         assert examine(experiment, model, split).majority == experiment.majority(split)
+
+
+def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    asked: list[tuple[str, object]] = []
+
+    def noted(self: object, model: object, split: str, stress: Stress | None = None) -> Scores:
+        asked.append((split, stress and (stress._seed, stress._strengths.mute)))
+        return Scores(float(len(asked)), 12)
+
+    monkeypatch.setattr(type(experiment), "score", noted)
+    found = stress_curves(experiment, experiment.build(), "val", ["mute"], seed=5)
+    assert asked == [("val", None), *(("val", (5, share)) for share in (0.25, 0.5, 0.75, 1.0))]
+    assert [point["score"] for point in found["curves"]["mute"]] == [1, 2, 3, 4, 5]
+    assert (found["split"], found["seed"], found["clips"]) == ("val", 5, 12)
+    assert found["majority"] == experiment.majority("val")
 
 
 def test_augmented_training_data_are_those_of_the_configuration(tiny_home: Home) -> None:

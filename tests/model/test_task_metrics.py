@@ -259,3 +259,14 @@ def test_a_prediction_of_avvp_uses_the_threshold_of_its_scores() -> None:
         assert isinstance(found, Tracks)
         heard.append(found.on["audio"][:, 0].tolist())
     assert heard == [[False, True, False], [True, True, False]]
+
+
+def test_a_type_of_question_weighs_as_much_as_it_is_asked() -> None:
+    metric = AvqaMetric()
+    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    for logits, kind in ((right, 0), (right, 0), (right, 0), (wrong, 1), (wrong, 4)):
+        metric.update(logits, torch.tensor([0]), [QUESTION_TYPES[kind]])
+    score = metric.compute()
+    assert score.accuracy == pytest.approx(3 / 5)
+    assert [score.per_type[QUESTION_TYPES[k]] for k in (0, 1, 4)] == [1, 0, 0]
+    assert score.per_modality[QUESTION_TYPES[0][0]] == pytest.approx(3 / 4)

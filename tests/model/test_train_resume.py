@@ -209,6 +209,19 @@ def test_stopped_between_any_two_files_of_the_state(
     assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
 
 
+def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tmp_path: Path) -> None:
+    """Broken off behind the last epoch's state, no later save would do it before the weights are asked for."""
+    from caeav.model.checkpoint import write_tensors
+
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
+    progress = Progress(epoch=3, best_epoch=3)
+    resume_module.save_progress(tmp_path, model, optimiser, progress, is_best=False)
+    write_tensors(tmp_path / PENDING, {"x": torch.zeros(1)}, {"epoch": 3})
+    resume_module.load_progress(tmp_path, model, optimiser)
+    assert resume_module.read_facts(tmp_path / BEST)["epoch"] == 3 and not (tmp_path / PENDING).exists()
+
+
 def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_path: Path) -> None:
     from caeav.model.checkpoint import write_tensors
 

@@ -196,6 +196,21 @@ class Teller:
         pass
 
 
+def test_the_state_is_saved_behind_every_step_but_the_last(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an epoch it is saved once it is scored, and not twice."""
+    places: list[int] = []
+
+    def save(folder: Path, model: object, optimiser: object, progress: Progress, **_: object) -> None:
+        places.append(progress.position)
+
+    monkeypatch.setattr("caeav.model.train.save_progress", save)
+    every = ["training.epochs=1", "training.batch_size=10", "training.checkpoint_every_steps=1"]
+    trainer(experiment, tmp_path, *every).fit()
+    assert places == [10, 20, 30, 0]  # of 35 clips
+
+
 def test_the_losses_of_an_epoch_are_means_over_clips(experiment: Experiment, tmp_path: Path) -> None:
     told: list[Mapping[str, Any]] = []
     settings = ["optimiser.lr=1e-12", "training.batch_size=16", "training.epochs=1"]

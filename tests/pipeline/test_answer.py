@@ -53,7 +53,28 @@ def test_true_answers_are_answers(true: Outcome) -> None:
         (lambda arrays, info: info.update(failed=["0"]), "AttributeError"),
         (lambda arrays, info: info["texts"].update({"0": ["words"]}), "texts: ['words']"),
         (lambda arrays, info: info["clips"]["16000"].update(frames_ok=[True]), "frames_ok: [True]"),
+        (
+            lambda arrays, info: info["clips"]["16000"].update(audio_ok=[True, 1, True, True]),
+            "audio_ok: [True, 1, True, True]",
+        ),
         (lambda arrays, info: info["clips"]["16000"].update(notes=["silent"]), "TypeError"),
+        (
+            lambda arrays, info: info["clips"]["16000"].update(notes=[{"code": "c", "detail": 3}]),
+            "3 is no text",
+        ),
+        (lambda arrays, info: info.update(failed={"1": 3}), "3 is no text"),
+        (lambda arrays, info: info["spent"].update(compute=-1.0), "seconds spent"),
+        (lambda arrays, info: info["spent"].update(compute=float("inf")), "ValueError"),
+        (lambda arrays, info: info["clips"]["16000"]["facts"].update(fps=float("nan")), "ValueError"),
+        (lambda arrays, info: info["clips"]["16000"]["facts"].update(fps={1}), "TypeError"),
+        (
+            lambda arrays, info: arrays.update(
+                {"0/audio.stage1": arrays["0/audio.stage1"].astype(np.float64)}
+            ),
+            "audio.stage1 is float64",
+        ),
+        (lambda arrays, info: arrays.update(frames=np.zeros((4, 0, 2, 3), np.uint8)), "frames is uint8"),
+        (lambda arrays, info: arrays.update(frames=np.zeros((3, 2, 2, 3), np.uint8)), "frames is uint8"),
         (lambda arrays, info: info["clips"]["16000"]["facts"].update(device=1), "facts"),
         (lambda arrays, info: arrays.pop("0/visual.stage1"), "KeyError: '0/visual.stage1'"),
         (lambda arrays, info: arrays.update({"7/visual.stage1": np.zeros(3)}), "KeyError: '7/visual.stage1'"),

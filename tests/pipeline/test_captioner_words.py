@@ -194,3 +194,11 @@ def test_one_caption_of_several_keeps_the_first_of_those_alike() -> None:
     assert one_caption(["one", "two?"]) == "one. two?"
     assert one_caption(["", "..."]) == ""
     assert tidy(" a\x07b \n c\u2028d ") == "a b c d"
+
+
+@pytest.mark.parametrize("at", [1, 6, 9])
+def test_a_cut_is_told_with_the_first_segment_of_the_new_view(at: int) -> None:
+    frames = scene(lambda t: (54, 4 + 10 * t))
+    frames[at:] = 255 - frames[at:, ::-1]
+    assert look(frames).endswith(f"The view changes before segment {at + 1}.")
+    assert "view changes" not in look(scene(lambda t: (54, 4 + 10 * t)))

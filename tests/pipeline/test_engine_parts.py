@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import beforehand, gather, lookup, meter, modelcheck, single
+from caeav.pipeline import beforehand, gather, lookup, meter, single
 from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.caption import Embedder, look_through
@@ -26,7 +25,6 @@ from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
 from caeav.pipeline.gather import Filling, Gatherer, unfit
 from caeav.pipeline.meter import Meter
-from caeav.pipeline.models import pull_model, random_remarks, view_model, weights_state
 from caeav.pipeline.recipes import (
     CaptionOptions,
     Job,
@@ -123,7 +121,7 @@ def test_a_clip_is_seen_by_a_job_at_its_own_rate() -> None:
 
 def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
     sampling = Sampling(T, 0.5, 10)
-    nothing = DecodedClip(None, None, (False,) * T, (False,) * T, [Note("c", "d")], {"a": 1})
+    nothing = DecodedClip(None, None, (False,) * T, (True, False), [Note("c", "d")], {"a": 1})
     assert frames_of(nothing, sampling).shape == (T, 64, 64, 3) and not frames_of(nothing, sampling).any()
     assert windows_of(nothing, sampling).tolist() == [[0.0] * 5] * T
     wave = np.arange(10, dtype=np.float32)
@@ -132,7 +130,7 @@ def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
         windows_of(replace(nothing, wave=wave[:9]), sampling)
     assert record_info(nothing) == {
         "frames_ok": [False, False],
-        "audio_ok": [False, False],
+        "audio_ok": [True, False],
         "notes": [{"code": "c", "detail": "d"}],
         "facts": {"a": 1},
     }
@@ -504,113 +502,3 @@ def test_a_run_over_what_is_there_already_stops_at_the_first_error() -> None:
         ("publish", 0, ["a", "b"]),
         ("publish", 1, ["c", "d"]),
     ]
-
-
-def statistics(**change: Any) -> dict[str, dict[str, Any]]:
-    x = np.random.default_rng(0).normal(2.0, 0.5, (4, 8, 6))
-    return {"x": {**modelcheck.array_statistics(x), **change}}
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({}, []),
-        ({"mean": 2.004}, []),
-        ({"mean": 2.2}, ["x: mean"]),
-        ({"std": 0.6}, ["x: std"]),
-        ({"largest": 9.0}, ["x: largest"]),
-        ({"shape": [4, 6, 8]}, ["x: shape [4, 6, 8], recorded [4, 8, 6]"]),
-        ({"sums": [9.0] * 8}, ["x: sum"]),
-        ({"mean": float("nan")}, ["x: mean nan"]),
-    ],
-)
-def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> None:
-    found = modelcheck.differences(statistics(), statistics(**change))
-    assert len(found) == len(said) and all(
-        text.startswith(begin) for text, begin in zip(found, said, strict=True)
-    )
-
-
-def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
-    one, text = statistics(), {"c": {"texts": ["a"]}}
-    assert modelcheck.differences(one, {}) == ["x is missing"]
-    assert modelcheck.differences({}, one) == ["x was not recorded"]
-    assert modelcheck.differences(text, text) == []
-    assert modelcheck.differences(text, {"c": {"texts": ["b"]}}) == ["c: texts ['b'], recorded ['a']"]
-    flat = modelcheck.array_statistics(np.full((2, 3), 4.0))
-    assert (flat["mean"], flat["std"], flat["largest"], flat["sums"]) == (4.0, 0.0, 4.0, [0.0] * 8)
-    assert modelcheck.array_statistics(np.array([-5.0, 1.0]))["largest"] == 5.0
-
-
-def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_path: Path) -> None:
-    home, choice = Home(tmp_path), ModelChoice("hashed")
-    checked = modelcheck.check_model(choice, "text encoder", home)
-    assert checked.against == "caeav" and checked.differences == []
-    path = modelcheck.record(replace(checked, statistics={}), choice, "text encoder", home)
-    assert path == tmp_path / "model_records.json"
-    again = modelcheck.check_model(choice, "text encoder", home)
-    assert again.against == str(path) and again.differences == [
-        "tokens was not recorded",
-        "mask was not recorded",
-    ]
-    modelcheck.record(again, choice, "text encoder", home)
-    modelcheck.record(replace(again, key="other"), choice, "text encoder", home)
-    assert modelcheck.check_model(choice, "text encoder", home).differences == []
-    path.write_text("[]")
-    with pytest.raises(CaeavError, match="holds no records of models"):
-        modelcheck.check_model(choice, "text encoder", home)
-
-
-def facts(**other: Any) -> Any:
-    from caeav.pipeline.catalogue import ModelFacts
-
-    return ModelFacts(**{"name": "m", "kind": "text encoder", "what": "", "input": "", **other})
-
-
-def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caeav.pipeline.models.at_hand", lambda source: source == "hub:a/b")
-    assert weights_state(facts()) == "not needed"
-    assert weights_state(facts(licence="MIT")) == "give a file"
-    assert weights_state(facts(licence="MIT", name="timm:")) == "by model"
-    assert weights_state(facts(licence="MIT", weights="hub:a/b")) == "here"
-    assert weights_state(facts(licence="MIT", weights="hub:a/c")) == "to pull"
-    with pytest.raises(CaeavError, match="has no weights to fetch"):
-        pull_model(ModelChoice("hashed"), facts())
-    with pytest.raises(CaeavError, match=r"'file.pt' is no name on the hub"):
-        pull_model(ModelChoice("m", "file.pt"), facts(licence="MIT"))
-
-
-def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[ModelChoice] = []
-
-    class Model:
-        licence, parameters, default_weights = "own", 7, "hub:x/y"
-
-        def describe(self) -> dict[str, Any]:
-            return {"settings": {"a": 1}, "weights": {"digest": "d"}, "version": 2}
-
-    def make(choice: ModelChoice) -> Model:
-        tried.append(choice)
-        if not choice.weights.startswith(allowed):
-            raise CaeavError(f"no weights {choice.weights!r}")
-        return Model()
-
-    monkeypatch.setattr("caeav.pipeline.models.registry_of", lambda kind: {"m": make, "f:m": make})
-    allowed = "random:"
-    view = view_model(ModelChoice("m", "w", {"a": 1}), facts(weights="hub:a/b", licence="MIT"))
-    assert tried[-1] == ModelChoice("m", "random:0", {"a": 1})
-    assert view.problem == "no weights 'w'" and view.described == {"version": 2} and view.settings == {"a": 1}
-    assert (view.weights, view.licence, view.parameters) == ("hub:a/b", "MIT", 7)
-    allowed = "w"
-    view = view_model(ModelChoice("f:m", "w"), facts(name="f:", licence="by model"))
-    assert view.problem == "" and view.described == {"weights": {"digest": "d"}, "version": 2}
-    assert (view.weights, view.licence) == ("hub:x/y", "own")
-    allowed = "never"
-    view = view_model(ModelChoice("m", "w"), facts(weights="hub:a/b"))
-    assert view.problem == "no weights 'w'" and view.parameters is None and view.taps == ()
-
-
-def test_random_weights_are_told_by_name() -> None:
-    described = {"weights": {"digest": "random:3", "source": "random:3"}}
-    fields = {"visual": {"name": "v", **described}, "audio": {"name": "a", "weights": {"digest": "sha256:1"}}}
-    assert [text.split()[0] for text in random_remarks(fields)] == ["v"]

@@ -307,7 +307,8 @@ def test_the_precision_is_that_of_the_arithmetic(precision: str, used: Any) -> N
     encode = texts.text_encoder(encoder, ("cpu",), ComputeOptions(precision=precision))  # type: ignore[arg-type]
     encode(["a"])
     assert seen == [used, used]
-    assert network.arithmetic(CPU, "fp16").fast_dtype is torch.float16  # type: ignore[attr-defined]
+    half = network.arithmetic(CPU, "fp16")
+    assert (half.fast_dtype, half._enabled) == (torch.float16, True)  # type: ignore[attr-defined]
 
 
 def test_tokens_leave_with_memory_of_their_own_in_the_store_s_form() -> None:

@@ -40,7 +40,7 @@ KINDS = {
     LOOK: "the right picture, turned, mirrored or coloured otherwise",
     SHAPE: "the right picture at another aspect ratio than ffmpeg displays, and no note says that it is kept as stored",
     LEVEL: "the right sound, more than 5 % louder or softer",
-    FALSE_DAMAGE: "an undamaged file is called damaged",
+    FALSE_DAMAGE: "an undamaged file is called damaged, and nothing of it is lost",
     SILENT_LOSS: "something is not real and no note says so",
 }
 """The kinds of difference, worst first."""
@@ -89,7 +89,7 @@ def differences(case: Case, start_s: float, answer: Answer, ours: Ours) -> dict[
         if case.has_audio:
             _sound(case, answer, start_s, k, ours, expected_sound[k], found)
     codes = {code for code, _ in ours.notes}
-    if not case.damaged and "damaged" in codes:
+    if not case.damaged and "damaged" in codes and not found.keys() & {LOST_PICTURE, LOST_SOUND}:
         found[FALSE_DAMAGE] = next(detail for code, detail in ours.notes if code == "damaged")
     lost = (case.has_video and not all(ours.frames_ok)) or (case.has_audio and not all(ours.audio_ok))
     if lost and not codes & LOST_NOTES:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from child import Child
@@ -33,14 +34,23 @@ class Row:
     real: int = 1  # segments of which ffmpeg shows or plays something
 
 
-def no_ffmpeg() -> str:
-    """Why this machine cannot run the test; empty when it can."""
+@cache
+def ffmpeg_version() -> tuple[int, int] | None:
+    """Major and minor version of the ffmpeg command; None when there is none, (0, 0) when it does not say."""
     if shutil.which("ffmpeg") is None:
-        return "no ffmpeg command here to compare with"
+        return None
     said = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, timeout=60).stdout
     version = re.match(r"ffmpeg version n?(\d+)\.(\d+)", said)
-    if version and tuple(map(int, version.groups())) < OLDEST:
-        return f"ffmpeg {'.'.join(version.groups())} is older than {'.'.join(map(str, OLDEST))}"
+    return (int(version[1]), int(version[2])) if version else (0, 0)
+
+
+def no_ffmpeg() -> str:
+    """Why this machine cannot run the test; empty when it can."""
+    version = ffmpeg_version()
+    if version is None:
+        return "no ffmpeg command here"
+    if (0, 0) < version < OLDEST:
+        return f"ffmpeg {version[0]}.{version[1]} is older than {OLDEST[0]}.{OLDEST[1]}"
     return ""
 
 
