@@ -76,6 +76,8 @@ from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.transfer import converted_recipe
 from caeav.pipeline.store.verification import Report
+from caeav.pipeline.store.webdataset.tar import structure_differences as structure_of_tar
+from caeav.pipeline.store.zarr.chunks import structure_differences as structure_of_zarr
 from caeav.pipeline.summary import RunOptions
 
 
@@ -949,3 +951,70 @@ def test_of_many_changes_the_first_are_listed() -> None:
     assert lines[:2] == ["gone k0: m", "gone k1: m"] and len(lines) == 21
     assert lines[-1] == "and 1 more; --json lists all"
     assert listed(changes[:40])[-1] == "gone k19: m" and listed([]) == []
+
+
+# One byte at a time
+
+
+def test_every_byte_around_the_records_is_compared(toys) -> None:
+    toys.write(toys.manifest(3))
+    ((_, index),) = inspect(toys.folder).indexes.items()
+    shard = backend_of(toys.recipe()).open(StoreFolder(toys.folder), index)
+    for place, facts in enumerate(index.files):
+        data = np.fromfile(toys.folder / facts.name, np.uint8)
+        if toys.backend == "zarr":
+            spans = [shard._span(place, row) for row in range(3)]
+            rows, sums = index.rows["slot"], np.array([shard._sum(place, row) for row in range(3)], np.uint32)
+            seen = lambda: list(structure_of_zarr(data, rows, index.sizes(place), sums, index.slots))  # noqa: B023, E731
+        else:
+            spans = [shard._span(row, part) for row in range(3) for part in ("array", "info")]
+            seen = lambda: list(structure_of_tar(data, index))  # noqa: B023, E731
+        assert seen() == []
+        around = np.ones(data.size, bool)
+        for start, end in spans:
+            around[start:end] = False
+        for at in np.flatnonzero(around)[:: 1 if toys.backend == "zarr" else 13]:
+            data[at] ^= 1
+            assert len(seen()) == 1, f"byte {at} of {facts.name}"
+            data[at] ^= 1
+        data = np.append(data, np.uint8(0))
+        assert len(seen()) == 1
+
+
+KINDS = ("recipe", "manifest", "quarantine", "complete", "index", "spare", "payload", "document")
+
+
+@pytest.mark.parametrize("how", ["flip", "longer", "shorter"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_not_as_written_is_named_and_mended(toys, contents, kind: str, how: str) -> None:
+    toys.write(failing=["clip002"])
+    wanted = contents(toys.folder)
+    files = backend_of(toys.recipe()).files(StoreFolder(toys.folder))[1]
+    documents = sorted(toys.folder.glob("shards.zarr/**/zarr.json"))
+    if kind == "document" and not documents:
+        return  # a tar has none
+    path = {
+        "index": toys.folder / "index" / "000001.idx",
+        "spare": toys.folder / "spare" / "000001.idx",
+        "payload": files[-1],
+        "document": documents[-1] if documents else None,
+    }.get(kind) or next(toys.folder.glob(f"{kind}.json*"))
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data[:-1] if how == "shorter" else data + b"\n" * (how == "longer"))
+    name = path.relative_to(toys.folder).as_posix()
+    report = verify(toys.folder)
+    assert not report.sound and any(
+        name in problem.where or name in problem.what or kind == "recipe" for problem in report.problems
+    )
+    if not (kind == "payload" and how == "flip") and kind != "spare":
+        with pytest.raises(StoreError):
+            StoreReader.open(toys.folder)
+    if kind == "recipe":
+        return
+    done = repair(toys.folder)
+    assert done.said and (done.finished or done.due or kind in ("manifest", "quarantine", "payload"))
+    toys.write(failing=["clip002"])
+    assert verify(toys.folder).sound and contents(toys.folder) == wanted
+    assert repair(toys.folder).said == ()
