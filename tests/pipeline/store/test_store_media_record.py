@@ -111,7 +111,8 @@ def test_of_several_stores_what_agrees_is_carried_and_what_does_not_is_doubted(t
         "new": Facts(6, 6, C),
     }
     remove_record(made)
-    assert {*read_records(tmp_path)} == {"same", "digest", "whole", "half", "new"}
+    write_record(tmp_path / "tokens-0", {"first": Facts(7, 7, C)})
+    assert {*read_records(tmp_path)} == {"first", "same", "digest", "whole", "half", "new"}
     assert read_records(tmp_path)["same"].stamp == 9 and read_records(tmp_path / "gone") == {}
 
 

@@ -49,7 +49,7 @@ from caeav.pipeline.store.describe import describe
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.find import list_slices
-from caeav.pipeline.store.journal import source_of
+from caeav.pipeline.store.journal import kept_remarks, source_of
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 from caeav.pipeline.store.layout import (
     MAX_SHARD_CLIPS,
@@ -1018,3 +1018,21 @@ def test_a_file_that_is_not_as_written_is_named_and_mended(toys, contents, kind:
     toys.write(failing=["clip002"])
     assert verify(toys.folder).sound and contents(toys.folder) == wanted
     assert repair(toys.folder).said == ()
+
+
+def test_a_damaged_record_in_a_journal_is_not_counted_as_finished(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        for key in ("clip000", "clip001", "clip002"):
+            writer.keep(toy.record(key))
+        writer.forget(["clip001"])
+    assert kept_remarks(StoreFolder(toy.folder)) == [
+        "journal: 2 clips finished, in no shard yet; the next run takes them up"
+    ]
+    path = toy.folder / "journal" / "000000.log"
+    data = bytearray(path.read_bytes())
+    data[64 + 64] ^= 1  # in the first entry, behind the heads of file and entry
+    path.write_bytes(data)
+    assert kept_remarks(StoreFolder(toy.folder)) == [
+        "journal: 1 clip finished, in no shard yet; the next run takes them up"
+    ]
+    assert verify(toy.folder).remarks == tuple(kept_remarks(StoreFolder(toy.folder)))
