@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
+from caeav.pipeline.decode import scan as scanning
 from caeav.pipeline.decode.clock import Clock
 from caeav.pipeline.decode.jobs import Attempt, Run
 from caeav.pipeline.decode.limits import Limits
@@ -180,7 +183,7 @@ def test_a_plan_knows_when_pictures_end_and_which_are_stale() -> None:
     assert over.video_end_s == 3.0 and over.shown_until_s(0.9) == 3.0
     assert over.shown_until_s(0.5) == pytest.approx(0.6)
     short = plan(Scan(video_s=TENTHS[:10], video_over=True, video_end_s=0.9))
-    assert short.video_end_s == pytest.approx(1.0)
+    assert short.video_end_s == pytest.approx(1.0) and short.shown_until_s(0.9) == pytest.approx(1.0)
     assert over.is_stale(3.0, 0.9, None) and not over.is_stale(2.9, 0.9, None)
     assert not over.is_stale(3.0, 0.9, 3.5) and not over.is_stale(3.0, 0.5, None)
     assert plan(Scan(video_s=[0.0])).frame_gap_s == pytest.approx(0.1), "by the header"
@@ -713,3 +716,194 @@ def test_pictures_of_an_avi_are_shown_in_the_order_of_decoding() -> None:
         facts = replace(FACTS, container=container, video=replace(VIDEO, codec=codec))
         one = packet(0, 5, 1, "video", pts=7)
         assert Clock(facts, restarts=False).straighten(one, 0.01) and one.pts == pts
+
+
+# Scans of made-up packets
+
+
+class Film:
+    """A container of made-up packets, which may break off behind them."""
+
+    def __init__(self, broken: bool) -> None:
+        self.streams = [SimpleNamespace(time_base=0.001), SimpleNamespace(time_base=0.001)]
+        self.sought: list[float] = []
+        self.from_s = -1e9
+        self.broken = broken
+        self.packets: list[Any] = []
+
+    def seek(self, at: int, backward: bool) -> None:
+        assert backward
+        self.sought.append(at / av.time_base)
+        self.from_s = at / av.time_base
+
+    def demux(self, streams: Any) -> Iterator[Any]:
+        for packet in self.packets:
+            if packet.dts * 0.001 >= self.from_s - 1e-9:
+                yield packet
+        if self.broken:
+            raise av.error.InvalidDataError(1, "Invalid data found")
+        yield SimpleNamespace(size=0)
+
+
+def picture(time_s: float, key: bool = False, **more: Any) -> dict[str, Any]:
+    return {"stream_index": 0, "time_s": time_s, "length_s": 0.1, "is_keyframe": key, **more}
+
+
+def piece(time_s: float, length_s: float = 0.1, **more: Any) -> dict[str, Any]:
+    return {"stream_index": 1, "time_s": time_s, "length_s": length_s, "is_keyframe": True, **more}
+
+
+@pytest.fixture
+def film(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`film(packets, ...)`: what a scan of the film reads."""
+
+    def make(packets: list[dict[str, Any]], origin_s: float = 0.0, broken: bool = False) -> Film:
+        made = Film(broken)
+        for one in sorted(packets, key=lambda p: p["time_s"]):
+            at = round((one["time_s"] + origin_s) * 1000)
+            given = {k: v for k, v in one.items() if k not in ("time_s", "length_s", "encrypted")}
+            made.packets.append(
+                SimpleNamespace(
+                    **{
+                        "size": 9,
+                        "pts": at,
+                        "dts": at,
+                        "duration": round(one["length_s"] * 1000),
+                        "is_discard": False,
+                        "stream": SimpleNamespace(type="audio" if one["stream_index"] else "video"),
+                        "has_sidedata": {"encryption_info": one.get("encrypted", False)}.get,
+                        **given,
+                    }
+                )
+            )
+        monkeypatch.setattr(scanning, "opened", lambda path, limits: nullcontext(made))
+        return made
+
+    return make
+
+
+def whole_film(seconds: int, keys_s: float = 1.0) -> list[dict[str, Any]]:
+    tenths = [n / 10 for n in range(10 * seconds)]
+    return [picture(s, key=round(s * 10) % round(keys_s * 10) == 0) for s in tenths] + [
+        piece(s) for s in tenths
+    ]
+
+
+def read(start_s: float = 0.0, first_s: float = 0.5, seconds: float = 2.0, facts: MediaFacts = FACTS) -> Scan:
+    return scanning.scan(facts, start_s, first_s, seconds, Limits())
+
+
+def test_a_scan_says_what_is_promised_in_media_time(film: Any) -> None:
+    film(whole_film(3), origin_s=5.0)
+    found = read(facts=replace(FACTS, origin_s=5.0))
+    assert found.video_s[:3] == pytest.approx([0.0, 0.1, 0.2]) and found.audio_start_s == pytest.approx(0.0)
+    assert (found.video_end_s, found.audio_end_s) == (pytest.approx(3.0), pytest.approx(3.0))
+    assert found.audio_s == pytest.approx(2.0) and found.audio_packets == 30
+    assert found.at_end and found.video_over and not (found.holes or found.cut or found.error)
+    assert (found.parts, found.left_out, found.encrypted, found.seek_s, found.key_s) == (
+        1,
+        0,
+        frozenset(),
+        None,
+        None,
+    )
+
+
+def test_a_scan_ends_a_little_behind_the_clip(film: Any) -> None:
+    film(whole_film(20))
+    found = read()
+    assert not found.at_end and not found.video_over and 3.0 <= found.video_s[-1] <= 3.2
+    film([one for one in whole_film(20) if one["stream_index"] == 1 or one["time_s"] < 1])
+    found = read()
+    assert found.video_over and not found.at_end and 12 < (found.audio_end_s or 0) < 12.3
+
+
+def test_a_clip_far_inside_is_sought_from_a_second_before_it(film: Any) -> None:
+    made = film(whole_film(30), origin_s=5.0)
+    found = read(10.0, 10.5, facts=replace(FACTS, origin_s=5.0))
+    assert made.sought == [pytest.approx(14.0)] and found.seek_s == 9.0 and found.key_s is None
+    assert found.video_s[0] == pytest.approx(9.0) and found.audio_s == pytest.approx(2.0)
+
+
+def test_after_a_seek_pictures_before_the_first_key_do_not_count(film: Any) -> None:
+    film(whole_film(30, keys_s=1.5))
+    found = read(10.0, 11.0)
+    assert found.seek_s == 9.0 and found.video_s[0] == pytest.approx(9.0)
+    made = film(whole_film(30, keys_s=2.0))
+    found = read(10.0, 10.5)
+    assert found.seek_s == 9.0 and found.video_s[0] == pytest.approx(10.0), "9.0 to 9.9 do not decode"
+    assert made.sought == [9.0]
+
+
+def test_a_seek_that_lands_too_late_is_tried_from_further_and_then_from_the_start(film: Any) -> None:
+    made = film(whole_film(40, keys_s=7.0))
+    found = read(20.0, 20.5)
+    assert made.sought == [19.0, 9.0] and found.seek_s == 9.0 and found.video_s[0] == pytest.approx(14.0)
+    made = film(whole_film(40, keys_s=22.0))
+    found = read(20.0, 20.5)
+    assert made.sought == [19.0, 9.0] and found.seek_s is None and found.key_s == 0.0
+
+
+@pytest.mark.parametrize(
+    "facts", [replace(FACTS, joined=True), replace(FACTS, video=replace(VIDEO, carries_state=True))]
+)
+def test_what_must_be_read_from_its_start_is_not_sought(film: Any, facts: MediaFacts) -> None:
+    made = film(whole_film(30))
+    found = read(10.0, 10.5, facts=facts)
+    assert made.sought == [] and found.seek_s is None and found.key_s is None
+    made = film(whole_film(30))
+    assert (
+        scanning.scan(FACTS, 10.0, 10.5, 1.0, Limits(), from_start=True).seek_s is None and made.sought == []
+    )
+    made = film(whole_film(30))
+    assert read(4.9, 5.4).seek_s is None and made.sought == []
+
+
+def test_holes_cuts_and_encryption_are_seen(film: Any) -> None:
+    plain = whole_film(3)
+    film([one for one in plain if one["stream_index"] == 0 or not 0.5 < one["time_s"] < 1.0])
+    found = read()
+    assert found.holes and found.audio_s == pytest.approx(1.6)
+    film([{**one, "is_discard": one["time_s"] < 0.3} for one in plain])
+    found = read()
+    assert found.cut and found.video_s[0] == pytest.approx(0.3) and found.audio_s == pytest.approx(1.7)
+    film([{**one, "is_discard": one["stream_index"] == 1 and one["time_s"] < 0.3} for one in plain])
+    assert not read().cut
+    film([{**one, "encrypted": one["stream_index"] == 1} for one in plain])
+    assert read().encrypted == frozenset({1})
+    film(plain, broken=True)
+    found = read()
+    assert found.error and found.at_end and found.video_over
+    film(plain)
+    with pytest.raises(DecodeError, match="packets read for one clip: 6 is more than the allowed 5"):
+        scanning.scan(FACTS, 0.0, 0.5, 2.0, Limits(packets=5))
+
+
+def test_at_the_end_of_the_file_the_length_of_the_last_packet_is_no_promise(film: Any) -> None:
+    film([piece(n / 10) for n in range(10)])
+    alone = replace(FACTS, video=None)
+    found = read(facts=alone)
+    assert found.at_end and found.audio_s == pytest.approx(0.9)
+    film([piece(n / 10) for n in range(100)])
+    assert read(facts=alone).audio_s == pytest.approx(2.0)
+
+
+def test_a_place_that_cannot_be_gone_to_is_the_start_or_an_error() -> None:
+    class Stubborn:
+        def __init__(self, times: int) -> None:
+            self.times, self.sought = times, []
+
+        def seek(self, at: int, backward: bool) -> None:
+            self.sought.append(at / av.time_base)
+            if len(self.sought) <= self.times:
+                raise av.error.PermissionError(1, "not there")
+
+    facts = replace(FACTS, origin_s=2.0)
+    for times, gone in ((0, True), (1, False)):
+        container = Stubborn(times)
+        assert scanning.go_to(container, facts, 10.0) is gone
+        assert container.sought == [12.0, 2.0][: times + 1]
+    with pytest.raises(DecodeError, match="no place in the file can be gone to: not there"):
+        scanning.go_to(Stubborn(2), facts, 10.0)
+    bare = Stubborn(1)
+    assert not scanning.go_to(bare, replace(facts, container="h264"), 10.0) and bare.sought == [12.0]
