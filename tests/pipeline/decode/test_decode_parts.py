@@ -776,7 +776,12 @@ def film(monkeypatch: pytest.MonkeyPatch) -> Any:
                     }
                 )
             )
-        monkeypatch.setattr(scanning, "opened", lambda path, limits: nullcontext(made))
+
+        def opened(path: str, limits: Limits) -> Any:
+            made.from_s = -1e9  # each reading begins at the start
+            return nullcontext(made)
+
+        monkeypatch.setattr(scanning, "opened", opened)
         return made
 
     return make
