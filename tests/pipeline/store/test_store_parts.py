@@ -29,6 +29,7 @@ from caeav.pipeline.store import (
     Record,
     Reference,
     Slice,
+    StoreBusy,
     StoreError,
     StoreReader,
     convert,
@@ -36,6 +37,7 @@ from caeav.pipeline.store import (
     find_store,
     list_stores,
     open_for_writing,
+    opening,
     random_parts,
     remove_store,
     repair,
@@ -1036,3 +1038,53 @@ def test_a_damaged_record_in_a_journal_is_not_counted_as_finished(toy) -> None:
         "journal: 1 clip finished, in no shard yet; the next run takes them up"
     ]
     assert verify(toy.folder).remarks == tuple(kept_remarks(StoreFolder(toy.folder)))
+
+
+# Opening
+
+
+def test_damage_that_comes_while_a_shard_is_rewritten_is_not_copied(toys) -> None:
+    toys = own_facts(toys)
+    toys.write()
+    with open_for_writing(toys.dataset, toys.recipe(), toys.manifest(12)) as writer:
+        (plan,) = writer.plan()
+        flipped(toys, "clip009", b"fact of clip009")
+        with pytest.raises(DamagedShard, match="clip009"):
+            writer.publish(plan, {key: toys.record(key) for key in plan.missing})
+
+
+def test_a_folder_that_goes_while_it_is_locked_is_made_again(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[BaseException] = [
+        FileNotFoundError(2, "removed"),
+        StoreBusy("held by 1"),
+        StoreBusy("held by 1"),
+        StoreBusy("held by 2"),
+    ]
+
+    def lock(path: Path) -> WriterLock:
+        if answers:
+            raise answers.pop(0)
+        return WriterLock(path)
+
+    monkeypatch.setattr(opening, "WriterLock", lock)
+    monkeypatch.setattr(opening, "POLL_S", 0)
+    told: list[str] = []
+    open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), waiting=told.append).close()
+    assert [text.partition(";")[0] for text in told] == ["held by 1", "held by 2"]
+
+
+def test_a_finished_store_whose_manifest_is_gone_takes_a_grown_one(toy) -> None:
+    toy.write()
+    (toy.folder / "manifest.jsonl").unlink()
+    assert toy.write(toy.manifest(12)).stored == 12 and verify(toy.folder).sound
+
+
+def test_a_document_that_is_wrong_is_written_anew_and_the_store_sealed_again(memory: Path, contents) -> None:
+    toy = Toy(memory / "stores", "zarr")
+    toy.write()
+    wanted = contents(toy.folder)
+    (toy.folder / "shards.zarr" / "key" / "zarr.json").write_text("{}")
+    said: list[str] = []
+    toy.write(seen=lambda w: said.extend(w.remarks))
+    assert contents(toy.folder) == wanted and said[0].endswith("it is written anew")
+    assert said[1].startswith("damage was found on opening; `caeav store verify")
