@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from caeav.pipeline.decode.sound import Sound, SoundLine, Stretch, resampled
 from caeav.pipeline.decode.stills import files_of, stills_of
 from caeav.pipeline.decode.verify import verified
 from caeav.pipeline.decode.wire import Inbox, WireError, packed, unpacked
+from caeav.pipeline.decode.with_pyav import _AudioTrack, _near, _VideoTrack
 
 RATE = 1000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)
@@ -912,3 +914,133 @@ def test_a_place_that_cannot_be_gone_to_is_the_start_or_an_error() -> None:
         scanning.go_to(Stubborn(2), facts, 10.0)
     bare = Stubborn(1)
     assert not scanning.go_to(bare, replace(facts, container="h264"), 10.0) and bare.sought == [12.0]
+
+
+# One stream's sound
+
+
+def heard(time_s: float | None, samples: Any, rate_hz: int = RATE) -> Any:
+    """A decoded piece, `[n]` or `[C, n]`."""
+    channels = np.atleast_2d(np.asarray(samples, np.float32))
+    layout = {1: "mono", 2: "stereo"}[len(channels)]
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(channels.T).reshape(1, -1), format="flt", layout=layout
+    )
+    frame.sample_rate, frame.time_base = rate_hz, Fraction(1, 1000)
+    frame.pts = None if time_s is None else round(time_s * 1000)
+    return frame
+
+
+def track(**more: Any) -> _AudioTrack:
+    return _AudioTrack(plan(**more), SimpleNamespace(time_base=0.001))
+
+
+def test_sound_is_taken_by_its_times_until_the_clip_is_covered() -> None:
+    taken = track(facts=replace(FACTS, origin_s=5.0))
+    assert not taken.done
+    taken.take(heard(5.0, tone(2.0)))
+    taken.take(heard(None, tone(2.05)))
+    assert taken.line.start_s == 0.0 and not taken.done, "the filter wants a little more than the clip"
+    taken.take(heard(9.05, tone(0.05)))
+    assert taken.done and taken.sound().spans_s == [(0.0, pytest.approx(4.1))]
+
+
+def test_after_a_change_of_rate_sound_follows_whatever_its_times_say() -> None:
+    taken = track()
+    taken.take(heard(0.0, tone(1.0)))
+    taken.take(heard(7.0, np.ones(2000, np.float32), 2000))
+    taken.take(heard(2.0, tone(1.0)))
+    assert taken.sound().spans_s == [(0.0, pytest.approx(3.0))]
+    assert [stretch.rate_hz for stretch in taken.sound().stretches] == [1000, 2000, 1000]
+
+
+def test_channels_that_cancel_within_the_clip_are_remembered_as_loud() -> None:
+    for at_s, loudest in ((1.0, 0.5), (4.0, 0.0)):
+        taken = track()
+        taken.take(heard(at_s, [tone(1.0), -tone(1.0)]))
+        assert taken.line.loudest == pytest.approx(loudest)
+    taken = track()
+    taken.take(heard(0.0, [tone(1.0), tone(1.0)]))
+    assert taken.line.loudest == 0.0 and taken.sound().stretches[0].mono[500] == pytest.approx(0.5, abs=0.01)
+
+
+def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
+    taken = track(start_s=100.0)
+    packet = SimpleNamespace(pts=99_000, duration=1000)
+    assert not taken.concerns(packet) and taken.concerns(SimpleNamespace(pts=99_001, duration=1000))
+    assert taken.concerns(None) and taken.concerns(SimpleNamespace(pts=None, duration=0))
+    assert not taken.wants(SimpleNamespace(pts=70_000)) and taken.wants(SimpleNamespace(pts=70_001))
+    assert taken.wants(SimpleNamespace(pts=None))
+    taken.early.append("sad")
+    assert taken.sound().errors == ["sad"]
+    taken = track(start_s=100.0)
+    taken.early.append("sad")
+    taken.take(heard(100.0, tone(1.0)))
+    assert taken.sound().errors == []
+    for channels, rate_hz, said in ((2, RATE, "audio channels: 2"), (1, 2 * RATE, "audio rate: 2000 Hz")):
+        strict = _AudioTrack(
+            replace(plan(), limits=Limits(audio_channels=1, audio_rate_hz=RATE)),
+            SimpleNamespace(time_base=0.001),
+        )
+        with pytest.raises(DecodeError, match=said):
+            strict.take(heard(0.0, [tone(0.1)] * channels, rate_hz))
+
+
+# One stream's pictures
+
+
+def seen_at(time_s: float) -> Any:
+    frame = av.VideoFrame.from_ndarray(np.full((4, 8, 3), round(time_s * 10), np.uint8), format="rgb24")
+    frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
+    return frame
+
+
+def test_the_picture_shown_at_each_time_is_the_last_before_it() -> None:
+    wanted = _VideoTrack(plan(start_s=1.0), SimpleNamespace(time_base=0.001), skip=False)
+    for at_s in (0.9, 1.5, 2.4, 2.6, 4.0):
+        wanted.take(seen_at(at_s))
+    assert not wanted.done
+    wanted.finish()
+    found = wanted.found
+    assert wanted.done and found.decoded == 5 and not wanted.late and wanted.first_s == pytest.approx(0.9)
+    assert found.shown_s == pytest.approx([1.5, 2.4, 2.6, 4.0])
+    assert found.until_s == [pytest.approx(2.4), pytest.approx(2.6), pytest.approx(4.0), None]
+    assert [int(image[0, 0, 0]) for image in found.images if image is not None] == [15, 24, 26, 40]
+    late = _VideoTrack(plan(), SimpleNamespace(time_base=0.001), skip=False)
+    assert late.late
+    for at_s in (1.2, 1.3, 2.7, 2.8):
+        late.take(seen_at(at_s))
+    late.finish()
+    assert late.late and late.found.shown_s == pytest.approx([1.2, 1.3, 1.3, 2.8])
+    few = _VideoTrack(replace(plan(), limits=Limits(frames=1)), SimpleNamespace(time_base=0.001), skip=False)
+    few.take(seen_at(0.0))
+    with pytest.raises(DecodeError, match="pictures decoded for one clip: 2 is more than the allowed 1"):
+        few.take(seen_at(0.1))
+    small = _VideoTrack(
+        replace(plan(), limits=Limits(frame_pixels=31)), SimpleNamespace(time_base=0.001), skip=False
+    )
+    with pytest.raises(DecodeError, match="picture size: 32 pixels"):
+        small.take(seen_at(0.0))
+
+
+def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_them() -> None:
+    near = _near(plan(segments=2))
+    assert near == [(pytest.approx(0.1), pytest.approx(0.6)), (pytest.approx(1.1), pytest.approx(1.6))]
+    other = replace(FACTS, video=replace(VIDEO, codec="mpeg4"))
+    assert (
+        _near(plan(facts=other))
+        == []
+        == _near(plan(Scan(video_s=[0.0])))
+        == _near(plan(Scan(TENTHS, error="x")))
+    )
+    context = SimpleNamespace(skip_frame="DEFAULT")
+    aimed = _VideoTrack(plan(segments=2), SimpleNamespace(time_base=0.001, codec_context=context), skip=True)
+    said = []
+    for at in (0, 110, 590, 700, 1000, 1200):
+        aimed.aim(SimpleNamespace(pts=at))
+        said.append(context.skip_frame)
+    assert said == ["NONREF", "DEFAULT", "DEFAULT", "NONREF", "NONREF", "DEFAULT"] and aimed.skipped
+    far = _VideoTrack(plan(Scan(TENTHS, key_s=2.0)), SimpleNamespace(time_base=0.001), skip=True)
+    packets = [(0, True), (1900, False), (2000, False), (2000, True), (2100, False)]
+    wants = [far.wants(SimpleNamespace(pts=at, is_keyframe=key)) for at, key in packets]
+    assert wants == [False, False, False, True, True], "from the last key picture before the first wanted one"
