@@ -25,7 +25,7 @@ from caeav.pipeline.decode.opening import library_message, regular_file
 from caeav.pipeline.decode.orientation import Orientation
 from caeav.pipeline.decode.pictures import LOOKAHEAD, DisplayOrder, Pictures
 from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.probe import AudioFacts, MediaFacts, VideoFacts
+from caeav.pipeline.decode.probe import AudioFacts, MediaFacts, VideoFacts, _chosen, probe
 from caeav.pipeline.decode.scan import Scan, _is_uneven, _late, _sounding, merged
 from caeav.pipeline.decode.sound import Sound, SoundLine, Stretch, resampled
 from caeav.pipeline.decode.stills import files_of, stills_of
@@ -1044,3 +1044,31 @@ def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_the
     packets = [(0, True), (1900, False), (2000, False), (2000, True), (2100, False)]
     wants = [far.wants(SimpleNamespace(pts=at, is_keyframe=key)) for at, key in packets]
     assert wants == [False, False, False, True, True], "from the last key picture before the first wanted one"
+
+
+# What a container says
+
+
+def test_streams_start_in_media_time_whatever_the_containers_clock(write: Any) -> None:
+    made = write("late.ts", picture_s=[n / 10 for n in range(20)], sound=np.ones(32000, np.int16), sound_codec="aac",
+                 sound_from_s=0.5)  # fmt: skip
+    facts = probe(str(made.path))
+    assert facts.origin_s > 1 and facts.video is not None and facts.audio is not None
+    assert facts.video.start_s == pytest.approx(0.0, abs=0.1)
+    assert facts.audio.start_s == pytest.approx(0.5, abs=0.1)
+    assert (facts.video_streams, facts.audio_streams, facts.covers, facts.other_streams) == (1, 1, 0, 0)
+    assert facts.size_bytes == made.path.stat().st_size and not facts.guessed
+    assert facts.end_s == pytest.approx(2.0, abs=0.2)
+
+
+def test_cover_art_is_no_video_stream() -> None:
+    cover = SimpleNamespace(index=0, disposition=av.stream.Disposition.attached_pic)
+    first, second = (SimpleNamespace(index=n, disposition=av.stream.Disposition(0)) for n in (1, 2))
+
+    def chosen(best: Any, *streams: Any) -> Any:
+        held = SimpleNamespace(video=list(streams), best=lambda kind: best)
+        return _chosen(SimpleNamespace(streams=held), "video")
+
+    assert chosen(cover, cover, first, second) == (first, 2)
+    assert chosen(second, cover, first, second) == (second, 2)
+    assert chosen(cover, cover) == (None, 0) == chosen(None)
