@@ -1050,15 +1050,17 @@ def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_the
 
 
 def test_streams_start_in_media_time_whatever_the_containers_clock(write: Any) -> None:
-    made = write("late.ts", picture_s=[n / 10 for n in range(20)], sound=np.ones(32000, np.int16), sound_codec="aac",
-                 sound_from_s=0.5)  # fmt: skip
+    picture_s, tone_s = [5.5 + n / 10 for n in range(20)], 5.0
+    made = write(
+        "late.ts", picture_s=picture_s, sound=np.ones(64000, np.int16), sound_codec="aac", sound_from_s=tone_s
+    )
     facts = probe(str(made.path))
-    assert facts.origin_s > 1 and facts.video is not None and facts.audio is not None
-    assert facts.video.start_s == pytest.approx(0.0, abs=0.1)
-    assert facts.audio.start_s == pytest.approx(0.5, abs=0.1)
+    assert facts.origin_s > 4 and facts.video is not None and facts.audio is not None
+    assert facts.video.start_s == pytest.approx(0.5, abs=0.1)
+    assert facts.audio.start_s == pytest.approx(0.0, abs=0.1)
     assert (facts.video_streams, facts.audio_streams, facts.covers, facts.other_streams) == (1, 1, 0, 0)
     assert facts.size_bytes == made.path.stat().st_size and not facts.guessed
-    assert facts.end_s == pytest.approx(2.0, abs=0.2)
+    assert facts.end_s == pytest.approx(2.5, abs=0.2)
 
 
 def test_cover_art_is_no_video_stream() -> None:
