@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.decode import scan as scanning
+from caeav.pipeline.decode import stills
 from caeav.pipeline.decode.clock import Clock
 from caeav.pipeline.decode.jobs import Attempt, Run
 from caeav.pipeline.decode.limits import Limits
@@ -1074,3 +1076,35 @@ def test_cover_art_is_no_video_stream() -> None:
     assert chosen(cover, cover, first, second) == (first, 2)
     assert chosen(second, cover, first, second) == (second, 2)
     assert chosen(cover, cover) == (None, 0) == chosen(None)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("complex64", [1]), ("object", [1]), ("S8", [1]), ("uint8", [-8]), ("uint8", ["8"])]
+)
+def test_an_array_of_no_known_kind_is_no_message(dtype: str, shape: list[Any]) -> None:
+    header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", dtype, shape]]}).encode()
+    header += b" " * (-len(header) % 64)
+    with pytest.raises(WireError, match="claims dtype"):
+        unpacked(len(header), bytearray(header + bytes(64)))
+
+
+def test_an_id_that_runs_already_is_a_mistake() -> None:
+    run = Run(iter([{"id": 1}]))
+    run.running["1"] = Attempt({"id": 1})
+    with pytest.raises(ValueError, match="'1' is given twice"):
+        run.refill(9)
+
+
+def test_a_folder_of_too_many_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a_1.png", "a_2.JPG", "a_3.jpeg", "a.png", "a_4.gif", "a_5.png.part"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(stills, "MAX_PICTURES", 3)
+    assert sorted(stills._numbered(tmp_path)) == [1, 2, 3]
+    monkeypatch.setattr(stills, "MAX_PICTURES", 2)
+    with pytest.raises(DecodeError, match="holds more than the allowed 2 pictures"):
+        stills._numbered(tmp_path)
+    with pytest.raises(DecodeError, match="cannot read gone/"):
+        stills._numbered(tmp_path / "gone")
