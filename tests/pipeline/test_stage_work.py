@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from caeav.manifests.home import Home
 from caeav.pipeline import stage
 from caeav.pipeline.decode.jobs import Failure, Outcome, Request
 from caeav.pipeline.extract import extract, extract_all
+from caeav.pipeline.identity import MediaChanged
 from caeav.pipeline.recipes import TokenOptions
 from caeav.pipeline.store import StoreReader, open_for_writing
 from caeav.pipeline.summary import Progress, RunOptions
@@ -226,3 +228,17 @@ def test_what_is_found_on_opening_is_told_and_summed_up(
     assert new in told and new in again[1].remarks and new not in again[0].remarks
     with open_for_writing(made.path.parent, made.recipe, five) as writer:
         assert writer.plan() == []
+
+
+def test_other_media_is_refused_before_a_store_is_touched(
+    five: Manifest, pools: list[Pool], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    root = tmp_path / "media"
+    shutil.copytree(five.media_root, root)
+    own = replace(five, media_root=str(root))
+    extract(replace(own, clips=own.clips[:2]), Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    before = digests(tmp_path / "h")
+    shutil.copy(root / own.clips[4].media, root / own.clips[0].media)
+    with pytest.raises(MediaChanged, match=own.clips[0].key):
+        extract(own, Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    assert digests(tmp_path / "h") == before and len(pools) == 1

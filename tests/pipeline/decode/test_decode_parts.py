@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,8 +19,10 @@ import av
 import numpy as np
 import pytest
 
+from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode import scan as scanning
 from caeav.pipeline.decode import stills
+from caeav.pipeline.decode import worker as working
 from caeav.pipeline.decode.clock import Clock
 from caeav.pipeline.decode.jobs import Attempt, Run
 from caeav.pipeline.decode.limits import Limits
@@ -27,12 +32,13 @@ from caeav.pipeline.decode.opening import library_message, regular_file
 from caeav.pipeline.decode.orientation import Orientation
 from caeav.pipeline.decode.pictures import LOOKAHEAD, DisplayOrder, Pictures
 from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.pool import WorkerPool
 from caeav.pipeline.decode.probe import AudioFacts, MediaFacts, VideoFacts, _chosen, probe
 from caeav.pipeline.decode.scan import Scan, _is_uneven, _late, _sounding, merged
 from caeav.pipeline.decode.sound import Sound, SoundLine, Stretch, resampled
 from caeav.pipeline.decode.stills import files_of, stills_of
 from caeav.pipeline.decode.verify import verified
-from caeav.pipeline.decode.wire import Inbox, WireError, packed, unpacked
+from caeav.pipeline.decode.wire import Inbox, Message, WireError, packed, unpacked
 from caeav.pipeline.decode.with_pyav import _AudioTrack, _near, _VideoTrack
 
 RATE = 1000
@@ -1108,3 +1114,80 @@ def test_a_folder_of_too_many_pictures_is_refused(tmp_path: Path, monkeypatch: p
         stills._numbered(tmp_path)
     with pytest.raises(DecodeError, match="cannot read gone/"):
         stills._numbered(tmp_path / "gone")
+
+
+# A child process as its parent sees it
+
+
+class Started:
+    """What `subprocess.Popen` is asked for, and a process that has ended with `code`."""
+
+    pid = 0
+
+    def __init__(self, command: list[str], **how: Any) -> None:
+        self.command, self.how, self.killed = command, how, 0
+        self.code: int | None = None
+        self.other = socket.socket(fileno=os.dup(how["pass_fds"][0]))
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        return self.code
+
+
+def test_a_child_is_started_in_a_group_of_its_own_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working.subprocess, "Popen", Started)
+    killed: list[Any] = []
+    monkeypatch.setattr(working.os, "killpg", lambda pid, number: killed.append((pid, number)))
+    worker = working.Worker(working.Work("a:b", {"c": 1}, None, 100), 5.0)
+    process: Any = worker._process
+    assert process.how["start_new_session"] and process.how["env"]["OMP_NUM_THREADS"] == "1"
+    assert process.how["env"]["OPENBLAS_NUM_THREADS"] == "1" and process.how["env"]["PATH"]
+    assert not worker.ready and not worker.idle and 4 < worker.due_s - time.monotonic() <= 5
+    worker.ready = True
+    assert worker.idle
+    worker.ask("x", {"id": "x"}, 500.0)
+    assert (worker.request, worker.tasks, worker.idle) == ("x", 1, False)
+    assert 499 < worker.due_s - time.monotonic() <= 500
+    with pytest.raises(ValueError, match="a request of more than"):
+        worker.ask("y", {"id": "y" * (65 << 20)}, 1.0)
+    worker._errors.write(b"first\nlast line\n")
+    process.code = 3
+    assert worker.kill() == "exited with status 3: last line" and killed == [(0, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (None, ""),
+        (-11, "died with SIGSEGV"),
+        (-9, "died with SIGKILL (often: out of memory)"),
+        (-63, "died with signal 63"),
+        (0, "exited with status 0"),
+    ],
+)
+def test_how_a_child_ended_is_told(code: int | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working.subprocess, "Popen", Started)
+    monkeypatch.setattr(working.os, "killpg", lambda pid, number: None)
+    worker = working.Worker(working.Work("a:b", {}, None, 100), 5.0)
+    worker._process.code = code  # type: ignore[attr-defined]
+    assert worker._death(code) == said
+    worker.kill()
+
+
+def test_a_pool_has_a_worker_and_a_deadline() -> None:
+    for wrong, said in (({"workers": 0}, "0 workers"), ({"deadline_s": 0}, "a deadline of 0 s")):
+        with pytest.raises(CaeavError, match=said):
+            WorkerPool("a:b", {}, **wrong)
+    pool = WorkerPool("a:b", {}, stage="seen")
+    for given, stage in (({}, "seen"), ({"stage": "own"}, "own")):
+        message = Message("failure", {"reason": "r", **given}, {})
+        failure = pool._outcome(Attempt({"id": 1}, 2), message).failure
+        assert failure is not None and (failure.stage, failure.reason, failure.attempts) == (stage, "r", 2)
+    with pytest.raises(RuntimeError, match="not open"):
+        next(pool.map([]))
+    pool.close()
