@@ -1191,3 +1191,17 @@ def test_a_pool_has_a_worker_and_a_deadline() -> None:
     with pytest.raises(RuntimeError, match="not open"):
         next(pool.map([]))
     pool.close()
+
+
+def test_times_are_those_of_the_media_in_the_order_of_showing(film: Any) -> None:
+    film([picture(0.0, key=True), picture(0.1, pts=200), picture(0.2, pts=100)])
+    assert read().video_s == pytest.approx([0.0, 0.1, 0.2])
+    late = _VideoTrack(plan(facts=replace(FACTS, origin_s=5.0)), SimpleNamespace(time_base=0.001), skip=False)
+    for at_s in (5.5, 6.5, 7.5, 8.5):
+        late.take(seen_at(at_s))
+    late.finish()
+    assert late.found.shown_s == pytest.approx([0.5, 1.5, 2.5, 3.5])
+    exact = SoundLine(0.001, (0.0, 10.0))
+    for at_s in (0.001, 0.5018):
+        exact.add(at_s, tone(0.5), RATE)
+    assert exact.sound().spans_s[0][0] == 0.001
