@@ -1088,3 +1088,25 @@ def test_a_document_that_is_wrong_is_written_anew_and_the_store_sealed_again(mem
     toy.write(seen=lambda w: said.extend(w.remarks))
     assert contents(toy.folder) == wanted and said[0].endswith("it is written anew")
     assert said[1].startswith("damage was found on opening; `caeav store verify")
+
+
+@pytest.mark.parametrize(
+    ("found", "failed", "said"),
+    [
+        (Differences(), (), ""),
+        (Differences(facts={"notes": 1}), (), r"\(the facts notes\)"),
+        (Differences(only_a=("k1",)), (), "k1 first"),
+        (Differences(), (Quarantined("k2", "decode", "x", 1),), "k2 first"),
+    ],
+)
+def test_what_was_copied_is_compared(
+    found: Any, failed: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "compare", lambda a, b, progress: found)
+    made = SimpleNamespace(keys=(), quarantined=(), path=Path("made"))
+    source = SimpleNamespace(keys=(), quarantined=failed, path=Path("source"))
+    if not said:
+        transfer._same([source], made, lambda n: None)
+        return
+    with pytest.raises(StoreError, match=said):
+        transfer._same([source], made, lambda n: None)
