@@ -41,6 +41,7 @@ from caeav.pipeline.store import (
     random_parts,
     remove_store,
     repair,
+    transfer,
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
