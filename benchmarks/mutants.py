@@ -148,7 +148,10 @@ def _git(*words: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-HEAVY = ("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", "typer", "PIL.Image")
+HEAVY = (
+    *("numpy", "torch", "pydantic", "yaml", "safetensors.torch", "tqdm", "typer", "PIL.Image"),
+    *("av", "hypothesis", "rich.console", "rich.table"),
+)
 SERVER = """
 import importlib, json, os, signal, sys, time
 for name in sys.argv[1:]:
@@ -209,6 +212,7 @@ class Tree:
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(names.parent), os.environ.get("PYTHONPATH")])),
             "CAEAV_SHARED": os.environ.get("CAEAV_SHARED", str(REPOSITORY.parent / "shared")),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one, and they take longer than most tests
         }
         # Compiled files are compared with their source by second and size: every version gets a second of its own.
         self._seconds = itertools.count(int(time.time()) + 2)

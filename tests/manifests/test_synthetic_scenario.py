@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from caeav.manifests.clip import KEY_PATTERN, SPLITS
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.synthetic.layout import assign_splits
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, plan
+from caeav.manifests.synthetic.scenario import HEARD, SEEN, Scenario, Timeline, plan
 
 
 def plans(**options: object) -> list[Scenario]:
@@ -136,3 +137,96 @@ def test_all_wrong_options_are_listed_together() -> None:
         assert part in text
     with pytest.raises(CaeavError, match="one above 0"):
         SyntheticOptions(mix={"cut": 0.0})
+
+
+class Told:
+    """Stands for a generator of chance: says what it is told to, the lowest whole numbers."""
+
+    def __init__(self, *shares: float, high: bool = False) -> None:
+        self.shares, self.high = list(shares), high
+
+    def random(self) -> float:
+        return self.shares.pop(0)
+
+    def integers(self, low: int, high: int) -> int:
+        return high - 1 if self.high else low
+
+    def permutation(self, given: list[int]) -> list[int]:
+        return list(given)
+
+
+def timeline(*shares: float, high: bool = False) -> Timeline:
+    return Timeline(SyntheticOptions(classes=5, seconds=10), 1, Told(*shares, high=high))  # type: ignore[arg-type]
+
+
+def there(made: Timeline, sense: int, cls: int = 1) -> list[int]:
+    return np.flatnonzero(made.present[sense, cls]).tolist()
+
+
+@pytest.mark.parametrize(("share", "event"), [(0.19, (0, 10)), (0.21, (0, 3))])
+def test_a_fifth_of_the_aligned_clips_are_aligned_throughout(share: float, event: tuple[int, int]) -> None:
+    made = timeline(share)
+    made.aligned()
+    assert made.event == event and made.spoilt is None
+    assert there(made, SEEN) == there(made, HEARD) == list(range(*event))
+
+
+@pytest.mark.parametrize(("kind", "sense"), [("offscreen", HEARD), ("silent", SEEN)])
+def test_one_sense_outlasts_the_event_throughout_or_on_its_longer_side(kind: str, sense: int) -> None:
+    whole, beside, late = timeline(0.59), timeline(0.61), timeline(0.61, high=True)
+    for made in (whole, beside, late):
+        getattr(made, kind)()
+        assert made.spoilt == sense
+    assert (whole.event, beside.event, late.event) == ((0, 3), (0, 3), (2, 10))
+    assert there(whole, sense) == list(range(10))
+    assert there(beside, sense) == list(range(7))  # from its end, at least half of the seven that are free
+    assert there(late, sense) == list(range(10))  # the two before it, all that are free
+    assert there(late, 1 - sense) == list(range(2, 10))
+
+
+def test_a_wrong_sound_is_another_class_beside_the_event() -> None:
+    made = timeline()
+    made.wrong_sound()
+    assert there(made, SEEN) == list(range(7)) and there(made, HEARD) == [0, 1, 2]
+    assert there(made, HEARD, 4) == [3, 4, 5, 6] and there(made, SEEN, 4) == []
+    assert made.spoilt == SEEN and made.others == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("share", "high", "cut_s", "event", "beyond"),
+    [
+        (0.4, False, 3, (1, 3), range(3, 7)),
+        (0.6, False, 3, (3, 7), range(1, 3)),
+        (0.4, True, 7, (0, 7), range(7, 10)),
+        (0.6, True, 7, (7, 10), range(7)),
+    ],
+)
+def test_a_cut_divides_the_event_from_what_outlasts_it(
+    share: float, high: bool, cut_s: int, event: tuple[int, int], beyond: range
+) -> None:
+    made = timeline(share, high=high)
+    made.cut()
+    assert (made.cut_s, made.event, made.spoilt) == (cut_s, event, HEARD if high else SEEN)
+    assert made.spoilt is not None and there(made, 1 - made.spoilt) == list(range(*event))
+    assert there(made, made.spoilt) == sorted({*range(*event), *beyond})
+
+
+@pytest.mark.parametrize("spoilt", [SEEN, HEARD])
+def test_distractors_are_in_the_exact_sense_and_some_in_the_other(spoilt: int) -> None:
+    few, many = timeline(0.99, 0.99, 0.99), timeline(0.0, 0.0, 0.0, 0.0, 0.99)
+    for made in (few, many):
+        made.spoilt = spoilt
+        made.distract()
+    exact = 1 - spoilt
+    assert there(few, exact, 4) == [0, 1, 2] and few.others == [0, 2, 3] and not few.present[spoilt].any()
+    assert there(many, exact, 4) == there(many, exact, 3) == list(range(10))
+    assert there(many, spoilt, 2) == [0, 1, 2] and many.others == [0]
+
+
+def test_distractors_come_as_often_as_asked() -> None:
+    """Only where a sense was spoilt: an aligned clip has none."""
+    for share, low, high in ((0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)):
+        made = plans(clips=200, misaligned=1.0, mix={"silent": 1.0}, distractors=share)
+        with_one = [s for s in made if {c for both in (*s.seen, *s.heard) for c in both} != {s.category}]
+        assert low <= len(with_one) / 200 <= high
+    assert all(s.seen == s.heard for s in plans(clips=50, misaligned=0.0, distractors=1.0))

@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
+from caeav.pipeline import features
+from caeav.pipeline.feature_files import Held
 from caeav.pipeline.features import (
     FeatureError,
     FeatureOptions,
+    _check_values,
     features_of,
     import_features,
     imported_taps,
     is_imported,
     read_features,
+    tokens_shape,
 )
-from caeav.pipeline.store import StoreReader
+from caeav.pipeline.store import Recipe, StoreReader
 from caeav.pipeline.summary import RunOptions, StageSummary
 
 T = 4
@@ -156,3 +161,134 @@ def test_outside_a_data_set_each_imported_tap_needs_a_file_and_each_file_a_tap(t
         features_of([recipe], {}, "new")
     with pytest.raises(FeatureError, match=r"no imported motion\.y"):
         features_of([recipe], {**given, "motion.y": folder / "id2.npy"}, "new")
+
+
+def claimed(shape: tuple[int, ...], kind: str = "f") -> Held:
+    """An array of which only the shape may be looked at."""
+
+    def unread(*_: int) -> np.ndarray:
+        raise AssertionError("its values are read")
+
+    return Held(shape, kind, unread, unread)
+
+
+@pytest.mark.parametrize(
+    ("shape", "segments", "found"),
+    [
+        ((1, T, 5), T, (T, 1, 5)),
+        ((1, T, 3, 5), T, (T, 3, 5)),
+        ((1, T, 2, 3, 5), T, (T, 6, 5)),
+        ((1, 3, 5), 1, (1, 3, 5)),
+        ((1, 5), 1, (1, 1, 5)),
+        ((T, 3, 2, 5), T, (T, 6, 5)),
+        ((T, 5, 5, 5), T, (T, 25, 5)),
+        ((T, T), T, (T, 1, T)),
+        ((T, 3, 5, 5), T, "looks like [4, F, h, w], features before places"),
+        ((5, T), T, "looks transposed, [F, 4]"),
+        ((2 * T, T), T, "looks transposed, [F, 4]"),
+        ((2 * T, 3, 5), T, "does not fit"),
+        ((1, 1, T, 5), T, "does not fit"),
+    ],
+)
+def test_a_batch_of_one_is_taken_off_and_turned_axes_are_told(
+    shape: tuple[int, ...], segments: int, found: tuple[int, ...] | str
+) -> None:
+    if not isinstance(found, str):
+        assert tokens_shape(claimed(shape), segments, "x.npy") == found
+        return
+    with pytest.raises(FeatureError) as caught:
+        tokens_shape(claimed(shape), segments, "x.npy")
+    assert caught.value.problem == f"shape {list(shape)} {found}: x.npy"
+    assert ("turn its axes" in caught.value.hint) == ("looks" in found)
+
+
+def test_an_array_too_large_or_of_no_numbers_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MAX_BYTES", T * 2 * 5 * 4)
+    assert tokens_shape(claimed((T, 2, 5)), T, "x") == (T, 2, 5)
+    with pytest.raises(FeatureError, match="x cannot be read: larger than 160 bytes"):
+        tokens_shape(claimed((T, 3, 5)), T, "x")
+    for kind in "iu":
+        assert tokens_shape(claimed((T, 5), kind), T, "x") == (T, 1, 5)
+    with pytest.raises(FeatureError, match="x cannot be read: it holds no numbers"):
+        tokens_shape(claimed((T, 5), "U"), T, "x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "fits"),
+    [
+        ("float16", 65_504.0, True),
+        ("float16", -65_505.0, False),
+        ("int8", 65_504.0, True),
+        ("int8", 65_600.0, False),
+        ("bfloat16", 70_000.0, True),
+        ("float32", -70_000.0, True),
+    ],
+)
+def test_values_too_large_for_the_format_are_refused(dtype: str, value: float, fits: bool) -> None:
+    array = np.array([[0.0, value]], np.float32)
+    if fits:
+        _check_values(array, "visual.x", dtype)
+        return
+    with pytest.raises(FeatureError, match=f"visual.x has values too large for {dtype}"):
+        _check_values(array, "visual.x", dtype)
+
+
+def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "feats", T, 5)
+    sources = {"motion.i3d_rgb": folder}
+
+    def made(**how: Any) -> StageSummary:
+        return import_features(
+            MANIFEST, Home(tmp_path / "home"), FeatureOptions(sources, **how), RUN, lambda progress: None
+        )
+
+    for how, name in (({}, "i3d-rgb"), ({"name": "My_own"}, "my-own")):
+        recipe = made(**how).recipe
+        assert (recipe.name.lower(), recipe.fields["dtype"], recipe.fields["segments"]) == (
+            name,
+            "float16",
+            T,
+        )
+    with pytest.raises(CaeavError, match=r"unknown dtype 'float61'\n  next: .*float16"):
+        made(dtype="float61")
+    with pytest.raises(FeatureError, match="no tap is asked for"):
+        import_features(MANIFEST, Home(tmp_path), FeatureOptions({}), RUN, lambda progress: None)
+    sources["sound.x"] = folder
+    with pytest.raises(FeatureError, match=r"'sound\.x' is no name of a tap"):
+        made()
+
+
+def test_files_of_which_none_can_be_read_are_refused_with_the_last_reason(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "feats", T + 1, 5)
+    with pytest.raises(FeatureError, match=r"shape \[5, 5\] does not fit: id6\.npy"):
+        run_import(tmp_path / "home", motion_x=folder)
+
+
+def recipe(name: str, segments: int) -> Recipe:
+    part = {"name": "features", "taps": [{"name": name, "tokens": 1, "channels": 2}], "files": {}}
+    return Recipe("tokens", "x", {"motion": part, "segments": segments, "dtype": "float32"})
+
+
+def test_a_tap_without_file_and_a_file_without_tap_are_named() -> None:
+    both = [recipe("motion.a", 2), recipe("motion.b", 4)]
+    assert [tap["name"] for r in both for tap in imported_taps(r)] == ["motion.a", "motion.b"]
+    with pytest.raises(FeatureError, match=r"this run reads motion\.a, imported") as caught:
+        features_of(both, {"motion.b": Path("b.npy")}, "new")
+    assert caught.value.hint == "give the clip's: --features motion.a=FILE.npy"
+    with pytest.raises(
+        FeatureError, match=r"reads no imported visual\.c\n  next: it reads motion\.a, motion\.b"
+    ):
+        features_of(both, {"visual.c": Path("c.npy")}, "new")
+    with pytest.raises(FeatureError, match="next: leave --features away"):
+        features_of([], {"visual.c": Path("c.npy")}, "new")
+
+
+def test_each_file_of_a_clip_is_taken_by_its_tap_and_of_several_arrays_the_one_called_so(
+    tmp_path: Path,
+) -> None:
+    np.savez(tmp_path / "a.npz", a=np.ones((2, 2)), b=np.zeros((4, 2)))
+    given = {"motion.a": tmp_path / "a.npz", "motion.b": tmp_path / "a.npz"}
+    found = features_of([recipe("motion.a", 2), recipe("motion.b", 4)], given, "new")
+    assert found is not None and found.info["frames_ok"] == [True] * 4
+    assert found.arrays["motion.a"].tolist() == [[[1, 1]]] * 2
+    assert found.arrays["motion.b"].tolist() == [[[0, 0]]] * 4

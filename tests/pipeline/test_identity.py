@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline import identity, stage
 from caeav.pipeline.extract import extract
@@ -227,6 +228,16 @@ def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path
         run(now, tmp_path / "h")
     assert run(now, tmp_path / "h", changed="redo").due == 1
     assert run(now, tmp_path / "h").due == 0
+
+
+def test_a_file_that_was_let_go_does_not_make_a_folder_another_one(five: Manifest, tmp_path: Path) -> None:
+    run(five, tmp_path / "home")
+    root = Path(five.media_root)
+    (root / five.clips[1].media).unlink()
+    stores = tmp_path / "home" / "stores" / five.dataset
+    assert identity.same_media(stores, root) == (4, 5)
+    run(five, tmp_path / "home", changed="keep")
+    assert identity.same_media(stores, root) == (4, 4)
 
 
 def test_another_folder_of_other_files_does_not_pass_for_this_one(
@@ -458,3 +469,65 @@ def test_stores_read_back_what_redo_made(five: Manifest, small_manifest: Manifes
     other_content(five, small_manifest, 3)
     again = run(five, tmp_path / "h", changed="redo")
     assert (StoreReader.open(again.path).read(five.clips[3].key).arrays["visual.stage1"] != before).any()
+
+
+def change(number: int, store: str = "s") -> MediaChange:
+    return MediaChange(store, f"key{number:02}", f"{number}.mp4", "gone", f"{number}.mp4 is no file")
+
+
+def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once() -> None:
+    twenty = [change(n) for n in range(20)]
+    assert identity.listed(twenty) == [str(c) for c in twenty]
+    assert identity.listed([*twenty, change(20), change(21)]) == [
+        *(str(c) for c in twenty),
+        "and 2 more; --json lists all",
+    ]
+    twice = [change(1), change(1, "other")]
+    assert len(identity.listed(twice)) == len({str(c) for c in twice})
+    one, two = MediaChanged("mine", [change(1)]), MediaChanged("mine", [change(1), change(2), change(2, "o")])
+    assert "1 stored clip of mine has other media now" in str(one)
+    assert "2 stored clips of mine have other media now" in str(two)
+    again = two.__reduce__()[0](*two.__reduce__()[1])
+    assert (again.changes, str(again)) == (two.changes, str(two))
+
+
+def test_what_to_do_about_changes_is_redo_or_keep() -> None:
+    for answer in ("", "redo", "keep"):
+        identity.check_answer(answer)
+    with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
+        identity.check_answer("keeep")
+
+
+def test_how_much_of_what_was_recorded_lies_in_a_folder(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path
+) -> None:
+    run(five, tmp_path / "h")
+    stores, root = tmp_path / "h" / "stores" / five.dataset, Path(five.media_root)
+    assert identity.same_media(stores, root) == (5, 5)
+    (root / five.clips[0].media).unlink()
+    other_content(five, small_manifest, 1)
+    path = root / five.clips[2].media
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)  # of the same size
+    assert identity.same_media(stores, root) == (2, 5)
+    assert identity.same_media(stores, tmp_path) == (0, 5)
+
+
+def test_keep_leaves_every_stored_clip_and_what_was_let_go_stays_quiet(
+    five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
+    made = run(five, tmp_path / "h")
+    before = digests(made.path)
+    (Path(five.media_root) / five.clips[0].media).unlink()
+    other_content(five, small_manifest, 1)
+    kept = run(five, tmp_path / "h", changed="keep")
+    assert (kept.due, kept.stored, len(kept.media)) == (0, 5, 2)
+    assert any("are kept as they are stored" in text for text in kept.remarks)
+    assert digests(made.path) == before
+    record = read_record(made.path) or {}
+    assert record[five.clips[0].media].stamp == media_record.LET_GO
+    for _ in range(2):  # the change is asked about until it is redone; the file that is gone was let go
+        with pytest.raises(MediaChanged) as refused:
+            run(five, tmp_path / "h")
+        assert [c.key for c in refused.value.changes] == [five.clips[1].key]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import wave
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from caeav.manifests.home import Home
 from caeav.pipeline import lengths
+from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.decode.pool import Outcome
 from caeav.pipeline.lengths import FILE, length_s, lengths_in
 
 
@@ -115,3 +120,114 @@ def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.
     memory.unlink()
     memory.mkdir()
     assert ask([path]) == [7.0]
+
+
+class Pool:
+    """Stands for the processes: gives the answers prepared for the requests, in their order."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.asked = list(answers), list[Any]()
+
+    def __call__(self, *setup: Any, **how: Any) -> Pool:
+        self.how = how
+        return self
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def map(self, requests: Any) -> Any:
+        for request in requests:
+            self.asked.append(request["paths"])
+            answer = self.answers.pop(0)
+            failed = answer if isinstance(answer, str) else None
+            yield Outcome(request["id"], {}, {} if failed else {"seconds": answer}, failed)
+
+
+def test_a_group_without_a_whole_answer_is_asked_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "AT_ONCE", 2)
+    pool = Pool([1, 2.5], "crashed", [3.0], [4.0], [5.0])
+    monkeypatch.setattr(lengths, "WorkerPool", pool)
+    assert lengths._measure(list("abcde")) == [1.0, 2.5, 4.0, 5.0, 3.0]
+    assert pool.asked == [["a", "b"], ["c", "d"], ["e"], ["c"], ["d"]]
+    assert pool.how["retries"] == 0 and pool.how["deadline_s"] == lengths.DEADLINE_S
+    pool = Pool([1.0], [-1], "crashed", [])
+    monkeypatch.setattr(lengths, "WorkerPool", pool)
+    assert lengths._measure(["a", "b", "c"]) == [None, None, None]  # one answer for two files is none
+    assert pool.asked == [["a", "b"], ["c"], ["a"], ["b"]]
+
+
+@pytest.mark.parametrize("answer", [0, -1.0, float("inf"), float("nan"), "7", None, 1e12])
+def test_an_answer_that_is_no_length_is_none(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(lengths, "WorkerPool", Pool([answer, 3]))
+    assert lengths._measure(["a", "b"]) == [None, 3.0]
+
+
+def test_a_file_is_remembered_by_its_place_whatever_it_is_called_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(paths: list[str]) -> list[float | None]:
+        asked.extend(paths)
+        return [None] * len(paths)
+
+    monkeypatch.setattr(lengths, "_measure", measure)
+    monkeypatch.chdir(tmp_path)
+    ask, path = lengths_in(Home(tmp_path / "home")), sound(tmp_path / "a.wav", 1)
+    assert ask([Path("a.wav"), path]) == [None, None] and asked == [str(path)]
+    assert ask([path]) == [None] and len(asked) == 1  # that nothing can be told is remembered, too
+    with path.open("ab") as file:
+        file.write(b"12")
+    when = path.stat().st_mtime_ns
+    assert ask([path]) == [None] and len(asked) == 2
+    sound(path, 1)
+    os.utime(path, ns=(when, when))
+    assert ask([path]) == [None] and len(asked) == 3  # another size at the same time
+    row = [str(path), path.stat().st_size, when]
+    for seconds, again in ((2.5, 0), (2, 0), (None, 0), ("2", 1), ([2], 1)):
+        (tmp_path / "home" / FILE).write_text(json.dumps([*row, seconds]) + "\n")
+        before = len(asked)
+        ask([path])
+        assert len(asked) - before == again
+
+
+class Packets:
+    """A container whose packets are given: (kind of stream, time, duration) in quarter seconds."""
+
+    def __init__(self, *packets: tuple[str, int | None, int | None]) -> None:
+        self.packets = packets
+
+    def __enter__(self) -> Packets:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def demux(self) -> Any:
+        for kind, pts, duration in self.packets:
+            stream = SimpleNamespace(type=kind)
+            yield SimpleNamespace(stream=stream, pts=pts, duration=duration, time_base=0.25)
+
+
+def test_a_file_is_read_through_to_the_end_of_its_last_picture_or_sound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opening, probing = (pytest.importorskip(f"caeav.pipeline.decode.{name}") for name in ("opening", "probe"))
+    facts = SimpleNamespace(end_s=None, container="mov", origin_s=0.5)
+    monkeypatch.setattr(probing, "probe", lambda *_: facts)
+    packets = [("video", 4, 4), ("audio", 10, None), ("data", 99, 4), ("audio", None, 4), ("video", 6, 4)]
+    monkeypatch.setattr(opening, "opened", lambda *_: Packets(*packets))
+    assert length_s("x") == 2.0  # from 0.5 s on to 10 quarters
+    with pytest.raises(DecodeError, match="number of packets"):
+        length_s("x", replace(Limits(), packets=4))
+    assert length_s("x", replace(Limits(), packets=5)) == 2.0
+    facts.origin_s = 2.5
+    with pytest.raises(DecodeError, match="x holds no packet with a time"):
+        length_s("x")
+    facts.end_s = 7.0
+    assert length_s("x") == 7.0
+    facts.container, facts.origin_s = next(iter(probing.WITHOUT_LENGTH)), 0.0
+    assert length_s("x") == 2.5

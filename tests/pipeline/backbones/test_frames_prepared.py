@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.frames import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -105,3 +106,44 @@ def test_nearest_invents_no_values() -> None:
 def test_other_arrays_are_refused(frames: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         prepare_frames(frames, settings(8, "whole"))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("crop", "rows", "columns"),
+    [(1.0, range(0, 60, 2), range(40, 160, 2)), (0.5, range(15, 45), range(70, 130))],
+)
+def test_a_target_that_is_no_square_is_cut_out_of_the_middle(
+    turned: bool, crop: float, rows: range, columns: range
+) -> None:
+    y, x = np.mgrid[:60, :200]
+    frame, size = np.stack([y, x, x + 0 * y], axis=-1).astype(np.uint8), (30, 60)
+    if turned:
+        frame, size = frame.transpose(1, 0, 2), size[::-1]
+    plain = FrameSettings(size, "crop", crop, "nearest", True, "uint8", mean=(0.0,) * 3, std=(1.0,) * 3)
+    [found] = (prepare_frames(frame[None], plain) * 255).round().int().numpy()
+    found = found.transpose(0, 2, 1) if turned else found
+    assert found[0, :, 0].tolist() == list(rows)
+    assert found[1, 0].tolist() == list(columns)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mean": [0.5, 0.5]}, "give three numbers each"),
+        ({"std": [1.0, 1.0, 1.0, 1.0]}, "give three numbers each"),
+        ({"std": [1.0, 0.0, 1.0]}, "std above 0"),
+        ({"crop": 0.0}, r"give a share in \(0, 1\]"),
+        ({"crop": 1.01}, r"give a share in \(0, 1\]"),
+        ({"size": [8]}, "in pixels"),
+        ({"size": [8, 0]}, "in pixels"),
+        ({"size": [8, 8.0]}, "in pixels"),
+        ({"interpolation": "lanczos"}, "bicubic, bilinear, nearest"),
+        ({"pixels": "int8"}, "float, uint8"),
+    ],
+)
+def test_settings_that_prepare_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
+    usual = FrameSettings((8, 8), crop=1.0).as_json()
+    assert FrameSettings.parse(usual) == FrameSettings((8, 8))
+    with pytest.raises(CaeavError, match=said):
+        FrameSettings.parse({**usual, **wrong})
