@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from caeav.cli.surroundings import INTERRUPTED, finished_status, settle_in, stopped_status
+from caeav.cli.surroundings import INTERRUPTED, finished_status, leave, settle_in, stopped_status
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
         status = INTERRUPTED
     except SystemExit as leaving:
         status = leaving.code
+    leave()
     if status == INTERRUPTED:
         print("interrupted; what is finished is kept", file=sys.stderr)
         sys.exit(stopped_status())

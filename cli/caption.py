@@ -105,7 +105,8 @@ def caption(
         compute=ComputeOptions(batch, precision),
     )
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, called = stages.load(dataset, given, place, relabel=relabel)
+    loaded = stages.load(dataset, given, place, relabel=relabel)
+    manifest, called = loaded.manifest, loaded.called
     with stages.telling_changes(as_json):
         summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
     step = stages.train_step(called, home)

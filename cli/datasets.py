@@ -5,19 +5,20 @@ Every command that takes a data set comes through here, so that a name, a folder
 
 from __future__ import annotations
 
+import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 
 from caeav.cli.console import say
+from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source, load_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.manifests.readers import CLASS_FOLDERS
-from caeav.manifests.remembered import Recalled, name_of, recall, remember
+from caeav.manifests.remembered import Recalled, labels_of, name_of, recall, remember
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
 """What a command does with a data set: only look at it; write something of it, so that it is remembered; or extract it,
@@ -32,12 +33,20 @@ def source(
     stride_s: float | None,
 ) -> Source:
     """What the options say."""
-    file = labels if labels in (None, CLASS_FOLDERS) else Path(labels)
-    return Source(root, file, segments, segment_s, stride_s)
+    return Source(root, labels_of(labels), segments, segment_s, stride_s)
 
 
-def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> tuple[Manifest, str]:
-    """The manifest, and what to call the data set in a command to type next.
+@dataclass(frozen=True)
+class Loaded:
+    """A data set as a command has it: `called` in commands to type next, `source` as it was read."""
+
+    manifest: Manifest
+    called: str
+    source: Source
+
+
+def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> Loaded:
+    """The data set with what is remembered of it.
 
     Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
     """
@@ -58,7 +67,7 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
     )
     if does != LOOKS:
         remember(home, recalled, last=does == IS_LAST)
-    return manifest, dataset or recalled.called
+    return Loaded(manifest, dataset or recalled.called, recalled.source)
 
 
 def name(dataset: str, home: Home) -> str:
@@ -66,6 +75,11 @@ def name(dataset: str, home: Home) -> str:
     from caeav.pipeline.identity import same_media
 
     found = name_of(home, dataset, same_media)
+    if found != dataset and not (home.stores / found).is_dir():
+        raise CaeavError(
+            f"nothing was made of {dataset or found} in {home.root} yet",
+            hint=f"caeav extract --dataset {shlex.quote(dataset or found)}{at_home(home)}",
+        )
     if not dataset:
         say(f"data set {found}, the one last extracted in {home.root}")
     return found

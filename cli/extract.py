@@ -23,6 +23,7 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
+from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import OFFICIAL
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -151,7 +152,8 @@ def extract(
             )
         )
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    manifest, called = loaded.manifest, loaded.called
     with stages.telling_changes(as_json):
         done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
     if part:
@@ -162,12 +164,22 @@ def extract(
         step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
     stages.finish_all(done, as_json, step)
     longer = max(summary.notes.get("longer_media", 0) for summary in done)
-    if longer and given.stride_s is None and manifest.dataset not in OFFICIAL:
+    if (
+        longer
+        and loaded.source.stride_s is None
+        and manifest.dataset not in OFFICIAL
+        and _begin_files(manifest)
+    ):
         seconds = manifest.segments * manifest.segment_s
         say(
             f"{counted(longer, 'clip')} of files that go on longer (longer_media): for clips over the whole length of "
             f"each file add --stride-seconds {seconds:g}"
         )
+
+
+def _begin_files(manifest: Manifest) -> bool:
+    """Whether clips are just the beginnings of files: nobody said where they begin, as label files and lists may."""
+    return all(clip.start_s == 0 and "id" not in clip.extra for clip in manifest.clips)
 
 
 def _written(

@@ -22,7 +22,7 @@ from caeav.cli.options import (
 )
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
-from caeav.pipeline.store import list_stores
+from caeav.model.pick import SIDES, join_of
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.summary import DEFAULT_MAX_FAILED
 
@@ -69,7 +69,8 @@ def import_folders(
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, called = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    manifest, called = loaded.manifest, loaded.called
     run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
     summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
@@ -78,13 +79,8 @@ def import_folders(
         if motion
         else stages.train_step(called, home)
     )
-    if not {"visual", "audio"} <= summary.recipe.fields.keys():  # adapters need both
-        others = [
-            info.name
-            for info in list_stores(place.stores)
-            if (info.dataset, info.kind) == (manifest.dataset, "tokens") and info.path != summary.path
-        ]
-        step += f" --set stores.tokens={','.join([*(others or ['OTHER'])[:1], summary.recipe.name])}"
+    if summary.stored and not set(SIDES) <= summary.recipe.fields.keys():  # adapters need both
+        step += f" --set stores.tokens={join_of(place.stores, summary.path)}"
     if motion:
         step += " --set model.head.motion=true"
     try:

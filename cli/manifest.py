@@ -67,7 +67,7 @@ def build(
     """Read a data set's files and write its manifest into the home folder."""
     place = Home.find(home)
     given = source(root, labels, segments, segment_s, stride_s)
-    manifest, _ = load(dataset, given, place, KEEPS, relabel)
+    manifest = load(dataset, given, place, KEEPS, relabel).manifest
     path = place.manifest(manifest.dataset)
     write_manifest(manifest, path)
     report = check(manifest)
@@ -103,7 +103,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print clips: key, split, events, media."""
-    manifest, _ = load(dataset, source(root, labels, segments, segment_s, stride_s), Home.find(home), LOOKS)
+    given = source(root, labels, segments, segment_s, stride_s)
+    manifest = load(dataset, given, Home.find(home), LOOKS).manifest
     clips = _select(manifest, split, key)
     if key is not None and len(clips) == 1 and clips[0].key == key:
         _print_clip(manifest, clips[0], as_json)
@@ -136,7 +137,7 @@ def check_(
 ) -> None:
     """Report counts per split and class, missing media, leaks between splits, odd rows."""
     given = source(root, labels, segments, segment_s, stride_s)
-    report = check(load(dataset, given, Home.find(home), LOOKS)[0])
+    report = check(load(dataset, given, Home.find(home), LOOKS).manifest)
     if as_json:
         print_json(report.as_json())
         return

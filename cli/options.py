@@ -38,9 +38,9 @@ LabelsOption = Annotated[
     str | None,
     typer.Option(
         "--labels",
-        metavar="FILE|folders",
-        help="For a folder of media: csv with the columns file,start_s,end_s,label,split, or `folders` where files lie "
-        "in <class>/ or <split>/<class>/; remembered.",
+        metavar="FILE|folders|none",
+        help="For a folder of media: csv with the columns file,start_s,end_s,label,split; `folders` where files lie "
+        "in <class>/ or <split>/<class>/; `none` for no labels. Remembered.",
         show_default="<folder>/labels.csv if there is one",
     ),
 ]
@@ -52,7 +52,7 @@ StrideOption = Annotated[
     float | None,
     typer.Option(
         "--stride-seconds",
-        help="For a folder: cut each file into clips, one every so many seconds, to its end.",
+        help="For a folder: cut each file into clips, one every so many seconds, to its end; 0: not. Remembered.",
     ),
 ]
 RelabelOption = Annotated[

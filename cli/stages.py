@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,7 +17,6 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
-from caeav.manifests.clip import Manifest
 from caeav.manifests.cores import usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.errors import CaeavError
@@ -105,16 +105,16 @@ def run_options(
 
 def load(
     dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
-) -> tuple[Manifest, str]:
-    """The data set's manifest, and what to call it; what may make every number wrong is told, the rest counted."""
-    manifest, called = datasets.load(dataset, given, home, does, relabel)
-    for text in told(manifest):
+) -> datasets.Loaded:
+    """The data set; what may make every number wrong is told, the rest counted."""
+    loaded = datasets.load(dataset, given, home, does, relabel)
+    for text in told(loaded.manifest):
         say(f"remark: {printable(text)}")
-    if manifest.findings:
+    if loaded.manifest.findings:
         named = None if home == Home.find() else home.root
-        command = next_step("manifest check", called, given.root, named, **cut_of(given))
-        say(f"remarks on the data set: {len(manifest.findings)}, shown by {command}")
-    return filed(manifest), called
+        command = next_step("manifest check", loaded.called, given.root, named, **cut_of(given))
+        say(f"remarks on the data set: {len(loaded.manifest.findings)}, shown by {command}")
+    return replace(loaded, manifest=filed(loaded.manifest))
 
 
 def cut_of(given: Source) -> dict[str, Any]:
@@ -177,7 +177,9 @@ def next_step(
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
     options = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(x))}" for name, x in given.items() if x is not None
+        f"--{name.replace('_', '-')} {shlex.quote(f'{x:g}' if isinstance(x, float) else str(x))}"
+        for name, x in given.items()
+        if x is not None
     ]
     return " ".join(["caeav", command, *options])
 

@@ -1,8 +1,8 @@
 """The process as its surroundings see it: what ends it and with which status, and streams that nobody reads any more.
 
-Ctrl-C and SIGTERM are one thing, "stop, and lose nothing": both raise KeyboardInterrupt in the main thread. Who no
-longer reads what is said (stderr) ends nothing; who no longer reads results (stdout) ends the command, without a
-word. Imports nothing heavy: it is there before the program is loaded.
+Ctrl-C and SIGTERM are one thing, "stop, and lose nothing": both raise KeyboardInterrupt in the main thread, but not
+while it imports a module. Who no longer reads what is said (stderr) ends nothing; who no longer reads results (stdout)
+ends the command, without a word. Imports nothing heavy: it is there before the program is loaded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ TERMINATED = 128 + signal.SIGTERM
 UNREAD = 128 + signal.SIGPIPE
 """When stdout was closed before all was written: `caeav store ls | head -1`."""
 
+LATER_S = 0.02
+
 _ended_by = signal.SIGINT
 _stdout: _Stdout | None = None
 
@@ -30,13 +32,23 @@ def settle_in() -> None:
     """Answer SIGTERM as Ctrl-C is answered, and have all three standard streams."""
     global _ended_by, _stdout
     _ended_by = signal.SIGINT
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # who is to ignore it goes on ignoring it
-        signal.signal(signal.SIGTERM, _terminate)
+    for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) == usual:  # who is to ignore it goes on ignoring it
+            signal.signal(number, _stop)
     _open_what_is_closed()
     if type(sys.stderr) is io.TextIOWrapper:
         sys.stderr = _Stderr(sys.stderr)
     if type(sys.stdout) is io.TextIOWrapper:
         sys.stdout = _stdout = _Stdout(sys.stdout)
+
+
+def leave() -> None:
+    """The command is over: who stops the process from here on stops it at once, and nothing is raised in what others do
+    at exit."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def stopped_status() -> int:
@@ -56,13 +68,28 @@ def finished_status(status: int | str | None) -> int | str | None:
     return UNREAD if _stdout is not None and _stdout.unread else status
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`; while a module is imported a little later, since many a module swallows it there, and
+    torch, half set up in C++, aborts the process for it."""
     global _ended_by
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # said once is enough: nothing is to cut short what is being saved
-    _ended_by = signal.SIGTERM
+    if number == signal.SIGTERM:
+        _ended_by = signal.SIGTERM
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # said once is enough: nothing is to cut short what is being saved
+    if _imports(frame):
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, LATER_S)
+        return
     raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _open_what_is_closed() -> None:

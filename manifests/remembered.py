@@ -21,7 +21,7 @@ from caeav.manifests.dataset import OFFICIAL, Source, folder_dataset
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.manifests.publish import make_folder, publish_bytes
-from caeav.manifests.readers import CLASS_FOLDERS
+from caeav.manifests.readers import CLASS_FOLDERS, NO_LABELS
 from caeav.manifests.readers.folder import LABELS, SEGMENT_S, SEGMENTS
 
 FORMAT = "caeav-datasets"
@@ -92,11 +92,12 @@ def _source(row: Any) -> Source:
         raise ValueError("a place is no text")
     if not all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in numbers):
         raise ValueError("a length is no number")
-    return Source(Path(root) if root else None, _labels(labels), *numbers)
+    return Source(Path(root) if root else None, labels_of(labels), *numbers)
 
 
-def _labels(text: str | None) -> Path | str | None:
-    return text if text in (None, CLASS_FOLDERS) else Path(text)
+def labels_of(text: str | None) -> Path | str | None:
+    """What `--labels` means: a file, unless it is one of the words of `ReadOptions.labels`."""
+    return text if text in (None, CLASS_FOLDERS, NO_LABELS) else Path(text)
 
 
 def remember(home: Home, recalled: Recalled, *, last: bool) -> None:
@@ -163,6 +164,12 @@ def recall(home: Home, asked: str, given: Source, same_media: SameMedia) -> Reca
         asked = last_dataset(home)
         said.append(f"data set {asked}, the one last extracted in {home.root}")
     given = replace(given, root=_real(given.root), labels=_real(given.labels))
+    return _without_nothing(_recall(home, asked, given, memory, said, same_media))
+
+
+def _recall(
+    home: Home, asked: str, given: Source, memory: Memory, said: list[str], same_media: SameMedia
+) -> Recalled:
     folder = Path(asked).expanduser()
     if asked in OFFICIAL:
         return _official(home, asked, given, memory, said, same_media)
@@ -180,6 +187,16 @@ def recall(home: Home, asked: str, given: Source, same_media: SameMedia) -> Reca
         said.append(f"{known.root} is not there; the manifest that was built is taken")
         return Recalled(asked, asked, known, None, tuple(said), before=known, built=True)
     return _known(str(known.root), asked, replace(given, root=known.root), known, said)
+
+
+def _without_nothing(recalled: Recalled) -> Recalled:
+    """A stride of 0 is none; no labels is said only to keep away the label file in the folder."""
+    source = recalled.source
+    if source.stride_s == 0:
+        source = replace(source, stride_s=None)
+    if source.labels == NO_LABELS and not (source.root and (source.root / LABELS).is_file()):
+        source = replace(source, labels=None)
+    return replace(recalled, source=source)
 
 
 def name_of(home: Home, asked: str, same_media: SameMedia) -> str:
@@ -313,16 +330,19 @@ def _known(
         new, old = getattr(given, name), getattr(known, name)
         if name == "labels" and old is None and given.root is not None and (given.root / LABELS).is_file():
             usual = given.root / LABELS
+        before = usual if old is None else old
         if new is None:
             filled[name] = old
-            taken += [f"{option} {old}"] if old is not None else []
-        elif new != (usual if old is None else old) and (old is not None or usual is not None):
-            changes.append(
-                f"{called} was made with {option} {usual if old is None else old}, now it is {new}"
-            )
+            taken += [f"{option} {_shown(old)}"] if old is not None else []
+        elif new != before and before is not None:
+            changes.append(f"{called} was made with {option} {_shown(before)}, now it is {_shown(new)}")
     if taken:
         said.append(f"data set {called}: {' '.join(taken)}, as it was made")
     return Recalled(argument, called, replace(given, **filled), None, tuple(said), tuple(changes), known)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _real(path: Any) -> Any:

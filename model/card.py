@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from caeav.manifests.publish import publish_text
@@ -107,8 +108,11 @@ def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
 
 
 def besides(result: dict[str, Any]) -> list[str]:
-    """Sentences: the best of all epochs each for itself, the score with leaked clips, where the run has them."""
+    """Sentences: segments of which no media were, the best of all epochs each for itself, the score with leaked clips,
+    where the run has them."""
     said = []
+    if result.get("bare"):
+        said.append(bare_said({split: tuple(pair) for split, pair in result["bare"].items()}))
     for split, peaks in result.get("peaks", {}).items():
         best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())
         said.append(f"Best over epochs on {split}, each number for itself: {best}.")
@@ -120,3 +124,12 @@ def besides(result: dict[str, Any]) -> list[str]:
             f"scored with them: {whole}."
         )
     return said
+
+
+def bare_said(bare: Mapping[str, tuple[int, int]]) -> str:
+    """Split -> in how many of how many segments there was neither picture nor sound: what that means for the scores."""
+    counts = ", ".join(f"{split} {n} of {of}" for split, (n, of) in bare.items())
+    return (
+        f"Segments with neither picture nor sound, as past the end of the media: {counts}. They count with their "
+        "labels in losses and scores, as in the official code."
+    )

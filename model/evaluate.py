@@ -22,15 +22,18 @@ def score(
     training, limits = model.training, config.training
     model.eval()
     scorer = task.scorer(inputs, config)
+    bare = segments = 0
     try:
         for batch in batches(data, range(len(data)), limits.batch_size, limits.workers):
+            bare += int((~(batch.frames_ok | batch.audio_ok)).sum())
+            segments += batch.frames_ok.numel()
             on_device = batch.to(device, torch.float32)
             with autocast(device, limits.precision):
                 output = model(on_device)
             scorer.add(output.found, on_device)
     finally:
         model.train(training)
-    scores = scorer.result()
+    scores = replace(scorer.result(), bare=(bare, segments))
     if scores.evidence is not None:
         scores = replace(scores, evidence=scores.evidence.by_clip(data.clip_of))
     return scores

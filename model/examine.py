@@ -13,6 +13,7 @@ from torch import nn
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.wording import counted
 from caeav.model.bootstrap import Intervals, intervals
+from caeav.model.card import bare_said
 from caeav.model.config import StressConfig
 from caeav.model.experiment import Experiment
 from caeav.model.leaks import dropped
@@ -54,6 +55,7 @@ class Examined:
             "leaks": None
             if self.whole is None
             else {"left_out": self.left_out, "score_with": self.whole.value},
+            "bare": list((self.plain or scores).bare),
             "per_class": [dict(row) for row in scores.per_class],
         }
 
@@ -102,6 +104,9 @@ def remarks(found: Examined) -> list[str]:
             f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
             f"a change of {found.scores.value - found.plain.value:+.2f}"
         )
+    bare = (found.plain or found.scores).bare
+    if bare[0]:
+        lines.append(bare_said({found.split: bare}))
     if found.whole is not None:
         lines.append(
             f"{counted(found.left_out, f'{found.split} {row}')} left out, their video being in another split "

@@ -27,6 +27,7 @@ from caeav.model.data import Change, SplitData, fits
 from caeav.model.environment import describe_environment
 from caeav.model.evaluate import score
 from caeav.model.join import Joined, join_stores, store_facts
+from caeav.model.join_remarks import some
 from caeav.model.leaks import dropped, without_leaks
 from caeav.model.network import Network, build_network
 from caeav.model.pick import setting_of
@@ -165,8 +166,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         if not joined.splits[split]:
             raise CaeavError(
                 f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
-                hint=suited(config.task, config.dataset)
-                or "give clips a split (train, val, test) in the manifest and build it again",
+                hint=suited(config.task, config.dataset) or _without_clips(joined, split, config.dataset),
             )
     pinned = config.stores.model_copy(
         update={
@@ -263,6 +263,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
         "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
         "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
+        "bare": {name: list(scores.bare) for name, scores in scored.items() if scores.bare[0]},
         "parameters": experiment.parameters,
     }
     if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:
@@ -294,6 +295,20 @@ def best_weights(run: Run) -> Path:
             hint=f"caeav train --resume {run.name}",
         )
     return path
+
+
+def _without_clips(joined: Joined, split: str, dataset: str) -> str:
+    """What to do where `split` has no clip to use."""
+    again = f"caeav extract --dataset {dataset}"
+    if joined.left_out[split]:
+        return (
+            f"all of its clips ({some(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
+            f"{again} --retry-failed tries them again"
+        )
+    return (
+        "give each file a split: train, val or test in a column split of the csv that --labels names, or folders "
+        f"<split>/<class>/ and --labels folders; then {again}, which takes them over in seconds"
+    )
 
 
 def _counts(joined: Joined) -> str:

@@ -163,7 +163,9 @@ def _same_media(stores: Sequence[StoreReader]) -> None:
         if other:
             raise JoinError(
                 f"{some(other)} mean other media or times in {store.path} than in {stores[0].path}",
-                hint="remove the older store and make it again",
+                hint="make the one that is not as the data set is now anew: caeav "
+                f"{'caption' if store.recipe.kind == 'captions' else 'extract'} --dataset {store.path.parent.name}; "
+                "where several fit then, stores.tokens and stores.captions choose",
             )
 
 

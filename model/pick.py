@@ -18,7 +18,9 @@ from caeav.pipeline.store import (
     list_stores,
 )
 from caeav.pipeline.store.find import MIN_PREFIX
+from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.state import read_recipe
 
 SIDES = ("visual", "audio")
 SEAL = "complete.json"
@@ -126,6 +128,30 @@ def _short(info: StoreInfo, others: list[StoreInfo]) -> str:
         if sum(other.fingerprint12.startswith(start) for other in others) == 1:
             return start
     return info.path.name
+
+
+def join_of(stores: Path, made: Path) -> str:
+    """What `stores.tokens` may say to join a store of one modality with the one finished last that has the other.
+
+    `OTHER` stands for a store that is yet to be made.
+    """
+    there = [
+        (info, set(SIDES) & read_recipe(StoreFolder(info.path)).fields.keys())
+        for info in list_stores(stores)
+        if (info.dataset, info.kind, info.state) == (made.parent.name, "tokens", "complete") and info.clips
+    ]
+    infos = [info for info, _ in there]
+    own = next((info, sides) for info, sides in there if info.path == made)
+    lacks = set(SIDES) - own[1]
+    fitting = sorted(
+        (pair for pair in there if pair[0].path != made and lacks <= pair[1]),
+        key=lambda pair: (pair[1] == lacks, (pair[0].path / SEAL).stat().st_mtime_ns),
+    )
+    if not fitting:
+        return f"OTHER,{_short(own[0], infos)}"
+    other, sides = fitting[-1]
+    only = "" if sides == lacks else f":{min(lacks)}"
+    return f"{_short(other, infos)}{only},{_short(own[0], infos)}"
 
 
 def _unfinished(info: StoreInfo) -> str:

@@ -36,7 +36,8 @@ class Scores:
     """The official score in percent, how many samples it is over, and rows for reading, one a class or type.
 
     `details`: every other number of the metric, by name. `evidence`: what those of them that are ratios of sums are
-    made of, for confidence intervals. `ungrouped`: why there are no rows.
+    made of, for confidence intervals. `ungrouped`: why there are no rows. `bare`: in how many of how many segments
+    there was neither picture nor sound.
     """
 
     value: float
@@ -45,6 +46,7 @@ class Scores:
     details: Mapping[str, float] = field(default_factory=dict)
     evidence: Evidence | None = field(default=None, compare=False)
     ungrouped: str = field(default="", compare=False)
+    bare: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 class Scorer(Protocol):

@@ -46,8 +46,8 @@ def other_recipes(home: Home, dataset: str, recipe: Recipe) -> list[str]:
     ]  # a store of another modality is another thing, not another recipe for the same
 
 
-def moved_media(note: Path, root: str) -> list[str]:
-    """What to say when the media lay elsewhere the last time; whether they are the same was seen before this."""
+def moved_media(note: Path, root: str, same: bool) -> list[str]:
+    """What to say when the media lay elsewhere the last time; `same`: what is recorded of them is so there, too."""
     before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
     if before == now:
         return []
@@ -55,9 +55,8 @@ def moved_media(note: Path, root: str) -> list[str]:
         publish_bytes(note, now)
     if not before:
         return []
-    return [
-        f"the media was in {os.fsdecode(before)} before, it is now in {root}; what is recorded of it is the same there"
-    ]
+    alike = "; what is recorded of it is the same there" if same else ""
+    return [f"the media was in {os.fsdecode(before)} before, it is now in {root}{alike}"]
 
 
 def why_no_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
-from caeav.pipeline.store.dtypes import dtype_name, not_finite
+from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, too_large
 from caeav.pipeline.store.layout import shard_clips
 from caeav.pipeline.summary import Progress, Remark, Report, RunOptions
 
@@ -260,6 +260,13 @@ def unfit(record: Record) -> str:
     """Why a record may not be stored: the array with values that are no finite numbers; empty when it is sound."""
     for name, array in record.arrays.items():
         wrong = not_finite(array)
+        if wrong and too_large(name, array):
+            tap, scaled, _ = name.partition(SCALE)
+            what = "channels" if scaled else "values"
+            return (
+                f"{tap} has {wrong} of {array.size} {what} beyond {MOST:g} in {'int8' if scaled else 'float16'}; "
+                "--dtype bfloat16 or float32 holds such values"
+            )
         if wrong:
             return f"{name} has {wrong} of {array.size} values not finite in {dtype_name(array)}"
     return ""

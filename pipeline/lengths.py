@@ -1,9 +1,9 @@
 """How long media files are: asked of their headers in killable child processes, and remembered in the home.
 
 Where a file is cut into many clips this decides which clips there are, before anything is decoded. A header may promise
-more than there is; what is decoded decides in the end. Files without a length in their header are read through, packet
-by packet, without decoding. A length is believed as long as the file's size and time are the same, so that only the
-first look at a large folder takes long.
+more than there is; what is decoded decides in the end. Files without a length in their header, and those that may be
+joined, are read through, packet by packet, without decoding. A length is believed as long as the file's size and time
+are the same, so that only the first look at a large folder takes long.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ def lengths_in(home: Home) -> Lengths:
 
 def length_s(path: str, limits: Limits | None = None) -> float:
     """Seconds of one media file; raises `DecodeError` when it cannot be told."""
+    from caeav.pipeline.decode.clock import walked
     from caeav.pipeline.decode.opening import opened
     from caeav.pipeline.decode.probe import WITHOUT_LENGTH, probe
 
     limits = limits or Limits()
     facts = probe(path, limits)
+    walk = walked(facts, limits)
+    if walk is not None and walk.parts > 1:
+        return walk.end_s
     if facts.end_s is not None and facts.container not in WITHOUT_LENGTH:
         return facts.end_s
     end_s, packets = 0.0, 0

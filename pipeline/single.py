@@ -22,7 +22,7 @@ from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.caption import Embedder
 from caeav.pipeline.decode.jobs import Outcome
 from caeav.pipeline.decode.pool import WorkerPool
-from caeav.pipeline.decode.verify import SILENT_PEAK
+from caeav.pipeline.decode.sound import SILENT_PEAK
 from caeav.pipeline.features import features_of, is_imported
 from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import Job, decoder_remark, job_of, sampling_of

@@ -75,7 +75,7 @@ def run_stage(
     with ExitStack() as stack:
         wanted = [(job.recipe, complete) for job, complete in jobs]
         stores = open_stores(stack, folder, manifest, wanted, run, remark, media.settle)
-        said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root)
+        said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root, not media.changes)
         for store, remarks in zip(stores, said, strict=True):
             remarks += store.writer.remarks
         for remarks in said:

@@ -24,6 +24,9 @@ MEDIA_EXTENSIONS = (
 CLASS_FOLDERS = "folders"
 """As `ReadOptions.labels`: files lie in `<class>/` or `<split>/<class>/`, and these names are their labels."""
 
+NO_LABELS = "none"
+"""As `ReadOptions.labels`: no label file, not even the one that lies in the folder."""
+
 Lengths = Callable[[Sequence[Path]], Sequence[float | None]]
 """Seconds of each media file, in order; None where its length is not known."""
 
@@ -33,9 +36,9 @@ class ReadOptions:
     """What a reader is told beside the folder.
 
     `dataset` names the manifest. The rest is the folder reader's; official data sets fix it and refuse it: `labels`
-    is a csv, or `CLASS_FOLDERS` where the folders' names are the labels; `segments` and `segment_s` cut a clip;
-    `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its whole
-    length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
+    is a csv, `CLASS_FOLDERS` where the folders' names are the labels, or `NO_LABELS`; `segments` and `segment_s` cut
+    a clip; `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its
+    whole length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
     (`caeav.pipeline.lengths.lengths_in`).
     """
 

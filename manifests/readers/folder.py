@@ -22,7 +22,7 @@ from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
-from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, ReadOptions
+from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, NO_LABELS, ReadOptions
 from caeav.manifests.readers.ave_files import ANNOTATIONS, SPLIT_FILES
 from caeav.manifests.readers.class_folders import read_folders
 from caeav.manifests.readers.labels import LabelRow, read_labels
@@ -134,8 +134,8 @@ def _cut(options: ReadOptions) -> _Cut:
 
 
 def _label_file(root: Path, options: ReadOptions) -> Path | None:
-    """The label file that is named, or lies in the folder; none where class folders are asked for."""
-    if options.labels == CLASS_FOLDERS:
+    """The label file that is named, or lies in the folder; none where class folders or no labels are asked for."""
+    if options.labels in (CLASS_FOLDERS, NO_LABELS):
         return None
     if options.labels:
         return Path(options.labels)

@@ -105,7 +105,8 @@ def read_text(path: Path, sources: dict[str, str]) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise CaeavError(
-            f"{path}: label file cannot be read: {error.strerror}", hint="give the path of a csv: --labels"
+            f"{path}: label file cannot be read: {error.strerror}",
+            hint="give the path of a csv: --labels FILE, and --relabel where another one is remembered",
         ) from None
     sources[path.name] = hashlib.sha256(data).hexdigest()
     try:
@@ -198,8 +199,9 @@ def _table(content: str, path: Path, problems: list[str]) -> Table:
                 table.rows.append((line, fields))
     except csv.Error as error:
         problems.append(f"line {reader.line_num + lines}: not csv ({error}); nothing after it was read")
-    if not table.header and not problems:
-        raise CaeavError(f"{path}: the label file is empty", hint=_FIELD)
+    if not table.rows and not problems:
+        what = "has a header and no rows" if table.header else "is empty"
+        raise CaeavError(f"{path}: the label file {what}", hint=_FIELD)
     return table
 
 

@@ -33,6 +33,10 @@ class BaseDecoder(ABC):
     )
     follows_changes = False  # the library follows clocks, rates and palettes that change in mid-stream
 
+    def mishears(self, facts: MediaFacts) -> str:
+        """Of which kind of sound, if the file's is of one, this library loses packets; empty for others."""
+        return ""
+
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
 
@@ -68,17 +72,23 @@ class BaseDecoder(ABC):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         first_s, whole = sampling.centres_s(start_s)[0], self.counts_from_start
         promised = scan(facts, start_s, first_s, sampling.seconds, self.limits, from_start=whole)
-        facts = self._able(facts.without(promised.encrypted), promised)
+        facts = self._able(facts.without(promised.encrypted), promised, start_s + sampling.seconds)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
         pictures, sound = self.read(plan)
         plans = [replace(plan, sampling=each) for each in samplings]
         return [verified(self.name, each, pictures, sound) for each in plans]
 
-    def _able(self, facts: MediaFacts, promised: Scan) -> MediaFacts:
-        """The facts, streams marked that this library is known to get wrong."""
+    def _able(self, facts: MediaFacts, promised: Scan, end_s: float) -> MediaFacts:
+        """The facts, streams marked that this library is known to get wrong; `end_s`: where the clip ends."""
         video, audio = facts.video, facts.audio
         if self.follows_changes:
             return facts
+        walk = walked(facts, self.limits)
+        if promised.left_out or (walk is not None and walk.error and end_s > walk.end_s):
+            what = (
+                f"{Path(facts.path).name} is several files joined, or broken: {self.name} cannot tell where"
+            )
+            raise DecodeError(what, hint="use --decoder pyav")
         if video and video.carries_state:
             video = replace(
                 video, decodable=False, why=f"{self.name} loses its palette (--decoder pyav does not)"
@@ -86,6 +96,9 @@ class BaseDecoder(ABC):
         if audio and (promised.rate_changes or promised.holes):
             what = "its sample rate changes" if promised.rate_changes else "there are holes in it"
             why = f"{what}, which {self.name} does not follow (--decoder pyav does)"
+            audio = replace(audio, decodable=False, why=why)
+        elif audio and self.mishears(facts):
+            why = f"{self.name} loses packets of {self.mishears(facts)} (--decoder pyav does not)"
             audio = replace(audio, decodable=False, why=why)
         return replace(facts, video=video, audio=audio)
 

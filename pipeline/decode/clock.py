@@ -15,11 +15,15 @@ from typing import Any
 import av
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.opening import opened
+from caeav.pipeline.decode.opening import library_message, opened
 from caeav.pipeline.decode.probe import MediaFacts
 
-RESTARTING = ("mpegts", "mpeg", "ogg", "flac")
-"""Containers that stay readable when joined, and keep the stamps of the parts."""
+RESTARTING = ("mpegts", "mpeg", "ogg", "flac", "aac")
+"""Containers that stay readable when joined, and keep the stamps of the parts; AAC counts on at the first rate."""
+ADTS_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+ADTS_BYTES = 7
+ADTS_SAMPLES = 1024  # of each raw block of a packet
+FLAC_HEADER = b"fLaC\0\0\0\x22"  # its first block, which is always this long
 LATE = ("h264", "hevc")
 BACK_S = 0.1  # a clock that goes back by less is rounding
 AHEAD_S = 10.0  # a clock that jumps ahead by less is a gap in the recording
@@ -41,6 +45,11 @@ class Clock:
         self._once = facts.container not in RESTARTING
         self.left_out: set[tuple[int, int | None]] = set()  # stream and stamp of what goes back
         self._shifts_s = [0.0]  # of each part
+        self._counts = facts.container == "aac"
+        self._rate_hz = 0  # of the last packet, where packets tell
+        self._lengths_s = (
+            {0: facts.audio.duration_s or 0.0} if facts.container == "flac" and facts.audio else {}
+        )
         self._part: dict[int, int] = {}  # of each stream
         self._next_s: dict[int, float] = {}  # where each stream should go on
 
@@ -62,10 +71,15 @@ class Clock:
                 self.left_out.add((index, packet.pts))
                 return False
             return True
+        if self._counts:
+            self._count(packet, tick_s)
+            return True
         part = self._part.get(index, self.parts - 1)
         stamp = packet.dts
         if stamp is None and packet.stream.type == "audio":
             stamp = packet.pts  # pictures need not be in order
+        if stamp is None and self._lengths_s:
+            self._lengths_s[self.parts] = _flac_length_s(bytes(packet))
         if stamp is not None:
             length_s = (packet.duration or 0) * tick_s
             part = self._part[index] = self._part_of(index, part, stamp * tick_s, length_s)
@@ -75,6 +89,21 @@ class Clock:
             packet.pts = None if packet.pts is None else packet.pts + ticks
             packet.dts = None if packet.dts is None else packet.dts + ticks
         return True
+
+    def _count(self, packet: Any, tick_s: float) -> None:
+        """Stamp a packet of AAC by the samples before it: after a change of rate its demuxer counts wrongly."""
+        head = bytes(memoryview(packet)[:ADTS_BYTES])
+        rate_hz = _adts_hz(head) or self._rate_hz
+        if not rate_hz or packet.pts is None or len(head) < ADTS_BYTES:
+            return
+        if self._rate_hz and rate_hz != self._rate_hz:
+            self._shifts_s.append(0.0)
+        self._rate_hz = rate_hz
+        at_s = self._next_s.get(packet.stream_index, packet.pts * tick_s)
+        length_s = ADTS_SAMPLES * ((head[6] & 3) + 1) / rate_hz
+        packet.pts = packet.dts = round(at_s / tick_s)
+        packet.duration = round(length_s / tick_s)
+        self._next_s[packet.stream_index] = at_s + length_s
 
     def _goes_back(self, index: int, time_s: float) -> bool:
         newest_s = self._next_s.get(index, time_s)
@@ -91,6 +120,9 @@ class Clock:
         newest = self.parts - 1
         time_s = at_s + self._shifts_s[newest]
         if part == newest or not self._goes_on(time_s, next_s, OVERLAP_S):
+            end_s = self._shifts_s[newest] + self._lengths_s.get(newest, 0.0)
+            if next_s < end_s < next_s + OVERLAP_S:
+                next_s = end_s
             self._shifts_s.append(next_s - at_s)
             return newest + 1
         if (
@@ -104,12 +136,32 @@ class Clock:
         return next_s - back_s <= time_s <= max(next_s, *self._next_s.values()) + AHEAD_S
 
 
+def _adts_hz(head: bytes) -> int:
+    """The sample rate in the first bytes of a packet of bare AAC; 0 where there is none."""
+    number = head[2] >> 2 & 15 if len(head) >= ADTS_BYTES else len(ADTS_HZ)
+    return ADTS_HZ[number] if number < len(ADTS_HZ) else 0
+
+
+def _flac_length_s(packet: bytes) -> float:
+    """How long the part is whose header lies in a packet of FLAC; 0 where it does not say.
+
+    A part's last frames come as one packet without a stamp, the next part's header in it.
+    """
+    at = packet.find(FLAC_HEADER) + len(FLAC_HEADER)
+    if at < len(FLAC_HEADER) or len(packet) < at + 18:
+        return 0.0
+    told = int.from_bytes(packet[at + 10 : at + 18], "big")
+    rate_hz, samples = told >> 44, told & (1 << 36) - 1
+    return samples / rate_hz if rate_hz else 0.0
+
+
 @dataclass(frozen=True)
 class Walked:
-    """What a whole file's packets say: how many parts it has, and its end in media time."""
+    """What a whole file's packets say: how many parts it has, its end in media time, and why reading ended there."""
 
     parts: int
     end_s: float
+    error: str = ""
 
 
 def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
@@ -124,7 +176,7 @@ def walked(facts: MediaFacts, limits: Limits) -> Walked | None:
 
 @lru_cache(maxsize=16)
 def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
-    clock, end_s = Clock(facts, restarts=True), 0.0
+    clock, end_s, stopped = Clock(facts, restarts=True), 0.0, ""
     chosen = sorted(s.index for s in (facts.video, facts.audio) if s)
     with opened(facts.path, limits) as container:
         tick_s = {i: float(container.streams[i].time_base) for i in chosen}
@@ -136,6 +188,6 @@ def _walked(facts: MediaFacts, limits: Limits, _changed_ns: int) -> Walked:
                 clock.straighten(packet, tick)
                 if packet.pts is not None:
                     end_s = max(end_s, (packet.pts + (packet.duration or 0)) * tick - facts.origin_s)
-        except av.FFmpegError:  # what can be read of it is what there is; the clip's own reading says why
-            pass
-    return Walked(clock.parts, end_s)
+        except av.FFmpegError as error:  # what can be read of it is what there is
+            stopped = library_message(error)
+    return Walked(clock.parts, end_s, stopped)

@@ -21,6 +21,7 @@ class Pictures:
 
     images: upright RGB `[H, W, 3]` or None where nothing decoded. shown_s: stamp of each. until_s: when the next
     picture that decoded takes its place; None where none did. decoded: pictures decoded to get there.
+    off_gaps: how far a stamp may be from the one its packet has, in usual gaps between pictures.
     concealed: pictures the decoder itself marks as damaged. rotated_deg: how far pictures were turned,
     counter-clockwise, to stand upright; mirrored: whether they were mirrored, too. askew_deg: what was asked for,
     but is no right angle.
@@ -36,6 +37,7 @@ class Pictures:
     mirrored: bool = False
     askew_deg: int = 0
     resized: int = 0
+    off_gaps: float = 1.5
 
     @classmethod
     def none(cls, segments: int) -> Pictures:

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 
+from caeav.pipeline.decode.encryption import encrypted_streams
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.mixing import channels_of
@@ -216,6 +217,6 @@ def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False)
             covers=sum(_is_cover(s) for s in container.streams.video),
             other_streams=sum(s.type not in ("video", "audio") for s in container.streams),
             guessed=_is_guessed(container, size_bytes),
-        )
+        ).without(encrypted_streams(container, path))
     limits.check("duration", facts.end_s or 0.0, limits.duration_s, " s")
     return facts

@@ -211,9 +211,13 @@ def _sounding(heard: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """From when to when each packet (time, length) of sound is heard.
 
     A container gives a packet the time until the next one as its length, and the file's last one a usual length: too
-    much before a hole and at the end.
+    much before a hole and at the end. Or it gives none (WavPack in Matroska): then that time is its length.
     """
     usual_s = float(np.median([length_s for _, length_s in heard])) if heard else 0.0
+    if usual_s == 0 and len(heard) > 1:
+        steps_s = [b - a for (a, _), (b, _) in pairwise(heard)]
+        usual_s = float(np.median(steps_s))
+        heard = [(at, step_s) for (at, _), step_s in zip(heard, [*steps_s, usual_s], strict=True)]
     return [(time_s, time_s + min(length_s, 2 * usual_s)) for time_s, length_s in heard]
 
 

@@ -117,7 +117,7 @@ def _is_lost(plan: Plan, time_s: float, pictures: Pictures, t: int) -> bool:
     if pictures.images[t] is None or shown_s is None:
         return True
     expected_s = plan.scan.expected_s(time_s)
-    return expected_s is not None and abs(expected_s - shown_s) > 1.5 * plan.frame_gap_s
+    return expected_s is not None and abs(expected_s - shown_s) > pictures.off_gaps * plan.frame_gap_s
 
 
 def _filled(images: list[Image | None]) -> list[Image]:
@@ -140,9 +140,9 @@ def _wave(plan: Plan, sound: Sound | None) -> tuple[NDArray[np.float32] | None, 
         return None, nothing, []
     promised_s = _promised_s(plan)
     if sound is None or not sound.spans_s:
-        errors = errors_said(sound.errors if sound else [])
+        errors = audio.why or errors_said(sound.errors if sound else [])
         if promised_s > SHORT_S:
-            why = audio.why or errors or "the decoder gave no sample and no error"
+            why = errors or "the decoder gave no sample and no error"
             what = (
                 f"audio ({audio.codec} {audio.rate_hz} Hz): no sample decodes of {promised_s:.3f} s promised"
             )

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +23,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.pipeline.decode.base import BaseDecoder
 from caeav.pipeline.decode.media import DecodeError
 from caeav.pipeline.decode.mixing import mix_gain
-from caeav.pipeline.decode.opening import library_message
+from caeav.pipeline.decode.opening import library_message, opened
 from caeav.pipeline.decode.orientation import stored_orientation
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
@@ -33,6 +34,11 @@ EXACT_CONTAINERS = ("mov", "matroska", "avi")
 
 
 LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
+
+
+UNCOUNTED = ("vorbis", "opus")
+"""Codecs whose first sample decord places wrongly: Vorbis gives none of its first packet, Opus some to be left out."""
+OPUS_HZ = 48000
 
 
 def _library() -> Any:
@@ -64,6 +70,25 @@ def _wrong_pictures(plan: Plan) -> str:
     if video.codec in LATE_CODECS:
         return f"{video.codec} video"
     return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
+def _miscounted(plan: Plan) -> bool:
+    """Whether decord places the first sample of the sound wrongly; MP4 has an edit list for it."""
+    audio = plan.facts.audio
+    return audio is not None and audio.codec in UNCOUNTED and "mov" not in plan.facts.container
+
+
+def _first_sample_s(plan: Plan) -> float | None:
+    """Media time of the first sample that decord gives of the sound; None where none decodes."""
+    audio = plan.facts.audio
+    assert audio is not None
+    with opened(plan.facts.path, plan.limits) as container, suppress(av.FFmpegError):
+        stream = container.streams[audio.index]
+        head = stream.codec_context.extradata or b""
+        left_out = int.from_bytes(head[10:12], "little") if head[:8] == b"OpusHead" else 0
+        for frame in container.decode(stream):
+            return None if frame.pts is None else float(frame.time - plan.facts.origin_s - left_out / OPUS_HZ)
+    return None
 
 
 def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
@@ -164,6 +189,7 @@ class DecordDecoder(BaseDecoder):
         if not samples.size:
             return nothing
         mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
-        sound = Sound.of(mono, audio.rate_hz, audio.start_s)
+        first_s = _first_sample_s(plan) if _miscounted(plan) else None
+        sound = Sound.of(mono, audio.rate_hz, audio.start_s if first_s is None else first_s)
         sound.loudest = None if len(audio.channels) > 1 else 0.0
         return sound

@@ -20,10 +20,16 @@ from caeav.pipeline.decode.opening import library_message
 from caeav.pipeline.decode.orientation import stored_orientation
 from caeav.pipeline.decode.pictures import Pictures
 from caeav.pipeline.decode.plan import Plan
+from caeav.pipeline.decode.probe import MediaFacts
 from caeav.pipeline.decode.sound import FILTER_S, Sound
 
 INEXACT_CONTAINERS = ("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc")
 """Here it begins at a later key frame, or counts from elsewhere, and shows pictures of another time."""
+LOSING = {"wav": ("adpcm_",), "caf": ("alac",), "matroska,webm": ("wavpack",)}
+"""Containers, and the beginnings of codecs, whose sound it gives without its first packets, or in pieces."""
+EXACT_GAPS = (
+    0.6  # its pictures have their packets' stamps, so that one that is off by a picture is another one
+)
 _ERRORS = (RuntimeError, ValueError, IndexError)
 
 
@@ -67,6 +73,12 @@ class TorchCodecDecoder(BaseDecoder):
         ).ffmpeg_major_version  # first: it says what is wrong where nothing is installed
         return f"torchcodec {version('torchcodec')} (ffmpeg {major})"
 
+    def mishears(self, facts: MediaFacts) -> str:
+        """Which codec in which container."""
+        audio = facts.audio
+        losing = audio is not None and audio.codec.startswith(LOSING.get(facts.container, ("nothing",)))
+        return f"{audio.codec} in {facts.container}" if audio is not None and losing else ""
+
     def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
         """Pictures by time, then sound by range."""
         if plan.facts.video and plan.facts.container in INEXACT_CONTAINERS:
@@ -78,6 +90,8 @@ class TorchCodecDecoder(BaseDecoder):
 
     def _pictures(self, plan: Plan) -> Pictures:
         found = Pictures.none(plan.sampling.segments)
+        if plan.facts.container != "avi":  # which has no stamps
+            found.off_gaps = EXACT_GAPS
         self._upright = stored_orientation(plan.facts, plan.limits)
         try:
             self._take(self._video(plan), plan, found, list(range(plan.sampling.segments)))

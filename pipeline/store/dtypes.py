@@ -20,7 +20,8 @@ DTYPES = ("float16", "bfloat16", "float32", "int8")
 SCALE = ".scale"
 STEPS = 127
 _EXPONENTS = {BFLOAT16: np.uint16(0x7F80), np.dtype("<f2"): np.uint16(0x7C00)}
-_MOST = float(np.finfo(np.float16).max)
+MOST = float(np.finfo(np.float16).max)
+"""The largest value of float16, and of int8, which is read back as float16."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -73,6 +74,12 @@ def not_finite(array: NDArray[Any]) -> int:
     return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 
+def too_large(name: str, array: NDArray[Any]) -> bool:
+    """Whether an array as stored, with values that are not finite, only lacks a format for large ones: `bfloat16` and
+    `float32` hold them."""
+    return (array.dtype == np.float16 or name.endswith(SCALE)) and not np.isnan(array).any()
+
+
 def _to_bfloat16(array: NDArray[np.float32]) -> NDArray[Any]:
     """The upper half of each float32, rounded to the nearest (ties to even)."""
     bits = np.ascontiguousarray(array).view(np.uint32)
@@ -88,7 +95,7 @@ def _quantised(array: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     largest = (
         np.abs(array).reshape(-1, array.shape[-1]).max(axis=0, initial=0.0)
     )  # [C]; NaN where one is in it
-    largest = np.where(largest > _MOST, np.float32(np.inf), largest)
+    largest = np.where(largest > MOST, np.float32(np.inf), largest)
     scale = np.asarray(largest / np.float32(STEPS), dtype=np.float32)
     usable = np.isfinite(scale) & (scale > 0)
     steps = np.rint(array / np.where(usable, scale, np.float32(1.0)))

@@ -138,11 +138,14 @@ def carry_record(sources: Sequence[Path], made: Path) -> None:
 
 
 def read_records(dataset: Path) -> dict[str, Facts]:
-    """What is recorded for any store in a data set's folder."""
+    """What is recorded for any store in a data set's folder, but for files that were let go for one of them."""
     seen: dict[str, Facts] = {}
+    gone: set[str] = set()
     for path in sorted(dataset.glob(f"{PREFIX}*")):
-        seen |= read_record(dataset / path.name.removeprefix(PREFIX)) or {}
-    return seen
+        record = read_record(dataset / path.name.removeprefix(PREFIX)) or {}
+        gone |= {name for name, facts in record.items() if facts.stamp == LET_GO}
+        seen |= record
+    return {name: facts for name, facts in seen.items() if name not in gone}
 
 
 def remove_record(store: Path) -> None:

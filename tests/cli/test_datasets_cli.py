@@ -187,6 +187,14 @@ def test_every_command_takes_the_folder_or_nothing(there: Path) -> None:
     assert "captions-" in call("store", "show", there / "clips", *home).stdout
 
 
+def test_a_folder_of_which_nothing_was_made_is_named_as_it_was_given(there: Path) -> None:
+    sound(there / "other" / "c.wav", 3)
+    for asked in (("train",), ("caption", "export"), ("caption", "embed"), ("store", "ls")):
+        said = refusal(*asked, "--dataset", there / "other", "--home", there / "home")
+        assert f"nothing was made of {there / 'other'} in {there / 'home'} yet" in said, asked
+        assert f"caeav extract --dataset {there / 'other'} --home {there / 'home'}" in said
+
+
 def test_train_takes_the_last_data_set_and_its_task(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,32 @@ def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: P
     made = call(home, "import", "--dataset", "mine", *taps(tmp_path, "motion.r2plus1d"))
     assert "caeav train --task avvp --dataset mine" in made.stdout
     assert "--set stores.tokens=frames,r2plus1d --set model.head.motion=true" in made.stdout
+
+
+def test_the_store_to_join_with_has_what_is_lacking_and_both_are_named_by_what_means_them_alone(
+    home: Home, tmp_path: Path
+) -> None:
+    def said(*arguments: str) -> str:
+        made = call(home, "import", "--dataset", "mine", *arguments)
+        assert made.exit_code == 0, made.output
+        return made.stdout.partition("stores.tokens=")[2].split()[0]
+
+    sound, sight = (taps(tmp_path, name) for name in ("audio.vggish", "visual.res152"))
+    assert said(*sound) == "OTHER,vggish"
+    assert said(*sound, "--name", "again") == "OTHER,again"  # one that has sound too is not what is lacking
+    assert said(*sight) == "again,res152"
+    other = said(*sound, "--dtype", "float32")  # now two are called vggish
+    name, own = other.split(",")
+    assert name == "res152" and len(list((home.stores / "mine").glob(f"tokens-vggish-{own}*"))) == 1
+    call(home, "import", "--dataset", "mine", *sound, *sight, "--name", "both")
+    shutil.rmtree(next((home.stores / "mine").glob("tokens-res152-*")))
+    assert said(*sound, "--name", "third") == "both:visual,third"
+    joined = said(*sound, "--name", "fourth")
+    options = ("--task", "avvp", "--dataset", "mine", "--recipe", "none", "--set", "training.epochs=1")
+    trained = call(
+        home, "train", *options, "--set", f"stores.tokens={joined}", "--set", "model.head.width=16"
+    )
+    assert trained.exit_code == 0, trained.output
 
 
 @pytest.mark.parametrize("text", ["motion.r2plus1d", "=x", "motion.r2plus1d="])

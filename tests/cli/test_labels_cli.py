@@ -58,6 +58,40 @@ def test_with_a_stride_all_of_a_file_is_stored_and_nothing_is_pointed_out(folder
     assert all(row["events"][0]["label"] == "dog" for row in rows)
 
 
+def test_a_remembered_stride_is_not_pointed_out_again(folder: Path) -> None:
+    extract(folder, "home", "--stride-seconds", 4)
+    assert "add --stride-seconds" not in extract(folder, "home", "--audio", "none").stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,clip_start_s,label\ndog/a.wav,3,dog\n",
+        "file,start_s,end_s,label\ndog/a.wav,3,4,dog\n",
+        "{id},0,dog,train\n",
+    ],
+)
+def test_where_labels_say_which_clips_there_are_no_stride_is_advised(folder: Path, text: str) -> None:
+    (folder / "dog" / "a.wav").rename(folder / "dog" / "AAAAAAAAAAA_000000.wav")
+    (folder / "labels.csv").write_text(
+        text.replace("a.wav", "AAAAAAAAAAA_000000.wav").format(id="AAAAAAAAAAA")
+    )
+    said = extract(folder, "home", *(("--segments", 10) if "{id}" in text else ()))
+    assert "longer_media" in said.stdout and "--stride-seconds" not in said.stderr
+
+
+def test_what_is_remembered_can_be_taken_back(folder: Path) -> None:
+    (folder.parent / "l.csv").write_text("file,label\ndog/a.wav,dog\n")
+    extract(folder, "home", "--stride-seconds", 4, "--labels", folder.parent / "l.csv")
+    back = ("--labels", "none", "--stride-seconds", 0)
+    with pytest.raises(CaeavError, match=r"l\.csv, now it is none; .* --stride-seconds 4, now it is 0"):
+        extract(folder, "home", *back)
+    extract(folder, "home", *back, "--relabel")
+    shown = call("manifest", "show", "--dataset", "clips", "--home", folder.parent / "home", "--json")
+    assert [(row["key"], row["events"]) for row in json.loads(shown.stdout)] == [("dog__a", [])]
+    assert "data set clips: --segments 2, as it was made" in shown.stderr
+
+
 def test_labels_past_the_end_of_the_media_are_refused_before_anything_is_extracted(folder: Path) -> None:
     (folder / "labels.csv").write_text("file,start_s,end_s,label\ndog/a.wav,2000,5000,dog\n")
     with pytest.raises(CaeavError, match="as milliseconds: 2 to 5 s"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,47 @@ def test_a_closed_stream_s_number_is_given_to_no_file(tmp_path: Path) -> None:
     line = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", script, str(tmp_path / "shard")]
     assert subprocess.run(line, check=False).returncode == 0
     assert (tmp_path / "shard").read_bytes() == b""
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_something_is_imported_is_answered_when_that_is_done(
+    tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    """Modules that are imported may swallow an exception; torch, half set up in C++, aborts the process for it."""
+    (tmp_path / "swallows.py").write_text(
+        f"import os, time\ntry:\n    os.kill(os.getpid(), {int(sent)})\n    time.sleep(0.2)\n"
+        "except BaseException:\n    print('swallowed')\nprint('imported')\n"
+    )
+    script = (
+        "import time\nfrom caeav.cli.surroundings import settle_in, stopped_status\nsettle_in()\n"
+        "try:\n    import swallows\n    time.sleep(20)\n    print('went on')\n"
+        "except KeyboardInterrupt:\n    raise SystemExit(stopped_status())\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "imported\n", "")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_when_the_command_is_over_ends_the_process_without_a_word(
+    tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Also one that came in an import a moment before."""
+    script = (
+        "import atexit, os, signal, sys, time\nimport caeav.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"atexit.register(lambda: (time.sleep(0.1), os.kill(os.getpid(), {int(sent)}), time.sleep(20)))\n"
+        "sys.argv = ['caeav', '--version']\n"
+        "from caeav.cli import surroundings\n"
+        "leaving = surroundings.leave\n"
+        "caeav.cli.leave = lambda: (signal.signal(signal.SIGALRM, surroundings._stop), "
+        "signal.setitimer(signal.ITIMER_REAL, 0.05), leaving())\n"
+        "caeav.cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (-sent, "")
+    assert done.stdout.startswith("caeav ")

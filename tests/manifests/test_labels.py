@@ -52,6 +52,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, data: bytes, says: st
     assert says in str(raised.value)
 
 
+def test_a_label_file_without_rows_says_nothing_of_any_file_and_is_refused(tmp_path: Path) -> None:
+    for text, words in (("", "is empty"), ("file,label\n\n", "has a header and no rows")):
+        (tmp_path / "l.csv").write_text(text)
+        with pytest.raises(CaeavError, match=f"l.csv: the label file {words}"):
+            read_labels(tmp_path / "l.csv", {}, None, [])
+
+
 def test_an_absent_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"none\.csv: label file cannot be read"):
         read_labels(tmp_path / "none.csv", {})

@@ -64,7 +64,7 @@ def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -
         again = recall(home, asked, Source(), same_names)
         assert (again.called, again.source.labels, again.source.segments) == ("clips", labels, 4)
         assert (again.source.root, again.source.stride_s, again.changes) == (media, 2.0, ())
-        assert f"--labels {labels} --segments 4 --stride-seconds 2.0" in again.said[-1]
+        assert f"--labels {labels} --segments 4 --stride-seconds 2" in again.said[-1]
     assert f"clips, the one last extracted in {home.root}" in recall(home, "", Source(), same_names).said[0]
 
 
@@ -74,8 +74,8 @@ def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -
         (Source(labels=Path("/other.csv")), "--labels /l.csv, now it is /other.csv"),
         (Source(labels="folders"), "--labels /l.csv, now it is folders"),
         (Source(segments=5), "--segments 10, now it is 5"),
-        (Source(segment_s=0.5), "--segment-seconds 2.0, now it is 0.5"),
-        (Source(stride_s=1.0), "--stride-seconds 3.0, now it is 1.0"),
+        (Source(segment_s=0.5), "--segment-seconds 2, now it is 0.5"),
+        (Source(stride_s=1.0), "--stride-seconds 3, now it is 1"),
     ],
 )
 def test_another_value_is_a_change_and_the_same_is_none(
@@ -99,6 +99,28 @@ def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_
     assert recall(home, str(bare), given, same_names).changes == ()
     assert recall(home, str(own), given, same_names).changes != ()
     assert recall(home, str(own), Source(labels=own / "labels.csv"), same_names).changes == ()
+
+
+def test_none_takes_labels_and_stride_back_and_keeps_a_folders_own_label_file_away(
+    home: Home, tmp_path: Path
+) -> None:
+    bare, own = folder(tmp_path / "bare"), folder(tmp_path / "own", "a.mp4", "labels.csv")
+    nothing = Source(labels="none", stride_s=0.0)
+    for media in (bare, own):
+        know(home, str(media), Source(labels=tmp_path / "l.csv", stride_s=3.0))
+        taken = recall(home, str(media), nothing, same_names)
+        assert [text.partition(", ")[2] for text in taken.changes] == ["now it is none", "now it is 0"]
+        remember(home, taken, last=True)
+        assert recall(home, str(media), nothing, same_names).changes == ()
+        assert read_memory(home).sources[media.name].stride_s is None
+    assert read_memory(home).sources["bare"].labels is None
+    assert read_memory(home).sources["own"].labels == "none"
+    assert "labels.csv, now" not in str(recall(home, str(bare), nothing, same_names).changes)
+    given = Source(labels=own / "labels.csv")
+    assert "--labels none, now it is" in recall(home, str(own), given, same_names).changes[0]
+    fresh = folder(tmp_path / "fresh")
+    assert know(home, str(fresh), nothing).changes == ()
+    assert read_memory(home).sources["fresh"] == Source(root=fresh)
 
 
 def test_an_official_set_keeps_its_root_and_another_one_is_a_change_unless_the_media_are_the_same(

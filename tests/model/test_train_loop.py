@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
-from caeav.model.config import RunConfig, ScheduleConfig
-from caeav.model.experiment import Experiment, load_best, prepare, reopen, train
+from caeav.model.config import RunConfig, ScheduleConfig, StressConfig
+from caeav.model.examine import examine, remarks
+from caeav.model.experiment import Experiment, _without_clips, load_best, prepare, reopen, train
 from caeav.model.journal import MetricsLog, read_metrics
 from caeav.model.optim import lr_factor, make_optimiser
 from caeav.model.resolve import resolve_config
@@ -208,18 +210,63 @@ def test_cuda_where_there_is_none_is_an_error() -> None:
     assert choose_device("auto").type == "cpu"
 
 
-def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+def _tiny() -> Any:
+    """The module that makes the tiny home."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
     assert spec and spec.loader
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
-    home = tiny.write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
-    with pytest.raises(CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"):
+    return tiny
+
+
+def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = _tiny()
+    made = tiny.tiny_record
+
+    def ends_early(clip: Any, *more: Any) -> Any:
+        record = made(clip, *more)
+        seen, heard = (
+            [True] * n + [False] * (tiny.SEGMENTS - n) for n in (tiny.SEGMENTS - 1, tiny.SEGMENTS - 2)
+        )
+        flags = {"frames_ok": seen, "audio_ok": heard} if clip.split == "test" else {}
+        return replace(record, info={**record.info, **flags})
+
+    monkeypatch.setattr(tiny, "tiny_record", ends_early)
+    home = tiny.write_tiny_home(tmp_path / "home", counts={"train": 6, "val": 3, "test": 4})
+    run, result = train_once(home, small_config("training.epochs=1", recipe="none"))
+    assert result["bare"] == {
+        "test": [4, 4 * tiny.SEGMENTS]
+    }  # where one of the two is there, nothing is said
+    said = f"neither picture nor sound, as past the end of the media: test 4 of {4 * tiny.SEGMENTS}."
+    assert said in (run.folder / "card.md").read_text()
+    experiment = reopen(home, run)
+    scored = examine(experiment, experiment.build(), "test", strengths=StressConfig(mute=1.0))
+    assert said in "".join(remarks(scored)) and scored.as_json()["bare"] == [4, 4 * tiny.SEGMENTS]
+    assert "neither" not in "".join(remarks(examine(experiment, experiment.build(), "val")))
+
+
+def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+    home = _tiny().write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
+    with pytest.raises(
+        CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"
+    ) as error:
         prepare(home, small_config())
+    assert "in a column split of the csv that --labels names" in error.value.hint
     assert not home.runs.exists()
     assert prepare(home, small_config("select_on=test"))
+
+
+def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> None:
+    joined = prepare(tiny_home, small_config()).joined
+    joined = replace(
+        joined, splits={**joined.splits, "val": []}, left_out={**joined.left_out, "val": ["a", "b"]}
+    )
+    hint = _without_clips(joined, "val", "tiny")
+    assert "all of its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:

@@ -416,11 +416,12 @@ def test_stores_made_together_share_decoder_and_segments_and_are_different() -> 
 
 def test_media_that_moved_are_told_once(tmp_path: Path) -> None:
     note = tmp_path / "media_root"
-    assert beforehand.moved_media(note, "/a") == []
-    assert beforehand.moved_media(note, "/a") == []
-    [said] = beforehand.moved_media(note, "/b")
+    assert beforehand.moved_media(note, "/a", same=True) == []
+    assert beforehand.moved_media(note, "/a", same=True) == []
+    [said] = beforehand.moved_media(note, "/b", same=True)
     assert "was in /a before, it is now in /b" in said and note.read_bytes() == b"/b"
-    assert beforehand.moved_media(note, "/b") == []
+    assert beforehand.moved_media(note, "/b", same=True) == []
+    assert beforehand.moved_media(note, "/c", same=False) == ["the media was in /b before, it is now in /c"]
 
 
 def test_why_there_is_no_file(tmp_path: Path) -> None:

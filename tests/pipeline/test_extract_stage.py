@@ -25,6 +25,7 @@ from caeav.pipeline.extract import extract
 from caeav.pipeline.gather import unfit
 from caeav.pipeline.recipes import TokenOptions
 from caeav.pipeline.store import Record, Slice, StoreReader
+from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.summary import Progress, RunOptions, failure_limit
 
 Digests = Callable[[Path], dict[str, str]]
@@ -204,10 +205,21 @@ def test_unknown_components_and_values_are_named_before_any_work(
 def test_values_that_are_not_finite_are_found_and_named() -> None:
     bad = np.zeros((2, 3), dtype=np.float16)
     assert unfit(Record("a", {"visual.stage1": bad, "mask": np.ones(3, dtype=np.bool_)})) == ""
-    bad[1, 1] = np.inf
+    bad[1, 1] = np.nan
     assert (
         unfit(Record("a", {"visual.stage1": bad})) == "visual.stage1 has 1 of 6 values not finite in float16"
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_values_too_large_for_a_format_say_which_formats_hold_them(dtype: str) -> None:
+    large = {"visual.stage1": np.array([[1.0, 7e4], [2.0, -3.0]], np.float32)}
+    reason = unfit(Record("a", stored(large, dtype)))
+    assert reason.startswith("visual.stage1") and f"beyond 65504 in {dtype}" in reason
+    assert reason.endswith("--dtype bfloat16 or float32 holds such values")
+    assert unfit(Record("a", stored(large, "bfloat16"))) == ""
+    large["visual.stage1"][0, 0] = np.nan
+    assert "--dtype" not in unfit(Record("a", stored(large, dtype)))
 
 
 def test_failure_limits() -> None:

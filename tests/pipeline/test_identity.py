@@ -230,6 +230,16 @@ def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path
     assert run(now, tmp_path / "h").due == 0
 
 
+def test_a_file_that_was_let_go_does_not_make_a_folder_another_one(five: Manifest, tmp_path: Path) -> None:
+    run(five, tmp_path / "home")
+    root = Path(five.media_root)
+    (root / five.clips[1].media).unlink()
+    stores = tmp_path / "home" / "stores" / five.dataset
+    assert identity.same_media(stores, root) == (4, 5)
+    run(five, tmp_path / "home", changed="keep")
+    assert identity.same_media(stores, root) == (4, 4)
+
+
 def test_another_folder_of_other_files_does_not_pass_for_this_one(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:

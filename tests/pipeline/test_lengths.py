@@ -72,6 +72,26 @@ def test_a_bare_stream_is_read_through_since_its_header_guesses(tmp_path: Path) 
     assert length_s(str(path)) == pytest.approx(100 * 1024 / 16000, abs=0.1)
 
 
+def test_files_joined_end_to_end_are_as_long_as_their_parts_together(tmp_path: Path) -> None:
+    """The header of the first part, or the last stamp, tells one part's length only."""
+    av = pytest.importorskip("av")
+    for suffix, codec, rates in (("flac", "flac", (16000, 16000)), ("adts", "aac", (16000, 32000))):
+        parts = []
+        for rate in rates:
+            path = tmp_path / f"part.{suffix}"
+            with av.open(str(path), "w", format=suffix) as out:
+                stream = out.add_stream(codec, rate=rate, layout="mono")
+                noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * rate), dtype=np.int16)
+                frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+                frame.sample_rate, frame.pts = rate, 0
+                for packet in [*stream.encode(frame), *stream.encode(None)]:
+                    out.mux(packet)
+            parts.append(path.read_bytes())
+        joined = tmp_path / f"joined.{suffix.replace('adts', 'aac')}"
+        joined.write_bytes(b"".join(parts))
+        assert length_s(str(joined)) == pytest.approx(6.0, abs=0.3)
+
+
 def test_what_is_no_media_is_an_error_for_one_file(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"nothing")
     with pytest.raises(DecodeError, match="not readable media"):

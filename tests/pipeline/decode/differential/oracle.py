@@ -5,7 +5,9 @@ brought to the code's size, sound on one line from time 0 (`aresample=async=1` f
 with weights that sum to one. Time 0 is the container's start, as for every ffmpeg command. Where a joined file goes on
 at another sample rate, ffmpeg counts on with the first one, and joined FLAC frames begin to count anew: times are wrong
 then, `async` tears the sound to pieces that follow them, and the samples are taken as they come instead, which is what
-`ffmpeg -ar RATE` writes.
+`ffmpeg -ar RATE` writes. Of Opus in Matroska ffmpeg 5 says that it begins with the 7 ms which a decoder leaves out, and
+moves pictures and sound by them; they are moved back, for by the file's own clock (block time, less the codec's delay,
+with that much left out) sound begins where its first block stands.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image
 TIME_TOLERANCE_S = 0.002  # containers that count milliseconds, in either direction
 BLOCK_S = 0.05
 STRAIGHT = "no clock"  # the trait of cases whose samples are taken as they come
+LEFT_OUT_S = 0.01  # more than a decoder of Opus leaves out at the start
 QUIET_RMS = 1e-3  # the source's noise is a hundred times louder
 
 _SHOWN = re.compile(r"_showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
@@ -100,7 +103,20 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
         stored.append(int(width) / int(height))
         shapes.append(stored[-1] * pixel)
     wave = np.fromfile(sound, dtype=np.float32) if sound.exists() else np.zeros(0, dtype=np.float32)
-    return Answer(times_s, images[kept], shapes, stored, _on_one_line(wave, said, straight=straight), said)
+    line = _on_one_line(wave, said, straight=straight)
+    early = _left_out(case, said)
+    times_s = [time_s - early / RATE_HZ for time_s in times_s]
+    return Answer(times_s, images[kept], shapes, stored, line[early:], said)
+
+
+def _left_out(case: Case, said: str) -> int:
+    """Samples by which ffmpeg lets a Matroska file with Opus begin before its first block."""
+    if case.suffix not in ("mkv", "webm") or not any("libopus" in (part.audio or "") for part in case.parts):
+        return 0
+    begins = re.search(r"Duration: .*? start: -0\.(\d{3})", said) or re.search(r"start: 99\.(\d{3})", said)
+    first = _PLAYED.search(said)
+    early = int(first[1]) if begins and first else 0
+    return early if early < LEFT_OUT_S * RATE_HZ else 0
 
 
 def _on_one_line(wave: Float, said: str, *, straight: bool) -> Float:
