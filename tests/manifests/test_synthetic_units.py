@@ -90,7 +90,7 @@ def test_a_motion_stays_in_its_room_below_the_largest_scale_and_does_not_stand_s
     places = np.array([(p.x, p.y) for p in poses])
     scales = np.array([p.scale for p in poses])
     assert np.abs(places).max() <= 1.0 + 1e-9
-    assert 0.6 <= scales.min() and scales.max() <= MAX_SCALE + 1e-9
+    assert scales.min() >= 0.6 and scales.max() <= MAX_SCALE + 1e-9
     turned = np.array([p.angle for p in poses])
     assert max(np.ptp(places), np.ptp(scales), np.ptp(turned)) > 0.5
 
