@@ -19,6 +19,7 @@ NAMES = ("clap", "clip-vit-l14", "swinv2-large", "timm:<name>")
         ("clip", "clip-vit-l14"),
         ("clp", "clap"),
         ("tim:resnet18", "timm:<name>"),
+        ("tim:a-very-long-name-of-a-model", "timm:<name>"),
         ("xyz", ""),
     ],
 )

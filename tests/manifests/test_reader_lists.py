@@ -174,8 +174,9 @@ def test_wrong_rows_are_all_told_with_their_lines(tmp_path: Path) -> None:
         "line 6: 'a/b' is no YouTube id",
     ):
         assert part in str(raised.value)
-    with pytest.raises(CaeavError, match="line 6: from '40' to '30' are no seconds"):
-        read(tmp_path, f"{AUDIOSET}{A}, 40, 30, /m/a\n", f"{A}_000030.mp4")
+    for start, end in (("40", "30"), ("40", "40"), ("-1", "9"), ("0", "inf"), ("nan", "3"), ("1", "1e300")):
+        with pytest.raises(CaeavError, match=f"line 6: from '{start}' to '{end}' are no seconds"):
+            read(tmp_path, f"{AUDIOSET}{A}, {start}, {end}, /m/a\n", f"{A}_000030.mp4")
 
 
 def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_path: Path) -> None:

@@ -213,6 +213,14 @@ def test_a_text_has_one_hash_alone_or_among_others(texts: list[bytes], seed: int
     assert hashes.tolist() == [hash_text(text, seed) for text in texts]
 
 
+def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"key {n}".encode() for n in range(9)]
+    ends = np.cumsum([len(text) for text in texts]).astype(np.uint32)
+    whole = hash_texts(b"".join(texts), ends, 3)
+    monkeypatch.setattr(texthash, "_AT_ONCE_BYTES", 16)
+    assert hash_texts(b"".join(texts), ends, 3).tolist() == whole.tolist()
+
+
 def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:
     keys = Keys.of(f"clip{i:06d}" for i in range(200_000))
     one, other = (hash_texts(keys.blob, keys.ends, seed) for seed in (1, 2))

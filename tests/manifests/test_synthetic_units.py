@@ -196,6 +196,11 @@ def test_llps_score_is_the_mean_f_of_the_three_kinds() -> None:
     assert llp.type_at_av(nothing, nothing, heard, seen) == pytest.approx(0.5)
     # audio: F 2*1/(2+2) of its class; visual right; both: one second guessed of two, and that is right
     assert llp.type_at_av(seen, seen, heard, seen) == pytest.approx(((0.5 + 1) / 2 + 1 + (2 / 3 + 1) / 2) / 3)
+    wrong = heard.copy()
+    wrong[1, 1, 0] = True  # a class that is not there costs its clip all
+    assert llp.type_at_av(wrong, seen, heard, seen) == pytest.approx(((1 + 0) / 2 + 1 + 1) / 3)
+    wrong[1, 1, 0], wrong[0, 1, 0] = False, True  # and half of a clip with another one
+    assert llp.type_at_av(wrong, seen, heard, seen) == pytest.approx(((0.5 + 1) / 2 + 1 + 1) / 3)
 
 
 def test_llps_names_carry_the_clips_times_and_a_few_have_decimals() -> None:
@@ -212,6 +217,6 @@ def test_questions_of_every_tenth_video_are_in_two_splits_by_turns() -> None:
         made = Scenario(index, "x" * 11, 0, "aligned", 0, 1, None, ((0,),), ((0,),))
         return [_split_of(made, number, split) for number in range(4)]
 
-    assert where(8, "train") == where(0, "train") == ["train"] * 4
+    assert where(8, "train") == where(4, "train") == ["train"] * 4
     assert where(9, "train") == ["train", "val"] * 2 and where(19, "test") == ["test", "train"] * 2
     assert LAYOUT.measure == "share of questions answered rightly"
