@@ -164,14 +164,15 @@ def test_case_matters_in_youtube_ids(tmp_path: Path) -> None:
 
 
 def test_wrong_rows_are_all_told_with_their_lines(tmp_path: Path) -> None:
-    bad = f"{A},x,dog,test\n{A},30,dog,valid\n{A},30,dog\na/b,30,dog,test\n"
-    with pytest.raises(CaeavError, match="4 problems") as raised:
+    bad = f"{A},x,dog,test\n{A},30,dog,valid\n{A},30,dog\na/b,30,dog,test\n{A},30,dog,\n"
+    with pytest.raises(CaeavError, match="5 problems") as raised:
         read(tmp_path, VGG + bad, f"{A}_000030.mp4")
     for part in (
         "line 3: from 'x'",
         "line 4: split is 'valid'",
         "line 5: 3 fields",
         "line 6: 'a/b' is no YouTube id",
+        "line 7: split is ''",
     ):
         assert part in str(raised.value)
     for start, end in (("40", "30"), ("40", "40"), ("-1", "9"), ("0", "inf"), ("nan", "3"), ("1", "1e300")):
@@ -187,6 +188,11 @@ def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_p
         (10, 7),
     ]
     assert len(said(manifest, "short_clip")) == 1
+
+
+def test_a_clip_of_audioset_without_labels_is_background(tmp_path: Path) -> None:
+    manifest = read(tmp_path, f'{A}, 30, 40, "/m/a"\n{B}, 0, 10, " , "\n', f"{A}.mp4", f"{B}.mp4")
+    assert [[event.label for event in clip.events] for clip in manifest.clips] == [["/m/a"], []]
 
 
 def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import caeav.manifests.jsonl as jsonl
 import caeav.manifests.keytable as keytable
+import caeav.manifests.texthash as texthash
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import video_id
