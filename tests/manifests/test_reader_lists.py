@@ -152,6 +152,8 @@ def test_clips_without_a_file_are_kept_and_counted_and_all_of_them_refused(tmp_p
     manifest = read(tmp_path, VGG, f"{A}_000030.mp4")
     assert said(manifest, "missing_media") == ["1 of 2 clips"]
     assert any("1 of 2 rows" in line for line in told(manifest))
+    several = read(tmp_path / "several", AUDIOSET, f"{B}_2500_12500.mp4")
+    assert said(several, "missing_media")[0] == "1 of 2 clips"  # though it has two labels
     (tmp_path / f"{A}_000030.mp4").unlink()
     with pytest.raises(CaeavError, match="none of its 2 clips has a media file") as raised:
         read(tmp_path, VGG)
