@@ -195,6 +195,7 @@ def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_p
 def test_a_clip_of_audioset_without_labels_is_background(tmp_path: Path) -> None:
     manifest = read(tmp_path, f'{A}, 30, 40, "/m/a"\n{B}, 0, 10, " , "\n', f"{A}.mp4", f"{B}.mp4")
     assert [[event.label for event in clip.events] for clip in manifest.clips] == [["/m/a"], []]
+    assert [clip.extra["id"] for clip in manifest.clips] == [A, B] and not said(manifest, "unlabelled_file")
 
 
 def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> None:

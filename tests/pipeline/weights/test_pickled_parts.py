@@ -75,6 +75,8 @@ def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
     assert any(name.endswith(".Thing") for name in names)
     kept, names = followed(defaultdict(list, {"k": 2}))
     assert kept == {"k": 2} and names == {"collections.defaultdict", "builtins.list"}
+    assert followed(range(3))[1] == {"builtins.range"}  # which Python 2, and so the file, calls xrange
+    assert followed(print)[0] == Named("builtins.print")
     date, _ = followed({"at": Path("a/b")})
     assert isinstance(date["at"], Inert) and date["at"].args == ("a", "b")
 
