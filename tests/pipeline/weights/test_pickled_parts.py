@@ -62,6 +62,9 @@ def test_what_is_met_twice_is_one_thing() -> None:
     shared = ["x"]
     root, _ = followed({"a": shared, "b": shared})
     assert root["a"] is root["b"]
+    # kept as number 5, then another list as the same number
+    assert _Machine().run(io.BytesIO(b"\x80\x02]q\x05K\x01ah\x05.")) == [1]
+    assert _Machine().run(io.BytesIO(b"\x80\x02]q\x00]K\x02aq\x00h\x00\x86.")) == ([2], [2])
 
 
 class Thing:
