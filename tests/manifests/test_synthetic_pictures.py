@@ -154,6 +154,8 @@ def test_the_facts_of_a_clip_are_by_the_names_of_classes() -> None:
     assert FACTS.beside("a", "left") == FACTS.beside("a", "right") == FACTS.beside("b", "left") == ""
     two = Facts(scene(((0, 1),) * 2, ((0, 1), (0, 1)), things=THINGS), ("a", "b", "c", "d"))
     assert (two.beside("a", "right"), two.beside("b", "left"), two.beside("b", "right")) == ("b", "a", "")
+    twins = (Thing(1, 0, 0.1), Thing(1, 1, 0.1), Thing(0, 2, 0.1))
+    assert Facts(scene(((0, 1, 2),), ((0,),), things=twins), ("a", "b")).beside("b", "right") == ""
     assert two.begins_alone("first") == two.begins_alone("last") == ""
 
 

@@ -198,6 +198,7 @@ def test_torch_is_as_before_when_a_runner_has_closed(told: Any) -> None:
         assert Runner.resources(("cpu", "cpu"))["device"] == 2
         found.runner.close()
         assert torch.get_num_threads() == 3
+        assert not any(lane.thread.is_alive() for lane in found.runner._lanes)
     finally:
         torch.set_num_threads(before)
 
