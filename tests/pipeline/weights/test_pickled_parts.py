@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from caeav.pipeline.weights import WeightsError, inspect, pickled
 from caeav.pipeline.weights.convert import _dropped, _in_words, _laid_out
@@ -70,6 +71,27 @@ def test_what_is_met_twice_is_one_thing() -> None:
 class Thing:
     def __init__(self) -> None:
         self.held = [1]
+
+
+class Given:
+    def __getnewargs_ex__(self) -> tuple[tuple[int, ...], dict[str, int]]:
+        return (7, 8), {"k": 9}
+
+
+def test_an_object_made_with_keywords_is_a_note_of_its_class_and_arguments() -> None:
+    root, _ = followed(Given(), 4)
+    assert isinstance(root, Inert) and root.name.endswith(".Given") and root.args == (7, 8)
+
+
+def test_a_row_of_pickles_that_is_cut_by_a_few_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    with pickled.open_pickled(path) as held:
+        assert held.read(held.root["a"].storage) == whole[-12:]
+    path.write_bytes(whole[:-1])
+    with pytest.raises(WeightsError, match="ends within its tensors"), pickled.open_pickled(path):
+        pass
 
 
 def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
@@ -160,6 +182,8 @@ def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() ->
     assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), again), LazyTensor)
     other = (Named("my.call"), Named("my.Tensor"), (), {})
     assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), other), Inert)
+    plain = (Named("builtins.list"), Named("my.Tensor"), ([1],), {})
+    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), plain), Inert)
     assert isinstance(_made(Inert("x"), ()), Inert)
     assert _made(Named("torch.Size"), ([2, 3],)) == (2, 3) and _made(Named("builtins.set"), ()) == []
 
