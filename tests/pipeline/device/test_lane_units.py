@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,6 +173,16 @@ def test_fewer_rows_than_a_batch_has_are_a_fact_of_the_record(told: Any) -> None
     found.runner.submit(sight, 0, 0, "a", clip(3), SAMPLING)
     found.wait()
     assert found.settled[0, "a"][1]["rows"] == 2 and sight.part.sizes == [2]
+
+
+def test_tokens_are_brought_into_whole_numbers_where_the_store_has_them(told: Any) -> None:
+    sight = replace(unit(Backbone(), batch=1), dtype="int8")
+    found = told(sight)
+    found.runner.expect(sight, [(0, 0)])
+    found.runner.submit(sight, 0, 0, "a", clip(3), SAMPLING)
+    found.wait()
+    taps, _ = found.settled[0, "a"]
+    assert len(taps) == 2 and taps["x"].dtype == np.int8 and taps["x"].all()
 
 
 def test_an_error_of_whoever_settles_ends_the_run(told: Any) -> None:

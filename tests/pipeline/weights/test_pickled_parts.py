@@ -78,6 +78,15 @@ class Given:
         return (7, 8), {"k": 9}
 
 
+class Settings(dict[str, int]):
+    pass
+
+
+def test_a_dictionary_of_a_class_is_a_note_with_its_entries() -> None:
+    root, _ = followed(Settings(a=1))
+    assert isinstance(root, Inert) and root.entries == {"a": 1} == inspect.entries(root)
+
+
 def test_an_object_made_with_keywords_is_a_note_of_its_class_and_arguments() -> None:
     root, _ = followed(Given(), 4)
     assert isinstance(root, Inert) and root.name.endswith(".Given") and root.args == (7, 8)
