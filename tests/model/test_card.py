@@ -206,7 +206,7 @@ def test_stores_of_all_runs_are_referred_to_and_a_run_that_does_not_say_is_named
     facts = made.stores_json()
     first.write(STORES, facts)
     elsewhere = {"folder": "stores/other/tokens-x", "fingerprint": "f" * 64}
-    second.write(STORES, {"stores": [elsewhere, facts["stores"][0]]})
+    second.write(STORES, {"stores": [facts["stores"][0], elsewhere]})
     (home.runs / "notes").mkdir()  # no run
     told = {(x.dataset, x.fingerprint) for x in referenced_stores(home)}
     assert told == {("tiny", facts["stores"][0]["fingerprint"]), ("other", "f" * 64)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,4 +321,6 @@ def test_a_report_holds_what_the_reading_found_and_its_files(tmp_path: Path) -> 
     value = json.loads(written[0].read_text())
     assert value["agreement"] is None and value["run"] == "r" and value["size"] == [4, 6]
     assert value["missing"] == [[], ["sound"], [], ["picture", "sound"]]
+    cut = replace(whole, when=replace(WHEN, media_s=14.0))
+    assert report.report_json(cut, {})["missing"] == [[], ["sound"]]
     assert written[2].read_bytes() == masks().files(WHEN)["mask-1.png"]
