@@ -50,10 +50,9 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
 
     Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
     """
-    from caeav.pipeline.identity import same_media
     from caeav.pipeline.lengths import lengths_in
 
-    recalled = recall(home, dataset, given, same_media)
+    recalled = recall(home, dataset, given, _same_media)
     for text in recalled.said:
         say(text)
     if does != LOOKS:
@@ -72,9 +71,7 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
 
 def name(dataset: str, home: Home) -> str:
     """The name of the data set that is meant by a name, a folder of media, or nothing (the last one, which is said)."""
-    from caeav.pipeline.identity import same_media
-
-    found = name_of(home, dataset, same_media)
+    found = name_of(home, dataset, _same_media)
     if found != dataset and not (home.stores / found).is_dir():
         raise CaeavError(
             f"nothing was made of {dataset or found} in {home.root} yet",
@@ -83,6 +80,13 @@ def name(dataset: str, home: Home) -> str:
     if not dataset:
         say(f"data set {found}, the one last extracted in {home.root}")
     return found
+
+
+def _same_media(stores: Path, root: Path) -> tuple[int, int]:
+    """`identity.same_media`, which knows decoders: imported where a folder has to be looked at, and not to train."""
+    from caeav.pipeline.identity import same_media
+
+    return same_media(stores, root)
 
 
 def is_terminal() -> bool:

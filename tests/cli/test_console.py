@@ -121,7 +121,7 @@ def test_done_is_0_and_a_term_is_143(
     was = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(surroundings, "_ended_by", signal.SIGINT)
     try:
-        status = ended(monkeypatch, lambda: surroundings._terminate(signal.SIGTERM, None))
+        status = ended(monkeypatch, lambda: surroundings._stop(signal.SIGTERM, None))
         assert status == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, was)
@@ -140,14 +140,15 @@ def test_a_result_that_finds_no_room_is_status_1(
 
 
 def test_a_term_that_is_ignored_goes_on_being_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    was = signal.getsignal(signal.SIGTERM)
+    was = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        for held, then in ((signal.SIG_IGN, signal.SIG_IGN), (signal.SIG_DFL, surroundings._terminate)):
+        for held, then in ((signal.SIG_IGN, signal.SIG_IGN), (signal.SIG_DFL, surroundings._stop)):
             signal.signal(signal.SIGTERM, held)
             surroundings.settle_in()
             assert signal.getsignal(signal.SIGTERM) == then
     finally:
-        signal.signal(signal.SIGTERM, was)
+        for number, handler in was.items():
+            signal.signal(number, handler)
 
 
 class Gone(io.StringIO):

@@ -114,7 +114,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def record(key: str, width: int) -> Record:
     arrays: dict[str, Any] = {}
     for side, count in (("visual", 3), ("audio", 0)):
-        arrays[f"{side}_caption"] = np.zeros((5, width), np.float16)
+        arrays[f"{side}_caption"] = np.zeros((5, width if count else 7), np.float16)
         arrays[f"{side}_caption_mask"] = np.arange(5) < count
     return Record(key, arrays, {"texts": {"visual": "a dog, \x1b[2J", "audio": ""}, "notes": []})
 
@@ -136,7 +136,7 @@ def test_a_clip_s_captions_are_shown_with_who_wrote_and_embedded_them(home: Home
         ["embedded by", f"clip {written}: 3 tokens of 5 x 4 float16"],
         ["audio", "(none)"],
         ["written by", "file"],
-        ["embedded by", "classic: 0 tokens of 5 x 4 float16"],
+        ["embedded by", "classic: 0 tokens of 5 x 7 float16"],
     ]
 
 

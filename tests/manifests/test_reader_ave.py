@@ -12,7 +12,7 @@ import pytest
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.jsonl import manifest_digest, read_manifest, write_manifest
-from caeav.manifests.readers import ReadOptions, readers
+from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions, readers
 from caeav.manifests.readers.ave_files import OFFICIAL_CLASSES
 
 NAMES = ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt")
@@ -318,3 +318,16 @@ def test_labels_and_segments_are_the_official_files_own(tmp_path: Path) -> None:
         options = replace(ReadOptions("ave"), **given)  # type: ignore[arg-type]
         with pytest.raises(CaeavError, match="official files fix them"):
             readers["ave"](root, options)
+
+
+def test_of_several_files_of_a_clip_the_usual_kind_is_taken(tmp_path: Path) -> None:
+    root = layout(tmp_path / "ave", "Bark&abc&good&0&10\n")
+    (root / "AVE").mkdir()
+    names = [f"abc{extension}" for extension in MEDIA_EXTENSIONS]
+    for name in names:
+        (root / "AVE" / name).touch()
+    while len(names) > 1:  # the others in the order of the extensions, not of the alphabet
+        manifest = read(root)
+        assert manifest.clips[0].media == f"AVE/{names[0]}"
+        assert said(manifest, "several_media") == [("AVE/abc", ", ".join(names))]
+        (root / "AVE" / names.pop(0)).unlink()

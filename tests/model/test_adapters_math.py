@@ -291,8 +291,10 @@ def test_an_experts_gate_scales_what_it_adds(kind: str) -> None:
 def test_each_expert_counts_by_its_probability() -> None:
     torch.manual_seed(0)
     layer = AvMoe(8, 5, 6, 7, bottleneck=4, latents=3).eval()
-    for expert, gate in ((layer.cross_experts[0], 0.7), (layer.uni_experts[0], -0.4)):
-        nn.init.constant_(expert.out_gate, gate)
+    nn.init.constant_(layer.cross_experts[0].out_gate, 0.7)
+    nn.init.constant_(
+        layer.uni_experts[0].out_gate, -0.4
+    )  # another, or it would not show whose gate is whose
     x, other = torch.randn(4, 5, 8), torch.randn(4, 7, 6)
     out = layer(x, other)
     context = layer.context(other)

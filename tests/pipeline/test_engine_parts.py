@@ -440,11 +440,13 @@ def test_what_computes_is_loaded_once_having_said_so() -> None:
     said: list[str] = []
     loaded: Counter[str] = Counter()
     heavy = SimpleNamespace(name="heavy", runs_in="device", module=lambda: loaded.update(["heavy"]))
+    text = SimpleNamespace(name="text", module=lambda: loaded.update(["text"]))
     light = part("worker")
     load = beforehand.Loader(said.append)
     for _ in range(2):
-        load(Job(Recipe("captions", "n", {}), {"visual": light, "audio": heavy}, {"visual": heavy}))
-    assert said == ["loading heavy"] and loaded == {"heavy": 1}
+        load(Job(Recipe("captions", "n", {}), {"visual": light, "audio": heavy}, {"visual": text}))
+    load(Job(Recipe("captions", "n", {}), {"visual": heavy}, {"visual": heavy}))
+    assert said == ["loading heavy", "loading text"] and loaded == {"heavy": 1, "text": 1}
 
 
 def test_what_decides_bytes_is_in_the_recipe_and_leads_back() -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from caeav.manifests.errors import CaeavError
+from caeav.pipeline import native
 
 
 def _run(code: str) -> str:
@@ -127,6 +132,8 @@ def test_a_package_that_is_not_installed_is_said_so() -> None:
     said = _run(
         """
 import sys
+from pathlib import Path
+from types import ModuleType
 class Nothing:
     def find_spec(self, name, path=None, target=None):
         if name == "torchaudio":
@@ -147,7 +154,36 @@ def test_the_embedded_path_imports_neither() -> None:
     _run(
         """
 import sys
+from pathlib import Path
+from types import ModuleType
 import caeav.pipeline.decode.with_pyav, caeav.pipeline.decode.pool, caeav.pipeline.native
 assert not {"torch", "torchvision", "torchaudio", "torchcodec", "decord"} & set(sys.modules)
 """
     )
+
+
+def test_what_an_import_lacks_is_made_up_for_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that lacks another one is not "not installed"; one that is not there is not prepared for."""
+    (tmp_path / "caeav_tried.py").write_text("import caeav_lacking\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said: list[str] = []
+
+    def prepare(why: str) -> None:
+        said.append(f"prepared: {why}")
+        monkeypatch.setitem(sys.modules, "caeav_lacking", ModuleType("caeav_lacking"))
+
+    module = native._imported("caeav_tried", prepare, said.append)
+    assert module.__name__ == "caeav_tried"
+    assert said == ["prepared: No module named 'caeav_lacking'", "No module named 'caeav_lacking'"]
+    monkeypatch.delitem(sys.modules, "caeav_tried")
+    monkeypatch.delitem(sys.modules, "caeav_lacking")
+    with pytest.raises(
+        CaeavError, match=r"caeav_tried does not load: .*; without its compiled part: No module"
+    ):
+        native._imported("caeav_tried", said.append, said.append)
+    assert "caeav_tried" not in sys.modules and len(said) == 3
+    with pytest.raises(CaeavError, match="caeav_nowhere is not installed"):
+        native._imported("caeav_nowhere", said.append, said.append)
+    assert len(said) == 3

@@ -239,3 +239,9 @@ def test_the_length_must_hold_begin_and_end(tiny_clip: tuple[Any, Path]) -> None
     for length in (2, 78):
         with pytest.raises(CaeavError, match=f"max_tokens of open_clip:caeav-tiny is {length}"):
             clip(tiny_clip[1], max_tokens=length)
+
+
+def test_claps_positions_are_counted_from_behind_that_of_the_padding() -> None:
+    assert text_backbones["clap"](ModelChoice("clap", "random:0", {"max_tokens": 512})).max_tokens == 512
+    with pytest.raises(CaeavError, match="max_tokens of clap is 513\n  next: give 3 to 512"):
+        text_backbones["clap"](ModelChoice("clap", "random:0", {"max_tokens": 513}))

@@ -442,3 +442,14 @@ def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
         again = job_of(recipe).parts["visual"]
         assert isinstance(again, LearnedVisual)
         assert torch.equal(again.module().state_dict()["norm.weight"], wanted["norm.weight"])
+
+
+def test_openais_own_clip_has_the_quick_activation_in_both_towers() -> None:
+    from caeav.pipeline.backbones import text_backbones
+
+    choice = ModelChoice("clip-vit-b32", "random:0")
+    for made in (visual_backbones[choice.name](choice), text_backbones[choice.name](choice)):
+        assert made.describe()["settings"]["quick_gelu"] is True
+    plain = ModelChoice("open_clip:ViT-B-32", "random:0")
+    for made in (visual_backbones[plain.name](plain), text_backbones[plain.name](plain)):
+        assert made.describe()["settings"]["quick_gelu"] is False

@@ -140,3 +140,17 @@ def test_hostile_text_is_quoted_in_files_and_left_as_it_is() -> None:
     assert render(rows, "jsonl") == (
         '{"key": "a", "visual": "=1+1", "audio": "say \\"x\\"\\n\\u001b[31m\\u009b"}\n'
     )
+
+
+def test_a_file_larger_than_allowed_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caeav.pipeline.captioners import from_file
+
+    path = tmp_path / "c.csv"
+    path.write_bytes(b"key,visual\na,b\n")
+    monkeypatch.setattr(from_file, "MAX_BYTES", 15)
+    assert from_file.read_captions(path).texts == {"visual": {"a": "b"}}
+    monkeypatch.setattr(from_file, "MAX_BYTES", 14)
+    with pytest.raises(CaeavError, match=r"c\.csv has 15 bytes, allowed are 14"):
+        from_file.read_captions(path)

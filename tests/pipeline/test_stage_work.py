@@ -1,0 +1,244 @@
+"""What a stage asks its child processes for and what it makes of their answers, with a pool in this process."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline import stage
+from caeav.pipeline.decode.jobs import Failure, Outcome, Request
+from caeav.pipeline.extract import extract, extract_all
+from caeav.pipeline.identity import MediaChanged
+from caeav.pipeline.recipes import TokenOptions
+from caeav.pipeline.store import StoreReader, open_for_writing
+from caeav.pipeline.summary import Progress, RunOptions
+
+OPTIONS = TokenOptions(shard_clips=2)
+OTHER = TokenOptions(shard_clips=3)
+ONE = RunOptions(workers=1)
+
+
+def quiet(progress: Progress) -> None:
+    """No bar."""
+
+
+class Pool:
+    """The pool's part in a stage: every request answered here, as `answer` says where it says something."""
+
+    made: list[Pool]
+
+    def __init__(self, setup: str, settings: Mapping[str, Any], **options: Any) -> None:
+        module, _, name = setup.partition(":")
+        self.job = getattr(importlib.import_module(module), name)(settings)
+        self.options = options
+        self.asked: list[Request] = []
+        self.made.append(self)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to end."""
+
+    def map(self, requests: Iterable[Request | None]) -> Iterator[Outcome]:
+        for request in requests:
+            assert request is not None, (
+                "there is always room: each answer is taken before the next is asked for"
+            )
+            self.asked.append(request)
+            yield self.answer(request) or Outcome(str(request["id"]), *self.job(request))
+
+    def answer(self, request: Request) -> Outcome | None:
+        return None
+
+    def nudge(self) -> None:
+        """Nobody waits."""
+
+    def interrupt(self, error: BaseException) -> None:
+        """The stage raises it at the end."""
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
+    """The pools that were made."""
+    monkeypatch.setattr(Pool, "made", [], raising=False)
+    monkeypatch.setattr(Pool, "answer", lambda self, request: None)
+    monkeypatch.setattr(stage, "WorkerPool", Pool)
+    return Pool.made
+
+
+@pytest.fixture
+def five(small_manifest: Manifest) -> Manifest:
+    return replace(small_manifest, clips=small_manifest.clips[:5])
+
+
+def test_each_clip_is_asked_for_once_in_order_with_all_that_is_known_of_it(
+    five: Manifest, pools: list[Pool], tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    some = replace(five, clips=(*five.clips[:4], replace(five.clips[4], start_s=0.0)))
+    summaries = extract_all(
+        some, Home(tmp_path), [OPTIONS, OTHER], replace(ONE, workers=3, deadline_s=7.0), told.append
+    )
+    (pool,) = pools
+    assert pool.asked == [
+        {
+            "id": clip.key,
+            "path": str(Path(five.media_root) / clip.media),
+            "start_s": clip.start_s,
+            "jobs": [0, 1],
+        }
+        for clip in some.clips
+    ]
+    assert pool.options == {"workers": 3, "deadline_s": 7.0}
+    assert [(s.stored, s.expected, s.due, s.quarantined) for s in summaries] == [(5, 5, 5, ())] * 2
+    assert told[0] == Progress(0, 0, 5) and [p.done for p in told] == [0, 1, 2, 3, 4, 5]
+    for summary in summaries:
+        assert summary.bytes == StoreReader.open(summary.path).shard_bytes
+    assert summaries[0].path != summaries[1].path
+
+
+def test_no_more_processes_than_clips_and_none_where_nothing_is_due(
+    five: Manifest, pools: list[Pool], tmp_path: Path
+) -> None:
+    two = replace(five, clips=five.clips[:2])
+    made = extract(two, Home(tmp_path), OPTIONS, replace(ONE, workers=8, max_failed="50%"), quiet)
+    assert made.max_failed == 1
+    assert pools[0].options["workers"] == 2
+    again = extract(two, Home(tmp_path), OPTIONS, replace(ONE, workers=8), quiet)
+    assert len(pools) == 1 and (again.due, again.stored) == (0, 2)
+    with pytest.raises(CaeavError, match="has no clips"):
+        extract(replace(five, clips=()), Home(tmp_path), OPTIONS, ONE, quiet)
+
+
+def test_a_store_that_has_a_clip_is_not_given_it_again(
+    five: Manifest, pools: list[Pool], tmp_path: Path
+) -> None:
+    extract(replace(five, clips=five.clips[:3]), Home(tmp_path), OPTIONS, ONE, quiet)
+    first, second = extract_all(five, Home(tmp_path), [OPTIONS, OTHER], ONE, quiet)
+    assert {str(r["id"]): r["jobs"] for r in pools[-1].asked} == {
+        **{clip.key: [1] for clip in five.clips[:3]},
+        **{clip.key: [0, 1] for clip in five.clips[3:]},
+    }
+    assert (first.due, second.due) == (2, 5)
+    assert sum(first.notes.values()) <= sum(second.notes.values())
+    for summary in (first, second):
+        assert list(StoreReader.open(summary.path).keys) == [clip.key for clip in five.clips]
+    assert any("new clips: 2" in text for text in first.remarks)
+    assert not any("new clips" in text for text in second.remarks)
+
+
+def test_a_failure_is_quarantined_in_each_store_with_its_reason_in_one_line(
+    five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [clip.key for clip in five.clips]
+    answers = {
+        keys[1]: Outcome(keys[1], failure=Failure("decode", "it\n  broke ", 2)),
+        keys[2]: Outcome(keys[2], failure=Failure("backbone", "odd", 1)),
+        keys[3]: Outcome(keys[3], {}, {"nothing": 1}),
+    }
+    monkeypatch.setattr(Pool, "answer", lambda self, request: answers.get(str(request["id"])))
+    told: list[Progress] = []
+    summaries = extract_all(
+        five, Home(tmp_path), [OPTIONS, OTHER], replace(ONE, max_failed="60%"), told.append
+    )
+    for summary in summaries:
+        entries = {q.key: (q.stage, q.reason, q.attempts) for q in summary.quarantined}
+        assert entries[keys[1]] == ("decode", "it broke", 2) and entries[keys[2]] == ("backbone", "odd", 1)
+        assert entries[keys[3]][::2] == ("decode", 1) and {*entries} == {*keys[1:4]}
+        assert (summary.stored, summary.max_failed) == (2, 3)
+    assert told[-1].done == 5 and told[-1].failed == 3
+
+
+def test_media_that_is_not_there_is_not_asked_for(five: Manifest, pools: list[Pool], tmp_path: Path) -> None:
+    gone = replace(five.clips[1], media="media/nowhere.mp4")
+    summary = extract(
+        replace(five, clips=(five.clips[0], gone, *five.clips[2:])), Home(tmp_path), OPTIONS, ONE, quiet
+    )
+    (entry,) = summary.quarantined
+    assert (entry.stage, entry.reason) == ("media", "file not found: media/nowhere.mp4")
+    assert gone.key not in {request["id"] for request in pools[0].asked} and summary.stored == 4
+
+
+def test_what_was_noted_of_clips_is_counted_by_store(
+    five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(self: Pool, request: Request) -> Outcome:
+        arrays, info = self.job(request)
+        for clip in info["clips"].values():
+            clip["notes"] = [
+                {"code": "b", "detail": "1"},
+                {"code": "b", "detail": "2"},
+                {"code": "a", "detail": ""},
+            ]
+        return Outcome(str(request["id"]), arrays, info)
+
+    monkeypatch.setattr(Pool, "answer", noted)
+    summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    assert list(summary.notes.items()) == [("a", 5), ("b", 5)], "clips, not notes"
+    assert summary.seconds > 0
+
+
+def test_stopped_with_ctrl_c_what_was_settled_is_kept(
+    five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Pool, request: Request) -> Outcome | None:
+        if request["id"] == five.clips[3].key:
+            raise KeyboardInterrupt
+        return None
+
+    monkeypatch.setattr(Pool, "answer", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    monkeypatch.setattr(Pool, "answer", lambda self, request: None)
+    summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    assert [request["id"] for request in pools[-1].asked] == [clip.key for clip in five.clips[3:]]
+    assert summary.stored == 5
+
+
+def test_what_breaks_in_the_writing_thread_is_raised(
+    five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("caeav.pipeline.store.writer.StoreWriter.publish", full)
+    with pytest.raises(OSError, match="No space left"):
+        extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+
+
+def test_what_is_found_on_opening_is_told_and_summed_up(
+    five: Manifest, pools: list[Pool], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    made = extract(five, Home(tmp_path), OPTIONS, ONE, quiet, told.append)
+    assert not [text for text in told if "new store" in text]
+    told.clear()
+    again = extract_all(five, Home(tmp_path), [OPTIONS, OTHER], ONE, quiet, told.append)
+    new = f"a new store is made; {made.path.name} was made by another recipe: fields.shard_clips: 2 -> 3"
+    assert new in told and new in again[1].remarks and new not in again[0].remarks
+    with open_for_writing(made.path.parent, made.recipe, five) as writer:
+        assert writer.plan() == []
+
+
+def test_other_media_is_refused_before_a_store_is_touched(
+    five: Manifest, pools: list[Pool], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    root = tmp_path / "media"
+    shutil.copytree(five.media_root, root)
+    own = replace(five, media_root=str(root))
+    extract(replace(own, clips=own.clips[:2]), Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    before = digests(tmp_path / "h")
+    shutil.copy(root / own.clips[4].media, root / own.clips[0].media)
+    with pytest.raises(MediaChanged, match=own.clips[0].key):
+        extract(own, Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    assert digests(tmp_path / "h") == before and len(pools) == 1
