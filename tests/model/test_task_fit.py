@@ -130,6 +130,10 @@ def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
     assert [x.key for x in filed[1:3]] == ["c2", "c3"] and list(filed.keys[:2]) == ["c0", "c2"]
 
 
+def test_a_name_is_that_of_the_task_behind_it() -> None:
+    assert {name: TASKS[name].name for name in TASKS.names()} == {name: name for name in TASKS.names()}
+
+
 def test_what_every_task_says_and_refuses_by_itself() -> None:
     clip = Clip("c", "a.mp4", 0, 4, "val")
     for name in ("ave", "avvp", "avs-s4"):
@@ -147,6 +151,7 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     from caeav.model.heads.ave_weak import WeakAveHead
     from caeav.model.losses.ave import weak_ave_loss
+    from caeav.model.tasks.ave_weak import WeakAveLossConfig
 
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
     trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)
@@ -160,7 +165,7 @@ def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     batch: Any = SimpleNamespace(targets={"labels": labels})
     losses = TASKS["ave-weak"].losses(SimpleNamespace(clip=clip), batch, config)
     assert losses == {"clip": weak_ave_loss(clip, labels)} and losses["clip"].requires_grad
-    assert config.loss.model_dump()["clip"] == 1.0
+    assert config.loss.model_dump()["clip"] == WeakAveLossConfig().clip == 1.0
 
 
 def test_a_trunk_is_beside_or_inside_the_backbones_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
