@@ -91,10 +91,10 @@ def test_several_seeds_are_a_group(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Two caption stores of one data set; the first lacks a clip and could not make another."""
+    """Two caption stores of one data set; the first lacks two of its clips and could not make another."""
     made = Home(tmp_path_factory.mktemp("captions") / "home")
     weights = {"source": "hub:a/b", "digest": "sha256:0123456789abcdef"}
-    for name, width, keys in (("one", 4, ("a", "b", "c")), ("two", 6, ("a",))):
+    for name, width, keys in (("one", 4, ("a", "b", "c", "d")), ("two", 6, ("a", "e"))):
         side = {"name": "blip2", "settings": {"beams": 3}, "weights": weights, "frames": 5}
         text = {"name": "clip", "weights": weights}
         fields = {"visual": {**side, "text": text}, "audio": {"name": "file", "text": {"name": "classic"}}}
@@ -104,8 +104,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
             if name == "one":
                 writer.quarantine(Quarantined("b", "decode", "broken", 1))
             for plan in writer.plan():
-                if set(plan.missing) == {"a"}:
-                    writer.publish(plan, {"a": record("a", width)})
+                if set(plan.missing) <= {"a", "e"}:
+                    writer.publish(plan, {key: record(key, width) for key in plan.missing})
             if name == "two":
                 writer.finish()
     return made
@@ -158,6 +158,8 @@ def test_captions_of_every_store_that_has_the_clip_are_shown(home: Home) -> None
         },
         "tokens": 3, "shape": [5, 4], "dtype": "float16",
     }  # fmt: skip
+    [only] = json.loads(call(home, "show", "e", "--dataset", "d", "--json").stdout)
+    assert only["key"] == "e" and only["visual"]["shape"] == [5, 6]
     assert both[0]["audio"]["text"] == "" and both[0]["audio"]["tokens"] == 0
 
 
@@ -169,12 +171,12 @@ def test_an_export_says_which_clips_it_lacks_and_why(home: Home, tmp_path: Path)
     assert said.exit_code == 0 and said.stdout == ""
     assert json.loads(file.read_text()) == {"key": "a", "visual": "a dog, \x1b[2J", "audio": ""}
     assert said.stderr.splitlines() == [
-        "1 of 3 clips have no captions: in quarantine",
-        "1 of 3 clips have no captions: not yet made",
+        "1 of 4 clips have no captions: in quarantine",
+        "2 of 4 clips have no captions: not yet made",
         f"1 clip written to {file}",
     ]
     whole = call(home, "export", "--dataset", "d", "--store", "two")
-    assert whole.stdout == '"key","visual","audio"\n"a","a dog, \x1b[2J",""\n'
+    assert whole.stdout == '"key","visual","audio"\n"a","a dog, \x1b[2J",""\n"e","a dog, \x1b[2J",""\n'
     assert whole.stderr == ""
     wrong = call(home, "export", "--dataset", "d", "--format", "xml")
     assert isinstance(wrong.exception, CaeavError) and "choose one of: csv, jsonl" in str(wrong.exception)
