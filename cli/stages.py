@@ -185,8 +185,9 @@ def next_step(
 
 
 def train_step(dataset: str, home: Path | None) -> str:
-    """The command that trains on a data set, by the task it is labelled for."""
-    return next_step(f"train --task {task_for(dataset) or 'ave'}", dataset, None, home)
+    """The command that trains on a data set; of an unknown one it finds the task by the labels, or says they lack."""
+    task = task_for(dataset)
+    return next_step(f"train --task {task}" if task else "train", dataset, None, home)
 
 
 def merge_step(dataset: str, home: Path | None) -> str:

@@ -71,6 +71,7 @@ class BaseDecoder(ABC):
         if facts.is_over(start_s):
             raise DecodeError(f"the clip starts at {start_s:.3f} s but the media ends at {facts.end_s:.3f} s")
         first_s, whole = sampling.centres_s(start_s)[0], self.counts_from_start
+        whole = whole or (facts.container == "avi" and not self.follows_changes)  # what lies before counts
         promised = scan(facts, start_s, first_s, sampling.seconds, self.limits, from_start=whole)
         facts = self._able(facts.without(promised.encrypted), promised, start_s + sampling.seconds)
         plan = Plan(facts, promised, start_s, sampling, self.limits)
@@ -84,7 +85,7 @@ class BaseDecoder(ABC):
         if self.follows_changes:
             return facts
         walk = walked(facts, self.limits)
-        if promised.left_out or (walk is not None and walk.error and end_s > walk.end_s):
+        if promised.left_out or promised.moved or (walk is not None and walk.error and end_s > walk.end_s):
             what = (
                 f"{Path(facts.path).name} is several files joined, or broken: {self.name} cannot tell where"
             )

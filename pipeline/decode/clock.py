@@ -7,6 +7,7 @@ others, goes on where it was. Packets are given straight stamps right after demu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import av
 
+from caeav.pipeline.decode.avi import AviIndex
 from caeav.pipeline.decode.limits import Limits
 from caeav.pipeline.decode.opening import library_message, opened
 from caeav.pipeline.decode.probe import MediaFacts
@@ -42,6 +44,7 @@ class Clock:
     def __init__(self, facts: MediaFacts, restarts: bool) -> None:
         self._restarts = restarts
         self._by_order = facts.container == "avi" and facts.video is not None and facts.video.codec in LATE
+        self._index = AviIndex() if facts.container == "avi" else None
         self._once = facts.container not in RESTARTING
         self.left_out: set[tuple[int, int | None]] = set()  # stream and stamp of what goes back
         self._shifts_s = [0.0]  # of each part
@@ -58,12 +61,27 @@ class Clock:
         """How many parts were met so far."""
         return len(self._shifts_s)
 
+    @property
+    def moved(self) -> int:
+        """How many packets of an AVI lay elsewhere than counted."""
+        return self._index.moved if self._index else 0
+
+    def is_torn(self, index: int) -> bool:
+        """Whether a stream's pictures lack those they are made from, since an AVI's index has more than its bytes."""
+        return self._index is not None and index in self._index.torn
+
+    def missed(self) -> Iterator[tuple[int, int, int]]:
+        """Stream, stamp and length in ticks of packets that an AVI's index has and its bytes have not."""
+        return self._index.missed() if self._index else iter(())
+
     def straighten(self, packet: Any, tick_s: float) -> bool:
         """Shift the packet's stamps into the part it belongs to; `tick_s` is its stream's time base.
 
         False for a packet of which nothing is to be shown or heard; others may need it to be decoded.
         """
         index = packet.stream_index
+        if self._index:
+            self._index.shift(packet)
         if self._by_order and packet.dts is not None:
             packet.pts = packet.dts
         if not self._restarts:

@@ -36,9 +36,10 @@ class Scan:
     packet seen ends. at_end: the file's end was reached. video_over: no picture comes after these.
     seek_s: where reading has to begin, None for the file's start. key_s: the last key picture before the first wanted
     one, where reading begins far from it. parts: how many joined files were met. left_out: packets whose clock goes
-    back in a container that cannot be joined. encrypted: streams whose packets are. rate_changes: packets of sound hold
-    no whole number of samples at the header's rate. holes: sound is missing between packets. cut: the container's edit
-    list leaves pictures out.
+    back in a container that cannot be joined. moved: packets that the index of an AVI puts elsewhere than they
+    are counted. torn_s: times of pictures that lack others they are made from. encrypted: streams whose packets are.
+    rate_changes: packets of sound hold no whole number of samples at the header's rate. holes: sound is missing between
+    packets. cut: the container's edit list leaves pictures out.
     """
 
     video_s: list[float] = field(default_factory=list)
@@ -56,6 +57,8 @@ class Scan:
     encrypted: frozenset[int] = frozenset()
     rate_changes: bool = False
     left_out: int = 0
+    moved: int = 0
+    torn_s: list[float] = field(default_factory=list)
     holes: bool = False
     cut: bool = False
 
@@ -145,6 +148,7 @@ def _read(
     waiting = set(chosen)
     encrypted: set[int] = set()
     heard: list[tuple[float, float]] = []
+    missed_s: list[float] = []
     clock = Clock(facts, facts.joined)
     count = 0
     broken: int | None = None  # pictures before the first key picture after a seek: they do not decode
@@ -176,6 +180,8 @@ def _read(
                     if packet.is_keyframe and broken is None:
                         broken = len(found.video_s) if found.seek_s is not None else 0
                     found.video_s.append(time_s)
+                    if clock.is_torn(index):
+                        found.torn_s.append(time_s)
                     found.video_end_s = max(found.video_end_s or 0.0, time_s + length_s)
                     if packet.is_keyframe and time_s <= first_wanted_s:
                         found.key_s = time_s
@@ -195,15 +201,26 @@ def _read(
         except av.FFmpegError as error:
             found.error = library_message(error)
             found.at_end = True
+        for index, stamp, ticks in clock.missed():  # promised by the index alone
+            count += 1
+            limits.check("packets read for one clip", count, limits.packets)
+            time_s, length_s = stamp * tick_s[index] - facts.origin_s, ticks * tick_s[index]
+            if facts.video and index == facts.video.index:
+                missed_s.append(time_s)
+            else:
+                heard.append((time_s, length_s))
     found.video_s = sorted(found.video_s[broken or 0 :])
+    if missed_s and found.video_s:
+        first_s = found.video_s[0] if found.seek_s is not None else -float("inf")
+        found.video_s = sorted([*found.video_s, *(time_s for time_s in missed_s if time_s > first_s)])
     found.video_over = found.at_end or (facts.video is not None and facts.video.index in waiting)
-    spans = _sounding(heard)
+    spans = _sounding(sorted(heard) if clock.moved else heard)
     found.holes = any(b - a > ROUNDING_S for (_, a), (b, _) in pairwise(spans))
     sure = spans[:-1] if found.at_end else spans
     inside = [(max(a, start_s), min(b, end_s)) for a, b in sure]
     found.audio_s = sum(b - a for a, b in merged([(a, b) for a, b in inside if b > a]))
     found.parts, found.encrypted = clock.parts, frozenset(encrypted)
-    found.left_out = len(clock.left_out)
+    found.left_out, found.moved = len(clock.left_out), clock.moved
     return found
 
 

@@ -112,12 +112,14 @@ def _frames(
 
 
 def _is_lost(plan: Plan, time_s: float, pictures: Pictures, t: int) -> bool:
-    """Whether the picture of segment `t` is missing, or is not the one whose packet should be shown."""
+    """Whether the picture of segment `t` is missing, made of others than it should be, or not the one to be shown."""
     shown_s = pictures.shown_s[t]
     if pictures.images[t] is None or shown_s is None:
         return True
     expected_s = plan.scan.expected_s(time_s)
-    return expected_s is not None and abs(expected_s - shown_s) > pictures.off_gaps * plan.frame_gap_s
+    off_s = pictures.off_gaps * plan.frame_gap_s
+    torn = any(abs(at - shown_s) < plan.frame_gap_s / 2 for at in plan.scan.torn_s)
+    return torn or (expected_s is not None and abs(expected_s - shown_s) > off_s)
 
 
 def _filled(images: list[Image | None]) -> list[Image]:

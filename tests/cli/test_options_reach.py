@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import caption, datasets, evaluate, extract, imports, predict, runs, stages, synthesise, train
 from caeav.manifests.clip import Manifest
+from caeav.manifests.dataset import Source
 from caeav.manifests.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.recipes import CaptionOptions, TokenOptions
@@ -54,9 +55,11 @@ def call(*arguments: str) -> Result:
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """The stages' work and what they print replaced; a home that nothing is in."""
     monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
-    summary = SimpleNamespace(notes={}, recipe=SimpleNamespace(fields={"visual": 1, "audio": 1}, name="x"))
+    summary = SimpleNamespace(
+        notes={}, stored=0, recipe=SimpleNamespace(fields={"visual": 1, "audio": 1}, name="x")
+    )
     heard = SimpleNamespace(
-        load=Heard((MANIFEST, "mine")),
+        load=Heard(datasets.Loaded(MANIFEST, "mine", Source())),
         extract=Heard([summary]),
         caption=Heard(summary),
         imported=Heard(summary),
@@ -236,6 +239,7 @@ def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
     stage: SimpleNamespace, given: list[str]
 ) -> None:
     stage.summary.notes["longer_media"] = 3
+    stage.load.result = datasets.Loaded(MANIFEST, "mine", Source(stride_s=1.0 if given else None))
     said = call("extract", *given).stderr
     assert ("3 clips of files that go on longer" in said) is not bool(given)
     assert given or "--stride-seconds 2" in said  # 4 x 0.5 s

@@ -179,6 +179,6 @@ def test_next_steps_name_what_the_next_command_would_not_find(
         == f"caeav caption --dataset x --root r --home '{elsewhere}' --segment-seconds 0.5"
     )
     assert stages.train_step("llp", None) == "caeav train --task avvp --dataset llp"
-    assert stages.train_step("mine", None) == "caeav train --task ave --dataset mine"
+    assert stages.train_step("mine", None) == "caeav train --dataset mine"
     assert stages.merge_step("my set", elsewhere) == f"caeav store merge 'my set' --home '{elsewhere}'"
     assert at_home(Home(tmp_path)) == "" and at_home(Home(elsewhere)) == f" --home '{elsewhere}'"

@@ -1,0 +1,73 @@
+"""AVI keeps no times: behind bytes that were lost its index says where everything belongs, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caeav.pipeline.decode.media import DecodeError, Sampling
+from caeav.pipeline.decode.registry import decoders
+
+RATE = 16000
+SAMPLING = Sampling(4, 1.0, RATE)
+FPS = 30  # of what `write` writes
+
+
+def _zeroed(made: Any, first: float, last: float) -> str:
+    """A copy of a file, a share of its bytes (as where a disk lost some) overwritten by zeros."""
+    content = bytearray(made.path.read_bytes())
+    begin, end = round(len(content) * first), round(len(content) * last)
+    content[begin:end] = bytes(end - begin)
+    path: Path = made.path.with_name("zeroed.avi")
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize("video_codec", ["mpeg4", "libx264"])
+@pytest.mark.parametrize(
+    "sound_codec", ["pcm_s16le", "pcm_s24le", "pcm_mulaw", "adpcm_ms", "mp2", "libmp3lame"]
+)
+def test_behind_a_zeroed_stretch_everything_keeps_its_time(
+    write: Any, read_number: Any, needs: Any, video_codec: str, sound_codec: str
+) -> None:
+    needs("av")
+    noise = np.random.default_rng(5).integers(-9000, 9000, 10 * RATE, dtype=np.int16)
+    made = write("a.avi", picture_s=[n / FPS for n in range(10 * FPS)], sound=noise, rate_hz=RATE,
+                 clock=FPS, video_codec=video_codec, sound_codec=sound_codec)  # fmt: skip
+    pyav = decoders["pyav"]()
+    zeroed = _zeroed(made, 0.3, 0.6)
+    lost = 0
+    for start_s in (0.0, 3.0, 6.0):  # the last one by a seek
+        whole = pyav.decode(str(made.path), start_s, SAMPLING)
+        clip = pyav.decode(zeroed, start_s, SAMPLING)
+        assert (
+            all(whole.frames_ok) and all(whole.audio_ok) and not any(n.code == "damaged" for n in whole.notes)
+        )
+        for t in np.flatnonzero(clip.frames_ok):
+            assert read_number(clip.frames[t]) == read_number(whole.frames[t])
+        heard, right = clip.wave.reshape(4, RATE), whole.wave.reshape(4, RATE)
+        for t in np.flatnonzero(clip.audio_ok):
+            off = np.abs(heard[t] - right[t])[np.abs(heard[t]) > 0]
+            assert np.median(off) < 0.01  # of noise of 0.15; where the hole begins half a packet is zeros
+        lost_here = clip.frames_ok.count(False) + clip.audio_ok.count(False)
+        assert not lost_here or any(n.code == "damaged" for n in clip.notes)
+        lost += lost_here
+    assert 4 <= lost <= 16 and all(clip.frames_ok[2:]) and all(clip.audio_ok[2:])
+
+
+@pytest.mark.parametrize("start_s", [0.0, 6.0])
+def test_who_counts_from_the_start_is_not_asked_behind_it(write: Any, decoder: Any, start_s: float) -> None:
+    noise = np.random.default_rng(5).integers(-9000, 9000, 10 * RATE, dtype=np.int16)
+    made = write("a.avi", picture_s=[n / FPS for n in range(10 * FPS)], sound=noise, rate_hz=RATE,
+                 clock=FPS, video_codec="mpeg4", sound_codec="pcm_s16le")  # fmt: skip
+    zeroed = _zeroed(made, 0.3, 0.4)
+    assert all(decoder.decode(str(made.path), start_s, SAMPLING).frames_ok)
+    if decoder.name == "pyav":
+        assert any(decoder.decode(zeroed, start_s, SAMPLING).frames_ok)
+        return
+    with pytest.raises(DecodeError, match=rf"or broken: {decoder.name} cannot tell where") as refused:
+        decoder.decode(zeroed, start_s, SAMPLING)
+    assert refused.value.hint == "use --decoder pyav"
