@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from caeav.manifests.errors import CaeavError, choices, did_you_mean
@@ -17,6 +19,7 @@ NAMES = ("clap", "clip-vit-l14", "swinv2-large", "timm:<name>")
         ("clip", "clip-vit-l14"),
         ("clp", "clap"),
         ("tim:resnet18", "timm:<name>"),
+        ("tim:a-very-long-name-of-a-model", "timm:<name>"),
         ("xyz", ""),
     ],
 )
@@ -31,3 +34,21 @@ def test_a_registry_offers_it() -> None:
     models.register("timm:")(2)
     with pytest.raises(CaeavError, match=r"did you mean 'resnet'\? choose one of: resnet, timm:<name>"):
         models["resnt"]
+
+
+def test_an_error_says_its_problem_and_the_next_step_also_out_of_another_process() -> None:
+    error = CaeavError("no file x", hint="look for it")
+    assert (error.problem, error.hint, str(error)) == (
+        "no file x",
+        "look for it",
+        "no file x\n  next: look for it",
+    )
+    assert str(CaeavError("no file x")) == "no file x"
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is CaeavError and str(back) == str(error)
+
+
+def test_the_beginning_of_a_name_counts_from_three_letters_on() -> None:
+    names = ("resnet", "vit-large", "vit")
+    assert did_you_mean("vit", names) == "did you mean 'vit-large'?"
+    assert did_you_mean("r", names) == "" and did_you_mean("res", names) == "did you mean 'resnet'?"

@@ -35,6 +35,11 @@ def test_the_folder_is_the_class(tmp_path: Path) -> None:
     assert "2 class folders (cat, dog), no splits" in told(manifest)[0]
 
 
+def test_a_few_classes_are_named_and_more_are_hinted_at(tmp_path: Path) -> None:
+    assert "3 class folders (a, b, c), no" in told(read(tmp_path, *(f"{name}/x.mp4" for name in "abc")))[0]
+    assert "4 class folders (a, b, c, ...), no" in told(read(tmp_path, "d/x.mp4"))[0]
+
+
 def test_the_folder_above_is_the_split(tmp_path: Path) -> None:
     manifest = read(tmp_path, "train/dog/a.mp4", "Validation/dog/b.mp4", "testing/cat/c.mp4")
     assert rows(manifest) == [

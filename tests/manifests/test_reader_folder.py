@@ -233,3 +233,20 @@ def test_official_files_in_the_folder_are_pointed_out(folder: Path) -> None:
     ((where, detail),) = said(read(folder), "official_files_ignored")
     assert where == "Annotations.txt"
     assert "--dataset ave --root" in detail
+
+
+def test_clips_are_in_the_order_of_their_paths_and_events_in_that_of_their_times(tmp_path: Path) -> None:
+    root = tmp_path / "media"
+    (root / "a").mkdir(parents=True)
+    names = ["a-x.mp4", "a.mp4", "a/x.mp4", "a0.mp4"]
+    for name in reversed(names):
+        (root / name).touch()
+    assert [clip.media for clip in read(root).clips] == names
+    label(root, "a.mp4,4,5,ant,\na.mp4,1,3,zebra,\na.mp4,1,3,bee,\na.mp4,1,2,cat,\n")
+    [found] = [clip.events for clip in read(root).clips if clip.events]
+    assert [(e.label, e.start_s, e.end_s) for e in found] == [
+        ("cat", 1, 2),
+        ("bee", 1, 3),
+        ("zebra", 1, 3),
+        ("ant", 4, 5),
+    ]

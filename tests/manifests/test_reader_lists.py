@@ -152,6 +152,8 @@ def test_clips_without_a_file_are_kept_and_counted_and_all_of_them_refused(tmp_p
     manifest = read(tmp_path, VGG, f"{A}_000030.mp4")
     assert said(manifest, "missing_media") == ["1 of 2 clips"]
     assert any("1 of 2 rows" in line for line in told(manifest))
+    several = read(tmp_path / "several", AUDIOSET, f"{B}_2500_12500.mp4")
+    assert said(several, "missing_media")[0] == "1 of 2 clips"  # though it has two labels
     (tmp_path / f"{A}_000030.mp4").unlink()
     with pytest.raises(CaeavError, match="none of its 2 clips has a media file") as raised:
         read(tmp_path, VGG)
@@ -164,18 +166,20 @@ def test_case_matters_in_youtube_ids(tmp_path: Path) -> None:
 
 
 def test_wrong_rows_are_all_told_with_their_lines(tmp_path: Path) -> None:
-    bad = f"{A},x,dog,test\n{A},30,dog,valid\n{A},30,dog\na/b,30,dog,test\n"
-    with pytest.raises(CaeavError, match="4 problems") as raised:
+    bad = f"{A},x,dog,test\n{A},30,dog,valid\n{A},30,dog\na/b,30,dog,test\n{A},30,dog,\n"
+    with pytest.raises(CaeavError, match="5 problems") as raised:
         read(tmp_path, VGG + bad, f"{A}_000030.mp4")
     for part in (
         "line 3: from 'x'",
         "line 4: split is 'valid'",
         "line 5: 3 fields",
         "line 6: 'a/b' is no YouTube id",
+        "line 7: split is ''",
     ):
         assert part in str(raised.value)
-    with pytest.raises(CaeavError, match="line 6: from '40' to '30' are no seconds"):
-        read(tmp_path, f"{AUDIOSET}{A}, 40, 30, /m/a\n", f"{A}_000030.mp4")
+    for start, end in (("40", "30"), ("40", "40"), ("-1", "9"), ("0", "inf"), ("nan", "3"), ("1", "1e300")):
+        with pytest.raises(CaeavError, match=f"line 6: from '{start}' to '{end}' are no seconds"):
+            read(tmp_path, f"{AUDIOSET}{A}, {start}, {end}, /m/a\n", f"{A}_000030.mp4")
 
 
 def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_path: Path) -> None:
@@ -186,6 +190,12 @@ def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_p
         (10, 7),
     ]
     assert len(said(manifest, "short_clip")) == 1
+
+
+def test_a_clip_of_audioset_without_labels_is_background(tmp_path: Path) -> None:
+    manifest = read(tmp_path, f'{A}, 30, 40, "/m/a"\n{B}, 0, 10, " , "\n', f"{A}.mp4", f"{B}.mp4")
+    assert [[event.label for event in clip.events] for clip in manifest.clips] == [["/m/a"], []]
+    assert [clip.extra["id"] for clip in manifest.clips] == [A, B] and not said(manifest, "unlabelled_file")
 
 
 def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> None:

@@ -216,3 +216,14 @@ def test_many_names_are_told_by_kind_with_examples(tmp_path: Path) -> None:
     )
     [found] = [found for found in manifest.findings if found.code == "names_taken_for"]
     assert found.detail == "no extension: v00 -> v00.mp4, v01 -> v01.mp4, v02 -> v02.mp4, ... (12 names)"
+
+
+def test_a_dot_within_a_name_begins_no_extension(tmp_path: Path) -> None:
+    manifest = read(media(tmp_path, "dog/take1.5.mp4", "dog/take1.mp4"), "dog/take1.5,dog,train")
+    assert labelled(manifest) == {"dog/take1.5.mp4": "dog"}
+
+
+def test_of_several_folders_that_are_too_much_the_longest_is_left_out(tmp_path: Path) -> None:
+    root = media(tmp_path, "dog/a.mp4", "b.mp4")
+    manifest = read(root, "x/dog/a.mp4,dog,train", "x/y/b.mp4,dog,train", "x/y/gone.mp4,dog,train")
+    assert set(labelled(manifest)) == {"dog/a.mp4", "b.mp4", "gone.mp4"}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import caeav.manifests.jsonl as jsonl
 import caeav.manifests.keytable as keytable
+import caeav.manifests.texthash as texthash
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.findings import video_id
@@ -211,6 +212,14 @@ def test_a_text_has_one_hash_alone_or_among_others(texts: list[bytes], seed: int
     ends = np.cumsum([len(text) for text in texts], dtype=np.uint32)
     hashes = hash_texts(b"".join(texts), ends, seed)
     assert hashes.tolist() == [hash_text(text, seed) for text in texts]
+
+
+def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"key {n}".encode() for n in range(9)]
+    ends = np.cumsum([len(text) for text in texts]).astype(np.uint32)
+    whole = hash_texts(b"".join(texts), ends, 3)
+    monkeypatch.setattr(texthash, "_AT_ONCE_BYTES", 16)
+    assert hash_texts(b"".join(texts), ends, 3).tolist() == whole.tolist()
 
 
 def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:

@@ -13,6 +13,7 @@ from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
 from caeav.pipeline import features
 from caeav.pipeline.feature_files import Held
+from caeav.pipeline.feature_match import file_entry
 from caeav.pipeline.features import (
     FeatureError,
     FeatureOptions,
@@ -292,3 +293,11 @@ def test_each_file_of_a_clip_is_taken_by_its_tap_and_of_several_arrays_the_one_c
     assert found is not None and found.info["frames_ok"] == [True] * 4
     assert found.arrays["motion.a"].tolist() == [[[1, 1]]] * 2
     assert found.arrays["motion.b"].tolist() == [[[0, 0]]] * 4
+
+
+def test_which_clip_has_which_file_is_part_of_the_digest(tmp_path: Path) -> None:
+    for name in "xy":
+        np.save(tmp_path / f"{name}.npy", np.full((T, 3), ord(name), np.float32))
+    x, y = (file_entry(tmp_path / f"{name}.npy") for name in "xy")
+    made = [features._digest(files) for files in ({"a": x, "b": y}, {"a": y, "b": x}, {"a": x, "c": y})]
+    assert len(set(made)) == 3 and made[0] == features._digest({"a": x, "b": y})

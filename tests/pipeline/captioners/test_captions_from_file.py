@@ -154,3 +154,10 @@ def test_a_file_larger_than_allowed_is_refused_unread(
     monkeypatch.setattr(from_file, "MAX_BYTES", 14)
     with pytest.raises(CaeavError, match=r"c\.csv has 15 bytes, allowed are 14"):
         from_file.read_captions(path)
+
+
+@pytest.mark.parametrize("value", [0, False, [], {}, 3, ["x"]])
+def test_what_is_no_text_is_refused_though_it_is_empty(tmp_path: Path, value: object) -> None:
+    path = write(tmp_path, "c.jsonl", json.dumps({"key": "a", "visual": value}))
+    with pytest.raises(CaptionFileError, match="line 1: visual is "):
+        read_captions(path)

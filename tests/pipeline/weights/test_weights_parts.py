@@ -90,6 +90,14 @@ def test_names_that_act_are_told_from_those_in_the_way_and_harmless_ones() -> No
     names = ["os.system", "my.Model", "builtins.eval", "argparse.Namespace", "torch.FloatStorage", "os"]
     assert acting(names) == ["builtins.eval", "os.system"]
     assert classes_in_the_way(names) == ["builtins.eval", "my.Model", "os", "os.system"]
+    longer = [
+        "argparse.Namespace2",
+        "my.argparse.Namespace",
+        "torch.Sizes",
+        "os.path.join.x",
+        "posixx.system",
+    ]
+    assert classes_in_the_way(longer) == sorted(longer) and acting(longer) == ["os.path.join.x"]
     assert convert_command(Path("a b/my w.pt")) == "caeav models convert 'a b/my w.pt' 'my w.safetensors'"
 
 

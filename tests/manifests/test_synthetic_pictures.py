@@ -1,0 +1,170 @@
+"""What the generated world shows and what is asked of it: pictures, masks, shots, wav files and facts of a clip."""
+
+from __future__ import annotations
+
+import io
+import wave
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caeav.manifests.synthetic import draw
+from caeav.manifests.synthetic.avqa_facts import Facts
+from caeav.manifests.synthetic.avqa_questions import ask
+from caeav.manifests.synthetic.avqa_scene import plan as plan_scene
+from caeav.manifests.synthetic.avsbench import MS3, S4, _png, _wav, sounding_objects
+from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.scenario import Scenario, Thing
+from caeav.manifests.synthetic.world import plain
+
+OPTIONS = SyntheticOptions(clips=4, seconds=4, size_px=64, fps=4)
+
+
+def scene(
+    seen: tuple[tuple[int, ...], ...],
+    heard: tuple[tuple[int, ...], ...],
+    cut_s: int | None = None,
+    things: tuple[Thing, ...] = (),
+    index: int = 0,
+) -> Scenario:
+    return Scenario(index, "x" * 11, 2, "aligned", 0, len(seen), cut_s, seen, heard, things)
+
+
+def test_objects_are_in_the_picture_in_their_seconds_alone() -> None:
+    with_object = list(draw.frames(OPTIONS, scene(((0,), (), (0,), ()), ((),) * 4)))
+    without = list(draw.frames(OPTIONS, scene(((0,), (), (), ()), ((),) * 4)))
+    assert len(with_object) == 16 and with_object[0].shape == (64, 64, 3) and with_object[0].dtype == np.uint8
+    differ = [not np.array_equal(one, other) for one, other in zip(with_object, without, strict=True)]
+    assert differ == [False] * 8 + [True] * 4 + [False] * 4
+
+
+def test_the_owner_of_a_pixel_is_the_object_it_shows_and_nobody_where_none_is() -> None:
+    stills = list(draw.stills(OPTIONS, scene(((0, 3), (), (3,), (0,)), ((),) * 4)))
+    owners = [set(np.unique(owner)) - {draw.NOBODY} for _, owner in stills]
+    assert 3 in owners[0] and owners[1:] == [set(), {3}, {0}] and owners[0] <= {0, 3}
+    picture, owner = stills[3]
+    assert owner.shape == picture.shape[:2] == (64, 64) and owner.dtype == np.int16
+    red = picture[owner == 0].astype(int).mean(axis=0)
+    assert red[0] > red[1] + 60 and red[0] > red[2] + 60  # the first class is red
+
+
+def test_the_picture_jumps_at_a_cut_and_nowhere_else() -> None:
+    made = list(draw.frames(OPTIONS, scene(((0,),) * 4, ((),) * 4, cut_s=2)))
+    steps = [float(np.abs(b.astype(int) - a.astype(int)).mean()) for a, b in pairwise(made)]
+    assert int(np.argmax(steps)) == 7 and steps[7] > 2 * sorted(steps)[-2]
+
+
+@pytest.mark.parametrize("lane", [0, 1, 2])
+def test_a_thing_stays_in_its_third_and_a_body_in_the_picture(lane: int) -> None:
+    options = SyntheticOptions(clips=1, seconds=4, size_px=96, layout="music-avqa")
+    made = scene(((0,),) * 4, ((),) * 4, things=(Thing(1, lane, 0.1),))
+    for _, owner in draw.stills(options, made):
+        columns = np.flatnonzero((owner == 0).any(axis=0))
+        assert abs(columns.mean() - (lane + 0.5) * 32) < 12
+    rng = np.random.default_rng(lane)
+    for _ in range(30):
+        look = draw._look(rng, OPTIONS, scene(((0,),), ((),)), 0)
+        body = draw._placed(rng, "disc", "plain", "spin", look, 64)
+        reach = body.room_px + draw.MAX_SCALE * body.radius_px
+        for at in (body.x_px, body.y_px):
+            assert reach - 1e-6 <= at <= 64 - reach + 1e-6
+
+
+def test_objects_are_larger_where_masks_are_wanted_and_smaller_in_thirds() -> None:
+    def radius(layout: str, things: tuple[Thing, ...] = ()) -> float:
+        options = SyntheticOptions(clips=1, layout=layout)
+        made = scene(((0,),), ((),), things=things)
+        return draw._look(np.random.default_rng(0), options, made, 0).radius_px
+
+    usual = radius("ave")
+    assert radius("avs-s4") == radius("avs-ms3") == pytest.approx(1.35 * usual)
+    assert radius("music-avqa", (Thing(0, 1, 0.1),)) == pytest.approx(0.7 * usual)
+    assert radius("llp") == usual
+
+
+MADE = scene(((1, 2), (1,), (2, 3), ()), ((2,), (2,), (3, 2), (1,)))
+
+
+def test_what_sounds_is_seen_and_heard_in_that_second() -> None:
+    assert [sounding_objects(MADE, second) for second in range(4)] == [[2], [], [2, 3], []]
+
+
+def test_masks_and_pictures_and_sound_lie_where_the_sets_have_them(tmp_path: Path) -> None:
+    options = SyntheticOptions(clips=3, seconds=4, size_px=64, fps=4, layout="avs-ms3")
+    for layout, split, count in ((S4, "train", 1), (S4, "test", 4), (MS3, "train", 4), (MS3, "val", 4)):
+        root = tmp_path / f"{layout.measure[:3]}{split}{count}{type(layout).__name__}"
+        layout.write_clip(root, options, MADE, split)
+        pictures, wav, masks, called = layout.places(MADE, split)
+        assert layout.last_file(root, MADE, split) == root / wav and (root / wav).is_file()
+        assert sorted(p.name for p in (root / pictures).iterdir()) == [called.format(n) for n in range(1, 5)]
+        name = layout.name(MADE)
+        assert sorted(p.name for p in (root / masks).iterdir()) == [
+            f"{name}_{n + 1}.png" for n in range(count)
+        ]
+        first = np.asarray(Image.open(root / masks / f"{name}_1.png"))
+        assert first.shape == (64, 64) and 0 < (first > 0).mean() < 0.5
+        if layout is S4:
+            assert first.dtype == bool and split in str(masks) and "swinging_bar" in str(masks)
+        else:
+            assert set(np.unique(first)) == {0, 255} and split not in str(pictures)
+            assert not np.asarray(Image.open(root / masks / f"{name}_4.png")).any()
+
+
+def test_the_best_of_sight_alone_is_told() -> None:
+    everything, sight, both = S4.scores(OPTIONS, [MADE])
+    # by second: of 2 seen 1 sounds, of 1 none, of 2 both, nothing seen
+    assert (everything.accuracy, both.accuracy) == (0.5, 1.0)
+    assert (sight.accuracy, sight.rule) == (pytest.approx((0.5 + 0 + 1 + 1) / 4), "every object")
+
+
+def test_every_second_ms3_clip_of_ten_is_of_the_video_before_it() -> None:
+    options = SyntheticOptions(clips=50, layout="avs-ms3", size_px=64)
+    plans = [MS3.plan(options, index) for index in range(30)]
+    twice = {p.index for p in plans if sum(q.clip_id == p.clip_id for q in plans) == 2}
+    assert twice and all((index + 1 in twice) or (index - 1 in twice) for index in twice)
+    assert len({MS3.name(p) for p in plans}) == 30
+    assert all(MS3.name(p)[:11] == p.clip_id and MS3.name(p)[-2:] in ("_0", "_1") for p in plans)
+
+
+def test_a_wav_holds_the_samples_and_a_png_the_pixels() -> None:
+    with wave.open(io.BytesIO(_wav(np.array([0, 0.5, -1, 2], np.float32), 16_000))) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
+        samples = np.frombuffer(file.readframes(9), "<i2")
+    assert samples.tolist() == [0, 16384, -32767, 32767]
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(_png(pixels)))), pixels)
+
+
+THINGS = (Thing(0, 0, 0.1), Thing(1, 1, 0.2), Thing(1, 2, 0.05), Thing(3, None, 0.3))
+FACTS = Facts(scene(((0, 1, 2),) * 4, ((3,), (3, 1), (0, 1), (0,)), things=THINGS), ("a", "b", "c", "d"))
+
+
+def test_the_facts_of_a_clip_are_by_the_names_of_classes() -> None:
+    assert FACTS.count == {"a": 1, "b": 2} and FACTS.row == {0: "a", 1: "b", 2: "b"} and FACTS.seconds == 4
+    assert FACTS.span == {"a": (2, 4), "b": (1, 3), "d": (0, 2)} and FACTS.voices == ["d", "b", "a"]
+    assert FACTS.level == {"a": 0.1, "b": 0.2, "d": 0.3} and FACTS.sounding == ["b", "a"]
+    assert FACTS.rhythmic == {
+        "a",
+        "c",
+    }  # rising chirps and bursts of noise pause, an engine and a bell do not
+    assert (FACTS.begins_alone("first"), FACTS.begins_alone("last")) == ("d", "a")
+    assert FACTS.beside("a", "left") == FACTS.beside("a", "right") == FACTS.beside("b", "left") == ""
+    two = Facts(scene(((0, 1),) * 2, ((0, 1), (0, 1)), things=THINGS), ("a", "b", "c", "d"))
+    assert (two.beside("a", "right"), two.beside("b", "left"), two.beside("b", "right")) == ("b", "a", "")
+    assert two.begins_alone("first") == two.begins_alone("last") == ""
+
+
+def test_questions_are_as_many_as_asked_none_twice_and_of_all_types_before_any_again() -> None:
+    options = SyntheticOptions(clips=9, layout="music-avqa", questions=20)
+    for index in range(5):
+        made = plan_scene(options, index)
+        for most in (1, 5, 20):
+            asked = ask(made, plain(8), most, np.random.default_rng(index))
+            assert len(asked) <= most and len(set(asked)) == len(asked)
+            kinds = [question.type for question in asked]
+            assert max(map(kinds.count, kinds)) <= -(-most // 9)
+        again = ask(made, plain(8), 20, np.random.default_rng(index))
+        assert again == asked

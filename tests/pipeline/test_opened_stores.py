@@ -1,0 +1,151 @@
+"""What is asked of stores before anything is made of them: one backbone to open, captions to embed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.errors import CaeavError
+from caeav.manifests.home import Home
+from caeav.pipeline import extract, live, reembed
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.live import open_live
+from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_recipe
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.summary import RunOptions
+
+OPEN = SimpleNamespace(name="swin", live=lambda: "opened")
+
+
+def tokens(visual: dict[str, Any] | None, **audio: Any) -> Recipe:
+    fields = {side: part for side, part in (("visual", visual), ("audio", audio)) if part}
+    return Recipe("tokens", "n", fields)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str]]:
+    asked: list[tuple[Recipe, str]] = []
+
+    def part_of(recipe: Recipe, side: str) -> Any:
+        asked.append((recipe, side))
+        return OPEN if recipe.fields[side]["name"] == "swin" else SimpleNamespace(name="shut")
+
+    monkeypatch.setattr(live, "part_of", part_of)
+    return asked
+
+
+def test_stores_of_one_network_are_opened_whatever_taps_they_hold(parts: list[tuple[Recipe, str]]) -> None:
+    one = tokens({"name": "swin", "weights": "w", "taps": ["a"], "settings": {"taps": "a", "size": 2}})
+    other = tokens({"name": "swin", "weights": "w", "taps": ["b"], "settings": {"taps": "b", "size": 2}})
+    sound = tokens(None, name="hts-at")
+    assert open_live([sound, one, other], "visual") == "opened"
+    assert parts == [(one, "visual")]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"name": "swin", "weights": "other"}, "have swin, swin as visual backbones"),
+        ({"name": "swin", "weights": "w", "settings": {"size": 3}}, "have swin, swin as visual backbones"),
+        ({"name": "shut", "weights": "w"}, "have swin, shut as visual backbones"),
+    ],
+)
+def test_stores_of_several_networks_are_not_opened(
+    parts: list[tuple[Recipe, str]], other: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CaeavError, match=said):
+        open_live([tokens({"name": "swin", "weights": "w"}), tokens(other)], "visual")
+    assert parts == []
+
+
+def test_a_network_that_is_shut_or_not_there_is_refused(parts: list[tuple[Recipe, str]]) -> None:
+    with pytest.raises(CaeavError, match="have none as audio backbones"):
+        open_live([tokens({"name": "swin"})], "audio")
+    with pytest.raises(CaeavError, match=r"inside shut: its blocks are not open.*\n.*ladder"):
+        open_live([tokens({"name": "shut"})], "visual")
+
+
+RUN = RunOptions(1, devices=("cpu",))
+
+
+def captions(tmp_path: Path, recipe: Recipe, lost: list[Quarantined] | None = None) -> Any:
+    texts = {"texts": {"visual": "v", "audio": "a"}}
+    return SimpleNamespace(
+        recipe=recipe,
+        path=tmp_path / "captions-x",
+        manifest=Manifest("mine", 10, 1.0, (), ()),
+        quarantined=lost or [],
+        info=lambda key: {**texts, "key": key},
+    )
+
+
+@pytest.fixture
+def lookups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    made: list[Any] = []
+
+    def run_lookup(manifest: Any, recipe: Any, home: Any, run: Any, find: Callable[..., Any], *_: Any) -> Any:
+        made.append((manifest, recipe, find))
+        return SimpleNamespace(path=tmp_path / "made")
+
+    monkeypatch.setattr(reembed, "run_lookup", run_lookup)
+    monkeypatch.setattr(reembed, "carry_record", lambda sources, path: made.append((sources, path)))
+    monkeypatch.setattr(reembed, "remember_at", lambda home, remark: None)
+    return made
+
+
+def test_only_captions_are_embedded_and_only_otherwise(tmp_path: Path, lookups: list[Any]) -> None:
+    home = Home(tmp_path)
+
+    def embed(source: Any, **other: Any) -> Any:
+        given = {"visual_text": None, "audio_text": None, "dtype": None, **other}
+        return reembed.reembed(source, home, **given, run=RUN, report=print)  # type: ignore[arg-type]
+
+    with pytest.raises(CaeavError, match="captions-x is a store of tokens, not of captions"):
+        embed(captions(tmp_path, tokens({"name": "swin"})))
+    recipe = caption_recipe(10, 1.0, CaptionOptions())
+    with pytest.raises(CaeavError, match="captions-x is embedded that way already"):
+        embed(captions(tmp_path, recipe))
+    same = ModelChoice(recipe.fields["visual"]["text"]["name"])
+    with pytest.raises(CaeavError, match="embedded that way already"):
+        embed(captions(tmp_path, recipe), visual_text=same)
+    assert lookups == []
+
+
+def test_texts_are_those_of_the_source_and_its_quarantined_clips_stay_so(
+    tmp_path: Path, lookups: list[Any]
+) -> None:
+    recipe = caption_recipe(10, 1.0, CaptionOptions())
+    gone = Quarantined("lost", "decode", "damaged", 2)
+    source = captions(tmp_path, recipe, [gone])
+    dtype = "float32" if recipe.fields["dtype"] != "float32" else "float16"
+    made = reembed.reembed(source, Home(tmp_path), None, None, dtype, RUN, print)
+    (manifest, wanted, find), carried = lookups
+    assert manifest is source.manifest and wanted.fields["dtype"] == dtype
+    assert find("lost") is gone
+    assert find("k") == Record("k", {}, source.info("k"))
+    assert carried == ([source.path], made.path)
+
+
+def test_stores_are_asked_for_and_random_weights_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, said, runs = Manifest("mine", 4, 0.5, (), ()), list[str](), list[Any]()
+    monkeypatch.setattr(extract, "remember_at", lambda home, remark: None)
+    monkeypatch.setattr(extract, "random_remarks", lambda fields: [f"random {fields['dtype']}"])
+    monkeypatch.setattr(extract, "run_stage", lambda manifest, jobs, *rest: [runs.append(jobs), ["done"]][1])
+    with pytest.raises(CaeavError, match="no store is asked for"):
+        extract.extract_all(manifest, Home(tmp_path), [], RUN, print)
+    asked = [TokenOptions(dtype="int8"), CaptionOptions()]
+    assert extract.extract_all(manifest, Home(tmp_path), asked, RUN, print, said.append) == ["done"]
+    assert extract.extract(manifest, Home(tmp_path), asked[0], RUN, print) == "done"  # type: ignore[arg-type]
+    [(words, as_it_is), (texts, embeds)], _ = runs
+    assert (words.recipe.kind, texts.recipe.kind) == ("tokens", "captions")
+    assert words.recipe.fields["sampling"]["segments"] == 4
+    assert said == ["random int8", f"random {texts.recipe.fields['dtype']}"]
+    records = (Record("k", {}, {}),)
+    assert as_it_is(records, len) == [*records] and embeds.__name__ == "embed"

@@ -1,0 +1,276 @@
+"""A pickle followed as data, instruction by instruction, and the dictionaries of tensors that are found in one."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import Counter, OrderedDict, defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from caeav.pipeline.weights import WeightsError, inspect, pickled
+from caeav.pipeline.weights.convert import _dropped, _in_words, _laid_out
+from caeav.pipeline.weights.inspect import mixed, module_tensors, part_in, parts_of, pure
+from caeav.pipeline.weights.parts import Parts
+from caeav.pipeline.weights.pickled import (
+    Inert,
+    LazyTensor,
+    Named,
+    Pickled,
+    Storage,
+    _Machine,
+    _made,
+    readable,
+)
+
+ROW = Storage("0", "float32", 6)
+
+
+def tensor(*shape: int, offset: int = 0, stride: tuple[int, ...] | None = None) -> LazyTensor:
+    steps = stride if stride is not None else tuple(range(len(shape), 0, -1))
+    return LazyTensor(ROW, "float32", offset, shape, steps)
+
+
+def followed(value: Any, protocol: int = 2) -> tuple[Any, set[str]]:
+    machine = _Machine()
+    root = machine.run(io.BytesIO(pickle.dumps(value, protocol)))
+    return root, machine.names
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1, "b": [1.5, "x", None, True, False, 2**70, -3], "c": {"d": ()}, "e": (1, (2, 3), 4, 5)},
+        OrderedDict([("b", 1), ("a", 2)]),
+        Counter({"x": 3}),
+        ["long " * 100, "é", {1: {2: {}}}],
+    ],
+)
+def test_plain_values_come_back_as_they_were_by_every_protocol(value: Any, protocol: int) -> None:
+    found, names = followed(value, protocol)
+    assert found == dict(value) if isinstance(value, dict) else found == value
+    if type(value) in (OrderedDict, Counter):
+        assert names == {f"collections.{type(value).__name__}"}
+
+
+def test_what_is_met_twice_is_one_thing() -> None:
+    shared = ["x"]
+    root, _ = followed({"a": shared, "b": shared})
+    assert root["a"] is root["b"]
+
+
+class Thing:
+    def __init__(self) -> None:
+        self.held = [1]
+
+
+def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
+    root, names = followed(Thing())
+    assert isinstance(root, Inert) and root.name.endswith(".Thing") and root.state == {"held": [1]}
+    assert any(name.endswith(".Thing") for name in names)
+    kept, names = followed(defaultdict(list, {"k": 2}))
+    assert kept == {"k": 2} and names == {"collections.defaultdict", "builtins.list"}
+    assert followed(range(3))[1] == {"builtins.range"}  # which Python 2, and so the file, calls xrange
+    assert followed(print)[0] == Named("builtins.print")
+    date, _ = followed({"at": Path("a/b")})
+    assert isinstance(date["at"], Inert) and date["at"].args == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x80\x02K\x01", "ends too early|no newline|pickle exhausted"),
+        (b"R.", "takes what is not there"),
+        (b"\x80\x02\x82\x01.", "the instruction EXT1 is not read"),
+        (b"\x80\x02Ppersid\n.", "the instruction PERSID is not read"),
+    ],
+)
+def test_instructions_that_make_no_sense_are_refused(data: bytes, said: str) -> None:
+    with pytest.raises((pickled._StrangeError, EOFError, ValueError), match=said):
+        _Machine().run(io.BytesIO(data))
+
+
+def test_a_pickle_longer_than_asked_for_is_refused() -> None:
+    data = pickle.dumps(["x"] * 100, 2)
+    assert len(_Machine().run(io.BytesIO(data), longest=len(data))) == 100
+    with pytest.raises(pickled._StrangeError, match="without end"):
+        _Machine().run(io.BytesIO(data), longest=64)
+
+
+def test_a_storage_is_known_by_its_class_and_kept_by_its_number() -> None:
+    machine = _Machine()
+    for key in (
+        ("storage", Named("torch.HalfStorage"), "7", "cpu", 5),
+        ("storage", Named("torch.HalfStorage"), "7", "cpu", 5, None),
+        ("storage", Named("torch.HalfStorage"), "7", "cpu", 5, ("view", 0, 1)),
+        ("storage", Named("torch.StrangeStorage"), "8", "cpu", 5),
+        ("module", Named("torch.HalfStorage"), "9", "cpu", 5),
+        ("storage",),
+    ):
+        machine.persistent(key)
+    first, again, *others = machine._stack
+    assert first is again and first == Storage("7", "float16", 5)
+    assert all(isinstance(other, Inert) for other in others) and set(machine.storages) == {"7"}
+
+
+@pytest.mark.parametrize(
+    ("args", "made"),
+    [
+        ((ROW, 1, (2,), (3,)), True),
+        ((ROW, 0, (), ()), True),
+        ((ROW, -1, (2,), (1,)), False),
+        ((ROW, 0, (2,), (-1,)), False),
+        ((ROW, 0, (2, 2), (1,)), False),
+        ((ROW, 0, (2.0,), (1,)), False),
+        ((ROW, True, (2,), (1,)), False),
+        ((Inert("x"), 0, (2,), (1,)), False),
+    ],
+)
+def test_a_tensor_is_made_of_a_storage_and_whole_numbers_alone(args: tuple[Any, ...], made: bool) -> None:
+    found = _made(Named("torch._utils._rebuild_tensor_v2"), args)
+    assert isinstance(found, LazyTensor) is made and isinstance(found, Inert) is not made
+    if made:
+        assert (found.storage, found.offset, found.shape, found.stride, found.dtype) == (*args, "float32")
+
+
+def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() -> None:
+    third = (ROW, 0, (2,), (1,), False, None)
+    found = _made(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.int16")))
+    assert (found.dtype, found.bytes, tensor(2, 3).bytes, tensor(0, 3).bytes, tensor().bytes) == (
+        "int16",
+        4,
+        24,
+        0,
+        4,
+    )
+    assert isinstance(_made(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.odd"))), Inert)
+    held = tensor(2)
+    for name in ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter"):
+        assert _made(Named(name), (held, True)) is held
+        assert isinstance(_made(Named(name), (3,)), Inert)
+    again = (Named("torch._utils._rebuild_tensor_v2"), Named("my.Tensor"), (ROW, 0, (2,), (1,)), {})
+    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), again), LazyTensor)
+    other = (Named("my.call"), Named("my.Tensor"), (), {})
+    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), other), Inert)
+    assert isinstance(_made(Inert("x"), ()), Inert)
+    assert _made(Named("torch.Size"), ([2, 3],)) == (2, 3) and _made(Named("builtins.set"), ()) == []
+
+
+def test_what_steers_a_terminal_is_shown() -> None:
+    assert readable("a\x1b[2J é\n") == "a\\x1b[2J é\\x0a"
+
+
+def test_pure_dictionaries_hold_tensors_alone_and_mixed_ones_no_further_dictionary() -> None:
+    one = tensor(2)
+    assert pure({"a": one}) == {"a": one} == mixed({"a": one, "n": 3})
+    assert pure(Inert("collections.MyDict", entries={"a": one})) == {"a": one}
+    for value in ({}, {"a": one, "n": 3}, {1: one}, [one], 3, None, Inert("x")):
+        assert pure(value) is None
+    for value in ({}, {"n": 3}, {"a": one, "d": {}}, {"a": one, "l": []}, {"a": one, 2: one}, 3):
+        assert mixed(value) is None
+
+
+def module(modules: dict[str, Any], parameters: Any = None, **state: Any) -> Inert:
+    return Inert(
+        "my.Module", state={"_modules": modules, "_parameters": parameters, "_buffers": None, **state}
+    )
+
+
+def test_a_module_saved_whole_gives_parameters_and_lasting_buffers_under_their_names() -> None:
+    one, two, three = tensor(1), tensor(2), tensor(3)
+    inner = module({}, {"w": one, "b": None}, _buffers={"kept": two, "gone": three})
+    inner.state["_non_persistent_buffers_set"] = ["gone"]
+    outer = module({"net": inner, "none": None}, {"scale": three})
+    assert module_tensors(outer) == {"scale": three, "net.w": one, "net.kept": two}
+    assert pure(outer) == module_tensors(outer)
+    assert module_tensors(outer, depth=1) == {"scale": three} and module_tensors(Inert("x", state=3)) == {}
+    loop = module({})
+    loop.state["_modules"]["me"] = loop
+    assert module_tensors(loop) == {}
+
+
+def test_mixed_dictionaries_count_only_where_no_pure_one_is() -> None:
+    one = tensor(1)
+    both = {"state_dict": {"a": one}, "model": {"a": one, "n": 3}}
+    assert part_in(Pickled(both, frozenset(), bytes), "f").taken == "state_dict"
+    assert part_in(Pickled({"model": {"a": one, "n": 3}}, frozenset(), bytes), "f").taken == "model"
+    assert part_in(Pickled({"a": one, "n": 3}, frozenset(), bytes), "f").taken == ""
+    with pytest.raises(WeightsError):
+        part_in(Pickled({"n": 3}, frozenset(), bytes), "f")
+
+
+def test_the_part_of_a_file_is_none_where_it_cannot_be_told_and_an_error_where_it_is_named_or_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = SimpleNamespace(root={"model": {"a": tensor(1)}}, names={"collections.OrderedDict"})
+
+    @contextmanager
+    def opened(path: Path) -> Any:
+        yield held
+
+    monkeypatch.setattr(inspect, "open_pickled", opened)
+    found = parts_of(Path("w.pt"))
+    assert found is not None and found.taken == "model"
+    with pytest.raises(WeightsError):
+        parts_of(Path("w.pt"), "other")
+    held.root = {"n": 3}
+    assert parts_of(Path("w.pt")) is None
+    for name, said in (("os.system", "asks to run os.system"), ("my.Model", "holds objects of my.Model")):
+        held.names = {name}
+        with pytest.raises(WeightsError, match=said):
+            parts_of(Path("w.pt"))
+
+
+def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_storage() -> None:
+    import numpy as np
+
+    reads: list[str] = []
+
+    def read(storage: Storage) -> bytes:
+        reads.append(storage.key)
+        return np.arange(6, dtype=np.float32).tobytes()
+
+    held = Pickled(None, frozenset(), read)
+    found = _laid_out(
+        held,
+        {
+            "turned": tensor(3, 2, stride=(1, 3)),
+            "later": tensor(2, offset=4, stride=(1,)),
+            "one": tensor(offset=5),
+            "none": tensor(0, 9, offset=9, stride=(9, 9)),
+        },
+    )
+    assert found["turned"].tolist() == [[0, 3], [1, 4], [2, 5]] and found["turned"].is_contiguous()
+    assert (found["later"].tolist(), found["one"].item(), found["none"].shape) == ([4, 5], 5, (0, 9))
+    found["turned"].zero_()
+    assert found["later"].tolist() == [4, 5] and reads == ["0"]
+    for reaching in (tensor(2, offset=5, stride=(1,)), tensor(7, stride=(1,)), tensor(2, stride=(6,))):
+        with pytest.raises(WeightsError, match="a reaches past its storage"):
+            _laid_out(held, {"a": reaching})
+
+
+def test_what_is_dropped_is_told_from_the_inside_out_and_much_of_it_is_counted() -> None:
+    one = tensor(2, 3)
+    chosen = {"a": one, "steps": 3}
+    root = {"epoch": 7, "net": {"ema": {"a": one}, "model": chosen}, "args": Inert("my.Args"), "log": [1, 2]}
+    parts = Parts("net.model", ())
+    assert _dropped(root, chosen, parts, {"a": one}) == [
+        "net.model.steps: 3",
+        "epoch: 7",
+        "args: an object of my.Args",
+        "log: a list of 2",
+        "net.ema: 1 tensors",
+    ]
+    assert _dropped(chosen, chosen, Parts("", ()), {"a": one}) == ["steps: 3"]
+    many = {"a": one, **{f"n{n:02}": n for n in range(21)}}
+    told = _dropped(many, many, Parts("", ()), {"a": one})
+    assert len(told) == 21 and told[-1] == "and 1 more"
+    many.popitem()
+    assert len(_dropped(many, many, Parts("", ()), {"a": one})) == 20
+    assert _in_words(one) == "a tensor [2, 3]" and _in_words({"x": 1}) == "a dictionary of 1"
+    assert _in_words("y" * 60) == "y" * 60 and _in_words("y" * 61) == "y" * 60 + "..."
