@@ -7,12 +7,13 @@ import os
 import shutil
 import wave
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from caeav.cli import train
+from caeav.cli import datasets, train
 from caeav.cli.app import build
 from caeav.manifests.clip import Manifest
 from caeav.manifests.errors import CaeavError
@@ -228,6 +229,24 @@ def test_train_takes_the_last_data_set_and_its_task(there: Path, monkeypatch: py
     assert asked[-1][:2] == ("ave", None)
     call("train", *home)
     assert asked[-1][:2] == ("avvp", "synthetic-llp")
+
+
+def test_only_what_is_extracted_is_the_last_and_looking_remembers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered: list[bool] = []
+    known = SimpleNamespace(
+        said=(), changes=(), built=True, argument="d", root=None, called="mine", source="as it was read"
+    )
+    monkeypatch.setattr(datasets, "recall", lambda *_: known)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: "the manifest")
+    monkeypatch.setattr(datasets, "remember", lambda *_, last: remembered.append(last))
+    given = datasets.source(None, None, None, None, None)
+    for does in (datasets.LOOKS, datasets.KEEPS, datasets.IS_LAST):
+        for asked, called in (("", "mine"), ("d/", "d/")):
+            found = datasets.load(asked, given, Home(tmp_path), does)
+            assert found == datasets.Loaded("the manifest", called, "as it was read")  # type: ignore[arg-type]
+    assert remembered == [False, False, True, True]
 
 
 def test_train_without_labels_is_told_how_to_give_them(there: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from caeav.model.adapters import fused
 from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
 from caeav.model.adapters.latentreads import ask_latents, read_through_maps
 from caeav.model.adapters.moe import AvMoe
@@ -78,6 +79,34 @@ def test_gradients_of_the_bottlenecks_ends() -> None:
     shares = given[0][..., None, None]
     torch.testing.assert_close(ends(*given), shares[:, 0] * end_norm(wide) + shares[:, 1] * wide)
     assert torch.autograd.gradcheck(ends, given)
+
+
+def test_wide_tokens_are_taken_in_pieces_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fused.PIECE, "cpu", 12)  # two of the seven tokens at a time
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(6).to(DOUBLE)
+    x, down = (torch.randn(s, dtype=DOUBLE, requires_grad=True) for s in ((1, 7, 6), (2, 2, 3)))
+    assert [(s.start, s.stop) for s in fused._pieces(x[0])] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+    torch.testing.assert_close(normed_product(x, norm, down), norm(x) @ torch.block_diag(*down).T)
+    assert torch.autograd.gradcheck(lambda *given: normed_product(given[0], norm, given[1]), (x, down))
+    with torch.no_grad():
+        assert [s.stop for s in fused._pieces(torch.zeros(2, 99))] == [1, 2]  # at least one token
+
+
+def test_norms_of_tokens_that_hardly_vary_are_exact_and_finite() -> None:
+    """The variance is the difference of two large numbers there."""
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(6)
+    hidden, up = torch.randn(1, 50, 4), 0.01 * torch.randn(2, 3, 2)
+    bias = 1000 + torch.randn(6)
+    found = weighted_ends(torch.ones(1, 1), [WideEnd(hidden, up, bias, norm)])
+    wide = hidden.double() @ torch.block_diag(*up.double()).T + bias.double()
+    torch.testing.assert_close(
+        found.double(), torch.nn.functional.layer_norm(wide, (6,)), atol=2e-3, rtol=1e-3
+    )
+    alike = torch.randn(1, 1, 4).expand(1, 6, 4)  # no variance at all, or what rounding makes of it
+    even = weighted_ends(torch.ones(1, 1), [WideEnd(1e6 * hidden, alike, torch.full((6,), 1e7), norm)])
+    assert even.isfinite().all()
 
 
 @pytest.mark.parametrize("latents", [2, 8])  # few: read through the maps; many: the context is made

@@ -91,6 +91,64 @@ def test_dropout_takes_the_stated_share_and_scales_up_the_rest() -> None:
     assert leanunits._without(x, None, 0.0) is x
 
 
+def test_each_rate_of_dropout_is_that_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[tuple[int, ...], float]] = []
+
+    def noted(x: Tensor, rate: float) -> None:
+        drawn.append((tuple(x.shape), rate))
+
+    monkeypatch.setattr(leanunits, "_draw", noted)
+    attention = AttentionUnit(8, heads=2, weight_dropout=0.25, dropout=0.5)
+    feed = FeedForwardUnit(8, dropout=0.125)
+    query, source = torch.randn(3, 4, 8), torch.randn(3, 5, 8)
+    feed(attention(query, source))
+    of_weights, of_sum = ((3, 2, 4, 5), 0.25), ((3, 4, 8), 0.5)
+    assert drawn == [of_weights, of_sum, ((3, 4, 16), 0.125), ((3, 4, 8), 0.125)]
+    drawn.clear()
+    feed.eval()(attention.eval()(query, source))
+    assert {rate for _, rate in drawn} == {0.0}
+
+
+@pytest.mark.parametrize("rates", [{"weight_dropout": 0.5}, {"dropout": 0.5}])
+def test_the_plain_way_drops_in_training_only(
+    rates: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plainly(monkeypatch)
+    x = torch.randn(2, 6, 8)
+    attention = AttentionUnit(8, heads=2, **{"weight_dropout": 0.0, "dropout": 0.0, **rates})
+    units = [lambda: attention(x, x)]
+    if "dropout" in rates:
+        feed = FeedForwardUnit(8, **rates)
+        units.append(lambda: feed(x))
+    for unit in units:
+        assert not torch.equal(unit(), unit())
+    for module in (attention, *([feed] if "dropout" in rates else [])):
+        module.eval()
+    for unit in units:
+        assert torch.equal(unit(), unit())
+
+
+def test_the_plain_feed_forward_drops_of_its_hidden_layer_and_of_what_it_adds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plainly(monkeypatch)
+    feed = FeedForwardUnit(8)
+    dropped: list[Tensor] = []
+    feed.dropout.register_forward_pre_hook(lambda module, given: dropped.append(given[0]))
+    feed(torch.randn(2, 3, 8))
+    assert [x.shape[-1] for x in dropped] == [16, 8] and (dropped[0] >= 0).all() and (dropped[1] < 0).any()
+
+
+def test_the_lean_way_is_for_training_in_full_precision() -> None:
+    x = torch.zeros(1)
+    assert leanunits.pays(x)
+    with torch.no_grad():
+        assert not leanunits.pays(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not leanunits.pays(x)
+    assert not leanunits.pays(torch.zeros(1, device="meta"))
+
+
 def kept_bytes(unit: nn.Module, *given: Tensor) -> int:
     """Bytes that autograd keeps beside inputs and parameters."""
     known = {x.untyped_storage().data_ptr() for x in (*given, *unit.parameters())}

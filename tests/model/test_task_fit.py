@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.dataset import MARKS
 from caeav.manifests.errors import CaeavError
-from caeav.model.suits import LAYOUTS, suited
+from caeav.manifests.jsonl import read_manifest, write_manifest
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.batch import TapSpec
+from caeav.model.placements.live import Live, pair_blocks
+from caeav.model.resolve import resolve_config
+from caeav.model.sample import ClipSamples, Sample, clip_samples
+from caeav.model.suits import LAYOUTS, suited, task_for, task_labelled
 from caeav.model.task import TASKS
 
 
@@ -61,3 +73,127 @@ def test_without_events_there_is_nothing_to_learn_or_to_score(task: str, events:
             TASKS[task].learn(manifest, splits)
     else:
         assert TASKS[task].learn(manifest, splits) == {}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task"),
+    [("ave", "ave"), ("synthetic", "ave"), ("llp", "avvp"), ("avs-ms3", "avs-ms3"), ("avs-s4", "avs-s4"),
+     ("synthetic-avs-ms3", "avs-ms3"), ("music-avqa", "avqa"), ("my-folder", "")],
+)  # fmt: skip
+def test_a_known_data_set_has_a_task(dataset: str, task: str) -> None:
+    assert task_for(dataset) == task
+
+
+TIMED, ONLY_HEARD = Event("dog", 0, 1), Event("dog", 0, 1, "audio")
+
+
+@pytest.mark.parametrize(
+    ("rows", "task"),
+    [
+        ([((), {})], ""),
+        ([((), {}), ((TIMED,), {})], "ave"),
+        ([((), {"labels": ["dog"]})], "ave-weak"),
+        ([((TIMED,), {}), ((), {"labels": ["dog"]})], "ave"),  # in whatever order
+        ([((), {"labels": ["dog"]}), ((TIMED,), {})], "ave"),
+        ([((TIMED,), {}), ((TIMED, ONLY_HEARD), {})], "avvp"),
+        ([((), {"masks": [None, None]})], ""),
+        ([((), {"masks": [None, "x"]})], "avs-ms3"),
+        ([((), {"masks": ["x"], "category": "dog"})], "avs-s4"),
+        ([((TIMED,), {}), ((), {"questions": [{}], "masks": ["x"]})], "avqa"),
+        ([((), {"questions": []})], ""),
+    ],
+)
+def test_labels_tell_their_task(rows: list[tuple[tuple[Event, ...], dict[str, Any]]], task: str) -> None:
+    clips = [Clip(f"c{i}", "a.mp4", 0, 4, "train", events, extra) for i, (events, extra) in enumerate(rows)]
+    assert task_labelled(Manifest("mine", 4, 1.0, ("dog",), tuple(clips))) == task
+
+
+def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = ("train", "", "val", "train", "test", "val")
+    clips = tuple(Clip(f"c{i}", "a.mp4", 0, 4, split) for i, split in enumerate(splits))
+    manifest = Manifest("mine", 4, 1.0, ("dog",), clips)
+    held = clip_samples(manifest)
+    assert [(x.key, x.split) for x in held] == [
+        ("c0", "train"), ("c2", "val"), ("c3", "train"), ("c4", "test"), ("c5", "val")
+    ]  # fmt: skip
+    assert all(x.clip is clips[int(x.key[1:])] and x.detail == {} for x in held)
+    write_manifest(manifest, tmp_path / "m.jsonl")
+    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    filed = clip_samples(read_manifest(tmp_path / "m.jsonl"))
+    assert isinstance(filed, ClipSamples) and tuple(filed) == tuple(held)
+    for split in ("train", "val", "test"):
+        assert [x.key for x in filed.of_split(split)] == [x.key for x in held if x.split == split]
+    kept = np.array([True, True, False, True, False, True])  # of all clips, those of no split too
+    assert [x.key for x in filed.where(kept)] == ["c0", "c3", "c5"]
+    assert [x.key for x in filed[1:3]] == ["c2", "c3"] and list(filed.keys[:2]) == ["c0", "c2"]
+
+
+def test_a_name_is_that_of_the_task_behind_it() -> None:
+    assert {name: TASKS[name].name for name in TASKS.names()} == {name: name for name in TASKS.names()}
+
+
+def test_what_every_task_says_and_refuses_by_itself() -> None:
+    clip = Clip("c", "a.mp4", 0, 4, "val")
+    for name in ("ave", "avvp", "avs-s4"):
+        task = TASKS[name]
+        with pytest.raises(CaeavError, match=f"task '{name}' answers no questions"):
+            task.question(clip, "how many?")
+    task = TASKS["ave"]
+    assert task.question(clip, "") == Sample("c", clip, "")
+    with pytest.raises(CaeavError, match="data set 'mine' has no classes"):
+        task.classes(Manifest("mine", 4, 1.0, (), ()), {})
+    assert task.classes(Manifest("mine", 4, 1.0, ("dog", "cat"), ()), {}) == ("dog", "cat")
+    assert task.about(SimpleNamespace(classes=("a", "b", "c"))) == "3 classes"  # type: ignore[arg-type]
+
+
+def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
+    from caeav.model.heads.ave_weak import WeakAveHead
+    from caeav.model.losses.ave import weak_ave_loss
+    from caeav.model.tasks.ave_weak import WeakAveLossConfig
+
+    config = resolve_config("ave-weak", assignments=["model.head.width=16"])
+    trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)
+    inputs: Any = SimpleNamespace(classes=("a", "b", "c"))
+    head = TASKS["ave-weak"].head(trunk, inputs, config.model.head)
+    assert isinstance(head, WeakAveHead)
+    out: Any = SimpleNamespace(visual=torch.randn(2, 5, 4, 12), audio=torch.randn(2, 5, 6, 8))
+    assert head(out).seconds.shape == (2, 5, 3)
+    clip = torch.rand(2, 3).log().requires_grad_()
+    labels = torch.eye(4)[torch.tensor([[0, 3, 3], [1, 1, 3]])]
+    batch: Any = SimpleNamespace(targets={"labels": labels})
+    losses = TASKS["ave-weak"].losses(SimpleNamespace(clip=clip), batch, config)
+    assert losses == {"clip": weak_ave_loss(clip, labels)} and losses["clip"].requires_grad
+    assert config.loss.model_dump()["clip"] == WeakAveLossConfig().clip == 1.0
+
+
+def test_a_trunk_is_beside_or_inside_the_backbones_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from caeav.model.placements import build
+
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(build, "LadderTrunk", lambda *given: made.append(("ladder", *given)))
+    monkeypatch.setattr(build, "InjectTrunk", lambda *given: made.append(("inject", *given)))
+    spec, live = object(), object()
+    config = AdapterConfig()
+    build.build_trunk(spec, config, live)  # type: ignore[arg-type]
+    inject = config.model_copy(update={"placement": "inject"})
+    build.build_trunk(spec, inject, live)  # type: ignore[arg-type]
+    assert made == [("ladder", spec, config), ("inject", spec, live, inject)]
+    with pytest.raises(CaeavError, match="no live backbones were given"):
+        build.build_trunk(spec, inject)  # type: ignore[arg-type]
+
+
+def test_live_backbones_name_their_taps_and_walk_in_step() -> None:
+    stages: Any = [SimpleNamespace(tokens=16 // 4**i, channels=8 * 2**i) for i in range(2)]
+    sound: Any = [SimpleNamespace(tokens=9 - i, channels=5 + i) for i in range(2)]
+    part: Any = SimpleNamespace
+    made = Live(part(stages=stages, module="eyes"), part(stages=sound, module="ears"))
+    assert made.modules == ("eyes", "ears")
+    assert made.taps(1) == (TapSpec("visual.stage2", 4, 16), TapSpec("audio.stage2", 8, 6))
+    assert pair_blocks(6, 2) == [None, None, 0, None, None, 1]
+    for visual, audio in ((3, 2), (2, 4), (2, 0)):
+        with pytest.raises(CaeavError, match=f"{visual} visual and {audio} audio blocks"):
+            pair_blocks(visual, audio)
+    with pytest.raises(CaeavError, match="of 2 visual and 1 audio stages"):
+        Live(part(stages=stages), part(stages=sound[:1]))

@@ -348,6 +348,8 @@ def test_unrectified_maps_keep_their_sign() -> None:
         maps[rectified] = head(taps, audio).maps[0]
     assert (maps[False] < 0).any()
     torch.testing.assert_close(maps[True], maps[False].relu())
+    units = [module for module in head.modules() if isinstance(module, ResidualUnit)]
+    assert units and not any(unit.rectified for unit in units)
 
 
 def test_maps_need_square_grids_and_masks_that_halve() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,23 @@ def test_a_bundle_sets_exactly_its_settings() -> None:
         bundle.keys() <= settings(AdapterConfig()).keys() | {"case", "avmoe", "caste"}
         for bundle in (*VARIANTS.values(), *PRESETS.values())
     )
+
+
+def test_the_values_of_a_bundle_are_those_the_documentation_tells(repository: Path) -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (repository / "docs" / "VARIANTS.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    cells = {name: row[1:3] for row in rows for name in [row[0]]}
+    at = {path: f" at {fixed}" for path, (_, fixed) in FIXES.items() if not isinstance(fixed, bool)}
+    assert at and all(said in cells[f"`{path}`"][1] for path, said in at.items())
+    told: dict[str, tuple[str, str]] = {}
+    for names, (reference, lite) in cells.items():
+        split = [names.replace("`", "").split(", "), reference.split(", "), lite.split(", ")]
+        if set(split[0]) & set(SIZES):
+            told |= {name: (old, new) for name, old, new in zip(*split, strict=True)}
+    assert told == {name: (str(old or "full"), str(new)) for name, (old, new) in SIZES.items()}
 
 
 @pytest.mark.parametrize("path", FIXES)

@@ -20,6 +20,7 @@ from caeav.pipeline.extract import extract, extract_all
 from caeav.pipeline.identity import MediaChanged
 from caeav.pipeline.recipes import TokenOptions
 from caeav.pipeline.store import StoreReader, open_for_writing
+from caeav.pipeline.store.media_record import read_record
 from caeav.pipeline.summary import Progress, RunOptions
 
 OPTIONS = TokenOptions(shard_clips=2)
@@ -85,7 +86,7 @@ def test_each_clip_is_asked_for_once_in_order_with_all_that_is_known_of_it(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     told: list[Progress] = []
-    some = replace(five, clips=(*five.clips[:4], replace(five.clips[4], start_s=0.0)))
+    some = replace(five, clips=(*five.clips[:4], replace(five.clips[4], start_s=0.25)))
     summaries = extract_all(
         some, Home(tmp_path), [OPTIONS, OTHER], replace(ONE, workers=3, deadline_s=7.0), told.append
     )
@@ -186,6 +187,32 @@ def test_what_was_noted_of_clips_is_counted_by_store(
     summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
     assert list(summary.notes.items()) == [("a", 5), ("b", 5)], "clips, not notes"
     assert summary.seconds > 0
+    three = replace(five, clips=five.clips[:3])
+    extract(three, Home(tmp_path / "other"), OPTIONS, ONE, quiet)
+    first, second = extract_all(five, Home(tmp_path / "other"), [OPTIONS, OTHER], ONE, quiet)
+    assert (first.notes["a"], second.notes["a"]) == (2, 5)
+
+
+def test_media_kept_or_gone_is_told_of_the_store_that_has_it_and_its_record_stays(
+    five: Manifest, pools: list[Pool], tmp_path: Path
+) -> None:
+    root = tmp_path / "media"
+    shutil.copytree(five.media_root, root)
+    own = replace(five, media_root=str(root))
+    changed, gone = own.clips[0], own.clips[1]
+    made = extract(own, Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    before = read_record(made.path)
+    assert before is not None and before[changed.media].whole
+    shutil.copy(root / own.clips[4].media, root / changed.media)
+    (root / gone.media).unlink()
+    first, second = extract_all(
+        own, Home(tmp_path / "h"), [OPTIONS, OTHER], replace(ONE, changed="keep"), quiet
+    )
+    assert {x.key for x in first.media} == {changed.key, gone.key} and second.media == ()
+    assert (first.stored, second.stored) == (5, 4)
+    assert [q.key for q in second.quarantined] == [gone.key] and not first.quarantined
+    after = read_record(made.path)
+    assert after is not None and after[changed.media] == before[changed.media]
 
 
 def test_stopped_with_ctrl_c_what_was_settled_is_kept(
@@ -196,9 +223,13 @@ def test_stopped_with_ctrl_c_what_was_settled_is_kept(
             raise KeyboardInterrupt
         return None
 
+    hurried: list[bool] = []
+    hurry = stage.Gatherer.hurry
+    monkeypatch.setattr(stage.Gatherer, "hurry", lambda self: (hurried.append(True), hurry(self))[1])
     monkeypatch.setattr(Pool, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
         extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    assert hurried == [True]
     monkeypatch.setattr(Pool, "answer", lambda self, request: None)
     summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
     assert [request["id"] for request in pools[-1].asked] == [clip.key for clip in five.clips[3:]]
@@ -221,7 +252,7 @@ def test_what_is_found_on_opening_is_told_and_summed_up(
 ) -> None:
     told: list[str] = []
     made = extract(five, Home(tmp_path), OPTIONS, ONE, quiet, told.append)
-    assert not [text for text in told if "new store" in text]
+    assert not [text for text in told if "new store" in text or "the record of its media" in text]
     told.clear()
     again = extract_all(five, Home(tmp_path), [OPTIONS, OTHER], ONE, quiet, told.append)
     new = f"a new store is made; {made.path.name} was made by another recipe: fields.shard_clips: 2 -> 3"
