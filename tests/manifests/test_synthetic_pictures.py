@@ -106,6 +106,7 @@ def test_masks_and_pictures_and_sound_lie_where_the_sets_have_them(tmp_path: Pat
         ]
         first = np.asarray(Image.open(root / masks / f"{name}_1.png"))
         assert first.shape == (64, 64) and 0 < (first > 0).mean() < 0.5
+        assert np.array_equal(first > 0, next(draw.stills(options, MADE))[1] == 2)  # one of two sounds
         if layout is S4:
             assert first.dtype == bool and split in str(masks) and "swinging_bar" in str(masks)
         else:
