@@ -37,9 +37,9 @@ MINE = Manifest("mine", 10, 1.0, ("dog", "cat"), CLIPS)
 def call(monkeypatch: pytest.MonkeyPatch, made: Manifest, *arguments: str) -> tuple[Result, tuple[Any, ...]]:
     loaded: list[tuple[Any, ...]] = []
 
-    def load(*args: Any) -> tuple[Manifest, str]:
+    def load(*args: Any) -> datasets.Loaded:
         loaded.append(args)
-        return made, made.dataset
+        return datasets.Loaded(made, made.dataset, args[1])
 
     monkeypatch.setattr(manifest, "load", load)
     app = typer.Typer()
