@@ -114,7 +114,9 @@ def test_a_copy_of_another_recipe_or_shard_is_not_taken(toys, store):
         (store / "complete.json").unlink(missing_ok=True)
         (store / "index" / "000001.idx").unlink()
         (store / "spare" / "000001.idx").write_bytes(bad)
-        assert repair(store).due == tuple(f"clip00{n}" for n in range(4, 8))
+        done = repair(store)
+        assert done.due == tuple(f"clip00{n}" for n in range(4, 8))
+        assert not any("taken from its copy" in text for text in done.said)
         toys.write(failing=["clip002"])
         assert verify(store).sound and all(map(toys.same, StoreReader.open(store)))
 
