@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
 from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.layout import parse_seal
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.webdataset.index import decode_index
 
@@ -232,3 +234,15 @@ def test_hostile_recipes_and_quarantines_are_refused(store, text):
         StoreReader.open(store)
     assert not verify(store).sound
     assert [info.state for info in list_stores(store.parent.parent)] == ["damaged"]
+
+
+def test_a_seal_of_another_recipe_is_no_seal(toy, store):
+    """Its sums may be right, as where a store was copied together from two of the same manifest."""
+    seal = parse_seal((store / "complete.json").read_bytes(), store)
+    other = replace(seal, fingerprint=toy.recipe(dtype="float32").fingerprint)
+    (store / "complete.json").write_bytes(other.render())
+    state = inspect(store)
+    assert state.seal is None
+    assert [(p.where, p.what) for p in state.problems] == [("complete.json", "belongs to another recipe")]
+    with pytest.raises(DamagedStore, match="belongs to another recipe"):
+        StoreReader.open(store)
