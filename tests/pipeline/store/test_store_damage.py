@@ -246,3 +246,17 @@ def test_a_seal_of_another_recipe_is_no_seal(toy, store):
     assert [(p.where, p.what) for p in state.problems] == [("complete.json", "belongs to another recipe")]
     with pytest.raises(DamagedStore, match="belongs to another recipe"):
         StoreReader.open(store)
+
+
+@pytest.mark.parametrize("toys", ["zarr"], indirect=True)
+def test_a_seal_that_names_other_documents_than_there_are_is_told(toys):
+    toys.write()
+    seal = parse_seal((toys.folder / "complete.json").read_bytes(), toys.folder)
+    name = next(name for name in seal.sha256 if not name.endswith((".jsonl", ".idx")))
+    for named in ({**seal.sha256, name: "0" * 64}, {n: x for n, x in seal.sha256.items() if n != name}):
+        (toys.folder / "complete.json").write_bytes(replace(seal, sha256=named).render())
+        (problem,) = inspect(toys.folder).problems
+        assert (problem.where, problem.what) == (
+            "complete.json",
+            "names other documents than belong to the shards",
+        )
