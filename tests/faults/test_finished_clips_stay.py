@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -140,12 +141,13 @@ def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shar
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm, shard=1)
     asked.clear()
-    held = []
+    held, begun = [], threading.Event()
     write_shard = gather.Gatherer._write_shard
 
     def slowly(gatherer: Any, store: Any, plan: Any, made: Any) -> None:
         if made:
             held.append(plan)
+            begun.set()
             gatherer._hurry.wait(60)
         write_shard(gatherer, store, plan, made)
 
@@ -153,6 +155,7 @@ def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shar
         patched.setattr(gather.Gatherer, "_write_shard", slowly)
 
         def stop() -> None:
+            begun.wait(60)
             raise KeyboardInterrupt
 
         after(1, asked, stop, patched)
