@@ -196,6 +196,7 @@ def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm)
     asked.clear()
+    keeping.clear()
     settle = gather.Gatherer.settle
 
     def first_store_only(gatherer: Any, store: Any, key: str, result: Any) -> bool:
