@@ -6,13 +6,12 @@ Every command that takes a data set comes through here, so that a name, a folder
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 
-from caeav.cli.console import say
+from caeav.cli.console import is_terminal, say
 from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source, load_dataset
@@ -87,11 +86,6 @@ def _same_media(stores: Path, root: Path) -> tuple[int, int]:
     from caeav.pipeline.identity import same_media
 
     return same_media(stores, root)
-
-
-def is_terminal() -> bool:
-    """Whether somebody is there to answer."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _ask(recalled: Recalled, relabel: bool) -> None:

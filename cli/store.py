@@ -14,6 +14,7 @@ import typer
 from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.stages import media_json
 from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
 from caeav.manifests.errors import CaeavError
 from caeav.manifests.home import Home
@@ -162,9 +163,7 @@ def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
 def _report_json(report: Report, media: MediaReport | None) -> dict[str, Any]:
     value = asdict(report) | {"path": str(report.path), "sound": report.sound}
     if media is not None:
-        changes = [
-            {"key": x.key, "media": x.media, "what": x.what, "detail": x.detail} for x in media.changes
-        ]
+        changes = [media_json(change) for change in media.changes]
         counts = {"compared": media.compared, "whole": media.whole, "unknown": media.unknown}
         value["media"] = {**counts, "changes": changes}
     return value
