@@ -186,6 +186,18 @@ def test_hostile_keys_in_an_index_are_refused(store):
         decode_index(craft(data.replace(b"clip004", b"clip005")))
 
 
+@pytest.mark.parametrize("part", ["array", "info"])
+def test_an_index_that_points_a_byte_beyond_its_shard_is_refused(store, part):
+    index = decode_index((store / "index" / "000001.idx").read_bytes())
+    entries = index.entries.copy()
+    last = index.shard_bytes - int(entries[1][f"{part}_bytes"])
+    entries[f"{part}_offset"][1] = last
+    assert decode_index(replace(index, entries=entries).encode()).entries[1][f"{part}_offset"] == last
+    entries[f"{part}_offset"][1] = last + 1
+    with pytest.raises(BadIndex, match=f"outside the shard's {index.shard_bytes} bytes"):
+        decode_index(replace(index, entries=entries).encode())
+
+
 def test_a_huge_declared_header_in_a_payload_with_a_fitting_checksum_is_refused(store):
     import google_crc32c
 

@@ -75,6 +75,15 @@ def test_a_value_too_large_is_seen_in_the_formats_that_cannot_hold_it() -> None:
     assert seen == {"float16": 2, "bfloat16": 0, "float32": 0, "int8": 2}
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_channel_that_int8_cannot_hold_keeps_no_half_truth(bad: float) -> None:
+    x = np.full((2, 3, 2), 5.0, np.float32)
+    x[1, 1, 1] = bad
+    kept = stored({"a": x}, "int8")
+    assert (kept["a"][..., 0] == 127).all() and (kept["a"][..., 1] == 0).all()
+    assert np.isfinite(kept["a.scale"]).tolist() == [True, False]
+
+
 def test_a_channel_of_zeros_stays_zero_in_int8() -> None:
     x = np.zeros((2, 3, 2), np.float32)
     x[..., 1] = 5.0

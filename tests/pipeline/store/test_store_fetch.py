@@ -114,3 +114,23 @@ def test_a_process_forked_while_a_file_is_opened_can_open_it_too(toys, monkeypat
     go_on.set()
     fetcher.close()
     assert status == 0
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), DamagedShard("a file is missing")])
+def test_what_cannot_be_fetched_does_not_end_the_thread(error: Exception):
+    fetched = threading.Event()
+
+    class Rows:
+        def ahead(self, row: int) -> None:
+            raise error
+
+        def fetch(self, row: int) -> None:
+            if row == 5:
+                raise error
+            fetched.set()
+
+    fetcher = Fetcher()
+    for row in (5, 7):
+        fetcher.ask(Rows(), row)
+    assert fetched.wait(20)
+    fetcher.close()

@@ -1,0 +1,179 @@
+"""What is found out about a store before a record is read, and what a writer makes of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from caeav.manifests.keytable import Keys
+from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, verify
+from caeav.pipeline.store.backend import backend_of
+from caeav.pipeline.store.errors import Problem
+from caeav.pipeline.store.layout import StoreFolder, parse_seal
+from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.mapped import MappedFile
+from caeav.pipeline.store.opening import open_for_writing
+from caeav.pipeline.store.sighting import Sighted, misfit, sight
+from caeav.pipeline.store.state import inspect
+
+
+def looked_at(toys, number=1, seal=None):
+    """What `sight` says of a shard: the problem in words, or nothing."""
+    recipe = toys.recipe()
+    found = sight(StoreFolder(toys.folder), backend_of(recipe), number, recipe.fingerprint, seal)
+    return f"{found.where}: {found.what}" if isinstance(found, Problem) else ""
+
+
+# One shard
+
+
+def test_an_index_that_the_seal_does_not_name_is_not_believed(toys):
+    toys.write()
+    seal = parse_seal((toys.folder / "complete.json").read_bytes(), toys.folder)
+    assert looked_at(toys, seal=seal) == ""
+    name = "index/000001.idx"
+    other = replace(seal, sha256={**seal.sha256, name: "0" * 64})
+    assert "complete.json names another sha256" in looked_at(toys, seal=other)
+    assert looked_at(toys, 0, seal=other) == "", "the others are believed"
+
+
+def test_an_index_that_goes_while_it_is_read_is_told_as_such(toys):
+    toys.write()
+    (toys.folder / "index" / "000001.idx").unlink()
+    assert looked_at(toys) == "index/000001.idx: vanished while it was read: the store is being written"
+
+
+def test_a_folder_in_the_place_of_a_shard_is_no_shard(toys):
+    toys.write()
+    facts = inspect(toys.folder).indexes[1].files[0]
+    path = toys.folder / facts.name
+    path.unlink()
+    path.mkdir()
+    assert looked_at(toys) == f"{facts.name}: the file is missing"
+
+
+def test_a_disk_that_cannot_tell_about_a_shard_is_no_damage(toys, monkeypatch):
+    """Else the next run would throw away what a broken cable hides."""
+    toys.write()
+    facts = inspect(toys.folder).indexes[1].files[0]
+    real = os.stat
+
+    def stat(path, *args, **kwargs):
+        if str(path).endswith(facts.name):
+            raise OSError(5, "Input/output error", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(OSError, match="Input/output error"):
+        looked_at(toys)
+    monkeypatch.undo()
+    assert verify(toys.folder).sound
+
+
+def test_keys_fit_the_plan_only_in_its_order_and_arrays_only_if_they_are_the_others(toys):
+    toys.write()
+    state = inspect(toys.folder)
+    found = Sighted(state.indexes[1], b"")
+    keys = tuple(found.index.keys)
+    assert misfit(found, Keys.of(keys), None) is None
+    assert misfit(found, Keys.of((*keys, "later")), found.index.layout) is None
+    turned = misfit(found, Keys.of((*reversed(keys), "later")), None)
+    assert turned is not None and (turned.key, turned.shard) == (keys[0], None)
+    fewer = misfit(found, Keys.of(keys[:-1]), None)
+    assert fewer is not None and fewer.key == keys[-1]
+    other = misfit(found, Keys.of(keys), ("another",))
+    assert other is not None and other.shard == 1 and "other arrays" in other.what
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_a_file_of_another_size_is_not_mapped(toys, change):
+    toys.write()
+    facts = inspect(toys.folder).indexes[1].files[0]
+    assert MappedFile(toys.folder, facts, 1).bytes.size == facts.bytes
+    os.truncate(toys.folder / facts.name, facts.bytes + change)
+    with pytest.raises(DamagedShard, match=f"{facts.bytes + change} bytes, its index says {facts.bytes}"):
+        MappedFile(toys.folder, facts, 1)
+
+
+# Opening for writing
+
+
+def opened(toys, **how):
+    return open_for_writing(toys.dataset, toys.recipe(), how.pop("manifest", toys.manifest()), **how)
+
+
+def test_a_new_store_has_a_quarantine_from_the_first_moment(toys):
+    with opened(toys) as writer:
+        assert (toys.folder / "quarantine.jsonl").read_bytes() == b""
+        assert not writer.remarks
+    (toys.folder / "quarantine.jsonl").unlink()
+    with opened(toys):
+        assert (toys.folder / "quarantine.jsonl").read_bytes() == b""
+
+
+def test_a_damaged_shard_exists_no_longer_while_it_is_made_again(toys):
+    toys.write()
+    facts = inspect(toys.folder).indexes[1].files[0]
+    os.truncate(toys.folder / facts.name, facts.bytes - 1)
+    with opened(toys) as writer:
+        assert not any((toys.folder / name / "000001.idx").exists() for name in ("index", "spare"))
+        assert [plan.number for plan in writer.plan()] == [1]
+        assert any("shard 1 is made again" in text for text in writer.remarks)
+
+
+def test_clips_of_a_quarantine_that_is_not_the_sealed_one_are_tried_again(toys):
+    toys.write(failing=["clip002"])
+    path = toys.folder / "quarantine.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "reason": "another"}) + "\n")
+    with opened(toys) as writer:
+        assert [plan.missing for plan in writer.plan()] == [("clip002",)]
+        assert any("its clips are tried again" in text for text in writer.remarks)
+
+
+def test_what_a_writer_cannot_mend_is_counted(toy):
+    """Two shards that the manifest does not plan: one is named, and that there is one more."""
+    toy.write(toy.manifest(16))
+    larger = toy.folder.with_name("larger")
+    toy.folder.rename(larger)
+    toy.write(toy.manifest(8))
+    for number in (2, 3):
+        for name in (f"index/{number:06d}.idx", f"shards/{number:06d}.tar"):
+            shutil.copy(larger / name, toy.folder / name)
+    (toy.folder / "complete.json").unlink()
+    with pytest.raises(DamagedStore, match=r"000002\.idx.*\(and 1 more\)"):
+        opened(toy, manifest=toy.manifest(8))
+
+
+def test_labels_are_not_lost_by_a_run_without_them(toys):
+    labelled = toys.manifest()
+    bare = replace(labelled, clips=tuple(replace(c, events=(), split="") for c in labelled.clips))
+    toys.write()
+    with pytest.raises(StoreError, match="none of them has any now") as refused:
+        opened(toys, manifest=bare, relabel=False)
+    assert "--relabel" in refused.value.hint
+    assert StoreReader.open(toys.folder).manifest.clips[0].events, "the refusal changed nothing"
+    with opened(toys, manifest=bare, relabel=True) as writer:
+        assert any("clips with new labels" in text for text in writer.remarks)
+
+
+def test_a_lock_that_was_removed_while_it_was_taken_is_no_lock(tmp_path, monkeypatch):
+    """Two writers would each hold a file of that name."""
+    path = tmp_path / ".lock"
+    real = fcntl.flock
+
+    def flock(fd, how):
+        real(fd, how)
+        path.unlink()
+        path.touch()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(FileNotFoundError, match="removed while it was being locked"):
+        WriterLock(path)
+    monkeypatch.undo()
+    WriterLock(path).release()
