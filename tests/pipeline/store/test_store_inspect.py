@@ -8,11 +8,23 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from caeav.manifests.keytable import Keys
-from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, verify
+from caeav.pipeline.store import (
+    ArrayDifference,
+    DamagedShard,
+    DamagedStore,
+    Differences,
+    Record,
+    StoreError,
+    StoreReader,
+    find_other_recipes,
+    verify,
+)
 from caeav.pipeline.store.backend import backend_of
+from caeav.pipeline.store.compare import compare_records
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
@@ -177,3 +189,40 @@ def test_a_lock_that_was_removed_while_it_was_taken_is_no_lock(tmp_path, monkeyp
         WriterLock(path)
     monkeypatch.undo()
     WriterLock(path).release()
+
+
+# Recipes
+
+
+def test_a_recipe_of_another_schema_is_not_read(toys):
+    toys.write()
+    path = toys.folder / "recipe.json"
+    path.write_bytes(path.read_bytes().replace(b'"schema": 1', b'"schema": 2'))
+    with pytest.raises(StoreError, match=r"recipe\.json: schema 2; this program reads 1"):
+        StoreReader.open(toys.folder)
+
+
+def test_a_store_of_other_models_is_no_other_recipe_of_this_one(toys):
+    toys.write()
+    toys.write(recipe=replace(toys.recipe(), name="classic-and-more"))
+    recipe = toys.recipe(dtype="float32")
+    assert [x.path for x in find_other_recipes(toys.dataset.parent, "toy", recipe)] == [toys.folder]
+
+
+# Comparing
+
+
+def test_the_first_form_that_differs_is_the_one_that_is_told():
+    found = Differences()
+    one, other = np.zeros(3, np.float32), np.zeros((3, 1), np.float32)
+    compare_records(Record("a", {"x": one}), Record("a", {"x": other}), found)
+    compare_records(Record("b", {"x": one}), Record("b", {"x": one + 2}), found)
+    compare_records(Record("c", {"x": one}), Record("c", {"x": one.astype(np.float64)}), found)
+    assert found.arrays == {"x": ArrayDifference(3, 2.0, "b", "[3] -> [3, 1]")}
+
+
+def test_the_same_bytes_of_another_dtype_are_not_the_same():
+    found = Differences()
+    zeros = np.zeros(4, np.int16)
+    compare_records(Record("a", {"x": zeros}), Record("a", {"x": zeros.view(np.uint16)}), found)
+    assert found.arrays == {"x": ArrayDifference(1, 0.0, "a", "int16 -> uint16")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import pytest
 from caeav.pipeline.store import Record, StoreError, StoreReader, open_for_writing, verify
 from caeav.pipeline.store.backend import BadIndex
 from caeav.pipeline.store.dtypes import floats, stored
+from caeav.pipeline.store.mapped import MappedFile
+from caeav.pipeline.store.payload import MAX_INFO_BYTES
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.zarr.index import decode_index
+from caeav.pipeline.store.zarr.index import MAX_CLIP_BYTES, decode_index
+from caeav.pipeline.store.zarr.layout import ArrayLayout, documents
 
 
 @pytest.fixture
@@ -164,6 +168,71 @@ def test_hostile_layouts_are_refused(toy, old, new, says):
     assert old in data and len(old) == len(new)
     with pytest.raises(BadIndex, match=says):
         decode_index(craft(data.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda index: {"rows": with_slots(index, [0, 1, 2, 4])}, "ascending slots below 4"),
+        (lambda index: {"rows": with_slots(index, [0, 2, 1, 3])}, "ascending slots below 4"),
+        (lambda index: {"rows": with_slots(index, [0, 1, 1, 3])}, "ascending slots below 4"),
+        (
+            lambda index: {"rows": with_facts_of(index, MAX_INFO_BYTES + 1)},
+            f"facts of {MAX_INFO_BYTES + 1} bytes",
+        ),
+        (lambda index: {"layout": huge(index.layout)}, "an array of a clip has more than"),
+        (lambda index: {"layout": (index.layout[0], *index.layout[:-1])}, "an array twice"),
+    ],
+)
+def test_an_index_that_promises_the_impossible_is_refused(toy, change, says):
+    toy.write()
+    index = decode_index((toy.folder / "index" / "000001.idx").read_bytes())
+    assert decode_index(index.encode()).files == index.files
+    with pytest.raises(BadIndex, match=says):
+        decode_index(replace(index, **change(index)).encode())
+
+
+def with_slots(index, slots):
+    rows = index.rows.copy()
+    rows["slot"] = slots
+    return rows
+
+
+def with_facts_of(index, size):
+    rows = index.rows.copy()
+    rows["info_bytes"][1] = size
+    return rows
+
+
+def huge(layout):
+    return (replace(layout[0], dtype="U8", shape=(1 << 20, (MAX_CLIP_BYTES >> 20) + 1)), *layout[1:])
+
+
+def test_a_flipped_bit_of_an_index_is_found_by_its_checksum(toy):
+    toy.write()
+    data = bytearray((toy.folder / "index" / "000001.idx").read_bytes())
+    data[-40] ^= 1
+    with pytest.raises(BadIndex, match="its checksum does not fit its content"):
+        decode_index(bytes(data))
+
+
+def test_a_record_is_fetched_with_its_facts(toy, monkeypatch):
+    toy.write()
+    shard = StoreReader.open(toy.folder)._shard(0)
+    fetched = []
+    monkeypatch.setattr(MappedFile, "fetch", lambda self, start, end: fetched.append(self.facts.name))
+    shard.fetch(1)
+    names = [facts.name for facts in shard.index.files]
+    assert fetched == [name for name in names if "/key/" not in name] and any("/info/" in n for n in fetched)
+
+
+def test_a_clip_that_is_not_stored_reads_as_no_number_in_every_float():
+    """Else a plain reader of the array takes it for silence."""
+    for dtype in ("F64", "F32", "F16", "BF16"):
+        found = documents((ArrayLayout("audio.a", dtype, (2,)),), 3, 2)
+        fill = json.loads(found["shards.zarr/audio.a/zarr.json"])["fill_value"]
+        assert fill == ("NaN" if dtype != "BF16" else 0x7FC0)
+    assert np.isnan(np.array(0x7FC0 << 16, np.uint32).view(np.float32))
 
 
 def test_a_huge_declared_array_allocates_nothing(toy):
