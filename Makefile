@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/caeav demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 setup: $(STAMP)
 

@@ -135,7 +135,7 @@ def test_no_permission(small: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize(("backend", "stride"), [("webdataset", 3), ("zarr", 17)])
+@pytest.mark.parametrize(("backend", "stride"), [("webdataset", 7), ("zarr", 29)])
 def test_an_error_of_the_disk_at_any_step_loses_nothing(
     code: int,
     backend: str,
@@ -176,10 +176,10 @@ def test_an_error_of_the_disk_at_any_step_loses_nothing(
         assert not list(home.rglob(".part-*")), f"step {step}: what could not be published is taken away"
         small.extract(home, backend)
         assert contents(home) == wanted, f"step {step}"
-    assert failed > 20
+    assert failed > 8
 
 
-@pytest.mark.parametrize("handles", [6, 9, 12, 16, 20, 24, 32])
+@pytest.mark.parametrize("handles", [6, 9, 16, 24, 32])
 def test_too_many_open_files(
     handles: int, small: Any, wanted: dict[str, str], contents: Any, sound_so_far: Any, tmp_path: Path
 ) -> None:
