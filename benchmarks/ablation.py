@@ -133,11 +133,11 @@ def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> f
     import torch
 
     torch.set_num_threads(1)
-    from caeav.manifests.home import Home
-    from caeav.manifests.publish import publish_text
-    from caeav.model.experiment import prepare, train
-    from caeav.model.resolve import resolve_config
-    from caeav.model.runs import ORIGIN, create_run
+    from caeav.manifests.core.home import Home
+    from caeav.manifests.core.atomic import publish_text
+    from caeav.model.train.experiment import prepare, train
+    from caeav.model.train.config_file import resolve_config
+    from caeav.model.train.runs import ORIGIN, create_run
 
     began = time.process_time()
     place = Home(level_home(home, cell.misaligned))

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(10, 1.0, 32000)
 SEEKING = "pyav, a seek a picture"
@@ -63,8 +63,8 @@ def seek_a_picture(path: str) -> list[Any]:
     """The alternative: seek to each wanted time, decode up to it, then the sound in a second pass."""
     import av
 
-    from caeav.pipeline.decode.mixing import Mixer
-    from caeav.pipeline.decode.sound import SoundLine
+    from caeav.pipeline.media.mixing import Mixer
+    from caeav.pipeline.media.audio import SoundLine
 
     pictures = []
     with av.open(path) as container:

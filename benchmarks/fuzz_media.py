@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from caeav.pipeline.decode.media import DecodedClip, Sampling
-from caeav.pipeline.decode.pool import Outcome, WorkerPool
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
+from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(3, 1.0, 16_000)
 ENDINGS = {".mp4", ".mkv", ".webm", ".avi", ".mov"}

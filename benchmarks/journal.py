@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.pipeline.gather import Filling, Gatherer
+from caeav.pipeline.extract.collect import Filling, Gatherer
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 

@@ -16,7 +16,7 @@ from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.experts import CrossExpert, UniExpert
 from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.temporal import DepthwiseOverTime
-from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm
+from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm
 from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
 
 

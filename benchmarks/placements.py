@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from caeav.model.adapters.config import AdapterConfig, MoeConfig
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.config import model_class
-from caeav.model.losses.ave import ave_loss
-from caeav.model.network import Network, build_network
-from caeav.model.placements.inject import FRAMES, WINDOWS
-from caeav.model.placements.live import Live
-from caeav.model.runs import Inputs
-from caeav.model.task import TASKS
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.tasks.config import model_class
+from caeav.model.tasks.ave.loss import ave_loss
+from caeav.model.train.network import Network, build_network
+from caeav.model.adapters.inject import FRAMES, WINDOWS
+from caeav.model.adapters.live import Live
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.base import TASKS
 
 ROWS = ("ladder4", "ladder", "stage4", "stage3", "stage2", "full")
 SEGMENTS, CAPTION, CLASSES = 10, (77, 768), tuple(f"class{i}" for i in range(28))
@@ -47,7 +47,7 @@ def taps(modality: str, shapes: tuple[tuple[int, int], ...]) -> tuple[TapSpec, .
 
 def live_backbones() -> Live:
     """Both networks with random weights."""
-    from caeav.pipeline.backbones.htsat import Htsat, LiveHtsat
+    from caeav.pipeline.backbones.htsat.network import Htsat, LiveHtsat
     from caeav.pipeline.backbones.swin_v2 import create_swin_v2
 
     return Live(create_swin_v2("swinv2_large_window12_192"), LiveHtsat(Htsat()))

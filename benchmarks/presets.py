@@ -25,13 +25,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from ablation import AS_MEASURED
 
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.experiment import prepare, train
-from caeav.model.placements.ladder import LadderTrunk
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import create_run
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.train.experiment import prepare, train
+from caeav.model.adapters.ladder import LadderTrunk
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import create_run
 
 VISUAL = ((2304, 192), (576, 384), (144, 768), (36, 1536))
 AUDIO = ((4096, 96), (1024, 192), (256, 384), (64, 768))

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import read_manifest
-from caeav.manifests.keytable import Keys
-from caeav.model.data import epoch_order
-from caeav.model.join import join_stores
-from caeav.pipeline.gather import Filling
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import read_manifest
+from caeav.manifests.key_index import Keys
+from caeav.model.train.data import epoch_order
+from caeav.model.train.join import join_stores
+from caeav.pipeline.extract.collect import Filling
 from caeav.pipeline.store import Recipe, StoreReader, list_stores, open_for_writing
 from caeav.pipeline.store.layout import Seal, StoreFolder, render_recipe
 from caeav.pipeline.store.payload import crc32c, encode_arrays, encode_info

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from caeav.cli.console import say
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 COMMANDS = {
     "synthesise": "synthesise",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from caeav.cli import captions, stages
+from caeav.cli import captions, stage as stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.datasets import source
 from caeav.cli.options import (
@@ -21,11 +21,11 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.home import Home
-from caeav.pipeline.decode.registry import DEFAULT_DECODER
-from caeav.pipeline.device.options import DEFAULT_BATCH
+from caeav.manifests.core.home import Home
+from caeav.pipeline.media.registry import DEFAULT_DECODER
+from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
-from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 
 
 def register(app: typer.Typer) -> None:
@@ -78,9 +78,9 @@ def caption(
     """Write a caption of the picture and one of the sound of every clip, and store them embedded."""
     if captions.asked_for(context):
         return
-    from caeav.pipeline.caption import caption as run_caption
-    from caeav.pipeline.device.options import ComputeOptions
-    from caeav.pipeline.recipes import CaptionOptions
+    from caeav.pipeline.extract.captions import caption as run_caption
+    from caeav.pipeline.extract.device.options import ComputeOptions
+    from caeav.pipeline.extract.jobs import CaptionOptions
 
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli import datasets, stages
+from caeav.cli import datasets, stage as stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import DatasetOption, HomeOption, JsonOption
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.manifests.publish import publish_text
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.wording import counted
 from caeav.pipeline.store import StoreReader, find_store, list_stores
 from caeav.pipeline.store.dtypes import dtype_name
-from caeav.pipeline.summary import DEFAULT_MAX_FAILED
+from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 
 StoreOption = Annotated[
     str | None,
@@ -76,7 +76,7 @@ def export(
     home: HomeOption = None,
 ) -> None:
     """Write all captions of a store as a table of key, visual, audio, which `--visual file` reads back."""
-    from caeav.pipeline.texts import FORMATS, render, rows_of
+    from caeav.pipeline.captioners.export import FORMATS, render, rows_of
 
     if form not in FORMATS:
         raise CaeavError(f"unknown format {form!r}", hint=f"choose one of: {', '.join(FORMATS)}")

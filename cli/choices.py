@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 if TYPE_CHECKING:
     from caeav.pipeline.backbones.choice import ModelChoice

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 
 def printable(text: object) -> str:

@@ -15,8 +15,8 @@ from caeav.cli.console import is_terminal, say
 from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source, load_dataset
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import Recalled, labels_of, name_of, recall, remember
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
@@ -49,7 +49,7 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
 
     Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
     """
-    from caeav.pipeline.lengths import lengths_in
+    from caeav.pipeline.media.lengths import lengths_in
 
     recalled = recall(home, dataset, given, _same_media)
     for text in recalled.said:
@@ -83,7 +83,7 @@ def name(dataset: str, home: Home) -> str:
 
 def _same_media(stores: Path, root: Path) -> tuple[int, int]:
     """`identity.same_media`, which knows decoders: imported where a folder has to be looked at, and not to train."""
-    from caeav.pipeline.identity import same_media
+    from caeav.pipeline.extract.identity import same_media
 
     return same_media(stores, root)
 

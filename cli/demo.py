@@ -18,8 +18,8 @@ import typer
 
 from caeav.cli.console import print_table, say
 from caeav.cli.options import HomeOption
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
 
 DEMO_HOME = "demo"
@@ -62,7 +62,7 @@ def demo(
     ]
     took = [(name, _step(arguments)) for name, arguments in steps]
     from caeav.model.report import PICTURE
-    from caeav.model.runs import PREDICTIONS
+    from caeav.model.train.runs import PREDICTIONS
 
     runs = _newest_runs(place)
     full = runs["full"]["run"]
@@ -101,7 +101,7 @@ def _step(arguments: list[str]) -> float:
 
 def _newest_runs(place: Home) -> dict[str, dict[str, Any]]:
     """The latest finished run of each recipe."""
-    from caeav.model.runs import list_runs
+    from caeav.model.train.runs import list_runs
 
     results = [result for run in list_runs(place) if (result := run.result()) is not None]
     return {result["recipe"]: result for result in results}

@@ -8,7 +8,7 @@ import typer
 
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 
 def register(app: typer.Typer) -> None:

@@ -9,13 +9,13 @@ import typer
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 
 if TYPE_CHECKING:
-    from caeav.model.experiment import Experiment
-    from caeav.model.network import Network
-    from caeav.model.runs import Run
+    from caeav.model.train.experiment import Experiment
+    from caeav.model.train.network import Network
+    from caeav.model.train.runs import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -68,12 +68,12 @@ def evaluate(
 ) -> None:
     """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
     from caeav.manifests.wording import counted
-    from caeav.model.bootstrap import shown
-    from caeav.model.examine import examine, remarks
-    from caeav.model.experiment import load_best, reopen
-    from caeav.model.protocol import HONEST, stamp
-    from caeav.model.runs import find_run
-    from caeav.model.stress import parse_stress
+    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.train.examine import examine, remarks
+    from caeav.model.train.experiment import load_best, reopen
+    from caeav.model.train.protocol import HONEST, stamp
+    from caeav.model.train.runs import find_run
+    from caeav.model.train.stress import parse_stress
 
     strengths = parse_stress(stress) if stress is not None else None
     if stress_curve is not None and (strengths is not None or drop_leaks):

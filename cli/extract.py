@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.cli import stages
+from caeav.cli import stage as stages
 from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, source
@@ -25,13 +25,13 @@ from caeav.cli.options import (
 )
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import OFFICIAL
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.wording import counted
-from caeav.pipeline.decode.registry import DEFAULT_DECODER
-from caeav.pipeline.device.options import DEFAULT_BATCH
+from caeav.pipeline.media.registry import DEFAULT_DECODER
+from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
-from caeav.pipeline.summary import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 
 if TYPE_CHECKING:
     from caeav.pipeline.backbones.choice import ModelChoice
@@ -103,9 +103,9 @@ def extract(
     as_json: JsonOption = False,
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
-    from caeav.pipeline.device.options import ComputeOptions
-    from caeav.pipeline.extract import extract_all
-    from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+    from caeav.pipeline.extract.device.options import ComputeOptions
+    from caeav.pipeline.extract.tokens import extract_all
+    from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)

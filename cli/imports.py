@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from caeav.cli import stages
+from caeav.cli import stage as stages
 from caeav.cli.choices import paths_of_taps
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
@@ -20,11 +20,11 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.model.pick import SIDES, join_of
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.train.pick import SIDES, join_of
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
-from caeav.pipeline.summary import DEFAULT_MAX_FAILED
+from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 
 
 def register(app: typer.Typer) -> None:
@@ -63,8 +63,8 @@ def import_folders(
     as_json: JsonOption = False,
 ) -> None:
     """Store features made elsewhere, such as published ones; no media is read."""
-    from caeav.pipeline.features import FeatureOptions, import_features
-    from caeav.pipeline.summary import RunOptions
+    from caeav.pipeline.extract.features import FeatureOptions, import_features
+    from caeav.pipeline.extract.options import RunOptions
 
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from caeav.cli.console import say
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 if TYPE_CHECKING:
-    from caeav.model.placements.live import Live, LiveOpener
+    from caeav.model.adapters.live import Live, LiveOpener
     from caeav.pipeline.store import Recipe
 
 
@@ -17,9 +17,9 @@ def live_opener(home: Home) -> LiveOpener:
     """What makes a run's backbones when its placement needs them; weights are found by what `home` remembers."""
 
     def opened(recipes: Sequence[Recipe]) -> Live:
-        from caeav.model.placements.live import Live
+        from caeav.model.adapters.live import Live
         from caeav.pipeline.live import open_live
-        from caeav.pipeline.weights import remember_at
+        from caeav.pipeline.backbones.weights import remember_at
 
         remember_at(home, say)
         say("loading the backbones that the adapters are placed in")

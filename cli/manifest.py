@@ -23,11 +23,11 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.check import check, missing_media
+from caeav.manifests.checks import check, missing_media
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import manifest_digest, source_digest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import clip_to_row
 from caeav.manifests.wording import counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from caeav.cli.console import print_table, printable, say
-from caeav.manifests.check import Report
+from caeav.manifests.checks import Report
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.findings import TOLD
 from caeav.manifests.wording import counted

@@ -14,7 +14,7 @@ import typer
 from caeav.cli.choices import WEIGHTS_HELP, choose_one
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.manifests.wording import counted
 
 NO_RECORD = 3
@@ -47,8 +47,8 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
     """List all models: taps, parameters, weights and their licence. Loads nothing."""
-    from caeav.pipeline.catalogue import catalogue, is_kind
-    from caeav.pipeline.models import weights_state
+    from caeav.pipeline.backbones.catalogue import catalogue, is_kind
+    from caeav.pipeline.backbones.describe import weights_state
 
     rows = [row for row in catalogue() if is_kind(row, kind)]
     if as_json:
@@ -89,9 +89,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a model's taps, settings, input, weights and licence; weights given by path are remembered by digest."""
-    from caeav.pipeline.catalogue import find_facts
-    from caeav.pipeline.models import view_model
-    from caeav.pipeline.weights import remember_at
+    from caeav.pipeline.backbones.catalogue import find_facts
+    from caeav.pipeline.backbones.describe import view_model
+    from caeav.pipeline.backbones.weights import remember_at
 
     remember_at(Home.find(home), say)
     facts = find_facts(name, kind)
@@ -141,9 +141,9 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model's weights from the hub into its cache, for all kinds of that name, and print their digest."""
-    from caeav.pipeline.catalogue import find_all_facts
-    from caeav.pipeline.models import pull_model
-    from caeav.pipeline.weights import remember_at
+    from caeav.pipeline.backbones.catalogue import find_all_facts
+    from caeav.pipeline.backbones.describe import pull_model
+    from caeav.pipeline.backbones.weights import remember_at
 
     remember_at(Home.find(home), say)
     choice = choose_one(name, weights, None)
@@ -170,9 +170,9 @@ def check(
 
     Exit status 0: as recorded, or recorded now; 1: they differ; 3: nothing is recorded for these weights and settings.
     """
-    from caeav.pipeline.catalogue import find_facts
-    from caeav.pipeline.modelcheck import check_model, record
-    from caeav.pipeline.weights import remember_at
+    from caeav.pipeline.backbones.catalogue import find_facts
+    from caeav.pipeline.backbones.record_check import check_model, record
+    from caeav.pipeline.backbones.weights import remember_at
 
     place = Home.find(home)
     remember_at(place, say)
@@ -218,7 +218,7 @@ def convert(
 
     For checkpoints that hold objects besides tensors. What is left out is said.
     """
-    from caeav.pipeline.weights.convert import convert as convert_file
+    from caeav.pipeline.backbones.weights.convert import convert as convert_file
 
     done = convert_file(file.expanduser(), out.expanduser(), take)
     if as_json:

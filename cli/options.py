@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from caeav.manifests.dataset import MARKS
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 HomeOption = Annotated[
     Path | None,

@@ -7,12 +7,12 @@ from typing import Any
 
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import at_home
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 
 def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
     """The result of one run, or of several as the group they are, and what to do next."""
-    from caeav.model.groups import summarise_group, write_group
+    from caeav.model.train.seeds import summarise_group, write_group
 
     first = results[0]
     summary = summarise_group(first["group"], results) if len(results) > 1 else None
@@ -50,8 +50,8 @@ def print_group(summary: dict[str, Any]) -> None:
 
 
 def _print_run(result: dict[str, Any]) -> None:
-    from caeav.model.bootstrap import shown
-    from caeav.model.card import besides
+    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.train.card import besides
 
     metric, scores = result["metric"], result["scores"]
     print_table(
@@ -80,7 +80,7 @@ def _print_run(result: dict[str, Any]) -> None:
 
 def _named(split: str, made: dict[str, Any]) -> str:
     """A split, that of test marked where it was not scored honestly."""
-    from caeav.model.protocol import HONEST, stamp
+    from caeav.model.train.protocol import HONEST, stamp
 
     stamped = stamp(made.get("protocol", HONEST), made["select_on"])
     return f"{split} ({stamped})" if split == "test" and stamped != HONEST else split

@@ -11,8 +11,8 @@ from caeav.cli.choices import paths_of_taps
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
 
 
@@ -54,12 +54,12 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
-    from caeav.model.predict import Predictor
-    from caeav.model.protocol import stamp
+    from caeav.model.train.predict import Predictor
+    from caeav.model.train.protocol import stamp
     from caeav.model.report import folder_for, report_json, write_report
-    from caeav.model.runs import PREDICTIONS, find_run
-    from caeav.pipeline.single import process_file
-    from caeav.pipeline.weights import remember_at
+    from caeav.model.train.runs import PREDICTIONS, find_run
+    from caeav.pipeline.extract.single_file import process_file
+    from caeav.pipeline.backbones.weights import remember_at
 
     if not file.is_file():
         raise CaeavError(f"no file {file}", hint="give the path of a media file")

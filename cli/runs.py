@@ -9,7 +9,7 @@ import typer
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.cli.outcome import print_group
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 COLUMNS = ("run", "state", "recipe", "dataset", "seed", "protocol", "best_epoch", "val", "test")
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """All runs, oldest first."""
-    from caeav.model.runs import list_runs, summarise
+    from caeav.model.train.runs import list_runs, summarise
 
     place = Home.find(home)
     summaries = [summarise(run) for run in list_runs(place)]
@@ -45,8 +45,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Configuration, stores and scores of one run, or the summary of a group."""
-    from caeav.model.groups import read_group
-    from caeav.model.runs import CARD, find_run, summarise
+    from caeav.model.train.seeds import read_group
+    from caeav.model.train.runs import CARD, find_run, summarise
 
     place = Home.find(home)
     group = read_group(place, name)
@@ -85,7 +85,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Published numbers and your own runs' test scores, task by task, as Markdown."""
-    from caeav.model.table import build_table, markdown
+    from caeav.model.train.table import build_table, markdown
 
     table = build_table(Home.find(home), task)
     for remark in table.remarks:

@@ -14,10 +14,10 @@ import typer
 from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.cli.stages import media_json
+from caeav.cli.stage import media_json
 from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import media_root
 from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
@@ -34,7 +34,7 @@ from caeav.pipeline.store import (
 from caeav.pipeline.store.slices import Slice
 
 if TYPE_CHECKING:
-    from caeav.pipeline.identity import MediaReport
+    from caeav.pipeline.extract.identity import MediaReport
 
 SHOWN_REASONS = 20
 
@@ -152,7 +152,7 @@ def verify_command(
 
 def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
     """What became of the media of a store's clips; None for a store in which nothing can be looked up."""
-    from caeav.pipeline.identity import verify_media
+    from caeav.pipeline.extract.identity import verify_media
 
     if report.problems:
         return None

@@ -22,7 +22,7 @@ from caeav.cli.store_targets import (
     is_store,
     size_text,
 )
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.manifests.wording import counted
 from caeav.pipeline.store import (
     Differences,

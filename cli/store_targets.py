@@ -9,7 +9,7 @@ import typer
 from tqdm import tqdm
 
 from caeav.cli import datasets
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.pipeline.store import find_store, list_stores
 from caeav.pipeline.store.layout import FOLDER_PATTERN
 from caeav.pipeline.store.slices import Slice

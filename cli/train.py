@@ -13,16 +13,16 @@ from caeav.cli.console import printable, say
 from caeav.cli.live import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
 from caeav.cli.outcome import finish
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
-from caeav.model.suits import suited, task_for, task_labelled
+from caeav.model.tasks.suitable import suited, task_for, task_labelled
 from caeav.pipeline.store import StoreReader, list_stores
 
 if TYPE_CHECKING:
-    from caeav.model.experiment import Experiment
-    from caeav.model.runs import Run
-    from caeav.model.train import Watcher
+    from caeav.model.train.experiment import Experiment
+    from caeav.model.train.runs import Run
+    from caeav.model.train.loop import Watcher
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +103,7 @@ def train(
 ) -> None:
     """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
     decoder."""
-    from caeav.model.groups import finished_group
+    from caeav.model.train.seeds import finished_group
 
     place = Home.find(home)
     changes = {
@@ -163,9 +163,9 @@ def _train_all(
     home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
 ) -> list[dict[str, Any]]:
     """One run a seed on the same joined data."""
-    from caeav.model.experiment import prepare
-    from caeav.model.resolve import resolve_config
-    from caeav.model.runs import ORIGIN, create_run
+    from caeav.model.train.experiment import prepare
+    from caeav.model.train.config_file import resolve_config
+    from caeav.model.train.runs import ORIGIN, create_run
 
     experiment = prepare(home, resolve_config(*asked), live_opener(home))
     results: list[dict[str, Any]] = []
@@ -190,9 +190,9 @@ def _train_all(
 
 def _begin_rest(home: Home, group: str, device: str | None) -> None:
     """Train the seeds of a group that an interruption left without a run."""
-    from caeav.model.experiment import reopen
-    from caeav.model.groups import members
-    from caeav.model.runs import ORIGIN, create_run
+    from caeav.model.train.experiment import reopen
+    from caeav.model.train.seeds import members
+    from caeav.model.train.runs import ORIGIN, create_run
 
     runs = members(home, group)
     origin = runs[0].origin() if runs else {}
@@ -209,8 +209,8 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
     """Go on with a run; a finished one is only shown."""
     from caeav.model.environment import describe_environment, environment_differences
-    from caeav.model.experiment import reopen
-    from caeav.model.runs import ENVIRONMENT, find_run
+    from caeav.model.train.experiment import reopen
+    from caeav.model.train.runs import ENVIRONMENT, find_run
 
     run = find_run(home, name)
     result = run.result()
@@ -227,9 +227,9 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
 
 
 def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
-    from caeav.model.experiment import train as train_run
-    from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog
-    from caeav.model.runs import METRICS, TENSORBOARD
+    from caeav.model.train.experiment import train as train_run
+    from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
+    from caeav.model.train.runs import METRICS, TENSORBOARD
 
     samples, task = len(experiment.joined.splits["train"]), experiment.task
     watchers: list[Watcher] = [

@@ -12,7 +12,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 Mask = NDArray[np.bool_]
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from caeav.manifests.clip import KEY_PATTERN, MODALITIES, SPLITS, Clip, Event
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")
 EVENT_FIELDS = ("label", "start_s", "end_s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 
 class WidthError(CaeavError):

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from caeav.manifests.errors import CaeavError, did_you_mean
-from caeav.manifests.publish import publish_bytes, publish_text
-from caeav.model.bootstrap import intervals
-from caeav.model.config import StressConfig
-from caeav.model.experiment import Experiment
-from caeav.model.protocol import stamp
-from caeav.model.stress import CAPTION_KINDS, KINDS, Stress, check_stress
-from caeav.model.task import Scores
+from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.manifests.core.atomic import publish_bytes, publish_text
+from caeav.model.tasks.bootstrap import intervals
+from caeav.model.tasks.config import StressConfig
+from caeav.model.train.experiment import Experiment
+from caeav.model.train.protocol import stamp
+from caeav.model.train.stress import CAPTION_KINDS, KINDS, Stress, check_stress
+from caeav.model.tasks.base import Scores
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SEGMENTS = 4
@@ -122,7 +122,7 @@ def picture(curves: Curves, title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from caeav.model.readings.base import BLUE, INK, plain
+    from caeav.model.tasks.prediction import BLUE, INK, plain
 
     held = curves["curves"]
     across = min(4, len(held))

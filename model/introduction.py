@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from caeav.manifests.wording import counted
-from caeav.model.data import MIB, clip_bytes
-from caeav.model.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.stress import active, said
+from caeav.model.train.data import MIB, clip_bytes
+from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
+from caeav.model.train.stress import active, said
 from caeav.pipeline.store import StoreReader
 
 if TYPE_CHECKING:
-    from caeav.model.experiment import Experiment
+    from caeav.model.train.experiment import Experiment
 
 
 def introduction(experiment: Experiment) -> list[str]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.findings import video_id
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.manifests.texthash import hash_texts, random_seed
 from caeav.manifests.wording import counted
-from caeav.model.sample import ClipSamples, Sample
+from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.pipeline.store import StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
 

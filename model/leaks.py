@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from caeav.manifests.findings import leaked_keys
-from caeav.model.join import Joined
+from caeav.model.train.join import Joined
 from caeav.model.join_remarks import DROP_LEAKS
-from caeav.model.sample import Sample
+from caeav.model.tasks.sample import Sample
 
 
 def without_leaks(joined: Joined) -> Joined:

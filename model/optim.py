@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn
 
-from caeav.model.config import OptimiserConfig, ScheduleConfig
+from caeav.model.tasks.config import OptimiserConfig, ScheduleConfig
 
 OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
     "adam": torch.optim.Adam,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from caeav.model.config import RunConfig
+from caeav.model.tasks.config import RunConfig
 from caeav.pipeline.store import Recipe
 
 IMPORTED = "features"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from caeav.manifests.home import Home
-from caeav.model.runs import CONFIG, STORES, Run, RunError
+from caeav.manifests.core.home import Home
+from caeav.model.train.runs import CONFIG, STORES, Run, RunError
 from caeav.pipeline.store import Reference
 
 

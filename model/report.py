@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from caeav.manifests.publish import publish_bytes
-from caeav.model.predict import Prediction
-from caeav.model.readings.base import BLUE, INK, Frames, Panel, When, plain
+from caeav.manifests.core.atomic import publish_bytes
+from caeav.model.train.predict import Prediction
+from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, When, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.decode.jobs import Outcome
-from caeav.pipeline.recipes import Job, sampling_of
-from caeav.pipeline.worker import FRAMES, array_name, in_worker, wave_name
+from caeav.pipeline.extract.jobs import Job, sampling_of
+from caeav.pipeline.extract.decode_job import FRAMES, array_name, in_worker, wave_name
 
 
 def why_no_answer(outcome: Outcome, jobs: Mapping[int, Job]) -> str:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from caeav.pipeline.decode.jobs import Outcome
-from caeav.pipeline.decode.media import DecodedClip, Note
-from caeav.pipeline.recipes import Job, sampling_of
+from caeav.pipeline.media.clip import DecodedClip, Note
+from caeav.pipeline.extract.jobs import Job, sampling_of
 from caeav.pipeline.store import Quarantined, Record
 from caeav.pipeline.store.dtypes import stored
-from caeav.pipeline.worker import FRAMES, in_worker, wave_name
+from caeav.pipeline.extract.decode_job import FRAMES, in_worker, wave_name
 
 if TYPE_CHECKING:  # a run without components for devices needs no torch
-    from caeav.pipeline.device.batches import Unit
+    from caeav.pipeline.extract.device.batches import Unit
 
 COMPUTE = "compute"
 """The stage that quarantine names when a component fails."""

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.manifests.publish import publish_bytes
-from caeav.pipeline.recipes import Job
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_bytes
+from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.store import Recipe, find_other_recipes
-from caeav.pipeline.summary import Remark
+from caeav.pipeline.extract.options import Remark
 
 MEDIA_ROOT = "media_root"
 """File beside a data set's stores: where its media was read last. Stores themselves do not know."""

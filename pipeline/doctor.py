@@ -22,14 +22,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.cores import usable_cores
-from caeav.manifests.home import Home
+from caeav.manifests.core.util import usable_cores
+from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic.media import mp4
-from caeav.pipeline.catalogue import REGISTRIES, catalogue
-from caeav.pipeline.decode.media import Sampling
-from caeav.pipeline.decode.pool import WorkerPool
-from caeav.pipeline.decode.registry import DEFAULT_DECODER, decoders
-from caeav.pipeline.models import weights_state
+from caeav.pipeline.backbones.catalogue import REGISTRIES, catalogue
+from caeav.pipeline.media.clip import Sampling
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
+from caeav.pipeline.backbones.describe import weights_state
 
 Status = Literal["ok", "absent", "problem"]
 

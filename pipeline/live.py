@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.recipes import part_of
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.extract.jobs import part_of
 from caeav.pipeline.store import Recipe
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline.gather import Complete, Filling, Gatherer, open_stores
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.collect import Complete, Filling, Gatherer, open_stores
 from caeav.pipeline.meter import Meter
 from caeav.pipeline.store import Quarantined, Recipe, Record
-from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, failure_limit
+from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, failure_limit
 
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""

@@ -6,17 +6,17 @@ which names captioners with prompts, settings and weights. Neither media nor cap
 
 from __future__ import annotations
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.caption import Embedder
+from caeav.pipeline.extract.captions import Embedder
 from caeav.pipeline.lookup import run_lookup
-from caeav.pipeline.models import random_remarks
-from caeav.pipeline.recipes import texts_job
+from caeav.pipeline.backbones.describe import random_remarks
+from caeav.pipeline.extract.jobs import texts_job
 from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.store.media_record import carry_record
-from caeav.pipeline.summary import Remark, Report, RunOptions, StageSummary, unheard
-from caeav.pipeline.weights import remember_at
+from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, unheard
+from caeav.pipeline.backbones.weights import remember_at
 
 
 def reembed(

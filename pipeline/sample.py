@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.media.clip import DecodedClip
 
 SEGMENTS, HEIGHT, WIDTH = 2, 270, 480
 TEXTS = (

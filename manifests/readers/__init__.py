@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.registry import Registry
+from caeav.manifests.core.registry import Registry
 
 MEDIA_EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
@@ -39,7 +39,7 @@ class ReadOptions:
     is a csv, `CLASS_FOLDERS` where the folders' names are the labels, or `NO_LABELS`; `segments` and `segment_s` cut
     a clip; `exclude` is a folder left out. `stride_s` cuts each file into clips, one every so many seconds over its
     whole length. Nothing here opens media: how long files are is asked of `lengths`, which the caller brings
-    (`caeav.pipeline.lengths.lengths_in`).
+    (`caeav.pipeline.media.lengths.lengths_in`).
     """
 
     dataset: str

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys, slug
 from caeav.manifests.readers import ReadOptions
@@ -23,7 +23,7 @@ from caeav.manifests.readers.ave_files import (
     Row,
     read_rows,
 )
-from caeav.manifests.readers.files import (
+from caeav.manifests.readers.common import (
     media_by_stem,
     read_categories,
     read_shape,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.clip import Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
-from caeav.manifests.readers.files import is_name, read_file, shown
+from caeav.manifests.readers.common import is_name, read_file, shown
 
 ANNOTATIONS = "Annotations.txt"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}

@@ -1,7 +1,7 @@
 """AVSBench's S4 and MS3 as distributed (Zhou et al., ECCV 2022): which pixels sound, in each of five seconds.
 
 Media are not videos but five pictures and a wav: `media` names the wav, and the decoder finds the pictures beside it
-(`pipeline/decode/stills.py`). Where a clip has no pictures but its trimmed video is in `raw_videos/`, that is taken.
+(`pipeline/media/stills.py`). Where a clip has no pictures but its trimmed video is in `raw_videos/`, that is taken.
 Masks are read here and put into the rows, so that a manifest is all that training needs. S4's train clips have a
 mask for the first frame only. Clips come in the order of the csv list.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.masks import pack_mask
@@ -29,7 +29,7 @@ from caeav.manifests.readers.avsbench_files import (
     read_objects,
     read_s4,
 )
-from caeav.manifests.readers.files import first_there, read_shape, refuse_options, report_dashes
+from caeav.manifests.readers.common import first_there, read_shape, refuse_options, report_dashes
 
 SEGMENTS = 5
 OBJECTS = ("avss_metadata.csv", "metadata.csv", "AVSBench_semantic/metadata.csv")

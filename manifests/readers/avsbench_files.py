@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.masks import MAX_SIDE
-from caeav.manifests.readers.files import is_name, read_table
+from caeav.manifests.readers.common import is_name, read_table
 
 OFFICIAL_CATEGORIES = (
     "baby_laughter",

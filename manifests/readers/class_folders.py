@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from caeav.manifests.clip import Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.labels import EXAMPLES, LabelRow
 from caeav.manifests.wording import counted

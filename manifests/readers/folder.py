@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, NO_LABELS, ReadOptions

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from caeav.manifests.clip import SPLITS, Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.names import Meant, MediaNames
 from caeav.manifests.readers.times import (

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
-from caeav.manifests.readers.files import (
+from caeav.manifests.readers.common import (
     first_there,
     media_by_stem,
     read_categories,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from caeav.manifests.clip import Finding
 from caeav.manifests.findings import finding
-from caeav.manifests.readers.files import is_name, read_table
+from caeav.manifests.readers.common import is_name, read_table
 
 SPLIT_FILES = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVVP_test_pd.csv"}
 EVENT_FILES = {"audio": "AVVP_eval_audio.csv", "visual": "AVVP_eval_visual.csv"}

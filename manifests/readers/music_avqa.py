@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, shared_videos
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
-from caeav.manifests.readers.files import (
+from caeav.manifests.readers.common import (
     first_there,
     media_by_stem,
     read_names,

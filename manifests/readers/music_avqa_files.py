@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
-from caeav.manifests.readers.files import is_name, read_file, shown
+from caeav.manifests.readers.common import is_name, read_file, shown
 
 SPLIT_FILES = {"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"}
 ANSWERS = "ans_vocab.txt"

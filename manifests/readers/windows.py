@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from caeav.manifests.clip import SPLITS, Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.labels import LabelRow
 from caeav.manifests.wording import counted

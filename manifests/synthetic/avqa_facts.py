@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from caeav.manifests.synthetic.scenario import Scenario
 from caeav.manifests.synthetic.voices import RHYTHMIC
-from caeav.manifests.synthetic.world import CLASSES
+from caeav.manifests.synthetic.classes import CLASSES
 
 
 class Facts:

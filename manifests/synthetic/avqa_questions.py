@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from caeav.manifests.synthetic.avqa_facts import Facts
-from caeav.manifests.synthetic.avqa_templates import TEMPLATES, Template
+from caeav.manifests.synthetic.questions import TEMPLATES, Template
 from caeav.manifests.synthetic.scenario import Scenario
 
 Pairs = list[tuple[tuple[str, ...], str]]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from caeav.manifests.clip import SPLITS
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.synthetic.world import CLASSES
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.synthetic.classes import CLASSES
 
 GENERATOR_VERSION = 1
 """Raised whenever the same options would give other clips."""

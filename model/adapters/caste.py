@@ -18,7 +18,7 @@ from caeav.model.adapters.gate import AgreementGate
 from caeav.model.adapters.select import top_tokens
 from caeav.model.adapters.spatial import SpatialEnrichment
 from caeav.model.adapters.temporal import TemporalEnrichment, TemporalMode, shift_over_time
-from caeav.model.adapters.tokenreads import read_tokens, scatter_rows
+from caeav.model.adapters.kernels.reads import read_tokens, scatter_rows
 
 
 class CasteOutput(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
+from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
 from caeav.model.adapters.latentreads import ask_latents
-from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm
+from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm
 from caeav.model.attention import PackedAttention
 
 UniAttention = Literal["none", "gated", "frame", "latent"]

@@ -12,7 +12,7 @@ from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.captions import CaptionAdapter, CaptionMapper, usable_mask
 from caeav.model.adapters.case import Case, CaseOutput
 from caeav.model.adapters.config import CaseConfig
-from caeav.model.batch import InputSpec, TokenBatch
+from caeav.model.adapters.batch import InputSpec, TokenBatch
 
 NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.precision import own_precision, working_dtype
+from caeav.model.adapters.kernels.precision import own_precision, working_dtype
 
 
 def _softmax_backward(grad: Tensor, attention: Tensor) -> Tensor:

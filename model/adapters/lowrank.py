@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from caeav.model.adapters.tokenlayers import mix_tokens
+from caeav.model.adapters.layers import mix_tokens
 
 
 class LowRankLinear(nn.Module):

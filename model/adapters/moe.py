@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.model.adapters.experts import CrossExpert, UniAttention, UniExpert
-from caeav.model.adapters.fused import weighted_ends
+from caeav.model.adapters.kernels.fused import weighted_ends
 from caeav.model.adapters.latentreads import read_through_maps
 from caeav.model.adapters.lowrank import LowRankContext
-from caeav.model.adapters.tokenlayers import mix_tokens
+from caeav.model.adapters.layers import mix_tokens
 
 
 class MoeOutput(NamedTuple):

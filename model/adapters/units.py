@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters import leanunits
+from caeav.model.adapters.kernels import cpu_units as leanunits
 from caeav.model.attention import merge_heads, require_divisible, split_heads
 
 

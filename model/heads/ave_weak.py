@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.batch import TrunkOutput
-from caeav.model.heads.config import WeakAveHeadConfig
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.heads import WeakAveHeadConfig
 from caeav.model.heads.norm import ChannelNorm
 from caeav.model.heads.pooling import POOLS
-from caeav.model.heads.temporal import TemporalAttention
+from caeav.model.tasks.layers import TemporalAttention
 
 LOG_ONE = -1e-6
 """Log probabilities are kept below this, so that their complement has a logarithm."""

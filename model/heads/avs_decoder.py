@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.heads.config import AvsHeadConfig
+from caeav.model.tasks.heads import AvsHeadConfig
 
 
 class ResidualUnit(nn.Module):

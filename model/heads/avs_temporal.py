@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.heads.config import AvsHeadConfig
-from caeav.model.heads.temporal import TemporalStack
+from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.layers import TemporalStack
 
 
 class TemporalGates(nn.Module):

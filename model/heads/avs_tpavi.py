@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.tokenlayers import TokenBatchNorm
+from caeav.model.adapters.layers import TokenBatchNorm
 
 
 class Tpavi(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from caeav.model.adapters.tokenlayers import TokenBatchNorm
+from caeav.model.adapters.layers import TokenBatchNorm
 
 KINDS = {"none": nn.Identity, "batch": TokenBatchNorm, "layer": nn.LayerNorm}
 

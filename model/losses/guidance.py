@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caeav.model.batch import TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 1.0
 TINY = 1e-12

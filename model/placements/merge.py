@@ -12,7 +12,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.batch import TapSpec
+from caeav.model.adapters.batch import TapSpec
 
 
 def square_side(tokens: int) -> int | None:

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.batch import InputSpec
-from caeav.model.placements.inject import FRAMES, WINDOWS, first_stage
+from caeav.model.adapters.batch import InputSpec
+from caeav.model.adapters.inject import FRAMES, WINDOWS, first_stage
 
 RAW = (FRAMES, WINDOWS)
 STAGES = range(1, 5)

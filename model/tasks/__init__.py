@@ -1,1 +1,1 @@
-"""The tasks: one module each, registered in `model/task.py`. `labels.py` is what several of them share."""
+"""The tasks: one module each, registered in `model/tasks/base.py`. `labels.py` is what several of them share."""

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from caeav.model.batch import TokenBatch
-from caeav.model.config import LossConfig, NotNegative, RunConfig
+from caeav.model.adapters.batch import TokenBatch
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
 from caeav.model.heads.ave_weak import WeakAveHead
-from caeav.model.heads.config import HeadConfig, WeakAveHeadConfig
-from caeav.model.losses.ave import weak_ave_loss
-from caeav.model.runs import Inputs
-from caeav.model.tasks.ave import LABELS, AveTask
+from caeav.model.tasks.heads import HeadConfig, WeakAveHeadConfig
+from caeav.model.tasks.ave.loss import weak_ave_loss
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.ave.task import LABELS, AveTask
 
 if TYPE_CHECKING:
-    from caeav.model.placements.build import Trunk
+    from caeav.model.adapters.trunk import Trunk
 
 
 class WeakAveLossConfig(LossConfig):

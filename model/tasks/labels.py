@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from caeav.manifests.clip import Event
-from caeav.manifests.errors import CaeavError
-from caeav.model.runs import Inputs
-from caeav.model.sample import Sample
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.sample import Sample
 
 
 def check_labels(inputs: Inputs, labels: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caeav.model.batch import NEGATIVE, TokenBatch
-from caeav.model.data import Epoch, SplitData
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch
+from caeav.model.train.data import Epoch, SplitData
 
 REFERENCE_FRAMES = 60
 """Frames a clip that the reference's rejection counts with, left from longer clips."""

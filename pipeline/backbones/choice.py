@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from caeav.manifests.errors import CaeavError, choices, did_you_mean
+from caeav.manifests.core.errors import CaeavError, choices, did_you_mean
 
 
 @dataclass(frozen=True)

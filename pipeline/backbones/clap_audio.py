@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig
-from caeav.pipeline.backbones.htsat_checkpoint import FILTERS, our_state
-from caeav.pipeline.backbones.htsat_sound import mel_weights
-from caeav.pipeline.weights.load import load_checked
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
+from caeav.pipeline.backbones.htsat.checkpoint import FILTERS, our_state
+from caeav.pipeline.backbones.htsat.frontend import mel_weights
+from caeav.pipeline.backbones.weights.load import load_checked
 
 SHARED_CHANNELS = 512
 

@@ -13,12 +13,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.text_tower import TextTower
-from caeav.pipeline.backbones.visual_clip import FILES, OPENAI, import_open_clip, published_by
-from caeav.pipeline.weights import WeightsError, find_weights
-from caeav.pipeline.weights.load import load_checked, read_weights, unwrapped
+from caeav.pipeline.backbones.clip_visual import FILES, OPENAI, import_open_clip, published_by
+from caeav.pipeline.backbones.weights import WeightsError, find_weights
+from caeav.pipeline.backbones.weights.load import load_checked, read_weights, unwrapped
 
 _KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")

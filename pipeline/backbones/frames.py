@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.errors import CaeavError, choices
+from caeav.manifests.core.errors import CaeavError, choices
 
 if TYPE_CHECKING:
     from torch import Tensor

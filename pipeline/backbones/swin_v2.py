@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.native import import_torchvision
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.native import import_torchvision
 
 NAMES = ("swinv2_large_window12_192", "swinv2_base_window12_192")
 """The models of the papers; any `swinv2_*` of timm works."""

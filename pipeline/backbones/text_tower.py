@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 
 class TextTower(ABC):

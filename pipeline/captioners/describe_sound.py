@@ -15,7 +15,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.melscale import BANDS, FRAMES, Floats, analyse, band_centres_hz
 from caeav.pipeline.backbones.sound_summary import periodicity
 from caeav.pipeline.captioners.words import pick, spans_words
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.media.clip import DecodedClip
 
 VERSION = 1
 RATE_HZ = 16_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caeav.pipeline.catalogue import ModelFacts
+from caeav.pipeline.backbones.catalogue import ModelFacts
 
 FILE = "model.safetensors with config.json and the files of its processor and tokenizer"
 

@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.decode.media import DecodedClip
-from caeav.pipeline.weights.find import find_weights
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.backbones.weights.find import find_weights
 
 Side = Literal["visual", "audio"]
 SIDES: tuple[Side, ...] = ("visual", "audio")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.media.clip import DecodeError
 
 PROCESS_BYTES = 8 * 2**30
 """Memory a decoding process may take: some more than ten pictures of the largest size need."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caeav.pipeline.decode.media import Note
-from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.probe import MediaFacts
+from caeav.pipeline.media.clip import Note
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import MediaFacts
 
 LONGER_S = 0.5  # media going on this far past the clip is worth a note
 SQUARE = 0.01  # pixels this much off square only round a picture's size

@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.media.clip import DecodeError
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,nut,mxf,gxf,ivf,dv,rm,m4v,h264,hevc,gif,"

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from caeav.pipeline.assemble import Assembly
-from caeav.pipeline.backbones.protocol import TorchBackbone
-from caeav.pipeline.decode.media import DecodedClip, Sampling
-from caeav.pipeline.device.batches import Unit
-from caeav.pipeline.device.lanes import choose_lanes, device_name, steady
-from caeav.pipeline.device.network import CaptionNetwork, TokenNetwork, as_stored
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.extract.device.batches import Unit
+from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
+from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork, as_stored
 from caeav.pipeline.device.plan import make_units
-from caeav.pipeline.recipes import Job, sampling_of
-from caeav.pipeline.worker import frames_of, windows_of
+from caeav.pipeline.extract.jobs import Job, sampling_of
+from caeav.pipeline.extract.decode_job import frames_of, windows_of
 
 
 def compute_alone(

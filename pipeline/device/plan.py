@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from caeav.pipeline.backbones.protocol import TorchBackbone
-from caeav.pipeline.device.batches import Unit
-from caeav.pipeline.device.options import ComputeOptions
-from caeav.pipeline.recipes import Job, part_of
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.extract.device.batches import Unit
+from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.jobs import Job, part_of
 from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.worker import in_worker
+from caeav.pipeline.extract.decode_job import in_worker
 
 
 def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from caeav.pipeline.backbones.protocol import TextBackbone
-from caeav.pipeline.device.lanes import choose_lanes, steady
-from caeav.pipeline.device.network import HasModule, arithmetic, place
-from caeav.pipeline.device.options import ComputeOptions
+from caeav.pipeline.backbones.base import TextBackbone
+from caeav.pipeline.extract.device.devices import choose_lanes, steady
+from caeav.pipeline.extract.device.network import HasModule, arithmetic, place
+from caeav.pipeline.extract.device.options import ComputeOptions
 
 
 def text_encoder(

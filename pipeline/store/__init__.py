@@ -33,8 +33,8 @@ from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.repair import Repair, repair
 from caeav.pipeline.store.sealing import Summary
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.transfer import convert, merge
-from caeav.pipeline.store.verification import Report, verify
+from caeav.pipeline.store.convert import convert, merge
+from caeav.pipeline.store.verify import Report, verify
 from caeav.pipeline.store.writer import ShardPlan, StoreWriter
 
 __all__ = [

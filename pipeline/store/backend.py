@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from caeav.manifests.keytable import Keys
-from caeav.manifests.registry import Registry
+from caeav.manifests.key_index import Keys
+from caeav.manifests.core.registry import Registry
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
@@ -132,8 +132,8 @@ class Backend(Protocol):
 
 
 backends: Registry[Backend] = Registry("store backend")
-backends.register_lazily("webdataset", "caeav.pipeline.store.webdataset.backend:WEBDATASET")
-backends.register_lazily("zarr", "caeav.pipeline.store.zarr.backend:ZARR")
+backends.register_lazily("webdataset", "caeav.pipeline.store.formats.webdataset:WEBDATASET")
+backends.register_lazily("zarr", "caeav.pipeline.store.formats.zarr:ZARR")
 
 
 def backend_of(recipe: Recipe) -> Backend:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.publish import TEMP_PREFIX, sync_folder, unpublish
+from caeav.manifests.core.atomic import TEMP_PREFIX, sync_folder, unpublish
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.find import StoreInfo, list_stores
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder

@@ -24,7 +24,7 @@ from typing import BinaryIO, NoReturn
 
 import numpy as np
 
-from caeav.manifests import publish
+from caeav.manifests.core import atomic as publish
 from caeav.manifests.clip import KEY_PATTERN, Clip
 from caeav.manifests.wording import counted
 from caeav.pipeline.store.errors import DamagedStore

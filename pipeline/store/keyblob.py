@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import KEY_CHARS, MAX_KEY_CHARS
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex
 
 

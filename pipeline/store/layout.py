@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.errors import DamagedStore, StoreError
 from caeav.pipeline.store.recipe import SCHEMA_VERSION, Recipe
 

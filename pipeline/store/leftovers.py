@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from caeav.manifests.publish import TEMP_PREFIX
+from caeav.manifests.core.atomic import TEMP_PREFIX
 from caeav.pipeline.store.backend import Backend
 from caeav.pipeline.store.layout import StoreFolder
 

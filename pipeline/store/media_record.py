@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from caeav.manifests.publish import make_folder, publish_bytes, temp_path, unpublish
+from caeav.manifests.core.atomic import make_folder, publish_bytes, temp_path, unpublish
 
 FORMAT = "caeav-media"
 VERSION = 1

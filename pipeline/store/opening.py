@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.growth import grow
-from caeav.manifests.jsonl import write_manifest
-from caeav.manifests.publish import make_folder, publish_bytes, unpublish
+from caeav.manifests.update import grow
+from caeav.manifests.manifest import write_manifest
+from caeav.manifests.core.atomic import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import KEY_PATTERN
-from caeav.manifests.publish import append_bytes
+from caeav.manifests.core.atomic import append_bytes
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import read_capped
 from caeav.pipeline.store.record import Quarantined

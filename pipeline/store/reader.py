@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.keytable import KeyPlaces, Keys
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.key_index import KeyPlaces, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError

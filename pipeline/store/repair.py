@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.publish import cut_file, unpublish
+from caeav.manifests.core.atomic import cut_file, unpublish
 from caeav.pipeline.store.backend import Backend, backend_of
 from caeav.pipeline.store.errors import DamagedStore, Problem
 from caeav.pipeline.store.layout import StoreFolder, read_capped
@@ -23,7 +23,7 @@ from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.spare import mend_copies, restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect, read_recipe
-from caeav.pipeline.store.verification import check_shard
+from caeav.pipeline.store.verify import check_shard
 
 
 @dataclass(frozen=True)

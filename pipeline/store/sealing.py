@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.publish import publish_bytes
+from caeav.manifests.core.atomic import publish_bytes
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.layout import Seal, StoreFolder, file_digest
 from caeav.pipeline.store.recipe import Recipe

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
 from caeav.pipeline.store.errors import DamagedStore, Problem
 from caeav.pipeline.store.layout import Seal, StoreFolder, read_capped

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.errors import StoreError
 
 MAX_SLICES = 100_000

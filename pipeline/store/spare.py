@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.manifests.core.atomic import publish_bytes, unpublish
 from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import Seal, StoreFolder, numbered, parse_seal, read_capped

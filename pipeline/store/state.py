@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import read_manifest
-from caeav.manifests.keytable import Keys
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import read_manifest
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem, StoreError
 from caeav.pipeline.store.layout import (

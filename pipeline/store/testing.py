@@ -30,8 +30,8 @@ from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.repair import repair
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy, contents, same_arrays
-from caeav.pipeline.store.transfer import convert
-from caeav.pipeline.store.verification import verify
+from caeav.pipeline.store.convert import convert
+from caeav.pipeline.store.verify import verify
 
 
 class StoreContract:

@@ -13,8 +13,8 @@ from functools import cached_property
 from types import MappingProxyType, TracebackType
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.keytable import KeyPlaces
-from caeav.manifests.publish import publish_bytes, unpublish
+from caeav.manifests.key_index import KeyPlaces
+from caeav.manifests.core.atomic import publish_bytes, unpublish
 from caeav.pipeline.store.backend import ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
 from caeav.pipeline.store.journal import Journals, source_of

@@ -78,7 +78,7 @@ def test_untrusted_text_cannot_drive_the_terminal() -> None:
 
 
 def test_the_next_step_after_captions_is_the_task_of_the_data_set() -> None:
-    from caeav.cli.stages import train_step
+    from caeav.cli.stage import train_step
 
     tasks = {
         "ave": "ave",

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import captions, datasets
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 
 class Reader:
@@ -128,8 +128,8 @@ def test_an_export_tells_what_has_no_captions(
 ) -> None:
     stores[Path("one")] = Reader("one", "a", quarantined=2, missing=3)
     stores[Path("two")] = Reader("two", "a")
-    monkeypatch.setattr("caeav.pipeline.texts.rows_of", lambda reader: reader)
-    monkeypatch.setattr("caeav.pipeline.texts.render", lambda rows, form: f"{rows.path} as {form}\n")
+    monkeypatch.setattr("caeav.pipeline.captioners.export.rows_of", lambda reader: reader)
+    monkeypatch.setattr("caeav.pipeline.captioners.export.render", lambda rows, form: f"{rows.path} as {form}\n")
     said: list[str] = []
     monkeypatch.setattr(captions, "say", said.append)
     assert call("export").stdout == "one as csv\n"

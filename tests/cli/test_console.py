@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import caeav.cli as cli
 from caeav.cli import app, console, doctor, surroundings
 from caeav.cli.console import confirmed, print_json, print_table, say
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.doctor import Check
 
 

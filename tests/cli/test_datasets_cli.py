@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from caeav.cli import datasets, train
 from caeav.cli.app import build
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import stage
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.store import StoreReader, list_stores
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)

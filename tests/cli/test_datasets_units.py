@@ -11,8 +11,8 @@ from caeav.cli import datasets
 from caeav.cli.datasets import IS_LAST, KEEPS, LOOKS, source
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import Recalled
 
 MADE = Manifest("mine", 10, 1.0, (), ())
@@ -39,7 +39,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(datasets, "remember", lambda home, recalled, last: found.remembered.append(last))
     monkeypatch.setattr(datasets, "say", found.said.append)
     monkeypatch.setattr(datasets, "is_terminal", lambda: False)
-    monkeypatch.setattr("caeav.pipeline.lengths.lengths_in", lambda home: f"lengths in {home.root}")
+    monkeypatch.setattr("caeav.pipeline.media.lengths.lengths_in", lambda home: f"lengths in {home.root}")
     return found
 
 

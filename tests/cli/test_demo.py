@@ -12,8 +12,8 @@ import pytest
 from caeav.cli import demo
 from caeav.cli.demo import score_rows, what_it_shows
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 
 
 def result(test: float, low: float, high: float, clips: int = 9) -> dict[str, Any]:

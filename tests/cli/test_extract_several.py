@@ -11,7 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import caeav.cli.extract
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.store import StoreReader
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import imports, predict, train
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import write_manifest
 
 T = 4
 CLASSES = ("bell", "dog")

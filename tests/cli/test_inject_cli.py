@@ -19,18 +19,18 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import caption, evaluate, extract, predict, train
 from caeav.cli.live import live_opener
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.model.checkpoint import CheckpointError
-from caeav.model.experiment import Experiment, prepare
-from caeav.model.predict import Predictor
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import Run
-from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig
-from caeav.pipeline.backbones.htsat_sound import SoundConfig
-from caeav.pipeline.native import import_torchvision
-from caeav.pipeline.weights import remember_at
+from caeav.model.train.checkpoint import CheckpointError
+from caeav.model.train.experiment import Experiment, prepare
+from caeav.model.train.predict import Predictor
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import Run
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.backbones.weights import remember_at
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from caeav.cli.app import build
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from caeav.cli import manifest as command
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import manifest_digest, read_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import manifest_digest, read_manifest
 
 ROWS = "Church bell&-a&good&0&10\nBark&b&good&2&4\nBark&-a&good&0&0\n"
 

@@ -12,11 +12,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import datasets, manifest, manifest_report
-from caeav.manifests.check import check
+from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import TOLD, finding
-from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest
+from caeav.manifests.manifest import manifest_digest, read_manifest, source_digest
 from caeav.manifests.masks import pack_mask
 
 

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import models
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 TINY = "timm:test_resnet"
@@ -41,7 +41,7 @@ def tiny_file(tmp_path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from caeav.pipeline.native import import_torchvision
+    from caeav.pipeline.backbones.native import import_torchvision
 
     import_torchvision()
     import timm
@@ -212,7 +212,7 @@ def test_a_checkpoint_in_the_way_is_converted_by_the_command_it_names(
 
     import torch
 
-    from caeav.pipeline.native import import_torchvision
+    from caeav.pipeline.backbones.native import import_torchvision
 
     import_torchvision()
     import timm

@@ -10,13 +10,24 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import caption, datasets, evaluate, extract, imports, predict, runs, stages, synthesise, train
+from caeav.cli import (
+    caption,
+    datasets,
+    evaluate,
+    extract,
+    imports,
+    predict,
+    runs,
+    stage as stages,
+    synthesise,
+    train,
+)
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import Source
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import RunOptions
 
 MANIFEST = Manifest("mine", 4, 0.5, (), ())
 
@@ -71,9 +82,9 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr(stages, "load", heard.load)
     monkeypatch.setattr(stages, "finish", heard.finish)
     monkeypatch.setattr(stages, "finish_all", heard.finish_all)
-    monkeypatch.setattr("caeav.pipeline.extract.extract_all", heard.extract)
-    monkeypatch.setattr("caeav.pipeline.caption.caption", heard.caption)
-    monkeypatch.setattr("caeav.pipeline.features.import_features", heard.imported)
+    monkeypatch.setattr("caeav.pipeline.extract.tokens.extract_all", heard.extract)
+    monkeypatch.setattr("caeav.pipeline.extract.captions.caption", heard.caption)
+    monkeypatch.setattr("caeav.pipeline.extract.features.import_features", heard.imported)
     monkeypatch.setattr("caeav.pipeline.reembed.reembed", heard.reembed)
     return heard
 
@@ -399,16 +410,16 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the seeds 1, 2, 3 the first has a run."""
-    from caeav.manifests.home import Home
+    from caeav.manifests.core.home import Home
 
     origin = {"command": "c", "group": "g", "seeds": [1, 2, 3]}
     begun = SimpleNamespace(config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
-    monkeypatch.setattr("caeav.model.groups.members", lambda home, group: [begun])
+    monkeypatch.setattr("caeav.model.train.seeds.members", lambda home, group: [begun])
     opened = Heard(SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}")))
-    monkeypatch.setattr("caeav.model.experiment.reopen", opened)
+    monkeypatch.setattr("caeav.model.train.experiment.reopen", opened)
     written = Heard()
     made = Heard(SimpleNamespace(write=written))
-    monkeypatch.setattr("caeav.model.runs.create_run", made)
+    monkeypatch.setattr("caeav.model.train.runs.create_run", made)
     trained = Heard()
     monkeypatch.setattr(train, "_train_one", trained)
     train._begin_rest(Home(tmp_path), "g", "cpu")
@@ -445,11 +456,11 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     )
     heard.find_run, heard.reopen, heard.load_best = Heard(heard.run), Heard(heard.experiment), Heard()
     heard.examine = Heard(heard.found)
-    monkeypatch.setattr("caeav.model.runs.find_run", heard.find_run)
-    monkeypatch.setattr("caeav.model.experiment.reopen", heard.reopen)
-    monkeypatch.setattr("caeav.model.experiment.load_best", heard.load_best)
-    monkeypatch.setattr("caeav.model.examine.examine", heard.examine)
-    monkeypatch.setattr("caeav.model.examine.remarks", lambda found: [])
+    monkeypatch.setattr("caeav.model.train.runs.find_run", heard.find_run)
+    monkeypatch.setattr("caeav.model.train.experiment.reopen", heard.reopen)
+    monkeypatch.setattr("caeav.model.train.experiment.load_best", heard.load_best)
+    monkeypatch.setattr("caeav.model.train.examine.examine", heard.examine)
+    monkeypatch.setattr("caeav.model.train.examine.remarks", lambda found: [])
     return heard
 
 
@@ -485,12 +496,12 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     record = SimpleNamespace(arrays={"tap": 1}, info={"notes": [{"code": "c", "detail": "d"}]})
     written = SimpleNamespace(arrays={"caption": 2}, info={"texts": {"visual": "a dog", "audio": ""}})
     process = Heard(SimpleNamespace(tokens=record, captions=written, frames=[0]))
-    monkeypatch.setattr("caeav.pipeline.single.process_file", process)
+    monkeypatch.setattr("caeav.pipeline.extract.single_file.process_file", process)
     when = SimpleNamespace(end_s=14.0, media_s=20.0, segment_s=1.0)
     prediction = SimpleNamespace(when=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
     predictor = SimpleNamespace(check=Heard(), predict=Heard(prediction), config=run.experiment.config)
     load = Heard(predictor)
-    monkeypatch.setattr("caeav.model.predict.Predictor", SimpleNamespace(load=load))
+    monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
     report = Heard([tmp_path / "x.json"])
     monkeypatch.setattr("caeav.model.report.write_report", report)
     monkeypatch.setattr("caeav.model.report.report_json", lambda prediction, facts: facts)
@@ -518,7 +529,7 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_the_table_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     build = Heard(SimpleNamespace(remarks=["a run"], as_json=lambda: {"rows": []}))
-    monkeypatch.setattr("caeav.model.table.build_table", build)
+    monkeypatch.setattr("caeav.model.train.table.build_table", build)
     result = call("runs", "table", "--task", "avvp", "--home", str(tmp_path), "--json")
     assert (build.args[0].root, build.args[1]) == (tmp_path, "avvp")
     assert "not read: a run" in result.stderr and '"rows"' in result.stdout

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from caeav.cli import captions, live, outcome
 from caeav.cli.app import build
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
 RESULT: dict[str, Any] = {
@@ -209,7 +209,7 @@ def test_both_backbones_are_opened_each_as_its_side(tmp_path: Path, monkeypatch:
     remembered: list[Any] = []
     monkeypatch.setattr("caeav.pipeline.live.open_live", opened)
     monkeypatch.setattr(
-        "caeav.pipeline.weights.remember_at", lambda *given: remembered.append((asked[:], given))
+        "caeav.pipeline.backbones.weights.remember_at", lambda *given: remembered.append((asked[:], given))
     )
     home = Home(tmp_path)
     recipes: Any = ["recipe"]

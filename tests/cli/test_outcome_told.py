@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from caeav.cli.outcome import finish, print_group
-from caeav.manifests.home import Home
-from caeav.model.groups import read_group
-from caeav.model.protocol import PUBLISHED
+from caeav.manifests.core.home import Home
+from caeav.model.train.seeds import read_group
+from caeav.model.train.protocol import PUBLISHED
 
 
 def result(run: str = "r1", seed: int = 0, score: float = 50.0, **other: Any) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from caeav.cli import stages
+from caeav.cli import stage as stages
 from caeav.cli.options import at_home
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline.identity import MediaChanged
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.store import Quarantined, Recipe
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.summary import WHOLE, StageSummary, failure_limit
+from caeav.pipeline.extract.options import WHOLE, StageSummary, failure_limit
 
 LOST = (Quarantined("a", "decode", "no video: x", 2), Quarantined("b", "media", "file not found: b.mp4", 1))
 CHANGE = MediaChange("s", "c", "c.mp4", "gone", "c.mp4 is no file")

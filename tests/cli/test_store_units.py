@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import store, store_care, store_targets
 from caeav.cli.store_targets import find_target, find_targets, is_store, size_text
-from caeav.pipeline.identity import MediaReport
+from caeav.pipeline.extract.identity import MediaReport
 from caeav.pipeline.store import Differences, Report, StoreInfo
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.media_record import MediaChange
@@ -76,7 +76,7 @@ def test_verify_of_media(
         asked.append((path, root))
         return MediaReport(path, 5, 3, 1, changes)
 
-    monkeypatch.setattr("caeav.pipeline.identity.verify_media", verify_media)
+    monkeypatch.setattr("caeav.pipeline.extract.identity.verify_media", verify_media)
     monkeypatch.setattr(store, "verify", lambda path, progress: Report(path, (), finished=True))
     result = call("verify", "mine", "--media", "--root", "r")
     assert result.exit_code == status and asked == [(A.resolve(), Path("r")), (B.resolve(), Path("r"))]

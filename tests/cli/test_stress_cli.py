@@ -12,9 +12,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import evaluate, runs, train
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.model.runs import RESULT, find_run
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.train.runs import RESULT, find_run
 
 FAST = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe", "none", "--device", "cpu"]
 

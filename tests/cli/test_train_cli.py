@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import evaluate, predict, runs, train
 from caeav.cli.outcome import finish
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 
 FAST = ["--set", "training.epochs=2", "--set", "model.head.width=16", "--recipe", "none", "--device", "cpu"]
 
@@ -104,7 +104,7 @@ def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
 def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model import experiment
+    from caeav.model.train import experiment
 
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -132,7 +132,7 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
 def test_the_device_that_is_named_is_the_one_that_computes(
     home: Home, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model import experiment
+    from caeav.model.train import experiment
 
     facts = json.loads(call(home, "runs", "show", trained["run"], "--json").stdout)
     assert facts["config"]["training"]["device"] == "cpu"  # a recipe says auto
@@ -174,7 +174,7 @@ def test_a_finished_run_is_not_trained_again(home: Home, trained: dict[str, Any]
 
 def test_an_unfinished_run_is_gone_on_with(home: Home, trained: dict[str, Any]) -> None:
     """As after a kill in the first epoch: same configuration, same numbers, same command in its card."""
-    from caeav.model.runs import ORIGIN, create_run, find_run
+    from caeav.model.train.runs import ORIGIN, create_run, find_run
 
     first = find_run(home, trained["run"])
     run = create_run(home, first.config())
@@ -225,8 +225,8 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
     """The file's decoding stands aside here: a stored record takes its place."""
     import numpy as np
 
-    from caeav.model.runs import find_run
-    from caeav.pipeline import single
+    from caeav.model.train.runs import find_run
+    from caeav.pipeline.extract import single_file as single
     from caeav.pipeline.store import Record, StoreReader
 
     facts = find_run(home, trained["run"]).stores()["stores"][0]
@@ -275,9 +275,9 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, A
     """A home whose stores come from small media files, a run on them, and one of the files."""
     from caeav.manifests.dataset import load_dataset
     from caeav.manifests.synthetic import SyntheticOptions, synthesise
-    from caeav.pipeline.extract import extract_all
-    from caeav.pipeline.recipes import CaptionOptions, TokenOptions
-    from caeav.pipeline.summary import RunOptions
+    from caeav.pipeline.extract.tokens import extract_all
+    from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+    from caeav.pipeline.extract.options import RunOptions
 
     home = Home(tmp_path_factory.mktemp("decoded"))
     options = SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5)
@@ -295,9 +295,9 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     decoded: tuple[Home, dict[str, Any], Path], part: int, tmp_path: Path
 ) -> None:
     """The whole way from media to table gives what the stored tokens and captions of that file give."""
-    from caeav.model.predict import Predictor
+    from caeav.model.train.predict import Predictor
     from caeav.model.report import report_json
-    from caeav.model.runs import find_run
+    from caeav.model.train.runs import find_run
     from caeav.pipeline.store import StoreReader
 
     home, trained, media = decoded
@@ -344,7 +344,7 @@ def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
 def test_a_question_nobody_answers_is_refused_before_the_file_is_decoded(
     home: Home, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.pipeline.single.process_file", None)
+    monkeypatch.setattr("caeav.pipeline.extract.single_file.process_file", None)
     (tmp_path / "clip.mp4").touch()
     asked = call(
         home, "predict", str(tmp_path / "clip.mp4"), "--run", trained["run"], "--question", "how many?"
@@ -383,7 +383,7 @@ def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
 
 
 def test_every_recipe_is_named_in_the_help() -> None:
-    from caeav.model.resolve import recipe_names
+    from caeav.model.train.config_file import recipe_names
 
     app = typer.Typer()
     train.register(app)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from caeav.pipeline import worker
+from caeav.pipeline.extract import decode_job as worker
 
 
 def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], worker.Answer]:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from caeav.manifests import publish
-from caeav.manifests.home import Home
-from caeav.pipeline import gather, stage
-from caeav.pipeline.extract import extract_all
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions
+from caeav.manifests.core import atomic as publish
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import collect as gather, engine as stage
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.store import Record, StoreWriter
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.extract.options import RunOptions
 
 SHARD = 8
 """More than there are clips: nothing is published before all are done."""

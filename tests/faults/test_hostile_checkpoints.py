@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.manifests.errors import CaeavError
-from caeav.model.checkpoint import (
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.train.checkpoint import (
     CheckpointError,
     load_fitting,
     load_into,
@@ -21,8 +21,8 @@ from caeav.model.checkpoint import (
     read_tensors,
     write_tensors,
 )
-from caeav.pipeline.weights.load import load_checked
-from caeav.pipeline.weights.load import read_tensors as read_weights
+from caeav.pipeline.backbones.weights.load import load_checked
+from caeav.pipeline.backbones.weights.load import read_tensors as read_weights
 
 
 class Thief:

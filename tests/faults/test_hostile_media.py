@@ -13,10 +13,10 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode import scan
+from caeav.pipeline.media import scan
 from caeav.pipeline.decode.limits import PROCESS_BYTES, Limits
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 
 @pytest.fixture(scope="module")

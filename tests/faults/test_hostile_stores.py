@@ -26,9 +26,9 @@ from caeav.cli.app import build, run
 from caeav.cli.console import say
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.dataset import load_dataset
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import read_manifest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.pipeline.store import Quarantined, Record, StoreError, StoreReader, open_for_writing, verify
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.testing_data import Toy

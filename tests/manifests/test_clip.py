@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.home import DEFAULT_HOME, Home
+from caeav.manifests.core.home import DEFAULT_HOME, Home
 
 
 def clip(key: str = "a", split: str = "", **extra: object) -> Clip:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from caeav.cli.stages import run_options
-from caeav.manifests.cores import usable_cores
+from caeav.cli.stage import run_options
+from caeav.manifests.core.util import usable_cores
 
 
 def test_it_is_what_the_process_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from caeav.manifests.errors import CaeavError, choices, did_you_mean
-from caeav.manifests.registry import Registry
+from caeav.manifests.core.errors import CaeavError, choices, did_you_mean
+from caeav.manifests.core.registry import Registry
 
 NAMES = ("clap", "clip-vit-l14", "swinv2-large", "timm:<name>")
 

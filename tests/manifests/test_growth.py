@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.growth import Growth, grow
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.update import Growth, grow
 
 
 def clip(key: str, split: str = "", label: str = "") -> Clip:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import manifest_digest, read_manifest, source_digest, write_manifest
 from caeav.manifests.rows import ManifestError
 
 CLASSES = ("Church bell", "Frying (food)", "naïve & 'quoted'")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Finding
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.readers.labels import LabelRow, read_labels
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import Range, hardly_seconds, past_said, past_the_end, sample

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests import publish
-from caeav.manifests.publish import (
+from caeav.manifests.core import atomic as publish
+from caeav.manifests.core.atomic import (
     append_bytes,
     make_folder,
     publish_bytes,

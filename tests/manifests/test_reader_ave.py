@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import manifest_digest, read_manifest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import manifest_digest, read_manifest, write_manifest
 from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions, readers
 from caeav.manifests.readers.ave_files import OFFICIAL_CLASSES
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.manifests.readers import ReadOptions, readers

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Event, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import told
 from caeav.manifests.readers import CLASS_FOLDERS, ReadOptions, readers
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import read_manifest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.manifests.readers import ReadOptions, readers
 
 HEAD = "file,start_s,end_s,label,split\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Event, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys, told
 from caeav.manifests.readers import Lengths, ReadOptions, readers
 from caeav.manifests.readers.lists import form_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import ReadOptions, readers
 from caeav.manifests.readers.music_avqa_files import OFFICIAL_ANSWERS

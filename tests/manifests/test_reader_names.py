@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import told
 from caeav.manifests.readers import ReadOptions, readers
 

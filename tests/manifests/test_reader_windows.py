@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Event, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys, told
-from caeav.manifests.jsonl import manifest_digest, read_manifest, source_digest, write_manifest
+from caeav.manifests.manifest import manifest_digest, read_manifest, source_digest, write_manifest
 from caeav.manifests.readers import Lengths, ReadOptions, readers
 from caeav.manifests.readers.windows import windows_in
 

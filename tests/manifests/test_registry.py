@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.registry import Registry
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.registry import Registry
 
 
 def test_a_name_is_what_was_registered_and_names_are_sorted() -> None:

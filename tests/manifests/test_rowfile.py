@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import caeav.manifests.jsonl as jsonl
-import caeav.manifests.keytable as keytable
+import caeav.manifests.manifest as jsonl
+import caeav.manifests.key_index as keytable
 import caeav.manifests.texthash as texthash
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import video_id
-from caeav.manifests.growth import grow
-from caeav.manifests.jsonl import holds_rows, manifest_digest, read_manifest, write_manifest
-from caeav.manifests.keytable import KeyPlaces, Keys
-from caeav.manifests.rowfile import FiledClips
+from caeav.manifests.update import grow
+from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest, write_manifest
+from caeav.manifests.key_index import KeyPlaces, Keys
+from caeav.manifests.lazy_clips import FiledClips
 from caeav.manifests.rows import ManifestError
 from caeav.manifests.texthash import hash_text, hash_texts
 
@@ -35,7 +35,7 @@ MANIFEST = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS)
 
 @pytest.fixture
 def filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
     path = tmp_path / "manifest.jsonl"
     write_manifest(MANIFEST, path)
     return path
@@ -140,7 +140,7 @@ def test_many_clips_are_put_out_of_the_memory_and_stay_the_same(
 ) -> None:
     few = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:3], "/media", {"a": "b"})
     assert jsonl.filed(few) is few
-    monkeypatch.setattr("caeav.manifests.jsonl.FILED_CLIPS", 4)
+    monkeypatch.setattr("caeav.manifests.manifest.FILED_CLIPS", 4)
     many = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"})
     away = jsonl.filed(many)
     assert isinstance(away.clips, FiledClips)

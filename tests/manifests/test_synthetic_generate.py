@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from caeav.cli import synthesise as command
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import SyntheticOptions, generate, synthesise
 
 SMALL: dict[str, Any] = {"clips": 6, "seconds": 4, "size_px": 64, "fps": 4, "seed": 3}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caeav.manifests.synthetic import draw
+from caeav.manifests.synthetic import render as draw
 from caeav.manifests.synthetic.avqa_facts import Facts
 from caeav.manifests.synthetic.avqa_questions import ask
 from caeav.manifests.synthetic.avqa_scene import plan as plan_scene
-from caeav.manifests.synthetic.avsbench import MS3, S4, _png, _wav, sounding_objects
+from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, _png, _wav, sounding_objects
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, Thing
-from caeav.manifests.synthetic.world import plain
+from caeav.manifests.synthetic.classes import plain
 
 OPTIONS = SyntheticOptions(clips=4, seconds=4, size_px=64, fps=4)
 

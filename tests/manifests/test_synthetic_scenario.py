@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import KEY_PATTERN, SPLITS
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.synthetic.layout import assign_splits
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.synthetic.layouts.ave import assign_splits
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
 from caeav.manifests.synthetic.scenario import HEARD, SEEN, Scenario, Timeline, plan
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
 SEGMENTS = 6

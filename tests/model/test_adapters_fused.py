@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.model.adapters import fused
-from caeav.model.adapters.fused import WideEnd, normed_product, weighted_ends
+from caeav.model.adapters.kernels import fused
+from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
 from caeav.model.adapters.latentreads import ask_latents, read_through_maps
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.adapters.tokenlayers import grouped_product
+from caeav.model.adapters.layers import grouped_product
 
 DOUBLE = torch.float64
 

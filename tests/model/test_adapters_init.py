@@ -13,8 +13,8 @@ from caeav.model.adapters.case import Case
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.temporal import DepthwiseOverTime
-from caeav.model.heads.config import AveHeadConfig
-from caeav.model.heads.temporal import TemporalAttention
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.tasks.layers import TemporalAttention
 
 
 def assert_uniform(x: Tensor, bound: float) -> None:

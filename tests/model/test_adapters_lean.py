@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters import leanunits, pages
+from caeav.model.adapters.kernels import cpu_units as leanunits
+from caeav.model.adapters import pages
 from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
 
 DOUBLE = torch.float64

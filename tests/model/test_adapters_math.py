@@ -14,8 +14,8 @@ from caeav.model.adapters.experts import CrossExpert, UniExpert, latent_attentio
 from caeav.model.adapters.moe import AvMoe, load_balance
 from caeav.model.adapters.select import TokenSelector, selected_count, token_topk_mask
 from caeav.model.adapters.temporal import TemporalMode
-from caeav.model.adapters.tokenlayers import GroupedLinear, TokenBatchNorm, mix_tokens
-from caeav.model.adapters.tokenreads import read_tokens
+from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm, mix_tokens
+from caeav.model.adapters.kernels.reads import read_tokens
 from caeav.model.attention import PackedAttention
 
 DOUBLE = torch.float64

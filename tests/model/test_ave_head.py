@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.model.batch import TrunkOutput
-from caeav.model.heads.ave import AveHead, LocalisationHead
-from caeav.model.heads.config import AveHeadConfig
-from caeav.model.losses.ave import ave_loss, event_class
-from caeav.model.metrics.ave import AveMetric, predict_seconds
-from caeav.model.vector_names import VectorMismatchError, load_vector_parameters
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.ave.head import AveHead, LocalisationHead
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.tasks.ave.loss import ave_loss, event_class
+from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
+from vector_names import VectorMismatchError, load_vector_parameters
 
 SMALL = AveHeadConfig(visual_in=16, audio_in=8, width=16, hidden=32)
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.model import environment, introduction
-from caeav.model.card import besides, card_text
+from caeav.model.train.card import besides, card_text
 from caeav.model.environment import describe_environment, environment_differences
-from caeav.model.experiment import Experiment, prepare
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import STORES, Run, RunError, create_run
+from caeav.model.train.experiment import Experiment, prepare
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import STORES, Run, RunError, create_run
 
 SMALL = ["model.head.width=16", "model.adapters.avmoe.enabled=false"]
 INTERVALS = {"level": 95, "resamples": 2000, "unit": "clips"}

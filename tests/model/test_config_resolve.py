@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from caeav.model import resolve
-from caeav.model.config import RunConfig, config_class
-from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
-from caeav.model.task import TASKS
+from caeav.model.train import config_file as resolve
+from caeav.model.tasks.config import RunConfig, config_class
+from caeav.model.train.config_file import (
+    ConfigError,
+    dump_config,
+    load_config,
+    recipe_names,
+    resolve_config,
+)
+from caeav.model.tasks.base import TASKS
 
 
 def faults_of(**options: object) -> str:

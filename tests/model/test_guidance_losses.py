@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.batch import TokenBatch, TrunkOutput
-from caeav.model.config import LossConfig
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.tasks.config import LossConfig
 from caeav.model.losses.guidance import (
     bounded_temperature,
     caption_contrast,
@@ -19,7 +19,7 @@ from caeav.model.losses.guidance import (
     same_caption,
     selection_entropy,
 )
-from caeav.model.resolve import resolve_config
+from caeav.model.train.config_file import resolve_config
 
 NOBODY = torch.eye(2, dtype=torch.bool)
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
-from caeav.model.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.config import model_class
-from caeav.model.heads.config import AveHeadConfig
-from caeav.model.network import build_network
-from caeav.model.placements.inject import FRAMES, WINDOWS, InjectTrunk
-from caeav.model.placements.live import Live, pair_blocks
-from caeav.model.runs import Inputs
-from caeav.model.task import TASKS
-from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig, LiveHtsat
-from caeav.pipeline.backbones.htsat_sound import SoundConfig
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.tasks.config import model_class
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.train.network import build_network
+from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
+from caeav.model.adapters.live import Live, pair_blocks
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.base import TASKS
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig
 from caeav.pipeline.backbones.swin_v2 import create_swin_v2
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.home import Home
-from caeav.model.join import JoinError, join, join_stores
-from caeav.model.sample import ClipSamples
+from caeav.manifests.core.home import Home
+from caeav.model.train.join import JoinError, join, join_stores
+from caeav.model.tasks.sample import ClipSamples
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
 KEYS = tuple(f"clip{number}" for number in range(6))
@@ -48,7 +48,7 @@ def test_the_quarantine_of_every_store_counts(
     home: Home, names: Sequence[str], filed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if filed:
-        monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
     joined = join_stores(home, "three", names)
     assert isinstance(joined.splits["train"], ClipSamples) == filed
     assert [sample.clip.key for sample in joined.splits["train"]] == list(KEYS[3:])

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from caeav.model import journal
-from caeav.model.journal import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
-from caeav.model.resume import Progress
+from caeav.model.train import log as journal
+from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
+from caeav.model.train.resume import Progress
 
 
 class Terminal(io.StringIO):

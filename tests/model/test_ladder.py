@@ -14,8 +14,8 @@ from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.experts import Bottleneck
 from caeav.model.adapters.moe import load_balance
 from caeav.model.attention import WidthError
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.placements.ladder import LadderTrunk
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.placements.merge import LowRankMerge, merge_patches, pool_tokens
 
 B, T = 2, 3

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from caeav.model.heads.avs_decoder import FusionBlock, MaskDecoder, MaskOutput
 from caeav.model.heads.avs_tpavi import Tpavi
-from caeav.model.heads.config import AvsHeadConfig
+from caeav.model.tasks.heads import AvsHeadConfig
 
 
 def doubled(x: torch.Tensor, corners: bool) -> torch.Tensor:

@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from caeav.model.readings.masks import Masks
+from caeav.model.tasks.avs.prediction import Masks
 
 
 @pytest.mark.parametrize("hue", [0.0, 0.17, 0.33, 0.5, 0.67, 0.83])

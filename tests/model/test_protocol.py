@@ -11,21 +11,21 @@ import pytest
 import yaml
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.home import Home
-from caeav.model.card import card_text
-from caeav.model.examine import examine, remarks
-from caeav.model.experiment import prepare, train
-from caeav.model.groups import finished_group, summarise_group
+from caeav.manifests.core.home import Home
+from caeav.model.train.card import card_text
+from caeav.model.train.examine import examine, remarks
+from caeav.model.train.experiment import prepare, train
+from caeav.model.train.seeds import finished_group, summarise_group
 from caeav.model.introduction import introduction
-from caeav.model.journal import MetricsLog, read_metrics
+from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.leaks import without_leaks
-from caeav.model.protocol import AS_PUBLISHED, sentence, stamp
+from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
 from caeav.model.provenance import backbones
-from caeav.model.resolve import ConfigError, resolve_config
-from caeav.model.resume import STATE
-from caeav.model.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
-from caeav.model.table import build_table, markdown
-from caeav.model.task import TASKS
+from caeav.model.train.config_file import ConfigError, resolve_config
+from caeav.model.train.resume import STATE
+from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
+from caeav.model.train.table import build_table, markdown
+from caeav.model.tasks.base import TASKS
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
 
 SMALL = ["training.epochs=2", "model.head.width=16", "training.batch_size=8"]
@@ -151,7 +151,7 @@ def test_eval_can_leave_leaked_clips_out_of_any_run(leaky_home: Home) -> None:
 
 
 def test_questions_about_a_video_of_two_splits_go_together(tiny_home: Home) -> None:
-    from caeav.model.join import join
+    from caeav.model.train.join import join
 
     def asked(key: str, *splits: str) -> Clip:
         questions = [

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from caeav.model import report
-from caeav.model.predict import Prediction
-from caeav.model.readings import base
-from caeav.model.readings.answer import Answer
-from caeav.model.readings.base import BLUE, GREY, ORANGE, Panel, When, colours_of, plain, strip_panel
-from caeav.model.readings.masks import Masks
-from caeav.model.readings.timeline import BACKGROUND, Timeline
-from caeav.model.readings.tracks import Tracks
+from caeav.model.train.predict import Prediction
+from caeav.model.tasks import prediction as base
+from caeav.model.tasks.avqa.prediction import Answer
+from caeav.model.tasks.prediction import BLUE, GREY, ORANGE, Panel, When, colours_of, plain, strip_panel
+from caeav.model.tasks.avs.prediction import Masks
+from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
+from caeav.model.tasks.avvp.prediction import Tracks
 
 WHEN = When(10.0, 2.0, 4)
 

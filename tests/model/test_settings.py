@@ -15,15 +15,21 @@ import torch
 import yaml
 from torch import Tensor
 
-from caeav.manifests.errors import CaeavError
-from caeav.model.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.config import RunConfig, config_class
-from caeav.model.losses.total import weighted_losses
-from caeav.model.network import build_network
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.tasks.config import RunConfig, config_class
+from caeav.model.train.losses import weighted_losses
+from caeav.model.train.network import build_network
 from caeav.model.optim import lr_factor, make_optimiser
-from caeav.model.resolve import ConfigError, dump_config, load_config, recipe_names, resolve_config
-from caeav.model.runs import Inputs
-from caeav.model.task import TASKS
+from caeav.model.train.config_file import (
+    ConfigError,
+    dump_config,
+    load_config,
+    recipe_names,
+    resolve_config,
+)
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.base import TASKS
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
 CAPTION = CaptionSpec(5, 16)

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.home import Home
-from caeav.model.batch import TokenBatch
-from caeav.model.config import StressConfig
-from caeav.model.data import Epoch, epoch_order
-from caeav.model.experiment import Experiment, prepare, reopen, train
-from caeav.model.journal import MetricsLog
-from caeav.model.losses.total import weighted_losses
-from caeav.model.resolve import resolve_config
-from caeav.model.resume import Progress
-from caeav.model.runs import METRICS, Run, create_run
-from caeav.model.stress import Augment, Stress
+from caeav.manifests.core.home import Home
+from caeav.model.adapters.batch import TokenBatch
+from caeav.model.tasks.config import StressConfig
+from caeav.model.train.data import Epoch, epoch_order
+from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.log import MetricsLog
+from caeav.model.train.losses import weighted_losses
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.resume import Progress
+from caeav.model.train.runs import METRICS, Run, create_run
+from caeav.model.train.stress import Augment, Stress
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 CPU = torch.device("cpu")

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.model.batch import TokenBatch
-from caeav.model.config import StressConfig
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.adapters.batch import TokenBatch
+from caeav.model.tasks.config import StressConfig
 from caeav.model.curves import kinds_of, picture, strengths_of, stress_curves, table, write_curves
-from caeav.model.data import Epoch, SplitData, epoch_order
-from caeav.model.examine import examine, remarks
-from caeav.model.experiment import prepare
-from caeav.model.join import join_stores
-from caeav.model.resolve import resolve_config
-from caeav.model.stress import KINDS, Augment, Stress, parse_stress, said
-from caeav.model.task import Scores
+from caeav.model.train.data import Epoch, SplitData, epoch_order
+from caeav.model.train.examine import examine, remarks
+from caeav.model.train.experiment import prepare
+from caeav.model.train.join import join_stores
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.stress import KINDS, Augment, Stress, parse_stress, said
+from caeav.model.tasks.base import Scores
 
 PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")

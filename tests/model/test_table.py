@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.model.table import (
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.train.table import (
     APART,
     BACKBONES,
     METRIC,

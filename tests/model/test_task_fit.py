@@ -12,15 +12,15 @@ import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.dataset import MARKS
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.jsonl import read_manifest, write_manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.batch import TapSpec
-from caeav.model.placements.live import Live, pair_blocks
-from caeav.model.resolve import resolve_config
-from caeav.model.sample import ClipSamples, Sample, clip_samples
-from caeav.model.suits import LAYOUTS, suited, task_for, task_labelled
-from caeav.model.task import TASKS
+from caeav.model.adapters.batch import TapSpec
+from caeav.model.adapters.live import Live, pair_blocks
+from caeav.model.train.config_file import resolve_config
+from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
+from caeav.model.tasks.suitable import LAYOUTS, suited, task_for, task_labelled
+from caeav.model.tasks.base import TASKS
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
     ]  # fmt: skip
     assert all(x.clip is clips[int(x.key[1:])] and x.detail == {} for x in held)
     write_manifest(manifest, tmp_path / "m.jsonl")
-    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
     filed = clip_samples(read_manifest(tmp_path / "m.jsonl"))
     assert isinstance(filed, ClipSamples) and tuple(filed) == tuple(held)
     for split in ("train", "val", "test"):
@@ -150,7 +150,7 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
 
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     from caeav.model.heads.ave_weak import WeakAveHead
-    from caeav.model.losses.ave import weak_ave_loss
+    from caeav.model.tasks.ave.loss import weak_ave_loss
     from caeav.model.tasks.ave_weak import WeakAveLossConfig
 
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
@@ -169,7 +169,7 @@ def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
 
 
 def test_a_trunk_is_beside_or_inside_the_backbones_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from caeav.model.placements import build
+    from caeav.model.adapters import trunk as build
 
     made: list[tuple[Any, ...]] = []
     monkeypatch.setattr(build, "LadderTrunk", lambda *given: made.append(("ladder", *given)))

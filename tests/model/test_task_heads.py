@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.batch import TrunkOutput
-from caeav.model.heads.ave import AveHead
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.ave.head import AveHead
 from caeav.model.heads.ave_weak import WeakAveHead
-from caeav.model.heads.avqa import AvqaHead, QuestionEncoder, ground
-from caeav.model.heads.avs import AvsHead, MapError, token_maps
+from caeav.model.tasks.avqa.head import AvqaHead, QuestionEncoder, ground
+from caeav.model.tasks.avs.head import AvsHead, MapError, token_maps
 from caeav.model.heads.avs_decoder import ResidualUnit
 from caeav.model.heads.avs_tpavi import Tpavi
-from caeav.model.heads.avvp import AvvpHead, MotionError, frame_attention
+from caeav.model.tasks.avvp.head import AvvpHead, MotionError, frame_attention
 from caeav.model.heads.avvp_group import Assign, DropPath
-from caeav.model.heads.config import (
+from caeav.model.tasks.heads import (
     AveHeadConfig,
     AvqaHeadConfig,
     AvsHeadConfig,

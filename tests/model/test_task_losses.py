@@ -7,16 +7,16 @@ import math
 import pytest
 import torch
 
-from caeav.model.heads.avvp import AvvpOutput
-from caeav.model.losses.ave import weak_ave_loss
-from caeav.model.losses.avqa import avqa_loss
-from caeav.model.losses.avs import (
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.ave.loss import weak_ave_loss
+from caeav.model.tasks.avqa.loss import avqa_loss
+from caeav.model.tasks.avs.loss import (
     mask_loss,
     masked_divergence,
     masked_similarity,
     nearest_sound_divergence,
 )
-from caeav.model.losses.avvp import avvp_loss
+from caeav.model.tasks.avvp.loss import avvp_loss
 
 LOG2 = math.log(2)
 

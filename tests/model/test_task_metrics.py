@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caeav.manifests.clip import Clip
-from caeav.model.batch import InputSpec
-from caeav.model.heads.avvp import AvvpOutput
-from caeav.model.metrics.ave import AveMetric, predict_seconds
-from caeav.model.metrics.avqa import QUESTION_TYPES, AvqaMetric, QuestionTypeError
-from caeav.model.metrics.avs import AvsMetric, f_curves, frame_iou
-from caeav.model.metrics.avvp import AvvpMetric, clip_f, predict_tracks, segment_counts
+from caeav.model.adapters.batch import InputSpec
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
+from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric, QuestionTypeError
+from caeav.model.tasks.avs.metric import AvsMetric, f_curves, frame_iou
+from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, predict_tracks, segment_counts
 from caeav.model.metrics.runs import run_hits
-from caeav.model.readings.tracks import Tracks
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import Inputs
-from caeav.model.sample import Sample
-from caeav.model.task import TASKS
+from caeav.model.tasks.avvp.prediction import Tracks
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.sample import Sample
+from caeav.model.tasks.base import TASKS
 
 
 def track(text: str) -> Tensor:

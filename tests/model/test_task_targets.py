@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from caeav.manifests.clip import Clip, Event
-from caeav.manifests.errors import CaeavError
-from caeav.model.batch import NEGATIVE, InputSpec, TokenBatch
-from caeav.model.data import Epoch
-from caeav.model.heads.avvp import AvvpOutput
-from caeav.model.losses.avvp import avvp_loss
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import NEGATIVE, InputSpec, TokenBatch
+from caeav.model.train.data import Epoch
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.losses.guidance import caption_contrast, consistency, guidance_losses
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import Inputs
-from caeav.model.sample import Sample
-from caeav.model.task import TASKS
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.sample import Sample
+from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.negatives import REFERENCE_FRAMES, Negatives
 
 CLASSES = ("bell", "dog", "drum")
@@ -203,7 +203,7 @@ def test_frames_of_other_videos_are_drawn_only_for_a_match_that_counts() -> None
 
 def test_objectives_read_each_modalitys_own_captions_in_float32() -> None:
     torch.manual_seed(0)
-    from caeav.model.batch import TrunkOutput
+    from caeav.model.adapters.batch import TrunkOutput
 
     aux = {f"proj_{name}": torch.randn(3, 2, 4) for name in ("visual", "audio")}
     aux |= {f"proj_{name}_caption": torch.randn(3, 4) for name in ("visual", "audio")}
@@ -245,7 +245,7 @@ def test_a_manifest_without_what_a_task_learns_from_is_refused() -> None:
 
 def test_masks_are_packed_bits_and_only_known_frames_count() -> None:
     from caeav.manifests.masks import pack_mask
-    from caeav.model.tasks.avs import masks_of
+    from caeav.model.tasks.avs.task import masks_of
 
     rng = np.random.default_rng(0)
     truth = rng.random((2, 3, 5)) > 0.5

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
-from caeav.model.data import Epoch
-from caeav.model.experiment import Experiment, prepare, reopen, train
-from caeav.model.predict import Prediction, Predictor
+from caeav.model.train.data import Epoch
+from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.predict import Prediction, Predictor
 from caeav.model.report import report_json, write_report
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import Run, create_run
-from caeav.model.tasks.avs import masks_of
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import Run, create_run
+from caeav.model.tasks.avs.task import masks_of
 from caeav.model.tasks.negatives import NEGATIVE
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
@@ -296,7 +296,7 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
         reopen(homes["avs-s4"], runs["avs-s4"][0]),
         experiment(homes, "avs-s4", "metric.clips_per_call=4"),
     )
-    from caeav.model.experiment import load_best
+    from caeav.model.train.experiment import load_best
 
     model = one.build()
     load_best(runs["avs-s4"][0], model)
@@ -309,11 +309,11 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
 def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
     variant: str, reaches: bool
 ) -> None:
-    from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-    from caeav.model.config import config_class
-    from caeav.model.network import build_network
-    from caeav.model.runs import Inputs
-    from caeav.model.task import TASKS
+    from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+    from caeav.model.tasks.config import config_class
+    from caeav.model.train.network import build_network
+    from caeav.model.train.runs import Inputs
+    from caeav.model.tasks.base import TASKS
 
     spec = InputSpec(
         3,
@@ -404,7 +404,7 @@ def test_a_question_is_needed_where_one_is_answered_and_refused_elsewhere(
 
 
 def test_unused_taps_are_neither_read_nor_counted(homes: dict[str, Home]) -> None:
-    from caeav.model.data import clip_bytes
+    from caeav.model.train.data import clip_bytes
 
     made = experiment(homes, "avs-s4", "stores.taps=[visual.s2, audio.s2]")
     assert clip_bytes(made.joined) == 3 * 2 * (4 * 16 + 4 * 16)

@@ -11,17 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.model.checkpoint import CheckpointError, load_into, read_tensors, trainable_state, write_tensors
-from caeav.model.config import RunConfig, ScheduleConfig, StressConfig
-from caeav.model.examine import examine, remarks
-from caeav.model.experiment import Experiment, _without_clips, load_best, prepare, reopen, train
-from caeav.model.journal import MetricsLog, read_metrics
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.train.checkpoint import (
+    CheckpointError,
+    load_into,
+    read_tensors,
+    trainable_state,
+    write_tensors,
+)
+from caeav.model.tasks.config import RunConfig, ScheduleConfig, StressConfig
+from caeav.model.train.examine import examine, remarks
+from caeav.model.train.experiment import Experiment, _without_clips, load_best, prepare, reopen, train
+from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.optim import lr_factor, make_optimiser
-from caeav.model.resolve import resolve_config
-from caeav.model.runs import METRICS, Run, create_run
-from caeav.model.train import TrainingError, choose_device
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.runs import METRICS, Run, create_run
+from caeav.model.train.loop import TrainingError, choose_device
 
 SMALL = [
     "training.epochs=6",

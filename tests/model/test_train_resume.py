@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-import caeav.model.resume as resume_module
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.model.experiment import Experiment, prepare, reopen, train
-from caeav.model.journal import MetricsLog, read_metrics
-from caeav.model.resolve import resolve_config
-from caeav.model.resume import BEST, LAST, PENDING, Progress, settle_best
-from caeav.model.runs import METRICS, Run, create_run
+import caeav.model.train.resume as resume_module
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.resume import BEST, LAST, PENDING, Progress, settle_best
+from caeav.model.train.runs import METRICS, Run, create_run
 
 SEED = int(os.environ.get("CAEAV_RESUME_SEED", random.randrange(1 << 30)))
 """What is left to chance here is drawn from it; a failure prints it, and it can be given to repeat one."""
@@ -211,7 +211,7 @@ def test_stopped_between_any_two_files_of_the_state(
 
 def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tmp_path: Path) -> None:
     """Broken off behind the last epoch's state, no later save would do it before the weights are asked for."""
-    from caeav.model.checkpoint import write_tensors
+    from caeav.model.train.checkpoint import write_tensors
 
     model = torch.nn.Linear(1, 1)
     optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
@@ -223,7 +223,7 @@ def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tm
 
 
 def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_path: Path) -> None:
-    from caeav.model.checkpoint import write_tensors
+    from caeav.model.train.checkpoint import write_tensors
 
     for epoch, name in ((2, BEST), (5, PENDING)):
         write_tensors(tmp_path / name, {"x": torch.full((1,), float(epoch))}, {"epoch": epoch})
@@ -233,7 +233,7 @@ def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_
 
 
 def test_pending_best_weights_without_any_state_are_dropped(tmp_path: Path) -> None:
-    from caeav.model.checkpoint import write_tensors
+    from caeav.model.train.checkpoint import write_tensors
 
     write_tensors(tmp_path / PENDING, {"x": torch.zeros(1)}, {"epoch": 1})
     model = torch.nn.Linear(1, 1)
@@ -246,7 +246,7 @@ def test_pending_best_weights_without_any_state_are_dropped(tmp_path: Path) -> N
 def test_the_name_of_the_best_weights_is_on_the_disk_before_anything_builds_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model.checkpoint import write_tensors
+    from caeav.model.train.checkpoint import write_tensors
 
     synced: list[tuple[Path, bool]] = []
     monkeypatch.setattr(
@@ -258,7 +258,7 @@ def test_the_name_of_the_best_weights_is_on_the_disk_before_anything_builds_on_i
 
 
 def test_a_state_with_other_counters_is_of_another_version(tmp_path: Path) -> None:
-    from caeav.model.checkpoint import CheckpointError, write_tensors
+    from caeav.model.train.checkpoint import CheckpointError, write_tensors
 
     write_tensors(tmp_path / LAST, {"model.weight": torch.zeros(1, 1)}, {"epoch": 1, "steps": 2})
     model = torch.nn.Linear(1, 1)
@@ -269,10 +269,10 @@ def test_a_state_with_other_counters_is_of_another_version(tmp_path: Path) -> No
 
 CHILD = """
 import sys
-from caeav.manifests.home import Home
-from caeav.model.experiment import reopen, train
-from caeav.model.journal import MetricsLog
-from caeav.model.runs import METRICS, Run
+from caeav.manifests.core.home import Home
+from caeav.model.train.experiment import reopen, train
+from caeav.model.train.log import MetricsLog
+from caeav.model.train.runs import METRICS, Run
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[3]))

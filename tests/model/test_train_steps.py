@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import deterministic
 
-from caeav.manifests.home import Home
-from caeav.model.batch import TokenBatch, TrunkOutput
-from caeav.model.bootstrap import Evidence
-from caeav.model.checkpoint import (
+from caeav.manifests.core.home import Home
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.tasks.bootstrap import Evidence
+from caeav.model.train.checkpoint import (
     CheckpointError,
     load_into,
     parameter_counts,
@@ -24,19 +24,19 @@ from caeav.model.checkpoint import (
     trainable_state,
     write_tensors,
 )
-from caeav.model.config import OptimiserConfig, RunConfig, ScheduleConfig
-from caeav.model.data import Epoch, SplitData, epoch_order
-from caeav.model.evaluate import score
-from caeav.model.experiment import Experiment, prepare, reopen, train
-from caeav.model.journal import MetricsLog, read_metrics
-from caeav.model.losses.total import weighted_losses
-from caeav.model.network import Network, Output
+from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
+from caeav.model.train.data import Epoch, SplitData, epoch_order
+from caeav.model.train.evaluate import score
+from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.losses import weighted_losses
+from caeav.model.train.network import Network, Output
 from caeav.model.optim import lr_factor, make_optimiser, set_lr
-from caeav.model.resolve import resolve_config
-from caeav.model.resume import LAST, Progress, seed_epoch
-from caeav.model.runs import METRICS, create_run
-from caeav.model.task import TASKS, Scores
-from caeav.model.train import Trainer, choose_device, exact_on_cpu
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.resume import LAST, Progress, seed_epoch
+from caeav.model.train.runs import METRICS, create_run
+from caeav.model.tasks.base import TASKS, Scores
+from caeav.model.train.loop import Trainer, choose_device, exact_on_cpu
 
 CPU = torch.device("cpu")
 PLAIN = ["training.device=cpu", "schedule.warmup_epochs=0", "schedule.name=none", "training.workers=0"]
@@ -205,7 +205,7 @@ def test_the_state_is_saved_behind_every_step_but_the_last(
     def save(folder: Path, model: object, optimiser: object, progress: Progress, **_: object) -> None:
         places.append(progress.position)
 
-    monkeypatch.setattr("caeav.model.train.save_progress", save)
+    monkeypatch.setattr("caeav.model.train.loop.save_progress", save)
     every = ["training.epochs=1", "training.batch_size=10", "training.checkpoint_every_steps=1"]
     trainer(experiment, tmp_path, *every).fit()
     assert places == [10, 20, 30, 0]  # of 35 clips
@@ -461,7 +461,7 @@ def test_an_existing_run_is_opened_on_the_device_that_is_asked_for(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "caeav.model.experiment.choose_device", lambda name: (asked.append(name), torch.device("cpu"))[1]
+        "caeav.model.train.experiment.choose_device", lambda name: (asked.append(name), torch.device("cpu"))[1]
     )
     run = create_run(tiny_home, plain_config("training.device=cuda"))
     reopen(tiny_home, run, device)

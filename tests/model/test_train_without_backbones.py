@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 
 FORBIDDEN = (
     "av",
@@ -21,7 +21,7 @@ FORBIDDEN = (
     "caeav.pipeline.decode",
     "caeav.pipeline.backbones",
     "caeav.pipeline.captioners",
-    "caeav.pipeline.extract",
+    "caeav.pipeline.extract.tokens",
 )
 
 CODE = """

@@ -17,8 +17,8 @@ from caeav.model.adapters.experts import CrossExpert, UniExpert, latent_attentio
 from caeav.model.adapters.moe import load_balance
 from caeav.model.adapters.select import TokenSelector, token_topk_mask
 from caeav.model.adapters.variants import FIXES, PRESETS, SIZES, VARIANTS
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.placements.ladder import LadderTrunk
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.ladder import LadderTrunk
 
 DOUBLE = torch.float64
 

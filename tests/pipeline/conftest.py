@@ -10,9 +10,9 @@ import pytest
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import load_dataset
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.weights import remember_at
+from caeav.pipeline.backbones.weights import remember_at
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.home import Home
-from caeav.pipeline import stage
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.answer import why_no_answer
 from caeav.pipeline.decode.jobs import Outcome
-from caeav.pipeline.extract import extract_all
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_job, token_job
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, token_job
 from caeav.pipeline.store import StoreReader
-from caeav.pipeline.summary import RunOptions
-from caeav.pipeline.worker import setup, worker_settings
+from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.decode_job import setup, worker_settings
 
 JOBS = dict(enumerate((token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions()))))
 Change = Callable[[dict[str, Any], dict[str, Any]], Any]

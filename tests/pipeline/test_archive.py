@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from caeav.pipeline.archive import open_archive
+from caeav.manifests.core.archive import open_archive
 
 
 def archive(*members: tuple[str, int]) -> io.BytesIO:

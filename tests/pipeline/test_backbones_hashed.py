@@ -11,11 +11,11 @@ import numpy as np
 
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.hashed import HashedText
+from caeav.pipeline.backbones.classic.text import HashedText
 
 TEXTS = ["A small red disc moves left.", "", "naïve café 3 to 5"]
 DIGEST = (
-    "import hashlib; from caeav.pipeline.backbones.hashed import HashedText, ModelChoice;"
+    "import hashlib; from caeav.pipeline.backbones.classic.text import HashedText, ModelChoice;"
     f"print(hashlib.sha256(HashedText(ModelChoice('hashed')).encode({TEXTS!r})[0].tobytes()).hexdigest())"
 )
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline import doctor
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.registry import decoders
 
 
 def test_it_says_of_every_model_where_its_weights_are(
@@ -58,7 +58,7 @@ def test_a_decoder_that_cannot_be_used_is_no_problem_and_says_why(
 
 def test_a_library_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchcodec tells pages: it tries a build a version of FFmpeg, and one that fails otherwise is the reason."""
-    from caeav.pipeline.decode import with_torchcodec
+    from caeav.pipeline.media import torchcodec as with_torchcodec
 
     missing = "OSError: libavutil.so.{}: cannot open shared object file: No such file or directory\n"
     head = "Could not load libtorchcodec. Likely causes:\n  1. FFmpeg\n"

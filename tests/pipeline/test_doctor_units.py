@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline import doctor
-from caeav.pipeline.backbones.protocol import Tap
-from caeav.pipeline.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.backbones.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
+from caeav.pipeline.media.clip import DecodedClip
 
 
 @pytest.mark.parametrize(("free", "status"), [(5 * 2**30, "ok"), (5 * 2**30 - 1, "problem")])

@@ -15,17 +15,18 @@ import pytest
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline import beforehand, gather, lookup, meter, single
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline import beforehand, lookup, meter
+from caeav.pipeline.extract import collect as gather, single_file as single
 from caeav.pipeline.assemble import Assembly, decoded
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.caption import Embedder, look_through
+from caeav.pipeline.extract.captions import Embedder, look_through
 from caeav.pipeline.captioners.from_file import CaptionFileError
 from caeav.pipeline.decode.jobs import Outcome
-from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
-from caeav.pipeline.gather import Filling, Gatherer, unfit
+from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
+from caeav.pipeline.extract.collect import Filling, Gatherer, unfit
 from caeav.pipeline.meter import Meter
-from caeav.pipeline.recipes import (
+from caeav.pipeline.extract.jobs import (
     CaptionOptions,
     Job,
     TokenOptions,
@@ -36,8 +37,8 @@ from caeav.pipeline.recipes import (
 )
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.writer import ShardPlan
-from caeav.pipeline.summary import Progress, RunOptions
-from caeav.pipeline.worker import computed, frames_of, record_info, windows_of
+from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.decode_job import computed, frames_of, record_info, windows_of
 
 T = 2
 INFO = {"frames_ok": [True, False], "audio_ok": [True, True], "notes": [], "facts": {"fps": 25}}

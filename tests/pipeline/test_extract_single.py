@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline.caption import caption
-from caeav.pipeline.extract import extract
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.single import process_file
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.captions import caption
+from caeav.pipeline.extract.tokens import extract
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
+from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.store import Recipe, StoreReader
-from caeav.pipeline.summary import Progress, RunOptions
+from caeav.pipeline.extract.options import Progress, RunOptions
 
 WriteWave = Callable[[Path, np.ndarray[Any, Any]], Path]
 

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 import caeav.cli.extract
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import stage
-from caeav.pipeline.extract import extract
-from caeav.pipeline.gather import unfit
-from caeav.pipeline.recipes import TokenOptions
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.tokens import extract
+from caeav.pipeline.extract.collect import unfit
+from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.store import Record, Slice, StoreReader
 from caeav.pipeline.store.dtypes import stored
-from caeav.pipeline.summary import Progress, RunOptions, failure_limit
+from caeav.pipeline.extract.options import Progress, RunOptions, failure_limit
 
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions(shard_clips=4)
@@ -262,8 +262,8 @@ def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
 def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     code = (
-        "import sys; from caeav.pipeline.recipes import *; from caeav.pipeline.worker import *\n"
-        "import caeav.pipeline.extract, caeav.pipeline.caption\n"
+        "import sys; from caeav.pipeline.extract.jobs import *; from caeav.pipeline.extract.decode_job import *\n"
+        "import caeav.pipeline.extract.tokens, caeav.pipeline.extract.captions\n"
         "jobs = [token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions())]\n"
         f"setup(worker_settings(jobs))({{'path': {str(path)!r}, 'start_s': 0.0, 'jobs': [0, 1]}})\n"
         "print(sorted({'torch', 'torchvision', 'torchaudio', 'matplotlib', 'av'} & set(sys.modules)))"

@@ -16,12 +16,12 @@ import torch
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.dataset import load_dataset
-from caeav.manifests.home import Home
-from caeav.pipeline import feature_files
-from caeav.pipeline.feature_match import match_features
-from caeav.pipeline.features import FeatureError, FeatureOptions, import_features, read_features
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import feature_files
+from caeav.pipeline.extract.feature_match import match_features
+from caeav.pipeline.extract.features import FeatureError, FeatureOptions, import_features, read_features
 from caeav.pipeline.store import StoreReader
-from caeav.pipeline.summary import RunOptions, StageSummary
+from caeav.pipeline.extract.options import RunOptions, StageSummary
 
 T = 4
 IDS = ("a", "b_c", "-d.e", "F", "f")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import features
-from caeav.pipeline.feature_files import Held
-from caeav.pipeline.feature_match import file_entry
-from caeav.pipeline.features import (
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import features
+from caeav.pipeline.extract.feature_files import Held
+from caeav.pipeline.extract.feature_match import file_entry
+from caeav.pipeline.extract.features import (
     FeatureError,
     FeatureOptions,
     _check_values,
@@ -26,7 +26,7 @@ from caeav.pipeline.features import (
     tokens_shape,
 )
 from caeav.pipeline.store import Recipe, StoreReader
-from caeav.pipeline.summary import RunOptions, StageSummary
+from caeav.pipeline.extract.options import RunOptions, StageSummary
 
 T = 4
 CLIPS = tuple(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests.home import Home
-from caeav.pipeline import lengths
+from caeav.manifests.core.home import Home
+from caeav.pipeline.media import lengths
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodeError
-from caeav.pipeline.decode.pool import Outcome
-from caeav.pipeline.lengths import FILE, length_s, lengths_in
+from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.workers.pool import Outcome
+from caeav.pipeline.media.lengths import FILE, length_s, lengths_in
 
 
 def sound(path: Path, seconds: float) -> Path:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import modelcheck
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.backbones import record_check as modelcheck
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.models import pull_model, random_remarks, view_model, weights_state
+from caeav.pipeline.backbones.describe import pull_model, random_remarks, view_model, weights_state
 
 
 def statistics(**change: Any) -> dict[str, dict[str, Any]]:
@@ -73,13 +73,13 @@ def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_pat
 
 
 def facts(**other: Any) -> Any:
-    from caeav.pipeline.catalogue import ModelFacts
+    from caeav.pipeline.backbones.catalogue import ModelFacts
 
     return ModelFacts(**{"name": "m", "kind": "text encoder", "what": "", "input": "", **other})
 
 
 def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caeav.pipeline.models.at_hand", lambda source: source == "hub:a/b")
+    monkeypatch.setattr("caeav.pipeline.backbones.describe.at_hand", lambda source: source == "hub:a/b")
     assert weights_state(facts()) == "not needed"
     assert weights_state(facts(licence="MIT")) == "give a file"
     assert weights_state(facts(licence="MIT", name="timm:")) == "by model"
@@ -106,7 +106,7 @@ def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: 
             raise CaeavError(f"no weights {choice.weights!r}")
         return Model()
 
-    monkeypatch.setattr("caeav.pipeline.models.registry_of", lambda kind: {"m": make, "f:m": make})
+    monkeypatch.setattr("caeav.pipeline.backbones.describe.registry_of", lambda kind: {"m": make, "f:m": make})
     allowed = "random:"
     view = view_model(ModelChoice("m", "w", {"a": 1}), facts(weights="hub:a/b", licence="MIT"))
     assert tried[-1] == ModelChoice("m", "random:0", {"a": 1})

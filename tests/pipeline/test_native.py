@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline import native
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones import native
 
 
 def _run(code: str) -> str:
@@ -44,7 +44,7 @@ def test_torchvision_transforms_and_models_work(vision_fits: bool) -> None:
     said = _run(
         """
 import sys, torch
-from caeav.pipeline.native import import_torchvision
+from caeav.pipeline.backbones.native import import_torchvision
 tv = import_torchvision()
 import torchvision
 from torchvision.transforms import v2
@@ -62,8 +62,8 @@ def test_a_missing_operator_is_named_when_it_is_called(vision_fits: bool) -> Non
     said = _run(
         """
 import torch
-from caeav.pipeline.native import MissingNativeError, import_torchvision
-from caeav.manifests.errors import CaeavError
+from caeav.pipeline.backbones.native import MissingNativeError, import_torchvision
+from caeav.manifests.core.errors import CaeavError
 ops = import_torchvision().ops
 calls = (
     lambda: ops.nms(torch.rand(2, 4), torch.rand(2), 0.5),
@@ -85,7 +85,7 @@ def test_torchaudio_transforms_work(audio_fits: bool) -> None:
     said = _run(
         """
 import torch
-from caeav.pipeline.native import import_torchaudio
+from caeav.pipeline.backbones.native import import_torchaudio
 ta = import_torchaudio()
 x = torch.sin(torch.arange(16000) * 0.1)[None]
 print(tuple(ta.transforms.MelSpectrogram(16000, n_mels=32)(x).shape))
@@ -103,7 +103,7 @@ def test_a_missing_torchaudio_operator_is_named(audio_fits: bool) -> None:
     said = _run(
         """
 import torch
-from caeav.pipeline.native import MissingNativeError, import_torchaudio
+from caeav.pipeline.backbones.native import MissingNativeError, import_torchaudio
 ta = import_torchaudio()
 try:
     ta.functional.forced_align(torch.rand(1, 4, 3), torch.ones(1, 2, dtype=torch.int32))
@@ -139,8 +139,8 @@ class Nothing:
         if name == "torchaudio":
             raise ModuleNotFoundError("No module named 'torchaudio'", name="torchaudio")
 sys.meta_path.insert(0, Nothing())
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.native import import_torchaudio
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.native import import_torchaudio
 try:
     import_torchaudio()
 except CaeavError as error:
@@ -156,7 +156,7 @@ def test_the_embedded_path_imports_neither() -> None:
 import sys
 from pathlib import Path
 from types import ModuleType
-import caeav.pipeline.decode.with_pyav, caeav.pipeline.decode.pool, caeav.pipeline.native
+import caeav.pipeline.media.pyav, caeav.pipeline.media.workers.pool, caeav.pipeline.backbones.native
 assert not {"torch", "torchvision", "torchaudio", "torchcodec", "decord"} & set(sys.modules)
 """
     )

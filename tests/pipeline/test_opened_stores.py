@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import extract, live, reembed
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import tokens as extract
+from caeav.pipeline import live, reembed
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.live import open_live
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_recipe
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe
 from caeav.pipeline.store import Quarantined, Recipe, Record
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.extract.options import RunOptions
 
 OPEN = SimpleNamespace(name="swin", live=lambda: "opened")
 

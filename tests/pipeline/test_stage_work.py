@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline import stage
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.decode.jobs import Failure, Outcome, Request
-from caeav.pipeline.extract import extract, extract_all
-from caeav.pipeline.identity import MediaChanged
-from caeav.pipeline.recipes import TokenOptions
+from caeav.pipeline.extract.tokens import extract, extract_all
+from caeav.pipeline.extract.identity import MediaChanged
+from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.store import StoreReader, open_for_writing
 from caeav.pipeline.store.media_record import read_record
-from caeav.pipeline.summary import Progress, RunOptions
+from caeav.pipeline.extract.options import Progress, RunOptions
 
 OPTIONS = TokenOptions(shard_clips=2)
 OTHER = TokenOptions(shard_clips=3)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline import worker
-from caeav.pipeline.decode.media import DecodedClip, Note, Sampling
-from caeav.pipeline.recipes import Job
+from caeav.pipeline.extract import decode_job as worker
+from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
+from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.store import Recipe
 
 T = 2

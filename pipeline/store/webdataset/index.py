@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from caeav.pipeline.store.backend import Damage
 from caeav.pipeline.store.check import digest
-from caeav.pipeline.store.mapped import MappedFile
+from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.payload import (
     MAX_INFO_BYTES,
     BadPayload,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caeav.manifests.keytable import Keys
-from caeav.manifests.publish import Output
+from caeav.manifests.key_index import Keys
+from caeav.manifests.core.atomic import Output
 from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
 from caeav.pipeline.store.record import Record
 from caeav.pipeline.store.webdataset.index import ENTRY, TarIndex

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.publish import Output
+from caeav.manifests.core.atomic import Output
 from caeav.pipeline.store.payload import ALIGNMENT, Bytes, crc32c
 
 CRC_BYTES = 4

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
 from caeav.pipeline.store.keyblob import join_keys, split_keys
 from caeav.pipeline.store.layout import MAX_SHARD_CLIPS
 from caeav.pipeline.store.payload import MAX_INFO_BYTES
 from caeav.pipeline.store.zarr.chunks import TEXT_HEAD_BYTES, file_bytes
-from caeav.pipeline.store.zarr.layout import INFO, KEY, MAX_ARRAYS, ArrayLayout, Layout, file_name
+from caeav.pipeline.store.formats.zarr_format import INFO, KEY, MAX_ARRAYS, ArrayLayout, Layout, file_name
 
 MAGIC = b"CAEAVZIX"
 VERSION = 1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from caeav.pipeline.store.backend import Damage
 from caeav.pipeline.store.check import digest
 from caeav.pipeline.store.errors import DamagedShard
-from caeav.pipeline.store.mapped import MappedFile
+from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.payload import BadPayload, Bytes, crc32c, decode_info
 from caeav.pipeline.store.record import Record
 from caeav.pipeline.store.zarr.chunks import TEXT_HEAD_BYTES, offsets, structure_differences, text_chunk

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from caeav.manifests.keytable import Keys
-from caeav.manifests.publish import Staging
+from caeav.manifests.key_index import Keys
+from caeav.manifests.core.atomic import Staging
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.payload import encode_info, little_endian
 from caeav.pipeline.store.record import Record
 from caeav.pipeline.store.zarr.chunks import ChunkWriter, text_chunk
 from caeav.pipeline.store.zarr.index import ROW, ZarrIndex
-from caeav.pipeline.store.zarr.layout import INFO, KEY, Layout, UnfitArray, file_name, layout_of
+from caeav.pipeline.store.formats.zarr_format import INFO, KEY, Layout, UnfitArray, file_name, layout_of
 
 
 def write_shard(

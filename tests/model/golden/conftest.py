@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from caeav.model.vector_names import load_vector_parameters
+from vector_names import load_vector_parameters
 
 KINDS = {
     **dict.fromkeys(

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.heads.ave import LocalisationHead
-from caeav.model.heads.config import AveHeadConfig
-from caeav.model.heads.temporal import TemporalAttention
-from caeav.model.losses.ave import ave_loss, event_class
-from caeav.model.metrics.ave import AveMetric
+from caeav.model.tasks.ave.head import LocalisationHead
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.tasks.layers import TemporalAttention
+from caeav.model.tasks.ave.loss import ave_loss, event_class
+from caeav.model.tasks.ave.metric import AveMetric
 
 GROUP = "ave"
 

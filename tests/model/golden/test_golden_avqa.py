@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.heads.avqa import QuestionEncoder
-from caeav.model.losses.avqa import avqa_loss
-from caeav.model.metrics.avqa import QUESTION_TYPES, AvqaMetric
+from caeav.model.tasks.avqa.head import QuestionEncoder
+from caeav.model.tasks.avqa.loss import avqa_loss
+from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
 
 GROUP = "avqa"
 

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from caeav.model.heads.avs_decoder import FusionBlock, MaskDecoder
 from caeav.model.heads.avs_temporal import TemporalGates
 from caeav.model.heads.avs_tpavi import Tpavi
-from caeav.model.heads.config import AvsHeadConfig
-from caeav.model.losses.avs import mask_loss, masked_divergence, masked_similarity, nearest_sound_divergence
+from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.avs.loss import (
+    mask_loss,
+    masked_divergence,
+    masked_similarity,
+    nearest_sound_divergence,
+)
 
 GROUP = "avs"
 

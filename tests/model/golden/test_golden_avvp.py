@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.heads.avvp import AvvpOutput, frame_attention
+from caeav.model.tasks.avvp.head import AvvpOutput, frame_attention
 from caeav.model.heads.avvp_group import GroupTransformer
-from caeav.model.losses.avvp import avvp_loss
+from caeav.model.tasks.avvp.loss import avvp_loss
 
 GROUP = "avvp"
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caeav.model.heads.avvp import AvvpOutput
-from caeav.model.metrics.avs import AvsMetric, f_curves, frame_iou
-from caeav.model.metrics.avvp import AvvpMetric, predict_tracks
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.avs.metric import AvsMetric, f_curves, frame_iou
+from caeav.model.tasks.avvp.metric import AvvpMetric, predict_tracks
 
 GROUP = "metrics"
 

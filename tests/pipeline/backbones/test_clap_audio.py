@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import audio_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.clap_sound import ClapSound
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.backbones.clap.audio import ClapSound
+from caeav.pipeline.backbones.weights import WeightsError
 
 EVERY = [f"audio.{place}" for place in ("stage1", "stage2", "stage3", "stage4", "norm", "embedding")]
 

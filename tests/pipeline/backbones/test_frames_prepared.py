@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.frames import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -18,7 +18,7 @@ from caeav.pipeline.backbones.frames import (
     FrameSettings,
     prepare_frames,
 )
-from caeav.pipeline.native import import_torchvision
+from caeav.pipeline.backbones.native import import_torchvision
 
 needs_vision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="no torchvision")
 

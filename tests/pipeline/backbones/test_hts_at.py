@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import audio_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.hts_at import HtsAt
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.backbones.htsat.audioset import HtsAt
+from caeav.pipeline.backbones.weights import WeightsError
 
 
 @pytest.fixture

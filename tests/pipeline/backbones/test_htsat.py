@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caeav.pipeline.backbones.htsat import Htsat, HtsatConfig, LiveHtsat
-from caeav.pipeline.backbones.htsat_checkpoint import fill_htsat, fourier_kernel, read_state
-from caeav.pipeline.backbones.htsat_sound import (
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
+from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, fourier_kernel, read_state
+from caeav.pipeline.backbones.htsat.frontend import (
     SoundConfig,
     SoundPicture,
     drop_stripes,
@@ -22,8 +22,8 @@ from caeav.pipeline.backbones.htsat_sound import (
     mel_weights,
     round_int16,
 )
-from caeav.pipeline.native import import_torchaudio
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.backbones.native import import_torchaudio
+from caeav.pipeline.backbones.weights import WeightsError
 
 TINY = HtsatConfig(
     sound=SoundConfig(

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.backbones import clap_checkpoint
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.clap import checkpoint as clap_checkpoint
 from caeav.pipeline.backbones.clap_audio import ClapAudio
-from caeav.pipeline.backbones.clap_sound import LAION, _front_of
-from caeav.pipeline.backbones.htsat import HtsatConfig
+from caeav.pipeline.backbones.clap.audio import LAION, _front_of
+from caeav.pipeline.backbones.htsat.network import HtsatConfig
 from caeav.pipeline.backbones.htsat_blocks import (
     MASKED,
     HtsatBlock,
@@ -25,9 +25,9 @@ from caeav.pipeline.backbones.htsat_blocks import (
     shift_mask,
     to_windows,
 )
-from caeav.pipeline.backbones.htsat_sound import SoundConfig, SoundPicture, fold, mix_up
-from caeav.pipeline.backbones.sound_backbone import FRONT_END, SoundBackbone, front_end, sound_config
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fold, mix_up
+from caeav.pipeline.backbones.htsat.base import FRONT_END, SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.weights import WeightsError
 
 
 def bare(kind: Any, **held: Any) -> Any:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.visual_clip import import_open_clip
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.backbones.clip_visual import import_open_clip
+from caeav.pipeline.backbones.weights import WeightsError
 
 TEXTS = ["a dog barks", "", "rain on a roof, and a far train", "a dog barks"]
 

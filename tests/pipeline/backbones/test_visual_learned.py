@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.visual import LearnedVisual
-from caeav.pipeline.native import import_torchvision
-from caeav.pipeline.recipes import TokenOptions, job_of, token_recipe
+from caeav.pipeline.backbones.image import LearnedVisual
+from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.extract.jobs import TokenOptions, job_of, token_recipe
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("timm", "open_clip")),

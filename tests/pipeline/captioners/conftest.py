@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.captioners import generator
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.captioners import generate as generator
+from caeav.pipeline.media.clip import DecodedClip
 
 WORDS = "a photo of a dog that barks on the street while rain falls and music plays in one sentence describe"
 RATE_HZ = 16_000

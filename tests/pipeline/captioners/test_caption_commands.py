@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 import caeav.cli.caption
 import caeav.cli.extract
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.caption import caption
-from caeav.pipeline.decode.pool import WorkerPool
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, token_recipe
+from caeav.pipeline.extract.captions import caption
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
 from caeav.pipeline.reembed import reembed
-from caeav.pipeline.single import process_file
+from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.store import StoreReader
-from caeav.pipeline.summary import Progress, RunOptions
+from caeav.pipeline.extract.options import Progress, RunOptions
 
 ONE = RunOptions(workers=1, devices=("cpu",))
 

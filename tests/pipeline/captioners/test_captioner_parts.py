@@ -14,13 +14,18 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners import generator, learned, pictures, sounds
-from caeav.pipeline.captioners.generator import Decoding, check_tokenizer, new_tokens, settle_decoding
-from caeav.pipeline.captioners.learned import LOUD, SILENCE, LearnedCaptioner
-from caeav.pipeline.decode.media import DecodedClip
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.captioners import (
+    generate as generator,
+    checkpoints as learned,
+    visual as pictures,
+    audio as sounds,
+)
+from caeav.pipeline.captioners.generate import Decoding, check_tokenizer, new_tokens, settle_decoding
+from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, LearnedCaptioner
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.backbones.weights import WeightsError
 
 
 def bare(kind: type[LearnedCaptioner], **settings: Any) -> Any:

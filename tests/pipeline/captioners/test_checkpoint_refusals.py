@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.generator import check_tokenizer, new_tokens
-from caeav.pipeline.decode.media import DecodedClip
-from caeav.pipeline.weights import WeightsError
+from caeav.pipeline.captioners.generate import check_tokenizer, new_tokens
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.backbones.weights import WeightsError
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.generator import transformers
-from caeav.pipeline.captioners.learned import SILENCE
+from caeav.pipeline.captioners.generate import transformers
+from caeav.pipeline.captioners.checkpoints import SILENCE
 from caeav.pipeline.captioners.sentences import evenly, one_caption
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.media.clip import DecodedClip
 
 MakeClip = Callable[..., DecodedClip]
 VISUAL = {

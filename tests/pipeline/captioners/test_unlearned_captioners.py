@@ -11,11 +11,11 @@ import torch
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.facts import FACTS
-from caeav.pipeline.captioners.generator import check_tokenizer
-from caeav.pipeline.captioners.learned import LearnedCaptioner
-from caeav.pipeline.captioners.unlearned import byte_processor, sizes
-from caeav.pipeline.catalogue import ModelFacts
-from caeav.pipeline.decode.media import DecodedClip
+from caeav.pipeline.captioners.generate import check_tokenizer
+from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
+from caeav.pipeline.captioners.random_models import byte_processor, sizes
+from caeav.pipeline.backbones.catalogue import ModelFacts
+from caeav.pipeline.media.clip import DecodedClip
 
 LEARNED = [row for row in FACTS if row.learned and not row.name.endswith(":")]
 

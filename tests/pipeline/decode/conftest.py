@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 BITS, BLOCK = 10, 16
 SIZE = (BITS * BLOCK, 4 * BLOCK)  # width, height

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from caeav.pipeline.decode.media import DecodeError
+from caeav.pipeline.media.clip import DecodeError
 
 Answer = tuple[dict[str, Any], dict[str, Any]]
 

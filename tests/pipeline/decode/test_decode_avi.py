@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 RATE = 16000
 SAMPLING = Sampling(4, 1.0, RATE)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from caeav.manifests.readers import MEDIA_EXTENSIONS
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 RATE = 16000
 
@@ -122,8 +122,8 @@ def test_a_channel_order_of_its_own_costs_neither_pictures_nor_the_process(share
     if not path.is_file():
         pytest.skip(f"no {path}")
     code = (
-        "import sys; from caeav.pipeline.decode.registry import decoders; "
-        "from caeav.pipeline.decode.media import Sampling; "
+        "import sys; from caeav.pipeline.media.registry import decoders; "
+        "from caeav.pipeline.media.clip import Sampling; "
         "clip = decoders[sys.argv[2]]().decode(sys.argv[1], 0.0, Sampling(2, 1.0, 16000)); "
         "print(clip.frames_ok, clip.audio_ok, [n.detail for n in clip.notes]); del clip"
     )

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodedClip, DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(4, 1.0, 32000)
 

@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(2, 1.0, 16000)
 TS_PACKET = 188

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 RATE = 32000
 LSB = 1.01 / 32768
@@ -152,7 +152,7 @@ def test_five_channels_are_mixed_with_the_centre_loudest(write: Any, decoder: An
 
 def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
     """Sound after lost packets is not moved forward (PyAV, which gives times; others hand out what they join)."""
-    from caeav.pipeline.decode.sound import SoundLine
+    from caeav.pipeline.media.audio import SoundLine
 
     pieces = _noise(4)[0].astype(np.float32) / 32768
     line = SoundLine(tick_s=1 / RATE, keep_s=(0.0, 10.0))
@@ -167,7 +167,7 @@ def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
 
 
 def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
-    from caeav.pipeline.decode.sound import SoundLine
+    from caeav.pipeline.media.audio import SoundLine
 
     rate = 44100
     pieces = _noise(3, rate)[0].astype(np.float32)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 PARTS_S = 3.3
 

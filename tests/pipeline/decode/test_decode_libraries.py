@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
 
 RATE = 48000
 CLICKS_S = (0.5, 1.5, 6.5)

@@ -19,27 +19,27 @@ import av
 import numpy as np
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.decode import scan as scanning
-from caeav.pipeline.decode import stills
-from caeav.pipeline.decode import worker as working
-from caeav.pipeline.decode.clock import Clock
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media import scan as scanning
+from caeav.pipeline.media import stills
+from caeav.pipeline.media.workers import process as working
+from caeav.pipeline.media.clock import Clock
 from caeav.pipeline.decode.jobs import Attempt, Run
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodeError, Note, Sampling
+from caeav.pipeline.media.clip import DecodeError, Note, Sampling
 from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
 from caeav.pipeline.decode.opening import library_message, regular_file
-from caeav.pipeline.decode.orientation import Orientation
-from caeav.pipeline.decode.pictures import LOOKAHEAD, DisplayOrder, Pictures
-from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.pool import WorkerPool
-from caeav.pipeline.decode.probe import AudioFacts, MediaFacts, VideoFacts, _chosen, probe
-from caeav.pipeline.decode.scan import Scan, _is_uneven, _late, _sounding, merged
-from caeav.pipeline.decode.sound import Sound, SoundLine, Stretch, resampled
-from caeav.pipeline.decode.stills import files_of, stills_of
-from caeav.pipeline.decode.verify import verified
-from caeav.pipeline.decode.wire import Inbox, Message, WireError, packed, unpacked
-from caeav.pipeline.decode.with_pyav import _AudioTrack, _near, _VideoTrack
+from caeav.pipeline.media.orientation import Orientation
+from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Pictures
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.media.probe import AudioFacts, MediaFacts, VideoFacts, _chosen, probe
+from caeav.pipeline.media.scan import Scan, _is_uneven, _late, _sounding, merged
+from caeav.pipeline.media.audio import Sound, SoundLine, Stretch, resampled
+from caeav.pipeline.media.stills import files_of, stills_of
+from caeav.pipeline.media.checks import verified
+from caeav.pipeline.media.workers.wire import Inbox, Message, WireError, packed, unpacked
+from caeav.pipeline.media.pyav import _AudioTrack, _near, _VideoTrack
 
 RATE = 1000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)

@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.decode.pool import Outcome, WorkerPool
-from caeav.pipeline.decode.wire import WireError, unpacked
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
+from caeav.pipeline.media.workers.wire import WireError, unpacked
 
 HERE = Path(__file__).parent
 
@@ -266,7 +266,7 @@ def test_no_orphans_when_the_parent_dies(tmp_path: Path, end: signal.Signals) ->
     script = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
-from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.media.workers.pool import WorkerPool
 with WorkerPool("pool_jobs:setup", {{}}, deadline_s=600) as pool:
     list(pool.map([{{"id": "a", "do": "grandchild", "tell": {str(tell)!r}}}]))
 """
@@ -288,7 +288,7 @@ def test_an_interrupt_ends_the_children_and_reaches_the_caller(tmp_path: Path) -
     script = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
-from caeav.pipeline.decode.pool import WorkerPool
+from caeav.pipeline.media.workers.pool import WorkerPool
 try:
     with WorkerPool("pool_jobs:setup", {{}}, deadline_s=600) as pool:
         list(pool.map([{{"id": "a", "do": "grandchild", "tell": {str(tell)!r}}}]))

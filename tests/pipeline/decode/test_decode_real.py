@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.media import DecodeError, Sampling
+from caeav.pipeline.media.clip import DecodeError, Sampling
 
 LENGTH_S = 10.0
 

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode import with_pyav
+from caeav.pipeline.media import pyav as with_pyav
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodedClip, Sampling
-from caeav.pipeline.decode.pictures import Pictures
-from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.with_pyav import PyAVDecoder
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.pyav import PyAVDecoder
 
 SAMPLING = Sampling(4, 1.0, 16000)
 

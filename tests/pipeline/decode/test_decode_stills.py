@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.registry import decoders
-from caeav.pipeline.decode.stills import stills_of
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.registry import decoders
+from caeav.pipeline.media.stills import stills_of
 
 RATE_HZ = 8000
 SAMPLING = Sampling(5, 1.0, RATE_HZ)

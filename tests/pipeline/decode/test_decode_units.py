@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.clock import Clock
-from caeav.pipeline.decode.mixing import mix_gain, mixed
-from caeav.pipeline.decode.orientation import Orientation
-from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.scan import Scan
+from caeav.pipeline.media.clock import Clock
+from caeav.pipeline.media.mixing import mix_gain, mixed
+from caeav.pipeline.media.orientation import Orientation
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.scan import Scan
 
 ONE = 1 << 16
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
@@ -124,7 +124,7 @@ def test_avi_knows_the_order_of_decoding_alone() -> None:
 
 
 def plan(video_s: list[float], **other: Any) -> Plan:
-    from caeav.pipeline.decode.media import Sampling
+    from caeav.pipeline.media.clip import Sampling
 
     scan = Scan(video_s=video_s, **other)
     about = SimpleNamespace(video=SimpleNamespace(fps=20.0))

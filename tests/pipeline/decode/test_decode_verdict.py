@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.media import DecodeError, Sampling
-from caeav.pipeline.decode.mixing import channels_of, mix_gain, mixed
-from caeav.pipeline.decode.orientation import Orientation
-from caeav.pipeline.decode.pictures import Pictures
-from caeav.pipeline.decode.plan import Plan
-from caeav.pipeline.decode.probe import AudioFacts, MediaFacts, VideoFacts
-from caeav.pipeline.decode.registry import decoders
-from caeav.pipeline.decode.scan import Scan
-from caeav.pipeline.decode.sound import Sound
-from caeav.pipeline.decode.verify import verified
+from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.mixing import channels_of, mix_gain, mixed
+from caeav.pipeline.media.orientation import Orientation
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import AudioFacts, MediaFacts, VideoFacts
+from caeav.pipeline.media.registry import decoders
+from caeav.pipeline.media.scan import Scan
+from caeav.pipeline.media.audio import Sound
+from caeav.pipeline.media.checks import verified
 
 RATE = 8000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)

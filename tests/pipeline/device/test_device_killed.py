@@ -19,13 +19,13 @@ import sys
 import torch
 from torch import nn
 from caeav.manifests.dataset import load_dataset
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
-from caeav.pipeline.backbones.protocol import Tap, TorchBackbone
-from caeav.pipeline.device.options import ComputeOptions
-from caeav.pipeline.extract import extract_all
-from caeav.pipeline.recipes import TokenOptions
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract.jobs import TokenOptions
+from caeav.pipeline.extract.options import RunOptions
 from pathlib import Path
 
 class Mean(TorchBackbone):

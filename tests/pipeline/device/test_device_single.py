@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
-from caeav.pipeline.device.options import ComputeOptions
-from caeav.pipeline.extract import extract_all
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_recipe, token_recipe
-from caeav.pipeline.single import process_file
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe, token_recipe
+from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.store import StoreReader
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.extract.options import RunOptions
 
 COMPUTE = ComputeOptions(batch=4)
 

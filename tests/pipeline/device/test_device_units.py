@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.protocol import Tap
-from caeav.pipeline.decode.media import DecodedClip
-from caeav.pipeline.device import lanes, network, texts
-from caeav.pipeline.device.batches import Batch, Batches, Unit
-from caeav.pipeline.device.network import (
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.extract.device import devices as lanes, network
+from caeav.pipeline.device import texts
+from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
+from caeav.pipeline.extract.device.network import (
     CaptionNetwork,
     DeviceError,
     TokenNetwork,
@@ -26,11 +27,11 @@ from caeav.pipeline.device.network import (
     convolves,
     place,
 )
-from caeav.pipeline.device.options import ComputeOptions, check_devices, gpu_number
-from caeav.pipeline.device.passes import Sizes, caption_pass, isolated, nothing_of, token_pass
+from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
+from caeav.pipeline.extract.device.isolate import Sizes, caption_pass, isolated, nothing_of, token_pass
 from caeav.pipeline.device.plan import make_units
-from caeav.pipeline.recipes import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
-from caeav.pipeline.weights.pickled import WeightsError
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
+from caeav.pipeline.backbones.weights.pickled import WeightsError
 
 CPU = torch.device("cpu")
 

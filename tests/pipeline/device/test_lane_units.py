@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.protocol import Tap, TorchBackbone
-from caeav.pipeline.decode.media import DecodedClip, Sampling
-from caeav.pipeline.device import runner
-from caeav.pipeline.device.batches import Batch, Unit
-from caeav.pipeline.device.lane import Lane, networks
-from caeav.pipeline.device.network import CaptionNetwork, TokenNetwork
-from caeav.pipeline.device.options import ComputeOptions
-from caeav.pipeline.device.passes import Sizes
-from caeav.pipeline.device.runner import ComputeFailed, Runner
+from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.extract.device import runner
+from caeav.pipeline.extract.device.batches import Batch, Unit
+from caeav.pipeline.extract.device.streams import Lane, networks
+from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
+from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.device.isolate import Sizes
+from caeav.pipeline.extract.device.runner import ComputeFailed, Runner
 from caeav.pipeline.meter import Meter
 
 CPU = torch.device("cpu")

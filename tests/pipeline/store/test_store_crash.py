@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests import publish
+from caeav.manifests.core import atomic as publish
 from caeav.pipeline.store import Record, StoreError, StoreReader, StoreWriter, repair, verify
 
 KILLED = 77

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from caeav.cli import store as store_commands
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store import (
     Recipe,
     StoreError,

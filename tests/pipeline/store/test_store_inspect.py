@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from caeav.manifests.keytable import Keys
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store import (
     ArrayDifference,
     DamagedShard,
@@ -28,7 +28,7 @@ from caeav.pipeline.store.compare import compare_records
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.mapped import MappedFile
+from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.sighting import Sighted, misfit, sight
 from caeav.pipeline.store.state import inspect

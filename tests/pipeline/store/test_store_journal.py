@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caeav.manifests import publish
+from caeav.manifests.core import atomic as publish
 from caeav.pipeline.store import (
     DamagedStore,
     Quarantined,

@@ -16,10 +16,10 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from caeav.manifests import publish
+from caeav.manifests.core import atomic as publish
 from caeav.manifests.clip import MAX_KEY_CHARS
-from caeav.pipeline.gather import open_stores
-from caeav.pipeline.identity import listed
+from caeav.pipeline.extract.collect import open_stores
+from caeav.pipeline.extract.identity import listed
 from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
@@ -41,7 +41,7 @@ from caeav.pipeline.store import (
     random_parts,
     remove_store,
     repair,
-    transfer,
+    convert as transfer,
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
@@ -77,11 +77,11 @@ from caeav.pipeline.store.quarantine import append_quarantine, read_quarantine
 from caeav.pipeline.store.recipe import recipe_differences
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.transfer import converted_recipe
-from caeav.pipeline.store.verification import Report
+from caeav.pipeline.store.convert import converted_recipe
+from caeav.pipeline.store.verify import Report
 from caeav.pipeline.store.webdataset.tar import structure_differences as structure_of_tar
 from caeav.pipeline.store.zarr.chunks import structure_differences as structure_of_zarr
-from caeav.pipeline.summary import RunOptions
+from caeav.pipeline.extract.options import RunOptions
 
 
 def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:

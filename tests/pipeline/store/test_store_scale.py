@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from caeav.manifests.home import Home
-from caeav.manifests.jsonl import read_manifest
-from caeav.manifests.rowfile import FiledClips
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import read_manifest
+from caeav.manifests.lazy_clips import FiledClips
 from caeav.pipeline.store import DamagedShard, StoreError, StoreReader, open_for_writing, verify
 
 CLIPS = 20_000
@@ -34,7 +34,7 @@ def scale() -> ModuleType:
 def test_an_open_store_keeps_little_of_each_clip(
     scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
     home = Home(tmp_path)
     scale.make(home, "tokens", scale.TAPS, CLIPS)
     path = scale.tokens(home)
@@ -52,7 +52,7 @@ def test_an_open_store_keeps_little_of_each_clip(
 def test_stores_with_rows_left_in_the_file_are_made_read_resumed_and_sent(toys, monkeypatch, contents):
     toys.write(toys.manifest(30), failing=["clip002"])
     there = contents(toys.folder)
-    monkeypatch.setattr("caeav.manifests.jsonl.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
     reader = StoreReader.open(toys.folder)
     assert isinstance(reader.manifest.clips, FiledClips)
     assert reader.keys == tuple(clip.key for clip in reader.manifest.clips if clip.key != "clip002")

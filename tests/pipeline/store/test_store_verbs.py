@@ -16,9 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from caeav.cli import store as store_commands
-from caeav.manifests.home import Home
+from caeav.manifests.core.home import Home
 from caeav.model.references import referenced_stores
-from caeav.model.runs import RunError
+from caeav.model.train.runs import RunError
 from caeav.pipeline.store import (
     IncompleteStore,
     Quarantined,

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store import (
     DamagedStore,
     IncompleteStore,

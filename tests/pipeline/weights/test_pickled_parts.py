@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from caeav.pipeline.weights import WeightsError, inspect, pickled
-from caeav.pipeline.weights.convert import _dropped, _in_words, _laid_out
-from caeav.pipeline.weights.inspect import mixed, module_tensors, part_in, parts_of, pure
-from caeav.pipeline.weights.parts import Parts
-from caeav.pipeline.weights.pickled import (
+from caeav.pipeline.backbones.weights import WeightsError, inspect, pickled
+from caeav.pipeline.backbones.weights.convert import _dropped, _in_words, _laid_out
+from caeav.pipeline.backbones.weights.inspect import mixed, module_tensors, part_in, parts_of, pure
+from caeav.pipeline.backbones.weights.parts import Parts
+from caeav.pipeline.backbones.weights.pickled import (
     Inert,
     LazyTensor,
     Named,

@@ -23,12 +23,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights import WeightsError, find_weights, pickled
-from caeav.pipeline.weights.convert import convert
-from caeav.pipeline.weights.inspect import classes_in_the_way, parts_of
-from caeav.pipeline.weights.load import read_tensors, read_weights, unwrapped
+from caeav.pipeline.backbones.weights import WeightsError, find_weights, pickled
+from caeav.pipeline.backbones.weights.convert import convert
+from caeav.pipeline.backbones.weights.inspect import classes_in_the_way, parts_of
+from caeav.pipeline.backbones.weights.load import read_tensors, read_weights, unwrapped
 
 
 def state(value: float = 1.0) -> dict[str, Tensor]:

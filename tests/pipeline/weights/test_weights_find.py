@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.errors import CaeavError
-from caeav.manifests.home import Home
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights import find_weights, memory, remember_at
-from caeav.pipeline.weights.memory import file_digest, memory_file, recall
+from caeav.pipeline.backbones.weights import find_weights, cache as memory, remember_at
+from caeav.pipeline.backbones.weights.cache import file_digest, memory_file, recall
 
 REPO = "somebody/tiny"
 WANTS = ("model.safetensors", "pytorch_model.bin")

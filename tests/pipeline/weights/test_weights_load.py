@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.weights.find import Weights
-from caeav.pipeline.weights.load import load_checked, read_tensors, read_weights
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.weights.find import Weights
+from caeav.pipeline.backbones.weights.load import load_checked, read_tensors, read_weights
 
 
 def network() -> nn.Sequential:

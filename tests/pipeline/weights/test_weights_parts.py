@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.weights import WeightsError, find, find_weights, memory
-from caeav.pipeline.weights.inspect import acting, classes_in_the_way, convert_command
-from caeav.pipeline.weights.parts import Parts, choose_part, part_of
+from caeav.pipeline.backbones.weights import WeightsError, find, find_weights, cache as memory
+from caeav.pipeline.backbones.weights.inspect import acting, classes_in_the_way, convert_command
+from caeav.pipeline.backbones.weights.parts import Parts, choose_part, part_of
 
 W = {"a.weight": 1}
 

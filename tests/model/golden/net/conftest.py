@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.placements.live import Live
+from caeav.model.adapters.live import Live
 
 Vector = Any
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
-from caeav.model.heads.ave import AveHead
-from caeav.model.heads.avqa import AvqaHead
-from caeav.model.heads.avs import AvsHead
-from caeav.model.heads.avvp import AvvpHead
-from caeav.model.heads.config import AveHeadConfig, AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
-from caeav.model.placements.inject import FRAMES, WINDOWS, InjectTrunk
-from caeav.model.placements.live import Live
-from caeav.model.vector_names import load_vector_parameters
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.tasks.ave.head import AveHead
+from caeav.model.tasks.avqa.head import AvqaHead
+from caeav.model.tasks.avs.head import AvsHead
+from caeav.model.tasks.avvp.head import AvvpHead
+from caeav.model.tasks.heads import AveHeadConfig, AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
+from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
+from caeav.model.adapters.live import Live
+from vector_names import load_vector_parameters
 
 GROUP = "net"
 

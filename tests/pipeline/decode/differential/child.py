@@ -92,8 +92,8 @@ def _answer(decoder: Any, path: str, start_s: float) -> bytes:
     from PIL import Image
     from truth import HEIGHT, RATE_HZ, WIDTH
 
-    from caeav.manifests.errors import CaeavError
-    from caeav.pipeline.decode.media import Sampling
+    from caeav.manifests.core.errors import CaeavError
+    from caeav.pipeline.media.clip import Sampling
 
     arrays: dict[str, Any] = {}
     said: dict[str, Any] = {"refused": "", "shape": 0.0, "frames_ok": [], "audio_ok": [], "notes": []}
@@ -116,7 +116,7 @@ def _answer(decoder: Any, path: str, start_s: float) -> bytes:
 
 
 def _serve(name: str, requests: IO[str], answers: IO[bytes]) -> None:
-    from caeav.pipeline.decode.registry import decoders
+    from caeav.pipeline.media.registry import decoders
 
     decoder = decoders[name]()
     for line in requests:

@@ -16,8 +16,8 @@ from compare import differences, real_segments
 from making import Case, NotMade, make
 from oracle import ask
 
-from caeav.manifests.errors import CaeavError
-from caeav.pipeline.decode.registry import decoders
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media.registry import decoders
 
 DECODERS = ("pyav", "decord", "torchcodec")
 OLDEST = (5, 1)  # the first ffmpeg with the options used here

@@ -1,0 +1,300 @@
+"""What `extract` and `caption` share: their options, the progress bar, and the summary printed at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from caeav.cli import datasets
+from caeav.cli.console import print_json, printable, say
+from caeav.manifests.core.util import usable_cores
+from caeav.manifests.dataset import Source
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.findings import told
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import filed
+from caeav.manifests.wording import counted
+from caeav.model.tasks.suitable import task_for
+from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
+
+Made = TypeVar("Made")
+
+DecoderOption = Annotated[str, typer.Option("--decoder", help="pyav, decord or torchcodec.")]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Number format of stored tokens: float16, bfloat16, float32 or int8.")
+]
+BackendOption = Annotated[str, typer.Option("--backend", help="Format of the shards: webdataset or zarr.")]
+ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one a CPU core")
+]
+DeadlineOption = Annotated[
+    float, typer.Option("--deadline", min=0.1, help="Seconds after which a clip's process is killed.")
+]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try the quarantined clips again.")]
+MaxFailedOption = Annotated[
+    str,
+    typer.Option(
+        "--max-failed", help="Exit with status 1 when more clips are quarantined: a number, or N% of all."
+    ),
+]
+
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices", help="Where torch models compute: auto, cpu, cpu,cpu, or GPUs by number, as 0,1."
+    ),
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, help="Clips computed together on a device; part of the recipe.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="Of torch models: fp32, bf16 or fp16; part of the recipe.")
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Let torch compile the models first; part of the recipe.")
+]
+SliceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--slice",
+        metavar="I/N",
+        help="Make only every N-th shard, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+    ),
+]
+
+MAX_REASONS = 8
+TICK_S = 1.0
+LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
+
+
+def run_options(
+    workers: int | None,
+    deadline_s: float,
+    retry_failed: bool,
+    max_failed: str,
+    devices: str = "auto",
+    part: str | None = None,
+    changed: str = "",
+    relabel: bool = False,
+) -> RunOptions:
+    """How to run; by default one worker a core this process may use."""
+    return RunOptions(
+        workers or usable_cores(),
+        deadline_s,
+        retry_failed,
+        max_failed,
+        tuple(name.strip() for name in devices.split(",")),
+        Slice.parse(part) if part else WHOLE,
+        changed,
+        relabel,
+    )
+
+
+def load(
+    dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
+) -> datasets.Loaded:
+    """The data set; what may make every number wrong is told, the rest counted."""
+    loaded = datasets.load(dataset, given, home, does, relabel)
+    for text in told(loaded.manifest):
+        say(f"remark: {printable(text)}")
+    if loaded.manifest.findings:
+        named = None if home == Home.find() else home.root
+        command = next_step("manifest check", loaded.called, given.root, named, **cut_of(given))
+        say(f"remarks on the data set: {len(loaded.manifest.findings)}, shown by {command}")
+    return replace(loaded, manifest=filed(loaded.manifest))
+
+
+def cut_of(given: Source) -> dict[str, Any]:
+    """The options besides the folder, for `next_step`."""
+    return {
+        "labels": given.labels,
+        "segments": given.segments,
+        "segment_seconds": given.segment_s,
+        "stride_seconds": given.stride_s,
+    }
+
+
+def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
+    """Run a stage under a progress bar (clips/s, remaining, failed, what limits); its clock always runs."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+    over = threading.Event()
+    every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
+
+    def tick() -> None:
+        redrawn = 0.0
+        while not over.wait(TICK_S):  # a slow model says nothing for minutes
+            if bar is not None and time.time() - max(bar.last_print_t, redrawn) >= every_s:
+                bar.refresh()
+                redrawn = time.time()
+
+    def report(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=every_s)
+        failed = [f"failed={progress.failed}"] if progress.failed else []
+        limit = [f"limit: {progress.limit}"] if progress.limit else []
+        bar.set_postfix_str(", ".join(failed + limit), refresh=False)
+        bar.update(progress.done - bar.n)
+
+    def remark(text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):  # not in the middle of the bar's line
+            say(printable(text))
+
+    ticking = threading.Thread(target=tick, name="caeav-bar", daemon=True)
+    ticking.start()
+    try:
+        return work(report, remark)
+    except KeyboardInterrupt:
+        say("\nfinished clips are kept; run the same command again to go on")
+        raise
+    finally:
+        over.set()
+        ticking.join()
+        if bar is not None:
+            bar.close()
+
+
+def next_step(
+    command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | str | float | None
+) -> str:
+    """A command to type next, with the places given on this one and what says how clips are cut (`labels`, ...)."""
+    given = {"dataset": dataset, "root": root, "home": home, **cut}
+    if home is not None and os.environ.get("CAEAV_HOME") == str(home):
+        given.pop("home")
+    options = [
+        f"--{name.replace('_', '-')} {shlex.quote(f'{x:g}' if isinstance(x, float) else str(x))}"
+        for name, x in given.items()
+        if x is not None
+    ]
+    return " ".join(["caeav", command, *options])
+
+
+def train_step(dataset: str, home: Path | None) -> str:
+    """The command that trains on a data set; of an unknown one it finds the task by the labels, or says they lack."""
+    task = task_for(dataset)
+    return next_step(f"train --task {task}" if task else "train", dataset, None, home)
+
+
+def merge_step(dataset: str, home: Path | None) -> str:
+    """The command that puts slices together, once all are made."""
+    return next_step(f"store merge {shlex.quote(dataset)}", None, None, home)
+
+
+def finish(summary: StageSummary, as_json: bool, next_command: str) -> None:
+    """Print the summary; raises `CaeavError` when more clips are quarantined than was allowed."""
+    if as_json:
+        print_json(_as_json(summary))
+    else:
+        _print(summary, next_command)
+    _refuse_too_many(summary)
+
+
+def _refuse_too_many(summary: StageSummary) -> None:
+    if summary.too_many_failed:
+        raise CaeavError(
+            f"{len(summary.quarantined)} of {counted(summary.expected, 'clip')} are quarantined; --max-failed allows "
+            f"{summary.max_failed}",
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the media and give --retry-failed, "
+            "or allow more by --max-failed",
+        )
+
+
+def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:
+    """The same for several stores made together: JSON is a list then. Raises for the first with too many failures."""
+    if len(summaries) == 1:
+        finish(summaries[0], as_json, next_command)
+        return
+    if as_json:
+        print_json([_as_json(summary) for summary in summaries])
+    else:
+        for summary in summaries:
+            _print(summary, "")
+            print()
+        print(f"next         {next_command}")
+    for summary in summaries:
+        _refuse_too_many(summary)
+
+
+def _size(count: float) -> str:
+    """Bytes in the unit that leaves one to four digits before the point."""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _print(summary: StageSummary, next_command: str) -> None:
+    if summary.due:
+        rate = summary.due / max(summary.seconds, 1e-3)
+        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
+        print(f"{counted(summary.due, 'clip')} in {summary.seconds:.1f} s ({speed})")
+        if summary.limit:
+            shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
+            print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
+    else:
+        print("nothing to do: every clip is stored or quarantined already")
+    each = f", {_size(summary.bytes / summary.stored)} a clip" if summary.stored else ""
+    print(f"stored       {summary.stored} of {summary.expected}{each}")
+    if summary.quarantined:
+        print(f"quarantined  {len(summary.quarantined)}")
+        reasons = list(summary.reasons().items())
+        for reason, n in reasons[:MAX_REASONS]:
+            print(f"  {n} x {printable(reason)}")
+        if len(reasons) > MAX_REASONS:
+            print(f"  and {len(reasons) - MAX_REASONS} other reasons, see quarantine.jsonl")
+    for code, n in summary.notes.items():
+        print(f"noted        {n} x {code}")
+    print(f"store        {summary.path}")
+    if summary.stored and next_command:
+        print(f"next         {next_command}")
+
+
+def _as_json(summary: StageSummary) -> dict[str, Any]:
+    return {
+        "path": str(summary.path),
+        "fingerprint": summary.recipe.fingerprint,
+        "expected": summary.expected,
+        "stored": summary.stored,
+        "bytes": summary.bytes,
+        "quarantined": [
+            {"key": q.key, "stage": q.stage, "reason": q.reason, "attempts": q.attempts}
+            for q in summary.quarantined
+        ],
+        "due": summary.due,
+        "seconds": round(summary.seconds, 3),
+        "busy_s": {stage: round(seconds, 3) for stage, seconds in summary.busy_s.items()},
+        "limit": summary.limit,
+        "notes": dict(summary.notes),
+        "remarks": list(summary.remarks),
+        "media": [media_json(change) for change in summary.media],
+    }
+
+
+def media_json(change: MediaChange) -> dict[str, str]:
+    """A clip with other media than it was made of."""
+    return {"key": change.key, "media": change.media, "what": change.what, "detail": change.detail}
+
+
+@contextmanager
+def telling_changes(as_json: bool) -> Iterator[None]:
+    """What is refused because media changed is told clip by clip, in JSON too."""
+    from caeav.pipeline.extract.identity import MediaChanged
+
+    try:
+        yield
+    except MediaChanged as refused:
+        if as_json:
+            print_json({"refused": refused.problem, "media": [media_json(x) for x in refused.changes]})
+        raise

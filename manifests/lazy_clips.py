@@ -1,0 +1,188 @@
+"""The rows of a large manifest left in their file: memory-mapped, found by number, a `Clip` made when one is asked for.
+
+A million `Clip` objects need a gigabyte; this keeps each row's place, split and key, some 30 bytes. It reads files
+as `jsonl.py` writes them; of any other `scan` says that it cannot. The map outlives a replacement of the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.clip import SPLITS, Clip
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.findings import video_of
+from caeav.manifests.key_index import Keys
+from caeav.manifests.rows import ManifestError, clip_from_row
+
+CODES = ("", *SPLITS)
+"""Splits by the number they are kept as."""
+_ROW = re.compile(
+    rb'\{"key": "([A-Za-z0-9_+-]{1,200})", "media": "[^"\\\n]*(?:\\.[^"\\\n]*)*", "start_s": [0-9.e+-]+, '
+    rb'"seconds": [0-9.e+-]+, "split": "(train|val|test|)", "events": \[[^\n]*\}\n'
+)
+_EXTRA, _ID = b'"extra": {', b'"id": "'
+"""What begins a row's last field and its official id, quotation marks as no text within a row has them."""
+_PART = 1 << 22
+_REBUILD = "build the manifest again: caeav manifest build"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def parse_line(line: bytes, where: str) -> Any:
+    """The JSON value of a line read at `where`; raises `ManifestError`."""
+    try:
+        return _DECODER.decode(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        torn = "" if line.startswith(b"{") and line.rstrip().endswith(b"}") else "; the line is torn"
+        raise ManifestError(f"{where}: not a JSON row ({error}){torn}", hint=_REBUILD) from None
+
+
+def same_bytes(a: memoryview, b: memoryview) -> bool:
+    """Whether they are equal; a part at a time, as numpy notes the outcome for every byte."""
+    return len(a) == len(b) and all(
+        np.array_equal(
+            np.frombuffer(a[at : at + _PART], np.uint8), np.frombuffer(b[at : at + _PART], np.uint8)
+        )
+        for at in range(0, len(a), _PART)
+    )
+
+
+def map_file(path: Path) -> mmap.mmap | bytes:
+    """A file's bytes, mapped where it has any; raises `OSError`, also for a pipe or device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
+
+
+class FiledClips(Sequence[Clip]):
+    """The clips of a manifest file, in order. Rows are checked when they are made: `ManifestError` names file and line.
+
+    `keys` and `splits` (numbers of `CODES`) are at hand without making any. Sent to another process it maps the
+    file anew, which must not have been replaced meanwhile.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        data: mmap.mmap,
+        starts: NDArray[np.int64],
+        keys: Keys,
+        splits: NDArray[np.uint8],
+        classes: frozenset[str],
+    ) -> None:
+        """`starts`: where each row begins in the file, and where the last one ends."""
+        self.keys = keys
+        self.splits = splits
+        self._path = path
+        self._data: mmap.mmap | None = data
+        self._starts = starts
+        self._classes = classes
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    @overload
+    def __getitem__(self, at: int) -> Clip: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Clip, ...]: ...
+    def __getitem__(self, at: int | slice) -> Clip | tuple[Clip, ...]:
+        if isinstance(at, slice):
+            return tuple(self[row] for row in range(*at.indices(len(self))))
+        row = range(len(self))[at]
+        return self._clip(self._mapped(), row, int(self._starts[row]), int(self._starts[row + 1]))
+
+    def __iter__(self) -> Iterator[Clip]:
+        data = self._mapped()
+        for first in range(0, len(self), 1 << 16):
+            starts = self._starts[first : first + (1 << 16) + 1].tolist()
+            for i in range(len(starts) - 1):
+                yield self._clip(data, first + i, starts[i], starts[i + 1])
+
+    def _clip(self, data: mmap.mmap, row: int, start: int, end: int) -> Clip:
+        where = f"{self._path}:{row + 2}"  # line 1 is the header
+        return clip_from_row(parse_line(data[start : end - 1], where), self._classes, where)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FiledClips):
+            # rows are written in one way only, so that equal rows are equal bytes
+            return self is other or (self.keys == other.keys and same_bytes(self.rows(), other.rows()))
+        if isinstance(other, tuple | list):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def rows(self) -> memoryview:
+        """The bytes of all rows."""
+        return memoryview(self._mapped())[int(self._starts[0]) : int(self._starts[-1])]
+
+    def videos(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        """What clips of one video share, its official id or else its file, of rows that are looked at no further."""
+        data = self._mapped()
+        for row in rows:
+            start, end = int(self._starts[row]), int(self._starts[row + 1])
+            begin = data.find(_EXTRA, start, end) + len(_EXTRA)
+            stop = data.find(b'"', begin + len(_ID), end)
+            name = data[begin:stop]
+            if begin >= len(_EXTRA) and name.startswith(_ID) and b"\\" not in name:
+                yield name[len(_ID) :]
+            else:
+                yield self._video(data, int(row), start, end)
+
+    def _video(self, data: mmap.mmap, row: int, start: int, end: int) -> bytes:
+        value = parse_line(data[start : end - 1], f"{self._path}:{row + 2}")
+        extra = value.get("extra") if isinstance(value, dict) else None
+        if not isinstance(extra, dict) or "media" not in value:
+            return self[row].media.encode()  # says what is wrong
+        return video_of(value["media"], extra).encode("utf-8", "surrogatepass")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_data": None}
+
+    def _mapped(self) -> mmap.mmap:
+        if self._data is None:
+            data = map_file(self._path)
+            if isinstance(data, bytes) or len(data) != int(self._starts[-1]):
+                raise CaeavError(
+                    f"{self._path} was replaced while it was in use",
+                    hint="run this again; nothing may write the store or build the manifest meanwhile",
+                )
+            self._data = data
+        return self._data
+
+
+def scan(path: Path, data: mmap.mmap, start: int, classes: Sequence[str]) -> FiledClips | None:
+    """Find the rows of a mapped manifest from byte `start` on; None when a row is not written as `jsonl.py` does."""
+    starts, ends, splits = array("q", [start]), array("q"), bytearray()
+    blob = bytearray()
+    code = {name.encode(): number for number, name in enumerate(CODES)}
+    position = start
+    for match in _ROW.finditer(data, start):
+        if match.start() != position:
+            return None
+        position = match.end()
+        blob += match[1]
+        ends.append(len(blob))
+        splits.append(code[match[2]])
+        starts.append(position)
+    if position != len(data):
+        return None
+    keys = Keys(bytes(blob), np.array(ends, np.uint32))
+    places = np.array(starts, np.int64)
+    return FiledClips(path, data, places, keys, np.frombuffer(bytes(splits), np.uint8), frozenset(classes))

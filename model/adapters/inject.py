@@ -1,0 +1,240 @@
+"""The inject placement: CASTE and AVMoE inside live frozen backbones, as in the reference (REFERENCE section 3).
+
+The stages of both backbones are walked in parallel; `live.pair_blocks` says which blocks run side by side. With
+tokens `v0`, `a0` entering a paired block, a stage with AVMoE computes
+
+    e = (v0, a0) + CASTE(v0, a0)          first paired block of the stage; else e = (v0, a0)
+    v = v0 + attention(v0) + p1(e).v      a = block(a0) + p1(e).a
+    v = v + mlp(v) + p2(v, a).v           a = a + p2(v, a).a          (p2 sees v and a before this line)
+
+and one without adds CASTE's residual to the stream after `attention`. The backbone's own final norm comes after CASE.
+
+Frozen weights get no gradient, but gradients flow through frozen blocks to the adapters below them; nothing is
+recorded before the first adapter. The backbones run in eval mode also while training (the reference's did not, see
+`InjectConfig`), are no part of the model's parameters or state, and follow its device and dtype.
+
+`inject_from: stageK` puts adapters in stage K and deeper only. Nothing trainable comes before, so the output of stage
+K-1 is a constant of the clip: starting from its cached tap (`visual.stage{K-1}`, `audio.stage{K-1}`) gives what the
+whole run from frames gives, in outputs and gradients, up to the rounding of the tap. It is another model than one with
+adapters in all stages. In training mode frozen parts give no constant to replay; the two are refused together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.guidance import CaptionGuidance
+from caeav.model.adapters.temporal import clip_view
+from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
+from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+
+FRAMES, WINDOWS = "visual.frames", "audio.windows"
+"""What a whole live run starts from: prepared frames and sound `[B, T, ...]`, as the live backbones take them."""
+
+
+class InjectStage(nn.Module):
+    """The adapters of one stage. The stage itself is frozen and not part of this module."""
+
+    def __init__(self, number: int, live: Live, config: AdapterConfig) -> None:
+        super().__init__()
+        self.place = f"stage{number + 1}"
+        self.discard_frozen_audio = config.inject.discard_frozen_audio
+        visual, audio = live.taps(number)
+        depths = len(live.visual.stages[number].blocks), len(live.audio.stages[number].blocks)
+        self.partners = pair_blocks(*depths)
+        adapted = number + 1 >= first_stage(config)
+        self.caste_visual = self.caste_audio = None
+        if adapted and config.caste.enabled:
+            self.caste_visual = build_caste(visual, audio, config)
+            self.caste_audio = build_caste(audio, visual, config)
+        has_moe = adapted and config.avmoe.enabled and not config.avmoe.skips(number)
+        pairs = depths[1] if has_moe else 0
+        self.p1 = nn.ModuleList(MoePair(visual, audio, config) for _ in range(pairs))
+        self.p2 = nn.ModuleList(MoePair(visual, audio, config) for _ in range(pairs))
+
+    def forward(self, x: Pair, stages: tuple[VisualStage, AudioStage], segments: int, trace: Trace) -> Pair:
+        """Tokens entering the stage -> tokens at its end, before merging."""
+        visual, audio = stages
+        for j, partner in enumerate(self.partners):
+            block = visual.blocks[j]
+            if partner is None:
+                seen = x.visual + block.attention(x.visual)
+                x = Pair(seen + block.mlp(seen), x.audio)
+                continue
+            residual = self._caste(x, segments, trace) if partner == 0 else None
+            if self.p1:
+                x = self._with_moe(x, residual, partner, block, audio.blocks[partner], trace)
+            else:
+                x = Pair(x.visual + block.attention(x.visual), audio.blocks[partner](x.audio))
+                x = x if residual is None else x + residual
+                x = Pair(x.visual + block.mlp(x.visual), x.audio)
+        return x
+
+    def _with_moe(
+        self,
+        x: Pair,
+        residual: Pair | None,
+        number: int,
+        block: VisualBlock,
+        audio_block: Callable[[Tensor], Tensor],
+        trace: Trace,
+    ) -> Pair:
+        place = f"{self.place}.block{number + 1}"
+        enriched = x if residual is None else x + residual
+        first = self.p1[number](enriched, f"{place}.p1", trace)
+        heard = enriched.audio if self.discard_frozen_audio else audio_block(x.audio)
+        x = Pair(x.visual + block.attention(x.visual), heard) + first
+        second: Pair = self.p2[number](x, f"{place}.p2", trace)
+        return Pair(x.visual + block.mlp(x.visual), x.audio) + second
+
+    def _caste(self, x: Pair, segments: int, trace: Trace) -> Pair | None:
+        if self.caste_visual is None or self.caste_audio is None:
+            return None
+        seen = self.caste_visual(x.visual, x.audio, segments)
+        heard = self.caste_audio(x.audio, x.visual, segments)
+        trace.agreement = (seen.weights[:, 0] + heard.weights[:, 0]) / 2
+        return Pair(seen.residual, heard.residual)
+
+
+def first_stage(config: AdapterConfig) -> int:
+    """Number, from 1, of the first stage with adapters."""
+    return int(config.inject_from.removeprefix("stage"))
+
+
+class InjectTrunk(nn.Module):
+    """All stages with their adapters and, behind the last, caption guidance and the visual backbone's final norm.
+
+    `spec` says what batches hold: the taps before `inject_from`, or else frames and windows. With all gates at zero
+    and no CASE the output is the frozen backbones' own. `visual_channels`, `audio_channels`: of the output.
+    `visual_stages`: what the stages end in, those that are run and those that are cached; `keep_stages`: keep all of
+    them, and what CASE began with.
+    """
+
+    def __init__(self, spec: InputSpec, live: Live, config: AdapterConfig) -> None:
+        super().__init__()
+        self.keep_stages = False
+        self._live = live  # a plain attribute: its modules are no submodules of this one
+        self._frozen_train_mode = config.inject.frozen_train_mode
+        for module in live.modules:
+            module.requires_grad_(False)
+        depth = len(live.visual.stages)
+        self.first = first_stage(config)
+        if self.first > depth:
+            raise AdapterError(
+                f"inject_from is {config.inject_from}, the backbones have {depth} stages",
+                hint=f"set inject_from to stage1 .. stage{depth}",
+            )
+        self.replayed = _find_start(spec, live, self.first)
+        if self.replayed and self._frozen_train_mode:
+            raise AdapterError(
+                f"frozen_train_mode is on and inject_from is {config.inject_from}: a cached tap is no training mode",
+                hint="set inject.frozen_train_mode to false, or train from frames and windows",
+            )
+        self.stages = nn.ModuleList(InjectStage(i, live, config) for i in range(depth))
+        begin = self.first - 1 if self.replayed else 0
+        held = {tap.name for tap in spec.visual}
+        self._before = [i for i in range(begin) if live.taps(i)[0].name in held]
+        self.visual_stages = tuple(live.taps(i)[0] for i in (*self._before, *range(begin, depth)))
+        last = live.taps(depth - 1)
+        self.visual_channels, self.audio_channels = (tap.channels for tap in last)
+        deep = replace(spec, visual=last[:1], audio=last[1:])
+        self.guidance = CaptionGuidance(deep, config.case) if config.case.enabled else None
+        self.train(self.training)
+
+    def forward(self, batch: TokenBatch) -> TrunkOutput:
+        """A batch's taps (or frames and windows) and captions -> tokens for the head, agreement, losses, traces.
+
+        `aux` also holds `stage<i>.visual` `[B, T, L, C]`, the tokens at the end of a stage, before merging and CASE: of
+        the stages that are run, with `keep_stages` of all `visual_stages`.
+        """
+        live = self._live
+        trace = Trace()
+        before = self._before if self.keep_stages else []
+        ends = {f"stage{i + 1}.visual": batch.visual[live.taps(i)[0].name] for i in before}
+        x, begin, segments = self._start(batch)
+        for i in range(begin, len(self.stages)):
+            visual, audio = live.visual.stages[i], live.audio.stages[i]
+            if i > begin or self.replayed:
+                below = live.visual.stages[i - 1], live.audio.stages[i - 1]
+                x = Pair(below[0].merge(x.visual), below[1].merge(x.audio))
+            # Before the first adapter no gradient is asked for.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i + 1 >= self.first):
+                x = self.stages[i](x, (visual, audio), segments, trace)
+            ends[f"stage{i + 1}.visual"] = clip_view(x.visual, segments)
+        output = finish(
+            x, trace, self.guidance, batch, segments, live.visual.norm, keep_unguided=self.keep_stages
+        )
+        output.aux.update(ends)
+        return output
+
+    @torch.no_grad()
+    def frozen_visual(self, given: Tensor) -> Tensor:
+        """What batches hold of the picture (frames, or the replayed tap) `[B, T, ...]` -> `[B, T, L, C]` of the frozen
+        backbone alone, without any adapter."""
+        visual = self._live.visual
+        x, begin = given.flatten(0, 1), self.first - 1 if self.replayed else 0
+        for i in range(begin, len(visual.stages)):
+            x = visual.stages[i - 1].merge(x) if i else visual.embed(x)
+            for block in visual.stages[i].blocks:
+                x = x + block.attention(x)
+                x = x + block.mlp(x)
+        return clip_view(visual.norm(x), given.shape[1])
+
+    def train(self, mode: bool = True) -> InjectTrunk:
+        """Set the mode; the frozen backbones stay in eval mode unless the reference is to be reproduced."""
+        super().train(mode)
+        for module in self._live.modules:
+            module.train(mode and self._frozen_train_mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InjectTrunk:
+        for module in (super(), *self._live.modules):
+            cast(Any, module)._apply(fn, recurse)
+        return self
+
+    def _start(self, batch: TokenBatch) -> tuple[Pair, int, int]:
+        """Tokens to go on from, the stage they enter (or, replayed, are merged for), and the segments of a clip."""
+        if self.replayed:
+            visual, audio = self._live.taps(self.first - 2)
+            seen, heard = batch.visual[visual.name], batch.audio[audio.name]
+            return Pair(seen.flatten(0, 1), heard.flatten(0, 1)), self.first - 1, seen.shape[1]
+        frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS]
+        x = Pair(self._live.visual.embed(frames.flatten(0, 1)), self._live.audio.embed(windows.flatten(0, 1)))
+        return x, 0, frames.shape[1]
+
+
+def _find_start(spec: InputSpec, live: Live, first: int) -> bool:
+    """Whether to start from cached taps; raises `AdapterError` when the inputs offer neither taps nor frames."""
+    offered = {tap.name: tap for tap in (*spec.visual, *spec.audio)}
+    if first > 1:
+        wanted = live.taps(first - 2)
+        if all(tap.name in offered for tap in wanted):
+            for tap in wanted:
+                _require_shape(offered[tap.name], tap)
+            return True
+        names = [tap.name for tap in wanted]
+    else:
+        names = [FRAMES, WINDOWS]
+    if FRAMES in offered and WINDOWS in offered:
+        return False
+    raise AdapterError(
+        f"inject_from stage{first} starts from {' and '.join(names)}, the inputs hold {sorted(offered)}",
+        hint="extract with the same backbones and their stage taps, or set inject_from to a stage behind a cached tap",
+    )
+
+
+def _require_shape(given: TapSpec, needed: TapSpec) -> None:
+    if (given.tokens, given.channels) != (needed.tokens, needed.channels):
+        raise AdapterError(
+            f"cached {given.name} has {given.tokens} tokens of {given.channels} channels, the live backbone "
+            f"{needed.tokens} of {needed.channels}",
+            hint="extract with the backbone the adapters are placed in",
+        )

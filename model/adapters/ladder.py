@@ -1,0 +1,125 @@
+"""The ladder placement: adapters beside cached taps, stage by stage; no backbone in memory (DESIGN section 5).
+
+`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Visual taps
+`[B, T, L, C]`, audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
+
+A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap
+is a stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
+
+    with AVMoE:    e = x + CASTE(x);  x1 = x + p1(e_own | e_other);  x2 = x1 + p2(x1_own | x1_other)
+    without:       x2 = x + CASTE(x)
+
+As in the reference, CASTE thereby only changes what the p1 experts see, unless the stage has no AVMoE.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.guidance import CaptionGuidance
+from caeav.model.adapters.temporal import clip_view
+from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.placements.merge import LowRankMerge
+from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+
+
+class LadderStage(nn.Module):
+    """The adapters beside one pair of taps, and the merge that brings the change from the stage before."""
+
+    def __init__(
+        self,
+        number: int,
+        taps: tuple[TapSpec, TapSpec],
+        below: tuple[TapSpec, TapSpec] | None,
+        config: AdapterConfig,
+    ) -> None:
+        super().__init__()
+        visual, audio = taps
+        self.place = f"stage{number + 1}"
+        self.merge_visual = self.merge_audio = None
+        if below is not None:
+            self.merge_visual = LowRankMerge(below[0], visual, config.ladder.rank)
+            self.merge_audio = LowRankMerge(below[1], audio, config.ladder.rank)
+        self.caste_visual = build_caste(visual, audio, config) if config.caste.enabled else None
+        self.caste_audio = build_caste(audio, visual, config) if config.caste.enabled else None
+        has_moe = config.avmoe.enabled and not config.avmoe.skips(number)
+        self.p1 = MoePair(visual, audio, config) if has_moe else None
+        self.p2 = MoePair(visual, audio, config) if has_moe else None
+
+    def forward(self, taps: Pair, change: Pair | None, segments: int, trace: Trace) -> Pair | None:
+        """The change of this stage's taps, given the change of the stage before; None is no change."""
+        x, out = taps, None
+        if change is not None and self.merge_visual is not None and self.merge_audio is not None:
+            out = Pair(self.merge_visual(change.visual), self.merge_audio(change.audio))
+            x = taps + out
+        enriched = x
+        if self.caste_visual is not None and self.caste_audio is not None:
+            seen = self.caste_visual(x.visual, x.audio, segments)
+            heard = self.caste_audio(x.audio, x.visual, segments)
+            trace.agreement = (seen.weights[:, 0] + heard.weights[:, 0]) / 2
+            residual = Pair(seen.residual, heard.residual)
+            if self.p1 is None:
+                return residual if out is None else out + residual
+            enriched = x + residual
+        if self.p1 is None or self.p2 is None:
+            return out
+        first = self.p1(enriched, f"{self.place}.p1", trace)
+        second = self.p2(x + first, f"{self.place}.p2", trace)
+        added: Pair = first + second
+        return added if out is None else out + added
+
+
+class LadderTrunk(nn.Module):
+    """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps.
+
+    `visual_channels`, `audio_channels`: of the output. `visual_stages`: the visual taps it goes through; with
+    `keep_stages` it leaves in `aux` what became of each.
+    """
+
+    def __init__(self, spec: InputSpec, config: AdapterConfig) -> None:
+        super().__init__()
+        self.keep_stages = False
+        if not spec.visual or not spec.audio:
+            raise AdapterError(
+                f"the ladder needs a tap of each modality, given {len(spec.visual)} visual, {len(spec.audio)} audio",
+                hint="extract with a visual and an audio backbone that declare taps",
+            )
+        depth = min(len(spec.visual), len(spec.audio))
+        pairs = list(zip(spec.visual[-depth:], spec.audio[-depth:], strict=True))
+        self.visual_stages = tuple(visual for visual, _ in pairs)
+        self.names = [(visual.name, audio.name) for visual, audio in pairs]
+        self.visual_channels, self.audio_channels = (tap.channels for tap in pairs[-1])
+        adapted = config.caste.enabled or config.avmoe.enabled
+        self.stages = nn.ModuleList(
+            LadderStage(i, pair, pairs[i - 1] if i else None, config)
+            for i, pair in enumerate(pairs if adapted else [])
+        )
+        self.guidance = CaptionGuidance(spec, config.case) if config.case.enabled else None
+
+    def forward(self, batch: TokenBatch) -> TrunkOutput:
+        """A batch's taps and captions -> tokens for the head, agreement, losses and traces."""
+        segments = batch.visual[self.names[-1][0]].shape[1]
+        trace = Trace()
+        change: Pair | None = None
+        ends = {}
+        for i in range(len(self.names)):
+            taps = self._taps(batch, i)
+            if self.stages:
+                change = self.stages[i](taps, change, segments, trace)
+            if self.keep_stages:
+                seen = taps.visual if change is None else taps.visual + change.visual
+                ends[f"stage{i + 1}.visual"] = clip_view(seen, segments)
+        x = self._taps(batch, -1) if change is None else self._taps(batch, -1) + change
+        output = finish(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
+        output.aux.update(ends)
+        return output
+
+    def frozen_visual(self, given: Tensor) -> Tensor:
+        """The deepest visual tap `[B, T, L, C]`, which is the frozen backbone's own already."""
+        return given
+
+    def _taps(self, batch: TokenBatch, stage: int) -> Pair:
+        visual, audio = self.names[stage]
+        return Pair(batch.visual[visual].flatten(0, 1), batch.audio[audio].flatten(0, 1))

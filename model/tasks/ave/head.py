@@ -1,0 +1,102 @@
+"""The AVE head: in which seconds an event is both seen and heard, and which event it is (REFERENCE section 4.1).
+
+Batch-first: streams `[B, T, d]`, `K` foreground classes; background is the absence of relevance, not a class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from caeav.model.attention import PackedAttention
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.heads.norm import ChannelNorm
+from caeav.model.tasks.layers import TemporalAttention
+
+INTER_WEIGHT_DROPOUT = 0.2
+INTER_DROPOUT = 0.1
+
+
+class Localisation(NamedTuple):
+    """Logits: `event_relevance` `[B, T]`, `event_scores` `[B, K]`, `av_score` `[B, K]`; streams `[B, T, d]`."""
+
+    event_relevance: Tensor
+    event_scores: Tensor
+    av_score: Tensor
+    visual: Tensor
+    audio: Tensor
+
+
+class Interaction(nn.Module):
+    """`LN(p + dropout(attention(p, both streams over time)))` with `p` the product of both streams."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = PackedAttention(width, heads, INTER_WEIGHT_DROPOUT)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(INTER_DROPOUT)
+
+    def forward(self, product: Tensor, both: Tensor) -> Tensor:
+        """`[B, T, d]`, `[B, 2T, d]` -> `[B, T, d]`."""
+        return self.norm(product + self.dropout(self.attn(product, both)))  # type: ignore[no-any-return]
+
+
+class LocalisationHead(nn.Module):
+    """Relevance of every second, and event scores of the clip.
+
+    Class scores of each stream average the `topk_frames` best seconds of each class; the clip's event scores come
+    from the maximum over time of the mean stream, plus a share of those.
+    """
+
+    def __init__(self, classes: int, config: AveHeadConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.topk_frames = config.topk_frames
+        self.score_weight = config.score_weight
+        self.visual_frame_class = nn.Linear(width, classes)
+        self.audio_frame_class = nn.Linear(width, classes)
+        self.inter_visual = Interaction(width, config.heads) if config.interaction else None
+        self.inter_audio = Interaction(width, config.heads) if config.interaction else None
+        self.event_relevance = nn.Linear(width, 1)
+        self.event_class = nn.Linear(width, classes)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> Localisation:
+        """`[B, T, d]` each -> `Localisation`."""
+        av_score = (
+            self._score(self.visual_frame_class(visual)) + self._score(self.audio_frame_class(audio))
+        ) / 2
+        if self.inter_visual is not None and self.inter_audio is not None:
+            product = visual * audio
+            visual, audio = (
+                self.inter_visual(product, torch.cat([audio, visual], dim=1)),
+                self.inter_audio(product, torch.cat([visual, audio], dim=1)),
+            )
+        fused = (visual + audio) / 2
+        event_scores = self.event_class(fused.amax(dim=1)) + self.score_weight * av_score
+        return Localisation(self.event_relevance(fused)[..., 0], event_scores, av_score, visual, audio)
+
+    def _score(self, frames: Tensor) -> Tensor:
+        best = frames.topk(min(self.topk_frames, frames.shape[1]), dim=1).values
+        return best.mean(dim=1)
+
+
+class AveHead(nn.Module):
+    """Mean tokens of both modalities -> temporal attention -> localisation."""
+
+    def __init__(
+        self, visual_channels: int, audio_channels: int, classes: int, config: AveHeadConfig
+    ) -> None:
+        super().__init__()
+        self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
+        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
+        self.temporal_attention = TemporalAttention(visual_channels, audio_channels, config)
+        self.localisation = LocalisationHead(classes, config)
+
+    def forward(self, trunk: TrunkOutput) -> Localisation:
+        """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `Localisation`."""
+        visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
+        streams = self.temporal_attention(visual, audio)
+        return self.localisation(streams.visual, streams.audio)  # type: ignore[no-any-return]

@@ -1,0 +1,141 @@
+"""A timeline: one event, or background, in every second (AVE). Shapes: `T` segments, `K` classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from caeav.model.tasks.prediction import (
+    GREY,
+    INK,
+    Frames,
+    Panel,
+    Span,
+    When,
+    colours_of,
+    draw_spans,
+    legend_above,
+    number,
+    strip_panel,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """`events`: one name a segment (`background`: nothing that is both seen and heard); `probability`: of that name;
+    `table`: `[T, K + 1]`, the last column background."""
+
+    classes: tuple[str, ...]
+    events: tuple[str, ...]
+    probability: tuple[float, ...]
+    table: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, chosen: Tensor, table: Tensor, classes: Sequence[str]) -> Timeline:
+        """From the chosen class `[T]` (`K`: background) and probabilities `[T, K + 1]`."""
+        names = (*classes, BACKGROUND)
+        probability = table.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        return cls(
+            classes=tuple(classes),
+            events=tuple(names[int(i)] for i in chosen),
+            probability=tuple(probability.tolist()),
+            table=table.cpu().numpy().astype(np.float32),
+        )
+
+    def spans(self, when: When) -> list[Span]:
+        """Events with start and end; background left out."""
+        return when.spans([None if name == BACKGROUND else name for name in self.events])
+
+    def any_event(self, t: int) -> float:
+        """Probability that segment `t` holds any event; from one half on the likeliest is said."""
+        return 1.0 - float(self.table[t, -1])
+
+    def rows(self, when: When) -> list[dict[str, Any]]:
+        """A segment a row: what is said, how probable that is, and how probable any event is."""
+        return [
+            {
+                **when.named(t),
+                "event": self.events[t],
+                "probability": self.probability[t],
+                "any event": self.any_event(t),
+            }
+            for t in range(when.shown)
+        ]
+
+    def facts(self, when: When) -> dict[str, Any]:
+        """Segments with all probabilities, and events."""
+        return {
+            "classes": [*self.classes, BACKGROUND],
+            "segments": [
+                {
+                    "start_s": when.bounds(t)[0],
+                    "end_s": when.bounds(t)[1],
+                    "event": self.events[t],
+                    "probability": self.probability[t],
+                    "any_event": round(self.any_event(t), 6),
+                    "probabilities": [round(float(p), 6) for p in self.table[t]],
+                }
+                for t in range(when.shown)
+            ],
+            "events": [{"event": n, "start_s": start, "end_s": end} for n, start, end in self.spans(when)],
+        }
+
+    def panels(self, when: When, frames: Frames) -> list[Panel]:
+        """Frames, then a bar a segment: how probable what is said is, in its colour; a line: any event."""
+        return [*strip_panel(when, frames), Panel(2.3, lambda axis: self._draw(axis, when))]
+
+    def files(self, when: When) -> dict[str, bytes]:
+        """None."""
+        return {}
+
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
+    def _draw(self, axis: Axes, when: When) -> None:
+        said = self.events[: when.shown]
+        colours = colours_of([name for name in said if name != BACKGROUND])
+        edges = [when.start_s, *(when.bounds(t)[1] for t in range(when.shown))]
+        for t, name in enumerate(said):
+            start_s, end_s = when.bounds(t)
+            height, length = self.probability[t], end_s - start_s
+            axis.bar(
+                start_s,
+                height,
+                width=length,
+                align="edge",
+                color=colours.get(name, GREY),
+                edgecolor="white",
+                linewidth=1.5,
+            )
+            middle = start_s + length / 2
+            number(axis, middle, 0.07, height)
+        draw_spans(axis, self.spans(when), colours, 1.17, label=True)
+        if not colours:
+            middle, words = (when.start_s + when.end_s) / 2, "no event that is both seen and heard"
+            axis.text(middle, 1.17, words, ha="center", va="bottom", fontsize=9, color=INK)
+        axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        handles: list[Any] = [
+            axis.stairs(
+                [self.any_event(t) for t in range(when.shown)], edges, baseline=None, color=INK, linewidth=1.4
+            )
+        ]
+        names = ["any event (said from 0.5 on)"]
+        for name, colour in (("of the event said", next(iter(colours.values()), None)), (BACKGROUND, GREY)):
+            if colour is not None and (colour != GREY or BACKGROUND in said):
+                handles.append(axis.bar([when.start_s], [0], color=colour))
+                names.append(name)
+        legend_above(axis, handles, names)
+        axis.set_ylim(0, 1.36)
+        axis.set_yticks([0, 0.5, 1])
+        axis.set_ylabel("probability")

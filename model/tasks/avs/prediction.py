@@ -1,0 +1,104 @@
+"""Masks of what sounds, over the frames (AVSBench). Shapes: `T` frames, `H x W` pixels."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.masks import pack_mask
+from caeav.model.tasks.prediction import TALLEST, Frames, Panel, When, strip_panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EDGE = np.array([255, 255, 255], np.float32)
+"""Seen on dimmed grey and on things of any hue."""
+DIMMED = 0.35
+"""How bright the rest of a picture is drawn, in grey."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """`probability` `[T, H, W]` of a pixel's sounding; a mask is where it exceeds one half."""
+
+    probability: NDArray[np.float32]
+
+    @property
+    def on(self) -> NDArray[np.bool_]:
+        """Bool `[T, H, W]`."""
+        return self.probability > 0.5
+
+    def rows(self, when: When) -> list[dict[str, Any]]:
+        """A frame a row: how much of it sounds, and how sure that is at best."""
+        return [
+            {
+                **when.named(t),
+                "sounding %": 100 * float(self.on[t].mean()),
+                "highest probability": float(self.probability[t].max()),
+            }
+            for t in range(when.shown)
+        ]
+
+    def facts(self, when: When) -> dict[str, Any]:
+        """Masks as 1-bit PNG in base64, as in a manifest."""
+        return {
+            "size": list(self.probability.shape[1:]),
+            "frames": [
+                {"start_s": when.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
+                for t, mask in enumerate(self.on[: when.shown])
+            ],
+        }
+
+    def panels(self, when: When, frames: Frames) -> list[Panel]:
+        """Frames with the mask laid over, above the probabilities."""
+        shown = [self._overlay(t, frame) for t, frame in enumerate(frames)] if len(frames) else []
+        tall, wide = self.on.shape[1:]
+        height = min(0.93 * when.width_in / when.shown * tall / wide, TALLEST)
+        return [*strip_panel(when, shown), Panel(height, lambda axis: self._draw(axis, when))]
+
+    def files(self, when: When) -> dict[str, bytes]:
+        """`mask-<segment>.png`, black and white, in the size of the official masks."""
+        from PIL import Image
+
+        files = {}
+        for t, mask in enumerate(self.on[: when.shown]):
+            data = io.BytesIO()
+            Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(data, "PNG")
+            files[f"mask-{t + 1}.png"] = data.getvalue()
+        return files
+
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
+    def _overlay(self, t: int, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A frame `[h, w, 3]`, in colour where it sounds, with a white edge, and dimmed elsewhere."""
+        rows, columns = (
+            np.arange(n) * size // n for n, size in zip(frame.shape[:2], self.on.shape[1:], strict=True)
+        )
+        mask = self.on[t][np.ix_(rows, columns)]
+        width = max(1, min(mask.shape) // 80)
+        inner = mask.copy()
+        for axis in (0, 1):
+            for step in (-width, width):
+                inner &= np.roll(mask, step, axis)
+        grey = DIMMED * frame.mean(axis=-1, keepdims=True)
+        shown = np.where(inner[..., None], frame, np.where(mask[..., None], EDGE, grey))
+        mixed: NDArray[np.uint8] = shown.astype(np.uint8)
+        return mixed
+
+    def _draw(self, axis: Axes, when: When) -> None:
+        axis.set_ylim(0, 1)
+        axis.set_yticks([])
+        axis.set_ylabel("P(sounds), 0 is black")
+        for t, chance in enumerate(self.probability[: when.shown]):
+            start_s, end_s = when.bounds(t)
+            box = axis.inset_axes(
+                (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
+            )
+            box.imshow(chance, vmin=0, vmax=1, cmap="magma")
+            box.set_axis_off()

@@ -1,0 +1,273 @@
+"""Audio-visual segmentation (AVSBench S4 and MS3): which pixels sound, frame by frame.
+
+Masks come with the rows of the manifest, some frames without one. In RAM they are kept as bits. The head decodes at
+its own size, masks are compared at the official one. Shapes: `N` samples, `T` frames, `H x W` pixels of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.masks import unpack_mask
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.tasks.avs.head import AvsHead, AvsOutput
+from caeav.model.tasks.heads import AvsHeadConfig, HeadConfig
+from caeav.model.tasks.avs.loss import (
+    mask_loss,
+    masked_divergence,
+    masked_similarity,
+    nearest_sound_divergence,
+)
+from caeav.model.tasks.avs.metric import AvsMetric, frame_iou
+from caeav.model.tasks.avs.prediction import Masks
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.sample import Sample
+from caeav.model.tasks.base import Scores, Task
+
+if TYPE_CHECKING:
+    from caeav.model.adapters.trunk import Trunk
+
+SOURCES = " sounding)"
+BITS, KNOWN, GROUPS = "masks", "known", "groups"
+MASKED = {
+    "similarity": masked_similarity,
+    "divergence": masked_divergence,
+    "nearest": nearest_sound_divergence,
+}
+
+
+class AvsLossConfig(LossConfig):
+    """mask: of the annotated frames' pixels. masked: of sound against what the mask covers, by the formula
+    `masked_kind` (losses/avs.py); it is a sum over frames in all but `similarity`, as in the reference."""
+
+    mask: NotNegative = 1.0
+    masked: NotNegative = 0.0
+    masked_kind: Literal["similarity", "divergence", "nearest"] = "similarity"
+
+
+class AvsMetricConfig(Section):
+    """clips_per_call: clips the official functions see at once; a part of the protocol, since M_F takes the best
+    threshold a call. 1 as in the official test scripts."""
+
+    clips_per_call: Annotated[int, Field(ge=1)] = 1
+
+
+class AvsModel(nn.Module):
+    """The head, and its masks brought to the official size."""
+
+    def __init__(self, head: AvsHead, guided: bool, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder, self.guided, self.size = head, guided, size
+
+    def forward(self, trunk: TrunkOutput) -> AvsOutput:
+        """A trunk that kept its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
+        maps = [x for n, x in trunk.aux.items() if n.startswith("stage") and n.endswith(".visual")]
+        maps[-1] = trunk.visual if self.guided else trunk.aux.get("unguided.visual", trunk.visual)
+        found: AvsOutput = self.decoder(maps, trunk.audio)
+        if found.mask_logits.shape[-2:] == self.size:
+            return found
+        logits = F.interpolate(
+            found.mask_logits.float(), size=self.size, mode="bilinear", align_corners=False
+        )
+        return found._replace(mask_logits=logits)
+
+
+class AvsTask(Task):
+    """The registered tasks `avs-s4` and `avs-ms3`, which differ in data and recipe."""
+
+    metric = "mean_iou"
+    head_config: ClassVar[type[HeadConfig]] = AvsHeadConfig
+    loss_config: ClassVar[type[LossConfig]] = AvsLossConfig
+    metric_config: ClassVar[type[Section]] = AvsMetricConfig
+    keeps_stages = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+        """`mask_size`: height and width of the first mask, which all must have."""
+        texts = (text for rows in splits.values() for s in rows for text in s.clip.extra.get("masks", ()))
+        first = next((text for text in texts if text is not None), None)
+        if first is None:
+            raise CaeavError(
+                f"no clip of data set {manifest.dataset!r} has a mask",
+                hint="--dataset avs-s4 or avs-ms3, or one whose clips have `masks` (docs/TASKS.md)",
+            )
+        named = [groups_of(sample) for rows in splits.values() for sample in rows]
+        counts = {count: None for *_, count in filter(None, named) if count.endswith(SOURCES)}
+        names = {name: None for groups in named for name in groups if name not in counts}
+        return {"mask_size": list(unpack_mask(first).shape), "groups": [*sorted(names), *sorted(counts)]}
+
+    def classes(self, manifest: Manifest, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the table of scores groups clips by: S4's categories; MS3's objects and how many there are, where its
+        rows have them."""
+        return manifest.classes or tuple(facts["groups"])
+
+    def about(self, inputs: Inputs) -> str:
+        """The size of a mask."""
+        height, width = inputs.facts["mask_size"]
+        return f"masks of {height}x{width} pixels"
+
+    def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """`masks` `[N, T, bytes]`, one bit a pixel; `known` `[N, T]`; `groups` `[N, K]`, which it is in."""
+        frames = inputs.spec.segments
+        height, width = inputs.facts["mask_size"]
+        bits = np.zeros((len(samples), frames, (height * width + 7) // 8), np.uint8)
+        known = torch.zeros(len(samples), frames, dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            texts = list(sample.clip.extra.get("masks", ()))
+            if len(texts) != frames or not any(texts):
+                raise CaeavError(
+                    f"clip {sample.key} has {len(texts)} mask entries, {sum(map(bool, texts))} of them masks; "
+                    f"allowed: {frames} entries, at least one a mask",
+                    hint="give it masks in the official files, or take it out of its split, and extract again",
+                )
+            for t, text in enumerate(texts):
+                if text is not None:
+                    bits[row, t] = _bits(text, (height, width), sample.key)
+                    known[row, t] = True
+        groups = torch.zeros(len(samples), len(inputs.classes), dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            held = groups_of(sample)
+            groups[row] = torch.tensor([name in held for name in inputs.classes], dtype=torch.bool)
+        return {BITS: torch.from_numpy(bits), KNOWN: known, GROUPS: groups}
+
+    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+        """Temporal gates, TPAVI and decoder over the maps of all stages."""
+        assert isinstance(config, AvsHeadConfig)
+        widths = [tap.channels for tap in trunk.visual_stages]
+        height, width = inputs.facts["mask_size"]
+        return AvsModel(AvsHead(widths, trunk.audio_channels, config), config.guided, (height, width))
+
+    def losses(self, found: AvsOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+        """The masks', and one of sound against what they cover."""
+        known, truth = batch.targets[KNOWN], masks_of(batch.targets, found.mask_logits.shape[-2:])
+        losses = {"mask": mask_loss(found.mask_logits[known].unsqueeze(0), truth[known].unsqueeze(0))}
+        assert isinstance(config.loss, AvsLossConfig)
+        if config.loss.masked:
+            masked = MASKED[config.loss.masked_kind]
+            losses["masked"] = masked(found.mask_logits, found.maps, found.audio)
+        return losses
+
+    def read(self, found: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
+        """The masks."""
+        return Masks(found.mask_logits[0].float().sigmoid().cpu().numpy())
+
+    def scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
+        """A fresh scorer."""
+        assert isinstance(config.metric, AvsMetricConfig)
+        return AvsScorer(inputs.classes, config.metric.clips_per_call)
+
+    def majority(
+        self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> float:
+        """M_J of the one mask for all frames that does best in training: where masks mostly are, cut at a share."""
+        height, width = inputs.facts["mask_size"]
+        share = mean_mask(train, (height, width))
+        levels = [float(share.max()) * i / 12 for i in range(1, 12)]
+        masks = [share > level for level in levels]
+        best = max(masks, key=lambda mask: constant_ious(mask, train).mean().item())
+        return 100 * float(constant_ious(best, targets).mean())
+
+
+def groups_of(sample: Sample) -> tuple[str, ...]:
+    """Names of the groups that a clip is in: its category, or its objects and last their number."""
+    extra = sample.clip.extra
+    if "objects" in extra:
+        return (*extra["objects"], f"({len(extra['objects'])}{SOURCES}")
+    return (extra["category"],) if extra.get("category") else ()
+
+
+def _bits(text: str, size: tuple[int, int], key: str) -> np.typing.NDArray[np.uint8]:
+    mask = unpack_mask(text)
+    if mask.shape != size:
+        raise CaeavError(
+            f"a mask of clip {key} is {mask.shape[0]}x{mask.shape[1]} pixels, the first one {size[0]}x{size[1]}",
+            hint="bring all masks to one size in the official files and extract again",
+        )
+    return np.packbits(mask.reshape(-1))
+
+
+def masks_of(targets: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+    """Bits `[N, T, bytes]` -> masks, bool `[N, T, H, W]`."""
+    bits = targets[BITS]
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    pixels = ((bits.unsqueeze(-1) >> shifts) & 1).bool().flatten(-2)[..., : size[0] * size[1]]
+    return pixels.reshape(*pixels.shape[:-1], *size)
+
+
+def mean_mask(targets: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+    """Share of the known masks that cover a pixel: `[H, W]`."""
+    total = torch.zeros(size)
+    for row in range(len(targets[BITS])):
+        one = {BITS: targets[BITS][row : row + 1]}
+        total += masks_of(one, size)[0][targets[KNOWN][row]].sum(dim=0)
+    return total / targets[KNOWN].sum()
+
+
+def constant_ious(mask: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+    """IoU of one bool mask `[H, W]` with every known mask, clip by clip."""
+    logits = mask.float() * 2 - 1
+    found = []
+    for row in range(len(targets[BITS])):
+        truth = masks_of({BITS: targets[BITS][row : row + 1]}, mask.shape)[0][targets[KNOWN][row]]
+        found.append(frame_iou(logits.expand(truth.shape), truth))
+    return torch.cat(found)
+
+
+class AvsScorer:
+    """M_J and M_F over the frames with a mask; says by how many clips a call."""
+
+    def __init__(self, classes: Sequence[str], clips_per_call: int) -> None:
+        self._classes = classes
+        self._metric = AvsMetric(clips_per_call)
+        self._groups: list[Tensor] = []
+
+    def add(self, found: Any, batch: TokenBatch) -> None:
+        """Take in one batch."""
+        truth, known = masks_of(batch.targets, found.mask_logits.shape[-2:]), batch.targets[KNOWN]
+        for logits, masks, frames in zip(found.mask_logits, truth, known, strict=True):
+            self._metric.update(logits[frames].unsqueeze(0), masks[frames].unsqueeze(0))
+        self._groups += batch.targets[GROUPS].cpu().unbind()
+
+    def result(self) -> Scores:
+        """M_J in percent; with one clip a call also both numbers of every group of clips."""
+        score = self._metric.compute()
+        details = {
+            "f_measure": 100 * score.f_measure,
+            "clips_per_call": float(score.clips_per_call),
+            "frames": float(score.frames),
+            "empty_frames": float(score.empty_frames),
+        }
+        single = score.clips_per_call == 1
+        rows = self._rows(100 * score.calls) if single else ()
+        evidence = Evidence(
+            {"mean_iou": mean_of(score.calls[:, 0]), "f_measure": mean_of(score.calls[:, 1])},
+            SAMPLES if single else f"calls of {score.clips_per_call} clips",
+        )
+        why = "the rows name none (docs/DATASETS.md)" if single else "several clips are scored in a call"
+        return Scores(100 * score.mean_iou, len(self._groups), rows, details, evidence, "" if rows else why)
+
+    def _rows(self, calls: Tensor) -> tuple[dict[str, Any], ...]:
+        groups = torch.stack(self._groups)
+        found = [(name, calls[groups[:, i]]) for i, name in enumerate(self._classes)]
+        return tuple(
+            {"class": name, "clips": len(own)}
+            | dict(zip(("mean_iou", "f_measure"), own.mean(dim=0).tolist(), strict=True))
+            for name, own in found
+            if len(own)
+        )
+
+
+AVS_S4, AVS_MS3 = AvsTask("avs-s4"), AvsTask("avs-ms3")

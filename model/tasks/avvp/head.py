@@ -1,0 +1,148 @@
+"""The AVVP head: which events of `K` classes are heard, which are seen, and in which seconds (REFERENCE section 4.2).
+
+One group per class and modality, and one per class across both. Only whole-clip labels are needed to train it.
+Batch-first and any `B`; the reference mixes the seconds of different clips and is usable with one clip only. Its
+class tokens start at zero, so the classes are told apart by the token loss alone, at first. Frame probabilities are
+the clip's times an attention; see `AvvpHeadConfig.bounded_attention` for what is odd about it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.heads.avvp_group import GroupOutput, GroupTransformer
+from caeav.model.tasks.heads import AvvpHeadConfig
+from caeav.model.heads.norm import ChannelNorm
+from caeav.model.heads.pooling import linear_pool
+
+INIT_STD = 0.02
+
+
+class MotionError(CaeavError):
+    """Motion features missing or given although the head has no place for them."""
+
+
+class AvvpOutput(NamedTuple):
+    """Probabilities: `clip_prob`, `audio_prob`, `visual_prob` `[B, K]`; `*_frame_prob` `[B, T, K]`.
+
+    `*_token_logits` `[K, K]`: class scores of the class tokens themselves. With the reference's attention frame
+    probabilities reach 1.24.
+    """
+
+    clip_prob: Tensor
+    audio_prob: Tensor
+    visual_prob: Tensor
+    audio_frame_prob: Tensor
+    visual_frame_prob: Tensor
+    audio_token_logits: Tensor
+    visual_token_logits: Tensor
+
+
+def frame_attention(logits: Tensor, *, bounded: bool) -> Tensor:
+    """How much each second carries each class: assignment logits `[B, K, T]` -> `[B, K, T]`.
+
+    `1 + softmax over time` of the assignment shares (the reference; close to 1 everywhere), or, `bounded`, the shares
+    relative to the best second.
+    """
+    shares = logits.softmax(dim=1)
+    return shares / shares.amax(dim=-1, keepdim=True) if bounded else 1 + shares.softmax(dim=-1)
+
+
+class AvvpHead(nn.Module):
+    """Mean tokens of both modalities (and motion features) -> groups per class -> probabilities.
+
+    `motion_channels` is 512 in the reference (R(2+1)D features a second); None builds the head without motion.
+    """
+
+    def __init__(
+        self,
+        visual_channels: int,
+        audio_channels: int,
+        classes: int,
+        segments: int,
+        config: AvvpHeadConfig,
+        motion_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.bounded_attention = config.bounded_attention
+        self.audio_class_tokens = nn.Parameter(torch.zeros(classes, width))
+        self.visual_class_tokens = nn.Parameter(torch.zeros(classes, width))
+        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
+        self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
+        self.audio_in = nn.Linear(audio_channels, width)
+        self.visual_in = nn.Linear(visual_channels, width)
+        self.motion_in = None if motion_channels is None else nn.Linear(motion_channels, width)
+        self.visual_fuse = None if motion_channels is None else nn.Linear(2 * width, width)
+
+        def group(depth: int, other_segments: int | None = None) -> GroupTransformer:
+            return GroupTransformer(
+                width,
+                classes,
+                depth,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                drop_path=config.drop_path,
+                other_segments=other_segments,
+                hard_segments=config.hard_segments,
+            )
+
+        self.audio_group = group(config.audio_depth, segments)
+        self.visual_group = group(config.visual_depth)
+        self.cross_group = group(config.cross_depth)
+        self.clip_prob = nn.Linear(width, 1)
+        self.audio_prob = nn.Linear(width, 1)
+        self.visual_prob = nn.Linear(width, 1)
+        self.token_class = nn.Linear(width, classes)
+        self.second_class = nn.Linear(width, classes) if config.own_seconds else None
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, trunk: TrunkOutput, motion: Tensor | None = None) -> AvvpOutput:
+        """Tokens `[B, T, L, C]`, `[B, T, M, D]`, motion `[B, T, F]` -> `AvvpOutput`.
+
+        Raises `MotionError` when motion features do not go with how the head was built.
+        """
+        heard = self.audio_in(self.audio_norm(trunk.audio.mean(dim=2)))  # [B, T, d]
+        seen = self._fuse(self.visual_in(self.visual_norm(trunk.visual.mean(dim=2))), motion)
+        visual = self.visual_group(seen, self.visual_class_tokens)
+        audio = self.audio_group(heard, self.audio_class_tokens, seen)
+        across = self.cross_group(audio.groups, visual.groups)
+        audio_prob, audio_frames = self._seconds(self.audio_prob(audio.groups), audio)
+        visual_prob, visual_frames = self._seconds(self.visual_prob(visual.groups), visual)
+        return AvvpOutput(
+            clip_prob=self.clip_prob(across.groups).sigmoid().squeeze(-1),
+            audio_prob=audio_prob,
+            visual_prob=visual_prob,
+            audio_frame_prob=audio_frames,
+            visual_frame_prob=visual_frames,
+            audio_token_logits=self.token_class(self.audio_class_tokens),
+            visual_token_logits=self.token_class(self.visual_class_tokens),
+        )
+
+    def _seconds(self, clip: Tensor, grouped: GroupOutput) -> tuple[Tensor, Tensor]:
+        """Logits of the groups `[B, K, 1]` -> probabilities of the clip `[B, K]` and of its seconds `[B, T, K]`."""
+        if self.second_class is not None:
+            seconds = (self.second_class(grouped.own) + clip.transpose(1, 2)).sigmoid()
+            return linear_pool(seconds), seconds
+        attention = frame_attention(grouped.logits, bounded=self.bounded_attention)
+        clip = clip.sigmoid()
+        return clip.squeeze(-1), (clip * attention).transpose(1, 2)
+
+    def _fuse(self, seen: Tensor, motion: Tensor | None) -> Tensor:
+        if (motion is None) != (self.motion_in is None):
+            raise MotionError(
+                f"the head was built {'without' if self.motion_in is None else 'with'} motion features, "
+                f"the batch has {'none' if motion is None else list(motion.shape)}",
+                hint="set motion_channels to the width of the features, or to None for no features",
+            )
+        if self.motion_in is None or self.visual_fuse is None:
+            return seen
+        return self.visual_fuse(torch.cat([seen, self.motion_in(motion)], dim=-1))  # type: ignore[no-any-return]

@@ -1,0 +1,52 @@
+"""The AVVP objective (REFERENCE section 5): whole-clip labels for the clip and for each modality, names for the tokens.
+
+Labels are multi-hot per clip, `[B, K]`, whatever modality the event is in; that the picture often does not show what
+is heard is met by smoothing the visual target.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caeav.model.tasks.avvp.head import AvvpOutput
+
+CLAMP = 1e-7
+VISUAL_KEEP = 0.9
+
+
+class AvvpLoss(NamedTuple):
+    """Scalars; the reference minimises their sum and load balancing, which the trunk adds."""
+
+    clip: Tensor
+    audio: Tensor
+    visual: Tensor
+    audio_token: Tensor
+    visual_token: Tensor
+
+
+def avvp_loss(
+    output: AvvpOutput, labels: Tensor, *, visual_keep: float = VISUAL_KEEP, audio_keep: float = 1.0
+) -> AvvpLoss:
+    """BCE of clip, audio and (smoothed) visual probabilities, and cross entropy of the class tokens; weights 1.
+
+    `labels` `[B, K]` in 0..1. A keep of `s` turns a label `y` into `s y + (1 - s) / 2`.
+    """
+    labels = labels.to(torch.promote_types(output.clip_prob.dtype, torch.float32))
+    names = torch.arange(output.audio_token_logits.shape[0], device=labels.device)
+    clip = _bce(output.clip_prob, labels)
+    audio = _bce(output.audio_prob, audio_keep * labels + (1 - audio_keep) / 2)
+    visual = _bce(output.visual_prob, visual_keep * labels + (1 - visual_keep) / 2)
+    audio_token = F.cross_entropy(output.audio_token_logits, names)
+    visual_token = F.cross_entropy(output.visual_token_logits, names)
+    return AvvpLoss(clip, audio, visual, audio_token, visual_token)
+
+
+def _bce(probability: Tensor, target: Tensor) -> Tensor:
+    # Written out: torch refuses its own under autocast. Half precision knows no 1 - 1e-7.
+    wide = torch.promote_types(probability.dtype, torch.float32)
+    p = probability.to(wide).clamp(CLAMP, 1 - CLAMP)
+    return -(target * p.log() + (1 - target) * (1 - p).log()).mean()

@@ -1,0 +1,137 @@
+"""The official LLP metric: F-scores of audio, visual and audio-visual events (REFERENCE section 7).
+
+Two levels: segments (every second counts) and events (maximal runs, found when IoU reaches one half). Per clip the
+F-score is averaged over the classes that occur in prediction or truth, 1 for a clip where none does, and the data
+set's value is the mean over clips. "Event" pools the counts of both modalities per class, "type" averages the three
+F-scores. Shapes: `N` clips, `K` classes, `T` seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.metrics.runs import run_hits
+
+THRESHOLD = 0.5
+AUDIO, VISUAL, POOLED, BOTH = range(4)
+
+
+def predict_tracks(output: AvvpOutput, threshold: float = THRESHOLD) -> tuple[Tensor, Tensor]:
+    """Bool audio and visual tracks `[B, K, T]`: frame and clip probability both reach the threshold.
+
+    The official clip gate is the audio-visual `clip_prob`, for both modalities alike.
+    """
+    clip = output.clip_prob.unsqueeze(-1) >= threshold  # [B, K, 1]
+
+    def tracks(frames: Tensor) -> Tensor:
+        return (frames.transpose(1, 2) >= threshold) & clip
+
+    return tracks(output.audio_frame_prob), tracks(output.visual_frame_prob)
+
+
+def segment_counts(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Bool tracks `[..., T]` twice -> counts `[..., 3]` of hits, false alarms and misses over seconds."""
+    pairs = (predicted & truth, predicted & ~truth, truth & ~predicted)
+    return torch.stack([pair.sum(dim=-1) for pair in pairs], dim=-1)
+
+
+def f_scores(counts: Tensor) -> Tensor:
+    """Counts `[..., 3]` -> `2 TP / (2 TP + FP + FN)` in float64, NaN where all three are zero."""
+    hits, false_alarms, misses = counts.double().unbind(dim=-1)
+    return 2 * hits / (2 * hits + false_alarms + misses)
+
+
+def clip_f(counts: Tensor) -> Tensor:
+    """Counts per class `[..., K, 3]` -> the clip's F-score `[...]`, 1 where no class occurs at all."""
+    scores = f_scores(counts).nanmean(dim=-1)
+    return torch.where(scores.isnan(), 1.0, scores)
+
+
+def level_counts(audio: tuple[Tensor, Tensor], visual: tuple[Tensor, Tensor], *, events: bool) -> Tensor:
+    """Tracks (predicted, truth) of both modalities `[N, K, T]` -> counts `[N, 4, K, 3]`: A, V, pooled, AV."""
+    count = run_hits if events else segment_counts
+    both = (audio[0] & visual[0], audio[1] & visual[1])
+    heard, seen, agreed = count(*audio), count(*visual), count(*both)
+    return torch.stack([heard, seen, heard + seen, agreed], dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelScore:
+    """Percent. `type_av`: mean of audio, visual and audio_visual; `event_av`: counts of both modalities pooled."""
+
+    audio: float
+    visual: float
+    audio_visual: float
+    type_av: float
+    event_av: float
+
+
+@dataclass(frozen=True)
+class AvvpScore:
+    """Both levels; `per_clip` `[2, N, 4]`: segment and event level, F of A, V, pooled and AV in 0..1, for intervals.
+
+    `per_class` `[2, 4, K]`: F of counts pooled over clips (ours, not official), NaN for a class that never occurs.
+    """
+
+    segment: LevelScore
+    event: LevelScore
+    per_clip: Tensor
+    per_class: Tensor
+    clips: int
+
+
+@dataclass
+class AvvpMetric:
+    """Collects clips; the result does not depend on how they are split into batches."""
+
+    classes: int
+    threshold: float = THRESHOLD
+    _clips: list[Tensor] = field(init=False, repr=False, default_factory=list)
+    _counts: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._counts = torch.zeros(2, 4, self.classes, 3, dtype=torch.int64)
+
+    def update(self, output: AvvpOutput, audio: Tensor, visual: Tensor) -> None:
+        """One batch: the head's output, truth `[B, T, K]` of both modalities in 0/1."""
+        predicted_audio, predicted_visual = predict_tracks(output, self.threshold)
+        self.update_tracks(
+            predicted_audio, predicted_visual, audio.transpose(1, 2) > 0, visual.transpose(1, 2) > 0
+        )
+
+    def update_tracks(
+        self, predicted_audio: Tensor, predicted_visual: Tensor, audio: Tensor, visual: Tensor
+    ) -> None:
+        """One batch of bool tracks, all `[B, K, T]`."""
+        heard, seen = (predicted_audio.cpu(), audio.cpu()), (predicted_visual.cpu(), visual.cpu())
+        counts = torch.stack([level_counts(heard, seen, events=events) for events in (False, True)])
+        self._clips.append(clip_f(counts))  # [2, B, 4]
+        self._counts += counts.sum(dim=1)
+
+    def compute(self) -> AvvpScore:
+        """The score of everything seen so far; a ValueError before the first batch."""
+        if not self._clips:
+            raise ValueError("no clip was scored: call update() first")
+        per_clip = torch.cat(self._clips, dim=1)
+        segment, event = (_level(level) for level in 100 * per_clip.mean(dim=1))
+        return AvvpScore(segment, event, per_clip, f_scores(self._counts), per_clip.shape[1])
+
+
+def clip_scores(level: Tensor) -> dict[str, Tensor]:
+    """F of A, V, pooled and AV of one level `[..., 4]` -> the five numbers of a `LevelScore`, each `[...]`."""
+    audio, visual, both = (level[..., i] for i in (AUDIO, VISUAL, BOTH))
+    return {
+        "audio": audio,
+        "visual": visual,
+        "audio_visual": both,
+        "type_av": (audio + visual + both) / 3,
+        "event_av": level[..., POOLED],
+    }
+
+
+def _level(means: Tensor) -> LevelScore:
+    return LevelScore(**{name: float(x) for name, x in clip_scores(means).items()})

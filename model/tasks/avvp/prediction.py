@@ -1,0 +1,136 @@
+"""Two timelines a class: when it is heard, and when it is seen (LLP). Shapes: `T` segments, `K` classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from caeav.model.tasks.prediction import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    Frames,
+    Panel,
+    Span,
+    When,
+    legend_above,
+    number,
+    plain,
+    strip_panel,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MODALITIES = ("audio", "visual")
+COLOURS = {"audio": ORANGE, "visual": BLUE}
+FAINT = 0.35
+"""From this probability on a class that was not chosen is drawn all the same, in grey."""
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """`on`: modality -> bool `[T, K]`, what is said; `probability`: modality -> `[T, K]`."""
+
+    classes: tuple[str, ...]
+    on: dict[str, NDArray[np.bool_]]
+    probability: dict[str, NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, classes: Sequence[str], heard: Tensor, seen: Tensor, audio: Tensor, visual: Tensor) -> Tracks:
+        """From bool tracks `[K, T]` and probabilities `[T, K]`, which the reference lets exceed 1."""
+        on = {"audio": heard, "visual": seen}
+        chance = {"audio": audio, "visual": visual}
+        return cls(
+            tuple(classes),
+            {name: x.t().cpu().numpy() for name, x in on.items()},
+            {name: x.float().clamp(0, 1).cpu().numpy() for name, x in chance.items()},
+        )
+
+    def spans(self, when: When, modality: str) -> list[Span]:
+        """Events of one modality, class by class."""
+        on = self.on[modality]
+        return [
+            span
+            for k, name in enumerate(self.classes)
+            for span in when.spans([name if active else None for active in on[:, k]])
+        ]
+
+    def rows(self, when: When) -> list[dict[str, Any]]:
+        """A segment a row, with what is heard and what is seen, each with its probability."""
+        return [
+            when.named(t) | {word: self._said(m, t) for word, m in (("heard", "audio"), ("seen", "visual"))}
+            for t in range(when.shown)
+        ]
+
+    def facts(self, when: When) -> dict[str, Any]:
+        """Events of both modalities, and all probabilities."""
+        return {
+            "classes": list(self.classes),
+            "events": [
+                {"modality": modality, "event": name, "start_s": start, "end_s": end}
+                for modality in MODALITIES
+                for name, start, end in self.spans(when, modality)
+            ],
+            "segments": [
+                {"start_s": when.bounds(t)[0], "end_s": when.bounds(t)[1]}
+                | {m: [round(float(p), 6) for p in self.probability[m][t]] for m in MODALITIES}
+                for t in range(when.shown)
+            ],
+        }
+
+    def panels(self, when: When, frames: Frames) -> list[Panel]:
+        """Frames, then one line a class and modality."""
+        shown = self._shown(when)
+        height = 0.5 + 0.42 * max(1, len(shown))
+        return [*strip_panel(when, frames), Panel(height, lambda axis: self._draw(axis, when, shown))]
+
+    def files(self, when: When) -> dict[str, bytes]:
+        """None."""
+        return {}
+
+    def remarks(self) -> list[str]:
+        """None."""
+        return []
+
+    def _said(self, modality: str, t: int) -> str:
+        on, chance = self.on[modality][t], self.probability[modality][t]
+        return ", ".join(f"{name} {chance[k]:.2f}" for k, name in enumerate(self.classes) if on[k]) or "-"
+
+    def _shown(self, when: When) -> list[int]:
+        """Classes that are said, or nearly, in any modality."""
+        n = when.shown
+        most = np.stack([self.probability[m][:n].max(axis=0) for m in MODALITIES]).max(axis=0)
+        said = np.stack([self.on[m][:n].max(axis=0) for m in MODALITIES]).max(axis=0)
+        return [k for k in range(len(self.classes)) if said[k] or most[k] >= FAINT]
+
+    def _draw(self, axis: Axes, when: When, shown: Sequence[int]) -> None:
+        for line, k in enumerate(reversed(shown)):
+            for modality, offset in (("audio", 0.27), ("visual", -0.13)):
+                for t in range(when.shown):
+                    start_s, end_s = when.bounds(t)
+                    chance, said = float(self.probability[modality][t, k]), bool(self.on[modality][t, k])
+                    axis.barh(
+                        line + offset,
+                        end_s - start_s,
+                        left=start_s,
+                        height=0.36,
+                        color=COLOURS[modality] if said else GREY,
+                        alpha=max(0.06, chance) if not said else 0.35 + 0.65 * chance,
+                        edgecolor="white",
+                        linewidth=1,
+                    )
+                    if said:
+                        number(axis, (start_s + end_s) / 2, line + offset, chance)
+        axis.set_yticks(range(len(shown)), [plain(self.classes[k], 26) for k in reversed(shown)])
+        axis.set_ylim(-0.6, max(1, len(shown)) - 0.3)
+        if not shown:
+            axis.text((when.start_s + when.end_s) / 2, 0.0, "no event heard or seen", ha="center", color=INK)
+        handles = [axis.barh([-9], [0], color=colour) for colour in (*COLOURS.values(), GREY)]
+        legend_above(axis, handles, ["heard", "seen", "not said, the darker the likelier"])

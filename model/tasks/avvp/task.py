@@ -1,0 +1,201 @@
+"""Audio-visual video parsing (LLP): which events are heard, which are seen, and in which seconds.
+
+Training knows which events a clip holds, in whatever modality; val and test have audible and visible events second by
+second. Shapes: `N` samples, `T` segments, `K` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from caeav.manifests.clip import Manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.tasks.bootstrap import Evidence, mean_of
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
+from caeav.model.tasks.heads import AvvpHeadConfig, HeadConfig
+from caeav.model.tasks.avvp.loss import VISUAL_KEEP, avvp_loss
+from caeav.model.tasks.avvp.metric import THRESHOLD, AvvpMetric, clip_scores, predict_tracks
+from caeav.model.tasks.avvp.prediction import Tracks
+from caeav.model.train.runs import Inputs
+from caeav.model.tasks.sample import Sample
+from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.labels import active, check_labels, stack
+
+if TYPE_CHECKING:
+    from caeav.model.adapters.trunk import Trunk
+
+LABELS, AUDIO, VISUAL, TIMED = "labels", "audio", "visual", "timed"
+MOTION = "motion."
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class AvvpLossConfig(LossConfig):
+    """The official five. A keep of `s` turns a clip label `y` into `s y + (1 - s) / 2` for that modality: what is
+    heard need not be seen."""
+
+    clip: NotNegative = 1.0
+    audio: NotNegative = 1.0
+    visual: NotNegative = 1.0
+    audio_token: NotNegative = 1.0
+    visual_token: NotNegative = 1.0
+    audio_keep: Share = 1.0
+    visual_keep: Share = VISUAL_KEEP
+
+
+class AvvpMetricConfig(Section):
+    """threshold: from which probability on an event is said to be there, for clips and for seconds."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
+
+
+class AvvpTask(Task):
+    """The registered task `avvp`; its epochs are compared by Type@AV of segments, as the official code does."""
+
+    name = "avvp"
+    metric = "segment_type_av"
+    head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
+    loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
+    metric_config: ClassVar[type[Section]] = AvvpMetricConfig
+
+    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+        """Nothing; but without a single event there would be nothing to score."""
+        if not any(sample.clip.events for split in ("val", "test") for sample in splits[split]):
+            raise CaeavError(
+                f"no val or test clip of data set {manifest.dataset!r} has an event",
+                hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
+            )
+        return {}
+
+    def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """`labels` `[N, K]` of whole clips; `audio`, `visual` `[N, T, K]`, and `timed` `[N]` where these are known."""
+        names = [clip_labels(sample) for sample in samples]
+        check_labels(inputs, (name for found in names for name in found))
+        shape = inputs.spec.segments, len(inputs.classes)
+        weak = torch.zeros(len(samples), shape[1])
+        for row, found in enumerate(names):
+            weak[row, [inputs.classes.index(name) for name in found]] = 1
+        return {
+            LABELS: weak,
+            AUDIO: stack([_truth(sample, AUDIO, inputs) for sample in samples], *shape),
+            VISUAL: stack([_truth(sample, VISUAL, inputs) for sample in samples], *shape),
+            TIMED: torch.tensor([bool(s.clip.events) or s.split != "train" for s in samples]),
+        }
+
+    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+        """Grouping by classes; with `motion` also of the stores' one motion tap."""
+        assert isinstance(config, AvvpHeadConfig)
+        taps = [tap for tap in inputs.spec.other if tap.name.startswith(MOTION)]
+        if config.motion and len(taps) != 1:
+            raise CaeavError(
+                f"model.head.motion is true; the joined stores hold {len(taps)} taps named {MOTION}...",
+                hint="make one by `caeav import --tap motion.NAME=FOLDER` and join it (--set stores.tokens=[...]), "
+                "or set model.head.motion=false",
+            )
+        return AvvpHead(
+            trunk.visual_channels,
+            trunk.audio_channels,
+            len(inputs.classes),
+            inputs.spec.segments,
+            config,
+            motion_channels=taps[0].channels if config.motion else None,
+        )
+
+    def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
+        """With the mean tokens of the motion tap, if the head reads one."""
+        assert isinstance(head, AvvpHead)
+        if head.motion_in is None:
+            return head(trunk)  # type: ignore[no-any-return]
+        [motion] = [x for name, x in batch.extra.items() if name.startswith(MOTION)]
+        return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
+
+    def losses(self, found: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+        """The official five, from labels of whole clips."""
+        keeps = config.loss
+        assert isinstance(keeps, AvvpLossConfig)
+        loss = avvp_loss(
+            found, batch.targets[LABELS], visual_keep=keeps.visual_keep, audio_keep=keeps.audio_keep
+        )
+        return loss._asdict()
+
+    def read(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
+        """Both modalities' seconds, from the probability on that scores are taken at."""
+        assert isinstance(config.metric, AvvpMetricConfig)
+        heard, seen = predict_tracks(found, config.metric.threshold)
+        return Tracks.of(
+            inputs.classes, heard[0], seen[0], found.audio_frame_prob[0], found.visual_frame_prob[0]
+        )
+
+    def scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
+        """A fresh scorer."""
+        assert isinstance(config.metric, AvvpMetricConfig)
+        return AvvpScorer(inputs.classes, config.metric.threshold)
+
+    def majority(
+        self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> float:
+        """Type@AV of answering the most frequent training class in every second of both modalities."""
+        always = torch.zeros_like(targets[AUDIO].transpose(1, 2), dtype=torch.bool)  # [N, K, T]
+        always[:, int(train[LABELS].sum(dim=0).argmax())] = True
+        metric = AvvpMetric(len(inputs.classes))
+        heard, seen = (targets[name].transpose(1, 2) > 0 for name in (AUDIO, VISUAL))
+        metric.update_tracks(always, always, heard, seen)
+        return metric.compute().segment.type_av
+
+
+def clip_labels(sample: Sample) -> list[str]:
+    """What the clip holds, without saying when: its row's own `labels`, else those of its events."""
+    given = sample.clip.extra.get("labels")
+    return list(given) if given is not None else list(dict.fromkeys(e.label for e in sample.clip.events))
+
+
+def _truth(sample: Sample, modality: str, inputs: Inputs) -> Tensor:
+    """`[T, K]`: events of one modality, and those of no named one."""
+    return active([e for e in sample.clip.events if e.modality in ("", modality)], inputs)
+
+
+class AvvpScorer:
+    """The official F-scores; refuses clips of which only the labels of the whole are known."""
+
+    def __init__(self, classes: Sequence[str], threshold: float) -> None:
+        self._classes = classes
+        self._metric = AvvpMetric(len(classes), threshold)
+
+    def add(self, found: Any, batch: TokenBatch) -> None:
+        """Take in one batch."""
+        if not bool(batch.targets[TIMED].all()):
+            raise CaeavError(
+                "these clips have labels of the whole clip only, their seconds cannot be scored",
+                hint="choose a split with events: val or test",
+            )
+        self._metric.update(found, batch.targets[AUDIO], batch.targets[VISUAL])
+
+    def result(self) -> Scores:
+        """All ten numbers; a row for every class that occurs in truth or prediction."""
+        score = self._metric.compute()
+        levels = {"segment": score.segment, "event": score.event}
+        details = {f"{name}_{key}": x for name, level in levels.items() for key, x in asdict(level).items()}
+        columns = ("segment_audio", "segment_visual", "segment_pooled", "segment_av",
+                   "event_audio", "event_visual", "event_pooled", "event_av")  # fmt: skip
+        table = (100 * score.per_class).flatten(0, 1)  # [8, K]
+        rows = tuple(
+            {"class": name} | dict(zip(columns, table[:, k].nan_to_num(nan=0.0).tolist(), strict=True))
+            for k, name in enumerate(self._classes)
+            if not bool(table[:, k].isnan().all())
+        )
+        of_clips = {
+            f"{name}_{key}": mean_of(x)
+            for name, level in zip(levels, score.per_clip, strict=True)
+            for key, x in clip_scores(level).items()
+        }
+        return Scores(score.segment.type_av, score.clips, rows, details, Evidence(of_clips))
+
+
+AVVP = AvvpTask()

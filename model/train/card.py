@@ -1,0 +1,135 @@
+"""The model card of a finished run: what it is, what it was trained on, how it scored, how to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from caeav.manifests.core.atomic import publish_text
+from caeav.model.tasks.bootstrap import shown
+from caeav.model.markdown import literal, markdown_table
+from caeav.model.train.protocol import sentence
+from caeav.model.provenance import backbones
+from caeav.model.train.config_file import dump_config
+from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run
+
+if TYPE_CHECKING:
+    from caeav.model.train.experiment import Experiment
+
+
+def write_card(run: Run, experiment: Experiment, result: dict[str, Any]) -> None:
+    """Publish `card.md`."""
+    publish_text(run.folder / CARD, card_text(run, experiment, result))
+
+
+def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
+    """The card in Markdown."""
+    command = run.origin()["command"]
+    config, inputs = experiment.config, experiment.inputs
+    scores = [
+        [
+            name,
+            f"{value:.2f}",
+            shown(result["intervals"].get(name), result["metric"]),
+            f"{result['majority'][name]:.2f}",
+            str(result["clips"][name]),
+            str(result["left_out"][name]),
+        ]
+        for name, value in result["scores"].items()
+    ]
+    stores = [
+        [
+            fact["kind"],
+            f"`{literal(fact['folder'])}`",
+            f"`{fact['fingerprint'][:12]}`",
+            str(fact["clips"]),
+            str(fact["quarantined"]),
+        ]
+        for fact in experiment.stores_json()["stores"]
+    ]
+    parts = [[f"`{part}`", f"{count:,}"] for part, count in result["parameters"].items()]
+    parts.append(["**all**", f"{sum(result['parameters'].values()):,}"])
+    per_class = [[literal(value) for value in row.values()] for row in result["per_class"].get("test", [])]
+    columns = list(result["per_class"]["test"][0]) if per_class else []
+    details = [
+        [name, *(_with_interval(result, split, name) for split in result["scores"])]
+        for name in next(iter(result["details"].values()), {})
+    ]
+    sections = [
+        f"# {run.name}",
+        f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
+        f"**{literal(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
+        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and no "
+        f"part of this model. `{ADAPTER}` holds all trained parameters.",
+        "## Scores",
+        f"{result['metric'].capitalize()} in percent, official metric. "
+        f"{sentence(config.task, config.protocol, config.select_on)} Seed "
+        f"{config.seed}, {result['epochs']} epochs, best epoch {result['best_epoch']}"
+        f"{', stopped early' if result['stopped_early'] else ''}. Majority: always the most frequent answer of train. "
+        f"{_about_intervals(result)}",
+        markdown_table(
+            ["split", "score", "interval", "majority", result["rows"], "clips left out (quarantine)"],
+            scores,
+        ),
+        *besides(result),
+        *([markdown_table(["also", *result["scores"]], details)] if details else []),
+        *(["### Test, class by class", markdown_table(columns, per_class)] if per_class else []),
+        "## Trained on",
+        markdown_table(["store", "folder", "fingerprint", "clips", "quarantined"], stores),
+        *(
+            ["\n".join(f"- {literal(remark)}" for remark in experiment.joined.remarks)]
+            if experiment.joined.remarks
+            else []
+        ),
+        "## Trainable parameters",
+        markdown_table(["part", "parameters"], parts),
+        "## Repeat it",
+        "```\n"
+        + (f"{command}\n# or, from this folder's own configuration:\n" if command else "")
+        + f"caeav train --task {config.task} --recipe {config.recipe} --config {CONFIG}\n```",
+        "## Configuration",
+        f"```yaml\n{dump_config(config)}```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _about_intervals(result: dict[str, Any]) -> str:
+    for made in result["intervals"].values():
+        return (
+            f"Intervals: {made['level']:g} %, bootstrap of {made['resamples']} resamples over {made['unit']}; they say "
+            "what other test clips could change, not what another seed would."
+        )
+    return ""
+
+
+def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
+    held = shown(result["intervals"].get(split), name)
+    return f"{result['details'][split][name]:.2f}" + (f" ({held})" if held else "")
+
+
+def besides(result: dict[str, Any]) -> list[str]:
+    """Sentences: segments of which no media were, the best of all epochs each for itself, the score with leaked clips,
+    where the run has them."""
+    said = []
+    if result.get("bare"):
+        said.append(bare_said({split: tuple(pair) for split, pair in result["bare"].items()}))
+    for split, peaks in result.get("peaks", {}).items():
+        best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())
+        said.append(f"Best over epochs on {split}, each number for itself: {best}.")
+    if "leaks" in result:
+        gone = ", ".join(f"{n} of {split}" for split, n in result["leaks"]["left_out"].items())
+        whole = ", ".join(f"{split} {x:.2f}" for split, x in result["leaks"]["scores_with"].items())
+        said.append(
+            f"Clips whose video is in another split too are left out everywhere ({result['rows']}: {gone}); "
+            f"scored with them: {whole}."
+        )
+    return said
+
+
+def bare_said(bare: Mapping[str, tuple[int, int]]) -> str:
+    """Split -> in how many of how many segments there was neither picture nor sound: what that means for the scores."""
+    counts = ", ".join(f"{split} {n} of {of}" for split, (n, of) in bare.items())
+    return (
+        f"Segments with neither picture nor sound, as past the end of the media: {counts}. They count with their "
+        "labels in losses and scores, as in the official code."
+    )

@@ -1,0 +1,249 @@
+"""The samples of one split as batches of tensors: from RAM when the split fits, else memory-mapped from the store.
+
+The order of an epoch is a function of seed and epoch alone, and a batch of its rows and the epoch alone, so that a
+resumed run sees exactly what an uninterrupted one would. Tokens keep the store's dtype until they reach the device.
+`SplitData.batch` is the one place where a batch is made; whatever alters inputs (negatives, augmentation, a stress
+test) is a `Change` handed to it.
+Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L` tokens, `C` channels, `W` words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch
+from caeav.model.train.join import Joined
+from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.pipeline.store import Record, StoreReader
+
+CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
+MIB = 1 << 20
+AHEAD = 64
+"""Clips of a batch that are asked for from the disk before the first of them is used."""
+
+
+class Epoch(NamedTuple):
+    """A pass of training over the data; what is drawn in it comes from these two and the row."""
+
+    seed: int
+    number: int
+
+
+class Change(Protocol):
+    """Alters a batch just after it was read."""
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
+        ...
+
+
+class SplitData:
+    """`N` samples with their targets and extra inputs (`name -> [N, ...]`), readable by row.
+
+    With `preload` all arrays are stacked in RAM once; otherwise every batch is read from the store's memory map.
+    """
+
+    def __init__(
+        self,
+        joined: Joined,
+        samples: Sequence[Sample],
+        targets: Mapping[str, Tensor],
+        *,
+        extra: Mapping[str, Tensor] | None = None,
+        changes: Sequence[Change] = (),
+        preload: bool = False,
+    ) -> None:
+        self.keys: Sequence[str]
+        self.clips: Sequence[str]
+        self.clip_of: Sequence[int]
+        if isinstance(samples, ClipSamples):
+            self.keys = self.clips = samples.keys
+            self.clip_of = range(len(samples))
+        else:
+            self.keys = [sample.key for sample in samples]
+            self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
+            number = {key: i for i, key in enumerate(self.clips)}
+            self.clip_of = [number[sample.clip.key] for sample in samples]
+        self._joined = joined
+        self._names = {tap.name for tap in _taps(joined.spec)}
+        self._targets, self._extra, self._changes = dict(targets), dict(extra or {}), tuple(changes)
+        self._reading = threading.Lock()
+        self._stacked: dict[str, Tensor] | None = None
+        if preload and self.keys:
+            self._stacked = self._read(range(len(self.clips)))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def batch(self, rows: Sequence[int], epoch: Epoch | None = None) -> TokenBatch:
+        """The samples at `rows` in that order; a clip that several of them share is read once."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        clips = self.clips_of(rows)
+        batch = _as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
+        if len(clips) < len(rows):
+            place = {clip: i for i, clip in enumerate(clips)}
+            batch.clip_of = torch.tensor([place[self.clip_of[row]] for row in rows])
+        batch.targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
+        batch.extra |= {name: x.index_select(0, index) for name, x in self._extra.items()}
+        for change in self._changes:
+            batch = change(batch, rows, self, epoch)
+        return batch
+
+    def clips_of(self, rows: Sequence[int]) -> list[int]:
+        """The numbers of the clips that the samples at `rows` lie in, each once, in the order of a batch of them."""
+        return list(dict.fromkeys(self.clip_of[row] for row in rows))
+
+    def clip_arrays(self, clips: Sequence[int]) -> dict[str, Tensor]:
+        """Everything the run reads of the clips with these numbers: taps, captions, flags, each `[B, ...]`."""
+        if self._stacked is None:
+            return self._read(clips)
+        chosen = torch.as_tensor(clips, dtype=torch.long)
+        return {name: x.index_select(0, chosen) for name, x in self._stacked.items()}
+
+    def changed(self, change: Change) -> SplitData:
+        """The same samples, sharing what is in RAM, with `change` made to every batch before all others."""
+        other = copy(self)
+        other._changes = (change, *self._changes)
+        return other
+
+    def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
+        """Single segments of any clips of the split: numbers `[B, S]` of clips and segments -> `[B, S, L, C]`."""
+        if self._stacked is not None:
+            return self._stacked[tap][clips, segments]
+        wanted, places = torch.unique(clips, return_inverse=True)
+        held = [torch.from_numpy(np.array(self._arrays(self.clips[i])[tap])) for i in wanted.tolist()]
+        return torch.stack(held)[places, segments]
+
+    def _read(self, clips: Sequence[int]) -> dict[str, Tensor]:
+        """Arrays of the clips with these numbers, each stacked to `[B, ...]`."""
+        out: dict[str, Tensor] = {}
+        with self._reading:
+            for store in self._joined.stores:
+                store.ahead([self.clips[number] for number in clips[:AHEAD]])
+        for at, number in enumerate(clips):
+            for name, array in self._arrays(self.clips[number]).items():
+                if name not in out:
+                    out[name] = torch.empty((len(clips), *array.shape), dtype=_torch_dtype(array.dtype))
+                out[name].numpy()[at] = array
+        return out
+
+    def _arrays(self, key: str) -> dict[str, NDArray[np.generic]]:
+        """Everything the run reads of one clip, with the segments' truth from the record's info."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        segments = self._joined.spec.segments
+        ok = {"frames_ok": np.ones(segments, bool), "audio_ok": np.ones(segments, bool)}
+        for store in self._joined.tokens:
+            record = self._record(store, key)
+            arrays |= {name: x for name, x in record.arrays.items() if name in self._names}
+            for name, flags in ok.items():
+                flags &= np.asarray(record.info.get(name, True), bool)
+        if self._joined.captions is not None:
+            held = self._record(self._joined.captions, key).arrays
+            arrays |= {name: held[name] for name in CAPTION_ARRAYS if name in held}
+        return arrays | ok
+
+    def _record(self, store: StoreReader, key: str) -> Record:
+        """A reader keeps its maps for one thread at a time; the views it gives are free to use."""
+        with self._reading:
+            return store.read(key)
+
+
+def _taps(spec: InputSpec) -> tuple[TapSpec, ...]:
+    return (*spec.visual, *spec.audio, *spec.other)
+
+
+def clip_bytes(joined: Joined) -> int:
+    """Bytes of one clip's arrays, as far as the run reads them, over all joined stores."""
+    names = {*(tap.name for tap in _taps(joined.spec)), *CAPTION_ARRAYS}
+    return sum(
+        int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        for store in joined.stores
+        for name, spec in store.array_specs().items()
+        if name in names
+    )
+
+
+def fits(joined: Joined, clips: int, budget_mb: int) -> bool:
+    """Whether `clips` clips fit in `budget_mb` MiB of RAM."""
+    return clips * clip_bytes(joined) <= budget_mb * MIB
+
+
+def epoch_order(
+    rows: int, seed: int, epoch: int, clip_of: Sequence[int] = (), together: int = 1
+) -> NDArray[np.int64]:
+    """Rows `0..rows-1` in the order of training epoch `epoch`: nothing else decides it, and from any place of it on
+    the rest can be gone through (`epoch_order(...)[position:]`).
+
+    With `together` above 1 up to that many rows of one clip (`clip_of`: its number for every row) follow each other:
+    a clip's rows are shuffled and cut into such groups, then all groups are shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(rows)
+    if together == 1 or not rows:
+        return order
+    clips = np.asarray(clip_of, np.int64)[order]
+    by_clip = np.argsort(clips, kind="stable")
+    order, clips = order[by_clip], clips[by_clip]
+    first = np.concatenate([[True], clips[1:] != clips[:-1]])
+    starts = np.flatnonzero(first)
+    within = np.arange(rows) - starts[np.cumsum(first) - 1]  # a row's number among its clip's
+    group = np.cumsum(within % together == 0) - 1
+    place = rng.permutation(int(group[-1]) + 1)
+    return order[np.argsort(place[group], kind="stable")]
+
+
+def batches(
+    data: SplitData,
+    rows: Sequence[int] | NDArray[np.int64],
+    size: int,
+    workers: int = 0,
+    epoch: Epoch | None = None,
+) -> Iterator[TokenBatch]:
+    """Batches of `size` samples (the last may be smaller); `workers` threads read ahead, the order never changes."""
+    groups = ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
+    if workers == 0:
+        yield from (data.batch(group, epoch) for group in groups)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        waiting: deque[Future[TokenBatch]] = deque()
+        try:
+            for group in groups:
+                waiting.append(pool.submit(data.batch, group, epoch))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # a consumer that stops early waits for no read that has not begun
+                future.cancel()
+
+
+def _as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
+    return TokenBatch(
+        keys=keys,
+        visual={tap.name: arrays[tap.name] for tap in spec.visual},  # [B, T, L, C]
+        audio={tap.name: arrays[tap.name] for tap in spec.audio},  # [B, T, M, D]
+        frames_ok=arrays["frames_ok"],
+        audio_ok=arrays["audio_ok"],
+        visual_caption=arrays.get("visual_caption"),
+        visual_caption_mask=arrays.get("visual_caption_mask"),
+        audio_caption=arrays.get("audio_caption"),
+        audio_caption_mask=arrays.get("audio_caption_mask"),
+        extra={tap.name: arrays[tap.name] for tap in spec.other},
+    )
+
+
+def _torch_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

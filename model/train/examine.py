@@ -1,0 +1,115 @@
+"""A trained run looked at again: its score on a split with an interval, under stress, and without leaked clips.
+
+The plain score is the one from the end of training. Under stress the same clips are scored with damaged inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.wording import counted
+from caeav.model.tasks.bootstrap import Intervals, intervals
+from caeav.model.train.card import bare_said
+from caeav.model.tasks.config import StressConfig
+from caeav.model.train.experiment import Experiment
+from caeav.model.leaks import dropped
+from caeav.model.train.protocol import stamp
+from caeav.model.train.stress import Stress, active, check_stress, said
+from caeav.model.tasks.base import Scores
+
+
+@dataclass(frozen=True)
+class Examined:
+    """`plain`: the score without stress, None when there was none; `whole`: with leaked clips, None when none were left
+    out; `left_out`: how many were."""
+
+    experiment: Experiment
+    split: str
+    scores: Scores
+    intervals: Intervals | None
+    majority: float
+    strengths: StressConfig
+    plain: Scores | None
+    whole: Scores | None
+    left_out: int
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        config, scores = self.experiment.config, self.scores
+        return {
+            "split": self.split,
+            "metric": self.experiment.task.metric,
+            "score": scores.value,
+            "interval": None if self.intervals is None else self.intervals.as_json(),
+            "majority": self.majority,
+            "clips": scores.clips,
+            "details": dict(scores.details),
+            "select_on": config.select_on,
+            "protocol": stamp(config.protocol, config.select_on),
+            "stress": active(self.strengths),
+            "score_without_stress": None if self.plain is None else self.plain.value,
+            "leaks": None
+            if self.whole is None
+            else {"left_out": self.left_out, "score_with": self.whole.value},
+            "bare": list((self.plain or scores).bare),
+            "per_class": [dict(row) for row in scores.per_class],
+        }
+
+
+def examine(
+    experiment: Experiment,
+    model: nn.Module,
+    split: str,
+    *,
+    strengths: StressConfig | None = None,
+    seed: int = 0,
+    drop_leaks: bool = False,
+) -> Examined:
+    """Score `model` on `split`; raises `CaeavError` when no clip is there to be scored."""
+    strengths = strengths or StressConfig()
+    experiment = experiment.without_leaks() if drop_leaks else experiment
+    if not experiment.joined.splits[split]:
+        raise CaeavError(f"no usable clip in split {split!r}", hint="choose another --split")
+    stressed = bool(active(strengths))
+    check_stress(
+        list(active(strengths)),
+        experiment.inputs.spec,
+        captions=experiment.config.captions,
+        shift=strengths.shift,
+    )
+    scores = experiment.score(model, split, Stress(strengths, seed) if stressed else None)
+    left_out = dropped(experiment.whole, experiment.joined.splits)[split]
+    return Examined(
+        experiment,
+        split,
+        scores,
+        None if scores.evidence is None else intervals(scores.evidence),
+        experiment.majority(split),
+        strengths,
+        experiment.score(model, split) if stressed else None,
+        experiment.score_whole(model, split) if drop_leaks and not stressed else None,
+        left_out,
+    )
+
+
+def remarks(found: Examined) -> list[str]:
+    """What to say beside the score: the effect of stress and of leaked clips."""
+    lines, metric, row = [], found.experiment.task.metric, found.experiment.task.row
+    if found.plain is not None:
+        lines.append(
+            f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
+            f"a change of {found.scores.value - found.plain.value:+.2f}"
+        )
+    bare = (found.plain or found.scores).bare
+    if bare[0]:
+        lines.append(bare_said({found.split: bare}))
+    if found.whole is not None:
+        lines.append(
+            f"{counted(found.left_out, f'{found.split} {row}')} left out, their video being in another split "
+            f"too; with them: {metric} {found.whole.value:.2f} %"
+        )
+    return lines

@@ -1,0 +1,321 @@
+"""One experiment from configuration to scored run: join, build, train, load the best, score once, write it all down.
+
+The test split is scored once, after training, with the weights that did best on the selection split.
+`prepare` fails on anything wrong before a run folder exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from caeav.manifests.clip import SPLITS
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.manifest import manifest_digest
+from caeav.model.tasks.bootstrap import intervals
+from caeav.model.train.card import write_card
+from caeav.model.train.checkpoint import (
+    load_into,
+    parameter_counts,
+    read_tensors,
+    trainable_state,
+    write_tensors,
+)
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.data import Change, SplitData, fits
+from caeav.model.environment import describe_environment
+from caeav.model.train.evaluate import score
+from caeav.model.train.join import Joined, join_stores, store_facts
+from caeav.model.join_remarks import some
+from caeav.model.leaks import dropped, without_leaks
+from caeav.model.train.network import Network, build_network
+from caeav.model.train.pick import setting_of
+from caeav.model.adapters.live import Live, LiveOpener
+from caeav.model.placements.needs import needed
+from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
+from caeav.model.train.resume import BEST, seed_epoch
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
+from caeav.model.tasks.sample import Sample
+from caeav.model.train.stress import Augment, active, check_stress
+from caeav.model.tasks.suitable import suited
+from caeav.model.tasks.base import TASKS, Scores, Task
+from caeav.model.train.loop import Trainer, Watcher, choose_device
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that is known before training: checked configuration, joined data, task, device.
+
+    `whole`: the splits as they were before leaked clips were left out; the joined ones where none were.
+    """
+
+    config: RunConfig
+    home: Home
+    task: Task
+    device: torch.device
+    joined: Joined
+    inputs: Inputs
+    whole: Mapping[str, Sequence[Sample]]
+    live: Live | None = None
+
+    @cached_property
+    def targets(self) -> dict[str, dict[str, Tensor]]:
+        """Split -> targets."""
+        return {name: self.task.targets(self.inputs, samples) for name, samples in self.joined.splits.items()}
+
+    @cached_property
+    def preloaded(self) -> bool:
+        """Whether all splits together fit into the RAM that the configuration allows."""
+        return fits(self.joined, self.clips, self.config.training.preload_mb)
+
+    @property
+    def clips(self) -> int:
+        """Clips of all splits."""
+        return sum(map(self.joined.clips, self.joined.splits))
+
+    @cached_property
+    def data(self) -> dict[str, SplitData]:
+        """Split -> samples, read once and shared by all seeds."""
+        return {
+            name: self._data(samples, self.targets[name], preload=self.preloaded)
+            for name, samples in self.joined.splits.items()
+        }
+
+    def _data(self, samples: Sequence[Sample], targets: Mapping[str, Tensor], *, preload: bool) -> SplitData:
+        changes = self.task.changes(self.config)
+        if active(self.config.augment):
+            changes = (Augment(self.config.augment), *changes)
+        extra = self.task.given(self.inputs, samples)
+        return SplitData(self.joined, samples, targets, extra=extra, changes=changes, preload=preload)
+
+    def build(self) -> Network:
+        """The network with the initial weights of the run's seed."""
+        seed_epoch(self.config.seed, 0)
+        return self._network().to(self.device)
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Trainable parameters per part of the network, of which nothing is allocated."""
+        with torch.device("meta"):
+            return parameter_counts(self._network())
+
+    def _network(self) -> Network:
+        return build_network(self.task, self.inputs, self.config.model, self.live)
+
+    def score(self, model: nn.Module, split: str, stress: Change | None = None) -> Scores:
+        """Official score of `model` on `split`, with inputs changed by `stress`."""
+        data = self.data[split] if stress is None else self.data[split].changed(stress)
+        return score(self.task, model, data, self.inputs, self.config, self.device)
+
+    def score_whole(self, model: nn.Module, split: str) -> Scores:
+        """Official score of `model` on `split` with the clips that were left out as leaked."""
+        samples = self.whole[split]
+        data = self._data(samples, self.task.targets(self.inputs, samples), preload=False)
+        return score(self.task, model, data, self.inputs, self.config, self.device)
+
+    def without_leaks(self) -> Experiment:
+        """The same without clips whose video is in another split too; itself when they are gone already."""
+        return self if self.config.drop_leaks else replace(self, joined=without_leaks(self.joined))
+
+    def majority(self, split: str) -> float:
+        """Score on `split` of the best constant answer that the training targets suggest."""
+        return self.task.majority(self.inputs, self.config, self.targets["train"], self.targets[split])
+
+    def stores_json(self) -> dict[str, Any]:
+        """What is joined, for the run's `stores.json`."""
+        return {
+            "labels": manifest_digest(self.joined.manifest),
+            "stores": store_facts(self.joined, self.home),
+        }
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The same experiment with another seed, sharing the data already read."""
+        other = replace(self, config=self.config.model_copy(update={"seed": seed}))
+        for name in ("targets", "parameters", "preloaded", "data"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+
+def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Experiment:
+    """Find the device, join the stores, check the splits; raises `CaeavError` before anything is written.
+
+    `live` opens the stores' backbones where the placement needs them.
+
+    The configuration of the result names the joined stores in full, so that the run's own copy repeats it.
+    """
+    device = choose_device(config.training.device)
+    task = TASKS[config.task]
+    joined = join_stores(
+        home,
+        config.dataset,
+        config.stores.tokens,
+        config.stores.captions,
+        captions=config.captions,
+        taps=config.stores.taps,
+        samples=task.samples,
+    )
+    adapters = config.model.adapters
+    joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
+    whole = joined.splits
+    joined = without_leaks(joined) if config.drop_leaks else joined
+    augment = config.augment
+    check_stress(list(active(augment)), joined.spec, captions=config.captions, shift=augment.shift)
+    for split in dict.fromkeys(("train", config.select_on)):
+        if not joined.splits[split]:
+            raise CaeavError(
+                f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
+                hint=suited(config.task, config.dataset) or _without_clips(joined, split, config.dataset),
+            )
+    pinned = config.stores.model_copy(
+        update={
+            "tokens": [setting_of(store) for store in joined.tokens],
+            "captions": joined.captions.path.name if joined.captions is not None else "",
+        }
+    )
+    manifest = joined.manifest
+    try:
+        facts = task.learn(manifest, joined.splits)
+        classes = task.classes(manifest, facts)
+    except CaeavError as error:
+        raise CaeavError(error.problem, hint=suited(config.task, config.dataset) or error.hint) from error
+    inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
+    opened = None
+    if live is not None and adapters.placement == "inject":
+        opened = live([store.recipe for store in joined.tokens])
+    config = config.model_copy(update={"stores": pinned})
+    experiment = Experiment(config, home, task, device, joined, inputs, whole, opened)
+    _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
+    _ = experiment.parameters  # and so are taps and backbones that do not fit the model
+    return experiment
+
+
+def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | None = None) -> Experiment:
+    """The experiment of an existing run; refused when its stores or labels are no longer the same."""
+    config = run.config()
+    if device is not None:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"device": device})})
+    experiment = prepare(home, config, live)
+    if (run.folder / STORES).exists():
+        then, now = run.stores(), experiment.stores_json()
+        changed = [
+            f"{old['kind']} store {old['folder']}: {field} {old[field]} -> {new[field]}"
+            for old, new in zip(then["stores"], now["stores"], strict=True)
+            for field in ("fingerprint", "digest")
+            if old[field] != new[field]
+        ]
+        if then["labels"] != now["labels"]:
+            changed.append(
+                f"labels or splits of {config.dataset}: {then['labels'][:12]} -> {now['labels'][:12]}"
+            )
+        if changed:
+            raise CaeavError(
+                f"what run {run.name} was trained on has changed:\n  " + "\n  ".join(changed),
+                hint="restore it, or train a new run",
+            )
+    return experiment
+
+
+def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
+    """Train (or go on training) into `run`, score, and return what `result.json` says."""
+    run.write(ENVIRONMENT, describe_environment(experiment.device))
+    run.write(INPUTS, experiment.inputs.as_json())
+    run.write(STORES, experiment.stores_json())
+    config, model = experiment.config, experiment.build()
+    trainer = Trainer(
+        task=experiment.task,
+        config=config,
+        model=model,
+        device=experiment.device,
+        data=experiment.data["train"],
+        select=lambda: experiment.score(model, config.select_on),
+        checkpoints=run.checkpoints,
+        watchers=watchers,
+    )
+    progress = trainer.fit()
+    load_best(run, model)
+    splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
+    scored = {name: experiment.score(model, name) for name in splits}
+    result = {
+        "run": run.name,
+        "group": run.origin()["group"],
+        "task": config.task,
+        "recipe": config.recipe,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "metric": experiment.task.metric,
+        "rows": f"{experiment.task.row}s",
+        "select_on": config.select_on,
+        "protocol": config.protocol,
+        "augment": active(config.augment),
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "stopped_early": progress.stopped_early,
+        "scores": {name: scores.value for name, scores in scored.items()},
+        "intervals": {
+            name: intervals(scores.evidence).as_json()
+            for name, scores in scored.items()
+            if scores.evidence is not None
+        },
+        "majority": {name: experiment.majority(name) for name in scored},
+        "details": {name: dict(scores.details) for name, scores in scored.items()},
+        "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
+        "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
+        "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
+        "bare": {name: list(scores.bare) for name, scores in scored.items() if scores.bare[0]},
+        "parameters": experiment.parameters,
+    }
+    if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:
+        result["peaks"] = {config.select_on: progress.peaks}
+    if config.drop_leaks:
+        result["leaks"] = {
+            "left_out": dropped(experiment.whole, experiment.joined.splits),
+            "scores_with": {name: experiment.score_whole(model, name).value for name in splits},
+        }
+    facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
+    write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
+    write_card(run, experiment, result)
+    run.write(RESULT, result)
+    return result
+
+
+def load_best(run: Run, model: nn.Module) -> None:
+    """Load the weights that did best on the selection split into `model`."""
+    path = best_weights(run)
+    load_into(model, read_tensors(path)[0], path)
+
+
+def best_weights(run: Run) -> Path:
+    """The file with the weights that did best on the selection split; raises `CaeavError` before there are any."""
+    path = run.checkpoints / BEST
+    if not path.exists():
+        raise CaeavError(
+            f"run {run.name} has no finished epoch yet ({path} is not there)",
+            hint=f"caeav train --resume {run.name}",
+        )
+    return path
+
+
+def _without_clips(joined: Joined, split: str, dataset: str) -> str:
+    """What to do where `split` has no clip to use."""
+    again = f"caeav extract --dataset {dataset}"
+    if joined.left_out[split]:
+        return (
+            f"all of its clips ({some(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
+            f"{again} --retry-failed tries them again"
+        )
+    return (
+        "give each file a split: train, val or test in a column split of the csv that --labels names, or folders "
+        f"<split>/<class>/ and --labels folders; then {again}, which takes them over in seconds"
+    )
+
+
+def _counts(joined: Joined) -> str:
+    return ", ".join(f"{name} {len(samples)}" for name, samples in joined.splits.items())

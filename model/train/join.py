@@ -1,0 +1,280 @@
+"""Token stores, caption store and labels of one data set, joined by key and checked before any training.
+
+Every clip of a split is accounted for: it has tokens (and captions, when the run uses them), or it lies in a
+quarantine and is counted, or the join is refused with the next step. Nothing is left out in silence.
+Labels and splits are those the (first) token store saw last; `caeav extract` brings them up to date in seconds.
+Shapes: `T` segments, `L`/`M` tokens a segment, `C`/`D` channels, `W` caption tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from caeav.manifests.clip import SPLITS, Manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.findings import told
+from caeav.manifests.core.home import Home
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.join_remarks import label_remarks, media_remarks, random_remarks, some, split_remarks
+from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
+from caeav.pipeline.store import StoreKind, StoreReader
+
+Sampler = Callable[[Manifest], Sequence[Sample]]
+
+SEAL = "complete.json"
+BY_SETTING = {"tokens": "--set stores.tokens=[FOLDER]", "captions": "--set stores.captions=FOLDER"}
+
+
+class JoinError(CaeavError):
+    """Stores and labels do not fit together."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a run trains on. `splits`: samples that can be used, in the task's order; `left_out`: split -> keys of
+    clips in a quarantine; `remarks`: facts to tell the user before training."""
+
+    manifest: Manifest
+    tokens: tuple[StoreReader, ...]
+    captions: StoreReader | None
+    spec: InputSpec
+    splits: Mapping[str, Sequence[Sample]]
+    left_out: Mapping[str, Sequence[str]]
+    remarks: tuple[str, ...]
+
+    @property
+    def stores(self) -> tuple[StoreReader, ...]:
+        """All joined stores, tokens first."""
+        return self.tokens if self.captions is None else (*self.tokens, self.captions)
+
+    def clips(self, split: str) -> int:
+        """How many different clips the samples of a split lie in."""
+        samples = self.splits[split]
+        if isinstance(samples, ClipSamples):
+            return len(samples)
+        return len({sample.clip.key for sample in samples})
+
+
+def join_stores(
+    home: Home,
+    dataset: str,
+    token_names: Sequence[str] = (),
+    caption_name: str = "",
+    *,
+    captions: bool = True,
+    taps: Sequence[str] = (),
+    samples: Sampler = clip_samples,
+) -> Joined:
+    """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for.
+
+    A token store may be named with the one modality to take from it, as `NAME:visual`. `taps`: the only ones to read,
+    all when empty. `samples`: the task's rows of the manifest.
+    """
+    remarks: list[str] = []
+    tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
+    caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
+    manifest = tokens[0].manifest
+    remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
+    remarks += media_remarks([*tokens, *([caption_store] if caption_store is not None else [])])
+    return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
+
+
+def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str]) -> StoreReader:
+    path, said = choose_store(home.stores, dataset, kind, name, BY_SETTING[kind])
+    remarks += said
+    return StoreReader.open(path)
+
+
+def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
+    """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
+    name, colon, side = text.partition(":")
+    if colon and side not in SIDES:
+        raise JoinError(
+            f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
+        )
+    store = _open(home, dataset, "tokens", name, remarks)
+    return PickedStore(store, side) if side else store
+
+
+def join(
+    manifest: Manifest,
+    tokens: Sequence[StoreReader],
+    captions: StoreReader | None,
+    remarks: Sequence[str] = (),
+    *,
+    taps: Sequence[str] = (),
+    samples: Sampler = clip_samples,
+) -> Joined:
+    """Join opened stores with the labels of `manifest`."""
+    spec = _input_spec(manifest, tokens, captions, taps)
+    _same_media([*tokens, *([captions] if captions is not None else [])])
+    stores = [(store, "tokens") for store in tokens] + (
+        [(captions, "captions")] if captions is not None else []
+    )
+    rows = samples(manifest)
+    splits: dict[str, Sequence[Sample]] = {}
+    left_out: dict[str, Sequence[str]] = {}
+    for split in SPLITS:
+        if isinstance(rows, ClipSamples):
+            splits[split], left_out[split] = _filed_split(rows.of_split(split), stores, manifest, split)
+            continue
+        wanted = [sample for sample in rows if sample.split == split]
+        keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
+        absent: set[str] = set()
+        for store, kind in stores:
+            absent |= _accounted_for(keys, store, kind, manifest.dataset, split, len(keys))
+        splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
+        left_out[split] = tuple(key for key in keys if key in absent)
+    said = [*random_remarks(store for store, _ in stores), *remarks, *split_remarks(manifest, rows, left_out)]
+    return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
+
+
+def _filed_split(
+    wanted: ClipSamples, stores: Sequence[tuple[StoreReader, str]], manifest: Manifest, split: str
+) -> tuple[ClipSamples, Sequence[str]]:
+    """The samples of one split of a large manifest that all stores have, and the keys of the others."""
+    kept = np.ones(len(manifest.clips), bool)
+    for store, kind in stores:
+        if store.manifest.keys == manifest.keys:
+            held = store.held()
+        else:
+            held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
+        absent = wanted.where(~held).keys
+        if len(absent):
+            _accounted_for(absent, store, kind, manifest.dataset, split, len(wanted))
+        kept &= held
+    return wanted.where(kept), wanted.where(~kept).keys
+
+
+def _same_media(stores: Sequence[StoreReader]) -> None:
+    """The same key must mean the same part of the same file in all stores."""
+    others = [store for store in stores[1:] if store.manifest.clips != stores[0].manifest.clips]
+    if not others:
+        return
+    first = {clip.key: clip.source() for clip in stores[0].manifest.clips}
+    for store in others:
+        other = [c.key for c in store.manifest.clips if c.key in first and first[c.key] != c.source()]
+        if other:
+            raise JoinError(
+                f"{some(other)} mean other media or times in {store.path} than in {stores[0].path}",
+                hint="make the one that is not as the data set is now anew: caeav "
+                f"{'caption' if store.recipe.kind == 'captions' else 'extract'} --dataset {store.path.parent.name}; "
+                "where several fit then, stores.tokens and stores.captions choose",
+            )
+
+
+def _accounted_for(
+    keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str, total: int
+) -> set[str]:
+    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined. `total`: clips
+    of the split."""
+    absent = {key for key in keys if key not in store}
+    quarantined = {item.key for item in store.quarantined}
+    missing = [key for key in keys if key in absent and key not in quarantined]
+    if missing:
+        verb = "extract" if kind == "tokens" else "caption"
+        raise JoinError(
+            f"split {split!r}: {some(missing)} of {total} have no {kind} in {store.path}",
+            hint=f"caeav {verb} --dataset {dataset}"
+            + (", or train without captions: --recipe caste" if kind == "captions" else ""),
+        )
+    return absent
+
+
+def _input_spec(
+    manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None, wanted: Sequence[str]
+) -> InputSpec:
+    """Shapes of what the stores offer and the run wants; raises `JoinError` where they contradict each other."""
+    taps: dict[str, TapSpec] = {}
+    owner: dict[str, StoreReader] = {}
+    for store in tokens:
+        for name, shape in _shapes(store).items():
+            if name in taps:
+                raise JoinError(
+                    f"tap {name!r} is in two token stores: {owner[name].path} and {store.path}",
+                    hint=f"say which to take from each: --set stores.tokens=["
+                    f"{owner[name].path.name}:{_other(name)},{store.path.name}:{name.partition('.')[0]}]",
+                )
+            if len(shape) != 3 or shape[0] != manifest.segments:
+                raise JoinError(
+                    f"tap {name!r} of {store.path} has shape {list(shape)} a clip; "
+                    f"allowed: [{manifest.segments}, L, C], the manifest cuts clips into {manifest.segments} segments",
+                    hint=f"extract again: caeav extract --dataset {manifest.dataset}",
+                )
+            taps[name] = TapSpec(name, shape[1], shape[2])
+            owner[name] = store
+    unknown = sorted(set(wanted) - set(taps))
+    if unknown:
+        raise JoinError(
+            f"stores.taps names {', '.join(unknown)}; the joined stores hold {', '.join(taps)}",
+            hint="choose among these, or leave stores.taps empty for all of them",
+        )
+    kept = [tap for tap in taps.values() if not wanted or tap.name in wanted]
+    by_modality = {
+        side: tuple(tap for tap in kept if tap.name.startswith(f"{side}.")) for side in ("visual", "audio")
+    }
+    for side, found in by_modality.items():
+        if not found:
+            raise JoinError(
+                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; "
+                f"there are {', '.join(tap.name for tap in kept)}",
+                hint=f"join a store with {side} tokens too: --set stores.tokens=[...]",
+            )
+    shapes = {} if captions is None else _shapes(captions)
+    return InputSpec(
+        segments=manifest.segments,
+        visual=by_modality["visual"],
+        audio=by_modality["audio"],
+        visual_caption=_caption_spec(shapes, "visual_caption"),
+        audio_caption=_caption_spec(shapes, "audio_caption"),
+        other=tuple(tap for tap in kept if tap not in by_modality["visual"] + by_modality["audio"]),
+    )
+
+
+def _other(tap: str) -> str:
+    """The modality a tap is not of."""
+    return SIDES[tap.startswith(SIDES[0])]
+
+
+def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
+    """Array name -> shape of one clip; taps in the recipe's order, which is from shallow to deep."""
+    specs = store.array_specs()
+    declared = [
+        tap["name"]
+        for side in ("visual", "audio")
+        for tap in store.recipe.fields.get(side, {}).get("taps", ())
+    ]
+    order = [*(name for name in declared if name in specs), *(name for name in specs if name not in declared)]
+    return {name: tuple(specs[name].shape) for name in order}
+
+
+def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSpec | None:
+    return CaptionSpec(*shapes[name]) if name in shapes else None
+
+
+def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
+    """What is written about each joined store into a run: place, fingerprint, counts, recipe of what is taken of it."""
+    return [
+        {
+            "kind": store.recipe.kind,
+            "name": store.recipe.name,
+            "folder": _relative(store, home),
+            "fingerprint": fingerprint_of(store),
+            "digest": hashlib.sha256((store.path / SEAL).read_bytes()).hexdigest(),
+            "clips": len(store.keys),
+            "quarantined": len(store.quarantined),
+            "recipe": store.recipe.as_json(),
+        }
+        for store in joined.stores
+    ]
+
+
+def _relative(store: StoreReader, home: Home) -> str:
+    folder = store.path.absolute()
+    return folder.relative_to(home.root).as_posix() if folder.is_relative_to(home.root) else folder.name

@@ -1,0 +1,126 @@
+"""The one network of every task: a trunk of adapters, and the task's head on it.
+
+What a configuration says about its form is here too; a task narrows `head` to its own settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.variants import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+
+if TYPE_CHECKING:
+    from caeav.model.train.runs import Inputs
+    from caeav.model.tasks.base import Task
+
+Modalities = Literal["both", "audio", "visual", "neither"]
+
+
+class ModelConfig(BaseModel):
+    """Everything that decides the model's form.
+
+    variant: the published method as it is (`reference`) or with its defects put right (`revised`): the default of
+    `adapters.variant` and of the head's own switches (`FIXES` in heads/config.py). modalities: `audio` and `visual`
+    are baselines: the other modality's tokens are zeroed in front of the same head, and all adapters are off (each of
+    them reads the other modality or a caption of the clip); `neither` leaves what a question alone tells.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    variant: Variant = "reference"
+    modalities: Modalities = "both"
+    adapters: AdapterConfig = AdapterConfig()
+    head: SerializeAsAny[HeadConfig] = HeadConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_variant(cls, given: Any) -> Any:
+        """Let the variant set the defaults of adapters and head; what is given beside it holds."""
+        if not isinstance(given, dict):
+            return given
+        variant = given.get("variant", "reference")
+        head = cls.model_fields["head"].annotation
+        fixes = head.FIXES if isinstance(head, type) and issubclass(head, HeadConfig) else {}
+        defaults: dict[str, Any] = {
+            "adapters": {"variant": variant},
+            "head": {name: values[variant == "revised"] for name, values in fixes.items()},
+        }
+        plain = {
+            name: part.model_dump(exclude_unset=True) if isinstance(part, BaseModel) else part
+            for name, part in given.items()
+        }
+        return lay_over(defaults, plain)
+
+
+@dataclass
+class Output:
+    """`found`: what the task's head says; `trunk`: what the adapters handed to it."""
+
+    found: Any
+    trunk: TrunkOutput
+
+
+class Network(nn.Module):
+    """Tokens of a batch in, the head's findings out. `ask(head, trunk, batch)` calls the head."""
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        head: nn.Module,
+        ask: Callable[[nn.Module, TrunkOutput, TokenBatch], Any],
+        modalities: Modalities = "both",
+    ) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+        self._ask, self._modalities = ask, modalities
+
+    def forward(self, batch: TokenBatch) -> Output:
+        """A batch -> `Output`."""
+        trunk: TrunkOutput = self.trunk(batch)
+        if NEGATIVE in batch.extra:
+            alone = cast(Trunk, self.trunk).frozen_visual(batch.extra[NEGATIVE])
+            batch = replace(batch, extra={**batch.extra, NEGATIVE: alone})
+        if self._modalities != "both":
+            trunk, batch = blind(trunk, batch, self._modalities)
+        return Output(self._ask(self.head, trunk, batch), trunk)
+
+
+def blind(trunk: TrunkOutput, batch: TokenBatch, modalities: Modalities) -> tuple[TrunkOutput, TokenBatch]:
+    """Zeros in place of what a baseline must not see: the other modality's tokens wherever a head may look."""
+
+    def zeroed(held: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(x) if _is_seen(name) else x for name, x in held.items()}
+
+    if modalities in ("audio", "neither"):
+        trunk = replace(trunk, visual=torch.zeros_like(trunk.visual), aux=zeroed(trunk.aux))
+        batch = replace(batch, extra=zeroed(batch.extra))
+    if modalities in ("visual", "neither"):
+        trunk = replace(trunk, audio=torch.zeros_like(trunk.audio))
+    return trunk, batch
+
+
+def _is_seen(name: str) -> bool:
+    """Whether an auxiliary tensor or extra input shows something of the picture."""
+    return name.endswith(".visual") or name.startswith(("visual.", "motion."))
+
+
+def build_network(task: Task, inputs: Inputs, config: ModelConfig, live: Live | None = None) -> Network:
+    """The network for `inputs`; raises `CaeavError` when they do not fit.
+
+    `live`: the frozen backbones, for the inject placement only.
+    """
+    adapters = config.adapters if config.modalities == "both" else config.adapters.off()
+    trunk = build_trunk(inputs.spec, adapters, live)
+    trunk.keep_stages = task.keeps_stages
+    return Network(trunk, task.head(trunk, inputs, config.head), task.ask, config.modalities)

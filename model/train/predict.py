@@ -1,0 +1,205 @@
+"""A trained run applied to the tokens of one clip: arrays in, what the task finds in it out.
+
+Decoding a media file into these arrays is the command's business; nothing here can open one.
+Shapes: `T` segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caeav.manifests.clip import Clip
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import TokenBatch
+from caeav.model.train.checkpoint import load_fitting
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.experiment import best_weights
+from caeav.model.train.network import build_network
+from caeav.model.adapters.live import LiveOpener
+from caeav.model.provenance import sides_of
+from caeav.model.tasks.prediction import Reading, When
+from caeav.model.train.runs import Inputs, Run
+from caeav.model.tasks.sample import Sample
+from caeav.model.tasks.base import TASKS
+from caeav.model.train.loop import autocast, choose_device
+
+PICTURE, SOUND = "picture", "sound"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says about one clip; `agreement`: `[T]` in 0..1, how well sound and picture agree, None without
+    CASTE; `missing`: for each of the `T` segments what the media do not have there."""
+
+    key: str
+    when: When
+    reading: Reading
+    agreement: tuple[float, ...] | None
+    missing: tuple[tuple[str, ...], ...] = ()
+
+    def agreements(self) -> list[float | None] | None:
+        """Of the segments with media; None for one that lacks picture or sound, where there is nothing to agree."""
+        if self.agreement is None:
+            return None
+        lacks = self.missing or ((),) * self.when.segments
+        return [None if lacks[t] else self.agreement[t] for t in range(self.when.shown)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The reading's table; where a row is a segment, with its agreement and what is missing in it."""
+        rows = self.reading.rows(self.when)
+        if "segment" not in rows[0]:
+            return rows
+        found = self.agreements()
+        if found is not None:
+            cells = ["-" if a is None else a for a in found]
+            rows = [{**row, "agreement": a} for row, a in zip(rows, cells, strict=True)]
+        missing = self.missing[: self.when.shown]
+        if any(missing):
+            rows = [
+                {**row, "missing": ", ".join(lacks) or "-"} for row, lacks in zip(rows, missing, strict=True)
+            ]
+        return rows
+
+    def remarks(self) -> list[str]:
+        """What the reader should know besides."""
+        read_as = {PICTURE: ("the nearest picture", "black ones"), SOUND: ("silence", "silence")}
+        said = []
+        for what, (instead, always) in read_as.items():
+            lacks = [what in lacks for lacks in self.missing[: self.when.shown]]
+            if lacks and all(lacks):
+                said.append(f"no {what} in the whole clip: the run was given {always}")
+            elif any(lacks):
+                words = "segment" if sum(lacks) == 1 else "segments"
+                said.append(
+                    f"no {what} in {words} {self.when.numbered(lacks)}: the run was given {instead} there"
+                )
+        if self.when.shown < self.when.segments:
+            said.append(
+                f"the media end at {self.when.end_s:.5g} s: {self.when.shown} of the {self.when.segments} segments "
+                "that the run reads hold media and are shown"
+            )
+        return [*said, *self.reading.remarks()]
+
+
+class Predictor:
+    """A run's best weights, ready for clips."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device) -> None:
+        self.config, self.inputs, self.device = config, inputs, device
+        self._task = TASKS[config.task]
+        self._model = model.to(device).eval()
+
+    @classmethod
+    def load(cls, run: Run, device: str = "auto", live: LiveOpener | None = None) -> Predictor:
+        """Build the run's network and load its best weights; raises `CaeavError`.
+
+        `live` opens the backbones where the run's adapters sit inside them.
+        """
+        config, inputs = run.config(), run.inputs()
+        opened = None
+        if live is not None and config.model.adapters.placement == "inject":
+            opened = live(run.token_recipes())
+        build = partial(build_network, TASKS[config.task], inputs, config.model, opened)
+        model = load_fitting(build, best_weights(run))  # a run folder may come from anywhere
+        return cls(config, inputs, model, choose_device(device))
+
+    def check(self, question: str) -> None:
+        """Raise `CaeavError` for a question that the task does not answer, or for none where it needs one."""
+        self._task.question(Clip("", "", 0.0, 0.0), question)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        key: str,
+        arrays: Mapping[str, NDArray[np.generic]],
+        info: Mapping[str, Any],
+        start_s: float = 0.0,
+        question: str = "",
+    ) -> Prediction:
+        """Predict one clip from its taps (and caption arrays, when the run uses captions), by name as in a store.
+
+        `info` is the record's: where the media end (`facts`), which segments are real (`frames_ok`, `audio_ok`) and,
+        if known, `silent`. `question` is for tasks that answer one. Raises `CaeavError` for arrays or a question that
+        do not fit.
+        """
+        spec = self.inputs.spec
+        when = When(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
+        clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
+        sample = self._task.question(clip, question)
+        batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
+        with autocast(self.device, self.config.training.precision):
+            output = self._model(batch)
+        agreement = output.trunk.agreement
+        return Prediction(
+            key=key,
+            when=when,
+            reading=self._task.read(output.found, self.inputs, self.config, sample),
+            agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
+            missing=self._missing(info, when),
+        )
+
+    def _missing(self, info: Mapping[str, Any], when: When) -> tuple[tuple[str, ...], ...]:
+        """For each segment, what of the modalities that the run reads is not there.
+
+        Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
+        """
+        segments, sides = self.inputs.spec.segments, sides_of(self.config)
+        seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
+        silent = info.get("silent") or [False] * segments
+        start_s, end_s = when.bounds(when.shown - 1)
+        if info.get("silent") and end_s - start_s < when.segment_s:
+            heard[when.shown - 1] = True
+        heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
+        there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
+        return tuple(
+            tuple(name for name, (side, ok) in there.items() if side in sides and not ok[t])
+            for t in range(segments)
+        )
+
+    def _batch(
+        self, sample: Sample, arrays: Mapping[str, NDArray[np.generic]], info: Mapping[str, Any]
+    ) -> TokenBatch:
+        spec = self.inputs.spec
+        wanted: dict[str, tuple[int, ...]] = {
+            tap.name: (spec.segments, tap.tokens, tap.channels)
+            for tap in (*spec.visual, *spec.audio, *spec.other)
+        }
+        for name, caption in (("visual_caption", spec.visual_caption), ("audio_caption", spec.audio_caption)):
+            if self.config.captions and caption is not None:
+                wanted |= {name: (caption.tokens, caption.channels), f"{name}_mask": (caption.tokens,)}
+        faults = [
+            f"{name}: {list(arrays[name].shape) if name in arrays else 'absent'}; allowed: {list(shape)}"
+            for name, shape in wanted.items()
+            if name not in arrays or arrays[name].shape != shape
+        ]
+        if faults:
+            raise CaeavError(
+                f"the arrays of clip {sample.key!r} do not fit the run:\n  " + "\n  ".join(faults),
+                hint="tokenise the clip by the recipes in the run's stores.json",
+            )
+        held = {name: torch.from_numpy(np.array(arrays[name])).unsqueeze(0) for name in wanted}
+        return TokenBatch(
+            keys=[sample.key],
+            visual={tap.name: held[tap.name] for tap in spec.visual},
+            audio={tap.name: held[tap.name] for tap in spec.audio},
+            frames_ok=self._flags(info, "frames_ok"),
+            audio_ok=self._flags(info, "audio_ok"),
+            visual_caption=held.get("visual_caption"),
+            visual_caption_mask=held.get("visual_caption_mask"),
+            audio_caption=held.get("audio_caption"),
+            audio_caption_mask=held.get("audio_caption_mask"),
+            extra={tap.name: held[tap.name] for tap in spec.other} | self._task.given(self.inputs, [sample]),
+        )
+
+    def _flags(self, info: Mapping[str, Any], name: str) -> Tensor:
+        """`[1, T]`, True where the clip's segment holds real media."""
+        flags = np.broadcast_to(np.asarray(info.get(name, True), bool), (self.inputs.spec.segments,))
+        return torch.from_numpy(flags.copy()).unsqueeze(0)

@@ -1,0 +1,223 @@
+"""Run folders: where they lie, what is in them, and how they are found again.
+
+`<home>/runs/<date-time>-<task>-<recipe>-s<seed>/` holds config.yaml (resolved), inputs.json (classes and shapes),
+stores.json (what was joined), origin.json (command and group), environment.json, metrics.jsonl, tensorboard/,
+checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained:
+it can be scored or used for prediction wherever the folder is copied to. A group (`--seeds`) is one file
+`<name>.group.json` beside its runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_text
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
+from caeav.model.train.config_file import dump_config, load_config
+from caeav.pipeline.store import Recipe
+
+CONFIG, INPUTS, STORES, ENVIRONMENT = "config.yaml", "inputs.json", "stores.json", "environment.json"
+METRICS, RESULT, CARD, ADAPTER = "metrics.jsonl", "result.json", "card.md", "adapter.safetensors"
+ORIGIN = "origin.json"
+CHECKPOINTS, TENSORBOARD, PREDICTIONS = "checkpoints", "tensorboard", "predictions"
+GROUP_SUFFIX = ".group.json"
+
+
+class RunError(CaeavError):
+    """A run that cannot be found or read."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run's network is built for: classes, length of a segment, the shapes of its inputs, and what else the
+    task learnt from the manifest (`facts`, JSON values)."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    segment_s: float
+    spec: InputSpec
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Inputs:
+        """The inverse of `as_json`."""
+        spec = value["spec"]
+        captions = {
+            name: CaptionSpec(**spec[name]) if spec[name] else None
+            for name in ("visual_caption", "audio_caption")
+        }
+        return cls(
+            dataset=value["dataset"],
+            classes=tuple(value["classes"]),
+            segment_s=value["segment_s"],
+            spec=InputSpec(
+                segments=spec["segments"],
+                visual=tuple(TapSpec(**tap) for tap in spec["visual"]),
+                audio=tuple(TapSpec(**tap) for tap in spec["audio"]),
+                other=tuple(TapSpec(**tap) for tap in spec.get("other", ())),
+                **captions,
+            ),
+            facts=value.get("facts", {}),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where weights and the resumable state lie."""
+        return self.folder / CHECKPOINTS
+
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return load_config(self.folder / CONFIG)
+
+    def inputs(self) -> Inputs:
+        """Classes and shapes."""
+        return Inputs.from_json(self.read(INPUTS))
+
+    def stores(self) -> dict[str, Any]:
+        """What was joined: labels digest and store facts with their recipes."""
+        return self.read(STORES)
+
+    def token_recipes(self) -> list[Recipe]:
+        """By which recipes a new clip becomes the tokens the run was trained on."""
+        return self._recipes("tokens")
+
+    def caption_recipe(self) -> Recipe | None:
+        """By which its captions are made; None for a run without."""
+        return next(iter(self._recipes("captions")), None)
+
+    def _recipes(self, kind: str) -> list[Recipe]:
+        held = [fact["recipe"] for fact in self.stores()["stores"] if fact["kind"] == kind]
+        return [Recipe(recipe["kind"], recipe["name"], recipe["fields"]) for recipe in held]
+
+    def origin(self) -> dict[str, Any]:
+        """The command that began it and the group it belongs to, as far as known."""
+        return self.read(ORIGIN) if (self.folder / ORIGIN).exists() else {"command": "", "group": ""}
+
+    def result(self) -> dict[str, Any] | None:
+        """Scores, or None while training is unfinished."""
+        if not (self.folder / RESULT).exists():
+            return None
+        return {"protocol": HONEST, "intervals": {}} | self.read(RESULT)  # runs from before there were any
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One JSON file of the run; raises `RunError`."""
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"cannot read {path}: {error}", hint="the run folder is incomplete; train again"
+            ) from error
+        if not isinstance(value, dict):
+            raise RunError(f"{path} holds a {type(value).__name__}, not an object", hint="train again")
+        return value
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Publish one JSON file of the run."""
+        publish_text(
+            self.folder / name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
+
+
+def create_run(home: Home, config: RunConfig) -> Run:
+    """A new run folder with its configuration; names never clash, whoever trains at the same time."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    marked = "" if config.select_on == "val" else "-selected-on-test"
+    if config.protocol == PUBLISHED:
+        marked = "-published"
+    base = f"{stamp}-{config.task}-{config.recipe}{marked}-s{config.seed}"
+    home.runs.mkdir(parents=True, exist_ok=True)
+    name, n = base, 1
+    while True:
+        try:
+            (home.runs / name).mkdir()
+            break
+        except FileExistsError:
+            n += 1
+            name = f"{base}-{n}"
+    run = Run(home.runs / name)
+    publish_text(run.folder / CONFIG, dump_config(config))
+    return run
+
+
+def find_run(home: Home, name: str) -> Run:
+    """The run at a path, or called `name` or with the only name that begins so or holds it; `last`: the newest."""
+    as_path = Path(name).expanduser()
+    if (as_path / CONFIG).is_file():
+        return Run(as_path.absolute())
+    known = list_runs(home)
+    if name == "last" and known:
+        return known[-1]
+    exact = [run for run in known if run.name == name]
+    matches = exact or [run for run in known if name in run.name]
+    if len(matches) == 1:
+        return matches[0]
+    shown = ", ".join(run.name for run in (matches or known)[-5:])
+    if matches:
+        raise RunError(f"{name!r} fits {len(matches)} runs: {shown}", hint="give the whole name")
+    if known:
+        raise RunError(
+            f"no run {name!r} in {home.runs}; the newest are: {shown}", hint="list them: caeav runs ls"
+        )
+    raise RunError(
+        f"no run {name!r}: there are no runs in {home.runs}", hint="train one: caeav train --task ave"
+    )
+
+
+def list_runs(home: Home) -> list[Run]:
+    """All run folders, oldest first."""
+    if not home.runs.is_dir():
+        return []
+    return [Run(folder) for folder in sorted(home.runs.iterdir()) if (folder / CONFIG).is_file()]
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """One line of `caeav runs ls`: what it is and how it did. A damaged run is listed as such, not hidden."""
+    try:
+        config, result = run.config(), run.result()
+    except CaeavError as error:
+        return {"run": run.name, "state": "damaged", "error": error.problem.splitlines()[0]}
+    facts = {
+        "run": run.name,
+        "state": "finished" if result else "unfinished",
+        "task": config.task,
+        "recipe": config.recipe,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "select_on": config.select_on,
+        "protocol": stamp(config.protocol, config.select_on),
+    }
+    if result:
+        facts |= {"val": result["scores"].get("val"), "test": result["scores"].get("test")}
+        facts |= {"best_epoch": result["best_epoch"], "group": result.get("group", "")}
+    return facts
+
+
+def group_path(home: Home, name: str) -> Path:
+    """Where the summary of a group of runs lies."""
+    return home.runs / f"{name}{GROUP_SUFFIX}"

@@ -1,0 +1,125 @@
+"""The `clap` audio backbone, from a `.pt` of laion-clap or a hub folder of transformers: both give the same tokens.
+
+The front end is the checkpoint's own: 48 kHz, 10 s; a shorter segment is repeated as often as it fits whole, then comes
+silence (`repeatpad`). Mel filters are Slaney's, HTK's for a fused checkpoint. By default sound is rounded to 16 bits
+as laion-clap does; transformers does not (preset `transformers`). transformers also marks one clip of a fused batch as
+"longer" at random, which changes its features; that is not done here.
+Shapes: `L` tokens, `C` channels, `D` channels of the space shared with texts (tap `embedding`, one token of length 1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.clap_audio import ClapAudio, fill_clap_audio
+from caeav.pipeline.backbones.clap.checkpoint import FRONT_ENDS, ClapState, find_clap, read_clap
+from caeav.pipeline.backbones.htsat.network import HtsatConfig
+from caeav.pipeline.backbones.htsat.checkpoint import network_sizes, picture_side
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.weights.find import Weights, WeightsError
+
+DEFAULT = "hub:laion/clap-htsat-unfused"
+LAION = SoundConfig(
+    rate_hz=48_000, fft=1024, hop=480, low_hz=50.0, high_hz=14_000.0, filling="repeatpad", int16=True
+)
+"""What laion-clap does with a checkpoint without fusion."""
+PRESETS: dict[str, dict[str, Any]] = {"laion": {}, "transformers": {"int16": False}}
+DEFAULTS: dict[str, Any] = dict.fromkeys(front_end(LAION)) | {
+    "int16": LAION.int16,
+    **SETTINGS,
+}
+_FRONT_NAMES = {
+    "rate_hz": "sampling_rate",
+    "fft": "fft_window_size",
+    "hop": "hop_length",
+    "bands": "feature_size",
+    "low_hz": "frequency_min",
+    "high_hz": "frequency_max",
+    "window_s": "max_length_s",
+    "filling": "padding",
+}
+
+
+class ClapSound(SoundBackbone):
+    """CLAP's HTS-AT as a frozen store backbone, tiny, base or large as the checkpoint says."""
+
+    def __init__(self, choice: ModelChoice) -> None:
+        asked = choice.resolve(DEFAULTS, PRESETS)
+        weights = find_clap(choice, DEFAULT, FRONT_ENDS)
+        state = None if weights.seed is not None else read_clap(weights, "audio")
+        own = front_end(LAION) if state is None else _front_of(state, weights.source)
+        settings = asked | {key: own[key] for key in own if asked[key] is None}
+        tower = (
+            _random(choice, settings, weights) if state is None else _build(choice, settings, state, weights)
+        )
+        self._tower = tower
+        channels = tower.norm.normalized_shape[0]
+        tokens = cast(int, tower.trunk.stages[-1].tokens)
+        shared = cast(nn.Linear, tower.projection[-1]).out_features
+        more = (Tap("audio.norm", tokens, channels), Tap("audio.embedding", 1, shared))
+        super().__init__(choice.name, tower.trunk, weights, settings, more)
+
+    def module(self) -> nn.Module:
+        """The tower, frozen."""
+        return self._tower
+
+    def everything(self, windows: Tensor) -> dict[str, Tensor]:
+        """Windows `[N, samples]` -> every tap of the tower, `[N, L, C]`."""
+        stages, normed, shared = self._tower(windows)
+        found = {f"audio.stage{i + 1}": x for i, x in enumerate(stages)}
+        return found | {"audio.norm": normed, "audio.embedding": shared.unsqueeze(1)}
+
+
+def _front_of(state: ClapState, source: str) -> dict[str, Any]:
+    """The front end a checkpoint was made for; raises `WeightsError` where it is one this program has not."""
+    own = front_end(LAION) | {"mel": "htk" if state.fused else "slaney"}
+    stated = state.front_end
+    if not stated:
+        return own
+    own |= {key: stated[theirs] for key, theirs in _FRONT_NAMES.items() if stated.get(theirs) is not None}
+    own["mel"] = "htk" if stated.get("truncation") == "fusion" else "slaney"
+    if (own["mel"] == "htk") != state.fused:
+        raise WeightsError(
+            f"{source}: the front end truncates by {stated.get('truncation')!r}, but the network has "
+            f"{'' if state.fused else 'no '}fusion",
+            hint="the configuration beside the weights belongs to another checkpoint; get the folder again",
+        )
+    if stated.get("top_db") is not None:
+        raise WeightsError(
+            f"{source}: top_db {stated['top_db']} is not supported", hint="give a LAION checkpoint"
+        )
+    return own
+
+
+def _build(choice: ModelChoice, settings: dict[str, Any], state: ClapState, weights: Weights) -> ClapAudio:
+    said = state.audio_config
+    for key, only in (
+        ("hidden_act", "gelu"),
+        ("projection_hidden_act", "relu"),
+        ("flatten_patch_embeds", True),
+    ):
+        if said.get(key, only) != only:
+            raise WeightsError(f"{weights.source}: {key} {said[key]!r}; only {only!r} is known here")
+    side = said.get("spec_size") or picture_side(state.audio)
+    sound = sound_config(choice.name, settings, side)
+    config = HtsatConfig(sound=sound, **network_sizes(state.audio, weights.source))
+    try:
+        tower = ClapAudio(config, shared=state.audio["audio_projection.2.bias"].shape[0])
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"{weights.source} holds no audio tower of CLAP: {error}") from error
+    fill_clap_audio(tower, state.audio, weights.source)
+    return tower
+
+
+def _random(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> ClapAudio:
+    """The size of HTSAT-tiny with random values, for measurements."""
+    sound = sound_config(choice.name, settings, LAION.picture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cast(int, weights.seed))
+        return ClapAudio(HtsatConfig(sound=sound))

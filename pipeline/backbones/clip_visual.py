@@ -1,0 +1,152 @@
+"""CLIP's picture towers through open_clip: `clip-vit-l14`, `clip-vit-b32`, and any of its ViTs by `open_clip:<name>`.
+
+Taps `visual.block<i>` hold the patch tokens after block `i` (from 1), without the class token, row by row;
+`visual.pooled` the picture's embedding `[1, C]`, as compared with texts. Checkpoints hold both towers: the text
+tower's keys must be there too and are left out, anything else is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.frames import FrameSettings
+from caeav.pipeline.backbones.image import LearnedVisual, Network
+from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.backbones.weights.find import WeightsError
+from caeav.pipeline.backbones.weights.load import load_checked, unwrapped
+
+DEPTH = 4
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+OPENAI = {
+    "clip-vit-l14": ("ViT-L-14", "hub:timm/vit_large_patch14_clip_224.openai"),
+    "clip-vit-b32": ("ViT-B-32", "hub:timm/vit_base_patch32_clip_224.openai"),
+}
+"""Name here -> open_clip's architecture and the hub's copy of OpenAI's weights."""
+
+
+class ClipNetwork(Network):
+    """A ViT of open_clip. `quick_gelu`: the activation OpenAI's weights were trained with, not those of others."""
+
+    files = FILES
+
+    def __init__(self, architecture: str, weights: str = "", *, quick_gelu: bool = False) -> None:
+        self._clip = import_open_clip()
+        config = self._clip.get_model_config(architecture)
+        vision = config.get("vision_cfg", {}) if config else {}
+        if not isinstance(vision.get("layers"), int) or "timm_model_name" in vision:
+            raise CaeavError(
+                f"open_clip has no ViT {architecture!r}",
+                hint=f"{did_you_mean(architecture, self._clip.list_models())} choose ViT-B-32, ViT-B-16, ViT-L-14, "
+                "ViT-H-14 or another of open_clip.list_models()".strip(),
+            )
+        self._architecture = architecture
+        self._vision = vision
+        self._quick_gelu = quick_gelu or bool(config.get("quick_gelu"))
+        self.weights = weights
+        self.origin = "" if weights else published_by(self._clip, architecture)
+
+    @property
+    def own_frames(self) -> FrameSettings:
+        """As OpenAI and open_clip prepare them."""
+        size = self._vision["image_size"]
+        square = (size, size) if isinstance(size, int) else (size[0], size[1])
+        return FrameSettings(size=square, fit="crop", mean=MEAN, std=STD)
+
+    def more_settings(self) -> Mapping[str, Any]:
+        """The activation."""
+        return {"quick_gelu": self._quick_gelu}
+
+    def build(self, settings: Mapping[str, Any]) -> nn.Module:
+        """The picture tower."""
+        return cast(nn.Module, self._both(settings["quick_gelu"], tuple(settings["size"])).visual)
+
+    def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+        """Its part of a checkpoint of both towers."""
+        state = unwrapped(state, lambda name: name.startswith("visual."))
+        with torch.device("meta"):
+            both = self._both(False, tuple(cast(Any, module).image_size))
+        elsewhere = [name for name in both.state_dict() if not name.startswith("visual.")]
+        missing = [name for name in elsewhere if name not in state]
+        if missing:
+            raise WeightsError(
+                f"{source} lacks {len(missing)} keys of CLIP's text tower: {', '.join(missing[:3])}, ...",
+                hint=f"give a checkpoint of {self._architecture} in open_clip's format",
+            )
+        resized = dict(state)
+        self._clip.model.resize_pos_embed(resized, _Holder(module))
+        own = {name.removeprefix("visual."): x for name, x in resized.items() if name not in elsewhere}
+        load_checked(module, own, source=source)
+
+    def offered(self, module: nn.Module, frames: Tensor) -> Mapping[str, Tensor]:
+        """Every block and the embedding."""
+        return self._taps(module, frames, list(range(self._vision["layers"])))
+
+    def run(self, module: nn.Module, frames: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        """The same, keeping no block that is not asked for."""
+        blocks = [int(name.removeprefix("visual.block")) - 1 for name in taps if name != "visual.pooled"]
+        return self._taps(module, frames, sorted(blocks))
+
+    def default_taps(self, offered: Sequence[str]) -> list[str]:
+        """Four blocks evenly apart up to the last."""
+        blocks = [name for name in offered if name != "visual.pooled"]
+        return [blocks[len(blocks) * (i + 1) // DEPTH - 1] for i in range(min(DEPTH, len(blocks)))]
+
+    def _taps(self, module: nn.Module, frames: Tensor, blocks: list[int]) -> dict[str, Tensor]:
+        found = cast(Any, module).forward_intermediates(frames, indices=blocks, output_fmt="NLC")
+        taps = {f"visual.block{i + 1}": x for i, x in zip(blocks, found["image_intermediates"], strict=True)}
+        return {**taps, "visual.pooled": found["image_features"].unsqueeze(1)}
+
+    def _both(self, quick_gelu: bool, size: tuple[int, ...]) -> Any:
+        config = self._clip.get_model_config(self._architecture)
+        config["vision_cfg"] = {**config["vision_cfg"], "image_size": size}
+        kind = self._clip.CustomTextCLIP if config.pop("custom_text", False) else self._clip.CLIP
+        return kind(**{**config, "quick_gelu": quick_gelu})
+
+
+class _Holder:
+    """The picture tower in the place where open_clip's resizing of position embeddings looks for it."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        self.visual = visual
+
+
+def published_by(library: Any, architecture: str) -> str:
+    """Repositories on the hub whose weights have this architecture and activation, as open_clip lists them."""
+    activation = bool(library.get_model_config(architecture).get("quick_gelu"))
+    found = []
+    for tag in library.list_pretrained_tags_by_model(architecture):
+        record = library.get_pretrained_cfg(architecture, tag)
+        if record.get("hf_hub") and bool(record.get("quick_gelu")) == activation:
+            found.append(f"hub:{record['hf_hub'].strip('/')}")
+    if not found:
+        return "whoever trained it: open_clip lists no weights of this architecture"
+    more = f" and {len(found) - 2} more of open_clip.list_pretrained()" if len(found) > 2 else ""
+    return f"{', '.join(found[:2])}{more}"
+
+
+def clip_visual(choice: ModelChoice) -> LearnedVisual:
+    """OpenAI's CLIP by its name here."""
+    architecture, weights = OPENAI[choice.name]
+    return LearnedVisual(choice, ClipNetwork(architecture, weights, quick_gelu=True))
+
+
+def open_clip_visual(choice: ModelChoice) -> LearnedVisual:
+    """`open_clip:<architecture>`; its weights must be named."""
+    return LearnedVisual(choice, ClipNetwork(choice.variant))
+
+
+def import_open_clip() -> Any:
+    """The module `open_clip`; raises `CaeavError` when it is not installed."""
+    import_torchvision()  # open_clip imports it, and it may not fit the installed torch
+    try:
+        import open_clip
+    except ModuleNotFoundError as error:
+        raise CaeavError(f"CLIP needs {error.name}", hint="pip install 'caeav[learned]'") from error
+    return open_clip

@@ -1,0 +1,167 @@
+"""Learned visual backbones: a frozen network of some family behind the protocol of the store.
+
+A family says which taps a network offers and how frames become them (`Network`); settings, weights, preprocessing and
+the choice among the taps are the same for all and done here. The network is built on the meta device to learn its
+shapes, and for good only when its module is asked for. Shapes: `N` clips, `T` segments, `L` tokens, `C` channels.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.frames import PRESETS, FrameSettings, prepare_frames
+from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.weights import find_weights
+from caeav.pipeline.backbones.weights.load import read_weights
+
+DEFAULT_PRESET = "whole"
+
+
+class Network(ABC):
+    """One architecture of a family, at one input size; holds no weights itself."""
+
+    weights: str  # default source, `hub:...` or empty
+    files: tuple[str, ...]  # names of the weight file, the best first
+    licence: str = ""  # of the default weights, where the library knows it
+    origin: str = ""  # who publishes weights, where none are the default
+
+    @property
+    @abstractmethod
+    def own_frames(self) -> FrameSettings:
+        """How its publisher prepares frames: size, crop, interpolation, mean, std."""
+
+    def more_settings(self) -> Mapping[str, Any]:
+        """Settings of the family besides the frames' and `taps`, with their defaults."""
+        return {}
+
+    @abstractmethod
+    def build(self, settings: Mapping[str, Any]) -> nn.Module:
+        """The network with random weights, for `settings["size"]`; raises `CaeavError` where that is impossible."""
+
+    @abstractmethod
+    def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+        """Fill it from a checkpoint's tensors; raises `WeightsError` for any key that does not fit."""
+
+    @abstractmethod
+    def offered(self, module: nn.Module, frames: Tensor) -> Mapping[str, Tensor]:
+        """All taps of frames `[B, 3, h, w]`: name -> `[B, L, C]`, from shallow to deep; also on the meta device."""
+
+    @abstractmethod
+    def default_taps(self, offered: Sequence[str]) -> list[str]:
+        """Which of them are cached when nobody chooses."""
+
+    def run(self, module: nn.Module, frames: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
+        """At least the taps asked for; families that can leave something out override this."""
+        return self.offered(module, frames)
+
+    def open(self, module: nn.Module) -> Any:
+        """The network opened up for adapters inside it; raises `CaeavError` for families that cannot be."""
+        raise CaeavError(
+            f"the blocks of {type(module).__name__} cannot be opened for adapters inside them",
+            hint="extract with a Swin-V2 (--visual swinv2-large), or use the ladder placement",
+        )
+
+
+class LearnedVisual(TorchBackbone):
+    """A visual backbone of any family; see `Network`.
+
+    `parameters`: how many; `offered_taps`: all it could cache; `default_weights`, `licence`: of its family's record.
+    """
+
+    modality: Literal["visual"] = "visual"
+    rate_hz: int | None = None
+
+    def __init__(self, choice: ModelChoice, network: Network) -> None:
+        self.name = choice.name
+        self._network = network
+        defaults = {
+            **network.own_frames.as_json(),
+            **PRESETS[DEFAULT_PRESET],
+            **network.more_settings(),
+            "taps": [],
+        }
+        settings = choice.resolve(defaults, PRESETS)
+        parsed = FrameSettings.parse({name: settings[name] for name in network.own_frames.as_json()})
+        self._frames = parsed
+        probe, shapes = _probe(choice, network, settings)
+        self.offered_taps = tuple(Tap(name, x.shape[1], x.shape[2]) for name, x in shapes.items())
+        chosen = settings["taps"] or network.default_taps(list(shapes))
+        unknown = [name for name in chosen if name not in shapes]
+        if unknown:
+            raise CaeavError(
+                f"{choice.name} has no tap {', '.join(map(str, unknown))}", hint=f"it has {', '.join(shapes)}"
+            )
+        self._taps = tuple(tap for tap in self.offered_taps if tap.name in chosen)
+        self._settings = {**settings, **parsed.as_json(), "taps": [tap.name for tap in self._taps]}
+        self.parameters = sum(p.numel() for p in probe.parameters())
+        self.default_weights, self.licence = network.weights, network.licence
+        self._weights = find_weights(
+            choice, default=network.weights, wants=network.files, origin=network.origin
+        )
+        self._module: nn.Module | None = None
+        self._lock = threading.Lock()
+
+    def taps(self) -> tuple[Tap, ...]:
+        """Those that are cached, from shallow to deep."""
+        return self._taps
+
+    def describe(self) -> Mapping[str, Any]:
+        """Settings and the digest of the weights."""
+        return {"settings": self._settings, "weights": self._weights.describe()}
+
+    def module(self) -> nn.Module:
+        """The network, frozen; built and loaded on first use."""
+        with self._lock:
+            if self._module is None:
+                self._module = self._build()
+            return self._module
+
+    def live(self) -> Any:
+        """The network opened up for adapters inside it, sharing its weights; raises `CaeavError` for most families."""
+        return self._network.open(self.module())
+
+    def prepare(self, clip: NDArray[Any]) -> Tensor:
+        """Frames uint8 `[T, H, W, 3]` -> `[T, 3, h, w]`."""
+        return prepare_frames(clip, self._frames)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Prepared frames `[N, T, 3, h, w]` -> `{tap: [N, T, L, C]}`."""
+        found = self._network.run(self.module(), batch.flatten(0, 1), self._settings["taps"])
+        return {
+            tap.name: found[tap.name].reshape(*batch.shape[:2], tap.tokens, tap.channels)
+            for tap in self._taps
+        }
+
+    def _build(self) -> nn.Module:
+        weights = self._weights
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights.seed or 0)
+            module = self._network.build(self._settings)
+        if weights.seed is None:
+            self._network.load(module, read_weights(weights), weights.source)
+        return module.eval().requires_grad_(False)
+
+
+def _probe(
+    choice: ModelChoice, network: Network, settings: Mapping[str, Any]
+) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """The network and all its taps on the meta device."""
+    height, width = settings["size"]
+    try:
+        with torch.device("meta"):
+            module = network.build(settings).eval()
+            return module, network.offered(module, torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CaeavError(
+            f"{choice.name} cannot see frames of {height} x {width}: {str(error).splitlines()[0]}",
+            hint=f"leave the setting 'size' out: its own is {list(network.own_frames.size)}",
+        ) from error

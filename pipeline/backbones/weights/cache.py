@@ -1,0 +1,97 @@
+"""What this machine knows of weight files: `<home>/weights.json`, digest -> path, and a digest's file by its date.
+
+Recipes name weights by digest and never by path; this file leads from one to the other, so that a store's models can
+be built again. It also spares reading gigabytes to digest a file that has not changed (same path, size and time).
+Losing it costs only time, so a home that cannot be written to is no error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_bytes
+
+FILE = "weights.json"
+LARGE_BYTES = 1 << 30
+"""From this size on reading a file takes long enough to be told."""
+_home: Home | None = None
+
+
+def _unheard(text: str) -> None:
+    """Nobody is told."""
+
+
+_tell: Callable[[str], object] = _unheard
+
+
+def remember_at(home: Home | None, tell: Callable[[str], object] = _unheard) -> None:
+    """From now on this process keeps its memory in `home`; with None, in the home found by itself.
+
+    `tell` hears of large files before they are read for their digest, and which of several weights in a file are taken.
+    """
+    global _home, _tell
+    _home, _tell = home, tell
+
+
+def tell(text: str) -> None:
+    """Say something to whoever listens."""
+    _tell(text)
+
+
+def memory_file() -> Path:
+    """`<home>/weights.json`."""
+    return (_home or Home.find()).root / FILE
+
+
+def recall(digest: str) -> Path | None:
+    """Where the file or folder of a digest lay last; None when that is unknown or it is gone."""
+    entry = _load()["places"].get(digest)
+    path = Path(entry) if isinstance(entry, str) else None
+    return path if path is not None and path.exists() else None
+
+
+def remember(digest: str, place: Path) -> None:
+    """Note where weights of this digest lie."""
+    held = _load()
+    if held["places"].get(digest) != str(place):
+        held["places"][digest] = str(place)
+        _save(held)
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes; taken from memory when its size and time are those of the last reading."""
+    real = path.resolve()
+    state = real.stat()
+    stamp = [state.st_size, state.st_mtime_ns]
+    known = _load()["files"].get(str(real))
+    if isinstance(known, list) and known[:2] == stamp and len(known) == 3:
+        return str(known[2])
+    if state.st_size >= LARGE_BYTES:
+        _tell(f"reading {path.name} ({state.st_size / 2**30:.1f} GiB) for its digest, once unless it changes")
+    with real.open("rb") as file:
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    held = _load()
+    held["files"][str(real)] = [*stamp, digest]
+    _save(held)
+    return digest
+
+
+def _load() -> dict[str, dict[str, Any]]:
+    held: Any = None
+    with suppress(OSError, ValueError):
+        held = json.loads(memory_file().read_bytes())
+    if not isinstance(held, dict) or not all(isinstance(held.get(k), dict) for k in ("places", "files")):
+        return {"places": {}, "files": {}}
+    return held
+
+
+def _save(held: dict[str, dict[str, Any]]) -> None:
+    with suppress(OSError):
+        memory_file().parent.mkdir(parents=True, exist_ok=True)
+        publish_bytes(memory_file(), json.dumps(held, indent=1, sort_keys=True).encode())

@@ -1,0 +1,124 @@
+"""Batches across clips, by fixed places: a clip's row follows from its place in its shard, never from who came first.
+
+So a clip is computed in the same row of a batch of the same size whether a run was interrupted, resumed or
+parallel; rows without a clip are zeros. A batch goes off when the last of its clips that are due has come, or, to
+make room, with what there is: the others are computed later, in their own rows of another pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.captioners.base import Captioner
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.extract.device.network import convolves
+from caeav.pipeline.extract.device.options import ComputeOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A component that computes on devices for one store; `number` counts the units of a run.
+
+    `again` makes another instance of `part`, for a further device.
+    """
+
+    number: int
+    store: int
+    side: str
+    part: TorchBackbone | Captioner
+    again: Callable[[], TorchBackbone | Captioner]
+    compute: ComputeOptions
+    dtype: str
+    shard_clips: int
+
+    @property
+    def rows(self) -> int:
+        """Places of a batch: no more than a shard has clips."""
+        return min(self.compute.batch, self.shard_clips)
+
+
+@dataclass
+class Batch:
+    """Clips of one unit by row: what a backbone sees in `host` `[rows, T, ...]`, what a captioner sees in `clips`."""
+
+    unit: Unit
+    keys: dict[int, str] = field(default_factory=dict)
+    host: Tensor | None = None
+    clips: dict[int, DecodedClip] = field(default_factory=dict)
+
+
+_Where = tuple[int, int, int]  # unit, shard, number of the batch in the shard
+
+
+class Batches:
+    """Puts clips into their rows; `launch` gets every batch that goes off. For use from several threads."""
+
+    def __init__(self, launch: Callable[[Batch], None], pinned: bool) -> None:
+        self._launch = launch
+        self._pinned = pinned
+        self._lock = threading.Lock()
+        self._due: dict[_Where, int] = {}
+        self._open: dict[_Where, Batch] = {}
+        self._layout: dict[int, bool] = {}
+
+    def expect(self, unit: Unit, places: Iterable[tuple[int, int]]) -> None:
+        """The clips that will be added or missed: (shard, place) each. Called once a unit, before anything else."""
+        module = unit.part.module() if isinstance(unit.part, TorchBackbone) else None
+        self._layout[unit.number] = module is not None and convolves(module)
+        for shard, at in places:
+            where = (unit.number, shard, at // unit.rows)
+            self._due[where] = self._due.get(where, 0) + 1
+
+    def add(self, unit: Unit, shard: int, at: int, key: str, item: Tensor | DecodedClip) -> None:
+        """A clip has come. Raises ValueError for one of another shape, which is then to be missed."""
+        where, row = (unit.number, shard, at // unit.rows), at % unit.rows
+        with self._lock:
+            batch = self._open.setdefault(where, Batch(unit))
+            if isinstance(item, DecodedClip):
+                batch.clips[row] = item
+            elif batch.host is None:
+                batch.host = self._empty(unit, item)
+        if isinstance(item, Tensor):
+            assert batch.host is not None
+            if item.shape != batch.host.shape[1:]:
+                raise ValueError(
+                    f"the backbone prepared {list(item.shape)} for this clip, {list(batch.host.shape[1:])} for others"
+                )
+            batch.host[row].copy_(item)
+        self._settle(where, batch, row, key)
+
+    def miss(self, unit: Unit, shard: int, at: int) -> None:
+        """A clip will not come."""
+        self._settle((unit.number, shard, at // unit.rows), None, 0, "")
+
+    def _settle(self, where: _Where, batch: Batch | None, row: int, key: str) -> None:
+        with self._lock:
+            if batch is not None:
+                batch.keys[row] = key
+            self._due[where] -= 1
+            ready = self._open.pop(where, None) if self._due[where] == 0 else None
+        if ready is not None and ready.keys:
+            self._launch(ready)
+
+    def flush(self) -> bool:
+        """Send off what there is; only while nobody adds. False when there is nothing."""
+        with self._lock:
+            ready = [batch for batch in self._open.values() if batch.keys]
+            self._open.clear()
+        for batch in ready:
+            self._launch(batch)
+        return bool(ready)
+
+    def _empty(self, unit: Unit, item: Tensor) -> Tensor:
+        """Zeros `[rows, T, ...]`; pictures `[T, C, H, W]` lie as convolutions like them best, channels last."""
+        if self._layout[unit.number] and item.dim() == 4:
+            t, c, h, w = item.shape
+            laid = torch.zeros((unit.rows, t, h, w, c), dtype=item.dtype, pin_memory=self._pinned)
+            return laid.permute(0, 1, 4, 2, 3)
+        return torch.zeros((unit.rows, *item.shape), dtype=item.dtype, pin_memory=self._pinned)

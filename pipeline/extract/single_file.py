@@ -1,0 +1,145 @@
+"""One media file through the recipes of existing stores, for prediction; nothing is stored.
+
+The components are built anew from the recipes and must describe themselves as they did then, or tokens would
+silently differ from those a model was trained on. What computes on a device is given batches of one clip, so its
+tokens may differ from stored ones in the last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.keys import slug
+from caeav.pipeline.answer import why_no_answer
+from caeav.pipeline.assemble import Assembly, decoded
+from caeav.pipeline.extract.captions import Embedder
+from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.media.audio import SILENT_PEAK
+from caeav.pipeline.extract.features import features_of, is_imported
+from caeav.pipeline.extract.collect import unfit
+from caeav.pipeline.extract.jobs import Job, decoder_remark, job_of, sampling_of
+from caeav.pipeline.extract.engine import SETUP
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.store.dtypes import floats
+from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S
+from caeav.pipeline.extract.decode_job import frames_of, windows_of, worker_settings
+
+
+class Processed(NamedTuple):
+    """One file's tokens, its captions when a caption recipe was given, and its frames uint8 `[T, H, W, 3]`, black where
+    it has none, and none (`T` 0) where nothing was decoded. The tokens' info says also in which segments nothing is
+    heard (`silent`)."""
+
+    tokens: Record
+    captions: Record | None
+    frames: NDArray[np.uint8]
+
+
+def process_file(
+    path: Path,
+    token_recipe: Recipe | Sequence[Recipe],
+    caption_recipe: Recipe | None = None,
+    start_s: float = 0.0,
+    deadline_s: float = DEFAULT_DEADLINE_S,
+    device: str = "auto",
+    features: Mapping[str, Path] | None = None,
+) -> Processed:
+    """Decode `path` from `start_s` and make what the stores of these recipes hold for a clip.
+
+    `features`: tap -> file, for stores that were imported; with such stores alone nothing is decoded and there are no
+    frames.
+    Decodes in killable child processes; `device` is for components that need one (`auto`, `cpu`, `cuda`, or a GPU's
+    number). Raises `CaeavError` when the file is missing or cannot be decoded, or when a component is no longer what
+    its recipe says, naming the fields. Another version of the decoder is no error; it is said in the record's notes
+    (`decoder_version`).
+    """
+    if not path.is_file():
+        raise CaeavError(f"no file {path}", hint="give the path of a media file")
+    recipes = [token_recipe] if isinstance(token_recipe, Recipe) else list(token_recipe)
+    key = slug(path.stem)
+    imported = features_of([r for r in recipes if is_imported(r)], features or {}, key)
+    made_of_media = [recipe for recipe in recipes if not is_imported(recipe)]
+    jobs = [job_of(recipe) for recipe in (*made_of_media, *([caption_recipe] if caption_recipe else []))]
+    made: dict[int, Record] = {}
+    frames: NDArray[np.uint8] = np.zeros((0, 1, 1, 3), np.uint8)
+    silent: list[bool] = []
+    for group in _by_decoder(jobs):
+        outcome = _decode(path, group, start_s, deadline_s)
+        if not len(frames):
+            clip, sampling = decoded(outcome, group[0]), sampling_of(group[0].recipe)
+            frames = frames_of(clip, sampling)
+            silent = [bool(window.max() < SILENT_PEAK) for window in np.abs(windows_of(clip, sampling))]
+        found = _records(path, replace(outcome, id=key), group, device)
+        made |= {id(job): record for job, record in zip(group, found, strict=True)}
+    tokens = [made[id(job)] for job in jobs if job.recipe.kind == "tokens"]
+    tokens += [imported] if imported else []
+    captions = [made[id(job)] for job in jobs if job.recipe.kind == "captions"]
+    return Processed(_together(tokens, silent), captions[0] if captions else None, frames)
+
+
+def _by_decoder(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that can share one decoding."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.recipe.fields["decoder"]["name"], []).append(job)
+    return list(groups.values())
+
+
+def _decode(path: Path, jobs: Sequence[Job], start_s: float, deadline_s: float) -> Outcome:
+    settings = worker_settings(jobs, keep_media=True)
+    request = {"id": path.name, "path": str(path), "start_s": start_s, "jobs": list(range(len(jobs)))}
+    with WorkerPool(SETUP, settings, workers=1, deadline_s=deadline_s) as pool:
+        [outcome] = pool.map([request])
+    wrong = outcome.failure.reason if outcome.failure else why_no_answer(outcome, dict(enumerate(jobs)))
+    if wrong:
+        raise CaeavError(
+            f"{path}: {wrong}",
+            hint="choose another file or start; caeav doctor shows which decoders work here",
+        )
+    return outcome
+
+
+def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> list[Record]:
+    """What the store of each job would hold, as its reader gives it."""
+    settled: dict[int, Record | Quarantined] = {}
+    assembly = Assembly(jobs, lambda job, _, result: settled.update({job: result}))
+    away = assembly.arrived(outcome, range(len(jobs)))
+    if away:
+        from caeav.pipeline.device.alone import compute_alone
+
+        compute_alone(jobs, {job: decoded(outcome, jobs[job]) for job in away}, outcome.id, assembly, device)
+    found = []
+    for number, job in enumerate(jobs):
+        result = settled[number]
+        if isinstance(result, Quarantined):
+            raise CaeavError(f"{path}: {result.stage}: {result.reason}", hint="choose another file or start")
+        if job.texts:
+            [result] = Embedder(job, (device,)).embed([result], lambda _: 0)
+        reason = unfit(result)
+        if reason:
+            raise CaeavError(f"{path}: {reason}", hint="the file is decoded to something no backbone can use")
+        remark = decoder_remark(job.recipe)
+        noted = [{"code": "decoder_version", "detail": remark}] if remark else []
+        info = {**result.info, "notes": [*result.info["notes"], *noted]}
+        found.append(Record(result.key, floats(result.arrays), info))
+    return found
+
+
+def _together(records: Sequence[Record], silent: Sequence[bool]) -> Record:
+    """Tokens of several stores as one record; a segment is real where it is in all of them."""
+    first = records[0]
+    arrays: dict[str, NDArray[Any]] = {}
+    info = {**first.info, **({"silent": list(silent)} if silent else {})}
+    for record in records:
+        arrays |= record.arrays
+        for name in ("frames_ok", "audio_ok"):
+            info[name] = [a and b for a, b in zip(info[name], record.info[name], strict=True)]
+    return Record(first.key, arrays, info)

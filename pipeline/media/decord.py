@@ -1,0 +1,195 @@
+"""Decoding with decord, around its traps: only `get_batch`, never `seek`; sound as a whole mono track only,
+and of the first audio stream.
+
+Asked for several channels it returns memory nobody wrote, so it mixes them itself, but too loud: the sum of
+the weights is taken out again. It is quiet about lost sound, leaks with every `AudioReader` (let the worker
+be renewed after some clips) and reads no AV1; what it gives is checked like everything else. It turns
+pictures upright itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from bisect import bisect_right
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media.decoder import BaseDecoder
+from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.mixing import mix_gain
+from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.media.orientation import stored_orientation
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.audio import Sound
+
+EXACT_CONTAINERS = ("mov", "matroska", "avi")
+"""Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
+
+
+LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
+
+
+UNCOUNTED = ("vorbis", "opus")
+"""Codecs whose first sample decord places wrongly: Vorbis gives none of its first packet, Opus some to be left out."""
+OPUS_HZ = 48000
+
+
+def _library() -> Any:
+    """decord, quiet; raises `CaeavError` when it is not installed."""
+    try:
+        decord = importlib.import_module("decord")
+    except (ImportError, OSError) as error:
+        raise CaeavError(
+            f"decord does not load: {library_message(error)}",
+            hint="install caeav[decord], or use --decoder pyav",
+        ) from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _message(error: BaseException, plan: Plan) -> str:
+    """The reason at the end of a DECORDError's first line, without its clock, its source file and our path."""
+    text = library_message(error).rsplit(": ", 1)[-1].strip()
+    return text.replace(plan.facts.path, Path(plan.facts.path).name)
+
+
+def _wrong_pictures(plan: Plan) -> str:
+    """Of which kind of file, if it is of one, decord shows pictures of another time or stream; empty for others."""
+    container, video = plan.facts.container, plan.facts.video
+    if video is None:
+        return ""
+    if not any(name in container.split(",") for name in EXACT_CONTAINERS):
+        return f"{container} files"
+    if video.codec in LATE_CODECS:
+        return f"{video.codec} video"
+    return "files whose edit list begins inside the film" if plan.scan.cut else ""
+
+
+def _miscounted(plan: Plan) -> bool:
+    """Whether decord places the first sample of the sound wrongly; MP4 has an edit list for it."""
+    audio = plan.facts.audio
+    return audio is not None and audio.codec in UNCOUNTED and "mov" not in plan.facts.container
+
+
+def _first_sample_s(plan: Plan) -> float | None:
+    """Media time of the first sample that decord gives of the sound; None where none decodes."""
+    audio = plan.facts.audio
+    assert audio is not None
+    with opened(plan.facts.path, plan.limits) as container, suppress(av.FFmpegError):
+        stream = container.streams[audio.index]
+        head = stream.codec_context.extradata or b""
+        left_out = int.from_bytes(head[10:12], "little") if head[:8] == b"OpusHead" else 0
+        for frame in container.decode(stream):
+            return None if frame.pts is None else float(frame.time - plan.facts.origin_s - left_out / OPUS_HZ)
+    return None
+
+
+def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
+    """Pictures of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
+    images: dict[int, NDArray[np.uint8]] = {}
+    for number in range(max(wanted) + 1):
+        picture = reader.next()
+        if number in wanted:
+            images[number] = picture.asnumpy()
+    return np.stack([images[number] for number in wanted])
+
+
+class DecordDecoder(BaseDecoder):
+    """decord 0.6; brings its own (old) FFmpeg."""
+
+    name = "decord"
+    first_audio_only = True
+    counts_from_start = True
+
+    def version(self) -> str:
+        """decord's version."""
+        return f"decord {_library().__version__}"
+
+    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
+        """Pictures by index, then the whole sound track."""
+        wrong = _wrong_pictures(plan)
+        if wrong:
+            raise DecodeError(f"decord gives wrong pictures of {wrong}", hint="use --decoder pyav")
+        video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
+        audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
+        return video, audio
+
+    def _pictures(self, plan: Plan) -> Pictures:
+        decord = _library()
+        found = Pictures.none(plan.sampling.segments)
+        try:
+            self._take(self._reader(plan), plan, found, list(range(plan.sampling.segments)))
+        except (decord.DECORDError, RuntimeError) as error:
+            found.errors.append(_message(error, plan))
+            # Every picture through a fresh reader, since a failed one gives wrong pictures; those that stay
+            # missing are counted by the check.
+            for t in range(plan.sampling.segments):
+                with suppress(decord.DECORDError, RuntimeError):
+                    self._take(self._reader(plan), plan, found, [t])
+        return found
+
+    def _take(self, reader: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
+        """Fill the given segments in one batch."""
+        starts, sane = self._starts(reader, plan)
+        wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
+        images = reader.get_batch(wanted).asnumpy() if sane else _in_order(reader, wanted)
+        video = plan.facts.video
+        assert video is not None
+        if plan.facts.video_streams > 1 and sorted(images.shape[1:3]) != sorted((video.height, video.width)):
+            size = f"{images.shape[2]}x{images.shape[1]}"
+            raise DecodeError(
+                f"decord shows a stream of {size} of a file with several", hint="use --decoder pyav"
+            )
+        upright = stored_orientation(plan.facts, plan.limits)
+        for n, t in enumerate(segments):
+            found.images[t], found.shown_s[t] = upright.after_turning(images[n]), starts[wanted[n]]
+        found.decoded += len(set(wanted))
+        found.mirrored = upright.mirrored
+
+    def _reader(self, plan: Plan) -> Any:
+        return _library().VideoReader(plan.facts.path, num_threads=1)
+
+    def _starts(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
+        """Media times of all pictures: decord's own where they are sane (True), else its frames laid out evenly.
+
+        Files whose packets carry no stamps (old AVI) get nonsense times from decord.
+        """
+        count = len(reader)
+        video = plan.facts.video
+        assert video is not None
+        starts = np.asarray(reader.get_frame_timestamp(range(count)))[:, 0].astype(np.float64)
+        starts += video.start_s - starts[0]  # decord counts from the first picture
+        limit_s = plan.limits.duration_s
+        if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
+            return [float(s) for s in starts], True
+        first_s = min(plan.scan.video_s, default=video.start_s)
+        fps = video.fps or float(reader.get_avg_fps())
+        return [first_s + i / fps for i in range(count)], False
+
+    def _sound(self, plan: Plan) -> Sound:
+        decord = _library()
+        audio = plan.facts.audio
+        assert audio is not None
+        length_s = audio.duration_s or plan.facts.duration_s or 0.0
+        plan.limits.check("sound track (decord reads it whole)", length_s, plan.limits.whole_track_s, " s")
+        nothing = Sound()
+        try:
+            reader = decord.AudioReader(plan.facts.path, sample_rate=audio.rate_hz, mono=True)
+            samples = reader[:].asnumpy()
+        except (decord.DECORDError, RuntimeError) as error:
+            nothing.errors.append(_message(error, plan))
+            return nothing
+        if not samples.size:
+            return nothing
+        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
+        first_s = _first_sample_s(plan) if _miscounted(plan) else None
+        sound = Sound.of(mono, audio.rate_hz, audio.start_s if first_s is None else first_s)
+        sound.loudest = None if len(audio.channels) > 1 else 0.0
+        return sound

@@ -1,0 +1,164 @@
+"""A clip that is no video but pictures, one a second, beside a wav: how AVSBench is distributed.
+
+The clip's media is the wav; its pictures are found where that layout keeps them: for `audio_wav/<place>/<name>.wav`
+in `visual_frames/<place>/<name>/` or `visual_frames/<name>/`, called `..._<second, from 1>.png`. Sound goes through
+whichever decoder is in use, with all its checks; pictures are read here, under the same limits, in the same process.
+Shapes: `T` segments, `H`x`W` pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note, Sampling
+from caeav.pipeline.decode.opening import library_message, regular_file
+from caeav.pipeline.media.orientation import Image
+
+AUDIO, FRAMES = "audio_wav", "visual_frames"
+MAX_PICTURES = 100_000
+
+_NUMBERED = re.compile(r"(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
+_FORMATS = ("PNG", "JPEG")
+
+
+def stills_of(path: str) -> Path | None:
+    """The folder of pictures that belongs to a wav; None for any other media."""
+    wav = Path(path)
+    if wav.suffix.lower() != ".wav":
+        return None
+    for above in wav.parents:
+        if above.name == AUDIO:
+            base, place = above.parent / FRAMES, wav.parent.relative_to(above)
+            found = (folder for folder in (base / place / wav.stem, base / wav.stem) if folder.is_dir())
+            return next(found, None)
+    return None
+
+
+def files_of(path: str) -> list[str]:
+    """The files that media at `path` consist of: the file itself, and the pictures that belong to a wav, by name."""
+    folder = stills_of(path)
+    if folder is None:
+        return [path]
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        names = []
+    return [path, *(os.path.join(folder, name) for name in names if _NUMBERED.search(name))]  # noqa: PTH118
+
+
+def with_stills(
+    sound: Callable[[], Sequence[DecodedClip]],
+    folder: Path,
+    start_s: float,
+    samplings: Sequence[Sampling],
+    limits: Limits,
+) -> list[DecodedClip]:
+    """The clips of `sound()`, one a sampling, with the pictures in `folder`; raises `DecodeError` without either.
+
+    Segment `t` shows the picture of the second its centre lies in. A picture that is missing or damaged is filled
+    by the one before it, not ok, and noted. Sound that does not decode is noted while there are pictures.
+    """
+    frames, frames_ok, notes = _frames(folder, start_s, samplings[0], limits)
+    facts: dict[str, Any] = {"codec": "stills", "fps": 1.0}
+    if frames is not None:
+        facts |= {"height": frames.shape[1], "width": frames.shape[2]}
+    try:
+        clips = sound()
+    except DecodeError as error:
+        if frames is None:
+            raise
+        notes.append(Note("damaged", f"audio: {error}"))
+        silent = (False,) * samplings[0].segments
+        clips = [DecodedClip(None, None, frames_ok, silent) for _ in samplings]
+    return [
+        DecodedClip(
+            frames,
+            clip.wave,
+            frames_ok,
+            clip.audio_ok,
+            [*(note for note in clip.notes if note.code != "no_video"), *notes],
+            {**clip.facts, **({"video": dict(facts)} if frames is not None else {})},
+        )
+        for clip in clips
+    ]
+
+
+def _frames(
+    folder: Path, start_s: float, sampling: Sampling, limits: Limits
+) -> tuple[NDArray[np.uint8] | None, tuple[bool, ...], list[Note]]:
+    """Pictures -> frames `[T, H, W, 3]`, which of them are real, and what is to be said."""
+    files = _numbered(folder)
+    wanted = [int(centre_s) + 1 for centre_s in sampling.centres_s(start_s)]
+    images: dict[int, Image | None] = {}
+    errors: list[str] = []
+    resized = 0
+    size: tuple[int, int] | None = None
+    for number in dict.fromkeys(wanted):
+        images[number] = None
+        if number in files:
+            try:
+                image, natural = _read(files[number], size, limits)
+            except DecodeError as error:
+                errors.append(str(error))
+                continue
+            images[number] = image
+            size = size or natural
+            resized += natural != size
+    missing = [number for number in wanted if number not in files]
+    notes: list[Note] = []
+    if missing:
+        said = f"{folder.name}/ has {len(files)} pictures; {len(missing)} of {len(wanted)} segments have none"
+        notes.append(Note("short_video", f"{said} and hold the one before instead"))
+    if errors:
+        notes.append(Note("damaged", f"video: {len(errors)} pictures do not decode, first: {errors[0]}"))
+    if resized and size:
+        notes.append(Note("size_changes", f"{resized} pictures scaled to the first's {size[0]}x{size[1]}"))
+    shown = [images[number] for number in wanted]
+    last = next((image for image in shown if image is not None), None)
+    if last is None:
+        return None, (False,) * len(wanted), [*notes, Note("no_video", f"no picture in {folder.name}/")]
+    filled: list[Image] = []
+    for found in shown:
+        last = last if found is None else found
+        filled.append(last)
+    return np.stack(filled), tuple(image is not None for image in shown), notes
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """Picture files by their number."""
+    files: dict[int, Path] = {}
+    try:
+        for path in folder.iterdir():
+            match = _NUMBERED.search(path.name)
+            if match and match.end() == len(path.name):
+                files[int(match.group(1))] = path
+            if len(files) > MAX_PICTURES:
+                raise DecodeError(f"{folder.name}/ holds more than the allowed {MAX_PICTURES} pictures")
+    except OSError as error:
+        raise DecodeError(f"cannot read {folder.name}/: {error.strerror}") from error
+    return files
+
+
+def _read(path: Path, size: tuple[int, int] | None, limits: Limits) -> tuple[Image, tuple[int, int]]:
+    """A picture as RGB uint8 `[H, W, 3]`, scaled to `size` (width, height) if given, and the size it came in."""
+    from PIL import Image as Pillow
+
+    regular_file(str(path), limits)
+    try:
+        with Pillow.open(path, formats=_FORMATS) as picture:
+            natural = picture.size
+            limits.check("picture size", natural[0] * natural[1], limits.frame_pixels, " pixels")
+            rgb = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DecodeError(f"{path.name} is not a readable picture: {library_message(error)}") from error
+    if size is not None and natural != size:
+        rgb = rgb.resize(size, Pillow.Resampling.BICUBIC)
+    return np.array(rgb, dtype=np.uint8), natural

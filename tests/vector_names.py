@@ -1,0 +1,58 @@
+"""Parameter names of the golden vectors and how they become ours.
+
+The vectors' neutral names (REFERENCE.md) are our parameter names, so the table below is short. What differs is the
+shape: the reference wrote linear maps over tokens as convolutions of kernel 1, whose singleton axes we drop.
+
+| vector name ends in | there | here |
+|---|---|---|
+| `depthwise.weight` | `[C, 1, 3]` | `[C, 3]` |
+| `pointwise.weight` | `[C, C, 1]` | `[C, C]` |
+| `down.weight`, `up.weight` of experts | `[out, in / groups, 1, 1]` | `[out, in / groups]` |
+| `token_proj.weight` | `[N, M, 1, 1]` | `[N, M]` |
+
+Anything else has the same name and shape. Prefixes `param.` and `buffer.` are the vectors' own and not part of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+
+
+class VectorMismatchError(CaeavError):
+    """Tensors that are not exactly those a module has."""
+
+
+def fit_shape(tensor: Tensor, like: Tensor, name: str) -> Tensor:
+    """`tensor` in the shape of `like` when they differ in axes of length 1 only."""
+    if [n for n in tensor.shape if n != 1] != [n for n in like.shape if n != 1]:
+        raise VectorMismatchError(
+            f"{name} has shape {list(tensor.shape)}, the module has {list(like.shape)}",
+            hint="build the module with the widths and options the tensors were made with",
+        )
+    return tensor.reshape(like.shape)
+
+
+@torch.no_grad()
+def load_vector_parameters(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Fill every parameter and buffer of `module` from `tensors` (vector name -> tensor), all of them or none.
+
+    Buffers that `module` computes itself (not persistent) are left alone. Keeps the module's dtype. Raises
+    `VectorMismatchError` on a missing, unknown or misshapen tensor.
+    """
+    kept = module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    targets = {**dict(module.named_parameters()), **buffers}
+    missing, unknown = sorted(targets.keys() - tensors.keys()), sorted(tensors.keys() - targets.keys())
+    if missing or unknown:
+        raise VectorMismatchError(
+            f"tensors missing for {missing or 'nothing'}; not known to the module: {unknown or 'nothing'}",
+            hint="build the module with the options (experts, gates, norms) the tensors were made with",
+        )
+    fitted = {name: fit_shape(tensors[name], target, name) for name, target in targets.items()}
+    for name, target in targets.items():
+        target.copy_(fitted[name])
