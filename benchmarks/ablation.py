@@ -85,7 +85,7 @@ def grid(seeds: Sequence[int]) -> list[Cell]:
 
 
 def fixes(seeds: Sequence[int]) -> list[Cell]:
-    from caeav.model.adapters.variants import FIXES
+    from caeav.model.adapters.config import FIXES
 
     return [make_cell("full", "revised", HARDEST, seed) for seed in seeds] + [
         make_cell(
@@ -135,7 +135,8 @@ def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> f
     torch.set_num_threads(1)
     from caeav.manifests.core.home import Home
     from caeav.manifests.core.atomic import publish_text
-    from caeav.model.train.experiment import prepare, train
+    from caeav.model.train.experiment import prepare
+    from caeav.model.train.session import train
     from caeav.model.train.config_file import resolve_config
     from caeav.model.train.runs import ORIGIN, create_run
 

@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from caeav.cli.choices import choose_one
+from caeav.cli.options import choose_one
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.generate import Decoding, settle_decoding
 from caeav.pipeline.captioners.checkpoints import LearnedCaptioner

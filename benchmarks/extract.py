@@ -34,7 +34,7 @@ from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH, ComputeOptions
 from caeav.pipeline.extract.tokens import extract
-from caeav.pipeline.meter import STAGES
+from caeav.pipeline.extract.options import STAGES
 from caeav.pipeline.extract.jobs import SILENT_RATE_HZ, Job, TokenOptions, token_job
 from caeav.pipeline.extract.options import RunOptions
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.extract.collect import Filling, Gatherer
-from caeav.pipeline.meter import Meter
+from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 SIZES_MB = (1, 10, 40)

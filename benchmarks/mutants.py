@@ -5,7 +5,7 @@ must fail.
 
 The lists lie in `tests/mutants/<package>.yaml`, one mutant an entry:
 
-    - file: model/optim.py             # where
+    - file: model/train/loop.py             # where
       find: "lr = config.lr *"         # a snippet that occurs exactly once in that file
       replace: "lr = 2 * config.lr *"  # what it becomes; empty drops it
       tests: [tests/model/test_train_loop.py]  # files or test ids that should fail then

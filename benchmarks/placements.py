@@ -27,12 +27,12 @@ from torch import Tensor
 
 from caeav.model.adapters.config import AdapterConfig, MoeConfig
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.tasks.config import model_class
+from caeav.model.train.config_file import model_class
 from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.train.network import Network, build_network
 from caeav.model.adapters.inject import FRAMES, WINDOWS
 from caeav.model.adapters.live import Live
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
 
 ROWS = ("ladder4", "ladder", "stage4", "stage3", "stage2", "full")
@@ -48,7 +48,7 @@ def taps(modality: str, shapes: tuple[tuple[int, int], ...]) -> tuple[TapSpec, .
 def live_backbones() -> Live:
     """Both networks with random weights."""
     from caeav.pipeline.backbones.htsat.network import Htsat, LiveHtsat
-    from caeav.pipeline.backbones.swin_v2 import create_swin_v2
+    from caeav.pipeline.backbones.timm_models import create_swin_v2
 
     return Live(create_swin_v2("swinv2_large_window12_192"), LiveHtsat(Htsat()))
 

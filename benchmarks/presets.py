@@ -28,7 +28,8 @@ from ablation import AS_MEASURED
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.train.experiment import prepare, train
+from caeav.model.train.experiment import prepare
+from caeav.model.train.session import train
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import create_run

@@ -1,13 +1,14 @@
-"""`caeav caption`: media files to a store of captions and their embeddings; `captions.py` has its sub-commands."""
+"""`caeav caption`: media files to a store of captions and their embeddings; `captions.py` has its sub-commands.
+
+`caeav caption show|export|embed`: what captions say, as a file for other programs, and embedded anew.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
-
 import typer
-
-from caeav.cli import captions, stage as stages
-from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli import caption as captions, stage as stages
+from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.datasets import source
 from caeav.cli.options import (
     ChangedOption,
@@ -26,6 +27,197 @@ from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+import typer
+from caeav.cli import datasets, stage as stages
+from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import DatasetOption, HomeOption, JsonOption
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_text
+from caeav.manifests.core.util import counted
+from caeav.pipeline.store import StoreReader, find_store, list_stores
+from caeav.pipeline.store.dtypes import dtype_name
+from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
+
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Which caption store: name, folder or beginning of the fingerprint."),
+]
+
+
+def register_group(group: typer.Typer) -> None:
+    """Add the sub-commands to `caption`."""
+    group.command()(show)
+    group.command()(export)
+    group.command()(embed)
+
+
+def asked_for(context: typer.Context) -> bool:
+    """Whether a sub-command was named; options then belong behind it."""
+    if context.invoked_subcommand is None:
+        return False
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            command = f"caeav caption {context.invoked_subcommand}"
+            context.fail(f"{parameter.opts[0]} goes behind the command: {command} {parameter.opts[0]} ...")
+    return True
+
+
+def show(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A clip's key.")],
+    dataset: DatasetOption = "",
+    store: StoreOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a clip's captions in every caption store of the data set: text, who wrote it, and its embedding."""
+    readers = [StoreReader.open(path, allow_partial=True) for path in _stores(dataset, store, home)]
+    if len(readers) > 1 and any(key in reader for reader in readers):
+        readers = [reader for reader in readers if key in reader]
+    shown = [_caption_json(reader, key) for reader in readers]
+    if as_json:
+        print_json(shown)
+        return
+    for facts in shown:
+        print(facts["path"])
+        rows = [(name, value) for side in ("visual", "audio") for name, value in _lines(side, facts[side])]
+        print_table((printable(key), ""), rows)
+
+
+def export(
+    dataset: DatasetOption = "",
+    form: Annotated[str, typer.Option("--format", help="csv or jsonl.")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="stdout")
+    ] = None,
+    store: StoreOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Write all captions of a store as a table of key, visual, audio, which `--visual file` reads back."""
+    from caeav.pipeline.captioners.export import FORMATS, render, rows_of
+
+    if form not in FORMATS:
+        raise CaeavError(f"unknown format {form!r}", hint=f"choose one of: {', '.join(FORMATS)}")
+    place = Home.find(home)
+    path = find_store(place.stores, datasets.name(dataset, place), "captions", store)
+    reader = StoreReader.open(path, allow_partial=True)
+    text = render(rows_of(reader), form)
+    if output is not None:
+        publish_text(output, text)
+    elif sys.stdout.isatty():  # the file as it is could steer a terminal
+        print("\n".join(map(printable, text.splitlines())))
+    else:
+        sys.stdout.buffer.write(text.encode())
+    for count, what in ((len(reader.quarantined), "in quarantine"), (len(reader.missing), "not yet made")):
+        if count:
+            say(f"{count} of {counted(len(reader.manifest.clips), 'clip')} have no captions: {what}")
+    if output is not None:
+        say(f"{counted(len(reader), 'clip')} written to {printable(output)}")
+
+
+def embed(
+    dataset: DatasetOption = "",
+    store: StoreOption = None,
+    visual_text: Annotated[
+        str | None,
+        typer.Option("--visual-text", help="Text backbone of visual captions.", show_default="the store's"),
+    ] = None,
+    visual_text_weights: Annotated[
+        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
+    ] = None,
+    audio_text: Annotated[
+        str | None,
+        typer.Option("--audio-text", help="Text backbone of audio captions.", show_default="the store's"),
+    ] = None,
+    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
+    settings: SetOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float16, bfloat16, float32 or int8.", show_default="the store's"),
+    ] = None,
+    home: HomeOption = None,
+    devices: stages.DevicesOption = "auto",
+    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the texts of a caption store with other text backbones, into a store of its own, without captioning."""
+    from caeav.pipeline.extract.captions import reembed
+
+    place = Home.find(home)
+    called = datasets.name(dataset, place)
+    source = StoreReader.open(find_store(place.stores, called, "captions", store))
+    named = {
+        "visual-text": (visual_text or "", visual_text_weights),
+        "audio-text": (audio_text or "", audio_text_weights),
+    }
+    parts = {part: choice for part, choice in choose(named, settings).items() if choice.name}
+    for part, (name, weights) in named.items():
+        if weights and not name:
+            raise CaeavError(
+                f"--{part}-weights without --{part}", hint=f"name the text backbone: --{part} NAME"
+            )
+    run = stages.run_options(1, 1.0, False, max_failed, devices)
+    summary = stages.with_bar(
+        "embed",
+        lambda *tell: reembed(
+            source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
+        ),
+    )
+    stages.finish(summary, as_json, stages.train_step(called, home))
+
+
+def _stores(dataset: str, store: str | None, home: Path | None) -> list[Path]:
+    """The caption store called `store`, or all of the data set, at least one."""
+    place = Home.find(home)
+    named, stores = datasets.name(dataset, place), place.stores
+    there = [info.path for info in list_stores(stores) if info.dataset == named and info.kind == "captions"]
+    return there if store is None and there else [find_store(stores, named, "captions", store)]
+
+
+def _caption_json(reader: StoreReader, key: str) -> dict[str, Any]:
+    record = reader.read(key)
+    sides = {}
+    for side in ("visual", "audio"):
+        tokens, mask = record.arrays[f"{side}_caption"], record.arrays[f"{side}_caption_mask"]
+        described = dict(reader.recipe.fields[side])
+        sides[side] = {
+            "text": record.info["texts"][side],
+            "text_backbone": described.pop("text"),
+            "captioner": described,
+            "tokens": int(mask.astype(bool).sum()),
+            "shape": list(tokens.shape),
+            "dtype": dtype_name(tokens),
+        }
+    return {"path": str(reader.path), "key": key, **sides}
+
+
+def _lines(side: str, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    captioner, encoder = facts["captioner"], facts["text_backbone"]
+    settings = {**{k: v for k, v in captioner.items() if k not in ("name", "settings", "weights")}}
+    settings |= captioner.get("settings", {})
+    shown = ", ".join(f"{name} {value!r}" for name, value in settings.items())
+    width = " x ".join(map(str, facts["shape"]))
+    lines = [
+        (side, facts["text"] or "(none)"),
+        ("  written by", captioner["name"] + _source(captioner)),
+        *([("  with", shown)] if shown else []),
+        (
+            "  embedded by",
+            f"{encoder['name']}{_source(encoder)}: {facts['tokens']} tokens of {width} {facts['dtype']}",
+        ),
+    ]
+    return lines
+
+
+def _source(described: dict[str, Any]) -> str:
+    weights = described.get("weights", {})
+    return f" ({weights['source']}, {weights['digest'][:19]})" if weights else ""
 
 
 def register(app: typer.Typer) -> None:

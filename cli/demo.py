@@ -61,7 +61,7 @@ def demo(
         for name in RECIPES
     ]
     took = [(name, _step(arguments)) for name, arguments in steps]
-    from caeav.model.report import PICTURE
+    from caeav.model.train.predict import PICTURE
     from caeav.model.train.runs import PREDICTIONS
 
     runs = _newest_runs(place)

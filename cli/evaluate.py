@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from caeav.cli.console import print_json, print_table, say
-from caeav.cli.live import live_opener
+from caeav.cli.options import live_opener
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -67,10 +67,11 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
-    from caeav.manifests.wording import counted
+    from caeav.manifests.core.util import counted
     from caeav.model.tasks.bootstrap import shown
     from caeav.model.train.examine import examine, remarks
-    from caeav.model.train.experiment import load_best, reopen
+    from caeav.model.train.session import load_best
+    from caeav.model.train.experiment import reopen
     from caeav.model.train.protocol import HONEST, stamp
     from caeav.model.train.runs import find_run
     from caeav.model.train.stress import parse_stress
@@ -131,7 +132,7 @@ def _curves(
     experiment: Experiment, model: Network, run: Run, split: str, kinds: str, seed: int, as_json: bool
 ) -> None:
     """Scores at all strengths: written, and shown."""
-    from caeav.model.curves import FOLDER, kinds_of, stress_curves, table, write_curves
+    from caeav.model.train.examine import FOLDER, kinds_of, stress_curves, table, write_curves
 
     curves = stress_curves(
         experiment, model, split, kinds_of(kinds, experiment), seed=seed, told=lambda line: say(line)

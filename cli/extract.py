@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from caeav.cli import stage as stages
-from caeav.cli.choices import WEIGHTS_HELP, SetOption, choose
+from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
@@ -27,7 +27,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.dataset import OFFICIAL
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.store.backend import DEFAULT_BACKEND

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from caeav.cli import stage as stages
-from caeav.cli.choices import paths_of_taps
+from caeav.cli.options import paths_of_taps
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     DatasetOption,

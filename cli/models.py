@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli.choices import WEIGHTS_HELP, choose_one
+from caeav.cli.options import WEIGHTS_HELP, choose_one
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 
 NO_RECORD = 3
 """Exit status of `check` when there is nothing to compare with."""

@@ -8,7 +8,7 @@ import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, at_home
-from caeav.cli.outcome import print_group
+from caeav.cli.train import print_group
 from caeav.manifests.core.home import Home
 
 COLUMNS = ("run", "state", "recipe", "dataset", "seed", "protocol", "best_epoch", "val", "test")

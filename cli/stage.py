@@ -23,7 +23,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import told
 from caeav.manifests.core.home import Home
 from caeav.manifests.manifest import filed
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.model.tasks.suitable import task_for
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice

@@ -15,11 +15,11 @@ from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.stage import media_json
-from caeav.cli.store_targets import NameOption, TargetArgument, bytes_bar, find_targets, size_text
+from caeav.cli.store_care import NameOption, TargetArgument, bytes_bar, find_targets, size_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import media_root
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.pipeline.store import (
     ArraySpec,
     Description,

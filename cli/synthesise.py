@@ -14,7 +14,7 @@ from caeav.manifests.dataset import SYNTHETIC
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 
 if TYPE_CHECKING:
     from caeav.manifests.synthetic.generate import Progress, Summary

@@ -1,28 +1,109 @@
-"""`caeav train`: train adapters and head from the stores, or go on with an interrupted run."""
+"""`caeav train`: train adapters and head from the stores, or go on with an interrupted run.
+
+What a training prints when it is over: the result of one run, or several seeds as mean and deviation.
+"""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
 import typer
-
 from caeav.cli import datasets
 from caeav.cli.console import printable, say
-from caeav.cli.live import live_opener
+from caeav.cli.options import live_opener
 from caeav.cli.options import HomeOption, JsonOption, at_home
-from caeav.cli.outcome import finish
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
 from caeav.model.tasks.suitable import suited, task_for, task_labelled
 from caeav.pipeline.store import StoreReader, list_stores
+from collections.abc import Sequence
+from typing import Any
+from caeav.cli.console import print_json, print_table, say
+from caeav.cli.options import at_home
+from caeav.manifests.core.home import Home
 
 if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
     from caeav.model.train.runs import Run
     from caeav.model.train.loop import Watcher
+
+
+def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
+    """The result of one run, or of several as the group they are, and what to do next."""
+    from caeav.model.train.seeds import summarise_group, write_group
+
+    first = results[0]
+    summary = summarise_group(first["group"], results) if len(results) > 1 else None
+    if summary is not None:
+        write_group(home, summary)
+    if as_json:
+        print_json(summary or first)
+        return
+    if summary is not None:
+        print_group(summary)
+        say(f"runs: {', '.join(summary['runs'])} in {home.runs}")
+    else:
+        _print_run(first)
+        say(f"run: {home.runs / first['run']}")
+    where = f"--run {first['run']}{at_home(home)}"
+    question = ' --question "..."' if first["rows"] == "questions" else ""
+    say(f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test")
+
+
+def print_group(summary: dict[str, Any]) -> None:
+    """The table of a group: mean, deviation and every seed's score, split by split."""
+    print_table(
+        ["split", f"{summary['metric']} %", "deviation", "majority %", "by seed"],
+        [
+            [
+                _named(split, summary),
+                spread["mean"],
+                spread["std"],
+                summary["majority"][split],
+                " ".join(f"{value:.2f}" for value in spread["values"]),
+            ]
+            for split, spread in summary["scores"].items()
+        ],
+    )
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.train.card import besides
+
+    metric, scores = result["metric"], result["scores"]
+    print_table(
+        ["split", f"{metric} %", "interval", "majority %", result["rows"]],
+        [
+            [
+                _named(split, result),
+                value,
+                shown(result["intervals"].get(split), metric),
+                result["majority"][split],
+                result["clips"][split],
+            ]
+            for split, value in scores.items()
+        ],
+    )
+    names = list(next(iter(result["details"].values()), {}))
+    if names:
+        print()
+        rows = [[name, *(result["details"][split][name] for split in scores)] for name in names]
+        print_table(["also", *scores], rows)
+    for line in besides(result):
+        say(line)
+    early = ", stopped early" if result["stopped_early"] else ""
+    say(f"best epoch {result['best_epoch']} of {result['epochs']}{early}")
+
+
+def _named(split: str, made: dict[str, Any]) -> str:
+    """A split, that of test marked where it was not scored honestly."""
+    from caeav.model.train.protocol import HONEST, stamp
+
+    stamped = stamp(made.get("protocol", HONEST), made["select_on"])
+    return f"{split} ({stamped})" if split == "test" and stamped != HONEST else split
 
 
 def register(app: typer.Typer) -> None:
@@ -208,7 +289,7 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
     """Go on with a run; a finished one is only shown."""
-    from caeav.model.environment import describe_environment, environment_differences
+    from caeav.model.train.runs import describe_environment, environment_differences
     from caeav.model.train.experiment import reopen
     from caeav.model.train.runs import ENVIRONMENT, find_run
 
@@ -227,7 +308,7 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
 
 
 def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
-    from caeav.model.train.experiment import train as train_run
+    from caeav.model.train.session import train as train_run
     from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
     from caeav.model.train.runs import METRICS, TENSORBOARD
 
@@ -247,7 +328,7 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def _introduce(experiment: Experiment) -> None:
     """What joins what, before training begins."""
-    from caeav.model.introduction import introduction
+    from caeav.model.train.card import introduction
 
     for line in introduction(experiment):
         say(printable(line))

@@ -27,10 +27,6 @@ from typing import Any
 
 from caeav.manifests.key_index import Keys
 
-KEY_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-"
-MAX_KEY_CHARS = 200
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-]{1,200}")
-"""Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
 
 SPLITS = ("train", "val", "test")
 MODALITIES = ("", "audio", "visual")

@@ -14,8 +14,35 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from caeav.manifests.key_index import Keys
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from caeav.manifests.key_index import Keys
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from caeav.manifests.key_index import Keys
 
-from caeav.manifests.clip import KEY_PATTERN
+
+MAX_KEY_CHARS = 200
+
+
+KEY_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-"
+
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-]{1,200}")
+"""Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
+
 
 READABLE_CHARS = 120
 """Longest readable part; with the longest hash a key stays within the 200 characters of `KEY_PATTERN`."""

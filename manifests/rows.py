@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from caeav.manifests.clip import KEY_PATTERN, MODALITIES, SPLITS, Clip, Event
+from caeav.manifests.keys import KEY_PATTERN
+from caeav.manifests.clip import MODALITIES, SPLITS, Clip, Event
 from caeav.manifests.core.errors import CaeavError
 
 CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")

@@ -70,16 +70,16 @@ def test_the_copy_is_what_tests_and_their_children_import(
     tests = tree.root / "tests" / "test_tried.py"
     tests.write_text(
         "import subprocess, sys\n"
-        "def test_here():\n    import caeav.manifests.wording\n"
+        "def test_here():\n    import caeav.manifests.core.util\n"
         "def test_child():\n"
-        "    subprocess.run([sys.executable, '-c', 'import caeav.manifests.wording'], check=True, cwd='/')\n"
+        "    subprocess.run([sys.executable, '-c', 'import caeav.manifests.core.util'], check=True, cwd='/')\n"
     )
     first = "from __future__ import annotations\n"
 
     def verdict(test: str, then: str, timeout_s: float = 60) -> tuple[str, str]:
         ids = (f"tests/test_tried.py::{test}",)
         return tree.verdict(
-            mutants.Mutant("m.yaml:1", "manifests/wording.py", first, first + then, ids), timeout_s
+            mutants.Mutant("m.yaml:1", "manifests/core/util.py", first, first + then, ids), timeout_s
         )
 
     for name in ("test_here", "test_child"):

@@ -5,6 +5,11 @@ clip length and each window a row touches becomes a clip, its events cut to it; 
 clip begins. With a stride every file is cut over its whole length (`windows.py`). Keys read like the file's path;
 clips that begin later also carry their start in milliseconds, those of a published list its own names. No media is
 opened: how long files are is asked of `ReadOptions.lengths`, where it matters.
+
+Labels and splits from where files lie: `<class>/<file>`, or `<split>/<class>/<file>` as image folders have it.
+
+Nobody guesses: files that lie deeper, or split folders beside class folders, are refused with the ways out. A file in
+no class folder has no label and no split. A class called background is background.
 """
 
 from __future__ import annotations
@@ -17,14 +22,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, NO_LABELS, ReadOptions
-from caeav.manifests.readers.ave_files import ANNOTATIONS, SPLIT_FILES
-from caeav.manifests.readers.class_folders import read_folders
+from caeav.manifests.readers.ave import ANNOTATIONS, SPLIT_FILES
 from caeav.manifests.readers.labels import LabelRow, read_labels
 from caeav.manifests.readers.lists import form_of, read_list
 from caeav.manifests.readers.names import MediaNames
@@ -37,7 +40,69 @@ from caeav.manifests.readers.times import (
     sample,
 )
 from caeav.manifests.readers.windows import Window, Windows, chosen, strided, touched
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from caeav.manifests.clip import Finding
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.findings import finding
+from caeav.manifests.readers.labels import EXAMPLES, LabelRow
+from caeav.manifests.core.util import counted
+
+
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_HINT = "lay files as <class>/<file> or <split>/<class>/<file>, or write a label file: --labels labels.csv"
+
+
+def read_folders(root: Path, files: Sequence[str], findings: list[Finding]) -> list[LabelRow]:
+    """A row without times for each file in a class folder; raises `CaeavError` where two readings are possible."""
+    parts = {file: PurePosixPath(file).parts for file in files}
+    tops = dict.fromkeys(path[0] for path in parts.values() if len(path) > 1)
+    if files and not tops:
+        raise CaeavError(f"{root}: its files lie in no folder, so no folder names a class", hint=_HINT)
+    splits = [top for top in tops if top.lower() in SPLIT_FOLDERS]
+    inner = [top for top in splits if any(path[0] == top and len(path) > 2 for path in parts.values())]
+    if inner and len(splits) < len(tops):
+        other = next(top for top in tops if top not in splits)
+        raise CaeavError(
+            f"{root}: {inner[0]!r} is a split by its name, {other!r} beside it is none; which are the classes?",
+            hint=_HINT,
+        )
+    if splits and not inner and len(splits) == len(tops):
+        raise CaeavError(
+            f"{root}: files lie in {', '.join(map(repr, splits))}, which are splits by their names, and in no class",
+            hint=_HINT,
+        )
+    depth = 3 if inner else 2
+    deeper = [file for file, path in parts.items() if len(path) > depth]
+    if deeper:
+        raise CaeavError(
+            f"{root}: {counted(len(deeper), 'file')} too deep for {'<split>/' if inner else ''}<class>/<file>, such as "
+            f"{', '.join(deeper[:EXAMPLES])}; which folder is their class?",
+            hint=_HINT,
+        )
+    rows = []
+    for file, path in parts.items():
+        if len(path) == depth:
+            label = unicodedata.normalize("NFC", path[-2])
+            split = SPLIT_FOLDERS[path[0].lower()] if inner else ""
+            rows.append(LabelRow(0, file, None, "" if label.lower() == "background" else label, split))
+    classes = sorted({row.label for row in rows if row.label})
+    if inner:
+        said = ", ".join(f"{top}/ as {SPLIT_FOLDERS[top.lower()]}" for top in splits)
+    else:
+        said = "no splits (lay files as <split>/<class>/<file> for them)"
+    some = f"{', '.join(classes[:EXAMPLES])}{', ...' if len(classes) > EXAMPLES else ''}"
+    findings.append(
+        finding("labels_read_as", root.name, f"{counted(len(classes), 'class folder')} ({some}), {said}")
+    )
+    return rows
+
 
 LABELS = "labels.csv"
 SEGMENTS = 10

@@ -31,7 +31,7 @@ from caeav.manifests.readers.times import (
     seconds_of,
 )
 from caeav.manifests.rows import is_inside
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 
 COLUMNS = ("file", "start_s", "end_s", "label", "split", "clip_start_s", "clip_end_s")
 REQUIRED = ("file", "label")

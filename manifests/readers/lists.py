@@ -26,7 +26,7 @@ from caeav.manifests.readers.common import is_name
 from caeav.manifests.readers.labels import LabelRow, read_text, refuse_rows, report_missing
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import MAX_TIME_S
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 
 VGGSOUND, AUDIOSET = "VGGSound", "AudioSet"
 _FORMS = {

@@ -7,9 +7,115 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-
 import torch
 from torch import Tensor
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import NamedTuple, Protocol
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from caeav.model.train.join import Joined
+from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.pipeline.store import Record, StoreReader
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import NamedTuple, Protocol
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from caeav.model.train.join import Joined
+from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.pipeline.store import Record, StoreReader
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.atomic import publish_text
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
+from caeav.model.train.config_file import dump_config, load_config
+from caeav.pipeline.store import Recipe
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+import torch
+from pathlib import PurePosixPath
+from caeav.manifests.core.home import Home
+from caeav.model.train.runs import CONFIG, STORES, Run, RunError
+from caeav.pipeline.store import Reference
+from collections.abc import Mapping, Sequence
+from caeav.model.tasks.config import RunConfig
+from caeav.pipeline.store import Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run's network is built for: classes, length of a segment, the shapes of its inputs, and what else the
+    task learnt from the manifest (`facts`, JSON values)."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    segment_s: float
+    spec: InputSpec
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Inputs:
+        """The inverse of `as_json`."""
+        spec = value["spec"]
+        captions = {
+            name: CaptionSpec(**spec[name]) if spec[name] else None
+            for name in ("visual_caption", "audio_caption")
+        }
+        return cls(
+            dataset=value["dataset"],
+            classes=tuple(value["classes"]),
+            segment_s=value["segment_s"],
+            spec=InputSpec(
+                segments=spec["segments"],
+                visual=tuple(TapSpec(**tap) for tap in spec["visual"]),
+                audio=tuple(TapSpec(**tap) for tap in spec["audio"]),
+                other=tuple(TapSpec(**tap) for tap in spec.get("other", ())),
+                **captions,
+            ),
+            facts=value.get("facts", {}),
+        )
+
+
+class Change(Protocol):
+    """Alters a batch just after it was read."""
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
+        ...
+
+
+class Epoch(NamedTuple):
+    """A pass of training over the data; what is drawn in it comes from these two and the row."""
+
+    seed: int
+    number: int
+
 
 NEGATIVE = "negative.visual"
 """Extra input: tokens of other clips' pictures under the deepest visual tap read, for heads that compare."""

@@ -7,21 +7,147 @@ the dropout of a clip's caption is thereby the same in all its segments (the ref
 
 CASE is no identity at the start. With a `width` below the inputs' own, all units work on tokens mapped down to it,
 captions have that width, and what is injected is mapped up again.
+
+The attention and feed-forward units CASE and the caption mapper are made of (REFERENCE sections 2.6, 2.10).
+
+Post-norm transformer units with separate query, key and value maps. `N` rows, `Q` query and `S` source tokens.
+
+Captions on their way into CASE: one mapper, then an adapter to each modality's width (REFERENCE 2.10, 2.11).
+
+Caption tokens `[B, W, C]`, one caption a clip; nothing is repeated over the segments here.
+
+Captions applied: mapper, adapters to each modality's width, then CASE on the last stage (REFERENCE section 3).
+
+Captions come as `[B, W, C]` with masks `[B, W]`, one a clip. Both must be there: CASE relates each modality to its
+own caption and the modalities to each other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from caeav.model.adapters.caste import UNIT_EPS
+from caeav.model.adapters.layers import TokenSelector
+from caeav.model.adapters.layers import TemporalConv
+import torch.nn.functional as F
+from torch import Tensor, nn
+from caeav.model.adapters.kernels import cpu_units as leanunits
+from caeav.model.adapters.layers import merge_heads, require_divisible, split_heads
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch import Tensor, nn
+from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.config import CaseConfig
+from caeav.model.adapters.batch import InputSpec, TokenBatch
 
-from caeav.model.adapters.captions import usable_mask
-from caeav.model.adapters.gate import UNIT_EPS
-from caeav.model.adapters.select import TokenSelector
-from caeav.model.adapters.temporal import TemporalConv
-from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
+
+class SplitAttention(nn.Module):
+    """Multi-head attention with four separate `C x C` maps; `key.bias` never has an effect."""
+
+    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        require_divisible(channels, heads, "heads")
+        self.heads = heads
+        self.dropout = dropout
+        self.value = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.query = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """`[N, Q, C]` attends `[N, S, C]`; `source_mask` `[N, S]` is True at tokens that may be attended."""
+        mixed = F.scaled_dot_product_attention(
+            split_heads(self.query(query), self.heads),
+            split_heads(self.key(source), self.heads),
+            split_heads(self.value(source), self.heads),
+            attn_mask=None if source_mask is None else source_mask[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+
+
+class AttentionUnit(nn.Module):
+    """`LN(query + dropout(attention(query, source)))`, CASE's unit; the mapper differs in its dropout only."""
+
+    def __init__(
+        self, channels: int, heads: int = 8, *, weight_dropout: float = 0.1, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.attn = SplitAttention(channels, heads, weight_dropout)
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """`[N, Q, C]`, `[N, S, C]`, mask `[N, S]` -> `[N, Q, C]`."""
+        if leanunits.pays(query):
+            attn = self.attn
+            return leanunits.attention(
+                query,
+                source,
+                (attn.query, attn.key, attn.value, attn.out),
+                self.norm,
+                mask=source_mask,
+                heads=attn.heads,
+                weight_dropout=attn.dropout if self.training else 0.0,
+                dropout=self.dropout.p if self.training else 0.0,
+            )
+        return self.norm(query + self.dropout(self.attn(query, source, source_mask)))  # type: ignore[no-any-return]
+
+
+class FeedForwardUnit(nn.Module):
+    """`LN(x + dropout(fc_out(dropout(relu(fc_in(x))))))`, hidden width `2C`."""
+
+    def __init__(self, channels: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.fc_in = nn.Linear(channels, 2 * channels)
+        self.fc_out = nn.Linear(2 * channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, S, C]` -> `[N, S, C]`."""
+        if leanunits.pays(x):
+            rate = self.dropout.p if self.training else 0.0
+            return leanunits.feed_forward(x, self.fc_in, self.fc_out, self.norm, dropout=rate)
+        hidden = self.dropout(F.relu(self.fc_in(x)))
+        return self.norm(x + self.dropout(self.fc_out(hidden)))  # type: ignore[no-any-return]
+
+
+class CaptionMapper(AttentionUnit):
+    """Self attention over a caption's tokens, `LN(x + dropout(attention(x)))`, 0.2 dropout at both places."""
+
+    def __init__(self, channels: int, heads: int = 8, *, dropout: float = 0.2) -> None:
+        super().__init__(channels, heads, weight_dropout=dropout, dropout=dropout)
+
+    def forward(
+        self, query: Tensor, source: Tensor | None = None, source_mask: Tensor | None = None
+    ) -> Tensor:
+        """`[B, W, C]` -> `[B, W, C]`; `source_mask` `[B, W]` is True at real tokens (None: attend padding too)."""
+        return super().forward(query, query if source is None else source, source_mask)
+
+
+class CaptionAdapter(nn.Module):
+    """`up(gelu(down(x)))`, no residual; `up` starts at 0, so captions enter CASE as zeros at first."""
+
+    def __init__(self, channels: int, bottleneck: int, out_channels: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(channels, bottleneck)
+        self.up = nn.Linear(bottleneck, out_channels)
+        nn.init.kaiming_normal_(self.down.weight)  # N(0, 2 / channels)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, W, C]` -> `[B, W, out_channels]`."""
+        return self.up(F.gelu(self.down(x)))  # type: ignore[no-any-return]
+
+
+def usable_mask(mask: Tensor) -> Tensor:
+    """`[B, W]` mask without empty rows: a caption with no token attends its padding instead of nothing."""
+    return mask | ~mask.any(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +326,72 @@ class Case(nn.Module):
     def _through(self, name: str, x: Tensor) -> Tensor:
         """The map to or from the width the units work at, where there is one."""
         return self.get_submodule(name)(x) if hasattr(self, name) else x
+
+
+NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
+
+
+def _require(caption: Tensor | None, modality: str) -> Tensor:
+    if caption is None:
+        raise AdapterError(f"CASE needs a {modality} caption, this batch has none", hint=NO_CAPTIONS_HINT)
+    return caption
+
+
+class CaptionGuidance(nn.Module):
+    """`mapper` is one module for both captions, as in the reference, unless their widths differ.
+
+    With a `width` narrower than a caption, captions are mapped down to it in front of the mapper.
+    """
+
+    def __init__(self, spec: InputSpec, config: CaseConfig) -> None:
+        super().__init__()
+        if spec.visual_caption is None or spec.audio_caption is None:
+            absent = [n for n in ("visual_caption", "audio_caption") if getattr(spec, n) is None]
+            raise AdapterError(f"CASE needs both captions, the inputs lack {absent}", hint=NO_CAPTIONS_HINT)
+        seen, heard = spec.visual_caption.channels, spec.audio_caption.channels
+        visual, audio = spec.visual[-1].channels, spec.audio[-1].channels
+        self.mask_padding = config.mask_padding
+        same = seen == heard
+        self.reduce = self.audio_reduce = None
+        if config.width and config.width < max(seen, heard):
+            self.reduce = nn.Linear(seen, config.width)
+            self.audio_reduce = None if same else nn.Linear(heard, config.width)
+            seen = heard = config.width
+        self.mapper = CaptionMapper(seen, config.heads)
+        self.audio_mapper = None if same else CaptionMapper(heard, config.heads)
+        self.case = Case(
+            visual,
+            audio,
+            proj_dim=config.proj_dim,
+            heads=config.heads,
+            topk_ratio=config.topk_ratio,
+            weight_dropout=config.weight_dropout,
+            dropout=config.dropout,
+            width=config.width,
+            selective_injection=config.selective_injection,
+            gate_gradient=config.gate_gradient,
+        )
+        self.visual_adapter = CaptionAdapter(seen, config.caption_bottleneck, self.case.widths[0])
+        self.audio_adapter = CaptionAdapter(heard, config.caption_bottleneck, self.case.widths[1])
+
+    def forward(self, visual: Tensor, audio: Tensor, batch: TokenBatch, segments: int) -> CaseOutput:
+        """`[BT, L, C]`, `[BT, M, D]` and the batch's captions -> `CaseOutput`."""
+        seen, heard = _require(batch.visual_caption, "visual"), _require(batch.audio_caption, "audio")
+        visual_mask = self._mask(batch.visual_caption_mask)
+        audio_mask = self._mask(batch.audio_caption_mask)
+        audio_mapper = self.mapper if self.audio_mapper is None else self.audio_mapper
+        if self.reduce is not None:
+            seen = self.reduce(seen)
+            heard = (self.reduce if self.audio_reduce is None else self.audio_reduce)(heard)
+        return self.case(  # type: ignore[no-any-return]
+            visual,
+            audio,
+            self.visual_adapter(self.mapper(seen, source_mask=visual_mask)),
+            self.audio_adapter(audio_mapper(heard, source_mask=audio_mask)),
+            segments,
+            visual_mask=visual_mask,
+            audio_mask=audio_mask,
+        )
+
+    def _mask(self, mask: Tensor | None) -> Tensor | None:
+        return usable_mask(mask) if self.mask_padding and mask is not None else None

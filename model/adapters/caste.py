@@ -5,20 +5,106 @@ REFERENCE section 2.5. Returns a residual that is not yet added. Own tokens `[BT
 
 The mask depends only on the input, so everything behind it (value, out and pointwise maps, both norms) is
 computed for the `k` selected tokens alone; the numbers are the reference's up to rounding.
+
+The agreement gate: how well sound and picture of one segment fit together (REFERENCE section 2.1).
+
+Rows `BT` = clips x segments; own tokens `[BT, L, C]`, the other modality's `[BT, M, D]`.
+
+Enrichment from within one segment: separable attention at linear cost (REFERENCE section 2.2).
+
+One softmax over the tokens of a segment pools them into a context vector; the vector scales every token's value.
+Tokens `[BT, L, C]`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
-
-from caeav.model.adapters.gate import AgreementGate
-from caeav.model.adapters.select import top_tokens
-from caeav.model.adapters.spatial import SpatialEnrichment
-from caeav.model.adapters.temporal import TemporalEnrichment, TemporalMode, shift_over_time
+from caeav.model.adapters.layers import top_tokens
+from caeav.model.adapters.layers import TemporalEnrichment, TemporalMode, shift_over_time
 from caeav.model.adapters.kernels.reads import read_tokens, scatter_rows
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+import torch
+from torch import Tensor, nn
+from caeav.model.adapters.layers import last_map, make_linear
+
+
+UNIT_EPS = 1e-12
+
+
+class AgreementGate(nn.Module):
+    """Two weights a segment that add up to 1: trust space (they agree) or time (they do not).
+
+    Both token means are projected to `width`; a small MLP on `[p, q, p-q, p*q]` plus their cosine with
+    opposite signs gives the logits. The gradient flows through the cosine as well.
+    """
+
+    def __init__(self, channels: int, other_channels: int, width: int = 128) -> None:
+        super().__init__()
+        self.self_proj = nn.Linear(channels, width)
+        self.other_proj = nn.Linear(other_channels, width)
+        self.mlp_in = nn.Linear(4 * width, width // 2)
+        self.mlp_out = nn.Linear(width // 2, 2)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """`[BT, L, C]` and `[BT, M, D]` -> weights `[BT, 2]` (spatial, temporal)."""
+        return self.weigh(own.mean(dim=1), other.mean(dim=1))
+
+    def weigh(self, own_mean: Tensor, other_mean: Tensor) -> Tensor:
+        """The same from token means `[BT, C]`, `[BT, D]`."""
+        p, q = self.self_proj(own_mean), self.other_proj(other_mean)  # [BT, width]
+        cosine = (F.normalize(p, dim=-1, eps=UNIT_EPS) * F.normalize(q, dim=-1, eps=UNIT_EPS)).sum(-1)
+        hidden = F.relu(self.mlp_in(torch.cat([p, q, p - q, p * q], dim=-1)))
+        logits = self.mlp_out(hidden) + torch.stack([cosine, -cosine], dim=-1)
+        return torch.softmax(logits, dim=-1)
+
+
+INIT_STD = 0.001
+
+
+class SeparableAttention(nn.Module):
+    """`out(value(x) * key(sum_l a_l x_l))` with `a = softmax_l score(x)`.
+
+    The weights `a` add up to 1, so the key map of the pooled tokens equals the pooled key map: it is computed for
+    one vector a segment. All weights start N(0, 0.001^2), biases 0; `score.bias` never has an effect. `map_rank`
+    above 0 gives the three maps that rank.
+    """
+
+    def __init__(self, channels: int, map_rank: int = 0) -> None:
+        super().__init__()
+        self.score = nn.Linear(channels, 1)
+        self.key = make_linear(channels, channels, map_rank)
+        self.value = make_linear(channels, channels, map_rank)
+        self.out = make_linear(channels, channels, map_rank)
+        for layer in (self.score, *map(last_map, (self.key, self.value, self.out))):
+            nn.init.normal_(layer.weight, std=INIT_STD)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[BT, L, C]` -> `[BT, L, C]`."""
+        weights = torch.softmax(self.score(x), dim=1)  # [BT, L, 1]
+        return self.spread(x, torch.bmm(weights.transpose(1, 2), x)[:, 0])
+
+    def spread(self, tokens: Tensor, pooled: Tensor) -> Tensor:
+        """Some tokens `[BT, k, C]` of segments whose attention-pooled vector is `pooled` `[BT, C]`."""
+        return self.out(self.value(tokens) * self.key(pooled).unsqueeze(1))  # type: ignore[no-any-return]
+
+
+class SpatialEnrichment(nn.Module):
+    """`x + gamma * norm(attn(x))`; `gamma` starts at 0 in the reference."""
+
+    def __init__(self, channels: int, gate_init: float = 0.0, map_rank: int = 0) -> None:
+        super().__init__()
+        self.attn = SeparableAttention(channels, map_rank)
+        self.norm = nn.LayerNorm(channels)
+        self.gamma = nn.Parameter(torch.full((1,), gate_init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[BT, L, C]` -> `[BT, L, C]`, every token (CASTE computes only the selected ones)."""
+        return x + self.gamma * self.norm(self.attn(x))  # type: ignore[no-any-return]
 
 
 class CasteOutput(NamedTuple):

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.build import AdapterError, build_caste
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.guidance import CaptionGuidance
-from caeav.model.adapters.temporal import clip_view
+from caeav.model.adapters.case import CaptionGuidance
+from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
 from caeav.model.adapters.parts import MoePair, Pair, Trace, finish

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from caeav.model.adapters.build import build_moe
 from caeav.model.adapters.case import CaseOutput
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.guidance import CaptionGuidance
+from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.moe import load_balance
-from caeav.model.adapters.temporal import clip_view
+from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.batch import TapSpec, TokenBatch, TrunkOutput
 
 

@@ -25,10 +25,10 @@ from caeav.model.tasks.sample import Sample, clip_samples
 
 if TYPE_CHECKING:
     from caeav.model.tasks.config import RunConfig
-    from caeav.model.train.data import Change
+    from caeav.model.adapters.batch import Change
     from caeav.model.adapters.trunk import Trunk
     from caeav.model.tasks.prediction import Reading
-    from caeav.model.train.runs import Inputs
+    from caeav.model.adapters.batch import Inputs
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Task(ABC):
 
 TASKS: Registry[Task] = Registry("task")
 TASKS.register_lazily("ave", "caeav.model.tasks.ave.task:AVE")
-TASKS.register_lazily("ave-weak", "caeav.model.tasks.ave_weak:AVE_WEAK")
+TASKS.register_lazily("ave-weak", "caeav.model.tasks.ave.task:AVE_WEAK")
 TASKS.register_lazily("avvp", "caeav.model.tasks.avvp.task:AVVP")
 TASKS.register_lazily("avs-s4", "caeav.model.tasks.avs.task:AVS_S4")
 TASKS.register_lazily("avs-ms3", "caeav.model.tasks.avs.task:AVS_MS3")

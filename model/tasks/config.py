@@ -7,9 +7,12 @@ metric settings are the task's own: `config_class` gives the full form for a tas
 
 from __future__ import annotations
 
+from caeav.model.train.config_file import config_class
+
+from caeav.model.train.config_file import model_class
+
 from functools import cache
 from typing import Annotated, Literal
-
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,8 +22,76 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
 
-from caeav.model.train.network import ModelConfig
+if TYPE_CHECKING:
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+
+
+Modalities = Literal["both", "audio", "visual", "neither"]
+
+
+class ModelConfig(BaseModel):
+    """Everything that decides the model's form.
+
+    variant: the published method as it is (`reference`) or with its defects put right (`revised`): the default of
+    `adapters.variant` and of the head's own switches (`FIXES` in heads/config.py). modalities: `audio` and `visual`
+    are baselines: the other modality's tokens are zeroed in front of the same head, and all adapters are off (each of
+    them reads the other modality or a caption of the clip); `neither` leaves what a question alone tells.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    variant: Variant = "reference"
+    modalities: Modalities = "both"
+    adapters: AdapterConfig = AdapterConfig()
+    head: SerializeAsAny[HeadConfig] = HeadConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_variant(cls, given: Any) -> Any:
+        """Let the variant set the defaults of adapters and head; what is given beside it holds."""
+        if not isinstance(given, dict):
+            return given
+        variant = given.get("variant", "reference")
+        head = cls.model_fields["head"].annotation
+        fixes = head.FIXES if isinstance(head, type) and issubclass(head, HeadConfig) else {}
+        defaults: dict[str, Any] = {
+            "adapters": {"variant": variant},
+            "head": {name: values[variant == "revised"] for name, values in fixes.items()},
+        }
+        plain = {
+            name: part.model_dump(exclude_unset=True) if isinstance(part, BaseModel) else part
+            for name, part in given.items()
+        }
+        return lay_over(defaults, plain)
+
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -154,25 +225,5 @@ class RunConfig(Section):
         return self
 
 
-@cache
-def model_class(task: str) -> type[ModelConfig]:
-    """`ModelConfig` with the head settings of a task; raises `CaeavError` for an unknown one."""
-    from caeav.model.tasks.base import TASKS  # which imports this module
-
-    head = TASKS[task].head_config
-    return create_model("ModelConfig", __base__=ModelConfig, head=(head, head()))
 
 
-@cache
-def config_class(task: str) -> type[RunConfig]:
-    """`RunConfig` with the head, losses and metric settings of a task; raises `CaeavError` for an unknown one."""
-    from caeav.model.tasks.base import TASKS
-
-    model, loss, metric = model_class(task), TASKS[task].loss_config, TASKS[task].metric_config
-    return create_model(
-        "RunConfig",
-        __base__=RunConfig,
-        model=(model, model()),
-        loss=(loss, loss()),
-        metric=(metric, metric()),
-    )

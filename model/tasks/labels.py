@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caeav.manifests.clip import Event
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 
 

@@ -3,19 +3,63 @@
 Each modality passes a bidirectional LSTM and an encoder; each decodes over the other's encoding; each decoded stream
 is lifted a little where the other modality's gate says so. Batch-first: `[B, T, C]` visual, `[B, T, D]` audio,
 `d` = model width.
+
+What a head does to its inputs first. Backbones differ in scale; `none` is the reference.
+
+From seconds to the clip, where only the clip is labelled: multiple instance pooling of `[B, T, K]` to `[B, K]`.
 """
 
 from __future__ import annotations
 
 import copy
 from typing import NamedTuple, Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from caeav.model.attention import PackedAttention
+from caeav.model.adapters.layers import PackedAttention
 from caeav.model.tasks.heads import AveHeadConfig
+from torch import Tensor, nn
+from caeav.model.adapters.layers import TokenBatchNorm
+from collections.abc import Callable
+from torch import Tensor
+
+
+KINDS = {"none": nn.Identity, "batch": TokenBatchNorm, "layer": nn.LayerNorm}
+
+
+class ChannelNorm(nn.Module):
+    """Standardises every channel over the batch (`batch`) or every token over its channels (`layer`)."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = KINDS[kind](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> the same shape."""
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def again(self, x: Tensor) -> Tensor:
+        """Other inputs, brought to the scale of those seen so far, from which nothing is learnt about that scale.
+
+        Without this, inputs that only training has (negatives) would shift what scoring normalises by.
+        """
+        norm = self.norm
+        return norm.remembered(x) if isinstance(norm, TokenBatchNorm) else norm(x)
+
+
+EPS = 1e-6
+
+
+def linear_pool(p: Tensor) -> Tensor:
+    """Mean weighted by the probabilities themselves: rewards sure seconds without asking for all of them."""
+    return (p * p).sum(dim=1) / p.sum(dim=1).clamp_min(EPS)
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda p: p.mean(dim=1),
+    "max": lambda p: p.amax(dim=1),
+    "linear": linear_pool,
+}
 
 
 class TemporalOutput(NamedTuple):

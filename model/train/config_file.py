@@ -18,17 +18,124 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
-
 import yaml
 from pydantic import BaseModel, ValidationError
-
 from caeav.manifests.core import errors
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.wording import counted
-from caeav.model.tasks.config import RunConfig, config_class
+from caeav.manifests.core.util import counted
+from caeav.model.tasks.config import RunConfig
 from caeav.model.train.idle import without_effect
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, departures
 from caeav.model.tasks.base import TASKS
+from functools import cache
+from typing import Annotated, Literal
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from caeav.model.tasks.config import ModelConfig
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+from caeav.model.tasks.config import ModelConfig
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+from functools import cache
+from typing import Annotated, Literal
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from caeav.model.tasks.config import ModelConfig
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+from caeav.model.tasks.config import ModelConfig
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+import torch
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
+from torch import Tensor, nn
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import Variant, lay_over
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.adapters.live import Live
+
+if TYPE_CHECKING:
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+    from caeav.model.adapters.batch import Inputs
+    from caeav.model.tasks.base import Task
+
+
+@cache
+def config_class(task: str) -> type[RunConfig]:
+    """`RunConfig` with the head, losses and metric settings of a task; raises `CaeavError` for an unknown one."""
+    from caeav.model.tasks.base import TASKS
+
+    model, loss, metric = model_class(task), TASKS[task].loss_config, TASKS[task].metric_config
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        model=(model, model()),
+        loss=(loss, loss()),
+        metric=(metric, metric()),
+    )
+
+
+@cache
+def model_class(task: str) -> type[ModelConfig]:
+    """`ModelConfig` with the head settings of a task; raises `CaeavError` for an unknown one."""
+    from caeav.model.tasks.base import TASKS  # which imports this module
+
+    head = TASKS[task].head_config
+    return create_model("ModelConfig", __base__=ModelConfig, head=(head, head()))
+
 
 FULL = "full"
 INHERIT = "inherit"

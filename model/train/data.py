@@ -9,6 +9,10 @@ Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L`
 
 from __future__ import annotations
 
+from caeav.model.adapters.batch import Change
+
+from caeav.model.adapters.batch import Epoch
+
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,21 +36,8 @@ AHEAD = 64
 """Clips of a batch that are asked for from the disk before the first of them is used."""
 
 
-class Epoch(NamedTuple):
-    """A pass of training over the data; what is drawn in it comes from these two and the row."""
-
-    seed: int
-    number: int
 
 
-class Change(Protocol):
-    """Alters a batch just after it was read."""
-
-    def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
-    ) -> TokenBatch:
-        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
-        ...
 
 
 class SplitData:

@@ -9,7 +9,7 @@ from torch import nn
 
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.data import SplitData, batches
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.train.loop import autocast
 

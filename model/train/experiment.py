@@ -6,6 +6,8 @@ The test split is scored once, after training, with the weights that did best on
 
 from __future__ import annotations
 
+from caeav.model.train.session import train
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,19 +31,21 @@ from caeav.model.train.checkpoint import (
     write_tensors,
 )
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train.data import Change, SplitData, fits
-from caeav.model.environment import describe_environment
+from caeav.model.adapters.batch import Change
+from caeav.model.train.data import SplitData, fits
+from caeav.model.train.runs import describe_environment
 from caeav.model.train.evaluate import score
 from caeav.model.train.join import Joined, join_stores, store_facts
-from caeav.model.join_remarks import some
-from caeav.model.leaks import dropped, without_leaks
+from caeav.model.train.join import some
+from caeav.model.train.join import dropped, without_leaks
 from caeav.model.train.network import Network, build_network
 from caeav.model.train.pick import setting_of
 from caeav.model.adapters.live import Live, LiveOpener
-from caeav.model.placements.needs import needed
+from caeav.model.adapters.trunk import needed
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.resume import BEST, seed_epoch
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Inputs, Run
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.stress import Augment, active, check_stress
 from caeav.model.tasks.suitable import suited
@@ -223,84 +227,10 @@ def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | N
     return experiment
 
 
-def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Train (or go on training) into `run`, score, and return what `result.json` says."""
-    run.write(ENVIRONMENT, describe_environment(experiment.device))
-    run.write(INPUTS, experiment.inputs.as_json())
-    run.write(STORES, experiment.stores_json())
-    config, model = experiment.config, experiment.build()
-    trainer = Trainer(
-        task=experiment.task,
-        config=config,
-        model=model,
-        device=experiment.device,
-        data=experiment.data["train"],
-        select=lambda: experiment.score(model, config.select_on),
-        checkpoints=run.checkpoints,
-        watchers=watchers,
-    )
-    progress = trainer.fit()
-    load_best(run, model)
-    splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
-    scored = {name: experiment.score(model, name) for name in splits}
-    result = {
-        "run": run.name,
-        "group": run.origin()["group"],
-        "task": config.task,
-        "recipe": config.recipe,
-        "dataset": config.dataset,
-        "seed": config.seed,
-        "metric": experiment.task.metric,
-        "rows": f"{experiment.task.row}s",
-        "select_on": config.select_on,
-        "protocol": config.protocol,
-        "augment": active(config.augment),
-        "epochs": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "stopped_early": progress.stopped_early,
-        "scores": {name: scores.value for name, scores in scored.items()},
-        "intervals": {
-            name: intervals(scores.evidence).as_json()
-            for name, scores in scored.items()
-            if scores.evidence is not None
-        },
-        "majority": {name: experiment.majority(name) for name in scored},
-        "details": {name: dict(scores.details) for name, scores in scored.items()},
-        "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
-        "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
-        "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
-        "bare": {name: list(scores.bare) for name, scores in scored.items() if scores.bare[0]},
-        "parameters": experiment.parameters,
-    }
-    if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:
-        result["peaks"] = {config.select_on: progress.peaks}
-    if config.drop_leaks:
-        result["leaks"] = {
-            "left_out": dropped(experiment.whole, experiment.joined.splits),
-            "scores_with": {name: experiment.score_whole(model, name).value for name in splits},
-        }
-    facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
-    write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
-    write_card(run, experiment, result)
-    run.write(RESULT, result)
-    return result
 
 
-def load_best(run: Run, model: nn.Module) -> None:
-    """Load the weights that did best on the selection split into `model`."""
-    path = best_weights(run)
-    load_into(model, read_tensors(path)[0], path)
 
 
-def best_weights(run: Run) -> Path:
-    """The file with the weights that did best on the selection split; raises `CaeavError` before there are any."""
-    path = run.checkpoints / BEST
-    if not path.exists():
-        raise CaeavError(
-            f"run {run.name} has no finished epoch yet ({path} is not there)",
-            hint=f"caeav train --resume {run.name}",
-        )
-    return path
 
 
 def _without_clips(joined: Joined, split: str, dataset: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.pipeline.store import (
     Recipe,
     Record,

@@ -5,9 +5,19 @@ stores.json (what was joined), origin.json (command and group), environment.json
 checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained:
 it can be scored or used for prediction wherever the folder is copied to. A group (`--seeds`) is one file
 `<name>.group.json` beside its runs.
+
+What a run was made with: versions, platform and device, for whoever repeats it elsewhere.
+
+Which stores the runs of a home refer to: those must stay as long as the runs are to be scored or repeated.
+
+Which frozen backbones made the tokens that a run reads, in a few words: for tables and cards.
+
+A score says little without them. What is read is the run's own record of its stores; nothing is opened or loaded.
 """
 
 from __future__ import annotations
+
+from caeav.model.adapters.batch import Inputs
 
 import json
 from collections.abc import Mapping
@@ -15,7 +25,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.atomic import publish_text
@@ -24,6 +33,91 @@ from caeav.model.tasks.config import RunConfig
 from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
 from caeav.model.train.config_file import dump_config, load_config
 from caeav.pipeline.store import Recipe
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+import torch
+from pathlib import PurePosixPath
+from caeav.manifests.core.home import Home
+from caeav.pipeline.store import Reference
+from collections.abc import Mapping, Sequence
+from caeav.model.tasks.config import RunConfig
+from caeav.pipeline.store import Recipe
+
+
+PACKAGES = ("caeav", "torch", "numpy", "safetensors", "pydantic", "tensorboard", "matplotlib")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """JSON values. The thread count is part of it: sums over threads decide the last bits of a CPU run."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def environment_differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What changed that can change a resumed run's numbers: `torch: 2.12.0 -> 2.13.0`."""
+    pairs = [
+        (name, then.get(name), now.get(name)) for name in ("machine", "device", "device_name", "threads")
+    ]
+    pairs += [
+        (name, then.get("packages", {}).get(name), now["packages"].get(name))
+        for name in ("caeav", "torch", "numpy")
+    ]
+    return [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+IMPORTED = "features"
+"""The name that `caeav import` gives to what it did not compute."""
+RANDOM_VALUES = " (random values)"
+SIDES: Mapping[str, tuple[str, ...]] = {
+    "both": ("visual", "audio"),
+    "visual": ("visual",),
+    "audio": ("audio",),
+    "neither": (),
+}
+"""The modalities that a run reads, by its setting `model.modalities`."""
+
+
+def sides_of(config: RunConfig) -> tuple[str, ...]:
+    """Of `visual` and `audio`, those the run reads."""
+    return SIDES[config.model.modalities]
+
+
+def backbones(config: RunConfig, recipes: Sequence[Recipe]) -> str:
+    """`swinv2-large + hts-at`, visual first; one name where both are the same, `none` for a run that reads neither."""
+    named: list[str] = []
+    for side in sides_of(config):
+        for recipe in recipes:
+            part = recipe.fields.get(side)
+            if isinstance(part, Mapping):
+                named.append(_name(part, recipe))
+    return " + ".join(dict.fromkeys(named)) or ("none" if not sides_of(config) else "not known")
+
+
+def _name(part: Mapping[str, object], recipe: Recipe) -> str:
+    name = str(part.get("name", "not known"))
+    if name == IMPORTED:
+        return f"imported {recipe.name}"
+    weights = part.get("weights")
+    source = str(weights.get("source", "")) if isinstance(weights, Mapping) else ""
+    return name + (RANDOM_VALUES if source.startswith("random:") else "")
+
 
 CONFIG, INPUTS, STORES, ENVIRONMENT = "config.yaml", "inputs.json", "stores.json", "environment.json"
 METRICS, RESULT, CARD, ADAPTER = "metrics.jsonl", "result.json", "card.md", "adapter.safetensors"
@@ -36,42 +130,6 @@ class RunError(CaeavError):
     """A run that cannot be found or read."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run's network is built for: classes, length of a segment, the shapes of its inputs, and what else the
-    task learnt from the manifest (`facts`, JSON values)."""
-
-    dataset: str
-    classes: tuple[str, ...]
-    segment_s: float
-    spec: InputSpec
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Inputs:
-        """The inverse of `as_json`."""
-        spec = value["spec"]
-        captions = {
-            name: CaptionSpec(**spec[name]) if spec[name] else None
-            for name in ("visual_caption", "audio_caption")
-        }
-        return cls(
-            dataset=value["dataset"],
-            classes=tuple(value["classes"]),
-            segment_s=value["segment_s"],
-            spec=InputSpec(
-                segments=spec["segments"],
-                visual=tuple(TapSpec(**tap) for tap in spec["visual"]),
-                audio=tuple(TapSpec(**tap) for tap in spec["audio"]),
-                other=tuple(TapSpec(**tap) for tap in spec.get("other", ())),
-                **captions,
-            ),
-            facts=value.get("facts", {}),
-        )
 
 
 @dataclass(frozen=True)
@@ -221,3 +279,25 @@ def summarise(run: Run) -> dict[str, Any]:
 def group_path(home: Home, name: str) -> Path:
     """Where the summary of a group of runs lies."""
     return home.runs / f"{name}{GROUP_SUFFIX}"
+
+
+def referenced_stores(home: Home) -> set[Reference]:
+    """The stores of every run, finished or not.
+
+    Raises `RunError` when a run does not say which: nothing may be called unused then.
+    """
+    found: set[Reference] = set()
+    folders = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
+    for run in (
+        Run(folder) for folder in folders if (folder / CONFIG).exists() or (folder / STORES).exists()
+    ):
+        try:
+            for fact in run.stores()["stores"]:
+                place = PurePosixPath(fact["folder"])
+                found.add(Reference(place.parent.name, fact["fingerprint"]))
+        except (RunError, KeyError, TypeError) as error:
+            raise RunError(
+                f"run {run.name} does not say which stores it uses: {getattr(error, 'problem', repr(error))}",
+                hint=f"it has just begun, or it is damaged; remove {run.folder} if it is of no use",
+            ) from error
+    return found

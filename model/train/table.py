@@ -4,6 +4,8 @@ Peers stand in `peers.yaml`, the one place where their numbers are kept. Own run
 those begun together with `--seeds` are one row, mean and deviation. Beside peers stand only runs that can be compared
 with them: on the official data set, nearly all of its test split, by a known protocol. Others get tables of their own,
 without peers, that say why.
+
+Tables in Markdown, and text of unknown origin in them: names of classes, data sets and runs come from files.
 """
 
 from __future__ import annotations
@@ -13,15 +15,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
-
 import yaml
-
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.markdown import literal, markdown_table
 from caeav.model.train.protocol import PUBLISHED, stamp
-from caeav.model.provenance import RANDOM_VALUES, backbones
+from caeav.model.train.runs import RANDOM_VALUES, backbones
 from caeav.model.train.runs import Run, list_runs
+from collections.abc import Iterable, Sequence
+
+
+_HARMLESS = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", "`": "'", "\\": "\\\\", "|": "\\|", "[": "\\[", "]": "\\]"}
+)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are Markdown already: what comes from files goes through `literal` first."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def literal(value: object) -> str:
+    """A value as one line of harmless text: no HTML, no link or picture, no end of a cell; floats with two digits."""
+    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isprintable() else " " for c in text).translate(_HARMLESS)
+
 
 SPLIT = "test"
 NOTHING = "-"

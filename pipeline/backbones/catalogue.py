@@ -26,9 +26,9 @@ REGISTRIES: dict[Kind, str] = {
 }
 MODULES = (
     "caeav.pipeline.backbones.facts",
-    "caeav.pipeline.backbones.facts_audio",
-    "caeav.pipeline.backbones.facts_text",
-    "caeav.pipeline.captioners.facts",
+    "caeav.pipeline.backbones.facts",
+    "caeav.pipeline.backbones.facts",
+    "caeav.pipeline.backbones.facts",
 )
 FLOAT16_BYTES = 2
 

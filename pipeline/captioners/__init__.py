@@ -12,7 +12,7 @@ visual_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("visu
 audio_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("audio captioner")
 
 visual_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribePicture")
-audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.describe_sound:DescribeSound")
+audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeSound")
 
 visual_captioners.register_lazily("blip2", "caeav.pipeline.captioners.visual:Blip2")
 visual_captioners.register_lazily("vlm:", "caeav.pipeline.captioners.visual:ImageTextModel")

@@ -25,7 +25,7 @@ from caeav.pipeline.captioners.generate import (
     new_tokens,
     settle_decoding,
 )
-from caeav.pipeline.captioners.sentences import one_caption
+from caeav.pipeline.captioners.base import one_caption
 from caeav.pipeline.captioners.random_models import byte_processor, random_model, sizes
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.backbones.weights.find import WeightsError

@@ -3,6 +3,13 @@
 What stands out is what moves or appears (unlike the picture before and after), coloured things first; without
 movement, the most coloured region. It sees the frames only, never labels. At most 32 words, since that is what the
 `hashed` text backbone keeps. Shapes: `T` segments, a 16x16 grid of cells of 4x4 pixels.
+
+Words for measured things: colours, places, sizes, and the segments in which something happens.
+
+The `descriptor` captioner for sound: measures loudness, pitch, tone, rhythm and when it is heard, and says so.
+
+It hears the wave only, never labels. At most 32 words, since that is what the `hashed` text backbone keeps.
+Shapes: `T` segments, `F` spectral frames a segment.
 """
 
 from __future__ import annotations
@@ -10,15 +17,183 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
 import numpy as np
 from numpy.typing import NDArray
-
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.patches import Floats, gradients, moving_mask, opponent
-from caeav.pipeline.backbones.resize import resize
-from caeav.pipeline.captioners.words import colour_word, pick, place_word, spans_words
+from caeav.pipeline.backbones.classic.visual import Floats, gradients, moving_mask, opponent
+from caeav.pipeline.backbones.classic.visual import resize
 from caeav.pipeline.media.clip import DecodedClip
+from collections.abc import Sequence
+import numpy as np
+from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+import numpy as np
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.classic.audio import BANDS, FRAMES, Floats, analyse, band_centres_hz
+from caeav.pipeline.backbones.classic.audio import periodicity
+from caeav.pipeline.media.clip import DecodedClip
+
+
+GREY_CHROMA = 0.07
+"""Chroma (BT.601, 0 to about 0.6) below which a colour is called a grey."""
+
+_HUES = (
+    ("red", (0.90, 0.12, 0.12)),
+    ("orange", (0.95, 0.55, 0.10)),
+    ("yellow", (0.92, 0.88, 0.15)),
+    ("green", (0.15, 0.75, 0.20)),
+    ("cyan", (0.12, 0.80, 0.85)),
+    ("blue", (0.15, 0.25, 0.90)),
+    ("purple", (0.55, 0.18, 0.80)),
+    ("magenta", (0.90, 0.15, 0.75)),
+    ("pink", (0.95, 0.55, 0.70)),
+    ("brown", (0.50, 0.32, 0.15)),
+)
+
+
+def _chroma(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
+    luma = float(rgb @ np.array([0.299, 0.587, 0.114]))
+    return np.array([(rgb[2] - luma) * 0.564, (rgb[0] - luma) * 0.713, 0.35 * luma])
+
+
+def colour_word(rgb: Sequence[float]) -> str:
+    """Name of a colour given as RGB in 0..1."""
+    seen = _chroma(np.asarray(rgb, dtype=np.float64))
+    strength = float(np.hypot(seen[0], seen[1]))
+    if strength < GREY_CHROMA:
+        luma = seen[2] / 0.35
+        return "black" if luma < 0.15 else "grey" if luma < 0.75 else "white"
+
+    def distance(known: tuple[float, float, float]) -> float:
+        wanted = _chroma(np.asarray(known))
+        scale = max(strength, 0.05) / float(np.hypot(wanted[0], wanted[1]))  # faded colours keep their name
+        hue = np.hypot(*(seen[:2] - wanted[:2] * scale)) / strength
+        return float(hue + 0.6 * abs(np.log(1 / scale)) * 0.5 + 1.5 * abs(seen[2] - wanted[2]))
+
+    return min(_HUES, key=lambda entry: distance(entry[1]))[0]
+
+
+def place_word(y: float, x: float) -> str:
+    """Words for a place, both coordinates in 0..1 from the top left."""
+    row = "top" if y < 0.36 else "bottom" if y > 0.64 else ""
+    column = "left" if x < 0.36 else "right" if x > 0.64 else ""
+    return " ".join(word for word in (row, column) if word) or "centre"
+
+
+def pick(value: float, steps: Sequence[tuple[float, str]], last: str) -> str:
+    """The word of the first step whose bound lies above `value`, else `last`."""
+    return next((word for bound, word in steps if value < bound), last)
+
+
+def spans_words(active: Sequence[bool], most: int = 2) -> str:
+    """Where `active` is true, counted from 1: `in segments 2 to 4 and 7`; `throughout` when everywhere."""
+    if all(active):
+        return "throughout"
+    spans: list[tuple[int, int]] = []
+    for i, on in enumerate(active, start=1):
+        if on and spans and spans[-1][1] == i - 1:
+            spans[-1] = (spans[-1][0], i)
+        elif on:
+            spans.append((i, i))
+    longest = sorted(sorted(spans, key=lambda s: s[0] - s[1])[:most])
+    texts = [str(a) if a == b else f"{a} to {b}" for a, b in longest]
+    return (
+        f"in {'segment' if texts == [str(longest[0][0])] else 'segments'} {' and '.join(texts)}"
+        if texts
+        else ""
+    )
+
+
+AUDIO_VERSION = 1
+RATE_HZ = 16_000
+HEARD_DB = 3.0
+"""A segment holds the sound when its loudest bands rise this far over the clip's background."""
+
+
+class DescribeSound:
+    """One or two sentences: what is heard (loudness, pitch, tone, rhythm, when), then the background."""
+
+    name = "descriptor"
+    modality: Literal["audio"] = "audio"
+    runs_in: Literal["worker"] = "worker"
+    rate_hz: int | None = RATE_HZ
+
+    def __init__(self, choice: ModelChoice) -> None:
+        choice.refuse_options()
+
+    def describe(self) -> Mapping[str, Any]:
+        """Settings."""
+        return {"version": AUDIO_VERSION, "rate_hz": RATE_HZ, "heard_db": HEARD_DB}
+
+    def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
+        """One text a clip; empty without sound."""
+        return ["" if clip.wave is None else _write_audio(clip.wave, len(clip.audio_ok)) for clip in clips]
+
+
+def _write_audio(wave: Floats, segments: int) -> str:
+    windows = wave.reshape(segments, -1)
+    rms_db = 10 * np.log10(np.square(windows).mean(axis=1) + 1e-12)
+    if rms_db.max() < -75:
+        return "Silence."
+    sound = analyse(windows, RATE_HZ)
+    above = sound.above_db
+    loudest = np.sort(above, axis=-1)[..., -BANDS // 8 :].mean(
+        axis=(1, 2)
+    )  # [T] dB, the upper eighth of the bands
+    heard = loudest > max(HEARD_DB, 0.4 * float(loudest.max()))
+    if float(loudest.max()) < 2 * HEARD_DB:  # nothing rises over the background: the background is the sound
+        heard = np.ones(segments, dtype=np.bool_)
+        above = sound.level_db - sound.level_db.min()
+    pitches = periodicity(sound)
+    tone = [_tone(pitches[t], above[t]) for t in np.flatnonzero(heard)]
+    where = spans_words(heard.tolist())
+    level = pick(float(rms_db[heard].mean()), ((-50, "very quiet"), (-35, "quiet"), (-20, "clear")), "loud")
+    texture = pick(float(np.median(tone)), ((0.35, "noisy"), (0.6, "rough")), "tonal")
+    pitch, glide = _pitch(above[heard])
+    text = f"A {level} {pitch} {texture} sound, {_rhythm(sound.power[heard])}{glide}, {where}."
+    if not heard.all():
+        ground = float(rms_db[~heard].mean())
+        text += f" Else {pick(ground, ((-60, 'silence'), (-40, 'faint noise')), 'noise')}."
+    return text
+
+
+def _tone(pitch: Floats, above: Floats) -> float:
+    """Periodicity `[F/2, lags]` of the louder half of a segment's frames, 0 (noise) to 1 (one steady tone)."""
+    weight = above.mean(axis=-1)[::2]
+    return float(pitch[weight >= np.median(weight)].max(axis=-1).mean())
+
+
+def _pitch(above: Floats) -> tuple[str, str]:
+    """Word for where the energy lies, and for the way it glides within segments."""
+    weight = np.square(np.maximum(above - 3, 0)) + np.float32(1e-3)
+    octaves = np.log2(band_centres_hz(RATE_HZ)).astype(np.float32)
+    loud = weight.sum(axis=-1)  # [T, F]
+    centre = (weight @ octaves) / loud
+    middle = float((centre * loud).sum() / loud.sum())
+    steps = ((350, "low"), (900, "middle"), (2200, "high"))
+    word = pick(2**middle, steps, "very high")
+    share = loud / loud.sum(axis=1, keepdims=True)
+    time = np.linspace(-0.5, 0.5, FRAMES, dtype=np.float32)
+    off_time = time - (share * time).sum(axis=1, keepdims=True)
+    variance = (share * off_time**2).sum(axis=1) + 1e-6
+    slope = float(np.median((share * off_time * centre).sum(axis=1) / variance))  # octaves a segment
+    return word, pick(slope, ((-0.5, ", falling"), (0.5, "")), ", rising")
+
+
+def _rhythm(power: Floats) -> str:
+    """Word for how the amplitude swings: steady, or its strongest rate from the spectrum of the envelope."""
+    envelope = np.sqrt(power.sum(axis=-1))  # [T, F]
+    centred = envelope - envelope.mean(axis=1, keepdims=True)
+    swing = np.abs(np.fft.rfft(centred, axis=1)).mean(axis=0) * (2 / FRAMES)
+    depth = float(envelope.std(axis=1).mean() / (envelope.mean() + 1e-6))
+    if depth < 0.3:
+        return "steady"
+    rate = 1 + int(swing[1:32].argmax())
+    if rate == 1:
+        return "swelling"
+    return "beating " + pick(rate, ((4, "slowly"), (8, "evenly"), (16, "fast")), "very fast")
+
 
 VERSION = 1
 SIDE = 64

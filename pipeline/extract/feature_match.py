@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.pipeline.extract.feature_files import (
     FORMATS,
     FeatureError,

@@ -14,7 +14,7 @@ from typing import Literal
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 from caeav.pipeline.media.stills import files_of
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (

@@ -3,6 +3,8 @@
 The components are built anew from the recipes and must describe themselves as they did then, or tokens would
 silently differ from those a model was trained on. What computes on a device is given batches of one clip, so its
 tokens may differ from stored ones in the last bits.
+
+One clip on one device, without batches across clips: for prediction.
 """
 
 from __future__ import annotations
@@ -11,16 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
-
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.keys import slug
-from caeav.pipeline.answer import why_no_answer
-from caeav.pipeline.assemble import Assembly, decoded
+from caeav.pipeline.extract.decode_job import why_no_answer
+from caeav.pipeline.extract.collect import Assembly, decoded
 from caeav.pipeline.extract.captions import Embedder
-from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.media.audio import SILENT_PEAK
 from caeav.pipeline.extract.features import features_of, is_imported
@@ -31,6 +31,45 @@ from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S
 from caeav.pipeline.extract.decode_job import frames_of, windows_of, worker_settings
+from collections.abc import Mapping, Sequence
+import torch
+from caeav.pipeline.extract.collect import Assembly
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.extract.device.batches import Unit
+from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
+from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork, as_stored
+from caeav.pipeline.extract.device.batches import make_units
+from caeav.pipeline.extract.jobs import Job, sampling_of
+from caeav.pipeline.extract.decode_job import frames_of, windows_of
+
+
+def compute_alone(
+    jobs: Sequence[Job], clips: Mapping[int, DecodedClip], key: str, assembly: Assembly, device: str
+) -> None:
+    """Give to `assembly` what the parts of `jobs` for devices make of a clip, decoded for each job in `clips`."""
+    where = choose_lanes([device])[0]
+    facts = {"name": device_name(where), "torch": torch.__version__.partition("+")[0], "rows": 1}
+    units = make_units(jobs)
+    for number, clip in clips.items():
+        for unit in units[number]:
+            try:
+                with steady():
+                    result: object = _computed(unit, where, clip, sampling_of(jobs[number].recipe))
+            except Exception as error:  # noqa: BLE001 - becomes the reason why there is no record
+                result = error
+            assembly.made(unit, key, result, facts)
+
+
+def _computed(unit: Unit, device: torch.device, clip: DecodedClip, sampling: Sampling) -> object:
+    """Taps `[T, L, C]` as stored, or a text."""
+    if not isinstance(unit.part, TorchBackbone):
+        return CaptionNetwork(unit.part, device, unit.compute)([clip])[0]
+    network = TokenNetwork(unit.part, device, unit.compute, unit.dtype)
+    seen = frames_of(clip, sampling) if unit.side == "visual" else windows_of(clip, sampling)
+    with torch.inference_mode():
+        taps = network(unit.part.prepare(seen).unsqueeze(0).to(device))  # [1, T, L, C] each
+        return as_stored({name: x[0].cpu() for name, x in taps.items()}, unit.dtype)
 
 
 class Processed(NamedTuple):
@@ -113,7 +152,6 @@ def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> 
     assembly = Assembly(jobs, lambda job, _, result: settled.update({job: result}))
     away = assembly.arrived(outcome, range(len(jobs)))
     if away:
-        from caeav.pipeline.device.alone import compute_alone
 
         compute_alone(jobs, {job: decoded(outcome, jobs[job]) for job in away}, outcome.id, assembly, device)
     found = []

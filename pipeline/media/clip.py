@@ -2,6 +2,11 @@
 
 Shapes: `T` segments, `H`x`W` pixels. A decoder never decides policy: it reports what it met as `Note`s and
 raises `DecodeError` only when there is nothing to give.
+
+How much a media file may make us do before we say no: the caps that turn a bomb into a `DecodeError`.
+
+The defaults hold all sane media; a file past one of them is refused with the value and the limit. Time is
+not capped here but by the deadline of the process that decodes, memory by its limit (`pool.py`).
 """
 
 from __future__ import annotations
@@ -9,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
 import numpy as np
 from numpy.typing import NDArray
-
 from caeav.manifests.core.errors import CaeavError
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,27 @@ class Decoder(Protocol):
     def decode_each(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
         """Decode one clip once, its sound at the rate of each sampling; they differ in nothing else."""
         ...
+
+
+PROCESS_BYTES = 8 * 2**30
+"""Memory a decoding process may take: some more than ten pictures of the largest size need."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps a file (bytes, duration, streams, channels, rate), a frame (pixels) and a clip (packets, frames)."""
+
+    file_bytes: int = 256 * 2**30
+    duration_s: float = 48 * 3600.0
+    streams: int = 256
+    frame_pixels: int = 2**26  # 8192 x 8192
+    audio_channels: int = 64
+    audio_rate_hz: int = 768_000
+    packets: int = 2_000_000
+    frames: int = 500_000
+    whole_track_s: float = 3600.0  # for a decoder that can only decode a whole sound track at once
+
+    def check(self, what: str, value: float, limit: float, unit: str = "") -> None:
+        """Raise `DecodeError` naming value and limit when `value > limit`."""
+        if value > limit:
+            raise DecodeError(f"{what}: {value:.15g}{unit} is more than the allowed {limit:.15g}{unit}")

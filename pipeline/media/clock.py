@@ -16,8 +16,8 @@ from typing import Any
 import av
 
 from caeav.pipeline.media.avi import AviIndex
-from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.media.clip import Limits
+from caeav.pipeline.media.probe import library_message, opened
 from caeav.pipeline.media.probe import MediaFacts
 
 RESTARTING = ("mpegts", "mpeg", "ogg", "flac", "aac")

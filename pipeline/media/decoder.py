@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.pipeline.media.clock import walked
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
 from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.plan import Plan

@@ -23,7 +23,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.media.decoder import BaseDecoder
 from caeav.pipeline.media.clip import DecodeError
 from caeav.pipeline.media.mixing import mix_gain
-from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.media.probe import library_message, opened
 from caeav.pipeline.media.orientation import stored_orientation
 from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.plan import Plan

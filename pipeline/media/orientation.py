@@ -15,8 +15,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.decode.limits import Limits
-from caeav.pipeline.decode.opening import opened
+from caeav.pipeline.media.clip import Limits
+from caeav.pipeline.media.probe import opened
 from caeav.pipeline.media.probe import MediaFacts
 
 Image = NDArray[np.uint8]

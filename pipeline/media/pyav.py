@@ -17,7 +17,7 @@ from caeav.pipeline.media.decoder import BaseDecoder
 from caeav.pipeline.media.clock import Clock
 from caeav.pipeline.media.clip import DecodeError
 from caeav.pipeline.media.mixing import Mixer, kept
-from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.media.probe import library_message, opened
 from caeav.pipeline.media.orientation import orientation_of
 from caeav.pipeline.media.frames import DisplayOrder, Pictures
 from caeav.pipeline.media.plan import Plan

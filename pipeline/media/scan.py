@@ -15,9 +15,9 @@ import av
 import numpy as np
 
 from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.decode.opening import library_message, opened
+from caeav.pipeline.media.probe import library_message, opened
 from caeav.pipeline.media.probe import MediaFacts
 
 SEEK_FROM_S = 5.0  # before this, reading from the start is cheaper than a seek and always exact

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note, Sampling
-from caeav.pipeline.decode.opening import library_message, regular_file
+from caeav.pipeline.media.probe import library_message, regular_file
 from caeav.pipeline.media.orientation import Image
 
 AUDIO, FRAMES = "audio_wav", "visual_frames"

@@ -4,6 +4,8 @@ The store plans, locks, resumes, quarantines, seals, compares and refuses; a bac
 shard into files with an index, and the files back into records it has checked. The index is a backend's own
 bytes, published after the files it describes: what has no index does not exist. `testing.py` has the tests that
 every backend must pass.
+
+What an interrupted writer may have left in a store's folder: shards without index, temp files.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
 from caeav.manifests.key_index import Keys
 from caeav.manifests.core.registry import Registry
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
+from pathlib import Path
+from caeav.manifests.core.atomic import TEMP_PREFIX
+from caeav.pipeline.store.layout import StoreFolder
+
 
 DEFAULT_BACKEND = "webdataset"
 BACKEND_FIELD = "backend"
@@ -154,3 +159,17 @@ def backend_field(name: str) -> dict[str, str]:
             f"unknown store backend {name!r}", hint=f"choose one of: {', '.join(backends.names())}"
         )
     return {} if name == DEFAULT_BACKEND else {BACKEND_FIELD: name}
+
+
+def orphans(folder: StoreFolder, backend: Backend) -> list[Path]:
+    """Files of shards without index: they do not exist, whoever wrote them was interrupted."""
+    indexed = set(folder.published())
+    return [
+        path for number, paths in backend.files(folder).items() if number not in indexed for path in paths
+    ]
+
+
+def temp_files(folder: StoreFolder, backend: Backend) -> list[Path]:
+    """Temp files of an interrupted writer."""
+    places = [folder.path, folder.path / "index", folder.path / "spare", *backend.places(folder)]
+    return sorted({path for place in places for path in place.glob(f"{TEMP_PREFIX}*") if path.is_file()})

@@ -25,8 +25,9 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from caeav.manifests.core import atomic as publish
-from caeav.manifests.clip import KEY_PATTERN, Clip
-from caeav.manifests.wording import counted
+from caeav.manifests.keys import KEY_PATTERN
+from caeav.manifests.clip import Clip
+from caeav.manifests.core.util import counted
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.payload import (

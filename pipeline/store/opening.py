@@ -18,9 +18,9 @@ from caeav.manifests.core.atomic import make_folder, publish_bytes, unpublish
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
-from caeav.pipeline.store.leftovers import temp_files
+from caeav.pipeline.store.backend import temp_files
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.quarantine import render_quarantine
+from caeav.pipeline.store.record import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.spare import restore_indexes, withdraw_index

@@ -4,6 +4,11 @@ The bytes are a function of the content alone: arrays are ordered by item size, 
 padded with blanks so that the data begin at a multiple of 64, where a memory-mapped view is aligned. Reading
 trusts nothing: every length is compared with the bytes at hand before it is used. Not a general safetensors
 library: of the dtypes that numpy lacks it knows bfloat16 alone.
+
+Digesting and checking a file's bytes in one pass: what `verify` does with every shard, at about memory speed.
+
+A block is digested and then compared with its record's checksum while it still lies in the processor's cache.
+Both release the interpreter lock, so shards are checked in parallel.
 """
 
 from __future__ import annotations
@@ -12,10 +17,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
-
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
+import hashlib
+from collections.abc import Callable, Sequence
+import google_crc32c
+
 
 Bytes = NDArray[np.uint8]
 
@@ -165,3 +173,27 @@ def _json_object(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadPayload(f"{what} is a JSON {type(value).__name__}, not an object")
     return value
+
+
+READ_BYTES = 1 << 20
+
+Span = tuple[int, int]
+"""First byte of a record's part in its file, and the byte after its last."""
+
+
+def digest(data: Bytes, spans: Sequence[Span], progress: Callable[[int], object]) -> tuple[str, list[int]]:
+    """sha256 (hex) of `data` and the crc32c of each span; spans ascend and do not overlap."""
+    sha256 = hashlib.sha256()
+    sums: list[int] = []
+    position = 0
+    for start, end in (*spans, (data.size, data.size)):
+        sha256.update(data[position:start].data)
+        value = 0
+        for begin in range(start, end, READ_BYTES):
+            block = data[begin : min(begin + READ_BYTES, end)]
+            sha256.update(block.data)
+            value = google_crc32c.extend(value, block)
+        sums.append(value)
+        progress(end - position)
+        position = end
+    return sha256.hexdigest(), sums[:-1]

@@ -25,7 +25,7 @@ from caeav.manifests.key_index import KeyPlaces, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError
-from caeav.pipeline.store.fetcher import Fetcher
+from caeav.pipeline.store.mapped_file import Fetcher
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect

@@ -1,13 +1,28 @@
-"""What one clip is inside a store: named arrays and a JSON side record."""
+"""What one clip is inside a store: named arrays and a JSON side record.
+
+The quarantine file: a JSON line a clip that could not be processed.
+
+While a store is being written, lines are appended and synced one by one, so that a failure found once is not
+looked for again after a crash; a later line for the same key replaces an earlier one, and a torn last line is
+left out and said. A finished store holds one line a clip in manifest order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from caeav.manifests.keys import KEY_PATTERN
+from caeav.manifests.core.atomic import append_bytes
+from caeav.pipeline.store.errors import DamagedStore
+from caeav.pipeline.store.layout import read_capped
 
 
 @dataclass(frozen=True)
@@ -30,3 +45,49 @@ class Quarantined:
     stage: str
     reason: str
     attempts: int
+
+
+def render_quarantine(entries: Iterable[Quarantined]) -> bytes:
+    """The file's bytes for these entries, in the order given."""
+    return b"".join(_line(entry) for entry in entries)
+
+
+def append_quarantine(path: Path, entry: Quarantined) -> None:
+    """Add one line and have it on the disk before returning."""
+    append_bytes(path, _line(entry))
+
+
+def read_quarantine(path: Path) -> tuple[dict[str, Quarantined], bool]:
+    """Entries by key, the last line of a key counting, and whether the last line is torn.
+
+    Raises `DamagedStore` for any other line that cannot be read.
+    """
+    lines = read_capped(path).split(b"\n")
+    torn = lines.pop() != b""
+    entries: dict[str, Quarantined] = {}
+    for number, line in enumerate(lines, start=1):
+        entry = _parse(line)
+        if entry is None:
+            raise DamagedStore(
+                f"{path}, line {number}: not a quarantine entry",
+                hint="run the command that made the store again; it tries the quarantined clips again",
+            )
+        entries[entry.key] = entry
+    return entries, torn
+
+
+def _line(entry: Quarantined) -> bytes:
+    return json.dumps(asdict(entry), ensure_ascii=True).encode() + b"\n"
+
+
+def _parse(line: bytes) -> Quarantined | None:
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or set(value) != {"key", "stage", "reason", "attempts"}:
+        return None
+    texts = all(isinstance(value[name], str) for name in ("key", "stage", "reason"))
+    if not texts or not KEY_PATTERN.fullmatch(value["key"]) or type(value["attempts"]) is not int:
+        return None
+    return Quarantined(**value)

@@ -3,6 +3,12 @@
 Reader, writer and `verify` all begin here. Shards are only looked at by size; their content is checked when a
 record is read, and all of it by `verify`. Damage is collected, not raised, so that a reader can refuse, a
 writer can make the shard again and `verify` can list everything.
+
+The published shards of a store, their indexes left on the disk: of each two numbers and a digest are kept.
+
+An index is read again when its shard is, and must be the one that was seen at first.
+
+Looking at a published shard without reading it: is its index sound, does it belong here, does it fit the plan?
 """
 
 from __future__ import annotations
@@ -12,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.manifest import read_manifest
@@ -30,12 +35,158 @@ from caeav.pipeline.store.layout import (
     read_capped,
     shard_clips,
 )
-from caeav.pipeline.store.published import PublishedShards
-from caeav.pipeline.store.quarantine import read_quarantine
+from caeav.pipeline.store.record import read_quarantine
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined
-from caeav.pipeline.store.sighting import misfit, sight
 from caeav.pipeline.store.slices import Slice
+import hashlib
+from collections.abc import Iterator, MutableMapping
+from typing import NamedTuple
+from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
+from caeav.pipeline.store.errors import DamagedStore, Problem
+from caeav.pipeline.store.layout import StoreFolder, read_capped
+import errno
+import hashlib
+import stat
+from dataclasses import dataclass
+from typing import Any
+from caeav.manifests.key_index import Keys
+from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
+from caeav.pipeline.store.errors import DamagedStore, Problem
+from caeav.pipeline.store.layout import Seal, StoreFolder, read_capped
+
+
+class ShardFacts(NamedTuple):
+    """A shard at a glance: records, bytes of its files, and the sha256 of its index."""
+
+    records: int
+    size: int
+    digest: bytes
+
+
+class PublishedShards(MutableMapping[int, ShardIndex]):
+    """Shard number -> index, read from the disk each time. Setting one takes note of what was published."""
+
+    def __init__(self, folder: StoreFolder, backend: Backend) -> None:
+        self.facts: dict[int, ShardFacts] = {}
+        self._folder = folder
+        self._backend = backend
+
+    def __getitem__(self, number: int) -> ShardIndex:
+        facts = self.facts[number]
+        path = self._folder.index(number)
+        try:
+            data = read_capped(path)
+            if hashlib.sha256(data).digest() == facts.digest:
+                return self._backend.decode_index(data)
+            what = "not the index that was there when the store was opened: the store was written meanwhile"
+        except FileNotFoundError:
+            what = "vanished since the store was opened: the store was written meanwhile"
+        except (BadIndex, DamagedStore) as error:
+            what = getattr(error, "problem", str(error))
+        raise Problem(self._folder.name_of(path), what, shard=number).error(self._folder.path)
+
+    def __setitem__(self, number: int, index: ShardIndex) -> None:
+        self.note(index, hashlib.sha256(index.encode()).digest())
+
+    def note(self, index: ShardIndex, digest: bytes) -> None:
+        """Take note of an index whose file has this sha256."""
+        size = sum(file.bytes for file in index.files)
+        self.facts[index.number] = ShardFacts(len(index.keys), size, digest)
+
+    def __delitem__(self, number: int) -> None:
+        del self.facts[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.facts
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.facts)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def records(self, number: int) -> int:
+        """Records in a shard; 0 for one that is not published."""
+        facts = self.facts.get(number)
+        return facts.records if facts else 0
+
+    @property
+    def stored(self) -> int:
+        """Records in all shards."""
+        return sum(facts.records for facts in self.facts.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(facts.size for facts in self.facts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """An index and the sha256 of its file."""
+
+    index: ShardIndex
+    digest: bytes
+
+
+def sight(
+    folder: StoreFolder, backend: Backend, number: int, fingerprint: str, seal: Seal | None
+) -> Sighted | Problem:
+    """Read the index of shard `number`; compare it with recipe and seal, and its files' sizes with what it says."""
+    name = folder.index_name(number)
+    try:
+        data = read_capped(folder.index(number))
+        index = backend.decode_index(data)
+    except FileNotFoundError:
+        return Problem(name, "vanished while it was read: the store is being written", shard=number)
+    except (BadIndex, DamagedStore) as error:
+        return Problem(name, getattr(error, "problem", str(error)), shard=number)
+    digest = hashlib.sha256(data)
+    if index.fingerprint != fingerprint:
+        what = f"belongs to recipe {index.fingerprint[:12]}, not {fingerprint[:12]}"
+    elif index.number != number:
+        what = f"is the index of shard {index.number}"
+    elif seal and seal.sha256.get(name) != digest.hexdigest():
+        what = "not the index that was there when the store was finished: complete.json names another sha256"
+    else:
+        return _wrong_file(folder, index) or Sighted(index, digest.digest())
+    return Problem(name, what, shard=number)
+
+
+def _wrong_file(folder: StoreFolder, index: ShardIndex) -> Problem | None:
+    for facts in index.files:
+        try:
+            there = (folder.path / facts.name).stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            there = None
+        if there is None or not stat.S_ISREG(there.st_mode):
+            return Problem(facts.name, "the file is missing", shard=index.number)
+        if there.st_size != facts.bytes:
+            what = f"{there.st_size} bytes, its index says {facts.bytes}"
+            return Problem(facts.name, what, shard=index.number)
+    return None
+
+
+def misfit(found: Sighted, planned: Keys, layout: tuple[Any, ...] | None) -> Problem | None:
+    """Its keys must be some of the planned ones in the planned order, its arrays those of the other shards."""
+    index = found.index
+    name = StoreFolder.index_name(index.number)
+    if index.keys == planned or index.keys == _those_of(planned, index.keys):
+        if layout in (None, index.layout):
+            return None
+        return Problem(name, "holds other arrays than the shards before it", shard=index.number)
+    allowed = set(planned)
+    stray = next((key for key in index.keys if key not in allowed), index.keys[0])
+    return Problem(name, "holds clips that the manifest does not plan for this shard in this order", stray)
+
+
+def _those_of(planned: Keys, held: Keys) -> tuple[str, ...]:
+    """The planned keys that are held, in the planned order."""
+    wanted = set(held)
+    return tuple(key for key in planned if key in wanted)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.payload import DTYPES
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.repair import repair
+from caeav.pipeline.store.verify import repair
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy, contents, same_arrays
 from caeav.pipeline.store.convert import convert

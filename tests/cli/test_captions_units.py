@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import captions, datasets
+from caeav.cli import caption as captions, datasets
 from caeav.manifests.core.errors import CaeavError
 
 

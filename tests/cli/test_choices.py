@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from caeav.cli.choices import choose, choose_one, paths_of_taps
+from caeav.cli.options import choose, choose_one, paths_of_taps
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 

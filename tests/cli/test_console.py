@@ -18,7 +18,7 @@ import caeav.cli as cli
 from caeav.cli import app, console, doctor, surroundings
 from caeav.cli.console import confirmed, print_json, print_table, say
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.doctor import Check
+from caeav.cli.doctor import Check
 
 
 class Terminal(io.StringIO):
@@ -206,7 +206,7 @@ def test_doctor_ends_with_1_for_a_problem_alone(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = [Check("python", "ok", "3"), Check("thing", status, "how it is")]  # type: ignore[arg-type]
-    monkeypatch.setattr("caeav.pipeline.doctor.examine", lambda home: checks)
+    monkeypatch.setattr("caeav.cli.doctor.examine", lambda home: checks)
     commands = typer.Typer()
     doctor.register(commands)
     for extra in ([], ["--json"]):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from caeav.cli import caption, evaluate, extract, predict, train
-from caeav.cli.live import live_opener
+from caeav.cli.options import live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
@@ -232,7 +232,7 @@ def test_a_run_holds_adapters_and_no_backbone(home: Home) -> None:
 def test_what_the_stores_allow_is_said_before_anything_is_loaded(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.pipeline.live.open_live", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("caeav.pipeline.extract.jobs.open_live", lambda *_: pytest.fail("loaded"))
     before = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
     only = ["--set", "stores.taps=[visual.stage2,audio.stage2,visual.stage4,audio.stage3,audio.stage4]"]
     said = refused(train_on(home, "--inject-from", "stage2", *only))

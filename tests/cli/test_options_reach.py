@@ -85,7 +85,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.setattr("caeav.pipeline.extract.tokens.extract_all", heard.extract)
     monkeypatch.setattr("caeav.pipeline.extract.captions.caption", heard.caption)
     monkeypatch.setattr("caeav.pipeline.extract.features.import_features", heard.imported)
-    monkeypatch.setattr("caeav.pipeline.reembed.reembed", heard.reembed)
+    monkeypatch.setattr("caeav.pipeline.extract.captions.reembed", heard.reembed)
     return heard
 
 
@@ -270,7 +270,7 @@ def test_import(stage: SimpleNamespace) -> None:
 
 
 def test_embed(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from caeav.cli import captions
+    from caeav.cli import caption as captions
 
     monkeypatch.setattr(captions.datasets, "name", lambda dataset, home: "mine")
     found = Heard("folder")
@@ -503,8 +503,8 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     load = Heard(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
     report = Heard([tmp_path / "x.json"])
-    monkeypatch.setattr("caeav.model.report.write_report", report)
-    monkeypatch.setattr("caeav.model.report.report_json", lambda prediction, facts: facts)
+    monkeypatch.setattr("caeav.model.train.predict.write_report", report)
+    monkeypatch.setattr("caeav.model.train.predict.report_json", lambda prediction, facts: facts)
     file = tmp_path / "a film.mp4"
     file.touch()
     at = ("predict", str(file), "--run", "name", "--home", str(tmp_path), "--start", "4")

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from caeav.cli import captions, live, outcome
+from caeav.cli import caption as captions, options as live, train as outcome
 from caeav.cli.app import build
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -207,7 +207,7 @@ def test_both_backbones_are_opened_each_as_its_side(tmp_path: Path, monkeypatch:
         return SimpleNamespace(stages=stages, module=side)
 
     remembered: list[Any] = []
-    monkeypatch.setattr("caeav.pipeline.live.open_live", opened)
+    monkeypatch.setattr("caeav.pipeline.extract.jobs.open_live", opened)
     monkeypatch.setattr(
         "caeav.pipeline.backbones.weights.remember_at", lambda *given: remembered.append((asked[:], given))
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from caeav.cli.outcome import finish, print_group
+from caeav.cli.train import finish, print_group
 from caeav.manifests.core.home import Home
 from caeav.model.train.seeds import read_group
 from caeav.model.train.protocol import PUBLISHED

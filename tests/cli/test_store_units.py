@@ -12,13 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import store, store_care, store_targets
-from caeav.cli.store_targets import find_target, find_targets, is_store, size_text
+from caeav.cli import store, store_care, store_care as store_targets
+from caeav.cli.store_care import find_target, find_targets, is_store, size_text
 from caeav.pipeline.extract.identity import MediaReport
 from caeav.pipeline.store import Differences, Report, StoreInfo
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.media_record import MediaChange
-from caeav.pipeline.store.repair import Repair
+from caeav.pipeline.store.verify import Repair
 
 A, B = Path("h/stores/mine/tokens-a-0123456789ab"), Path("h/stores/mine/tokens-b-0123456789ab")
 SOUND = Report(A, (), finished=True, stored=3, shards=1, bytes=1500)
@@ -134,7 +134,7 @@ def test_repair_mends_every_store_and_says_what_is_due(monkeypatch: pytest.Monke
 def unused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Result, list[Path]]]:
     """`gc` where A was written long ago and B within the day."""
     gone: list[Path] = []
-    monkeypatch.setattr("caeav.model.references.referenced_stores", lambda home: set())
+    monkeypatch.setattr("caeav.model.train.runs.referenced_stores", lambda home: set())
     monkeypatch.setattr(store_care, "unreferenced", lambda stores, referenced, named: [info(A), info(B)])
     monkeypatch.setattr(store_care, "idle_s", lambda path: 86400.0 if path == A else 86399.0)
     monkeypatch.setattr(store_care, "remove_store", gone.append)

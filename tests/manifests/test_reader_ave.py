@@ -13,7 +13,7 @@ from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.manifest import manifest_digest, read_manifest, write_manifest
 from caeav.manifests.readers import MEDIA_EXTENSIONS, ReadOptions, readers
-from caeav.manifests.readers.ave_files import OFFICIAL_CLASSES
+from caeav.manifests.readers.ave import OFFICIAL_CLASSES
 
 NAMES = ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt")
 

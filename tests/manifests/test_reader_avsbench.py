@@ -19,7 +19,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.readers.avsbench_files import OFFICIAL_CATEGORIES, read_mask
+from caeav.manifests.readers.avsbench import OFFICIAL_CATEGORIES, read_mask
 
 SPOT = np.zeros((224, 224), dtype=bool)
 SPOT[20:90, 100:190] = True

@@ -13,7 +13,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.readers.music_avqa_files import OFFICIAL_ANSWERS
+from caeav.manifests.readers.music_avqa import OFFICIAL_ANSWERS
 
 
 def read(root: Path) -> Manifest:
@@ -314,7 +314,7 @@ ITEM = {
 def test_a_question_that_is_wrong_costs_itself_and_says_why(
     change: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    from caeav.manifests.readers.music_avqa_files import read_questions
+    from caeav.manifests.readers.music_avqa import read_questions
 
     path, findings = tmp_path / "q.json", []
     path.write_text(json.dumps([ITEM | change, ITEM]))
@@ -329,7 +329,7 @@ def test_a_question_that_is_wrong_costs_itself_and_says_why(
 
 
 def test_an_answer_may_be_spelt_right() -> None:
-    from caeav.manifests.readers.music_avqa_files import _question
+    from caeav.manifests.readers.music_avqa import _question
 
     spelt = {name: value for name, value in ITEM.items() if name != "anser"} | {"answer": "one"}
     assert _question(spelt, "w").answer == "one" and _question(ITEM, "w").answer == "two"

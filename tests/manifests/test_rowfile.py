@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import caeav.manifests.manifest as jsonl
 import caeav.manifests.key_index as keytable
-import caeav.manifests.texthash as texthash
+import caeav.manifests.key_index as texthash
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import video_id
@@ -22,7 +22,7 @@ from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest,
 from caeav.manifests.key_index import KeyPlaces, Keys
 from caeav.manifests.lazy_clips import FiledClips
 from caeav.manifests.rows import ManifestError
-from caeav.manifests.texthash import hash_text, hash_texts
+from caeav.manifests.key_index import hash_text, hash_texts
 
 CLIPS = (
     Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),

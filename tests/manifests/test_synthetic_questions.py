@@ -15,9 +15,9 @@ from caeav.manifests.dataset import SYNTHETIC, load_dataset
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.core.home import Home
-from caeav.manifests.readers.music_avqa_files import TYPES, read_questions
+from caeav.manifests.readers.music_avqa import TYPES, read_questions
 from caeav.manifests.synthetic import synthesise
-from caeav.manifests.synthetic.avqa_scene import plan
+from caeav.manifests.synthetic.layouts.music_avqa import plan
 from caeav.manifests.synthetic.questions import TEMPLATES
 from caeav.manifests.synthetic.layouts.music_avqa import official_item, questions, truth_row
 from caeav.manifests.synthetic.options import SyntheticOptions

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from caeav.manifests.clip import KEY_PATTERN, SPLITS
+from caeav.manifests.keys import KEY_PATTERN
+from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic.layouts.ave import assign_splits
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions

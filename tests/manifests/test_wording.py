@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caeav.manifests.wording import counted
+from caeav.manifests.core.util import counted
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 
 from caeav.model.adapters.kernels import fused
 from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
-from caeav.model.adapters.latentreads import ask_latents, read_through_maps
+from caeav.model.adapters.kernels.reads import ask_latents, read_through_maps
 from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.layers import grouped_product
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.captions import CaptionAdapter, CaptionMapper
+from caeav.model.adapters.case import CaptionAdapter, CaptionMapper
 from caeav.model.adapters.case import Case
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.adapters.temporal import DepthwiseOverTime
+from caeav.model.adapters.layers import DepthwiseOverTime
 from caeav.model.tasks.heads import AveHeadConfig
 from caeav.model.tasks.layers import TemporalAttention
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from caeav.manifests.core.home import Home
-from caeav.model import environment, introduction
+from caeav.model.train import runs as environment, card as introduction
 from caeav.model.train.card import besides, card_text
-from caeav.model.environment import describe_environment, environment_differences
+from caeav.model.train.runs import describe_environment, environment_differences
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import STORES, Run, RunError, create_run
@@ -197,7 +197,7 @@ def test_only_what_can_change_numbers_is_a_difference() -> None:
 def test_stores_of_all_runs_are_referred_to_and_a_run_that_does_not_say_is_named(
     make_home: Any,
 ) -> None:
-    from caeav.model.references import referenced_stores
+    from caeav.model.train.runs import referenced_stores
 
     home = make_home(captions=False)
     assert referenced_stores(home) == set()

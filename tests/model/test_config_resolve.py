@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from caeav.model.train import config_file as resolve
-from caeav.model.tasks.config import RunConfig, config_class
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.config_file import config_class
 from caeav.model.train.config_file import (
     ConfigError,
     dump_config,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.tasks.config import LossConfig
-from caeav.model.losses.guidance import (
+from caeav.model.train.losses import (
     bounded_temperature,
     caption_contrast,
     consistency,

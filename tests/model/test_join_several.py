@@ -16,7 +16,7 @@ from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.model.train.data import SplitData
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.join import JoinError, join_stores, store_facts
-from caeav.model.references import referenced_stores
+from caeav.model.train.runs import referenced_stores
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import STORES, create_run
 from caeav.pipeline.extract.tokens import extract_all

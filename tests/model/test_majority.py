@@ -11,7 +11,7 @@ from caeav.model.adapters.batch import InputSpec
 from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.avqa.loss import UNLISTED
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.avqa.task import ANSWER, TYPE
 from caeav.model.tasks.avs.task import BITS, KNOWN

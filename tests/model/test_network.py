@@ -13,9 +13,9 @@ from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
 from caeav.model.train.network import Network, blind, build_network
-from caeav.model.placements.needs import needed
+from caeav.model.adapters.trunk import needed
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
 
 SPEC = InputSpec(

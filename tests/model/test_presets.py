@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.adapters.config import AdapterConfig, CaseConfig
-from caeav.model.adapters.lowrank import LowRankContext, LowRankLinear, make_linear
+from caeav.model.adapters.layers import LowRankContext, LowRankLinear, make_linear
 from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
 from caeav.model.adapters.ladder import LadderTrunk

@@ -14,13 +14,14 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
 from caeav.model.train.card import card_text
 from caeav.model.train.examine import examine, remarks
-from caeav.model.train.experiment import prepare, train
+from caeav.model.train.experiment import prepare
+from caeav.model.train.session import train
 from caeav.model.train.seeds import finished_group, summarise_group
-from caeav.model.introduction import introduction
+from caeav.model.train.card import introduction
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.leaks import without_leaks
+from caeav.model.train.join import without_leaks
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
-from caeav.model.provenance import backbones
+from caeav.model.train.runs import backbones
 from caeav.model.train.config_file import ConfigError, resolve_config
 from caeav.model.train.resume import STATE
 from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise

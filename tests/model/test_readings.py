@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from caeav.model import report
+from caeav.model.train import predict as report
 from caeav.model.train.predict import Prediction
 from caeav.model.tasks import prediction as base
 from caeav.model.tasks.avqa.prediction import Answer

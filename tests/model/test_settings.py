@@ -17,10 +17,11 @@ from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.tasks.config import RunConfig, config_class
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.config_file import config_class
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
-from caeav.model.optim import lr_factor, make_optimiser
+from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.config_file import (
     ConfigError,
     dump_config,
@@ -28,7 +29,7 @@ from caeav.model.train.config_file import (
     recipe_names,
     resolve_config,
 )
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side

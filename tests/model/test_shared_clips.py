@@ -16,8 +16,10 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.batch import TokenBatch
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.data import Epoch, epoch_order
-from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.adapters.batch import Epoch
+from caeav.model.train.data import epoch_order
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.config_file import resolve_config

@@ -13,8 +13,9 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.batch import TokenBatch
 from caeav.model.tasks.config import StressConfig
-from caeav.model.curves import kinds_of, picture, strengths_of, stress_curves, table, write_curves
-from caeav.model.train.data import Epoch, SplitData, epoch_order
+from caeav.model.train.examine import kinds_of, picture, strengths_of, stress_curves, table, write_curves
+from caeav.model.adapters.batch import Epoch
+from caeav.model.train.data import SplitData, epoch_order
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
 from caeav.model.train.join import join_stores

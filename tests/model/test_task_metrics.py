@@ -16,10 +16,10 @@ from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric, QuestionTypeError
 from caeav.model.tasks.avs.metric import AvsMetric, f_curves, frame_iou
 from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, predict_tracks, segment_counts
-from caeav.model.metrics.runs import run_hits
+from caeav.model.tasks.avvp.metric import run_hits
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import TASKS
 

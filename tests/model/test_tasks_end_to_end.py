@@ -20,14 +20,15 @@ from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
-from caeav.model.train.data import Epoch
-from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.adapters.batch import Epoch
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.session import train
 from caeav.model.train.predict import Prediction, Predictor
-from caeav.model.report import report_json, write_report
+from caeav.model.train.predict import report_json, write_report
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import Run, create_run
 from caeav.model.tasks.avs.task import masks_of
-from caeav.model.tasks.negatives import NEGATIVE
+from caeav.model.tasks.avqa.task import NEGATIVE
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 CLASSES = ("bell", "dog", "drum")
@@ -296,7 +297,7 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
         reopen(homes["avs-s4"], runs["avs-s4"][0]),
         experiment(homes, "avs-s4", "metric.clips_per_call=4"),
     )
-    from caeav.model.train.experiment import load_best
+    from caeav.model.train.session import load_best
 
     model = one.build()
     load_best(runs["avs-s4"][0], model)
@@ -310,9 +311,9 @@ def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
     variant: str, reaches: bool
 ) -> None:
     from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-    from caeav.model.tasks.config import config_class
+    from caeav.model.train.config_file import config_class
     from caeav.model.train.network import build_network
-    from caeav.model.train.runs import Inputs
+    from caeav.model.adapters.batch import Inputs
     from caeav.model.tasks.base import TASKS
 
     spec = InputSpec(

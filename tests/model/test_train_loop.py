@@ -22,9 +22,10 @@ from caeav.model.train.checkpoint import (
 )
 from caeav.model.tasks.config import RunConfig, ScheduleConfig, StressConfig
 from caeav.model.train.examine import examine, remarks
-from caeav.model.train.experiment import Experiment, _without_clips, load_best, prepare, reopen, train
+from caeav.model.train.experiment import Experiment, _without_clips, prepare, reopen
+from caeav.model.train.session import load_best, train
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.optim import lr_factor, make_optimiser
+from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.loop import TrainingError, choose_device

@@ -19,7 +19,8 @@ import torch
 import caeav.model.train.resume as resume_module
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.resume import BEST, LAST, PENDING, Progress, settle_best
@@ -170,7 +171,7 @@ def test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step(
 def test_states_of_the_generators_come_back() -> None:
     import numpy as np
 
-    from caeav.model.generators import generator_states, restore_generators
+    from caeav.model.train.resume import generator_states, restore_generators
 
     legacy = np.random.rand
     resume_module.seed_epoch(3, 7)

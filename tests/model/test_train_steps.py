@@ -25,13 +25,15 @@ from caeav.model.train.checkpoint import (
     write_tensors,
 )
 from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
-from caeav.model.train.data import Epoch, SplitData, epoch_order
+from caeav.model.adapters.batch import Epoch
+from caeav.model.train.data import SplitData, epoch_order
 from caeav.model.train.evaluate import score
-from caeav.model.train.experiment import Experiment, prepare, reopen, train
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
-from caeav.model.optim import lr_factor, make_optimiser, set_lr
+from caeav.model.train.loop import lr_factor, make_optimiser, set_lr
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.resume import LAST, Progress, seed_epoch
 from caeav.model.train.runs import METRICS, create_run

@@ -14,8 +14,8 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.answer import why_no_answer
-from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.extract.decode_job import why_no_answer
+from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, token_job
 from caeav.pipeline.store import StoreReader

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from caeav.pipeline.backbones import audio_backbones, visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.resize import resize
+from caeav.pipeline.backbones.classic.visual import resize
 
 RATE = 16_000
 T = 6

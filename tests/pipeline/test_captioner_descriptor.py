@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.classic.text import WORDS, HashedText
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.words import colour_word, place_word, spans_words
+from caeav.pipeline.captioners.descriptor import colour_word, place_word, spans_words
 from caeav.pipeline.media.clip import DecodedClip
 
 RATE = 16_000

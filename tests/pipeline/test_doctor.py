@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline import doctor
+from caeav.cli import doctor
 from caeav.pipeline.media.registry import decoders
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline import doctor
+from caeav.cli import doctor
 from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
 from caeav.pipeline.media.clip import DecodedClip

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline import beforehand, lookup, meter
+from caeav.pipeline.extract import engine as beforehand, features as lookup, options as meter
 from caeav.pipeline.extract import collect as gather, single_file as single
-from caeav.pipeline.assemble import Assembly, decoded
+from caeav.pipeline.extract.collect import Assembly, decoded
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.captions import Embedder, look_through
 from caeav.pipeline.captioners.from_file import CaptionFileError
-from caeav.pipeline.decode.jobs import Outcome
+from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.extract.collect import Filling, Gatherer, unfit
-from caeav.pipeline.meter import Meter
+from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.extract.jobs import (
     CaptionOptions,
     Job,
@@ -335,7 +335,7 @@ def test_texts_are_embedded_in_the_rows_of_their_clips(
     kind: type[Texts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "caeav.pipeline.device.texts.text_encoder", lambda backbone, devices, compute: backbone.encode
+        "caeav.pipeline.extract.device.network.text_encoder", lambda backbone, devices, compute: backbone.encode
     )
     one, other = kind(), kind()
     fields = {

@@ -13,9 +13,9 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import tokens as extract
-from caeav.pipeline import live, reembed
+from caeav.pipeline.extract import jobs as live, captions as reembed
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.live import open_live
+from caeav.pipeline.extract.jobs import open_live
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.extract.options import RunOptions

@@ -15,7 +15,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.decode.jobs import Failure, Outcome, Request
+from caeav.pipeline.media.workers.pool import Failure, Outcome, Request
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.extract.jobs import TokenOptions

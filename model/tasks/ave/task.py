@@ -1,16 +1,16 @@
 """AVE event localisation: in every second, which event is both seen and heard, or none.
 
 Targets as in the official labels: one-hot per segment over `K` classes and background, background last.
+
+AVE with weak supervision: training knows which events a clip holds, not when; scored second by second as `ave`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
-
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import TokenBatch
@@ -21,13 +21,23 @@ from caeav.model.tasks.heads import AveHeadConfig, HeadConfig
 from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.ave.prediction import Timeline
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.labels import check_labels, one_hot_seconds, stack
+from typing import TYPE_CHECKING, Any, ClassVar
+from torch import Tensor, nn
+from caeav.model.adapters.batch import TokenBatch
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
+from caeav.model.tasks.ave.head import WeakAveHead
+from caeav.model.tasks.heads import HeadConfig, WeakAveHeadConfig
+from caeav.model.tasks.ave.loss import weak_ave_loss
+from caeav.model.adapters.batch import Inputs
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk
+    from caeav.model.adapters.trunk import Trunk
+
 
 LABELS = "labels"
 
@@ -142,3 +152,29 @@ class AveScorer:
 
 
 AVE = AveTask()
+
+
+class WeakAveLossConfig(LossConfig):
+    """One loss, of whole clips."""
+
+    clip: NotNegative = 1.0
+
+
+class WeakAveTask(AveTask):
+    """The registered task `ave-weak`."""
+
+    name = "ave-weak"
+    head_config: ClassVar[type[HeadConfig]] = WeakAveHeadConfig
+    loss_config: ClassVar[type[LossConfig]] = WeakAveLossConfig
+
+    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+        """Temporal attention and multiple instance pooling."""
+        assert isinstance(config, WeakAveHeadConfig)
+        return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
+
+    def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+        """The clip's own; the labels of seconds are read for what they say about the clip only."""
+        return {"clip": weak_ave_loss(found.clip, batch.targets[LABELS])}
+
+
+AVE_WEAK = WeakAveTask()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.readers.music_avqa_files import TYPES
+from caeav.manifests.readers.music_avqa import TYPES
 
 QuestionType = tuple[str, str]
 

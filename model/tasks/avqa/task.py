@@ -2,6 +2,13 @@
 
 Answers are the data set's own list where it has one, words those of the training questions in their order, both saved
 in the run. Shapes: `N` samples, `B` of a batch, `T` segments, `W` words, `L` tokens, `C` channels.
+
+Frames of other videos for the matching network of AVQA as the reference draws them, from seed, epoch and row alone.
+
+They bypass the adapters: a network with adapters can tell them by that alone. The revision takes other clips of the
+batch (heads/avqa.py).
+
+Shapes: `B` samples, `T` segments, `L` tokens, `C` channels, `V` videos of the split.
 """
 
 from __future__ import annotations
@@ -9,28 +16,76 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-
 import torch
 from torch import Tensor, nn
-
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
-from caeav.model.train.data import Change
+from caeav.model.adapters.batch import Change
 from caeav.model.tasks.avqa.head import AvqaHead, AvqaOutput
 from caeav.model.tasks.heads import AvqaHeadConfig, HeadConfig
 from caeav.model.tasks.avqa.loss import MATCH_WEIGHT, UNLISTED, answer_loss, avqa_loss
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
 from caeav.model.tasks.avqa.prediction import Answer
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
-from caeav.model.tasks.negatives import Negatives
+from collections.abc import Sequence
+from dataclasses import replace
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from caeav.model.adapters.batch import NEGATIVE, TokenBatch
+from caeav.model.adapters.batch import Epoch
+from caeav.model.train.data import SplitData
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk
+
+
+REFERENCE_FRAMES = 60
+"""Frames a clip that the reference's rejection counts with, left from longer clips."""
+
+
+class Negatives:
+    """Adds `negative.visual` `[B, T, L, C]` in training: tokens of the deepest visual tap that the run reads.
+
+    For each segment a random number below `T V` (REFERENCE section 6); its quotient by `T` is the video, the remainder
+    the segment; drawn anew while its quotient by 60 is the clip's own video, which hardly ever keeps the own one out.
+    A split of one video has no negatives.
+    """
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """A `Change`."""
+        videos = len(data.clips)
+        if epoch is None or videos < 2:
+            return batch
+        tap = list(batch.visual)[-1]
+        found = [
+            _mixed(
+                np.random.default_rng([*epoch, row]), data.clip_of[row], videos, batch.visual[tap].shape[1]
+            )
+            for row in rows
+        ]
+        clips, segments = (torch.tensor(np.stack(x)) for x in zip(*found, strict=True))
+        return replace(batch, extra={**batch.extra, NEGATIVE: data.segments(tap, clips, segments)})
+
+
+Drawn = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Numbers of videos and of their segments, both `[T]`."""
+
+
+def _mixed(rng: np.random.Generator, own: int, videos: int, segments: int) -> Drawn:
+    numbers = rng.integers(videos * segments, size=segments)
+    # A single rejected block may be all there is, in a set of a few videos.
+    while videos * segments > REFERENCE_FRAMES and (rejected := numbers // REFERENCE_FRAMES == own).any():
+        numbers[rejected] = rng.integers(videos * segments, size=int(rejected.sum()))
+    return numbers // segments, numbers % segments
+
 
 QUESTION, ANSWER, TYPE = "question", "answer", "type"
 PAD, UNKNOWN = "<pad>", "<unk>"

@@ -4,6 +4,24 @@ Tokens of several taps become maps of one width, are gated in time, read the sou
 per frame. In the reference the maps are taken *before* CASE, so that CASE reaches the mask only through the sound;
 give CASE's visual tokens as the last tap and it reaches the mask directly. Any number of taps will do; the finest map
 is always a quarter of the mask. `B` clips, `T` frames, `L`/`M` tokens, `C`/`D` channels, `S` mask size in pixels.
+
+The mask decoder of the AVS head: maps from coarse to fine, then the mask (REFERENCE section 4.3).
+
+Maps are `[N, C, H, W]`, kept in channels-last memory where they come so. The reference's in-place ReLU adds the
+*rectified* input back in every unit and rectifies the maps it was given, which the masked audio-visual losses then
+see; `rectified` keeps that, and False gives what the code reads like.
+
+Temporal gates of the AVS head: sound lifts frames, frames lift sound (REFERENCE section 4.3).
+
+The encoders of the AVE head's temporal attention, one pair a scale, of which only the gates are used; the decoders
+that the reference carries along without any effect are left out. `B` clips, `T` frames, `L` places, `C`/`A` channels.
+
+TPAVI: every place of every frame reads the sound of all frames (AVSBench; REFERENCE section 4.3).
+
+The published layer writes an `[N, N]` matrix over all `N = T L` places of a clip (15680 squared at the finest scale)
+although nothing non-linear stands between its products. The sound is the same at all places of a frame, so keys
+repeat `L` times and the matrix has rank `T` at most: here every place meets `T` keys, whose values are means over
+their frames. Cost `O(N C T)`, memory `O(N C)`, same numbers. `B` clips, `T` frames, `L` places, `C`/`A` channels.
 """
 
 from __future__ import annotations
@@ -11,16 +29,189 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
-
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.heads.avs_decoder import MaskDecoder
-from caeav.model.heads.avs_temporal import TemporalGates
-from caeav.model.heads.avs_tpavi import Tpavi
 from caeav.model.tasks.heads import AvsHeadConfig
-from caeav.model.heads.norm import ChannelNorm
+from caeav.model.tasks.layers import ChannelNorm
+from collections.abc import Sequence
+import torch.nn.functional as F
+from torch import Tensor, nn
+from caeav.model.tasks.heads import AvsHeadConfig
+from collections.abc import Sequence
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.layers import TemporalStack
+import torch
+from torch import Tensor, nn
+from caeav.model.adapters.layers import TokenBatchNorm
+
+
+class ResidualUnit(nn.Module):
+    """`conv2(relu(conv1(relu(x)))) + x`, or `+ relu(x)` when `rectified`."""
+
+    def __init__(self, channels: int, rectified: bool) -> None:
+        super().__init__()
+        self.rectified = rectified
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W]` -> the same shape."""
+        active = F.relu(x)
+        changed = self.conv2(F.relu(self.conv1(active)))
+        return changed + (active if self.rectified else x)  # type: ignore[no-any-return]
+
+
+class FusionBlock(nn.Module):
+    """Adds a finer map to a coarse one and doubles the size; the coarsest block has no finer map (`skip=False`)."""
+
+    def __init__(self, channels: int, *, skip: bool = True, rectified: bool = True) -> None:
+        super().__init__()
+        self.skip_unit = ResidualUnit(channels, rectified) if skip else None
+        self.out_unit = ResidualUnit(channels, rectified)
+
+    def forward(self, coarse: Tensor, finer: Tensor | None = None) -> Tensor:
+        """`[N, C, H, W]` both -> `[N, C, 2H, 2W]`."""
+        if self.skip_unit is not None and finer is not None:
+            coarse = coarse + self.skip_unit(finer)
+        fused = self.out_unit(coarse)
+        return F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class MaskOutput(nn.Module):
+    """Three convolutions and a doubling from the finest map to mask logits."""
+
+    def __init__(self, channels: int, first: int, second: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, first, 3, padding=1)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.conv3 = nn.Conv2d(second, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W]` -> `[N, 1, 2H, 2W]`."""
+        x = F.interpolate(self.conv1(x), scale_factor=2, mode="bilinear", align_corners=False)
+        return self.conv3(F.relu(self.conv2(x)))  # type: ignore[no-any-return]
+
+
+class MaskDecoder(nn.Module):
+    """`fuse<n>` (coarsest) to `fuse1`, then `out`; `AvsHead` is one with a front. The mask is four times map 1."""
+
+    def __init__(self, scales: int, config: AvsHeadConfig) -> None:
+        super().__init__()
+        self.scales = scales
+        self.rectified = config.rectified
+        for scale in range(1, scales + 1):
+            block = FusionBlock(config.channels, skip=scale < scales, rectified=config.rectified)
+            self.add_module(f"fuse{scale}", block)
+        self.out = MaskOutput(config.channels, *config.out_channels)
+
+    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Maps fine to coarse, each half the size of the one before -> mask logits `[N, 1, 4H, 4W]`.
+
+        Also the maps as the masked audio-visual losses are to see them: rectified in the reference.
+        """
+        x = maps[-1]
+        for scale in range(self.scales, 0, -1):
+            finer = maps[scale - 1] if scale < self.scales else None
+            x = self.get_submodule(f"fuse{scale}")(x, finer)
+        return self.out(x), [F.relu(m) for m in maps] if self.rectified else list(maps)
+
+
+class TemporalGates(nn.Module):
+    """One scalar a frame and scale for the maps, one a frame (mean over scales) for the sound."""
+
+    def __init__(self, scales: int, config: AvsHeadConfig) -> None:
+        super().__init__()
+        width, audio_in, layers = config.width, config.audio_in, config.encoder_layers
+
+        def stacks(in_width: int) -> nn.ModuleList:
+            return nn.ModuleList(TemporalStack(in_width, layers, config) for _ in range(scales))
+
+        def gates() -> nn.ModuleList:
+            return nn.ModuleList(nn.Sequential(nn.Linear(width, 1), nn.Sigmoid()) for _ in range(scales))
+
+        self.gamma = config.gamma
+        self.visual_in = nn.ModuleList(nn.Linear(config.channels, width) for _ in range(scales))
+        self.visual_dropout = nn.Dropout(config.visual_dropout)
+        self.rnn = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "visual": nn.LSTM(width, width, batch_first=True, bidirectional=True),
+                    "audio": nn.LSTM(audio_in, width // 2, batch_first=True, bidirectional=True),
+                }
+            )
+            for _ in range(scales)
+        )
+        self.visual_encoder = stacks(2 * width)
+        self.audio_encoder = stacks(width)
+        self.visual_gate = gates()
+        self.audio_gate = gates()
+
+    def forward(self, maps: Sequence[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps `[B, T, L, C]` of every scale, audio `[B, T, A]` -> the same, lifted."""
+        lifted, votes = [], []
+        for scale, tokens in enumerate(maps):
+            visual_gate, audio_gate = self._gates(scale, tokens.mean(dim=2), audio)
+            lifted.append(tokens * (1 + self.gamma * audio_gate).unsqueeze(-1))
+            votes.append(visual_gate)
+        return lifted, audio * (1 + self.gamma * torch.stack(votes).mean(dim=0))
+
+    def _gates(self, scale: int, pooled: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, C]`, `[B, T, A]` -> both gates `[B, T, 1]`."""
+        rnn = self.rnn[scale]
+        assert isinstance(rnn, nn.ModuleDict)
+        seen, _ = rnn["visual"](self.visual_dropout(F.relu(self.visual_in[scale](pooled))))
+        heard, _ = rnn["audio"](audio)
+        visual_gate = self.visual_gate[scale](self.visual_encoder[scale](seen))
+        return visual_gate, self.audio_gate[scale](self.audio_encoder[scale](heard))
+
+
+class Tpavi(nn.Module):
+    """`LN(x + BN(out_conv(attention)))`; the BN starts at zero, so the layer starts as `LN(x)`.
+
+    Names of the parameters as in the vectors, 1x1x1 convolutions kept as matrices. `sound=False` builds the layer's
+    visual-only form (keys from `x`, an option that the reference leaves off), linear as well.
+    """
+
+    def __init__(self, channels: int, audio_channels: int, *, sound: bool = True) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.audio_align = nn.Linear(audio_channels, channels) if sound else None
+        self.query = nn.Linear(channels, inner)
+        self.key = nn.Linear(channels, inner)
+        self.value = nn.Linear(channels, inner)
+        self.out_conv = nn.Linear(inner, channels)
+        self.out_bn = TokenBatchNorm(channels)
+        self.norm = nn.LayerNorm(channels)
+        nn.init.zeros_(self.out_bn.weight)
+
+    def forward(self, x: Tensor, audio: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`[B, T, L, C]`, `[B, T, A]` -> `[B, T, L, C]`, and the sound in the maps' space `[B, T, C]`.
+
+        `audio` is needed unless the layer was built with `sound=False`, where it has no effect.
+        """
+        places = x.flatten(1, 2)  # [B, N, C]
+        if self.audio_align is None:
+            aligned = None
+            memory = self.key(places).transpose(1, 2) @ self.value(places) / places.shape[1]  # [B, d, d]
+            read = self.out_conv(self.query(places) @ memory)
+        else:
+            assert audio is not None, "a layer with sound needs audio"
+            aligned = self.audio_align(audio)
+            read = self._hear(places, aligned, x.mean(dim=2))
+        return self.norm(x + self.out_bn(read).view_as(x)), aligned
+
+    def _hear(self, places: Tensor, aligned: Tensor, frames: Tensor) -> Tensor:
+        """`out_conv(query (key value^T) / N)` by way of `T` sounds: `[B, N, C]`, `[B, T, C]` twice -> `[B, N, C]`."""
+        keys = self.key(aligned) / aligned.shape[1]  # [B, T, d]
+        pointers = keys @ self.query.weight  # [B, T, C]; query and key of a place are never formed
+        offsets = keys @ self.query.bias  # [B, T]
+        values = self.value(frames) @ self.out_conv.weight.t()  # [B, T, C]
+        scores = places @ pointers.transpose(1, 2) + offsets.unsqueeze(1)  # [B, N, T]
+        return torch.baddbmm(self.out_conv.bias, scores, values)
 
 
 class MapError(CaeavError):

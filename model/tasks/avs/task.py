@@ -31,7 +31,7 @@ from caeav.model.tasks.avs.loss import (
 )
 from caeav.model.tasks.avs.metric import AvsMetric, frame_iou
 from caeav.model.tasks.avs.prediction import Masks
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
 

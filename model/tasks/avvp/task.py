@@ -24,7 +24,7 @@ from caeav.model.tasks.heads import AvvpHeadConfig, HeadConfig
 from caeav.model.tasks.avvp.loss import VISUAL_KEEP, avvp_loss
 from caeav.model.tasks.avvp.metric import THRESHOLD, AvvpMetric, clip_scores, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.train.runs import Inputs
+from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.labels import active, check_labels, stack

@@ -21,7 +21,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clap.checkpoint import ClapState, find_clap, read_clap
 from caeav.pipeline.backbones.clap.audio import DEFAULT
-from caeav.pipeline.backbones.text_tower import TextTower
+from caeav.pipeline.backbones.clip_text import TextTower
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
 from caeav.pipeline.backbones.weights import Weights, WeightsError, find_weights
 from caeav.pipeline.backbones.weights.find import HUB

@@ -4,30 +4,221 @@ No weights, numpy only. Tokens lie on grids of time x frequency (8x8, 4x4, 2x2, 
 the last tap adds a summary of the whole segment to each token. Levels are given both as they are and over the
 clip's own background, so an event stands out of steady noise.
 Shapes: `T` segments, `F` spectral frames a segment, `M` tokens, `D` channels.
+
+Log-mel pictures of sound with numpy alone. Shapes: `T` segments, `F` spectral frames a segment, 64 bands.
+
+Unlearned descriptors of a whole second of sound: spectrum, rhythm, pitch, loudness, and change against neighbours.
+
+All are brought to about unit scale by fixed constants. Shapes: `T` segments, `F` spectral frames a segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-
 import numpy as np
 from numpy.typing import NDArray
-
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.melscale import (
-    BANDS,
-    FFT,
-    FRAMES,
-    LOW_HZ,
-    Floats,
-    Sound,
-    analyse,
-    dct_matrix,
-)
-from caeav.pipeline.backbones.patches import neighbours
+from caeav.pipeline.backbones.classic.visual import neighbours
 from caeav.pipeline.backbones.base import Tap
-from caeav.pipeline.backbones.sound_summary import summarise
+from dataclasses import dataclass
+from functools import lru_cache
+import numpy as np
+from numpy.typing import NDArray
+from itertools import pairwise
+import numpy as np
+from caeav.pipeline.backbones.classic.visual import neighbours
+
+
+Floats = NDArray[np.float32]
+
+BANDS = 64
+FRAMES = 96
+FFT = 512
+LOW_HZ = 50.0
+FLOOR_DB = -80.0
+
+
+def hz_to_mel(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """HTK mel scale."""
+    return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0))
+
+
+def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of `hz_to_mel`."""
+    return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
+
+
+def band_centres_hz(rate_hz: int) -> NDArray[np.float64]:
+    """Middle frequency of each of the `BANDS` bands."""
+    return mel_to_hz(np.linspace(hz_to_mel(LOW_HZ), hz_to_mel(rate_hz / 2), BANDS + 2))[1:-1]
+
+
+@lru_cache(maxsize=4)
+def mel_weights(rate_hz: int) -> Floats:
+    """Triangular filters `[FFT/2+1, BANDS]`; each sums to 1, so a band is a mean power.
+
+    A band narrower than the spacing of the spectrum is widened to it, so that none is empty.
+    """
+    spacing = rate_hz / FFT
+    edges = mel_to_hz(np.linspace(hz_to_mel(LOW_HZ), hz_to_mel(rate_hz / 2), BANDS + 2))
+    bins = np.arange(FFT // 2 + 1)[:, None] * spacing
+    centre = edges[1:-1]
+    rise = np.maximum(centre - edges[:-2], spacing)
+    fall = np.maximum(edges[2:] - centre, spacing)
+    triangle = np.maximum(0.0, np.minimum(1 + (bins - centre) / rise, 1 - (bins - centre) / fall))
+    return np.asarray(triangle / triangle.sum(axis=0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One clip's spectra.
+
+    power `[T, FRAMES, FFT/2+1]`; level_db `[T, FRAMES, BANDS]`, from `FLOOR_DB` up; above_db, of the same shape: how
+    far over the clip's own background.
+    """
+
+    power: Floats
+    level_db: Floats
+    above_db: Floats
+    rate_hz: int
+
+
+def analyse(windows: Floats, rate_hz: int) -> Sound:
+    """Windows `[T, samples]` -> spectra at `FRAMES` evenly spaced places of each segment.
+
+    A spectrum near a segment's border reads into the neighbouring segment; the ends of the clip are padded with
+    silence.
+    """
+    t, samples = windows.shape
+    wave = np.pad(windows.reshape(-1), (FFT // 2, FFT // 2))
+    middles = (np.arange(FRAMES) + 0.5) * (samples / FRAMES)
+    starts = (np.arange(t)[:, None] * samples + middles[None]).astype(
+        np.int64
+    )  # [T, FRAMES], padding shifts them
+    cut = np.lib.stride_tricks.sliding_window_view(wave, FFT)[starts.reshape(-1)]
+    spectrum = np.fft.rfft(cut * np.hanning(FFT).astype(np.float32), axis=-1)
+    power = (np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32)
+    power *= np.float32((2 / (FFT / 2)) ** 2 / 2)  # a full-scale sine reads about -3 dB
+    mel = power @ mel_weights(rate_hz)
+    level = 10 * np.log10(mel + np.float32(10 ** (FLOOR_DB / 10)))
+    above = np.maximum(level - noise_floor_db(level), 0).reshape(t, FRAMES, BANDS)
+    return Sound(power.reshape(t, FRAMES, -1), level.reshape(t, FRAMES, BANDS), above, rate_hz)
+
+
+def noise_floor_db(level_db: Floats) -> Floats:
+    """`[BANDS]`: what every band keeps up for most of the clip (its lower quintile), i.e. the background."""
+    return np.asarray(np.quantile(level_db.reshape(-1, BANDS), 0.2, axis=0), dtype=np.float32)
+
+
+def dct_matrix(n: int, k: int) -> Floats:
+    """Orthonormal DCT-II, `[n, k]`: `x @ dct_matrix(n, k)` gives the `k` lowest coefficients."""
+    basis = np.cos(np.pi * (2 * np.arange(n)[:, None] + 1) * np.arange(k)[None] / (2 * n)) * np.sqrt(2 / n)
+    basis[:, 0] /= np.sqrt(2)
+    return np.asarray(basis, dtype=np.float32)
+
+
+CHANNELS = 160
+LAGS = 24
+LOW_PITCH_HZ, HIGH_PITCH_HZ = 70.0, 1200.0
+
+
+def pitch_lags(rate_hz: int) -> Floats:
+    """`[LAGS]` lags in samples, evenly spaced in log frequency from high to low pitch."""
+    pitches = np.geomspace(HIGH_PITCH_HZ, LOW_PITCH_HZ, LAGS)
+    return np.asarray(rate_hz / pitches, dtype=np.float32)
+
+
+def periodicity(sound: Sound) -> Floats:
+    """`[T, F/2, LAGS]`: normalised autocorrelation near each pitch lag (1: perfectly periodic).
+
+    Every second spectral frame is enough. The value is the largest within the lag's step.
+    """
+    power = sound.power[:, ::2]
+    correlation = np.fft.irfft(power, n=FFT, axis=-1)[..., : FFT // 2].astype(np.float32)
+    window = np.square(np.abs(np.fft.rfft(np.hanning(FFT))))
+    taper = np.fft.irfft(window)[: FFT // 2]  # the window's own (circular) decay with lag
+    correlation /= correlation[..., :1] + np.float32(1e-9)
+    correlation *= (taper[0] / taper).astype(np.float32)
+    lags = pitch_lags(sound.rate_hz)
+    edges = np.sqrt(lags[1:] * lags[:-1])
+    low = np.concatenate([[lags[0] * 0.93], edges]).astype(int)
+    high = np.concatenate([edges, [lags[-1] * 1.07]]).astype(int) + 1
+    steps = [
+        correlation[..., a : max(min(b, FFT // 2), a + 1)].max(axis=-1)
+        for a, b in zip(low, high, strict=True)
+    ]
+    return np.stack(steps, axis=-1)
+
+
+def modulation(envelope: Floats) -> Floats:
+    """Envelopes `[T, F, N]` -> `[T, N, 6]`: strength of their swings around 1.5, 3, 6, 12, 24 and 40 a segment."""
+    centred = envelope - envelope.mean(axis=1, keepdims=True)
+    swing = np.abs(np.fft.rfft(centred, axis=1)).astype(np.float32) * np.float32(2 / FRAMES)  # [T, F/2+1, N]
+    edges = (1, 3, 5, 9, 17, 33, FRAMES // 2 + 1)
+    parts = [np.sqrt(np.square(swing[:, a:b]).sum(axis=1)) for a, b in pairwise(edges)]
+    return np.stack(parts, axis=-1)
+
+
+def summarise(sound: Sound) -> Floats:
+    """`[T, CHANNELS]`: one vector a segment."""
+    level, above = sound.level_db, sound.above_db  # [T, F, BANDS]
+    t = len(level)
+    halved = level.reshape(t, FRAMES, BANDS // 2, 2).mean(-1)
+    above_halved = above.reshape(t, FRAMES, BANDS // 2, 2).mean(-1)
+    mean = halved.mean(axis=1)
+    quarter = above.reshape(t, FRAMES, 16, 4).mean(-1)
+    quarter_mean = quarter.mean(axis=1)
+    before, after = neighbours(t)
+    flux = np.maximum(np.diff(above, axis=1), 0).mean(-1)  # [T, F-1] onset strength
+    thirds = np.array_split(above, 3, axis=-1)
+    envelopes = np.stack([above.mean(-1), *(third.mean(-1) for third in thirds)], axis=-1)  # [T, F, 4]
+    pitch = periodicity(sound)
+    parts = [
+        (mean + 50) / 15,  # 32
+        above_halved.max(axis=1) / 8 - 1,  # 32
+        quarter.std(axis=1) / 3 - 0.7,  # 16
+        (quarter_mean - quarter_mean[before]) / 5,  # 16
+        (quarter_mean - quarter_mean[after]) / 5,  # 16
+        modulation(envelopes).reshape(t, -1) / 3 - 0.5,  # 24
+        pitch.mean(axis=1)[:, ::2] * 3 - 0.7,  # 12
+        _shape(sound, above, flux, pitch),  # 12
+    ]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def _shape(sound: Sound, above: Floats, flux: Floats, pitch: Floats) -> Floats:
+    """`[T, 12]`: where the energy lies and how it moves, noisiness, loudness, onsets, steadiness of pitch."""
+    band = np.linspace(-1.5, 1.5, BANDS, dtype=np.float32)
+    weight = np.maximum(above - 3, 0) + np.float32(1e-3)
+    total = weight.sum(axis=-1)
+    centroid = (weight @ band) / total  # [T, F]
+    spread = np.sqrt(np.maximum((weight @ (band * band)) / total - centroid**2, 0))
+    loud = total / total.sum(axis=1, keepdims=True)
+    middle = (centroid * loud).sum(axis=1)
+    time = np.linspace(-1, 1, FRAMES, dtype=np.float32)
+    slope = (loud * time * (centroid - middle[:, None])).sum(axis=1)
+    flat = sound.level_db.mean(-1) - 10 * np.log10((10 ** (sound.level_db / 10)).mean(-1))  # dB, 0: white
+    rms = 10 * np.log10(sound.power.sum(-1).mean(axis=1) + np.float32(1e-8))
+    best = pitch.max(axis=-1)
+    return np.stack(
+        [
+            middle * 1.5,
+            (centroid.std(axis=1) - 0.3) * 4,
+            slope * 8,
+            ((spread * loud).sum(axis=1) - 0.5) * 3,
+            (flat.mean(axis=1) + 10) / 5,
+            flat.std(axis=1) / 2 - 1,
+            (rms + 35) / 12,
+            flux.mean(axis=1) - 1,
+            flux.max(axis=1) / 5 - 1,
+            (flux > 3).mean(axis=1) * 20 - 1,
+            best.mean(axis=1) * 3 - 1.5,
+            pitch.argmax(axis=-1).std(axis=1) / 4 - 1,
+        ],
+        axis=-1,
+    )
+
 
 VERSION = 1
 RATE_HZ = 16_000

@@ -2,18 +2,185 @@
 
 Tokens `[N, L, C]`, one row a window of sound. The final norm, pooling and class heads of the published network are
 not used by anything here and do not exist. `LiveHtsat` offers the network to adapters inside it.
+
+The transformer blocks of HTS-AT: windowed attention before norms (Swin V1) and patch merging.
+
+Tokens `[N, L, C]` lie on a `height x width` grid, row by row; `S` tokens a window. Written for this program; equal to
+the published network, whose parameter names `htsat_checkpoint.py` translates. A block gives tokens only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
-
-from caeav.pipeline.backbones.htsat_blocks import HtsatBlock, PatchMerging
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fill_window, round_int16
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+MASKED = -100.0
+"""What the published network adds where a shifted window joins opposite edges of the picture."""
+
+
+def to_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """`[N, L, C]` -> `[N * windows, window^2, C]`, windows row by row."""
+    rows, _, channels = x.shape
+    height, width = grid
+    x = x.view(rows, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(-1, window * window, channels)
+
+
+def from_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """Inverse of `to_windows`."""
+    height, width = grid
+    channels = x.shape[-1]
+    x = x.view(-1, height // window, width // window, window, window, channels)
+    return x.transpose(2, 3).reshape(-1, height * width, channels)
+
+
+def relative_index(window: int) -> Tensor:
+    """`[S, S]`: which row of the bias table holds for a query and a key of one window."""
+    place = torch.arange(window)
+    step = place.unsqueeze(1) - place.unsqueeze(0) + window - 1  # [window, window], 0 .. 2 window - 2
+    rows = step.repeat_interleave(window, 0).repeat_interleave(window, 1)
+    columns = step.repeat(window, window)
+    return rows * (2 * window - 1) + columns
+
+
+def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
+    """`[windows, S, S]` to add to the logits: `MASKED` between tokens that were not neighbours before the shift."""
+
+    def regions(length: int) -> Tensor:
+        place = torch.arange(length)
+        return (place >= length - window).long() + (place >= length - shift).long()
+
+    region = 3 * regions(grid[0]).unsqueeze(1) + regions(grid[1]).unsqueeze(0)  # [height, width]
+    windows = to_windows(region.reshape(1, -1, 1), grid, window)[..., 0]  # [windows, S]
+    same = windows.unsqueeze(1) == windows.unsqueeze(2)
+    return torch.zeros(same.shape).masked_fill_(~same, MASKED)
+
+
+class StochasticDepth(nn.Module):
+    """In training drops a whole row's branch with probability `rate` and scales the others up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, ...]` -> the same shape."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = x.new_empty(x.shape[0], *(1 for _ in x.shape[1:])).bernoulli_(keep)
+        return x * (kept / keep)
+
+
+class WindowAttention(nn.Module):
+    """Attention within a window, with a learned bias for every offset and head."""
+
+    index: Tensor
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+        self.register_buffer("index", relative_index(window), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Windows `[N * windows, S, C]`, `mask` `[windows, S, S]` -> the same shape."""
+        count, tokens, channels = x.shape
+        q, k, v = self.qkv(x).view(count, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.bias_table[self.index].permute(2, 0, 1)  # [heads, S, S]
+        if mask is not None:
+            windows = mask.shape[0]
+            bias = (bias + mask.to(bias.dtype).unsqueeze(1)).repeat(count // windows, 1, 1, 1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        return self.out(mixed.transpose(1, 2).reshape(count, tokens, channels))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """`fc_out(gelu(fc_in(x)))`."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc_in = nn.Linear(channels, hidden)
+        self.fc_out = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, L, C]` -> `[N, L, C]`."""
+        return self.fc_out(F.gelu(self.fc_in(x)))  # type: ignore[no-any-return]
+
+
+class HtsatBlock(nn.Module):
+    """`x + attention(norm1(x))`, then `+ mlp(norm2(.))`; windows are shifted by `shift` where `shift > 0`.
+
+    On a grid no larger than the window there is one window and no shift.
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        grid: tuple[int, int],
+        *,
+        window: int = 8,
+        shift: int = 0,
+        mlp_ratio: int = 4,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if min(grid) <= window:
+            window, shift = min(grid), 0
+        self.grid = grid
+        self.window = window
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, window)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = FeedForward(channels, mlp_ratio * channels)
+        self.drop_path = StochasticDepth(drop_path)
+        self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, L, C]` -> `[N, L, C]`."""
+        x = x + self.drop_path(self._attend(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+    def _attend(self, x: Tensor) -> Tensor:
+        height, width = self.grid
+        if self.shift:
+            x = x.view(-1, height, width, x.shape[-1]).roll((-self.shift, -self.shift), (1, 2)).flatten(1, 2)
+        x = self.attn(to_windows(x, self.grid, self.window), self.mask)
+        x = from_windows(x, self.grid, self.window)
+        if self.shift:
+            x = x.view(-1, height, width, x.shape[-1]).roll((self.shift, self.shift), (1, 2)).flatten(1, 2)
+        return x
+
+
+class PatchMerging(nn.Module):
+    """2x2 neighbours joined, normalised, and mapped to twice the channels (the norm comes first, as in Swin V1)."""
+
+    def __init__(self, channels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, L, C]` -> `[N, L / 4, 2C]`; order of the neighbours (row, column): 00, 10, 01, 11."""
+        rows, _, channels = x.shape
+        height, width = self.grid
+        x = x.view(rows, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5)
+        return self.reduction(self.norm(x.reshape(rows, -1, 4 * channels)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 So a clip is computed in the same row of a batch of the same size whether a run was interrupted, resumed or
 parallel; rows without a clip are zeros. A batch goes off when the last of its clips that are due has come, or, to
 make room, with what there is: the others are computed later, in their own rows of another pass.
+
+Which components of a run's jobs compute on devices.
 """
 
 from __future__ import annotations
@@ -10,15 +12,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
-
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.captioners.base import Captioner
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.extract.device.network import convolves
 from caeav.pipeline.extract.device.options import ComputeOptions
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.jobs import Job, part_of
+from caeav.pipeline.store.layout import shard_clips
+from caeav.pipeline.extract.decode_job import in_worker
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +130,29 @@ class Batches:
             laid = torch.zeros((unit.rows, t, h, w, c), dtype=item.dtype, pin_memory=self._pinned)
             return laid.permute(0, 1, 4, 2, 3)
         return torch.zeros((unit.rows, *item.shape), dtype=item.dtype, pin_memory=self._pinned)
+
+
+def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:
+    """Job number -> its components for devices."""
+    units: dict[int, list[Unit]] = {}
+    count = 0
+    for number, job in enumerate(jobs):
+        units[number] = []
+        compute = ComputeOptions(**job.recipe.fields.get("compute", {}))
+        for side, part in job.parts.items():
+            if not in_worker(part):
+                if job.recipe.kind == "tokens" and not isinstance(part, TorchBackbone):
+                    raise TypeError(f"backbone {part.name!r} runs on a device but is no TorchBackbone")
+                dtype, size = job.recipe.fields["dtype"], shard_clips(job.recipe)
+                units[number].append(
+                    Unit(
+                        count, number, side, cast(Any, part), partial(_again, job, side), compute, dtype, size
+                    )
+                )
+                count += 1
+    return units
+
+
+def _again(job: Job, side: str) -> Any:
+    """A second instance of a component, with weights of its own."""
+    return part_of(job.recipe, side)

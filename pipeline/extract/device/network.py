@@ -1,6 +1,8 @@
 """One component on one device: a batch of prepared clips in, tokens in the store's number format out.
 
 Shapes: `N` places of a batch, `T` segments, `L` tokens, `C` channels.
+
+Text backbones on a device. Shapes: `N` texts, `W` tokens, `C` channels.
 """
 
 from __future__ import annotations
@@ -8,17 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
-
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.captioners.base import Captioner
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.store.dtypes import BFLOAT16, stored
+from collections.abc import Callable, Sequence
+from typing import cast
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from caeav.pipeline.backbones.base import TextBackbone
+from caeav.pipeline.extract.device.devices import choose_lanes, steady
+from caeav.pipeline.extract.device.options import ComputeOptions
+
 
 PRECISION_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -140,3 +149,17 @@ def as_stored(taps: Mapping[str, Tensor], dtype: str) -> dict[str, NDArray[Any]]
         array = plain.numpy().copy()
         found[name] = array.view(BFLOAT16) if x.dtype == torch.bfloat16 else array
     return stored(found, dtype) if dtype == "int8" else found
+
+
+def text_encoder(
+    backbone: TextBackbone, devices: Sequence[str], compute: ComputeOptions
+) -> Callable[[Sequence[str]], tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """`encode` of a backbone placed on the first of `devices`: texts -> tokens `[N, W, C]`, mask `[N, W]`."""
+    device = choose_lanes(devices)[0]
+    place(cast(HasModule, backbone), device)
+
+    def encode(texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        with steady(), torch.inference_mode(), arithmetic(device, compute.precision):
+            return backbone.encode(texts)
+
+    return encode

@@ -23,7 +23,7 @@ from caeav.pipeline.extract.device.streams import Lane, Made, networks
 from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
 from caeav.pipeline.extract.device.network import as_stored
 from caeav.pipeline.extract.device.isolate import Sizes
-from caeav.pipeline.meter import Meter
+from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.extract.decode_job import frames_of, windows_of
 
 MAX_HELPERS = 8

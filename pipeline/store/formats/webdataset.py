@@ -1,4 +1,19 @@
-"""The WebDataset backend: one plain tar a shard, `shards/000000.tar`, with a binary index beside it."""
+"""The WebDataset backend: one plain tar a shard, `shards/000000.tar`, with a binary index beside it.
+
+The sidecar index of a shard: where each record lies, its checksums, and which shard and recipe it belongs to.
+
+Binary, little-endian, version 1: a header of 96 bytes (magic, version, shard number, records, bytes of keys,
+bytes and sha256 of the shard, recipe fingerprint), `records` entries of 40 bytes, the keys one after the
+other, and a sha256 of all that. Published after its shard; a shard without index does not exist.
+
+A shard as a plain tar: `<key>.safetensors` then `<key>.json`, record after record.
+
+Any tar or WebDataset reader streams it. Times, owners and modes are fixed and keys decide the order, so the
+bytes are a function of the records; a name too long for a ustar header gets a pax one. The same function
+that writes the member headers says, when a shard is verified, what they must be: no tar file is ever parsed.
+
+One published tar, memory-mapped: a record by its row in the index, checked before it is handed out.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +21,330 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
 from caeav.manifests.core.atomic import staging
 from caeav.pipeline.store.backend import Shard, ShardIndex
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
 from caeav.pipeline.store.spare import publish_index, withdraw_index
-from caeav.pipeline.store.webdataset.index import TarIndex, decode_index, tar_name
-from caeav.pipeline.store.webdataset.shard import TarShard
-from caeav.pipeline.store.webdataset.tar import write_shard
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+from caeav.manifests.key_index import Keys
+from caeav.pipeline.store.backend import BadIndex, FileFacts
+from caeav.pipeline.store.mapped_file import join_keys, split_keys
+import hashlib
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+import numpy as np
+from caeav.manifests.key_index import Keys
+from caeav.manifests.core.atomic import Output
+from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
+from caeav.pipeline.store.record import Record
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from caeav.pipeline.store.backend import Damage
+from caeav.pipeline.store.payload import digest
+from caeav.pipeline.store.mapped_file import MappedFile
+from caeav.pipeline.store.payload import (
+    MAX_INFO_BYTES,
+    BadPayload,
+    Bytes,
+    crc32c,
+    decode_arrays,
+    decode_info,
+)
+from caeav.pipeline.store.record import Record
+
+
+MAGIC = b"CAEAVIDX"
+VERSION = 1
+ENTRY = np.dtype(
+    [
+        ("array_offset", "<u8"),
+        ("array_bytes", "<u8"),
+        ("info_offset", "<u8"),
+        ("info_bytes", "<u4"),
+        ("array_crc32c", "<u4"),
+        ("info_crc32c", "<u4"),
+        ("key_end", "<u4"),
+    ]
+)
+_HEADER = struct.Struct("<8sIIIIQ32s32s")
+_DIGEST_BYTES = 32
+
+
+def tar_name(number: int) -> str:
+    """Place of a shard relative to the store."""
+    return f"shards/{number:06d}.tar"
+
+
+@dataclass(frozen=True, eq=False)
+class TarIndex:
+    """`entries` has one row of dtype `ENTRY` a key, in the shard's order; digests are hex."""
+
+    number: int
+    fingerprint: str
+    shard_bytes: int
+    shard_sha256: str
+    keys: Keys
+    entries: NDArray[np.void]
+
+    @property
+    def files(self) -> tuple[FileFacts, ...]:
+        """The one tar."""
+        return (FileFacts(tar_name(self.number), self.shard_bytes, self.shard_sha256),)
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """Nothing: records of a tar may differ in their arrays."""
+        return ()
+
+    def encode(self) -> bytes:
+        """The file's bytes."""
+        entries = self.entries.copy()
+        blob, entries["key_end"] = join_keys(self.keys)
+        head = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            self.number,
+            len(self.keys),
+            len(blob),
+            self.shard_bytes,
+            bytes.fromhex(self.shard_sha256),
+            bytes.fromhex(self.fingerprint),
+        )
+        body = head + entries.tobytes() + blob
+        return body + hashlib.sha256(body).digest()
+
+
+def decode_index(data: bytes) -> TarIndex:
+    """A file's bytes -> index, every length checked before it is used; raises `BadIndex`."""
+    if len(data) < _HEADER.size + _DIGEST_BYTES:
+        raise BadIndex(f"{len(data)} bytes are too few for an index")
+    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    magic, version, number, count, keys_bytes, shard_bytes, shard_sha256, fingerprint = _HEADER.unpack_from(
+        body
+    )
+    if magic != MAGIC:
+        raise BadIndex(f"begins with {magic!r}, not {MAGIC!r}")
+    if hashlib.sha256(body).digest() != digest:
+        raise BadIndex("its checksum does not fit its content")
+    if version != VERSION:
+        raise BadIndex(f"has version {version}; this program reads version {VERSION}")
+    if len(body) != _HEADER.size + count * ENTRY.itemsize + keys_bytes:
+        raise BadIndex(f"{count} records with {keys_bytes} bytes of keys do not fit {len(data)} bytes")
+    entries = np.frombuffer(body, ENTRY, count, _HEADER.size)
+    keys = split_keys(body[_HEADER.size + count * ENTRY.itemsize :], entries["key_end"])
+    for part in ("array", "info") if count else ():
+        size, offset = entries[f"{part}_bytes"], entries[f"{part}_offset"]
+        if int(size.max()) > shard_bytes or (offset > np.uint64(shard_bytes) - size).any():
+            raise BadIndex(f"a record lies outside the shard's {shard_bytes} bytes")
+    return TarIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)
+
+
+BLOCK_BYTES = 512
+END = bytes(2 * BLOCK_BYTES)
+
+
+@dataclass(frozen=True)
+class EncodedRecord:
+    """One record as it lies in a shard: the array payload in chunks, and the facts."""
+
+    key: str
+    payload: list[Bytes]
+    info: bytes
+
+    @classmethod
+    def of(cls, record: Record) -> EncodedRecord:
+        """Encode a record; the same record always gives the same bytes."""
+        return cls(record.key, encode_arrays(record.arrays), encode_info(record.info))
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The tar header of a plain file: mode 0644, no times, no owners."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % BLOCK_BYTES)
+
+
+class _Digesting:
+    """A file that counts and digests what is written to it."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._sha256 = hashlib.sha256()
+        self.position = 0
+
+    def write(self, data: Bytes | bytes) -> None:
+        view = data if isinstance(data, bytes) else data.data
+        self._out.write(view)
+        self._sha256.update(view)
+        self.position += len(data)
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def write_shard(out: Output, records: Iterable[Record], number: int, fingerprint: str) -> TarIndex:
+    """Write the records as one tar into `out`, in the order given, and return its index."""
+    sink = _Digesting(out)
+    keys: list[str] = []
+    rows: list[tuple[int, ...]] = []
+    for record in map(EncodedRecord.of, records):
+        array_bytes = sum(len(chunk) for chunk in record.payload)
+        sink.write(member_header(f"{record.key}.safetensors", array_bytes))
+        array_offset = sink.position
+        for chunk in record.payload:
+            sink.write(chunk)
+        sink.write(_padding(array_bytes))
+        sink.write(member_header(f"{record.key}.json", len(record.info)))
+        info_offset = sink.position
+        sink.write(record.info)
+        sink.write(_padding(len(record.info)))
+        keys.append(record.key)
+        sums = crc32c(record.payload), crc32c([record.info])
+        rows.append((array_offset, array_bytes, info_offset, len(record.info), *sums, 0))
+    sink.write(END)
+    return TarIndex(
+        number, fingerprint, sink.position, sink.hexdigest(), Keys.of(keys), np.array(rows, dtype=ENTRY)
+    )
+
+
+def structure_differences(shard: Bytes, index: TarIndex) -> Iterator[tuple[str, str]]:
+    """Key and fact of each place where the tar around the records is not what the index says (empty key: the end)."""
+    position = 0
+    for key, row in zip(index.keys, index.entries, strict=True):
+        for kind, part in (("safetensors", "array"), ("json", "info")):
+            size, offset = int(row[f"{part}_bytes"]), int(row[f"{part}_offset"])
+            header = member_header(f"{key}.{kind}", size)
+            if offset != position + len(header):
+                yield (
+                    key,
+                    f"the index places the {kind} at byte {offset}, the tar at {position + len(header)}",
+                )
+                return
+            if shard[position:offset].tobytes() != header:
+                yield key, f"the tar header of the {kind} is not the one written"
+            position = offset + size
+            if shard[position : position + -size % BLOCK_BYTES].any():
+                yield key, f"the padding after the {kind} is not zero"
+            position += -size % BLOCK_BYTES
+    if shard[position:].tobytes() != END:
+        yield "", f"the archive's end at byte {position} is not the one written"
+
+
+ENDINGS = {"array": "safetensors", "info": "json"}
+
+
+class TarShard:
+    """A `Shard`. Arrays handed out are views into the map."""
+
+    def __init__(self, store: Path, index: TarIndex) -> None:
+        self.index = index
+        self._store = store
+        self._mapped: MappedFile | None = None
+
+    @property
+    def _file(self) -> MappedFile:
+        """Without a lock, which a process forked while another thread holds it would wait for for ever."""
+        if self._mapped is None:
+            self._mapped = MappedFile(self._store, self.index.files[0], self.index.number)
+        return self._mapped
+
+    def record(self, row: int, *, check: bool = True) -> Record:
+        """See `Shard.record`."""
+        if check:
+            for part in ENDINGS:
+                self._compare(row, part)
+        try:
+            return Record(self.index.keys[row], decode_arrays(self._part(row, "array")), self._info(row))
+        except BadPayload as error:
+            self._file.damaged(str(error), self.index.keys[row])
+
+    def info(self, row: int) -> dict[str, Any]:
+        """See `Shard.info`."""
+        self._compare(row, "info")
+        try:
+            return self._info(row)
+        except BadPayload as error:
+            self._file.damaged(str(error), self.index.keys[row])
+
+    def ahead(self, row: int) -> None:
+        """See `Shard.ahead`."""
+        self._file.ahead(self._span(row, "array")[0], self._span(row, "info")[1])
+
+    def fetch(self, row: int) -> None:
+        """See `Shard.fetch`."""
+        self._file.fetch(self._span(row, "array")[0], self._span(row, "info")[1])
+
+    def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
+        """See `Shard.check`."""
+        rows = range(len(self.index.keys))
+        facts = self.index.files[0]
+        places = [(row, part) for row in rows for part in ENDINGS]
+        sha256, sums = digest(self._file.bytes, [self._span(*place) for place in places], progress)
+        wrong = {
+            row: what
+            for (row, part), seen in zip(places, sums, strict=True)
+            if (what := self._difference(row, part, seen))
+        }
+        for row in rows:
+            what = wrong.get(row) or self._unreadable(row)
+            if what:
+                wrong[row] = what
+                yield Damage(facts.name, what, self.index.keys[row])
+        found = bool(wrong)
+        for key, what in structure_differences(self._file.bytes, self.index):
+            found = True
+            yield Damage(facts.name, what, key)
+        if not found and sha256 != facts.sha256:
+            yield Damage(facts.name, f"sha256 is {sha256[:12]}..., the index says {facts.sha256[:12]}...")
+
+    def _span(self, row: int, part: str) -> tuple[int, int]:
+        entry = self.index.entries[row]
+        start = int(entry[f"{part}_offset"])
+        return start, start + int(entry[f"{part}_bytes"])
+
+    def _part(self, row: int, part: str) -> Bytes:
+        start, end = self._span(row, part)
+        return self._file.bytes[start:end]
+
+    def _difference(self, row: int, part: str, seen: int) -> str:
+        wanted = int(self.index.entries[row][f"{part}_crc32c"])
+        return (
+            ""
+            if seen == wanted
+            else f"the {ENDINGS[part]} has crc32c {seen:08x}, the index says {wanted:08x}"
+        )
+
+    def _compare(self, row: int, part: str) -> None:
+        if what := self._difference(row, part, crc32c([self._part(row, part)])):
+            self._file.damaged(what, self.index.keys[row])
+
+    def _unreadable(self, row: int) -> str:
+        try:
+            decode_arrays(self._part(row, "array"))
+            self._info(row)
+        except BadPayload as error:
+            return str(error)
+        return ""
+
+    def _info(self, row: int) -> dict[str, Any]:
+        data = self._part(row, "info")
+        if data.size > MAX_INFO_BYTES:
+            raise BadPayload(f"facts of {data.size} bytes; at most {MAX_INFO_BYTES}")
+        return decode_info(data.tobytes())
+
 
 _NUMBERED = re.compile(r"(\d{6,9})\.tar")
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from caeav.model.adapters.captions import CaptionAdapter, CaptionMapper
+from caeav.model.adapters.case import CaptionAdapter, CaptionMapper
 from caeav.model.adapters.case import Case
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.experts import Bottleneck, CrossExpert, UniExpert
-from caeav.model.adapters.gate import AgreementGate
+from caeav.model.adapters.moe import Bottleneck, CrossExpert, UniExpert
+from caeav.model.adapters.caste import AgreementGate
 from caeav.model.adapters.moe import AvMoe, load_balance
-from caeav.model.adapters.select import TokenSelector, token_topk_mask
-from caeav.model.adapters.spatial import SpatialEnrichment
-from caeav.model.adapters.temporal import TemporalConv, TemporalEnrichment
-from caeav.model.adapters.units import AttentionUnit, FeedForwardUnit
+from caeav.model.adapters.layers import TokenSelector, token_topk_mask
+from caeav.model.adapters.caste import SpatialEnrichment
+from caeav.model.adapters.layers import TemporalConv, TemporalEnrichment
+from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
 
 GROUP = "adapters"
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.heads.avs_decoder import FusionBlock, MaskDecoder
-from caeav.model.heads.avs_temporal import TemporalGates
-from caeav.model.heads.avs_tpavi import Tpavi
+from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder
+from caeav.model.tasks.avs.head import TemporalGates
+from caeav.model.tasks.avs.head import Tpavi
 from caeav.model.tasks.heads import AvsHeadConfig
 from caeav.model.tasks.avs.loss import (
     mask_loss,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.tasks.avvp.head import AvvpOutput, frame_attention
-from caeav.model.heads.avvp_group import GroupTransformer
+from caeav.model.tasks.avvp.head import GroupTransformer
 from caeav.model.tasks.avvp.loss import avvp_loss
 
 GROUP = "avvp"

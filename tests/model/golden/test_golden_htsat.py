@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.htsat_blocks import HtsatBlock, PatchMerging
+from caeav.pipeline.backbones.htsat.network import HtsatBlock, PatchMerging
 from caeav.pipeline.backbones.htsat.frontend import fold, mix_up
 
 GROUP = "htsat"

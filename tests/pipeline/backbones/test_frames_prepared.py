@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.frames import (
+from caeav.pipeline.backbones.image import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PRESETS,

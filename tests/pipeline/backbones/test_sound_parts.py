@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.clap import checkpoint as clap_checkpoint
-from caeav.pipeline.backbones.clap_audio import ClapAudio
+from caeav.pipeline.backbones.clap.audio import ClapAudio
 from caeav.pipeline.backbones.clap.audio import LAION, _front_of
 from caeav.pipeline.backbones.htsat.network import HtsatConfig
-from caeav.pipeline.backbones.htsat_blocks import (
+from caeav.pipeline.backbones.htsat.network import (
     MASKED,
     HtsatBlock,
     PatchMerging,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.swin_v2 import NAMES, LiveSwinV2, create_swin_v2
+from caeav.pipeline.backbones.timm_models import NAMES, LiveSwinV2, create_swin_v2
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 

@@ -27,7 +27,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.reembed import reembed
+from caeav.pipeline.extract.captions import reembed
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import Progress, RunOptions

@@ -15,7 +15,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.generate import transformers
 from caeav.pipeline.captioners.checkpoints import SILENCE
-from caeav.pipeline.captioners.sentences import evenly, one_caption
+from caeav.pipeline.captioners.base import evenly, one_caption
 from caeav.pipeline.media.clip import DecodedClip
 
 MakeClip = Callable[..., DecodedClip]

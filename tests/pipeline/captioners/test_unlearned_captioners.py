@@ -10,7 +10,7 @@ import torch
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.facts import FACTS
+from caeav.pipeline.backbones.facts import CAPTIONER_FACTS
 from caeav.pipeline.captioners.generate import check_tokenizer
 from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
 from caeav.pipeline.captioners.random_models import byte_processor, sizes

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
 from caeav.pipeline.media.registry import decoders
 

@@ -24,11 +24,11 @@ from caeav.pipeline.media import scan as scanning
 from caeav.pipeline.media import stills
 from caeav.pipeline.media.workers import process as working
 from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.decode.jobs import Attempt, Run
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.workers.pool import Attempt, Run
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodeError, Note, Sampling
-from caeav.pipeline.decode.notes import errors_said, stream_notes, time_notes
-from caeav.pipeline.decode.opening import library_message, regular_file
+from caeav.pipeline.media.checks import errors_said, stream_notes, time_notes
+from caeav.pipeline.media.probe import library_message, regular_file
 from caeav.pipeline.media.orientation import Orientation
 from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Pictures
 from caeav.pipeline.media.plan import Plan

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.decode.limits import Limits
+from caeav.pipeline.media.clip import Limits
 from caeav.pipeline.media.clip import DecodeError, Sampling
 from caeav.pipeline.media.mixing import channels_of, mix_gain, mixed
 from caeav.pipeline.media.orientation import Orientation

@@ -26,7 +26,7 @@ from caeav.pipeline.extract.device.devices import choose_lanes
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.runner import Runner
 from caeav.pipeline.extract.tokens import extract, extract_all
-from caeav.pipeline.meter import Meter
+from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary

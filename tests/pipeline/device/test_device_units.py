@@ -17,7 +17,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.extract.device import devices as lanes, network
-from caeav.pipeline.device import texts
+from caeav.pipeline.extract.device import network as texts
 from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
 from caeav.pipeline.extract.device.network import (
     CaptionNetwork,
@@ -29,7 +29,7 @@ from caeav.pipeline.extract.device.network import (
 )
 from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
 from caeav.pipeline.extract.device.isolate import Sizes, caption_pass, isolated, nothing_of, token_pass
-from caeav.pipeline.device.plan import make_units
+from caeav.pipeline.extract.device.batches import make_units
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
 from caeav.pipeline.backbones.weights.pickled import WeightsError
 

@@ -22,7 +22,7 @@ from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.isolate import Sizes
 from caeav.pipeline.extract.device.runner import ComputeFailed, Runner
-from caeav.pipeline.meter import Meter
+from caeav.pipeline.extract.options import Meter
 
 CPU = torch.device("cpu")
 WAIT_S = 30.0

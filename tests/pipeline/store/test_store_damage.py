@@ -14,7 +14,7 @@ from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreRe
 from caeav.pipeline.store.backend import BadIndex
 from caeav.pipeline.store.layout import parse_seal
 from caeav.pipeline.store.state import inspect
-from caeav.pipeline.store.webdataset.index import decode_index
+from caeav.pipeline.store.formats.webdataset import decode_index
 
 FILES = (
     "recipe.json",

@@ -24,13 +24,13 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.backend import backend_of
-from caeav.pipeline.store.compare import compare_records
+from caeav.pipeline.store.convert import compare_records
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.opening import open_for_writing
-from caeav.pipeline.store.sighting import Sighted, misfit, sight
+from caeav.pipeline.store.state import Sighted, misfit, sight
 from caeav.pipeline.store.state import inspect
 
 

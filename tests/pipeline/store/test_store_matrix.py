@@ -30,8 +30,8 @@ from caeav.pipeline.store import (
 )
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.zarr.chunks import offsets
-from caeav.pipeline.store.zarr.index import ZarrIndex
+from caeav.pipeline.store.formats.zarr_format import offsets
+from caeav.pipeline.store.formats.zarr_format import ZarrIndex
 
 KINDS = ("recipe", "manifest", "quarantine", "seal", "index", "spare", "payload")
 CASES = [*(("webdataset", kind) for kind in KINDS), *(("zarr", kind) for kind in (*KINDS, "document"))]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from caeav.manifests.core import atomic as publish
-from caeav.manifests.clip import MAX_KEY_CHARS
+from caeav.manifests.keys import MAX_KEY_CHARS
 from caeav.pipeline.extract.collect import open_stores
 from caeav.pipeline.extract.identity import listed
 from caeav.pipeline.store import (
@@ -45,15 +45,15 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
-from caeav.pipeline.store.check import BLOCK_BYTES, digest
-from caeav.pipeline.store.collect import idle_s
-from caeav.pipeline.store.compare import Differences, compare_records
-from caeav.pipeline.store.describe import describe
+from caeav.pipeline.store.payload import READ_BYTES, digest
+from caeav.pipeline.store.find import idle_s
+from caeav.pipeline.store.convert import Differences, compare_records
+from caeav.pipeline.store.convert import describe
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.find import list_slices
 from caeav.pipeline.store.journal import kept_remarks, source_of
-from caeav.pipeline.store.keyblob import join_keys, split_keys
+from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.layout import (
     MAX_SHARD_CLIPS,
     StoreFolder,
@@ -73,14 +73,14 @@ from caeav.pipeline.store.payload import (
     encode_arrays,
     encode_info,
 )
-from caeav.pipeline.store.quarantine import append_quarantine, read_quarantine
+from caeav.pipeline.store.record import append_quarantine, read_quarantine
 from caeav.pipeline.store.recipe import recipe_differences
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.convert import converted_recipe
 from caeav.pipeline.store.verify import Report
-from caeav.pipeline.store.webdataset.tar import structure_differences as structure_of_tar
-from caeav.pipeline.store.zarr.chunks import structure_differences as structure_of_zarr
+from caeav.pipeline.store.formats.webdataset import structure_differences as structure_of_tar
+from caeav.pipeline.store.formats.zarr_format import structure_differences as structure_of_zarr
 from caeav.pipeline.extract.options import RunOptions
 
 

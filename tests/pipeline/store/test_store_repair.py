@@ -16,7 +16,7 @@ def gone(monkeypatch):
     """The names that repair removes by itself, in order."""
     import sys
 
-    module = sys.modules["caeav.pipeline.store.repair"]
+    module = sys.modules["caeav.pipeline.store.verify"]
     names = []
     real = module.unpublish
     monkeypatch.setattr(module, "unpublish", lambda path: (names.append(path.name), real(path)))

@@ -15,7 +15,7 @@ from caeav.pipeline.store.dtypes import floats, stored
 from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.payload import MAX_INFO_BYTES
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.zarr.index import MAX_CLIP_BYTES, decode_index
+from caeav.pipeline.store.formats.zarr_format import MAX_CLIP_BYTES, decode_index
 from caeav.pipeline.store.formats.zarr_format import ArrayLayout, documents
 
 
