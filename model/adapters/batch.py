@@ -100,11 +100,35 @@ class Inputs:
         )
 
 
+class ClipData(Protocol):
+    """What a `Change` may ask of the data that a batch was read from."""
+
+    clip_of: Sequence[int]
+    """The clip of each row."""
+
+    @property
+    def clips(self) -> Sequence[str]:
+        """The keys of the clips."""
+        ...
+
+    def clips_of(self, rows: Sequence[int]) -> list[int]:
+        """The clips of these rows, each once, in order."""
+        ...
+
+    def clip_arrays(self, clips: Sequence[int]) -> Mapping[str, Tensor]:
+        """Everything read of these clips, `[B, ...]` each."""
+        ...
+
+    def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
+        """Tokens of single segments of a tap."""
+        ...
+
+
 class Change(Protocol):
     """Alters a batch just after it was read."""
 
     def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
         """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
         ...

@@ -1,4 +1,4 @@
-"""NEW MODULE."""
+"""Train an experiment into its run folder: learn, load the best weights, score each split once, write the result."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.stress import Augment, active, check_stress
 from caeav.model.tasks.suitable import suited
 from caeav.model.tasks.base import TASKS, Scores, Task
+from caeav.model.train.experiment import Experiment
 from caeav.model.train.loop import Trainer, Watcher, choose_device
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +84,7 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.stress import Augment, active, check_stress
 from caeav.model.tasks.suitable import suited
 from caeav.model.tasks.base import TASKS, Scores, Task
+from caeav.model.train.experiment import Experiment
 from caeav.model.train.loop import Trainer, Watcher, choose_device
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,6 +126,7 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.stress import Augment, active, check_stress
 from caeav.model.tasks.suitable import suited
 from caeav.model.tasks.base import TASKS, Scores, Task
+from caeav.model.train.experiment import Experiment
 from caeav.model.train.loop import Trainer, Watcher, choose_device
 
 

@@ -113,7 +113,7 @@ class Table:
 
 def build_table(home: Home | None, task: str | None = None) -> Table:
     """Everything known of `task`, or of all tasks; without a home the peers alone. Raises `CaeavError`."""
-    known = yaml.safe_load((resources.files("caeav.model") / "peers.yaml").read_text(encoding="utf-8"))
+    known = yaml.safe_load((resources.files("caeav.model.train") / "peers.yaml").read_text(encoding="utf-8"))
     tasks = known["tasks"]
     if task is not None and task not in tasks:
         raise CaeavError(f"--task {task!r}", hint=f"choose among {', '.join(tasks)}")

@@ -24,12 +24,8 @@ REGISTRIES: dict[Kind, str] = {
     "visual captioner": "caeav.pipeline.captioners:visual_captioners",
     "audio captioner": "caeav.pipeline.captioners:audio_captioners",
 }
-MODULES = (
-    "caeav.pipeline.backbones.facts",
-    "caeav.pipeline.backbones.facts",
-    "caeav.pipeline.backbones.facts",
-    "caeav.pipeline.backbones.facts",
-)
+FACTS = "caeav.pipeline.backbones.facts"
+TABLES = ("FACTS", "AUDIO_FACTS", "TEXT_FACTS", "CAPTIONER_FACTS")
 FLOAT16_BYTES = 2
 
 
@@ -64,7 +60,7 @@ class ModelFacts:
 
 def catalogue() -> list[ModelFacts]:
     """All rows, kind by kind."""
-    return [row for module in MODULES for row in importlib.import_module(module).FACTS]
+    return [row for table in TABLES for row in getattr(importlib.import_module(FACTS), table)]
 
 
 def is_kind(row: ModelFacts, kind: str | None) -> bool:

@@ -197,7 +197,7 @@ def _user_records(home: Home) -> dict[str, Any]:
 
 
 def _packaged_records() -> dict[str, Any]:
-    return _parsed(resources.files("caeav.pipeline").joinpath("records.json").read_bytes(), "records.json")
+    return _parsed(resources.files("caeav.pipeline.backbones").joinpath("records.json").read_bytes(), "records.json")
 
 
 def _parsed(data: bytes, place: str) -> dict[str, Any]:

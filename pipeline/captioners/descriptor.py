@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.visual import Floats, gradients, moving_mask, opponent
+from caeav.pipeline.backbones.classic.visual import gradients, moving_mask, opponent
 from caeav.pipeline.backbones.classic.visual import resize
 from caeav.pipeline.media.clip import DecodedClip
 from collections.abc import Sequence

@@ -36,7 +36,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.store import Recipe
 
 
 P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)

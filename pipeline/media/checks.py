@@ -307,7 +307,7 @@ def _promised_s(plan: Plan) -> float:
     if audio.duration_s is not None and not plan.facts.guessed and scan.at_end:
         begins_s = max(audio.start_s, plan.start_s, scan.audio_end_s or 0.0)
         lost_s = min(audio.start_s + audio.duration_s, plan.end_s) - begins_s
-    return scan.audio_s + (lost_s if lost_s > LOST_END_S else 0.0)
+    return scan.audio_s + (lost_s if lost_s > NOTED_LOST_S else 0.0)
 
 
 def _where(plan: Plan, sound: Sound) -> str:

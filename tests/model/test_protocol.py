@@ -338,7 +338,7 @@ def test_the_documentation_has_the_command_s_table(repository: Path) -> None:
 
 
 def test_peers_are_complete_rows_with_a_source_that_may_be_quoted(repository: Path) -> None:
-    known = yaml.safe_load((repository / "model" / "peers.yaml").read_text(encoding="utf-8"))
+    known = yaml.safe_load((repository / "model" / "train" / "peers.yaml").read_text(encoding="utf-8"))
     assert set(known["tasks"]) == set(TASKS.names())
     assert {source["mark"] for source in known["sources"].values()} <= {"C", "P", "I"}
     for facts in known["tasks"].values():

@@ -271,7 +271,8 @@ def test_a_state_with_other_counters_is_of_another_version(tmp_path: Path) -> No
 CHILD = """
 import sys
 from caeav.manifests.core.home import Home
-from caeav.model.train.experiment import reopen, train
+from caeav.model.train.experiment import reopen
+from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog
 from caeav.model.train.runs import METRICS, Run
 from pathlib import Path

@@ -39,7 +39,7 @@ import torch
 from numpy.typing import NDArray
 from caeav.model.adapters.batch import NEGATIVE, TokenBatch
 from caeav.model.adapters.batch import Epoch
-from caeav.model.train.data import SplitData
+from caeav.model.adapters.batch import ClipData
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk
@@ -58,7 +58,7 @@ class Negatives:
     """
 
     def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
         """A `Change`."""
         videos = len(data.clips)

@@ -17,7 +17,7 @@ from caeav.pipeline.captioners.random_models import byte_processor, sizes
 from caeav.pipeline.backbones.catalogue import ModelFacts
 from caeav.pipeline.media.clip import DecodedClip
 
-LEARNED = [row for row in FACTS if row.learned and not row.name.endswith(":")]
+LEARNED = [row for row in CAPTIONER_FACTS if row.learned and not row.name.endswith(":")]
 
 
 def made(facts: ModelFacts) -> LearnedCaptioner:
