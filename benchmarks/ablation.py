@@ -133,12 +133,12 @@ def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> f
     import torch
 
     torch.set_num_threads(1)
-    from caeav.manifests.core.home import Home
     from caeav.manifests.core.atomic import publish_text
-    from caeav.model.train.experiment import prepare
-    from caeav.model.train.session import train
+    from caeav.manifests.core.home import Home
     from caeav.model.train.config_file import resolve_config
+    from caeav.model.train.experiment import prepare
     from caeav.model.train.runs import ORIGIN, create_run
+    from caeav.model.train.session import train
 
     began = time.process_time()
     place = Home(level_home(home, cell.misaligned))

@@ -20,10 +20,10 @@ import numpy as np
 
 from caeav.cli.options import choose_one
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.generate import Decoding, settle_decoding
 from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
-from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.captioners.generate import Decoding, settle_decoding
 from caeav.pipeline.extract.device.devices import steady
+from caeav.pipeline.media.clip import DecodedClip
 
 SECONDS, RATE_HZ = 10, 16_000
 

@@ -63,8 +63,8 @@ def seek_a_picture(path: str) -> list[Any]:
     """The alternative: seek to each wanted time, decode up to it, then the sound in a second pass."""
     import av
 
-    from caeav.pipeline.media.mixing import Mixer
     from caeav.pipeline.media.audio import SoundLine
+    from caeav.pipeline.media.mixing import Mixer
 
     pictures = []
     with av.open(path) as container:

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.store.dtypes import DTYPES
-from caeav.pipeline.extract.options import RunOptions, StageSummary
 
 SAMPLED = 20
 

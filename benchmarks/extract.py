@@ -27,16 +27,15 @@ from pathlib import Path
 import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.dataset import load_dataset
-from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH, ComputeOptions
-from caeav.pipeline.extract.tokens import extract
-from caeav.pipeline.extract.options import STAGES
 from caeav.pipeline.extract.jobs import SILENT_RATE_HZ, Job, TokenOptions, token_job
-from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.options import STAGES, RunOptions
+from caeav.pipeline.extract.tokens import extract
 
 SEGMENTS = 10
 REPEATS = 4

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from caeav.pipeline.media.clip import DecodedClip, Sampling
-from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
 from caeav.pipeline.media.registry import decoders
+from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
 
 SAMPLING = Sampling(3, 1.0, 16_000)
 ENDINGS = {".mp4", ".mkv", ".webm", ".avi", ".mov"}

@@ -3,7 +3,7 @@
     python benchmarks/lanes.py [--models timm:resnet18 swinv2-base hts-at] [--batches 2] [--rounds 5]
 
 A lane computes batches of two clips (10 frames of 192 to 224 pixels, or 10 windows of 1 s) on one thread of torch and
-brings them into the store's format, as `pipeline/extract/device/streams.py` does. Threads share one network; each process has
+brings them into the store's format, as `extract/device/streams.py` does. Threads share one network; each process has
 its own, built before the clock starts. Two lanes of either kind are two runnable threads for the system's scheduler,
 so on a busy machine they still compare fairly, while one lane against two does not. Random weights.
 """
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from caeav.pipeline.backbones import audio_backbones, visual_backbones
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.device.network import TokenNetwork, as_stored
 from caeav.pipeline.extract.device.options import ComputeOptions
 

@@ -11,13 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.case import Case, Projection
+from caeav.model.adapters.case import AttentionUnit, Case, FeedForwardUnit, Projection
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.moe import CrossExpert, UniExpert
-from caeav.model.adapters.moe import AvMoe
-from caeav.model.adapters.layers import DepthwiseOverTime
-from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm
-from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
+from caeav.model.adapters.layers import DepthwiseOverTime, GroupedLinear, TokenBatchNorm
+from caeav.model.adapters.moe import AvMoe, CrossExpert, UniExpert
 
 
 def conv_over_time(x: Tensor, depthwise: DepthwiseOverTime, pointwise: nn.Linear, segments: int) -> Tensor:

@@ -25,15 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig, MoeConfig
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.train.config_file import model_class
-from caeav.model.tasks.ave.loss import ave_loss
-from caeav.model.train.network import Network, build_network
 from caeav.model.adapters.inject import FRAMES, WINDOWS
 from caeav.model.adapters.live import Live
-from caeav.model.adapters.batch import Inputs
+from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.tasks.base import TASKS
+from caeav.model.train.config_file import model_class
+from caeav.model.train.network import Network, build_network
 
 ROWS = ("ladder4", "ladder", "stage4", "stage3", "stage2", "full")
 SEGMENTS, CAPTION, CLASSES = 10, (77, 768), tuple(f"class{i}" for i in range(28))

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ablation import AS_MEASURED
 
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.train.experiment import prepare
-from caeav.model.train.session import train
+from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.train.config_file import resolve_config
+from caeav.model.train.experiment import prepare
 from caeav.model.train.runs import create_run
+from caeav.model.train.session import train
 
 VISUAL = ((2304, 192), (576, 384), (144, 768), (36, 1536))
 AUDIO = ((4096, 96), (1024, 192), (256, 384), (64, 768))

@@ -26,15 +26,15 @@ from typing import Any
 import numpy as np
 
 from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import read_manifest
 from caeav.manifests.key_index import Keys
+from caeav.manifests.manifest import read_manifest
 from caeav.model.train.data import epoch_order
 from caeav.model.train.join import join_stores
 from caeav.pipeline.extract.collect import Filling
 from caeav.pipeline.store import Recipe, StoreReader, list_stores, open_for_writing
+from caeav.pipeline.store.formats.webdataset import ENTRY, TarIndex, tar_name
 from caeav.pipeline.store.layout import Seal, StoreFolder, render_recipe
 from caeav.pipeline.store.payload import crc32c, encode_arrays, encode_info
-from caeav.pipeline.store.formats.webdataset import ENTRY, TarIndex, tar_name
 
 SHARD_CLIPS = 64
 CLIP_BYTES = 2_600_000

@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
-from caeav.cli import caption as captions, stage as stages
-from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
+
+from caeav.cli import caption as captions
+from caeav.cli import datasets
+from caeav.cli import stage as stages
+from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.datasets import source
 from caeav.cli.options import (
+    WEIGHTS_HELP,
     ChangedOption,
     DatasetOption,
     HomeOption,
@@ -20,29 +27,20 @@ from caeav.cli.options import (
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    SetOption,
     StrideOption,
+    choose,
 )
-from caeav.manifests.core.home import Home
-from caeav.pipeline.media.registry import DEFAULT_DECODER
-from caeav.pipeline.extract.device.options import DEFAULT_BATCH
-from caeav.pipeline.store.backend import DEFAULT_BACKEND
-from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
-import sys
-from pathlib import Path
-from typing import Annotated, Any
-import typer
-from caeav.cli import datasets, stage as stages
-from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
-from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import DatasetOption, HomeOption, JsonOption
+from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.util import counted
+from caeav.pipeline.extract.device.options import DEFAULT_BATCH
+from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store import StoreReader, find_store, list_stores
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.dtypes import dtype_name
-from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
-
 
 StoreOption = Annotated[
     str | None,

@@ -14,9 +14,9 @@ import typer
 from caeav.cli.console import is_terminal, say
 from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import Source, load_dataset
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import Source, load_dataset
 from caeav.manifests.remembered import Recalled, labels_of, name_of, recall, remember
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"

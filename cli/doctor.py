@@ -9,11 +9,6 @@ extraction uses.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-import typer
-from caeav.cli.console import print_json, print_table, say
-from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.core.home import Home
 import math
 import os
 import platform
@@ -21,21 +16,25 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
+
 import numpy as np
+import typer
 from numpy.typing import NDArray
-from caeav.manifests.core.util import usable_cores
+
+from caeav.cli.console import print_json, print_table, say
+from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic.media import mp4
 from caeav.pipeline.backbones.catalogue import REGISTRIES, catalogue
-from caeav.pipeline.media.clip import Sampling
-from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.backbones.describe import weights_state
-
+from caeav.pipeline.media.clip import Sampling
+from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
+from caeav.pipeline.media.workers.pool import WorkerPool
 
 Status = Literal["ok", "absent", "problem"]
 

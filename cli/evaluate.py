@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from caeav.cli.console import print_json, print_table, say
-from caeav.cli.options import live_opener
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 
@@ -70,10 +69,10 @@ def evaluate(
     from caeav.manifests.core.util import counted
     from caeav.model.tasks.bootstrap import shown
     from caeav.model.train.examine import examine, remarks
-    from caeav.model.train.session import load_best
     from caeav.model.train.experiment import reopen
     from caeav.model.train.protocol import HONEST, stamp
     from caeav.model.train.runs import find_run
+    from caeav.model.train.session import load_best
     from caeav.model.train.stress import parse_stress
 
     strengths = parse_stress(stress) if stress is not None else None

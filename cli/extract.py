@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from caeav.cli import stage as stages
-from caeav.cli.options import WEIGHTS_HELP, SetOption, choose
 from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
+    WEIGHTS_HELP,
     ChangedOption,
     DatasetOption,
     HomeOption,
@@ -21,17 +21,19 @@ from caeav.cli.options import (
     RootOption,
     SegmentSecondsOption,
     SegmentsOption,
+    SetOption,
     StrideOption,
+    choose,
 )
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import OFFICIAL
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.pipeline.media.registry import DEFAULT_DECODER
+from caeav.manifests.dataset import OFFICIAL
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
-from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
+from caeav.pipeline.media.registry import DEFAULT_DECODER
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from caeav.pipeline.backbones.choice import ModelChoice
@@ -104,8 +106,8 @@ def extract(
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
     from caeav.pipeline.extract.device.options import ComputeOptions
-    from caeav.pipeline.extract.tokens import extract_all
     from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+    from caeav.pipeline.extract.tokens import extract_all
 
     place = Home.find(home)
     run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)

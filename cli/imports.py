@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from caeav.cli import stage as stages
-from caeav.cli.options import paths_of_taps
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     DatasetOption,
@@ -19,12 +18,13 @@ from caeav.cli.options import (
     SegmentSecondsOption,
     SegmentsOption,
     StrideOption,
+    paths_of_taps,
 )
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.train.pick import SIDES, join_of
-from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
+from caeav.pipeline.store.backend import DEFAULT_BACKEND
 
 
 def register(app: typer.Typer) -> None:

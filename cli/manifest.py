@@ -9,8 +9,10 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+
 import typer
-from caeav.cli.console import print_json, print_table, say
+
+from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.datasets import KEEPS, LOOKS, load, source
 from caeav.cli.options import (
     DatasetOption,
@@ -23,20 +25,15 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.checks import check, missing_media
-from caeav.manifests.clip import Clip, Manifest
+from caeav.manifests.checks import Report, check, missing_media
+from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted
+from caeav.manifests.findings import TOLD
 from caeav.manifests.manifest import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import clip_to_row
-from caeav.manifests.core.util import counted
-from caeav.cli.console import print_table, printable, say
-from caeav.manifests.checks import Report
-from caeav.manifests.clip import SPLITS
-from caeav.manifests.findings import TOLD
-from caeav.manifests.core.util import counted
-
 
 NO_SPLIT = "none"
 

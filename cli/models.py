@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli.options import WEIGHTS_HELP, choose_one
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import WEIGHTS_HELP, HomeOption, JsonOption, choose_one
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
 

@@ -8,24 +8,20 @@ Opening the backbones of token stores for the inject placement, for commands tha
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
-from typing import Annotated
-import typer
-from caeav.manifests.dataset import MARKS
-from caeav.manifests.core.home import Home
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
-from caeav.manifests.core.errors import CaeavError
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
 from caeav.cli.console import say
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import MARKS
 
 if TYPE_CHECKING:
-    from caeav.pipeline.backbones.choice import ModelChoice
     from caeav.model.adapters.live import Live, LiveOpener
+    from caeav.pipeline.backbones.choice import ModelChoice
     from caeav.pipeline.store import Recipe
 
 
@@ -99,8 +95,8 @@ def live_opener(home: Home) -> LiveOpener:
 
     def opened(recipes: Sequence[Recipe]) -> Live:
         from caeav.model.adapters.live import Live
-        from caeav.pipeline.extract.jobs import open_live
         from caeav.pipeline.backbones.weights import remember_at
+        from caeav.pipeline.extract.jobs import open_live
 
         remember_at(home, say)
         say("loading the backbones that the adapters are placed in")

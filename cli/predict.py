@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from caeav.cli.options import paths_of_taps
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import live_opener
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, live_opener, paths_of_taps
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
@@ -54,12 +52,11 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
-    from caeav.model.train.predict import Predictor
+    from caeav.model.train.predict import Predictor, folder_for, report_json, write_report
     from caeav.model.train.protocol import stamp
-    from caeav.model.train.predict import folder_for, report_json, write_report
     from caeav.model.train.runs import PREDICTIONS, find_run
-    from caeav.pipeline.extract.single_file import process_file
     from caeav.pipeline.backbones.weights import remember_at
+    from caeav.pipeline.extract.single_file import process_file
 
     if not file.is_file():
         raise CaeavError(f"no file {file}", hint="give the path of a media file")

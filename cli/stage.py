@@ -17,17 +17,16 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
-from caeav.manifests.core.util import usable_cores
-from caeav.manifests.dataset import Source
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import told
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted, usable_cores
+from caeav.manifests.dataset import Source
+from caeav.manifests.findings import told
 from caeav.manifests.manifest import filed
-from caeav.manifests.core.util import counted
 from caeav.model.tasks.suitable import task_for
+from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 
 Made = TypeVar("Made")
 

@@ -18,8 +18,8 @@ from caeav.cli.stage import media_json
 from caeav.cli.store_care import NameOption, TargetArgument, bytes_bar, find_targets, size_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.remembered import media_root
 from caeav.manifests.core.util import counted
+from caeav.manifests.remembered import media_root
 from caeav.pipeline.store import (
     ArraySpec,
     Description,

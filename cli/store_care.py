@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
 import typer
+from tqdm import tqdm
+
 from caeav.cli import datasets
 from caeav.cli.console import confirmed, print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
@@ -23,22 +26,16 @@ from caeav.pipeline.store import (
     compare,
     convert,
     find_slices,
+    find_store,
     idle_s,
+    list_stores,
     merge,
     remove_store,
     repair,
     unreferenced,
 )
-from pathlib import Path
-from typing import Annotated, Any
-import typer
-from tqdm import tqdm
-from caeav.cli import datasets
-from caeav.manifests.core.home import Home
-from caeav.pipeline.store import find_store, list_stores
 from caeav.pipeline.store.layout import FOLDER_PATTERN
 from caeav.pipeline.store.slices import Slice
-
 
 TargetArgument = Annotated[
     str,

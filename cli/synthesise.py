@@ -10,11 +10,11 @@ import typer
 
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
-from caeav.manifests.dataset import SYNTHETIC
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 from caeav.manifests.core.util import counted
+from caeav.manifests.dataset import SYNTHETIC
+from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:
     from caeav.manifests.synthetic.generate import Progress, Summary

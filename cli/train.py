@@ -6,28 +6,25 @@ What a training prints when it is over: the result of one run, or several seeds 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
 from caeav.cli import datasets
-from caeav.cli.console import printable, say
-from caeav.cli.options import live_opener
-from caeav.cli.options import HomeOption, JsonOption, at_home
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption, at_home, live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
 from caeav.model.tasks.suitable import suited, task_for, task_labelled
 from caeav.pipeline.store import StoreReader, list_stores
-from collections.abc import Sequence
-from typing import Any
-from caeav.cli.console import print_json, print_table, say
-from caeav.cli.options import at_home
-from caeav.manifests.core.home import Home
 
 if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
-    from caeav.model.train.runs import Run
     from caeav.model.train.loop import Watcher
+    from caeav.model.train.runs import Run
 
 
 def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
@@ -244,8 +241,8 @@ def _train_all(
     home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
 ) -> list[dict[str, Any]]:
     """One run a seed on the same joined data."""
-    from caeav.model.train.experiment import prepare
     from caeav.model.train.config_file import resolve_config
+    from caeav.model.train.experiment import prepare
     from caeav.model.train.runs import ORIGIN, create_run
 
     experiment = prepare(home, resolve_config(*asked), live_opener(home))
@@ -272,8 +269,8 @@ def _train_all(
 def _begin_rest(home: Home, group: str, device: str | None) -> None:
     """Train the seeds of a group that an interruption left without a run."""
     from caeav.model.train.experiment import reopen
-    from caeav.model.train.seeds import members
     from caeav.model.train.runs import ORIGIN, create_run
+    from caeav.model.train.seeds import members
 
     runs = members(home, group)
     origin = runs[0].origin() if runs else {}
@@ -289,9 +286,8 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
     """Go on with a run; a finished one is only shown."""
-    from caeav.model.train.runs import describe_environment, environment_differences
     from caeav.model.train.experiment import reopen
-    from caeav.model.train.runs import ENVIRONMENT, find_run
+    from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
 
     run = find_run(home, name)
     result = run.result()
@@ -308,9 +304,9 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
 
 
 def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
-    from caeav.model.train.session import train as train_run
     from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
     from caeav.model.train.runs import METRICS, TENSORBOARD
+    from caeav.model.train.session import train as train_run
 
     samples, task = len(experiment.joined.splits["train"]), experiment.task
     watchers: list[Watcher] = [

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from caeav.manifests.clip import Finding, Manifest
-from caeav.manifests.findings import CODES, TOLD, finding, leaks, shared_videos, without_length
 from caeav.manifests.baselines import (
     MaskShare,
     ModalityShare,
@@ -25,6 +23,8 @@ from caeav.manifests.baselines import (
     question_shares,
     second_share,
 )
+from caeav.manifests.clip import Finding, Manifest
+from caeav.manifests.findings import CODES, TOLD, finding, leaks, shared_videos, without_length
 
 EXAMPLES = 3
 """How many findings of a kind a report quotes; the manifest holds all."""

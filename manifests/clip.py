@@ -19,14 +19,12 @@ What the data sets put where (`T` segments a clip; all of `extra` is JSON):
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from caeav.manifests.key_index import Keys
-
 
 SPLITS = ("train", "val", "test")
 MODALITIES = ("", "audio", "visual")

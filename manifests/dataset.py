@@ -12,8 +12,8 @@ from typing import Any
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import read_manifest
 from caeav.manifests.keys import slug
+from caeav.manifests.manifest import read_manifest
 from caeav.manifests.readers import Lengths, ReadOptions, readers
 
 MARKS = {

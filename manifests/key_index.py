@@ -11,16 +11,14 @@ the same one.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import overload
-import numpy as np
-from numpy.typing import NDArray
-import os
-import numpy as np
-from numpy.typing import NDArray
 
+import numpy as np
+from numpy.typing import NDArray
 
 _WORD_BYTES = 8
 _AT_ONCE_BYTES = 1 << 20

@@ -18,10 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.clip import Finding, Manifest
-from caeav.manifests.key_index import KeyPlaces
 from caeav.manifests.core.atomic import publishing
+from caeav.manifests.key_index import KeyPlaces
+from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.lazy_clips import FiledClips, map_file, parse_line, same_bytes, scan
 from caeav.manifests.rows import (
     ManifestError,

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.dataset import OFFICIAL, Source, folder_dataset
+from caeav.manifests.core.atomic import make_folder, publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import make_folder, publish_bytes
+from caeav.manifests.dataset import OFFICIAL, Source, folder_dataset
 from caeav.manifests.readers import CLASS_FOLDERS, NO_LABELS
 from caeav.manifests.readers.folder import LABELS, SEGMENT_S, SEGMENTS
 

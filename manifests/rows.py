@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.clip import MODALITIES, SPLITS, Clip, Event
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.keys import KEY_PATTERN
 
 CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")
 EVENT_FIELDS = ("label", "start_s", "end_s")

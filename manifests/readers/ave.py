@@ -14,28 +14,26 @@ split at `&` alone; line ends may be LF, CRLF or missing at the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys, slug
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
+    is_name,
     media_by_stem,
     read_categories,
+    read_file,
     read_shape,
     refuse_options,
     report_dashes,
+    shown,
 )
-import math
-from dataclasses import dataclass
-from pathlib import Path
-from caeav.manifests.clip import Finding
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding
-from caeav.manifests.readers.common import is_name, read_file, shown
-
 
 ANNOTATIONS = "Annotations.txt"
 SPLIT_FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}

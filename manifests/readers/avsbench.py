@@ -17,28 +17,29 @@ Knows one file at a time; what they say together is `avsbench.py`.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks
 from caeav.manifests.keys import Wish, assign_keys
-from caeav.manifests.masks import pack_mask
+from caeav.manifests.masks import MAX_SIDE, pack_mask
 from caeav.manifests.readers import ReadOptions
-from caeav.manifests.readers.common import first_there, read_shape, refuse_options, report_dashes
-import re
-from dataclasses import dataclass
-from pathlib import Path
-import numpy as np
-from numpy.typing import NDArray
-from caeav.manifests.clip import SPLITS, Finding
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding
-from caeav.manifests.masks import MAX_SIDE
-from caeav.manifests.readers.common import is_name, read_table
-
+from caeav.manifests.readers.common import (
+    first_there,
+    is_name,
+    read_shape,
+    read_table,
+    refuse_options,
+    report_dashes,
+)
 
 OFFICIAL_CATEGORIES = (
     "baby_laughter",

@@ -18,17 +18,20 @@ import math
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import counted
 from caeav.manifests.findings import finding, leaks, without_length
 from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, NO_LABELS, ReadOptions
 from caeav.manifests.readers.ave import ANNOTATIONS, SPLIT_FILES
-from caeav.manifests.readers.labels import LabelRow, read_labels
+from caeav.manifests.readers.labels import EXAMPLES, LabelRow, read_labels
 from caeav.manifests.readers.lists import form_of, read_list
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import (
@@ -40,16 +43,6 @@ from caeav.manifests.readers.times import (
     sample,
 )
 from caeav.manifests.readers.windows import Window, Windows, chosen, strided, touched
-from caeav.manifests.core.util import counted
-import unicodedata
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from caeav.manifests.clip import Finding
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding
-from caeav.manifests.readers.labels import EXAMPLES, LabelRow
-from caeav.manifests.core.util import counted
-
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from caeav.manifests.clip import SPLITS, Finding
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import counted
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.names import Meant, MediaNames
 from caeav.manifests.readers.times import (
@@ -31,7 +32,6 @@ from caeav.manifests.readers.times import (
     seconds_of,
 )
 from caeav.manifests.rows import is_inside
-from caeav.manifests.core.util import counted
 
 COLUMNS = ("file", "start_s", "end_s", "label", "split", "clip_start_s", "clip_end_s")
 REQUIRED = ("file", "label")

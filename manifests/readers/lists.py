@@ -20,13 +20,13 @@ from pathlib import Path, PurePosixPath
 
 from caeav.manifests.clip import Finding
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import counted
 from caeav.manifests.findings import finding
 from caeav.manifests.readers import MEDIA_EXTENSIONS, Lengths
 from caeav.manifests.readers.common import is_name
 from caeav.manifests.readers.labels import LabelRow, read_text, refuse_rows, report_missing
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import MAX_TIME_S
-from caeav.manifests.core.util import counted
 
 VGGSOUND, AUDIOSET = "VGGSound", "AudioSet"
 _FORMS = {

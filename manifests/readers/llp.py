@@ -14,9 +14,12 @@ seconds of the YouTube video; the 11 characters of the id may themselves hold `_
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks, without_length
@@ -24,20 +27,14 @@ from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
     first_there,
+    is_name,
     media_by_stem,
     read_categories,
     read_shape,
+    read_table,
     refuse_options,
     report_dashes,
 )
-import math
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from caeav.manifests.clip import Finding
-from caeav.manifests.findings import finding
-from caeav.manifests.readers.common import is_name, read_table
-
 
 SPLIT_FILES = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVVP_test_pd.csv"}
 EVENT_FILES = {"audio": "AVVP_eval_audio.csv", "visual": "AVVP_eval_visual.csv"}

@@ -13,9 +13,13 @@ the official code cuts them, since its vocabulary and scores depend on it.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, shared_videos
@@ -23,21 +27,14 @@ from caeav.manifests.keys import Wish, assign_keys
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
     first_there,
+    is_name,
     media_by_stem,
+    read_file,
     read_names,
     read_shape,
     refuse_options,
+    shown,
 )
-import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from caeav.manifests.clip import Finding
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding
-from caeav.manifests.readers.common import is_name, read_file, shown
-
 
 SPLIT_FILES = {"train": "avqa-train.json", "val": "avqa-val.json", "test": "avqa-test.json"}
 ANSWERS = "ans_vocab.txt"

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from caeav.manifests.clip import SPLITS, Finding
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import counted
 from caeav.manifests.findings import finding
 from caeav.manifests.readers.labels import LabelRow
-from caeav.manifests.core.util import counted
 
 EDGE_S = 1e-6
 """Times closer than this are one: a range that ends on a window's edge does not touch the next window."""

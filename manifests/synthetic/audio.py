@@ -12,17 +12,15 @@ off. Every voice repeats at least about twice a second, so that any second of it
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
-from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, generator
-from caeav.manifests.synthetic.classes import CLASSES
 from collections.abc import Callable
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.scenario import Scenario, generator
 
 Wave = NDArray[np.float64]
 Voice = Callable[[Wave, Generator], Wave]

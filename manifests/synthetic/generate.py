@@ -18,14 +18,14 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from caeav.manifests.clip import SPLITS
-from caeav.manifests.core.util import usable_cores
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.synthetic.layouts import ave as layout
+from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic import oracle
+from caeav.manifests.synthetic.classes import class_names
+from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic.layouts.base import layouts
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario
-from caeav.manifests.synthetic.classes import class_names
 
 Progress = Callable[[int, int], None]
 """Called with the number of clips done, those found finished included, and the number of all."""

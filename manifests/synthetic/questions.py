@@ -9,14 +9,14 @@ A scenario as questions see it: what is seen where, what is heard when and how l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from collections import Counter
-from collections.abc import Sequence
-from caeav.manifests.synthetic.scenario import Scenario
+
 from caeav.manifests.synthetic.audio import RHYTHMIC
 from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.scenario import Scenario
 
 
 class Facts:

@@ -22,26 +22,19 @@ object in shape and motion, but not in colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
-from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, generator
-from caeav.manifests.synthetic.classes import CLASSES
-from collections.abc import Callable
+import colorsys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import cos, floor, pi, sin
-from collections.abc import Callable
 from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-import colorsys
-from collections.abc import Callable
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.scenario import Scenario, generator
 
 
 @dataclass(frozen=True, slots=True)

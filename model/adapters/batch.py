@@ -5,61 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-import torch
-from torch import Tensor
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
-from typing import NamedTuple, Protocol
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from caeav.model.train.join import Joined
-from caeav.model.tasks.sample import ClipSamples, Sample
-from caeav.pipeline.store import Record, StoreReader
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
-from typing import NamedTuple, Protocol
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from caeav.model.train.join import Joined
-from caeav.model.tasks.sample import ClipSamples, Sample
-from caeav.pipeline.store import Record, StoreReader
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import publish_text
-from caeav.model.tasks.config import RunConfig
-from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
-from caeav.model.train.config_file import dump_config, load_config
-from caeav.pipeline.store import Recipe
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-import torch
-from pathlib import PurePosixPath
-from caeav.manifests.core.home import Home
-from caeav.model.train.runs import CONFIG, STORES, Run, RunError
-from caeav.pipeline.store import Reference
 from collections.abc import Mapping, Sequence
-from caeav.model.tasks.config import RunConfig
-from caeav.pipeline.store import Recipe
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)

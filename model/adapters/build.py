@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import TapSpec
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.adapters.batch import TapSpec
 
 
 class AdapterError(CaeavError):

@@ -25,22 +25,23 @@ own caption and the modalities to each other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.model.adapters.caste import UNIT_EPS
-from caeav.model.adapters.layers import TokenSelector
-from caeav.model.adapters.layers import TemporalConv
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.adapters.kernels import cpu_units as leanunits
-from caeav.model.adapters.layers import merge_heads, require_divisible, split_heads
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch import Tensor, nn
-from caeav.model.adapters.build import AdapterError
-from caeav.model.adapters.config import CaseConfig
+
 from caeav.model.adapters.batch import InputSpec, TokenBatch
+from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.caste import UNIT_EPS
+from caeav.model.adapters.config import CaseConfig
+from caeav.model.adapters.kernels import cpu_units as leanunits
+from caeav.model.adapters.layers import (
+    TemporalConv,
+    TokenSelector,
+    merge_heads,
+    require_divisible,
+    split_heads,
+)
 
 
 class SplitAttention(nn.Module):

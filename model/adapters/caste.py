@@ -19,18 +19,20 @@ Tokens `[BT, L, C]`.
 from __future__ import annotations
 
 from typing import NamedTuple
-import torch
-from torch import Tensor, nn
-from caeav.model.adapters.layers import top_tokens
-from caeav.model.adapters.layers import TemporalEnrichment, TemporalMode, shift_over_time
-from caeav.model.adapters.kernels.reads import read_tokens, scatter_rows
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-import torch
-from torch import Tensor, nn
-from caeav.model.adapters.layers import last_map, make_linear
 
+from caeav.model.adapters.kernels.reads import read_tokens, scatter_rows
+from caeav.model.adapters.layers import (
+    TemporalEnrichment,
+    TemporalMode,
+    last_map,
+    make_linear,
+    shift_over_time,
+    top_tokens,
+)
 
 UNIT_EPS = 1e-12
 

@@ -13,13 +13,13 @@ bundle of its kind.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from caeav.model.adapters.moe import UniAttention
-from caeav.model.adapters.layers import TemporalMode
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from caeav.model.adapters.layers import TemporalMode
+from caeav.model.adapters.moe import UniAttention
 
 Variant = Literal["reference", "revised"]
 Preset = Literal["reference", "lite"]

@@ -28,11 +28,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.build import AdapterError, build_caste
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.case import CaptionGuidance
-from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.case import CaptionGuidance
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
 from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
 

@@ -20,17 +20,17 @@ below means no change above, exactly. Tokens `[BT, L, C]`.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from caeav.model.adapters.build import AdapterError, build_caste
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.case import CaptionGuidance
-from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
-from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
 import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.model.adapters.batch import TapSpec
+
+from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.case import CaptionGuidance
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.layers import clip_view
+from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
 
 
 def square_side(tokens: int) -> int | None:

@@ -26,22 +26,14 @@ separate matrices, live in `adapters/units.py`.
 from __future__ import annotations
 
 import math
-from typing import Any
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.adapters.kernels.precision import own_precision, working_dtype
-from torch import Tensor, nn
-import torch
-from torch import Tensor, nn
-import math
-from typing import Literal
-import torch
-from torch import Tensor, nn
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
+from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.kernels.precision import own_precision, working_dtype
 
 MIN_TEMPERATURE = 1e-3
 MIN_SUM = 1e-6

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.batch import TapSpec
+from caeav.model.adapters.build import AdapterError
 from caeav.pipeline.store import Recipe
 
 

@@ -12,24 +12,21 @@ bottleneck width, `K` latents. One implementation for all tasks; what differs is
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.adapters.kernels.fused import weighted_ends
-from caeav.model.adapters.kernels.reads import read_through_maps
-from caeav.model.adapters.layers import LowRankContext
-from caeav.model.adapters.layers import mix_tokens
-import math
-from typing import Literal
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
-from caeav.model.adapters.kernels.reads import ask_latents
-from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm
-from caeav.model.adapters.layers import PackedAttention
+from typing import Literal, NamedTuple, cast
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
+from caeav.model.adapters.kernels.reads import ask_latents, read_through_maps
+from caeav.model.adapters.layers import (
+    GroupedLinear,
+    LowRankContext,
+    PackedAttention,
+    TokenBatchNorm,
+    mix_tokens,
+)
 
 UniAttention = Literal["none", "gated", "frame", "latent"]
 FRAME_HEADS = 4

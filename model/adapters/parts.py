@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.build import build_moe
-from caeav.model.adapters.case import CaseOutput
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.case import CaptionGuidance
-from caeav.model.adapters.moe import load_balance
-from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.batch import TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.build import build_moe
+from caeav.model.adapters.case import CaptionGuidance, CaseOutput
+from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.layers import clip_view
+from caeav.model.adapters.moe import load_balance
 
 
 @dataclass

@@ -11,18 +11,14 @@ What of a store's taps a placement reads; the rest is never loaded.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from caeav.model.adapters.batch import InputSpec
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.batch import InputSpec
-from caeav.model.adapters.inject import InjectTrunk
+from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk, first_stage
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.adapters.live import Live
-from dataclasses import replace
-from caeav.model.adapters.build import AdapterError
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.batch import InputSpec
-from caeav.model.adapters.inject import FRAMES, WINDOWS, first_stage
-
 
 RAW = (FRAMES, WINDOWS)
 STAGES = range(1, 5)

@@ -24,11 +24,10 @@ from caeav.model.tasks.heads import HeadConfig
 from caeav.model.tasks.sample import Sample, clip_samples
 
 if TYPE_CHECKING:
-    from caeav.model.tasks.config import RunConfig
-    from caeav.model.adapters.batch import Change
+    from caeav.model.adapters.batch import Change, Inputs
     from caeav.model.adapters.trunk import Trunk
+    from caeav.model.tasks.config import RunConfig
     from caeav.model.tasks.prediction import Reading
-    from caeav.model.adapters.batch import Inputs
 
 
 @dataclass(frozen=True)

@@ -7,51 +7,22 @@ metric settings are the task's own: `config_class` gives the full form for a tas
 
 from __future__ import annotations
 
-from caeav.model.train.config_file import config_class
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from caeav.model.train.config_file import model_class
-
-from functools import cache
-from typing import Annotated, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializeAsAny,
-    create_model,
     field_validator,
     model_validator,
 )
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+
+from caeav.model.adapters.config import AdapterConfig, Variant, lay_over
 from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
 
 if TYPE_CHECKING:
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
+    pass
 
 
 Modalities = Literal["both", "audio", "visual", "neither"]
@@ -223,7 +194,3 @@ class RunConfig(Section):
                 "model.adapters.case.enabled is true, but captions is false; allowed: captions true, or CASE off"
             )
         return self
-
-
-
-

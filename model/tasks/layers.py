@@ -12,17 +12,15 @@ From seconds to the clip, where only the clip is labelled: multiple instance poo
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.model.adapters.layers import PackedAttention
-from caeav.model.tasks.heads import AveHeadConfig
-from torch import Tensor, nn
-from caeav.model.adapters.layers import TokenBatchNorm
-from collections.abc import Callable
-from torch import Tensor
 
+from caeav.model.adapters.layers import PackedAttention, TokenBatchNorm
+from caeav.model.tasks.heads import AveHeadConfig
 
 KINDS = {"none": nn.Identity, "batch": TokenBatchNorm, "layer": nn.LayerNorm}
 

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from caeav.manifests.core.atomic import publish_text
-from caeav.model.tasks.bootstrap import shown
-from caeav.model.train.table import literal, markdown_table
-from caeav.model.train.protocol import sentence
-from caeav.model.train.runs import backbones
-from caeav.model.train.config_file import dump_config
-from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run
-from typing import TYPE_CHECKING
+
 import torch
+
+from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.util import counted
+from caeav.model.tasks.bootstrap import shown
+from caeav.model.train.config_file import dump_config
 from caeav.model.train.data import MIB, clip_bytes
-from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
+from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, sentence
+from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run, backbones
 from caeav.model.train.stress import active, said
+from caeav.model.train.table import literal, markdown_table
 from caeav.pipeline.store import StoreReader
 
 if TYPE_CHECKING:
-    from caeav.model.train.experiment import Experiment
     from caeav.model.train.experiment import Experiment
 
 

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.atomic import publish_bytes
+from caeav.manifests.core.errors import CaeavError
 
 FACTS = "caeav"
 SHOWN_NAMES = 8

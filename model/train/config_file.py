@@ -17,100 +17,25 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    BaseModel,
+    ValidationError,
+    create_model,
+)
+
 from caeav.manifests.core import errors
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
-from caeav.model.tasks.config import RunConfig
+from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.config import ModelConfig, RunConfig
 from caeav.model.train.idle import without_effect
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, departures
-from caeav.model.tasks.base import TASKS
-from functools import cache
-from typing import Annotated, Literal
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    create_model,
-    field_validator,
-    model_validator,
-)
-from caeav.model.tasks.config import ModelConfig
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
-from caeav.model.tasks.config import ModelConfig
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
-from functools import cache
-from typing import Annotated, Literal
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    create_model,
-    field_validator,
-    model_validator,
-)
-from caeav.model.tasks.config import ModelConfig
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
-from caeav.model.tasks.config import ModelConfig
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
-import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
-from torch import Tensor, nn
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
-from caeav.model.adapters.live import Live
 
 if TYPE_CHECKING:
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
+    pass
 
 
 @cache

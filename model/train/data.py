@@ -9,35 +9,26 @@ Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L`
 
 from __future__ import annotations
 
-from caeav.model.adapters.batch import Change
-
-from caeav.model.adapters.batch import Epoch
-
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch
-from caeav.model.train.join import Joined
+from caeav.model.adapters.batch import Change, Epoch, InputSpec, TapSpec, TokenBatch
 from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.train.join import Joined
 from caeav.pipeline.store import Record, StoreReader
 
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
 MIB = 1 << 20
 AHEAD = 64
 """Clips of a batch that are asked for from the disk before the first of them is used."""
-
-
-
-
 
 
 class SplitData:

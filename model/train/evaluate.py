@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from caeav.model.tasks.config import RunConfig
-from caeav.model.train.data import SplitData, batches
 from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.data import SplitData, batches
 from caeav.model.train.loop import autocast
 
 

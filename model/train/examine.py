@@ -7,34 +7,26 @@ How a run's score falls as inputs are damaged more and more: one curve a kind of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-from torch import nn
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted
-from caeav.model.tasks.bootstrap import Intervals, intervals
-from caeav.model.train.card import bare_said
-from caeav.model.tasks.config import StressConfig
-from caeav.model.train.experiment import Experiment
-from caeav.model.train.join import dropped
-from caeav.model.train.protocol import stamp
-from caeav.model.train.stress import Stress, active, check_stress, said
-from caeav.model.tasks.base import Scores
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from torch import nn
-from caeav.manifests.core.errors import CaeavError, did_you_mean
-from caeav.manifests.core.atomic import publish_bytes, publish_text
-from caeav.model.tasks.bootstrap import intervals
-from caeav.model.tasks.config import StressConfig
-from caeav.model.train.experiment import Experiment
-from caeav.model.train.protocol import stamp
-from caeav.model.train.stress import CAPTION_KINDS, KINDS, Stress, check_stress
-from caeav.model.tasks.base import Scores
 
+from torch import nn
+
+from caeav.manifests.core.atomic import publish_bytes, publish_text
+from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.manifests.core.util import counted
+from caeav.model.tasks.base import Scores
+from caeav.model.tasks.bootstrap import Intervals, intervals
+from caeav.model.tasks.config import StressConfig
+from caeav.model.train.card import bare_said
+from caeav.model.train.experiment import Experiment
+from caeav.model.train.join import dropped
+from caeav.model.train.protocol import stamp
+from caeav.model.train.stress import CAPTION_KINDS, KINDS, Stress, active, check_stress, said
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SEGMENTS = 4

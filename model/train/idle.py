@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.config import RunConfig
 
 MISSING = object()
 

@@ -16,36 +16,26 @@ is asked about in several splits go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-import numpy as np
-from caeav.manifests.clip import SPLITS, Manifest
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import told
-from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
-from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
-from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.pipeline.store import StoreKind, StoreReader
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-import numpy as np
-from caeav.manifests.clip import SPLITS, Manifest
-from caeav.manifests.findings import video_id
-from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
-from caeav.manifests.key_index import hash_texts, random_seed
-from caeav.manifests.core.util import counted
-from caeav.model.tasks.sample import ClipSamples, Sample
-from caeav.pipeline.store import StoreReader, random_parts
-from caeav.pipeline.store.media_record import read_record
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from caeav.manifests.findings import leaked_keys
-from caeav.model.tasks.sample import Sample
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+
+from caeav.manifests.clip import SPLITS, Manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted
+from caeav.manifests.findings import leaked_keys, told, video_id
+from caeav.manifests.key_index import hash_texts, random_seed
+from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
+from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.pipeline.store import StoreKind, StoreReader, random_parts
+from caeav.pipeline.store.media_record import read_record
 
 SHOWN_KEYS = 5
 DROP_LEAKS = "; --drop-leaks leaves such clips out"

@@ -18,22 +18,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.utils import deterministic
-from caeav.manifests.core.errors import CaeavError, choices
-from caeav.model.tasks.config import RunConfig
-from caeav.model.adapters.batch import Epoch
-from caeav.model.train.data import SplitData, batches, epoch_order
-from caeav.model.train.resume import generator_states, restore_generators
-from caeav.model.train.losses import weighted_losses
-from caeav.model.train.resume import Progress, Within, load_progress, save_progress, seed_epoch
-from caeav.model.tasks.base import Scores, Task
-import math
-import torch
-from torch import nn
-from caeav.model.tasks.config import OptimiserConfig, ScheduleConfig
 
+from caeav.manifests.core.errors import CaeavError, choices
+from caeav.model.adapters.batch import Epoch
+from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
+from caeav.model.train.data import SplitData, batches, epoch_order
+from caeav.model.train.losses import weighted_losses
+from caeav.model.train.resume import (
+    Progress,
+    Within,
+    generator_states,
+    load_progress,
+    restore_generators,
+    save_progress,
+    seed_epoch,
+)
 
 OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
     "adam": torch.optim.Adam,

@@ -10,20 +10,19 @@ sources a model does not have (no CASE, no CASTE) is absent. Shapes: `B` clips, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-from torch import Tensor
-from caeav.model.adapters.batch import TokenBatch
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 
 if TYPE_CHECKING:
+    from caeav.model.tasks.base import Task
     from caeav.model.tasks.config import RunConfig
     from caeav.model.train.network import Output
-    from caeav.model.tasks.base import Task
 
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 1.0

@@ -5,31 +5,21 @@ What a configuration says about its form is here too; a task narrows `head` to i
 
 from __future__ import annotations
 
-from caeav.model.tasks.config import Modalities
-
-from caeav.model.tasks.config import ModelConfig
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
-from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.config import Variant, lay_over
 from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.heads import HeadConfig
-from caeav.model.adapters.trunk import Trunk, build_trunk
 from caeav.model.adapters.live import Live
+from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.tasks.config import Modalities, ModelConfig
 
 if TYPE_CHECKING:
     from caeav.model.adapters.batch import Inputs
     from caeav.model.tasks.base import Task
-
-
-
 
 
 @dataclass

@@ -8,39 +8,35 @@ A prediction for people and programs: a JSON file, a picture, and whatever files
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from caeav.manifests.clip import Clip
-from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TokenBatch
-from caeav.model.train.checkpoint import load_fitting
-from caeav.model.tasks.config import RunConfig
-from caeav.model.train.session import best_weights
-from caeav.model.train.network import build_network
-from caeav.model.adapters.live import LiveOpener
-from caeav.model.train.runs import sides_of
-from caeav.model.tasks.prediction import Reading, When
-from caeav.model.adapters.batch import Inputs
-from caeav.model.train.runs import Run
-from caeav.model.tasks.sample import Sample
-from caeav.model.tasks.base import TASKS
-from caeav.model.train.loop import autocast, choose_device
 import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from caeav.manifests.clip import Clip
 from caeav.manifests.core.atomic import publish_bytes
-from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, When, plain
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import Inputs, TokenBatch
+from caeav.model.adapters.live import LiveOpener
+from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.config import RunConfig
+from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, Reading, When, plain
+from caeav.model.tasks.sample import Sample
+from caeav.model.train.checkpoint import load_fitting
+from caeav.model.train.loop import autocast, choose_device
+from caeav.model.train.network import build_network
+from caeav.model.train.runs import Run, sides_of
+from caeav.model.train.session import best_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

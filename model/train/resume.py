@@ -19,17 +19,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
 from caeav.manifests.core.atomic import publish_text, sync_folder, unpublish
 from caeav.model.train.checkpoint import CheckpointError, load_into, read_facts, read_tensors, write_tensors
-import random
-from collections.abc import Mapping
-import numpy as np
-import torch
-from torch import Tensor
-
 
 PREFIX = "random."
 _PYTHON, _NUMPY, _TORCH, _CUDA = (PREFIX + name for name in ("python", "numpy", "torch", "cuda."))

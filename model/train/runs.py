@@ -17,34 +17,26 @@ A score says little without them. What is read is the run's own record of its st
 
 from __future__ import annotations
 
-from caeav.model.adapters.batch import Inputs
-
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import publish_text
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
-from caeav.model.tasks.config import RunConfig
-from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
-from caeav.model.train.config_file import dump_config, load_config
-from caeav.pipeline.store import Recipe
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-import torch
-from pathlib import PurePosixPath
-from caeav.manifests.core.home import Home
-from caeav.pipeline.store import Reference
 from collections.abc import Mapping, Sequence
-from caeav.model.tasks.config import RunConfig
-from caeav.pipeline.store import Recipe
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import torch
+
+from caeav.manifests.core.atomic import publish_text
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.model.adapters.batch import Inputs
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.config_file import dump_config, load_config
+from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
+from caeav.pipeline.store import Recipe, Reference
 
 PACKAGES = ("caeav", "torch", "numpy", "safetensors", "pydantic", "tensorboard", "matplotlib")
 
@@ -128,8 +120,6 @@ GROUP_SUFFIX = ".group.json"
 
 class RunError(CaeavError):
     """A run that cannot be found or read."""
-
-
 
 
 @dataclass(frozen=True)

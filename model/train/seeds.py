@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import publish_text
 from caeav.model.train.runs import Run, group_path, list_runs
 
 

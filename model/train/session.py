@@ -2,132 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-import torch
-from torch import Tensor, nn
+
+from torch import nn
+
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import manifest_digest
 from caeav.model.tasks.bootstrap import intervals
 from caeav.model.train.card import write_card
 from caeav.model.train.checkpoint import (
     load_into,
-    parameter_counts,
     read_tensors,
     trainable_state,
     write_tensors,
 )
-from caeav.model.tasks.config import RunConfig
-from caeav.model.adapters.batch import Change
-from caeav.model.train.data import SplitData, fits
-from caeav.model.train.runs import describe_environment
-from caeav.model.train.evaluate import score
-from caeav.model.train.join import Joined, join_stores, store_facts
-from caeav.model.train.join import some
-from caeav.model.train.join import dropped, without_leaks
-from caeav.model.train.network import Network, build_network
-from caeav.model.train.pick import setting_of
-from caeav.model.adapters.live import Live, LiveOpener
-from caeav.model.adapters.trunk import needed
-from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.train.resume import BEST, seed_epoch
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
-from caeav.model.train.stress import Augment, active, check_stress
-from caeav.model.tasks.suitable import suited
-from caeav.model.tasks.base import TASKS, Scores, Task
 from caeav.model.train.experiment import Experiment
-from caeav.model.train.loop import Trainer, Watcher, choose_device
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-import torch
-from torch import Tensor, nn
-from caeav.manifests.clip import SPLITS
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import manifest_digest
-from caeav.model.tasks.bootstrap import intervals
-from caeav.model.train.card import write_card
-from caeav.model.train.checkpoint import (
-    load_into,
-    parameter_counts,
-    read_tensors,
-    trainable_state,
-    write_tensors,
-)
-from caeav.model.tasks.config import RunConfig
-from caeav.model.adapters.batch import Change
-from caeav.model.train.data import SplitData, fits
-from caeav.model.train.runs import describe_environment
-from caeav.model.train.evaluate import score
-from caeav.model.train.join import Joined, join_stores, store_facts
-from caeav.model.train.join import some
-from caeav.model.train.join import dropped, without_leaks
-from caeav.model.train.network import Network, build_network
-from caeav.model.train.pick import setting_of
-from caeav.model.adapters.live import Live, LiveOpener
-from caeav.model.adapters.trunk import needed
+from caeav.model.train.join import dropped
+from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.train.resume import BEST, seed_epoch
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
-from caeav.model.train.stress import Augment, active, check_stress
-from caeav.model.tasks.suitable import suited
-from caeav.model.tasks.base import TASKS, Scores, Task
-from caeav.model.train.experiment import Experiment
-from caeav.model.train.loop import Trainer, Watcher, choose_device
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
-import torch
-from torch import Tensor, nn
-from caeav.manifests.clip import SPLITS
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import manifest_digest
-from caeav.model.tasks.bootstrap import intervals
-from caeav.model.train.card import write_card
-from caeav.model.train.checkpoint import (
-    load_into,
-    parameter_counts,
-    read_tensors,
-    trainable_state,
-    write_tensors,
-)
-from caeav.model.tasks.config import RunConfig
-from caeav.model.adapters.batch import Change
-from caeav.model.train.data import SplitData, fits
-from caeav.model.train.runs import describe_environment
-from caeav.model.train.evaluate import score
-from caeav.model.train.join import Joined, join_stores, store_facts
-from caeav.model.train.join import some
-from caeav.model.train.join import dropped, without_leaks
-from caeav.model.train.network import Network, build_network
-from caeav.model.train.pick import setting_of
-from caeav.model.adapters.live import Live, LiveOpener
-from caeav.model.adapters.trunk import needed
-from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.train.resume import BEST, seed_epoch
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
-from caeav.model.train.stress import Augment, active, check_stress
-from caeav.model.tasks.suitable import suited
-from caeav.model.tasks.base import TASKS, Scores, Task
-from caeav.model.train.experiment import Experiment
-from caeav.model.train.loop import Trainer, Watcher, choose_device
+from caeav.model.train.resume import BEST
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run, describe_environment
+from caeav.model.train.stress import active
 
 
 def best_weights(run: Run) -> Path:

@@ -20,10 +20,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError, did_you_mean
-from caeav.model.adapters.batch import InputSpec, TokenBatch
+from caeav.model.adapters.batch import Epoch, InputSpec, TokenBatch
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.data import CAPTION_ARRAYS, SplitData
-from caeav.model.adapters.batch import Epoch
 
 KINDS = ("cut", "blind", "swap", "shift", "mute", "caption_swap", "caption_empty", "caption_drop")
 """In the order in which they are done; the place is part of what is drawn from, so new ones go to the end."""

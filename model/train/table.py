@@ -11,18 +11,17 @@ Tables in Markdown, and text of unknown origin in them: names of classes, data s
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
+
 import yaml
+
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.train.protocol import PUBLISHED, stamp
-from caeav.model.train.runs import RANDOM_VALUES, backbones
-from caeav.model.train.runs import Run, list_runs
-from collections.abc import Iterable, Sequence
-
+from caeav.model.train.runs import RANDOM_VALUES, Run, backbones, list_runs
 
 _HARMLESS = str.maketrans(
     {"&": "&amp;", "<": "&lt;", "`": "'", "\\": "\\\\", "|": "\\|", "[": "\\[", "]": "\\]"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from caeav.manifests.core.registry import Registry
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.base import MediaBackbone, TextBackbone
+from caeav.pipeline.backbones.choice import ModelChoice
 
 visual_backbones: Registry[Callable[[ModelChoice], MediaBackbone]] = Registry("visual backbone")
 audio_backbones: Registry[Callable[[ModelChoice], MediaBackbone]] = Registry("audio backbone")

@@ -13,24 +13,21 @@ Shapes: `N` texts, `W` tokens, `C` channels.
 
 from __future__ import annotations
 
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clip_visual import FILES, OPENAI, import_open_clip, published_by
 from caeav.pipeline.backbones.weights import WeightsError, find_weights
 from caeav.pipeline.backbones.weights.load import load_checked, read_weights, unwrapped
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
 
 
 class TextTower(ABC):

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, did_you_mean
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.image import FrameSettings
-from caeav.pipeline.backbones.image import LearnedVisual, Network
+from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
 from caeav.pipeline.backbones.native import import_torchvision
 from caeav.pipeline.backbones.weights.find import WeightsError
 from caeav.pipeline.backbones.weights.load import load_checked, unwrapped

@@ -11,12 +11,6 @@ from __future__ import annotations
 
 from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts
-from caeav.pipeline.backbones.base import Tap
-from caeav.pipeline.backbones.catalogue import ModelFacts
-from caeav.pipeline.backbones.base import Tap
-from caeav.pipeline.backbones.catalogue import ModelFacts
-from caeav.pipeline.backbones.catalogue import ModelFacts
-
 
 _HTSAT_TINY = (
     Tap("audio.stage1", 4096, 96),

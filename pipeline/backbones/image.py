@@ -20,21 +20,19 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.choice import ModelChoice
+
+from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights import find_weights
 from caeav.pipeline.backbones.weights.load import read_weights
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-import numpy as np
-from numpy.typing import NDArray
-from caeav.manifests.core.errors import CaeavError, choices
 
 if TYPE_CHECKING:
     from torch import Tensor

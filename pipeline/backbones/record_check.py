@@ -22,18 +22,17 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.atomic import publish_bytes
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.catalogue import Kind, registry_of
-from caeav.pipeline.store.recipe import recipe_identity
-import numpy as np
-from numpy.typing import NDArray
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.media.clip import DecodedClip
-
+from caeav.pipeline.store.recipe import recipe_identity
 
 SEGMENTS, HEIGHT, WIDTH = 2, 270, 480
 TEXTS = (
@@ -197,7 +196,9 @@ def _user_records(home: Home) -> dict[str, Any]:
 
 
 def _packaged_records() -> dict[str, Any]:
-    return _parsed(resources.files("caeav.pipeline.backbones").joinpath("records.json").read_bytes(), "records.json")
+    return _parsed(
+        resources.files("caeav.pipeline.backbones").joinpath("records.json").read_bytes(), "records.json"
+    )
 
 
 def _parsed(data: bytes, place: str) -> dict[str, Any]:

@@ -17,21 +17,16 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError, choices
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.image import FrameSettings
-from caeav.pipeline.backbones.image import LearnedVisual, Network
-from caeav.pipeline.backbones.native import import_torchvision
-from caeav.pipeline.backbones.weights.load import load_checked, unwrapped
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.native import import_torchvision
 
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError, choices
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
+from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.backbones.weights.load import load_checked, unwrapped
 
 NAMES = ("swinv2_large_window12_192", "swinv2_base_window12_192")
 """The models of the papers; any `swinv2_*` of timm works."""

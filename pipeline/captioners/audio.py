@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.captioners.generate import transformers
-from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, TOKEN_IDS, LearnedCaptioner
-from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.backbones.weights.find import WeightsError
+from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, TOKEN_IDS, LearnedCaptioner
+from caeav.pipeline.captioners.generate import transformers
+from caeav.pipeline.media.clip import DecodedClip
 
 RATE_HZ = 16_000
 WINDOW_S = 30

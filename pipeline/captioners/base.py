@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
-from caeav.pipeline.media.clip import DecodedClip
-from collections.abc import Sequence
 
+from caeav.pipeline.media.clip import DecodedClip
 
 ENDS = (".", "!", "?", "…", "。")
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.weights.find import WeightsError
+from caeav.pipeline.captioners.base import one_caption
 from caeav.pipeline.captioners.generate import (
     DTYPES,
     Decoding,
@@ -25,10 +27,8 @@ from caeav.pipeline.captioners.generate import (
     new_tokens,
     settle_decoding,
 )
-from caeav.pipeline.captioners.base import one_caption
 from caeav.pipeline.captioners.random_models import byte_processor, random_model, sizes
 from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.backbones.weights.find import WeightsError
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """What is kept of a checkpoint's own generation config."""

@@ -17,23 +17,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-import numpy as np
-from numpy.typing import NDArray
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.visual import gradients, moving_mask, opponent
-from caeav.pipeline.backbones.classic.visual import resize
-from caeav.pipeline.media.clip import DecodedClip
-from collections.abc import Sequence
-import numpy as np
-from numpy.typing import NDArray
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-import numpy as np
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.audio import BANDS, FRAMES, Floats, analyse, band_centres_hz
-from caeav.pipeline.backbones.classic.audio import periodicity
-from caeav.pipeline.media.clip import DecodedClip
 
+import numpy as np
+from numpy.typing import NDArray
+
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.classic.audio import (
+    BANDS,
+    FRAMES,
+    Floats,
+    analyse,
+    band_centres_hz,
+    periodicity,
+)
+from caeav.pipeline.backbones.classic.visual import gradients, moving_mask, opponent, resize
+from caeav.pipeline.media.clip import DecodedClip
 
 GREY_CHROMA = 0.07
 """Chroma (BT.601, 0 to about 0.6) below which a colour is called a grey."""

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.backbones.weights.find import find_weights
+from caeav.pipeline.media.clip import DecodedClip
 
 Side = Literal["visual", "audio"]
 SIDES: tuple[Side, ...] = ("visual", "audio")

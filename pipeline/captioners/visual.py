@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners.generate import transformers
-from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
-from caeav.pipeline.captioners.base import evenly
-from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.backbones.weights.find import HUB, WeightsError
+from caeav.pipeline.captioners.base import evenly
+from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
+from caeav.pipeline.captioners.generate import transformers
+from caeav.pipeline.media.clip import DecodedClip
 
 Picture = NDArray[np.uint8]
 

@@ -14,36 +14,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
 from caeav.pipeline.backbones.base import TextBackbone
-from caeav.pipeline.extract.engine import other_recipes
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.describe import random_remarks
+from caeav.pipeline.backbones.weights import remember_at
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, some
 from caeav.pipeline.extract.device.options import ComputeOptions
+from caeav.pipeline.extract.engine import other_recipes, run_stage
 from caeav.pipeline.extract.features import run_lookup
-from caeav.pipeline.backbones.describe import random_remarks
-from caeav.pipeline.extract.jobs import CaptionOptions, Job, caption_job
-from caeav.pipeline.extract.engine import run_stage
-from caeav.pipeline.store import Quarantined, Record
+from caeav.pipeline.extract.jobs import CaptionOptions, Job, caption_job, texts_job
+from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, failure_limit, unheard
+from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, failure_limit, unheard
-from caeav.pipeline.backbones.weights import remember_at
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract.features import run_lookup
-from caeav.pipeline.backbones.describe import random_remarks
-from caeav.pipeline.extract.jobs import texts_job
-from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.store.media_record import carry_record
-from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, unheard
-from caeav.pipeline.backbones.weights import remember_at
-
 
 Encoded = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

@@ -18,24 +18,21 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from caeav.manifests.clip import Clip, Manifest
-from caeav.pipeline.extract.options import Meter
-from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
-from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, too_large
-from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.extract.options import Progress, Remark, Report, RunOptions
-import threading
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
 from numpy.typing import NDArray
-from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.media.clip import DecodedClip, Note
-from caeav.pipeline.extract.jobs import Job, sampling_of
-from caeav.pipeline.store import Quarantined, Record
-from caeav.pipeline.store.dtypes import stored
+
+from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.extract.decode_job import FRAMES, in_worker, wave_name
+from caeav.pipeline.extract.jobs import Job, sampling_of
+from caeav.pipeline.extract.options import Meter, Progress, Remark, Report, RunOptions
+from caeav.pipeline.media.clip import DecodedClip, Note
+from caeav.pipeline.media.workers.pool import Outcome
+from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
+from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, stored, too_large
+from caeav.pipeline.store.layout import shard_clips
 
 if TYPE_CHECKING:
     from caeav.pipeline.extract.device.batches import Unit

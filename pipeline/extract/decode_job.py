@@ -14,26 +14,22 @@ shapes and facts are held against the recipes, so that a wrong answer costs its 
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
+
 import numpy as np
 from numpy.typing import NDArray
+
 from caeav.pipeline.backbones.base import MediaBackbone
 from caeav.pipeline.captioners.base import Captioner
-from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.extract.jobs import Job, decoder_of, part_of, sampling_of
-from caeav.pipeline.store.recipe import Recipe
-import json
-import math
-from collections.abc import Mapping
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
+from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.extract.jobs import Job, sampling_of
-
+from caeav.pipeline.store.recipe import Recipe
 
 BLACK_SIDE = 64
 FRAMES = "frames"

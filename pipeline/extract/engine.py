@@ -11,37 +11,27 @@ loading what computes.
 from __future__ import annotations
 
 import heapq
+import os
+import stat
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.pipeline.extract.decode_job import why_no_answer
-from caeav.pipeline.extract.collect import Assembly, decoded
-from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
-from caeav.pipeline.extract.collect import Complete, Filling, Gatherer, open_stores
-from caeav.pipeline.extract.identity import MediaCheck
-from caeav.pipeline.extract.options import Meter
-from caeav.pipeline.extract.jobs import Job, sampling_of
-from caeav.pipeline.store import Quarantined, Record
-from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, failure_limit
-from caeav.pipeline.extract.decode_job import in_worker, worker_settings
-import os
-import stat
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
 from caeav.manifests.core.atomic import publish_bytes
-from caeav.pipeline.extract.jobs import Job
-from caeav.pipeline.store import Recipe, find_other_recipes
-from caeav.pipeline.extract.options import Remark
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.collect import Assembly, Complete, Filling, Gatherer, decoded, open_stores
+from caeav.pipeline.extract.decode_job import in_worker, why_no_answer, worker_settings
+from caeav.pipeline.extract.identity import MediaCheck
+from caeav.pipeline.extract.jobs import Job, sampling_of
+from caeav.pipeline.extract.options import Meter, Remark, Report, RunOptions, StageSummary, failure_limit
+from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
+from caeav.pipeline.store import Quarantined, Recipe, Record, find_other_recipes
 
 if TYPE_CHECKING:
     from caeav.pipeline.extract.device.batches import Unit

@@ -19,8 +19,8 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.archive import open_archive
+from caeav.manifests.core.errors import CaeavError
 
 FORMATS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 MAX_BYTES = 1 << 28

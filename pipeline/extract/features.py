@@ -17,35 +17,37 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
+from caeav.pipeline.extract.collect import Complete, Filling, Gatherer, open_stores
 from caeav.pipeline.extract.engine import other_recipes
 from caeav.pipeline.extract.feature_files import MAX_BYTES, FeatureError, Held, numbers, one_array
 from caeav.pipeline.extract.feature_match import Entry, match_features
+from caeav.pipeline.extract.options import (
+    Meter,
+    Remark,
+    Report,
+    RunOptions,
+    StageSummary,
+    failure_limit,
+    unheard,
+)
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import DTYPES, floats, not_finite, stored
-from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, unheard
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from caeav.manifests.clip import Manifest
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.pipeline.extract.collect import Complete, Filling, Gatherer, open_stores
-from caeav.pipeline.extract.options import Meter
-from caeav.pipeline.store import Quarantined, Recipe, Record
-from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, failure_limit
-
 
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""

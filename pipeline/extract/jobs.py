@@ -15,28 +15,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.manifests.keys import slug
 from caeav.manifests.core.registry import Registry
+from caeav.manifests.keys import slug
 from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.base import MediaBackbone, TextBackbone
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.weights.cache import recall
+from caeav.pipeline.backbones.weights.find import HUB, PART, RANDOM
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.base import Captioner
+from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.media.clip import Decoder, Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
-from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.store.backend import BACKEND_FIELD, DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import DTYPES
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
-from caeav.pipeline.backbones.weights.find import HUB, PART, RANDOM
-from caeav.pipeline.backbones.weights.cache import recall
-import json
-from collections.abc import Sequence
-from typing import Any, Literal
-from caeav.manifests.core.errors import CaeavError
-
 
 P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)
 SILENT_RATE_HZ = 16_000

@@ -5,21 +5,19 @@ How busy each resource of a run is, to say what limits it; safe to use from seve
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.device.options import check_devices
 from caeav.pipeline.store import Quarantined, Recipe, Slice
 from caeav.pipeline.store.media_record import MediaChange
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
 
 STAGES = ("decode", "prepare", "backbone", "write")
 

@@ -13,35 +13,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.keys import slug
-from caeav.pipeline.extract.decode_job import why_no_answer
-from caeav.pipeline.extract.collect import Assembly, decoded
-from caeav.pipeline.extract.captions import Embedder
-from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.media.audio import SILENT_PEAK
-from caeav.pipeline.extract.features import features_of, is_imported
-from caeav.pipeline.extract.collect import unfit
-from caeav.pipeline.extract.jobs import Job, decoder_remark, job_of, sampling_of
-from caeav.pipeline.extract.engine import SETUP
-from caeav.pipeline.store import Quarantined, Recipe, Record
-from caeav.pipeline.store.dtypes import floats
-from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S
-from caeav.pipeline.extract.decode_job import frames_of, windows_of, worker_settings
-from collections.abc import Mapping, Sequence
-import torch
-from caeav.pipeline.extract.collect import Assembly
 from caeav.pipeline.backbones.base import TorchBackbone
-from caeav.pipeline.media.clip import DecodedClip, Sampling
-from caeav.pipeline.extract.device.batches import Unit
+from caeav.pipeline.extract.captions import Embedder
+from caeav.pipeline.extract.collect import Assembly, decoded, unfit
+from caeav.pipeline.extract.decode_job import frames_of, why_no_answer, windows_of, worker_settings
+from caeav.pipeline.extract.device.batches import Unit, make_units
 from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
 from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork, as_stored
-from caeav.pipeline.extract.device.batches import make_units
-from caeav.pipeline.extract.jobs import Job, sampling_of
-from caeav.pipeline.extract.decode_job import frames_of, windows_of
+from caeav.pipeline.extract.engine import SETUP
+from caeav.pipeline.extract.features import features_of, is_imported
+from caeav.pipeline.extract.jobs import Job, decoder_remark, job_of, sampling_of
+from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S
+from caeav.pipeline.media.audio import SILENT_PEAK
+from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.store.dtypes import floats
 
 
 def compute_alone(
@@ -152,7 +146,6 @@ def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> 
     assembly = Assembly(jobs, lambda job, _, result: settled.update({job: result}))
     away = assembly.arrived(outcome, range(len(jobs)))
     if away:
-
         compute_alone(jobs, {job: decoded(outcome, jobs[job]) for job in away}, outcome.id, assembly, device)
     found = []
     for number, job in enumerate(jobs):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.pipeline.backbones.describe import random_remarks
+from caeav.pipeline.backbones.weights import remember_at
 from caeav.pipeline.extract.captions import Embedder, look_through
 from caeav.pipeline.extract.collect import Complete
-from caeav.pipeline.backbones.describe import random_remarks
-from caeav.pipeline.extract.jobs import CaptionOptions, Job, TokenOptions, caption_job, token_job
 from caeav.pipeline.extract.engine import run_stage
-from caeav.pipeline.store import Record
+from caeav.pipeline.extract.jobs import CaptionOptions, Job, TokenOptions, caption_job, token_job
 from caeav.pipeline.extract.options import Remark, Report, RunOptions, StageSummary, unheard
-from caeav.pipeline.backbones.weights import remember_at
+from caeav.pipeline.store import Record
 
 
 def extract(

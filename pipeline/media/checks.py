@@ -10,20 +10,18 @@ What is worth saying about a clip, in words with numbers: the notes that follow 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note
-from caeav.pipeline.media.orientation import Image
-from caeav.pipeline.media.frames import Pictures
-from caeav.pipeline.media.plan import Plan
+
 from caeav.pipeline.media.audio import SILENT_PEAK, Sound
-from collections.abc import Sequence
-import numpy as np
-from caeav.pipeline.media.clip import Note
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.orientation import Image
 from caeav.pipeline.media.plan import Plan
 from caeav.pipeline.media.probe import MediaFacts
-
 
 LONGER_S = 0.5  # media going on this far past the clip is worth a note
 SQUARE = 0.01  # pixels this much off square only round a picture's size

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+
 from caeav.manifests.core.errors import CaeavError
-from dataclasses import dataclass
 
 
 @dataclass(frozen=True)

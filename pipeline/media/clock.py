@@ -17,8 +17,7 @@ import av
 
 from caeav.pipeline.media.avi import AviIndex
 from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.probe import library_message, opened
-from caeav.pipeline.media.probe import MediaFacts
+from caeav.pipeline.media.probe import MediaFacts, library_message, opened
 
 RESTARTING = ("mpegts", "mpeg", "ogg", "flac", "aac")
 """Containers that stay readable when joined, and keep the stamps of the parts; AAC counts on at the first rate."""

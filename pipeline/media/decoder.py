@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from caeav.pipeline.media.audio import Sound
+from caeav.pipeline.media.checks import verified
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Sampling
 from caeav.pipeline.media.clock import walked
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
 from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.plan import Plan
 from caeav.pipeline.media.probe import MediaFacts, probe
 from caeav.pipeline.media.scan import Scan, scan
-from caeav.pipeline.media.audio import Sound
 from caeav.pipeline.media.stills import stills_of, with_stills
-from caeav.pipeline.media.checks import verified
 
 
 class BaseDecoder(ABC):

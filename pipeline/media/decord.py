@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.media.decoder import BaseDecoder
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.mixing import mix_gain
-from caeav.pipeline.media.probe import library_message, opened
-from caeav.pipeline.media.orientation import stored_orientation
-from caeav.pipeline.media.frames import Pictures
-from caeav.pipeline.media.plan import Plan
 from caeav.pipeline.media.audio import Sound
+from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.decoder import BaseDecoder
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.mixing import mix_gain
+from caeav.pipeline.media.orientation import stored_orientation
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import library_message, opened
 
 EXACT_CONTAINERS = ("mov", "matroska", "avi")
 """Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.core.util import usable_cores
-from caeav.manifests.core.home import Home
 from caeav.manifests.core.atomic import make_folder, publishing
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import usable_cores
 from caeav.manifests.readers import Lengths
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.clip import DecodeError, Limits
 from caeav.pipeline.media.workers.pool import Request, WorkerPool
 
 FILE = "lengths.jsonl"
@@ -48,8 +47,7 @@ def lengths_in(home: Home) -> Lengths:
 def length_s(path: str, limits: Limits | None = None) -> float:
     """Seconds of one media file; raises `DecodeError` when it cannot be told."""
     from caeav.pipeline.media.clock import walked
-    from caeav.pipeline.media.probe import opened
-    from caeav.pipeline.media.probe import WITHOUT_LENGTH, probe
+    from caeav.pipeline.media.probe import WITHOUT_LENGTH, opened, probe
 
     limits = limits or Limits()
     facts = probe(path, limits)

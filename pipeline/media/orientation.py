@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.probe import opened
-from caeav.pipeline.media.probe import MediaFacts
+from caeav.pipeline.media.probe import MediaFacts, opened
 
 Image = NDArray[np.uint8]
 

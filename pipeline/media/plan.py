@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import Sampling
+from caeav.pipeline.media.clip import Limits, Sampling
 from caeav.pipeline.media.probe import MediaFacts
 from caeav.pipeline.media.scan import Scan
 

@@ -11,24 +11,18 @@ lists below keep it to the file it was given.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-import av
-from caeav.pipeline.media.encryption import encrypted_streams
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.mixing import channels_of
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-import av
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError
 
+import av
+
+from caeav.pipeline.media.clip import DecodeError, Limits
+from caeav.pipeline.media.encryption import encrypted_streams
+from caeav.pipeline.media.mixing import channels_of
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,nut,mxf,gxf,ivf,dv,rm,m4v,h264,hevc,gif,"

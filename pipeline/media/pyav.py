@@ -13,16 +13,16 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from caeav.pipeline.media.decoder import BaseDecoder
-from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.mixing import Mixer, kept
-from caeav.pipeline.media.probe import library_message, opened
-from caeav.pipeline.media.orientation import orientation_of
-from caeav.pipeline.media.frames import DisplayOrder, Pictures
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, go_to
 from caeav.pipeline.media.audio import FILTER_S, SILENT_PEAK, Sound, SoundLine
+from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.clock import Clock
+from caeav.pipeline.media.decoder import BaseDecoder
+from caeav.pipeline.media.frames import DisplayOrder, Pictures
+from caeav.pipeline.media.mixing import Mixer, kept
+from caeav.pipeline.media.orientation import orientation_of
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import library_message, opened
+from caeav.pipeline.media.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, go_to
 
 SKIPPING = ("h264", "hevc")
 """Codecs of which pictures that no other needs are left out far from the wanted ones: a third of the work."""

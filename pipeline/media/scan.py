@@ -14,11 +14,9 @@ from typing import Any
 import av
 import numpy as np
 
+from caeav.pipeline.media.clip import DecodeError, Limits
 from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.probe import library_message, opened
-from caeav.pipeline.media.probe import MediaFacts
+from caeav.pipeline.media.probe import MediaFacts, library_message, opened
 
 SEEK_FROM_S = 5.0  # before this, reading from the start is cheaper than a seek and always exact
 PREROLL_S = 1.0  # codecs need some packets before the first good sample (AAC 1, Opus 80 ms)

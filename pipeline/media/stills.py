@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note, Sampling
-from caeav.pipeline.media.probe import library_message, regular_file
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Note, Sampling
 from caeav.pipeline.media.orientation import Image
+from caeav.pipeline.media.probe import library_message, regular_file
 
 AUDIO, FRAMES = "audio_wav", "visual_frames"
 MAX_PICTURES = 100_000

@@ -13,15 +13,14 @@ from importlib.metadata import version
 from typing import Any
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.media.decoder import BaseDecoder
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.mixing import mixed
-from caeav.pipeline.media.probe import library_message
-from caeav.pipeline.media.orientation import stored_orientation
-from caeav.pipeline.media.frames import Pictures
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.probe import MediaFacts
 from caeav.pipeline.media.audio import FILTER_S, Sound
+from caeav.pipeline.media.clip import DecodeError
+from caeav.pipeline.media.decoder import BaseDecoder
+from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.mixing import mixed
+from caeav.pipeline.media.orientation import stored_orientation
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import MediaFacts, library_message
 
 INEXACT_CONTAINERS = ("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc")
 """Here it begins at a later key frame, or counts from elsewhere, and shows pictures of another time."""

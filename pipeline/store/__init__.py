@@ -5,9 +5,15 @@ any decoder or backbone, since training reads stores without them.
 """
 
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backends
-from caeav.pipeline.store.find import Reference, idle_s, remove_store, unreferenced
-from caeav.pipeline.store.convert import ArrayDifference, Differences, compare
-from caeav.pipeline.store.convert import Description, describe
+from caeav.pipeline.store.convert import (
+    ArrayDifference,
+    Description,
+    Differences,
+    compare,
+    convert,
+    describe,
+    merge,
+)
 from caeav.pipeline.store.errors import (
     DamagedShard,
     DamagedStore,
@@ -19,23 +25,24 @@ from caeav.pipeline.store.errors import (
 )
 from caeav.pipeline.store.find import (
     OtherRecipe,
+    Reference,
     StoreInfo,
     find_other_recipes,
     find_slices,
     find_store,
+    idle_s,
     list_slices,
     list_stores,
+    remove_store,
+    unreferenced,
 )
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import Recipe, StoreKind, random_parts, recipe_differences
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.verify import Repair, repair
-from caeav.pipeline.store.writer import Summary
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.convert import convert, merge
-from caeav.pipeline.store.verify import Report, verify
-from caeav.pipeline.store.writer import ShardPlan, StoreWriter
+from caeav.pipeline.store.verify import Repair, Report, repair, verify
+from caeav.pipeline.store.writer import ShardPlan, StoreWriter, Summary
 
 __all__ = [
     "DEFAULT_BACKEND",

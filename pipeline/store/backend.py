@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from caeav.manifests.key_index import Keys
+
+from caeav.manifests.core.atomic import TEMP_PREFIX
 from caeav.manifests.core.registry import Registry
+from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
-from pathlib import Path
-from caeav.manifests.core.atomic import TEMP_PREFIX
-from caeav.pipeline.store.layout import StoreFolder
-
 
 DEFAULT_BACKEND = "webdataset"
 BACKEND_FIELD = "backend"

@@ -11,32 +11,26 @@ What a store holds, in numbers and words: `caeav store show`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from caeav.manifests.manifest import manifest_digest, source_digest
 from caeav.pipeline.store.backend import BACKEND_FIELD, backend_field
+from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.media_record import carry_record
 from caeav.pipeline.store.opening import open_for_writing
-from caeav.pipeline.store.reader import StoreReader
-from caeav.pipeline.store.recipe import Recipe
-from caeav.pipeline.store.writer import Summary
-from caeav.pipeline.store.slices import Slice
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from caeav.pipeline.store.dtypes import floats
-from caeav.pipeline.store.reader import StoreReader
-from caeav.pipeline.store.recipe import recipe_differences
-from caeav.pipeline.store.record import Quarantined, Record
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
+from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.writer import Summary
 
 
 @dataclass

@@ -7,9 +7,14 @@ Which stores are referred to is the caller's knowledge. A store that is being wr
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from caeav.manifests.core.atomic import TEMP_PREFIX, sync_folder, unpublish
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.journal import journal_bytes
 from caeav.pipeline.store.layout import (
@@ -20,20 +25,11 @@ from caeav.pipeline.store.layout import (
     read_capped,
     render_recipe,
 )
+from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.media_record import remove_record
 from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import inspect, read_recipe
-import shutil
-import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from caeav.manifests.core.atomic import TEMP_PREFIX, sync_folder, unpublish
-from caeav.pipeline.store.errors import StoreError
-from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder
-from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.media_record import remove_record
-
 
 MIN_PREFIX = 4
 

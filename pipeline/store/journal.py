@@ -24,10 +24,10 @@ from typing import BinaryIO, NoReturn
 
 import numpy as np
 
-from caeav.manifests.core import atomic as publish
-from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.clip import Clip
+from caeav.manifests.core import atomic as publish
 from caeav.manifests.core.util import counted
+from caeav.manifests.keys import KEY_PATTERN
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.payload import (

@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from pathlib import Path
-from typing import NoReturn
-import numpy as np
-from caeav.pipeline.store.backend import FileFacts
-from caeav.pipeline.store.errors import Problem
-from caeav.pipeline.store.payload import Bytes
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from caeav.pipeline.store.backend import Shard
-from caeav.pipeline.store.errors import StoreError
-from collections.abc import Sequence
-from itertools import pairwise
+from typing import NoReturn
+
 import numpy as np
 from numpy.typing import NDArray
-from caeav.manifests.keys import KEY_CHARS, MAX_KEY_CHARS
-from caeav.manifests.key_index import Keys
-from caeav.pipeline.store.backend import BadIndex
 
+from caeav.manifests.key_index import Keys
+from caeav.manifests.keys import KEY_CHARS, MAX_KEY_CHARS
+from caeav.pipeline.store.backend import BadIndex, FileFacts, Shard
+from caeav.pipeline.store.errors import Problem, StoreError
+from caeav.pipeline.store.payload import Bytes
 
 AT_ONCE = 8
 """Records that the disk is asked for at the same time where they do not follow each other."""

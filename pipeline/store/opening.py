@@ -12,16 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.update import grow
-from caeav.manifests.manifest import write_manifest
 from caeav.manifests.core.atomic import make_folder, publish_bytes, unpublish
-from caeav.pipeline.store.backend import backend_of
+from caeav.manifests.manifest import write_manifest
+from caeav.manifests.update import grow
+from caeav.pipeline.store.backend import backend_of, temp_files
 from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
-from caeav.pipeline.store.backend import temp_files
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.record import render_quarantine
 from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.store.record import render_quarantine
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.spare import restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect

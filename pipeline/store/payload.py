@@ -13,17 +13,15 @@ Both release the interpreter lock, so shards are checked in parallel.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
+
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
-import hashlib
-from collections.abc import Callable, Sequence
-import google_crc32c
-
 
 Bytes = NDArray[np.uint8]
 

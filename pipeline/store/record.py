@@ -9,18 +9,17 @@ left out and said. A finished store holds one line a clip in manifest order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from caeav.manifests.keys import KEY_PATTERN
+
+import numpy as np
+from numpy.typing import NDArray
+
 from caeav.manifests.core.atomic import append_bytes
+from caeav.manifests.keys import KEY_PATTERN
 from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import read_capped
 

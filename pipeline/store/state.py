@@ -13,16 +13,19 @@ Looking at a published shard without reading it: is its index sound, does it bel
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.manifest import read_manifest
 from caeav.manifests.key_index import Keys
-from caeav.pipeline.store.backend import ShardIndex, backend_of
+from caeav.manifests.manifest import read_manifest
+from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex, backend_of
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem, StoreError
 from caeav.pipeline.store.layout import (
     FOLDER_PATTERN,
@@ -35,25 +38,9 @@ from caeav.pipeline.store.layout import (
     read_capped,
     shard_clips,
 )
-from caeav.pipeline.store.record import read_quarantine
 from caeav.pipeline.store.recipe import Recipe
-from caeav.pipeline.store.record import Quarantined
+from caeav.pipeline.store.record import Quarantined, read_quarantine
 from caeav.pipeline.store.slices import Slice
-import hashlib
-from collections.abc import Iterator, MutableMapping
-from typing import NamedTuple
-from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
-from caeav.pipeline.store.errors import DamagedStore, Problem
-from caeav.pipeline.store.layout import StoreFolder, read_capped
-import errno
-import hashlib
-import stat
-from dataclasses import dataclass
-from typing import Any
-from caeav.manifests.key_index import Keys
-from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex
-from caeav.pipeline.store.errors import DamagedStore, Problem
-from caeav.pipeline.store.layout import Seal, StoreFolder, read_capped
 
 
 class ShardFacts(NamedTuple):

@@ -21,17 +21,16 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.store.backend import BadIndex, backend_of
+from caeav.pipeline.store.convert import convert
 from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.payload import DTYPES
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.verify import repair
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy, contents, same_arrays
-from caeav.pipeline.store.convert import convert
-from caeav.pipeline.store.verify import verify
+from caeav.pipeline.store.verify import repair, verify
 
 
 class StoreContract:

@@ -15,8 +15,7 @@ from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
-from caeav.pipeline.store.writer import Summary
-from caeav.pipeline.store.writer import StoreWriter
+from caeav.pipeline.store.writer import StoreWriter, Summary
 
 SHARD_CLIPS = 4
 

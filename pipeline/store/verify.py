@@ -14,33 +14,23 @@ lost. What is left complete is sealed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from caeav.manifests.core.util import usable_cores
-from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of
-from caeav.pipeline.store.errors import DamagedShard, Problem, StoreError
-from caeav.pipeline.store.journal import journal_files, kept_remarks
-from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.backend import temp_files
-from caeav.pipeline.store.spare import copy_problems
-from caeav.pipeline.store.state import StoreState, inspect
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+
 from caeav.manifests.core.atomic import cut_file, unpublish
-from caeav.pipeline.store.backend import Backend, backend_of
-from caeav.pipeline.store.errors import DamagedStore, Problem
+from caeav.manifests.core.util import usable_cores
+from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of, orphans, temp_files
+from caeav.pipeline.store.errors import DamagedShard, DamagedStore, Problem, StoreError
+from caeav.pipeline.store.journal import journal_files, kept_remarks
 from caeav.pipeline.store.layout import StoreFolder, read_capped
-from caeav.pipeline.store.backend import orphans
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.spare import mend_copies, restore_indexes, withdraw_index
+from caeav.pipeline.store.spare import copy_problems, mend_copies, restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect, read_recipe
-
 
 MAX_THREADS = 8
 

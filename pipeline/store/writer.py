@@ -12,29 +12,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType, TracebackType
+
 from caeav.manifests.clip import Manifest
-from caeav.manifests.key_index import KeyPlaces
 from caeav.manifests.core.atomic import publish_bytes, unpublish
-from caeav.pipeline.store.backend import ShardIndex, backend_of
+from caeav.manifests.key_index import KeyPlaces
+from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
 from caeav.pipeline.store.journal import Journals, source_of
-from caeav.pipeline.store.layout import StoreFolder, cut, shard_clips
-from caeav.pipeline.store.backend import orphans, temp_files
+from caeav.pipeline.store.layout import Seal, StoreFolder, cut, file_digest, shard_clips
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.state import PublishedShards
-from caeav.pipeline.store.record import append_quarantine, render_quarantine
 from caeav.pipeline.store.recipe import Recipe
-from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.record import Quarantined, Record, append_quarantine, render_quarantine
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.spare import mend_copies, withdraw_index
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from caeav.manifests.core.atomic import publish_bytes
-from caeav.pipeline.store.backend import ShardIndex, backend_of
-from caeav.pipeline.store.layout import Seal, StoreFolder, file_digest
-from caeav.pipeline.store.recipe import Recipe
+from caeav.pipeline.store.state import PublishedShards
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import caption as captions, datasets
+from caeav.cli import caption as captions
+from caeav.cli import datasets
 from caeav.manifests.core.errors import CaeavError
 
 
@@ -129,7 +130,9 @@ def test_an_export_tells_what_has_no_captions(
     stores[Path("one")] = Reader("one", "a", quarantined=2, missing=3)
     stores[Path("two")] = Reader("two", "a")
     monkeypatch.setattr("caeav.pipeline.captioners.export.rows_of", lambda reader: reader)
-    monkeypatch.setattr("caeav.pipeline.captioners.export.render", lambda rows, form: f"{rows.path} as {form}\n")
+    monkeypatch.setattr(
+        "caeav.pipeline.captioners.export.render", lambda rows, form: f"{rows.path} as {form}\n"
+    )
     said: list[str] = []
     monkeypatch.setattr(captions, "say", said.append)
     assert call("export").stdout == "one as csv\n"

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import caeav.cli as cli
 from caeav.cli import app, console, doctor, surroundings
 from caeav.cli.console import confirmed, print_json, print_table, say
-from caeav.manifests.core.errors import CaeavError
 from caeav.cli.doctor import Check
+from caeav.manifests.core.errors import CaeavError
 
 
 class Terminal(io.StringIO):

@@ -10,9 +10,9 @@ import pytest
 from caeav.cli import datasets
 from caeav.cli.datasets import IS_LAST, KEEPS, LOOKS, source
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import Source
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import Source
 from caeav.manifests.remembered import Recalled
 
 MADE = Manifest("mine", 10, 1.0, (), ())

@@ -23,12 +23,12 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.model.train.checkpoint import CheckpointError
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.predict import Predictor
-from caeav.model.train.config_file import resolve_config
 from caeav.model.train.runs import Run
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.native import import_torchvision
 from caeav.pipeline.backbones.weights import remember_at
 

@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import datasets, manifest, manifest as manifest_report
+from caeav.cli import datasets, manifest
+from caeav.cli import manifest as manifest_report
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError

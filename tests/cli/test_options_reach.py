@@ -18,13 +18,15 @@ from caeav.cli import (
     imports,
     predict,
     runs,
-    stage as stages,
     synthesise,
     train,
 )
+from caeav.cli import (
+    stage as stages,
+)
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import Source
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.dataset import Source
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.options import RunOptions

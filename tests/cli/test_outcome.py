@@ -13,7 +13,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from caeav.cli import caption as captions, options as live, train as outcome
+from caeav.cli import caption as captions
+from caeav.cli import options as live
+from caeav.cli import train as outcome
 from caeav.cli.app import build
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError

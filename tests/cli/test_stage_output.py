@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from caeav.cli import stage as stages
-from caeav.manifests.dataset import Source
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.store import Quarantined, Recipe
+from caeav.manifests.dataset import Source
 from caeav.pipeline.extract.options import Progress, Remark, Report, StageSummary
+from caeav.pipeline.store import Quarantined, Recipe
 
 
 def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(

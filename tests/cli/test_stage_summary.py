@@ -14,10 +14,10 @@ from caeav.cli.options import at_home
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.identity import MediaChanged
+from caeav.pipeline.extract.options import WHOLE, StageSummary, failure_limit
 from caeav.pipeline.store import Quarantined, Recipe
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.extract.options import WHOLE, StageSummary, failure_limit
 
 LOST = (Quarantined("a", "decode", "no video: x", 2), Quarantined("b", "media", "file not found: b.mp4", 1))
 CHANGE = MediaChange("s", "c", "c.mp4", "gone", "c.mp4 is no file")

@@ -12,7 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import store, store_care, store_care as store_targets
+from caeav.cli import store, store_care
+from caeav.cli import store_care as store_targets
 from caeav.cli.store_care import find_target, find_targets, is_store, size_text
 from caeav.pipeline.extract.identity import MediaReport
 from caeav.pipeline.store import Differences, Report, StoreInfo

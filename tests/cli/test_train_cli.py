@@ -275,9 +275,9 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, A
     """A home whose stores come from small media files, a run on them, and one of the files."""
     from caeav.manifests.dataset import load_dataset
     from caeav.manifests.synthetic import SyntheticOptions, synthesise
-    from caeav.pipeline.extract.tokens import extract_all
     from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
     from caeav.pipeline.extract.options import RunOptions
+    from caeav.pipeline.extract.tokens import extract_all
 
     home = Home(tmp_path_factory.mktemp("decoded"))
     options = SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5)
@@ -295,8 +295,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     decoded: tuple[Home, dict[str, Any], Path], part: int, tmp_path: Path
 ) -> None:
     """The whole way from media to table gives what the stored tokens and captions of that file give."""
-    from caeav.model.train.predict import Predictor
-    from caeav.model.train.predict import report_json
+    from caeav.model.train.predict import Predictor, report_json
     from caeav.model.train.runs import find_run
     from caeav.pipeline.store import StoreReader
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 
-from caeav.manifests.core import atomic as publish
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import load_dataset
+from caeav.manifests.core import atomic as publish
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.extract import engine as stage, decode_job as worker
-from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract import decode_job as worker
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import StoreReader, list_stores, verify
 from caeav.pipeline.store.media_record import PREFIX, read_record
-from caeav.pipeline.extract.options import RunOptions
 
 STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder")
 """The functions of `publish` that change the disk; everything that must survive goes through them."""

@@ -22,10 +22,10 @@ import pytest
 
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.tokens import extract
+from caeav.pipeline.store import StoreReader
 
 PR_CAPBSET_DROP = 24
 DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3

@@ -15,12 +15,13 @@ import pytest
 
 from caeav.manifests.core import atomic as publish
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import collect as gather, engine as stage
-from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract import collect as gather
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import Record, StoreWriter
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.extract.options import RunOptions
 
 SHARD = 8
 """More than there are clips: nothing is published before all are done."""

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.media import scan
-from caeav.pipeline.media.clip import PROCESS_BYTES, Limits
-from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.clip import PROCESS_BYTES, DecodeError, Limits, Sampling
 from caeav.pipeline.media.registry import decoders
 
 

@@ -25,14 +25,14 @@ import pytest
 from caeav.cli.app import build, run
 from caeav.cli.console import say
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.pipeline.store import Quarantined, Record, StoreError, StoreReader, open_for_writing, verify
+from caeav.pipeline.store.formats.webdataset import decode_index
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.formats.webdataset import decode_index
 
 EVIL = "</script><img src=x onerror=alert(1)>\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe`|$(id)"
 BAD_CHARACTERS = "\x1b\x07\x9b\u202e"

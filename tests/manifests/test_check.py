@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caeav.manifests.baselines import segment_labels
 from caeav.manifests.checks import check, missing_media
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.findings import CODES, TOLD, finding, told
 from caeav.manifests.masks import pack_mask
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.baselines import segment_labels
 
 
 def clip(key: str, split: str, *events: Event, media: str = "", video: str = "") -> Clip:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.dataset import folder_dataset, load_dataset
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import folder_dataset, load_dataset
 from caeav.manifests.manifest import write_manifest
 
 ROW = "Bark&v1&good&0&5\n"

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caeav.manifests.keys import KEY_PATTERN
-from caeav.manifests.keys import Wish, assign_keys, slug
+from caeav.manifests.keys import KEY_PATTERN, Wish, assign_keys, slug
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True, max_size=20)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caeav.manifests.baselines import segment_labels
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.baselines import segment_labels
 
 WEAK = ("AVVP_train.csv", "AVVP_val_pd.csv", "AVVP_test_pd.csv")
 TIMED = ("AVVP_eval_audio.csv", "AVVP_eval_visual.csv")

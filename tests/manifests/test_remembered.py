@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.core import atomic as publish
 from caeav.manifests import remembered
-from caeav.manifests.dataset import Source
+from caeav.manifests.core import atomic as publish
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import Source
 from caeav.manifests.remembered import (
     Recalled,
     last_dataset,

@@ -11,18 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import caeav.manifests.manifest as jsonl
 import caeav.manifests.key_index as keytable
 import caeav.manifests.key_index as texthash
+import caeav.manifests.manifest as jsonl
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import video_id
-from caeav.manifests.update import grow
-from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest, write_manifest
-from caeav.manifests.key_index import KeyPlaces, Keys
+from caeav.manifests.key_index import KeyPlaces, Keys, hash_text, hash_texts
 from caeav.manifests.lazy_clips import FiledClips
+from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest, write_manifest
 from caeav.manifests.rows import ManifestError
-from caeav.manifests.key_index import hash_text, hash_texts
+from caeav.manifests.update import grow
 
 CLIPS = (
     Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),

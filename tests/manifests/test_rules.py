@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests import manifest as jsonl, key_index as keytable
+from caeav.manifests import key_index as keytable
+from caeav.manifests import manifest as jsonl
 from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.core.atomic import publish_text
+from caeav.manifests.key_index import KeyPlaces, Keys
+from caeav.manifests.lazy_clips import FiledClips, map_file
 from caeav.manifests.manifest import (
     filed,
     holds_rows,
@@ -22,9 +26,6 @@ from caeav.manifests.manifest import (
     source_digest,
     write_manifest,
 )
-from caeav.manifests.key_index import KeyPlaces, Keys
-from caeav.manifests.core.atomic import publish_text
-from caeav.manifests.lazy_clips import FiledClips, map_file
 from caeav.manifests.rows import ManifestError, check_clip, clip_from_row, clip_to_row, is_inside, number
 
 CLIP = Clip("a", "d/a.mp4", 1.5, 10.0, "train", (Event("dog", 0.0, 10.0), Event("cat", 2.0, 2.0, "audio")))

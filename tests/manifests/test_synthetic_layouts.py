@@ -15,17 +15,17 @@ from PIL import Image
 
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.dataset import SYNTHETIC, load_dataset
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import leaked_keys
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import SYNTHETIC, load_dataset
+from caeav.manifests.findings import leaked_keys
 from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.manifests.synthetic.render import frames
-from caeav.manifests.synthetic.layouts.base import layouts
 from caeav.manifests.synthetic.audio import waveform
 from caeav.manifests.synthetic.classes import CLASSES, plain
+from caeav.manifests.synthetic.layouts.base import layouts
+from caeav.manifests.synthetic.render import frames
 
 SMALL: dict[str, dict[str, Any]] = {
     "llp": {"clips": 12, "size_px": 64, "fps": 4, "seconds": 6},

@@ -14,8 +14,8 @@ from matplotlib.colors import rgb_to_hsv
 from numpy.typing import NDArray
 
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.manifests.synthetic.layouts.ave import HEADER
 from caeav.manifests.synthetic.classes import BACKGROUND, CLASSES, class_names
+from caeav.manifests.synthetic.layouts.ave import HEADER
 
 OPTIONS = SyntheticOptions(
     clips=24, seconds=6, size_px=96, fps=5, rate_hz=22_050, seed=5, misaligned=0.8, distractors=0.0

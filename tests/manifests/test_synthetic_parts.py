@@ -12,11 +12,11 @@ import pytest
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import generate, scenario
+from caeav.manifests.synthetic.classes import class_names
 from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.oracle import Score
 from caeav.manifests.synthetic.scenario import Scenario
-from caeav.manifests.synthetic.classes import class_names
 
 OPTIONS = SyntheticOptions(clips=6, classes=5, seconds=4, misaligned=0.0)
 NAMES = class_names(5)

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from caeav.manifests.synthetic import render as draw
-from caeav.manifests.synthetic.questions import Facts
+from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, _png, _wav, sounding_objects
 from caeav.manifests.synthetic.layouts.music_avqa import ask
 from caeav.manifests.synthetic.layouts.music_avqa import plan as plan_scene
-from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, _png, _wav, sounding_objects
 from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.questions import Facts
 from caeav.manifests.synthetic.scenario import Scenario, Thing
-from caeav.manifests.synthetic.classes import plain
 
 OPTIONS = SyntheticOptions(clips=4, seconds=4, size_px=64, fps=4)
 

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import SYNTHETIC, load_dataset
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import leaked_keys
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import SYNTHETIC, load_dataset
+from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers.music_avqa import TYPES, read_questions
 from caeav.manifests.synthetic import synthesise
-from caeav.manifests.synthetic.layouts.music_avqa import plan
-from caeav.manifests.synthetic.questions import TEMPLATES
-from caeav.manifests.synthetic.layouts.music_avqa import official_item, questions, truth_row
-from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.layouts.music_avqa import official_item, plan, questions, truth_row
+from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.questions import TEMPLATES
 
 LAYOUT = "music-avqa"
 MANY = 300

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.keys import KEY_PATTERN
 from caeav.manifests.synthetic.layouts.ave import assign_splits
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
 from caeav.manifests.synthetic.scenario import HEARD, SEEN, Scenario, Timeline, plan

@@ -6,16 +6,24 @@ import numpy as np
 import pytest
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.synthetic.layouts import llp
 from caeav.manifests.synthetic import audio as sound
-from caeav.manifests.synthetic.render import MUTED, backdrop, colour, muted_colour, stamp
-from caeav.manifests.synthetic.render import MAX_SCALE, MOTIONS
-from caeav.manifests.synthetic.layouts.music_avqa import LAYOUT, _split_of
-from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, plan
-from caeav.manifests.synthetic.render import OUTLINES, PATTERNS
 from caeav.manifests.synthetic.audio import RHYTHMIC, VOICES
 from caeav.manifests.synthetic.classes import CLASSES, class_names, plain, underscored
+from caeav.manifests.synthetic.layouts import llp
+from caeav.manifests.synthetic.layouts.music_avqa import LAYOUT, _split_of
+from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
+from caeav.manifests.synthetic.render import (
+    MAX_SCALE,
+    MOTIONS,
+    MUTED,
+    OUTLINES,
+    PATTERNS,
+    backdrop,
+    colour,
+    muted_colour,
+    stamp,
+)
+from caeav.manifests.synthetic.scenario import Scenario, plan
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from torch import nn
 from caeav.model.adapters.kernels import fused
 from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
 from caeav.model.adapters.kernels.reads import ask_latents, read_through_maps
-from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.layers import grouped_product
+from caeav.model.adapters.moe import AvMoe
 
 DOUBLE = torch.float64
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.case import CaptionAdapter, CaptionMapper
-from caeav.model.adapters.case import Case
+from caeav.model.adapters.case import CaptionAdapter, CaptionMapper, Case
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.layers import DepthwiseOverTime
+from caeav.model.adapters.moe import AvMoe
 from caeav.model.tasks.heads import AveHeadConfig
 from caeav.model.tasks.layers import TemporalAttention
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
 from caeav.model.adapters.kernels import cpu_units as leanunits
 from caeav.model.adapters.kernels import cpu_units as pages
-from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
 
 DOUBLE = torch.float64
 

@@ -10,13 +10,18 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.case import Case
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.moe import CrossExpert, UniExpert, latent_attention
-from caeav.model.adapters.moe import AvMoe, load_balance
-from caeav.model.adapters.layers import TokenSelector, selected_count, token_topk_mask
-from caeav.model.adapters.layers import TemporalMode
-from caeav.model.adapters.layers import GroupedLinear, TokenBatchNorm, mix_tokens
 from caeav.model.adapters.kernels.reads import read_tokens
-from caeav.model.adapters.layers import PackedAttention
+from caeav.model.adapters.layers import (
+    GroupedLinear,
+    PackedAttention,
+    TemporalMode,
+    TokenBatchNorm,
+    TokenSelector,
+    mix_tokens,
+    selected_count,
+    token_topk_mask,
+)
+from caeav.model.adapters.moe import AvMoe, CrossExpert, UniExpert, latent_attention, load_balance
 
 DOUBLE = torch.float64
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from torch import nn
+from vector_names import VectorMismatchError, load_vector_parameters
 
 from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.tasks.ave.head import AveHead, LocalisationHead
-from caeav.model.tasks.heads import AveHeadConfig
 from caeav.model.tasks.ave.loss import ave_loss, event_class
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
-from vector_names import VectorMismatchError, load_vector_parameters
+from caeav.model.tasks.heads import AveHeadConfig
 
 SMALL = AveHeadConfig(visual_in=16, audio_in=8, width=16, hidden=32)
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.train.config_file import model_class
+from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
 from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.tasks.ave.metric import AveMetric
-from caeav.model.train.network import Network, build_network
-from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
+from caeav.model.train.config_file import model_class
+from caeav.model.train.network import Network, build_network
 
 T, CLASSES = 6, ("bell", "dog", "drum")
 SPEC = InputSpec(

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from caeav.model.tasks.bootstrap import CLIPS, Evidence, intervals, mean_of
-from caeav.model.tasks.avvp.head import AvvpOutput
-from caeav.model.tasks.avvp.metric import clip_scores
-from caeav.model.train.config_file import resolve_config
 from caeav.model.tasks.ave.task import AveScorer
 from caeav.model.tasks.avqa.task import ANSWER, TYPE, AvqaScorer
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.avvp.metric import clip_scores
 from caeav.model.tasks.avvp.task import AUDIO, TIMED, VISUAL, AvvpScorer
+from caeav.model.tasks.bootstrap import CLIPS, Evidence, intervals, mean_of
+from caeav.model.train.config_file import resolve_config
 
 
 class Batch:

@@ -10,12 +10,19 @@ import pytest
 import torch
 
 from caeav.manifests.core.home import Home
-from caeav.model.train import runs as environment, card as introduction
+from caeav.model.train import card as introduction
+from caeav.model.train import runs as environment
 from caeav.model.train.card import besides, card_text
-from caeav.model.train.runs import describe_environment, environment_differences
-from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import STORES, Run, RunError, create_run
+from caeav.model.train.experiment import Experiment, prepare
+from caeav.model.train.runs import (
+    STORES,
+    Run,
+    RunError,
+    create_run,
+    describe_environment,
+    environment_differences,
+)
 
 SMALL = ["model.head.width=16", "model.adapters.avmoe.enabled=false"]
 INTERVALS = {"level": 95, "resamples": 2000, "unit": "clips"}

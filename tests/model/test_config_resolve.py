@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from caeav.model.train import config_file as resolve
+from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train.config_file import config_class
+from caeav.model.train import config_file as resolve
 from caeav.model.train.config_file import (
     ConfigError,
+    config_class,
     dump_config,
     load_config,
     recipe_names,
     resolve_config,
 )
-from caeav.model.tasks.base import TASKS
 
 
 def faults_of(**options: object) -> str:

@@ -15,12 +15,11 @@ from caeav.manifests.clip import Event
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.manifest import write_manifest
-from caeav.model.adapters.batch import TokenBatch
-from caeav.model.adapters.batch import Change, Epoch
+from caeav.model.adapters.batch import Change, Epoch, TokenBatch
+from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
 from caeav.model.train.pick import PickedStore
-from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.pipeline.store import (
     Quarantined,
     Recipe,

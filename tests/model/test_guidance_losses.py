@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.tasks.config import LossConfig
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.losses import (
     bounded_temperature,
     caption_contrast,
@@ -19,7 +20,6 @@ from caeav.model.train.losses import (
     same_caption,
     selection_entropy,
 )
-from caeav.model.train.config_file import resolve_config
 
 NOBODY = torch.eye(2, dtype=torch.bool)
 

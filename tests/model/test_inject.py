@@ -10,18 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.train.config_file import model_class
-from caeav.model.tasks.heads import AveHeadConfig
-from caeav.model.train.network import build_network
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.adapters.live import Live, pair_blocks
-from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.train.config_file import model_class
+from caeav.model.train.network import build_network
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
 from caeav.pipeline.backbones.timm_models import create_swin_v2
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")

@@ -10,8 +10,8 @@ import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.home import Home
-from caeav.model.train.join import JoinError, join, join_stores
 from caeav.model.tasks.sample import ClipSamples
+from caeav.model.train.join import JoinError, join, join_stores
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
 KEYS = tuple(f"clip{number}" for number in range(6))

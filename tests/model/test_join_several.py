@@ -10,20 +10,19 @@ import pytest
 import torch
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.join import JoinError, join_stores, store_facts
-from caeav.model.train.runs import referenced_stores
-from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import STORES, create_run
-from caeav.pipeline.extract.tokens import extract_all
+from caeav.model.train.runs import STORES, create_run, referenced_stores
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.single_file import process_file
-from caeav.pipeline.store import Recipe, unreferenced
 from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.single_file import process_file
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.store import Recipe, unreferenced
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.moe import Bottleneck
-from caeav.model.adapters.moe import load_balance
+from caeav.model.adapters.ladder import LadderTrunk, LowRankMerge, merge_patches, pool_tokens
 from caeav.model.adapters.layers import WidthError
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.adapters.ladder import LadderTrunk
-from caeav.model.adapters.ladder import LowRankMerge, merge_patches, pool_tokens
+from caeav.model.adapters.moe import Bottleneck, load_balance
 
 B, T = 2, 3
 VISUAL = (TapSpec("visual.s1", 16, 8), TapSpec("visual.s2", 4, 16), TapSpec("visual.s3", 4, 24))

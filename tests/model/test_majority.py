@@ -7,15 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from caeav.model.adapters.batch import InputSpec
-from caeav.model.tasks.config import RunConfig
+from caeav.model.adapters.batch import Inputs, InputSpec
 from caeav.model.tasks.avqa.loss import UNLISTED
-from caeav.model.train.config_file import resolve_config
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.avqa.task import ANSWER, TYPE
 from caeav.model.tasks.avs.task import BITS, KNOWN
 from caeav.model.tasks.avvp.task import AUDIO, LABELS, VISUAL
+from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.config_file import resolve_config
 
 
 def majority(task: str, train: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> float:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, MaskOutput
-from caeav.model.tasks.avs.head import Tpavi
+from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, MaskOutput, Tpavi
 from caeav.model.tasks.heads import AvsHeadConfig
 
 

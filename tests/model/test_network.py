@@ -9,14 +9,21 @@ import pytest
 import torch
 from torch import nn
 
+from caeav.model.adapters.batch import (
+    NEGATIVE,
+    CaptionSpec,
+    Inputs,
+    InputSpec,
+    TapSpec,
+    TokenBatch,
+    TrunkOutput,
+)
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
-from caeav.model.train.network import Network, blind, build_network
 from caeav.model.adapters.trunk import needed
-from caeav.model.train.config_file import resolve_config
-from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.base import TASKS
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.network import Network, blind, build_network
 
 SPEC = InputSpec(
     4,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig, CaseConfig
+from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.adapters.layers import LowRankContext, LowRankLinear, make_linear
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
-from caeav.model.adapters.ladder import LadderTrunk
 
 DOUBLE = torch.float64
 

@@ -16,14 +16,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from caeav.model.tasks import prediction as base
+from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
+from caeav.model.tasks.avqa.prediction import Answer
+from caeav.model.tasks.avs.prediction import Masks
+from caeav.model.tasks.avvp.prediction import Tracks
+from caeav.model.tasks.prediction import BLUE, GREY, ORANGE, Panel, When, colours_of, plain, strip_panel
 from caeav.model.train import predict as report
 from caeav.model.train.predict import Prediction
-from caeav.model.tasks import prediction as base
-from caeav.model.tasks.avqa.prediction import Answer
-from caeav.model.tasks.prediction import BLUE, GREY, ORANGE, Panel, When, colours_of, plain, strip_panel
-from caeav.model.tasks.avs.prediction import Masks
-from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
-from caeav.model.tasks.avvp.prediction import Tracks
 
 WHEN = When(10.0, 2.0, 4)
 

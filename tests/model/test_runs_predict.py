@@ -16,21 +16,19 @@ import torch
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train import predict as report
-from caeav.model.adapters.batch import CaptionSpec, TapSpec
-from caeav.model.train.checkpoint import CheckpointError
-from caeav.model.train.experiment import prepare, reopen
-from caeav.model.train.session import train
-from caeav.model.train.seeds import summarise_group
-from caeav.model.train.predict import Prediction, Predictor
-from caeav.model.tasks.prediction import Reading, When
-from caeav.model.tasks.avs.prediction import Masks
+from caeav.model.adapters.batch import CaptionSpec, Inputs, TapSpec
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
+from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.train.predict import picture, report_json, write_report
+from caeav.model.tasks.prediction import Reading, When
+from caeav.model.train import predict as report
+from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
-from caeav.model.adapters.batch import Inputs
+from caeav.model.train.experiment import prepare, reopen
+from caeav.model.train.predict import Prediction, Predictor, picture, report_json, write_report
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
+from caeav.model.train.seeds import summarise_group
+from caeav.model.train.session import train
 
 
 @pytest.fixture(scope="module")

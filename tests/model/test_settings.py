@@ -16,21 +16,20 @@ import yaml
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train.config_file import config_class
-from caeav.model.train.losses import weighted_losses
-from caeav.model.train.network import build_network
-from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.config_file import (
     ConfigError,
+    config_class,
     dump_config,
     load_config,
     recipe_names,
     resolve_config,
 )
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.base import TASKS
+from caeav.model.train.loop import lr_factor, make_optimiser
+from caeav.model.train.losses import weighted_losses
+from caeav.model.train.network import build_network
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
 CAPTION = CaptionSpec(5, 16)

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import TokenBatch
+from caeav.model.adapters.batch import Epoch, TokenBatch
 from caeav.model.tasks.config import StressConfig
-from caeav.model.adapters.batch import Epoch
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import epoch_order
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog
 from caeav.model.train.losses import weighted_losses
-from caeav.model.train.config_file import resolve_config
 from caeav.model.train.resume import Progress
 from caeav.model.train.runs import METRICS, Run, create_run
+from caeav.model.train.session import train
 from caeav.model.train.stress import Augment, Stress
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 

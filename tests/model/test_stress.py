@@ -11,17 +11,24 @@ import torch
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import TokenBatch
+from caeav.model.adapters.batch import Epoch, TokenBatch
+from caeav.model.tasks.base import Scores
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.examine import kinds_of, picture, strengths_of, stress_curves, table, write_curves
-from caeav.model.adapters.batch import Epoch
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
-from caeav.model.train.examine import examine, remarks
+from caeav.model.train.examine import (
+    examine,
+    kinds_of,
+    picture,
+    remarks,
+    strengths_of,
+    stress_curves,
+    table,
+    write_curves,
+)
 from caeav.model.train.experiment import prepare
 from caeav.model.train.join import join_stores
-from caeav.model.train.config_file import resolve_config
 from caeav.model.train.stress import KINDS, Augment, Stress, parse_stress, said
-from caeav.model.tasks.base import Scores
 
 PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")

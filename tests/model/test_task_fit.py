@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
-from caeav.manifests.dataset import MARKS
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.dataset import MARKS
 from caeav.manifests.manifest import read_manifest, write_manifest
-from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.batch import TapSpec
+from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
-from caeav.model.train.config_file import resolve_config
+from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
 from caeav.model.tasks.suitable import LAYOUTS, suited, task_for, task_labelled
-from caeav.model.tasks.base import TASKS
+from caeav.model.train.config_file import resolve_config
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from caeav.model.adapters.batch import TrunkOutput
-from caeav.model.tasks.ave.head import AveHead
-from caeav.model.tasks.ave.head import WeakAveHead
+from caeav.model.tasks.ave.head import AveHead, WeakAveHead
 from caeav.model.tasks.avqa.head import AvqaHead, QuestionEncoder, ground
-from caeav.model.tasks.avs.head import AvsHead, MapError, token_maps
-from caeav.model.tasks.avs.head import ResidualUnit
-from caeav.model.tasks.avs.head import Tpavi
-from caeav.model.tasks.avvp.head import AvvpHead, MotionError, frame_attention
-from caeav.model.tasks.avvp.head import Assign, DropPath
+from caeav.model.tasks.avs.head import AvsHead, MapError, ResidualUnit, Tpavi, token_maps
+from caeav.model.tasks.avvp.head import Assign, AvvpHead, DropPath, MotionError, frame_attention
 from caeav.model.tasks.heads import (
     AveHeadConfig,
     AvqaHeadConfig,

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.ave.loss import weak_ave_loss
 from caeav.model.tasks.avqa.loss import avqa_loss
 from caeav.model.tasks.avs.loss import (
@@ -16,6 +15,7 @@ from caeav.model.tasks.avs.loss import (
     masked_similarity,
     nearest_sound_divergence,
 )
+from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
 
 LOG2 = math.log(2)

@@ -10,18 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caeav.manifests.clip import Clip
-from caeav.model.adapters.batch import InputSpec
-from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.adapters.batch import Inputs, InputSpec
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric, QuestionTypeError
 from caeav.model.tasks.avs.metric import AvsMetric, f_curves, frame_iou
-from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, predict_tracks, segment_counts
-from caeav.model.tasks.avvp.metric import run_hits
+from caeav.model.tasks.avvp.head import AvvpOutput
+from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, predict_tracks, run_hits, segment_counts
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.train.config_file import resolve_config
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.sample import Sample
+from caeav.model.train.config_file import resolve_config
 
 
 def track(text: str) -> Tensor:

@@ -12,16 +12,14 @@ from torch import Tensor
 
 from caeav.manifests.clip import Clip, Event
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, InputSpec, TokenBatch
-from caeav.model.adapters.batch import Epoch
+from caeav.model.adapters.batch import NEGATIVE, Epoch, Inputs, InputSpec, TokenBatch
+from caeav.model.tasks.avqa.task import REFERENCE_FRAMES, Negatives
 from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
-from caeav.model.train.losses import caption_contrast, consistency, guidance_losses
-from caeav.model.train.config_file import resolve_config
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import TASKS
-from caeav.model.tasks.avqa.task import REFERENCE_FRAMES, Negatives
+from caeav.model.tasks.sample import Sample
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.losses import caption_contrast, consistency, guidance_losses
 
 CLASSES = ("bell", "dog", "drum")
 

@@ -21,14 +21,13 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
 from caeav.model.adapters.batch import Epoch
-from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.session import train
-from caeav.model.train.predict import Prediction, Predictor
-from caeav.model.train.predict import report_json, write_report
-from caeav.model.train.config_file import resolve_config
-from caeav.model.train.runs import Run, create_run
-from caeav.model.tasks.avs.task import masks_of
 from caeav.model.tasks.avqa.task import NEGATIVE
+from caeav.model.tasks.avs.task import masks_of
+from caeav.model.train.config_file import resolve_config
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.predict import Prediction, Predictor, report_json, write_report
+from caeav.model.train.runs import Run, create_run
+from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 CLASSES = ("bell", "dog", "drum")
@@ -310,11 +309,10 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
 def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
     variant: str, reaches: bool
 ) -> None:
-    from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+    from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+    from caeav.model.tasks.base import TASKS
     from caeav.model.train.config_file import config_class
     from caeav.model.train.network import build_network
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import TASKS
 
     spec = InputSpec(
         3,

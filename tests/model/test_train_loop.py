@@ -13,6 +13,7 @@ import torch
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.model.tasks.config import RunConfig, ScheduleConfig, StressConfig
 from caeav.model.train.checkpoint import (
     CheckpointError,
     load_into,
@@ -20,15 +21,13 @@ from caeav.model.train.checkpoint import (
     trainable_state,
     write_tensors,
 )
-from caeav.model.tasks.config import RunConfig, ScheduleConfig, StressConfig
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import Experiment, _without_clips, prepare, reopen
-from caeav.model.train.session import load_best, train
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import lr_factor, make_optimiser
-from caeav.model.train.config_file import resolve_config
+from caeav.model.train.loop import TrainingError, choose_device, lr_factor, make_optimiser
 from caeav.model.train.runs import METRICS, Run, create_run
-from caeav.model.train.loop import TrainingError, choose_device
+from caeav.model.train.session import load_best, train
 
 SMALL = [
     "training.epochs=6",

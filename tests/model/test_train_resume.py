@@ -19,12 +19,12 @@ import torch
 import caeav.model.train.resume as resume_module
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.session import train
-from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.config_file import resolve_config
+from caeav.model.train.experiment import Experiment, prepare, reopen
+from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.resume import BEST, LAST, PENDING, Progress, settle_best
 from caeav.model.train.runs import METRICS, Run, create_run
+from caeav.model.train.session import train
 
 SEED = int(os.environ.get("CAEAV_RESUME_SEED", random.randrange(1 << 30)))
 """What is left to chance here is drawn from it; a failure prints it, and it can be given to repeat one."""

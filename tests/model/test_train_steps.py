@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils import deterministic
 
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import Epoch, TokenBatch, TrunkOutput
+from caeav.model.tasks.base import TASKS, Scores
 from caeav.model.tasks.bootstrap import Evidence
+from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
 from caeav.model.train.checkpoint import (
     CheckpointError,
     load_into,
@@ -24,21 +26,17 @@ from caeav.model.train.checkpoint import (
     trainable_state,
     write_tensors,
 )
-from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
-from caeav.model.adapters.batch import Epoch
+from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
 from caeav.model.train.evaluate import score
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.session import train
 from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.loop import Trainer, choose_device, exact_on_cpu, lr_factor, make_optimiser, set_lr
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
-from caeav.model.train.loop import lr_factor, make_optimiser, set_lr
-from caeav.model.train.config_file import resolve_config
 from caeav.model.train.resume import LAST, Progress, seed_epoch
 from caeav.model.train.runs import METRICS, create_run
-from caeav.model.tasks.base import TASKS, Scores
-from caeav.model.train.loop import Trainer, choose_device, exact_on_cpu
+from caeav.model.train.session import train
 
 CPU = torch.device("cpu")
 PLAIN = ["training.device=cpu", "schedule.warmup_epochs=0", "schedule.name=none", "training.workers=0"]
@@ -463,7 +461,8 @@ def test_an_existing_run_is_opened_on_the_device_that_is_asked_for(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "caeav.model.train.experiment.choose_device", lambda name: (asked.append(name), torch.device("cpu"))[1]
+        "caeav.model.train.experiment.choose_device",
+        lambda name: (asked.append(name), torch.device("cpu"))[1],
     )
     run = create_run(tiny_home, plain_config("training.device=cuda"))
     reopen(tiny_home, run, device)

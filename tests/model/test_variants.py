@@ -11,14 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.case import Case
-from caeav.model.adapters.config import AdapterConfig, CaseConfig
-from caeav.model.adapters.moe import CrossExpert, UniExpert, latent_attention, mutual_attention
-from caeav.model.adapters.moe import load_balance
-from caeav.model.adapters.layers import TokenSelector, token_topk_mask
-from caeav.model.adapters.config import FIXES, PRESETS, SIZES, VARIANTS
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.case import Case
+from caeav.model.adapters.config import FIXES, PRESETS, SIZES, VARIANTS, AdapterConfig, CaseConfig
 from caeav.model.adapters.ladder import LadderTrunk
+from caeav.model.adapters.layers import TokenSelector, token_topk_mask
+from caeav.model.adapters.moe import CrossExpert, UniExpert, latent_attention, load_balance, mutual_attention
 
 DOUBLE = torch.float64
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.backbones.weights import remember_at
 

@@ -14,13 +14,12 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.extract.decode_job import why_no_answer
-from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.extract.decode_job import setup, why_no_answer, worker_settings
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, token_job
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import RunOptions
-from caeav.pipeline.extract.decode_job import setup, worker_settings
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.media.workers.pool import Outcome
+from caeav.pipeline.store import StoreReader
 
 JOBS = dict(enumerate((token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions()))))
 Change = Callable[[dict[str, Any], dict[str, Any]], Any]

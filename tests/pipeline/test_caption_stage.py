@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 import caeav.cli.caption
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.classic.text import HashedText
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.extract.jobs import CaptionOptions
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.store import StoreReader
 
 ONE = RunOptions(workers=1)
 

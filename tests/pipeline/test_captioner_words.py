@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.descriptor import SIDE, _blob
 from caeav.pipeline.captioners.base import evenly, one_caption, tidy
-from caeav.pipeline.captioners.descriptor import pick, place_word, spans_words
+from caeav.pipeline.captioners.descriptor import SIDE, _blob, pick, place_word, spans_words
 from caeav.pipeline.media.clip import DecodedClip
 
 RATE = 16_000

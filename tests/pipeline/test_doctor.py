@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.core.errors import CaeavError
 from caeav.cli import doctor
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.media.registry import decoders
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from caeav.cli import doctor
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.cli import doctor
 from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
 from caeav.pipeline.media.clip import DecodedClip

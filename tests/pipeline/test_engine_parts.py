@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.extract import engine as beforehand, features as lookup, options as meter
-from caeav.pipeline.extract import collect as gather, single_file as single
-from caeav.pipeline.extract.collect import Assembly, decoded
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract.captions import Embedder, look_through
 from caeav.pipeline.captioners.from_file import CaptionFileError
-from caeav.pipeline.media.workers.pool import Outcome
-from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
-from caeav.pipeline.extract.collect import Filling, Gatherer, unfit
-from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.extract import collect as gather
+from caeav.pipeline.extract import engine as beforehand
+from caeav.pipeline.extract import features as lookup
+from caeav.pipeline.extract import options as meter
+from caeav.pipeline.extract import single_file as single
+from caeav.pipeline.extract.captions import Embedder, look_through
+from caeav.pipeline.extract.collect import Assembly, Filling, Gatherer, decoded, unfit
+from caeav.pipeline.extract.decode_job import computed, frames_of, record_info, windows_of
 from caeav.pipeline.extract.jobs import (
     CaptionOptions,
     Job,
@@ -35,10 +35,11 @@ from caeav.pipeline.extract.jobs import (
     token_job,
     token_recipe,
 )
+from caeav.pipeline.extract.options import Meter, Progress, RunOptions
+from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
+from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.writer import ShardPlan
-from caeav.pipeline.extract.options import Progress, RunOptions
-from caeav.pipeline.extract.decode_job import computed, frames_of, record_info, windows_of
 
 T = 2
 INFO = {"frames_ok": [True, False], "audio_ok": [True, True], "notes": [], "facts": {"fps": 25}}
@@ -335,7 +336,8 @@ def test_texts_are_embedded_in_the_rows_of_their_clips(
     kind: type[Texts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "caeav.pipeline.extract.device.network.text_encoder", lambda backbone, devices, compute: backbone.encode
+        "caeav.pipeline.extract.device.network.text_encoder",
+        lambda backbone, devices, compute: backbone.encode,
     )
     one, other = kind(), kind()
     fields = {

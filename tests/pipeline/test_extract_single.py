@@ -16,11 +16,11 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.captions import caption
-from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.extract.single_file import process_file
-from caeav.pipeline.store import Recipe, StoreReader
 from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.single_file import process_file
+from caeav.pipeline.extract.tokens import extract
+from caeav.pipeline.store import Recipe, StoreReader
 
 WriteWave = Callable[[Path, np.ndarray[Any, Any]], Path]
 

@@ -21,12 +21,12 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.extract.collect import unfit
 from caeav.pipeline.extract.jobs import TokenOptions
+from caeav.pipeline.extract.options import Progress, RunOptions, failure_limit
+from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Record, Slice, StoreReader
 from caeav.pipeline.store.dtypes import stored
-from caeav.pipeline.extract.options import Progress, RunOptions, failure_limit
 
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions(shard_clips=4)

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
+from caeav.manifests.dataset import load_dataset
 from caeav.pipeline.extract import feature_files
 from caeav.pipeline.extract.feature_match import match_features
 from caeav.pipeline.extract.features import FeatureError, FeatureOptions, import_features, read_features
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.store import StoreReader
 
 T = 4
 IDS = ("a", "b_c", "-d.e", "F", "f")

@@ -25,8 +25,8 @@ from caeav.pipeline.extract.features import (
     read_features,
     tokens_shape,
 )
-from caeav.pipeline.store import Recipe, StoreReader
 from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.store import Recipe, StoreReader
 
 T = 4
 CLIPS = tuple(

@@ -15,10 +15,12 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import identity, engine as stage
-from caeav.pipeline.extract.tokens import extract
+from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract import identity
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions, token_job
+from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import (
     Quarantined,
     Record,
@@ -31,7 +33,6 @@ from caeav.pipeline.store import (
     remove_store,
 )
 from caeav.pipeline.store.media_record import MediaChange, read_record, record_path
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
 
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions(shard_clips=2)

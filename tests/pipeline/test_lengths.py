@@ -15,10 +15,9 @@ import pytest
 
 from caeav.manifests.core.home import Home
 from caeav.pipeline.media import lengths
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError
-from caeav.pipeline.media.workers.pool import Outcome
+from caeav.pipeline.media.clip import DecodeError, Limits
 from caeav.pipeline.media.lengths import FILE, length_s, lengths_in
+from caeav.pipeline.media.workers.pool import Outcome
 
 
 def sound(path: Path, seconds: float) -> Path:

@@ -7,11 +7,16 @@ import importlib.util
 import numpy as np
 import pytest
 
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.catalogue import REGISTRIES, ModelFacts, catalogue, registry_of
-from caeav.pipeline.backbones.record_check import array_statistics, differences
+from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.describe import random_remarks
-from caeav.pipeline.backbones.record_check import sample_clip, sample_frames, sample_wave
+from caeav.pipeline.backbones.record_check import (
+    array_statistics,
+    differences,
+    sample_clip,
+    sample_frames,
+    sample_wave,
+)
 
 VISUAL = [row for row in catalogue() if row.kind == "visual backbone" and not row.name.endswith(":")]
 

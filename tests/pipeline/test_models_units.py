@@ -106,7 +106,9 @@ def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: 
             raise CaeavError(f"no weights {choice.weights!r}")
         return Model()
 
-    monkeypatch.setattr("caeav.pipeline.backbones.describe.registry_of", lambda kind: {"m": make, "f:m": make})
+    monkeypatch.setattr(
+        "caeav.pipeline.backbones.describe.registry_of", lambda kind: {"m": make, "f:m": make}
+    )
     allowed = "random:"
     view = view_model(ModelChoice("m", "w", {"a": 1}), facts(weights="hub:a/b", licence="MIT"))
     assert tried[-1] == ModelChoice("m", "random:0", {"a": 1})

@@ -12,13 +12,13 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import tokens as extract
-from caeav.pipeline.extract import jobs as live, captions as reembed
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract.jobs import open_live
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe
-from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.extract import captions as reembed
+from caeav.pipeline.extract import jobs as live
+from caeav.pipeline.extract import tokens as extract
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe, open_live
 from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.store import Quarantined, Recipe, Record
 
 OPEN = SimpleNamespace(name="swin", live=lambda: "opened")
 

@@ -15,13 +15,13 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.media.workers.pool import Failure, Outcome, Request
-from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.extract.jobs import TokenOptions
+from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.tokens import extract, extract_all
+from caeav.pipeline.media.workers.pool import Failure, Outcome, Request
 from caeav.pipeline.store import StoreReader, open_for_writing
 from caeav.pipeline.store.media_record import read_record
-from caeav.pipeline.extract.options import Progress, RunOptions
 
 OPTIONS = TokenOptions(shard_clips=2)
 OTHER = TokenOptions(shard_clips=3)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.extract import decode_job as worker
-from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.extract.jobs import Job
+from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.store import Recipe
 
 T = 2

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from caeav.manifests.clip import SPLITS
-from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.atomic import TEMP_PREFIX, publish_bytes, publish_text
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.synthetic.classes import BACKGROUND, class_names
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, generator
-from caeav.manifests.synthetic.classes import BACKGROUND, class_names
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 QUALITY = "good"  # as in every row of the real set
@@ -45,9 +45,9 @@ def write_clip(root: Path, options: SyntheticOptions, scenario: Scenario) -> Non
 
 def write_mp4(path: Path, options: SyntheticOptions, scenario: Scenario) -> None:
     """Render a scenario into a video file."""
-    from caeav.manifests.synthetic.render import frames
-    from caeav.manifests.synthetic.media import mp4
     from caeav.manifests.synthetic.audio import waveform
+    from caeav.manifests.synthetic.media import mp4
+    from caeav.manifests.synthetic.render import frames
 
     data = mp4(
         frames(options, scenario),

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.core.atomic import publish_bytes
-from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic import oracle
+from caeav.manifests.synthetic.classes import class_names, plain
+from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
 from caeav.manifests.synthetic.scenario import (
     HEARD,
@@ -33,7 +34,6 @@ from caeav.manifests.synthetic.scenario import (
     clip_id,
     generator,
 )
-from caeav.manifests.synthetic.classes import class_names, plain
 
 LEAVES = 0.06
 """Share of S4's clips whose object is gone in the last second, which leaves an empty mask, as a few real ones have."""
@@ -63,8 +63,8 @@ class _Avs:
         return root / self.places(scenario, split)[1]
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        from caeav.manifests.synthetic.render import stills
         from caeav.manifests.synthetic.audio import waveform
+        from caeav.manifests.synthetic.render import stills
 
         frames, wav, masks, picture = self.places(scenario, split)
         for number, (image, owners) in enumerate(stills(options, scenario), start=1):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from caeav.manifests.core.registry import Registry
-from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic import oracle, scenario
+from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic import oracle
+from caeav.manifests.synthetic.classes import class_names, underscored
+from caeav.manifests.synthetic.layouts import ave as layout
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import (
     HEARD,
@@ -30,7 +31,6 @@ from caeav.manifests.synthetic.scenario import (
     clip_id,
     generator,
 )
-from caeav.manifests.synthetic.classes import class_names, underscored
 
 SECOND_CLASS = 0.45
 """Share of clips with another class that is seen and heard."""

@@ -21,26 +21,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from caeav.manifests.clip import SPLITS
-from caeav.manifests.synthetic.layouts import music_avqa as avqa_scene
-from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.layouts import ave as layout
-from caeav.manifests.synthetic.questions import LANES, NUMBERS
-from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, generator
-from caeav.manifests.synthetic.classes import plain
-from collections.abc import Sequence
-from dataclasses import dataclass
-from numpy.random import Generator
-from caeav.manifests.synthetic.questions import Facts
-from caeav.manifests.synthetic.questions import TEMPLATES, Template
-from caeav.manifests.synthetic.scenario import Scenario
-import numpy as np
-from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
-from caeav.manifests.synthetic.scenario import Scenario, Thing, category_and_kind, clip_id, generator
 
+import numpy as np
+from numpy.random import Generator
+
+from caeav.manifests.clip import SPLITS
+from caeav.manifests.synthetic import oracle
+from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.layouts import ave as layout
+from caeav.manifests.synthetic.layouts import music_avqa as avqa_scene
+from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
+from caeav.manifests.synthetic.questions import LANES, NUMBERS, TEMPLATES, Facts, Template
+from caeav.manifests.synthetic.scenario import Scenario, Thing, category_and_kind, clip_id, generator
 
 Pairs = list[tuple[tuple[str, ...], str]]
 """Slot values and the answer they lead to."""

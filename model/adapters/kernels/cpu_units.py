@@ -17,17 +17,16 @@ anything needed on a GPU, whose allocator reuses its blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.model.adapters.kernels.precision import own_precision
-import ctypes
-import functools
-from collections.abc import Callable
-from torch import Tensor
 
+from caeav.model.adapters.kernels.precision import own_precision
 
 WORTH_BYTES = 2**22
 

@@ -21,14 +21,12 @@ over all its uses, in the layout that is fast.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-import torch
-from torch import Tensor
-from caeav.model.adapters.kernels.precision import own_precision
-from caeav.model.adapters.layers import clip_view
-from typing import Any
+
 import torch
 from torch import Tensor, nn
+
 from caeav.model.adapters.kernels.precision import own_precision, working_dtype
+from caeav.model.adapters.layers import clip_view
 
 
 def _softmax_backward(grad: Tensor, attention: Tensor) -> Tensor:

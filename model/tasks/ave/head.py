@@ -13,23 +13,15 @@ Shapes: `B` clips, `T` segments, `d` width, `K` foreground classes.
 from __future__ import annotations
 
 from typing import NamedTuple
-import torch
-from torch import Tensor, nn
-from caeav.model.adapters.layers import PackedAttention
-from caeav.model.adapters.batch import TrunkOutput
-from caeav.model.tasks.heads import AveHeadConfig
-from caeav.model.tasks.layers import ChannelNorm
-from caeav.model.tasks.layers import TemporalAttention
-from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.model.adapters.batch import TrunkOutput
-from caeav.model.tasks.heads import WeakAveHeadConfig
-from caeav.model.tasks.layers import ChannelNorm
-from caeav.model.tasks.layers import POOLS
-from caeav.model.tasks.layers import TemporalAttention
 
+from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.layers import PackedAttention
+from caeav.model.tasks.heads import AveHeadConfig, WeakAveHeadConfig
+from caeav.model.tasks.layers import POOLS, ChannelNorm, TemporalAttention
 
 LOG_ONE = -1e-6
 """Log probabilities are kept below this, so that their complement has a logarithm."""

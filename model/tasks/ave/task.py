@@ -9,33 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
+
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TokenBatch
-from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
-from caeav.model.tasks.ave.head import AveHead, Localisation
-from caeav.model.tasks.heads import AveHeadConfig, HeadConfig
-from caeav.model.tasks.ave.loss import ave_loss
+from caeav.model.adapters.batch import Inputs, TokenBatch
+from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead
+from caeav.model.tasks.ave.loss import ave_loss, weak_ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.ave.prediction import Timeline
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.bootstrap import Evidence
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.tasks.heads import AveHeadConfig, HeadConfig, WeakAveHeadConfig
 from caeav.model.tasks.labels import check_labels, one_hot_seconds, stack
-from typing import TYPE_CHECKING, Any, ClassVar
-from torch import Tensor, nn
-from caeav.model.adapters.batch import TokenBatch
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
-from caeav.model.tasks.ave.head import WeakAveHead
-from caeav.model.tasks.heads import HeadConfig, WeakAveHeadConfig
-from caeav.model.tasks.ave.loss import weak_ave_loss
-from caeav.model.adapters.batch import Inputs
+from caeav.model.tasks.sample import Sample
 
 if TYPE_CHECKING:
-    from caeav.model.adapters.trunk import Trunk
     from caeav.model.adapters.trunk import Trunk
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from caeav.model.adapters.layers import PackedAttention
 from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.layers import PackedAttention
 from caeav.model.tasks.heads import AvqaHeadConfig
 from caeav.model.tasks.layers import ChannelNorm
 

@@ -15,31 +15,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-import torch
-from torch import Tensor, nn
-from caeav.manifests.clip import SPLITS, Clip, Manifest
-from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
-from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
-from caeav.model.adapters.batch import Change
-from caeav.model.tasks.avqa.head import AvqaHead, AvqaOutput
-from caeav.model.tasks.heads import AvqaHeadConfig, HeadConfig
-from caeav.model.tasks.avqa.loss import MATCH_WEIGHT, UNLISTED, answer_loss, avqa_loss
-from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
-from caeav.model.tasks.avqa.prediction import Answer
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
-from caeav.model.tasks.base import Scores, Task
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch
-from caeav.model.adapters.batch import Epoch
-from caeav.model.adapters.batch import ClipData
+from torch import Tensor, nn
+
+from caeav.manifests.clip import SPLITS, Clip, Manifest
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import NEGATIVE, Change, ClipData, Epoch, Inputs, TokenBatch, TrunkOutput
+from caeav.model.tasks.avqa.head import AvqaHead, AvqaOutput
+from caeav.model.tasks.avqa.loss import MATCH_WEIGHT, UNLISTED, answer_loss, avqa_loss
+from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
+from caeav.model.tasks.avqa.prediction import Answer
+from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.bootstrap import Evidence
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig
+from caeav.model.tasks.heads import AvqaHeadConfig, HeadConfig
+from caeav.model.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk

@@ -29,24 +29,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.tasks.heads import AvsHeadConfig
-from caeav.model.tasks.layers import ChannelNorm
-from collections.abc import Sequence
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.tasks.heads import AvsHeadConfig
-from collections.abc import Sequence
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from caeav.model.tasks.heads import AvsHeadConfig
-from caeav.model.tasks.layers import TemporalStack
-import torch
-from torch import Tensor, nn
 from caeav.model.adapters.layers import TokenBatchNorm
+from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.layers import ChannelNorm, TemporalStack
 
 
 class ResidualUnit(nn.Module):

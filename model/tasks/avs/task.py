@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.masks import unpack_mask
-from caeav.model.adapters.batch import TokenBatch, TrunkOutput
-from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.tasks.avs.head import AvsHead, AvsOutput
-from caeav.model.tasks.heads import AvsHeadConfig, HeadConfig
 from caeav.model.tasks.avs.loss import (
     mask_loss,
     masked_divergence,
@@ -31,9 +28,11 @@ from caeav.model.tasks.avs.loss import (
 )
 from caeav.model.tasks.avs.metric import AvsMetric, frame_iou
 from caeav.model.tasks.avs.prediction import Masks
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.tasks.heads import AvsHeadConfig, HeadConfig
+from caeav.model.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk

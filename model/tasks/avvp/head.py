@@ -14,19 +14,17 @@ the average of what was assigned to it. Shapes: `B` clips, `L` segments, `S` gro
 from __future__ import annotations
 
 from typing import NamedTuple
-import torch
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TrunkOutput
-from caeav.model.tasks.heads import AvvpHeadConfig
-from caeav.model.tasks.layers import ChannelNorm
-from caeav.model.tasks.layers import linear_pool
-from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.adapters.case import SplitAttention
 from caeav.model.adapters.layers import PackedAttention
+from caeav.model.tasks.heads import AvvpHeadConfig
+from caeav.model.tasks.layers import ChannelNorm, linear_pool
 
 
 class Grouped(NamedTuple):

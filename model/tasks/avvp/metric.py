@@ -13,12 +13,12 @@ Exact integer arithmetic on all tracks at once. Tracks are `[..., T]`; every run
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-import torch
-from torch import Tensor
-from caeav.model.tasks.avvp.head import AvvpOutput
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from caeav.model.tasks.avvp.head import AvvpOutput
 
 
 def run_bounds(active: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TokenBatch, TrunkOutput
-from caeav.model.tasks.bootstrap import Evidence, mean_of
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
-from caeav.model.tasks.heads import AvvpHeadConfig, HeadConfig
 from caeav.model.tasks.avvp.loss import VISUAL_KEEP, avvp_loss
 from caeav.model.tasks.avvp.metric import THRESHOLD, AvvpMetric, clip_scores, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.adapters.batch import Inputs
-from caeav.model.tasks.sample import Sample
 from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.bootstrap import Evidence, mean_of
+from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
+from caeav.model.tasks.heads import AvvpHeadConfig, HeadConfig
 from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from caeav.model.adapters.trunk import Trunk

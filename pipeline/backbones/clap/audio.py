@@ -15,25 +15,22 @@ Shapes: `N` windows, `L` tokens, `C` channels, `D` channels of the shared space.
 
 from __future__ import annotations
 
-from typing import Any, cast
-import torch
-from torch import Tensor, nn
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.clap.checkpoint import FRONT_ENDS, ClapState, find_clap, read_clap
-from caeav.pipeline.backbones.htsat.network import HtsatConfig
-from caeav.pipeline.backbones.htsat.checkpoint import network_sizes, picture_side
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig
-from caeav.pipeline.backbones.base import Tap
-from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
-from caeav.pipeline.backbones.weights.find import Weights, WeightsError
 from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
-from caeav.pipeline.backbones.htsat.checkpoint import FILTERS, our_state
-from caeav.pipeline.backbones.htsat.frontend import mel_weights
-from caeav.pipeline.backbones.weights.load import load_checked
 
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.clap.checkpoint import FRONT_ENDS, ClapState, find_clap, read_clap
+from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.htsat.checkpoint import FILTERS, network_sizes, our_state, picture_side
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
+from caeav.pipeline.backbones.weights.find import Weights, WeightsError
+from caeav.pipeline.backbones.weights.load import load_checked
 
 SHARED_CHANNELS = 512
 

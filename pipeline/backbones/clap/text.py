@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.clap.checkpoint import ClapState, find_clap, read_clap
 from caeav.pipeline.backbones.clap.audio import DEFAULT
+from caeav.pipeline.backbones.clap.checkpoint import ClapState, find_clap, read_clap
 from caeav.pipeline.backbones.clip_text import TextTower
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
 from caeav.pipeline.backbones.weights import Weights, WeightsError, find_weights

@@ -15,20 +15,17 @@ All are brought to about unit scale by fixed constants. Shapes: `T` segments, `F
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-import numpy as np
-from numpy.typing import NDArray
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.visual import neighbours
-from caeav.pipeline.backbones.base import Tap
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
-from itertools import pairwise
-import numpy as np
-from caeav.pipeline.backbones.classic.visual import neighbours
 
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.classic.visual import neighbours
 
 Floats = NDArray[np.float32]
 

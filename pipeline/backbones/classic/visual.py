@@ -19,17 +19,14 @@ at a border is lost. Shapes: `T` frames, `H`x`W` pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-import numpy as np
-from numpy.typing import NDArray
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.base import Tap
-import numpy as np
-from numpy.typing import NDArray
 from functools import lru_cache
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.backbones.choice import ModelChoice
 
 Floats = NDArray[np.float32]
 

@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
+from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
 from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, network_sizes, picture_side, read_state
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig
-from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.weights.find import Weights, find_weights
 
 FILE = "HTSAT_AudioSet_Saved_1.ckpt"

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caeav.pipeline.backbones.htsat.network import Htsat
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
+from caeav.pipeline.backbones.htsat.network import Htsat
 from caeav.pipeline.backbones.weights.find import WeightsError
 from caeav.pipeline.backbones.weights.load import load_checked, read_tensors, unwrapped
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-import torch
-from torch import Tensor, nn
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fill_window, round_int16
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fill_window, round_int16
 
 MASKED = -100.0
 """What the published network adds where a shifted window joins opposite edges of the picture."""

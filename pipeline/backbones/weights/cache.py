@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.core.home import Home
 from caeav.manifests.core.atomic import publish_bytes
+from caeav.manifests.core.home import Home
 
 FILE = "weights.json"
 LARGE_BYTES = 1 << 30

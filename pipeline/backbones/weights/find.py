@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights.inspect import parts_of
 from caeav.pipeline.backbones.weights.cache import file_digest, recall, remember, tell
+from caeav.pipeline.backbones.weights.inspect import parts_of
 from caeav.pipeline.backbones.weights.parts import Parts
 from caeav.pipeline.backbones.weights.pickled import WeightsError as WeightsError
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
 
-from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.archive import open_archive
+from caeav.manifests.core.errors import CaeavError
 
 MAX_PICKLE = 1 << 28
 """Bytes of instructions, without the tensors; the largest published checkpoints have a few megabytes."""

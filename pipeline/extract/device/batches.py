@@ -10,23 +10,22 @@ Which components of a run's jobs compute on devices.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-import torch
-from torch import Tensor
-from caeav.pipeline.backbones.base import TorchBackbone
-from caeav.pipeline.captioners.base import Captioner
-from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.extract.device.network import convolves
-from caeav.pipeline.extract.device.options import ComputeOptions
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
+
+import torch
+from torch import Tensor
+
 from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.captioners.base import Captioner
+from caeav.pipeline.extract.decode_job import in_worker
+from caeav.pipeline.extract.device.network import convolves
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.jobs import Job, part_of
+from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.layout import shard_clips
-from caeav.pipeline.extract.decode_job import in_worker
 
 
 @dataclass(frozen=True, eq=False)

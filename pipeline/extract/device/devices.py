@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-from caeav.manifests.core.util import usable_cores
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import usable_cores
 from caeav.pipeline.extract.device.options import CPU, check_devices, gpu_number
 
 AUTO_CPU_LANES = 4

@@ -14,10 +14,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.backbones.weights import WeightsError
 from caeav.pipeline.extract.device.batches import Batch, Unit
 from caeav.pipeline.extract.device.network import CaptionNetwork, DeviceError, TokenNetwork, short_of_memory
-from caeav.pipeline.backbones.weights import WeightsError
+from caeav.pipeline.media.clip import DecodedClip
 
 R = TypeVar("R")
 Results = list[tuple[list[int], R]]

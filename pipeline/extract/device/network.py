@@ -10,24 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.base import TorchBackbone
-from caeav.pipeline.captioners.base import Captioner
-from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.store.dtypes import BFLOAT16, stored
-from collections.abc import Callable, Sequence
-from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from caeav.pipeline.backbones.base import TextBackbone
+from torch import Tensor, nn
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.base import TextBackbone, TorchBackbone
+from caeav.pipeline.captioners.base import Captioner
 from caeav.pipeline.extract.device.devices import choose_lanes, steady
 from caeav.pipeline.extract.device.options import ComputeOptions
-
+from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.dtypes import BFLOAT16, stored
 
 PRECISION_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STORED_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from caeav.manifests.core.util import usable_cores
 from caeav.pipeline.backbones.base import TorchBackbone
-from caeav.pipeline.media.clip import DecodedClip, Sampling
-from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
-from caeav.pipeline.extract.device.streams import Lane, Made, networks
-from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
-from caeav.pipeline.extract.device.network import as_stored
-from caeav.pipeline.extract.device.isolate import Sizes
-from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.extract.decode_job import frames_of, windows_of
+from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
+from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
+from caeav.pipeline.extract.device.isolate import Sizes
+from caeav.pipeline.extract.device.network import as_stored
+from caeav.pipeline.extract.device.streams import Lane, Made, networks
+from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.media.clip import DecodedClip, Sampling
 
 MAX_HELPERS = 8
 CLOSE_S = 10.0

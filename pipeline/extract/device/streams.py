@@ -20,8 +20,8 @@ from torch import Tensor
 
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.extract.device.batches import Batch, Unit
-from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.device.isolate import Results, Sizes, caption_pass, token_pass
+from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.options import Meter
 
 UNDER_WAY = 2

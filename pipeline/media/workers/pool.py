@@ -17,21 +17,18 @@ import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
-from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.media.clip import PROCESS_BYTES
-from caeav.pipeline.media.workers.wire import Message, WireError
-from caeav.pipeline.media.workers.process import Work, Worker
-import queue
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+
 from numpy.typing import NDArray
 
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media.clip import PROCESS_BYTES
+from caeav.pipeline.media.workers.process import Work, Worker
+from caeav.pipeline.media.workers.wire import Message, WireError
 
 Request = Mapping[str, Any]
 """One piece of work: JSON values for the job, with a unique `id` among them."""

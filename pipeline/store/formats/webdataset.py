@@ -17,40 +17,23 @@ One published tar, memory-mapped: a record by its row in the index, checked befo
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from caeav.manifests.core.atomic import staging
-from caeav.pipeline.store.backend import Shard, ShardIndex
-from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.recipe import Recipe
-from caeav.pipeline.store.record import Record
-from caeav.pipeline.store.spare import publish_index, withdraw_index
-import hashlib
-import struct
-from dataclasses import dataclass
-from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from caeav.manifests.core.atomic import Output, staging
 from caeav.manifests.key_index import Keys
-from caeav.pipeline.store.backend import BadIndex, FileFacts
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
-import hashlib
-import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-import numpy as np
-from caeav.manifests.key_index import Keys
-from caeav.manifests.core.atomic import Output
-from caeav.pipeline.store.payload import Bytes, crc32c, encode_arrays, encode_info
-from caeav.pipeline.store.record import Record
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-from caeav.pipeline.store.backend import Damage
-from caeav.pipeline.store.payload import digest
-from caeav.pipeline.store.mapped_file import MappedFile
+from caeav.pipeline.store.backend import BadIndex, Damage, FileFacts, Shard, ShardIndex
+from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.mapped_file import MappedFile, join_keys, split_keys
 from caeav.pipeline.store.payload import (
     MAX_INFO_BYTES,
     BadPayload,
@@ -58,9 +41,13 @@ from caeav.pipeline.store.payload import (
     crc32c,
     decode_arrays,
     decode_info,
+    digest,
+    encode_arrays,
+    encode_info,
 )
+from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
-
+from caeav.pipeline.store.spare import publish_index, withdraw_index
 
 MAGIC = b"CAEAVIDX"
 VERSION = 1

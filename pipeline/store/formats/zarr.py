@@ -14,46 +14,49 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from caeav.manifests.core.atomic import staging, unpublish
-from caeav.pipeline.store.backend import Shard, ShardIndex
-from caeav.pipeline.store.layout import StoreFolder, shard_clips
-from caeav.pipeline.store.recipe import Recipe
-from caeav.pipeline.store.record import Record
-from caeav.pipeline.store.spare import publish_index, withdraw_index
-from caeav.pipeline.store.formats.zarr_format import ZarrIndex, decode_index
-from caeav.pipeline.store.formats.zarr_format import GROUP, documents
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from caeav.pipeline.store.backend import Damage
-from caeav.pipeline.store.payload import digest
-from caeav.pipeline.store.errors import DamagedShard
-from caeav.pipeline.store.mapped_file import MappedFile
-from caeav.pipeline.store.payload import BadPayload, Bytes, crc32c, decode_info
-from caeav.pipeline.store.record import Record
+
+from caeav.manifests.core.atomic import Staging, staging, unpublish
+from caeav.manifests.key_index import Keys
+from caeav.pipeline.store.backend import Damage, Shard, ShardIndex
+from caeav.pipeline.store.errors import DamagedShard, StoreError
 from caeav.pipeline.store.formats.zarr_format import (
+    GROUP,
+    INFO,
+    KEY,
+    ROW,
     TEXT_HEAD_BYTES,
+    ChunkWriter,
+    Layout,
+    UnfitArray,
+    ZarrIndex,
+    decode_index,
+    documents,
+    file_name,
+    layout_of,
     offsets,
     structure_differences,
     text_chunk,
 )
-from caeav.pipeline.store.formats.zarr_format import ZarrIndex
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-import numpy as np
-from caeav.manifests.key_index import Keys
-from caeav.manifests.core.atomic import Staging
-from caeav.pipeline.store.errors import StoreError
-from caeav.pipeline.store.payload import encode_info, little_endian
+from caeav.pipeline.store.layout import StoreFolder, shard_clips
+from caeav.pipeline.store.mapped_file import MappedFile
+from caeav.pipeline.store.payload import (
+    BadPayload,
+    Bytes,
+    crc32c,
+    decode_info,
+    digest,
+    encode_info,
+    little_endian,
+)
+from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
-from caeav.pipeline.store.formats.zarr_format import ChunkWriter, text_chunk
-from caeav.pipeline.store.formats.zarr_format import ROW, ZarrIndex
-from caeav.pipeline.store.formats.zarr_format import INFO, KEY, Layout, UnfitArray, file_name, layout_of
+from caeav.pipeline.store.spare import publish_index, withdraw_index
 
 
 class ZarrShard:

@@ -22,36 +22,34 @@ its files; a shard without index does not exist.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from caeav.pipeline.store.payload import DTYPES, MAX_DIMENSIONS, NAMES, little_endian
-import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
-import numpy as np
-from numpy.typing import NDArray
-from caeav.manifests.core.atomic import Output
-from caeav.pipeline.store.payload import ALIGNMENT, Bytes, crc32c
-import hashlib
-import json
 import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from caeav.manifests.core.atomic import Output
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.layout import MAX_SHARD_CLIPS
-from caeav.pipeline.store.payload import MAX_INFO_BYTES
-
+from caeav.pipeline.store.mapped_file import join_keys, split_keys
+from caeav.pipeline.store.payload import (
+    ALIGNMENT,
+    DTYPES,
+    MAX_DIMENSIONS,
+    MAX_INFO_BYTES,
+    NAMES,
+    Bytes,
+    crc32c,
+    little_endian,
+)
 
 CRC_BYTES = 4
 TEXT_HEAD_BYTES = 8

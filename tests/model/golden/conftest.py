@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
 from vector_names import load_vector_parameters
 
 KINDS = {

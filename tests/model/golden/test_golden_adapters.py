@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from caeav.model.adapters.case import CaptionAdapter, CaptionMapper
-from caeav.model.adapters.case import Case
-from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.moe import Bottleneck, CrossExpert, UniExpert
-from caeav.model.adapters.caste import AgreementGate
-from caeav.model.adapters.moe import AvMoe, load_balance
-from caeav.model.adapters.layers import TokenSelector, token_topk_mask
-from caeav.model.adapters.caste import SpatialEnrichment
-from caeav.model.adapters.layers import TemporalConv, TemporalEnrichment
-from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
+from caeav.model.adapters.case import AttentionUnit, CaptionAdapter, CaptionMapper, Case, FeedForwardUnit
+from caeav.model.adapters.caste import AgreementGate, Caste, SpatialEnrichment
+from caeav.model.adapters.layers import TemporalConv, TemporalEnrichment, TokenSelector, token_topk_mask
+from caeav.model.adapters.moe import AvMoe, Bottleneck, CrossExpert, UniExpert, load_balance
 
 GROUP = "adapters"
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.tasks.ave.head import LocalisationHead
-from caeav.model.tasks.heads import AveHeadConfig
-from caeav.model.tasks.layers import TemporalAttention
 from caeav.model.tasks.ave.loss import ave_loss, event_class
 from caeav.model.tasks.ave.metric import AveMetric
+from caeav.model.tasks.heads import AveHeadConfig
+from caeav.model.tasks.layers import TemporalAttention
 
 GROUP = "ave"
 

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder
-from caeav.model.tasks.avs.head import TemporalGates
-from caeav.model.tasks.avs.head import Tpavi
-from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, TemporalGates, Tpavi
 from caeav.model.tasks.avs.loss import (
     mask_loss,
     masked_divergence,
     masked_similarity,
     nearest_sound_divergence,
 )
+from caeav.model.tasks.heads import AvsHeadConfig
 
 GROUP = "avs"
 

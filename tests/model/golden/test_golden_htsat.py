@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.htsat.network import HtsatBlock, PatchMerging
 from caeav.pipeline.backbones.htsat.frontend import fold, mix_up
+from caeav.pipeline.backbones.htsat.network import HtsatBlock, PatchMerging
 
 GROUP = "htsat"
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avs.metric import AvsMetric, f_curves, frame_iou
+from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.metric import AvvpMetric, predict_tracks
 
 GROUP = "metrics"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.htsat.checkpoint import fourier_kernel
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
 
 FRONT = {"rate_hz": 2000, "fft": 128, "hop": 40, "bands": 16, "low_hz": 50.0, "high_hz": 900.0, "window_s": 2}

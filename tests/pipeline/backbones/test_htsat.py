@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
 from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, fourier_kernel, read_state
 from caeav.pipeline.backbones.htsat.frontend import (
     SoundConfig,
@@ -22,6 +21,7 @@ from caeav.pipeline.backbones.htsat.frontend import (
     mel_weights,
     round_int16,
 )
+from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
 from caeav.pipeline.backbones.native import import_torchaudio
 from caeav.pipeline.backbones.weights import WeightsError
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.clap import checkpoint as clap_checkpoint
-from caeav.pipeline.backbones.clap.audio import ClapAudio
-from caeav.pipeline.backbones.clap.audio import LAION, _front_of
-from caeav.pipeline.backbones.htsat.network import HtsatConfig
+from caeav.pipeline.backbones.clap.audio import LAION, ClapAudio, _front_of
+from caeav.pipeline.backbones.htsat.base import FRONT_END, SoundBackbone, front_end, sound_config
+from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fold, mix_up
 from caeav.pipeline.backbones.htsat.network import (
     MASKED,
     HtsatBlock,
+    HtsatConfig,
     PatchMerging,
     StochasticDepth,
     from_windows,
@@ -25,8 +26,6 @@ from caeav.pipeline.backbones.htsat.network import (
     shift_mask,
     to_windows,
 )
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fold, mix_up
-from caeav.pipeline.backbones.htsat.base import FRONT_END, SoundBackbone, front_end, sound_config
 from caeav.pipeline.backbones.weights import WeightsError
 
 

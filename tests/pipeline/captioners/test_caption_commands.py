@@ -24,13 +24,12 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract.captions import caption
-from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.extract.captions import caption, reembed
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.extract.captions import reembed
-from caeav.pipeline.extract.single_file import process_file
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.single_file import process_file
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.store import StoreReader
 
 ONE = RunOptions(workers=1, devices=("cpu",))
 

@@ -16,16 +16,22 @@ from torch import nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.weights import WeightsError
 from caeav.pipeline.captioners import (
-    generate as generator,
-    checkpoints as learned,
-    visual as pictures,
     audio as sounds,
 )
-from caeav.pipeline.captioners.generate import Decoding, check_tokenizer, new_tokens, settle_decoding
+from caeav.pipeline.captioners import (
+    checkpoints as learned,
+)
+from caeav.pipeline.captioners import (
+    generate as generator,
+)
+from caeav.pipeline.captioners import (
+    visual as pictures,
+)
 from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, LearnedCaptioner
+from caeav.pipeline.captioners.generate import Decoding, check_tokenizer, new_tokens, settle_decoding
 from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.backbones.weights import WeightsError
 
 
 def bare(kind: type[LearnedCaptioner], **settings: Any) -> Any:

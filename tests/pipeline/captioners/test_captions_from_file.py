@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
+from caeav.pipeline.captioners.export import Row, render
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, read_captions
 from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.captioners.export import Row, render
 
 CSV = 'key,visual,audio\na,"a dog, barking",woof\n-b_1,,"=HYPERLINK(""x"")"\n'
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.weights import WeightsError
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.generate import check_tokenizer, new_tokens
 from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.backbones.weights import WeightsError
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 

@@ -13,9 +13,9 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.generate import transformers
-from caeav.pipeline.captioners.checkpoints import SILENCE
 from caeav.pipeline.captioners.base import evenly, one_caption
+from caeav.pipeline.captioners.checkpoints import SILENCE
+from caeav.pipeline.captioners.generate import transformers
 from caeav.pipeline.media.clip import DecodedClip
 
 MakeClip = Callable[..., DecodedClip]

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.backbones.facts import CAPTIONER_FACTS
-from caeav.pipeline.captioners.generate import check_tokenizer
-from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
-from caeav.pipeline.captioners.random_models import byte_processor, sizes
 from caeav.pipeline.backbones.catalogue import ModelFacts
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.facts import CAPTIONER_FACTS
+from caeav.pipeline.captioners import audio_captioners, visual_captioners
+from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
+from caeav.pipeline.captioners.generate import check_tokenizer
+from caeav.pipeline.captioners.random_models import byte_processor, sizes
 from caeav.pipeline.media.clip import DecodedClip
 
 LEARNED = [row for row in CAPTIONER_FACTS if row.learned and not row.name.endswith(":")]

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodedClip, DecodeError, Sampling
+from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Sampling
 from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(4, 1.0, 32000)

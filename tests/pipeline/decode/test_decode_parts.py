@@ -22,24 +22,28 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.media import scan as scanning
 from caeav.pipeline.media import stills
-from caeav.pipeline.media.workers import process as working
-from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.media.workers.pool import Attempt, Run
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError, Note, Sampling
-from caeav.pipeline.media.checks import errors_said, stream_notes, time_notes
-from caeav.pipeline.media.probe import library_message, regular_file
-from caeav.pipeline.media.orientation import Orientation
-from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Pictures
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.media.probe import AudioFacts, MediaFacts, VideoFacts, _chosen, probe
-from caeav.pipeline.media.scan import Scan, _is_uneven, _late, _sounding, merged
 from caeav.pipeline.media.audio import Sound, SoundLine, Stretch, resampled
-from caeav.pipeline.media.stills import files_of, stills_of
-from caeav.pipeline.media.checks import verified
-from caeav.pipeline.media.workers.wire import Inbox, Message, WireError, packed, unpacked
+from caeav.pipeline.media.checks import errors_said, stream_notes, time_notes, verified
+from caeav.pipeline.media.clip import DecodeError, Limits, Note, Sampling
+from caeav.pipeline.media.clock import Clock
+from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Pictures
+from caeav.pipeline.media.orientation import Orientation
+from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.probe import (
+    AudioFacts,
+    MediaFacts,
+    VideoFacts,
+    _chosen,
+    library_message,
+    probe,
+    regular_file,
+)
 from caeav.pipeline.media.pyav import _AudioTrack, _near, _VideoTrack
+from caeav.pipeline.media.scan import Scan, _is_uneven, _late, _sounding, merged
+from caeav.pipeline.media.stills import files_of, stills_of
+from caeav.pipeline.media.workers import process as working
+from caeav.pipeline.media.workers.pool import Attempt, Run, WorkerPool
+from caeav.pipeline.media.workers.wire import Inbox, Message, WireError, packed, unpacked
 
 RATE = 1000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.media import pyav as with_pyav
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.media.clip import DecodedClip, Limits, Sampling
 from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.plan import Plan
 from caeav.pipeline.media.pyav import PyAVDecoder

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.clip import DecodeError, Limits, Sampling
 from caeav.pipeline.media.registry import decoders
 from caeav.pipeline.media.stills import stills_of
 

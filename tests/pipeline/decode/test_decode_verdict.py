@@ -12,17 +12,16 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.media.clip import Limits
-from caeav.pipeline.media.clip import DecodeError, Sampling
+from caeav.pipeline.media.audio import Sound
+from caeav.pipeline.media.checks import verified
+from caeav.pipeline.media.clip import DecodeError, Limits, Sampling
+from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.mixing import channels_of, mix_gain, mixed
 from caeav.pipeline.media.orientation import Orientation
-from caeav.pipeline.media.frames import Pictures
 from caeav.pipeline.media.plan import Plan
 from caeav.pipeline.media.probe import AudioFacts, MediaFacts, VideoFacts
 from caeav.pipeline.media.registry import decoders
 from caeav.pipeline.media.scan import Scan
-from caeav.pipeline.media.audio import Sound
-from caeav.pipeline.media.checks import verified
 
 RATE = 8000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)

@@ -13,19 +13,19 @@ import torch
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.media.clip import Sampling
-from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.media.pyav import PyAVDecoder
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract.device.batches import Batches
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.tokens import extract, extract_all
+from caeav.pipeline.media.clip import Sampling
+from caeav.pipeline.media.pyav import PyAVDecoder
+from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import Slice, StoreReader
 from caeav.pipeline.store.dtypes import DTYPES
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
 
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions("tiny", "tiny", shard_clips=5, compute=ComputeOptions(batch=3))

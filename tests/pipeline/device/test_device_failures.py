@@ -17,19 +17,18 @@ from torch import Tensor
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract.device.batches import Batch, Unit
 from caeav.pipeline.extract.device.devices import choose_lanes
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.runner import Runner
-from caeav.pipeline.extract.tokens import extract, extract_all
-from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.options import Meter, Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.tokens import extract, extract_all
+from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
 
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions("tiny", "none", shard_clips=6, compute=ComputeOptions(batch=4))

@@ -14,11 +14,11 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe, token_recipe
-from caeav.pipeline.extract.single_file import process_file
-from caeav.pipeline.store import StoreReader
 from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.single_file import process_file
+from caeav.pipeline.extract.tokens import extract_all
+from caeav.pipeline.store import StoreReader
 
 COMPUTE = ComputeOptions(batch=4)
 

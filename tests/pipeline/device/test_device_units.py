@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
-from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.base import Tap
-from caeav.pipeline.media.clip import DecodedClip
-from caeav.pipeline.extract.device import devices as lanes, network
+from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.weights.pickled import WeightsError
+from caeav.pipeline.extract.device import devices as lanes
+from caeav.pipeline.extract.device import network
 from caeav.pipeline.extract.device import network as texts
-from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
+from caeav.pipeline.extract.device.batches import Batch, Batches, Unit, make_units
+from caeav.pipeline.extract.device.isolate import Sizes, caption_pass, isolated, nothing_of, token_pass
 from caeav.pipeline.extract.device.network import (
     CaptionNetwork,
     DeviceError,
@@ -28,10 +30,8 @@ from caeav.pipeline.extract.device.network import (
     place,
 )
 from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
-from caeav.pipeline.extract.device.isolate import Sizes, caption_pass, isolated, nothing_of, token_pass
-from caeav.pipeline.extract.device.batches import make_units
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
-from caeav.pipeline.backbones.weights.pickled import WeightsError
+from caeav.pipeline.media.clip import DecodedClip
 
 CPU = torch.device("cpu")
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from caeav.pipeline.backbones.base import Tap, TorchBackbone
-from caeav.pipeline.media.clip import DecodedClip, Sampling
 from caeav.pipeline.extract.device import runner
 from caeav.pipeline.extract.device.batches import Batch, Unit
-from caeav.pipeline.extract.device.streams import Lane, networks
+from caeav.pipeline.extract.device.isolate import Sizes
 from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.device.isolate import Sizes
 from caeav.pipeline.extract.device.runner import ComputeFailed, Runner
+from caeav.pipeline.extract.device.streams import Lane, networks
 from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.media.clip import DecodedClip, Sampling
 
 CPU = torch.device("cpu")
 WAIT_S = 30.0

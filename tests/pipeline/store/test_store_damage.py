@@ -12,9 +12,9 @@ import pytest
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
 from caeav.pipeline.store.backend import BadIndex
+from caeav.pipeline.store.formats.webdataset import decode_index
 from caeav.pipeline.store.layout import parse_seal
 from caeav.pipeline.store.state import inspect
-from caeav.pipeline.store.formats.webdataset import decode_index
 
 FILES = (
     "recipe.json",

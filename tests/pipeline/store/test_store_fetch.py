@@ -13,8 +13,7 @@ import pytest
 
 from caeav.pipeline.store import DamagedShard, StoreReader
 from caeav.pipeline.store.backend import FileFacts
-from caeav.pipeline.store.mapped_file import Fetcher
-from caeav.pipeline.store.mapped_file import MappedFile
+from caeav.pipeline.store.mapped_file import Fetcher, MappedFile
 
 MIB = 1 << 20
 

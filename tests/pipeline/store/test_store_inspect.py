@@ -30,8 +30,7 @@ from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.opening import open_for_writing
-from caeav.pipeline.store.state import Sighted, misfit, sight
-from caeav.pipeline.store.state import inspect
+from caeav.pipeline.store.state import Sighted, inspect, misfit, sight
 
 
 def looked_at(toys, number=1, seal=None):

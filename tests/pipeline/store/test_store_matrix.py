@@ -28,10 +28,9 @@ from caeav.pipeline.store import (
     repair,
     verify,
 )
+from caeav.pipeline.store.formats.zarr_format import ZarrIndex, offsets
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.formats.zarr_format import offsets
-from caeav.pipeline.store.formats.zarr_format import ZarrIndex
 
 KINDS = ("recipe", "manifest", "quarantine", "seal", "index", "spare", "payload")
 CASES = [*(("webdataset", kind) for kind in KINDS), *(("zarr", kind) for kind in (*KINDS, "document"))]

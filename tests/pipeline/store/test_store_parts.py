@@ -20,6 +20,7 @@ from caeav.manifests.core import atomic as publish
 from caeav.manifests.keys import MAX_KEY_CHARS
 from caeav.pipeline.extract.collect import open_stores
 from caeav.pipeline.extract.identity import listed
+from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
@@ -41,19 +42,19 @@ from caeav.pipeline.store import (
     random_parts,
     remove_store,
     repair,
-    convert as transfer,
     verify,
 )
+from caeav.pipeline.store import (
+    convert as transfer,
+)
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
-from caeav.pipeline.store.payload import READ_BYTES, digest
-from caeav.pipeline.store.find import idle_s
-from caeav.pipeline.store.convert import Differences, compare_records
-from caeav.pipeline.store.convert import describe
+from caeav.pipeline.store.convert import Differences, compare_records, converted_recipe, describe
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
-from caeav.pipeline.store.find import list_slices
+from caeav.pipeline.store.find import idle_s, list_slices
+from caeav.pipeline.store.formats.webdataset import structure_differences as structure_of_tar
+from caeav.pipeline.store.formats.zarr_format import structure_differences as structure_of_zarr
 from caeav.pipeline.store.journal import kept_remarks, source_of
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.layout import (
     MAX_SHARD_CLIPS,
     StoreFolder,
@@ -63,6 +64,7 @@ from caeav.pipeline.store.layout import (
     shard_clips,
 )
 from caeav.pipeline.store.lock import WriterLock
+from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.media_record import Facts, MediaChange, read_record, write_record
 from caeav.pipeline.store.payload import (
     MAX_HEADER_BYTES,
@@ -70,18 +72,15 @@ from caeav.pipeline.store.payload import (
     BadPayload,
     crc32c,
     decode_arrays,
+    digest,
     encode_arrays,
     encode_info,
 )
-from caeav.pipeline.store.record import append_quarantine, read_quarantine
 from caeav.pipeline.store.recipe import recipe_differences
+from caeav.pipeline.store.record import append_quarantine, read_quarantine
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.convert import converted_recipe
 from caeav.pipeline.store.verify import Report
-from caeav.pipeline.store.formats.webdataset import structure_differences as structure_of_tar
-from caeav.pipeline.store.formats.zarr_format import structure_differences as structure_of_zarr
-from caeav.pipeline.extract.options import RunOptions
 
 
 def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
@@ -96,12 +95,12 @@ def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
 
 
 def test_checksums_are_those_of_all_bytes_whatever_blocks_they_are_read_in() -> None:
-    data = np.frombuffer(np.random.default_rng(0).bytes(2 * BLOCK_BYTES + 777), np.uint8)
+    data = np.frombuffer(np.random.default_rng(0).bytes(2 * READ_BYTES + 777), np.uint8)
     whole = google_crc32c.value(data.tobytes())
     assert crc32c([data]) == whole
     assert crc32c([data[:1000], data[1000:].tobytes()]) == whole and crc32c([]) == 0
     told: list[int] = []
-    spans = [(3, 10), (10, 10), (100, BLOCK_BYTES + 150), (2 * BLOCK_BYTES, data.size)]
+    spans = [(3, 10), (10, 10), (100, READ_BYTES + 150), (2 * READ_BYTES, data.size)]
     sha256, sums = digest(data, spans, told.append)
     assert sha256 == hashlib.sha256(data).hexdigest() and sum(told) == data.size
     assert sums == [google_crc32c.value(data[a:b].tobytes()) for a, b in spans]

@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from caeav.manifests.core.home import Home
-from caeav.manifests.manifest import read_manifest
 from caeav.manifests.lazy_clips import FiledClips
+from caeav.manifests.manifest import read_manifest
 from caeav.pipeline.store import DamagedShard, StoreError, StoreReader, open_for_writing, verify
 
 CLIPS = 20_000

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 from caeav.cli import store as store_commands
 from caeav.manifests.core.home import Home
-from caeav.model.train.runs import referenced_stores
-from caeav.model.train.runs import RunError
+from caeav.model.train.runs import RunError, referenced_stores
 from caeav.pipeline.store import (
     IncompleteStore,
     Quarantined,

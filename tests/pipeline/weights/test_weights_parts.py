@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights import WeightsError, find, find_weights, cache as memory
+from caeav.pipeline.backbones.weights import WeightsError, find, find_weights
+from caeav.pipeline.backbones.weights import cache as memory
 from caeav.pipeline.backbones.weights.inspect import acting, classes_in_the_way, convert_command
 from caeav.pipeline.backbones.weights.parts import Parts, choose_part, part_of
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vector_names import load_vector_parameters
 
-from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
-from caeav.model.adapters.moe import AvMoe
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
+from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
+from caeav.model.adapters.live import Live
+from caeav.model.adapters.moe import AvMoe
 from caeav.model.tasks.ave.head import AveHead
 from caeav.model.tasks.avqa.head import AvqaHead
 from caeav.model.tasks.avs.head import AvsHead
 from caeav.model.tasks.avvp.head import AvvpHead
 from caeav.model.tasks.heads import AveHeadConfig, AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
-from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
-from caeav.model.adapters.live import Live
-from vector_names import load_vector_parameters
 
 GROUP = "net"
 
