@@ -221,7 +221,7 @@ def _source(described: dict[str, Any]) -> str:
 def register(app: typer.Typer) -> None:
     """Add the command, which does the captioning unless a sub-command is named."""
     group = typer.Typer(invoke_without_command=True, callback=caption, subcommand_metavar="[COMMAND] ...")
-    captions.register(group)
+    register_group(group)
     app.add_typer(group, name="caption")
 
 

@@ -216,7 +216,7 @@ class Predictor:
         return torch.from_numpy(flags.copy()).unsqueeze(0)
 
 
-JSON, PICTURE = "prediction.json", "prediction.png"
+JSON_FILE, PICTURE_FILE = "prediction.json", "prediction.png"
 
 
 def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,8 +237,8 @@ def write_report(
     """Publish everything about a prediction into `folder`; the files written."""
     text = json.dumps(report_json(prediction, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     files = {
-        JSON: text.encode("utf-8", "backslashreplace"),  # \udcff of a file name is JSON's own escape
-        PICTURE: picture(prediction, title, frames),
+        JSON_FILE: text.encode("utf-8", "backslashreplace"),  # \udcff of a file name is JSON's own escape
+        PICTURE_FILE: picture(prediction, title, frames),
         **prediction.reading.files(prediction.when),
     }
     for name, data in files.items():
@@ -249,7 +249,7 @@ def write_report(
 def folder_for(file: Path, folder: Path, question: str = "") -> Path:
     """`folder`, or, where a prediction for another file or question lies in it, the same with the first free number."""
     place, number = folder, 1
-    while _is_another(place / JSON, file, question):
+    while _is_another(place / JSON_FILE, file, question):
         number += 1
         place = folder.with_name(f"{folder.name}-{number}")
     return place

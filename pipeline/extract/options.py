@@ -82,7 +82,7 @@ class RunOptions:
 
     `workers`: child processes; `deadline_s`: after so long a clip's process is killed; `retry_failed`: try the
     quarantined clips again; `max_failed`: how many quarantined clips still count as success, a number or `N%` of all.
-    `devices`: where torch components compute, see `device/lanes.py`; `part`: the slice of a store that is made.
+    `devices`: where torch components compute, see `device/devices.py`; `part`: the slice of a store that is made.
     `changed`: what is done with stored clips whose media is another now, `redo` or `keep`; empty: they are refused.
     `relabel`: whether a data set may lose all of its labels. Raises `CaeavError` for names of devices that cannot be
     any.

@@ -59,7 +59,7 @@ TOKENS = np.zeros((4, 8), np.float16)
 
 def call(*arguments: str) -> Result:
     app = typer.Typer()
-    captions.register(app)
+    captions.register_group(app)
     result = CliRunner().invoke(app, [*arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

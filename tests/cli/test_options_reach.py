@@ -460,7 +460,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     heard.examine = Heard(heard.found)
     monkeypatch.setattr("caeav.model.train.runs.find_run", heard.find_run)
     monkeypatch.setattr("caeav.model.train.experiment.reopen", heard.reopen)
-    monkeypatch.setattr("caeav.model.train.experiment.load_best", heard.load_best)
+    monkeypatch.setattr("caeav.model.train.session.load_best", heard.load_best)
     monkeypatch.setattr("caeav.model.train.examine.examine", heard.examine)
     monkeypatch.setattr("caeav.model.train.examine.remarks", lambda found: [])
     return heard

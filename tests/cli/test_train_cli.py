@@ -104,13 +104,13 @@ def test_several_seeds_give_mean_and_deviation(home: Home) -> None:
 def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model.train import experiment
+    from caeav.model.train import session
 
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "train", stopped)
+        patch.setattr(session, "train", stopped)
         result = call(home, "train", "--dataset", "tiny", *FAST, "--seeds", "7,8,9")
     assert result.exit_code == 130
     [line] = [line for line in result.stderr.splitlines() if "--resume" in line]
@@ -132,7 +132,7 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
 def test_the_device_that_is_named_is_the_one_that_computes(
     home: Home, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model.train import experiment
+    from caeav.model.train import session
 
     facts = json.loads(call(home, "runs", "show", trained["run"], "--json").stdout)
     assert facts["config"]["training"]["device"] == "cpu"  # a recipe says auto
@@ -142,7 +142,7 @@ def test_the_device_that_is_named_is_the_one_that_computes(
         seen.append((str(made.device), made.config.training.device))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", stopped)
+    monkeypatch.setattr(session, "train", stopped)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     begun = call(home, "train", "--dataset", "tiny", *FAST)
     assert seen == [("cpu", "cpu")]

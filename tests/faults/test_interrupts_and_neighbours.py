@@ -25,7 +25,7 @@ TIMES = int(os.environ.get("CAEAV_TIMES", "0"))
 
 STOPPED = """
 import os, sys
-from caeav.manifests import publish
+from caeav.manifests.core import atomic as publish
 from caeav.cli import main
 
 what, step, count = int(sys.argv[1]), int(sys.argv[2]), 0

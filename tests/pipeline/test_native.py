@@ -120,7 +120,7 @@ def test_nothing_is_changed_where_the_plain_import_works() -> None:
     _run(
         """
 import sys, types
-from caeav.pipeline import native
+from caeav.pipeline.backbones import native
 good = sys.modules["torchvision"] = types.ModuleType("torchvision")
 assert native.import_torchvision() is good
 assert not native._libraries and "torch" not in sys.modules
