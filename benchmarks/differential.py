@@ -2,10 +2,10 @@
 
     python benchmarks/differential.py [--decoder pyav] [--only PATTERN] [--each] [--keep FOLDER]
 
-Writes truth-coded media (tests/pipeline/decode/differential), decodes each clip with each decoder and with ffmpeg, and
+Writes truth-coded media (tests/pipeline/media/differential), decodes each clip with each decoder and with ffmpeg, and
 compares pictures, sound and what is called real. `--only` takes the cases whose file name holds the pattern (a regular
 expression), `--each` prints every difference in words, `--keep` leaves the media in a folder. The exit status is 1 when
-something differs that tests/pipeline/decode/differential/known.py does not explain, or no longer differs though listed.
+something differs that tests/pipeline/media/differential/known.py does not explain, or no longer differs though listed.
 """
 
 from __future__ import annotations

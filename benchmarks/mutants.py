@@ -8,7 +8,7 @@ The lists lie in `tests/mutants/<package>.yaml`, one mutant an entry:
     - file: model/train/loop.py             # where
       find: "lr = config.lr *"         # a snippet that occurs exactly once in that file
       replace: "lr = 2 * config.lr *"  # what it becomes; empty drops it
-      tests: [tests/model/test_train_loop.py]  # files or test ids that should fail then
+      tests: [tests/model/train/test_train_loop.py]  # files or test ids that should fail then
       equivalent: why nobody can tell  # only for a mutant that changes nothing; it is not run
 
 Works on copies of the checkout in a scratch folder, never on the checkout; one copy a job. First all named tests are

@@ -220,7 +220,7 @@ def _tiny() -> Any:
     """The module that makes the tiny home."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parents[1] / "conftest.py")
     assert spec and spec.loader
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
