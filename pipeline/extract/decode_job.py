@@ -7,7 +7,7 @@ Shapes: `T` segments, `L` tokens.
 
 Is what a child process sent back an answer to what it was asked? Looked at before anything in it is used.
 
-A child belongs to whatever breaks into its decoder. Its messages are plain data already (`media/workers/wire.py`); here names,
+A child belongs to whatever breaks into its decoder. Its messages are plain data already (`wire.py`); here names,
 shapes and facts are held against the recipes, so that a wrong answer costs its own clip. Shapes: `T` segments,
 `L` tokens, `C` channels.
 """

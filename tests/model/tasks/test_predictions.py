@@ -307,9 +307,9 @@ def test_a_report_of_another_file_or_question_is_not_written_over(tmp_path: Path
         places.append(place.name)
         place.mkdir(exist_ok=True)
         facts = {"file": str(which), "question": question.strip()}
-        (place / report.JSON).write_text(json.dumps(facts))
+        (place / report.JSON_FILE).write_text(json.dumps(facts))
     assert places == ["out", "out-2", "out-3", "out"]
-    (folder / report.JSON).write_text("{")
+    (folder / report.JSON_FILE).write_text("{")
     assert report.folder_for(other, folder) == folder
 
 
