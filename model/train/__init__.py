@@ -1,0 +1,1 @@
+"""Stores joined to batches, the training loop, run folders, evaluation and prediction."""

@@ -1,0 +1,1 @@
+"""The generated world written in each data set's official layout."""

@@ -1,0 +1,1 @@
+"""Audio-visual event localisation, fully and weakly supervised."""

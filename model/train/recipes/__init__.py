@@ -1,0 +1,1 @@
+"""Packaged training settings, a file each."""

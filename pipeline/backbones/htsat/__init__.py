@@ -1,0 +1,1 @@
+"""HTS-AT: a Swin transformer on mel spectrograms, from its published checkpoints."""

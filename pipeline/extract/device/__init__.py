@@ -1,0 +1,1 @@
+"""Running torch components on devices: batches across clips, while other clips are decoded and written."""

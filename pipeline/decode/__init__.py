@@ -1,1 +1,0 @@
-"""Media in, frames and sound out: interchangeable decoders, what they are checked against, and their killable homes."""

@@ -1,1 +1,0 @@
-"""Running torch components on devices: batches across clips, overlapping with decoding and writing."""

@@ -1,1 +1,0 @@
-"""Shards as plain tars that any tar or WebDataset reader streams."""

@@ -1,1 +1,0 @@
-"""Shards as chunks of Zarr v3 arrays that any Zarr reader opens."""
