@@ -35,8 +35,8 @@ from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
+from caeav.pipeline.extract.context import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED, RunContext
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
-from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store import StoreReader, find_store, list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -165,7 +165,11 @@ def embed(
     summary = stages.with_bar(
         "embed",
         lambda *tell: reembed(
-            source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
+            RunContext(source.manifest, place, run, *tell),
+            source,
+            parts.get("visual-text"),
+            parts.get("audio-text"),
+            dtype,
         ),
     )
     stages.finish(summary, as_json, stages.train_step(called, home))
@@ -299,6 +303,8 @@ def caption(
     loaded = stages.load(dataset, given, place, relabel=relabel)
     manifest, called = loaded.manifest, loaded.called
     with stages.telling_changes(as_json):
-        summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
+        summary = stages.with_bar(
+            "caption", lambda *tell: run_caption(RunContext(manifest, place, run, *tell), options)
+        )
     step = stages.train_step(called, home)
     stages.finish(summary, as_json, stages.merge_step(manifest.dataset, home) if part else step)

@@ -17,9 +17,10 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract import identity
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
-from caeav.pipeline.extract.jobs import TokenOptions, token_job
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.jobs import TokenOptions
+from caeav.pipeline.extract.report import Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import (
     Quarantined,
@@ -80,9 +81,12 @@ class Made:
 def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> Made:
     """A stage that takes the digest of a file for its tokens, so that no test waits for a decoder."""
     how = replace(how, **changes)  # type: ignore[arg-type]
-    recipe = token_job(manifest.segments, manifest.segment_s, OPTIONS).recipe
+    recipe = OPTIONS.job(manifest.segments, manifest.segment_s).recipe
     folder, said = Home(home).stores / manifest.dataset, list[str]()
-    check = MediaCheck(manifest, [folder / (recipe.folder_name + how.part.suffix)], how.changed, said.append)
+    check = MediaCheck(
+        RunContext(manifest, Home(home), how, remark=said.append),
+        [folder / (recipe.folder_name + how.part.suffix)],
+    )
     check.refuse()
     with open_for_writing(folder, recipe, manifest, retry_failed=how.retry_failed, part=how.part) as writer:
         check.settle(writer)
@@ -106,7 +110,7 @@ def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -
 
 def run_stage(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> StageSummary:
     """The real stage."""
-    return extract(manifest, Home(home), OPTIONS, replace(how, **changes), quiet)  # type: ignore[arg-type]
+    return extract(RunContext(manifest, Home(home), replace(how, **changes), quiet), OPTIONS)  # type: ignore[arg-type]
 
 
 def test_a_changed_file_is_refused_by_name_before_anything_is_written(
@@ -307,16 +311,16 @@ def test_a_file_that_changes_while_its_clip_is_not_stored_yet_is_no_change(
 def test_a_clip_kept_in_a_journal_counts_no_more_when_its_file_is_another(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
-    recipe = token_job(five.segments, five.segment_s, OPTIONS).recipe
+    recipe = OPTIONS.job(five.segments, five.segment_s).recipe
     folder = Home(tmp_path / "h").stores / five.dataset
-    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
     with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was whole
         check.settle(writer)
         for at in (0, 2):
             writer.keep(Record(five.clips[at].key, {"visual.stage1": np.zeros(32, np.float16)}, {}))
         writer.sync()
     other_content(five, small_manifest, 0)
-    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
     check.refuse()
     with open_for_writing(folder, recipe, five) as writer:
         check.settle(writer)
@@ -494,9 +498,9 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
 
 def test_what_to_do_about_changes_is_redo_or_keep() -> None:
     for answer in ("", "redo", "keep"):
-        identity.check_answer(answer)
+        identity.check_changed(answer)
     with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
-        identity.check_answer("keeep")
+        identity.check_changed("keeep")
 
 
 def test_how_much_of_what_was_recorded_lies_in_a_folder(
