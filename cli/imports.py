@@ -22,7 +22,7 @@ from caeav.cli.options import (
 )
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.pick import SIDES, join_of
+from caeav.model.train.store_choice import SIDES, join_of
 from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 

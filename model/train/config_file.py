@@ -31,8 +31,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import ModelConfig, RunConfig
-from caeav.model.train.idle import without_effect
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, departures
+from caeav.model.train.unused_settings import without_effect
 
 if TYPE_CHECKING:
     pass
@@ -182,7 +182,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _folder() -> Traversable:
-    return resources.files("caeav.model.train.recipes")
+    return resources.files("caeav.model.train.presets")
 
 
 def _packaged(task: str, recipe: str, faults: list[str]) -> dict[str, Any]:

@@ -32,9 +32,9 @@ from caeav.model.train.evaluate import score
 from caeav.model.train.join import Joined, join_stores, some, store_facts, without_leaks
 from caeav.model.train.loop import choose_device
 from caeav.model.train.network import Network, build_network
-from caeav.model.train.pick import setting_of
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import STORES, Run
+from caeav.model.train.store_choice import setting_of
 from caeav.model.train.stress import Augment, active, check_stress
 
 

@@ -33,7 +33,7 @@ from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.model.train.store_choice import SIDES, PickedStore, choose_store, fingerprint_of
 from caeav.pipeline.store import StoreKind, StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
 

@@ -19,7 +19,7 @@ from caeav.model.adapters.batch import Change, Epoch, TokenBatch
 from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
-from caeav.model.train.pick import PickedStore
+from caeav.model.train.store_choice import PickedStore
 from caeav.pipeline.store import (
     Quarantined,
     Recipe,

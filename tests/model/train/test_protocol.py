@@ -17,12 +17,12 @@ from caeav.model.train.card import card_text, introduction
 from caeav.model.train.config_file import ConfigError, resolve_config
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
+from caeav.model.train.groups import finished_group, summarise_group
 from caeav.model.train.join import without_leaks
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
 from caeav.model.train.resume import STATE
 from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, backbones, create_run, summarise
-from caeav.model.train.seeds import finished_group, summarise_group
 from caeav.model.train.session import train
 from caeav.model.train.table import build_table, markdown
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
