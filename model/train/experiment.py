@@ -34,7 +34,7 @@ from caeav.model.train.loop import choose_device
 from caeav.model.train.network import Network, build_network
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import STORES, Run
-from caeav.model.train.store_choice import setting_of
+from caeav.model.train.store_choice import store_setting
 from caeav.model.train.stress import Augment, active, check_stress
 
 
@@ -165,7 +165,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
             )
     pinned = config.stores.model_copy(
         update={
-            "tokens": [setting_of(store) for store in joined.tokens],
+            "tokens": [store_setting(store) for store in joined.tokens],
             "captions": joined.captions.path.name if joined.captions is not None else "",
         }
     )

@@ -33,7 +33,7 @@ from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.model.train.store_choice import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.model.train.store_choice import MODALITIES, OneModality, choose_store, whole_fingerprint
 from caeav.pipeline.store import StoreKind, StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
 
@@ -212,12 +212,12 @@ def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[st
 def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
     name, colon, side = text.partition(":")
-    if colon and side not in SIDES:
+    if colon and side not in MODALITIES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
     store = _open(home, dataset, "tokens", name, remarks)
-    return PickedStore(store, side) if side else store
+    return OneModality(store, side) if side else store
 
 
 def join(
@@ -357,7 +357,7 @@ def _input_spec(
 
 def _other(tap: str) -> str:
     """The modality a tap is not of."""
-    return SIDES[tap.startswith(SIDES[0])]
+    return MODALITIES[tap.startswith(MODALITIES[0])]
 
 
 def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
@@ -383,7 +383,7 @@ def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
             "kind": store.recipe.kind,
             "name": store.recipe.name,
             "folder": _relative(store, home),
-            "fingerprint": fingerprint_of(store),
+            "fingerprint": whole_fingerprint(store),
             "digest": hashlib.sha256((store.path / SEAL).read_bytes()).hexdigest(),
             "clips": len(store.keys),
             "quarantined": len(store.quarantined),

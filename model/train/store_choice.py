@@ -22,17 +22,19 @@ from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
-SIDES = ("visual", "audio")
+MODALITIES = ("visual", "audio")
 SEAL = "complete.json"
 
 
-class PickedStore(StoreReader):
+class OneModality(StoreReader):
     """The store `whole` as if it held the taps of `side` alone; `recipe` is cut accordingly, `whole` the full one."""
 
     def __init__(self, whole: StoreReader, side: str) -> None:
         self.__dict__.update(whole.__dict__)
         fields = {
-            name: value for name, value in whole.recipe.fields.items() if name == side or name not in SIDES
+            name: value
+            for name, value in whole.recipe.fields.items()
+            if name == side or name not in MODALITIES
         }
         self.recipe = Recipe(whole.recipe.kind, whole.recipe.name, fields)
         self.side, self.whole = side, whole.recipe
@@ -44,14 +46,14 @@ class PickedStore(StoreReader):
         return replace(record, arrays=arrays)
 
 
-def setting_of(store: StoreReader) -> str:
+def store_setting(store: StoreReader) -> str:
     """What `stores.tokens` calls a joined store: its folder's name, and the modality where it is taken alone."""
-    return f"{store.path.name}:{store.side}" if isinstance(store, PickedStore) else store.path.name
+    return f"{store.path.name}:{store.side}" if isinstance(store, OneModality) else store.path.name
 
 
-def fingerprint_of(store: StoreReader) -> str:
+def whole_fingerprint(store: StoreReader) -> str:
     """Of the store as it lies on the disk, whatever is taken of it."""
-    return store.whole.fingerprint if isinstance(store, PickedStore) else store.recipe.fingerprint
+    return store.whole.fingerprint if isinstance(store, OneModality) else store.recipe.fingerprint
 
 
 def choose_store(stores: Path, dataset: str, kind: StoreKind, name: str, by: str) -> tuple[Path, list[str]]:
@@ -130,19 +132,19 @@ def _short(info: StoreInfo, others: list[StoreInfo]) -> str:
     return info.path.name
 
 
-def join_of(stores: Path, made: Path) -> str:
+def join_setting(stores: Path, made: Path) -> str:
     """What `stores.tokens` may say to join a store of one modality with the one finished last that has the other.
 
     `OTHER` stands for a store that is yet to be made.
     """
     there = [
-        (info, set(SIDES) & read_recipe(StoreFolder(info.path)).fields.keys())
+        (info, set(MODALITIES) & read_recipe(StoreFolder(info.path)).fields.keys())
         for info in list_stores(stores)
         if (info.dataset, info.kind, info.state) == (made.parent.name, "tokens", "complete") and info.clips
     ]
     infos = [info for info, _ in there]
     own = next((info, sides) for info, sides in there if info.path == made)
-    lacks = set(SIDES) - own[1]
+    lacks = set(MODALITIES) - own[1]
     fitting = sorted(
         (pair for pair in there if pair[0].path != made and lacks <= pair[1]),
         key=lambda pair: (pair[1] == lacks, (pair[0].path / SEAL).stat().st_mtime_ns),

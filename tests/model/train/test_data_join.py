@@ -19,7 +19,7 @@ from caeav.model.adapters.batch import Change, Epoch, TokenBatch
 from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
-from caeav.model.train.store_choice import PickedStore
+from caeav.model.train.store_choice import OneModality
 from caeav.pipeline.store import (
     Quarantined,
     Recipe,
@@ -253,8 +253,8 @@ def test_a_segment_is_real_where_all_joined_stores_say_so(make_home: Callable[..
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     stores = [
-        PickedStore(whole, "visual"),
-        PickedStore(copied(home, whole, "marked", flagged), "audio"),
+        OneModality(whole, "visual"),
+        OneModality(copied(home, whole, "marked", flagged), "audio"),
     ]
     joined = join(whole.manifest, [stores[first], stores[1 - first]], None)
     batch = SplitData(joined, joined.splits["val"], {}).batch([2])
@@ -332,7 +332,7 @@ def test_a_store_taken_for_one_modality_says_no_more_than_that(make_home: Callab
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     both = copied(home, whole, "both", visual={"name": "seen"}, audio={"name": "heard"})
     for side, other in (("visual", "audio"), ("audio", "visual")):
-        picked = PickedStore(both, side)
+        picked = OneModality(both, side)
         assert picked.recipe.fields == {k: v for k, v in both.recipe.fields.items() if k != other}
         assert all(name.startswith(f"{side}.") for name in picked.read("clip000").arrays)
         assert picked.whole == both.recipe
