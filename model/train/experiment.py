@@ -28,9 +28,8 @@ from caeav.model.train.checkpoint import (
     parameter_counts,
 )
 from caeav.model.train.data import SplitData, fits
-from caeav.model.train.evaluate import score
+from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.join import Joined, join_stores, some, store_facts, without_leaks
-from caeav.model.train.loop import choose_device
 from caeav.model.train.network import Network, build_network
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import STORES, Run

@@ -27,9 +27,9 @@ from caeav.model.train.config_file import (
     preset_names,
     resolve_config,
 )
-from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
+from caeav.model.train.optimiser import lr_factor, make_optimiser
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
 CAPTION = CaptionSpec(5, 16)
