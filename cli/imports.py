@@ -22,9 +22,10 @@ from caeav.cli.options import (
 )
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.store_choice import MODALITIES, join_setting
+from caeav.model.train.store_choice import join_setting
 from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
+from caeav.pipeline.store.recipe import MODALITIES
 
 
 def register(app: typer.Typer) -> None:

@@ -175,7 +175,7 @@ def generator_states() -> dict[str, Tensor]:
 
 
 def restore_generators(states: Mapping[str, Tensor]) -> None:
-    """Restore what `generator_states` returned, but for a normal draw cached by Python or numpy: training makes none."""
+    """Restore what `generator_states` returned, except for cached normal draws, which training never makes."""
     random.setstate((3, tuple(states[_PYTHON].tolist()), None))
     words = states[_NUMPY].numpy()
     state = ("MT19937", words[:-1].astype(np.uint32), int(words[-1]), 0, 0.0)
