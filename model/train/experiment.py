@@ -29,8 +29,9 @@ from caeav.model.train.checkpoint import (
 )
 from caeav.model.train.data import SplitData, fits
 from caeav.model.train.evaluate import choose_device, score
-from caeav.model.train.join import Joined, join_stores, some, store_facts, without_leaks
+from caeav.model.train.join import Joined, join_stores, store_facts
 from caeav.model.train.network import Network, build_network
+from caeav.model.train.remarks import some_clips
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import STORES, Run
 from caeav.model.train.store_choice import store_setting
@@ -110,7 +111,7 @@ class Experiment:
 
     def without_leaks(self) -> Experiment:
         """The same without clips whose video is in another split too; itself when they are gone already."""
-        return self if self.config.drop_leaks else replace(self, joined=without_leaks(self.joined))
+        return self if self.config.drop_leaks else replace(self, joined=self.joined.without_leaks())
 
     def majority(self, split: str) -> float:
         """Score on `split` of the best constant answer that the training targets suggest."""
@@ -153,7 +154,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     adapters = config.model.adapters
     joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
     whole = joined.splits
-    joined = without_leaks(joined) if config.drop_leaks else joined
+    joined = joined.without_leaks() if config.drop_leaks else joined
     augment = config.augment
     check_stress(list(active(augment)), joined.spec, captions=config.captions, shift=augment.shift)
     for split in dict.fromkeys(("train", config.select_on)):
@@ -216,7 +217,7 @@ def _without_clips(joined: Joined, split: str, dataset: str) -> str:
     again = f"caeav extract --dataset {dataset}"
     if joined.left_out[split]:
         return (
-            f"all of its clips ({some(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
+            f"all of its clips ({some_clips(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
             f"{again} --retry-failed tries them again"
         )
     return (

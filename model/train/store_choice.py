@@ -1,4 +1,4 @@
-"""Which stores a run joins, and what of them: the one that is meant, or one modality of a store of tokens."""
+"""Choosing the stores that a run joins: by name, as the only one there is, or one modality of a token store."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from caeav.pipeline.store.recipe import MODALITIES
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
-SEAL = "complete.json"
-
 
 class OneModality(StoreReader):
-    """The store `whole` as if it held only the taps of `modality`; `recipe` is cut to them, `whole` the full one."""
+    """A token store read as if it held one modality; `recipe` is cut to it, `whole` is the full recipe."""
 
     def __init__(self, whole: StoreReader, modality: str) -> None:
         self.__dict__.update(whole.__dict__)
@@ -40,51 +38,51 @@ class OneModality(StoreReader):
         self.modality, self.whole = modality, whole.recipe
 
     def read(self, key: str) -> Record:
-        """The record of `key`, other modalities left out; errors as of the whole store."""
+        """The record of `key` without other modalities; raises what the whole store raises."""
         record = super().read(key)
         arrays = {name: x for name, x in record.arrays.items() if name.startswith(f"{self.modality}.")}
         return replace(record, arrays=arrays)
 
 
 def store_setting(store: StoreReader) -> str:
-    """What `stores.tokens` calls a joined store: its folder's name, and the modality where it is taken alone."""
+    """A joined store as `stores.tokens` names it: the folder's name, with `:modality` where only one is read."""
     return f"{store.path.name}:{store.modality}" if isinstance(store, OneModality) else store.path.name
 
 
 def whole_fingerprint(store: StoreReader) -> str:
-    """Of the store as it lies on the disk, whatever is taken of it."""
+    """The fingerprint of the store on disk, whatever part of it is read."""
     return store.whole.fingerprint if isinstance(store, OneModality) else store.recipe.fingerprint
 
 
 def choose_store(stores: Path, dataset: str, kind: StoreKind, name: str, by: str) -> tuple[Path, list[str]]:
-    """The one store meant by `name` (empty: the only one there is) below `stores`, and what to say about others.
+    """The one store of `dataset` that `name` means (empty: the only one), and remarks about unfinished others.
 
-    One that is finished is meant, not one that was only begun; a damaged one asks for a decision. Raises `StoreError`
-    when none or several fit.
+    A finished store wins over unfinished ones; a damaged one has to be decided about by the user. `by` is the option
+    that names a store, for messages. Raises `StoreError` when none or several fit.
     """
-    there = [
+    found = [
         info
         for info in list_stores(stores)
         if (info.dataset, info.kind) == (dataset, kind) and name in ("", info.name)
     ]
-    finished = [info for info in there if info.state == "complete"]
-    begun = [info for info in there if info.state == "partial"]
+    finished = [info for info in found if info.state == "complete"]
+    unfinished = [info for info in found if info.state == "partial"]
     command = "caption" if kind == "captions" else "extract"
-    cure = f"by the `caeav {command}` that began it, or delete its folder in {stores / dataset}"
-    if len(finished) == 1 and len(there) == 1 + len(begun):
-        return finished[0].path, [f"{_unfinished(info)}, not used; finish it {cure}" for info in begun]
-    if len(begun) > 1 and len(there) == len(begun):
-        listed = "".join(f"\n    {_unfinished(info)}" for info in begun)
-        raise StoreError(f"no store of {kind} of {dataset} is finished:{listed}", hint=f"finish one {cure}")
-    if not there:
+    cure = f"with the same `caeav {command}`, or delete its folder in {stores / dataset}"
+    if len(finished) == 1 and len(found) == 1 + len(unfinished):
+        return finished[0].path, [f"{_how_far(info)}, not used; finish it {cure}" for info in unfinished]
+    if len(unfinished) > 1 and len(found) == len(unfinished):
+        listed = "".join(f"\n    {_how_far(info)}" for info in unfinished)
+        raise StoreError(f"no {kind} store of {dataset} is finished:{listed}", hint=f"finish one {cure}")
+    if not found:
         _refuse_unmerged(stores, dataset, kind, name)
-    if len(finished) > 1 and len(there) == len(finished) + len(begun):
-        raise _undecided(dataset, kind, finished, by)
+    if len(finished) > 1 and len(found) == len(finished) + len(unfinished):
+        raise _several_fit(dataset, kind, finished, by)
     return find_store(stores, dataset, kind, name or None, by=by), []
 
 
 def _refuse_unmerged(stores: Path, dataset: str, kind: str, name: str) -> None:
-    """Raise where a store that is not there was made in slices, which nobody has put together."""
+    """Raise `StoreError` where the store that is missing exists as slices that nobody has merged."""
     parts = [
         (path, store, part)
         for path in list_slices(stores)
@@ -95,34 +93,34 @@ def _refuse_unmerged(stores: Path, dataset: str, kind: str, name: str) -> None:
         _, store, part = parts[-1]
         count = sum(other == store for _, other, _ in parts)
         raise StoreError(
-            f"the {kind} of {dataset} lie in {count} of {part.count} slices of {store}, which are not put together",
+            f"{store} exists as {count} of {part.count} slices, which are not merged",
             hint=f"caeav store merge {dataset}"
             + (
                 ""
                 if count == part.count
-                else f", when all {part.count} are made (extract --slice I/{part.count})"
+                else f", once all {part.count} slices exist (extract --slice I/{part.count})"
             ),
         )
 
 
-def _undecided(dataset: str, kind: str, fitting: list[StoreInfo], by: str) -> StoreError:
-    """That several finished stores fit: which there are, by names that can be typed, and which was finished last."""
+def _several_fit(dataset: str, kind: str, fitting: list[StoreInfo], by: str) -> StoreError:
+    """Lists the finished stores that fit, under names short enough to type, and says which was finished last."""
     option = by.partition("=")[0]
-    shorts = {info.path: _short(info, fitting) for info in fitting}
-    newest = max(fitting, key=lambda info: (info.path / SEAL).stat().st_mtime_ns)
-    width = max(map(len, shorts.values()))
+    names = {info.path: _short_name(info, fitting) for info in fitting}
+    newest = max(fitting, key=lambda info: StoreFolder(info.path).seal.stat().st_mtime_ns)
+    width = max(map(len, names.values()))
     lines = "".join(
-        f"\n    {shorts[info.path]:<{width}}  {info.path.name}, {counted(info.clips, 'clip')}"
+        f"\n    {names[info.path]:<{width}}  {info.path.name}, {counted(info.clips, 'clip')}"
         for info in fitting
     )
     return StoreError(
-        f"{len(fitting)} stores of {kind} of {dataset} fit, one is needed:{lines}",
-        hint=f"name one; the one finished last is {option}={shorts[newest.path]}",
+        f"{len(fitting)} {kind} stores of {dataset} fit, one is needed:{lines}",
+        hint=f"choose one; the one finished last: {option}={names[newest.path]}",
     )
 
 
-def _short(info: StoreInfo, others: list[StoreInfo]) -> str:
-    """The shortest that means this store alone: its name, or the first digits of its fingerprint."""
+def _short_name(info: StoreInfo, others: list[StoreInfo]) -> str:
+    """The shortest name that fits this store alone: its name, else the start of its fingerprint, else its folder."""
     if [other.name for other in others].count(info.name) == 1:
         return info.name
     for digits in range(MIN_PREFIX, len(info.fingerprint12)):
@@ -133,29 +131,29 @@ def _short(info: StoreInfo, others: list[StoreInfo]) -> str:
 
 
 def join_setting(stores: Path, made: Path) -> str:
-    """What `stores.tokens` may say to join a store of one modality with the one finished last that has the other.
+    """The value of `stores.tokens` that joins the store `made`, of one modality, with the newest that has the other.
 
-    `OTHER` stands for a store that is yet to be made.
+    `OTHER` stands for a store that does not exist yet.
     """
-    there = [
+    finished = [
         (info, set(MODALITIES) & read_recipe(StoreFolder(info.path)).fields.keys())
         for info in list_stores(stores)
         if (info.dataset, info.kind, info.state) == (made.parent.name, "tokens", "complete") and info.clips
     ]
-    infos = [info for info, _ in there]
-    own = next((info, modalities) for info, modalities in there if info.path == made)
+    infos = [info for info, _ in finished]
+    own = next((info, modalities) for info, modalities in finished if info.path == made)
     lacks = set(MODALITIES) - own[1]
     fitting = sorted(
-        (pair for pair in there if pair[0].path != made and lacks <= pair[1]),
-        key=lambda pair: (pair[1] == lacks, (pair[0].path / SEAL).stat().st_mtime_ns),
+        (pair for pair in finished if pair[0].path != made and lacks <= pair[1]),
+        key=lambda pair: (pair[1] == lacks, StoreFolder(pair[0].path).seal.stat().st_mtime_ns),
     )
     if not fitting:
-        return f"OTHER,{_short(own[0], infos)}"
+        return f"OTHER,{_short_name(own[0], infos)}"
     other, modalities = fitting[-1]
     only = "" if modalities == lacks else f":{min(lacks)}"
-    return f"{_short(other, infos)}{only},{_short(own[0], infos)}"
+    return f"{_short_name(other, infos)}{only},{_short_name(own[0], infos)}"
 
 
-def _unfinished(info: StoreInfo) -> str:
+def _how_far(info: StoreInfo) -> str:
     held = info.clips + info.quarantined
     return f"{info.path.name} is not finished ({held} of {counted(info.expected, 'clip')})"

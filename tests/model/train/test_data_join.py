@@ -123,7 +123,7 @@ def test_a_source_video_in_two_splits_is_said(tiny_home: Home) -> None:
 
 def test_stores_that_cut_clips_differently_are_refused(make_home: Callable[..., Home]) -> None:
     store = StoreReader.open(find_store(make_home().stores, "tiny", "tokens"))
-    with pytest.raises(JoinError, match=r"has shape \[6, 16, 8\] a clip; allowed: \[5, L, C\]"):
+    with pytest.raises(JoinError, match=r"has shape \[6, 16, 8\] per clip; allowed: \[5, L, C\]"):
         join(replace(store.manifest, segments=5), [store], None)
 
 
@@ -462,4 +462,4 @@ def test_of_stores_that_were_only_begun_the_way_out_is_told(make_home: Callable[
     with pytest.raises(CaeavError, match="is finished") as raised:
         join_stores(home, "tiny")
     assert all(f"{name} is not finished (0 of 60 clips)" in str(raised.value) for name in names)
-    assert "finish one by the `caeav extract` that began it" in str(raised.value)
+    assert "finish one with the same `caeav extract`" in str(raised.value)
