@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caeav.model.adapters.batch import BatchTransform, Epoch, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import BatchTransform, Epoch, InputSpec, TokenBatch
 from caeav.model.tasks.sample import ClipSamples, Sample
 from caeav.model.train.join import Joined
 from caeav.pipeline.store import Record, StoreReader
+from caeav.pipeline.store.record import Tap
 
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
 MIB = 1 << 20
@@ -142,7 +143,7 @@ class SplitData:
             return store.read(key)
 
 
-def _taps(spec: InputSpec) -> tuple[TapSpec, ...]:
+def _taps(spec: InputSpec) -> tuple[Tap, ...]:
     return (*spec.visual, *spec.audio, *spec.other)
 
 

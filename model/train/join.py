@@ -31,11 +31,12 @@ from caeav.manifests.core.util import counted
 from caeav.manifests.findings import leaked_keys, told, video_id
 from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
+from caeav.model.adapters.batch import CaptionSpec, InputSpec
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
 from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
 from caeav.pipeline.store import StoreKind, StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
+from caeav.pipeline.store.record import Tap
 
 SHOWN_KEYS = 5
 DROP_LEAKS = "; --drop-leaks leaves such clips out"
@@ -309,7 +310,7 @@ def _input_spec(
     manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None, wanted: Sequence[str]
 ) -> InputSpec:
     """Shapes of what the stores offer and the run wants; raises `JoinError` where they contradict each other."""
-    taps: dict[str, TapSpec] = {}
+    taps: dict[str, Tap] = {}
     owner: dict[str, StoreReader] = {}
     for store in tokens:
         for name, shape in _shapes(store).items():
@@ -325,7 +326,7 @@ def _input_spec(
                     f"allowed: [{manifest.segments}, L, C], the manifest cuts clips into {manifest.segments} segments",
                     hint=f"extract again: caeav extract --dataset {manifest.dataset}",
                 )
-            taps[name] = TapSpec(name, shape[1], shape[2])
+            taps[name] = Tap(name, shape[1], shape[2])
             owner[name] = store
     unknown = sorted(set(wanted) - set(taps))
     if unknown:

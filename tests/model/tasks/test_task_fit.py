@@ -14,13 +14,13 @@ from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.dataset import MARKS
 from caeav.manifests.manifest import read_manifest, write_manifest
-from caeav.model.adapters.batch import TapSpec
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
 from caeav.model.tasks.suitable import LAYOUTS, suited, task_for, task_labelled
 from caeav.model.train.config_file import resolve_config
+from caeav.pipeline.store.record import Tap
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_live_backbones_name_their_taps_and_walk_in_step() -> None:
     part: Any = SimpleNamespace
     made = Live(part(stages=stages, module="eyes"), part(stages=sound, module="ears"))
     assert made.modules == ("eyes", "ears")
-    assert made.taps(1) == (TapSpec("visual.stage2", 4, 16), TapSpec("audio.stage2", 8, 6))
+    assert made.taps(1) == (Tap("visual.stage2", 4, 16), Tap("audio.stage2", 8, 6))
     assert pair_blocks(6, 2) == [None, None, 0, None, None, 1]
     for visual, audio in ((3, 2), (2, 4), (2, 0)):
         with pytest.raises(CaeavError, match=f"{visual} visual and {audio} audio blocks"):

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.config_file import (
@@ -30,13 +30,14 @@ from caeav.model.train.config_file import (
 from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
+from caeav.pipeline.store.record import Tap
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
 CAPTION = CaptionSpec(5, 16)
 SPEC = InputSpec(
     T,
-    (TapSpec("visual.stage1", 16, 8), TapSpec("visual.stage2", 4, 16)),
-    (TapSpec("audio.stage1", 16, 8), TapSpec("audio.stage2", 4, 16)),
+    (Tap("visual.stage1", 16, 8), Tap("visual.stage2", 4, 16)),
+    (Tap("audio.stage1", 16, 8), Tap("audio.stage2", 4, 16)),
     CAPTION,
     CAPTION,
 )

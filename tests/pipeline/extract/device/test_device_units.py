@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.pickled import WeightsError
 from caeav.pipeline.extract.device import devices as lanes
@@ -32,6 +31,7 @@ from caeav.pipeline.extract.device.network import (
 from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
 from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.record import Tap
 
 CPU = torch.device("cpu")
 
