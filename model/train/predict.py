@@ -35,7 +35,7 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.loop import autocast, choose_device
 from caeav.model.train.network import build_network
-from caeav.model.train.runs import Run, sides_of
+from caeav.model.train.runs import Run, modalities_read
 from caeav.model.train.session import best_weights
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Predictor:
 
         Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
         """
-        segments, sides = self.inputs.spec.segments, sides_of(self.config)
+        segments, modalities = self.inputs.spec.segments, modalities_read(self.config)
         seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
         silent = info.get("silent") or [False] * segments
         start_s, end_s = when.bounds(when.shown - 1)
@@ -171,7 +171,7 @@ class Predictor:
         heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
         there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
         return tuple(
-            tuple(name for name, (side, ok) in there.items() if side in sides and not ok[t])
+            tuple(name for name, (modality, ok) in there.items() if modality in modalities and not ok[t])
             for t in range(segments)
         )
 

@@ -312,8 +312,8 @@ def test_taps_come_in_the_order_of_the_recipe_from_shallow_to_deep(make_home: Ca
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     taps = {
-        side: {"taps": [{"name": f"{side}.stage2"}, {"name": f"{side}.stage1"}]}
-        for side in ("visual", "audio")
+        modality: {"taps": [{"name": f"{modality}.stage2"}, {"name": f"{modality}.stage1"}]}
+        for modality in ("visual", "audio")
     }
     found = join(whole.manifest, [copied(home, whole, "turned", **taps)], None)
     assert [tap.name for tap in found.spec.visual] == ["visual.stage2", "visual.stage1"]
@@ -331,10 +331,10 @@ def test_a_store_taken_for_one_modality_says_no_more_than_that(make_home: Callab
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     both = copied(home, whole, "both", visual={"name": "seen"}, audio={"name": "heard"})
-    for side, other in (("visual", "audio"), ("audio", "visual")):
-        picked = PickedStore(both, side)
+    for modality, other in (("visual", "audio"), ("audio", "visual")):
+        picked = PickedStore(both, modality)
         assert picked.recipe.fields == {k: v for k, v in both.recipe.fields.items() if k != other}
-        assert all(name.startswith(f"{side}.") for name in picked.read("clip000").arrays)
+        assert all(name.startswith(f"{modality}.") for name in picked.read("clip000").arrays)
         assert picked.whole == both.recipe
 
 
