@@ -16,7 +16,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import write_manifest
-from caeav.model.adapters.batch import Change, Epoch, TokenBatch
+from caeav.model.adapters.batch import BatchTransform, Epoch, TokenBatch
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
@@ -352,10 +352,10 @@ def test_a_digest_of_a_store_changes_with_what_it_holds(make_home: Callable[...,
     }
 
 
-def test_changes_are_made_in_order_with_the_rows_and_the_epoch_of_the_batch(joined: Joined) -> None:
+def test_transforms_are_applied_in_order_with_the_rows_and_the_epoch_of_the_batch(joined: Joined) -> None:
     told: list[tuple[str, list[int], object]] = []
 
-    def named(name: str) -> Change:
+    def named(name: str) -> BatchTransform:
         def change(
             batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
         ) -> TokenBatch:
@@ -365,8 +365,8 @@ def test_changes_are_made_in_order_with_the_rows_and_the_epoch_of_the_batch(join
 
         return change
 
-    data = SplitData(joined, joined.splits["val"], {}, changes=(named("a"), named("b")))
-    data.changed(named("first")).batch([4, 2], Epoch(3, 5))
+    data = SplitData(joined, joined.splits["val"], {}, transforms=(named("a"), named("b")))
+    data.transformed(named("first")).batch([4, 2], Epoch(3, 5))
     assert told == [(name, [4, 2], (3, 5)) for name in ("first", "a", "b")]
     told.clear()
     data.batch([1])
