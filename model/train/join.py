@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.findings import leaked_keys, told
 from caeav.model.adapters.batch import CaptionSpec, InputSpec
-from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
+from caeav.model.tasks.sample import Sample, Samples, clip_samples
 from caeav.model.train.remarks import (
     DROP_LEAKS,
     label_remarks,
@@ -55,7 +56,7 @@ class Joined:
     tokens: tuple[StoreReader, ...]
     captions: StoreReader | None
     spec: InputSpec
-    splits: Mapping[str, Sequence[Sample]]
+    splits: Mapping[str, Samples]
     left_out: Mapping[str, Sequence[str]]
     remarks: tuple[str, ...]
 
@@ -66,10 +67,7 @@ class Joined:
 
     def clips(self, split: str) -> int:
         """How many different clips the samples of a split come from."""
-        samples = self.splits[split]
-        if isinstance(samples, ClipSamples):
-            return len(samples)
-        return len({sample.clip.key for sample in samples})
+        return len(np.unique(self.splits[split].rows))
 
     def without_leaks(self) -> Joined:
         """The same without clips whose video is in another split too; they leave all splits.
@@ -77,10 +75,8 @@ class Joined:
         Where questions are split instead of videos, all questions about a video asked about in several splits go.
         """
         leaked = leaked_keys(self.manifest)
-        kept = {
-            split: tuple(sample for sample in samples if sample.clip.key not in leaked)
-            for split, samples in self.splits.items()
-        }
+        clean = np.array([key not in leaked for key in self.manifest.keys], bool)
+        kept = {split: samples.where(clean) for split, samples in self.splits.items()}
         counts = removed(self.splits, kept)
         listed = ", ".join(
             f"{count} of {len(self.splits[split])} of {split}" for split, count in counts.items()
@@ -149,39 +145,29 @@ def join(
     spec = _input_spec(manifest, tokens, captions, taps)
     stores = list(tokens) if captions is None else [*tokens, captions]
     _require_same_media(stores)
-    rows = samples(manifest)
-    splits: dict[str, Sequence[Sample]] = {}
+    rows = Samples.of(samples(manifest), manifest)
+    held = [_held(store, manifest) for store in stores]
+    splits: dict[str, Samples] = {}
     left_out: dict[str, Sequence[str]] = {}
     for split in SPLITS:
-        if isinstance(rows, ClipSamples):
-            splits[split], left_out[split] = _join_large_split(rows.of_split(split), stores, manifest, split)
-            continue
-        wanted = [sample for sample in rows if sample.split == split]
-        keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
-        absent: set[str] = set()
-        for store in stores:
-            absent |= _quarantined(keys, store, split, len(keys))
-        splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
-        left_out[split] = tuple(key for key in keys if key in absent)
-    remarks = [*random_remarks(stores), *remarks, *split_remarks(manifest, rows, left_out)]
+        wanted = rows.of_split(split)
+        kept = np.ones(len(manifest.clips), bool)
+        for store, stored in zip(stores, held, strict=True):
+            absent, _ = wanted.where(~stored).clips()
+            if absent:
+                _require_quarantined(absent, store, split, wanted)
+            kept &= stored
+        splits[split] = wanted.where(kept)
+        left_out[split], _ = wanted.where(~kept).clips()
+    remarks = [*random_remarks(stores), *remarks, *split_remarks(rows, left_out)]
     return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(remarks))
 
 
-def _join_large_split(
-    wanted: ClipSamples, stores: Sequence[StoreReader], manifest: Manifest, split: str
-) -> tuple[ClipSamples, Sequence[str]]:
-    """As the loop in `join`, for one split of a manifest too large for a Python object per clip."""
-    kept = np.ones(len(manifest.clips), bool)
-    for store in stores:
-        if store.manifest.keys == manifest.keys:
-            held = store.held()
-        else:
-            held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
-        absent = wanted.where(~held).keys
-        if len(absent):
-            _quarantined(absent, store, split, len(wanted))
-        kept &= held
-    return wanted.where(kept), wanted.where(~kept).keys
+def _held(store: StoreReader, manifest: Manifest) -> NDArray[np.bool_]:
+    """Which clips of `manifest` a store holds, in the manifest's order."""
+    if store.manifest.keys == manifest.keys:
+        return store.held()
+    return np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
 
 
 def _require_same_media(stores: Sequence[StoreReader]) -> None:
@@ -200,22 +186,17 @@ def _require_same_media(stores: Sequence[StoreReader]) -> None:
             )
 
 
-def _quarantined(keys: Sequence[str], store: StoreReader, split: str, total: int) -> set[str]:
-    """Those of `keys` in the store's quarantine; raises `JoinError` for keys neither there nor stored.
-
-    `total`: clips of the split.
-    """
-    absent = {key for key in keys if key not in store}
+def _require_quarantined(absent: Sequence[str], store: StoreReader, split: str, wanted: Samples) -> None:
+    """Raise `JoinError` unless all clips of `wanted` that the store lacks are in its quarantine."""
     quarantined = {item.key for item in store.quarantined}
-    missing = [key for key in keys if key in absent and key not in quarantined]
+    missing = [key for key in absent if key not in quarantined]
     if missing:
         kind = store.recipe.kind
         raise JoinError(
-            f"split {split!r}: {some_clips(missing)} of {total} have no {kind} in {store.path}",
+            f"split {split!r}: {some_clips(missing)} of {len(np.unique(wanted.rows))} have no {kind} in {store.path}",
             hint=f"caeav {COMMANDS[kind]} --dataset {store.manifest.dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )
-    return absent
 
 
 def _input_spec(

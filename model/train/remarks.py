@@ -10,10 +10,9 @@ import numpy as np
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import video_id
 from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.tasks.sample import Samples
 from caeav.pipeline.store import StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
 
@@ -72,43 +71,33 @@ def random_remarks(stores: Iterable[StoreReader]) -> list[str]:
     ]
 
 
-def split_remarks(
-    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, Sequence[str]]
-) -> list[str]:
+def split_remarks(rows: Samples, left_out: Mapping[str, Sequence[str]]) -> list[str]:
     """Clips left out or in no split, and videos that lie in two splits."""
     remarks = [
         f"{split}: {some_clips(keys)} left out, in quarantine" for split, keys in left_out.items() if keys
     ]
-    if isinstance(rows, ClipSamples):
-        unused: Sequence[str] = rows.clips.keys.take(np.flatnonzero(rows.clips.splits == 0))
-    else:
-        used = {sample.clip.key for sample in rows}
-        unused = [clip.key for clip in manifest.clips if clip.key not in used]
-    if unused:
-        remarks.append(f"{some_clips(unused)} in no split, not used")
+    unused = np.ones(len(rows.manifest.clips), bool)
+    unused[rows.rows] = False
+    if unused.any():
+        remarks.append(f"{some_clips(rows.manifest.keys.take(np.flatnonzero(unused)))} in no split, not used")
     remarks += [
         f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair}{DROP_LEAKS}"
-        for pair, n in leaks(rows).items()
+        for pair, n in _leaks(rows).items()
     ]
     return remarks
 
 
-def leaks(rows: Sequence[Sample]) -> dict[str, int]:
+def _leaks(rows: Samples) -> dict[str, int]:
     """Pair of splits -> how many source videos (official id, else media file) have samples in both.
 
-    Videos are compared by 64-bit hashes, nine bytes per sample; in a million videos two collide with a probability of
-    one in 40 million.
+    Videos are compared by 64-bit hashes, nine bytes per sample; among a million, two collide in one of 40 million data
+    sets.
     """
     if not rows:
         return {}
-    if isinstance(rows, ClipSamples):
-        videos = rows.clips.videos(rows.rows)
-        bits = np.uint8(1) << (rows.clips.splits[rows.rows] - 1)  # 0 is no split
-    else:
-        videos = (video_id(row.clip).encode("utf-8", "surrogatepass") for row in rows)
-        bits = np.array([1 << SPLITS.index(row.split) for row in rows], np.uint8)
+    bits = np.uint8(1) << (rows.splits - 1)  # 0 is no split
     blob, ends = bytearray(), array("I")
-    for video in videos:
+    for video in rows.manifest.table.videos(rows.rows):
         blob += video
         ends.append(len(blob))
     hashes = hash_texts(bytes(blob), np.array(ends, np.uint32), random_seed())

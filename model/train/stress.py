@@ -36,7 +36,7 @@ Arrays = dict[str, Tensor]
 
 
 class Stress:
-    """A `Change` to batches that are scored."""
+    """A `BatchTransform` of batches that are scored."""
 
     def __init__(self, strengths: StressConfig, seed: int = 0) -> None:
         self._strengths, self._seed = strengths, seed
@@ -51,7 +51,7 @@ class Stress:
 
 
 class Augment:
-    """A `Change` to training batches: drawn anew every epoch, and `shift` in both directions up to its value."""
+    """A `BatchTransform` of training batches: drawn anew every epoch, `shift` in both directions up to its value."""
 
     def __init__(self, strengths: StressConfig) -> None:
         self._strengths = strengths
