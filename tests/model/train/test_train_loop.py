@@ -276,7 +276,7 @@ def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> N
         left_out={**joined.left_out, "val": ["a", "b"]},
     )
     hint = _without_clips(joined, "val", "tiny")
-    assert "all of its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
+    assert "all its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:
