@@ -28,7 +28,7 @@ from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import leaked_keys, told, video_id
+from caeav.manifests.findings import leaked_keys, video_id, warning_lines
 from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.model.adapters.batch import CaptionSpec, InputSpec
@@ -199,7 +199,7 @@ def join_stores(
     tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
     caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
-    remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
+    remarks += [*warning_lines(manifest), *label_remarks(home, dataset, manifest)]
     remarks += media_remarks([*tokens, *([caption_store] if caption_store is not None else [])])
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
