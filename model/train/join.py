@@ -33,9 +33,10 @@ from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.model.adapters.batch import CaptionSpec, InputSpec
 from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.model.train.pick import PickedStore, choose_store, fingerprint_of
 from caeav.pipeline.store import StoreKind, StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
+from caeav.pipeline.store.recipe import MODALITIES
 from caeav.pipeline.store.record import Tap
 
 SHOWN_KEYS = 5
@@ -212,13 +213,13 @@ def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[st
 
 def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
-    name, colon, side = text.partition(":")
-    if colon and side not in SIDES:
+    name, colon, modality = text.partition(":")
+    if colon and modality not in MODALITIES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
     store = _open(home, dataset, "tokens", name, remarks)
-    return PickedStore(store, side) if side else store
+    return PickedStore(store, modality) if modality else store
 
 
 def join(
@@ -336,14 +337,14 @@ def _input_spec(
         )
     kept = [tap for tap in taps.values() if not wanted or tap.name in wanted]
     by_modality = {
-        side: tuple(tap for tap in kept if tap.name.startswith(f"{side}.")) for side in ("visual", "audio")
+        modality: tuple(tap for tap in kept if tap.name.startswith(f"{modality}.")) for modality in MODALITIES
     }
-    for side, found in by_modality.items():
+    for modality, found in by_modality.items():
         if not found:
             raise JoinError(
-                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; "
+                f"no {modality} taps in {', '.join(str(store.path) for store in tokens)}; "
                 f"there are {', '.join(tap.name for tap in kept)}",
-                hint=f"join a store with {side} tokens too: --set stores.tokens=[...]",
+                hint=f"join a store with {modality} tokens too: --set stores.tokens=[...]",
             )
     shapes = {} if captions is None else _shapes(captions)
     return InputSpec(
@@ -358,7 +359,7 @@ def _input_spec(
 
 def _other(tap: str) -> str:
     """The modality a tap is not of."""
-    return SIDES[tap.startswith(SIDES[0])]
+    return MODALITIES[tap.startswith(MODALITIES[0])]
 
 
 def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
@@ -366,8 +367,8 @@ def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
     specs = store.array_specs()
     declared = [
         tap["name"]
-        for side in ("visual", "audio")
-        for tap in store.recipe.fields.get(side, {}).get("taps", ())
+        for modality in MODALITIES
+        for tap in store.recipe.fields.get(modality, {}).get("taps", ())
     ]
     order = [*(name for name in declared if name in specs), *(name for name in specs if name not in declared)]
     return {name: tuple(specs[name].shape) for name in order}

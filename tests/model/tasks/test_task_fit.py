@@ -70,9 +70,9 @@ def test_without_events_there_is_nothing_to_learn_or_to_score(task: str, events:
     splits = {split: [s for s in samples if s.split == split] for split in ("train", "val", "test")}
     if said:
         with pytest.raises(CaeavError, match=said):
-            TASKS[task].learn(manifest, splits)
+            TASKS[task].fit_metadata(manifest, splits)
     else:
-        assert TASKS[task].learn(manifest, splits) == {}
+        assert TASKS[task].fit_metadata(manifest, splits) == {}
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
     for name in ("ave", "avvp", "avs-s4"):
         task = TASKS[name]
         with pytest.raises(CaeavError, match=f"task '{name}' answers no questions"):
-            task.question(clip, "how many?")
+            task.sample_of(clip, "how many?")
     task = TASKS["ave"]
-    assert task.question(clip, "") == Sample("c", clip, "")
+    assert task.sample_of(clip, "") == Sample("c", clip, "")
     with pytest.raises(CaeavError, match="data set 'mine' has no classes"):
         task.classes(Manifest("mine", 4, 1.0, (), ()), {})
     assert task.classes(Manifest("mine", 4, 1.0, ("dog", "cat"), ()), {}) == ("dog", "cat")
-    assert task.about(SimpleNamespace(classes=("a", "b", "c"))) == "3 classes"  # type: ignore[arg-type]
+    assert task.describe(SimpleNamespace(classes=("a", "b", "c"))) == "3 classes"  # type: ignore[arg-type]
 
 
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
@@ -156,7 +156,7 @@ def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
     trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)
     inputs: Any = SimpleNamespace(classes=("a", "b", "c"))
-    head = TASKS["ave-weak"].head(trunk, inputs, config.model.head)
+    head = TASKS["ave-weak"].build_head(trunk, inputs, config.model.head)
     assert isinstance(head, WeakAveHead)
     out: Any = SimpleNamespace(visual=torch.randn(2, 5, 4, 12), audio=torch.randn(2, 5, 6, 8))
     assert head(out).seconds.shape == (2, 5, 3)

@@ -169,7 +169,7 @@ def test_several_questions_a_clip_are_told_apart_from_clips(experiment: Experime
         splits={"train": samples, "val": samples + samples, "test": samples[:1] * 3},
         left_out={"train": (), "val": (), "test": ()},
     )
-    task = SimpleNamespace(row="question", about=lambda inputs: "42 answers")
+    task = SimpleNamespace(sample_noun="question", describe=lambda inputs: "42 answers")
     other = replace(experiment, joined=twice, task=task)  # type: ignore[arg-type]
     other.__dict__["parameters"] = {"head": 1}
     lines = introduction.introduction(other)

@@ -19,8 +19,8 @@ ARRAYS = {
     "seen": {"visual.stage1": np.ones((2, 3, 4), np.float16)},
     "heard": {"audio.stage1": np.ones((2, 3, 4), np.float16)},
     "said": {
-        f"{side}_caption{end}": np.ones(shape, dtype)
-        for side in ("visual", "audio")
+        f"{modality}_caption{end}": np.ones(shape, dtype)
+        for modality in ("visual", "audio")
         for end, shape, dtype in (("", (5, 4), np.float16), ("_mask", (5,), np.bool_))
     },
 }

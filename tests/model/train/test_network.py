@@ -91,7 +91,9 @@ def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_t
 def test_taps_that_a_placement_reads() -> None:
     """All cached stages on the ladder; live, the pair below the first adapters, and the pictures before for heads that
     look at them; from raw frames and sound nothing else."""
-    stages = [tuple(Tap(f"{side}.stage{k}", 4, 8) for k in range(1, 5)) for side in ("visual", "audio")]
+    stages = [
+        tuple(Tap(f"{modality}.stage{k}", 4, 8) for k in range(1, 5)) for modality in ("visual", "audio")
+    ]
     raw = Tap("visual.frames", 1, 3), Tap("audio.windows", 1, 3)
     whole = InputSpec(4, (*stages[0], raw[0]), (*stages[1], raw[1]))
 
@@ -100,7 +102,7 @@ def test_taps_that_a_placement_reads() -> None:
         found = needed(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
         return [tap.name for tap in (*found.visual, *found.audio)]
 
-    assert read(whole, "") == [tap.name for side in stages for tap in side]
+    assert read(whole, "") == [tap.name for modality in stages for tap in modality]
     assert read(whole, "stage3") == ["visual.stage2", "audio.stage2"]
     assert read(whole, "stage3", keeps_stages=True) == ["visual.stage1", "visual.stage2", "audio.stage2"]
     assert read(whole, "stage1", keeps_stages=True) == ["visual.frames", "audio.windows"]

@@ -172,8 +172,8 @@ def seen(config: RunConfig) -> Iterator[Any]:
     """Rates, weights at the start, losses and gradients, outputs and scores, one after the other."""
     task, name = TASKS[config.task], config.task
     yield [lr_factor(config.schedule, step, 2, 9) for step in range(18)]
-    changes = task.changes(config)
-    yield len(changes)
+    transforms = task.transforms(config)
+    yield len(transforms)
     torch.manual_seed(0)
     network = build_network(task, inputs(name), config.model)
     yield [(n, tuple(p.shape), p.detach().sum().item()) for n, p in network.named_parameters()]
@@ -185,13 +185,13 @@ def seen(config: RunConfig) -> Iterator[Any]:
             p.add_(
                 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(zlib.crc32(n.encode())))
             )
-    first, second = (batch(name, n, n, negatives=bool(changes)) for n in (4, 3))
+    first, second = (batch(name, n, n, negatives=bool(transforms)) for n in (4, 3))
     torch.manual_seed(1)
     losses = weighted_losses(task, network.train()(first), first, config)
     yield [(key, loss.item()) for key, loss in losses.items()]
     torch.stack(list(losses.values())).sum().backward()
     yield [p.grad.abs().sum().item() for p in network.parameters() if p.grad is not None]
-    scorer = task.scorer(inputs(name), config)
+    scorer = task.build_scorer(inputs(name), config)
     network.eval()
     for given in (first, second):
         given.extra.pop(NEGATIVE, None)

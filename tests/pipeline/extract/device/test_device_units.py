@@ -402,7 +402,7 @@ def test_units_are_numbered_over_all_jobs_and_know_theirs() -> None:
     assert [job.recipe.fields["sampling"]["rate_hz"] for job in jobs] == [16_000, 8000, 8000]
     assert ["compute" in job.recipe.fields for job in jobs] == [False, True, True]
     units = make_units(jobs)
-    told = [[(u.number, u.store, u.side, u.rows, u.dtype) for u in units[n]] for n in range(3)]
+    told = [[(u.number, u.store, u.modality, u.rows, u.dtype) for u in units[n]] for n in range(3)]
     assert told == [
         [],
         [(0, 1, "visual", 3, "int8"), (1, 1, "audio", 3, "int8")],
