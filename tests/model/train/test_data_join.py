@@ -14,9 +14,10 @@ import torch
 from caeav.manifests.clip import Event
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import write_manifest
 from caeav.model.adapters.batch import BatchTransform, Epoch, TokenBatch
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.tasks.sample import Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
 from caeav.model.train.pick import PickedStore
@@ -276,9 +277,9 @@ def test_a_clip_in_quarantine_of_any_joined_store_is_left_out(
     ]
     caption = copied(home, captions, "c", broken=("clip005", "clip037")).path.name
     if filed:
-        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     found = join_stores(home, "tiny", names, caption)
-    assert isinstance(found.splits["train"], ClipSamples) == filed
+    assert isinstance(found.manifest.clips, LazyClips) == filed
     assert tuple(found.left_out["train"]) == ("clip003", "clip005", "clip035")
     assert tuple(found.left_out["val"]) == ("clip037",) and tuple(found.left_out["test"]) == ()
     assert [sample.key for sample in found.splits["train"]] == [
@@ -411,10 +412,11 @@ def test_the_ram_budget_counts_all_arrays(joined: Joined) -> None:
 def test_a_manifest_left_in_its_file_joins_alike(
     tiny_home: Home, joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     filed = join_stores(tiny_home, "tiny")
-    assert all(isinstance(samples, ClipSamples) for samples in filed.splits.values())
-    assert {split: tuple(samples) for split, samples in filed.splits.items()} == joined.splits
+    assert isinstance(filed.manifest.clips, LazyClips)
+    for split, samples in filed.splits.items():
+        assert tuple(samples) == tuple(joined.splits[split])
     assert filed.left_out == joined.left_out
     assert filed.remarks == joined.remarks
     assert [filed.clips(split) for split in filed.splits] == [joined.clips(split) for split in joined.splits]
@@ -428,7 +430,7 @@ def test_a_manifest_left_in_its_file_joins_alike(
 def test_missing_captions_of_a_manifest_left_in_its_file(
     make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     with pytest.raises(JoinError, match=r"7 clips \(clip000, .*\) of 36 have no captions"):
         join_stores(make_home(uncaptioned=7), "tiny")
 
