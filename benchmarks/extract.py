@@ -111,8 +111,8 @@ class Today:
     def _forward(self, frames: np.ndarray, windows: np.ndarray) -> tuple[dict[str, np.ndarray], ...]:
         """Both backbones on one clip, on the device where they want one."""
         found = []
-        for side, seen in (("visual", frames), ("audio", windows)):
-            part = self.job.parts[side]
+        for modality, seen in (("visual", frames), ("audio", windows)):
+            part = self.job.parts[modality]
             if hasattr(part, "module"):
                 part.module().to(self.device)
             found.append(part.tokens([seen])[0])  # type: ignore[union-attr]

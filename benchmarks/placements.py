@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig, MoeConfig
 from caeav.model.adapters.inject import FRAMES, WINDOWS
 from caeav.model.adapters.live import Live
@@ -33,6 +33,7 @@ from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.tasks.base import TASKS
 from caeav.model.train.config_file import model_class
 from caeav.model.train.network import Network, build_network
+from caeav.pipeline.store.record import Tap
 
 ROWS = ("ladder4", "ladder", "stage4", "stage3", "stage2", "full")
 SEGMENTS, CAPTION, CLASSES = 10, (77, 768), tuple(f"class{i}" for i in range(28))
@@ -40,8 +41,8 @@ VISUAL = ((2304, 192), (576, 384), (144, 768), (36, 1536))
 AUDIO = ((4096, 96), (1024, 192), (256, 384), (64, 768))
 
 
-def taps(modality: str, shapes: tuple[tuple[int, int], ...]) -> tuple[TapSpec, ...]:
-    return tuple(TapSpec(f"{modality}.stage{i}", *shape) for i, shape in enumerate(shapes, start=1))
+def taps(modality: str, shapes: tuple[tuple[int, int], ...]) -> tuple[Tap, ...]:
+    return tuple(Tap(f"{modality}.stage{i}", *shape) for i, shape in enumerate(shapes, start=1))
 
 
 def live_backbones() -> Live:
@@ -69,7 +70,7 @@ def build(row: str) -> torch.nn.Module:
         moe = moe if row == "ladder" else MoeConfig(enabled=False)  # stage 4 is one that AVMoE skips
         return build_ave(spec, AdapterConfig(avmoe=moe))
     if row == "full":
-        spec = InputSpec(SEGMENTS, (TapSpec(FRAMES, 1, 1),), (TapSpec(WINDOWS, 1, 1),), **captions)
+        spec = InputSpec(SEGMENTS, (Tap(FRAMES, 1, 1),), (Tap(WINDOWS, 1, 1),), **captions)
     start: Any = "stage1" if row == "full" else row
     adapters = AdapterConfig(placement="inject", inject_from=start, avmoe=moe)
     return build_ave(spec, adapters, live_backbones())

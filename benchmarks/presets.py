@@ -26,13 +26,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ablation import AS_MEASURED
 
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare
 from caeav.model.train.runs import create_run
 from caeav.model.train.session import train
+from caeav.pipeline.store.record import Tap
 
 VISUAL = ((2304, 192), (576, 384), (144, 768), (36, 1536))
 AUDIO = ((4096, 96), (1024, 192), (256, 384), (64, 768))
@@ -40,8 +41,8 @@ CAPTION = CaptionSpec(77, 768)
 SEGMENTS = 10
 SPEC = InputSpec(
     SEGMENTS,
-    tuple(TapSpec(f"visual.stage{i + 1}", *shape) for i, shape in enumerate(VISUAL)),
-    tuple(TapSpec(f"audio.stage{i + 1}", *shape) for i, shape in enumerate(AUDIO)),
+    tuple(Tap(f"visual.stage{i + 1}", *shape) for i, shape in enumerate(VISUAL)),
+    tuple(Tap(f"audio.stage{i + 1}", *shape) for i, shape in enumerate(AUDIO)),
     CAPTION,
     CAPTION,
 )

@@ -41,6 +41,7 @@ from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store import StoreReader, find_store, list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.dtypes import dtype_name
+from caeav.pipeline.store.recipe import MODALITIES
 
 StoreOption = Annotated[
     str | None,
@@ -84,7 +85,7 @@ def show(
         return
     for facts in shown:
         print(facts["path"])
-        rows = [(name, value) for side in ("visual", "audio") for name, value in _lines(side, facts[side])]
+        rows = [(name, value) for modality in MODALITIES for name, value in _lines(modality, facts[modality])]
         print_table((printable(key), ""), rows)
 
 
@@ -180,29 +181,29 @@ def _stores(dataset: str, store: str | None, home: Path | None) -> list[Path]:
 
 def _caption_json(reader: StoreReader, key: str) -> dict[str, Any]:
     record = reader.read(key)
-    sides = {}
-    for side in ("visual", "audio"):
-        tokens, mask = record.arrays[f"{side}_caption"], record.arrays[f"{side}_caption_mask"]
-        described = dict(reader.recipe.fields[side])
-        sides[side] = {
-            "text": record.info["texts"][side],
+    facts: dict[str, dict[str, Any]] = {}
+    for modality in MODALITIES:
+        tokens, mask = record.arrays[f"{modality}_caption"], record.arrays[f"{modality}_caption_mask"]
+        described = dict(reader.recipe.fields[modality])
+        facts[modality] = {
+            "text": record.info["texts"][modality],
             "text_backbone": described.pop("text"),
             "captioner": described,
             "tokens": int(mask.astype(bool).sum()),
             "shape": list(tokens.shape),
             "dtype": dtype_name(tokens),
         }
-    return {"path": str(reader.path), "key": key, **sides}
+    return {"path": str(reader.path), "key": key, **facts}
 
 
-def _lines(side: str, facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _lines(modality: str, facts: dict[str, Any]) -> list[tuple[str, str]]:
     captioner, encoder = facts["captioner"], facts["text_backbone"]
     settings = {**{k: v for k, v in captioner.items() if k not in ("name", "settings", "weights")}}
     settings |= captioner.get("settings", {})
     shown = ", ".join(f"{name} {value!r}" for name, value in settings.items())
     width = " x ".join(map(str, facts["shape"]))
     lines = [
-        (side, facts["text"] or "(none)"),
+        (modality, facts["text"] or "(none)"),
         ("  written by", captioner["name"] + _source(captioner)),
         *([("  with", shown)] if shown else []),
         (

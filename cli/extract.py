@@ -34,6 +34,7 @@ from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
+from caeav.pipeline.store.recipe import MODALITIES
 
 if TYPE_CHECKING:
     from caeav.pipeline.backbones.choice import ModelChoice
@@ -121,11 +122,13 @@ def extract(
             "caption-audio-text": (caption_audio_text, caption_audio_text_weights),
         },
     )
-    sides = {
+    modalities = {
         "visual": _several("visual", visual, visual_weights),
         "audio": _several("audio", audio, audio_weights),
     }
-    named = {f"{side}{i or ''}": pair for side, pairs in sides.items() for i, pair in pairs.items()}
+    named = {
+        f"{modality}{i or ''}": pair for modality, pairs in modalities.items() for i, pair in pairs.items()
+    }
     chosen = choose({**named, **written}, settings)
     wanted: list[TokenOptions | CaptionOptions] = [
         TokenOptions(
@@ -199,13 +202,13 @@ def _written(
     return {}
 
 
-def _several(side: str, names: str, weights: str | None) -> dict[int, tuple[str, str | None]]:
-    """Place (0, 2, 3, ...: what follows the side's name in --set) -> name and weights of each backbone."""
+def _several(modality: str, names: str, weights: str | None) -> dict[int, tuple[str, str | None]]:
+    """Place (0, 2, 3, ...: what follows the modality's name in --set) -> name and weights of each backbone."""
     listed = [name.strip() for name in names.split(",")]
     given = [weights] if len(listed) == 1 else (weights.split(",") if weights else [])
     if len(given) > len(listed) or not all(listed):
         raise CaeavError(
-            f"--{side} names {len(listed)} backbones, --{side}-weights {len(given)} weights",
+            f"--{modality} names {len(listed)} backbones, --{modality}-weights {len(given)} weights",
             hint="give one of each to a place, nothing between two commas where the default is meant",
         )
     pairs = zip_longest(listed, given)
@@ -215,6 +218,6 @@ def _several(side: str, names: str, weights: str | None) -> dict[int, tuple[str,
 def _pairs(chosen: dict[str, ModelChoice]) -> list[tuple[ModelChoice | str, ModelChoice | str]]:
     """The visual and the audio backbone of each store; where one list is longer, its last ones are alone."""
     lists = [
-        [x for name, x in chosen.items() if name.rstrip("0123456789") == side] for side in ("visual", "audio")
+        [x for name, x in chosen.items() if name.rstrip("0123456789") == modality] for modality in MODALITIES
     ]
     return [(one or NONE, other or NONE) for one, other in zip_longest(*lists)]

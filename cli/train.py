@@ -312,7 +312,7 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     watchers: list[Watcher] = [
         MetricsLog(run.folder / METRICS),
         TensorBoardLog(run.folder / TENSORBOARD),
-        ProgressBar(samples, task.row, task.metric, experiment.config.select_on),
+        ProgressBar(samples, task.sample_noun, task.metric, experiment.config.select_on),
     ]
     say(f"  run       {run.folder}")
     try:

@@ -1,20 +1,49 @@
-"""How many CPU cores this process may use, by which all work in parallel is sized.
-
-Counted things in messages: `1 clip`, `2 clips`.
-"""
+"""Small helpers that all packages share: numbers, sizes and lists as messages write them, and the cores to use."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+
+EXAMPLES = 3
+"""How many names a message quotes unless it asks for more."""
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """`number` with the noun in singular or plural; `several` where it is not `one` with an s."""
+    """`1 clip`, `2 clips`: `number` with its noun; `several` is the plural where that is not `one` with an s."""
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
+def some_of(names: Iterable[object], most: int = EXAMPLES) -> str:
+    """`a, b, c and 4 more`: the first `most` names and how many others there are."""
+    texts = [str(name) for name in names]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def some_lines(lines: Sequence[str], most: int) -> list[str]:
+    """The first `most` lines, and as a last one `and 4 more` where there are others."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"and {more} more"] if more > 0 else [])]
+
+
+def size_text(count: float, *, binary: bool = False) -> str:
+    """Bytes in words: `1.5 kB`, `250 MB`; `binary` counts in 1024 (`1.5 KiB`), as memory is measured.
+
+    One decimal below 100 of a unit, none above; files on disk are decimal, RAM and GPU memory binary.
+    """
+    step, units = (1024, ("KiB", "MiB", "GiB", "TiB")) if binary else (1000, ("kB", "MB", "GB", "TB"))
+    if count < step:
+        return f"{count:.0f} B"
+    for unit in units:
+        count /= step
+        if count < step or unit == units[-1]:
+            break
+    return f"{count:.1f} {unit}" if count < 100 else f"{count:.0f} {unit}"
+
+
 def usable_cores() -> int:
-    """Those the process is allowed, in a container fewer than the machine has; all where the system cannot tell."""
+    """CPU cores this process may use: fewer than the machine has in a container, all where the system cannot tell."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

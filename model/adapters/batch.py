@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from caeav.pipeline.store.record import Tap
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -42,9 +44,9 @@ class Inputs:
             segment_s=value["segment_s"],
             spec=InputSpec(
                 segments=spec["segments"],
-                visual=tuple(TapSpec(**tap) for tap in spec["visual"]),
-                audio=tuple(TapSpec(**tap) for tap in spec["audio"]),
-                other=tuple(TapSpec(**tap) for tap in spec.get("other", ())),
+                visual=tuple(Tap(**tap) for tap in spec["visual"]),
+                audio=tuple(Tap(**tap) for tap in spec["audio"]),
+                other=tuple(Tap(**tap) for tap in spec.get("other", ())),
                 **captions,
             ),
             facts=value.get("facts", {}),
@@ -52,7 +54,7 @@ class Inputs:
 
 
 class ClipData(Protocol):
-    """What a `Change` may ask of the data that a batch was read from."""
+    """What a `BatchTransform` may ask of the data that a batch was read from."""
 
     clip_of: Sequence[int]
     """The clip of each row."""
@@ -75,7 +77,7 @@ class ClipData(Protocol):
         ...
 
 
-class Change(Protocol):
+class BatchTransform(Protocol):
     """Alters a batch just after it was read."""
 
     def __call__(
@@ -97,15 +99,6 @@ NEGATIVE = "negative.visual"
 
 
 @dataclass(frozen=True, slots=True)
-class TapSpec:
-    """One cached tap: `tokens` tokens of `channels` channels in every segment."""
-
-    name: str
-    tokens: int
-    channels: int
-
-
-@dataclass(frozen=True, slots=True)
 class CaptionSpec:
     """Caption tokens of one modality: up to `tokens` of `channels` channels."""
 
@@ -121,11 +114,11 @@ class InputSpec:
     """
 
     segments: int
-    visual: tuple[TapSpec, ...]
-    audio: tuple[TapSpec, ...]
+    visual: tuple[Tap, ...]
+    audio: tuple[Tap, ...]
     visual_caption: CaptionSpec | None = None
     audio_caption: CaptionSpec | None = None
-    other: tuple[TapSpec, ...] = ()
+    other: tuple[Tap, ...] = ()
 
 
 @dataclass

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TapSpec
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.moe import AvMoe
+from caeav.pipeline.store.record import Tap
 
 
 class AdapterError(CaeavError):
     """Adapters asked for what the inputs do not offer."""
 
 
-def build_caste(own: TapSpec, other: TapSpec, config: AdapterConfig) -> Caste:
+def build_caste(own: Tap, other: Tap, config: AdapterConfig) -> Caste:
     """CASTE for the tokens of `own`, judged against `other`."""
     return Caste(
         own.channels,
@@ -26,7 +26,7 @@ def build_caste(own: TapSpec, other: TapSpec, config: AdapterConfig) -> Caste:
     )
 
 
-def build_moe(own: TapSpec, other: TapSpec, config: AdapterConfig, *, out_gate: bool) -> AvMoe:
+def build_moe(own: Tap, other: Tap, config: AdapterConfig, *, out_gate: bool) -> AvMoe:
     """An AVMoE layer for the tokens of `own` with `other` as context."""
     moe = config.avmoe
     if moe.cross_experts + moe.uni_experts == 0:

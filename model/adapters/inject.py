@@ -28,13 +28,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.build import AdapterError, build_caste
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
 from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+from caeav.pipeline.store.record import Tap
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
 """What a whole live run starts from: prepared frames and sound `[B, T, ...]`, as the live backbones take them."""
@@ -231,7 +232,7 @@ def _find_start(spec: InputSpec, live: Live, first: int) -> bool:
     )
 
 
-def _require_shape(given: TapSpec, needed: TapSpec) -> None:
+def _require_shape(given: Tap, needed: Tap) -> None:
     if (given.tokens, given.channels) != (needed.tokens, needed.channels):
         raise AdapterError(
             f"cached {given.name} has {given.tokens} tokens of {given.channels} channels, the live backbone "

@@ -25,12 +25,13 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.build import AdapterError, build_caste
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+from caeav.pipeline.store.record import Tap
 
 
 def square_side(tokens: int) -> int | None:
@@ -63,7 +64,7 @@ def pool_tokens(x: Tensor, tokens: int) -> Tensor:
 class LowRankMerge(nn.Module):
     """From one stage's tokens and channels to the next's: merge or pool tokens, then `C -> rank -> C'`."""
 
-    def __init__(self, below: TapSpec, above: TapSpec, rank: int) -> None:
+    def __init__(self, below: Tap, above: Tap, rank: int) -> None:
         super().__init__()
         side = square_side(below.tokens)
         merges = side is not None and side % 2 == 0 and below.tokens == 4 * above.tokens
@@ -87,8 +88,8 @@ class LadderStage(nn.Module):
     def __init__(
         self,
         number: int,
-        taps: tuple[TapSpec, TapSpec],
-        below: tuple[TapSpec, TapSpec] | None,
+        taps: tuple[Tap, Tap],
+        below: tuple[Tap, Tap] | None,
         config: AdapterConfig,
     ) -> None:
         super().__init__()

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import TapSpec
 from caeav.model.adapters.build import AdapterError
 from caeav.pipeline.store import Recipe
+from caeav.pipeline.store.record import Tap
 
 
 class VisualBlock(Protocol):
@@ -105,12 +105,12 @@ class Live:
         """What holds the frozen weights."""
         return self.visual.module, self.audio.module
 
-    def taps(self, stage: int) -> tuple[TapSpec, TapSpec]:
+    def taps(self, stage: int) -> tuple[Tap, Tap]:
         """The taps at the end of a stage, counted from 0, named as stores name them."""
         seen, heard = self.visual.stages[stage], self.audio.stages[stage]
         return (
-            TapSpec(f"visual.stage{stage + 1}", seen.tokens, seen.channels),
-            TapSpec(f"audio.stage{stage + 1}", heard.tokens, heard.channels),
+            Tap(f"visual.stage{stage + 1}", seen.tokens, seen.channels),
+            Tap(f"audio.stage{stage + 1}", heard.tokens, heard.channels),
         )
 
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.adapters.build import build_moe
 from caeav.model.adapters.case import CaptionGuidance, CaseOutput
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.moe import load_balance
+from caeav.pipeline.store.record import Tap
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Trace:
 class MoePair(nn.Module):
     """AVMoE for both modalities at one place; each is the other's context."""
 
-    def __init__(self, visual: TapSpec, audio: TapSpec, config: AdapterConfig) -> None:
+    def __init__(self, visual: Tap, audio: Tap, config: AdapterConfig) -> None:
         super().__init__()
         self.uniform_target = config.avmoe.uniform_target
         self.visual = build_moe(visual, audio, config, out_gate=config.avmoe.out_gate_visual)

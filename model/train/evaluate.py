@@ -21,7 +21,7 @@ def score(
     """Score `model` over all samples of `data` in their fixed order; the mode of the model is restored."""
     training, limits = model.training, config.training
     model.eval()
-    scorer = task.scorer(inputs, config)
+    scorer = task.build_scorer(inputs, config)
     bare = segments = 0
     try:
         for batch in batches(data, range(len(data)), limits.batch_size, limits.workers):

@@ -235,7 +235,7 @@ def examine(
 
 def remarks(found: Examined) -> list[str]:
     """What to say beside the score: the effect of stress and of leaked clips."""
-    lines, metric, row = [], found.experiment.task.metric, found.experiment.task.row
+    lines, metric, row = [], found.experiment.task.metric, found.experiment.task.sample_noun
     if found.plain is not None:
         lines.append(
             f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.manifest import manifest_digest
-from caeav.model.adapters.batch import Change, Inputs
+from caeav.model.adapters.batch import BatchTransform, Inputs
 from caeav.model.adapters.live import Live, LiveOpener
 from caeav.model.adapters.trunk import needed
 from caeav.model.tasks.base import TASKS, Scores, Task
@@ -78,11 +78,11 @@ class Experiment:
         }
 
     def _data(self, samples: Sequence[Sample], targets: Mapping[str, Tensor], *, preload: bool) -> SplitData:
-        changes = self.task.changes(self.config)
+        transforms = self.task.transforms(self.config)
         if active(self.config.augment):
-            changes = (Augment(self.config.augment), *changes)
-        extra = self.task.given(self.inputs, samples)
-        return SplitData(self.joined, samples, targets, extra=extra, changes=changes, preload=preload)
+            transforms = (Augment(self.config.augment), *transforms)
+        extra = self.task.extra_inputs(self.inputs, samples)
+        return SplitData(self.joined, samples, targets, extra=extra, transforms=transforms, preload=preload)
 
     def build(self) -> Network:
         """The network with the initial weights of the run's seed."""
@@ -98,9 +98,9 @@ class Experiment:
     def _network(self) -> Network:
         return build_network(self.task, self.inputs, self.config.model, self.live)
 
-    def score(self, model: nn.Module, split: str, stress: Change | None = None) -> Scores:
+    def score(self, model: nn.Module, split: str, stress: BatchTransform | None = None) -> Scores:
         """Official score of `model` on `split`, with inputs changed by `stress`."""
-        data = self.data[split] if stress is None else self.data[split].changed(stress)
+        data = self.data[split] if stress is None else self.data[split].transformed(stress)
         return score(self.task, model, data, self.inputs, self.config, self.device)
 
     def score_whole(self, model: nn.Module, split: str) -> Scores:
@@ -115,7 +115,7 @@ class Experiment:
 
     def majority(self, split: str) -> float:
         """Score on `split` of the best constant answer that the training targets suggest."""
-        return self.task.majority(self.inputs, self.config, self.targets["train"], self.targets[split])
+        return self.task.majority_score(self.inputs, self.config, self.targets["train"], self.targets[split])
 
     def stores_json(self) -> dict[str, Any]:
         """What is joined, for the run's `stores.json`."""
@@ -171,7 +171,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     )
     manifest = joined.manifest
     try:
-        facts = task.learn(manifest, joined.splits)
+        facts = task.fit_metadata(manifest, joined.splits)
         classes = task.classes(manifest, facts)
     except CaeavError as error:
         raise CaeavError(error.problem, hint=suited(config.task, config.dataset) or error.hint) from error

@@ -23,19 +23,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import leaked_keys, told, video_id
+from caeav.manifests.findings import leaked_keys, told
 from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec
-from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.model.train.pick import SIDES, PickedStore, choose_store, fingerprint_of
+from caeav.model.adapters.batch import CaptionSpec, InputSpec
+from caeav.model.tasks.sample import Sample, Samples, clip_samples
+from caeav.model.train.pick import PickedStore, choose_store, fingerprint_of
 from caeav.pipeline.store import StoreKind, StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
+from caeav.pipeline.store.recipe import MODALITIES
+from caeav.pipeline.store.record import Tap
 
 SHOWN_KEYS = 5
 DROP_LEAKS = "; --drop-leaks leaves such clips out"
@@ -88,18 +91,13 @@ def random_remarks(stores: Iterable[StoreReader]) -> list[str]:
     ]
 
 
-def split_remarks(
-    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, Sequence[str]]
-) -> list[str]:
+def split_remarks(rows: Samples, left_out: Mapping[str, Sequence[str]]) -> list[str]:
     """What a careful reader would want to know about the splits."""
     said = [f"{split}: {some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
-    if isinstance(rows, ClipSamples):
-        loose: Sequence[str] = rows.clips.keys.take(np.flatnonzero(rows.clips.splits == 0))
-    else:
-        used = {sample.clip.key for sample in rows}
-        loose = [clip.key for clip in manifest.clips if clip.key not in used]
-    if loose:
-        said.append(f"{some(loose)} in no split, not used")
+    unused = np.ones(len(rows.manifest.clips), bool)
+    unused[rows.rows] = False
+    if unused.any():
+        said.append(f"{some(rows.manifest.keys.take(np.flatnonzero(unused)))} in no split, not used")
     said += [
         f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair}{DROP_LEAKS}"
         for pair, n in _leaks(rows).items()
@@ -107,7 +105,7 @@ def split_remarks(
     return said
 
 
-def _leaks(rows: Sequence[Sample]) -> Counter[str]:
+def _leaks(rows: Samples) -> Counter[str]:
     """How many source videos (official id, else media file) have samples in two splits, by pair of splits.
 
     Videos are told apart by a hash of 64 bits, nine bytes a sample: among a million two are alike once in 40 million
@@ -115,14 +113,9 @@ def _leaks(rows: Sequence[Sample]) -> Counter[str]:
     """
     if not rows:
         return Counter()
-    if isinstance(rows, ClipSamples):
-        videos = rows.clips.videos(rows.rows)
-        bits = np.uint8(1) << (rows.clips.splits[rows.rows] - 1)  # 0 is no split
-    else:
-        videos = (video_id(row.clip).encode("utf-8", "surrogatepass") for row in rows)
-        bits = np.array([1 << SPLITS.index(row.split) for row in rows], np.uint8)
+    bits = np.uint8(1) << (rows.splits - 1)  # 0 is no split
     blob, ends = bytearray(), array("I")
-    for video in videos:
+    for video in rows.manifest.table.videos(rows.rows):
         blob += video
         ends.append(len(blob))
     hashes = hash_texts(bytes(blob), np.array(ends, np.uint32), random_seed())
@@ -162,7 +155,7 @@ class Joined:
     tokens: tuple[StoreReader, ...]
     captions: StoreReader | None
     spec: InputSpec
-    splits: Mapping[str, Sequence[Sample]]
+    splits: Mapping[str, Samples]
     left_out: Mapping[str, Sequence[str]]
     remarks: tuple[str, ...]
 
@@ -173,10 +166,7 @@ class Joined:
 
     def clips(self, split: str) -> int:
         """How many different clips the samples of a split lie in."""
-        samples = self.splits[split]
-        if isinstance(samples, ClipSamples):
-            return len(samples)
-        return len({sample.clip.key for sample in samples})
+        return len(np.unique(self.splits[split].rows))
 
 
 def join_stores(
@@ -211,13 +201,13 @@ def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[st
 
 def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
-    name, colon, side = text.partition(":")
-    if colon and side not in SIDES:
+    name, colon, modality = text.partition(":")
+    if colon and modality not in MODALITIES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
     store = _open(home, dataset, "tokens", name, remarks)
-    return PickedStore(store, side) if side else store
+    return PickedStore(store, modality) if modality else store
 
 
 def join(
@@ -235,39 +225,29 @@ def join(
     stores = [(store, "tokens") for store in tokens] + (
         [(captions, "captions")] if captions is not None else []
     )
-    rows = samples(manifest)
-    splits: dict[str, Sequence[Sample]] = {}
+    rows = Samples.of(samples(manifest), manifest)
+    held = [_held(store, manifest) for store, _ in stores]
+    splits: dict[str, Samples] = {}
     left_out: dict[str, Sequence[str]] = {}
     for split in SPLITS:
-        if isinstance(rows, ClipSamples):
-            splits[split], left_out[split] = _filed_split(rows.of_split(split), stores, manifest, split)
-            continue
-        wanted = [sample for sample in rows if sample.split == split]
-        keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
-        absent: set[str] = set()
-        for store, kind in stores:
-            absent |= _accounted_for(keys, store, kind, manifest.dataset, split, len(keys))
-        splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
-        left_out[split] = tuple(key for key in keys if key in absent)
-    said = [*random_remarks(store for store, _ in stores), *remarks, *split_remarks(manifest, rows, left_out)]
+        wanted = rows.of_split(split)
+        kept = np.ones(len(manifest.clips), bool)
+        for (store, kind), stored in zip(stores, held, strict=True):
+            absent, _ = wanted.where(~stored).clips()
+            if absent:
+                _check_accounted(absent, store, kind, manifest.dataset, split, wanted)
+            kept &= stored
+        splits[split] = wanted.where(kept)
+        left_out[split], _ = wanted.where(~kept).clips()
+    said = [*random_remarks(store for store, _ in stores), *remarks, *split_remarks(rows, left_out)]
     return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
 
 
-def _filed_split(
-    wanted: ClipSamples, stores: Sequence[tuple[StoreReader, str]], manifest: Manifest, split: str
-) -> tuple[ClipSamples, Sequence[str]]:
-    """The samples of one split of a large manifest that all stores have, and the keys of the others."""
-    kept = np.ones(len(manifest.clips), bool)
-    for store, kind in stores:
-        if store.manifest.keys == manifest.keys:
-            held = store.held()
-        else:
-            held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
-        absent = wanted.where(~held).keys
-        if len(absent):
-            _accounted_for(absent, store, kind, manifest.dataset, split, len(wanted))
-        kept &= held
-    return wanted.where(kept), wanted.where(~kept).keys
+def _held(store: StoreReader, manifest: Manifest) -> NDArray[np.bool_]:
+    """Which clips of `manifest` a store holds, in the manifest's order."""
+    if store.manifest.keys == manifest.keys:
+        return store.held()
+    return np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
 
 
 def _same_media(stores: Sequence[StoreReader]) -> None:
@@ -287,29 +267,26 @@ def _same_media(stores: Sequence[StoreReader]) -> None:
             )
 
 
-def _accounted_for(
-    keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str, total: int
-) -> set[str]:
-    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined. `total`: clips
-    of the split."""
-    absent = {key for key in keys if key not in store}
+def _check_accounted(
+    absent: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str, wanted: Samples
+) -> None:
+    """Raise `JoinError` unless the clips that a store lacks, of those wanted of a split, are in its quarantine."""
     quarantined = {item.key for item in store.quarantined}
-    missing = [key for key in keys if key in absent and key not in quarantined]
+    missing = [key for key in absent if key not in quarantined]
     if missing:
         verb = "extract" if kind == "tokens" else "caption"
         raise JoinError(
-            f"split {split!r}: {some(missing)} of {total} have no {kind} in {store.path}",
+            f"split {split!r}: {some(missing)} of {len(np.unique(wanted.rows))} have no {kind} in {store.path}",
             hint=f"caeav {verb} --dataset {dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )
-    return absent
 
 
 def _input_spec(
     manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None, wanted: Sequence[str]
 ) -> InputSpec:
     """Shapes of what the stores offer and the run wants; raises `JoinError` where they contradict each other."""
-    taps: dict[str, TapSpec] = {}
+    taps: dict[str, Tap] = {}
     owner: dict[str, StoreReader] = {}
     for store in tokens:
         for name, shape in _shapes(store).items():
@@ -325,7 +302,7 @@ def _input_spec(
                     f"allowed: [{manifest.segments}, L, C], the manifest cuts clips into {manifest.segments} segments",
                     hint=f"extract again: caeav extract --dataset {manifest.dataset}",
                 )
-            taps[name] = TapSpec(name, shape[1], shape[2])
+            taps[name] = Tap(name, shape[1], shape[2])
             owner[name] = store
     unknown = sorted(set(wanted) - set(taps))
     if unknown:
@@ -335,14 +312,14 @@ def _input_spec(
         )
     kept = [tap for tap in taps.values() if not wanted or tap.name in wanted]
     by_modality = {
-        side: tuple(tap for tap in kept if tap.name.startswith(f"{side}.")) for side in ("visual", "audio")
+        modality: tuple(tap for tap in kept if tap.name.startswith(f"{modality}.")) for modality in MODALITIES
     }
-    for side, found in by_modality.items():
+    for modality, found in by_modality.items():
         if not found:
             raise JoinError(
-                f"no {side} taps in {', '.join(str(store.path) for store in tokens)}; "
+                f"no {modality} taps in {', '.join(str(store.path) for store in tokens)}; "
                 f"there are {', '.join(tap.name for tap in kept)}",
-                hint=f"join a store with {side} tokens too: --set stores.tokens=[...]",
+                hint=f"join a store with {modality} tokens too: --set stores.tokens=[...]",
             )
     shapes = {} if captions is None else _shapes(captions)
     return InputSpec(
@@ -357,7 +334,7 @@ def _input_spec(
 
 def _other(tap: str) -> str:
     """The modality a tap is not of."""
-    return SIDES[tap.startswith(SIDES[0])]
+    return MODALITIES[tap.startswith(MODALITIES[0])]
 
 
 def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
@@ -365,8 +342,8 @@ def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
     specs = store.array_specs()
     declared = [
         tap["name"]
-        for side in ("visual", "audio")
-        for tap in store.recipe.fields.get(side, {}).get("taps", ())
+        for modality in MODALITIES
+        for tap in store.recipe.fields.get(modality, {}).get("taps", ())
     ]
     order = [*(name for name in declared if name in specs), *(name for name in specs if name not in declared)]
     return {name: tuple(specs[name].shape) for name in order}
@@ -401,10 +378,8 @@ def _relative(store: StoreReader, home: Home) -> str:
 def without_leaks(joined: Joined) -> Joined:
     """The same with those samples gone from all splits, and a remark that says how many."""
     leaked = leaked_keys(joined.manifest)
-    kept = {
-        split: tuple(sample for sample in samples if sample.clip.key not in leaked)
-        for split, samples in joined.splits.items()
-    }
+    sound = np.array([key not in leaked for key in joined.manifest.keys], bool)
+    kept = {split: samples.where(sound) for split, samples in joined.splits.items()}
     counts = dropped(joined.splits, kept)
     said = ", ".join(f"{count} of {len(joined.splits[split])} of {split}" for split, count in counts.items())
     remarks = [remark.removesuffix(DROP_LEAKS) for remark in joined.remarks]

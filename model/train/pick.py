@@ -19,34 +19,36 @@ from caeav.pipeline.store import (
 )
 from caeav.pipeline.store.find import MIN_PREFIX
 from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.recipe import MODALITIES
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
-SIDES = ("visual", "audio")
 SEAL = "complete.json"
 
 
 class PickedStore(StoreReader):
-    """The store `whole` as if it held the taps of `side` alone; `recipe` is cut accordingly, `whole` the full one."""
+    """The store `whole` as if it held only the taps of `modality`; `recipe` is cut to them, `whole` the full one."""
 
-    def __init__(self, whole: StoreReader, side: str) -> None:
+    def __init__(self, whole: StoreReader, modality: str) -> None:
         self.__dict__.update(whole.__dict__)
         fields = {
-            name: value for name, value in whole.recipe.fields.items() if name == side or name not in SIDES
+            name: value
+            for name, value in whole.recipe.fields.items()
+            if name == modality or name not in MODALITIES
         }
         self.recipe = Recipe(whole.recipe.kind, whole.recipe.name, fields)
-        self.side, self.whole = side, whole.recipe
+        self.modality, self.whole = modality, whole.recipe
 
     def read(self, key: str) -> Record:
         """The record of `key`, other modalities left out; errors as of the whole store."""
         record = super().read(key)
-        arrays = {name: x for name, x in record.arrays.items() if name.startswith(f"{self.side}.")}
+        arrays = {name: x for name, x in record.arrays.items() if name.startswith(f"{self.modality}.")}
         return replace(record, arrays=arrays)
 
 
 def setting_of(store: StoreReader) -> str:
     """What `stores.tokens` calls a joined store: its folder's name, and the modality where it is taken alone."""
-    return f"{store.path.name}:{store.side}" if isinstance(store, PickedStore) else store.path.name
+    return f"{store.path.name}:{store.modality}" if isinstance(store, PickedStore) else store.path.name
 
 
 def fingerprint_of(store: StoreReader) -> str:
@@ -136,21 +138,21 @@ def join_of(stores: Path, made: Path) -> str:
     `OTHER` stands for a store that is yet to be made.
     """
     there = [
-        (info, set(SIDES) & read_recipe(StoreFolder(info.path)).fields.keys())
+        (info, set(MODALITIES) & read_recipe(StoreFolder(info.path)).fields.keys())
         for info in list_stores(stores)
         if (info.dataset, info.kind, info.state) == (made.parent.name, "tokens", "complete") and info.clips
     ]
     infos = [info for info, _ in there]
-    own = next((info, sides) for info, sides in there if info.path == made)
-    lacks = set(SIDES) - own[1]
+    own = next((info, modalities) for info, modalities in there if info.path == made)
+    lacks = set(MODALITIES) - own[1]
     fitting = sorted(
         (pair for pair in there if pair[0].path != made and lacks <= pair[1]),
         key=lambda pair: (pair[1] == lacks, (pair[0].path / SEAL).stat().st_mtime_ns),
     )
     if not fitting:
         return f"OTHER,{_short(own[0], infos)}"
-    other, sides = fitting[-1]
-    only = "" if sides == lacks else f":{min(lacks)}"
+    other, modalities = fitting[-1]
+    only = "" if modalities == lacks else f":{min(lacks)}"
     return f"{_short(other, infos)}{only},{_short(own[0], infos)}"
 
 

@@ -35,7 +35,7 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.loop import autocast, choose_device
 from caeav.model.train.network import build_network
-from caeav.model.train.runs import Run, sides_of
+from caeav.model.train.runs import Run, modalities_read
 from caeav.model.train.session import best_weights
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Predictor:
 
     def check(self, question: str) -> None:
         """Raise `CaeavError` for a question that the task does not answer, or for none where it needs one."""
-        self._task.question(Clip("", "", 0.0, 0.0), question)
+        self._task.sample_of(Clip("", "", 0.0, 0.0), question)
 
     @torch.no_grad()
     def predict(
@@ -144,7 +144,7 @@ class Predictor:
         spec = self.inputs.spec
         when = When(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
         clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
-        sample = self._task.question(clip, question)
+        sample = self._task.sample_of(clip, question)
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
         with autocast(self.device, self.config.training.precision):
             output = self._model(batch)
@@ -152,7 +152,7 @@ class Predictor:
         return Prediction(
             key=key,
             when=when,
-            reading=self._task.read(output.found, self.inputs, self.config, sample),
+            reading=self._task.decode(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
             missing=self._missing(info, when),
         )
@@ -162,7 +162,7 @@ class Predictor:
 
         Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
         """
-        segments, sides = self.inputs.spec.segments, sides_of(self.config)
+        segments, modalities = self.inputs.spec.segments, modalities_read(self.config)
         seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
         silent = info.get("silent") or [False] * segments
         start_s, end_s = when.bounds(when.shown - 1)
@@ -171,7 +171,7 @@ class Predictor:
         heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
         there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
         return tuple(
-            tuple(name for name, (side, ok) in there.items() if side in sides and not ok[t])
+            tuple(name for name, (modality, ok) in there.items() if modality in modalities and not ok[t])
             for t in range(segments)
         )
 
@@ -207,7 +207,8 @@ class Predictor:
             visual_caption_mask=held.get("visual_caption_mask"),
             audio_caption=held.get("audio_caption"),
             audio_caption_mask=held.get("audio_caption_mask"),
-            extra={tap.name: held[tap.name] for tap in spec.other} | self._task.given(self.inputs, [sample]),
+            extra={tap.name: held[tap.name] for tap in spec.other}
+            | self._task.extra_inputs(self.inputs, [sample]),
         )
 
     def _flags(self, info: Mapping[str, Any], name: str) -> Tensor:

@@ -77,7 +77,7 @@ def _version(name: str) -> str | None:
 IMPORTED = "features"
 """The name that `caeav import` gives to what it did not compute."""
 RANDOM_VALUES = " (random values)"
-SIDES: Mapping[str, tuple[str, ...]] = {
+READ: Mapping[str, tuple[str, ...]] = {
     "both": ("visual", "audio"),
     "visual": ("visual",),
     "audio": ("audio",),
@@ -86,20 +86,20 @@ SIDES: Mapping[str, tuple[str, ...]] = {
 """The modalities that a run reads, by its setting `model.modalities`."""
 
 
-def sides_of(config: RunConfig) -> tuple[str, ...]:
+def modalities_read(config: RunConfig) -> tuple[str, ...]:
     """Of `visual` and `audio`, those the run reads."""
-    return SIDES[config.model.modalities]
+    return READ[config.model.modalities]
 
 
 def backbones(config: RunConfig, recipes: Sequence[Recipe]) -> str:
     """`swinv2-large + hts-at`, visual first; one name where both are the same, `none` for a run that reads neither."""
     named: list[str] = []
-    for side in sides_of(config):
+    for modality in modalities_read(config):
         for recipe in recipes:
-            part = recipe.fields.get(side)
+            part = recipe.fields.get(modality)
             if isinstance(part, Mapping):
                 named.append(_name(part, recipe))
-    return " + ".join(dict.fromkeys(named)) or ("none" if not sides_of(config) else "not known")
+    return " + ".join(dict.fromkeys(named)) or ("none" if not modalities_read(config) else "not known")
 
 
 def _name(part: Mapping[str, object], recipe: Recipe) -> str:

@@ -72,7 +72,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "dataset": config.dataset,
         "seed": config.seed,
         "metric": experiment.task.metric,
-        "rows": f"{experiment.task.row}s",
+        "rows": f"{experiment.task.sample_noun}s",
         "select_on": config.select_on,
         "protocol": config.protocol,
         "augment": active(config.augment),

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.pipeline.store.record import Tap
+
 if TYPE_CHECKING:  # the embedded backbones, which are described here too, need no torch
     from torch import Tensor, nn
 
 Modality = Literal["visual", "audio", "text"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tap:
-    """A cached place of a backbone: `visual.stage2` with `tokens` tokens of `channels` channels a segment."""
-
-    name: str
-    tokens: int
-    channels: int
 
 
 class MediaBackbone(Protocol):

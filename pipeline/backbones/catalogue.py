@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.manifests.core.registry import Registry
-from caeav.pipeline.backbones.base import Tap
+from caeav.pipeline.store.record import Tap
 
 Kind = Literal["visual backbone", "audio backbone", "text encoder", "visual captioner", "audio captioner"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts, registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import HUB, at_hand
 from caeav.pipeline.store.recipe import random_parts
+from caeav.pipeline.store.record import Tap
 
 RANDOM_FOR_LOOKS = "random:0"
 

@@ -9,8 +9,8 @@ Facts on the captioners, for the catalogue.
 
 from __future__ import annotations
 
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts
+from caeav.pipeline.store.record import Tap
 
 _HTSAT_TINY = (
     Tap("audio.stage1", 4096, 96),

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights import find_weights
 from caeav.pipeline.backbones.weights.load import read_weights
+from caeav.pipeline.store.record import Tap
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,9 +19,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import find_weights
 from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.recipe import MODALITIES, Modality
 
-Side = Literal["visual", "audio"]
-SIDES: tuple[Side, ...] = ("visual", "audio")
 MAX_BYTES = 1 << 29
 _SHOWN = 5
 
@@ -32,15 +31,15 @@ class CaptionFileError(CaeavError):
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of a file: key -> text, for each side that it has."""
+    """The texts of a file: key -> text, for each modality that it has."""
 
     source: str
-    texts: Mapping[Side, Mapping[str, str]]
+    texts: Mapping[Modality, Mapping[str, str]]
 
     @property
     def keys(self) -> frozenset[str]:
         """All keys that have a row."""
-        return frozenset(key for side in self.texts.values() for key in side)
+        return frozenset(key for modality in self.texts.values() for key in modality)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of `keys` without a row."""
@@ -58,7 +57,7 @@ class FileCaptioner:
     runs_in: Literal["worker", "device"] = "device"
     rate_hz: int | None = None
 
-    def __init__(self, choice: ModelChoice, modality: Side) -> None:
+    def __init__(self, choice: ModelChoice, modality: Modality) -> None:
         self.name, self.modality = choice.name, modality
         choice.resolve({})
         if not choice.weights:
@@ -120,7 +119,7 @@ def read_captions(path: Path) -> Captions:
     if size > MAX_BYTES:
         raise CaptionFileError(f"{path.name} has {size} bytes, allowed are {MAX_BYTES}", hint="split it")
     rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
-    texts: dict[Side, dict[str, str]] = {}
+    texts: dict[Modality, dict[str, str]] = {}
     seen: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -132,7 +131,7 @@ def read_captions(path: Path) -> Captions:
         ) from error
     if not seen:
         raise CaptionFileError(f"{path.name} has no rows", hint="a row a clip: key, visual, audio")
-    uneven = [side for side in texts if len(texts[side]) != len(seen)]
+    uneven = [modality for modality in texts if len(texts[modality]) != len(seen)]
     if uneven:
         key = next(key for key in seen if key not in texts[uneven[0]])
         raise CaptionFileError(
@@ -143,7 +142,7 @@ def read_captions(path: Path) -> Captions:
 
 
 def _take(
-    line: int, row: Mapping[str, Any], texts: dict[Side, dict[str, str]], seen: dict[str, int], name: str
+    line: int, row: Mapping[str, Any], texts: dict[Modality, dict[str, str]], seen: dict[str, int], name: str
 ) -> None:
     key = row.get("key")
     if not isinstance(key, str) or not key:
@@ -153,25 +152,27 @@ def _take(
             f"{name}, line {line}: {key!r} again, first in line {seen[key]}", hint="one row a clip"
         )
     seen[key] = line
-    given = [side for side in SIDES if side in row]
+    given = [modality for modality in MODALITIES if modality in row]
     if not given:
         raise CaptionFileError(
             f"{name}, line {line}: neither 'visual' nor 'audio'; there is {_quoted(row)}",
             hint="the fields are key, visual, audio",
         )
-    for side in given:
-        texts.setdefault(side, {})[key] = _text(line, side, row[side], name)
+    for modality in given:
+        texts.setdefault(modality, {})[key] = _text(line, modality, row[modality], name)
 
 
-def _text(line: int, side: Side, value: Any, name: str) -> str:
+def _text(line: int, modality: Modality, value: Any, name: str) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise CaptionFileError(f"{name}, line {line}: {side} is {value!r}", hint="a text, or null for none")
+        raise CaptionFileError(
+            f"{name}, line {line}: {modality} is {value!r}", hint="a text, or null for none"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise CaptionFileError(
-            f"{name}, line {line}: {side} holds half a character ({error.reason})", hint="write it anew"
+            f"{name}, line {line}: {modality} holds half a character ({error.reason})", hint="write it anew"
         ) from error
     return text if text.strip() else ""
 
@@ -180,7 +181,7 @@ def _csv_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, A
     reader = csv.reader(file, strict=True)
     try:
         columns = next(reader, [])
-        if "key" not in columns or not set(columns) & set(SIDES) or len(set(columns)) != len(columns):
+        if "key" not in columns or not set(columns) & set(MODALITIES) or len(set(columns)) != len(columns):
             raise CaptionFileError(
                 f"{name}: the first line names the columns {_quoted(columns) or '(none)'}",
                 hint="it must name key and visual or audio, each once",

@@ -72,7 +72,7 @@ def look_through(job: Job, manifest: Manifest, run: RunOptions, remark: Remark) 
 
     Raises `CaeavError` when too many clips have none.
     """
-    files = {side: part for side, part in job.parts.items() if isinstance(part, FileCaptioner)}
+    files = {modality: part for modality, part in job.parts.items() if isinstance(part, FileCaptioner)}
     for file in files.values():
         _compare_keys(file, manifest, run, remark)
     return files
@@ -106,7 +106,11 @@ def _read(files: Mapping[str, FileCaptioner], key: str) -> Record | Quarantined:
         return Record(
             key,
             {},
-            {"texts": {side: part.text(key) for side, part in files.items()}, "notes": [], "facts": {}},
+            {
+                "texts": {modality: part.text(key) for modality, part in files.items()},
+                "notes": [],
+                "facts": {},
+            },
         )
     except CaptionFileError as error:
         return Quarantined(key, "captions", error.problem, 1)
@@ -131,15 +135,15 @@ class Embedder:
     def embed(self, records: Sequence[Record], place: Callable[[str], int]) -> list[Record]:
         """Records with `info["texts"]` -> the same with arrays; `place(key)` is a clip's place in its shard."""
         arrays: list[dict[str, Any]] = [{} for _ in records]
-        for side, backbone in self._texts.items():
-            texts = {place(record.key): record.info["texts"][side] for record in records}
+        for modality, backbone in self._texts.items():
+            texts = {place(record.key): record.info["texts"][modality] for record in records}
             tokens, masks = (
                 self._in_rows(backbone, texts) if hasattr(backbone, "module") else _at_once(backbone, texts)
             )
             for record, found in zip(records, arrays, strict=True):
                 at = place(record.key)
-                found |= stored({f"{side}_caption": tokens[at]}, self._dtype)
-                found[f"{side}_caption_mask"] = masks[at]
+                found |= stored({f"{modality}_caption": tokens[at]}, self._dtype)
+                found[f"{modality}_caption_mask"] = masks[at]
         return [Record(r.key, found, r.info) for r, found in zip(records, arrays, strict=True)]
 
     def _in_rows(

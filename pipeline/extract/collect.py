@@ -62,7 +62,9 @@ class Assembly:
     def __init__(self, jobs: Sequence[Job], settle: Settle) -> None:
         self._jobs = jobs
         self._settle = settle
-        self._away = [tuple(side for side, part in job.parts.items() if not in_worker(part)) for job in jobs]
+        self._away = [
+            tuple(modality for modality, part in job.parts.items() if not in_worker(part)) for job in jobs
+        ]
         self._open: dict[tuple[int, str], _Parts] = {}
         self._lock = threading.Lock()
 
@@ -98,14 +100,14 @@ class Assembly:
         """Take what a device made of a clip, or the exception that says why nothing."""
         with self._lock:
             parts = self._open[unit.store, key]
-            parts.awaited.discard(unit.side)
+            parts.awaited.discard(unit.modality)
             done = not parts.awaited
             if done:
                 del self._open[unit.store, key]
             if isinstance(result, Exception):
                 parts.failed = parts.failed or _reason(result)
             elif isinstance(result, str):
-                parts.texts[unit.side] = result
+                parts.texts[unit.modality] = result
             elif isinstance(result, Mapping):
                 parts.arrays |= result
             parts.info["facts"] = {
@@ -121,7 +123,7 @@ class Assembly:
             return
         info = dict(parts.info)
         if self._jobs[job].recipe.kind == "captions":
-            info["texts"] = {side: parts.texts[side] for side in self._jobs[job].parts}
+            info["texts"] = {modality: parts.texts[modality] for modality in self._jobs[job].parts}
         self._settle(job, key, Record(key, parts.arrays, info))
 
 

@@ -61,8 +61,8 @@ def worker_settings(jobs: Sequence[Job], keep_media: bool = False) -> dict[str, 
                 "kind": job.recipe.kind,
                 "name": job.recipe.name,
                 "fields": dict(job.recipe.fields),
-                "here": [side for side, part in job.parts.items() if in_worker(part)],
-                "there": [side for side, part in job.parts.items() if not in_worker(part)],
+                "here": [modality for modality, part in job.parts.items() if in_worker(part)],
+                "there": [modality for modality, part in job.parts.items() if not in_worker(part)],
             }
             for job in jobs
         ],
@@ -72,7 +72,7 @@ def worker_settings(jobs: Sequence[Job], keep_media: bool = False) -> dict[str, 
 
 @dataclass(frozen=True)
 class _Task:
-    """One of the jobs, as far as it is done here; `there` are the sides that are computed elsewhere."""
+    """One of the jobs, as far as it is done here; `there` are the modalities that are computed elsewhere."""
 
     number: int
     recipe: Recipe
@@ -127,7 +127,7 @@ def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Answer]:
 
 def _task(number: int, job: Mapping[str, Any]) -> _Task:
     recipe = Recipe(job["kind"], job["name"], job["fields"])
-    here = {side: part_of(recipe, side) for side in job["here"]}
+    here = {modality: part_of(recipe, modality) for modality in job["here"]}
     return _Task(number, recipe, sampling_of(recipe), here, frozenset(job["there"]))
 
 
@@ -170,10 +170,10 @@ def computed(
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     """What components make of one clip: all taps `[T, L, C]`, or a text a modality."""
     if kind == "captions":
-        return {}, {side: cast(Captioner, part).caption([clip])[0] for side, part in parts.items()}
+        return {}, {modality: cast(Captioner, part).caption([clip])[0] for modality, part in parts.items()}
     taps: dict[str, NDArray[np.float32]] = {}
-    for side, part in parts.items():
-        seen = frames_of(clip, sampling) if side == "visual" else windows_of(clip, sampling)
+    for modality, part in parts.items():
+        seen = frames_of(clip, sampling) if modality == "visual" else windows_of(clip, sampling)
         taps |= cast(MediaBackbone, part).tokens([seen])[0]
     return taps, {}
 
@@ -214,11 +214,11 @@ def _check(info: Mapping[str, Any], arrays: dict[str, NDArray[Any]], jobs: Mappi
         texts = info["texts"][str(number)]
         if not isinstance(texts, dict):
             raise TypeError(f"texts: {texts!r}")
-        for side in [side for side, part in job.parts.items() if in_worker(part)]:
+        for modality in [modality for modality, part in job.parts.items() if in_worker(part)]:
             if job.recipe.kind == "captions":
-                _text(texts[side])
+                _text(texts[modality])
                 continue
-            for tap in job.recipe.fields[side]["taps"]:
+            for tap in job.recipe.fields[modality]["taps"]:
                 array = arrays.pop(array_name(number, tap["name"]))  # [T, L, C]
                 _is(array, tap["name"], "float32", (sampling.segments, tap["tokens"], tap["channels"]))
     frames = arrays.pop(FRAMES, None)

@@ -288,15 +288,15 @@ def _recipe(
         raise CaeavError(f"unknown dtype {options.dtype!r}", hint=choices(options.dtype, DTYPES))
     if not files:
         raise FeatureError("no tap is asked for", hint="--tap motion.r2plus1d=FOLDER")
-    sides: dict[str, dict[str, Any]] = {}
+    modalities: dict[str, dict[str, Any]] = {}
     for tap, found in files.items():
         shape = _usual_shape(found, manifest.segments)
-        side = sides.setdefault(tap.partition(".")[0], {"name": IMPORTED, "taps": [], "files": {}})
-        side["taps"].append({"name": tap, "tokens": shape[1], "channels": shape[2]})
-        side["files"][tap] = {"source": sources[tap], "digest": _digest(found)}
+        modality = modalities.setdefault(tap.partition(".")[0], {"name": IMPORTED, "taps": [], "files": {}})
+        modality["taps"].append({"name": tap, "tokens": shape[1], "channels": shape[2]})
+        modality["files"][tap] = {"source": sources[tap], "digest": _digest(found)}
     name = options.name or "-".join(tap.partition(".")[2] for tap in files)
     fields = {
-        **sides,
+        **modalities,
         "segments": manifest.segments,
         "dtype": options.dtype,
         "shard_clips": options.shard_clips,

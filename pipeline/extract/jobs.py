@@ -32,14 +32,13 @@ from caeav.pipeline.media.clip import Decoder, Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.store.backend import BACKEND_FIELD, DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import DTYPES
-from caeav.pipeline.store.recipe import Recipe, recipe_differences
+from caeav.pipeline.store.recipe import MODALITIES, Recipe, recipe_differences
 
 P = TypeVar("P", MediaBackbone, Captioner, TextBackbone)
 SILENT_RATE_HZ = 16_000
 """Rate of sound when no component asks for one."""
 NONE = "none"
 """In the place of a backbone: the store has no tokens of this modality."""
-SIDES = ("visual", "audio")
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,19 @@ class Job:
 def token_job(segments: int, segment_s: float, options: TokenOptions) -> Job:
     """A token store's recipe and backbones; raises `CaeavError` for unknown names or values."""
     parts: dict[str, MediaBackbone] = {}
-    for side, registry, wanted in (
+    for modality, registry, wanted in (
         ("visual", visual_backbones, ModelChoice.of(options.visual)),
         ("audio", audio_backbones, ModelChoice.of(options.audio)),
     ):
         if wanted.name != NONE:
-            parts[side] = _make(registry, wanted)
+            parts[modality] = _make(registry, wanted)
         elif wanted != ModelChoice(NONE):
             raise CaeavError(
-                f"{side} is {NONE!r}, which has no weights and no settings", hint="leave them out"
+                f"{modality} is {NONE!r}, which has no weights and no settings", hint="leave them out"
             )
     if not parts:
         raise CaeavError("a store without visual and without audio tokens", hint="name a backbone")
-    described = {side: {**_component(part), "taps": _taps(part)} for side, part in parts.items()}
+    described = {modality: {**_component(part), "taps": _taps(part)} for modality, part in parts.items()}
     rate_hz = parts["audio"].rate_hz if "audio" in parts else None
     fields = {**_shared_fields(segments, segment_s, rate_hz, options, [*parts.values()]), **described}
     return Job(Recipe("tokens", _joined(*(part.name for part in parts.values())), fields), parts)
@@ -128,7 +127,8 @@ def texts_job(
     """
     wanted = {"visual": visual_text, "audio": audio_text}
     choices = {
-        side: choice or described_choice(source.fields[side]["text"]) for side, choice in wanted.items()
+        modality: choice or described_choice(source.fields[modality]["text"])
+        for modality, choice in wanted.items()
     }
     first = _make(text_backbones, choices["visual"])
     same = choices["audio"] == choices["visual"]
@@ -141,10 +141,10 @@ def texts_job(
     )
     if any(hasattr(part, "module") for part in writers):
         fields["compute"] = source.fields.get("compute", ComputeOptions().fields())
-    for side, text in texts.items():
-        fields[side] = {**fields[side], "text": _component(text)}
+    for modality, text in texts.items():
+        fields[modality] = {**fields[modality], "text": _component(text)}
     fields["dtype"] = _known_dtype(dtype or fields["dtype"])
-    written = [fields[side]["name"] for side in SIDES]
+    written = [fields[modality]["name"] for modality in MODALITIES]
     name = _joined(*written, *sorted(text.name for text in texts.values()))
     return Job(Recipe("captions", name, fields), {}, texts)
 
@@ -165,10 +165,13 @@ def job_of(recipe: Recipe) -> Job:
     try:
         fields, sampling = recipe.fields, recipe.fields["sampling"]
         choices: dict[str, Any] = {
-            side: described_choice(fields[side]) if side in fields else NONE for side in SIDES
+            modality: described_choice(fields[modality]) if modality in fields else NONE
+            for modality in MODALITIES
         }
         if recipe.kind == "captions":
-            choices |= {f"{side}_text": described_choice(fields[side]["text"]) for side in SIDES}
+            choices |= {
+                f"{modality}_text": described_choice(fields[modality]["text"]) for modality in MODALITIES
+            }
         general = {name: fields[name] for name in ("dtype", "shard_clips")} | {
             "decoder": fields["decoder"]["name"],
             "compute": ComputeOptions(**fields.get("compute", {})),
@@ -187,16 +190,16 @@ def job_of(recipe: Recipe) -> Job:
     return replace(now, recipe=recipe)
 
 
-def part_of(recipe: Recipe, side: str) -> MediaBackbone | Captioner:
+def part_of(recipe: Recipe, modality: str) -> MediaBackbone | Captioner:
     """One component of a recipe alone, checked like those of `job_of`."""
-    choice = described_choice(recipe.fields[side])
-    stored = {key: value for key, value in recipe.fields[side].items() if key != "text"}
+    choice = described_choice(recipe.fields[modality])
+    stored = {key: value for key, value in recipe.fields[modality].items() if key != "text"}
     if recipe.kind == "tokens":
-        backbone = _make(visual_backbones if side == "visual" else audio_backbones, choice)
-        _same(recipe, recipe_differences(stored, {**_component(backbone), "taps": _taps(backbone)}, side))
+        backbone = _make(visual_backbones if modality == "visual" else audio_backbones, choice)
+        _same(recipe, recipe_differences(stored, {**_component(backbone), "taps": _taps(backbone)}, modality))
         return backbone
-    captioner = _make(visual_captioners if side == "visual" else audio_captioners, choice)
-    _same(recipe, recipe_differences(stored, _component(captioner), side))
+    captioner = _make(visual_captioners if modality == "visual" else audio_captioners, choice)
+    _same(recipe, recipe_differences(stored, _component(captioner), modality))
     return captioner
 
 
@@ -287,20 +290,20 @@ def _taps(backbone: MediaBackbone) -> list[dict[str, Any]]:
     return [{"name": tap.name, "tokens": tap.tokens, "channels": tap.channels} for tap in backbone.taps()]
 
 
-def open_live(recipes: Sequence[Recipe], side: Literal["visual", "audio"]) -> Any:
+def open_live(recipes: Sequence[Recipe], modality: Literal["visual", "audio"]) -> Any:
     """The live backbone of one modality of joined token stores: a `LiveSwinV2` or a `LiveHtsat`.
 
     Raises `CaeavError` when the stores have none, or one that has no open blocks, or when its weights are not on this
     machine.
     """
-    holding = [recipe for recipe in recipes if side in recipe.fields]
-    if len({_identity(recipe, side) for recipe in holding}) != 1:
-        names = ", ".join(recipe.fields[side]["name"] for recipe in holding) or "none"
+    holding = [recipe for recipe in recipes if modality in recipe.fields]
+    if len({_identity(recipe, modality) for recipe in holding}) != 1:
+        names = ", ".join(recipe.fields[modality]["name"] for recipe in holding) or "none"
         raise CaeavError(
-            f"the joined stores have {names} as {side} backbones; adapters are placed inside one",
+            f"the joined stores have {names} as {modality} backbones; adapters are placed inside one",
             hint="join stores of one visual and one audio backbone: --set stores.tokens=[...]",
         )
-    backbone = part_of(holding[0], side)
+    backbone = part_of(holding[0], modality)
     opened = getattr(backbone, "live", None)
     if opened is None:
         raise CaeavError(
@@ -311,8 +314,8 @@ def open_live(recipes: Sequence[Recipe], side: Literal["visual", "audio"]) -> An
     return opened()
 
 
-def _identity(recipe: Recipe, side: str) -> str:
+def _identity(recipe: Recipe, modality: str) -> str:
     """All that decides the network and what it is fed; which of its taps a store holds does not."""
-    described = {key: value for key, value in recipe.fields[side].items() if key not in ("taps", "settings")}
-    settings = {key: x for key, x in recipe.fields[side].get("settings", {}).items() if key != "taps"}
+    described = {key: x for key, x in recipe.fields[modality].items() if key not in ("taps", "settings")}
+    settings = {key: x for key, x in recipe.fields[modality].get("settings", {}).items() if key != "taps"}
     return json.dumps([described, settings], sort_keys=True)

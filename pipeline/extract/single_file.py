@@ -60,7 +60,7 @@ def _computed(unit: Unit, device: torch.device, clip: DecodedClip, sampling: Sam
     if not isinstance(unit.part, TorchBackbone):
         return CaptionNetwork(unit.part, device, unit.compute)([clip])[0]
     network = TokenNetwork(unit.part, device, unit.compute, unit.dtype)
-    seen = frames_of(clip, sampling) if unit.side == "visual" else windows_of(clip, sampling)
+    seen = frames_of(clip, sampling) if unit.modality == "visual" else windows_of(clip, sampling)
     with torch.inference_mode():
         taps = network(unit.part.prepare(seen).unsqueeze(0).to(device))  # [1, T, L, C] each
         return as_stored({name: x[0].cpu() for name, x in taps.items()}, unit.dtype)

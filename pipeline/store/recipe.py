@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 StoreKind = Literal["tokens", "captions"]
+Modality = Literal["visual", "audio"]
+MODALITIES: tuple[Modality, ...] = ("visual", "audio")
+"""Fields of a recipe that say what made the tokens or captions of each modality."""
 
 
 @dataclass(frozen=True)

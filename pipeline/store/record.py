@@ -24,6 +24,15 @@ from caeav.pipeline.store.errors import DamagedStore
 from caeav.pipeline.store.layout import read_capped
 
 
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A cached output of a backbone, e.g. `visual.stage2`: `tokens` tokens of `channels` channels per segment."""
+
+    name: str
+    tokens: int
+    channels: int
+
+
 @dataclass(frozen=True)
 class Record:
     """Arrays of one clip (tap -> `[T, L, C]`, or caption tokens `[W, C]` and mask `[W]`) with its facts and texts.

@@ -46,8 +46,8 @@ class Reader:
             raise CaeavError(f"no {key}", hint="another")
         mask = np.array([1, 1, 0, 0], np.uint8)
         arrays = {
-            f"{side}_caption{end}": x
-            for side in ("visual", "audio")
+            f"{modality}_caption{end}": x
+            for modality in ("visual", "audio")
             for end, x in (("", TOKENS), ("_mask", mask))
         }
         return SimpleNamespace(arrays=arrays, info={"texts": {"visual": f"seen in {self.path}", "audio": ""}})

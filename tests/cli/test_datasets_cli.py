@@ -57,7 +57,9 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = root / "texts.csv"
     texts.write_text("key,visual,audio\ndog__a,a dog,woof\ncat__b,a cat,miaow\n")
     files = [
-        part for side in ("visual", "audio") for part in (f"--{side}", "file", f"--{side}-weights", texts)
+        part
+        for modality in ("visual", "audio")
+        for part in (f"--{modality}", "file", f"--{modality}-weights", texts)
     ]
     call("caption", "--home", root / "home", *files)  # of the data set last extracted
     return root

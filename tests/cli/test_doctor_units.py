@@ -12,9 +12,9 @@ import pytest
 from caeav.cli import doctor
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
 from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.record import Tap
 
 
 @pytest.mark.parametrize(("free", "status"), [(5 * 2**30, "ok"), (5 * 2**30 - 1, "problem")])

@@ -42,9 +42,9 @@ def test_a_visual_an_audio_and_a_caption_store_from_one_command(made: Path, tmp_
     code, out, _ = command(made, tmp_path, *arguments, "--json")
     stores = [StoreReader.open(Path(each["path"])) for each in json.loads(out)]
     assert [each["due"] for each in json.loads(out)] == [0, 0, 0]
-    sides = [{name.split(".")[0] for name in store.array_specs()} for store in stores]
-    assert sides[:2] == [{"visual"}, {"audio"}]
-    assert "visual_caption" in sides[2]
+    modalities = [{name.split(".")[0] for name in store.array_specs()} for store in stores]
+    assert modalities[:2] == [{"visual"}, {"audio"}]
+    assert "visual_caption" in modalities[2]
 
 
 def test_a_slice_names_merging_as_the_next_step(made: Path, tmp_path: Path) -> None:

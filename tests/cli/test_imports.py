@@ -31,7 +31,11 @@ def home(tmp_path: Path) -> Home:
     for i in range(16):
         split = ("train", "val", "train", "test")[i % 4]
         label = CLASSES[i // 4 % 2]
-        events = () if split == "train" else tuple(Event(label, 0, T, side) for side in ("audio", "visual"))
+        events = (
+            ()
+            if split == "train"
+            else tuple(Event(label, 0, T, modality) for modality in ("audio", "visual"))
+        )
         clips.append(
             Clip(
                 f"id{i:02d}_0_4",

@@ -64,7 +64,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     )
     told = ["--dataset", "synthetic", "--root", str(folder / "synthetic"), "--workers", "1"]
     settings = [f"audio.{key}={value}" for key, value in FRONT.items()]
-    settings += [f"{side}.taps=[{','.join(f'{side}.{tap}' for tap in taps)}]" for side, taps in TAPS.items()]
+    settings += [
+        f"{modality}.taps=[{','.join(f'{modality}.{tap}' for tap in taps)}]"
+        for modality, taps in TAPS.items()
+    ]
     models = ["--visual", f"timm:{SWIN}", "--visual-weights", str(tiny_swin(folder))]
     models += ["--audio", "hts-at", "--audio-weights", str(tiny_htsat(folder))]
     sets = [part for text in settings for part in ("--set", text)]

@@ -444,7 +444,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         ),
         experiment=SimpleNamespace(
             build=lambda: "model",
-            task=SimpleNamespace(row="clip", metric="accuracy"),
+            task=SimpleNamespace(sample_noun="clip", metric="accuracy"),
             config=SimpleNamespace(protocol="honest", select_on="val"),
         ),
         found=SimpleNamespace(

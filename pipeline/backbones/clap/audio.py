@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clap.checkpoint import FRONT_ENDS, ClapState, find_clap, read_clap
 from caeav.pipeline.backbones.htsat.base import SETTINGS, SoundBackbone, front_end, sound_config
@@ -31,6 +30,7 @@ from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.weights.find import Weights, WeightsError
 from caeav.pipeline.backbones.weights.load import load_checked
+from caeav.pipeline.store.record import Tap
 
 SHARED_CHANNELS = 512
 

@@ -25,8 +25,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.store.record import Tap
 
 Floats = NDArray[np.float32]
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.pipeline.backbones.base import Modality, Tap, TorchBackbone
+from caeav.pipeline.backbones.base import Modality, TorchBackbone
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig
 from caeav.pipeline.backbones.htsat.network import Htsat, LiveHtsat
 from caeav.pipeline.backbones.weights.find import Weights
+from caeav.pipeline.store.record import Tap
 
 FRONT_END = ("rate_hz", "fft", "hop", "bands", "low_hz", "high_hz", "window_s", "mel", "filling", "int16")
 """The settings of `SoundConfig` that a recipe names; the picture's side belongs to the weights."""

@@ -37,7 +37,7 @@ class Unit:
 
     number: int
     store: int
-    side: str
+    modality: str
     part: TorchBackbone | Captioner
     again: Callable[[], TorchBackbone | Captioner]
     compute: ComputeOptions
@@ -138,20 +138,27 @@ def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:
     for number, job in enumerate(jobs):
         units[number] = []
         compute = ComputeOptions(**job.recipe.fields.get("compute", {}))
-        for side, part in job.parts.items():
+        for modality, part in job.parts.items():
             if not in_worker(part):
                 if job.recipe.kind == "tokens" and not isinstance(part, TorchBackbone):
                     raise TypeError(f"backbone {part.name!r} runs on a device but is no TorchBackbone")
                 dtype, size = job.recipe.fields["dtype"], shard_clips(job.recipe)
                 units[number].append(
                     Unit(
-                        count, number, side, cast(Any, part), partial(_again, job, side), compute, dtype, size
+                        count,
+                        number,
+                        modality,
+                        cast(Any, part),
+                        partial(_again, job, modality),
+                        compute,
+                        dtype,
+                        size,
                     )
                 )
                 count += 1
     return units
 
 
-def _again(job: Job, side: str) -> Any:
+def _again(job: Job, modality: str) -> Any:
     """A second instance of a component, with weights of its own."""
-    return part_of(job.recipe, side)
+    return part_of(job.recipe, modality)

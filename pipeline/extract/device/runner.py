@@ -144,7 +144,9 @@ class Runner:
         try:
             if isinstance(unit.part, TorchBackbone):
                 with self._meter.busy("helpers", "prepare"), torch.inference_mode():
-                    seen = frames_of(clip, sampling) if unit.side == "visual" else windows_of(clip, sampling)
+                    seen = (
+                        frames_of(clip, sampling) if unit.modality == "visual" else windows_of(clip, sampling)
+                    )
                     item = unit.part.prepare(seen)
                     self._batches.add(unit, shard, place, key, item)
             else:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
@@ -22,6 +22,7 @@ from caeav.model.train.network import build_network
 from caeav.pipeline.backbones.htsat.frontend import SoundConfig
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
 from caeav.pipeline.backbones.timm_models import create_swin_v2
+from caeav.pipeline.store.record import Tap
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
@@ -33,7 +34,7 @@ CONFIG = AdapterConfig(
     avmoe=MoeConfig(reduction=2, latents=3, batch_norm=False),
     case=CaseConfig(proj_dim=8, caption_bottleneck=4, heads=4),
 )
-LIVE_TAPS = {"visual": (TapSpec(FRAMES, 64 * 64, 3),), "audio": (TapSpec(WINDOWS, 2000, 1),)}
+LIVE_TAPS = {"visual": (Tap(FRAMES, 64 * 64, 3),), "audio": (Tap(WINDOWS, 2000, 1),)}
 CAPTIONS = {"visual_caption": CaptionSpec(5, 16), "audio_caption": CaptionSpec(5, 16)}
 FROM_FRAMES = InputSpec(SEGMENTS, **LIVE_TAPS, **CAPTIONS)
 
@@ -99,7 +100,7 @@ def cached(live: Live, batch: TokenBatch) -> tuple[InputSpec, TokenBatch]:
     """Inputs and batch of a run that joins such a store."""
     taps = frozen_taps(live, batch)
     parts = {m: {n: x for n, x in taps.items() if n.startswith(m)} for m in ("visual", "audio")}
-    specs = {m: tuple(TapSpec(n, *x.shape[2:]) for n, x in held.items()) for m, held in parts.items()}
+    specs = {m: tuple(Tap(n, *x.shape[2:]) for n, x in held.items()) for m, held in parts.items()}
     return InputSpec(SEGMENTS, **specs, **CAPTIONS), replace(batch, **parts)
 
 

@@ -8,23 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.ladder import LadderTrunk, LowRankMerge, merge_patches, pool_tokens
 from caeav.model.adapters.layers import WidthError
 from caeav.model.adapters.moe import Bottleneck, load_balance
+from caeav.pipeline.store.record import Tap
 
 B, T = 2, 3
-VISUAL = (TapSpec("visual.s1", 16, 8), TapSpec("visual.s2", 4, 16), TapSpec("visual.s3", 4, 24))
-AUDIO = (TapSpec("audio.s2", 9, 8), TapSpec("audio.s3", 1, 16))
+VISUAL = (Tap("visual.s1", 16, 8), Tap("visual.s2", 4, 16), Tap("visual.s3", 4, 24))
+AUDIO = (Tap("audio.s2", 9, 8), Tap("audio.s3", 1, 16))
 CAPTIONS = {"visual_caption": CaptionSpec(5, 16), "audio_caption": CaptionSpec(6, 16)}
 
 
-def make_spec(
-    visual: tuple[TapSpec, ...] = VISUAL, audio: tuple[TapSpec, ...] = AUDIO, **more: Any
-) -> InputSpec:
+def make_spec(visual: tuple[Tap, ...] = VISUAL, audio: tuple[Tap, ...] = AUDIO, **more: Any) -> InputSpec:
     return InputSpec(T, visual, audio, **{**CAPTIONS, **more})
 
 
@@ -198,7 +197,7 @@ def test_token_pooling_uses_the_grid_when_both_are_square() -> None:
 
 @pytest.mark.parametrize(("below", "above"), [(16, 4), (36, 4), (6, 3), (4, 4), (1, 4), (3, 1), (9, 16)])
 def test_no_change_below_is_no_change_above(below: int, above: int) -> None:
-    merge = LowRankMerge(TapSpec("a", below, 8), TapSpec("b", above, 12), rank=4)
+    merge = LowRankMerge(Tap("a", below, 8), Tap("b", above, 12), rank=4)
     assert not merge(torch.zeros(2, below, 8)).any()
     out = merge(torch.randn(2, below, 8))
     assert out.shape == (2, above, 12) and out.any()
@@ -210,8 +209,8 @@ def test_no_change_below_is_no_change_above(below: int, above: int) -> None:
 def test_changes_travel_up_the_stages_as_described(parts: dict[str, Any]) -> None:
     """`x = tap + merge(change below)`; CASTE enriches what the first experts see, the second see theirs alone; all of a
     stage's residuals and what came from below are its change."""
-    visual = (TapSpec("visual.s1", 16, 8), TapSpec("visual.s2", 4, 16), TapSpec("visual.s3", 4, 24))
-    audio = (TapSpec("audio.s1", 16, 8), TapSpec("audio.s2", 9, 8), TapSpec("audio.s3", 4, 16))
+    visual = (Tap("visual.s1", 16, 8), Tap("visual.s2", 4, 16), Tap("visual.s3", 4, 24))
+    audio = (Tap("audio.s1", 16, 8), Tap("audio.s2", 9, 8), Tap("audio.s3", 4, 16))
     spec = make_spec(visual, audio)
     torch.manual_seed(0)
     trunk = LadderTrunk(spec, config(case=False, **parts)).eval()

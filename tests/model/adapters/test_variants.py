@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch
 from caeav.model.adapters.case import Case
 from caeav.model.adapters.config import FIXES, PRESETS, SIZES, VARIANTS, AdapterConfig, CaseConfig
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.adapters.layers import TokenSelector, token_topk_mask
 from caeav.model.adapters.moe import CrossExpert, UniExpert, latent_attention, load_balance, mutual_attention
+from caeav.pipeline.store.record import Tap
 
 DOUBLE = torch.float64
 
@@ -218,8 +219,8 @@ def test_uniform_target_is_the_divergence() -> None:
 
 SMALL = InputSpec(
     3,
-    (TapSpec("visual.a", 16, 8), TapSpec("visual.b", 9, 16)),
-    (TapSpec("audio.a", 16, 8), TapSpec("audio.b", 6, 16)),
+    (Tap("visual.a", 16, 8), Tap("visual.b", 9, 16)),
+    (Tap("audio.a", 16, 8), Tap("audio.b", 6, 16)),
     CaptionSpec(5, 16),
     CaptionSpec(6, 16),
 )
@@ -229,7 +230,7 @@ def token_batch(spec: InputSpec, clips: int = 2) -> TokenBatch:
     torch.manual_seed(1)
     ok = torch.ones(clips, spec.segments, dtype=torch.bool)
 
-    def taps(given: tuple[TapSpec, ...]) -> dict[str, Tensor]:
+    def taps(given: tuple[Tap, ...]) -> dict[str, Tensor]:
         return {tap.name: torch.randn(clips, spec.segments, tap.tokens, tap.channels) for tap in given}
 
     batch = TokenBatch(list(map(str, range(clips))), taps(spec.visual), taps(spec.audio), ok, ok)

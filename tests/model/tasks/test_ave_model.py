@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.tasks.ave.loss import ave_loss
 from caeav.model.tasks.ave.metric import AveMetric
 from caeav.model.tasks.base import TASKS
 from caeav.model.train.config_file import model_class
 from caeav.model.train.network import Network, build_network
+from caeav.pipeline.store.record import Tap
 
 T, CLASSES = 6, ("bell", "dog", "drum")
 SPEC = InputSpec(
     T,
-    (TapSpec("visual.s1", 16, 8), TapSpec("visual.s2", 4, 16)),
-    (TapSpec("audio.s1", 4, 8), TapSpec("audio.s2", 4, 8)),
+    (Tap("visual.s1", 16, 8), Tap("visual.s2", 4, 16)),
+    (Tap("audio.s1", 4, 8), Tap("audio.s2", 4, 8)),
     CaptionSpec(4, 8),
     CaptionSpec(4, 8),
 )
@@ -60,7 +61,7 @@ def toy(clips: int, seed: int) -> TokenBatch:
     labels[torch.arange(clips), :, kind] = (seen & heard).float()
     labels[..., 3] = 1 - labels[..., :3].sum(-1)
 
-    def tokens(tap: TapSpec, present: Tensor) -> Tensor:
+    def tokens(tap: Tap, present: Tensor) -> Tensor:
         noise = 0.3 * torch.randn(clips, T, tap.tokens, tap.channels, generator=g)
         return noise + (directions()[tap.name][kind][:, None] * present[..., None])[:, :, None]
 

@@ -309,14 +309,15 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
 def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
     variant: str, reaches: bool
 ) -> None:
-    from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+    from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TokenBatch
     from caeav.model.tasks.base import TASKS
     from caeav.model.train.config_file import config_class
     from caeav.model.train.network import build_network
+    from caeav.pipeline.store.record import Tap
 
     spec = InputSpec(
         3,
-        *(tuple(TapSpec(n, *TAPS[n]) for n in TAPS if n.startswith(side)) for side in ("visual", "audio")),
+        *(tuple(Tap(n, *TAPS[n]) for n in TAPS if n.startswith(side)) for side in ("visual", "audio")),
         CaptionSpec(4, 8),
         CaptionSpec(4, 8),
     )

@@ -14,9 +14,10 @@ import torch
 from caeav.manifests.clip import Event
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import write_manifest
-from caeav.model.adapters.batch import Change, Epoch, TokenBatch
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.adapters.batch import BatchTransform, Epoch, TokenBatch
+from caeav.model.tasks.sample import Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
 from caeav.model.train.pick import PickedStore
@@ -276,9 +277,9 @@ def test_a_clip_in_quarantine_of_any_joined_store_is_left_out(
     ]
     caption = copied(home, captions, "c", broken=("clip005", "clip037")).path.name
     if filed:
-        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     found = join_stores(home, "tiny", names, caption)
-    assert isinstance(found.splits["train"], ClipSamples) == filed
+    assert isinstance(found.manifest.clips, LazyClips) == filed
     assert tuple(found.left_out["train"]) == ("clip003", "clip005", "clip035")
     assert tuple(found.left_out["val"]) == ("clip037",) and tuple(found.left_out["test"]) == ()
     assert [sample.key for sample in found.splits["train"]] == [
@@ -312,8 +313,8 @@ def test_taps_come_in_the_order_of_the_recipe_from_shallow_to_deep(make_home: Ca
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     taps = {
-        side: {"taps": [{"name": f"{side}.stage2"}, {"name": f"{side}.stage1"}]}
-        for side in ("visual", "audio")
+        modality: {"taps": [{"name": f"{modality}.stage2"}, {"name": f"{modality}.stage1"}]}
+        for modality in ("visual", "audio")
     }
     found = join(whole.manifest, [copied(home, whole, "turned", **taps)], None)
     assert [tap.name for tap in found.spec.visual] == ["visual.stage2", "visual.stage1"]
@@ -331,10 +332,10 @@ def test_a_store_taken_for_one_modality_says_no_more_than_that(make_home: Callab
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     both = copied(home, whole, "both", visual={"name": "seen"}, audio={"name": "heard"})
-    for side, other in (("visual", "audio"), ("audio", "visual")):
-        picked = PickedStore(both, side)
+    for modality, other in (("visual", "audio"), ("audio", "visual")):
+        picked = PickedStore(both, modality)
         assert picked.recipe.fields == {k: v for k, v in both.recipe.fields.items() if k != other}
-        assert all(name.startswith(f"{side}.") for name in picked.read("clip000").arrays)
+        assert all(name.startswith(f"{modality}.") for name in picked.read("clip000").arrays)
         assert picked.whole == both.recipe
 
 
@@ -351,10 +352,10 @@ def test_a_digest_of_a_store_changes_with_what_it_holds(make_home: Callable[...,
     }
 
 
-def test_changes_are_made_in_order_with_the_rows_and_the_epoch_of_the_batch(joined: Joined) -> None:
+def test_transforms_are_applied_in_order_with_the_rows_and_the_epoch_of_the_batch(joined: Joined) -> None:
     told: list[tuple[str, list[int], object]] = []
 
-    def named(name: str) -> Change:
+    def named(name: str) -> BatchTransform:
         def change(
             batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
         ) -> TokenBatch:
@@ -364,8 +365,8 @@ def test_changes_are_made_in_order_with_the_rows_and_the_epoch_of_the_batch(join
 
         return change
 
-    data = SplitData(joined, joined.splits["val"], {}, changes=(named("a"), named("b")))
-    data.changed(named("first")).batch([4, 2], Epoch(3, 5))
+    data = SplitData(joined, joined.splits["val"], {}, transforms=(named("a"), named("b")))
+    data.transformed(named("first")).batch([4, 2], Epoch(3, 5))
     assert told == [(name, [4, 2], (3, 5)) for name in ("first", "a", "b")]
     told.clear()
     data.batch([1])
@@ -411,10 +412,11 @@ def test_the_ram_budget_counts_all_arrays(joined: Joined) -> None:
 def test_a_manifest_left_in_its_file_joins_alike(
     tiny_home: Home, joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     filed = join_stores(tiny_home, "tiny")
-    assert all(isinstance(samples, ClipSamples) for samples in filed.splits.values())
-    assert {split: tuple(samples) for split, samples in filed.splits.items()} == joined.splits
+    assert isinstance(filed.manifest.clips, LazyClips)
+    for split, samples in filed.splits.items():
+        assert tuple(samples) == tuple(joined.splits[split])
     assert filed.left_out == joined.left_out
     assert filed.remarks == joined.remarks
     assert [filed.clips(split) for split in filed.splits] == [joined.clips(split) for split in joined.splits]
@@ -428,7 +430,7 @@ def test_a_manifest_left_in_its_file_joins_alike(
 def test_missing_captions_of_a_manifest_left_in_its_file(
     make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     with pytest.raises(JoinError, match=r"7 clips \(clip000, .*\) of 36 have no captions"):
         join_stores(make_home(uncaptioned=7), "tiny")
 

@@ -10,7 +10,7 @@ import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.home import Home
-from caeav.model.tasks.sample import ClipSamples
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.model.train.join import JoinError, join, join_stores
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
@@ -19,8 +19,8 @@ ARRAYS = {
     "seen": {"visual.stage1": np.ones((2, 3, 4), np.float16)},
     "heard": {"audio.stage1": np.ones((2, 3, 4), np.float16)},
     "said": {
-        f"{side}_caption{end}": np.ones(shape, dtype)
-        for side in ("visual", "audio")
+        f"{modality}_caption{end}": np.ones(shape, dtype)
+        for modality in ("visual", "audio")
         for end, shape, dtype in (("", (5, 4), np.float16), ("_mask", (5,), np.bool_))
     },
 }
@@ -48,9 +48,9 @@ def test_the_quarantine_of_every_store_counts(
     home: Home, names: Sequence[str], filed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if filed:
-        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     joined = join_stores(home, "three", names)
-    assert isinstance(joined.splits["train"], ClipSamples) == filed
+    assert isinstance(joined.manifest.clips, LazyClips) == filed
     assert [sample.clip.key for sample in joined.splits["train"]] == list(KEYS[3:])
     assert sorted(joined.left_out["train"]) == list(KEYS[:3])
     assert any("3 clips" in text and "in quarantine" in text for text in joined.remarks), joined.remarks

@@ -9,26 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.model.adapters.batch import (
-    NEGATIVE,
-    CaptionSpec,
-    Inputs,
-    InputSpec,
-    TapSpec,
-    TokenBatch,
-    TrunkOutput,
-)
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.build import AdapterError
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.trunk import needed
 from caeav.model.tasks.base import TASKS
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.network import Network, blind, build_network
+from caeav.pipeline.store.record import Tap
 
 SPEC = InputSpec(
     4,
-    (TapSpec("visual.stage1", 16, 8), TapSpec("visual.stage2", 4, 16)),
-    (TapSpec("audio.stage1", 16, 8), TapSpec("audio.stage2", 4, 16)),
+    (Tap("visual.stage1", 16, 8), Tap("visual.stage2", 4, 16)),
+    (Tap("audio.stage1", 16, 8), Tap("audio.stage2", 4, 16)),
     CaptionSpec(5, 16),
     CaptionSpec(5, 16),
 )
@@ -98,8 +91,10 @@ def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_t
 def test_taps_that_a_placement_reads() -> None:
     """All cached stages on the ladder; live, the pair below the first adapters, and the pictures before for heads that
     look at them; from raw frames and sound nothing else."""
-    stages = [tuple(TapSpec(f"{side}.stage{k}", 4, 8) for k in range(1, 5)) for side in ("visual", "audio")]
-    raw = TapSpec("visual.frames", 1, 3), TapSpec("audio.windows", 1, 3)
+    stages = [
+        tuple(Tap(f"{modality}.stage{k}", 4, 8) for k in range(1, 5)) for modality in ("visual", "audio")
+    ]
+    raw = Tap("visual.frames", 1, 3), Tap("audio.windows", 1, 3)
     whole = InputSpec(4, (*stages[0], raw[0]), (*stages[1], raw[1]))
 
     def read(spec: InputSpec, start: str, *, keeps_stages: bool = False) -> list[str]:
@@ -107,7 +102,7 @@ def test_taps_that_a_placement_reads() -> None:
         found = needed(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
         return [tap.name for tap in (*found.visual, *found.audio)]
 
-    assert read(whole, "") == [tap.name for side in stages for tap in side]
+    assert read(whole, "") == [tap.name for modality in stages for tap in modality]
     assert read(whole, "stage3") == ["visual.stage2", "audio.stage2"]
     assert read(whole, "stage3", keeps_stages=True) == ["visual.stage1", "visual.stage2", "audio.stage2"]
     assert read(whole, "stage1", keeps_stages=True) == ["visual.frames", "audio.windows"]

@@ -6,18 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig, CaseConfig
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.adapters.layers import LowRankContext, LowRankLinear, make_linear
 from caeav.model.adapters.moe import AvMoe
+from caeav.pipeline.store.record import Tap
 
 DOUBLE = torch.float64
 
 SMALL = InputSpec(
     3,
-    (TapSpec("visual.a", 16, 8), TapSpec("visual.b", 9, 16)),
-    (TapSpec("audio.a", 16, 8), TapSpec("audio.b", 6, 16)),
+    (Tap("visual.a", 16, 8), Tap("visual.b", 9, 16)),
+    (Tap("audio.a", 16, 8), Tap("audio.b", 6, 16)),
     CaptionSpec(5, 16),
     CaptionSpec(6, 16),
 )
@@ -27,7 +28,7 @@ def token_batch(spec: InputSpec, clips: int = 2) -> TokenBatch:
     torch.manual_seed(1)
     ok = torch.ones(clips, spec.segments, dtype=torch.bool)
 
-    def taps(given: tuple[TapSpec, ...]) -> dict[str, Tensor]:
+    def taps(given: tuple[Tap, ...]) -> dict[str, Tensor]:
         return {tap.name: torch.randn(clips, spec.segments, tap.tokens, tap.channels) for tap in given}
 
     batch = TokenBatch(list(map(str, range(clips))), taps(spec.visual), taps(spec.audio), ok, ok)
@@ -44,8 +45,8 @@ def large_spec() -> InputSpec:
     audio = [(4096, 96), (1024, 192), (256, 384), (64, 768)]
     return InputSpec(
         10,
-        tuple(TapSpec(f"visual.stage{i + 1}", *shape) for i, shape in enumerate(visual)),
-        tuple(TapSpec(f"audio.stage{i + 1}", *shape) for i, shape in enumerate(audio)),
+        tuple(Tap(f"visual.stage{i + 1}", *shape) for i, shape in enumerate(visual)),
+        tuple(Tap(f"audio.stage{i + 1}", *shape) for i, shape in enumerate(audio)),
         CaptionSpec(77, 768),
         CaptionSpec(77, 768),
     )

@@ -223,7 +223,7 @@ def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "",
         "scores": {"test": 70.0}, "details": {"test": {}}, "clips": {"test": 402},
     }  # fmt: skip
     run.write(RESULT, result | held)
-    fields = {side: {"name": name, "weights": {"source": source}} for side, name, source in (
+    fields = {modality: {"name": name, "weights": {"source": source}} for modality, name, source in (
         ("visual", "swinv2-large", source), ("audio", "hts-at", "file.ckpt"))}  # fmt: skip
     recipe_of = {"schema": 1, "kind": "tokens", "name": "x", "fields": fields}
     run.write("stores.json", {"stores": [{"kind": "tokens", "recipe": recipe_of}]})

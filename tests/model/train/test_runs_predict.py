@@ -16,7 +16,7 @@ import torch
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.adapters.batch import CaptionSpec, Inputs, TapSpec
+from caeav.model.adapters.batch import CaptionSpec, Inputs
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
@@ -29,6 +29,7 @@ from caeav.model.train.predict import Prediction, Predictor, picture, report_jso
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
 from caeav.model.train.seeds import summarise_group
 from caeav.model.train.session import train
+from caeav.pipeline.store.record import Tap
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,7 @@ def test_what_a_clip_brings_is_each_in_its_place(
 def test_inputs_of_a_run_come_back_whole(run: Run) -> None:
     inputs = run.inputs()
     assert inputs.spec.visual_caption == inputs.spec.audio_caption == CaptionSpec(5, 16)
-    motion = replace(
-        inputs, spec=replace(inputs.spec, other=(TapSpec("motion.r3d", 1, 7),)), facts={"a": [1]}
-    )
+    motion = replace(inputs, spec=replace(inputs.spec, other=(Tap("motion.r3d", 1, 7),)), facts={"a": [1]})
     assert Inputs.from_json(json.loads(json.dumps(motion.as_json()))) == motion
     old = inputs.as_json()
     del old["spec"]["other"], old["facts"]

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TapSpec, TokenBatch
+from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.config_file import (
@@ -30,13 +30,14 @@ from caeav.model.train.config_file import (
 from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
+from caeav.pipeline.store.record import Tap
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
 CAPTION = CaptionSpec(5, 16)
 SPEC = InputSpec(
     T,
-    (TapSpec("visual.stage1", 16, 8), TapSpec("visual.stage2", 4, 16)),
-    (TapSpec("audio.stage1", 16, 8), TapSpec("audio.stage2", 4, 16)),
+    (Tap("visual.stage1", 16, 8), Tap("visual.stage2", 4, 16)),
+    (Tap("audio.stage1", 16, 8), Tap("audio.stage2", 4, 16)),
     CAPTION,
     CAPTION,
 )
@@ -171,8 +172,8 @@ def seen(config: RunConfig) -> Iterator[Any]:
     """Rates, weights at the start, losses and gradients, outputs and scores, one after the other."""
     task, name = TASKS[config.task], config.task
     yield [lr_factor(config.schedule, step, 2, 9) for step in range(18)]
-    changes = task.changes(config)
-    yield len(changes)
+    transforms = task.transforms(config)
+    yield len(transforms)
     torch.manual_seed(0)
     network = build_network(task, inputs(name), config.model)
     yield [(n, tuple(p.shape), p.detach().sum().item()) for n, p in network.named_parameters()]
@@ -184,13 +185,13 @@ def seen(config: RunConfig) -> Iterator[Any]:
             p.add_(
                 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(zlib.crc32(n.encode())))
             )
-    first, second = (batch(name, n, n, negatives=bool(changes)) for n in (4, 3))
+    first, second = (batch(name, n, n, negatives=bool(transforms)) for n in (4, 3))
     torch.manual_seed(1)
     losses = weighted_losses(task, network.train()(first), first, config)
     yield [(key, loss.item()) for key, loss in losses.items()]
     torch.stack(list(losses.values())).sum().backward()
     yield [p.grad.abs().sum().item() for p in network.parameters() if p.grad is not None]
-    scorer = task.scorer(inputs(name), config)
+    scorer = task.build_scorer(inputs(name), config)
     network.eval()
     for given in (first, second):
         given.extra.pop(NEGATIVE, None)

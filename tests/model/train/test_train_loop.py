@@ -269,7 +269,9 @@ def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -
 def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> None:
     joined = prepare(tiny_home, small_config()).joined
     joined = replace(
-        joined, splits={**joined.splits, "val": []}, left_out={**joined.left_out, "val": ["a", "b"]}
+        joined,
+        splits={**joined.splits, "val": joined.splits["val"][:0]},
+        left_out={**joined.left_out, "val": ["a", "b"]},
     )
     hint = _without_clips(joined, "val", "tiny")
     assert "all of its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint

@@ -323,7 +323,7 @@ def test_order_changes_and_random_numbers_come_from_seed_and_epoch(
 
     for seed in (0, 4):
         settings = [f"seed={seed}", "training.epochs=2", "training.batch_size=50"]
-        trainer(experiment, tmp_path / str(seed), *settings, data=plain.changed(noted)).fit()
+        trainer(experiment, tmp_path / str(seed), *settings, data=plain.transformed(noted)).fit()
     assert [epoch for epoch, _, _ in told] == [Epoch(0, 1), Epoch(0, 2), Epoch(4, 1), Epoch(4, 2)]
     for epoch, rows, drawn in told:
         assert rows == epoch_order(35, *epoch).tolist()

@@ -51,13 +51,13 @@ def test_texts_and_their_embeddings_are_stored_together(small_manifest: Manifest
     reader = StoreReader.open(summary.path)
     for clip in manifest.clips:
         record = reader.read(clip.key)
-        for side in ("visual", "audio"):
-            text = record.info["texts"][side]
+        for modality in ("visual", "audio"):
+            text = record.info["texts"][modality]
             tokens, mask = HashedText(ModelChoice("hashed")).encode([text])
             assert text.endswith(".")
-            assert record.arrays[f"{side}_caption"].dtype == np.float16
-            np.testing.assert_array_equal(record.arrays[f"{side}_caption"], tokens[0].astype(np.float16))
-            np.testing.assert_array_equal(record.arrays[f"{side}_caption_mask"].astype(bool), mask[0])
+            assert record.arrays[f"{modality}_caption"].dtype == np.float16
+            np.testing.assert_array_equal(record.arrays[f"{modality}_caption"], tokens[0].astype(np.float16))
+            np.testing.assert_array_equal(record.arrays[f"{modality}_caption_mask"].astype(bool), mask[0])
 
 
 def test_captions_do_not_name_the_classes(small_manifest: Manifest, tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_a_record_is_settled_when_its_last_part_has_come() -> None:
     }
     assert record.info == INFO
     audio, seen, heard = (
-        SimpleNamespace(store=store, side=side) for store, side in ((1, "audio"), (2, "visual"), (2, "audio"))
+        SimpleNamespace(store=store, modality=modality)
+        for store, modality in ((1, "audio"), (2, "visual"), (2, "audio"))
     )
     made.made(audio, "k", {"a": x}, {"name": "cpu", "rows": 3})  # type: ignore[arg-type]
     assert settled[1][0] == 1 and isinstance(settled[1][2], Record)
@@ -102,7 +103,11 @@ def test_what_fails_costs_its_store_the_clip_with_the_first_reason() -> None:
     assert made.arrived(outcome({}, {"1": {}, "2": {}}, {"0": "ValueError: no\n  good"}), [0, 1, 2]) == [1, 2]
     assert settled == {0: Quarantined("k", "compute", "ValueError: no good", 1)}
     compute_failed = type("ComputeFailed", (Exception,), {})
-    units = {(s, side): SimpleNamespace(store=s, side=side) for s in (1, 2) for side in ("visual", "audio")}
+    units = {
+        (s, modality): SimpleNamespace(store=s, modality=modality)
+        for s in (1, 2)
+        for modality in ("visual", "audio")
+    }
     made.made(units[1, "visual"], "k", compute_failed("too\nlarge"), {})  # type: ignore[arg-type]
     assert 1 not in settled
     made.made(units[1, "audio"], "k", RuntimeError("second"), {})  # type: ignore[arg-type]
@@ -354,8 +359,8 @@ def test_texts_are_embedded_in_the_rows_of_their_clips(
     made = embedder.embed(given, places.__getitem__)
     assert [record.key for record in made] == ["a", "b", "c"]
     for found in made:
-        for side, text in zip(("visual", "audio"), texts[found.key], strict=True):
-            tokens, mask = found.arrays[f"{side}_caption"], found.arrays[f"{side}_caption_mask"]
+        for modality, text in zip(("visual", "audio"), texts[found.key], strict=True):
+            tokens, mask = found.arrays[f"{modality}_caption"], found.arrays[f"{modality}_caption_mask"]
             assert tokens.dtype == np.float16 and set(tokens.flat) == {len(text)}
             assert mask.tolist() == [bool(text)] * 2
         assert found.info["texts"]["visual"] == texts[found.key][0]

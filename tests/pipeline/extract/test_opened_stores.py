@@ -24,7 +24,7 @@ OPEN = SimpleNamespace(name="swin", live=lambda: "opened")
 
 
 def tokens(visual: dict[str, Any] | None, **audio: Any) -> Recipe:
-    fields = {side: part for side, part in (("visual", visual), ("audio", audio)) if part}
+    fields = {modality: part for modality, part in (("visual", visual), ("audio", audio)) if part}
     return Recipe("tokens", "n", fields)
 
 
@@ -32,9 +32,9 @@ def tokens(visual: dict[str, Any] | None, **audio: Any) -> Recipe:
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str]]:
     asked: list[tuple[Recipe, str]] = []
 
-    def part_of(recipe: Recipe, side: str) -> Any:
-        asked.append((recipe, side))
-        return OPEN if recipe.fields[side]["name"] == "swin" else SimpleNamespace(name="shut")
+    def part_of(recipe: Recipe, modality: str) -> Any:
+        asked.append((recipe, modality))
+        return OPEN if recipe.fields[modality]["name"] == "swin" else SimpleNamespace(name="shut")
 
     monkeypatch.setattr(live, "part_of", part_of)
     return asked

@@ -19,8 +19,8 @@ T = 2
 
 def job(kind: str, rate_hz: int, **parts: str) -> Job:
     sampling = {"segments": T, "segment_s": 1.0, "rate_hz": rate_hz}
-    sides = {side: SimpleNamespace(runs_in=runs_in) for side, runs_in in parts.items()}
-    return Job(Recipe(kind, "n", {"sampling": sampling}), sides)  # type: ignore[arg-type]
+    modalities = {modality: SimpleNamespace(runs_in=runs_in) for modality, runs_in in parts.items()}
+    return Job(Recipe(kind, "n", {"sampling": sampling}), modalities)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -47,13 +47,13 @@ class Decoder:
         ]
 
 
-def part_of(recipe: Recipe, side: str) -> Any:
+def part_of(recipe: Recipe, modality: str) -> Any:
     def tokens(clips: list[Any]) -> list[dict[str, Any]]:
         if recipe.name == "bad":
             raise RuntimeError("it broke")
-        return [{f"{side}.x": np.float32(clips[0].max())}]
+        return [{f"{modality}.x": np.float32(clips[0].max())}]
 
-    return SimpleNamespace(tokens=tokens, caption=lambda clips: [f"{side} at {clips[0].wave.max():g}"])
+    return SimpleNamespace(tokens=tokens, caption=lambda clips: [f"{modality} at {clips[0].wave.max():g}"])
 
 
 def answer(

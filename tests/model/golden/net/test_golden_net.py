@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from vector_names import load_vector_parameters
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TapSpec, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.adapters.live import Live
@@ -23,6 +23,7 @@ from caeav.model.tasks.avqa.head import AvqaHead
 from caeav.model.tasks.avs.head import AvsHead
 from caeav.model.tasks.avvp.head import AvvpHead
 from caeav.model.tasks.heads import AveHeadConfig, AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
+from caeav.pipeline.store.record import Tap
 
 GROUP = "net"
 
@@ -81,7 +82,7 @@ class Net(nn.Module):
         super().__init__()
         self.segments = 5 if v.name.startswith("net_avs") else 10
         captions = [CaptionSpec(*v.shape(f"input.{m}_caption")[1:]) for m in ("visual", "audio")]
-        taps = [(TapSpec(name, 1, 1),) for name in (FRAMES, WINDOWS)]
+        taps = [(Tap(name, 1, 1),) for name in (FRAMES, WINDOWS)]
         trunk = InjectTrunk(InputSpec(self.segments, *taps, *captions), live, adapter_config(v))
         for module in trunk.modules():
             if isinstance(module, AvMoe):  # the vectors' routers are narrow

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
-from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.record import Tap
 
 SIDE = 16
 

@@ -21,7 +21,8 @@ from torch import nn
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
-from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.base import TorchBackbone
+from caeav.pipeline.store.record import Tap
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.extract.jobs import TokenOptions

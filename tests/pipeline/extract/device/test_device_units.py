@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
-from caeav.pipeline.backbones.base import Tap
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.pickled import WeightsError
 from caeav.pipeline.extract.device import devices as lanes
@@ -32,6 +31,7 @@ from caeav.pipeline.extract.device.network import (
 from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
 from caeav.pipeline.media.clip import DecodedClip
+from caeav.pipeline.store.record import Tap
 
 CPU = torch.device("cpu")
 
@@ -402,7 +402,7 @@ def test_units_are_numbered_over_all_jobs_and_know_theirs() -> None:
     assert [job.recipe.fields["sampling"]["rate_hz"] for job in jobs] == [16_000, 8000, 8000]
     assert ["compute" in job.recipe.fields for job in jobs] == [False, True, True]
     units = make_units(jobs)
-    told = [[(u.number, u.store, u.side, u.rows, u.dtype) for u in units[n]] for n in range(3)]
+    told = [[(u.number, u.store, u.modality, u.rows, u.dtype) for u in units[n]] for n in range(3)]
     assert told == [
         [],
         [(0, 1, "visual", 3, "int8"), (1, 1, "audio", 3, "int8")],

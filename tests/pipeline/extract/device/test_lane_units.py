@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.base import Tap, TorchBackbone
+from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.extract.device import runner
 from caeav.pipeline.extract.device.batches import Batch, Unit
 from caeav.pipeline.extract.device.isolate import Sizes
@@ -23,6 +23,7 @@ from caeav.pipeline.extract.device.runner import ComputeFailed, Runner
 from caeav.pipeline.extract.device.streams import Lane, networks
 from caeav.pipeline.extract.options import Meter
 from caeav.pipeline.media.clip import DecodedClip, Sampling
+from caeav.pipeline.store.record import Tap
 
 CPU = torch.device("cpu")
 WAIT_S = 30.0
