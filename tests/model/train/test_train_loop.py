@@ -24,7 +24,7 @@ from caeav.model.train.checkpoint import (
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.evaluate import DeviceError, choose_device
 from caeav.model.train.examine import examine, remarks
-from caeav.model.train.experiment import Experiment, _without_clips, prepare, reopen
+from caeav.model.train.experiment import Experiment, _empty_split_hint, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.loop import TrainingError
 from caeav.model.train.optimiser import lr_factor, make_optimiser
@@ -257,7 +257,7 @@ def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
     assert "neither" not in "".join(remarks(examine(experiment, experiment.build(), "val")))
 
 
-def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+def test_a_split_empty_split_hint_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
     home = _tiny().write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
     with pytest.raises(
         CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"
@@ -275,7 +275,7 @@ def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> N
         splits={**joined.splits, "val": joined.splits["val"][:0]},
         left_out={**joined.left_out, "val": ["a", "b"]},
     )
-    hint = _without_clips(joined, "val", "tiny")
+    hint = _empty_split_hint(joined, "val", "tiny")
     assert "all its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
 
 
