@@ -110,7 +110,7 @@ def evaluate(
     config = experiment.config
     marked = stamp(config.protocol, config.select_on)
     marked = f" ({marked})" if marked != HONEST and split == "test" else ""
-    asked = counted(scores.clips, f"{split} {task.row}")
+    asked = counted(scores.clips, f"{split} {task.sample_noun}")
     within = shown(bounds, task.metric)
     within = f" ({within})" if within else ""
     print(

@@ -54,7 +54,7 @@ class Inputs:
 
 
 class ClipData(Protocol):
-    """What a `Change` may ask of the data that a batch was read from."""
+    """What a `BatchTransform` may ask of the data that a batch was read from."""
 
     clip_of: Sequence[int]
     """The clip of each row."""
@@ -77,7 +77,7 @@ class ClipData(Protocol):
         ...
 
 
-class Change(Protocol):
+class BatchTransform(Protocol):
     """Alters a batch just after it was read."""
 
     def __call__(

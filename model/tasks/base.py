@@ -24,7 +24,7 @@ from caeav.model.tasks.heads import HeadConfig
 from caeav.model.tasks.sample import Sample, clip_samples
 
 if TYPE_CHECKING:
-    from caeav.model.adapters.batch import Change, Inputs
+    from caeav.model.adapters.batch import BatchTransform, Inputs
     from caeav.model.adapters.trunk import Trunk
     from caeav.model.tasks.config import RunConfig
     from caeav.model.tasks.prediction import Reading
@@ -66,7 +66,7 @@ class Task(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]
     """Name of the score that chooses the best epoch."""
-    row: ClassVar[str] = "clip"
+    sample_noun: ClassVar[str] = "clip"
     """What a sample is called; several of them have an s."""
     head_config: ClassVar[type[HeadConfig]] = HeadConfig
     loss_config: ClassVar[type[LossConfig]] = LossConfig
@@ -78,7 +78,7 @@ class Task(ABC):
         """The rows of all splits."""
         return clip_samples(manifest)
 
-    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """JSON facts that the network is built from beside shapes and classes (vocabularies, the size of a mask).
 
         They are saved in the run. Raises `CaeavError` for a manifest the task cannot use.
@@ -94,7 +94,7 @@ class Task(ABC):
             )
         return manifest.classes
 
-    def about(self, inputs: Inputs) -> str:
+    def describe(self, inputs: Inputs) -> str:
         """What is told apart, in a few words."""
         return f"{len(inputs.classes)} classes"
 
@@ -102,15 +102,15 @@ class Task(ABC):
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Targets of `samples`, first axis `N`; raises `CaeavError` for labels the task cannot use."""
 
-    def given(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def extra_inputs(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """What a head is given beside tokens, first axis `N`."""
         return {}
 
-    def changes(self, config: RunConfig) -> tuple[Change, ...]:
+    def transforms(self, config: RunConfig) -> tuple[BatchTransform, ...]:
         """What is done to batches of every split when they are read."""
         return ()
 
-    def question(self, clip: Clip, text: str) -> Sample:
+    def sample_of(self, clip: Clip, text: str) -> Sample:
         """The sample of a clip outside any data set, for prediction; `text` is empty when nothing was asked."""
         if text:
             raise CaeavError(
@@ -120,10 +120,10 @@ class Task(ABC):
         return Sample(clip.key, clip, "")
 
     @abstractmethod
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """The head on `trunk`; `config` is a `head_config`."""
 
-    def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
+    def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
         """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis is the clips'."""
         return head(trunk)
 
@@ -132,17 +132,17 @@ class Task(ABC):
         """Named scalars, unweighted; `config.loss` holds a weight for each name."""
 
     @abstractmethod
-    def scorer(self, inputs: Inputs, config: RunConfig) -> Scorer:
+    def build_scorer(self, inputs: Inputs, config: RunConfig) -> Scorer:
         """A fresh scorer."""
 
     @abstractmethod
-    def majority(
+    def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
         """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
 
     @abstractmethod
-    def read(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
+    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
         """What was found in a batch of this one sample, for people."""
 
 

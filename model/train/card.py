@@ -40,13 +40,14 @@ def introduction(experiment: Experiment) -> list[str]:
         lines.append(
             f"  {store.recipe.kind:<9} {store.path.name}: {counted(len(store.keys), 'clip')}, {_shapes_said(store)}"
         )
+    noun = experiment.task.sample_noun
     counts = ", ".join(
         f"{name} {joined.clips(name)}"
         + (f" (+{len(joined.left_out[name])} in quarantine)" if joined.left_out[name] else "")
-        + (f" with {counted(len(samples), experiment.task.row)}" if len(samples) > joined.clips(name) else "")
+        + (f" with {counted(len(samples), noun)}" if len(samples) > joined.clips(name) else "")
         for name, samples in joined.splits.items()
     )
-    lines.append(f"  clips     {counts}; {experiment.task.about(experiment.inputs)}")
+    lines.append(f"  clips     {counts}; {experiment.task.describe(experiment.inputs)}")
     if experiment.live is not None:
         taps = ", ".join(tap.name for tap in (*experiment.inputs.spec.visual, *experiment.inputs.spec.audio))
         lines.append(
@@ -112,7 +113,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
     sections = [
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
-        f"**{literal(config.dataset)}**: {experiment.task.about(inputs)}, {inputs.spec.segments} segments of "
+        f"**{literal(config.dataset)}**: {experiment.task.describe(inputs)}, {inputs.spec.segments} segments of "
         f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and no "
         f"part of this model. `{ADAPTER}` holds all trained parameters.",
         "## Scores",

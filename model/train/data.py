@@ -3,7 +3,7 @@
 The order of an epoch is a function of seed and epoch alone, and a batch of its rows and the epoch alone, so that a
 resumed run sees exactly what an uninterrupted one would. Tokens keep the store's dtype until they reach the device.
 `SplitData.batch` is the one place where a batch is made; whatever alters inputs (negatives, augmentation, a stress
-test) is a `Change` handed to it.
+test) is a `BatchTransform` handed to it.
 Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L` tokens, `C` channels, `W` words.
 """
 
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from caeav.model.adapters.batch import Change, Epoch, InputSpec, TokenBatch
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.adapters.batch import BatchTransform, Epoch, InputSpec, TokenBatch
+from caeav.model.tasks.sample import Sample, Samples
 from caeav.model.train.join import Joined
 from caeav.pipeline.store import Record, StoreReader
 from caeav.pipeline.store.record import Tap
@@ -45,23 +45,15 @@ class SplitData:
         targets: Mapping[str, Tensor],
         *,
         extra: Mapping[str, Tensor] | None = None,
-        changes: Sequence[Change] = (),
+        transforms: Sequence[BatchTransform] = (),
         preload: bool = False,
     ) -> None:
-        self.keys: Sequence[str]
-        self.clips: Sequence[str]
-        self.clip_of: Sequence[int]
-        if isinstance(samples, ClipSamples):
-            self.keys = self.clips = samples.keys
-            self.clip_of = range(len(samples))
-        else:
-            self.keys = [sample.key for sample in samples]
-            self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
-            number = {key: i for i, key in enumerate(self.clips)}
-            self.clip_of = [number[sample.clip.key] for sample in samples]
+        rows = Samples.of(samples, joined.manifest)
+        self.keys = rows.keys
+        self.clips, self.clip_of = rows.clips()
         self._joined = joined
         self._names = {tap.name for tap in _taps(joined.spec)}
-        self._targets, self._extra, self._changes = dict(targets), dict(extra or {}), tuple(changes)
+        self._targets, self._extra, self._transforms = dict(targets), dict(extra or {}), tuple(transforms)
         self._reading = threading.Lock()
         self._stacked: dict[str, Tensor] | None = None
         if preload and self.keys:
@@ -80,8 +72,8 @@ class SplitData:
             batch.clip_of = torch.tensor([place[self.clip_of[row]] for row in rows])
         batch.targets = {name: x.index_select(0, index) for name, x in self._targets.items()}
         batch.extra |= {name: x.index_select(0, index) for name, x in self._extra.items()}
-        for change in self._changes:
-            batch = change(batch, rows, self, epoch)
+        for transform in self._transforms:
+            batch = transform(batch, rows, self, epoch)
         return batch
 
     def clips_of(self, rows: Sequence[int]) -> list[int]:
@@ -95,10 +87,10 @@ class SplitData:
         chosen = torch.as_tensor(clips, dtype=torch.long)
         return {name: x.index_select(0, chosen) for name, x in self._stacked.items()}
 
-    def changed(self, change: Change) -> SplitData:
-        """The same samples, sharing what is in RAM, with `change` made to every batch before all others."""
+    def transformed(self, transform: BatchTransform) -> SplitData:
+        """The same samples, sharing what is in RAM, with `transform` applied to every batch before all others."""
         other = copy(self)
-        other._changes = (change, *self._changes)
+        other._transforms = (transform, *self._transforms)
         return other
 
     def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:

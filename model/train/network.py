@@ -82,4 +82,4 @@ def build_network(task: Task, inputs: Inputs, config: ModelConfig, live: Live | 
     adapters = config.adapters if config.modalities == "both" else config.adapters.off()
     trunk = build_trunk(inputs.spec, adapters, live)
     trunk.keep_stages = task.keeps_stages
-    return Network(trunk, task.head(trunk, inputs, config.head), task.ask, config.modalities)
+    return Network(trunk, task.build_head(trunk, inputs, config.head), task.forward, config.modalities)

@@ -33,7 +33,7 @@ from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, Reading, When, plain
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
-from caeav.model.train.loop import autocast, choose_device
+from caeav.model.train.evaluate import autocast, choose_device
 from caeav.model.train.network import build_network
 from caeav.model.train.runs import Run, modalities_read
 from caeav.model.train.session import best_weights
@@ -124,7 +124,7 @@ class Predictor:
 
     def check(self, question: str) -> None:
         """Raise `CaeavError` for a question that the task does not answer, or for none where it needs one."""
-        self._task.question(Clip("", "", 0.0, 0.0), question)
+        self._task.sample_of(Clip("", "", 0.0, 0.0), question)
 
     @torch.no_grad()
     def predict(
@@ -144,7 +144,7 @@ class Predictor:
         spec = self.inputs.spec
         when = When(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
         clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
-        sample = self._task.question(clip, question)
+        sample = self._task.sample_of(clip, question)
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
         with autocast(self.device, self.config.training.precision):
             output = self._model(batch)
@@ -152,7 +152,7 @@ class Predictor:
         return Prediction(
             key=key,
             when=when,
-            reading=self._task.read(output.found, self.inputs, self.config, sample),
+            reading=self._task.decode(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
             missing=self._missing(info, when),
         )
@@ -207,7 +207,8 @@ class Predictor:
             visual_caption_mask=held.get("visual_caption_mask"),
             audio_caption=held.get("audio_caption"),
             audio_caption_mask=held.get("audio_caption_mask"),
-            extra={tap.name: held[tap.name] for tap in spec.other} | self._task.given(self.inputs, [sample]),
+            extra={tap.name: held[tap.name] for tap in spec.other}
+            | self._task.extra_inputs(self.inputs, [sample]),
         )
 
     def _flags(self, info: Mapping[str, Any], name: str) -> Tensor:

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError, did_you_mean
-from caeav.model.adapters.batch import Epoch, InputSpec, TokenBatch
+from caeav.model.adapters.batch import ClipData, Epoch, InputSpec, TokenBatch
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.data import CAPTION_ARRAYS, SplitData
+from caeav.model.train.data import CAPTION_ARRAYS
 
 KINDS = ("cut", "blind", "swap", "shift", "mute", "caption_swap", "caption_empty", "caption_drop")
 """In the order in which they are done; the place is part of what is drawn from, so new ones go to the end."""
@@ -36,13 +36,13 @@ Arrays = dict[str, Tensor]
 
 
 class Stress:
-    """A `Change` to batches that are scored."""
+    """A `BatchTransform` of batches that are scored."""
 
     def __init__(self, strengths: StressConfig, seed: int = 0) -> None:
         self._strengths, self._seed = strengths, seed
 
     def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
         """Training batches are left alone."""
         if epoch is not None:
@@ -51,13 +51,13 @@ class Stress:
 
 
 class Augment:
-    """A `Change` to training batches: drawn anew every epoch, and `shift` in both directions up to its value."""
+    """A `BatchTransform` of training batches: drawn anew every epoch, `shift` in both directions up to its value."""
 
     def __init__(self, strengths: StressConfig) -> None:
         self._strengths = strengths
 
     def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
         """Batches that are scored are left alone."""
         if epoch is None:
@@ -135,7 +135,7 @@ class _Hits:
 
 
 def _stressed(
-    batch: TokenBatch, rows: Sequence[int], data: SplitData, strengths: StressConfig, source: _Source
+    batch: TokenBatch, rows: Sequence[int], data: ClipData, strengths: StressConfig, source: _Source
 ) -> TokenBatch:
     wanted = active(strengths)
     if not wanted:
@@ -157,7 +157,7 @@ def _stressed(
 
 
 def _hits(
-    kind: str, share: float, clips: Sequence[int], data: SplitData, source: _Source, segments: int
+    kind: str, share: float, clips: Sequence[int], data: ClipData, source: _Source, segments: int
 ) -> _Hits:
     others = len(data.clips) - 1
     if kind in NEED_OTHERS and not others:
@@ -192,7 +192,7 @@ def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits) -> None:
 
 
 def _exchange(
-    arrays: Arrays, names: Sequence[str], hits: _Hits, data: SplitData, *, from_segment: bool = False
+    arrays: Arrays, names: Sequence[str], hits: _Hits, data: ClipData, *, from_segment: bool = False
 ) -> None:
     """Another clip's arrays instead of one's own, all of them or from the drawn segment on."""
     given = data.clip_arrays(hits.donors)
@@ -203,7 +203,7 @@ def _exchange(
             arrays[name][place, first:] = given[name][i, first:]
 
 
-Damage = Callable[[Arrays, dict[str, list[str]], _Hits, SplitData], None]
+Damage = Callable[[Arrays, dict[str, list[str]], _Hits, ClipData], None]
 
 DAMAGE: dict[str, Damage] = {
     "cut": lambda x, of, hits, data: _exchange(x, of["p"], hits, data, from_segment=True),

@@ -58,7 +58,7 @@ class AveTask(Task):
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
     metric_config: ClassVar[type[Section]] = AveMetricConfig
 
-    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """Nothing; but without a single event, all would be background."""
         if not any(sample.clip.events for sample in splits["train"]):
             raise CaeavError(
@@ -73,7 +73,7 @@ class AveTask(Task):
         rows = [one_hot_seconds(sample, inputs) for sample in samples]
         return {LABELS: stack(rows, inputs.spec.segments, len(inputs.classes) + 1)}
 
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and localisation."""
         assert isinstance(config, AveHeadConfig)
         return AveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
@@ -83,7 +83,7 @@ class AveTask(Task):
         loss = ave_loss(found.event_relevance, found.event_scores, found.av_score, batch.targets[LABELS])
         return loss._asdict()
 
-    def read(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
+    def decode(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
         """The official decision a second; P(event now) * P(class), last 1 - P(event now)."""
         chosen = predict_seconds(found.event_relevance, found.event_scores)[0]  # [T]
         relevant = found.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]
@@ -94,12 +94,12 @@ class AveTask(Task):
         """P(class) of a batch's first clip, `[1, K]` or `[T, K]`."""
         return found.event_scores[:1].float().softmax(dim=-1)
 
-    def scorer(self, inputs: Inputs, config: RunConfig) -> AveScorer:
+    def build_scorer(self, inputs: Inputs, config: RunConfig) -> AveScorer:
         """A fresh scorer."""
         assert isinstance(config.metric, AveMetricConfig)
         return AveScorer(inputs.classes, by_batch=config.metric.average == "batches")
 
-    def majority(
+    def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
         """Accuracy of answering the most frequent training label in every second."""
@@ -159,7 +159,7 @@ class WeakAveTask(AveTask):
     head_config: ClassVar[type[HeadConfig]] = WeakAveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = WeakAveLossConfig
 
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and multiple instance pooling."""
         assert isinstance(config, WeakAveHeadConfig)
         return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)

@@ -25,7 +25,15 @@ from torch import Tensor, nn
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, Change, ClipData, Epoch, Inputs, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import (
+    NEGATIVE,
+    BatchTransform,
+    ClipData,
+    Epoch,
+    Inputs,
+    TokenBatch,
+    TrunkOutput,
+)
 from caeav.model.tasks.avqa.head import AvqaHead, AvqaOutput
 from caeav.model.tasks.avqa.loss import MATCH_WEIGHT, UNLISTED, answer_loss, avqa_loss
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
@@ -55,7 +63,7 @@ class Negatives:
     def __call__(
         self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
-        """A `Change`."""
+        """A `BatchTransform`."""
         videos = len(data.clips)
         if epoch is None or videos < 2:
             return batch
@@ -100,7 +108,7 @@ class AvqaTask(Task):
 
     name = "avqa"
     metric = "accuracy"
-    row = "question"
+    sample_noun = "question"
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
 
@@ -113,7 +121,7 @@ class AvqaTask(Task):
             if row["split"] in SPLITS
         )
 
-    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """`words`, the padding first and unknown ones last; `answers`; `places` for words in a question."""
         train = splits["train"]
         words = dict.fromkeys(word for sample in train for word in sample.detail["words"])
@@ -134,7 +142,7 @@ class AvqaTask(Task):
             )
         return tuple(facts["answers"])
 
-    def about(self, inputs: Inputs) -> str:
+    def describe(self, inputs: Inputs) -> str:
         """Sizes of both vocabularies."""
         return f"{len(inputs.classes)} answers, {len(inputs.facts['words'])} words"
 
@@ -155,7 +163,7 @@ class AvqaTask(Task):
             TYPE: torch.tensor([types[tuple(s.detail["type"])] for s in samples], dtype=torch.long),
         }
 
-    def given(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def extra_inputs(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """`question` `[N, W]`, indices of words, padded."""
         words = {word: i for i, word in enumerate(inputs.facts["words"])}
         asked = torch.full((len(samples), inputs.facts["places"]), words[PAD], dtype=torch.long)
@@ -164,26 +172,26 @@ class AvqaTask(Task):
             asked[row, : len(found)] = torch.tensor(found, dtype=torch.long)
         return {QUESTION: asked}
 
-    def changes(self, config: RunConfig) -> tuple[Change, ...]:
+    def transforms(self, config: RunConfig) -> tuple[BatchTransform, ...]:
         """Frames of other videos, in training, where they do not come from the batch."""
         head = config.model.head
         assert isinstance(head, AvqaHeadConfig) and isinstance(config.loss, AvqaLossConfig)
         return (Negatives(),) if config.loss.match and head.negatives == "mixed" else ()
 
-    def question(self, clip: Clip, text: str) -> Sample:
+    def sample_of(self, clip: Clip, text: str) -> Sample:
         """A question as typed: cut at blanks, without the mark at its end."""
         words = text.strip().rstrip("?？.! ").split()
         if not words:
             raise CaeavError("a run of task avqa answers a question", hint='ask one: --question "..."')
         return Sample(clip.key, clip, "", {"words": words, "text": text.strip()})
 
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Question encoder, grounding, matching."""
         assert isinstance(config, AvqaHeadConfig)
         widths = trunk.visual_channels, trunk.audio_channels
         return AvqaHead(*widths, len(inputs.classes), len(inputs.facts["words"]), config)
 
-    def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvqaOutput:
+    def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvqaOutput:
         """With the question and, in training, frames of other videos."""
         return head(  # type: ignore[no-any-return]
             trunk, batch.extra[QUESTION], batch.extra.get(NEGATIVE), batch.clip_of
@@ -197,7 +205,7 @@ class AvqaTask(Task):
         loss = avqa_loss(found.answer_logits, found.match_positive, found.match_negative, answer)
         return loss._asdict()
 
-    def read(self, found: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
+    def decode(self, found: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
         """The likeliest answers."""
         words = {word.lower() for word in inputs.facts["words"]}
         return Answer.of(
@@ -207,11 +215,11 @@ class AvqaTask(Task):
             tuple(word for word in sample.detail["words"] if word.lower() not in words),
         )
 
-    def scorer(self, inputs: Inputs, config: RunConfig) -> AvqaScorer:
+    def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvqaScorer:
         """A fresh scorer."""
         return AvqaScorer()
 
-    def majority(
+    def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
         """Accuracy of giving each of the nine types of question its most frequent training answer."""

@@ -94,7 +94,7 @@ class AvsTask(Task):
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
 
-    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """`mask_size`: height and width of the first mask, which all must have."""
         texts = (text for rows in splits.values() for s in rows for text in s.clip.extra.get("masks", ()))
         first = next((text for text in texts if text is not None), None)
@@ -113,7 +113,7 @@ class AvsTask(Task):
         rows have them."""
         return manifest.classes or tuple(facts["groups"])
 
-    def about(self, inputs: Inputs) -> str:
+    def describe(self, inputs: Inputs) -> str:
         """The size of a mask."""
         height, width = inputs.facts["mask_size"]
         return f"masks of {height}x{width} pixels"
@@ -142,7 +142,7 @@ class AvsTask(Task):
             groups[row] = torch.tensor([name in held for name in inputs.classes], dtype=torch.bool)
         return {BITS: torch.from_numpy(bits), KNOWN: known, GROUPS: groups}
 
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal gates, TPAVI and decoder over the maps of all stages."""
         assert isinstance(config, AvsHeadConfig)
         widths = [tap.channels for tap in trunk.visual_stages]
@@ -159,16 +159,16 @@ class AvsTask(Task):
             losses["masked"] = masked(found.mask_logits, found.maps, found.audio)
         return losses
 
-    def read(self, found: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
+    def decode(self, found: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
         """The masks."""
         return Masks(found.mask_logits[0].float().sigmoid().cpu().numpy())
 
-    def scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
+    def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
         """A fresh scorer."""
         assert isinstance(config.metric, AvsMetricConfig)
         return AvsScorer(inputs.classes, config.metric.clips_per_call)
 
-    def majority(
+    def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
         """M_J of the one mask for all frames that does best in training: where masks mostly are, cut at a share."""

@@ -64,7 +64,7 @@ class AvvpTask(Task):
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
     metric_config: ClassVar[type[Section]] = AvvpMetricConfig
 
-    def learn(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """Nothing; but without a single event there would be nothing to score."""
         if not any(sample.clip.events for split in ("val", "test") for sample in splits[split]):
             raise CaeavError(
@@ -88,7 +88,7 @@ class AvvpTask(Task):
             TIMED: torch.tensor([bool(s.clip.events) or s.split != "train" for s in samples]),
         }
 
-    def head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
+    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Grouping by classes; with `motion` also of the stores' one motion tap."""
         assert isinstance(config, AvvpHeadConfig)
         taps = [tap for tap in inputs.spec.other if tap.name.startswith(MOTION)]
@@ -107,7 +107,7 @@ class AvvpTask(Task):
             motion_channels=taps[0].channels if config.motion else None,
         )
 
-    def ask(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
+    def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
         """With the mean tokens of the motion tap, if the head reads one."""
         assert isinstance(head, AvvpHead)
         if head.motion_in is None:
@@ -124,7 +124,7 @@ class AvvpTask(Task):
         )
         return loss._asdict()
 
-    def read(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
+    def decode(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """Both modalities' seconds, from the probability on that scores are taken at."""
         assert isinstance(config.metric, AvvpMetricConfig)
         heard, seen = predict_tracks(found, config.metric.threshold)
@@ -132,12 +132,12 @@ class AvvpTask(Task):
             inputs.classes, heard[0], seen[0], found.audio_frame_prob[0], found.visual_frame_prob[0]
         )
 
-    def scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
+    def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
         """A fresh scorer."""
         assert isinstance(config.metric, AvvpMetricConfig)
         return AvvpScorer(inputs.classes, config.metric.threshold)
 
-    def majority(
+    def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
         """Type@AV of answering the most frequent training class in every second of both modalities."""

@@ -253,7 +253,7 @@ def test_a_prediction_of_avvp_uses_the_threshold_of_its_scores() -> None:
     heard = []
     for threshold in (0.5, 0.4):
         config = resolve_config("avvp", "none", assignments=[f"metric.threshold={threshold}"])
-        found = TASKS["avvp"].read(output, inputs, config, sample)
+        found = TASKS["avvp"].decode(output, inputs, config, sample)
         assert isinstance(found, Tracks)
         heard.append(found.on["audio"][:, 0].tolist())
     assert heard == [[False, True, False], [True, True, False]]

@@ -107,7 +107,7 @@ def test_the_threshold_of_the_configuration_decides_scores_and_readings(threshol
     half = torch.full((1, 3), 0.5)
     frames = half.unsqueeze(1).expand(1, 4, 3)
     found = AvvpOutput(half, half, half, frames, frames, torch.zeros(3, 3), torch.zeros(3, 3))
-    scorer = task.scorer(inputs(), config)
+    scorer = task.build_scorer(inputs(), config)
     targets = {"audio": truth, "visual": truth, "timed": torch.ones(1, dtype=torch.bool)}
     scorer.add(found, SimpleNamespace(targets=targets, keys=["c"]))  # type: ignore[arg-type]
     assert scorer.result().value == (100 if threshold < 0.5 else 0)
@@ -123,7 +123,11 @@ def asked(*words: str) -> Sample:
 def test_words_are_found_as_typed_or_with_another_first_letter_and_cut_to_their_places() -> None:
     made = inputs(words=["<pad>", "How", "many", "bells", "<unk>"], places=4)
     rows = [asked("how", "Many", "bells"), asked("cats"), asked("How", "many", "bells", "many", "How")]
-    assert TASKS["avqa"].given(made, rows)["question"].tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [1, 2, 3, 2]]
+    assert TASKS["avqa"].extra_inputs(made, rows)["question"].tolist() == [
+        [1, 2, 3, 0],
+        [4, 0, 0, 0],
+        [1, 2, 3, 2],
+    ]
 
 
 def test_vocabulary_and_answers_come_from_train_and_places_from_all() -> None:
@@ -137,13 +141,13 @@ def test_vocabulary_and_answers_come_from_train_and_places_from_all() -> None:
         "train": [question("train", "two", "how", "many"), question("train", "one", "many", "bells")],
         "val": [question("val", "nine", *["word"] * 17)],
     }
-    facts = TASKS["avqa"].learn(Manifest("d", 4, 1.0, (), ()), splits)
+    facts = TASKS["avqa"].fit_metadata(Manifest("d", 4, 1.0, (), ()), splits)
     assert facts == {
         "words": ["<pad>", "how", "many", "bells", "<unk>"],
         "answers": ["two", "one"],
         "places": 17,
     }
-    assert TASKS["avqa"].learn(Manifest("d", 4, 1.0, ("x",), ()), splits)["answers"] == ["x"]
+    assert TASKS["avqa"].fit_metadata(Manifest("d", 4, 1.0, ("x",), ()), splits)["answers"] == ["x"]
 
 
 class Frames:
@@ -193,7 +197,7 @@ def test_frames_of_other_videos_are_drawn_only_for_a_match_that_counts() -> None
         (["loss.match=0.5", "model.head.negatives=batch"], 0),
         (["loss.match=0", "model.variant=reference"], 0),
     ):
-        assert len(TASKS["avqa"].changes(resolve_config("avqa", assignments=settings))) == changes
+        assert len(TASKS["avqa"].transforms(resolve_config("avqa", assignments=settings))) == changes
 
 
 # ---- objectives on both modalities ---------------------------------------------------------------------------
@@ -234,11 +238,11 @@ def test_a_manifest_without_what_a_task_learns_from_is_refused() -> None:
     timed, bare = sample(Event("dog", 0.0, 1.0)), sample()
     for task, split in (("ave", "train"), ("avvp", "val"), ("avvp", "test")):
         splits = {name: [timed if name == split else bare] for name in ("train", "val", "test")}
-        assert TASKS[task].learn(made, splits) == {}
+        assert TASKS[task].fit_metadata(made, splits) == {}
     for task, split in (("ave", "test"), ("avvp", "train")):
         splits = {name: [timed if name == split else bare] for name in ("train", "val", "test")}
         with pytest.raises(CaeavError, match="has an event"):
-            TASKS[task].learn(made, splits)
+            TASKS[task].fit_metadata(made, splits)
 
 
 def test_masks_are_packed_bits_and_only_known_frames_count() -> None:
@@ -255,7 +259,7 @@ def test_masks_are_packed_bits_and_only_known_frames_count() -> None:
     assert np.array_equal(masks[0], truth[0]) and np.array_equal(masks[2], truth[1])
     assert found["groups"].tolist() == [[False, True, False]]
     # What stands in unknown frames is not scored.
-    scorer = TASKS["avs-s4"].scorer(made, resolve_config("avs-s4"))
+    scorer = TASKS["avs-s4"].build_scorer(made, resolve_config("avs-s4"))
     logits = torch.where(masks, 9.0, -9.0).unsqueeze(0)
     logits[:, [1, 3]] = 9.0
     scorer.add(SimpleNamespace(mask_logits=logits), SimpleNamespace(targets=found, keys=["c"]))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from caeav.model.train.config_file import resolve_config
 def majority(task: str, train: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> float:
     inputs = Inputs("d", ("bell", "dog"), 1.0, InputSpec(4, (), ()), {"mask_size": [2, 4]})
     config: RunConfig = resolve_config(task, "none")
-    return TASKS[task].majority(inputs, config, train, targets)
+    return TASKS[task].majority_score(inputs, config, train, targets)
 
 
 def seconds(*clips: str) -> dict[str, torch.Tensor]:

@@ -24,12 +24,12 @@ from caeav.model.train.config_file import (
     config_class,
     dump_config,
     load_config,
-    recipe_names,
+    preset_names,
     resolve_config,
 )
-from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
+from caeav.model.train.optimiser import lr_factor, make_optimiser
 from caeav.pipeline.store.record import Tap
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
@@ -172,8 +172,8 @@ def seen(config: RunConfig) -> Iterator[Any]:
     """Rates, weights at the start, losses and gradients, outputs and scores, one after the other."""
     task, name = TASKS[config.task], config.task
     yield [lr_factor(config.schedule, step, 2, 9) for step in range(18)]
-    changes = task.changes(config)
-    yield len(changes)
+    transforms = task.transforms(config)
+    yield len(transforms)
     torch.manual_seed(0)
     network = build_network(task, inputs(name), config.model)
     yield [(n, tuple(p.shape), p.detach().sum().item()) for n, p in network.named_parameters()]
@@ -185,13 +185,13 @@ def seen(config: RunConfig) -> Iterator[Any]:
             p.add_(
                 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(zlib.crc32(n.encode())))
             )
-    first, second = (batch(name, n, n, negatives=bool(changes)) for n in (4, 3))
+    first, second = (batch(name, n, n, negatives=bool(transforms)) for n in (4, 3))
     torch.manual_seed(1)
     losses = weighted_losses(task, network.train()(first), first, config)
     yield [(key, loss.item()) for key, loss in losses.items()]
     torch.stack(list(losses.values())).sum().backward()
     yield [p.grad.abs().sum().item() for p in network.parameters() if p.grad is not None]
-    scorer = task.scorer(inputs(name), config)
+    scorer = task.build_scorer(inputs(name), config)
     network.eval()
     for given in (first, second):
         given.extra.pop(NEGATIVE, None)
@@ -325,7 +325,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(
 @pytest.mark.parametrize("task", TASKS.names())
 def test_what_bundles_recipes_and_older_runs_say_is_no_fault(task: str, tmp_path: Path) -> None:
     """A run's resolved configuration names every setting; it opens, and serves as `--config` again."""
-    for recipe in ("full", recipe_names(task)[-1]):
+    for recipe in ("full", preset_names(task)[-1]):
         for bundle in ("variant=reference", "adapters.preset=lite"):
             config = resolve_config(task, recipe, assignments=[f"model.{bundle}"])
             path = tmp_path / f"{recipe}-{bundle}.yaml"

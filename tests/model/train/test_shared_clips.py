@@ -137,7 +137,7 @@ def test_scores_do_not_depend_on_what_shares_a_batch(home: Home, batch_size: int
     "change", [Stress(StressConfig(swap=0.5, shift=1)), Augment(StressConfig(blind=0.5))]
 )
 def test_damage_is_done_once_a_clip_and_the_same_as_alone(home: Home, change: Any) -> None:
-    data = made(home).data["train"].changed(change)
+    data = made(home).data["train"].transformed(change)
     epoch = Epoch(1, 2) if isinstance(change, Augment) else None
     plain = made(home).data["train"]
     rows = list(range(len(data)))

@@ -59,7 +59,7 @@ def plain(data: SplitData) -> dict[str, torch.Tensor]:
 
 def stressed(data: SplitData, seed: int = 0, **strengths: float) -> dict[str, torch.Tensor]:
     change = Stress(StressConfig.model_validate(strengths), seed)
-    return arrays(data.changed(change).batch(range(len(data))))
+    return arrays(data.transformed(change).batch(range(len(data))))
 
 
 def same(found: dict[str, torch.Tensor], plain: dict[str, torch.Tensor], names: tuple[str, ...]) -> bool:
@@ -153,12 +153,12 @@ def test_a_cut_shows_another_clip_from_some_segment_on(
 
 def test_what_happens_to_a_clip_depends_on_seed_and_key_alone(data: SplitData) -> None:
     strengths = StressConfig(swap=0.5, cut=0.5, mute=0.3)
-    changed = data.changed(Stress(strengths, 4))
+    changed = data.transformed(Stress(strengths, 4))
     together = arrays(changed.batch(range(12)))
     for rows in ([7], [3, 11, 0]):
         alone = arrays(changed.batch(rows))
         assert all(torch.equal(alone[name], together[name][rows]) for name in EVERYTHING)
-    other = arrays(data.changed(Stress(strengths, 5)).batch(range(12)))
+    other = arrays(data.transformed(Stress(strengths, 5)).batch(range(12)))
     assert not same(together, other, EVERYTHING)
 
 
@@ -190,7 +190,7 @@ def test_kinds_add_up_in_their_order(data: SplitData, plain: dict[str, torch.Ten
 def test_augmentation_touches_training_batches_only_and_is_new_each_epoch(
     data: SplitData, plain: dict[str, torch.Tensor]
 ) -> None:
-    changed = data.changed(Augment(StressConfig(shift=2, mute=0.5)))
+    changed = data.transformed(Augment(StressConfig(shift=2, mute=0.5)))
     rows = range(12)
     assert same(arrays(changed.batch(rows)), plain, EVERYTHING)
     first, again, second, other = (
@@ -199,13 +199,13 @@ def test_augmentation_touches_training_batches_only_and_is_new_each_epoch(
     assert same(first, again, EVERYTHING)
     assert not same(first, second, EVERYTHING) and not same(first, other, EVERYTHING)
     assert not same(first, plain, SOUND)
-    only = arrays(data.changed(Augment(StressConfig(shift=2))).batch(rows, Epoch(0, 1)))
+    only = arrays(data.transformed(Augment(StressConfig(shift=2))).batch(rows, Epoch(0, 1)))
     steps = [
         next(n for n in range(-2, 3) if torch.equal(x, own.roll(n, 0)))
         for x, own in zip(only[SOUND[0]], plain[SOUND[0]], strict=True)
     ]
     assert min(steps) < 0 < max(steps)
-    scored = data.changed(Stress(StressConfig(mute=1.0)))
+    scored = data.transformed(Stress(StressConfig(mute=1.0)))
     assert same(arrays(scored.batch(rows, Epoch(0, 1))), plain, EVERYTHING)
 
 

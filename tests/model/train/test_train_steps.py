@@ -28,12 +28,13 @@ from caeav.model.train.checkpoint import (
 )
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
-from caeav.model.train.evaluate import score
+from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import Trainer, choose_device, exact_on_cpu, lr_factor, make_optimiser, set_lr
+from caeav.model.train.loop import Trainer, exact_on_cpu
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
+from caeav.model.train.optimiser import lr_factor, make_optimiser, set_lr
 from caeav.model.train.resume import LAST, Progress, seed_epoch
 from caeav.model.train.runs import METRICS, create_run
 from caeav.model.train.session import train
@@ -323,7 +324,7 @@ def test_order_changes_and_random_numbers_come_from_seed_and_epoch(
 
     for seed in (0, 4):
         settings = [f"seed={seed}", "training.epochs=2", "training.batch_size=50"]
-        trainer(experiment, tmp_path / str(seed), *settings, data=plain.changed(noted)).fit()
+        trainer(experiment, tmp_path / str(seed), *settings, data=plain.transformed(noted)).fit()
     assert [epoch for epoch, _, _ in told] == [Epoch(0, 1), Epoch(0, 2), Epoch(4, 1), Epoch(4, 2)]
     for epoch, rows, drawn in told:
         assert rows == epoch_order(35, *epoch).tolist()

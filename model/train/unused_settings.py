@@ -82,7 +82,7 @@ EVERYWHERE = (
     Idle(("schedule.floor",), lambda c: c.schedule.name != "cosine", "schedule.name is not cosine"),
     Idle(
         ("training.samples_per_clip",),
-        lambda c: TASKS[c.task].row == "clip",
+        lambda c: TASKS[c.task].sample_noun == "clip",
         "a clip is one sample in this task",
     ),
     Idle(("stores.captions",), lambda c: not c.captions, "captions is false"),
