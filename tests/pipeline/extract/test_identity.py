@@ -407,12 +407,12 @@ def test_pictures_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
         path.write_bytes(b"x")
         os.utime(path, (OLD_S, OLD_S))
     names = ["audio_wav/a.wav"]
-    first = identity.look(tmp_path, names, identity.files_of)
-    taken = identity.digests(tmp_path, names, identity.files_of)
+    first = identity.look(tmp_path, names, identity.media_files)
+    taken = identity.digests(tmp_path, names, identity.media_files)
     (pictures / "a_2.png").write_bytes(b"y")
     os.utime(pictures / "a_2.png", (OLD_S + 1, OLD_S + 1))
-    assert identity.look(tmp_path, names, identity.files_of) != first
-    assert identity.digests(tmp_path, names, identity.files_of) != taken
+    assert identity.look(tmp_path, names, identity.media_files) != first
+    assert identity.digests(tmp_path, names, identity.media_files) != taken
 
 
 def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path
         root / five.clips[0].media
     )
     clip = replace(five.clips[0], key="odd", media=odd)
-    seen = identity.look(root, [clip.media], identity.files_of)
+    seen = identity.look(root, [clip.media], identity.media_files)
     assert seen[odd] is not None
     identity.write_record(tmp_path / "x", {odd: replace(seen[odd], digest=b"1" * 16)})
     assert list(read_record(tmp_path / "x") or {}) == [odd]
