@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from caeav.model.adapters.batch import BatchTransform, Inputs
     from caeav.model.adapters.trunk import Trunk
     from caeav.model.tasks.config import RunConfig
-    from caeav.model.tasks.prediction import Reading
+    from caeav.model.tasks.prediction import TaskPrediction
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Task(ABC):
         """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
 
     @abstractmethod
-    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
+    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
         """What was found in a batch of this one sample, for people."""
 
 

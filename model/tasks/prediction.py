@@ -1,6 +1,6 @@
 """What every reading offers, and what their drawings share.
 
-A reading knows nothing of the file: times come in by `When`, and with them which segments hold media; rows, JSON and
+A reading knows nothing of the file: times come in by `SegmentTimes`, and with them which segments hold media; rows, JSON and
 drawings are of those alone. A number that stands at a name is the probability of what the name says. A reading is drawn
 as panels below each other, each a height and a function that draws on an axis; panels over time share their limits.
 """
@@ -32,7 +32,7 @@ EDGE = 0.1
 
 
 @dataclass(frozen=True)
-class When:
+class SegmentTimes:
     """Segments in the file: the first begins at `start_s`, each lasts `segment_s`.
 
     A run reads `segments` of them, whatever the file's length. Those `shown` begin before the media end at `media_s`
@@ -69,12 +69,12 @@ class When:
         """Where the last segment with media ends."""
         return self.bounds(self.shown - 1)[1]
 
-    def named(self, t: int) -> dict[str, Any]:
+    def segment_cells(self, t: int) -> dict[str, Any]:
         """The first cells of a segment's row: its number, counted from 1 as captions count, and its seconds."""
         start_s, end_s = self.bounds(t)
         return {"segment": t + 1, "seconds": f"{start_s:.5g} to {end_s:.5g}"}
 
-    def numbered(self, active: Sequence[bool]) -> str:
+    def segment_list(self, active: Sequence[bool]) -> str:
         """The segments where `active` holds, by number: `2 to 4 and 7`."""
         runs: list[list[int]] = []
         for number in (t + 1 for t in range(self.shown) if active[t]):
@@ -108,22 +108,22 @@ class Panel:
     timed: bool = True
 
 
-class Reading(Protocol):
+class TaskPrediction(Protocol):
     """What was found in one clip."""
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """A table for reading, all rows with the same columns."""
         ...
 
-    def facts(self, when: When) -> dict[str, Any]:
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
         """Everything, as JSON values."""
         ...
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
         """The drawing; `frames` uint8 `[H, W, 3]`, one a segment, or none."""
         ...
 
-    def files(self, when: When) -> dict[str, bytes]:
+    def files(self, times: SegmentTimes) -> dict[str, bytes]:
         """Further files by name."""
         ...
 
@@ -132,16 +132,16 @@ class Reading(Protocol):
         ...
 
 
-def strip_panel(when: When, frames: Frames) -> list[Panel]:
+def strip_panel(times: SegmentTimes, frames: Frames) -> list[Panel]:
     """The frames of segments with media over time, when there is one a segment."""
-    if len(frames) != when.segments:
+    if len(frames) != times.segments:
         return []
 
     def draw(axis: Axes) -> None:
         axis.set_ylim(0, 1)
         axis.set_axis_off()
-        for t, frame in enumerate(frames[: when.shown]):
-            start_s, end_s = when.bounds(t)
+        for t, frame in enumerate(frames[: times.shown]):
+            start_s, end_s = times.bounds(t)
             box = axis.inset_axes(
                 (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
             )
@@ -150,7 +150,7 @@ def strip_panel(when: When, frames: Frames) -> list[Panel]:
             box.set_title(str(t + 1), fontsize=7, color=INK, pad=2)  # as table and captions call it
 
     tall, wide = frames[0].shape[:2]
-    return [Panel(min(0.15 + 0.93 * when.width_in / when.shown * tall / wide, TALLEST), draw)]
+    return [Panel(min(0.15 + 0.93 * times.width_in / times.shown * tall / wide, TALLEST), draw)]
 
 
 def number(axis: Axes, x: float, y: float, value: float) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from caeav.model.tasks.prediction import BLUE, GREY, INK, Frames, Panel, When, plain, strip_panel
+from caeav.model.tasks.prediction import BLUE, GREY, INK, Frames, Panel, SegmentTimes, plain, strip_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,24 +32,24 @@ class Answer:
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return cls(question, tuple((answers[i], p) for i, p in pairs), unknown)
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """An answer a row."""
         return [{"answer": name, "probability": p} for name, p in self.best]
 
-    def facts(self, when: When) -> dict[str, Any]:
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
         """Question, answer and the likeliest five."""
         return {
             "question": self.question,
             "answer": self.best[0][0],
-            "answers": self.rows(when),
+            "answers": self.rows(times),
             "unknown_words": list(self.unknown),
         }
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
         """Frames, then a bar an answer."""
-        return [*strip_panel(when, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
+        return [*strip_panel(times, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
 
-    def files(self, when: When) -> dict[str, bytes]:
+    def files(self, times: SegmentTimes) -> dict[str, bytes]:
         """None."""
         return {}
 

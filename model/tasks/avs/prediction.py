@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.masks import pack_mask
-from caeav.model.tasks.prediction import TALLEST, Frames, Panel, When, strip_panel
+from caeav.model.tasks.prediction import TALLEST, Frames, Panel, SegmentTimes, strip_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,40 +32,40 @@ class Masks:
         """Bool `[T, H, W]`."""
         return self.probability > 0.5
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """A frame a row: how much of it sounds, and how sure that is at best."""
         return [
             {
-                **when.named(t),
+                **times.segment_cells(t),
                 "sounding %": 100 * float(self.on[t].mean()),
                 "highest probability": float(self.probability[t].max()),
             }
-            for t in range(when.shown)
+            for t in range(times.shown)
         ]
 
-    def facts(self, when: When) -> dict[str, Any]:
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
         """Masks as 1-bit PNG in base64, as in a manifest."""
         return {
             "size": list(self.probability.shape[1:]),
             "frames": [
-                {"start_s": when.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
-                for t, mask in enumerate(self.on[: when.shown])
+                {"start_s": times.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
+                for t, mask in enumerate(self.on[: times.shown])
             ],
         }
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
         """Frames with the mask laid over, above the probabilities."""
         shown = [self._overlay(t, frame) for t, frame in enumerate(frames)] if len(frames) else []
         tall, wide = self.on.shape[1:]
-        height = min(0.93 * when.width_in / when.shown * tall / wide, TALLEST)
-        return [*strip_panel(when, shown), Panel(height, lambda axis: self._draw(axis, when))]
+        height = min(0.93 * times.width_in / times.shown * tall / wide, TALLEST)
+        return [*strip_panel(times, shown), Panel(height, lambda axis: self._draw(axis, times))]
 
-    def files(self, when: When) -> dict[str, bytes]:
+    def files(self, times: SegmentTimes) -> dict[str, bytes]:
         """`mask-<segment>.png`, black and white, in the size of the official masks."""
         from PIL import Image
 
         files = {}
-        for t, mask in enumerate(self.on[: when.shown]):
+        for t, mask in enumerate(self.on[: times.shown]):
             data = io.BytesIO()
             Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(data, "PNG")
             files[f"mask-{t + 1}.png"] = data.getvalue()
@@ -91,12 +91,12 @@ class Masks:
         mixed: NDArray[np.uint8] = shown.astype(np.uint8)
         return mixed
 
-    def _draw(self, axis: Axes, when: When) -> None:
+    def _draw(self, axis: Axes, times: SegmentTimes) -> None:
         axis.set_ylim(0, 1)
         axis.set_yticks([])
         axis.set_ylabel("P(sounds), 0 is black")
-        for t, chance in enumerate(self.probability[: when.shown]):
-            start_s, end_s = when.bounds(t)
+        for t, chance in enumerate(self.probability[: times.shown]):
+            start_s, end_s = times.bounds(t)
             box = axis.inset_axes(
                 (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
             )
