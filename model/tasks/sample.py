@@ -1,4 +1,4 @@
-"""What one row of training, scoring or prediction is: a clip, or a clip with something of its own, such as a question.
+"""A sample, the unit of training, scoring and prediction: a clip, or a clip with more, such as a question.
 
 Several samples may share a clip; its tokens are stored, and kept in RAM, once.
 """
@@ -19,9 +19,9 @@ from caeav.manifests.lazy_clips import CODES, FiledClips
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row. `key` is its own name, `clip` where its tokens come from, `split` may differ from the clip's.
+    """`key` is the sample's own name; its tokens come from `clip`; `split` may differ from the clip's.
 
-    `detail` holds what only the task knows (a question), JSON values.
+    `detail` holds what only the task knows (a question), as JSON values.
     """
 
     key: str
@@ -31,7 +31,7 @@ class Sample:
 
 
 class ClipSamples(Sequence[Sample]):
-    """The clips at `rows` of a large manifest as samples, each made when it is asked for."""
+    """The clips at `rows` of a large manifest as samples, each made on access."""
 
     def __init__(self, clips: FiledClips, rows: NDArray[np.int64]) -> None:
         self.clips = clips
@@ -56,11 +56,11 @@ class ClipSamples(Sequence[Sample]):
         return self.clips.keys.take(self.rows)
 
     def of_split(self, split: str) -> ClipSamples:
-        """Those of one split."""
+        """The samples of one split."""
         return ClipSamples(self.clips, self.rows[self.clips.splits[self.rows] == CODES.index(split)])
 
     def where(self, kept: NDArray[np.bool_]) -> ClipSamples:
-        """Those of which `kept` (one value a clip of the manifest) is true."""
+        """The samples whose clip is `kept` (one value per clip of the manifest)."""
         return ClipSamples(self.clips, self.rows[kept[self.rows]])
 
 

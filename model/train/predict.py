@@ -3,7 +3,7 @@
 Decoding a media file into these arrays is the command's business; nothing here can open one.
 Shapes: `T` segments.
 
-A prediction for people and programs: a JSON file, a picture, and whatever files the reading adds.
+A prediction for people and programs: a JSON file, a picture, and whatever files the task's prediction adds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.adapters.live import LiveOpener
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, TaskPrediction, SegmentTimes, plain
+from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, SegmentTimes, TaskPrediction, plain
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.loop import autocast, choose_device
@@ -64,7 +64,7 @@ class Prediction:
         return [None if lacks[t] else self.agreement[t] for t in range(self.times.shown)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The reading's table; where a row is a segment, with its agreement and what is missing in it."""
+        """The task's table; where a row is a segment, with its agreement and what is missing in it."""
         rows = self.decoded.rows(self.times)
         if "segment" not in rows[0]:
             return rows
@@ -142,7 +142,9 @@ class Predictor:
         do not fit.
         """
         spec = self.inputs.spec
-        times = SegmentTimes(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
+        times = SegmentTimes(
+            start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s")
+        )
         clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
         sample = self._task.sample_of(clip, question)
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
@@ -265,7 +267,7 @@ def _is_another(report: Path, file: Path, question: str) -> bool:
 
 
 def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
-    """A PNG: the reading's panels below each other, then the agreement of sound and picture over time."""
+    """A PNG: the task's panels below each other, then the agreement of sound and picture over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

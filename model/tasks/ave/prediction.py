@@ -1,4 +1,4 @@
-"""A timeline: one event, or background, in every second (AVE). Shapes: `T` segments, `K` classes."""
+"""AVE prediction: one event, or background, in every second. Shapes: `T` segments, `K` classes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from caeav.model.tasks.prediction import (
     INK,
     Frames,
     Panel,
-    Span,
     SegmentTimes,
+    Span,
+    TaskPrediction,
     colours_of,
     draw_spans,
     legend_above,
@@ -31,9 +32,11 @@ BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """`events`: one name a segment (`background`: nothing that is both seen and heard); `probability`: of that name;
-    `table`: `[T, K + 1]`, the last column background."""
+class Timeline(TaskPrediction):
+    """One event per segment, or `background`: nothing that is both seen and heard.
+
+    `events`, `probability`: its name and probability. `table` `[T, K + 1]`: those of all names, background last.
+    """
 
     classes: tuple[str, ...]
     events: tuple[str, ...]
@@ -53,15 +56,15 @@ class Timeline:
         )
 
     def spans(self, times: SegmentTimes) -> list[Span]:
-        """Events with start and end; background left out."""
+        """Events with start and end, without background."""
         return times.spans([None if name == BACKGROUND else name for name in self.events])
 
     def any_event(self, t: int) -> float:
-        """Probability that segment `t` holds any event; from one half on the likeliest is said."""
+        """Probability that segment `t` holds any event; from one half on, the likeliest event is predicted."""
         return 1.0 - float(self.table[t, -1])
 
     def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
-        """A segment a row: what is said, how probable that is, and how probable any event is."""
+        """A row per segment: the predicted event, its probability, and that of any event."""
         return [
             {
                 **times.segment_cells(t),
@@ -73,7 +76,7 @@ class Timeline:
         ]
 
     def as_json(self, times: SegmentTimes) -> dict[str, Any]:
-        """Segments with all probabilities, and events."""
+        """Segments with all probabilities, and the events."""
         return {
             "classes": [*self.classes, BACKGROUND],
             "segments": [
@@ -91,35 +94,26 @@ class Timeline:
         }
 
     def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
-        """Frames, then a bar a segment: how probable what is said is, in its colour; a line: any event."""
+        """Frames, then a bar per segment: the predicted event's probability in its colour; a line: any event."""
         return [*strip_panel(times, frames), Panel(2.3, lambda axis: self._draw(axis, times))]
 
-    def files(self, times: SegmentTimes) -> dict[str, bytes]:
-        """None."""
-        return {}
-
-    def remarks(self) -> list[str]:
-        """None."""
-        return []
-
     def _draw(self, axis: Axes, times: SegmentTimes) -> None:
-        said = self.events[: times.shown]
-        colours = colours_of([name for name in said if name != BACKGROUND])
+        events = self.events[: times.shown]
+        colours = colours_of([name for name in events if name != BACKGROUND])
         edges = [times.start_s, *(times.bounds(t)[1] for t in range(times.shown))]
-        for t, name in enumerate(said):
+        for t, name in enumerate(events):
             start_s, end_s = times.bounds(t)
-            height, length = self.probability[t], end_s - start_s
+            height = self.probability[t]
             axis.bar(
                 start_s,
                 height,
-                width=length,
+                width=end_s - start_s,
                 align="edge",
                 color=colours.get(name, GREY),
                 edgecolor="white",
                 linewidth=1.5,
             )
-            middle = start_s + length / 2
-            number(axis, middle, 0.07, height)
+            number(axis, (start_s + end_s) / 2, 0.07, height)
         draw_spans(axis, self.spans(times), colours, 1.17, label=True)
         if not colours:
             middle, words = (times.start_s + times.end_s) / 2, "no event that is both seen and heard"
@@ -127,12 +121,16 @@ class Timeline:
         axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         handles: list[Any] = [
             axis.stairs(
-                [self.any_event(t) for t in range(times.shown)], edges, baseline=None, color=INK, linewidth=1.4
+                [self.any_event(t) for t in range(times.shown)],
+                edges,
+                baseline=None,
+                color=INK,
+                linewidth=1.4,
             )
         ]
         names = ["any event (said from 0.5 on)"]
         for name, colour in (("of the event said", next(iter(colours.values()), None)), (BACKGROUND, GREY)):
-            if colour is not None and (colour != GREY or BACKGROUND in said):
+            if colour is not None and (colour != GREY or BACKGROUND in events):
                 handles.append(axis.bar([times.start_s], [0], color=colour))
                 names.append(name)
         legend_above(axis, handles, names)

@@ -1,4 +1,4 @@
-"""What a reading shows, number by number: rows, JSON, drawings and the picture around them."""
+"""What a prediction shows, number by number: rows, JSON, drawings and the picture around them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avqa.prediction import Answer
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.prediction import BLUE, GREY, ORANGE, Panel, SegmentTimes, colours_of, plain, strip_panel
+from caeav.model.tasks.prediction import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Panel,
+    SegmentTimes,
+    colours_of,
+    plain,
+    strip_panel,
+)
 from caeav.model.train import predict as report
 from caeav.model.train.predict import Prediction
 
@@ -128,7 +137,8 @@ def tracks() -> Tracks:
     seen[1, 0] = True
     audio, visual = torch.full((4, 4), 0.05), torch.full((4, 4), 0.1)  # [T, K]
     audio[1:3, 0], visual[0, 1], visual[3, 2] = 0.8, 1.3, 0.35
-    return Tracks.of(("bell", "dog", "drum", "cat"), heard, seen, audio, visual)
+    on, probability = {"audio": heard, "visual": seen}, {"audio": audio, "visual": visual}
+    return Tracks.of(("bell", "dog", "drum", "cat"), on, probability)
 
 
 def test_tracks_keep_apart_what_is_heard_and_what_is_seen() -> None:

@@ -20,8 +20,7 @@ from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
-from caeav.model.adapters.batch import Epoch
-from caeav.model.tasks.avqa.task import NEGATIVE
+from caeav.model.adapters.batch import NEGATIVE, Epoch
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen

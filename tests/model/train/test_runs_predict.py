@@ -20,7 +20,7 @@ from caeav.model.adapters.batch import CaptionSpec, Inputs
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.prediction import TaskPrediction, SegmentTimes
+from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.train import predict as report
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
@@ -144,8 +144,8 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
     table = np.full((6, 3), 0.1, np.float32)
     for t, name in enumerate(events):
         table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
-    reading = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
-    return Prediction("clip", SegmentTimes(start_s, 1.0, 6), reading, (0.5,) * 6 if agreement else None)
+    decoded = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
+    return Prediction("clip", SegmentTimes(start_s, 1.0, 6), decoded, (0.5,) * 6 if agreement else None)
 
 
 @pytest.mark.parametrize(
@@ -191,33 +191,33 @@ def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> 
 def test_the_number_at_an_event_is_the_event_s_own() -> None:
     """Where any event is likely (0.9) and the one that is said is not (0.5), both are told, each by its name."""
     table = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], np.float32)
-    reading = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
-    prediction = Prediction("clip", SegmentTimes(0.0, 1.0, 2), reading, None)
+    decoded = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
+    prediction = Prediction("clip", SegmentTimes(0.0, 1.0, 2), decoded, None)
     rows = [(row["event"], row["probability"], round(row["any event"], 3)) for row in prediction.rows()]
     assert rows == [("bell", 0.5, 0.9), (BACKGROUND, 0.8, 0.2)]
     segments = report_json(prediction, {})["segments"]
     assert [(s["probability"], s["any_event"]) for s in segments] == [(0.5, 0.9), (0.8, 0.2)]
-    bars, numbers, line = drawn(reading, prediction.times)
+    bars, numbers, line = drawn(decoded, prediction.times)
     assert [bar.get_height() for bar in bars] == pytest.approx([0.5, 0.8])
     assert numbers == ["0.50", "0.80", "bell"]
     assert list(line) == pytest.approx([0.9, 0.2])
 
 
-def drawn(reading: TaskPrediction, times: SegmentTimes) -> tuple[list[Any], list[str], Any]:
-    """Bars of some width, texts, and the values of the line, of the reading's last panel."""
+def drawn(decoded: TaskPrediction, times: SegmentTimes) -> tuple[list[Any], list[str], Any]:
+    """Bars of some width, texts, and the values of the line, of the decoded's last panel."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle, StepPatch
 
     axis = Figure().subplots()
-    reading.panels(times, [])[-1].draw(axis)
+    decoded.panels(times, [])[-1].draw(axis)
     bars = [p for p in axis.patches if isinstance(p, Rectangle) and p.get_height() and p.get_width()]
     lines = [p.get_data().values for p in axis.patches if isinstance(p, StepPatch)]
     return bars, [text.get_text() for text in axis.texts], lines[0] if lines else None
 
 
 def test_bars_end_where_the_media_end() -> None:
-    reading = some_prediction().decoded
-    bars, numbers, line = drawn(reading, SegmentTimes(0.0, 1.0, 6, 3.5))
+    decoded = some_prediction().decoded
+    bars, numbers, line = drawn(decoded, SegmentTimes(0.0, 1.0, 6, 3.5))
     assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == [
         (0, 1),
         (1, 2),
