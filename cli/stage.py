@@ -21,8 +21,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, usable_cores
 from caeav.manifests.dataset import Source
-from caeav.manifests.findings import told
-from caeav.manifests.manifest import filed
+from caeav.manifests.findings import warning_lines
+from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.datasets import task_for_dataset
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
@@ -107,13 +107,13 @@ def load(
 ) -> datasets.Loaded:
     """The data set; what may make every number wrong is told, the rest counted."""
     loaded = datasets.load(dataset, given, home, does, relabel)
-    for text in told(loaded.manifest):
+    for text in warning_lines(loaded.manifest):
         say(f"remark: {printable(text)}")
     if loaded.manifest.findings:
         named = None if home == Home.find() else home.root
         command = next_step("manifest check", loaded.called, given.root, named, **cut_of(given))
         say(f"remarks on the data set: {len(loaded.manifest.findings)}, shown by {command}")
-    return replace(loaded, manifest=filed(loaded.manifest))
+    return replace(loaded, manifest=with_lazy_clips(loaded.manifest))
 
 
 def cut_of(given: Source) -> dict[str, Any]:

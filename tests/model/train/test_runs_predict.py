@@ -25,9 +25,9 @@ from caeav.model.train import predict as report
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
+from caeav.model.train.groups import summarise_group
 from caeav.model.train.predict import Prediction, Predictor, picture, report_json, write_report
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
-from caeav.model.train.seeds import summarise_group
 from caeav.model.train.session import train
 from caeav.pipeline.store.record import Tap
 
@@ -308,7 +308,7 @@ def test_segments_are_numbered_in_words() -> None:
     assert times.segment_list([True] * 6) == "1 to 6"
     assert times.segment_list([False, True, True, False, True, False]) == "2 to 3 and 5"
     assert times.segment_list([True, False, True, False, True, True]) == "1, 3 and 5 to 6"
-    assert replace(times, media_s=2.0).numbered([True] * 6) == "1 to 2"
+    assert replace(times, media_s=2.0).segment_list([True] * 6) == "1 to 2"
 
 
 def test_spans_join_neighbours_only() -> None:
