@@ -150,9 +150,9 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
 
 
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
+    from caeav.model.tasks.ave.config import WeakAveLossConfig
     from caeav.model.tasks.ave.head import WeakAveHead
     from caeav.model.tasks.ave.loss import weak_ave_loss
-    from caeav.model.tasks.ave.config import WeakAveLossConfig
 
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
     trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)
