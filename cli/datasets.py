@@ -102,5 +102,5 @@ def _ask(recalled: Recalled, relabel: bool) -> None:
             return
     raise CaeavError(
         told,
-        hint="leave the option away to go on as before, add --relabel to take it so from now on, or use another --home",
+        hint="leave the option out to continue as before, add --relabel to use it from now on, or use another --home",
     )

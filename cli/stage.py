@@ -19,7 +19,7 @@ from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted, usable_cores
+from caeav.manifests.core.util import counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.findings import told
 from caeav.manifests.manifest import filed
@@ -35,9 +35,9 @@ DtypeOption = Annotated[
     str, typer.Option("--dtype", help="Number format of stored tokens: float16, bfloat16, float32 or int8.")
 ]
 BackendOption = Annotated[str, typer.Option("--backend", help="Format of the shards: webdataset or zarr.")]
-ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
+ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips per shard.")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one a CPU core")
+    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one per CPU core")
 ]
 DeadlineOption = Annotated[
     float, typer.Option("--deadline", min=0.1, help="Seconds after which a clip's process is killed.")
@@ -46,7 +46,8 @@ RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try the quara
 MaxFailedOption = Annotated[
     str,
     typer.Option(
-        "--max-failed", help="Exit with status 1 when more clips are quarantined: a number, or N% of all."
+        "--max-failed",
+        help="Exit with status 1 when more clips than this are quarantined: a number, or N% of all.",
     ),
 ]
 
@@ -70,7 +71,7 @@ SliceOption = Annotated[
     typer.Option(
         "--slice",
         metavar="I/N",
-        help="Make only every N-th shard, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
     ),
 ]
 
@@ -159,7 +160,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
     try:
         return work(report, remark)
     except KeyboardInterrupt:
-        say("\nfinished clips are kept; run the same command again to go on")
+        say("\nfinished clips are kept; run the same command again to continue")
         raise
     finally:
         over.set()
@@ -229,11 +230,6 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
         _refuse_too_many(summary)
 
 
-def _size(count: float) -> str:
-    """Bytes in the unit that leaves one to four digits before the point."""
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
-
-
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
@@ -244,7 +240,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
             print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
     else:
         print("nothing to do: every clip is stored or quarantined already")
-    each = f", {_size(summary.bytes / summary.stored)} a clip" if summary.stored else ""
+    each = f", {size_text(summary.bytes / summary.stored)} a clip" if summary.stored else ""
     print(f"stored       {summary.stored} of {summary.expected}{each}")
     if summary.quarantined:
         print(f"quarantined  {len(summary.quarantined)}")

@@ -1,7 +1,4 @@
-"""`caeav train`: train adapters and head from the stores, or go on with an interrupted run.
-
-What a training prints when it is over: the result of one run, or several seeds as mean and deviation.
-"""
+"""`caeav train`: train adapters and a task head from stores, or resume an interrupted run, and print the scores."""
 
 from __future__ import annotations
 
@@ -25,6 +22,295 @@ if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
     from caeav.model.train.loop import Watcher
     from caeav.model.train.runs import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)
+
+
+def train(
+    context: typer.Context,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
+            show_default="what the data set is labelled for",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Whose stores to train on, by name or folder of media.",
+            show_default="the one last extracted",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="full, avmoe, caste, case, none, audio or visual; for avqa also question.",
+        ),
+    ] = "full",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file laid over the recipe.", show_default=False)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One value, e.g. optimiser.lr=0.0005; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Train once for each, e.g. 0,1,2.", show_default="the recipe's"),
+    ] = None,
+    select_on: Annotated[
+        str | None,
+        typer.Option(
+            "--select-on", help="Split that chooses the best epoch: val or test.", show_default="val"
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="honest, or published: select and score as the compared papers did; marks the run.",
+            show_default="honest",
+        ),
+    ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave out clips whose video is in another split too.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
+    ] = None,
+    inject_from: Annotated[
+        str | None,
+        typer.Option(
+            "--inject-from",
+            metavar="STAGE",
+            help="Adapters inside the live backbones from stage1 .. stage4 on, instead of beside the cached taps.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Resume this run.", show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
+    decoder."""
+    from caeav.model.train.seeds import finished_group
+
+    place = Home.find(home)
+    changes = {
+        "--dataset": dataset,
+        "--config": config,
+        "--set": assignments,
+        "--seeds": seeds,
+        "--select-on": select_on,
+        "--protocol": protocol,
+        "--drop-leaks": drop_leaks or None,
+        "--inject-from": inject_from,
+    }
+    if resume is not None:
+        given = [f"--{name}" for name in ("task", "recipe") if _typed(context, name)]
+        given += [name for name, value in changes.items() if value]
+        if given:
+            raise CaeavError(
+                f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
+                hint="leave them out, or train a new run without --resume",
+            )
+        result = _resume(place, resume, device)
+        _begin_rest(place, result["group"], device)
+        finish(finished_group(place, result["group"]) or [result], place, as_json)
+        return
+    dataset = _chosen_dataset(place, dataset, task, config, assignments or [])
+    task = task or _task_of(place, dataset)
+    changes["--dataset"] = dataset
+    dedicated = {
+        "dataset": dataset,
+        "select_on": select_on,
+        "protocol": protocol,
+        "drop_leaks": drop_leaks or None,
+        "training.device": device,
+        "model.adapters.placement": "inject" if inject_from else None,
+        "model.adapters.inject_from": inject_from,
+    }
+    command = ["caeav", "train", "--task", task, "--recipe", recipe]
+    for name, value in changes.items():
+        for one in value if isinstance(value, list) else [value]:
+            command += [] if one is None else [name] if one is True else [name, str(one)]
+    results = _train_all(
+        place,
+        (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
+        _seed_list(seeds),
+        shlex.join(command),
+    )
+    finish(results, place, as_json)
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option that has a default was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _train_all(
+    home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
+) -> list[dict[str, Any]]:
+    """One run a seed on the same joined data."""
+    from caeav.model.train.config_file import resolve_config
+    from caeav.model.train.experiment import prepare
+    from caeav.model.train.runs import ORIGIN, create_run
+
+    experiment = prepare(home, resolve_config(*asked), live_opener(home))
+    results: list[dict[str, Any]] = []
+    group = ""
+    for seed in seeds or [experiment.config.seed]:
+        experiment = experiment.with_seed(seed)
+        run = create_run(home, experiment.config)
+        if len(seeds) > 1 and not group:
+            group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
+        if not results:
+            _introduce(experiment)
+        run.write(ORIGIN, {"command": command, "group": group, "seeds": seeds if group else []})
+        try:
+            results.append(_train_one(experiment, run))
+        except KeyboardInterrupt:
+            left = ", ".join(map(str, seeds[len(results) + 1 :]))
+            if left:
+                say(f"after it come the seeds not begun yet: {left}")
+            raise
+    return results
+
+
+def _begin_rest(home: Home, group: str, device: str | None) -> None:
+    """Train the seeds of a group that an interruption left without a run."""
+    from caeav.model.train.experiment import reopen
+    from caeav.model.train.runs import ORIGIN, create_run
+    from caeav.model.train.seeds import members
+
+    runs = members(home, group)
+    origin = runs[0].origin() if runs else {}
+    begun = {run.config().seed for run in runs}
+    left = [seed for seed in origin.get("seeds", []) if seed not in begun]
+    if left:
+        experiment = reopen(home, runs[0], device, live_opener(home))
+    for seed in left:
+        run = create_run(home, experiment.with_seed(seed).config)
+        run.write(ORIGIN, origin)
+        _train_one(experiment.with_seed(seed), run)
+
+
+def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
+    """Go on with a run; a finished one is only shown."""
+    from caeav.model.train.experiment import reopen
+    from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
+
+    run = find_run(home, name)
+    result = run.result()
+    if result is not None:
+        say(f"run {run.name} is finished; nothing to do")
+        return result
+    experiment = reopen(home, run, device, live_opener(home))
+    _introduce(experiment)
+    if (run.folder / ENVIRONMENT).exists():
+        changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))
+        if changed:
+            say(f"  note      numbers may differ from an uninterrupted run, since {'; '.join(changed)}")
+    return _train_one(experiment, run)
+
+
+def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
+    from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
+    from caeav.model.train.runs import METRICS, TENSORBOARD
+    from caeav.model.train.session import train as train_run
+
+    samples, task = len(experiment.joined.splits["train"]), experiment.task
+    watchers: list[Watcher] = [
+        MetricsLog(run.folder / METRICS),
+        TensorBoardLog(run.folder / TENSORBOARD),
+        ProgressBar(samples, task.sample_noun, task.metric, experiment.config.select_on),
+    ]
+    say(f"  run       {run.folder}")
+    try:
+        return train_run(experiment, run, watchers)
+    except KeyboardInterrupt:
+        say(f"interrupted; continue with: caeav train --resume {run.name}{at_home(experiment.home)}")
+        raise
+
+
+def _introduce(experiment: Experiment) -> None:
+    """What joins what, before training begins."""
+    from caeav.model.train.card import introduction
+
+    for line in introduction(experiment):
+        say(printable(line))
+
+
+def _chosen_dataset(
+    home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
+) -> str | None:
+    """The data set to train on: the one named, else the last one; None where a configuration or the task says which."""
+    if given is not None:
+        return datasets.name(given, home)
+    if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
+        return None
+    try:
+        last = last_dataset(home)
+    except CaeavError:
+        if task is None:
+            raise
+        return None
+    if task is not None and suited(task, last):
+        return None  # the task's own data set
+    say(f"data set {last}, the one last extracted in {home.root}")
+    return last
+
+
+def _names_dataset(config: Path) -> bool:
+    """Whether a configuration file says which data set; one that cannot be read is refused where it is resolved."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(config.read_bytes()[:1_000_001])
+    except (OSError, ValueError, yaml.YAMLError):
+        return True
+    return isinstance(value, dict) and "dataset" in value
+
+
+def _task_of(home: Home, dataset: str | None) -> str:
+    """The task that a data set is labelled for, said; raises `CaeavError` where it has no labels."""
+    if dataset is None:
+        return "ave"
+    manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
+    task = task_for(dataset)
+    if not task and not manifests:
+        return "ave"  # that there is no store is said where it is looked for
+    task = task or task_labelled(StoreReader.open(manifests[-1], allow_partial=True).manifest)
+    if not task:
+        raise CaeavError(
+            f"the clips of {dataset} have no labels, and without them there is nothing to train for",
+            hint=f"give labels: caeav extract --dataset {dataset} --labels FILE or folders (docs/DATASETS.md); "
+            "what is stored stays as it is",
+        )
+    say(f"task {task}, for which {dataset} is labelled")
+    return task
+
+
+def _seed_list(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise CaeavError(f"--seeds {text!r}", hint="give different whole numbers from 0 on: --seeds 0,1,2")
+    return seeds
 
 
 def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
@@ -101,292 +387,3 @@ def _named(split: str, made: dict[str, Any]) -> str:
 
     stamped = stamp(made.get("protocol", HONEST), made["select_on"])
     return f"{split} ({stamped})" if split == "test" and stamped != HONEST else split
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(train)
-
-
-def train(
-    context: typer.Context,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
-            show_default="what the data set is labelled for",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="Whose stores to train on, by name or folder of media.",
-            show_default="the one last extracted",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            help="full, avmoe, caste, case, none, audio or visual; for avqa also question.",
-        ),
-    ] = "full",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file laid over the recipe.", show_default=False)
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One value, e.g. optimiser.lr=0.0005; repeatable."),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", help="Train once for each, e.g. 0,1,2.", show_default="the recipe's"),
-    ] = None,
-    select_on: Annotated[
-        str | None,
-        typer.Option(
-            "--select-on", help="Split that chooses the best epoch: val or test.", show_default="val"
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            "--protocol",
-            help="honest, or published: select and score as the compared papers did; marks the run.",
-            show_default="honest",
-        ),
-    ] = None,
-    drop_leaks: Annotated[
-        bool, typer.Option("--drop-leaks", help="Leave out clips whose video is in another split too.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
-    ] = None,
-    inject_from: Annotated[
-        str | None,
-        typer.Option(
-            "--inject-from",
-            metavar="STAGE",
-            help="Adapters inside the live backbones from stage1 .. stage4 on, instead of beside the cached taps.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.", show_default=False)
-    ] = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
-    decoder."""
-    from caeav.model.train.seeds import finished_group
-
-    place = Home.find(home)
-    changes = {
-        "--dataset": dataset,
-        "--config": config,
-        "--set": assignments,
-        "--seeds": seeds,
-        "--select-on": select_on,
-        "--protocol": protocol,
-        "--drop-leaks": drop_leaks or None,
-        "--inject-from": inject_from,
-    }
-    if resume is not None:
-        given = [f"--{name}" for name in ("task", "recipe") if _typed(context, name)]
-        given += [name for name, value in changes.items() if value]
-        if given:
-            raise CaeavError(
-                f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
-                hint="leave them away, or train a new run without --resume",
-            )
-        result = _resume(place, resume, device)
-        _begin_rest(place, result["group"], device)
-        finish(finished_group(place, result["group"]) or [result], place, as_json)
-        return
-    dataset = _chosen_dataset(place, dataset, task, config, assignments or [])
-    task = task or _task_of(place, dataset)
-    changes["--dataset"] = dataset
-    dedicated = {
-        "dataset": dataset,
-        "select_on": select_on,
-        "protocol": protocol,
-        "drop_leaks": drop_leaks or None,
-        "training.device": device,
-        "model.adapters.placement": "inject" if inject_from else None,
-        "model.adapters.inject_from": inject_from,
-    }
-    command = ["caeav", "train", "--task", task, "--recipe", recipe]
-    for name, value in changes.items():
-        for one in value if isinstance(value, list) else [value]:
-            command += [] if one is None else [name] if one is True else [name, str(one)]
-    results = _train_all(
-        place,
-        (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
-        _seed_list(seeds),
-        shlex.join(command),
-    )
-    finish(results, place, as_json)
-
-
-def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option that has a default was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _train_all(
-    home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
-) -> list[dict[str, Any]]:
-    """One run a seed on the same joined data."""
-    from caeav.model.train.config_file import resolve_config
-    from caeav.model.train.experiment import prepare
-    from caeav.model.train.runs import ORIGIN, create_run
-
-    experiment = prepare(home, resolve_config(*asked), live_opener(home))
-    results: list[dict[str, Any]] = []
-    group = ""
-    for seed in seeds or [experiment.config.seed]:
-        experiment = experiment.with_seed(seed)
-        run = create_run(home, experiment.config)
-        if len(seeds) > 1 and not group:
-            group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
-        if not results:
-            _introduce(experiment)
-        run.write(ORIGIN, {"command": command, "group": group, "seeds": seeds if group else []})
-        try:
-            results.append(_train_one(experiment, run))
-        except KeyboardInterrupt:
-            left = ", ".join(map(str, seeds[len(results) + 1 :]))
-            if left:
-                say(f"it then begins the seeds that were not: {left}")
-            raise
-    return results
-
-
-def _begin_rest(home: Home, group: str, device: str | None) -> None:
-    """Train the seeds of a group that an interruption left without a run."""
-    from caeav.model.train.experiment import reopen
-    from caeav.model.train.runs import ORIGIN, create_run
-    from caeav.model.train.seeds import members
-
-    runs = members(home, group)
-    origin = runs[0].origin() if runs else {}
-    begun = {run.config().seed for run in runs}
-    left = [seed for seed in origin.get("seeds", []) if seed not in begun]
-    if left:
-        experiment = reopen(home, runs[0], device, live_opener(home))
-    for seed in left:
-        run = create_run(home, experiment.with_seed(seed).config)
-        run.write(ORIGIN, origin)
-        _train_one(experiment.with_seed(seed), run)
-
-
-def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
-    """Go on with a run; a finished one is only shown."""
-    from caeav.model.train.experiment import reopen
-    from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
-
-    run = find_run(home, name)
-    result = run.result()
-    if result is not None:
-        say(f"run {run.name} is finished; nothing to do")
-        return result
-    experiment = reopen(home, run, device, live_opener(home))
-    _introduce(experiment)
-    if (run.folder / ENVIRONMENT).exists():
-        changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))
-        if changed:
-            say(f"  note      numbers may differ from an uninterrupted run, since {'; '.join(changed)}")
-    return _train_one(experiment, run)
-
-
-def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
-    from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
-    from caeav.model.train.runs import METRICS, TENSORBOARD
-    from caeav.model.train.session import train as train_run
-
-    samples, task = len(experiment.joined.splits["train"]), experiment.task
-    watchers: list[Watcher] = [
-        MetricsLog(run.folder / METRICS),
-        TensorBoardLog(run.folder / TENSORBOARD),
-        ProgressBar(samples, task.sample_noun, task.metric, experiment.config.select_on),
-    ]
-    say(f"  run       {run.folder}")
-    try:
-        return train_run(experiment, run, watchers)
-    except KeyboardInterrupt:
-        say(f"interrupted; go on with: caeav train --resume {run.name}{at_home(experiment.home)}")
-        raise
-
-
-def _introduce(experiment: Experiment) -> None:
-    """What joins what, before training begins."""
-    from caeav.model.train.card import introduction
-
-    for line in introduction(experiment):
-        say(printable(line))
-
-
-def _chosen_dataset(
-    home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
-) -> str | None:
-    """The data set to train on: the one named, else the last one; None where a configuration or the task says which."""
-    if given is not None:
-        return datasets.name(given, home)
-    if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
-        return None
-    try:
-        last = last_dataset(home)
-    except CaeavError:
-        if task is None:
-            raise
-        return None
-    if task is not None and suited(task, last):
-        return None  # the task's own data set
-    say(f"data set {last}, the one last extracted in {home.root}")
-    return last
-
-
-def _names_dataset(config: Path) -> bool:
-    """Whether a configuration file says which data set; one that cannot be read is refused where it is resolved."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(config.read_bytes()[:1_000_001])
-    except (OSError, ValueError, yaml.YAMLError):
-        return True
-    return isinstance(value, dict) and "dataset" in value
-
-
-def _task_of(home: Home, dataset: str | None) -> str:
-    """The task that a data set is labelled for, said; raises `CaeavError` where it has no labels."""
-    if dataset is None:
-        return "ave"
-    manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
-    task = task_for(dataset)
-    if not task and not manifests:
-        return "ave"  # that there is no store is said where it is looked for
-    task = task or task_labelled(StoreReader.open(manifests[-1], allow_partial=True).manifest)
-    if not task:
-        raise CaeavError(
-            f"the clips of {dataset} have no labels, and without them there is nothing to train for",
-            hint=f"give labels: caeav extract --dataset {dataset} --labels FILE or folders (docs/DATASETS.md); "
-            "what is stored stays as it is",
-        )
-    say(f"task {task}, for which {dataset} is labelled")
-    return task
-
-
-def _seed_list(text: str | None) -> list[int]:
-    if text is None:
-        return []
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise CaeavError(f"--seeds {text!r}", hint="give different whole numbers from 0 on: --seeds 0,1,2")
-    return seeds
