@@ -22,7 +22,7 @@ from caeav.cli.options import (
 )
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.pick import join_of
+from caeav.model.train.store_choice import join_setting
 from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.recipe import MODALITIES
@@ -79,7 +79,7 @@ def import_folders(
         stage.next_step("train --task avvp", called, None, home) if motion else stage.train_step(called, home)
     )
     if summary.stored and not set(MODALITIES) <= summary.recipe.fields.keys():  # adapters need both
-        step += f" --set stores.tokens={join_of(place.stores, summary.path)}"
+        step += f" --set stores.tokens={join_setting(place.stores, summary.path)}"
     if motion:
         step += " --set model.head.motion=true"
     try:

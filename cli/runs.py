@@ -45,8 +45,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Configuration, stores and scores of one run, or the summary of a group."""
+    from caeav.model.train.groups import read_group
     from caeav.model.train.runs import CARD, find_run, summarise
-    from caeav.model.train.seeds import read_group
 
     place = Home.find(home)
     group = read_group(place, name)

@@ -22,7 +22,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.findings import told
-from caeav.manifests.manifest import filed
+from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.suitable import task_for
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
@@ -114,7 +114,7 @@ def load(
         named = None if home == Home.find() else home.root
         command = next_step("manifest check", loaded.called, given.root, named, **cut_of(given))
         say(f"remarks on the data set: {len(loaded.manifest.findings)}, shown by {command}")
-    return replace(loaded, manifest=filed(loaded.manifest))
+    return replace(loaded, manifest=with_lazy_clips(loaded.manifest))
 
 
 def cut_of(given: Source) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def train(
 ) -> None:
     """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
     decoder."""
-    from caeav.model.train.seeds import finished_group
+    from caeav.model.train.groups import finished_group
 
     place = Home.find(home)
     changes = {
@@ -190,8 +190,8 @@ def _train_all(
 def _begin_rest(home: Home, group: str, device: str | None) -> None:
     """Train the seeds of a group that an interruption left without a run."""
     from caeav.model.train.experiment import reopen
+    from caeav.model.train.groups import members
     from caeav.model.train.runs import ORIGIN, create_run
-    from caeav.model.train.seeds import members
 
     runs = members(home, group)
     origin = runs[0].origin() if runs else {}
@@ -315,7 +315,7 @@ def _seed_list(text: str | None) -> list[int]:
 
 def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
     """The result of one run, or of several as the group they are, and what to do next."""
-    from caeav.model.train.seeds import summarise_group, write_group
+    from caeav.model.train.groups import summarise_group, write_group
 
     first = results[0]
     summary = summarise_group(first["group"], results) if len(results) > 1 else None

@@ -6,11 +6,10 @@ what was met when they were made. Codes are stable and each means one thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
-from typing import Any
 
-from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
+from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest, video_of
 
 CODES = {
     "missing_media": "no media file where the clip's should be; extraction quarantines the clip",
@@ -108,12 +107,6 @@ def finding(code: str, where: str, detail: str) -> Finding:
 def video_id(clip: Clip) -> str:
     """What two clips of the same video share: the official id where there is one, else the media path."""
     return video_of(clip.media, clip.extra)
-
-
-def video_of(media: str, extra: Mapping[str, Any]) -> str:
-    """The same of a row's media path and extra facts."""
-    official = extra.get("id")
-    return official if isinstance(official, str) else media
 
 
 def leaks(clips: Iterable[Clip]) -> list[Finding]:

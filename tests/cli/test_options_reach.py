@@ -416,7 +416,7 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
 
     origin = {"command": "c", "group": "g", "seeds": [1, 2, 3]}
     begun = SimpleNamespace(config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
-    monkeypatch.setattr("caeav.model.train.seeds.members", lambda home, group: [begun])
+    monkeypatch.setattr("caeav.model.train.groups.members", lambda home, group: [begun])
     opened = Heard(SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}")))
     monkeypatch.setattr("caeav.model.train.experiment.reopen", opened)
     written = Heard()

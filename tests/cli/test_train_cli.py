@@ -382,9 +382,9 @@ def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
 
 
 def test_every_recipe_is_named_in_the_help() -> None:
-    from caeav.model.train.config_file import recipe_names
+    from caeav.model.train.config_file import preset_names
 
     app = typer.Typer()
     train.register(app)
     text = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
-    assert [name for name in recipe_names("ave") if name not in text] == []
+    assert [name for name in preset_names("ave") if name not in text] == []

@@ -127,7 +127,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
     assert report["shares"]["train"]["majority_label"] == "background"
 
 
-def test_a_manifest_without_clips_is_reported_too() -> None:
+def test_a_manifest_empty_split_hint_is_reported_too() -> None:
     report = check(manifest())
     assert (report.clips, report.splits, report.shares) == (0, {}, {})
 
