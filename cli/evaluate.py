@@ -1,4 +1,4 @@
-"""`caeav eval`: the official score of a trained run on a split, class by class, also under stress."""
+"""`caeav eval`: the official score of a trained run on a split, per class, also under stress."""
 
 from __future__ import annotations
 

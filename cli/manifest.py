@@ -27,7 +27,7 @@ from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import TOLD
+from caeav.manifests.findings import WARNINGS
 from caeav.manifests.manifest import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import clip_to_row
@@ -38,7 +38,7 @@ commands = typer.Typer(no_args_is_help=True, help="List, count and check the cli
 
 
 class SplitName(StrEnum):
-    """What `--split` may say; `none` are the clips without a split."""
+    """Values of `--split`; `none` means clips without a split."""
 
     TRAIN = "train"
     VAL = "val"
@@ -146,7 +146,7 @@ def check_(
 
 
 def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip]:
-    """The clips asked for; no clip at all is an error, so that a mistyped key is not an empty list."""
+    """The clips asked for; none is an error, so that a mistyped key does not look like an empty list."""
     clips = [clip for clip in manifest.clips if split is None or (clip.split or NO_SPLIT) == split]
     if key is not None:
         clips = [clip for clip in clips if clip.key == key] or [clip for clip in clips if key in clip.key]
@@ -163,7 +163,7 @@ def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip
 
 
 def _events(clip: Clip) -> str:
-    """What a clip is labelled with, short enough for a table."""
+    """A clip's labels in short, for a table."""
     events = [f"{e.modality} {e.label} {e.start_s:g}-{e.end_s:g}".strip() for e in clip.events]
     questions, masks = clip.extra.get("questions", ()), clip.extra.get("masks", ())
     if questions:
@@ -283,7 +283,7 @@ def _print_questions(report: Report) -> None:
 
 
 def _print_leaks(report: Report) -> None:
-    """How much of what is scored is about videos that another split has too."""
+    """Print how many scored clips or questions are of videos that another split has too."""
     scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
     if not scored:
         return
@@ -296,7 +296,7 @@ def _print_leaks(report: Report) -> None:
 
 
 def print_classes(report: Report) -> None:
-    """Clips by class and split, or questions by answer and split, and how far the largest is from the smallest."""
+    """Print clips per class and split, or questions per answer and split, and the largest and smallest class."""
     if not report.classes:
         return
     columns = [split for split in (*SPLITS, "") if any(n.get(split) for n in report.classes.values())]
@@ -313,14 +313,14 @@ def print_classes(report: Report) -> None:
 
 
 def print_findings(report: Report) -> None:
-    """What was found, by kind, the first of each; of what may make every number wrong the next ones too."""
+    """Print findings by kind: the first of each, and more of those that may make every number wrong."""
     if not report.findings:
         say("nothing odd was found")
         return
     print()
     rows: list[tuple[object, ...]] = []
     for group in report.findings:
-        examples = group.examples if group.code in TOLD else group.examples[:1]
+        examples = group.examples if group.code in WARNINGS else group.examples[:1]
         said = [f"{found.where}: {found.detail}" for found in examples]
         rows.append((group.code, group.count, group.meaning, said[0]))
         rows += [("", "", "", text) for text in said[1:]]

@@ -15,7 +15,7 @@ import typer
 from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.dataset import MARKS
+from caeav.manifests.readers import MARKER_FILES
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
@@ -34,7 +34,7 @@ DatasetOption = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help=f"{', '.join(MARKS)}, synthetic, synthetic-llp and so on, or a folder of media files.",
+        help=f"{', '.join(MARKER_FILES)}, synthetic, synthetic-llp and so on, or a folder of media files.",
         show_default="the one last extracted",
     ),
 ]
@@ -64,7 +64,7 @@ StrideOption = Annotated[
     float | None,
     typer.Option(
         "--stride-seconds",
-        help="For a folder: cut each file into clips, one every so many seconds; 0 turns it off. Remembered.",
+        help="For a folder: cut each file into clips, one every so many seconds, to its end; 0 turns it off. Remembered.",
     ),
 ]
 RelabelOption = Annotated[
@@ -94,7 +94,7 @@ SetOption = Annotated[
 def choose(
     parts: Mapping[str, tuple[str, str | None]], assignments: Sequence[str] | None
 ) -> dict[str, ModelChoice]:
-    """Part -> its choice, from part -> (name, weights) and the values of `--set`.
+    """Part -> model choice, from part -> (name, weights) and the values of `--set`.
 
     Values are read as in YAML (`256`, `true`, `[a, b]`). Raises `CaeavError` for an assignment to no part.
     """
@@ -114,10 +114,22 @@ def choose(
 
 
 def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None) -> ModelChoice:
-    """A choice where a command is about one model alone: `--set KEY=VALUE`."""
+    """The choice of a command that takes one model: `--set KEY=VALUE`."""
     from caeav.pipeline.backbones.choice import ModelChoice
 
     return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
+
+
+def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
+    """Tap -> path, from the `TAP=PATH` values of an option; raises `CaeavError` for other values."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        tap, equals, path = text.partition("=")
+        if not (equals and tap and path) or tap in found:
+            again = "names a tap again" if tap in found else "is no TAP=PATH"
+            raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
+        found[tap] = Path(path).expanduser()
+    return found
 
 
 def _parsed(text: str, form: str) -> tuple[str, Any]:
@@ -132,25 +144,8 @@ def _parsed(text: str, form: str) -> tuple[str, Any]:
         raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error
 
 
-def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
-    """Tap -> path, from each `TAP=PATH` that an option was given; raises `CaeavError` for anything else."""
-    found: dict[str, Path] = {}
-    for text in given or ():
-        tap, equals, path = text.partition("=")
-        if not (equals and tap and path) or tap in found:
-            again = "names a tap again" if tap in found else "is no TAP=PATH"
-            raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
-        found[tap] = Path(path).expanduser()
-    return found
-
-
-def at_home(home: Home) -> str:
-    """` --home ...` for a command to type next, or nothing where it finds this home by itself."""
-    return "" if Home.find().root == home.root else f" --home {shlex.quote(str(home.root))}"
-
-
 def live_opener(home: Home) -> LiveOpener:
-    """What makes a run's backbones when its placement needs them; weights are found by what `home` remembers."""
+    """A function that loads a run's backbones, where adapters sit inside them, by what `home` remembers of weights."""
 
     def opened(recipes: Sequence[Recipe]) -> Live:
         from caeav.model.adapters.live import Live
@@ -162,3 +157,8 @@ def live_opener(home: Home) -> LiveOpener:
         return Live(open_live(recipes, "visual"), open_live(recipes, "audio"))
 
     return opened
+
+
+def at_home(home: Home) -> str:
+    """` --home ...` for the next command, or nothing where that command finds this home by itself."""
+    return "" if Home.find().root == home.root else f" --home {shlex.quote(str(home.root))}"

@@ -21,7 +21,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
-from caeav.manifests.findings import told
+from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.suitable import task_for
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
@@ -90,7 +90,7 @@ def run_options(
     changed: str = "",
     relabel: bool = False,
 ) -> RunOptions:
-    """How to run; by default one worker a core this process may use."""
+    """How to run; by default one worker per core this process may use."""
     return RunOptions(
         workers or usable_cores(),
         deadline_s,
@@ -106,9 +106,9 @@ def run_options(
 def load(
     dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
 ) -> datasets.Loaded:
-    """The data set; what may make every number wrong is told, the rest counted."""
+    """Load the data set; print findings that may make every number wrong, and count the others."""
     loaded = datasets.load(dataset, given, home, does, relabel)
-    for text in told(loaded.manifest):
+    for text in warning_lines(loaded.manifest):
         say(f"remark: {printable(text)}")
     if loaded.manifest.findings:
         named = None if home == Home.find() else home.root
@@ -128,7 +128,7 @@ def cut_of(given: Source) -> dict[str, Any]:
 
 
 def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
-    """Run a stage under a progress bar (clips/s, remaining, failed, what limits); its clock always runs."""
+    """Run a stage under a progress bar: clips/s, remaining, failed, what limits; the clock always runs."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
@@ -172,7 +172,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
 def next_step(
     command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | str | float | None
 ) -> str:
-    """A command to type next, with the places given on this one and what says how clips are cut (`labels`, ...)."""
+    """The next command to type, with this command's folders and its options for cutting clips (`labels`, ...)."""
     given = {"dataset": dataset, "root": root, "home": home, **cut}
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
@@ -185,13 +185,13 @@ def next_step(
 
 
 def train_step(dataset: str, home: Path | None) -> str:
-    """The command that trains on a data set; of an unknown one it finds the task by the labels, or says they lack."""
+    """The command that trains on a data set; without `--task` where `train` must find the task by the labels."""
     task = task_for(dataset)
     return next_step(f"train --task {task}" if task else "train", dataset, None, home)
 
 
 def merge_step(dataset: str, home: Path | None) -> str:
-    """The command that puts slices together, once all are made."""
+    """The command that merges slices, once all are made."""
     return next_step(f"store merge {shlex.quote(dataset)}", None, None, home)
 
 
@@ -215,7 +215,7 @@ def _refuse_too_many(summary: StageSummary) -> None:
 
 
 def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:
-    """The same for several stores made together: JSON is a list then. Raises for the first with too many failures."""
+    """`finish` for several stores made together: JSON is a list. Raises for the first with too many failures."""
     if len(summaries) == 1:
         finish(summaries[0], as_json, next_command)
         return
@@ -278,13 +278,13 @@ def _as_json(summary: StageSummary) -> dict[str, Any]:
 
 
 def media_json(change: MediaChange) -> dict[str, str]:
-    """A clip with other media than it was made of."""
+    """A clip whose media changed, as JSON."""
     return {"key": change.key, "media": change.media, "what": change.what, "detail": change.detail}
 
 
 @contextmanager
 def telling_changes(as_json: bool) -> Iterator[None]:
-    """What is refused because media changed is told clip by clip, in JSON too."""
+    """Print changed media clip by clip as JSON where the work inside is refused because of them."""
     from caeav.pipeline.extract.identity import MediaChanged
 
     try:

@@ -1,6 +1,6 @@
-"""`caeav store ls|show|verify`: which stores there are, what is in one, and whether it is what was written.
+"""`caeav store ls|show|verify`: which stores there are, what is in them, and whether they are as written.
 
-The commands that change or compare stores are in `store_care.py`.
+`store_care.py` has the commands that change or compare stores.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def verify_command(
 
 
 def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
-    """What became of the media of a store's clips; None for a store in which nothing can be looked up."""
+    """Compare the media of a store's clips; None for a damaged store."""
     from caeav.pipeline.extract.identity import verify_media
 
     if report.problems:
@@ -258,7 +258,7 @@ def _print_report(report: Report) -> None:
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as one row a leaf."""
+    """Nested JSON as one row per leaf."""
     if isinstance(value, dict) and value:
         return [row for key in value for row in _flat(value[key], f"{path}.{key}" if path else str(key))]
     return [(path, _shown(value))]

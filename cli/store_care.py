@@ -39,7 +39,7 @@ from caeav.pipeline.store.slices import Slice
 
 SHOWN_KEYS = 8
 SPARED_S = 24 * 3600.0
-"""So long ago a store must have been written to be cleared away unasked for: yesterday's work has no run yet."""
+"""Stores written more recently are spared: yesterday's work has no run yet."""
 TargetArgument = Annotated[
     str,
     typer.Argument(
@@ -69,7 +69,7 @@ def register(commands: typer.Typer) -> None:
 
 
 def find_targets(target: str, name: str | None, home: Path | None) -> list[Path]:
-    """A folder; or the one store called `name`; or all stores of a data set, at least one."""
+    """A folder; or the one store called `name`; or all stores of a data set (at least one)."""
     if is_store(target):
         return [Path(target)]
     place = Home.find(home)
@@ -79,7 +79,7 @@ def find_targets(target: str, name: str | None, home: Path | None) -> list[Path]
 
 
 def find_target(target: str, name: str | None, home: Path | None) -> Path:
-    """A folder, or the one store of a data set that `name` means; several are an error that lists them."""
+    """A folder, or the one store of a data set; raises an error that lists them where several fit."""
     if is_store(target):
         return Path(target)
     place = Home.find(home)
@@ -87,12 +87,12 @@ def find_target(target: str, name: str | None, home: Path | None) -> Path:
 
 
 def dataset_of(target: str, home: Home) -> str:
-    """The data set that is meant by a name or by its folder of media."""
+    """The data set meant by a name or a media folder."""
     return datasets.name(target, home)
 
 
 def is_store(target: str) -> bool:
-    """Whether a store is named by its folder, there or not, and no data set."""
+    """Whether `target` is a store's folder (existing or not) and not a data set."""
     folder = Path(target)
     if (folder / "recipe.json").is_file() or FOLDER_PATTERN.fullmatch(Slice.of_folder(folder.name)[0]):
         return True

@@ -1,4 +1,4 @@
-"""`caeav synthesise`: make a generated data set, and say how far each sense alone could get on it."""
+"""`caeav synthesise`: make a generated data set, and print how far each modality alone could get on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import SYNTHETIC
+from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def synthesise(
 
 
 def _layout(dataset: str) -> str:
-    """The layout meant by the name of a data set, the generated one's included."""
+    """The layout of a data set name, `synthetic...` included."""
     return next((layout for layout, generated in SYNTHETIC.items() if dataset == generated), dataset)
 
 
@@ -127,7 +127,7 @@ def _numbers(option: str, text: str, parts: list[str]) -> list[float]:
 
 
 def _with_bar(work: Callable[[Progress], Summary]) -> Summary:
-    """Run under a progress bar on stderr, which a terminal shows from the first clip on."""
+    """Run under a progress bar on stderr; shown on terminals only."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None

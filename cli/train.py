@@ -153,7 +153,7 @@ def train(
 
 
 def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option that has a default was given on the command line."""
+    """Whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -161,7 +161,7 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _train_all(
     home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
 ) -> list[dict[str, Any]]:
-    """One run a seed on the same joined data."""
+    """Train one run per seed on the same joined data."""
     from caeav.model.train.config_file import resolve_config
     from caeav.model.train.experiment import prepare
     from caeav.model.train.runs import ORIGIN, create_run
@@ -188,7 +188,7 @@ def _train_all(
 
 
 def _begin_rest(home: Home, group: str, device: str | None) -> None:
-    """Train the seeds of a group that an interruption left without a run."""
+    """Train the seeds of a group that have no run yet because of an interruption."""
     from caeav.model.train.experiment import reopen
     from caeav.model.train.groups import members
     from caeav.model.train.runs import ORIGIN, create_run
@@ -206,7 +206,7 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 
 
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
-    """Go on with a run; a finished one is only shown."""
+    """Resume a run; a finished one is only printed."""
     from caeav.model.train.experiment import reopen
     from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
 
@@ -244,7 +244,7 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 
 def _introduce(experiment: Experiment) -> None:
-    """What joins what, before training begins."""
+    """Print what is joined and trained, before training begins."""
     from caeav.model.train.card import introduction
 
     for line in introduction(experiment):
@@ -254,7 +254,7 @@ def _introduce(experiment: Experiment) -> None:
 def _chosen_dataset(
     home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
 ) -> str | None:
-    """The data set to train on: the one named, else the last one; None where a configuration or the task says which."""
+    """The data set to train on: the one named, else the last one; None where configuration or task name it."""
     if given is not None:
         return datasets.name(given, home)
     if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
@@ -272,7 +272,7 @@ def _chosen_dataset(
 
 
 def _names_dataset(config: Path) -> bool:
-    """Whether a configuration file says which data set; one that cannot be read is refused where it is resolved."""
+    """Whether a configuration file names a data set; True too where it cannot be read, which is refused later."""
     import yaml
 
     try:
@@ -283,7 +283,7 @@ def _names_dataset(config: Path) -> bool:
 
 
 def _task_of(home: Home, dataset: str | None) -> str:
-    """The task that a data set is labelled for, said; raises `CaeavError` where it has no labels."""
+    """The task a data set is labelled for (printed); raises `CaeavError` where it has no labels."""
     if dataset is None:
         return "ave"
     manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
@@ -314,7 +314,7 @@ def _seed_list(text: str | None) -> list[int]:
 
 
 def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
-    """The result of one run, or of several as the group they are, and what to do next."""
+    """Print the result of one run, or of several as a group, and the next commands."""
     from caeav.model.train.groups import summarise_group, write_group
 
     first = results[0]
@@ -336,7 +336,7 @@ def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None
 
 
 def print_group(summary: dict[str, Any]) -> None:
-    """The table of a group: mean, deviation and every seed's score, split by split."""
+    """Print a group: mean, deviation and every seed's score per split."""
     print_table(
         ["split", f"{summary['metric']} %", "deviation", "majority %", "by seed"],
         [
@@ -382,7 +382,7 @@ def _print_run(result: dict[str, Any]) -> None:
 
 
 def _named(split: str, made: dict[str, Any]) -> str:
-    """A split, that of test marked where it was not scored honestly."""
+    """A split's name; test is marked where it was not scored honestly."""
     from caeav.model.train.protocol import HONEST, stamp
 
     stamped = stamp(made.get("protocol", HONEST), made["select_on"])
