@@ -64,7 +64,7 @@ StrideOption = Annotated[
     float | None,
     typer.Option(
         "--stride-seconds",
-        help="For a folder: cut each file into clips, one every so many seconds, to its end; 0 turns it off. Remembered.",
+        help="For a folder: cut each file into clips, one every so many seconds; 0 turns it off. Remembered.",
     ),
 ]
 RelabelOption = Annotated[
