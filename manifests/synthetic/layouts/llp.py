@@ -80,9 +80,7 @@ class _Llp:
         write_lines(root / TRUTH_FILE, [json.dumps(row) for row in truth])
 
     def scores(self, options: SyntheticOptions, scenarios: Sequence[Scenario]) -> tuple[oracle.Score, ...]:
-        seen, heard = (
-            oracle.presence(scenarios, options.classes, track) for track in ("seen", "heard")
-        )
+        seen, heard = (oracle.presence(scenarios, options.classes, track) for track in ("seen", "heard"))
         nothing = np.zeros_like(seen)
 
         def best(knows: str, guesses: dict[str, tuple[oracle.Mask, oracle.Mask]]) -> oracle.Score:
