@@ -12,8 +12,7 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights import cache
-from caeav.pipeline.backbones.weights import find_weights, remember_at
+from caeav.pipeline.backbones.weights import cache, find_weights, remember_at
 from caeav.pipeline.backbones.weights.cache import file_digest, memory_file, recall
 
 REPO = "somebody/tiny"

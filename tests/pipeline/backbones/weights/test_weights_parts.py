@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights import WeightsError, find, find_weights
-from caeav.pipeline.backbones.weights import cache
+from caeav.pipeline.backbones.weights import WeightsError, cache, find, find_weights
 from caeav.pipeline.backbones.weights.inspect import convert_command, dangerous_names, unreadable_names
 from caeav.pipeline.backbones.weights.parts import Parts, choose_part, part_of
 
