@@ -27,9 +27,9 @@ from caeav.pipeline.captioners import (
     generate as generator,
 )
 from caeav.pipeline.captioners import (
-    visual as pictures,
+    visual,
 )
-from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, LearnedCaptioner
+from caeav.pipeline.captioners.checkpoints import SILENCE, SILENT_BELOW, LearnedCaptioner
 from caeav.pipeline.captioners.generate import Decoding, check_tokenizer, new_tokens, settle_decoding
 from caeav.pipeline.media.clip import DecodedClip
 
@@ -59,17 +59,17 @@ def test_sound_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: floa
 
 def test_silence_is_what_never_gets_loud() -> None:
     captioner = bare(sounds.Qwen2Audio)
-    assert captioner.finish(sound(1, LOUD / 2), ["a dog"]) == SILENCE
-    assert captioner.finish(sound(1, -LOUD * 2), ["a dog", "a cat"]) == "a dog. a cat."
+    assert captioner.finish(sound(1, SILENT_BELOW / 2), ["a dog"]) == SILENCE
+    assert captioner.finish(sound(1, -SILENT_BELOW * 2), ["a dog", "a cat"]) == "a dog. a cat."
     loud = sound(1, 0.0)
     assert loud.wave is not None
-    loud.wave[7] = 2 * LOUD
+    loud.wave[7] = 2 * SILENT_BELOW
     assert captioner.finish(loud, ["a dog"]) == "a dog"
 
 
 def test_pictures_are_taken_evenly_from_segments_that_have_any() -> None:
     frames = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(2, 1).repeat(3, 2).repeat(3, 3)
-    captioner = bare(pictures.Blip2, frames=2)
+    captioner = bare(visual.Blip2, frames=2)
     taken = captioner.inputs(DecodedClip(frames, None, (False, True, True, False), ()))
     assert [int(x[0, 0, 0]) for x in taken] == [1, 2]
     assert all(x.shape == (2, 3, 3) and not x.any() for x in captioner.empty(taken))
@@ -129,7 +129,7 @@ def test_every_setting_reaches_the_decoding(monkeypatch: pytest.MonkeyPatch) -> 
     settled: list[Any] = []
     monkeypatch.setattr(learned, "settle_decoding", lambda *given: settled.append(given))
     monkeypatch.setattr(learned, "load_model", lambda *given: given)
-    captioner = bare(pictures.Blip2, beams=4, max_tokens=9, repetition_penalty=1.25, dtype="float16")
+    captioner = bare(visual.Blip2, beams=4, max_tokens=9, repetition_penalty=1.25, dtype="float16")
     captioner.weights, captioner.factory = SimpleNamespace(seed=None), lambda: "factory"
     assert captioner.model == ("factory", captioner.weights, "float16")
     assert settled == [(captioner.model, Decoding(4, 9, 1.25), captioner.kept)]
@@ -291,7 +291,7 @@ def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
         _ = captioner().processor
     for rate_hz, samples in ((8_000, 480_000), (16_000, 160_000)):
         ears.sampling_rate, ears.n_samples = rate_hz, samples
-        with pytest.raises(WeightsError, match=f"hears {samples} samples at {rate_hz} Hz"):
+        with pytest.raises(WeightsError, match=f"takes {samples} samples at {rate_hz} Hz"):
             _ = captioner().processor
 
 
@@ -327,7 +327,7 @@ def test_whisper_is_begun_without_timestamps_in_english_if_it_knows_several(seve
 
 
 def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> None:
-    captioner = bare(pictures.ImageTextModel)
+    captioner = bare(visual.ImageTextModel)
     config = SimpleNamespace(model_type="llava", text_config=SimpleNamespace(bos_token_id=4))
     captioner.model = SimpleNamespace(config=config)
     given = torch.tensor([[1, 2, 3]])
@@ -338,7 +338,7 @@ def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> Non
 
 def test_blip2_is_asked_with_its_own_prompt_once_a_picture() -> None:
     asked: list[Any] = []
-    captioner = bare(pictures.Blip2, prompt="music")
+    captioner = bare(visual.Blip2, prompt="music")
 
     def processor(**given: Any) -> Any:
         asked.append(given)
@@ -352,5 +352,5 @@ def test_blip2_is_asked_with_its_own_prompt_once_a_picture() -> None:
     assert captioner.write(shown)[1] == [[2, 2, 7]] * 2
     assert asked[0]["text"] == ["music", "music"] and len(asked[0]["images"]) == 2
     captioner.model.config.num_query_tokens = 3
-    with pytest.raises(WeightsError, match="leaves 2 places for a picture, the model needs 3"):
+    with pytest.raises(WeightsError, match="leaves 2 places for an image, the model needs 3"):
         captioner.write(shown)
