@@ -54,7 +54,7 @@ def rows_under(text: str, head: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def experiment(tiny_home: Home) -> Experiment:
     given = {"dataset": "tiny", "seed": 4}
-    return prepare(tiny_home, resolve_config("ave", "full", assignments=SMALL, given=given))
+    return prepare(tiny_home, resolve_config("ave", "full", assignments=SMALL, options=given))
 
 
 def carded(experiment: Experiment, run: Run, **changed: Any) -> str:
@@ -153,7 +153,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     assert not any("no test clips" in line for line in lines)
 
     sets = ["augment.mute=0.5", "model.head.width=16"]
-    config = resolve_config("ave", "none", assignments=sets, given={"dataset": "tiny"})
+    config = resolve_config("ave", "none", assignments=sets, options={"dataset": "tiny"})
     without = replace(
         experiment.joined,
         splits={**experiment.joined.splits, "test": experiment.joined.splits["test"][:0]},
@@ -216,7 +216,7 @@ def test_stores_of_all_runs_are_referred_to_and_a_run_that_does_not_say_is_named
 
     home = make_home(captions=False)
     assert referenced_stores(home) == set()
-    made = prepare(home, resolve_config("ave", "none", given={"dataset": "tiny", "captions": False}))
+    made = prepare(home, resolve_config("ave", "none", options={"dataset": "tiny", "captions": False}))
     first, second = (create_run(home, made.config) for _ in range(2))
     facts = made.stores_json()
     first.write(STORES, facts)

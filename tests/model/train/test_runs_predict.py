@@ -40,7 +40,7 @@ def run(tiny_home: Home) -> Run:
         "model.adapters.avmoe.enabled=false",
         "training.device=cpu",
     ]
-    experiment = prepare(tiny_home, resolve_config(assignments=sets, given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config(assignments=sets, options={"dataset": "tiny"}))
     made = create_run(tiny_home, experiment.config)
     train(experiment, made)
     return made
@@ -386,7 +386,7 @@ def test_a_name_says_how_the_epoch_was_chosen(tmp_path: Path) -> None:
         ({"select_on": "test"}, "-selected-on-test"),
         ({"protocol": "published"}, "-published"),
     ):
-        name = create_run(home, resolve_config(given={"seed": 7, **given})).name
+        name = create_run(home, resolve_config(options={"seed": 7, **given})).name
         assert name.partition("-ave-full")[2] == f"{mark}-s7"
 
 

@@ -226,7 +226,7 @@ def test_strengths_are_read_and_faults_told_together() -> None:
 
 
 def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     model = experiment.build()
     plain = examine(experiment, model, "test")
     nothing = examine(experiment, model, "test", strengths=StressConfig())
@@ -263,7 +263,7 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
 def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     model, met = experiment.build(), []
     model.register_forward_pre_hook(lambda _, given: met.extend(given[0].audio_ok.any(dim=1).tolist()))
     experiment.score(model, "test", Stress(StressConfig(mute=0.5), 3))
@@ -280,7 +280,7 @@ def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
 def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     asked: list[tuple[str, object]] = []
 
     def noted(self: object, model: object, split: str, stress: Stress | None = None) -> Scores:
@@ -296,7 +296,7 @@ def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
 
 
 def test_augmented_training_data_are_those_of_the_configuration(tiny_home: Home) -> None:
-    config = resolve_config("ave", "none", assignments=["augment.mute=1.0"], given={"dataset": "tiny"})
+    config = resolve_config("ave", "none", assignments=["augment.mute=1.0"], options={"dataset": "tiny"})
     data = prepare(tiny_home, config).data["train"]
     rows = epoch_order(len(data), 0, 1)[:4]
     assert not data.batch(rows, Epoch(0, 1)).audio_ok.any()

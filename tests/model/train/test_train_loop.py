@@ -46,7 +46,7 @@ SMALL = [
 
 
 def small_config(*more: str, recipe: str = "full") -> RunConfig:
-    return resolve_config(recipe=recipe, assignments=[*SMALL, *more], given={"dataset": "tiny"})
+    return resolve_config(preset=recipe, assignments=[*SMALL, *more], options={"dataset": "tiny"})
 
 
 def train_once(home: Home, config: RunConfig, watchers: tuple[Any, ...] = ()) -> tuple[Run, dict[str, Any]]:
