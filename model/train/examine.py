@@ -22,7 +22,7 @@ from caeav.manifests.core.util import counted
 from caeav.model.tasks.base import Scores
 from caeav.model.tasks.bootstrap import Intervals, intervals
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.card import bare_said
+from caeav.model.train.card import bare_sentence
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.protocol import stamp
@@ -243,7 +243,7 @@ def remarks(found: Examined) -> list[str]:
         )
     bare = (found.plain or found.scores).bare
     if bare[0]:
-        lines.append(bare_said({found.split: bare}))
+        lines.append(bare_sentence({found.split: bare}))
     if found.whole is not None:
         lines.append(
             f"{counted(found.left_out, f'{found.split} {row}')} left out, their video being in another split "

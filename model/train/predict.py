@@ -35,7 +35,8 @@ from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.evaluate import autocast, choose_device
 from caeav.model.train.network import build_network
-from caeav.model.train.runs import Run, modalities_read
+from caeav.model.train.provenance import modalities_read
+from caeav.model.train.runs import Run
 from caeav.model.train.session import best_weights
 
 if TYPE_CHECKING:

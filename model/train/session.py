@@ -22,8 +22,9 @@ from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
+from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run, describe_environment
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
 from caeav.model.train.stress import active
 
 

@@ -20,8 +20,9 @@ from caeav.model.train.experiment import prepare
 from caeav.model.train.groups import finished_group, summarise_group
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
+from caeav.model.train.provenance import backbones
 from caeav.model.train.resume import STATE
-from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, backbones, create_run, summarise
+from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
 from caeav.model.train.session import train
 from caeav.model.train.table import build_table, markdown
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
@@ -251,7 +252,7 @@ def test_only_official_data_under_known_protocols_stand_beside_published_numbers
         ({"clips": {"test": 381}}, "381 test clips, officially 402"),
         ({"clips": {"test": 500}}, "500 test clips, officially 402"),
         ({"clips": {}}, "how many test clips were scored is not known"),
-        ({"given": {"select_on": "test"}}, "selected on test, by no protocol of others"),
+        ({"given": {"select_on": "test"}}, "selected on test, not by the published protocol"),
         ({"leaks": {"left_out": {}}}, "clips are left out"),
         ({"given": {"metric.average": "batches"}}, "metric.average batches"),
     ],
