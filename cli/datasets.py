@@ -17,7 +17,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source, load_dataset
-from caeav.manifests.remembered import Recalled, labels_of, name_of, recall, remember
+from caeav.manifests.remembered import ResolvedDataset, dataset_name, parse_labels, remember, resolve_dataset
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
 """What a command does with a data set: only look at it; write something of it, so that it is remembered; or extract it,
@@ -32,7 +32,7 @@ def source(
     stride_s: float | None,
 ) -> Source:
     """What the options say."""
-    return Source(root, labels_of(labels), segments, segment_s, stride_s)
+    return Source(root, parse_labels(labels), segments, segment_s, stride_s)
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,26 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
     """
     from caeav.pipeline.media.lengths import lengths_in
 
-    recalled = recall(home, dataset, given, _same_media)
-    for text in recalled.said:
+    resolved = resolve_dataset(home, dataset, given, _same_media)
+    for text in resolved.notes:
         say(text)
     if does != LOOKS:
-        _ask(recalled, relabel)
-    elif recalled.changes:
-        say(f"note: {'; '.join(recalled.changes)}; only this command looks at it so")
-    cut = {} if recalled.built else asdict(recalled.source)
+        _ask(resolved, relabel)
+    elif resolved.changes:
+        say(f"note: {'; '.join(resolved.changes)}; only this command looks at it so")
+    cut = {} if resolved.built else asdict(resolved.source)
     cut.pop("root", None)
     manifest = load_dataset(
-        recalled.argument, recalled.root, home, called=recalled.called, lengths=lengths_in(home), **cut
+        resolved.name_or_folder, resolved.root, home, dataset=resolved.name, lengths=lengths_in(home), **cut
     )
     if does != LOOKS:
-        remember(home, recalled, last=does == IS_LAST)
-    return Loaded(manifest, dataset or recalled.called, recalled.source)
+        remember(home, resolved, last=does == IS_LAST)
+    return Loaded(manifest, dataset or resolved.name, resolved.source)
 
 
 def name(dataset: str, home: Home) -> str:
     """The name of the data set that is meant by a name, a folder of media, or nothing (the last one, which is said)."""
-    found = name_of(home, dataset, _same_media)
+    found = dataset_name(home, dataset, _same_media)
     if found != dataset and not (home.stores / found).is_dir():
         raise CaeavError(
             f"nothing was made of {dataset or found} in {home.root} yet",
@@ -88,11 +88,11 @@ def _same_media(stores: Path, root: Path) -> tuple[int, int]:
     return same_media(stores, root)
 
 
-def _ask(recalled: Recalled, relabel: bool) -> None:
+def _ask(resolved: ResolvedDataset, relabel: bool) -> None:
     """Let no change pass that was not asked for."""
-    if not recalled.changes:
+    if not resolved.changes:
         return
-    told = "; ".join(recalled.changes)
+    told = "; ".join(resolved.changes)
     if relabel:
         say(f"{told}: taken, as --relabel says")
         return

@@ -30,8 +30,9 @@ from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic.media import mp4
-from caeav.pipeline.backbones.catalogue import REGISTRIES, catalogue
+from caeav.pipeline.backbones.catalogue import REGISTRIES
 from caeav.pipeline.backbones.describe import weights_state
+from caeav.pipeline.backbones.facts import MODELS
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.media.workers.pool import WorkerPool
@@ -127,7 +128,7 @@ def _disk(home: Home) -> Check:
 
 def _weights() -> Iterator[Check]:
     """A line a kind: its models by the state of their weights; only the hub's cache is looked at."""
-    rows = catalogue()
+    rows = MODELS
     for kind in REGISTRIES:
         states: dict[str, list[str]] = {}
         for row in rows:

@@ -29,7 +29,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import OFFICIAL
+from caeav.manifests.readers import OFFICIAL
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER

@@ -30,7 +30,7 @@ from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import TOLD
+from caeav.manifests.findings import WARNINGS
 from caeav.manifests.manifest import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import clip_to_row
@@ -162,7 +162,7 @@ def print_findings(report: Report) -> None:
     print()
     rows: list[tuple[object, ...]] = []
     for group in report.findings:
-        examples = group.examples if group.code in TOLD else group.examples[:1]
+        examples = group.examples if group.code in WARNINGS else group.examples[:1]
         said = [f"{found.where}: {found.detail}" for found in examples]
         rows.append((group.code, group.count, group.meaning, said[0]))
         rows += [("", "", "", text) for text in said[1:]]

@@ -46,10 +46,11 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
     """List all models: taps, parameters, weights and their licence. Loads nothing."""
-    from caeav.pipeline.backbones.catalogue import catalogue, is_kind
+    from caeav.pipeline.backbones.catalogue import is_kind
     from caeav.pipeline.backbones.describe import weights_state
+    from caeav.pipeline.backbones.facts import MODELS
 
-    rows = [row for row in catalogue() if is_kind(row, kind)]
+    rows = [row for row in MODELS if is_kind(row, kind)]
     if as_json:
         print_json(
             [

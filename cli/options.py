@@ -18,7 +18,7 @@ from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import parse_setting
-from caeav.manifests.dataset import MARKS
+from caeav.manifests.readers import MARKER_FILES
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
@@ -107,7 +107,7 @@ DatasetOption = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help=f"{', '.join(MARKS)}, synthetic, synthetic-llp and so on, or a folder of media files.",
+        help=f"{', '.join(MARKER_FILES)}, synthetic, synthetic-llp and so on, or a folder of media files.",
         show_default="the one last extracted",
     ),
 ]

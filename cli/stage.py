@@ -21,7 +21,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, usable_cores
 from caeav.manifests.dataset import Source
-from caeav.manifests.findings import told
+from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.suitable import task_for
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
@@ -107,7 +107,7 @@ def load(
 ) -> datasets.Loaded:
     """The data set; what may make every number wrong is told, the rest counted."""
     loaded = datasets.load(dataset, given, home, does, relabel)
-    for text in told(loaded.manifest):
+    for text in warning_lines(loaded.manifest):
         say(f"remark: {printable(text)}")
     if loaded.manifest.findings:
         named = None if home == Home.find() else home.root

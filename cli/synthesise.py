@@ -13,7 +13,7 @@ from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import SYNTHETIC
+from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:

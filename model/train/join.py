@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.findings import leaked_keys, told
+from caeav.manifests.findings import leaked_keys, warning_lines
 from caeav.model.adapters.batch import CaptionSpec, InputSpec
 from caeav.model.tasks.sample import Sample, Samples, clip_samples
 from caeav.model.train.remarks import (
@@ -110,7 +110,7 @@ def join_stores(
     tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
     caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
-    remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
+    remarks += [*warning_lines(manifest), *label_remarks(home, dataset, manifest)]
     remarks += media_remarks(tokens if caption_store is None else (*tokens, caption_store))
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
