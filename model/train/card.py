@@ -16,7 +16,7 @@ from caeav.model.train.markdown import literal, markdown_table
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, sentence
 from caeav.model.train.provenance import backbones
 from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run
-from caeav.model.train.stress import active, said
+from caeav.model.train.stress import active, stress_text
 from caeav.pipeline.store import StoreReader
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def introduction(experiment: Experiment) -> list[str]:
         f"  trainable {sum(parts.values()):,}: {', '.join(f'{part} {n:,}' for part, n in parts.items())}"
     )
     if active(config.augment):
-        lines.append(f"  augment   {said(config.augment)}")
+        lines.append(f"  augment   {stress_text(config.augment)}")
     if not joined.splits["test"]:
         lines.append("  note      no test clips: only val will be scored")
     return lines + [f"  note      {remark}" for remark in joined.remarks]

@@ -133,7 +133,7 @@ def test_leaked_clips_leave_all_splits_and_both_scores_are_told(leaky_home: Home
     keys = {sample.key for samples in experiment.joined.splits.values() for sample in samples}
     assert not keys & {"clip000", "clip036", "clip048", "clip049"}
     model = experiment.build()
-    kept, whole = experiment.score(model, "test"), experiment.score_whole(model, "test")
+    kept, whole = experiment.score(model, "test"), experiment.score_with_leaks(model, "test")
     assert (kept.clips, whole.clips) == (10, 12)
     assert set(result["leaks"]["scores_with"]) == {"val", "test"}
     assert "scored with them: val" in card_text(run, experiment, result)
@@ -144,7 +144,7 @@ def test_eval_can_leave_leaked_clips_out_of_any_run(leaky_home: Home) -> None:
     model = experiment.build()
     found = examine(experiment, model, "test", drop_leaks=True)
     assert found.scores.clips == 10 and found.left_out == 2
-    assert found.whole is not None and found.whole.value == experiment.score(model, "test").value
+    assert found.with_leaks is not None and found.with_leaks.value == experiment.score(model, "test").value
     assert "2 test clips left out" in remarks(found)[0]
     assert examine(experiment, model, "test").scores.clips == 12
 
