@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,15 +12,13 @@ from caeav.manifests.core.util import counted
 from caeav.model.tasks.bootstrap import shown
 from caeav.model.train.config_file import dump_config
 from caeav.model.train.data import MIB, clip_bytes
+from caeav.model.train.experiment import Experiment
 from caeav.model.train.markdown import literal, markdown_table
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, sentence
 from caeav.model.train.provenance import backbones
 from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run
 from caeav.model.train.stress import active, stress_text
 from caeav.pipeline.store import StoreReader
-
-if TYPE_CHECKING:
-    from caeav.model.train.experiment import Experiment
 
 
 def introduction(experiment: Experiment) -> list[str]:
