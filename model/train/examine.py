@@ -55,7 +55,7 @@ class Examined:
             "leaks": None
             if self.with_leaks is None
             else {"left_out": self.left_out, "score_with": self.with_leaks.value},
-            "bare": list((self.plain or scores).bare),
+            "bare": list((self.plain or scores).without_media),
             "per_class": [dict(row) for row in scores.per_class],
         }
 
@@ -104,7 +104,7 @@ def remarks(found: Examined) -> list[str]:
             f"under stress {stress_text(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
             f"a change of {found.scores.value - found.plain.value:+.2f}"
         )
-    bare = (found.plain or found.scores).bare
+    bare = (found.plain or found.scores).without_media
     if bare[0]:
         lines.append(bare_sentence({found.split: bare}))
     if found.with_leaks is not None:
