@@ -51,7 +51,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file; whatever goes wrong, also while it is read, raises `CheckpointError`."""
     if path.exists() and not path.is_file():  # a pipe or device may block forever
-        raise CheckpointError(f"{path} is not a regular file", hint="give a checkpoint")
+        raise CheckpointError(f"{path} is no plain file", hint="give a checkpoint")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
