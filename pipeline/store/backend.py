@@ -84,7 +84,7 @@ class Shard(Protocol):
     def info(self, row: int) -> dict[str, Any]:
         """A record's facts alone, checked; the arrays are not touched."""
 
-    def ahead(self, row: int) -> None:
+    def prefetch(self, row: int) -> None:
         """Have a record read from the disk while others are used; a hint."""
 
     def fetch(self, row: int) -> None:

@@ -8,12 +8,14 @@ some forty more; indexes and the rows of a large manifest are read when they are
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,6 @@ from caeav.manifests.key_index import KeyIndex, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError
-from caeav.pipeline.store.mapped_file import Fetcher
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect
@@ -34,7 +35,9 @@ OPEN_FILES = 256
 """Files mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
 AHEAD = 32
 AHEAD_BYTES = 128 << 20
-"""Records that are fetched ahead of the one that is used, at most, and about how much of them."""
+"""Records fetched ahead of the one in use, at most, and about how many bytes of them."""
+FETCHES = 8
+"""Records that the disk is asked for at the same time where they do not follow each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,49 @@ class ArraySpec:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+class Fetcher:
+    """A thread that has records read from the disk, in the order in which they will be used.
+
+    It only touches memory maps, so nothing but time depends on it: whoever uses a record that it could not fetch reads
+    it from the disk, and meets the error. Nobody else may take records out of its shards meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: SimpleQueue[tuple[Shard, int] | None] = SimpleQueue()
+        self._closed = False
+        self._thread = Thread(target=self._work, name="caeav-fetcher", daemon=True)
+        self._thread.start()
+
+    def ask(self, shard: Shard, row: int) -> None:
+        """Fetch this record after those asked for before it."""
+        self._wanted.put((shard, row))
+
+    def close(self) -> None:
+        """End the thread, whatever it has yet to fetch."""
+        self._closed = True
+        self._wanted.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        asked: deque[tuple[Shard, int]] = deque()
+        last: tuple[Shard, int] | None = None
+        while True:
+            while not asked or (len(asked) < FETCHES and not self._wanted.empty()):
+                wanted = self._wanted.get()
+                if wanted is None or self._closed:
+                    return
+                shard, row = wanted
+                # the system itself reads ahead where records follow each other, in larger pages
+                if row and last != (shard, row - 1):
+                    with suppress(StoreError, OSError):
+                        shard.prefetch(row)
+                last = wanted
+                asked.append(wanted)
+            shard, row = asked.popleft()
+            with suppress(StoreError, OSError):
+                shard.fetch(row)
 
 
 class StoreReader:
@@ -121,17 +167,17 @@ class StoreReader:
                     fetcher.ask(shard, row)
                 yield _as_floats(self._record(key))
 
-    def ahead(self, keys: Iterable[str]) -> None:
+    def prefetch(self, keys: Iterable[str]) -> None:
         """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
         for shard, row in self._unread(keys):
-            shard.ahead(row)
+            shard.prefetch(row)
 
     def _record(self, key: str, *, ahead: bool = False) -> Record:
         number, row = self._place(key)
         shard = self._shard(number)
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
         if ahead and not checked[row]:  # the disk may read all of it while its beginning is checked
-            shard.ahead(row)
+            shard.prefetch(row)
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
         return record

@@ -49,7 +49,7 @@ class StoreContract:
         assert list(reader.keys) == wanted and all(toy.same(record) for record in reader)
         assert all(toy.same(reader.read(key)) for key in reversed(wanted))
         fresh = StoreReader.open(toy.folder)
-        fresh.ahead(["clip002", "nobody", "clip001"])
+        fresh.prefetch(["clip002", "nobody", "clip001"])
         back = list(fresh.read_each(wanted[::-1]))
         assert [record.key for record in back] == wanted[::-1] and all(map(toy.same, back))
         assert reader.info("clip001") == dict(toy.record("clip001").info)

@@ -26,9 +26,9 @@ from caeav.pipeline.store import (
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.convert import compare_records
 from caeav.pipeline.store.errors import Problem
+from caeav.pipeline.store.formats.common import MappedFile
 from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.state import Sighted, inspect, misfit, sight
 

@@ -50,6 +50,7 @@ from caeav.pipeline.store.convert import Differences, compare_records, converted
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.find import idle_s, list_slices
+from caeav.pipeline.store.formats.common import join_keys, split_keys
 from caeav.pipeline.store.formats.webdataset import structure_differences as structure_of_tar
 from caeav.pipeline.store.formats.zarr_format import structure_differences as structure_of_zarr
 from caeav.pipeline.store.journal import kept_remarks, source_of
@@ -62,7 +63,6 @@ from caeav.pipeline.store.layout import (
     shard_clips,
 )
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.media_record import Facts, MediaChange, read_record, write_record
 from caeav.pipeline.store.payload import (
     MAX_HEADER_BYTES,
@@ -524,7 +524,7 @@ def test_a_reader_knows_what_it_holds_and_what_it_does_not(toys) -> None:
         "clip000",
         "clip009",
     ]
-    reader.ahead(["clip001", "clip002", "nobody"])
+    reader.prefetch(["clip001", "clip002", "nobody"])
     sized = sum(p.stat().st_size for paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).values()
                 for p in paths)  # fmt: skip
     assert reader.shard_bytes == sized
