@@ -1,4 +1,4 @@
-"""The tests every store backend must pass, for whoever writes one.
+"""The tests that every store backend must pass, for whoever writes one.
 
     from caeav.pipeline.store.testing import StoreContract
 
@@ -7,7 +7,7 @@
         def backend(self) -> str:
             return "mine"  # registered by backends.register("mine")
 
-Needs pytest; imported by tests alone. Damage is only sampled here: a backend's own tests know where its bytes lie.
+Needs pytest; only tests import it. Damage is only sampled here: a backend's own tests know where its bytes lie.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.store.backend import BadIndex, backend_of
+from caeav.pipeline.store.contents import same_arrays
 from caeav.pipeline.store.convert import convert
 from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
@@ -29,12 +30,12 @@ from caeav.pipeline.store.payload import DTYPES
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import inspect
-from caeav.pipeline.store.testing_data import Toy, contents, same_arrays
+from caeav.pipeline.store.testing_data import Toy, contents
 from caeav.pipeline.store.verify import repair, verify
 
 
 class StoreContract:
-    """Subclass it with a fixture `backend` that gives a registered backend's name."""
+    """Subclass it with a fixture `backend` that returns the name of a registered backend."""
 
     @pytest.fixture
     def toy(self, tmp_path: Path, backend: str) -> Toy:
@@ -196,7 +197,7 @@ class StoreContract:
             writer.finish()
 
     def _never_silent(self, toy: Toy, name: str) -> None:
-        """A store whose file `name` is damaged says so, and gives no record that is not the one written."""
+        """A store whose file `name` is damaged says so, and never returns a record other than the one written."""
         if (toy.folder / "recipe.json").exists():
             assert not verify(toy.folder).sound, name
         try:

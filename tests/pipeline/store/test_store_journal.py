@@ -1,4 +1,4 @@
-"""The journal keeps finished records of shards that are not whole; nothing torn, damaged or foreign comes from it."""
+"""The journal keeps finished records of shards that are not complete; nothing torn, damaged or foreign comes from it."""
 
 from __future__ import annotations
 
