@@ -77,7 +77,7 @@ CODES = {
     "official_files_ignored": "the folder holds a data set's official files; read as plain media they are unused",
 }
 
-TOLD = (
+WARNINGS = (
     *(
         "few_names_found",
         "doubtful_times",
@@ -91,9 +91,9 @@ TOLD = (
 """Codes of what may make every number wrong: whoever reads the data set to compute something says them in full."""
 
 
-def told(manifest: Manifest) -> list[str]:
-    """The findings of the codes `TOLD`, in that order, a line each: what it means, where, the fact."""
-    found = sorted((f for f in manifest.findings if f.code in TOLD), key=lambda f: TOLD.index(f.code))
+def warning_lines(manifest: Manifest) -> list[str]:
+    """The findings of the codes `WARNINGS`, in that order, a line each: what it means, where, the fact."""
+    found = sorted((f for f in manifest.findings if f.code in WARNINGS), key=lambda f: WARNINGS.index(f.code))
     return [f"{CODES[f.code]} ({f.where}: {f.detail})" for f in found]
 
 
@@ -167,7 +167,7 @@ def _by_video(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
     return keys
 
 
-def without_length(clips: Iterable[Clip]) -> list[Finding]:
+def zero_length_events(clips: Iterable[Clip]) -> list[Finding]:
     """One `zero_length_event` for each event whose end is its start."""
     return [
         finding(

@@ -20,7 +20,7 @@ from caeav.manifests.key_index import KeyIndex, Keys, hash_text, hash_texts
 from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest, write_manifest
 from caeav.manifests.rows import ManifestError
-from caeav.manifests.update import grow
+from caeav.manifests.update import update_manifest
 
 CLIPS = (
     Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),
@@ -128,7 +128,7 @@ def test_rows_written_otherwise_are_read_as_ever(filed: Path) -> None:
 def test_growing_by_nothing_makes_no_clip(filed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, current = read_manifest(filed), read_manifest(filed)
     monkeypatch.setattr(LazyClips, "_clip", None)
-    grown, growth = grow(stored, current)
+    grown, growth = update_manifest(stored, current)
     assert not growth
     assert grown == stored
 

@@ -12,9 +12,9 @@ import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.dataset import MARKS
 from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import read_manifest, write_manifest
+from caeav.manifests.readers import MARKER_FILES
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
 from caeav.model.tasks.base import TASKS
@@ -51,7 +51,7 @@ def test_nothing_is_said_where_they_fit_or_nobody_knows(task: str, dataset: str)
 
 def test_every_task_has_data_sets_of_its_own() -> None:
     assert set(LAYOUTS) == set(TASKS)
-    assert {layout for layouts in LAYOUTS.values() for layout in layouts} == set(MARKS)
+    assert {layout for layouts in LAYOUTS.values() for layout in layouts} == set(MARKER_FILES)
 
 
 @pytest.mark.parametrize(
