@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from caeav.manifests.core import atomic as publish
+from caeav.manifests.core.home import Home
 from caeav.manifests.keys import MAX_KEY_CHARS
 from caeav.pipeline.extract.collect import open_stores
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import listed
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
@@ -923,11 +924,8 @@ def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None
         with ExitStack() as stack:
             stores = open_stores(
                 stack,
-                toy.dataset,
-                manifest,
+                RunContext(manifest, Home(toy.dataset.parent.parent), RunOptions(workers=1, **how)),
                 [(recipe, lambda records, place: list(records)) for recipe in recipes],
-                RunOptions(workers=1, **how),
-                lambda text: None,
                 lambda writer: opened.append(writer.path.name),
             )
             assert [store.writer.recipe for store in stores] == recipes
