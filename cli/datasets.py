@@ -1,6 +1,6 @@
-"""From `--dataset` and what goes with it to a manifest: what the home remembers is filled in, what changed is asked.
+"""From `--dataset` and its options to a manifest: fills in what the home remembers, and asks about what changed.
 
-Every command that takes a data set comes through here, so that a name, a folder, or nothing means the same to each.
+Every command that takes a data set comes through here, so a name, a folder, or nothing means the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from caeav.manifests.dataset import Source, load_dataset
 from caeav.manifests.remembered import ResolvedDataset, dataset_name, parse_labels, remember, resolve_dataset
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
-"""What a command does with a data set: only look at it; write something of it, so that it is remembered; or extract it,
-so that it is the last as well."""
+"""What a command does with a data set: only look at it; write something, so it is remembered; or extract it, so it
+becomes the last one too."""
 
 
 def source(
@@ -31,13 +31,13 @@ def source(
     segment_s: float | None,
     stride_s: float | None,
 ) -> Source:
-    """What the options say."""
+    """The options as one `Source`."""
     return Source(root, parse_labels(labels), segments, segment_s, stride_s)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set as a command has it: `called` in commands to type next, `source` as it was read."""
+    """A loaded data set: its name for the next command (`called`) and where it was read (`source`)."""
 
     manifest: Manifest
     called: str
@@ -45,9 +45,9 @@ class Loaded:
 
 
 def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> Loaded:
-    """The data set with what is remembered of it.
+    """Load a data set with what the home remembers of it.
 
-    Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
+    Raises `CaeavError` where an option differs from what is remembered and `relabel` is not given.
     """
     from caeav.pipeline.media.lengths import lengths_in
 
@@ -69,7 +69,7 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
 
 
 def name(dataset: str, home: Home) -> str:
-    """The name of the data set that is meant by a name, a folder of media, or nothing (the last one, which is said)."""
+    """Name of the data set meant by a name, a media folder, or nothing (the last one; printed)."""
     found = dataset_name(home, dataset, _same_media)
     if found != dataset and not (home.stores / found).is_dir():
         raise CaeavError(
@@ -82,14 +82,14 @@ def name(dataset: str, home: Home) -> str:
 
 
 def _same_media(stores: Path, root: Path) -> tuple[int, int]:
-    """`identity.same_media`, which knows decoders: imported where a folder has to be looked at, and not to train."""
+    """`identity.same_media`; imported late, since it imports decoders, which training does not need."""
     from caeav.pipeline.extract.identity import same_media
 
     return same_media(stores, root)
 
 
 def _ask(resolved: ResolvedDataset, relabel: bool) -> None:
-    """Let no change pass that was not asked for."""
+    """Refuse changes that were not asked for."""
     if not resolved.changes:
         return
     told = "; ".join(resolved.changes)
@@ -102,5 +102,5 @@ def _ask(resolved: ResolvedDataset, relabel: bool) -> None:
             return
     raise CaeavError(
         told,
-        hint="leave the option away to go on as before, add --relabel to take it so from now on, or use another --home",
+        hint="leave the option out to continue as before, add --relabel to use it from now on, or use another --home",
     )

@@ -1,7 +1,7 @@
 """`caeav demo`: the whole path on generated video files, by the commands a user would type.
 
-Every step is the real command in a process of its own, printed before it runs, so that nothing here works
-that would not work by hand. Finished steps are gone over quickly when the demo is repeated.
+Each step is the real command in a process of its own, printed before it runs, so nothing works here that would not
+work by hand. When the demo is repeated, finished steps take little time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def demo(
 
 
 def _step(arguments: list[str]) -> float:
-    """Show and run one command; its seconds. Stops the demo when it fails."""
+    """Print and run one command; returns its seconds. Raises `CaeavError` when it fails."""
     say(f"\n$ caeav {shlex.join(arguments)}")
     started = time.perf_counter()
     status = subprocess.run([sys.executable, "-m", "caeav.cli", *arguments], check=False).returncode

@@ -1,4 +1,4 @@
-"""`caeav eval`: the official score of a trained run on a split, class by class, also under stress."""
+"""`caeav eval`: the official score of a trained run on a split, per class, also under stress."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ def evaluate(
         ),
     ] = None,
     stress_seed: Annotated[
-        int, typer.Option("--stress-seed", min=0, help="Which clips are hit, and by what.")
+        int, typer.Option("--stress-seed", min=0, help="Decides which clips are damaged, and how.")
     ] = 0,
     drop_leaks: Annotated[
         bool,
         typer.Option(
-            "--drop-leaks", help="Leave out clips whose video is in another split too; both scores are told."
+            "--drop-leaks", help="Leave out clips whose video is in another split too; prints both scores."
         ),
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
+    """Score a run's best weights on a split, as at the end of training, or with damaged inputs."""
     from caeav.manifests.core.util import counted
-    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.tasks.bootstrap import format_interval
     from caeav.model.train.examine import examine, remarks
     from caeav.model.train.experiment import reopen
     from caeav.model.train.protocol import HONEST, stamp
@@ -104,14 +104,14 @@ def evaluate(
         say(f"no table class by class: {scores.ungrouped}")
     bounds = found.intervals.as_json() if found.intervals is not None else None
     if scores.details:
-        rows = [[name, value, shown(bounds, name)] for name, value in scores.details.items()]
+        rows = [[name, value, format_interval(bounds, name)] for name, value in scores.details.items()]
         print_table(["also", split, "interval"], rows)
         print()
     config = experiment.config
     marked = stamp(config.protocol, config.select_on)
     marked = f" ({marked})" if marked != HONEST and split == "test" else ""
     asked = counted(scores.clips, f"{split} {task.sample_noun}")
-    within = shown(bounds, task.metric)
+    within = format_interval(bounds, task.metric)
     within = f" ({within})" if within else ""
     print(
         f"{run.name}: {task.metric} {scores.value:.2f} %{within}{marked} on {asked}; majority {found.majority:.2f} %"

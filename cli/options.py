@@ -1,8 +1,6 @@
-"""Options that several commands share, declared once so that they read and behave alike.
+"""What several commands share, written once so that it reads and behaves alike: options and what is made of them.
 
-Options by which commands choose models: a name, `--<part>-weights`, and `--set <part>.<key>=<value>`.
-
-Opening the backbones of token stores for the inject placement, for commands that train or apply a network.
+A model is chosen by its name, `--<part>-weights` and `--set <part>.<key>=<value>`.
 """
 
 from __future__ import annotations
@@ -23,86 +21,6 @@ if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
     from caeav.pipeline.backbones.choice import ModelChoice
     from caeav.pipeline.store import Recipe
-
-
-WEIGHTS_HELP = "Weights: hub:<owner>/<repo>, a folder, a file, or random:<seed> for measurements."
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PART.KEY=VALUE",
-        help="One setting of a model, e.g. visual.preset=reference; repeatable. `caeav models show` lists them.",
-    ),
-]
-
-
-def choose(
-    parts: Mapping[str, tuple[str, str | None]], assignments: Sequence[str] | None
-) -> dict[str, ModelChoice]:
-    """Part -> its choice, from part -> (name, weights) and the values of `--set`.
-
-    Values are read as in YAML (`256`, `true`, `[a, b]`). Raises `CaeavError` for an assignment to no part.
-    """
-    from caeav.pipeline.backbones.choice import ModelChoice
-
-    settings: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for text in assignments or ():
-        left, value = _parsed(text, f"PART.KEY=VALUE, where PART is one of: {', '.join(parts)}")
-        part, dot, key = left.partition(".")
-        if not (dot and key and part in settings):
-            raise CaeavError(
-                f"--set {text!r} sets nothing",
-                hint=f"write PART.KEY=VALUE, where PART is one of: {', '.join(parts)}",
-            )
-        settings[part][key] = value
-    return {part: ModelChoice(name, weights or "", settings[part]) for part, (name, weights) in parts.items()}
-
-
-def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None) -> ModelChoice:
-    """A choice where a command is about one model alone: `--set KEY=VALUE`."""
-    from caeav.pipeline.backbones.choice import ModelChoice
-
-    return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
-
-
-def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
-    """Tap -> path, from each `TAP=PATH` that an option was given; raises `CaeavError` for anything else."""
-    found: dict[str, Path] = {}
-    for text in given or ():
-        tap, equals, path = text.partition("=")
-        if not (equals and tap and path) or tap in found:
-            again = "names a tap again" if tap in found else "is no TAP=PATH"
-            raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
-        found[tap] = Path(path).expanduser()
-    return found
-
-
-def _parsed(text: str, form: str) -> tuple[str, Any]:
-    import yaml
-
-    left, equals, value = text.partition("=")
-    if not (equals and left):
-        raise CaeavError(f"--set {text!r} sets nothing", hint=f"write {form}")
-    try:
-        return left, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error
-
-
-def live_opener(home: Home) -> LiveOpener:
-    """What makes a run's backbones when its placement needs them; weights are found by what `home` remembers."""
-
-    def opened(recipes: Sequence[Recipe]) -> Live:
-        from caeav.model.adapters.live import Live
-        from caeav.pipeline.backbones.weights import remember_at
-        from caeav.pipeline.extract.jobs import open_live
-
-        remember_at(home, say)
-        say("loading the backbones that the adapters are placed in")
-        return Live(open_live(recipes, "visual"), open_live(recipes, "audio"))
-
-    return opened
 
 
 HomeOption = Annotated[
@@ -138,34 +56,109 @@ LabelsOption = Annotated[
         show_default="<folder>/labels.csv if there is one",
     ),
 ]
-SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
+SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments per clip.")]
 SegmentSecondsOption = Annotated[
-    float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
+    float | None, typer.Option("--segment-seconds", help="For a folder: seconds per segment.")
 ]
 StrideOption = Annotated[
     float | None,
     typer.Option(
         "--stride-seconds",
-        help="For a folder: cut each file into clips, one every so many seconds, to its end; 0: not. Remembered.",
+        help="For a folder: cut each file into clips, one every so many seconds; 0 turns it off. Remembered.",
     ),
 ]
 RelabelOption = Annotated[
     bool,
-    typer.Option(
-        "--relabel", help="Take another --root, --labels or cut than the data set was made with, from now on."
-    ),
+    typer.Option("--relabel", help="Use another --root, --labels or cut than before, from now on."),
 ]
 ChangedOption = Annotated[
     str,
     typer.Option(
         "--changed",
         metavar="redo|keep",
-        help="Where media changed since its clips were stored: make these anew, or keep them.",
+        help="For clips whose media changed since they were stored: make them again, or keep them.",
         show_default="refuse",
+    ),
+]
+WEIGHTS_HELP = "Weights: hub:<owner>/<repo>, a folder, a file, or random:<seed> for measurements."
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PART.KEY=VALUE",
+        help="One setting of a model, e.g. visual.preset=reference; repeatable. `caeav models show` lists them.",
     ),
 ]
 
 
+def choose(
+    parts: Mapping[str, tuple[str, str | None]], assignments: Sequence[str] | None
+) -> dict[str, ModelChoice]:
+    """Part -> model choice, from part -> (name, weights) and the values of `--set`.
+
+    Values are read as in YAML (`256`, `true`, `[a, b]`). Raises `CaeavError` for an assignment to no part.
+    """
+    from caeav.pipeline.backbones.choice import ModelChoice
+
+    settings: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for text in assignments or ():
+        left, value = _parsed(text, f"PART.KEY=VALUE, where PART is one of: {', '.join(parts)}")
+        part, dot, key = left.partition(".")
+        if not (dot and key and part in settings):
+            raise CaeavError(
+                f"--set {text!r} sets nothing",
+                hint=f"write PART.KEY=VALUE, where PART is one of: {', '.join(parts)}",
+            )
+        settings[part][key] = value
+    return {part: ModelChoice(name, weights or "", settings[part]) for part, (name, weights) in parts.items()}
+
+
+def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None) -> ModelChoice:
+    """The choice of a command that takes one model: `--set KEY=VALUE`."""
+    from caeav.pipeline.backbones.choice import ModelChoice
+
+    return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
+
+
+def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
+    """Tap -> path, from the `TAP=PATH` values of an option; raises `CaeavError` for other values."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        tap, equals, path = text.partition("=")
+        if not (equals and tap and path) or tap in found:
+            again = "names a tap again" if tap in found else "is no TAP=PATH"
+            raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
+        found[tap] = Path(path).expanduser()
+    return found
+
+
+def _parsed(text: str, form: str) -> tuple[str, Any]:
+    import yaml
+
+    left, equals, value = text.partition("=")
+    if not (equals and left):
+        raise CaeavError(f"--set {text!r} sets nothing", hint=f"write {form}")
+    try:
+        return left, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error
+
+
+def live_opener(home: Home) -> LiveOpener:
+    """A function that loads a run's backbones, where adapters sit inside them, by what `home` remembers of weights."""
+
+    def opened(recipes: Sequence[Recipe]) -> Live:
+        from caeav.model.adapters.live import Live
+        from caeav.pipeline.backbones.weights import remember_at
+        from caeav.pipeline.extract.jobs import open_live
+
+        remember_at(home, say)
+        say("loading the backbones that the adapters are placed in")
+        return Live(open_live(recipes, "visual"), open_live(recipes, "audio"))
+
+    return opened
+
+
 def at_home(home: Home) -> str:
-    """` --home ...` for a command to type next, or nothing where it finds this home by itself."""
+    """` --home ...` for the next command, or nothing where that command finds this home by itself."""
     return "" if Home.find().root == home.root else f" --home {shlex.quote(str(home.root))}"

@@ -28,7 +28,7 @@ def predict(
         ),
     ],
     start_s: Annotated[
-        float, typer.Option("--start", min=0, help="Where in the file to begin, in seconds.")
+        float, typer.Option("--start", min=0, help="Where the clip begins in the file, in seconds.")
     ] = 0.0,
     question: Annotated[
         str,
@@ -51,7 +51,7 @@ def predict(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
+    """Apply a run to a clip of a media file: events per second, sounding pixels, or the answer to a question."""
     from caeav.model.train.predict import Predictor, folder_for, report_json, write_report
     from caeav.model.train.protocol import stamp
     from caeav.model.train.runs import PREDICTIONS, find_run
@@ -95,8 +95,8 @@ def predict(
         say(f"note: {printable(remark)}")
     for note in facts["notes"]:
         say(f"note: {printable(note['code'])}: {printable(note['detail'])}")
-    end_s, media_s = prediction.when.end_s, prediction.when.media_s
-    if media_s is not None and media_s >= end_s + prediction.when.segment_s:
+    end_s, media_s = prediction.times.end_s, prediction.times.media_s
+    if media_s is not None and media_s >= end_s + prediction.times.segment_s:
         say(
             f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
         )

@@ -1,4 +1,4 @@
-"""`caeav runs ls|show|table`: trained runs, how they did, what one of them is, and how they stand beside others'."""
+"""`caeav runs ls|show|table`: list runs, show one, and compare test scores with published numbers."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ class TokenBatchNorm(nn.Module):
         """`[..., C]` -> `[..., C]`."""
         return self._normalise(x, self.training)
 
-    def remembered(self, x: Tensor) -> Tensor:
+    def with_running_statistics(self, x: Tensor) -> Tensor:
         """`[..., C]` -> `[..., C]` by the statistics of earlier calls, which stay as they are, in training too."""
         return self._normalise(x, False)
 

@@ -254,7 +254,7 @@ def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
     stage.summary.notes["longer_media"] = 3
     stage.load.result = datasets.Loaded(MANIFEST, "mine", Source(stride_s=1.0 if given else None))
     said = call("extract", *given).stderr
-    assert ("3 clips of files that go on longer" in said) is not bool(given)
+    assert ("3 clips of files longer than their clip" in said) is not bool(given)
     assert given or "--stride-seconds 2" in said  # 4 x 0.5 s
 
 
@@ -500,7 +500,7 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     process = Heard(SimpleNamespace(tokens=record, captions=written, frames=[0]))
     monkeypatch.setattr("caeav.pipeline.extract.single_file.process_file", process)
     when = SimpleNamespace(end_s=14.0, media_s=20.0, segment_s=1.0)
-    prediction = SimpleNamespace(when=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
+    prediction = SimpleNamespace(times=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
     predictor = SimpleNamespace(check=Heard(), predict=Heard(prediction), config=run.experiment.config)
     load = Heard(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
