@@ -275,15 +275,17 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, A
     """A home whose stores come from small media files, a run on them, and one of the files."""
     from caeav.manifests.dataset import load_dataset
     from caeav.manifests.synthetic import SyntheticOptions, synthesise
+    from caeav.pipeline.extract.context import RunContext, RunOptions
     from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-    from caeav.pipeline.extract.options import RunOptions
     from caeav.pipeline.extract.tokens import extract_all
 
     home = Home(tmp_path_factory.mktemp("decoded"))
     options = SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5)
     synthesise(home.data("synthetic"), options, workers=1)
     manifest = load_dataset("synthetic", None, home)
-    extract_all(manifest, home, [TokenOptions(), CaptionOptions()], RunOptions(workers=1), lambda _: None)
+    extract_all(
+        RunContext(manifest, home, RunOptions(workers=1), lambda _: None), [TokenOptions(), CaptionOptions()]
+    )
     small = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe", "full", "--json"]
     result = call(home, "train", "--dataset", "synthetic", "--device", "cpu", *small)
     assert result.exit_code == 0, result.output
@@ -295,7 +297,8 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     decoded: tuple[Home, dict[str, Any], Path], part: int, tmp_path: Path
 ) -> None:
     """The whole way from media to table gives what the stored tokens and captions of that file give."""
-    from caeav.model.train.predict import Predictor, report_json
+    from caeav.model.train.predict import Predictor
+    from caeav.model.train.report import report_json
     from caeav.model.train.runs import find_run
     from caeav.pipeline.store import StoreReader
 
@@ -320,7 +323,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
 
 
 def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.predict import folder_for
+    from caeav.model.train.report import folder_for
 
     file, out = tmp_path / "clip.mp4", tmp_path / "clip"
     for question, folder in (("how many?", "clip"), ("how loud?", "clip-2"), (" how many? ", "clip")):
@@ -331,7 +334,7 @@ def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> 
 
 
 def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.predict import folder_for
+    from caeav.model.train.report import folder_for
 
     a, b, out = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4", tmp_path / "clip"
     for file, folder in ((a, "clip"), (b, "clip-2"), (a, "clip"), (b, "clip-2")):
