@@ -84,8 +84,8 @@ class Tpavi(nn.Module):
     repeat `L` times and the matrix has rank `T` at most: here every place meets `T` keys, whose values are means over
     their frames. Same numbers at cost `O(N C T)` and memory `O(N C)`.
 
-    The BN starts at zero, so the layer starts as `LN(x)`. 1x1x1 convolutions are kept as matrices. `with_audio=False` builds
-    the visual-only form (keys from `x`, an option that the reference leaves off), which is linear as well.
+    The BN starts at zero, so the layer starts as `LN(x)`. 1x1x1 convolutions are kept as matrices. `with_audio=False`
+    builds the visual-only form (keys from `x`, an option that the reference leaves off), which is linear as well.
     """
 
     def __init__(self, channels: int, audio_channels: int, *, with_audio: bool = True) -> None:

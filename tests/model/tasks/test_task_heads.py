@@ -105,7 +105,7 @@ def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
 
 
 def test_the_parsing_head_is_wired_as_described() -> None:
-    """Audio is regrouped by the visual segments, both are grouped by their class tokens, then across by the visual groups."""
+    """Audio is regrouped by the visual segments, both grouped by their class tokens, then across by visual groups."""
     torch.manual_seed(0)
     x, motion = trunk(), torch.randn(2, 5, 7)
     head = avvp()
