@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from caeav.model.adapters.config import AdapterConfig, Variant, lay_over
+from caeav.model.adapters.config import AdapterConfig, Variant, deep_merge
 from caeav.model.tasks.heads import HeadConfig
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ModelConfig(BaseModel):
             name: part.model_dump(exclude_unset=True) if isinstance(part, BaseModel) else part
             for name, part in given.items()
         }
-        return lay_over(defaults, plain)
+        return deep_merge(defaults, plain)
 
 
 Positive = Annotated[float, Field(gt=0)]

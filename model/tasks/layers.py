@@ -42,7 +42,7 @@ class ChannelNorm(nn.Module):
         Without this, inputs that only training has (negatives) would shift what scoring normalises by.
         """
         norm = self.norm
-        return norm.remembered(x) if isinstance(norm, TokenBatchNorm) else norm(x)
+        return norm.by_running_statistics(x) if isinstance(norm, TokenBatchNorm) else norm(x)
 
 
 EPS = 1e-6
