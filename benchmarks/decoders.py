@@ -63,7 +63,7 @@ def seek_a_picture(path: str) -> list[Any]:
     """The alternative: seek to each wanted time, decode up to it, then the sound in a second pass."""
     import av
 
-    from caeav.pipeline.media.audio import SoundLine
+    from caeav.pipeline.media.audio import AudioLine
     from caeav.pipeline.media.mixing import Mixer
 
     pictures = []
@@ -80,10 +80,10 @@ def seek_a_picture(path: str) -> list[Any]:
             pictures.append(shown.to_ndarray(format="rgb24"))
     with av.open(path) as container:
         stream = container.streams.audio[0]
-        line, mixer = SoundLine(float(stream.time_base), (0.0, 12.0)), Mixer()
+        line, mixer = AudioLine(float(stream.time_base), (0.0, 12.0)), Mixer()
         for frame in container.decode(stream):
             line.add(frame.time, mixer.mono(frame), frame.sample_rate)
-        line.sound().window(0.0, SAMPLING.samples, SAMPLING.rate_hz)
+        line.audio().window(0.0, SAMPLING.samples, SAMPLING.rate_hz)
     return pictures
 
 

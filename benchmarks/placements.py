@@ -48,9 +48,10 @@ def taps(modality: str, shapes: tuple[tuple[int, int], ...]) -> tuple[Tap, ...]:
 def live_backbones() -> Live:
     """Both networks with random weights."""
     from caeav.pipeline.backbones.htsat.network import Htsat, LiveHtsat
-    from caeav.pipeline.backbones.timm_models import create_swin_v2
+    from caeav.pipeline.backbones.timm_models import LiveSwinV2, import_timm
 
-    return Live(create_swin_v2("swinv2_large_window12_192"), LiveHtsat(Htsat()))
+    swin = import_timm().create_model("swinv2_large_window12_192", num_classes=0)
+    return Live(LiveSwinV2(swin), LiveHtsat(Htsat()))
 
 
 def build_ave(spec: InputSpec, adapters: AdapterConfig, live: Live | None = None) -> Network:

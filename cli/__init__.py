@@ -1,4 +1,4 @@
-"""The `caeav` command: parse, call, print; no logic of its own."""
+"""The `caeav` command: it parses, calls and prints, and has no logic of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from caeav.cli.surroundings import INTERRUPTED, finished_status, leave, settle_i
 
 
 def main() -> None:
-    """Entry point of the console script; Ctrl-C and SIGTERM are answered from here on, while it is being loaded too."""
+    """Entry point of the console script. Handles Ctrl-C and SIGTERM from the start, also while modules are loading."""
     status: int | str | None = INTERRUPTED
     try:
         settle_in()

@@ -29,7 +29,7 @@ COMMANDS = {
     "demo": "demo",
     "doctor": "doctor",
 }
-"""Command -> its module, in the order in which they are used, which is that of the help."""
+"""Command -> its module, in the order in which one uses them; the help has the same order."""
 
 DISK_TROUBLE = {
     errno.ENOSPC: "make room on that disk",
@@ -60,7 +60,7 @@ def _print_version(asked: bool) -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command, with every module of `COMMANDS`."""
+    """The command with all sub-commands."""
     app = typer.Typer(
         cls=InOrder,
         no_args_is_help=True,
@@ -88,7 +88,7 @@ def build() -> typer.Typer:
 def run() -> None:
     """Run the command. Exit status: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted.
 
-    `main` makes of the last 143 when it was SIGTERM, and 141 of any when nobody read the result.
+    `main` turns 130 into 143 after SIGTERM, and any status into 141 when nobody read the result.
     """
     try:
         build()()

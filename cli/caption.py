@@ -1,6 +1,6 @@
-"""`caeav caption`: media files to a store of captions and their embeddings; `captions.py` has its sub-commands.
+"""`caeav caption`: write captions of every clip and store them with their embeddings.
 
-`caeav caption show|export|embed`: what captions say, as a file for other programs, and embedded anew.
+`caeav caption show|export|embed` print them, write them to a file for other programs, and embed them with other models.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli import caption as captions
-from caeav.cli import datasets
-from caeav.cli import stage as stages
+from caeav.cli import datasets, stage
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.datasets import source
 from caeav.cli.options import (
@@ -49,14 +47,93 @@ StoreOption = Annotated[
 ]
 
 
-def register_group(group: typer.Typer) -> None:
-    """Add the sub-commands to `caption`."""
-    group.command()(show)
-    group.command()(export)
-    group.command()(embed)
+def register(app: typer.Typer) -> None:
+    """Add the command, which does the captioning unless a sub-command is named."""
+    group = typer.Typer(invoke_without_command=True, callback=caption, subcommand_metavar="[COMMAND] ...")
+    for command in (show, export, embed):
+        group.command()(command)
+    app.add_typer(group, name="caption")
 
 
-def asked_for(context: typer.Context) -> bool:
+def caption(
+    context: typer.Context,
+    dataset: DatasetOption = "",
+    root: RootOption = None,
+    home: HomeOption = None,
+    visual: Annotated[str, typer.Option("--visual", help="Captioner of the frames.")] = "descriptor",
+    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
+    audio: Annotated[str, typer.Option("--audio", help="Captioner of the audio.")] = "descriptor",
+    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
+    visual_text: Annotated[
+        str, typer.Option("--visual-text", help="Text backbone of visual captions.")
+    ] = "hashed",
+    visual_text_weights: Annotated[
+        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
+    ] = None,
+    audio_text: Annotated[
+        str, typer.Option("--audio-text", help="Text backbone of audio captions.")
+    ] = "hashed",
+    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
+    settings: SetOption = None,
+    decoder: stage.DecoderOption = DEFAULT_DECODER,
+    dtype: stage.DtypeOption = "float16",
+    shard_clips: stage.ShardClipsOption = 64,
+    backend: stage.BackendOption = DEFAULT_BACKEND,
+    batch: stage.BatchOption = DEFAULT_BATCH,
+    precision: stage.PrecisionOption = "fp32",
+    labels: LabelsOption = None,
+    segments: SegmentsOption = None,
+    segment_s: SegmentSecondsOption = None,
+    stride_s: StrideOption = None,
+    relabel: RelabelOption = False,
+    changed: ChangedOption = "",
+    workers: stage.WorkersOption = None,
+    devices: stage.DevicesOption = "auto",
+    part: stage.SliceOption = None,
+    deadline_s: stage.DeadlineOption = DEFAULT_DEADLINE_S,
+    retry_failed: stage.RetryOption = False,
+    max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption the frames and the audio of every clip; store the captions and their embeddings."""
+    if _sub_command_named(context):
+        return
+    from caeav.pipeline.extract.captions import caption as run_caption
+    from caeav.pipeline.extract.device.options import ComputeOptions
+    from caeav.pipeline.extract.jobs import CaptionOptions
+
+    place = Home.find(home)
+    run = stage.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
+    parts = choose(
+        {
+            "visual": (visual, visual_weights),
+            "audio": (audio, audio_weights),
+            "visual-text": (visual_text, visual_text_weights),
+            "audio-text": (audio_text, audio_text_weights),
+        },
+        settings,
+    )
+    options = CaptionOptions(
+        visual=parts["visual"],
+        audio=parts["audio"],
+        visual_text=parts["visual-text"],
+        audio_text=parts["audio-text"],
+        decoder=decoder,
+        dtype=dtype,
+        shard_clips=shard_clips,
+        backend=backend,
+        compute=ComputeOptions(batch, precision),
+    )
+    given = source(root, labels, segments, segment_s, stride_s)
+    loaded = stage.load(dataset, given, place, relabel=relabel)
+    manifest, called = loaded.manifest, loaded.called
+    with stage.telling_changes(as_json):
+        summary = stage.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
+    step = stage.train_step(called, home)
+    stage.finish(summary, as_json, stage.merge_step(manifest.dataset, home) if part else step)
+
+
+def _sub_command_named(context: typer.Context) -> bool:
     """Whether a sub-command was named; options then belong behind it."""
     if context.invoked_subcommand is None:
         return False
@@ -64,7 +141,7 @@ def asked_for(context: typer.Context) -> bool:
         source = context.get_parameter_source(str(parameter.name))
         if source is not None and source.name == "COMMANDLINE":
             command = f"caeav caption {context.invoked_subcommand}"
-            context.fail(f"{parameter.opts[0]} goes behind the command: {command} {parameter.opts[0]} ...")
+            context.fail(f"{parameter.opts[0]} belongs after the command: {command} {parameter.opts[0]} ...")
     return True
 
 
@@ -75,7 +152,7 @@ def show(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a clip's captions in every caption store of the data set: text, who wrote it, and its embedding."""
+    """Show a clip's captions in every caption store of the data set: text, captioner and embedding."""
     readers = [StoreReader.open(path, allow_partial=True) for path in _stores(dataset, store, home)]
     if len(readers) > 1 and any(key in reader for reader in readers):
         readers = [reader for reader in readers if key in reader]
@@ -141,11 +218,11 @@ def embed(
         typer.Option("--dtype", help="float16, bfloat16, float32 or int8.", show_default="the store's"),
     ] = None,
     home: HomeOption = None,
-    devices: stages.DevicesOption = "auto",
-    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    devices: stage.DevicesOption = "auto",
+    max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed the texts of a caption store with other text backbones, into a store of its own, without captioning."""
+    """Embed the captions of a store with other text backbones, into a new store; nothing is captioned again."""
     from caeav.pipeline.extract.captions import reembed
 
     place = Home.find(home)
@@ -161,14 +238,14 @@ def embed(
             raise CaeavError(
                 f"--{part}-weights without --{part}", hint=f"name the text backbone: --{part} NAME"
             )
-    run = stages.run_options(1, 1.0, False, max_failed, devices)
-    summary = stages.with_bar(
+    run = stage.run_options(1, 1.0, False, max_failed, devices)
+    summary = stage.with_bar(
         "embed",
         lambda *tell: reembed(
             source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
         ),
     )
-    stages.finish(summary, as_json, stages.train_step(called, home))
+    stage.finish(summary, as_json, stage.train_step(called, home))
 
 
 def _stores(dataset: str, store: str | None, home: Path | None) -> list[Path]:
@@ -219,86 +296,8 @@ def _source(described: dict[str, Any]) -> str:
     return f" ({weights['source']}, {weights['digest'][:19]})" if weights else ""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command, which does the captioning unless a sub-command is named."""
-    group = typer.Typer(invoke_without_command=True, callback=caption, subcommand_metavar="[COMMAND] ...")
-    register_group(group)
-    app.add_typer(group, name="caption")
-
-
-def caption(
-    context: typer.Context,
-    dataset: DatasetOption = "",
-    root: RootOption = None,
-    home: HomeOption = None,
-    visual: Annotated[str, typer.Option("--visual", help="Captioner of pictures.")] = "descriptor",
-    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
-    audio: Annotated[str, typer.Option("--audio", help="Captioner of sound.")] = "descriptor",
-    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
-    visual_text: Annotated[
-        str, typer.Option("--visual-text", help="Text backbone of visual captions.")
-    ] = "hashed",
-    visual_text_weights: Annotated[
-        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
-    ] = None,
-    audio_text: Annotated[
-        str, typer.Option("--audio-text", help="Text backbone of audio captions.")
-    ] = "hashed",
-    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
-    settings: SetOption = None,
-    decoder: stages.DecoderOption = DEFAULT_DECODER,
-    dtype: stages.DtypeOption = "float16",
-    shard_clips: stages.ShardClipsOption = 64,
-    backend: stages.BackendOption = DEFAULT_BACKEND,
-    batch: stages.BatchOption = DEFAULT_BATCH,
-    precision: stages.PrecisionOption = "fp32",
-    labels: LabelsOption = None,
-    segments: SegmentsOption = None,
-    segment_s: SegmentSecondsOption = None,
-    stride_s: StrideOption = None,
-    relabel: RelabelOption = False,
-    changed: ChangedOption = "",
-    workers: stages.WorkersOption = None,
-    devices: stages.DevicesOption = "auto",
-    part: stages.SliceOption = None,
-    deadline_s: stages.DeadlineOption = DEFAULT_DEADLINE_S,
-    retry_failed: stages.RetryOption = False,
-    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a caption of the picture and one of the sound of every clip, and store them embedded."""
-    if captions.asked_for(context):
-        return
-    from caeav.pipeline.extract.captions import caption as run_caption
-    from caeav.pipeline.extract.device.options import ComputeOptions
-    from caeav.pipeline.extract.jobs import CaptionOptions
-
-    place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
-    parts = choose(
-        {
-            "visual": (visual, visual_weights),
-            "audio": (audio, audio_weights),
-            "visual-text": (visual_text, visual_text_weights),
-            "audio-text": (audio_text, audio_text_weights),
-        },
-        settings,
-    )
-    options = CaptionOptions(
-        visual=parts["visual"],
-        audio=parts["audio"],
-        visual_text=parts["visual-text"],
-        audio_text=parts["audio-text"],
-        decoder=decoder,
-        dtype=dtype,
-        shard_clips=shard_clips,
-        backend=backend,
-        compute=ComputeOptions(batch, precision),
-    )
-    given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stages.load(dataset, given, place, relabel=relabel)
-    manifest, called = loaded.manifest, loaded.called
-    with stages.telling_changes(as_json):
-        summary = stages.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
-    step = stages.train_step(called, home)
-    stages.finish(summary, as_json, stages.merge_step(manifest.dataset, home) if part else step)
+def register_group(group: typer.Typer) -> None:
+    """Add the sub-commands to `caption`."""
+    group.command()(show)
+    group.command()(export)
+    group.command()(embed)

@@ -29,12 +29,12 @@ def say(text: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether somebody is there to answer."""
+    """Whether a person can answer questions: stdin and stderr are a terminal."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirmed(question: str, yes: bool) -> bool:
-    """Whether it is to be done: `yes` was given, or who sits at the terminal says so; `CaeavError` for nobody."""
+    """Ask on the terminal unless `yes`; raises `CaeavError` where there is no terminal."""
     if yes:
         return True
     if not is_terminal():
@@ -44,8 +44,7 @@ def confirmed(question: str, yes: bool) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """Machine-readable result; escaped to ASCII where stdout cannot take it (its encoding, a file name's odd bytes) or
-    where it holds what could steer a terminal."""
+    """Print JSON; escaped to ASCII where stdout cannot encode it or where it holds control characters."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -1,6 +1,6 @@
-"""From `--dataset` and what goes with it to a manifest: what the home remembers is filled in, what changed is asked.
+"""From `--dataset` and its options to a manifest: fills in what the home remembers, and asks about what changed.
 
-Every command that takes a data set comes through here, so that a name, a folder, or nothing means the same to each.
+Every command that takes a data set comes through here, so a name, a folder, or nothing means the same everywhere.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source, load_dataset
-from caeav.manifests.remembered import Recalled, labels_of, name_of, recall, remember
+from caeav.manifests.remembered import ResolvedDataset, dataset_name, parse_labels, remember, resolve_dataset
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
-"""What a command does with a data set: only look at it; write something of it, so that it is remembered; or extract it,
-so that it is the last as well."""
+"""What a command does with a data set: only look at it; write something, so it is remembered; or extract it, so it
+becomes the last one too."""
 
 
 def source(
@@ -31,13 +31,13 @@ def source(
     segment_s: float | None,
     stride_s: float | None,
 ) -> Source:
-    """What the options say."""
-    return Source(root, labels_of(labels), segments, segment_s, stride_s)
+    """The options as one `Source`."""
+    return Source(root, parse_labels(labels), segments, segment_s, stride_s)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A data set as a command has it: `called` in commands to type next, `source` as it was read."""
+    """A loaded data set: its name for the next command (`called`) and where it was read (`source`)."""
 
     manifest: Manifest
     called: str
@@ -45,32 +45,32 @@ class Loaded:
 
 
 def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> Loaded:
-    """The data set with what is remembered of it.
+    """Load a data set with what the home remembers of it.
 
-    Raises `CaeavError` where something was given otherwise than it is remembered and nobody asked for that.
+    Raises `CaeavError` where an option differs from what is remembered and `relabel` is not given.
     """
     from caeav.pipeline.media.lengths import lengths_in
 
-    recalled = recall(home, dataset, given, _same_media)
-    for text in recalled.said:
+    resolved = resolve_dataset(home, dataset, given, _same_media)
+    for text in resolved.notes:
         say(text)
     if does != LOOKS:
-        _ask(recalled, relabel)
-    elif recalled.changes:
-        say(f"note: {'; '.join(recalled.changes)}; only this command looks at it so")
-    cut = {} if recalled.built else asdict(recalled.source)
+        _ask(resolved, relabel)
+    elif resolved.changes:
+        say(f"note: {'; '.join(resolved.changes)}; only this command looks at it so")
+    cut = {} if resolved.built else asdict(resolved.source)
     cut.pop("root", None)
     manifest = load_dataset(
-        recalled.argument, recalled.root, home, called=recalled.called, lengths=lengths_in(home), **cut
+        resolved.name_or_folder, resolved.root, home, dataset=resolved.name, lengths=lengths_in(home), **cut
     )
     if does != LOOKS:
-        remember(home, recalled, last=does == IS_LAST)
-    return Loaded(manifest, dataset or recalled.called, recalled.source)
+        remember(home, resolved, last=does == IS_LAST)
+    return Loaded(manifest, dataset or resolved.name, resolved.source)
 
 
 def name(dataset: str, home: Home) -> str:
-    """The name of the data set that is meant by a name, a folder of media, or nothing (the last one, which is said)."""
-    found = name_of(home, dataset, _same_media)
+    """Name of the data set meant by a name, a media folder, or nothing (the last one; printed)."""
+    found = dataset_name(home, dataset, _same_media)
     if found != dataset and not (home.stores / found).is_dir():
         raise CaeavError(
             f"nothing was made of {dataset or found} in {home.root} yet",
@@ -82,17 +82,17 @@ def name(dataset: str, home: Home) -> str:
 
 
 def _same_media(stores: Path, root: Path) -> tuple[int, int]:
-    """`identity.same_media`, which knows decoders: imported where a folder has to be looked at, and not to train."""
+    """`identity.same_media`; imported late, since it imports decoders, which training does not need."""
     from caeav.pipeline.extract.identity import same_media
 
     return same_media(stores, root)
 
 
-def _ask(recalled: Recalled, relabel: bool) -> None:
-    """Let no change pass that was not asked for."""
-    if not recalled.changes:
+def _ask(resolved: ResolvedDataset, relabel: bool) -> None:
+    """Refuse changes that were not asked for."""
+    if not resolved.changes:
         return
-    told = "; ".join(recalled.changes)
+    told = "; ".join(resolved.changes)
     if relabel:
         say(f"{told}: taken, as --relabel says")
         return
@@ -102,5 +102,5 @@ def _ask(recalled: Recalled, relabel: bool) -> None:
             return
     raise CaeavError(
         told,
-        hint="leave the option away to go on as before, add --relabel to take it so from now on, or use another --home",
+        hint="leave the option out to continue as before, add --relabel to use it from now on, or use another --home",
     )

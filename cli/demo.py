@@ -1,7 +1,7 @@
 """`caeav demo`: the whole path on generated video files, by the commands a user would type.
 
-Every step is the real command in a process of its own, printed before it runs, so that nothing here works
-that would not work by hand. Finished steps are gone over quickly when the demo is repeated.
+Each step is the real command in a process of its own, printed before it runs, so nothing works here that would not
+work by hand. When the demo is repeated, finished steps take little time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def demo(
         for name in RECIPES
     ]
     took = [(name, _step(arguments)) for name, arguments in steps]
-    from caeav.model.train.predict import PICTURE
+    from caeav.model.train.predict import PICTURE_FILE
     from caeav.model.train.runs import PREDICTIONS
 
     runs = _newest_runs(place)
@@ -84,13 +84,13 @@ def demo(
     print()
     for line in what_it_shows(runs):
         print(line)
-    drawn = place.runs / full / PREDICTIONS / slug(example.stem) / PICTURE
+    drawn = place.runs / full / PREDICTIONS / slug(example.stem) / PICTURE_FILE
     say(f"\neverything lies in {place.root}; the timeline: {drawn}")
     say(f"next: {NEXT}")
 
 
 def _step(arguments: list[str]) -> float:
-    """Show and run one command; its seconds. Stops the demo when it fails."""
+    """Print and run one command; returns its seconds. Raises `CaeavError` when it fails."""
     say(f"\n$ caeav {shlex.join(arguments)}")
     started = time.perf_counter()
     status = subprocess.run([sys.executable, "-m", "caeav.cli", *arguments], check=False).returncode

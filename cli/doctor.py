@@ -1,10 +1,7 @@
-"""`caeav doctor`: what is there on this machine, and does it work.
+"""`caeav doctor`: what this machine has, and whether it works. One check per line; no check changes anything.
 
-Is everything there that this machine's user may want? One check a line, none of them changes anything.
-
-A check that finds something missing says what it is needed for; only what the default path needs is a problem.
-The decoders are not just imported: each decodes a sample made on the spot, in the same killable process that
-extraction uses.
+A check that finds something missing says what it is needed for; only what the default commands need is a problem.
+Decoders are not just imported: each decodes a sample made on the spot, in a killable process as extraction uses.
 """
 
 from __future__ import annotations
@@ -30,14 +27,14 @@ from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic.media import mp4
-from caeav.pipeline.backbones.catalogue import REGISTRIES, catalogue
+from caeav.pipeline.backbones.catalogue import REGISTRIES
 from caeav.pipeline.backbones.describe import weights_state
+from caeav.pipeline.backbones.facts import MODELS
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.media.workers.pool import WorkerPool
 
 Status = Literal["ok", "absent", "problem"]
-
 OPTIONAL = {
     "decord": "--decoder decord",
     "torchcodec": "--decoder torchcodec",
@@ -55,6 +52,25 @@ SAMPLE_SIDE_PX = 64
 SAMPLE_FPS = 8
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Versions, devices, decoders, disk, weights, and a sample decoded. Exit status 1 when something is wrong."""
+
+    checks = list(examine(Home.find(home)))
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        print_table(["what", "status", "detail"], [[c.about, c.status, c.detail] for c in checks])
+    problems = [check.about for check in checks if check.status == "problem"]
+    if problems:
+        say(f"to put right: {', '.join(problems)}")
+        raise typer.Exit(1)
+
+
 @dataclass(frozen=True)
 class Check:
     """One line of the report: `ok`, `absent` (an option that is not there) or `problem` (something to put right)."""
@@ -65,7 +81,7 @@ class Check:
 
 
 def examine(home: Home) -> Iterator[Check]:
-    """All checks, one after the other, as they are made."""
+    """Make all checks, one after the other."""
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     yield from _packages()
     yield from _devices()
@@ -127,7 +143,7 @@ def _disk(home: Home) -> Check:
 
 def _weights() -> Iterator[Check]:
     """A line a kind: its models by the state of their weights; only the hub's cache is looked at."""
-    rows = catalogue()
+    rows = MODELS
     for kind in REGISTRIES:
         states: dict[str, list[str]] = {}
         for row in rows:
@@ -193,22 +209,3 @@ def _decoder(name: str, sample: Path) -> Check:
                 about, "ok", f"{info['version']}; sample: {info['frames']} frames, {info['samples']} samples"
             )
     return Check(about, bad, "no answer")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
-
-
-def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Versions, devices, decoders, disk, weights, and a sample decoded. Exit status 1 when something is wrong."""
-
-    checks = list(examine(Home.find(home)))
-    if as_json:
-        print_json([asdict(check) for check in checks])
-    else:
-        print_table(["what", "status", "detail"], [[c.about, c.status, c.detail] for c in checks])
-    problems = [check.about for check in checks if check.status == "problem"]
-    if problems:
-        say(f"to put right: {', '.join(problems)}")
-        raise typer.Exit(1)

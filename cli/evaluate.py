@@ -1,4 +1,4 @@
-"""`caeav eval`: the official score of a trained run on a split, class by class, also under stress."""
+"""`caeav eval`: the official score of a trained run on a split, per class, also under stress."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def evaluate(
         ),
     ] = None,
     stress_seed: Annotated[
-        int, typer.Option("--stress-seed", min=0, help="Which clips are hit, and by what.")
+        int, typer.Option("--stress-seed", min=0, help="Decides which clips are damaged, and how.")
     ] = 0,
     drop_leaks: Annotated[
         bool,
         typer.Option(
-            "--drop-leaks", help="Leave out clips whose video is in another split too; both scores are told."
+            "--drop-leaks", help="Leave out clips whose video is in another split too; prints both scores."
         ),
     ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a run's best weights on a split, as it was done at the end of training, or with damaged inputs."""
+    """Score a run's best weights on a split, as at the end of training, or with damaged inputs."""
     from caeav.manifests.core.util import counted
     from caeav.model.tasks.bootstrap import shown
     from caeav.model.train.examine import examine, remarks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.cli import stage as stages
+from caeav.cli import stage
 from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
@@ -29,7 +29,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import OFFICIAL
+from caeav.manifests.readers import OFFICIAL
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER
@@ -68,11 +68,11 @@ def extract(
         typer.Option("--captions", help="Write captions too, from the same decoding, as `caeav caption`."),
     ] = False,
     caption_visual: Annotated[
-        str | None, _like_caption("--caption-visual", "Captioner of pictures.", "descriptor")
+        str | None, _like_caption("--caption-visual", "Captioner of the frames.", "descriptor")
     ] = None,
     caption_visual_weights: Annotated[str | None, _like_caption("--caption-visual-weights")] = None,
     caption_audio: Annotated[
-        str | None, _like_caption("--caption-audio", "Captioner of sound.", "descriptor")
+        str | None, _like_caption("--caption-audio", "Captioner of the audio.", "descriptor")
     ] = None,
     caption_audio_weights: Annotated[str | None, _like_caption("--caption-audio-weights")] = None,
     caption_visual_text: Annotated[
@@ -84,34 +84,34 @@ def extract(
     ] = None,
     caption_audio_text_weights: Annotated[str | None, _like_caption("--caption-audio-text-weights")] = None,
     settings: SetOption = None,
-    decoder: stages.DecoderOption = DEFAULT_DECODER,
-    dtype: stages.DtypeOption = "float16",
-    shard_clips: stages.ShardClipsOption = 64,
-    backend: stages.BackendOption = DEFAULT_BACKEND,
-    batch: stages.BatchOption = DEFAULT_BATCH,
-    precision: stages.PrecisionOption = "fp32",
-    compiled: stages.CompileOption = False,
+    decoder: stage.DecoderOption = DEFAULT_DECODER,
+    dtype: stage.DtypeOption = "float16",
+    shard_clips: stage.ShardClipsOption = 64,
+    backend: stage.BackendOption = DEFAULT_BACKEND,
+    batch: stage.BatchOption = DEFAULT_BATCH,
+    precision: stage.PrecisionOption = "fp32",
+    compiled: stage.CompileOption = False,
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
     stride_s: StrideOption = None,
     relabel: RelabelOption = False,
     changed: ChangedOption = "",
-    workers: stages.WorkersOption = None,
-    devices: stages.DevicesOption = "auto",
-    part: stages.SliceOption = None,
-    deadline_s: stages.DeadlineOption = DEFAULT_DEADLINE_S,
-    retry_failed: stages.RetryOption = False,
-    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    workers: stage.WorkersOption = None,
+    devices: stage.DevicesOption = "auto",
+    part: stage.SliceOption = None,
+    deadline_s: stage.DeadlineOption = DEFAULT_DEADLINE_S,
+    retry_failed: stage.RetryOption = False,
+    max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode every clip once, run the frozen backbones, store their tokens. Interrupted or repeated, it goes on."""
+    """Decode every clip once, run the frozen backbones, store their tokens. Run again, it continues."""
     from caeav.pipeline.extract.device.options import ComputeOptions
     from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
     from caeav.pipeline.extract.tokens import extract_all
 
     place = Home.find(home)
-    run = stages.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
+    run = stage.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
     compute = ComputeOptions(batch, precision, compiled)
     written = _written(
         captions,
@@ -157,17 +157,17 @@ def extract(
             )
         )
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stage.load(dataset, given, place, IS_LAST, relabel)
     manifest, called = loaded.manifest, loaded.called
-    with stages.telling_changes(as_json):
-        done = stages.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
+    with stage.telling_changes(as_json):
+        done = stage.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
     if part:
-        step = stages.merge_step(manifest.dataset, home)
+        step = stage.merge_step(manifest.dataset, home)
     elif captions:
-        step = stages.train_step(called, home)
+        step = stage.train_step(called, home)
     else:
-        step = stages.next_step("caption", called, root, home, **stages.cut_of(given))
-    stages.finish_all(done, as_json, step)
+        step = stage.next_step("caption", called, root, home, **stage.cut_of(given))
+    stage.finish_all(done, as_json, step)
     longer = max(summary.notes.get("longer_media", 0) for summary in done)
     if (
         longer
@@ -177,7 +177,7 @@ def extract(
     ):
         seconds = manifest.segments * manifest.segment_s
         say(
-            f"{counted(longer, 'clip')} of files that go on longer (longer_media): for clips over the whole length of "
+            f"{counted(longer, 'clip')} of files longer than their clip (longer_media): to cut clips from all of "
             f"each file add --stride-seconds {seconds:g}"
         )
 

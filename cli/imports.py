@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from caeav.cli import stage as stages
+from caeav.cli import stage
 from caeav.cli.datasets import IS_LAST, source
 from caeav.cli.options import (
     DatasetOption,
@@ -22,7 +22,7 @@ from caeav.cli.options import (
 )
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.model.train.pick import join_of
+from caeav.model.train.store_choice import join_setting
 from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.recipe import MODALITIES
@@ -52,15 +52,15 @@ def import_folders(
     ] = "",
     root: RootOption = None,
     home: HomeOption = None,
-    dtype: stages.DtypeOption = "float16",
-    shard_clips: stages.ShardClipsOption = 64,
-    backend: stages.BackendOption = DEFAULT_BACKEND,
+    dtype: stage.DtypeOption = "float16",
+    shard_clips: stage.ShardClipsOption = 64,
+    backend: stage.BackendOption = DEFAULT_BACKEND,
     labels: LabelsOption = None,
     segments: SegmentsOption = None,
     segment_s: SegmentSecondsOption = None,
     stride_s: StrideOption = None,
     relabel: RelabelOption = False,
-    max_failed: stages.MaxFailedOption = DEFAULT_MAX_FAILED,
+    max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
     as_json: JsonOption = False,
 ) -> None:
     """Store features made elsewhere, such as published ones; no media is read."""
@@ -70,22 +70,20 @@ def import_folders(
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stages.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stage.load(dataset, given, place, IS_LAST, relabel)
     manifest, called = loaded.manifest, loaded.called
     run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
-    summary = stages.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
+    summary = stage.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
     step = (
-        stages.next_step("train --task avvp", called, None, home)
-        if motion
-        else stages.train_step(called, home)
+        stage.next_step("train --task avvp", called, None, home) if motion else stage.train_step(called, home)
     )
     if summary.stored and not set(MODALITIES) <= summary.recipe.fields.keys():  # adapters need both
-        step += f" --set stores.tokens={join_of(place.stores, summary.path)}"
+        step += f" --set stores.tokens={join_setting(place.stores, summary.path)}"
     if motion:
         step += " --set model.head.motion=true"
     try:
-        stages.finish(summary, as_json, step)
+        stage.finish(summary, as_json, step)
     except CaeavError as error:  # nothing is made of media here, and mended features are another store
         raise CaeavError(
             error.problem,

@@ -1,7 +1,4 @@
-"""`caeav manifest build|show|check`: which clips a data set has, and what is odd about it.
-
-How `caeav manifest` prints a report: counts, what constant answers score, classes, and what was found.
-"""
+"""`caeav manifest build|show|check`: which clips a data set has, what a constant answer scores, and what is odd."""
 
 from __future__ import annotations
 
@@ -30,158 +27,23 @@ from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import TOLD
+from caeav.manifests.findings import WARNINGS
 from caeav.manifests.manifest import manifest_digest, source_digest, write_manifest
 from caeav.manifests.masks import unpack_mask
 from caeav.manifests.rows import clip_to_row
 
 NO_SPLIT = "none"
-
-
-def print_counts(report: Report) -> None:
-    """How many clips, where, and in the measure of the data set's labels what a constant answer scores."""
-    missing = f", {len(report.missing)} of them without media" if report.missing else ""
-    kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
-    print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))
-    print(printable(f"media: {report.media_root}"))
-    print()
-    if report.questions:
-        _print_questions(report)
-    elif report.masks:
-        _print_masks(report)
-    elif report.modalities:
-        _print_modalities(report)
-    else:
-        _print_seconds(report)
-    _print_leaks(report)
-
-
-def _print_seconds(report: Report) -> None:
-    columns = ["split", "clips", "seconds"]
-    rows: list[list[object]] = [
-        [split or NO_SPLIT, count, round(report.shares[split].seconds)]
-        for split, count in report.splits.items()
-    ]
-    # without events everything would look like background
-    if any(share.event_share for share in report.shares.values()):
-        columns += ["event seconds", "constant answer scores"]
-        for row, share in zip(rows, (report.shares[split] for split in report.splits), strict=True):
-            row += [f"{share.event_share:.1%}", f"{share.majority_accuracy:.1%} ({share.majority_label})"]
-    print_table(columns, rows)
-
-
-def _print_modalities(report: Report) -> None:
-    rows: list[list[object]] = []
-    for split, count in report.splits.items():
-        shares = report.modalities.get(split, {})
-        for modality, share in shares.items():
-            rows.append(
-                [
-                    split or NO_SPLIT,
-                    count,
-                    modality,
-                    share.events,
-                    f"{share.event_share:.1%}",
-                    share.clips_without,
-                ]
-            )
-        if not shares:
-            rows.append([split or NO_SPLIT, count, "labels of the clip alone", "-", "-", "-"])
-    print_table(("split", "clips", "labelled", "events", "seconds with any", "clips without any"), rows)
-
-
-def _print_masks(report: Report) -> None:
-    rows: list[list[object]] = []
-    for split, count in report.splits.items():
-        share = report.masks.get(split)
-        row: list[object] = [split or NO_SPLIT, count]
-        if share is None:
-            row += ["-"] * 5
-        else:
-            row += [share.frames, share.masks, share.empty, f"{share.area:.1%}"]
-            row += [f"{share.constant_iou:.1%} ({share.constant})"]
-        rows.append(row)
-    columns = ("split", "clips", "frames", "masks", "empty", "pixels that sound", "M_J of a constant mask")
-    print_table(columns, rows)
-
-
-def _print_questions(report: Report) -> None:
-    columns: list[str] = ["type"]
-    splits = list(report.questions)
-    for split in splits:
-        columns += [f"{split}: questions", "videos", "constant answer scores"]
-    rows: list[list[object]] = []
-    for name in dict.fromkeys(name for split in splits for name in report.questions[split]):
-        row: list[object] = [name]
-        for split in splits:
-            share = report.questions[split].get(name)
-            if share is None:
-                row += [0, 0, "-"]
-            else:
-                scores = f"{share.majority_accuracy:.1%} ({share.majority_answer})"
-                row += [share.questions, share.videos, scores]
-        rows.append(row)
-    print_table(columns, rows)
-
-
-def _print_leaks(report: Report) -> None:
-    """How much of what is scored is about videos that another split has too."""
-    scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
-    if not scored:
-        return
-    what = "questions" if report.questions else "clips"
-    print()
-    for split, others in scored.items():
-        total = report.questions[split]["all"].questions if report.questions else report.splits[split]
-        for other, count in others.items():
-            print(f"leak: {count} of {total} {what} of {split} are of videos that {other} has too")
-
-
-def print_classes(report: Report) -> None:
-    """Clips by class and split, or questions by answer and split, and how far the largest is from the smallest."""
-    if not report.classes:
-        return
-    columns = [split for split in (*SPLITS, "") if any(n.get(split) for n in report.classes.values())]
-    print()
-    rows = [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()]
-    title = "answer" if report.questions else "class"
-    print_table((title, *(split or NO_SPLIT for split in columns), "all"), rows)
-    if len(report.classes) == 1:
-        return
-    sizes = sorted((sum(n.values()), name) for name, n in report.classes.items())
-    (least, rare), (most, frequent) = sizes[0], sizes[-1]
-    print()
-    print(printable(f"balance: {frequent} {most} times, {rare} {least} times"))
-
-
-def print_findings(report: Report) -> None:
-    """What was found, by kind, the first of each; of what may make every number wrong the next ones too."""
-    if not report.findings:
-        say("nothing odd was found")
-        return
-    print()
-    rows: list[tuple[object, ...]] = []
-    for group in report.findings:
-        examples = group.examples if group.code in TOLD else group.examples[:1]
-        said = [f"{found.where}: {found.detail}" for found in examples]
-        rows.append((group.code, group.count, group.meaning, said[0]))
-        rows += [("", "", "", text) for text in said[1:]]
-    print_table(("found", "times", "meaning", "the first"), rows)
-
-
 SHOWN_CLIPS = 20
+commands = typer.Typer(no_args_is_help=True, help="List, count and check the clips of a data set.")
 
 
 class SplitName(StrEnum):
-    """What `--split` may say; `none` are the clips without a split."""
+    """Values of `--split`; `none` means clips without a split."""
 
     TRAIN = "train"
     VAL = "val"
     TEST = "test"
     NONE = NO_SPLIT
-
-
-commands = typer.Typer(no_args_is_help=True, help="List, count and check the clips of a data set.")
 
 
 def register(app: typer.Typer) -> None:
@@ -284,7 +146,7 @@ def check_(
 
 
 def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip]:
-    """The clips asked for; no clip at all is an error, so that a mistyped key is not an empty list."""
+    """The clips asked for; none is an error, so that a mistyped key does not look like an empty list."""
     clips = [clip for clip in manifest.clips if split is None or (clip.split or NO_SPLIT) == split]
     if key is not None:
         clips = [clip for clip in clips if clip.key == key] or [clip for clip in clips if key in clip.key]
@@ -301,7 +163,7 @@ def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip
 
 
 def _events(clip: Clip) -> str:
-    """What a clip is labelled with, short enough for a table."""
+    """A clip's labels in short, for a table."""
     events = [f"{e.modality} {e.label} {e.start_s:g}-{e.end_s:g}".strip() for e in clip.events]
     questions, masks = clip.extra.get("questions", ()), clip.extra.get("masks", ())
     if questions:
@@ -332,3 +194,134 @@ def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
         print_table(
             columns, [(q["id"], q["split"], " ".join(q["type"]), q["text"], q["answer"]) for q in questions]
         )
+
+
+def print_counts(report: Report) -> None:
+    """How many clips, where, and in the measure of the data set's labels what a constant answer scores."""
+    missing = f", {len(report.missing)} of them without media" if report.missing else ""
+    kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
+    print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))
+    print(printable(f"media: {report.media_root}"))
+    print()
+    if report.questions:
+        _print_questions(report)
+    elif report.masks:
+        _print_masks(report)
+    elif report.modalities:
+        _print_modalities(report)
+    else:
+        _print_seconds(report)
+    _print_leaks(report)
+
+
+def _print_seconds(report: Report) -> None:
+    columns = ["split", "clips", "seconds"]
+    rows: list[list[object]] = [
+        [split or NO_SPLIT, count, round(report.shares[split].seconds)]
+        for split, count in report.splits.items()
+    ]
+    # without events everything would look like background
+    if any(share.event_share for share in report.shares.values()):
+        columns += ["event seconds", "constant answer scores"]
+        for row, share in zip(rows, (report.shares[split] for split in report.splits), strict=True):
+            row += [f"{share.event_share:.1%}", f"{share.majority_accuracy:.1%} ({share.majority_label})"]
+    print_table(columns, rows)
+
+
+def _print_modalities(report: Report) -> None:
+    rows: list[list[object]] = []
+    for split, count in report.splits.items():
+        shares = report.modalities.get(split, {})
+        for modality, share in shares.items():
+            rows.append(
+                [
+                    split or NO_SPLIT,
+                    count,
+                    modality,
+                    share.events,
+                    f"{share.event_share:.1%}",
+                    share.clips_without,
+                ]
+            )
+        if not shares:
+            rows.append([split or NO_SPLIT, count, "labels of the clip alone", "-", "-", "-"])
+    print_table(("split", "clips", "labelled", "events", "seconds with any", "clips without any"), rows)
+
+
+def _print_masks(report: Report) -> None:
+    rows: list[list[object]] = []
+    for split, count in report.splits.items():
+        share = report.masks.get(split)
+        row: list[object] = [split or NO_SPLIT, count]
+        if share is None:
+            row += ["-"] * 5
+        else:
+            row += [share.frames, share.masks, share.empty, f"{share.area:.1%}"]
+            row += [f"{share.constant_iou:.1%} ({share.constant})"]
+        rows.append(row)
+    columns = ("split", "clips", "frames", "masks", "empty", "pixels that sound", "M_J of a constant mask")
+    print_table(columns, rows)
+
+
+def _print_questions(report: Report) -> None:
+    columns: list[str] = ["type"]
+    splits = list(report.questions)
+    for split in splits:
+        columns += [f"{split}: questions", "videos", "constant answer scores"]
+    rows: list[list[object]] = []
+    for name in dict.fromkeys(name for split in splits for name in report.questions[split]):
+        row: list[object] = [name]
+        for split in splits:
+            share = report.questions[split].get(name)
+            if share is None:
+                row += [0, 0, "-"]
+            else:
+                scores = f"{share.majority_accuracy:.1%} ({share.majority_answer})"
+                row += [share.questions, share.videos, scores]
+        rows.append(row)
+    print_table(columns, rows)
+
+
+def _print_leaks(report: Report) -> None:
+    """Print how many scored clips or questions are of videos that another split has too."""
+    scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
+    if not scored:
+        return
+    what = "questions" if report.questions else "clips"
+    print()
+    for split, others in scored.items():
+        total = report.questions[split]["all"].questions if report.questions else report.splits[split]
+        for other, count in others.items():
+            print(f"leak: {count} of {total} {what} of {split} are of videos that {other} has too")
+
+
+def print_classes(report: Report) -> None:
+    """Print clips per class and split, or questions per answer and split, and the largest and smallest class."""
+    if not report.classes:
+        return
+    columns = [split for split in (*SPLITS, "") if any(n.get(split) for n in report.classes.values())]
+    print()
+    rows = [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()]
+    title = "answer" if report.questions else "class"
+    print_table((title, *(split or NO_SPLIT for split in columns), "all"), rows)
+    if len(report.classes) == 1:
+        return
+    sizes = sorted((sum(n.values()), name) for name, n in report.classes.items())
+    (least, rare), (most, frequent) = sizes[0], sizes[-1]
+    print()
+    print(printable(f"balance: {frequent} {most} times, {rare} {least} times"))
+
+
+def print_findings(report: Report) -> None:
+    """Print findings by kind: the first of each, and more of those that may make every number wrong."""
+    if not report.findings:
+        say("nothing odd was found")
+        return
+    print()
+    rows: list[tuple[object, ...]] = []
+    for group in report.findings:
+        examples = group.examples if group.code in WARNINGS else group.examples[:1]
+        said = [f"{found.where}: {found.detail}" for found in examples]
+        rows.append((group.code, group.count, group.meaning, said[0]))
+        rows += [("", "", "", text) for text in said[1:]]
+    print_table(("found", "times", "meaning", "the first"), rows)

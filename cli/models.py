@@ -1,5 +1,5 @@
-"""`caeav models ls|show|pull|check|convert`: which models there are, what they need, and whether they give what they
-should; and checkpoints of other programs made plain.
+"""`caeav models ls|show|pull|check|convert`: which models there are, what they need, whether their features are the
+recorded ones; and checkpoints of other programs converted to plain ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import WEIGHTS_HELP, HomeOption, JsonOption, choose_one
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, size_text
 
 NO_RECORD = 3
 """Exit status of `check` when there is nothing to compare with."""
@@ -46,10 +46,11 @@ def register(app: typer.Typer) -> None:
 @commands.command()
 def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
     """List all models: taps, parameters, weights and their licence. Loads nothing."""
-    from caeav.pipeline.backbones.catalogue import catalogue, is_kind
+    from caeav.pipeline.backbones.catalogue import is_kind
     from caeav.pipeline.backbones.describe import weights_state
+    from caeav.pipeline.backbones.facts import MODELS
 
-    rows = [row for row in catalogue() if is_kind(row, kind)]
+    rows = [row for row in MODELS if is_kind(row, kind)]
     if as_json:
         print_json(
             [
@@ -66,7 +67,7 @@ def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
                 f"{row.name}<name>" if row.name.endswith(":") else row.name,
                 _millions(row.parameters),
                 _taps_in_short(row),
-                _size(row.bytes_a_clip()),
+                size_text(row.bytes_a_clip()) if row.taps else "-",
                 row.licence,
                 weights_state(row),
             )
@@ -123,7 +124,7 @@ def show(
             ],
         )
         each = "a clip of 10 segments" if facts.kind.endswith("backbone") else "a text"
-        say(f"{_size(_bytes_a_clip(view))} {each} in float16")
+        say(f"{size_text(_bytes_a_clip(view))} {each} in float16")
     if view.settings:
         print()
         print_table(("setting", "value"), [(key, str(value)) for key, value in view.settings.items()])
@@ -233,7 +234,7 @@ def convert(
             }
         )
         return
-    print(f"written      {printable(done.path)}: {counted(done.tensors, 'tensor')}, {_size(done.bytes)}")
+    print(f"written      {printable(done.path)}: {counted(done.tensors, 'tensor')}, {size_text(done.bytes)}")
     print(f"taken        {printable(done.parts.said())}")
     for text in done.dropped:
         print(f"left out     {printable(text)}")
@@ -273,11 +274,3 @@ def _taps_in_short(row: Any) -> str:
 
 def _millions(parameters: int | None) -> str:
     return "-" if parameters is None else f"{parameters / 1e6:.1f} M"
-
-
-def _size(count: int) -> str:
-    if not count:
-        return "-"
-    if count < 1e3:
-        return f"{count} bytes"
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

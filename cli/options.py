@@ -1,8 +1,6 @@
-"""Options that several commands share, declared once so that they read and behave alike.
+"""What several commands share, written once so that it reads and behaves alike: options and what is made of them.
 
-Options by which commands choose models: a name, `--<part>-weights`, and `--set <part>.<key>=<value>`.
-
-Opening the backbones of token stores for the inject placement, for commands that train or apply a network.
+A model is chosen by its name, `--<part>-weights` and `--set <part>.<key>=<value>`.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import typer
 from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.dataset import MARKS
+from caeav.manifests.readers import MARKER_FILES
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
@@ -25,8 +23,64 @@ if TYPE_CHECKING:
     from caeav.pipeline.store import Recipe
 
 
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DatasetOption = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help=f"{', '.join(MARKER_FILES)}, synthetic, synthetic-llp and so on, or a folder of media files.",
+        show_default="the one last extracted",
+    ),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder of the data set's official files; remembered.",
+        show_default="<home>/data/<dataset>",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|folders|none",
+        help="For a folder of media: csv with the columns file,start_s,end_s,label,split; `folders` where files lie "
+        "in <class>/ or <split>/<class>/; `none` for no labels. Remembered.",
+        show_default="<folder>/labels.csv if there is one",
+    ),
+]
+SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments per clip.")]
+SegmentSecondsOption = Annotated[
+    float | None, typer.Option("--segment-seconds", help="For a folder: seconds per segment.")
+]
+StrideOption = Annotated[
+    float | None,
+    typer.Option(
+        "--stride-seconds",
+        help="For a folder: cut each file into clips, one every so many seconds; 0 turns it off. Remembered.",
+    ),
+]
+RelabelOption = Annotated[
+    bool,
+    typer.Option("--relabel", help="Use another --root, --labels or cut than before, from now on."),
+]
+ChangedOption = Annotated[
+    str,
+    typer.Option(
+        "--changed",
+        metavar="redo|keep",
+        help="For clips whose media changed since they were stored: make them again, or keep them.",
+        show_default="refuse",
+    ),
+]
 WEIGHTS_HELP = "Weights: hub:<owner>/<repo>, a folder, a file, or random:<seed> for measurements."
-
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,7 +94,7 @@ SetOption = Annotated[
 def choose(
     parts: Mapping[str, tuple[str, str | None]], assignments: Sequence[str] | None
 ) -> dict[str, ModelChoice]:
-    """Part -> its choice, from part -> (name, weights) and the values of `--set`.
+    """Part -> model choice, from part -> (name, weights) and the values of `--set`.
 
     Values are read as in YAML (`256`, `true`, `[a, b]`). Raises `CaeavError` for an assignment to no part.
     """
@@ -60,14 +114,14 @@ def choose(
 
 
 def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None) -> ModelChoice:
-    """A choice where a command is about one model alone: `--set KEY=VALUE`."""
+    """The choice of a command that takes one model: `--set KEY=VALUE`."""
     from caeav.pipeline.backbones.choice import ModelChoice
 
     return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
 
 
 def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
-    """Tap -> path, from each `TAP=PATH` that an option was given; raises `CaeavError` for anything else."""
+    """Tap -> path, from the `TAP=PATH` values of an option; raises `CaeavError` for other values."""
     found: dict[str, Path] = {}
     for text in given or ():
         tap, equals, path = text.partition("=")
@@ -91,7 +145,7 @@ def _parsed(text: str, form: str) -> tuple[str, Any]:
 
 
 def live_opener(home: Home) -> LiveOpener:
-    """What makes a run's backbones when its placement needs them; weights are found by what `home` remembers."""
+    """A function that loads a run's backbones, where adapters sit inside them, by what `home` remembers of weights."""
 
     def opened(recipes: Sequence[Recipe]) -> Live:
         from caeav.model.adapters.live import Live
@@ -105,67 +159,6 @@ def live_opener(home: Home) -> LiveOpener:
     return opened
 
 
-HomeOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-DatasetOption = Annotated[
-    str,
-    typer.Option(
-        "--dataset",
-        help=f"{', '.join(MARKS)}, synthetic, synthetic-llp and so on, or a folder of media files.",
-        show_default="the one last extracted",
-    ),
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        help="Folder of the data set's official files; remembered.",
-        show_default="<home>/data/<dataset>",
-    ),
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE|folders|none",
-        help="For a folder of media: csv with the columns file,start_s,end_s,label,split; `folders` where files lie "
-        "in <class>/ or <split>/<class>/; `none` for no labels. Remembered.",
-        show_default="<folder>/labels.csv if there is one",
-    ),
-]
-SegmentsOption = Annotated[int | None, typer.Option("--segments", help="For a folder: segments a clip.")]
-SegmentSecondsOption = Annotated[
-    float | None, typer.Option("--segment-seconds", help="For a folder: seconds a segment.")
-]
-StrideOption = Annotated[
-    float | None,
-    typer.Option(
-        "--stride-seconds",
-        help="For a folder: cut each file into clips, one every so many seconds, to its end; 0: not. Remembered.",
-    ),
-]
-RelabelOption = Annotated[
-    bool,
-    typer.Option(
-        "--relabel", help="Take another --root, --labels or cut than the data set was made with, from now on."
-    ),
-]
-ChangedOption = Annotated[
-    str,
-    typer.Option(
-        "--changed",
-        metavar="redo|keep",
-        help="Where media changed since its clips were stored: make these anew, or keep them.",
-        show_default="refuse",
-    ),
-]
-
-
 def at_home(home: Home) -> str:
-    """` --home ...` for a command to type next, or nothing where it finds this home by itself."""
+    """` --home ...` for the next command, or nothing where that command finds this home by itself."""
     return "" if Home.find().root == home.root else f" --home {shlex.quote(str(home.root))}"

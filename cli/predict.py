@@ -28,7 +28,7 @@ def predict(
         ),
     ],
     start_s: Annotated[
-        float, typer.Option("--start", min=0, help="Where in the file to begin, in seconds.")
+        float, typer.Option("--start", min=0, help="Where the clip begins in the file, in seconds.")
     ] = 0.0,
     question: Annotated[
         str,
@@ -51,7 +51,7 @@ def predict(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a run to a clip of a media file: events a second, sounding pixels, or the answer to a question."""
+    """Apply a run to a clip of a media file: events per second, sounding pixels, or the answer to a question."""
     from caeav.model.train.predict import Predictor, folder_for, report_json, write_report
     from caeav.model.train.protocol import stamp
     from caeav.model.train.runs import PREDICTIONS, find_run

@@ -1,4 +1,4 @@
-"""`caeav runs ls|show|table`: trained runs, how they did, what one of them is, and how they stand beside others'."""
+"""`caeav runs ls|show|table`: list runs, show one, and compare test scores with published numbers."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Configuration, stores and scores of one run, or the summary of a group."""
+    from caeav.model.train.groups import read_group
     from caeav.model.train.runs import CARD, find_run, summarise
-    from caeav.model.train.seeds import read_group
 
     place = Home.find(home)
     group = read_group(place, name)

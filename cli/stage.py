@@ -19,10 +19,10 @@ from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted, usable_cores
+from caeav.manifests.core.util import counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
-from caeav.manifests.findings import told
-from caeav.manifests.manifest import filed
+from caeav.manifests.findings import warning_lines
+from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.suitable import task_for
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
@@ -35,9 +35,9 @@ DtypeOption = Annotated[
     str, typer.Option("--dtype", help="Number format of stored tokens: float16, bfloat16, float32 or int8.")
 ]
 BackendOption = Annotated[str, typer.Option("--backend", help="Format of the shards: webdataset or zarr.")]
-ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips a shard.")]
+ShardClipsOption = Annotated[int, typer.Option("--shard-clips", min=1, help="Clips per shard.")]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one a CPU core")
+    int | None, typer.Option("--workers", min=1, help="Decoding processes.", show_default="one per CPU core")
 ]
 DeadlineOption = Annotated[
     float, typer.Option("--deadline", min=0.1, help="Seconds after which a clip's process is killed.")
@@ -46,7 +46,8 @@ RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try the quara
 MaxFailedOption = Annotated[
     str,
     typer.Option(
-        "--max-failed", help="Exit with status 1 when more clips are quarantined: a number, or N% of all."
+        "--max-failed",
+        help="Exit with status 1 when more clips than this are quarantined: a number, or N% of all.",
     ),
 ]
 
@@ -70,7 +71,7 @@ SliceOption = Annotated[
     typer.Option(
         "--slice",
         metavar="I/N",
-        help="Make only every N-th shard, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
     ),
 ]
 
@@ -89,7 +90,7 @@ def run_options(
     changed: str = "",
     relabel: bool = False,
 ) -> RunOptions:
-    """How to run; by default one worker a core this process may use."""
+    """How to run; by default one worker per core this process may use."""
     return RunOptions(
         workers or usable_cores(),
         deadline_s,
@@ -105,15 +106,15 @@ def run_options(
 def load(
     dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
 ) -> datasets.Loaded:
-    """The data set; what may make every number wrong is told, the rest counted."""
+    """Load the data set; print findings that may make every number wrong, and count the others."""
     loaded = datasets.load(dataset, given, home, does, relabel)
-    for text in told(loaded.manifest):
+    for text in warning_lines(loaded.manifest):
         say(f"remark: {printable(text)}")
     if loaded.manifest.findings:
         named = None if home == Home.find() else home.root
         command = next_step("manifest check", loaded.called, given.root, named, **cut_of(given))
         say(f"remarks on the data set: {len(loaded.manifest.findings)}, shown by {command}")
-    return replace(loaded, manifest=filed(loaded.manifest))
+    return replace(loaded, manifest=with_lazy_clips(loaded.manifest))
 
 
 def cut_of(given: Source) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def cut_of(given: Source) -> dict[str, Any]:
 
 
 def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
-    """Run a stage under a progress bar (clips/s, remaining, failed, what limits); its clock always runs."""
+    """Run a stage under a progress bar: clips/s, remaining, failed, what limits; the clock always runs."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
@@ -159,7 +160,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
     try:
         return work(report, remark)
     except KeyboardInterrupt:
-        say("\nfinished clips are kept; run the same command again to go on")
+        say("\nfinished clips are kept; run the same command again to continue")
         raise
     finally:
         over.set()
@@ -171,7 +172,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
 def next_step(
     command: str, dataset: str | None, root: Path | None, home: Path | None, **cut: Path | str | float | None
 ) -> str:
-    """A command to type next, with the places given on this one and what says how clips are cut (`labels`, ...)."""
+    """The next command to type, with this command's folders and its options for cutting clips (`labels`, ...)."""
     given = {"dataset": dataset, "root": root, "home": home, **cut}
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
@@ -184,13 +185,13 @@ def next_step(
 
 
 def train_step(dataset: str, home: Path | None) -> str:
-    """The command that trains on a data set; of an unknown one it finds the task by the labels, or says they lack."""
+    """The command that trains on a data set; without `--task` where `train` must find the task by the labels."""
     task = task_for(dataset)
     return next_step(f"train --task {task}" if task else "train", dataset, None, home)
 
 
 def merge_step(dataset: str, home: Path | None) -> str:
-    """The command that puts slices together, once all are made."""
+    """The command that merges slices, once all are made."""
     return next_step(f"store merge {shlex.quote(dataset)}", None, None, home)
 
 
@@ -214,7 +215,7 @@ def _refuse_too_many(summary: StageSummary) -> None:
 
 
 def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:
-    """The same for several stores made together: JSON is a list then. Raises for the first with too many failures."""
+    """`finish` for several stores made together: JSON is a list. Raises for the first with too many failures."""
     if len(summaries) == 1:
         finish(summaries[0], as_json, next_command)
         return
@@ -229,11 +230,6 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
         _refuse_too_many(summary)
 
 
-def _size(count: float) -> str:
-    """Bytes in the unit that leaves one to four digits before the point."""
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
-
-
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
@@ -244,7 +240,7 @@ def _print(summary: StageSummary, next_command: str) -> None:
             print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
     else:
         print("nothing to do: every clip is stored or quarantined already")
-    each = f", {_size(summary.bytes / summary.stored)} a clip" if summary.stored else ""
+    each = f", {size_text(summary.bytes / summary.stored)} a clip" if summary.stored else ""
     print(f"stored       {summary.stored} of {summary.expected}{each}")
     if summary.quarantined:
         print(f"quarantined  {len(summary.quarantined)}")
@@ -282,13 +278,13 @@ def _as_json(summary: StageSummary) -> dict[str, Any]:
 
 
 def media_json(change: MediaChange) -> dict[str, str]:
-    """A clip with other media than it was made of."""
+    """A clip whose media changed, as JSON."""
     return {"key": change.key, "media": change.media, "what": change.what, "detail": change.detail}
 
 
 @contextmanager
 def telling_changes(as_json: bool) -> Iterator[None]:
-    """What is refused because media changed is told clip by clip, in JSON too."""
+    """Print changed media clip by clip as JSON where the work inside is refused because of them."""
     from caeav.pipeline.extract.identity import MediaChanged
 
     try:

@@ -1,6 +1,6 @@
-"""`caeav store ls|show|verify`: which stores there are, what is in one, and whether it is what was written.
+"""`caeav store ls|show|verify`: which stores there are, what is in them, and whether they are as written.
 
-The commands that change or compare stores are in `store_care.py`.
+`store_care.py` has the commands that change or compare stores.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.cli.stage import media_json
-from caeav.cli.store_care import NameOption, TargetArgument, bytes_bar, find_targets, size_text
+from caeav.cli.store_care import NameOption, TargetArgument, bytes_bar, find_targets
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, size_text
 from caeav.manifests.remembered import media_root
 from caeav.pipeline.store import (
     ArraySpec,
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def ls(
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set's.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,7 +96,7 @@ def show(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show recipe, arrays, counts, quarantine and notes of a store or of all of a data set's; or one record."""
+    """Show recipe, arrays, counts, quarantine and notes of one store, or of all stores of a data set; or one record."""
     readers = [StoreReader.open(path, allow_partial=True) for path in find_targets(target, name, home)]
     for reader in readers:
         for remark in reader.remarks:
@@ -124,12 +124,12 @@ def verify_command(
     ] = False,
     root: Annotated[
         Path | None,
-        typer.Option("--root", help="With --media: where it lies.", show_default="where it was read last"),
+        typer.Option("--root", help="With --media: its folder.", show_default="where it was read last"),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read everything and compare it with every checksum; exit status 1 unless all is finished and sound."""
+    """Compare everything with its checksums; exit status 1 unless all is finished and sound."""
     if root is not None and not media:
         raise CaeavError(
             f"--root {root} without --media", hint="add --media: stores themselves need no media"
@@ -151,7 +151,7 @@ def verify_command(
 
 
 def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
-    """What became of the media of a store's clips; None for a store in which nothing can be looked up."""
+    """Compare the media of a store's clips; None for a damaged store."""
     from caeav.pipeline.extract.identity import verify_media
 
     if report.problems:
@@ -258,7 +258,7 @@ def _print_report(report: Report) -> None:
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as one row a leaf."""
+    """Nested JSON as one row per leaf."""
     if isinstance(value, dict) and value:
         return [row for key in value for row in _flat(value[key], f"{path}.{key}" if path else str(key))]
     return [(path, _shown(value))]

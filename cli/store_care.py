@@ -1,6 +1,6 @@
-"""`caeav store convert|merge|diff|repair|gc`: stores made of stores, compared, mended and cleared away.
+"""`caeav store convert|merge|diff|repair|gc`: make stores from stores, compare, repair and delete them.
 
-What the `caeav store` commands share: how a store is named on the command line, progress, and sizes in words.
+`store.py` has the commands that only look; how a store is named on the command line stands here for both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from caeav.cli import datasets
 from caeav.cli.console import confirmed, print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, size_text, some_of
 from caeav.pipeline.store import (
     Differences,
     StoreInfo,
@@ -37,6 +37,9 @@ from caeav.pipeline.store import (
 from caeav.pipeline.store.layout import FOLDER_PATTERN
 from caeav.pipeline.store.slices import Slice
 
+SHOWN_KEYS = 8
+SPARED_S = 24 * 3600.0
+"""Stores written more recently are spared: yesterday's work has no run yet."""
 TargetArgument = Annotated[
     str,
     typer.Argument(
@@ -53,8 +56,20 @@ NameOption = Annotated[
 ]
 
 
+def register(commands: typer.Typer) -> None:
+    """Add the commands to `store`."""
+    for name, command in (
+        ("convert", convert_command),
+        ("merge", merge_command),
+        ("diff", diff_command),
+        ("repair", repair_command),
+        ("gc", gc_command),
+    ):
+        commands.command(name=name)(command)
+
+
 def find_targets(target: str, name: str | None, home: Path | None) -> list[Path]:
-    """A folder; or the one store called `name`; or all stores of a data set, at least one."""
+    """A folder; or the one store called `name`; or all stores of a data set (at least one)."""
     if is_store(target):
         return [Path(target)]
     place = Home.find(home)
@@ -64,7 +79,7 @@ def find_targets(target: str, name: str | None, home: Path | None) -> list[Path]
 
 
 def find_target(target: str, name: str | None, home: Path | None) -> Path:
-    """A folder, or the one store of a data set that `name` means; several are an error that lists them."""
+    """A folder, or the one store of a data set; raises an error that lists them where several fit."""
     if is_store(target):
         return Path(target)
     place = Home.find(home)
@@ -72,12 +87,12 @@ def find_target(target: str, name: str | None, home: Path | None) -> Path:
 
 
 def dataset_of(target: str, home: Home) -> str:
-    """The data set that is meant by a name or by its folder of media."""
+    """The data set meant by a name or a media folder."""
     return datasets.name(target, home)
 
 
 def is_store(target: str) -> bool:
-    """Whether a store is named by its folder, there or not, and no data set."""
+    """Whether `target` is a store's folder (existing or not) and not a data set."""
     folder = Path(target)
     if (folder / "recipe.json").is_file() or FOLDER_PATTERN.fullmatch(Slice.of_folder(folder.name)[0]):
         return True
@@ -94,33 +109,6 @@ def bytes_bar(what: str, paths: list[Path]) -> tqdm[Any]:
 def clips_bar(what: str, clips: int) -> tqdm[Any]:
     """A progress bar over clips; short work shows none."""
     return tqdm(total=clips, unit="clip", desc=what, leave=False, delay=0.5)
-
-
-def size_text(count: int) -> str:
-    """Bytes in words."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-SHOWN_KEYS = 8
-SPARED_S = 24 * 3600.0
-"""So long ago a store must have been written to be cleared away unasked for: yesterday's work has no run yet."""
-
-
-def register(commands: typer.Typer) -> None:
-    """Add the commands to `store`."""
-    for name, command in (
-        ("convert", convert_command),
-        ("merge", merge_command),
-        ("diff", diff_command),
-        ("repair", repair_command),
-        ("gc", gc_command),
-    ):
-        commands.command(name=name)(command)
 
 
 def convert_command(
@@ -165,7 +153,7 @@ def diff_command(
     second: Annotated[Path, typer.Argument(help="Another store's folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """In what two stores differ: recipe, clips, arrays and how far; exit status 1 unless their content is the same."""
+    """Show how two stores differ: recipe, clips, arrays and by how much; exit status 1 unless equal in content."""
     a, b = StoreReader.open(first, allow_partial=True), StoreReader.open(second, allow_partial=True)
     with clips_bar("diff", len(a)) as bar:
         found = compare(a, b, bar.update)
@@ -180,7 +168,7 @@ def diff_command(
 def repair_command(
     target: TargetArgument, name: NameOption = None, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check everything and drop what is damaged, record by record; the next extract or caption fills the hole."""
+    """Check everything and drop damaged records; the next extract or caption makes them again."""
     paths = find_targets(target, name, home)
     with bytes_bar("repair", paths) as bar:
         done = [repair(path, bar.update) for path in paths]
@@ -195,7 +183,7 @@ def repair_command(
             print("sound and finished" if repaired.said else "sound: nothing to repair")
         else:
             due = (
-                f"{counted(len(repaired.due), 'clip')} due: {_some(repaired.due)}"
+                f"{counted(len(repaired.due), 'clip')} due: {some_of(repaired.due, SHOWN_KEYS)}"
                 if repaired.due
                 else "not finished"
             )
@@ -203,19 +191,17 @@ def repair_command(
 
 
 def gc_command(
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set's.")] = None,
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Remove them, having asked; without it they are listed.")
-    ] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them, after asking.")] = False,
     recent: Annotated[
         bool,
-        typer.Option("--recent", help="Also those written within the last day, which are spared otherwise."),
+        typer.Option("--recent", help="Also those written within the last day."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the stores that no run refers to, and remove them when told so."""
+    """List the stores that no run refers to; --delete removes them."""
     from caeav.model.train.runs import referenced_stores
 
     place = Home.find(home)
@@ -290,7 +276,7 @@ def _print_differences(found: Differences) -> None:
         ("quarantine", found.quarantine),
     ):
         if keys:
-            print(f"{what:<13}{counted(len(keys), 'clip')}: {_some(keys)}")
+            print(f"{what:<13}{counted(len(keys), 'clip')}: {some_of(keys, SHOWN_KEYS)}")
     if found.arrays:
         rows = [
             (name, entry.clips, f"{entry.largest:.6g}", entry.key, entry.form)
@@ -301,7 +287,3 @@ def _print_differences(found: Differences) -> None:
         print(f"fact         {printable(name)} differs in {counted(clips, 'clip')}")
     if found.same_content:
         print(f"the same content: {counted(found.compared, 'clip')}, every array and fact")
-
-
-def _some(keys: tuple[str, ...]) -> str:
-    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")

@@ -1,8 +1,8 @@
-"""The process as its surroundings see it: what ends it and with which status, and streams that nobody reads any more.
+"""Signals, exit statuses and standard streams of the process.
 
-Ctrl-C and SIGTERM are one thing, "stop, and lose nothing": both raise KeyboardInterrupt in the main thread, but not
-while it imports a module. Who no longer reads what is said (stderr) ends nothing; who no longer reads results (stdout)
-ends the command, without a word. Imports nothing heavy: it is there before the program is loaded.
+Ctrl-C and SIGTERM both mean "stop and lose nothing": they raise KeyboardInterrupt in the main thread, but not while it
+imports a module. A closed stderr ends nothing; a closed stdout ends the command silently. Imports nothing heavy, since
+it runs before the program is loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _stdout: _Stdout | None = None
 
 
 def settle_in() -> None:
-    """Answer SIGTERM as Ctrl-C is answered, and have all three standard streams."""
+    """Handle SIGTERM like Ctrl-C, and make sure all three standard streams exist."""
     global _ended_by, _stdout
     _ended_by = signal.SIGINT
     for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
@@ -43,8 +43,7 @@ def settle_in() -> None:
 
 
 def leave() -> None:
-    """The command is over: who stops the process from here on stops it at once, and nothing is raised in what others do
-    at exit."""
+    """The command is over: signals end the process at once from here on, and raise nothing in exit handlers."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is _stop:
@@ -52,14 +51,14 @@ def leave() -> None:
 
 
 def stopped_status() -> int:
-    """Exit status of a command that was stopped: by which signal."""
+    """Exit status of a command that was stopped, by its signal."""
     return 128 + _ended_by
 
 
 def finished_status(status: int | str | None) -> int | str | None:
-    """Exit status of a command that leaves with `status`, once its results are written out; else why they are not.
+    """Exit status of a command that ends with `status`, after flushing its results.
 
-    Raises `OSError` where what was written finds no room.
+    Raises `OSError` where the results cannot be written.
     """
     try:
         (_stdout or sys.stdout).flush()
@@ -69,8 +68,8 @@ def finished_status(status: int | str | None) -> int | str | None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Raise `KeyboardInterrupt`; while a module is imported a little later, since many a module swallows it there, and
-    torch, half set up in C++, aborts the process for it."""
+    """Raise `KeyboardInterrupt`; during an import a little later, since many modules swallow it there, and torch, half
+    set up in C++, aborts the process."""
     global _ended_by
     if number == signal.SIGTERM:
         _ended_by = signal.SIGTERM
@@ -93,7 +92,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _open_what_is_closed() -> None:
-    """A file opened later must not get the number of a closed stream: what libraries print would be written into it."""
+    """Open closed streams on /dev/null: else a file opened later gets their number, and libraries print into it."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -105,14 +104,14 @@ def _open_what_is_closed() -> None:
 
 
 def _to_nobody(stream: TextIO) -> None:
-    """Have everything written to a stream from now on, by libraries and child processes too, go nowhere."""
+    """Send everything written to a stream from now on to /dev/null, also by libraries and child processes."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream again, on the same buffer."""
+    """A standard stream on the same buffer."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(
@@ -126,10 +125,10 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Stderr(_Stream):
-    """What cannot be said is not said: a closed pipe, a terminal that is gone, a full disk under a log end nothing."""
+    """Ignores write errors: a closed pipe, a terminal that is gone, a full disk under a log end nothing."""
 
     def write(self, text: str) -> int:
-        """All of `text`, as far as anybody hears it."""
+        """Write `text`, or drop it where nobody reads."""
         try:
             return super().write(text)
         except OSError:
@@ -137,7 +136,7 @@ class _Stderr(_Stream):
             return len(text)
 
     def flush(self) -> None:
-        """What was said."""
+        """Flush, or drop."""
         try:
             super().flush()
         except OSError:
@@ -145,7 +144,7 @@ class _Stderr(_Stream):
 
 
 class _Stdout(_Stream):
-    """Remembers that its reader has gone."""
+    """Remembers whether its reader has gone."""
 
     unread = False
 

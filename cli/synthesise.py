@@ -1,4 +1,4 @@
-"""`caeav synthesise`: make a generated data set, and say how far each sense alone could get on it."""
+"""`caeav synthesise`: make a generated data set, and print how far each modality alone could get on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import SYNTHETIC
+from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def synthesise(
     size: Annotated[
         int | None, typer.Option(help="Width and height in pixels, even.", show_default="128; avs-*: 224")
     ] = None,
-    fps: Annotated[int, typer.Option(help="Frames a second.")] = DEFAULT.fps,
-    rate: Annotated[int, typer.Option(help="Audio samples a second.")] = DEFAULT.rate_hz,
+    fps: Annotated[int, typer.Option(help="Frames per second.")] = DEFAULT.fps,
+    rate: Annotated[int, typer.Option(help="Audio samples per second.")] = DEFAULT.rate_hz,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = DEFAULT.seed,
     misaligned: Annotated[
-        float, typer.Option(help="Share of clips in which sight and sound disagree for a while.")
+        float, typer.Option(help="Fraction of clips whose video and audio disagree for a while.")
     ] = DEFAULT.misaligned,
     mix: Annotated[
         str,
@@ -64,20 +64,24 @@ def synthesise(
         ),
     ] = "",
     distractors: Annotated[
-        float, typer.Option(help="Share of misaligned clips with other classes seen unheard or heard unseen.")
+        float,
+        typer.Option(
+            help="Fraction of misaligned clips with other classes that are only seen or only heard."
+        ),
     ] = DEFAULT.distractors,
-    splits: Annotated[str, typer.Option(help="Shares of train, val and test.")] = "0.7,0.15,0.15",
+    splits: Annotated[str, typer.Option(help="Fractions of train, val and test.")] = "0.7,0.15,0.15",
     questions: Annotated[
-        int, typer.Option(help="Questions a video at most (music-avqa).")
+        int, typer.Option(help="Most questions per video (music-avqa).")
     ] = DEFAULT.questions,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; the bytes do not depend on it.", show_default="one a core")
+        int | None,
+        typer.Option(help="Processes; the bytes do not depend on it.", show_default="one per core"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a set of real media files whose every second is known, in the layout of AVE or another data set.
 
-    Interrupted runs are gone on with; a folder made with other options is refused.
+    Run again after an interruption, it continues; a folder made with other options is refused.
     """
     from caeav.manifests.synthetic import synthesise as make
 
@@ -108,7 +112,7 @@ def synthesise(
 
 
 def _layout(dataset: str) -> str:
-    """The layout meant by the name of a data set, the generated one's included."""
+    """The layout of a data set name, `synthetic...` included."""
     return next((layout for layout, generated in SYNTHETIC.items() if dataset == generated), dataset)
 
 
@@ -123,7 +127,7 @@ def _numbers(option: str, text: str, parts: list[str]) -> list[float]:
 
 
 def _with_bar(work: Callable[[Progress], Summary]) -> Summary:
-    """Run under a progress bar on stderr, which a terminal shows from the first clip on."""
+    """Run under a progress bar on stderr; shown on terminals only."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
@@ -138,7 +142,7 @@ def _with_bar(work: Callable[[Progress], Summary]) -> Summary:
     try:
         return work(report)
     except KeyboardInterrupt:
-        say("\nfinished clips are kept; run the same command again to go on")
+        say("\nfinished clips are kept; run the same command again to continue")
         raise
     finally:
         if bar is not None:

@@ -1,7 +1,4 @@
-"""`caeav train`: train adapters and head from the stores, or go on with an interrupted run.
-
-What a training prints when it is over: the result of one run, or several seeds as mean and deviation.
-"""
+"""`caeav train`: train adapters and a task head from stores, or resume an interrupted run, and print the scores."""
 
 from __future__ import annotations
 
@@ -25,82 +22,6 @@ if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
     from caeav.model.train.loop import Watcher
     from caeav.model.train.runs import Run
-
-
-def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
-    """The result of one run, or of several as the group they are, and what to do next."""
-    from caeav.model.train.seeds import summarise_group, write_group
-
-    first = results[0]
-    summary = summarise_group(first["group"], results) if len(results) > 1 else None
-    if summary is not None:
-        write_group(home, summary)
-    if as_json:
-        print_json(summary or first)
-        return
-    if summary is not None:
-        print_group(summary)
-        say(f"runs: {', '.join(summary['runs'])} in {home.runs}")
-    else:
-        _print_run(first)
-        say(f"run: {home.runs / first['run']}")
-    where = f"--run {first['run']}{at_home(home)}"
-    question = ' --question "..."' if first["rows"] == "questions" else ""
-    say(f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test")
-
-
-def print_group(summary: dict[str, Any]) -> None:
-    """The table of a group: mean, deviation and every seed's score, split by split."""
-    print_table(
-        ["split", f"{summary['metric']} %", "deviation", "majority %", "by seed"],
-        [
-            [
-                _named(split, summary),
-                spread["mean"],
-                spread["std"],
-                summary["majority"][split],
-                " ".join(f"{value:.2f}" for value in spread["values"]),
-            ]
-            for split, spread in summary["scores"].items()
-        ],
-    )
-
-
-def _print_run(result: dict[str, Any]) -> None:
-    from caeav.model.tasks.bootstrap import shown
-    from caeav.model.train.card import besides
-
-    metric, scores = result["metric"], result["scores"]
-    print_table(
-        ["split", f"{metric} %", "interval", "majority %", result["rows"]],
-        [
-            [
-                _named(split, result),
-                value,
-                shown(result["intervals"].get(split), metric),
-                result["majority"][split],
-                result["clips"][split],
-            ]
-            for split, value in scores.items()
-        ],
-    )
-    names = list(next(iter(result["details"].values()), {}))
-    if names:
-        print()
-        rows = [[name, *(result["details"][split][name] for split in scores)] for name in names]
-        print_table(["also", *scores], rows)
-    for line in besides(result):
-        say(line)
-    early = ", stopped early" if result["stopped_early"] else ""
-    say(f"best epoch {result['best_epoch']} of {result['epochs']}{early}")
-
-
-def _named(split: str, made: dict[str, Any]) -> str:
-    """A split, that of test marked where it was not scored honestly."""
-    from caeav.model.train.protocol import HONEST, stamp
-
-    stamped = stamp(made.get("protocol", HONEST), made["select_on"])
-    return f"{split} ({stamped})" if split == "test" and stamped != HONEST else split
 
 
 def register(app: typer.Typer) -> None:
@@ -174,14 +95,14 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.", show_default=False)
+        str | None, typer.Option("--resume", metavar="RUN", help="Resume this run.", show_default=False)
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
     decoder."""
-    from caeav.model.train.seeds import finished_group
+    from caeav.model.train.groups import finished_group
 
     place = Home.find(home)
     changes = {
@@ -200,7 +121,7 @@ def train(
         if given:
             raise CaeavError(
                 f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
-                hint="leave them away, or train a new run without --resume",
+                hint="leave them out, or train a new run without --resume",
             )
         result = _resume(place, resume, device)
         _begin_rest(place, result["group"], device)
@@ -232,7 +153,7 @@ def train(
 
 
 def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option that has a default was given on the command line."""
+    """Whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -240,7 +161,7 @@ def _typed(context: typer.Context, name: str) -> bool:
 def _train_all(
     home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
 ) -> list[dict[str, Any]]:
-    """One run a seed on the same joined data."""
+    """Train one run per seed on the same joined data."""
     from caeav.model.train.config_file import resolve_config
     from caeav.model.train.experiment import prepare
     from caeav.model.train.runs import ORIGIN, create_run
@@ -261,16 +182,16 @@ def _train_all(
         except KeyboardInterrupt:
             left = ", ".join(map(str, seeds[len(results) + 1 :]))
             if left:
-                say(f"it then begins the seeds that were not: {left}")
+                say(f"after it come the seeds not begun yet: {left}")
             raise
     return results
 
 
 def _begin_rest(home: Home, group: str, device: str | None) -> None:
-    """Train the seeds of a group that an interruption left without a run."""
+    """Train the seeds of a group that have no run yet because of an interruption."""
     from caeav.model.train.experiment import reopen
+    from caeav.model.train.groups import members
     from caeav.model.train.runs import ORIGIN, create_run
-    from caeav.model.train.seeds import members
 
     runs = members(home, group)
     origin = runs[0].origin() if runs else {}
@@ -285,7 +206,7 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 
 
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
-    """Go on with a run; a finished one is only shown."""
+    """Resume a run; a finished one is only printed."""
     from caeav.model.train.experiment import reopen
     from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
 
@@ -318,12 +239,12 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     try:
         return train_run(experiment, run, watchers)
     except KeyboardInterrupt:
-        say(f"interrupted; go on with: caeav train --resume {run.name}{at_home(experiment.home)}")
+        say(f"interrupted; continue with: caeav train --resume {run.name}{at_home(experiment.home)}")
         raise
 
 
 def _introduce(experiment: Experiment) -> None:
-    """What joins what, before training begins."""
+    """Print what is joined and trained, before training begins."""
     from caeav.model.train.card import introduction
 
     for line in introduction(experiment):
@@ -333,7 +254,7 @@ def _introduce(experiment: Experiment) -> None:
 def _chosen_dataset(
     home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
 ) -> str | None:
-    """The data set to train on: the one named, else the last one; None where a configuration or the task says which."""
+    """The data set to train on: the one named, else the last one; None where configuration or task name it."""
     if given is not None:
         return datasets.name(given, home)
     if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
@@ -351,7 +272,7 @@ def _chosen_dataset(
 
 
 def _names_dataset(config: Path) -> bool:
-    """Whether a configuration file says which data set; one that cannot be read is refused where it is resolved."""
+    """Whether a configuration file names a data set; True too where it cannot be read, which is refused later."""
     import yaml
 
     try:
@@ -362,7 +283,7 @@ def _names_dataset(config: Path) -> bool:
 
 
 def _task_of(home: Home, dataset: str | None) -> str:
-    """The task that a data set is labelled for, said; raises `CaeavError` where it has no labels."""
+    """The task a data set is labelled for (printed); raises `CaeavError` where it has no labels."""
     if dataset is None:
         return "ave"
     manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
@@ -390,3 +311,79 @@ def _seed_list(text: str | None) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise CaeavError(f"--seeds {text!r}", hint="give different whole numbers from 0 on: --seeds 0,1,2")
     return seeds
+
+
+def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None:
+    """Print the result of one run, or of several as a group, and the next commands."""
+    from caeav.model.train.groups import summarise_group, write_group
+
+    first = results[0]
+    summary = summarise_group(first["group"], results) if len(results) > 1 else None
+    if summary is not None:
+        write_group(home, summary)
+    if as_json:
+        print_json(summary or first)
+        return
+    if summary is not None:
+        print_group(summary)
+        say(f"runs: {', '.join(summary['runs'])} in {home.runs}")
+    else:
+        _print_run(first)
+        say(f"run: {home.runs / first['run']}")
+    where = f"--run {first['run']}{at_home(home)}"
+    question = ' --question "..."' if first["rows"] == "questions" else ""
+    say(f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test")
+
+
+def print_group(summary: dict[str, Any]) -> None:
+    """Print a group: mean, deviation and every seed's score per split."""
+    print_table(
+        ["split", f"{summary['metric']} %", "deviation", "majority %", "by seed"],
+        [
+            [
+                _named(split, summary),
+                spread["mean"],
+                spread["std"],
+                summary["majority"][split],
+                " ".join(f"{value:.2f}" for value in spread["values"]),
+            ]
+            for split, spread in summary["scores"].items()
+        ],
+    )
+
+
+def _print_run(result: dict[str, Any]) -> None:
+    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.train.card import besides
+
+    metric, scores = result["metric"], result["scores"]
+    print_table(
+        ["split", f"{metric} %", "interval", "majority %", result["rows"]],
+        [
+            [
+                _named(split, result),
+                value,
+                shown(result["intervals"].get(split), metric),
+                result["majority"][split],
+                result["clips"][split],
+            ]
+            for split, value in scores.items()
+        ],
+    )
+    names = list(next(iter(result["details"].values()), {}))
+    if names:
+        print()
+        rows = [[name, *(result["details"][split][name] for split in scores)] for name in names]
+        print_table(["also", *scores], rows)
+    for line in besides(result):
+        say(line)
+    early = ", stopped early" if result["stopped_early"] else ""
+    say(f"best epoch {result['best_epoch']} of {result['epochs']}{early}")
+
+
+def _named(split: str, made: dict[str, Any]) -> str:
+    """A split's name; test is marked where it was not scored honestly."""
+    from caeav.model.train.protocol import HONEST, stamp
+
+    stamped = stamp(made.get("protocol", HONEST), made["select_on"])
+    return f"{split} ({stamped})" if split == "test" and stamped != HONEST else split

@@ -24,7 +24,7 @@ from caeav.manifests.baselines import (
     second_share,
 )
 from caeav.manifests.clip import Finding, Manifest
-from caeav.manifests.findings import CODES, TOLD, finding, leaks, shared_videos, without_length
+from caeav.manifests.findings import CODES, WARNINGS, finding, leaks, shared_videos, zero_length_events
 
 EXAMPLES = 3
 """How many findings of a kind a report quotes; the manifest holds all."""
@@ -82,7 +82,7 @@ def check(manifest: Manifest) -> Report:
     missing = missing_media(manifest)
     media = {clip.key: clip.media for clip in manifest.clips}
     now = [finding("missing_media", key, media[key]) for key in missing]
-    now += leaks(manifest.clips) + shared_videos(manifest.clips) + without_length(manifest.clips)
+    now += leaks(manifest.clips) + shared_videos(manifest.clips) + zero_length_events(manifest.clips)
     looked_for = {"missing_media", "id_in_two_splits", "video_in_two_splits", "zero_length_event"}
     findings = [*now, *(f for f in manifest.findings if f.code not in looked_for)]
     of_split = {
@@ -118,7 +118,7 @@ def _groups(findings: list[Finding]) -> tuple[Group, ...]:
     by_code: dict[str, list[Finding]] = {}
     for found in findings:
         by_code.setdefault(found.code, []).append(found)
-    known = dict.fromkeys((*TOLD, *CODES))  # first what may make every number wrong
+    known = dict.fromkeys((*WARNINGS, *CODES))  # first what may make every number wrong
     order = [*(code for code in known if code in by_code), *sorted(by_code.keys() - CODES.keys())]
     return tuple(
         Group(code, len(by_code[code]), CODES.get(code, ""), tuple(by_code[code][:EXAMPLES]))

@@ -1,9 +1,9 @@
 """The rows everything else is about: `Clip`, its `Event` labels, and the `Manifest` that holds them.
 
-Plain frozen data; reading and writing files is `jsonl.py`, making rows from official files is `readers/`.
+Plain frozen data; `manifest.py` reads and writes files, `readers/` makes the rows from official files.
 Times are seconds, relative to the clip for events and to the media file for `Clip.start_s`.
 
-What the data sets put where (`T` segments a clip; all of `extra` is JSON):
+What each data set puts where (`T` segments per clip; everything in `extra` is JSON):
 
     all          extra["id"]: what clips of one video share (YouTube id); extra["name"]: official name, if another
     AVE          one event: the class and its time; modality ""
@@ -19,14 +19,19 @@ What the data sets put where (`T` segments a clip; all of `extra` is JSON):
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.key_index import Keys
 
 SPLITS = ("train", "val", "test")
+SPLIT_CODES = ("", *SPLITS)
+"""Splits by the number they have in arrays; 0 is no split."""
 MODALITIES = ("", "audio", "visual")
 
 
@@ -80,12 +85,58 @@ class Finding:
     detail: str
 
 
+def video_of(media: str, extra: Mapping[str, Any]) -> str:
+    """What clips of one video share: the official id in `extra`, else the media file."""
+    official = extra.get("id")
+    return official if isinstance(official, str) else media
+
+
+class ClipTable(Sequence[Clip]):
+    """The clips of a manifest in order, and columns that are at hand without looking at each clip.
+
+    This one holds the clips themselves; `lazy_clips.LazyClips` leaves the rows of a large manifest in their file.
+    """
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @overload
+    def __getitem__(self, at: int) -> Clip: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Clip]: ...
+    def __getitem__(self, at: int | slice) -> Clip | Sequence[Clip]:
+        return self._clips[at]
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The key of each clip."""
+        return Keys.of(clip.key for clip in self)
+
+    @cached_property
+    def splits(self) -> NDArray[np.uint8]:
+        """The split of each clip, as its place in `SPLIT_CODES`."""
+        return np.array([SPLIT_CODES.index(clip.split) for clip in self], np.uint8)
+
+    def videos(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        """What clips of one video share (`video_of`), for the clips in these rows."""
+        for row in rows:
+            clip = self[int(row)]
+            yield video_of(clip.media, clip.extra).encode("utf-8", "surrogatepass")
+
+    def file_rows(self) -> memoryview | None:
+        """The rows as a manifest file holds them, where they lie in one; equal rows are equal bytes."""
+        return None
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All clips of a data set, in a fixed order, each cut into `segments` of `segment_s` seconds.
 
     `classes` gives the label order. `sources` maps official files to their sha256. `media_root` is where the
-    media lie on this machine; it takes no part in any digest. Of a large file `clips` stay in it (`rowfile.py`).
+    media lie on this machine; it takes no part in any digest. `table` reads columns of the clips at little cost.
     """
 
     dataset: str
@@ -97,17 +148,17 @@ class Manifest:
     sources: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
+    @cached_property
+    def table(self) -> ClipTable:
+        """The clips with their columns."""
+        return self.clips if isinstance(self.clips, ClipTable) else ClipTable(self.clips)
+
     @property
     def keys(self) -> Keys:
         """The clips' keys in order."""
-        there = getattr(self.clips, "keys", None)
-        return there if isinstance(there, Keys) else Keys.of(clip.key for clip in self.clips)
+        return self.table.keys
 
     def split_counts(self) -> dict[str, int]:
-        """Clips a split, in the usual order; clips without a split under the empty name."""
-        codes = getattr(self.clips, "splits", None)
-        if codes is None:
-            counts = Counter(clip.split for clip in self.clips)
-        else:
-            counts = Counter({name: int((codes == code).sum()) for code, name in enumerate(("", *SPLITS))})
-        return {name: counts[name] for name in (*SPLITS, "") if counts[name]}
+        """Clips per split, in the usual order; clips without a split under the empty name."""
+        counts = np.bincount(self.table.splits, minlength=len(SPLIT_CODES)).tolist()
+        return {name: n for name, n in zip((*SPLITS, ""), (*counts[1:], counts[0]), strict=True) if n}

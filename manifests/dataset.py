@@ -1,6 +1,6 @@
 """From what the user calls a data set to its manifest: `ave`, `llp`, ..., a folder, or a manifest built before.
 
-The one place that knows which name means which reader and where official files are looked for.
+This is the one place that knows which name means which reader, and where official files are looked for.
 """
 
 from __future__ import annotations
@@ -9,46 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from caeav.manifests.clip import SPLITS, Manifest
+from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
 from caeav.manifests.manifest import read_manifest
-from caeav.manifests.readers import Lengths, ReadOptions, readers
-
-MARKS = {
-    "ave": ("Annotations.txt",),
-    "llp": ("AVVP_train.csv", "data/AVVP_train.csv"),
-    "avs-s4": (
-        "Single-source/s4_meta_data.csv",
-        "s4_meta_data.csv",
-        "AVSBench_data/Single-source/s4_meta_data.csv",
-    ),
-    "avs-ms3": (
-        "Multi-sources/ms3_meta_data.csv",
-        "ms3_meta_data.csv",
-        "AVSBench_data/Multi-sources/ms3_meta_data.csv",
-    ),
-    "music-avqa": tuple(
-        f"{place}avqa-{split}.json"
-        for place in ("json_update/", "json/", "", "data/json_update/", "data/json/", "data/")
-        for split in SPLITS  # its reader is content with one of them
-    ),
-}
-"""For each official layout, a file of which one is there when the set's files are."""
-
-SYNTHETIC = {"ave": "synthetic", **{name: f"synthetic-{name}" for name in MARKS if name != "ave"}}
-"""The generated set of each layout."""
-
-OFFICIAL = (*MARKS, *SYNTHETIC.values())
-"""Data sets with files of their own; any other name is a folder of media, or what was built from one."""
+from caeav.manifests.readers import MARKER_FILES, OFFICIAL, SYNTHETIC, Lengths, ReadOptions, readers
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a data set's files lie and how its clips are cut; None where nothing is said.
 
-    `root`: its folder; None: in the home. `labels`: a file, or `CLASS_FOLDERS`: the folders' names are the labels.
+    root: its folder; None for its place in the home. labels: a file, or a word of `ReadOptions.labels`.
     """
 
     root: Path | None = None
@@ -67,17 +40,17 @@ def load_dataset(
     segments: int | None = None,
     segment_s: float | None = None,
     stride_s: float | None = None,
-    called: str = "",
+    dataset: str = "",
     lengths: Lengths | None = None,
 ) -> Manifest:
     """The manifest of a data set, read afresh from its files.
 
-    The `OFFICIAL` ones are read at `root`, by default `home.data(name)`. Any other name is a folder of media;
-    then `labels`, `segments`, `segment_s` and `stride_s` may say more, and the data set is `called` so, else after the
-    folder. Where the files are at neither place, a manifest built into `home` under this name is taken as it was built.
-    `lengths` tells how long media files are. What `home` remembers is not asked, see `remembered.py`.
+    Official sets (`OFFICIAL`) are read at `root`, by default `home.data(name)`. Any other name is a folder of media, to
+    which `labels`, `segments`, `segment_s` and `stride_s` apply; its data set is called `dataset`, by default after the
+    folder. Where there are no such files, the manifest built into `home` under this name is taken as it is. `lengths`
+    tells how long media files are. Nothing remembered in `home` is looked up, see `remembered.py`.
 
-    Raises `CaeavError` when it is none of these or its files cannot be read.
+    Raises `CaeavError` when the name is none of these or the files cannot be read.
     """
     built = home.manifest(name_or_folder) if slug(name_or_folder) == name_or_folder else None
     cut: dict[str, Any] = {
@@ -105,7 +78,7 @@ def load_dataset(
             hint=f"for plain media name the folder itself: --dataset {root}",
         )
     if name_or_folder and folder.is_dir():
-        options = ReadOptions(called or folder_dataset(folder), exclude=home.root, lengths=lengths, **cut)
+        options = ReadOptions(dataset or folder_dataset(folder), exclude=home.root, lengths=lengths, **cut)
         return readers["folder"](folder, options)
     if built and built.is_file():
         if not plain:
@@ -117,14 +90,14 @@ def load_dataset(
     raise CaeavError(
         f"no data set {name_or_folder!r}: it is neither {', '.join(OFFICIAL)}, nor a folder that exists, "
         f"nor a manifest built in {home.root}",
-        hint=f"give {', '.join(MARKS)} (official files in {home.data('ave')} and so on, or --root), "
+        hint=f"give {', '.join(MARKER_FILES)} (official files in {home.data('ave')} and so on, or --root), "
         "synthetic or synthetic-<name> (made by caeav synthesise), or the path of a folder of media files",
     )
 
 
 def _files_there(name: str, folder: Path) -> bool:
     layout = next(layout for layout, generated in SYNTHETIC.items() if name in (layout, generated))
-    return any((folder / mark).is_file() for mark in MARKS[layout])
+    return any((folder / marker).is_file() for marker in MARKER_FILES[layout])
 
 
 def folder_dataset(folder: Path) -> str:

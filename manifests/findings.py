@@ -6,11 +6,10 @@ what was met when they were made. Codes are stable and each means one thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
-from typing import Any
 
-from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
+from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest, video_of
 
 CODES = {
     "missing_media": "no media file where the clip's should be; extraction quarantines the clip",
@@ -78,7 +77,7 @@ CODES = {
     "official_files_ignored": "the folder holds a data set's official files; read as plain media they are unused",
 }
 
-TOLD = (
+WARNINGS = (
     *(
         "few_names_found",
         "doubtful_times",
@@ -92,9 +91,9 @@ TOLD = (
 """Codes of what may make every number wrong: whoever reads the data set to compute something says them in full."""
 
 
-def told(manifest: Manifest) -> list[str]:
-    """The findings of the codes `TOLD`, in that order, a line each: what it means, where, the fact."""
-    found = sorted((f for f in manifest.findings if f.code in TOLD), key=lambda f: TOLD.index(f.code))
+def warning_lines(manifest: Manifest) -> list[str]:
+    """The findings of the codes `WARNINGS`, in that order, a line each: what it means, where, the fact."""
+    found = sorted((f for f in manifest.findings if f.code in WARNINGS), key=lambda f: WARNINGS.index(f.code))
     return [f"{CODES[f.code]} ({f.where}: {f.detail})" for f in found]
 
 
@@ -108,12 +107,6 @@ def finding(code: str, where: str, detail: str) -> Finding:
 def video_id(clip: Clip) -> str:
     """What two clips of the same video share: the official id where there is one, else the media path."""
     return video_of(clip.media, clip.extra)
-
-
-def video_of(media: str, extra: Mapping[str, Any]) -> str:
-    """The same of a row's media path and extra facts."""
-    official = extra.get("id")
-    return official if isinstance(official, str) else media
 
 
 def leaks(clips: Iterable[Clip]) -> list[Finding]:
@@ -174,7 +167,7 @@ def _by_video(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
     return keys
 
 
-def without_length(clips: Iterable[Clip]) -> list[Finding]:
+def zero_length_events(clips: Iterable[Clip]) -> list[Finding]:
     """One `zero_length_event` for each event whose end is its start."""
     return [
         finding(

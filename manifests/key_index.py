@@ -1,12 +1,8 @@
-"""Many keys in little memory: their bytes one after the other and where each ends, and finding one by hash.
+"""Many keys in little memory: `Keys` holds their bytes end to end, `KeyIndex` finds one by its hash.
 
-A Python string a key costs 60 bytes and more before anything is looked up; `Keys` costs the key's own bytes and 4,
-`KeyPlaces` 12 more. Both hold up to 4 GiB of keys. `Keys` is a sequence of strings that equals the tuple of them.
-
-64-bit hashes of many short texts at once, for tables that live as long as the process.
-
-Not for files: which hash a text has depends on a random seed, so that nobody can make a file of texts that all have
-the same one.
+A Python string takes 60 bytes and more per key; `Keys` takes the key's own bytes and 4, `KeyIndex` 12 more. Both
+hold up to 4 GiB of keys. The 64-bit hashes depend on a random seed, so that nobody can prepare a file whose keys
+all have the same hash; they must never be stored.
 """
 
 from __future__ import annotations
@@ -21,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD_BYTES = 8
-_AT_ONCE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_CHUNK_KEYS = 1 << 16
 _ALL = (1 << 64) - 1
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""The multipliers of splitmix64, whose last step mixes a word."""
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""The multipliers with which splitmix64 mixes a word."""
 
 
 def random_seed() -> int:
-    """A seed that nobody can foresee."""
+    """A seed that cannot be predicted."""
     return int.from_bytes(os.urandom(_WORD_BYTES), "little")
 
 
@@ -41,22 +38,22 @@ def hash_text(text: bytes, seed: int) -> int:
 
 
 def _mixed(value: int) -> int:
-    value = ((value ^ value >> 30) * _FIRST) & _ALL
-    value = ((value ^ value >> 27) * _SECOND) & _ALL
+    value = ((value ^ value >> 30) * _MIX_1) & _ALL
+    value = ((value ^ value >> 27) * _MIX_2) & _ALL
     return value ^ value >> 31
 
 
 def hash_texts(blob: bytes, ends: NDArray[np.uint32], seed: int) -> NDArray[np.uint64]:
-    """The hash of each of the texts that lie one after the other in `blob`; `ends` are the places behind them."""
+    """The hash of each text in `blob`, where they lie end to end; `ends` says where each one ends."""
     data = np.frombuffer(blob, np.uint8)
     sizes = np.diff(ends, prepend=np.uint32(0))
     words = (sizes + np.uint32(_WORD_BYTES - 1)) // np.uint32(_WORD_BYTES)
     hashes = np.empty(len(ends), np.uint64)
     for width in np.flatnonzero(np.bincount(words)).tolist():
         rows = np.flatnonzero(words == width)
-        at_once = max(1, _AT_ONCE_BYTES // (_WORD_BYTES * max(1, width)))
-        for first in range(0, len(rows), at_once):
-            some = rows[first : first + at_once]
+        chunk = max(1, _CHUNK_BYTES // (_WORD_BYTES * max(1, width)))
+        for first in range(0, len(rows), chunk):
+            some = rows[first : first + chunk]
             hashes[some] = _hashes(data, ends[some], sizes[some], width, seed)
     return hashes
 
@@ -64,7 +61,7 @@ def hash_texts(blob: bytes, ends: NDArray[np.uint32], seed: int) -> NDArray[np.u
 def _hashes(
     data: NDArray[np.uint8], ends: NDArray[np.uint32], sizes: NDArray[np.uint32], width: int, seed: int
 ) -> NDArray[np.uint64]:
-    """Hashes of `n` texts of `width` words each, the last one filled up with zeros."""
+    """Hashes of `n` texts of `width` words each, the last word padded with zeros."""
     value = _all_mixed(np.uint64(seed) ^ sizes)
     if width:
         columns = np.arange(width * _WORD_BYTES)
@@ -77,28 +74,25 @@ def _hashes(
 
 
 def _all_mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    value = (value ^ value >> np.uint64(30)) * np.uint64(_FIRST)
-    value = (value ^ value >> np.uint64(27)) * np.uint64(_SECOND)
+    value = (value ^ value >> np.uint64(30)) * np.uint64(_MIX_1)
+    value = (value ^ value >> np.uint64(27)) * np.uint64(_MIX_2)
     return value ^ value >> np.uint64(31)
 
 
-_AT_ONCE = 1 << 16
-
-
 class Keys(Sequence[str]):
-    """ASCII keys, unchangeable; a slice shares the bytes of the whole."""
+    """ASCII keys, immutable and equal to a tuple or list of them; a slice shares the bytes of the whole."""
 
     __slots__ = ("_begin", "_blob", "_ends")
 
     def __init__(self, blob: bytes, ends: NDArray[np.uint32], begin: int = 0) -> None:
-        """`ends` are the places behind each key in `blob`, ascending; the first key begins at `begin`."""
+        """`ends` says where each key ends in `blob`, ascending; the first key begins at `begin`."""
         self._blob = blob
         self._ends = ends
         self._begin = begin
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Keys:
-        """These keys; itself where they are `Keys` already."""
+        """These keys; the same object if they are `Keys` already."""
         if isinstance(keys, Keys):
             return keys
         blob = bytearray()
@@ -110,7 +104,7 @@ class Keys(Sequence[str]):
 
     @classmethod
     def joined(cls, parts: Iterable[Sequence[str]]) -> Keys:
-        """All keys of the parts, one part after the other."""
+        """The keys of all parts, one part after the other."""
         tables = [Keys.of(part) for part in parts]
         blob = b"".join(table.blob for table in tables)
         sizes = [table.sizes for table in tables]
@@ -119,13 +113,13 @@ class Keys(Sequence[str]):
 
     @property
     def blob(self) -> bytes:
-        """The keys' bytes one after the other."""
+        """The bytes of all keys, end to end."""
         end = int(self._ends[-1]) if len(self._ends) else self._begin
         return self._blob[self._begin : end]
 
     @property
     def sizes(self) -> NDArray[np.uint32]:
-        """Characters of each key."""
+        """The length of each key in characters."""
         sizes = self._ends.copy()
         sizes[1:] -= self._ends[:-1]
         sizes[:1] -= np.uint32(self._begin)
@@ -156,12 +150,12 @@ class Keys(Sequence[str]):
         return int(self._ends[row - 1]) if row else self._begin
 
     def take(self, rows: NDArray[np.integer]) -> Keys:
-        """The keys at these places, in that order."""
+        """The keys in these rows, in that order."""
         return Keys.of(self[int(row)] for row in rows)
 
     def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), _AT_ONCE):
-            places = [self._starts_at(first), *self._ends[first : first + _AT_ONCE].tolist()]
+        for first in range(0, len(self), _CHUNK_KEYS):
+            places = [self._starts_at(first), *self._ends[first : first + _CHUNK_KEYS].tolist()]
             text = self._blob[places[0] : places[-1]].decode("ascii")
             begin = places[0]
             yield from (text[start - begin : end - begin] for start, end in pairwise(places))
@@ -184,8 +178,8 @@ class Keys(Sequence[str]):
         return f"Keys({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
 
 
-class KeyPlaces:
-    """Where a key stands in `keys`. Two keys of one hash are told apart by comparing the keys themselves."""
+class KeyIndex:
+    """Finds the row of a key in `keys`. Keys that share a hash are told apart by comparing the keys themselves."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -195,20 +189,20 @@ class KeyPlaces:
         self._hashes: NDArray[np.uint64] = hashes[self._order]
 
     def get(self, key: str) -> int | None:
-        """The first place of `key`, or None."""
+        """The first row of `key`, or None."""
         wanted = np.uint64(hash_text(key.encode("utf-8", "surrogatepass"), self._seed))
         at = int(np.searchsorted(self._hashes, wanted))
         while at < len(self._hashes) and self._hashes[at] == wanted:
-            place = int(self._order[at])
-            if self._keys[place] == key:
-                return place
+            row = int(self._order[at])
+            if self._keys[row] == key:
+                return row
             at += 1
         return None
 
-    def twice(self) -> int | None:
-        """The place of a key that is there before too, or None when all are different."""
+    def duplicate(self) -> int | None:
+        """A row whose key also stands in an earlier row, or None when all keys are different."""
         for at in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]).tolist():
-            place = int(self._order[at + 1])
-            if self.get(self._keys[place]) != place:
-                return place
+            row = int(self._order[at + 1])
+            if self.get(self._keys[row]) != row:
+                return row
         return None

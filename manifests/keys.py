@@ -33,7 +33,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_+-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class KeyRequest:
     """A key somebody wants: `text` is what it should read like, `identity` what no other wish has."""
 
     text: str
@@ -48,7 +48,7 @@ def slug(text: str) -> str:
     return _UNSAFE.sub("_", plain).strip("_")[:READABLE_CHARS] or "clip"
 
 
-def assign_keys(wishes: Sequence[Wish]) -> list[str]:
+def assign_keys(wishes: Sequence[KeyRequest]) -> list[str]:
     """A key for each wish, in order, all different.
 
     Raises `ValueError` when two wishes have the same identity: the caller meant one clip.

@@ -1,7 +1,7 @@
-"""The rows of a large manifest left in their file: memory-mapped, found by number, a `Clip` made when one is asked for.
+"""The rows of a large manifest, left in their memory-mapped file: a `Clip` is made when one is asked for.
 
-A million `Clip` objects need a gigabyte; this keeps each row's place, split and key, some 30 bytes. It reads files
-as `jsonl.py` writes them; of any other `scan` says that it cannot. The map outlives a replacement of the file.
+A million `Clip` objects need a gigabyte; this keeps the place, split and key of each row, about 30 bytes. `scan`
+recognises rows as `manifest.py` writes them and no others. The map survives a replacement of the file.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ from typing import Any, NoReturn, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.clip import SPLITS, Clip
+from caeav.manifests.clip import SPLIT_CODES, Clip, ClipTable, video_of
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import video_of
 from caeav.manifests.key_index import Keys
 from caeav.manifests.rows import ManifestError, clip_from_row
 
-CODES = ("", *SPLITS)
-"""Splits by the number they are kept as."""
 _ROW = re.compile(
     rb'\{"key": "([A-Za-z0-9_+-]{1,200})", "media": "[^"\\\n]*(?:\\.[^"\\\n]*)*", "start_s": [0-9.e+-]+, '
     rb'"seconds": [0-9.e+-]+, "split": "(train|val|test|)", "events": \[[^\n]*\}\n'
 )
 _EXTRA, _ID = b'"extra": {', b'"id": "'
-"""What begins a row's last field and its official id, quotation marks as no text within a row has them."""
+"""How a row's last field and its official id begin. No text within a row can hold these unescaped quotation marks."""
 _PART = 1 << 22
 _REBUILD = "build the manifest again: caeav manifest build"
 
@@ -53,7 +50,7 @@ def parse_line(line: bytes, where: str) -> Any:
 
 
 def same_bytes(a: memoryview, b: memoryview) -> bool:
-    """Whether they are equal; a part at a time, as numpy notes the outcome for every byte."""
+    """Whether they are equal; compared in parts, since numpy keeps a result for every byte."""
     return len(a) == len(b) and all(
         np.array_equal(
             np.frombuffer(a[at : at + _PART], np.uint8), np.frombuffer(b[at : at + _PART], np.uint8)
@@ -63,18 +60,17 @@ def same_bytes(a: memoryview, b: memoryview) -> bool:
 
 
 def map_file(path: Path) -> mmap.mmap | bytes:
-    """A file's bytes, mapped where it has any; raises `OSError`, also for a pipe or device, which may never end."""
+    """A file's bytes, mapped unless it is empty; raises `OSError`, also for a pipe or device, which may never end."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a plain file", str(path))
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
 
 
-class FiledClips(Sequence[Clip]):
-    """The clips of a manifest file, in order. Rows are checked when they are made: `ManifestError` names file and line.
+class LazyClips(ClipTable):
+    """The clips of a manifest file. A row is checked when its clip is made: `ManifestError` names file and line.
 
-    `keys` and `splits` (numbers of `CODES`) are at hand without making any. Sent to another process it maps the
-    file anew, which must not have been replaced meanwhile.
+    Another process that is sent this maps the file anew; the file must not have been replaced meanwhile.
     """
 
     def __init__(
@@ -87,8 +83,7 @@ class FiledClips(Sequence[Clip]):
         classes: frozenset[str],
     ) -> None:
         """`starts`: where each row begins in the file, and where the last one ends."""
-        self.keys = keys
-        self.splits = splits
+        self.__dict__.update(keys=keys, splits=splits)  # the columns that `ClipTable` would make
         self._path = path
         self._data: mmap.mmap | None = data
         self._starts = starts
@@ -119,21 +114,22 @@ class FiledClips(Sequence[Clip]):
         return clip_from_row(parse_line(data[start : end - 1], where), self._classes, where)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, FiledClips):
-            # rows are written in one way only, so that equal rows are equal bytes
-            return self is other or (self.keys == other.keys and same_bytes(self.rows(), other.rows()))
+        if isinstance(other, LazyClips):
+            return self is other or (
+                self.keys == other.keys and same_bytes(self.file_rows(), other.file_rows())
+            )
         if isinstance(other, tuple | list):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
-    def rows(self) -> memoryview:
-        """The bytes of all rows."""
+    def file_rows(self) -> memoryview:
+        """See `ClipTable.file_rows`."""
         return memoryview(self._mapped())[int(self._starts[0]) : int(self._starts[-1])]
 
     def videos(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
-        """What clips of one video share, its official id or else its file, of rows that are looked at no further."""
+        """See `ClipTable.videos`; the official id is found without parsing the row where it comes first in `extra`."""
         data = self._mapped()
         for row in rows:
             start, end = int(self._starts[row]), int(self._starts[row + 1])
@@ -167,11 +163,11 @@ class FiledClips(Sequence[Clip]):
         return self._data
 
 
-def scan(path: Path, data: mmap.mmap, start: int, classes: Sequence[str]) -> FiledClips | None:
-    """Find the rows of a mapped manifest from byte `start` on; None when a row is not written as `jsonl.py` does."""
+def scan(path: Path, data: mmap.mmap, start: int, classes: Sequence[str]) -> LazyClips | None:
+    """Find the rows of a mapped manifest from byte `start` on; None when one is not as `manifest.py` writes it."""
     starts, ends, splits = array("q", [start]), array("q"), bytearray()
     blob = bytearray()
-    code = {name.encode(): number for number, name in enumerate(CODES)}
+    code = {name.encode(): number for number, name in enumerate(SPLIT_CODES)}
     position = start
     for match in _ROW.finditer(data, start):
         if match.start() != position:
@@ -185,4 +181,4 @@ def scan(path: Path, data: mmap.mmap, start: int, classes: Sequence[str]) -> Fil
         return None
     keys = Keys(bytes(blob), np.array(ends, np.uint32))
     places = np.array(starts, np.int64)
-    return FiledClips(path, data, places, keys, np.frombuffer(bytes(splits), np.uint8), frozenset(classes))
+    return LazyClips(path, data, places, keys, np.frombuffer(bytes(splits), np.uint8), frozenset(classes))

@@ -1,9 +1,8 @@
-"""Manifest files: JSON Lines, a header row and then one row a clip, in order; and what identifies them.
+"""Manifest files: JSON Lines with a header and then one row per clip, in order; and the digests of a manifest.
 
-The header repeats how many clips of which split follow, so a file that lost rows is noticed. Files are
-published atomically and checked row by row when read. Two digests tell what changed: `manifest_digest` sees
-labels and splits too, `source_digest` only what decides a clip's tokens; neither sees `media_root`, so the
-same data set on two machines has the same digests.
+The header says how many clips of each split follow, so a file that lost rows is noticed. Files are published
+atomically and checked row by row when they are read. `manifest_digest` covers labels and splits, `source_digest`
+only what decides a clip's tokens; neither covers `media_root`, so a data set has the same digests on every machine.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any
 
 from caeav.manifests.clip import Finding, Manifest
 from caeav.manifests.core.atomic import publishing
-from caeav.manifests.key_index import KeyPlaces
+from caeav.manifests.key_index import KeyIndex
 from caeav.manifests.keys import KEY_PATTERN
-from caeav.manifests.lazy_clips import FiledClips, map_file, parse_line, same_bytes, scan
+from caeav.manifests.lazy_clips import map_file, parse_line, same_bytes, scan
 from caeav.manifests.rows import (
     ManifestError,
     check_clip,
@@ -51,9 +50,9 @@ HEADER_FIELDS = (
     "findings",
 )
 FINDING_FIELDS = ("code", "where", "detail")
-FILED_BYTES = 8 << 20
-FILED_CLIPS = 1 << 15
-"""Size from which a file's rows stay in it (`rowfile.py`), and so many clips, of which each has some 250 bytes."""
+LAZY_BYTES = 8 << 20
+LAZY_CLIPS = 1 << 15
+"""From this size on a file's rows stay in it (`lazy_clips.py`); and as many clips of about 250 bytes each."""
 ROWS_AT_ONCE = 1 << 12
 _LINES = json.JSONEncoder(allow_nan=False)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -70,17 +69,17 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 def _parts(manifest: Manifest) -> Iterator[bytes | memoryview]:
     """The file's bytes."""
     yield f"{_LINES.encode(_header(manifest))}\n".encode()
-    if isinstance(manifest.clips, FiledClips):  # written as they are
-        yield manifest.clips.rows()
+    if (rows_as_written := manifest.table.file_rows()) is not None:
+        yield rows_as_written
         return
     for first in range(0, len(manifest.clips), ROWS_AT_ONCE):
         rows = map(clip_to_row, manifest.clips[first : first + ROWS_AT_ONCE])
         yield "".join(f"{_LINES.encode(row)}\n" for row in rows).encode()
 
 
-def filed(manifest: Manifest) -> Manifest:
-    """The same manifest; of many clips the rows are put into a file without a name, out of the memory."""
-    if isinstance(manifest.clips, FiledClips) or len(manifest.clips) < FILED_CLIPS:
+def with_lazy_clips(manifest: Manifest) -> Manifest:
+    """The same manifest; when it has many clips, their rows move from memory to a file without a name."""
+    if manifest.table.file_rows() is not None or len(manifest.clips) < LAZY_CLIPS:
         return manifest
     _check(manifest, manifest.dataset)
     with TemporaryFile() as out:
@@ -94,8 +93,8 @@ def filed(manifest: Manifest) -> Manifest:
 def read_manifest(path: Path, *, sha256: str = "", like: Manifest | None = None) -> Manifest:
     """The manifest in `path`; raises `ManifestError` naming file and line when it is torn or damaged.
 
-    Every row is checked, except in a large file with just this `sha256` (hex), or with the rows of `like`: there each
-    is when it is used.
+    Every row is checked now, except in a large file that has this `sha256` (hex) or the rows of `like`: there each
+    row is checked when it is used.
     """
     try:
         data = map_file(path)
@@ -108,7 +107,7 @@ def read_manifest(path: Path, *, sha256: str = "", like: Manifest | None = None)
     head = _head(first, where)
     manifest = _empty_manifest(head, where)
     clips, known = None, False
-    if not isinstance(data, bytes) and len(data) >= FILED_BYTES:
+    if not isinstance(data, bytes) and len(data) >= LAZY_BYTES:
         clips = scan(path, data, data.find(b"\n") + 1, manifest.classes)
     if clips is None:
         classes = frozenset(manifest.classes)
@@ -116,7 +115,7 @@ def read_manifest(path: Path, *, sha256: str = "", like: Manifest | None = None)
     else:
         manifest = replace(manifest, clips=clips)
         known = bool(sha256) and hashlib.sha256(data).hexdigest() == sha256
-        known = known or (like is not None and like.classes == manifest.classes and _same_rows(clips, like))
+        known = known or (like is not None and like.classes == manifest.classes and _same_rows(data, like))
         if not known:
             deque(clips, maxlen=0)  # each row is checked as it is made
     if len(manifest.clips) != head["clips"] or manifest.split_counts() != head["splits"]:
@@ -130,26 +129,31 @@ def read_manifest(path: Path, *, sha256: str = "", like: Manifest | None = None)
     return manifest
 
 
-def _same_rows(clips: FiledClips, like: Manifest) -> bool:
-    return isinstance(like.clips, FiledClips) and clips == like.clips
+def _same_rows(data: mmap.mmap | bytes, manifest: Manifest) -> bool:
+    """Whether the rows of a file are, byte for byte, those of `manifest`, which lie in a file too."""
+    rows = manifest.table.file_rows()
+    return rows is not None and same_bytes(memoryview(data)[data.find(b"\n") + 1 :], rows)
 
 
 def holds_rows(path: Path, manifest: Manifest) -> bool:
-    """Whether a large file has the very rows of `manifest`, of another large file; False when that is not known."""
-    if not isinstance(manifest.clips, FiledClips):
+    """Whether a large file is known to have the rows and the header facts of `manifest`, of another large file."""
+    if manifest.table.file_rows() is None:
         return False
     data = map_file(path)
-    start = data.find(b"\n") + 1
-    if not same_bytes(memoryview(data)[start:], manifest.clips.rows()):
+    if not _same_rows(data, manifest):
         return False
-    head = _empty_manifest(_head(parse_line(data[: start - 1], f"{path}:1"), f"{path}:1"), f"{path}:1")
-    return replace(head, clips=(), media_root="", sources={}, findings=()) == replace(
-        manifest, clips=(), media_root="", sources={}, findings=()
-    )
+    line = data[: data.find(b"\n")]
+    found = _empty_manifest(_head(parse_line(line, f"{path}:1"), f"{path}:1"), f"{path}:1")
+    return _labelling(found) == _labelling(manifest)
+
+
+def _labelling(manifest: Manifest) -> Manifest:
+    """What a header says of how rows are to be understood."""
+    return replace(manifest, clips=(), media_root="", sources={}, findings=())
 
 
 def manifest_digest(manifest: Manifest) -> str:
-    """sha256 (hex) of everything training depends on: segments, class order and all rows with labels and splits."""
+    """sha256 (hex) of everything training depends on: segments, class order, all rows with their labels and splits."""
     digest = hashlib.sha256()
     _add(digest, [manifest.dataset, manifest.segments, float(manifest.segment_s), list(manifest.classes)])
     for clip in manifest.clips:
@@ -158,7 +162,7 @@ def manifest_digest(manifest: Manifest) -> str:
 
 
 def source_digest(manifest: Manifest) -> str:
-    """sha256 (hex) of what decides the tokens: each clip's `source()`, in order; labels and splits do not count."""
+    """sha256 (hex) of what decides the tokens: the `source()` of each clip, in order, without labels and splits."""
     digest = hashlib.sha256()
     for clip in manifest.clips:
         key, media, start_s, seconds = clip.source()
@@ -187,7 +191,7 @@ def _header(manifest: Manifest) -> dict[str, Any]:
 
 
 def _rows(data: mmap.mmap | bytes, path: str) -> Iterator[tuple[str, Any]]:
-    """`(file:line, JSON value)` of every line; a line that is not JSON is an error."""
+    """`(file:line, JSON value)` of each line that is not blank; raises `ManifestError` for one that is not JSON."""
     start, number_ = 0, 0
     while start < len(data):
         end = data.find(b"\n", start)
@@ -199,7 +203,7 @@ def _rows(data: mmap.mmap | bytes, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _head(value: object, where: str) -> dict[str, Any]:
-    """The header with format, version and counts checked; the rest is checked with the manifest."""
+    """The header, with format, version and the kinds of its values checked; `_empty_manifest` checks the rest."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         seen = value.get("format") if isinstance(value, dict) else value
         raise refuse(where, "format", seen, f"{FORMAT!r}: this is not a manifest")
@@ -219,7 +223,7 @@ def _head(value: object, where: str) -> dict[str, Any]:
 
 
 def _empty_manifest(head: dict[str, Any], where: str) -> Manifest:
-    """The manifest of a header, without clips."""
+    """The manifest that a header describes, without its clips."""
     findings = [fields_of(row, FINDING_FIELDS, "a finding", where) for row in head["findings"]]
     manifest = Manifest(
         dataset=text(head["dataset"], "dataset", where),
@@ -260,6 +264,6 @@ def _check(manifest: Manifest, where: str) -> None:
 
 def _check_unique(manifest: Manifest, where: str) -> None:
     keys = manifest.keys
-    row = KeyPlaces(keys).twice()
+    row = KeyIndex(keys).duplicate()
     if row is not None:
         raise refuse(f"{where}: clip row {row + 1}", "key", keys[row], "in no other row")

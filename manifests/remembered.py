@@ -1,8 +1,8 @@
-"""What a home remembers of its data sets: where each lies, its labels and how its clips are cut, and which was last.
+"""What a home remembers of its data sets: where each lies, its label file, how its clips are cut, and which came last.
 
-One small file, `<home>/datasets.json`. So `--root` and `--labels` are given once; what is given differently later is a
-change, which the caller has to ask for. A data set is known by its folder, not by the folder's name: a second folder of
-one name is called `<name>-<hash of its path>`, unless it is the first one at another place.
+It is kept in one small file, `<home>/datasets.json`, so that `--root` and `--labels` are given once. Another value
+given later is a change, which the caller has to confirm. A data set is known by its folder, not by the folder's name:
+a second folder of the same name becomes `<name>-<hash of its path>`, unless it is the first folder at a new place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,52 +20,61 @@ from typing import Any
 from caeav.manifests.core.atomic import make_folder, publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.dataset import OFFICIAL, Source, folder_dataset
-from caeav.manifests.readers import CLASS_FOLDERS, NO_LABELS
+from caeav.manifests.dataset import Source, folder_dataset
+from caeav.manifests.readers import CLASS_FOLDERS, NO_LABELS, OFFICIAL
 from caeav.manifests.readers.folder import LABELS, SEGMENT_S, SEGMENTS
 
 FORMAT = "caeav-datasets"
 VERSION = 1
 MAX_BYTES = 16 << 20
 MEDIA_ROOT = "media_root"
-"""File beside a data set's stores: where its media was read last. Homes of old remember nothing else."""
+"""A file beside a data set's stores: where its media was read last. Homes made by old versions know nothing else."""
+
+OPTIONS: tuple[tuple[str, str, Any], ...] = (
+    ("labels", "--labels", None),
+    ("segments", "--segments", SEGMENTS),
+    ("segment_s", "--segment-seconds", SEGMENT_S),
+    ("stride_s", "--stride-seconds", None),
+)
+"""Fields of `Source` that are remembered, each with its option and its default."""
 
 SameMedia = Callable[[Path, Path], tuple[int, int]]
-"""How many of the media recorded for the stores in a folder lie below another one unchanged, and of how many."""
+"""`same_media(stores, folder)`: how many of the media recorded for these stores lie unchanged in the folder, and of how
+many."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What `datasets.json` says: `sources` by data set, with all places resolved; `last` may be empty."""
+    """The content of `datasets.json`: `sources` by data set, with resolved paths; `last` may be empty."""
 
     last: str = ""
     sources: Mapping[str, Source] = field(default_factory=dict)
 
 
-class _OfOld(Source):
-    """Of which nothing is known but where the media was."""
+class _OnlyMediaRoot(Source):
+    """A data set of an old home: only the place of its media is known."""
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """A data set as it is to be read: what to load, under which name, and what is to be said or asked first.
+class ResolvedDataset:
+    """A data set as it is to be read: what to load, under which name, and what to tell or ask the user first.
 
-    `argument` and `root`: the first two of `load_dataset`; `changes`: what was given otherwise than it is remembered,
-    in words; `before`: what is remembered; `built`: the manifest that was built is meant, as it is.
+    name_or_folder, root: the first two arguments of `load_dataset`. notes: what to tell. changes: where given
+    options differ from the remembered ones. known: what is remembered. built: take the manifest in the home as it is.
     """
 
-    argument: str
-    called: str
+    name_or_folder: str
+    name: str
     source: Source
     root: Path | None = None
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    before: Source | None = None
+    known: Source | None = None
     built: bool = False
 
 
 def read_memory(home: Home) -> Memory:
-    """What is remembered in `home`; raises `CaeavError` when the file is not one that was written."""
+    """What `home` remembers; raises `CaeavError` when the file is damaged or of another format."""
     path = home.remembered
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -73,48 +82,48 @@ def read_memory(home: Home) -> Memory:
         value = json.loads(path.read_bytes())
         if (value["format"], value["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {value['format']!r}, version {value['version']!r}")
-        found = {str(name): _source(row) for name, row in value["datasets"].items()}
+        found = {str(name): _parse_row(row) for name, row in value["datasets"].items()}
         return Memory(str(value["last"]), found)
     except FileNotFoundError:
         return Memory()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CaeavError(
             f"{path} does not say what is known of the data sets: {error}",
-            hint=f"remove {path}; stores and runs need it not, and the next extract with --root and --labels "
+            hint=f"remove {path}; stores and runs do not need it, and the next extract with --root and --labels "
             "writes it again",
         ) from None
 
 
-def _source(row: Any) -> Source:
+def _parse_row(row: Any) -> Source:
     root, labels = row["root"], row["labels"]
     numbers = [row["segments"], row["segment_s"], row["stride_s"]]
     if not all(x is None or isinstance(x, str) for x in (root, labels)):
-        raise ValueError("a place is no text")
+        raise ValueError("a path is no text")
     if not all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in numbers):
         raise ValueError("a length is no number")
-    return Source(Path(root) if root else None, labels_of(labels), *numbers)
+    return Source(Path(root) if root else None, parse_labels(labels), *numbers)
 
 
-def labels_of(text: str | None) -> Path | str | None:
-    """What `--labels` means: a file, unless it is one of the words of `ReadOptions.labels`."""
+def parse_labels(text: str | None) -> Path | str | None:
+    """The meaning of `--labels`: a file, unless it is one of the words of `ReadOptions.labels`."""
     return text if text in (None, CLASS_FOLDERS, NO_LABELS) else Path(text)
 
 
-def remember(home: Home, recalled: Recalled, *, last: bool) -> None:
-    """Remember a data set as it was recalled, and that it was the `last`. Nothing is written where it is known.
+def remember(home: Home, resolved: ResolvedDataset, *, last: bool) -> None:
+    """Remember a data set as it was resolved, and with `last` that it is the last one; writes only what is new.
 
-    Raises `CaeavError` when another process gave its name to another folder in between.
+    Raises `CaeavError` when another process has given its name to another folder since it was resolved.
     """
-    name = recalled.called
-    with _alone(home):
+    name = resolved.name
+    with _locked(home):
         memory = read_memory(home)
-        known = memory.sources.get(name)
-        if known != recalled.before and known is not None and known.root != recalled.source.root:
+        stored = memory.sources.get(name)
+        if stored != resolved.known and stored is not None and stored.root != resolved.source.root:
             raise CaeavError(
-                f"another process has just begun a data set {name} in {known.root or home.data(name)}",
-                hint="run the command again: this one is then given a name of its own",
+                f"another process has just begun a data set {name} in {stored.root or home.data(name)}",
+                hint="run the command again: this data set then gets a name of its own",
             )
-        sources = {**memory.sources, name: recalled.source}
+        sources = {**memory.sources, name: resolved.source}
         now = Memory(name if last else memory.last, sources)
         if now == memory:
             return
@@ -128,7 +137,7 @@ def _row(source: Source) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _locked(home: Home) -> Iterator[None]:
     """One process at a time, where the file system can lock."""
     make_folder(home.root)
     with home.remembered.with_name(".datasets.lock").open("ab") as file:
@@ -138,7 +147,7 @@ def _alone(home: Home) -> Iterator[None]:
 
 
 def last_dataset(home: Home) -> str:
-    """The data set last extracted in `home`; raises `CaeavError` when there is none, or none is the last."""
+    """The data set last extracted in `home`; raises `CaeavError` when there is none or several are possible."""
     memory = read_memory(home)
     if memory.last:
         return memory.last
@@ -153,62 +162,16 @@ def last_dataset(home: Home) -> str:
     )
 
 
-def recall(home: Home, asked: str, given: Source, same_media: SameMedia) -> Recalled:
-    """`asked` (a name, a folder, or empty for the last) with what is remembered of it where `given` says nothing.
-
-    Nothing is written. Raises `CaeavError` as `last_dataset`.
-    """
-    memory = read_memory(home)
-    said: list[str] = []
-    if not asked:
-        asked = last_dataset(home)
-        said.append(f"data set {asked}, the one last extracted in {home.root}")
-    given = replace(given, root=_real(given.root), labels=_real(given.labels))
-    return _without_nothing(_recall(home, asked, given, memory, said, same_media))
-
-
-def _recall(
-    home: Home, asked: str, given: Source, memory: Memory, said: list[str], same_media: SameMedia
-) -> Recalled:
-    folder = Path(asked).expanduser()
-    if asked in OFFICIAL:
-        return _official(home, asked, given, memory, said, same_media)
-    if folder.is_dir():
-        return _folder(home, folder, given, memory, said, same_media)
-    known = memory.sources.get(asked)
-    if known is None or known.root is None:
-        return Recalled(asked, asked, given, given.root, tuple(said), before=known)
-    if not known.root.is_dir():
-        if not home.manifest(asked).is_file():
-            raise CaeavError(
-                f"the media of {asked} was in {known.root}, where no folder is now",
-                hint="where it lies elsewhere now, name that folder: --dataset FOLDER",
-            )
-        said.append(f"{known.root} is not there; the manifest that was built is taken")
-        return Recalled(asked, asked, known, None, tuple(said), before=known, built=True)
-    return _known(str(known.root), asked, replace(given, root=known.root), known, said)
-
-
-def _without_nothing(recalled: Recalled) -> Recalled:
-    """A stride of 0 is none; no labels is said only to keep away the label file in the folder."""
-    source = recalled.source
-    if source.stride_s == 0:
-        source = replace(source, stride_s=None)
-    if source.labels == NO_LABELS and not (source.root and (source.root / LABELS).is_file()):
-        source = replace(source, labels=None)
-    return replace(recalled, source=source)
-
-
-def name_of(home: Home, asked: str, same_media: SameMedia) -> str:
+def dataset_name(home: Home, asked: str, same_media: SameMedia) -> str:
     """The name of a data set: `asked` itself, that of a folder, or that of the last one where it is empty."""
     if asked and (asked in OFFICIAL or not Path(asked).expanduser().is_dir()):
         return asked
-    return recall(home, asked, Source(), same_media).called
+    return resolve_dataset(home, asked, Source(), same_media).name
 
 
 def media_root(home: Home, dataset: str) -> Path:
-    """Where the media of a data set was read last; raises `CaeavError` when nobody knows or it is not there."""
-    known = read_memory(home).sources.get(dataset) or _of_old(home, dataset)
+    """Where the media of a data set was read last; raises `CaeavError` when that is not known or not there."""
+    known = read_memory(home).sources.get(dataset) or _old_home(home, dataset)
     root = home.data(dataset) if known is not None and known.root is None else known.root if known else None
     if root is None or not root.is_dir():
         raise CaeavError(
@@ -218,25 +181,74 @@ def media_root(home: Home, dataset: str) -> Path:
     return root
 
 
-def _official(
-    home: Home, name: str, given: Source, memory: Memory, said: list[str], same_media: SameMedia
-) -> Recalled:
-    own = _real(home.data(name))
-    root = None if given.root == own else given.root
-    known = memory.sources.get(name) or _of_old(home, name)
-    if known is None:
-        return Recalled(name, name, replace(given, root=root), root, tuple(said))
-    changes = []
-    if given.root is None:
-        root = known.root
-        if root is not None and not root.is_dir():
-            said.append(f"{root}, where {name} was read before, is not there")
-            root = None
-        elif root is not None:
-            said.append(f"data set {name}: --root {root}, as it was read before")
-    else:
-        if root != known.root:
-            same, of = same_media(home.stores / name, root or home.data(name))
+def resolve_dataset(home: Home, asked: str, given: Source, same_media: SameMedia) -> ResolvedDataset:
+    """`asked` (a name, a folder, or empty for the last) with what is remembered of it where `given` says nothing.
+
+    Nothing is written. Raises `CaeavError` as `last_dataset`, and when the media folder is gone.
+    """
+    memory = read_memory(home)
+    notes = []
+    if not asked:
+        asked = last_dataset(home)
+        notes.append(f"data set {asked}, the one last extracted in {home.root}")
+    given = replace(given, root=_real(given.root), labels=_real(given.labels))
+    resolved = _Resolver(home, memory, same_media, notes).resolve(asked, given)
+    source = resolved.source
+    if source.stride_s == 0:  # how a remembered stride is taken back
+        source = replace(source, stride_s=None)
+    if source.labels == NO_LABELS and not (source.root and (source.root / LABELS).is_file()):
+        source = replace(
+            source, labels=None
+        )  # the word is kept only to keep away the label file in the folder
+    return replace(resolved, source=source)
+
+
+@dataclass
+class _Resolver:
+    """Finds the data set that a name or a folder means; `notes` collects what the user is told."""
+
+    home: Home
+    memory: Memory
+    same_media: SameMedia
+    notes: list[str]
+
+    def resolve(self, asked: str, given: Source) -> ResolvedDataset:
+        """`asked` is not empty; the paths in `given` are resolved."""
+        folder = Path(asked).expanduser()
+        if asked in OFFICIAL:
+            return self._official(asked, given)
+        if folder.is_dir():
+            return self._folder(folder, given)
+        known = self.memory.sources.get(asked)
+        if known is None or known.root is None:
+            return ResolvedDataset(asked, asked, given, given.root, tuple(self.notes), known=known)
+        if not known.root.is_dir():
+            if not self.home.manifest(asked).is_file():
+                raise CaeavError(
+                    f"the media of {asked} was in {known.root}, where no folder is now",
+                    hint="name the folder where it lies now: --dataset FOLDER",
+                )
+            self.notes.append(f"{known.root} is not there; the manifest that was built is taken")
+            return ResolvedDataset(asked, asked, known, None, tuple(self.notes), known=known, built=True)
+        return self._fill(str(known.root), asked, replace(given, root=known.root), known)
+
+    def _official(self, name: str, given: Source) -> ResolvedDataset:
+        """An official set has one place in a home; another `--root` passes when all media are there unchanged."""
+        own = _real(self.home.data(name))
+        root = None if given.root == own else given.root
+        known = self.memory.sources.get(name) or _old_home(self.home, name)
+        if known is None:
+            return ResolvedDataset(name, name, replace(given, root=root), root, tuple(self.notes))
+        changes = []
+        if given.root is None:
+            root = known.root
+            if root is not None and not root.is_dir():
+                self.notes.append(f"{root}, where {name} was read before, is not there")
+                root = None
+            elif root is not None:
+                self.notes.append(f"data set {name}: --root {root}, as it was read before")
+        elif root != known.root:
+            same, of = self.same_media(self.home.stores / name, root or self.home.data(name))
             was = f"{name} was read in {known.root or own}"
             if same < of or not of:
                 changes.append(
@@ -244,107 +256,97 @@ def _official(
                     + (f"; {same} of {of} media files are the same there" if of else "")
                 )
             else:
-                said.append(f"{was}, it is now in {root or own} with the same media")
-    return replace(_known(name, name, replace(given, root=root), known, said, changes), root=root)
+                self.notes.append(f"{was}, it is now in {root or own} with the same media")
+        return replace(self._fill(name, name, replace(given, root=root), known, changes), root=root)
+
+    def _folder(self, folder: Path, given: Source) -> ResolvedDataset:
+        """A folder keeps its data set when it moves or is renamed; other media under a known name get a new name."""
+        base = folder_dataset(folder)
+        if given.root is not None:  # `load_dataset` refuses it
+            return ResolvedDataset(str(folder), base, given, given.root, tuple(self.notes))
+        root = folder.resolve()
+        given = replace(given, root=root)
+        for name, there in self.memory.sources.items():
+            if there.root == root and name.startswith(base):
+                return self._fill(str(folder), name, given, there)
+        known = self.memory.sources.get(base) or _old_home(self.home, base)
+        if known is None and (renamed := self._renamed(root)):
+            known = self.memory.sources[renamed]
+            self.notes.append(f"{renamed} was in {known.root}, it is now in {root}")
+            return self._moved(str(folder), renamed, given, known)
+        if known is None or known.root is None or known.root == root:
+            return self._fill(str(folder), base, given, known)
+        own = f"{base}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+        same, of = self.same_media(self.home.stores / base, root)
+        gone = not known.root.is_dir()
+        if (of and same == of) or (gone and same * 2 >= of):
+            self.notes.append(f"{base} was in {known.root}, it is now in {root}")
+            return self._moved(str(folder), base, given, known)
+        if own not in self.memory.sources:
+            self.notes.append(f"{root} is called {own}: {base} is {known.root}, which holds other media")
+        return self._fill(str(folder), own, given, self.memory.sources.get(own))
+
+    def _renamed(self, root: Path) -> str:
+        """The data set whose folder is gone while all media recorded for it lie in `root`; empty when there is none."""
+        for name, source in self.memory.sources.items():
+            if name not in OFFICIAL and source.root is not None and not source.root.is_dir():
+                same, of = self.same_media(self.home.stores / name, root)
+                if same == of > 0:
+                    return name
+        return ""
+
+    def _moved(self, folder: str, name: str, given: Source, known: Source) -> ResolvedDataset:
+        """As `_fill`, for a folder that moved: a label file in it has moved along."""
+        labels, old = known.labels, known.root
+        if (
+            isinstance(labels, Path)
+            and old
+            and given.root
+            and labels.is_relative_to(old)
+            and not labels.exists()
+        ):
+            labels = given.root / labels.relative_to(old)
+        return replace(self._fill(folder, name, given, replace(known, labels=labels)), known=known)
+
+    def _fill(
+        self, name_or_folder: str, name: str, given: Source, known: Source | None, changes: Sequence[str] = ()
+    ) -> ResolvedDataset:
+        """`given`, completed by what is `known`; where they contradict each other is a change."""
+        if known is None or isinstance(known, _OnlyMediaRoot):
+            return ResolvedDataset(name_or_folder, name, given, None, tuple(self.notes), tuple(changes))
+        changes = list(changes)
+        filled: dict[str, Any] = {}
+        taken: list[str] = []
+        for field_name, option, default in OPTIONS:
+            new, old = getattr(given, field_name), getattr(known, field_name)
+            if field_name == "labels" and old is None and given.root and (given.root / LABELS).is_file():
+                default = given.root / LABELS
+            before = default if old is None else old
+            if new is None:
+                filled[field_name] = old
+                taken += [f"{option} {_text(old)}"] if old is not None else []
+            elif new != before and before is not None:
+                changes.append(f"{name} was made with {option} {_text(before)}, now it is {_text(new)}")
+        if taken:
+            self.notes.append(f"data set {name}: {' '.join(taken)}, as it was made")
+        source = replace(given, **filled)
+        return ResolvedDataset(name_or_folder, name, source, None, tuple(self.notes), tuple(changes), known)
 
 
-def _folder(
-    home: Home, folder: Path, given: Source, memory: Memory, said: list[str], same_media: SameMedia
-) -> Recalled:
-    if given.root is not None:  # refused where it is loaded
-        return Recalled(str(folder), folder_dataset(folder), given, given.root, tuple(said))
-    root, base = folder.resolve(), folder_dataset(folder)
-    given = replace(given, root=root)
-    for name, there in memory.sources.items():
-        if there.root == root and name.startswith(base):
-            return _known(str(folder), name, given, there, said)
-    known = memory.sources.get(base) or _of_old(home, base)
-    if known is None and (renamed := _renamed(home, root, memory, same_media)):
-        known = memory.sources[renamed]
-        said.append(f"{renamed} was in {known.root}, it is now in {root}")
-        return _moved(str(folder), renamed, given, known, said)
-    if known is None or known.root is None or known.root == root:
-        return _known(str(folder), base, given, known, said)
-    own = f"{base}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
-    same, of = same_media(home.stores / base, root)
-    gone = not known.root.is_dir()
-    if (of and same == of) or (gone and same * 2 >= of):
-        said.append(f"{base} was in {known.root}, it is now in {root}")
-        return _moved(str(folder), base, given, known, said)
-    if own not in memory.sources:
-        said.append(f"{root} is called {own}: {base} is {known.root}, whose media are others")
-    return _known(str(folder), own, given, memory.sources.get(own), said)
-
-
-def _renamed(home: Home, root: Path, memory: Memory, same_media: SameMedia) -> str:
-    """The data set whose folder is no longer there, while all that is recorded of its media lies in this one."""
-    for name, source in memory.sources.items():
-        if name not in OFFICIAL and source.root is not None and not source.root.is_dir():
-            same, of = same_media(home.stores / name, root)
-            if same == of > 0:
-                return name
-    return ""
-
-
-def _moved(argument: str, called: str, given: Source, known: Source, said: list[str]) -> Recalled:
-    """As `_known`, of a folder that moved: labels that lay in it moved along."""
-    labels, old = known.labels, known.root
-    if isinstance(labels, Path) and old and given.root and labels.is_relative_to(old) and not labels.exists():
-        labels = given.root / labels.relative_to(old)
-    return replace(_known(argument, called, given, replace(known, labels=labels), said), before=known)
-
-
-def _of_old(home: Home, name: str) -> Source | None:
+def _old_home(home: Home, name: str) -> Source | None:
     """What is known of a data set extracted before homes remembered: where its media was."""
     note = home.stores / name / MEDIA_ROOT
     try:
         root = _real(Path(os.fsdecode(note.read_bytes())))
     except OSError:
         return None
-    return _OfOld(None if root == _real(home.data(name)) else root)
+    return _OnlyMediaRoot(None if root == _real(home.data(name)) else root)
 
 
-def _known(
-    argument: str,
-    called: str,
-    given: Source,
-    known: Source | None,
-    said: list[str],
-    changes: list[str] | None = None,
-) -> Recalled:
-    """`given` filled up from what is `known`; what contradicts it is a change."""
-    if known is None:
-        return Recalled(argument, called, given, None, tuple(said))
-    changes = list(changes or [])
-    if isinstance(known, _OfOld):
-        return Recalled(argument, called, given, None, tuple(said), tuple(changes))
-    filled: dict[str, Any] = {}
-    taken: list[str] = []
-    options: tuple[tuple[str, str, Any], ...] = (
-        ("labels", "--labels", None),
-        ("segments", "--segments", SEGMENTS),
-        ("segment_s", "--segment-seconds", SEGMENT_S),
-        ("stride_s", "--stride-seconds", None),
-    )
-    for name, option, usual in options:
-        new, old = getattr(given, name), getattr(known, name)
-        if name == "labels" and old is None and given.root is not None and (given.root / LABELS).is_file():
-            usual = given.root / LABELS
-        before = usual if old is None else old
-        if new is None:
-            filled[name] = old
-            taken += [f"{option} {_shown(old)}"] if old is not None else []
-        elif new != before and before is not None:
-            changes.append(f"{called} was made with {option} {_shown(before)}, now it is {_shown(new)}")
-    if taken:
-        said.append(f"data set {called}: {' '.join(taken)}, as it was made")
-    return Recalled(argument, called, replace(given, **filled), None, tuple(said), tuple(changes), known)
-
-
-def _shown(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _real(path: Any) -> Any:
-    """A place without links and dots, by which it is known; other values as they are."""
+    """A path without links and dots, so that equal places compare equal; other values as they are."""
     return path.expanduser().resolve() if isinstance(path, Path) else path

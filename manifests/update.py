@@ -9,7 +9,7 @@ from caeav.manifests.core.errors import CaeavError
 
 
 @dataclass(frozen=True)
-class Growth:
+class ManifestUpdate:
     """How a manifest differs from the stored one: keys that are new, changed in labels or split, and gone."""
 
     added: tuple[str, ...]
@@ -34,7 +34,7 @@ def _labelled(clip: Clip) -> bool:
     )
 
 
-def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
+def update_manifest(stored: Manifest, current: Manifest) -> tuple[Manifest, ManifestUpdate]:
     """`stored` brought up to date with `current` without moving or losing a stored clip.
 
     Stored clips keep their place; labels, split and extra come from `current` where it still has the key. A
@@ -51,7 +51,7 @@ def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
                 hint="a store keeps one cut of one data set; use another --home or data set name for the new one",
             )
     if stored.clips == current.clips and stored.classes == current.classes:
-        return replace(current, clips=stored.clips), Growth((), (), ())
+        return replace(current, clips=stored.clips), ManifestUpdate((), (), ())
     new = {clip.key: clip for clip in current.clips}
     known = {clip.key for clip in stored.clips}
     clips, relabelled, gone = [], [], []
@@ -73,4 +73,4 @@ def grow(stored: Manifest, current: Manifest) -> tuple[Manifest, Growth]:
     kept_labels = {event.label for clip in clips for event in clip.events}
     behind = tuple(name for name in stored.classes if name in kept_labels and name not in current.classes)
     grown = replace(current, clips=(*clips, *added), classes=current.classes + behind)
-    return grown, Growth(tuple(clip.key for clip in added), tuple(relabelled), tuple(gone))
+    return grown, ManifestUpdate(tuple(clip.key for clip in added), tuple(relabelled), tuple(gone))

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding, leaks, without_length
-from caeav.manifests.keys import Wish, assign_keys, slug
+from caeav.manifests.findings import finding, leaks, zero_length_events
+from caeav.manifests.keys import KeyRequest, assign_keys, slug
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
     is_name,
@@ -169,7 +169,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
 
     media = media_by_stem(root, (MEDIA_FOLDER,), findings)
     keys = assign_keys(
-        [Wish(f"{video}__{slug(name).lower()}", f"{video}&{name}") for video, name in annotated]
+        [KeyRequest(f"{video}__{slug(name).lower()}", f"{video}&{name}") for video, name in annotated]
     )
     clips = tuple(
         Clip(
@@ -184,7 +184,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
         for key, ((video, name), rows) in zip(keys, annotated.items(), strict=True)
     )
     classes = _classes([name for _, name in annotated], read_categories(root, sources), findings)
-    findings += leaks(clips) + without_length(clips)
+    findings += leaks(clips) + zero_length_events(clips)
     return Manifest(
         dataset=options.dataset,
         segments=segments,

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, leaks
-from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.keys import KeyRequest, assign_keys
 from caeav.manifests.masks import MAX_SIDE, pack_mask
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
@@ -248,7 +248,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     masks = _masks(rows, layout, data, segments, findings)
     listing = first_there(root, OBJECTS) if layout is MS3 else None
     objects = read_objects(listing, sources, findings) if listing is not None else {}
-    keys = assign_keys([Wish(row.name, row.name) for row in rows])
+    keys = assign_keys([KeyRequest(row.name, row.name) for row in rows])
     clips = tuple(
         Clip(
             key=key,

@@ -27,18 +27,18 @@ from typing import Any
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import finding, leaks, without_length
-from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.findings import finding, leaks, zero_length_events
+from caeav.manifests.keys import KeyRequest, assign_keys
 from caeav.manifests.readers import CLASS_FOLDERS, MEDIA_EXTENSIONS, NO_LABELS, ReadOptions
 from caeav.manifests.readers.ave import ANNOTATIONS, SPLIT_FILES
 from caeav.manifests.readers.labels import EXAMPLES, LabelRow, read_labels
-from caeav.manifests.readers.lists import form_of, read_list
+from caeav.manifests.readers.lists import list_format, read_list
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import (
     AS_MILLISECONDS,
     Range,
-    hardly_seconds,
-    past_said,
+    describe_past_end,
+    doubt_seconds,
     past_the_end,
     sample,
 )
@@ -162,7 +162,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     if all((root / name).is_file() for name in (ANNOTATIONS, *SPLIT_FILES.values())):
         hint = f"for its labels use: --dataset ave --root {root}"
         findings.append(finding("official_files_ignored", ANNOTATIONS, hint))
-    findings += leaks(clips) + without_length(clips)
+    findings += leaks(clips) + zero_length_events(clips)
     return Manifest(
         dataset=options.dataset,
         segments=cut.segments,
@@ -204,7 +204,7 @@ def _is_list(labels: Path) -> bool:
     """Whether a label file is a published list; one that cannot be read is none."""
     try:
         with labels.open(encoding="utf-8-sig", errors="replace") as text:
-            return bool(form_of(text.read(1 << 16)))
+            return bool(list_format(text.read(1 << 16)))
     except OSError:
         return False
 
@@ -294,7 +294,7 @@ def _doubt_times(
     """Hold labelled times against media; raises `CaeavError` when none of those looked at can be right."""
     past, hopeless = past_the_end(looked_at, length_of)
     if past:
-        said = past_said(past)
+        said = describe_past_end(past)
         if hopeless:
             raise CaeavError(
                 f"{labels}: all rows looked at ({len(past)}) lie past the end of their media, {said}",
@@ -305,7 +305,7 @@ def _doubt_times(
         seen = f"{len(past)} of {counted(len(looked_at), 'row')} looked at, {said}"
         findings.append(finding("past_the_end", labels.name, seen))
     if not any(length is not None for length in length_of.values()):
-        doubt = hardly_seconds(ranges)
+        doubt = doubt_seconds(ranges)
         if doubt:
             findings.append(finding("doubtful_times", labels.name, doubt))
 
@@ -386,9 +386,9 @@ def _shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _wish(file: str, start_s: float, name: str = "") -> Wish:
+def _wish(file: str, start_s: float, name: str = "") -> KeyRequest:
     """`a/b.mp4` reads `a__b`, its window from 10 s on `a__b__10000ms`; a clip that has a name reads like that."""
     path = PurePosixPath(file)
     start_ms = round(start_s * 1000)
     text = "__".join((*path.parent.parts, path.stem)) + (f"__{start_ms}ms" if start_ms else "")
-    return Wish(name or text, f"{file}@{start_s!r}")
+    return KeyRequest(name or text, f"{file}@{start_s!r}")

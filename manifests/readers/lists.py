@@ -77,7 +77,7 @@ class Listed:
             yield from (f"{before}{self.id}{name}" for name in (*names, f"_{start * 1000:.0f}"))
 
 
-def form_of(content: str) -> str:
+def list_format(content: str) -> str:
     """`VGGSOUND`, `AUDIOSET`, or nothing when the text is neither list."""
     first = [line for line in content.splitlines()[:20] if line.strip()]
     if any(line.startswith("#") and "ytid" in line.lower() for line in first):
@@ -106,7 +106,7 @@ def read_list(
     Raises `CaeavError` for wrong rows, and when no clip has a file.
     """
     content = read_text(path, sources)
-    form = form_of(content)
+    form = list_format(content)
     listed = _listed(path, content, form)
     names = _label_names(path, media.root, sources) if form == AUDIOSET else {}
     split = f"; all rows are in {listed[0].split}" if form == AUDIOSET and listed[0].split else ""

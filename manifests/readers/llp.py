@@ -22,8 +22,8 @@ from pathlib import Path
 
 from caeav.manifests.clip import SPLITS, Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import finding, leaks, without_length
-from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.findings import finding, leaks, zero_length_events
+from caeav.manifests.keys import KeyRequest, assign_keys
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
     first_there,
@@ -185,7 +185,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     _report_weak(videos, events, tested, findings)
 
     media = media_by_stem(root, MEDIA_FOLDERS, findings)
-    keys = assign_keys([Wish(name, name) for name in videos])
+    keys = assign_keys([KeyRequest(name, name) for name in videos])
     clips = tuple(
         Clip(
             key=key,
@@ -202,7 +202,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     findings += [
         finding("decimal_times", video.where, name) for name, video in videos.items() if video.decimal
     ]
-    findings += leaks(clips) + without_length(clips)
+    findings += leaks(clips) + zero_length_events(clips)
     return Manifest(
         dataset=options.dataset,
         segments=segments,

@@ -23,7 +23,7 @@ from typing import Any
 from caeav.manifests.clip import SPLITS, Clip, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import finding, shared_videos
-from caeav.manifests.keys import Wish, assign_keys
+from caeav.manifests.keys import KeyRequest, assign_keys
 from caeav.manifests.readers import ReadOptions
 from caeav.manifests.readers.common import (
     first_there,
@@ -206,7 +206,7 @@ def read(root: Path, options: ReadOptions) -> Manifest:
         for question in questions[split]:
             of_video.setdefault(question.video, []).append(_row(question, split))
     media = media_by_stem(root, MEDIA_FOLDERS, findings)
-    keys = assign_keys([Wish(video, video) for video in of_video])
+    keys = assign_keys([KeyRequest(video, video) for video in of_video])
     clips = tuple(
         Clip(
             key=key,

@@ -77,7 +77,7 @@ def is_clock(text: str) -> bool:
     return bool(_CLOCK.fullmatch(text))
 
 
-def hardly_seconds(ranges: Sequence[Range]) -> str:
+def doubt_seconds(ranges: Sequence[Range]) -> str:
     """What speaks against these ranges being seconds, in words; empty when nothing does."""
     if not ranges or any(not time.is_integer() for row in ranges for time in (row.start_s, row.end_s)):
         return ""
@@ -117,7 +117,7 @@ def past_the_end(
     )
 
 
-def past_said(past: Sequence[tuple[Range, float]]) -> str:
+def describe_past_end(past: Sequence[tuple[Range, float]]) -> str:
     """The first of the ranges past their media's end, in words, with what would put them inside."""
     row, length = past[0]
     said = f"line {row.line}: {row.start_s:g} to {row.end_s:g} s of {row.file}, which ends at {length:.3f} s"

@@ -165,7 +165,7 @@ def strided(
         if length is None:
             unknown.append(file)
         end_s = max((row.times[1] for row in own if row.times), default=seconds) if length is None else length
-        count = windows_in(end_s, seconds, stride_s)
+        count = window_count(end_s, seconds, stride_s)
         total += count
         if total > MAX_WINDOWS:
             raise CaeavError(
@@ -195,7 +195,7 @@ def strided(
     return made
 
 
-def windows_in(length_s: float, seconds: float, stride_s: float) -> int:
+def window_count(length_s: float, seconds: float, stride_s: float) -> int:
     """How many windows of `seconds`, one every `stride_s`, a file of `length_s` is cut into; at least one."""
     count = max(1, math.floor((length_s - seconds) / stride_s) + 1)
     left_s = length_s - ((count - 1) * stride_s + seconds)

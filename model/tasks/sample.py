@@ -1,20 +1,19 @@
-"""What one row of training, scoring or prediction is: a clip, or a clip with something of its own, such as a question.
+"""One row of training, scoring or prediction: a clip, or a clip with something of its own, such as a question.
 
-Several samples may share a clip; its tokens are stored, and kept in RAM, once.
+Several samples may share a clip, whose tokens are stored, and kept in memory, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.clip import SPLITS, Clip, Manifest
-from caeav.manifests.key_index import Keys
-from caeav.manifests.lazy_clips import CODES, FiledClips
+from caeav.manifests.clip import SPLIT_CODES, Clip, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +29,34 @@ class Sample:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ClipSamples(Sequence[Sample]):
-    """The clips at `rows` of a large manifest as samples, each made when it is asked for."""
+class Samples(Sequence[Sample]):
+    """Samples of one manifest, in order; those that are whole clips are made when they are asked for.
 
-    def __init__(self, clips: FiledClips, rows: NDArray[np.int64]) -> None:
-        self.clips = clips
+    Without making any, `rows` says in which row of the manifest the clip of each stands, and `splits` in which split
+    each lies, as its place in `SPLIT_CODES`. `listed` are the samples, where they are not whole clips.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        rows: NDArray[np.int64],
+        splits: NDArray[np.uint8],
+        listed: Sequence[Sample] | None = None,
+    ) -> None:
+        self.manifest = manifest
         self.rows = rows
+        self.splits = splits
+        self._listed = listed
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], manifest: Manifest) -> Samples:
+        """Samples that a task has made of the clips in `manifest`."""
+        if isinstance(samples, Samples):
+            return samples
+        row = {key: number for number, key in enumerate(manifest.keys)}
+        rows = np.array([row[sample.clip.key] for sample in samples], np.int64)
+        splits = np.array([SPLIT_CODES.index(sample.split) for sample in samples], np.uint8)
+        return cls(manifest, rows, splits, samples)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,29 +64,48 @@ class ClipSamples(Sequence[Sample]):
     @overload
     def __getitem__(self, at: int) -> Sample: ...
     @overload
-    def __getitem__(self, at: slice) -> ClipSamples: ...
-    def __getitem__(self, at: int | slice) -> Sample | ClipSamples:
+    def __getitem__(self, at: slice) -> Samples: ...
+    def __getitem__(self, at: int | slice) -> Sample | Samples:
         if isinstance(at, slice):
-            return ClipSamples(self.clips, self.rows[at])
-        clip = self.clips[int(self.rows[at])]
+            return self._at(np.arange(len(self))[at])
+        if self._listed is not None:
+            return self._listed[at]
+        clip = self.manifest.clips[int(self.rows[at])]
         return Sample(clip.key, clip, clip.split)
 
-    @property
-    def keys(self) -> Keys:
-        """The samples' keys, which are their clips'."""
-        return self.clips.keys.take(self.rows)
+    def _at(self, places: NDArray[np.intp]) -> Samples:
+        listed = None if self._listed is None else [self._listed[place] for place in places]
+        return Samples(self.manifest, self.rows[places], self.splits[places], listed)
 
-    def of_split(self, split: str) -> ClipSamples:
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """The key of each sample."""
+        if self._listed is not None:
+            return [sample.key for sample in self._listed]
+        return self.manifest.keys.take(self.rows)
+
+    def clips(self) -> tuple[Sequence[str], Sequence[int]]:
+        """The keys of the different clips, in the order in which samples first name them; and the place of each
+        sample's clip among them."""
+        if self._listed is None:
+            return self.keys, range(len(self))
+        rows, first, clip_of = np.unique(self.rows, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return self.manifest.keys.take(rows[order]), place[clip_of].tolist()
+
+    def of_split(self, split: str) -> Samples:
         """Those of one split."""
-        return ClipSamples(self.clips, self.rows[self.clips.splits[self.rows] == CODES.index(split)])
+        return self._at(np.flatnonzero(self.splits == SPLIT_CODES.index(split)))
 
-    def where(self, kept: NDArray[np.bool_]) -> ClipSamples:
-        """Those of which `kept` (one value a clip of the manifest) is true."""
-        return ClipSamples(self.clips, self.rows[kept[self.rows]])
+    def where(self, kept: NDArray[np.bool_]) -> Samples:
+        """Those whose clip is kept: one value per clip of the manifest."""
+        return self._at(np.flatnonzero(kept[self.rows]))
 
 
-def clip_samples(manifest: Manifest) -> Sequence[Sample]:
+def clip_samples(manifest: Manifest) -> Samples:
     """Every clip that is in a split, in the manifest's order."""
-    if isinstance(manifest.clips, FiledClips):
-        return ClipSamples(manifest.clips, np.flatnonzero(manifest.clips.splits))
-    return tuple(Sample(clip.key, clip, clip.split) for clip in manifest.clips if clip.split in SPLITS)
+    splits = manifest.table.splits
+    rows = np.flatnonzero(splits)
+    return Samples(manifest, rows, splits[rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.dataset import SYNTHETIC
+from caeav.manifests.readers import SYNTHETIC
 
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "ave": ("ave",),

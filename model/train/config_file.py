@@ -31,8 +31,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import ModelConfig, RunConfig
-from caeav.model.train.idle import without_effect
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, departures
+from caeav.model.train.unused_settings import without_effect
 
 if TYPE_CHECKING:
     pass
@@ -90,7 +90,7 @@ def did_you_mean(seen: object, known: Sequence[str]) -> str:
     return f"; {near}" if near else ""
 
 
-def recipe_names(task: str) -> list[str]:
+def preset_names(task: str) -> list[str]:
     """Recipes of `task`: `full`, and one name an overlay file."""
     stems = [f.name.removesuffix(".yaml") for f in _folder().iterdir() if f.name.endswith(".yaml")]
     names = {
@@ -182,7 +182,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def _folder() -> Traversable:
-    return resources.files("caeav.model.train.recipes")
+    return resources.files("caeav.model.train.presets")
 
 
 def _packaged(task: str, recipe: str, faults: list[str]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _packaged(task: str, recipe: str, faults: list[str]) -> dict[str, Any]:
         faults.append(f"task: {task!r} is not known; allowed: {', '.join(known)}{did_you_mean(task, known)}")
         return {}
     values = _inherited(task)
-    names = recipe_names(task)
+    names = preset_names(task)
     if recipe not in names:
         faults.append(
             f"recipe: {recipe!r} is not known; allowed: {', '.join(names)}{did_you_mean(recipe, names)}"

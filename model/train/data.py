@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caeav.model.adapters.batch import BatchTransform, Epoch, InputSpec, TokenBatch
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.tasks.sample import Sample, Samples
 from caeav.model.train.join import Joined
 from caeav.pipeline.store import Record, StoreReader
 from caeav.pipeline.store.record import Tap
@@ -48,17 +48,9 @@ class SplitData:
         transforms: Sequence[BatchTransform] = (),
         preload: bool = False,
     ) -> None:
-        self.keys: Sequence[str]
-        self.clips: Sequence[str]
-        self.clip_of: Sequence[int]
-        if isinstance(samples, ClipSamples):
-            self.keys = self.clips = samples.keys
-            self.clip_of = range(len(samples))
-        else:
-            self.keys = [sample.key for sample in samples]
-            self.clips = list(dict.fromkeys(sample.clip.key for sample in samples))
-            number = {key: i for i, key in enumerate(self.clips)}
-            self.clip_of = [number[sample.clip.key] for sample in samples]
+        rows = Samples.of(samples, joined.manifest)
+        self.keys = rows.keys
+        self.clips, self.clip_of = rows.clips()
         self._joined = joined
         self._names = {tap.name for tap in _taps(joined.spec)}
         self._targets, self._extra, self._transforms = dict(targets), dict(extra or {}), tuple(transforms)

@@ -24,7 +24,7 @@ from caeav.model.tasks.bootstrap import Intervals, intervals
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.card import bare_said
 from caeav.model.train.experiment import Experiment
-from caeav.model.train.join import dropped
+from caeav.model.train.join import removed
 from caeav.model.train.protocol import stamp
 from caeav.model.train.stress import CAPTION_KINDS, KINDS, Stress, active, check_stress, said
 
@@ -219,7 +219,7 @@ def examine(
         shift=strengths.shift,
     )
     scores = experiment.score(model, split, Stress(strengths, seed) if stressed else None)
-    left_out = dropped(experiment.whole, experiment.joined.splits)[split]
+    left_out = removed(experiment.whole, experiment.joined.splits)[split]
     return Examined(
         experiment,
         split,

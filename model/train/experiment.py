@@ -28,13 +28,13 @@ from caeav.model.train.checkpoint import (
     parameter_counts,
 )
 from caeav.model.train.data import SplitData, fits
-from caeav.model.train.evaluate import score
-from caeav.model.train.join import Joined, join_stores, some, store_facts, without_leaks
-from caeav.model.train.loop import choose_device
+from caeav.model.train.evaluate import choose_device, score
+from caeav.model.train.join import Joined, join_stores, store_facts
 from caeav.model.train.network import Network, build_network
-from caeav.model.train.pick import setting_of
+from caeav.model.train.remarks import some_clips
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import STORES, Run
+from caeav.model.train.store_choice import store_setting
 from caeav.model.train.stress import Augment, active, check_stress
 
 
@@ -111,7 +111,7 @@ class Experiment:
 
     def without_leaks(self) -> Experiment:
         """The same without clips whose video is in another split too; itself when they are gone already."""
-        return self if self.config.drop_leaks else replace(self, joined=without_leaks(self.joined))
+        return self if self.config.drop_leaks else replace(self, joined=self.joined.without_leaks())
 
     def majority(self, split: str) -> float:
         """Score on `split` of the best constant answer that the training targets suggest."""
@@ -154,18 +154,18 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     adapters = config.model.adapters
     joined = replace(joined, spec=required_inputs(joined.spec, adapters, keeps_stages=task.keeps_stages))
     whole = joined.splits
-    joined = without_leaks(joined) if config.drop_leaks else joined
+    joined = joined.without_leaks() if config.drop_leaks else joined
     augment = config.augment
     check_stress(list(active(augment)), joined.spec, captions=config.captions, shift=augment.shift)
     for split in dict.fromkeys(("train", config.select_on)):
         if not joined.splits[split]:
             raise CaeavError(
                 f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
-                hint=suited(config.task, config.dataset) or _without_clips(joined, split, config.dataset),
+                hint=suited(config.task, config.dataset) or _empty_split_hint(joined, split, config.dataset),
             )
     pinned = config.stores.model_copy(
         update={
-            "tokens": [setting_of(store) for store in joined.tokens],
+            "tokens": [store_setting(store) for store in joined.tokens],
             "captions": joined.captions.path.name if joined.captions is not None else "",
         }
     )
@@ -212,17 +212,17 @@ def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | N
     return experiment
 
 
-def _without_clips(joined: Joined, split: str, dataset: str) -> str:
-    """What to do where `split` has no clip to use."""
-    again = f"caeav extract --dataset {dataset}"
+def _empty_split_hint(joined: Joined, split: str, dataset: str) -> str:
+    """What to do about a split without usable clips."""
+    extract = f"caeav extract --dataset {dataset}"
     if joined.left_out[split]:
         return (
-            f"all of its clips ({some(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
-            f"{again} --retry-failed tries them again"
+            f"all its clips ({some_clips(joined.left_out[split])}) are in quarantine; caeav store show says why, and "
+            f"{extract} --retry-failed tries them again"
         )
     return (
         "give each file a split: train, val or test in a column split of the csv that --labels names, or folders "
-        f"<split>/<class>/ and --labels folders; then {again}, which takes them over in seconds"
+        f"<split>/<class>/ and --labels folders; then {extract}, which takes them over in seconds"
     )
 
 

@@ -1,153 +1,45 @@
 """Token stores, caption store and labels of one data set, joined by key and checked before any training.
 
-Every clip of a split is accounted for: it has tokens (and captions, when the run uses them), or it lies in a
-quarantine and is counted, or the join is refused with the next step. Nothing is left out in silence.
-Labels and splits are those the (first) token store saw last; `caeav extract` brings them up to date in seconds.
-Shapes: `T` segments, `L`/`M` tokens a segment, `C`/`D` channels, `W` caption tokens.
-
-What a careful reader would want to know about joined stores and labels before training, in words.
-
-Leaving out clips whose video is in another split too, and telling what that does to a score.
-
-Such clips leave every split they are in. Where questions are split instead of videos, all questions about a video that
-is asked about in several splits go.
+Every clip of a split is accounted for: it is in all joined stores, or in quarantine and counted, or the join is refused
+with the next step. Labels and splits are those the first token store saw last; `caeav extract` updates them in seconds.
+Shapes: `T` segments, `L`/`M` tokens per segment, `C`/`D` channels, `W` caption tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
-from caeav.manifests.findings import leaked_keys, told, video_id
-from caeav.manifests.key_index import hash_texts, random_seed
-from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
+from caeav.manifests.findings import leaked_keys, warning_lines
 from caeav.model.adapters.batch import CaptionSpec, InputSpec
-from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
-from caeav.model.train.pick import PickedStore, choose_store, fingerprint_of
-from caeav.pipeline.store import StoreKind, StoreReader, random_parts
-from caeav.pipeline.store.media_record import read_record
+from caeav.model.tasks.sample import Sample, Samples, clip_samples
+from caeav.model.train.remarks import (
+    DROP_LEAKS,
+    label_remarks,
+    media_remarks,
+    random_remarks,
+    some_clips,
+    split_remarks,
+)
+from caeav.model.train.store_choice import OneModality, choose_store, whole_fingerprint
+from caeav.pipeline.store import StoreKind, StoreReader
+from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import MODALITIES
 from caeav.pipeline.store.record import Tap
 
 SHOWN_KEYS = 5
-DROP_LEAKS = "; --drop-leaks leaves such clips out"
-"""What is advised where clips leak from one split to another."""
-
-
-def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
-    """A word when the manifest built for the data set says something else than the store's."""
-    path = home.manifest(dataset)
-    if not path.is_file() or holds_rows(path, used):
-        return []
-    if manifest_digest(read_manifest(path)) == manifest_digest(used):
-        return []
-    return [
-        f"{path} differs from the labels and splits that the token store saw last, which are used; "
-        f"to take over newer ones: caeav extract --dataset {dataset}; where the file is the older one: "
-        "caeav manifest build"
-    ]
-
-
-def media_remarks(stores: Sequence[StoreReader]) -> list[str]:
-    """A word where joined stores were made of different versions of the same media."""
-    said = []
-    first = read_record(stores[0].path) or {}
-    for store in stores[1:]:
-        second = read_record(store.path) or {}
-        other = {
-            name for name, facts in second.items() if name in first and first[name].digest != facts.digest
-        }
-        keys = (
-            [clip.key for clip in store.manifest.clips if clip.media in other and clip.key in store]
-            if other
-            else []
-        )
-        if keys:
-            command = "caption" if store.recipe.kind == "captions" else "extract"
-            said.append(
-                f"{some(keys)}: {store.path.name} was made of another version of the media than {stores[0].path.name}; "
-                f"caeav {command} --dataset {store.path.parent.name} notices which is the older one"
-            )
-    return said
-
-
-def random_remarks(stores: Iterable[StoreReader]) -> list[str]:
-    """A word for each component of the stores that had random weights."""
-    return [
-        f"{store.path.name}: {name} HAD RANDOM WEIGHTS; scores say nothing of that model"
-        for store in stores
-        for name in random_parts(store.recipe.fields)
-    ]
-
-
-def split_remarks(
-    manifest: Manifest, rows: Sequence[Sample], left_out: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """What a careful reader would want to know about the splits."""
-    said = [f"{split}: {some(keys)} left out, in quarantine" for split, keys in left_out.items() if keys]
-    if isinstance(rows, ClipSamples):
-        loose: Sequence[str] = rows.clips.keys.take(np.flatnonzero(rows.clips.splits == 0))
-    else:
-        used = {sample.clip.key for sample in rows}
-        loose = [clip.key for clip in manifest.clips if clip.key not in used]
-    if loose:
-        said.append(f"{some(loose)} in no split, not used")
-    said += [
-        f"{counted(n, 'source video lies', 'source videos lie')} in both splits of {pair}{DROP_LEAKS}"
-        for pair, n in _leaks(rows).items()
-    ]
-    return said
-
-
-def _leaks(rows: Sequence[Sample]) -> Counter[str]:
-    """How many source videos (official id, else media file) have samples in two splits, by pair of splits.
-
-    Videos are told apart by a hash of 64 bits, nine bytes a sample: among a million two are alike once in 40 million
-    data sets.
-    """
-    if not rows:
-        return Counter()
-    if isinstance(rows, ClipSamples):
-        videos = rows.clips.videos(rows.rows)
-        bits = np.uint8(1) << (rows.clips.splits[rows.rows] - 1)  # 0 is no split
-    else:
-        videos = (video_id(row.clip).encode("utf-8", "surrogatepass") for row in rows)
-        bits = np.array([1 << SPLITS.index(row.split) for row in rows], np.uint8)
-    blob, ends = bytearray(), array("I")
-    for video in videos:
-        blob += video
-        ends.append(len(blob))
-    hashes = hash_texts(bytes(blob), np.array(ends, np.uint32), random_seed())
-    order = np.argsort(hashes, kind="stable")
-    hashes = hashes[order]
-    first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-    of_video = np.bitwise_or.reduceat(bits[order], first)
-    found = {
-        f"{a}/{b}": int(np.count_nonzero((of_video >> i) & (of_video >> j) & 1))
-        for i, a in enumerate(SPLITS)
-        for j, b in enumerate(SPLITS[i + 1 :], i + 1)
-    }
-    return Counter({pair: n for pair, n in found.items() if n})
-
-
-def some(keys: Sequence[str]) -> str:
-    """`3 clips (a, b, c)`, cut after a few keys."""
-    return f"{counted(len(keys), 'clip')} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
-
-
 Sampler = Callable[[Manifest], Sequence[Sample]]
 
-SEAL = "complete.json"
+COMMANDS = {"tokens": "extract", "captions": "caption"}
+"""The command that makes each kind of store."""
 BY_SETTING = {"tokens": "--set stores.tokens=[FOLDER]", "captions": "--set stores.captions=FOLDER"}
 
 
@@ -157,14 +49,14 @@ class JoinError(CaeavError):
 
 @dataclass(frozen=True)
 class Joined:
-    """What a run trains on. `splits`: samples that can be used, in the task's order; `left_out`: split -> keys of
-    clips in a quarantine; `remarks`: facts to tell the user before training."""
+    """What a run trains on. `splits`: usable samples in the task's order; `left_out`: split -> keys of clips in
+    quarantine; `remarks`: what to tell the user before training."""
 
     manifest: Manifest
     tokens: tuple[StoreReader, ...]
     captions: StoreReader | None
     spec: InputSpec
-    splits: Mapping[str, Sequence[Sample]]
+    splits: Mapping[str, Samples]
     left_out: Mapping[str, Sequence[str]]
     remarks: tuple[str, ...]
 
@@ -174,11 +66,29 @@ class Joined:
         return self.tokens if self.captions is None else (*self.tokens, self.captions)
 
     def clips(self, split: str) -> int:
-        """How many different clips the samples of a split lie in."""
-        samples = self.splits[split]
-        if isinstance(samples, ClipSamples):
-            return len(samples)
-        return len({sample.clip.key for sample in samples})
+        """How many different clips the samples of a split come from."""
+        return len(np.unique(self.splits[split].rows))
+
+    def without_leaks(self) -> Joined:
+        """The same without clips whose video is in another split too; they leave all splits.
+
+        Where questions are split instead of videos, all questions about a video asked about in several splits go.
+        """
+        leaked = leaked_keys(self.manifest)
+        clean = np.array([key not in leaked for key in self.manifest.keys], bool)
+        kept = {split: samples.where(clean) for split, samples in self.splits.items()}
+        counts = removed(self.splits, kept)
+        listed = ", ".join(
+            f"{count} of {len(self.splits[split])} of {split}" for split, count in counts.items()
+        )
+        remarks = [remark.removesuffix(DROP_LEAKS) for remark in self.remarks]
+        remarks.append(f"left out, their video being in another split too: {listed}")
+        return replace(self, splits=kept, remarks=tuple(remarks))
+
+
+def removed(before: Mapping[str, Sequence[Sample]], after: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
+    """Split -> how many samples were taken out."""
+    return {split: len(samples) - len(after[split]) for split, samples in before.items()}
 
 
 def join_stores(
@@ -193,21 +103,21 @@ def join_stores(
 ) -> Joined:
     """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for.
 
-    A token store may be named with the one modality to take from it, as `NAME:visual`. `taps`: the only ones to read,
-    all when empty. `samples`: the task's rows of the manifest.
+    A token store named `NAME:visual` or `NAME:audio` contributes that modality only. `taps`: those to read, all when
+    empty. `samples`: makes the task's samples from the manifest.
     """
     remarks: list[str] = []
     tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
     caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
     manifest = tokens[0].manifest
-    remarks += [*told(manifest), *label_remarks(home, dataset, manifest)]
-    remarks += media_remarks([*tokens, *([caption_store] if caption_store is not None else [])])
+    remarks += [*warning_lines(manifest), *label_remarks(home, dataset, manifest)]
+    remarks += media_remarks(tokens if caption_store is None else (*tokens, caption_store))
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 
 def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str]) -> StoreReader:
-    path, said = choose_store(home.stores, dataset, kind, name, BY_SETTING[kind])
-    remarks += said
+    path, others = choose_store(home.stores, dataset, kind, name, BY_SETTING[kind])
+    remarks += others
     return StoreReader.open(path)
 
 
@@ -219,7 +129,7 @@ def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> Sto
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
     store = _open(home, dataset, "tokens", name, remarks)
-    return PickedStore(store, modality) if modality else store
+    return OneModality(store, modality) if modality else store
 
 
 def join(
@@ -233,47 +143,35 @@ def join(
 ) -> Joined:
     """Join opened stores with the labels of `manifest`."""
     spec = _input_spec(manifest, tokens, captions, taps)
-    _same_media([*tokens, *([captions] if captions is not None else [])])
-    stores = [(store, "tokens") for store in tokens] + (
-        [(captions, "captions")] if captions is not None else []
-    )
-    rows = samples(manifest)
-    splits: dict[str, Sequence[Sample]] = {}
+    stores = list(tokens) if captions is None else [*tokens, captions]
+    _require_same_media(stores)
+    rows = Samples.of(samples(manifest), manifest)
+    held = [_held(store, manifest) for store in stores]
+    splits: dict[str, Samples] = {}
     left_out: dict[str, Sequence[str]] = {}
     for split in SPLITS:
-        if isinstance(rows, ClipSamples):
-            splits[split], left_out[split] = _filed_split(rows.of_split(split), stores, manifest, split)
-            continue
-        wanted = [sample for sample in rows if sample.split == split]
-        keys = list(dict.fromkeys(sample.clip.key for sample in wanted))
-        absent: set[str] = set()
-        for store, kind in stores:
-            absent |= _accounted_for(keys, store, kind, manifest.dataset, split, len(keys))
-        splits[split] = tuple(sample for sample in wanted if sample.clip.key not in absent)
-        left_out[split] = tuple(key for key in keys if key in absent)
-    said = [*random_remarks(store for store, _ in stores), *remarks, *split_remarks(manifest, rows, left_out)]
-    return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(said))
+        wanted = rows.of_split(split)
+        kept = np.ones(len(manifest.clips), bool)
+        for store, stored in zip(stores, held, strict=True):
+            absent, _ = wanted.where(~stored).clips()
+            if absent:
+                _require_quarantined(absent, store, split, wanted)
+            kept &= stored
+        splits[split] = wanted.where(kept)
+        left_out[split], _ = wanted.where(~kept).clips()
+    remarks = [*random_remarks(stores), *remarks, *split_remarks(rows, left_out)]
+    return Joined(manifest, tuple(tokens), captions, spec, splits, left_out, tuple(remarks))
 
 
-def _filed_split(
-    wanted: ClipSamples, stores: Sequence[tuple[StoreReader, str]], manifest: Manifest, split: str
-) -> tuple[ClipSamples, Sequence[str]]:
-    """The samples of one split of a large manifest that all stores have, and the keys of the others."""
-    kept = np.ones(len(manifest.clips), bool)
-    for store, kind in stores:
-        if store.manifest.keys == manifest.keys:
-            held = store.held()
-        else:
-            held = np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
-        absent = wanted.where(~held).keys
-        if len(absent):
-            _accounted_for(absent, store, kind, manifest.dataset, split, len(wanted))
-        kept &= held
-    return wanted.where(kept), wanted.where(~kept).keys
+def _held(store: StoreReader, manifest: Manifest) -> NDArray[np.bool_]:
+    """Which clips of `manifest` a store holds, in the manifest's order."""
+    if store.manifest.keys == manifest.keys:
+        return store.held()
+    return np.fromiter((key in store for key in manifest.keys), bool, len(manifest.clips))
 
 
-def _same_media(stores: Sequence[StoreReader]) -> None:
-    """The same key must mean the same part of the same file in all stores."""
+def _require_same_media(stores: Sequence[StoreReader]) -> None:
+    """Raise `JoinError` where a key means another file, or another part of it, in two stores."""
     others = [store for store in stores[1:] if store.manifest.clips != stores[0].manifest.clips]
     if not others:
         return
@@ -282,35 +180,29 @@ def _same_media(stores: Sequence[StoreReader]) -> None:
         other = [c.key for c in store.manifest.clips if c.key in first and first[c.key] != c.source()]
         if other:
             raise JoinError(
-                f"{some(other)} mean other media or times in {store.path} than in {stores[0].path}",
-                hint="make the one that is not as the data set is now anew: caeav "
-                f"{'caption' if store.recipe.kind == 'captions' else 'extract'} --dataset {store.path.parent.name}; "
-                "where several fit then, stores.tokens and stores.captions choose",
+                f"{some_clips(other)} mean other media or times in {store.path} than in {stores[0].path}",
+                hint=f"remake the store that is out of date: caeav {COMMANDS[store.recipe.kind]} --dataset "
+                f"{store.path.parent.name}; if several stores fit then, choose with stores.tokens and stores.captions",
             )
 
 
-def _accounted_for(
-    keys: Sequence[str], store: StoreReader, kind: str, dataset: str, split: str, total: int
-) -> set[str]:
-    """Those of `keys` in the store's quarantine; an error when some are neither stored nor quarantined. `total`: clips
-    of the split."""
-    absent = {key for key in keys if key not in store}
+def _require_quarantined(absent: Sequence[str], store: StoreReader, split: str, wanted: Samples) -> None:
+    """Raise `JoinError` unless all clips of `wanted` that the store lacks are in its quarantine."""
     quarantined = {item.key for item in store.quarantined}
-    missing = [key for key in keys if key in absent and key not in quarantined]
+    missing = [key for key in absent if key not in quarantined]
     if missing:
-        verb = "extract" if kind == "tokens" else "caption"
+        kind = store.recipe.kind
         raise JoinError(
-            f"split {split!r}: {some(missing)} of {total} have no {kind} in {store.path}",
-            hint=f"caeav {verb} --dataset {dataset}"
+            f"split {split!r}: {some_clips(missing)} of {len(np.unique(wanted.rows))} have no {kind} in {store.path}",
+            hint=f"caeav {COMMANDS[kind]} --dataset {store.manifest.dataset}"
             + (", or train without captions: --recipe caste" if kind == "captions" else ""),
         )
-    return absent
 
 
 def _input_spec(
     manifest: Manifest, tokens: Sequence[StoreReader], captions: StoreReader | None, wanted: Sequence[str]
 ) -> InputSpec:
-    """Shapes of what the stores offer and the run wants; raises `JoinError` where they contradict each other."""
+    """Shapes of the taps and captions to read; raises `JoinError` where stores contradict each other."""
     taps: dict[str, Tap] = {}
     owner: dict[str, StoreReader] = {}
     for store in tokens:
@@ -318,13 +210,13 @@ def _input_spec(
             if name in taps:
                 raise JoinError(
                     f"tap {name!r} is in two token stores: {owner[name].path} and {store.path}",
-                    hint=f"say which to take from each: --set stores.tokens=["
+                    hint=f"take one modality from each: --set stores.tokens=["
                     f"{owner[name].path.name}:{_other(name)},{store.path.name}:{name.partition('.')[0]}]",
                 )
             if len(shape) != 3 or shape[0] != manifest.segments:
                 raise JoinError(
-                    f"tap {name!r} of {store.path} has shape {list(shape)} a clip; "
-                    f"allowed: [{manifest.segments}, L, C], the manifest cuts clips into {manifest.segments} segments",
+                    f"tap {name!r} of {store.path} has shape {list(shape)} per clip; "
+                    f"allowed: [{manifest.segments}, L, C], as the manifest has {manifest.segments} segments",
                     hint=f"extract again: caeav extract --dataset {manifest.dataset}",
                 )
             taps[name] = Tap(name, shape[1], shape[2])
@@ -358,12 +250,12 @@ def _input_spec(
 
 
 def _other(tap: str) -> str:
-    """The modality a tap is not of."""
+    """The modality that a tap does not belong to."""
     return MODALITIES[tap.startswith(MODALITIES[0])]
 
 
 def _shapes(store: StoreReader) -> dict[str, tuple[int, ...]]:
-    """Array name -> shape of one clip; taps in the recipe's order, which is from shallow to deep."""
+    """Array name -> shape per clip; taps in the recipe's order, from shallow to deep."""
     specs = store.array_specs()
     declared = [
         tap["name"]
@@ -379,14 +271,14 @@ def _caption_spec(shapes: Mapping[str, tuple[int, ...]], name: str) -> CaptionSp
 
 
 def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
-    """What is written about each joined store into a run: place, fingerprint, counts, recipe of what is taken of it."""
+    """What a run records of each joined store: folder, fingerprints, counts, and the recipe of what is read."""
     return [
         {
             "kind": store.recipe.kind,
             "name": store.recipe.name,
             "folder": _relative(store, home),
-            "fingerprint": fingerprint_of(store),
-            "digest": hashlib.sha256((store.path / SEAL).read_bytes()).hexdigest(),
+            "fingerprint": whole_fingerprint(store),
+            "digest": hashlib.sha256(StoreFolder(store.path).seal.read_bytes()).hexdigest(),
             "clips": len(store.keys),
             "quarantined": len(store.quarantined),
             "recipe": store.recipe.as_json(),
@@ -398,22 +290,3 @@ def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
 def _relative(store: StoreReader, home: Home) -> str:
     folder = store.path.absolute()
     return folder.relative_to(home.root).as_posix() if folder.is_relative_to(home.root) else folder.name
-
-
-def without_leaks(joined: Joined) -> Joined:
-    """The same with those samples gone from all splits, and a remark that says how many."""
-    leaked = leaked_keys(joined.manifest)
-    kept = {
-        split: tuple(sample for sample in samples if sample.clip.key not in leaked)
-        for split, samples in joined.splits.items()
-    }
-    counts = dropped(joined.splits, kept)
-    said = ", ".join(f"{count} of {len(joined.splits[split])} of {split}" for split, count in counts.items())
-    remarks = [remark.removesuffix(DROP_LEAKS) for remark in joined.remarks]
-    remarks.append(f"left out, their video being in another split too: {said}")
-    return replace(joined, splits=kept, remarks=tuple(remarks))
-
-
-def dropped(whole: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]]) -> dict[str, int]:
-    """Split -> how many samples are gone."""
-    return {split: len(samples) - len(kept[split]) for split, samples in whole.items()}

@@ -1,12 +1,8 @@
 """The one training loop: epochs of batches, selection on one split, a resumable state after every epoch or step.
 
 On a CPU it is exact: killed at any moment and resumed, it gives the metrics and weights of an undisturbed run,
-because each epoch's order and random numbers come from seed and epoch, and all state is published as one file.
-It knows no task, prints nothing, and tells its watchers what happens.
-
-The optimiser and its learning rate over time.
-
-The rate is a pure function of the step, so a schedule has no state to save or to lose.
+because order and random numbers of an epoch come from seed and epoch, and all state is published as one file.
+It knows no task and prints nothing; watchers are told what happens.
 """
 
 from __future__ import annotations
@@ -23,15 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import deterministic
 
-from caeav.manifests.core.errors import CaeavError, choices
+from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Epoch
 from caeav.model.tasks.base import Scores, Task
-from caeav.model.tasks.config import OptimiserConfig, RunConfig, ScheduleConfig
+from caeav.model.tasks.config import RunConfig
 from caeav.model.train.data import SplitData, batches, epoch_order
+from caeav.model.train.evaluate import autocast
 from caeav.model.train.losses import weighted_losses
+from caeav.model.train.optimiser import lr_factor, make_optimiser, set_lr
 from caeav.model.train.resume import (
+    MidEpoch,
     Progress,
-    Within,
     generator_states,
     load_progress,
     restore_generators,
@@ -39,131 +37,40 @@ from caeav.model.train.resume import (
     seed_epoch,
 )
 
-OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-
-
-def make_optimiser(model: nn.Module, config: OptimiserConfig, head: str = "head.") -> torch.optim.Optimizer:
-    """Two groups: the adapters, and the parameters whose names begin with `head` at `head_lr_factor` times the rate.
-
-    Weight decay spares vectors and scalars (norms, biases, gates). Each group keeps its rate at factor 1 in
-    `base_lr`, and the names of its parameters in `names`.
-    """
-    groups = []
-    for is_head in (False, True):
-        for decays in (True, False):
-            held = {
-                name: p
-                for name, p in model.named_parameters()
-                if p.requires_grad and name.startswith(head) == is_head and (p.ndim > 1) == decays
-            }
-            if held:
-                lr = config.lr * (config.head_lr_factor if is_head else 1.0)
-                groups.append(
-                    {
-                        "params": list(held.values()),
-                        "names": list(held),
-                        "lr": lr,
-                        "base_lr": lr,
-                        "weight_decay": config.weight_decay if decays else 0.0,
-                    }
-                )
-    make = OPTIMISERS[config.name]
-    return make(groups, fused=True)  # one kernel for hundreds of small tensors: a fifth of a CPU step saved
-
-
-def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the base rate is multiplied by at optimiser step `step` (0-based)."""
-    warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return _AFTER_WARMUP[config.name](config, step, steps_per_epoch, epochs)
-
-
-def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    return 1.0
-
-
-def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
-
-
-def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    warmup = config.warmup_epochs * steps_per_epoch
-    share = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
-    return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-_AFTER_WARMUP = {"none": _constant, "step": _step, "cosine": _cosine}
-
-
-def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to `factor` times its base rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
-
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-SHOWN = 8
-DEVICES = ("auto", "cpu", "cuda")
+SHOWN_NAMES = 8
 
 
 class TrainingError(CaeavError):
-    """Training cannot begin or go on."""
+    """Training cannot go on."""
 
 
 class Watcher(Protocol):
-    """Someone who is told how training goes."""
+    """Follows a training: a log, a progress bar."""
 
     def begin(self, progress: Progress, epochs: int) -> None:
-        """Training starts, or goes on after `progress.epoch` finished epochs."""
+        """Training starts, or continues after `progress.epoch` finished epochs."""
         ...
 
     def batch(self, epoch: int, samples: int) -> None:
-        """A batch of so many samples was learnt from."""
+        """A step was made on a batch of `samples`."""
         ...
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """An epoch is finished and its state is about to be published."""
+        """An epoch is finished; its state is published next."""
         ...
 
     def end(self) -> None:
-        """Training is over, for whatever reason."""
+        """Training has ended: finished, interrupted or failed."""
         ...
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> device; raises `TrainingError` for others, and for a CUDA that is not there."""
-    if name not in DEVICES:
-        raise TrainingError(f"unknown device {name!r}", hint=choices(name, DEVICES))
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            "training.device: 'cuda', but torch finds no CUDA device", hint="--device auto, or --device cpu"
-        )
-    return torch.device(name)
-
-
-@contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Mixed precision as configured; `fp32` changes nothing."""
-    if precision == "fp32":
-        yield
-        return
-    with torch.autocast(device.type, dtype=AUTOCAST[precision]):
-        yield
 
 
 @contextmanager
 def exact_on_cpu(device: torch.device) -> Iterator[None]:
-    """Only deterministic algorithms on a CPU; the settings of the process are restored.
+    """Use only deterministic algorithms on a CPU; the process's settings are restored afterwards.
 
-    Filling fresh memory, which comes with them, is a debugging aid that costs a seventh of a step: off.
+    PyTorch then also fills fresh memory, a debugging aid that costs a seventh of a step: switched off.
     """
-    switch: Any = deterministic  # a module with properties, which its types do not know
+    switch: Any = deterministic  # its type stubs miss this property
     before, filled = torch.are_deterministic_algorithms_enabled(), switch.fill_uninitialized_memory
     torch.use_deterministic_algorithms(before or device.type == "cpu")
     switch.fill_uninitialized_memory = False
@@ -176,7 +83,7 @@ def exact_on_cpu(device: torch.device) -> Iterator[None]:
 
 @dataclass
 class Trainer:
-    """Trains `model` on `data`; `select` scores it after each epoch; `checkpoints` is the folder of its state."""
+    """Trains `model` on `data`; `select` scores it after each epoch; its state lies in the folder `checkpoints`."""
 
     task: Task
     config: RunConfig
@@ -194,9 +101,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.training.precision == "fp16")
 
     def fit(self) -> Progress:
-        """Train from the last published epoch to the end, or to the early stop."""
+        """Train from the last published state to the last epoch or the early stop."""
         limits = self.config.training
-        progress, within = load_progress(self.checkpoints, self.model, self.optimiser)
+        progress, mid_epoch = load_progress(self.checkpoints, self.model, self.optimiser)
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
         for watcher in self.watchers:
@@ -204,22 +111,22 @@ class Trainer:
         try:
             with exact_on_cpu(self.device):
                 while progress.epoch < limits.epochs and not progress.stopped_early:
-                    self._one_epoch(progress, within)
-                    within = Within()
+                    self._run_epoch(progress, mid_epoch)
+                    mid_epoch = MidEpoch()
         finally:
             for watcher in self.watchers:
                 watcher.end()
         return progress
 
-    def _one_epoch(self, progress: Progress, within: Within) -> None:
-        """Learn, score, tell, publish; `within`: what an interrupted epoch goes on with."""
+    def _run_epoch(self, progress: Progress, mid_epoch: MidEpoch) -> None:
+        """Train, score, tell the watchers, publish; `mid_epoch`: where an interrupted epoch continues."""
         began = time.perf_counter()
         number = progress.epoch + 1
         seed_epoch(self.config.seed, number)
-        if within.generators:
-            restore_generators(within.generators)
-        losses, lr = self._learn(number, progress, within.sums)
-        learnt = time.perf_counter()
+        if mid_epoch.generators:
+            restore_generators(mid_epoch.generators)
+        losses, lr = self._train(number, progress, mid_epoch.loss_sums)
+        trained = time.perf_counter()
         scores = self.select()
         progress.epoch, progress.position = number, 0
         is_best = progress.improves(scores.value)
@@ -242,20 +149,22 @@ class Trainer:
             self.task.metric: scores.value,
             "best": progress.best,
             "best_epoch": progress.best_epoch,
-            "train_s": learnt - began,
-            "score_s": time.perf_counter() - learnt,
+            "train_s": trained - began,
+            "score_s": time.perf_counter() - trained,
         }
-        for watcher in self.watchers:  # before the state: a resumed run drops lines of unpublished epochs
+        for (
+            watcher
+        ) in self.watchers:  # before the state is saved: a resumed run drops lines of unsaved epochs
             watcher.epoch(record)
         save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=is_best)
 
-    def _learn(
+    def _train(
         self, number: int, progress: Progress, sums_before: Mapping[str, Tensor]
     ) -> tuple[dict[str, float], float]:
-        """One pass over the data, or the rest of one; mean losses over clips and the last learning rate."""
+        """One pass over the data, or the rest of one; mean losses over samples and the last learning rate."""
         limits = self.config.training
-        clips, group = len(self.data), limits.batch_size * limits.accumulation
-        order = epoch_order(clips, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)
+        samples, group = len(self.data), limits.batch_size * limits.accumulation
+        order = epoch_order(samples, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)
         order = order[progress.position :]
         sums = {name: x.to(self.device) for name, x in sums_before.items()}
         seen, factor = progress.position, 1.0
@@ -263,7 +172,7 @@ class Trainer:
         epoch = Epoch(self.config.seed, number)
         for batch in batches(self.data, order, limits.batch_size, limits.workers, epoch):
             size = len(batch.keys)
-            of_step = min(group, clips - seen // group * group)  # clips of this optimiser step
+            of_step = min(group, samples - seen // group * group)  # samples of this optimiser step
             on_device = batch.to(self.device, torch.float32)
             with autocast(self.device, limits.precision):
                 losses = weighted_losses(self.task, self.model(on_device), on_device, self.config)
@@ -274,46 +183,48 @@ class Trainer:
                 sums[name] = (
                     sums.get(name, torch.zeros((), device=self.device)) + loss.detach().float() * size
                 )
-            if seen % group == 0 or seen == clips:
+            if seen % group == 0 or seen == samples:
                 factor = lr_factor(
-                    self.config.schedule, progress.step, math.ceil(clips / group), limits.epochs
+                    self.config.schedule, progress.step, math.ceil(samples / group), limits.epochs
                 )
                 self._step(factor)
                 progress.step += 1
                 if limits.checkpoint_every_steps and progress.step % limits.checkpoint_every_steps == 0:
-                    self._save_within(progress, seen, sums)
+                    self._save_mid_epoch(progress, seen, sums)
             for watcher in self.watchers:
                 watcher.batch(number, size)
-        self._require_numbers(number, sums)
-        # by name, as the sums of a state that was read back come
-        means = {name: float(sums[name]) / clips for name in sorted(sums)}
+        self._require_finite(number, sums)
+        # sorted, because the sums of a restored state are: the total must be summed in the same order
+        means = {name: float(sums[name]) / samples for name in sorted(sums)}
         return means, self.config.optimiser.lr * factor
 
-    def _require_numbers(self, epoch: int, sums: Mapping[str, Tensor]) -> None:
-        """Raise `TrainingError` before losses or weights that are no numbers replace a sound state."""
-        strange = [f"the loss {name}" for name, x in sums.items() if not bool(x.isfinite())] or [
+    def _require_finite(self, epoch: int, sums: Mapping[str, Tensor]) -> None:
+        """Raise `TrainingError` for infinite or NaN losses and weights, before they replace a sound state."""
+        broken = [f"the loss {name}" for name, x in sums.items() if not bool(x.isfinite())] or [
             name
             for name, p in self.model.named_parameters()
             if p.requires_grad and not bool(p.isfinite().all())
         ]
-        if strange:
+        if broken:
             raise TrainingError(
-                f"in epoch {epoch} not a number any more: {', '.join(strange[:SHOWN])}",
-                hint="lower optimiser.lr, or use training.precision=fp32; what was saved before is kept",
+                f"epoch {epoch} gave infinite or NaN values: {', '.join(broken[:SHOWN_NAMES])}",
+                hint="lower optimiser.lr, or use training.precision=fp32; the last saved state is kept",
             )
 
-    def _save_within(self, progress: Progress, seen: int, sums: Mapping[str, Tensor]) -> None:
-        """Publish the state in the middle of an epoch; at its end that is done once it is scored."""
+    def _save_mid_epoch(self, progress: Progress, seen: int, sums: Mapping[str, Tensor]) -> None:
+        """Publish the state within an epoch; at its end the state waits for the score."""
         if seen == len(self.data):
             return
-        self._require_numbers(progress.epoch + 1, sums)
+        self._require_finite(progress.epoch + 1, sums)
         progress.position = seen
         progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
-        within = Within(dict(sums), generator_states()).tensors()
-        save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=False, within=within)
+        mid_epoch = MidEpoch(dict(sums), generator_states())
+        save_progress(
+            self.checkpoints, self.model, self.optimiser, progress, is_best=False, mid_epoch=mid_epoch
+        )
 
     def _step(self, factor: float) -> None:
-        """One optimiser step with the gradients summed so far."""
+        """One optimiser step on the accumulated gradients."""
         set_lr(self.optimiser, factor)
         if self.config.training.clip_norm:
             self.scaler.unscale_(self.optimiser)

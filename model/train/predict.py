@@ -33,7 +33,7 @@ from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, Reading, When, plain
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
-from caeav.model.train.loop import autocast, choose_device
+from caeav.model.train.evaluate import autocast, choose_device
 from caeav.model.train.network import build_network
 from caeav.model.train.runs import Run, modalities_read
 from caeav.model.train.session import best_weights

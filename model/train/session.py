@@ -19,7 +19,7 @@ from caeav.model.train.checkpoint import (
     write_tensors,
 )
 from caeav.model.train.experiment import Experiment
-from caeav.model.train.join import dropped
+from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.resume import BEST
@@ -97,7 +97,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         result["peaks"] = {config.select_on: progress.peaks}
     if config.drop_leaks:
         result["leaks"] = {
-            "left_out": dropped(experiment.whole, experiment.joined.splits),
+            "left_out": removed(experiment.whole, experiment.joined.splits),
             "scores_with": {name: experiment.score_whole(model, name).value for name in splits},
         }
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}

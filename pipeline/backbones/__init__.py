@@ -1,4 +1,4 @@
-"""Frozen encoders of pictures, sound and text, found by name; each is imported when it is asked for."""
+"""Frozen encoders of frames, audio and text, by name; each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ audio_backbones: Registry[Callable[[ModelChoice], MediaBackbone]] = Registry("au
 text_backbones: Registry[Callable[[ModelChoice], TextBackbone]] = Registry("text backbone")
 
 visual_backbones.register_lazily("classic", "caeav.pipeline.backbones.classic.visual:ClassicVisual")
-visual_backbones.register_lazily("swinv2-large", "caeav.pipeline.backbones.timm_models:swin_v2_large")
-visual_backbones.register_lazily("swinv2-base", "caeav.pipeline.backbones.timm_models:swin_v2_base")
+visual_backbones.register_lazily("swinv2-large", "caeav.pipeline.backbones.timm_models:swin_v2")
+visual_backbones.register_lazily("swinv2-base", "caeav.pipeline.backbones.timm_models:swin_v2")
 visual_backbones.register_lazily("clip-vit-l14", "caeav.pipeline.backbones.clip_visual:clip_visual")
 visual_backbones.register_lazily("clip-vit-b32", "caeav.pipeline.backbones.clip_visual:clip_visual")
 visual_backbones.register_lazily("timm:", "caeav.pipeline.backbones.timm_models:timm_visual")
 visual_backbones.register_lazily("open_clip:", "caeav.pipeline.backbones.clip_visual:open_clip_visual")
 audio_backbones.register_lazily("classic", "caeav.pipeline.backbones.classic.audio:ClassicAudio")
 audio_backbones.register_lazily("hts-at", "caeav.pipeline.backbones.htsat.audioset:HtsAt")
-audio_backbones.register_lazily("clap", "caeav.pipeline.backbones.clap.audio:ClapSound")
+audio_backbones.register_lazily("clap", "caeav.pipeline.backbones.clap.audio:ClapAudio")
 text_backbones.register_lazily("hashed", "caeav.pipeline.backbones.classic.text:HashedText")
 text_backbones.register_lazily("clip-vit-l14", "caeav.pipeline.backbones.clip_text:clip_text")
 text_backbones.register_lazily("clip-vit-b32", "caeav.pipeline.backbones.clip_text:clip_text")

@@ -1,8 +1,8 @@
-"""What a frozen backbone is to the rest of the program: declared taps, a digest, and one pure function.
+"""The interfaces of frozen backbones: visual and audio backbones, and text encoders.
 
-A backbone declares its taps and their shapes before anything runs, so that a store can be planned, and is a
-pure function of its input: the tokens of a clip do not depend on which clips share its batch.
-Shapes: `N` clips, `T` segments, `L` tokens a segment, `C` channels.
+A backbone declares its taps and their shapes before anything runs, so that a store can be planned. It is a pure
+function of its input: the tokens of a clip do not depend on the other clips of its batch.
+Shapes: `N` clips, `T` segments, `L` tokens per segment, `C` channels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store.record import Tap
 
-if TYPE_CHECKING:  # the embedded backbones, which are described here too, need no torch
+if TYPE_CHECKING:  # the backbones that need no torch share these interfaces
     from torch import Tensor, nn
 
 Modality = Literal["visual", "audio", "text"]
@@ -25,14 +26,15 @@ Modality = Literal["visual", "audio", "text"]
 class MediaBackbone(Protocol):
     """A visual or audio backbone.
 
-    `runs_in` says where it computes: `"worker"` (cheap, numpy only, beside the decoder, in its process) or
-    `"device"` (torch, in the main process, batched across clips: a `TorchBackbone`).
+    `runs_in` says where it computes: in a `"worker"` (cheap, numpy only, in the decoder's process) or on a
+    `"device"` (torch, in the main process, batched across clips: a `TorchBackbone`). `rate_hz` is the sample rate
+    of its audio, None for frames.
     """
 
     name: str
     modality: Modality
     runs_in: Literal["worker", "device"]
-    rate_hz: int | None  # audio: sample rate it wants; visual: None
+    rate_hz: int | None
 
     def taps(self) -> tuple[Tap, ...]:
         """Declared outputs, from shallow to deep."""
@@ -43,16 +45,15 @@ class MediaBackbone(Protocol):
         ...
 
     def tokens(self, clips: Sequence[NDArray[Any]]) -> list[dict[str, NDArray[np.float32]]]:
-        """Clip by clip: frames `[T, H, W, 3]` uint8 or windows `[T, samples]` float32 -> `{tap: [T, L, C]}`."""
+        """Frames `[T, H, W, 3]` uint8 or windows `[T, samples]` float32 of each clip -> its `{tap: [T, L, C]}`."""
         ...
 
 
 class TorchBackbone(ABC):
-    """A `MediaBackbone` of torch modules. The engine calls `prepare` in threads and `forward` on a device.
+    """A `MediaBackbone` of torch modules: `prepare` runs in threads, `forward` on a device.
 
-    The engine decides device, number format, memory layout, batch and gradient mode (none); a backbone only says
-    how a clip becomes a tensor and a batch of tensors becomes tokens. Building one loads its weights; `taps` and
-    `describe` cost nothing more.
+    The engine decides device, number format, memory layout, batch size and gradient mode (none); a backbone only says
+    how a clip becomes a tensor and how a batch of them becomes tokens.
     """
 
     name: str
@@ -76,19 +77,19 @@ class TorchBackbone(ABC):
     def prepare(self, clip: NDArray[Any]) -> Tensor:
         """One clip's frames `[T, H, W, 3]` uint8 or windows `[T, samples]` float32 -> `[T, ...]` on the CPU.
 
-        The same shape and dtype for every clip, whatever the size of its pictures. Called from several threads.
+        The same shape and dtype for every clip, whatever the size of its frames. Called from several threads.
         """
 
     @abstractmethod
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
         """Prepared clips `[N, T, ...]` on the module's device -> `{tap: [N, T, L, C]}` there.
 
-        A clip's tokens depend on its own row alone; rows of zeros are empty places of a batch. May be called from
-        several threads, so it keeps no state.
+        A clip's tokens depend on its own row alone; rows of zeros fill up a batch. May be called from several
+        threads, so it keeps no state.
         """
 
     def tokens(self, clips: Sequence[NDArray[Any]]) -> list[dict[str, NDArray[np.float32]]]:
-        """The simple path, without an engine: clip by clip where the module lies, in float32."""
+        """The simple path, without the engine: one clip at a time on the module's device, in float32."""
         import torch
 
         self.module().eval()
@@ -101,11 +102,20 @@ class TorchBackbone(ABC):
         return found
 
 
+def choose_taps(name: str, offered: Sequence[Tap], chosen: Sequence[str]) -> tuple[Tap, ...]:
+    """The offered taps of these names, from shallow to deep; raises `CaeavError` for a name that is not offered."""
+    known = [tap.name for tap in offered]
+    unknown = [str(tap) for tap in chosen if tap not in known]
+    if unknown:
+        raise CaeavError(f"{name} has no tap {', '.join(unknown)}", hint=f"it has {', '.join(known)}")
+    return tuple(tap for tap in offered if tap.name in chosen)
+
+
 class TextBackbone(Protocol):
     """A text encoder for captions.
 
-    One made of torch modules also has `module() -> nn.Module`, as `TorchBackbone`: the engine moves it to a device
-    and calls `encode` with batches of one size, in which empty places are empty texts.
+    One made of torch modules also has `module() -> nn.Module`, like a `TorchBackbone`: the engine moves it to a
+    device and calls `encode` with batches of one size, filled up with empty texts.
     """
 
     name: str

@@ -1,95 +1,32 @@
 """CLIP's text towers through open_clip: `clip-vit-l14`, `clip-vit-b32`, and others by `open_clip:<name>`.
 
-Tokens are those after the tower's final norm, before anything is pooled: begin of text, words, end of text. Attention
-is causal, so the padding behind the end is not seen by them. A text that is too long is cut, its end kept.
+Tokens are those after the tower's final norm, before pooling: begin of text, words, end of text. Attention is causal,
+so they do not see the padding behind the end. A text that is too long is cut and keeps its end.
 Shapes: `N` texts, `W` tokens (77), `C` channels (768 for ViT-L/14).
-
-What learned text encoders have in common: a network on any device, texts in, tokens and their mask out.
-
-All texts of a call are one batch of one length, so that the numbers of a text depend on the size of the batch, not
-on its neighbours; whoever calls keeps the size fixed. An empty text (a missing modality) gives zeros and no real token.
-Shapes: `N` texts, `W` tokens, `C` channels.
 """
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clip_visual import FILES, OPENAI, import_open_clip, published_by
+from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import WeightsError, find_weights
 from caeav.pipeline.backbones.weights.load import load_checked, read_weights, unwrapped
-
-
-class TextTower(ABC):
-    """A frozen text encoder; the network is built and loaded on first use."""
-
-    name: str
-    max_tokens: int
-    channels: int
-
-    def __init__(self, name: str, max_tokens: int, channels: int, longest: int) -> None:
-        if not 3 <= max_tokens <= longest:
-            raise CaeavError(
-                f"max_tokens of {name} is {max_tokens}",
-                hint=f"give 3 to {longest}: begin, words and end of a text",
-            )
-        self.name, self.max_tokens, self.channels = name, max_tokens, channels
-        self._module: nn.Module | None = None
-        self._lock = threading.Lock()
-
-    @abstractmethod
-    def describe(self) -> Mapping[str, Any]:
-        """All settings, and where the weights come from."""
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """The network with its weights."""
-
-    @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids `[N, W]` and mask `[N, W]` (True: a token of the text, its begin and end included); `W` is fixed."""
-
-    @abstractmethod
-    def run(self, module: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids -> tokens `[N, W, C]`, on the device of the ids."""
-
-    def module(self) -> nn.Module:
-        """The network, frozen, in eval mode."""
-        with self._lock:
-            if self._module is None:
-                self._module = self.build().eval().requires_grad_(False)
-            return self._module
-
-    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Texts -> tokens `[N, W, C]` (zeros where padded) and mask `[N, W]` (True: a real token)."""
-        if not texts:
-            shape = (0, self.max_tokens)
-            return np.zeros((*shape, self.channels), np.float32), np.zeros(shape, np.bool_)
-        ids, mask = self.tokenize(texts)
-        module = self.module()
-        device = next(module.parameters()).device
-        with torch.inference_mode():
-            tokens = self.run(module, ids.to(device), mask.to(device)).float().cpu()
-        mask &= torch.tensor([bool(text.strip()) for text in texts]).unsqueeze(1)
-        return (tokens * mask.unsqueeze(-1)).numpy(), mask.numpy()
-
 
 _KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")
 
 
 class ClipText(TextTower):
-    """A text tower of open_clip with open_clip's own byte-pair tokenizer."""
+    """A text tower of open_clip, with open_clip's own byte-pair tokenizer."""
 
     def __init__(
         self, choice: ModelChoice, architecture: str, weights: str, *, quick_gelu: bool = False
@@ -148,9 +85,8 @@ class ClipText(TextTower):
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids `[N, W]`, and a mask that ends with the end of text."""
         ids = self._tokenizer(list(texts), context_length=self.max_tokens)
-        ends = (
-            (ids == self._tokenizer.eot_token_id).int().argmax(dim=1)
-        )  # the first, should a text spell one out
+        # the first end of text, since a text may spell one out
+        ends = (ids == self._tokenizer.eot_token_id).int().argmax(dim=1)
         return ids, torch.arange(self.max_tokens) <= ends.unsqueeze(1)
 
     def run(self, module: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -163,9 +99,9 @@ class ClipText(TextTower):
 
 
 def clip_text(choice: ModelChoice) -> ClipText:
-    """OpenAI's CLIP by its name here; the weights are those of its picture tower."""
-    architecture, weights = OPENAI[choice.name]
-    return ClipText(choice, architecture, weights, quick_gelu=True)
+    """OpenAI's CLIP by its name here."""
+    weights = find_facts(choice.name, "text encoder").weights
+    return ClipText(choice, OPENAI[choice.name], weights, quick_gelu=True)
 
 
 def open_clip_text(choice: ModelChoice) -> ClipText:

@@ -1,8 +1,8 @@
-"""CLIP's picture towers through open_clip: `clip-vit-l14`, `clip-vit-b32`, and any of its ViTs by `open_clip:<name>`.
+"""CLIP's image towers through open_clip: `clip-vit-l14`, `clip-vit-b32`, and any of its ViTs by `open_clip:<name>`.
 
-Taps `visual.block<i>` hold the patch tokens after block `i` (from 1), without the class token, row by row;
-`visual.pooled` the picture's embedding `[1, C]`, as compared with texts. Checkpoints hold both towers: the text
-tower's keys must be there too and are left out, anything else is an error.
+Taps `visual.block<i>` hold the patch tokens after block `i` (from 1), row by row, without the class token;
+`visual.pooled` holds the embedding `[1, C]` that is compared with texts. A checkpoint holds both towers: the keys of
+the text tower must be there too and are left out, anything else is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
 from caeav.pipeline.backbones.native import import_torchvision
@@ -24,14 +25,25 @@ DEPTH = 4
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 OPENAI = {
-    "clip-vit-l14": ("ViT-L-14", "hub:timm/vit_large_patch14_clip_224.openai"),
-    "clip-vit-b32": ("ViT-B-32", "hub:timm/vit_base_patch32_clip_224.openai"),
+    "clip-vit-l14": "ViT-L-14",
+    "clip-vit-b32": "ViT-B-32",
 }
-"""Name here -> open_clip's architecture and the hub's copy of OpenAI's weights."""
+"""Name here -> open_clip's architecture."""
+
+
+def clip_visual(choice: ModelChoice) -> LearnedVisual:
+    """OpenAI's CLIP by its name here."""
+    weights = find_facts(choice.name, "visual backbone").weights
+    return LearnedVisual(choice, ClipNetwork(OPENAI[choice.name], weights, quick_gelu=True))
+
+
+def open_clip_visual(choice: ModelChoice) -> LearnedVisual:
+    """`open_clip:<architecture>`; its weights must be named."""
+    return LearnedVisual(choice, ClipNetwork(choice.variant))
 
 
 class ClipNetwork(Network):
-    """A ViT of open_clip. `quick_gelu`: the activation OpenAI's weights were trained with, not those of others."""
+    """A ViT of open_clip. `quick_gelu`: the activation of OpenAI's weights; others were trained with plain GELU."""
 
     files = FILES
 
@@ -63,11 +75,11 @@ class ClipNetwork(Network):
         return {"quick_gelu": self._quick_gelu}
 
     def build(self, settings: Mapping[str, Any]) -> nn.Module:
-        """The picture tower."""
+        """The image tower."""
         return cast(nn.Module, self._both(settings["quick_gelu"], tuple(settings["size"])).visual)
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-        """Its part of a checkpoint of both towers."""
+        """Fill the image tower from a checkpoint of both towers."""
         state = unwrapped(state, lambda name: name.startswith("visual."))
         with torch.device("meta"):
             both = self._both(False, tuple(cast(Any, module).image_size))
@@ -88,7 +100,7 @@ class ClipNetwork(Network):
         return self._taps(module, frames, list(range(self._vision["layers"])))
 
     def run(self, module: nn.Module, frames: Tensor, taps: Sequence[str]) -> Mapping[str, Tensor]:
-        """The same, keeping no block that is not asked for."""
+        """Only the blocks asked for."""
         blocks = [int(name.removeprefix("visual.block")) - 1 for name in taps if name != "visual.pooled"]
         return self._taps(module, frames, sorted(blocks))
 
@@ -110,14 +122,14 @@ class ClipNetwork(Network):
 
 
 class _Holder:
-    """The picture tower in the place where open_clip's resizing of position embeddings looks for it."""
+    """Holds the image tower where open_clip's resizing of position embeddings looks for it."""
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
 
 
 def published_by(library: Any, architecture: str) -> str:
-    """Repositories on the hub whose weights have this architecture and activation, as open_clip lists them."""
+    """Repositories on the hub with weights of this architecture and activation, as open_clip lists them."""
     activation = bool(library.get_model_config(architecture).get("quick_gelu"))
     found = []
     for tag in library.list_pretrained_tags_by_model(architecture):
@@ -128,17 +140,6 @@ def published_by(library: Any, architecture: str) -> str:
         return "whoever trained it: open_clip lists no weights of this architecture"
     more = f" and {len(found) - 2} more of open_clip.list_pretrained()" if len(found) > 2 else ""
     return f"{', '.join(found[:2])}{more}"
-
-
-def clip_visual(choice: ModelChoice) -> LearnedVisual:
-    """OpenAI's CLIP by its name here."""
-    architecture, weights = OPENAI[choice.name]
-    return LearnedVisual(choice, ClipNetwork(architecture, weights, quick_gelu=True))
-
-
-def open_clip_visual(choice: ModelChoice) -> LearnedVisual:
-    """`open_clip:<architecture>`; its weights must be named."""
-    return LearnedVisual(choice, ClipNetwork(choice.variant))
 
 
 def import_open_clip() -> Any:

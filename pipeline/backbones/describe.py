@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.catalogue import ModelFacts, registry_of
+from caeav.pipeline.backbones.catalogue import registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.facts import ModelFacts
 from caeav.pipeline.backbones.weights.find import HUB, at_hand
 from caeav.pipeline.store.recipe import random_parts
 from caeav.pipeline.store.record import Tap

@@ -1,254 +1,289 @@
-"""Facts on the visual backbones, for the catalogue.
+"""What is known of every model without loading it: the rows that `caeav models ls` and the docs are made of.
 
-Facts on the audio backbones, for the catalogue.
-
-Facts on the text encoders, for the catalogue.
-
-Facts on the captioners, for the catalogue.
+Taps and sizes of the embedded models come from the models themselves. Of learned models this table is the source: they
+take their default weights from it, and tests compare its taps and parameters with what the networks declare. A name
+that ends in a colon stands for a family (`timm:`), whose numbers differ from model to model.
 """
 
 from __future__ import annotations
 
-from caeav.pipeline.backbones.catalogue import ModelFacts
+from dataclasses import dataclass
+from typing import Literal
+
+from caeav.pipeline.backbones.classic.audio import TAPS as CLASSIC_AUDIO
+from caeav.pipeline.backbones.classic.text import HashedText
+from caeav.pipeline.backbones.classic.visual import TAPS as CLASSIC_VISUAL
 from caeav.pipeline.store.record import Tap
 
-_HTSAT_TINY = (
-    Tap("audio.stage1", 4096, 96),
-    Tap("audio.stage2", 1024, 192),
-    Tap("audio.stage3", 256, 384),
-    Tap("audio.stage4", 64, 768),
-)
+Kind = Literal["visual backbone", "audio backbone", "text encoder", "visual captioner", "audio captioner"]
+FLOAT16_BYTES = 2
 
-AUDIO_FACTS = (
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model. `taps` with default settings: of a text encoder the one `tokens`, of a captioner none.
+
+    `weights`: what is loaded by default (`hub:<owner>/<repo>`), `file`: which file of it to get. `licence`: of the
+    weights, as their publisher states it. `parameters`: of the part that is run; None where it varies or is none.
+    """
+
+    name: str
+    kind: Kind
+    what: str
+    input: str
+    taps: tuple[Tap, ...] = ()
+    weights: str = ""
+    file: str = ""
+    licence: str = "no weights"
+    parameters: int | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has weights at all."""
+        return self.licence != "no weights"
+
+    def bytes_a_clip(self, segments: int = 10) -> int:
+        """Bytes of all taps of a clip in float16; 0 where the taps are not known without the model."""
+        times = segments if self.kind.endswith("backbone") else 1
+        return FLOAT16_BYTES * times * sum(tap.tokens * tap.channels for tap in self.taps)
+
+
+def _stages(modality: str, tokens: int, channels: int) -> tuple[Tap, ...]:
+    """Four stages from these tokens and channels on: a merging quarters the tokens and doubles the channels."""
+    return tuple(Tap(f"{modality}.stage{i + 1}", tokens >> 2 * i, channels << i) for i in range(4))
+
+
+def _blocks(numbers: tuple[int, ...], tokens: int, channels: int) -> tuple[Tap, ...]:
+    """Blocks of a ViT, which all have one shape."""
+    return tuple(Tap(f"visual.block{i}", tokens, channels) for i in numbers)
+
+
+_FRAMES_192, _FRAMES_224 = "frames, 192 x 192", "frames, 224 x 224"
+_WINDOWS_30S = "16 kHz mono, windows of 30 s"
+_CUT_77 = "text, cut after 77 tokens"
+_TIMM_FILE = "model.safetensors"
+_CLIP_FILE = "open_clip_model.safetensors"
+_CLIP_LICENCE = "Apache-2.0 (hub), MIT (OpenAI's code)"
+_CLIP_L14 = "hub:timm/vit_large_patch14_clip_224.openai"
+_CLIP_B32 = "hub:timm/vit_base_patch32_clip_224.openai"
+_CLAP = "hub:laion/clap-htsat-unfused"
+_CLAP_LICENCE = "Apache-2.0 (hub), CC0-1.0 (laion-clap)"
+_CAPTIONER_FILE = "model.safetensors with config.json and the files of its processor and tokenizer"
+
+MODELS = (
     ModelFacts(
-        "classic",
-        "audio backbone",
-        "fixed log-mel descriptors, nothing learned",
-        "16 kHz mono",
-        (
-            Tap("audio.stage1", 64, 32),
-            Tap("audio.stage2", 16, 64),
-            Tap("audio.stage3", 4, 128),
-            Tap("audio.stage4", 4, 256),
-        ),
+        name="classic",
+        kind="visual backbone",
+        what="fixed patch descriptors, nothing learned",
+        input="frames of any size, stretched to 64 x 64",
+        taps=CLASSIC_VISUAL,
     ),
     ModelFacts(
-        "hts-at",
-        "audio backbone",
-        "HTS-AT trained on AudioSet, as the reference uses it",
-        "32 kHz mono, each segment repeated to 10 s",
-        _HTSAT_TINY,
+        name="swinv2-large",
+        kind="visual backbone",
+        what="Swin-V2-L, window 12, ImageNet-22k (timm swinv2_large_window12_192.ms_in22k), as the reference",
+        input=_FRAMES_192,
+        taps=_stages("visual", 2304, 192),
+        weights="hub:timm/swinv2_large_window12_192.ms_in22k",
+        file=_TIMM_FILE,
+        licence="MIT",
+        parameters=195_202_932,
+    ),
+    ModelFacts(
+        name="swinv2-base",
+        kind="visual backbone",
+        what="Swin-V2-B, window 12, ImageNet-22k (timm swinv2_base_window12_192.ms_in22k)",
+        input=_FRAMES_192,
+        taps=_stages("visual", 2304, 128),
+        weights="hub:timm/swinv2_base_window12_192.ms_in22k",
+        file=_TIMM_FILE,
+        licence="MIT",
+        parameters=86_893_816,
+    ),
+    ModelFacts(
+        name="clip-vit-l14",
+        kind="visual backbone",
+        what="CLIP ViT-L/14 of OpenAI through open_clip, picture tower",
+        input=_FRAMES_224,
+        taps=_blocks((6, 12, 18, 24), 256, 1024),
+        weights=_CLIP_L14,
+        file=_CLIP_FILE,
+        licence=_CLIP_LICENCE,
+        parameters=303_966_208,
+    ),
+    ModelFacts(
+        name="clip-vit-b32",
+        kind="visual backbone",
+        what="CLIP ViT-B/32 of OpenAI through open_clip, picture tower",
+        input=_FRAMES_224,
+        taps=_blocks((3, 6, 9, 12), 49, 768),
+        weights=_CLIP_B32,
+        file=_CLIP_FILE,
+        licence=_CLIP_LICENCE,
+        parameters=87_849_216,
+    ),
+    ModelFacts(
+        name="timm:",
+        kind="visual backbone",
+        what="any model of timm by its name, e.g. timm:resnet50.a1_in1k, with its own normalisation and size",
+        input="frames, size by model",
+        file=_TIMM_FILE,
+        licence="by model",
+    ),
+    ModelFacts(
+        name="open_clip:",
+        kind="visual backbone",
+        what="any ViT of open_clip by its architecture, e.g. open_clip:ViT-B-16; weights must be named",
+        input="frames, size by model",
+        file=_CLIP_FILE,
+        licence="by weights",
+    ),
+    ModelFacts(
+        name="classic",
+        kind="audio backbone",
+        what="fixed log-mel descriptors, nothing learned",
+        input="16 kHz mono",
+        taps=CLASSIC_AUDIO,
+    ),
+    ModelFacts(
+        name="hts-at",
+        kind="audio backbone",
+        what="HTS-AT trained on AudioSet, as the reference uses it",
+        input="32 kHz mono, each segment repeated to 10 s",
+        taps=_stages("audio", 4096, 96),
         file="HTSAT_AudioSet_Saved_1.ckpt",
         licence="none stated (its code: MIT)",
         parameters=27_532_952,
     ),
     ModelFacts(
-        "clap",
-        "audio backbone",
-        "audio tower of LAION-CLAP (HTSAT-tiny by default, base and large from their files)",
-        "48 kHz mono, each segment repeated to 10 s",
-        _HTSAT_TINY,
-        weights="hub:laion/clap-htsat-unfused",
+        name="clap",
+        kind="audio backbone",
+        what="audio tower of LAION-CLAP (HTSAT-tiny by default, base and large from their files)",
+        input="48 kHz mono, each segment repeated to 10 s",
+        taps=_stages("audio", 4096, 96),
+        weights=_CLAP,
         file="model.safetensors or a .pt of laion-clap",
-        licence="Apache-2.0 (hub), CC0-1.0 (laion-clap)",
+        licence=_CLAP_LICENCE,
         parameters=28_190_872,
     ),
-)
-
-
-TEXT_FACTS = (
     ModelFacts(
-        "hashed",
-        "text encoder",
-        "fixed random word vectors, nothing learned",
-        "text, cut after 32 words",
-        (Tap("tokens", 32, 128),),
+        name="hashed",
+        kind="text encoder",
+        what="fixed random word vectors, nothing learned",
+        input=f"text, cut after {HashedText.max_tokens} words",
+        taps=(Tap("tokens", HashedText.max_tokens, HashedText.channels),),
     ),
     ModelFacts(
-        "clip-vit-l14",
-        "text encoder",
-        "text tower of OpenAI's CLIP ViT-L/14, before pooling",
-        "text, cut after 77 tokens",
-        (Tap("tokens", 77, 768),),
-        weights="hub:timm/vit_large_patch14_clip_224.openai",
-        file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
+        name="clip-vit-l14",
+        kind="text encoder",
+        what="text tower of OpenAI's CLIP ViT-L/14, before pooling",
+        input=_CUT_77,
+        taps=(Tap("tokens", 77, 768),),
+        weights=_CLIP_L14,
+        file=_CLIP_FILE,
+        licence=_CLIP_LICENCE,
         parameters=123_650_304,
     ),
     ModelFacts(
-        "clip-vit-b32",
-        "text encoder",
-        "text tower of OpenAI's CLIP ViT-B/32, before pooling",
-        "text, cut after 77 tokens",
-        (Tap("tokens", 77, 512),),
-        weights="hub:timm/vit_base_patch32_clip_224.openai",
-        file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
+        name="clip-vit-b32",
+        kind="text encoder",
+        what="text tower of OpenAI's CLIP ViT-B/32, before pooling",
+        input=_CUT_77,
+        taps=(Tap("tokens", 77, 512),),
+        weights=_CLIP_B32,
+        file=_CLIP_FILE,
+        licence=_CLIP_LICENCE,
         parameters=63_428_096,
     ),
     ModelFacts(
-        "open_clip:",
-        "text encoder",
-        "any text tower of open_clip with CLIP's own tokenizer, by its name there",
-        "text, cut after 77 tokens",
-        file="open_clip_model.safetensors",
+        name="open_clip:",
+        kind="text encoder",
+        what="any text tower of open_clip with CLIP's own tokenizer, by its name there",
+        input=_CUT_77,
+        file=_CLIP_FILE,
         licence="by weights",
     ),
     ModelFacts(
-        "clap",
-        "text encoder",
-        "RoBERTa as LAION-CLAP trained it, before pooling",
-        "text, cut after 77 tokens",
-        (Tap("tokens", 77, 768),),
-        weights="hub:laion/clap-htsat-unfused",
+        name="clap",
+        kind="text encoder",
+        what="RoBERTa as LAION-CLAP trained it, before pooling",
+        input=_CUT_77,
+        taps=(Tap("tokens", 77, 768),),
+        weights=_CLAP,
         file="model.safetensors with tokenizer.json, or a .pt of laion-clap",
-        licence="Apache-2.0 (hub), CC0-1.0 (laion-clap)",
+        licence=_CLAP_LICENCE,
         parameters=124_055_040,
     ),
-)
-
-
-FILE = "model.safetensors with config.json and the files of its processor and tokenizer"
-
-CAPTIONER_FACTS = (
     ModelFacts(
-        "descriptor", "visual captioner", "measures the picture and says so in words", "frames of any size"
+        name="descriptor",
+        kind="visual captioner",
+        what="measures the picture and says so in words",
+        input="frames of any size",
     ),
     ModelFacts(
-        "blip2",
-        "visual captioner",
-        "BLIP-2, continues a prompt after the picture; any checkpoint of the class",
-        "3 frames a clip, 224 x 224 (as the checkpoint says)",
+        name="blip2",
+        kind="visual captioner",
+        what="BLIP-2, continues a prompt after the picture; any checkpoint of the class",
+        input="3 frames a clip, 224 x 224 (as the checkpoint says)",
         weights="hub:Salesforce/blip2-opt-2.7b",
-        file=FILE,
+        file=_CAPTIONER_FILE,
         licence="MIT, its OPT language model: OPT licence, research only",
         parameters=3_744_761_856,
     ),
     ModelFacts(
-        "vlm:",
-        "visual captioner",
-        "any image-text-to-text model of transformers, asked by its chat template",
-        "3 frames a clip, as the checkpoint says",
-        file=FILE,
+        name="vlm:",
+        kind="visual captioner",
+        what="any image-text-to-text model of transformers, asked by its chat template",
+        input="3 frames a clip, as the checkpoint says",
+        file=_CAPTIONER_FILE,
         licence="by model",
     ),
-    ModelFacts("file", "visual captioner", "captions made elsewhere, looked up by key", "csv or JSON lines"),
-    ModelFacts("descriptor", "audio captioner", "measures the sound and says so in words", "16 kHz mono"),
     ModelFacts(
-        "whisper",
-        "audio captioner",
-        "Whisper trained to caption, the light one; any checkpoint of the class",
-        "16 kHz mono, windows of 30 s",
+        name="file",
+        kind="visual captioner",
+        what="captions made elsewhere, looked up by key",
+        input="csv or JSON lines",
+    ),
+    ModelFacts(
+        name="descriptor",
+        kind="audio captioner",
+        what="measures the sound and says so in words",
+        input="16 kHz mono",
+    ),
+    ModelFacts(
+        name="whisper",
+        kind="audio captioner",
+        what="Whisper trained to caption, the light one; any checkpoint of the class",
+        input=_WINDOWS_30S,
         weights="hub:MU-NLPC/whisper-tiny-audio-captioning",
-        file=FILE,
+        file=_CAPTIONER_FILE,
         licence="CC BY-NC 4.0",
         parameters=37_760_640,
     ),
     ModelFacts(
-        "qwen2-audio",
-        "audio captioner",
-        "Qwen2-Audio, an audio-language model asked by its chat template, a strong one",
-        "16 kHz mono, windows of 30 s",
+        name="qwen2-audio",
+        kind="audio captioner",
+        what="Qwen2-Audio, an audio-language model asked by its chat template, a strong one",
+        input=_WINDOWS_30S,
         weights="hub:Qwen/Qwen2-Audio-7B-Instruct",
-        file=FILE,
+        file=_CAPTIONER_FILE,
         licence="Apache-2.0",
         parameters=8_397_094_912,
     ),
     ModelFacts(
-        "audio-flamingo-3",
-        "audio captioner",
-        "Audio Flamingo 3, an audio-language model asked by its chat template, a strong one",
-        "16 kHz mono, windows of 30 s",
+        name="audio-flamingo-3",
+        kind="audio captioner",
+        what="Audio Flamingo 3, an audio-language model asked by its chat template, a strong one",
+        input=_WINDOWS_30S,
         weights="hub:nvidia/audio-flamingo-3-hf",
-        file=FILE,
+        file=_CAPTIONER_FILE,
         licence="NVIDIA OneWay Noncommercial",
         parameters=8_267_215_360,
     ),
-    ModelFacts("file", "audio captioner", "captions made elsewhere, looked up by key", "csv or JSON lines"),
-)
-
-
-FACTS = (
     ModelFacts(
-        "classic",
-        "visual backbone",
-        "fixed patch descriptors, nothing learned",
-        "frames of any size, stretched to 64 x 64",
-        (
-            Tap("visual.stage1", 64, 64),
-            Tap("visual.stage2", 16, 128),
-            Tap("visual.stage3", 4, 192),
-            Tap("visual.stage4", 4, 256),
-        ),
-    ),
-    ModelFacts(
-        "swinv2-large",
-        "visual backbone",
-        "Swin-V2-L, window 12, ImageNet-22k (timm swinv2_large_window12_192.ms_in22k), as the reference",
-        "frames, 192 x 192",
-        (
-            Tap("visual.stage1", 2304, 192),
-            Tap("visual.stage2", 576, 384),
-            Tap("visual.stage3", 144, 768),
-            Tap("visual.stage4", 36, 1536),
-        ),
-        weights="hub:timm/swinv2_large_window12_192.ms_in22k",
-        file="model.safetensors",
-        licence="MIT",
-        parameters=195_202_932,
-    ),
-    ModelFacts(
-        "swinv2-base",
-        "visual backbone",
-        "Swin-V2-B, window 12, ImageNet-22k (timm swinv2_base_window12_192.ms_in22k)",
-        "frames, 192 x 192",
-        (
-            Tap("visual.stage1", 2304, 128),
-            Tap("visual.stage2", 576, 256),
-            Tap("visual.stage3", 144, 512),
-            Tap("visual.stage4", 36, 1024),
-        ),
-        weights="hub:timm/swinv2_base_window12_192.ms_in22k",
-        file="model.safetensors",
-        licence="MIT",
-        parameters=86_893_816,
-    ),
-    ModelFacts(
-        "clip-vit-l14",
-        "visual backbone",
-        "CLIP ViT-L/14 of OpenAI through open_clip, picture tower",
-        "frames, 224 x 224",
-        tuple(Tap(f"visual.block{i}", 256, 1024) for i in (6, 12, 18, 24)),
-        weights="hub:timm/vit_large_patch14_clip_224.openai",
-        file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
-        parameters=303_966_208,
-    ),
-    ModelFacts(
-        "clip-vit-b32",
-        "visual backbone",
-        "CLIP ViT-B/32 of OpenAI through open_clip, picture tower",
-        "frames, 224 x 224",
-        tuple(Tap(f"visual.block{i}", 49, 768) for i in (3, 6, 9, 12)),
-        weights="hub:timm/vit_base_patch32_clip_224.openai",
-        file="open_clip_model.safetensors",
-        licence="Apache-2.0 (hub), MIT (OpenAI's code)",
-        parameters=87_849_216,
-    ),
-    ModelFacts(
-        "timm:",
-        "visual backbone",
-        "any model of timm by its name, e.g. timm:resnet50.a1_in1k, with its own normalisation and size",
-        "frames, size by model",
-        file="model.safetensors",
-        licence="by model",
-    ),
-    ModelFacts(
-        "open_clip:",
-        "visual backbone",
-        "any ViT of open_clip by its architecture, e.g. open_clip:ViT-B-16; weights must be named",
-        "frames, size by model",
-        file="open_clip_model.safetensors",
-        licence="by weights",
+        name="file",
+        kind="audio captioner",
+        what="captions made elsewhere, looked up by key",
+        input="csv or JSON lines",
     ),
 )

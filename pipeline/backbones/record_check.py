@@ -29,59 +29,22 @@ from numpy.typing import NDArray
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.backbones.catalogue import Kind, registry_of
+from caeav.pipeline.backbones.catalogue import registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.backbones.facts import Kind
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.recipe import recipe_identity
 
+RECORDS = "model_records.json"
+TOLERANCE = 0.01
+"""Largest difference allowed, in standard deviations of the array: float32 on other machines differs far less."""
+SUMS = 8
 SEGMENTS, HEIGHT, WIDTH = 2, 270, 480
 TEXTS = (
     "A small red disc moves to the right over a grey ground.",
     "A loud rising tone, then a dog barks twice!",
     "",
 )
-
-
-def sample_frames() -> NDArray[np.uint8]:
-    """`[T, H, W, 3]` uint8, by whole numbers alone."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.int64)
-    frames = []
-    for t in range(SEGMENTS):
-        grain = ((x * 7919 + y * 104729 + t * 1299709) ** 2 >> 7) % 41
-        red = x * 255 // WIDTH // 2 + grain
-        green = (y * 200 // HEIGHT + ((x // 16 + y // 16) % 2) * 30) + grain // 2
-        blue = ((x * y) // 97) % 128 + 60
-        disc = (x - 120 - 90 * t) ** 2 + (y - 130) ** 2 < 55**2
-        rgb = np.stack(
-            [np.where(disc, 230, red), np.where(disc, 30, green), np.where(disc, 40, blue)], axis=-1
-        )
-        frames.append(np.clip(rgb, 0, 255).astype(np.uint8))
-    return np.stack(frames)
-
-
-def sample_wave(rate_hz: int) -> NDArray[np.float32]:
-    """`[T * rate_hz]` float32: a rising tone with an overtone, two knocks, and hiss; rounded to 16 bits."""
-    n = np.arange(SEGMENTS * rate_hz, dtype=np.int64)
-    seconds = n / rate_hz
-    turns = 300.0 * seconds + 150.0 * seconds * seconds
-    tone = 0.3 * np.sin(2 * np.pi * turns) + 0.1 * np.sin(6 * np.pi * turns)
-    knock = sum(np.exp(-60.0 * np.abs(seconds - at)) for at in (0.7, 1.3)) * np.sin(
-        2 * np.pi * 90.0 * seconds
-    )
-    hiss = (((n * 1103515245 + 12345) >> 8) % 2001 - 1000) / 40000
-    return (np.round((tone + 0.4 * knock + hiss) * 32767) / 32768).astype(np.float32)
-
-
-def sample_clip(rate_hz: int) -> DecodedClip:
-    """Both together, as a decoder gives them."""
-    whole = (True,) * SEGMENTS
-    return DecodedClip(sample_frames(), sample_wave(rate_hz), whole, whole)
-
-
-RECORDS = "model_records.json"
-TOLERANCE = 0.01
-"""Largest difference allowed, in standard deviations of the array: float32 on other machines differs far less."""
-SUMS = 8
 Statistics = dict[str, dict[str, Any]]
 
 
@@ -134,26 +97,6 @@ def differences(recorded: Statistics, found: Statistics) -> list[str]:
     return said
 
 
-def array_statistics(array: NDArray[Any]) -> dict[str, Any]:
-    """Of one array: shape, mean, std, largest magnitude, and signed sums in units of the std."""
-    x = np.asarray(array, dtype=np.float64)
-    flat = x.ravel()
-    std = float(flat.std())
-    bits = np.unpackbits(
-        np.frombuffer(hashlib.shake_256(b"signs").digest(SUMS * (flat.size // 8 + 1)), dtype=np.uint8)
-    )
-    signs = bits[: SUMS * flat.size].reshape(SUMS, flat.size) * 2.0 - 1
-    centred = (flat - flat.mean()) / (std or 1.0)
-    sums = signs @ centred / np.sqrt(flat.size)
-    return {
-        "shape": list(x.shape),
-        "mean": float(flat.mean()),
-        "std": std,
-        "largest": float(np.abs(flat).max()),
-        "sums": [float(value) for value in sums],
-    }
-
-
 def _differences(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     if "texts" in recorded or "texts" in found or recorded["shape"] != found["shape"]:
         part = "shape" if "shape" in recorded else "texts"
@@ -186,6 +129,62 @@ def _statistics(model: Any, kind: Kind) -> Statistics:
     else:
         return {"caption": {"texts": model.caption([sample_clip(model.rate_hz or 16_000)])}}
     return {name: array_statistics(array) for name, array in arrays.items()}
+
+
+def array_statistics(array: NDArray[Any]) -> dict[str, Any]:
+    """Of one array: shape, mean, std, largest magnitude, and signed sums in units of the std."""
+    x = np.asarray(array, dtype=np.float64)
+    flat = x.ravel()
+    std = float(flat.std())
+    bits = np.unpackbits(
+        np.frombuffer(hashlib.shake_256(b"signs").digest(SUMS * (flat.size // 8 + 1)), dtype=np.uint8)
+    )
+    signs = bits[: SUMS * flat.size].reshape(SUMS, flat.size) * 2.0 - 1
+    centred = (flat - flat.mean()) / (std or 1.0)
+    sums = signs @ centred / np.sqrt(flat.size)
+    return {
+        "shape": list(x.shape),
+        "mean": float(flat.mean()),
+        "std": std,
+        "largest": float(np.abs(flat).max()),
+        "sums": [float(value) for value in sums],
+    }
+
+
+def sample_clip(rate_hz: int) -> DecodedClip:
+    """Both together, as a decoder gives them."""
+    whole = (True,) * SEGMENTS
+    return DecodedClip(sample_frames(), sample_wave(rate_hz), whole, whole)
+
+
+def sample_frames() -> NDArray[np.uint8]:
+    """`[T, H, W, 3]` uint8, by whole numbers alone."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.int64)
+    frames = []
+    for t in range(SEGMENTS):
+        grain = ((x * 7919 + y * 104729 + t * 1299709) ** 2 >> 7) % 41
+        red = x * 255 // WIDTH // 2 + grain
+        green = (y * 200 // HEIGHT + ((x // 16 + y // 16) % 2) * 30) + grain // 2
+        blue = ((x * y) // 97) % 128 + 60
+        disc = (x - 120 - 90 * t) ** 2 + (y - 130) ** 2 < 55**2
+        rgb = np.stack(
+            [np.where(disc, 230, red), np.where(disc, 30, green), np.where(disc, 40, blue)], axis=-1
+        )
+        frames.append(np.clip(rgb, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def sample_wave(rate_hz: int) -> NDArray[np.float32]:
+    """`[T * rate_hz]` float32: a rising tone with an overtone, two knocks, and hiss; rounded to 16 bits."""
+    n = np.arange(SEGMENTS * rate_hz, dtype=np.int64)
+    seconds = n / rate_hz
+    turns = 300.0 * seconds + 150.0 * seconds * seconds
+    tone = 0.3 * np.sin(2 * np.pi * turns) + 0.1 * np.sin(6 * np.pi * turns)
+    knock = sum(np.exp(-60.0 * np.abs(seconds - at)) for at in (0.7, 1.3)) * np.sin(
+        2 * np.pi * 90.0 * seconds
+    )
+    hiss = (((n * 1103515245 + 12345) >> 8) % 2001 - 1000) / 40000
+    return (np.round((tone + 0.4 * knock + hiss) * 32767) / 32768).astype(np.float32)
 
 
 def _user_records(home: Home) -> dict[str, Any]:

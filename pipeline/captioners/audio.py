@@ -72,7 +72,6 @@ class SoundCaptioner(LearnedCaptioner):
 class WhisperCaptioner(SoundCaptioner):
     """A Whisper trained to caption: the decoder goes on after `prompt`, which names the style it was trained with."""
 
-    default_weights = "hub:MU-NLPC/whisper-tiny-audio-captioning"
     model_types = ("whisper",)
     kept: Sequence[str] = (*TOKEN_IDS, "suppress_tokens", "begin_suppress_tokens")
     defaults = {  # noqa: RUF012
@@ -174,7 +173,6 @@ class AudioChat(SoundCaptioner):
 class Qwen2Audio(AudioChat):
     """Qwen2-Audio, the instruction-tuned checkpoint."""
 
-    default_weights = "hub:Qwen/Qwen2-Audio-7B-Instruct"
     model_types = ("qwen2_audio",)
     model_class = "Qwen2AudioForConditionalGeneration"
 
@@ -182,6 +180,5 @@ class Qwen2Audio(AudioChat):
 class AudioFlamingo3(AudioChat):
     """Audio Flamingo 3, in the form for transformers."""
 
-    default_weights = "hub:nvidia/audio-flamingo-3-hf"
     model_types = ("audioflamingo3",)
     model_class = "AudioFlamingo3ForConditionalGeneration"

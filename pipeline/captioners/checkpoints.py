@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, choices
+from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import WeightsError
 from caeav.pipeline.captioners.base import one_caption
@@ -38,12 +39,11 @@ SILENCE = "Silence."
 
 
 class LearnedCaptioner(ABC):
-    """A captioner that writes with a checkpoint; `defaults` are its settings, `default_weights` its hub name."""
+    """A captioner that writes with a checkpoint; `defaults` are its settings."""
 
     modality: Literal["visual", "audio"]
     runs_in: Literal["worker", "device"] = "device"
     rate_hz: int | None = None
-    default_weights = ""
     defaults: Mapping[str, Any] = {}
     model_types: Sequence[str] = ()
     kept: Sequence[str] = TOKEN_IDS
@@ -51,6 +51,7 @@ class LearnedCaptioner(ABC):
 
     def __init__(self, choice: ModelChoice) -> None:
         self.name = choice.name
+        self.default_weights = self.default_weights_of(choice)
         self.settings = choice.resolve(self.defaults)
         for name, lowest in (("beams", 1), ("max_tokens", 1), ("frames", 1)):
             if name in self.settings and self.settings[name] < lowest:
@@ -72,6 +73,10 @@ class LearnedCaptioner(ABC):
     def describe(self) -> Mapping[str, Any]:
         """All settings, explicit, and the digest of the checkpoint folder (tokenizer and preprocessing included)."""
         return {"settings": dict(self.settings), "weights": self.weights.describe()}
+
+    def default_weights_of(self, choice: ModelChoice) -> str:
+        """The hub name of the default weights; empty where they must be named."""
+        return find_facts(choice.name, f"{self.modality} captioner").weights
 
     @cached_property
     def processor(self) -> Any:

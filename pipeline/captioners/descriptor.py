@@ -25,12 +25,11 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.classic.audio import (
     BANDS,
     FRAMES,
-    Floats,
     analyse,
     band_centres_hz,
     periodicity,
 )
-from caeav.pipeline.backbones.classic.visual import gradients, moving_mask, opponent, resize
+from caeav.pipeline.backbones.classic.visual import Floats, gradients, moving_mask, opponent, resize
 from caeav.pipeline.media.clip import DecodedClip
 
 GREY_CHROMA = 0.07

@@ -44,7 +44,6 @@ class PictureCaptioner(LearnedCaptioner):
 class Blip2(PictureCaptioner):
     """BLIP-2: continues the prompt after the picture. The prompt is not part of the caption."""
 
-    default_weights = "hub:Salesforce/blip2-opt-2.7b"
     model_types = ("blip-2",)
     defaults = {  # noqa: RUF012
         "prompt": "a photo of",
@@ -86,9 +85,9 @@ class ImageTextModel(PictureCaptioner):
         "dtype": "bfloat16",
     }
 
-    def __init__(self, choice: ModelChoice) -> None:
-        self.default_weights = f"{HUB}{choice.variant}" if "/" in choice.variant else ""
-        super().__init__(choice)
+    def default_weights_of(self, choice: ModelChoice) -> str:
+        """The checkpoint on the hub that the name holds."""
+        return f"{HUB}{choice.variant}" if "/" in choice.variant else ""
 
     def factory(self) -> Any:
         """The class that the checkpoint's config names."""

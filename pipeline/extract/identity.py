@@ -15,7 +15,7 @@ from typing import Literal
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.manifests.core.util import counted
-from caeav.pipeline.media.stills import files_of
+from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
     LET_GO,
@@ -87,7 +87,7 @@ class MediaCheck:
         self._media = dict.fromkeys(clip.media for clip in manifest.clips)
         records = [read_record(folder) or {} for folder in folders]
         recorded = dict.fromkeys(name for record in records for name in record)
-        self._now = look(self._root, [*dict.fromkeys((*self._media, *recorded))], files_of)
+        self._now = look(self._root, [*dict.fromkeys((*self._media, *recorded))], media_files)
         self._digests: dict[str, bytes] = {}
         self._whole: dict[str, bytes] = {}
         self._folders = [folder for folder, record in zip(folders, records, strict=True) if record]
@@ -156,7 +156,7 @@ class MediaCheck:
     def decoded(self, name: str) -> None:
         """Take the digest of all bytes of a medium that was read just now, if it is not very large."""
         if name not in self._whole:
-            self._whole[name] = whole_digest(self._root, name, files_of)
+            self._whole[name] = whole_digest(self._root, name, media_files)
 
     def finish(self, stores: Sequence[Path]) -> None:
         """Add these digests to the records of stores that are still open for writing."""
@@ -247,7 +247,7 @@ class MediaCheck:
 
     def _digest(self, names: Sequence[str]) -> dict[str, bytes]:
         missing = [name for name in names if name not in self._digests]
-        self._digests |= digests(self._root, missing, files_of)
+        self._digests |= digests(self._root, missing, media_files)
         return {name: self._digests[name] for name in names}
 
 
@@ -269,9 +269,9 @@ def _keys_of(manifest: Manifest, media: Collection[str], among: Collection[str])
 def same_media(stores: Path, root: Path) -> tuple[int, int]:
     """How many of the media recorded for the stores in this folder lie below `root` as they were, and of how many."""
     recorded = read_records(stores)
-    now = look(root, [*recorded], files_of)
+    now = look(root, [*recorded], media_files)
     there = [name for name, facts in recorded.items() if (f := now[name]) and f.size == facts.size]
-    taken = digests(root, there, files_of)
+    taken = digests(root, there, media_files)
     return sum(taken[name] == recorded[name].digest for name in there), len(recorded)
 
 
@@ -291,15 +291,15 @@ def verify_media(store: Path, root: Path) -> MediaReport:
     """Read the media of a store's clips again, below `root`, whole where that was recorded, and compare."""
     state = inspect(store)
     record = read_record(store) or {}
-    now = look(root, [*record], files_of)
+    now = look(root, [*record], media_files)
     there = [name for name in record if now[name] is not None]
-    taken = digests(root, there, files_of)
+    taken = digests(root, there, media_files)
     other = {name for name in record if taken.get(name) != record[name].digest}
     for name in there:
         if (
             name not in other
             and record[name].whole
-            and whole_digest(root, name, files_of) != record[name].whole
+            and whole_digest(root, name, media_files) != record[name].whole
         ):
             other.add(name)
     stored = {key for index in state.indexes.values() for key in index.keys}

@@ -1,9 +1,9 @@
-"""From decoded pieces of mono sound, of any rate, to the exact samples of a clip.
+"""From decoded pieces of mono audio, at any rate, to the exact samples of a clip.
 
-Pieces come with the container's times, which round (Matroska: to a millisecond), jump (lost packets) and
-lie. They are put on one line of samples: consecutive ones touch, a jump becomes a gap of silence that is
-remembered, so that every sample of a clip is known to be real or not. The rate is converted by libswresample, the same
-for every decoder; where it changes in mid-stream, each stretch is converted by itself.
+Pieces come with the container's times, which are rounded (Matroska: to a millisecond), jump (lost packets) and lie.
+Here they are laid on one line of samples: consecutive pieces touch, and a jump becomes a gap of silence that is
+remembered, so that every sample of a clip is known to be real or not. libswresample converts the rate, for every
+decoder; where the rate changes in mid-stream, each stretch is converted separately.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.pipeline.media.scan import merged
+from caeav.pipeline.media.scan import merge_spans
 
 Float = NDArray[np.float32]
 
 JUMP_S = 0.05  # a time further than this from where the last piece ended is a gap, not rounding
-ROUGH_S = 0.0015  # stamps that differ by less are rounded
+ROUGH_S = 0.0015  # stamps that differ by less are equal but for rounding
 SILENT_PEAK = 1e-4  # -80 dBFS
-FILTER_S = 0.05  # sound on both sides of a clip that the rate conversion looks at
+FILTER_S = 0.05  # audio before and after a clip that the rate conversion looks at
 
 
-def resampled(mono: Float, from_hz: int, to_hz: int) -> Float:
+def resample(mono: Float, from_hz: int, to_hz: int) -> Float:
     """Convert the rate of `[n]`; sample 0 stays at the same time."""
     if from_hz == to_hz or not mono.size:
         return mono
@@ -40,7 +40,7 @@ def resampled(mono: Float, from_hz: int, to_hz: int) -> Float:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Mono sound `[n]` of one rate; sample 0 is at media time `start_s`."""
+    """Mono samples `[n]` of one rate; sample 0 is at media time `start_s`."""
 
     mono: Float
     rate_hz: int
@@ -52,10 +52,10 @@ class Stretch:
         return self.start_s + self.mono.size / self.rate_hz
 
     def window(self, start_s: float, samples: int, rate_hz: int) -> Float:
-        """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no sound.
+        """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no audio.
 
-        The part handed to the rate conversion begins where both sample grids meet best, so a time is hit
-        to well below a sample wherever the stream's own grid allows it.
+        The part handed to the rate conversion begins where both sample grids meet best, so that times are exact to well
+        below a sample wherever the stream's own grid allows it.
         """
         out = np.zeros(samples, dtype=np.float32)
         edge = math.ceil(FILTER_S * self.rate_hz)
@@ -69,7 +69,7 @@ class Stretch:
         part = np.zeros(last - first, dtype=np.float32)
         part[inside.start - first : inside.stop - first] = self.mono[inside]
         skip = round((wanted - first) * rate_hz / self.rate_hz)
-        found = resampled(part, self.rate_hz, rate_hz)[skip : skip + samples]
+        found = resample(part, self.rate_hz, rate_hz)[skip : skip + samples]
         out[: found.size] = found
         return out
 
@@ -80,10 +80,11 @@ class Stretch:
 
 
 @dataclass
-class Sound:
-    """What a decoder gave of one stream: stretches in order, one unless the rate changes; `spans_s` are the real parts.
+class Audio:
+    """What a decoder gave of one audio stream: stretches in order, only one unless the rate changes.
 
-    `loudest`: the largest sample of any channel where the mix of them is silent; None where that is not known.
+    spans_s: the real parts, in media time. loudest: where the mix of the channels is silent, the largest sample of any
+    channel, or None where that is not known.
     """
 
     stretches: list[Stretch] = field(default_factory=list)
@@ -92,17 +93,17 @@ class Sound:
     loudest: float | None = 0.0
 
     @classmethod
-    def of(cls, mono: Float, rate_hz: int, start_s: float) -> Sound:
-        """Sound without a hole."""
+    def of(cls, mono: Float, rate_hz: int, start_s: float) -> Audio:
+        """Audio without a hole."""
         stretch = Stretch(mono, rate_hz, start_s)
         return cls([stretch], [(stretch.start_s, stretch.end_s)])
 
     def within(self, start_s: float, end_s: float) -> float:
-        """Seconds of real sound between two media times."""
+        """Seconds of real audio between two media times."""
         return sum(max(0.0, min(b, end_s) - max(a, start_s)) for a, b in self.spans_s)
 
     def window(self, start_s: float, samples: int, rate_hz: int) -> Float:
-        """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no sound."""
+        """Exactly `samples` samples at `rate_hz` from media time `start_s`; silence where there is no audio."""
         if len(self.stretches) == 1:
             return self.stretches[0].window(start_s, samples, rate_hz)
         out = np.zeros(samples, dtype=np.float32)
@@ -117,11 +118,11 @@ class Sound:
 
 
 @dataclass
-class SoundLine:
-    """Collects a stream's pieces in order; `tick_s` is the container's clock resolution.
+class AudioLine:
+    """Collects a stream's pieces in order; `tick_s` is the resolution of the container's clock.
 
-    Pieces outside `keep_s` (media times) are left out, so a lying clock cannot ask for hours of silence.
-    `entered`: reading began in the middle, where the first stamps may belong to sound that was cut in two.
+    Pieces outside `keep_s` (media times) are dropped, so that a lying clock cannot demand hours of silence.
+    entered: reading began in the middle of the file, where the first stamps may belong to a packet cut in two.
     """
 
     tick_s: float
@@ -143,7 +144,7 @@ class SoundLine:
         return self._end_s
 
     def add(self, time_s: float | None, mono: Float, rate_hz: int) -> None:
-        """Append a piece; without a time it follows the last one. Its rate may differ from that of others."""
+        """Append a piece; without a time it follows the last one. Pieces may differ in rate."""
         if time_s is None:
             time_s = self._end_s or 0.0
         self._end_s = time_s + mono.size / rate_hz
@@ -151,9 +152,9 @@ class SoundLine:
             self._pieces.append(Stretch(mono, rate_hz, time_s))
 
     def _runs(self) -> list[Stretch]:
-        """Pieces that touch and have one rate, joined; a run's start is what all times of its pieces agree with."""
+        """Touching pieces of one rate, joined; a run starts where the times of all its pieces agree."""
         runs: list[list[Stretch]] = []
-        offsets: list[list[float]] = []  # of each run: piece time - samples before it
+        offsets: list[list[float]] = []  # for each piece of each run: its time less the samples before it
         count = 0
         for n, piece in enumerate(self._pieces):
             after = self._pieces[n + 1] if n + 1 < len(self._pieces) else None
@@ -163,7 +164,7 @@ class SoundLine:
             else:
                 last_s = offsets[-1][-1]
                 jumps = abs(offset - last_s) > JUMP_S
-                # one stamp alone that is off, as fragments of mp4 have them, moves nothing
+                # a single stamp that is off, as in fragmented mp4, moves nothing
                 if jumps and after is not None and after.rate_hz == piece.rate_hz:
                     following_s = after.start_s - (count + piece.mono.size) / piece.rate_hz
                     if abs(following_s - last_s) <= JUMP_S:
@@ -181,7 +182,7 @@ class SoundLine:
         ]
 
     def _agreed(self, offsets: list[float], rate_hz: int) -> float:
-        """The start that all rounded times allow: the first one if it does, else the middle of what does."""
+        """The start that all rounded times allow: the first time if possible, else the middle of the allowed range."""
         if self.entered and offsets[0] > 0:
             middle_s = sorted(offsets)[len(offsets) // 2]
             if abs(middle_s - offsets[0]) > max(self.tick_s, ROUGH_S):
@@ -192,16 +193,16 @@ class SoundLine:
             return offsets[0]
         return (low + high) / 2
 
-    def sound(self) -> Sound:
-        """Everything collected as one `Sound`, which is empty (no spans) when nothing was."""
+    def audio(self) -> Audio:
+        """Everything collected; empty (no spans) if nothing was."""
         runs = self._runs()
-        spans = merged([(run.start_s, run.end_s) for run in runs])
+        spans = merge_spans([(run.start_s, run.end_s) for run in runs])
         alike = [list(group) for _, group in groupby(runs, key=lambda run: run.rate_hz)]
-        return Sound([_placed(group) for group in alike], spans, self.errors, self.loudest)
+        return Audio([_join_runs(group) for group in alike], spans, self.errors, self.loudest)
 
 
-def _placed(runs: list[Stretch]) -> Stretch:
-    """Runs of one rate as one stretch, silence between them."""
+def _join_runs(runs: list[Stretch]) -> Stretch:
+    """Runs of one rate as one stretch, with silence between them."""
     start_s, rate_hz = min(run.start_s for run in runs), runs[0].rate_hz
     at = [round((run.start_s - start_s) * rate_hz) for run in runs]
     mono = np.zeros(max(n + run.mono.size for n, run in zip(at, runs, strict=True)), dtype=np.float32)

@@ -1,12 +1,7 @@
-"""What decoding is asked for and what it gives back, whichever decoder does it.
+"""What decoding is asked for and what it gives back, whichever decoder does it, and how much it may cost.
 
-Shapes: `T` segments, `H`x`W` pixels. A decoder never decides policy: it reports what it met as `Note`s and
-raises `DecodeError` only when there is nothing to give.
-
-How much a media file may make us do before we say no: the caps that turn a bomb into a `DecodeError`.
-
-The defaults hold all sane media; a file past one of them is refused with the value and the limit. Time is
-not capped here but by the deadline of the process that decodes, memory by its limit (`pool.py`).
+Shapes: `T` segments, `H`x`W` pixels. A decoder never decides policy: it reports what it met as `Note`s and raises
+`DecodeError` only when there is nothing to give.
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ from caeav.manifests.core.errors import CaeavError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which pictures and sound of a clip are wanted: one frame at each segment's centre, mono sound at `rate_hz`."""
+    """What is wanted of a clip: one frame at each segment's centre, and mono audio at `rate_hz`."""
 
     segments: int
     segment_s: float
@@ -59,12 +54,11 @@ class Note:
 
 @dataclass
 class DecodedClip:
-    """Decoded pictures and sound of one clip.
+    """Decoded frames and audio of one clip.
 
-    frames: uint8 `[T, H, W, 3]`, or None when the file has no video. wave: float32 `[samples]` in -1..1, or
-    None when it has no audio. `frames_ok` / `audio_ok`: for each of the `T` segments, whether it holds real
-    media (False: past the end; filled by the last frame, or by silence). `facts`: measured properties.
-    `key`: which clip it is, where that is known; decoders leave it empty.
+    frames: uint8 `[T, H, W, 3]`, or None when the file has no video. wave: float32 `[samples]` in -1..1, or None when
+    it has no audio. frames_ok, audio_ok: whether each of the `T` segments holds real media; the others are filled with
+    the last frame, or with silence. facts: measured properties. key: the clip's key; decoders leave it empty.
     """
 
     frames: NDArray[np.uint8] | None
@@ -77,11 +71,11 @@ class DecodedClip:
 
 
 class DecodeError(CaeavError):
-    """This clip cannot be decoded; the text is the true, specific reason kept in quarantine."""
+    """This clip cannot be decoded; the text is the specific reason, which is kept in quarantine."""
 
 
 class Decoder(Protocol):
-    """One decoding library. Runs inside a killable child process; may hang, crash or leak without harm."""
+    """One decoding library. It runs in a killable child process, where it may hang, crash or leak without harm."""
 
     name: str
 
@@ -94,17 +88,20 @@ class Decoder(Protocol):
         ...
 
     def decode_each(self, path: str, start_s: float, samplings: Sequence[Sampling]) -> list[DecodedClip]:
-        """Decode one clip once, its sound at the rate of each sampling; they differ in nothing else."""
+        """Decode one clip once, with audio at the rate of each sampling; the samplings differ in nothing else."""
         ...
 
 
 PROCESS_BYTES = 8 * 2**30
-"""Memory a decoding process may take: some more than ten pictures of the largest size need."""
+"""Memory a decoding process may take: a little more than ten frames of the largest size need."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps a file (bytes, duration, streams, channels, rate), a frame (pixels) and a clip (packets, frames)."""
+    """How much work a media file may cause: beyond any of these it is refused, with the value and the limit.
+
+    All sane media stay below. Time is limited by the deadline of the decoding process, memory by `PROCESS_BYTES`.
+    """
 
     file_bytes: int = 256 * 2**30
     duration_s: float = 48 * 3600.0
@@ -114,7 +111,7 @@ class Limits:
     audio_rate_hz: int = 768_000
     packets: int = 2_000_000
     frames: int = 500_000
-    whole_track_s: float = 3600.0  # for a decoder that can only decode a whole sound track at once
+    whole_track_s: float = 3600.0  # for a decoder that can only decode a whole audio track at once
 
     def check(self, what: str, value: float, limit: float, unit: str = "") -> None:
         """Raise `DecodeError` naming value and limit when `value > limit`."""

@@ -1,10 +1,9 @@
-"""Decoding with decord, around its traps: only `get_batch`, never `seek`; sound as a whole mono track only,
-and of the first audio stream.
+"""Decoding with decord, around its traps: only `get_batch`, never `seek`; audio only as a whole mono track of the first
+stream.
 
-Asked for several channels it returns memory nobody wrote, so it mixes them itself, but too loud: the sum of
-the weights is taken out again. It is quiet about lost sound, leaks with every `AudioReader` (let the worker
-be renewed after some clips) and reads no AV1; what it gives is checked like everything else. It turns
-pictures upright itself.
+Asked for several channels decord returns memory that nobody wrote, so it has to mix them itself, but too loud: the sum
+of the weights is divided out again. It loses audio silently, leaks with every `AudioReader` (so workers are renewed
+after some clips) and reads no AV1. It turns frames upright itself.
 """
 
 from __future__ import annotations
@@ -20,22 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.media.audio import Sound
+from caeav.pipeline.media.audio import Audio
 from caeav.pipeline.media.clip import DecodeError
 from caeav.pipeline.media.decoder import BaseDecoder
-from caeav.pipeline.media.frames import Pictures
+from caeav.pipeline.media.frames import Frames, stored_orientation
 from caeav.pipeline.media.mixing import mix_gain
-from caeav.pipeline.media.orientation import stored_orientation
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.probe import library_message, opened
+from caeav.pipeline.media.probe import library_message, open_media
+from caeav.pipeline.media.scan import Plan
 
 EXACT_CONTAINERS = ("mov", "matroska", "avi")
-"""Elsewhere (MPEG-TS) it begins at the second key frame and counts from there, without a word."""
-
-
+"""Elsewhere (MPEG-TS) decord silently begins at the second key frame and counts from there."""
 LATE_CODECS = ("mpeg1video", "mpeg2video")  # the same in any container
-
-
 UNCOUNTED = ("vorbis", "opus")
 """Codecs whose first sample decord places wrongly: Vorbis gives none of its first packet, Opus some to be left out."""
 OPUS_HZ = 48000
@@ -55,13 +49,13 @@ def _library() -> Any:
 
 
 def _message(error: BaseException, plan: Plan) -> str:
-    """The reason at the end of a DECORDError's first line, without its clock, its source file and our path."""
+    """The reason in a DECORDError: the end of its first line, without its clock, its source file and our path."""
     text = library_message(error).rsplit(": ", 1)[-1].strip()
     return text.replace(plan.facts.path, Path(plan.facts.path).name)
 
 
-def _wrong_pictures(plan: Plan) -> str:
-    """Of which kind of file, if it is of one, decord shows pictures of another time or stream; empty for others."""
+def _inexact_files(plan: Plan) -> str:
+    """The kind of file, if decord shows frames of another time or stream in it; else empty."""
     container, video = plan.facts.container, plan.facts.video
     if video is None:
         return ""
@@ -72,17 +66,17 @@ def _wrong_pictures(plan: Plan) -> str:
     return "files whose edit list begins inside the film" if plan.scan.cut else ""
 
 
-def _miscounted(plan: Plan) -> bool:
-    """Whether decord places the first sample of the sound wrongly; MP4 has an edit list for it."""
+def _misplaces_first_sample(plan: Plan) -> bool:
+    """Whether decord places the first audio sample wrongly; MP4 has an edit list that corrects it."""
     audio = plan.facts.audio
     return audio is not None and audio.codec in UNCOUNTED and "mov" not in plan.facts.container
 
 
 def _first_sample_s(plan: Plan) -> float | None:
-    """Media time of the first sample that decord gives of the sound; None where none decodes."""
+    """Media time of the first audio sample that decord gives; None where none decodes."""
     audio = plan.facts.audio
     assert audio is not None
-    with opened(plan.facts.path, plan.limits) as container, suppress(av.FFmpegError):
+    with open_media(plan.facts.path, plan.limits) as container, suppress(av.FFmpegError):
         stream = container.streams[audio.index]
         head = stream.codec_context.extradata or b""
         left_out = int.from_bytes(head[10:12], "little") if head[:8] == b"OpusHead" else 0
@@ -91,13 +85,13 @@ def _first_sample_s(plan: Plan) -> float | None:
     return None
 
 
-def _in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
-    """Pictures of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
+def _read_in_order(reader: Any, wanted: list[int]) -> NDArray[np.uint8]:
+    """Frames of these numbers, read one after the other: without sane stamps decord's seeks land anywhere."""
     images: dict[int, NDArray[np.uint8]] = {}
     for number in range(max(wanted) + 1):
-        picture = reader.next()
+        frame = reader.next()
         if number in wanted:
-            images[number] = picture.asnumpy()
+            images[number] = frame.asnumpy()
     return np.stack([images[number] for number in wanted])
 
 
@@ -112,34 +106,33 @@ class DecordDecoder(BaseDecoder):
         """decord's version."""
         return f"decord {_library().__version__}"
 
-    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
-        """Pictures by index, then the whole sound track."""
-        wrong = _wrong_pictures(plan)
+    def read(self, plan: Plan) -> tuple[Frames | None, Audio | None]:
+        """Frames by index, then the whole audio track."""
+        wrong = _inexact_files(plan)
         if wrong:
             raise DecodeError(f"decord gives wrong pictures of {wrong}", hint="use --decoder pyav")
-        video = self._pictures(plan) if plan.facts.video and plan.facts.video.decodable else None
-        audio = self._sound(plan) if plan.facts.audio and plan.facts.audio.decodable else None
+        video = self._read_frames(plan) if plan.facts.video and plan.facts.video.decodable else None
+        audio = self._read_audio(plan) if plan.facts.audio and plan.facts.audio.decodable else None
         return video, audio
 
-    def _pictures(self, plan: Plan) -> Pictures:
+    def _read_frames(self, plan: Plan) -> Frames:
         decord = _library()
-        found = Pictures.none(plan.sampling.segments)
+        found = Frames.none(plan.sampling.segments)
         try:
             self._take(self._reader(plan), plan, found, list(range(plan.sampling.segments)))
         except (decord.DECORDError, RuntimeError) as error:
             found.errors.append(_message(error, plan))
-            # Every picture through a fresh reader, since a failed one gives wrong pictures; those that stay
-            # missing are counted by the check.
+            # A reader that failed once gives wrong frames, so each frame gets a fresh one. What stays missing is noted.
             for t in range(plan.sampling.segments):
                 with suppress(decord.DECORDError, RuntimeError):
                     self._take(self._reader(plan), plan, found, [t])
         return found
 
-    def _take(self, reader: Any, plan: Plan, found: Pictures, segments: list[int]) -> None:
+    def _take(self, reader: Any, plan: Plan, found: Frames, segments: list[int]) -> None:
         """Fill the given segments in one batch."""
-        starts, sane = self._starts(reader, plan)
+        starts, sane = self._frame_times(reader, plan)
         wanted = [max(0, bisect_right(starts, plan.wanted_s[t] + 1e-4) - 1) for t in segments]
-        images = reader.get_batch(wanted).asnumpy() if sane else _in_order(reader, wanted)
+        images = reader.get_batch(wanted).asnumpy() if sane else _read_in_order(reader, wanted)
         video = plan.facts.video
         assert video is not None
         if plan.facts.video_streams > 1 and sorted(images.shape[1:3]) != sorted((video.height, video.width)):
@@ -156,8 +149,8 @@ class DecordDecoder(BaseDecoder):
     def _reader(self, plan: Plan) -> Any:
         return _library().VideoReader(plan.facts.path, num_threads=1)
 
-    def _starts(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
-        """Media times of all pictures: decord's own where they are sane (True), else its frames laid out evenly.
+    def _frame_times(self, reader: Any, plan: Plan) -> tuple[list[float], bool]:
+        """Media times of all frames, and whether they are decord's own; where those are not sane, evenly spread ones.
 
         Files whose packets carry no stamps (old AVI) get nonsense times from decord.
         """
@@ -165,7 +158,7 @@ class DecordDecoder(BaseDecoder):
         video = plan.facts.video
         assert video is not None
         starts = np.asarray(reader.get_frame_timestamp(range(count)))[:, 0].astype(np.float64)
-        starts += video.start_s - starts[0]  # decord counts from the first picture
+        starts += video.start_s - starts[0]  # decord counts from the first frame
         limit_s = plan.limits.duration_s
         if np.isfinite(starts).all() and (np.abs(starts) < limit_s).all() and (np.diff(starts) >= 0).all():
             return [float(s) for s in starts], True
@@ -173,23 +166,21 @@ class DecordDecoder(BaseDecoder):
         fps = video.fps or float(reader.get_avg_fps())
         return [first_s + i / fps for i in range(count)], False
 
-    def _sound(self, plan: Plan) -> Sound:
+    def _read_audio(self, plan: Plan) -> Audio:
         decord = _library()
-        audio = plan.facts.audio
-        assert audio is not None
-        length_s = audio.duration_s or plan.facts.duration_s or 0.0
+        stream = plan.facts.audio
+        assert stream is not None
+        length_s = stream.duration_s or plan.facts.duration_s or 0.0
         plan.limits.check("sound track (decord reads it whole)", length_s, plan.limits.whole_track_s, " s")
-        nothing = Sound()
         try:
-            reader = decord.AudioReader(plan.facts.path, sample_rate=audio.rate_hz, mono=True)
+            reader = decord.AudioReader(plan.facts.path, sample_rate=stream.rate_hz, mono=True)
             samples = reader[:].asnumpy()
         except (decord.DECORDError, RuntimeError) as error:
-            nothing.errors.append(_message(error, plan))
-            return nothing
+            return Audio(errors=[_message(error, plan)])
         if not samples.size:
-            return nothing
-        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(audio.channels))
-        first_s = _first_sample_s(plan) if _miscounted(plan) else None
-        sound = Sound.of(mono, audio.rate_hz, audio.start_s if first_s is None else first_s)
-        sound.loudest = None if len(audio.channels) > 1 else 0.0
-        return sound
+            return Audio()
+        mono = np.ascontiguousarray(samples[0], dtype=np.float32) / np.float32(mix_gain(stream.channels))
+        first_s = _first_sample_s(plan) if _misplaces_first_sample(plan) else None
+        audio = Audio.of(mono, stream.rate_hz, stream.start_s if first_s is None else first_s)
+        audio.loudest = None if len(stream.channels) > 1 else 0.0
+        return audio

@@ -1,9 +1,9 @@
-"""How long media files are: asked of their headers in killable child processes, and remembered in the home.
+"""How long media files are: read from their headers in killable child processes, and remembered in the home.
 
-Where a file is cut into many clips this decides which clips there are, before anything is decoded. A header may promise
-more than there is; what is decoded decides in the end. Files without a length in their header, and those that may be
-joined, are read through, packet by packet, without decoding. A length is believed as long as the file's size and time
-are the same, so that only the first look at a large folder takes long.
+Where a file is cut into many clips, its length decides which clips there are, before anything is decoded. A header may
+promise more than there is; decoding notes that later. Files whose header gives no length, and those that may be joined,
+are read through packet by packet, without decoding. A length stays valid while size and modification time do,
+so only the first look at a large folder takes long.
 """
 
 from __future__ import annotations
@@ -22,42 +22,45 @@ from caeav.pipeline.media.workers.pool import Request, WorkerPool
 
 FILE = "lengths.jsonl"
 AT_ONCE = 32
-"""Files of one request; if it fails, each of them is asked for alone."""
+"""Files per request; if it fails, each of them gets a request of its own."""
 DEADLINE_S = 120.0
+
+Identity = tuple[str, int, int]
+"""What a length is remembered for: absolute path, bytes, modification time in ns."""
 
 
 def lengths_in(home: Home) -> Lengths:
-    """What to ask for the seconds of media files; None for what cannot be told (no media, damaged, not there).
+    """A function that gives the seconds of media files, None where they cannot be told (no media, damaged, missing).
 
-    They are kept in `home`; that this cannot be read or written costs time only.
+    Lengths are kept in `home`; where that cannot be read or written, they are measured again.
     """
 
     def lengths(paths: Sequence[Path]) -> list[float | None]:
-        known = _recall(home.root / FILE)
-        marks = [_mark(path) for path in paths]
-        new = list(dict.fromkeys(mark for mark in marks if mark is not None and mark not in known))
+        known = _load_known(home.root / FILE)
+        files = [_identity(path) for path in paths]
+        new = list(dict.fromkeys(file for file in files if file is not None and file not in known))
         if new:
-            known |= dict(zip(new, _measure([mark[0] for mark in new]), strict=True))
-            _remember(home.root / FILE, known)
-        return [None if mark is None else known[mark] for mark in marks]
+            known |= dict(zip(new, _measure([path for path, _, _ in new]), strict=True))
+            _save_known(home.root / FILE, known)
+        return [None if file is None else known[file] for file in files]
 
     return lengths
 
 
 def length_s(path: str, limits: Limits | None = None) -> float:
-    """Seconds of one media file; raises `DecodeError` when it cannot be told."""
-    from caeav.pipeline.media.clock import walked
-    from caeav.pipeline.media.probe import WITHOUT_LENGTH, opened, probe
+    """Seconds of one media file; raises `DecodeError` when they cannot be told."""
+    from caeav.pipeline.media.clock import walk_packets
+    from caeav.pipeline.media.probe import WITHOUT_LENGTH, open_media, probe
 
     limits = limits or Limits()
     facts = probe(path, limits)
-    walk = walked(facts, limits)
+    walk = walk_packets(facts, limits)
     if walk is not None and walk.parts > 1:
         return walk.end_s
     if facts.end_s is not None and facts.container not in WITHOUT_LENGTH:
         return facts.end_s
     end_s, packets = 0.0, 0
-    with opened(path, limits) as container:
+    with open_media(path, limits) as container:
         for packet in container.demux():
             packets += 1
             limits.check("number of packets", packets, limits.packets)
@@ -68,11 +71,8 @@ def length_s(path: str, limits: Limits | None = None) -> float:
     return end_s - facts.origin_s
 
 
-Job = Callable[[Request], tuple[dict[str, Any], dict[str, Any]]]
-
-
-def setup(settings: Mapping[str, Any]) -> Job:
-    """The child's job: the lengths of `request["paths"]`, a null for each that cannot be told."""
+def setup(settings: Mapping[str, Any]) -> Callable[[Request], tuple[dict[str, Any], dict[str, Any]]]:
+    """The child's job: the lengths of `request["paths"]`, None for each that cannot be told."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -89,11 +89,7 @@ def setup(settings: Mapping[str, Any]) -> Job:
     return job
 
 
-Mark = tuple[str, int, int]
-"""What a length is remembered by: absolute path, bytes, modification time in ns."""
-
-
-def _mark(path: Path) -> Mark | None:
+def _identity(path: Path) -> Identity | None:
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -102,21 +98,21 @@ def _mark(path: Path) -> Mark | None:
 
 
 def _measure(paths: Sequence[str]) -> list[float | None]:
-    """Lengths by processes; one that dies or hangs costs the file it was at."""
+    """Measure in child processes; one that dies or hangs costs only the file it was reading."""
     groups = {str(n): paths[n : n + AT_ONCE] for n in range(0, len(paths), AT_ONCE)}
     found: dict[str, float | None] = dict.fromkeys(paths)
     workers = max(1, min(usable_cores(), len(groups)))
     with WorkerPool(f"{__name__}:setup", {}, workers=workers, deadline_s=DEADLINE_S, retries=0) as pool:
-        alone = [path for group in _ask(pool, groups, found) for path in group]
-        for _ in _ask(pool, {str(n): [path] for n, path in enumerate(alone)}, found):
+        alone = [path for group in _measure_groups(pool, groups, found) for path in group]
+        for _ in _measure_groups(pool, {str(n): [path] for n, path in enumerate(alone)}, found):
             continue
     return [found[path] for path in paths]
 
 
-def _ask(
+def _measure_groups(
     pool: WorkerPool, groups: Mapping[str, Sequence[str]], found: dict[str, float | None]
 ) -> Iterator[Sequence[str]]:
-    """Put the answers into `found`; the groups that have none come out."""
+    """Put the lengths into `found`; yields the groups that failed."""
     if not groups:
         return
     requests: Iterable[Request] = ({"id": name, "paths": list(group)} for name, group in groups.items())
@@ -131,13 +127,13 @@ def _ask(
                 found[path] = float(length)
 
 
-def _recall(remembered: Path) -> dict[Mark, float | None]:
-    """The lengths kept before; a line that cannot be read is forgotten."""
+def _load_known(remembered: Path) -> dict[Identity, float | None]:
+    """The lengths kept in the home; lines that cannot be read are skipped."""
     try:
         lines = remembered.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
-    known: dict[Mark, float | None] = {}
+    known: dict[Identity, float | None] = {}
     for line in lines:
         try:
             path, size, changed, seconds = json.loads(line)
@@ -148,11 +144,11 @@ def _recall(remembered: Path) -> dict[Mark, float | None]:
     return known
 
 
-def _remember(remembered: Path, known: Mapping[Mark, float | None]) -> None:
+def _save_known(remembered: Path, known: Mapping[Identity, float | None]) -> None:
     try:
         make_folder(remembered.parent)
         with publishing(remembered) as out:
-            for mark, seconds in known.items():
-                out.write(f"{json.dumps([*mark, seconds])}\n".encode())
-    except OSError:  # a memory only: the next call measures again
+            for file, seconds in known.items():
+                out.write(f"{json.dumps([*file, seconds])}\n".encode())
+    except OSError:  # only a cache: the next call measures again
         return

@@ -1,12 +1,10 @@
-"""What a container says about itself: streams, codecs, times, sizes; nothing is decoded and nothing is believed.
+"""What a container says about itself: streams, codecs, times, sizes. Nothing is decoded and nothing is believed.
 
-Times are media times: seconds from the start of the container (its `start_time`), whatever its own clock
-says. When there are several streams of a kind, FFmpeg's "best" one is taken (as players do), never cover art.
+Times are media times: seconds from the start of the container (its `start_time`), whatever its own clock says. Of
+several streams of a kind FFmpeg's "best" one is taken, as players do, never cover art.
 
-The one way a media file is opened: a regular local file, through demuxers that read nothing else.
-
-FFmpeg happily follows playlists, concatenation scripts and URLs inside a file that is called `.mp4`; the
-lists below keep it to the file it was given.
+This is also the only place where a media file is opened (`open_media`): a regular local file, through demuxers that
+read nothing else. FFmpeg by itself follows playlists, concatenation scripts and URLs inside a file called `.mp4`.
 """
 
 from __future__ import annotations
@@ -19,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from caeav.pipeline.media.clip import DecodeError, Limits
-from caeav.pipeline.media.encryption import encrypted_streams
 from caeav.pipeline.media.mixing import channels_of
 
 DEMUXERS = (
@@ -29,6 +27,21 @@ DEMUXERS = (
     "wav,w64,flac,mp3,aac,ac3,eac3,aiff,caf,au,amr,wv,tta,ape,voc"
 )
 """Demuxers that read one file and nothing beside it."""
+WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
+"""Containers that are a bare stream: their length is guessed from size and bit rate, often wrongly."""
+ONE_LENGTH = ("asf",)
+"""Containers that give every stream the length of the longest."""
+OWN_PALETTE = ("png", "apng", "gif", "bmp", "tiff", "targa", "pcx", "webp")
+"""Codecs whose frames all bring their palette; elsewhere only the first packet does."""
+NO_DECODER = "this FFmpeg knows no decoder for its codec"
+ENCRYPTED = "it is encrypted, and there is no key"
+TS_BYTES = 2**21  # read from the beginning of a transport stream
+TS_SYNC = 0x47
+TS_SIZES = (
+    188,
+    192,
+    204,
+)  # bytes of a transport packet: plain, with a clock before it, with a checksum after it
 
 
 def library_message(error: BaseException) -> str:
@@ -52,8 +65,8 @@ def regular_file(path: str, limits: Limits) -> int:
 
 
 @contextmanager
-def opened(path: str, limits: Limits) -> Iterator[Any]:
-    """An open PyAV input container of a local file; raises `DecodeError` when it is not readable media."""
+def open_media(path: str, limits: Limits) -> Iterator[Any]:
+    """A local file as an open PyAV input container; raises `DecodeError` when it is not readable media."""
     size = regular_file(path, limits)
     try:
         container = av.open(
@@ -72,25 +85,13 @@ def opened(path: str, limits: Limits) -> Iterator[Any]:
         container.close()
 
 
-WITHOUT_LENGTH = ("mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
-"""Containers that are a bare stream: how long they are is guessed from size and bit rate, often wrongly."""
-ONE_LENGTH = ("asf",)
-"""Containers that give every stream the length of the longest."""
-WHOLE_PICTURES = ("png", "apng", "gif", "bmp", "tiff", "targa", "pcx", "webp")
-"""Codecs whose every picture brings its palette; elsewhere only the first packet does."""
-
-
-NO_DECODER = "this FFmpeg knows no decoder for its codec"
-ENCRYPTED = "it is encrypted, and there is no key"
-
-
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
     """The chosen video stream; `width` x `height` as stored, before rotation. None: the container does not say.
 
-    `fps` is the average; `base_fps` the rate that holds every time stamp, higher when the rate varies.
-    `why`: the reason when it is not decodable. `pixel_aspect`: width of a pixel by its height. `carries_state`: its
-    pictures need the stream's first packet (palettes), so that no seek may leave it out.
+    fps: average rate. base_fps: a rate at which every time stamp is a whole frame, higher when the rate varies.
+    why: the reason when it is not decodable. pixel_aspect: width and height of a pixel. carries_state: its frames need
+    the stream's first packet (palettes), so no seek may skip it.
     """
 
     index: int
@@ -123,9 +124,9 @@ class AudioFacts:
 
 @dataclass(frozen=True, slots=True)
 class MediaFacts:
-    """A media file as its container describes it; `origin_s` is the container clock at media time 0.
+    """A media file as its container describes it; `origin_s` is the container's clock at media time 0.
 
-    `guessed`: how long it is was guessed from its size. `joined`: its clock starts anew in the middle (`clock.py`).
+    guessed: its length is only estimated from its size. joined: its clock starts anew in the middle (`clock.py`).
     """
 
     path: str
@@ -143,13 +144,13 @@ class MediaFacts:
     joined: bool = False
 
     def is_over(self, time_s: float) -> bool:
-        """Whether there is surely nothing from `time_s` on."""
+        """Whether there is certainly nothing from `time_s` on."""
         return (
             self.end_s is not None and time_s >= self.end_s and self.container not in (*WITHOUT_LENGTH, "avi")
         )
 
     def without(self, encrypted: Collection[int]) -> MediaFacts:
-        """The same, the streams of these numbers marked as encrypted."""
+        """The same facts, with the streams of these indices marked as encrypted."""
         video, audio = self.video, self.audio
         if video and video.index in encrypted:
             video = replace(video, decodable=False, why=ENCRYPTED)
@@ -159,7 +160,7 @@ class MediaFacts:
 
     @property
     def end_s(self) -> float | None:
-        """Latest end any stream or the container promises."""
+        """The latest end that a stream or the container promises."""
         ends = [s.start_s + s.duration_s for s in (self.video, self.audio) if s and s.duration_s]
         return max([*ends, *([self.duration_s] if self.duration_s else [])], default=None)
 
@@ -188,9 +189,7 @@ def _chosen(container: Any, kind: str) -> tuple[Any, int]:
 
 def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
     context = stream.codec_context
-    width, height = (
-        (context.width, context.height) if context else (0, 0)
-    )  # a stream alone does not know them
+    width, height = (context.width, context.height) if context else (0, 0)
     limits.check("picture size", width * height, limits.frame_pixels, " pixels")
     rate = stream.average_rate or stream.guessed_rate
     return VideoFacts(
@@ -205,7 +204,7 @@ def _video(stream: Any, origin_s: float, limits: Limits) -> VideoFacts:
         duration_s=_seconds(stream.duration, stream.time_base),
         why="" if context else NO_DECODER,
         pixel_aspect=_pixel_aspect(stream) if context else (1, 1),
-        carries_state=bool(context) and context.pix_fmt == "pal8" and context.name not in WHOLE_PICTURES,
+        carries_state=bool(context) and context.pix_fmt == "pal8" and context.name not in OWN_PALETTE,
     )
 
 
@@ -234,7 +233,7 @@ def _audio(stream: Any, origin_s: float, limits: Limits, container: str) -> Audi
 
 
 def _is_guessed(container: Any, size_bytes: int) -> bool:
-    """Whether the length is what size and bit rate give. An mp3 may know it (its first frame), others never do."""
+    """Whether the length is only estimated from size and bit rate; of bare streams only an mp3 may know it."""
     name, seconds = container.format.name, (container.duration or 0) / av.time_base
     if name != "mp3" or not container.bit_rate:
         return name in WITHOUT_LENGTH
@@ -244,10 +243,10 @@ def _is_guessed(container: Any, size_bytes: int) -> bool:
 def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False) -> MediaFacts:
     """Read a container's header; `first_audio` takes the first audio stream instead of the best.
 
-    Raises `DecodeError` when it is no media, has no stream, or is past a limit.
+    Raises `DecodeError` when the file is no media, has no stream or is beyond a limit.
     """
     limits = limits or Limits()
-    with opened(path, limits) as container:
+    with open_media(path, limits) as container:
         origin_s = (container.start_time or 0) / av.time_base
         video, videos = _chosen(container, "video")
         audio, audios = _chosen(container, "audio")
@@ -273,3 +272,33 @@ def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False)
         ).without(encrypted_streams(container, path))
     limits.check("duration", facts.end_s or 0.0, limits.duration_s, " s")
     return facts
+
+
+def encrypted_streams(container: Any, path: str) -> frozenset[int]:
+    """Indices of the streams that only the container, not each packet, marks as encrypted.
+
+    Matroska names the key in its header. In MPEG-TS each packet says whether it is scrambled; the first ones are read.
+    (MP4 marks each packet: `scan.py`.)
+    """
+    if container.format.name == "mpegts":
+        pids = _scrambled_pids(Path(path))
+        return frozenset(stream.index for stream in container.streams if stream.id in pids)
+    return frozenset(s.index for s in container.streams if "enc_key_id" in s.metadata)
+
+
+def _scrambled_pids(path: Path) -> frozenset[int]:
+    """PIDs of the transport streams most of whose packets are scrambled."""
+    with path.open("rb") as file:
+        data = np.frombuffer(file.read(TS_BYTES), dtype=np.uint8)
+    for size in TS_SIZES:
+        for first in range(min(size, data.size)):
+            count = (data.size - first) // size
+            if count and data[first] == TS_SYNC and (data[first::size][:count] == TS_SYNC).mean() > 0.9:
+                rows = data[first : first + count * size].reshape(count, size)
+                pids = (rows[:, 1].astype(np.int64) & 0x1F) << 8 | rows[:, 2]
+                return _mostly(pids, rows[:, 3] >> 6 > 1)
+    return frozenset()
+
+
+def _mostly(pids: np.ndarray[Any, Any], scrambled: np.ndarray[Any, Any]) -> frozenset[int]:
+    return frozenset(int(pid) for pid in np.unique(pids) if scrambled[pids == pid].mean() > 0.5)

@@ -1,8 +1,8 @@
-"""Decoding with PyAV: one pass over the packets, pictures and sound together, on one thread.
+"""Decoding with PyAV: one pass over the packets, video and audio together, on one thread.
 
-Everything that the wanted pictures depend on is decoded, only those are converted to RGB; a clip deep inside a long
-file is reached by one seek to where the scan of its packets found that reading has to begin.
-A packet that does not decode is counted and left out.
+Everything that the wanted frames depend on is decoded, but only the wanted ones are converted to RGB. A clip deep
+inside a long file is reached by one seek to the place where, by the scan of its packets, reading has to begin. A
+packet that does not decode is counted and left out.
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from caeav.pipeline.media.audio import FILTER_S, SILENT_PEAK, Sound, SoundLine
+from caeav.pipeline.media.audio import FILTER_S, SILENT_PEAK, Audio, AudioLine
 from caeav.pipeline.media.clip import DecodeError
 from caeav.pipeline.media.clock import Clock
 from caeav.pipeline.media.decoder import BaseDecoder
-from caeav.pipeline.media.frames import DisplayOrder, Pictures
-from caeav.pipeline.media.mixing import Mixer, kept
-from caeav.pipeline.media.orientation import orientation_of
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.probe import library_message, opened
-from caeav.pipeline.media.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, go_to
+from caeav.pipeline.media.frames import DisplayOrder, Frames, orientation_of
+from caeav.pipeline.media.mixing import Mixer, keep_alive
+from caeav.pipeline.media.probe import library_message, open_media
+from caeav.pipeline.media.scan import INTERLEAVE_S, PREROLL_S, SEEK_FROM_S, Plan, seek_to
 
 SKIPPING = ("h264", "hevc")
-"""Codecs of which pictures that no other needs are left out far from the wanted ones: a third of the work."""
-NEAR_GAPS = 4.0  # so many pictures before a wanted one are decoded in any case, should that one be damaged
-WARM_S = 30.0  # sound further before the clip is not decoded: no codec remembers that long
+"""Codecs whose unreferenced frames are skipped away from the wanted ones, which saves a third of the work."""
+NEAR_GAPS = 4.0  # this many frames before a wanted one are always decoded, in case that one is damaged
+WARM_S = 30.0  # audio further before the clip is not decoded: no codec remembers that long
 
 
 class _VideoTrack:
-    """Picks the wanted pictures out of the frames of one stream."""
+    """Picks the wanted frames out of the frames of one stream."""
 
     def __init__(self, plan: Plan, stream: Any, skip: bool) -> None:
         fps = plan.facts.video.fps if plan.facts.video else None
         self.wanted_s = plan.wanted_s
-        self.found = Pictures.none(len(self.wanted_s))
+        self.found = Frames.none(len(self.wanted_s))
         self.first_s: float | None = None
         self._order = DisplayOrder(1.0 / fps if fps else 0.04)
         self._start_s = plan.start_s
@@ -46,15 +44,15 @@ class _VideoTrack:
         self._shown: tuple[float, Any] | None = None
         self._converted: tuple[Any, Any] = (None, None)
         self._size: tuple[int, int] | None = None
-        self._converter = VideoReformatter()  # one for all: a frame's own would be set up anew for each
+        self._converter = VideoReformatter()  # one for all: frames would each set up their own
         self.stream = stream
         self.tick_s = float(stream.time_base)
-        self._near_s = _near(plan) if skip else []
+        self._near_s = _near_wanted(plan) if skip else []
         self._key_s = plan.scan.key_s
         self._skips = self.skipped = False
 
     def wants(self, packet: Any) -> bool:
-        """Whether a packet is of use: not what lies before the key picture of a clip far from where reading began."""
+        """Whether a packet is needed: not before the last key frame ahead of a clip far from where reading began."""
         if self._key_s is None or packet.pts is None:
             return True
         if packet.is_keyframe and packet.pts * self.tick_s - self._origin_s >= self._key_s - 1e-6:
@@ -62,7 +60,7 @@ class _VideoTrack:
         return self._key_s is None
 
     def aim(self, packet: Any) -> None:
-        """Let the codec leave out the packet's picture if no other needs it and none near it is wanted."""
+        """Let the codec skip the packet's frame if no other frame needs it and none near it is wanted."""
         if not self._near_s or packet.pts is None:
             return
         time_s = packet.pts * self.tick_s - self._origin_s
@@ -78,7 +76,7 @@ class _VideoTrack:
 
     @property
     def late(self) -> bool:
-        """Whether reading began behind the first wanted picture."""
+        """Whether reading began after the first wanted frame."""
         return self.first_s is None or self.first_s > self.wanted_s[0]
 
     def take(self, frame: Any) -> None:
@@ -112,15 +110,15 @@ class _VideoTrack:
     def _to_rgb(self, frame: Any) -> Any:
         self._size = self._size or (frame.width, frame.height)
         orientation = orientation_of(frame)
-        self.found.said(orientation)
+        self.found.record_orientation(orientation)
         self.found.resized += (frame.width, frame.height) != self._size
         width, height = self._size
         image: Any = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
-        return orientation.applied(image)
+        return orientation.apply(image)
 
 
-def _near(plan: Plan) -> list[tuple[float, float]]:
-    """From when to when pictures are decoded whether needed by others or not, for each wanted one; empty: always."""
+def _near_wanted(plan: Plan) -> list[tuple[float, float]]:
+    """For each wanted frame, from when to when all frames are decoded; empty: none is ever skipped."""
     video, scan = plan.facts.video, plan.scan
     if video is None or video.codec not in SKIPPING or scan.error or len(scan.video_s) < 2:
         return []
@@ -133,15 +131,15 @@ def _near(plan: Plan) -> list[tuple[float, float]]:
 
 
 class _AudioTrack:
-    """Lines up the sound of one stream until it covers the clip."""
+    """Lines up the audio of one stream until it covers the clip."""
 
     def __init__(self, plan: Plan, stream: Any) -> None:
         keep_s = (plan.start_s - SEEK_FROM_S - PREROLL_S, plan.end_s + 2 * PREROLL_S)
-        self.line = SoundLine(float(stream.time_base), keep_s, entered=plan.scan.seek_s is not None)
+        self.line = AudioLine(float(stream.time_base), keep_s, entered=plan.scan.seek_s is not None)
         self._start_s, self._end_s, self._until_s = plan.start_s, plan.end_s, plan.end_s + 2 * FILTER_S
         self._mixer = Mixer()
         self._rate_hz = 0
-        self.early: list[str] = []  # errors of the time before the clip
+        self.early: list[str] = []  # errors before the clip
         self._origin_s = plan.facts.origin_s
         self._limits = plan.limits
         self.stream = stream
@@ -151,18 +149,18 @@ class _AudioTrack:
     def done(self) -> bool:
         return self.line.end_s is not None and self.line.end_s >= self._until_s
 
-    def sound(self) -> Sound:
-        """What was collected; where nothing was, errors of the time before the clip say why."""
+    def collected(self) -> Audio:
+        """What was collected; if nothing was, errors before the clip say why."""
         if self.line.end_s is None:
             self.line.errors.extend(self.early)
-        return self.line.sound()
+        return self.line.audio()
 
     def wants(self, packet: Any) -> bool:
-        """Whether a packet is of use: not what lies so far before the clip that it cannot be heard there."""
+        """Whether a packet is needed: not so far before the clip that it cannot influence it."""
         return packet.pts is None or packet.pts * self.tick_s - self._origin_s > self._start_s - WARM_S
 
     def concerns(self, packet: Any) -> bool:
-        """Whether a packet that does not decode is sound lost to the clip, and not of the time before it."""
+        """Whether a packet that does not decode is audio lost to the clip, not from before it."""
         if packet is None or packet.pts is None:
             return True
         end_s = (packet.pts + (packet.duration or 0)) * self.tick_s - self._origin_s
@@ -173,9 +171,9 @@ class _AudioTrack:
         self._limits.check("audio rate", frame.sample_rate, self._limits.audio_rate_hz, " Hz")
         mono = self._mixer.mono(frame)
         self._rate_hz = self._rate_hz or frame.sample_rate
-        # after a change of rate containers go on to count time by the old one
-        lies = frame.pts is None or frame.sample_rate != self._rate_hz
-        self.line.add(None if lies else frame.time - self._origin_s, mono, frame.sample_rate)
+        # after a change of rate containers go on counting time by the old rate
+        timeless = frame.pts is None or frame.sample_rate != self._rate_hz
+        self.line.add(None if timeless else frame.time - self._origin_s, mono, frame.sample_rate)
         if frame.layout.nb_channels > 1 and float(np.abs(mono).max(initial=0.0)) < SILENT_PEAK:
             end_s = self.line.end_s or 0.0
             if end_s > self._start_s and end_s - mono.size / frame.sample_rate < self._end_s:
@@ -183,7 +181,7 @@ class _AudioTrack:
 
 
 class PyAVDecoder(BaseDecoder):
-    """FFmpeg through PyAV; brings its own libraries."""
+    """FFmpeg through PyAV, which brings its own libraries."""
 
     name = "pyav"
     follows_changes = True
@@ -193,8 +191,8 @@ class PyAVDecoder(BaseDecoder):
         codecs = ".".join(map(str, av.library_versions["libavcodec"]))
         return f"av {av.__version__} (libavcodec {codecs})"
 
-    def read(self, plan: Plan) -> tuple[Pictures | None, Sound | None]:
-        """Pictures and sound in one pass; in a second one where the first went astray or met damage."""
+    def read(self, plan: Plan) -> tuple[Frames | None, Audio | None]:
+        """Frames and audio in one pass, and in a second one if the first went astray or met damage."""
         place_s = plan.scan.seek_s
         video, audio = self._pass(plan, place_s)
         if (
@@ -203,19 +201,19 @@ class PyAVDecoder(BaseDecoder):
             and video.late
             and plan.scan.expected_s(plan.wanted_s[0])
         ):
-            place_s = None  # what should be a key picture is none
+            place_s = None  # what should be a key frame is not
             video, audio = self._pass(plan, None)
         if video and video.skipped and (video.found.errors or video.found.concealed):
-            # a codec makes up what is lost out of its neighbours, so these must not be left out
+            # a codec conceals losses with neighbouring frames, so these must not be skipped
             video, audio = self._pass(plan, place_s, skip=False)
-        return video.found if video else None, audio.sound() if audio else None
+        return video.found if video else None, audio.collected() if audio else None
 
     def _pass(
         self, plan: Plan, place_s: float | None, *, skip: bool = True
     ) -> tuple[_VideoTrack | None, _AudioTrack | None]:
-        """Read once, from before `place_s` on, or from the file's start."""
+        """Read once, from a key frame at or before `place_s`, or from the file's start."""
         facts = plan.facts
-        with opened(facts.path, plan.limits) as container:
+        with open_media(facts.path, plan.limits) as container:
             tracks: dict[int, _VideoTrack | _AudioTrack] = {}
             video = audio = None
             if facts.video and facts.video.decodable:
@@ -227,7 +225,7 @@ class PyAVDecoder(BaseDecoder):
             for track in tracks.values():
                 track.stream.codec_context.thread_count = 1
             if place_s is not None:
-                go_to(container, facts, place_s)
+                seek_to(container, facts, place_s)
             if tracks:  # demuxing no stream would be demuxing all
                 self._demux(container, tracks, plan)
             if video:
@@ -248,17 +246,15 @@ class PyAVDecoder(BaseDecoder):
                 if packet.size:
                     clock.straighten(packet, track.tick_s)
                 elif packet.pts is not None:
-                    continue  # Theora's way to say that the picture stays; PyAV takes it for the end
+                    continue  # Theora's way to repeat a frame; PyAV takes it for the end
                 if isinstance(track, _VideoTrack):
                     track.aim(packet)
                 if not track.done and (packet.size == 0 or track.wants(packet)):
                     self._decode(packet, track, errors[index], clock)
                 if all(track.done for track in tracks.values()):
                     return
-                if self._far_past(
-                    packet, track, plan
-                ):  # who is not done has ended: what the codec holds is the rest
-                    break
+                if self._far_past(packet, track, plan):
+                    break  # streams that are not done have ended: the rest is what their codecs hold
             else:
                 return
             for index, track in tracks.items():
@@ -276,7 +272,7 @@ class PyAVDecoder(BaseDecoder):
             frames = track.stream.codec_context.decode(packet)
             if isinstance(track, _AudioTrack):
                 for frame in frames:
-                    kept(frame.layout)  # also of frames that are not taken
+                    keep_alive(frame.layout)  # of dropped frames, too
             for frame in frames:
                 if packet is None:  # without a packet PyAV does not know the frame's clock
                     frame.time_base = track.stream.time_base

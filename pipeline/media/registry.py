@@ -1,6 +1,6 @@
-"""The decoders there are, by name; each library is imported only when its decoder is asked for.
+"""The decoders by name. Each library is imported only when its decoder is asked for.
 
-Which one is the default was decided by measurement: docs/DECODING.md, `benchmarks/decoders.py`.
+The default was chosen by measurement: docs/DECODING.md, `benchmarks/decoders.py`.
 """
 
 from __future__ import annotations

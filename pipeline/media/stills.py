@@ -1,9 +1,8 @@
-"""A clip that is no video but pictures, one a second, beside a wav: how AVSBench is distributed.
+"""A clip that is no video but one image per second beside a wav: how AVSBench is distributed.
 
-The clip's media is the wav; its pictures are found where that layout keeps them: for `audio_wav/<place>/<name>.wav`
-in `visual_frames/<place>/<name>/` or `visual_frames/<name>/`, called `..._<second, from 1>.png`. Sound goes through
-whichever decoder is in use, with all its checks; pictures are read here, under the same limits, in the same process.
-Shapes: `T` segments, `H`x`W` pixels.
+The clip's media is the wav. The images of `audio_wav/<place>/<name>.wav` lie in `visual_frames/<place>/<name>/` or
+`visual_frames/<name>/`, called `..._<second, from 1>.png`. Audio goes through the decoder in use, with all its checks;
+images are read here, under the same limits, in the same process. Shapes: `T` segments, `H`x`W` pixels.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Note, Sampling
-from caeav.pipeline.media.orientation import Image
+from caeav.pipeline.media.frames import Image
 from caeav.pipeline.media.probe import library_message, regular_file
 
 AUDIO, FRAMES = "audio_wav", "visual_frames"
-MAX_PICTURES = 100_000
+MAX_IMAGES = 100_000
 
 _NUMBERED = re.compile(r"(\d{1,9})\.(?:png|jpg|jpeg)", re.IGNORECASE)
 _FORMATS = ("PNG", "JPEG")
 
 
-def stills_of(path: str) -> Path | None:
-    """The folder of pictures that belongs to a wav; None for any other media."""
+def stills_folder(path: str) -> Path | None:
+    """The folder of images that belong to a wav; None for other media."""
     wav = Path(path)
     if wav.suffix.lower() != ".wav":
         return None
@@ -41,9 +40,9 @@ def stills_of(path: str) -> Path | None:
     return None
 
 
-def files_of(path: str) -> list[str]:
-    """The files that media at `path` consist of: the file itself, and the pictures that belong to a wav, by name."""
-    folder = stills_of(path)
+def media_files(path: str) -> list[str]:
+    """The files that the media at `path` consist of: the file itself and, for a wav, its images by name."""
+    folder = stills_folder(path)
     if folder is None:
         return [path]
     try:
@@ -54,23 +53,24 @@ def files_of(path: str) -> list[str]:
 
 
 def with_stills(
-    sound: Callable[[], Sequence[DecodedClip]],
+    decode_audio: Callable[[], Sequence[DecodedClip]],
     folder: Path,
     start_s: float,
     samplings: Sequence[Sampling],
     limits: Limits,
 ) -> list[DecodedClip]:
-    """The clips of `sound()`, one a sampling, with the pictures in `folder`; raises `DecodeError` without either.
+    """The clips of `decode_audio()`, one per sampling, with the images in `folder`.
 
-    Segment `t` shows the picture of the second its centre lies in. A picture that is missing or damaged is filled
-    by the one before it, not ok, and noted. Sound that does not decode is noted while there are pictures.
+    Segment `t` shows the image of the second in which its centre lies. A missing or damaged image is replaced by the
+    one before it, marked not ok, and noted. Audio that does not decode is noted as long as there are images; without
+    either `DecodeError` is raised.
     """
     frames, frames_ok, notes = _frames(folder, start_s, samplings[0], limits)
     facts: dict[str, Any] = {"codec": "stills", "fps": 1.0}
     if frames is not None:
         facts |= {"height": frames.shape[1], "width": frames.shape[2]}
     try:
-        clips = sound()
+        clips = decode_audio()
     except DecodeError as error:
         if frames is None:
             raise
@@ -93,7 +93,7 @@ def with_stills(
 def _frames(
     folder: Path, start_s: float, sampling: Sampling, limits: Limits
 ) -> tuple[NDArray[np.uint8] | None, tuple[bool, ...], list[Note]]:
-    """Pictures -> frames `[T, H, W, 3]`, which of them are real, and what is to be said."""
+    """The images as frames `[T, H, W, 3]`, which of them are real, and notes."""
     files = _numbered(folder)
     wanted = [int(centre_s) + 1 for centre_s in sampling.centres_s(start_s)]
     images: dict[int, Image | None] = {}
@@ -114,8 +114,8 @@ def _frames(
     missing = [number for number in wanted if number not in files]
     notes: list[Note] = []
     if missing:
-        said = f"{folder.name}/ has {len(files)} pictures; {len(missing)} of {len(wanted)} segments have none"
-        notes.append(Note("short_video", f"{said} and hold the one before instead"))
+        held = f"{len(missing)} of {len(wanted)} segments have none and hold the one before instead"
+        notes.append(Note("short_video", f"{folder.name}/ has {len(files)} pictures; {held}"))
     if errors:
         notes.append(Note("damaged", f"video: {len(errors)} pictures do not decode, first: {errors[0]}"))
     if resized and size:
@@ -132,30 +132,30 @@ def _frames(
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
-    """Picture files by their number."""
+    """The folder's image files by number."""
     files: dict[int, Path] = {}
     try:
         for path in folder.iterdir():
             match = _NUMBERED.search(path.name)
             if match and match.end() == len(path.name):
                 files[int(match.group(1))] = path
-            if len(files) > MAX_PICTURES:
-                raise DecodeError(f"{folder.name}/ holds more than the allowed {MAX_PICTURES} pictures")
+            if len(files) > MAX_IMAGES:
+                raise DecodeError(f"{folder.name}/ holds more than the allowed {MAX_IMAGES} pictures")
     except OSError as error:
         raise DecodeError(f"cannot read {folder.name}/: {error.strerror}") from error
     return files
 
 
 def _read(path: Path, size: tuple[int, int] | None, limits: Limits) -> tuple[Image, tuple[int, int]]:
-    """A picture as RGB uint8 `[H, W, 3]`, scaled to `size` (width, height) if given, and the size it came in."""
+    """An image as RGB uint8 `[H, W, 3]`, scaled to `size` (width, height) if given, and the size it is stored in."""
     from PIL import Image as Pillow
 
     regular_file(str(path), limits)
     try:
-        with Pillow.open(path, formats=_FORMATS) as picture:
-            natural = picture.size
+        with Pillow.open(path, formats=_FORMATS) as image_file:
+            natural = image_file.size
             limits.check("picture size", natural[0] * natural[1], limits.frame_pixels, " pixels")
-            rgb = picture.convert("RGB")
+            rgb = image_file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise DecodeError(f"{path.name} is not a readable picture: {library_message(error)}") from error
     if size is not None and natural != size:

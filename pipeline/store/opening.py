@@ -14,7 +14,7 @@ from pathlib import Path
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.atomic import make_folder, publish_bytes, unpublish
 from caeav.manifests.manifest import write_manifest
-from caeav.manifests.update import grow
+from caeav.manifests.update import update_manifest
 from caeav.pipeline.store.backend import backend_of, temp_files
 from caeav.pipeline.store.errors import RecipeChanged, StoreBusy, StoreError
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped, render_recipe
@@ -111,7 +111,7 @@ def _take_up(
         publish_bytes(folder.quarantine, render_quarantine(quarantined.values()))
     elif not folder.quarantine.is_file():
         publish_bytes(folder.quarantine, b"")
-    grown, growth = grow(state.manifest, manifest)
+    grown, growth = update_manifest(state.manifest, manifest)
     if not relabel and growth.loses_labels(state.manifest, grown):
         raise StoreError(
             f"the clips of {manifest.dataset} have labels or splits in {folder.path.name}, none of them has any now",

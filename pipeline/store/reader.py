@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.key_index import KeyPlaces, Keys
+from caeav.manifests.key_index import KeyIndex, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError
@@ -159,10 +159,10 @@ class StoreReader:
         return np.fromiter((key in self for key in wanted), bool, len(wanted))
 
     @cached_property
-    def _places(self) -> KeyPlaces:
+    def _places(self) -> KeyIndex:
         """Where a key stands in `keys`."""
-        places = KeyPlaces(self.keys)
-        if (twice := places.twice()) is not None:
+        places = KeyIndex(self.keys)
+        if (twice := places.duplicate()) is not None:
             raise Problem("manifest.jsonl", "two rows have this key", self.keys[twice]).error(self.path)
         return places
 

@@ -17,7 +17,7 @@ from types import MappingProxyType, TracebackType
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.atomic import publish_bytes, unpublish
-from caeav.manifests.key_index import KeyPlaces
+from caeav.manifests.key_index import KeyIndex
 from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
 from caeav.pipeline.store.journal import Journals, source_of
@@ -165,8 +165,8 @@ class StoreWriter:
         return sum(map(len, self._planned))
 
     @cached_property
-    def _places(self) -> KeyPlaces:
-        return KeyPlaces(self.manifest.keys)
+    def _places(self) -> KeyIndex:
+        return KeyIndex(self.manifest.keys)
 
     def place(self, key: str) -> int:
         """Where a clip stands in the manifest; raises `KeyError`."""

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from caeav.cli import caption as captions
+from caeav.cli import caption as caption_command
 from caeav.cli import datasets
 from caeav.manifests.core.errors import CaeavError
 
@@ -59,7 +59,8 @@ TOKENS = np.zeros((4, 8), np.float16)
 
 def call(*arguments: str) -> Result:
     app = typer.Typer()
-    captions.register_group(app)
+    for command in (caption_command.show, caption_command.export, caption_command.embed):
+        app.command()(command)
     result = CliRunner().invoke(app, [*arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -77,9 +78,9 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> dict[Path, Reader]:
             assert allow_partial
             return held[path]
 
-    monkeypatch.setattr(captions, "StoreReader", Opener)
+    monkeypatch.setattr(caption_command, "StoreReader", Opener)
     monkeypatch.setattr(datasets, "name", lambda dataset, place: dataset or "last")
-    monkeypatch.setattr(captions, "find_store", lambda folder, name, kind, store: Path(store or "one"))
+    monkeypatch.setattr(caption_command, "find_store", lambda folder, name, kind, store: Path(store or "one"))
     infos = lambda folder: [  # noqa: E731
         SimpleNamespace(path=path, dataset=dataset, kind=kind)
         for path, dataset, kind in (
@@ -89,7 +90,7 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> dict[Path, Reader]:
             (Path("other"), "another", "captions"),
         )
     ]
-    monkeypatch.setattr(captions, "list_stores", infos)
+    monkeypatch.setattr(caption_command, "list_stores", infos)
     return held
 
 
@@ -134,7 +135,7 @@ def test_an_export_tells_what_has_no_captions(
         "caeav.pipeline.captioners.export.render", lambda rows, form: f"{rows.path} as {form}\n"
     )
     said: list[str] = []
-    monkeypatch.setattr(captions, "say", said.append)
+    monkeypatch.setattr(caption_command, "say", said.append)
     assert call("export").stdout == "one as csv\n"
     wanted = [
         "2 of 6 clips have no captions: in quarantine",
@@ -155,7 +156,7 @@ def test_options_of_the_group_are_pointed_behind_its_command() -> None:
 
     @group.callback()
     def caption(context: typer.Context, batch: int = 1) -> None:
-        asked.append(captions.asked_for(context))
+        asked.append(caption_command._sub_command_named(context))
 
     @group.command()
     def show() -> None:
@@ -169,4 +170,4 @@ def test_options_of_the_group_are_pointed_behind_its_command() -> None:
     assert asked == [False, False, True]
     wrong = run(app, ["caption", "--batch", "2", "show"])
     assert wrong.exit_code == 2
-    assert "--batch goes behind the command: caeav caption show --batch" in " ".join(wrong.output.split())
+    assert "--batch belongs after the command: caeav caption show --batch" in " ".join(wrong.output.split())

@@ -238,9 +238,9 @@ def test_only_what_is_extracted_is_the_last_and_looking_remembers_nothing(
 ) -> None:
     remembered: list[bool] = []
     known = SimpleNamespace(
-        said=(), changes=(), built=True, argument="d", root=None, called="mine", source="as it was read"
+        notes=(), changes=(), built=True, name_or_folder="d", root=None, name="mine", source="as it was read"
     )
-    monkeypatch.setattr(datasets, "recall", lambda *_: known)
+    monkeypatch.setattr(datasets, "resolve_dataset", lambda *_: known)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: "the manifest")
     monkeypatch.setattr(datasets, "remember", lambda *_, last: remembered.append(last))
     given = datasets.source(None, None, None, None, None)

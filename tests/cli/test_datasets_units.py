@@ -13,14 +13,14 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
-from caeav.manifests.remembered import Recalled
+from caeav.manifests.remembered import ResolvedDataset
 
 MADE = Manifest("mine", 10, 1.0, (), ())
 
 
 class Seen:
     def __init__(self) -> None:
-        self.recalled = Recalled("arg", "called", Source(None, None, 7, 0.5, None), Path("/root"))
+        self.resolved = ResolvedDataset("arg", "called", Source(None, None, 7, 0.5, None), Path("/root"))
         self.loads: list[tuple[Any, ...]] = []
         self.remembered: list[bool] = []
         self.said: list[str] = []
@@ -34,9 +34,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         found.loads.append((args, options))
         return MADE
 
-    monkeypatch.setattr(datasets, "recall", lambda home, dataset, given, same: found.recalled)
+    monkeypatch.setattr(datasets, "resolve_dataset", lambda home, dataset, given, same: found.resolved)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "remember", lambda home, recalled, last: found.remembered.append(last))
+    monkeypatch.setattr(datasets, "remember", lambda home, resolved, last: found.remembered.append(last))
     monkeypatch.setattr(datasets, "say", found.said.append)
     monkeypatch.setattr(datasets, "is_terminal", lambda: False)
     monkeypatch.setattr("caeav.pipeline.media.lengths.lengths_in", lambda home: f"lengths in {home.root}")
@@ -44,16 +44,18 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 
 def changed(seen: Seen, *changes: str) -> None:
-    seen.recalled = Recalled("arg", "called", seen.recalled.source, Path("/root"), ("taken from x",), changes)
+    seen.resolved = ResolvedDataset(
+        "arg", "called", seen.resolved.source, Path("/root"), ("taken from x",), changes
+    )
 
 
 def test_it_is_read_as_it_is_remembered_and_called_as_it_was_typed(seen: Seen, tmp_path: Path) -> None:
     loaded = datasets.load("typed", Source(), Home(tmp_path), KEEPS)
-    assert (loaded.manifest, loaded.called, loaded.source) == (MADE, "typed", seen.recalled.source)
+    assert (loaded.manifest, loaded.called, loaded.source) == (MADE, "typed", seen.resolved.source)
     [(args, options)] = seen.loads
     assert args == ("arg", Path("/root"), Home(tmp_path))
     assert options == {
-        "called": "called",
+        "dataset": "called",
         "lengths": f"lengths in {tmp_path}",
         "labels": None,
         "segments": 7,
@@ -64,9 +66,9 @@ def test_it_is_read_as_it_is_remembered_and_called_as_it_was_typed(seen: Seen, t
 
 
 def test_a_manifest_that_was_built_is_read_as_it_is(seen: Seen, tmp_path: Path) -> None:
-    seen.recalled = Recalled("arg", "called", seen.recalled.source, built=True)
+    seen.resolved = ResolvedDataset("arg", "called", seen.resolved.source, built=True)
     datasets.load("typed", Source(), Home(tmp_path), LOOKS)
-    assert seen.loads[0][1].keys() == {"called", "lengths"}
+    assert seen.loads[0][1].keys() == {"dataset", "lengths"}
 
 
 @pytest.mark.parametrize(("does", "remembered"), [(LOOKS, []), (KEEPS, [False]), (IS_LAST, [True])])
@@ -117,7 +119,7 @@ def test_a_name_is_one_of_which_something_was_made(
 ) -> None:
     home = Home(tmp_path)
     monkeypatch.setattr(
-        datasets, "name_of", lambda home, dataset, same: "ave" if dataset in ("", "d/x y") else dataset
+        datasets, "dataset_name", lambda home, dataset, same: "ave" if dataset in ("", "d/x y") else dataset
     )
     with pytest.raises(CaeavError, match=r"nothing was made of ave in .* yet") as raised:
         datasets.name("", home)

@@ -69,7 +69,7 @@ def test_a_library_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.Monke
         (head + missing.format(60) + wrapped + broken, "/x/libtorchcodec_core7.so: undefined symbol: _ZN3c10"),
         ("No module named 'torchcodec'", "No module named 'torchcodec'"),
     ):  # fmt: skip
-        assert with_torchcodec._why(RuntimeError(text)) == why
+        assert with_torchcodec._load_error(RuntimeError(text)) == why
 
 
 def test_a_decoder_that_is_not_installed_is_named_before_its_version_is_asked(

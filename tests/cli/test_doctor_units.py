@@ -12,7 +12,8 @@ import pytest
 from caeav.cli import doctor
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.backbones.catalogue import ModelFacts, catalogue, find_all_facts, find_facts, is_kind
+from caeav.pipeline.backbones.catalogue import find_all_facts, find_facts, is_kind
+from caeav.pipeline.backbones.facts import MODELS, ModelFacts
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.record import Tap
 
@@ -92,7 +93,7 @@ def test_bytes_of_a_clip_are_those_of_its_segments_and_of_a_text_its_own() -> No
 
 
 def test_models_are_found_by_name_family_and_kind() -> None:
-    row = catalogue()[0]
+    row = MODELS[0]
     assert (
         is_kind(row, None)
         and is_kind(row, "visual")

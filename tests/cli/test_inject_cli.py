@@ -27,7 +27,7 @@ from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.predict import Predictor
 from caeav.model.train.runs import Run
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.native import import_torchvision
 from caeav.pipeline.backbones.weights import remember_at
@@ -113,10 +113,10 @@ def tiny_htsat(folder: Path) -> Path:
     spec.loader.exec_module(files)
     torch.manual_seed(2)
     sizes: dict[str, Any] = {"channels": 8, "depths": (2, 2, 2, 2), "heads": (2, 2, 4, 4), "window": 4}
-    network = Htsat(HtsatConfig(sound=SoundConfig(**FRONT, picture=64), **sizes))
+    network = Htsat(HtsatConfig(front_end=FrontEnd(**FRONT, image_size=64), **sizes))
     randomise(network)
-    network.picture.norm.running_mean.normal_(-40, 3)
-    network.picture.norm.running_var.uniform_(50, 200)
+    network.image.norm.running_mean.normal_(-40, 3)
+    network.image.norm.running_var.uniform_(50, 200)
     torch.save({"state_dict": files.htsat_names(network)}, folder / "tiny.ckpt")
     return folder / "tiny.ckpt"
 

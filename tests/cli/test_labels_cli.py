@@ -44,7 +44,7 @@ def test_an_extraction_tells_what_names_were_taken_for_and_of_long_files(folder:
     result = extract(folder, "home")
     assert "remark: names that are not written as the files' paths" in result.stderr
     assert "dog\\a -> dog/a.wav" in result.stderr
-    assert "1 clip of files that go on longer (longer_media)" in result.stderr
+    assert "1 clip of files longer than their clip (longer_media)" in result.stderr
     assert "--stride-seconds 2" in result.stderr
 
 

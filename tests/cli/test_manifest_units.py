@@ -16,7 +16,7 @@ from caeav.cli import manifest as manifest_report
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import TOLD, finding
+from caeav.manifests.findings import WARNINGS, finding
 from caeav.manifests.manifest import manifest_digest, read_manifest, source_digest
 from caeav.manifests.masks import pack_mask
 
@@ -200,7 +200,7 @@ def test_leaks_are_told_of_what_is_scored_alone(capsys: pytest.CaptureFixture[st
 
 def test_what_may_make_every_number_wrong_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     found: list[Finding] = [
-        finding(code, f"w{i}", f"d{i}") for code in (TOLD[0], "damaged_row") for i in range(3)
+        finding(code, f"w{i}", f"d{i}") for code in (WARNINGS[0], "damaged_row") for i in range(3)
     ]
     text = printed(capsys, Manifest("mine", 10, 1.0, (), (), findings=tuple(found)))
     assert (

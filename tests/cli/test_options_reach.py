@@ -254,7 +254,7 @@ def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
     stage.summary.notes["longer_media"] = 3
     stage.load.result = datasets.Loaded(MANIFEST, "mine", Source(stride_s=1.0 if given else None))
     said = call("extract", *given).stderr
-    assert ("3 clips of files that go on longer" in said) is not bool(given)
+    assert ("3 clips of files longer than their clip" in said) is not bool(given)
     assert given or "--stride-seconds 2" in said  # 4 x 0.5 s
 
 
@@ -416,7 +416,7 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
 
     origin = {"command": "c", "group": "g", "seeds": [1, 2, 3]}
     begun = SimpleNamespace(config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
-    monkeypatch.setattr("caeav.model.train.seeds.members", lambda home, group: [begun])
+    monkeypatch.setattr("caeav.model.train.groups.members", lambda home, group: [begun])
     opened = Heard(SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}")))
     monkeypatch.setattr("caeav.model.train.experiment.reopen", opened)
     written = Heard()

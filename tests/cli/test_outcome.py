@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from caeav.cli import caption as captions
+from caeav.cli import caption as caption_command
 from caeav.cli import options as live
 from caeav.cli import train as outcome
 from caeav.cli.app import build
@@ -188,13 +188,13 @@ def test_options_in_front_of_a_sub_command_are_refused_with_their_place() -> Non
     said = CliRunner().invoke(build(), ["caption", "--dataset", "d", "show", "a"])
     assert said.exit_code == 2
     told = " ".join(re.sub("[│╭╰─╮╯]", " ", said.output).split())
-    assert "--dataset goes behind the command: caeav caption show --dataset" in told
+    assert "--dataset belongs after the command: caeav caption show --dataset" in told
 
 
 def test_without_a_sub_command_captions_are_made() -> None:
     context = typer.Context(typer.main.get_command(build()))
     context.invoked_subcommand = None
-    assert captions.asked_for(context) is False
+    assert caption_command._sub_command_named(context) is False
 
 
 # ---- backbones for inject ------------------------------------------------------------------------------------

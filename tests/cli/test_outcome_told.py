@@ -10,8 +10,8 @@ import pytest
 
 from caeav.cli.train import finish, print_group
 from caeav.manifests.core.home import Home
+from caeav.model.train.groups import read_group
 from caeav.model.train.protocol import PUBLISHED
-from caeav.model.train.seeds import read_group
 
 
 def result(run: str = "r1", seed: int = 0, score: float = 50.0, **other: Any) -> dict[str, Any]:

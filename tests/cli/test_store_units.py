@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import store, store_care
 from caeav.cli import store_care as store_targets
-from caeav.cli.store_care import find_target, find_targets, is_store, size_text
+from caeav.cli.store_care import find_target, find_targets, is_store
 from caeav.pipeline.extract.identity import MediaReport
 from caeav.pipeline.store import Differences, Report, StoreInfo
 from caeav.pipeline.store.errors import Problem
@@ -122,7 +122,7 @@ def test_repair_mends_every_store_and_says_what_is_due(monkeypatch: pytest.Monke
     assert lines == [
         str(A),
         "  shard 0 dropped",
-        f"9 clips due: {', '.join(keys[:8])}, ...; run the command that made the store again",
+        f"9 clips due: {', '.join(keys[:8])} and 1 more; run the command that made the store again",
         str(B),
         "sound: nothing to repair",
     ]
@@ -208,18 +208,3 @@ def test_a_store_is_named_by_folder_or_data_set(monkeypatch: pytest.MonkeyPatch,
     assert is_store(str(tmp_path)) and is_store("no/such/folder") and is_store(A.name)
     assert is_store(f"{A.name}.slice-1-of-2")
     assert not is_store("mine") and not is_store(str(tmp_path.parent))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (1_023_000, "1.0 MB"),
-        (2.5e9, "2.5 GB"),
-        (3e12, "3.0 TB"),
-    ],
-)
-def test_sizes_in_words(count: int, text: str) -> None:
-    assert size_text(count) == text

@@ -115,7 +115,7 @@ def test_an_interrupted_group_is_finished_by_resuming_the_run_that_is_named(
     assert result.exit_code == 130
     [line] = [line for line in result.stderr.splitlines() if "--resume" in line]
     assert line.endswith(f"-s7 --home {home.root}")  # it can be typed as it stands
-    assert "it then begins the seeds that were not: 8, 9" in result.stderr
+    assert "after it come the seeds not begun yet: 8, 9" in result.stderr
     name = line.split()[line.split().index("--resume") + 1]
     resumed = call(home, "train", "--resume", name, "--json")
     assert resumed.exit_code == 0, resumed.output
@@ -382,9 +382,9 @@ def test_a_data_set_without_stores_names_the_next_step(home: Home) -> None:
 
 
 def test_every_recipe_is_named_in_the_help() -> None:
-    from caeav.model.train.config_file import recipe_names
+    from caeav.model.train.config_file import preset_names
 
     app = typer.Typer()
     train.register(app)
     text = " ".join(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).stdout.split())
-    assert [name for name in recipe_names("ave") if name not in text] == []
+    assert [name for name in preset_names("ave") if name not in text] == []

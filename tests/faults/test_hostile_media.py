@@ -93,13 +93,13 @@ def test_a_file_in_which_no_place_can_be_gone_to_is_refused_in_words(
         def seek(self, *_: Any, **__: Any) -> None:
             raise av.error.PermissionError(1, "Operation not permitted")
 
-    opened = scan.opened
+    open_media = scan.open_media
 
     @contextmanager
     def stubborn(path: str, limits: Limits) -> Iterator[Any]:
-        with opened(path, limits) as container:
+        with open_media(path, limits) as container:
             yield Stubborn(container)
 
-    monkeypatch.setattr(scan, "opened", stubborn)
+    monkeypatch.setattr(scan, "open_media", stubborn)
     with pytest.raises(DecodeError, match="no place in the file can be gone to: Operation not permitted"):
         decoders["pyav"]().decode(str(tmp_path / "deep.avi"), 7.0, Sampling(2, 1.0, 16_000))

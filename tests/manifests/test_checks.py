@@ -12,7 +12,7 @@ import pytest
 from caeav.manifests.baselines import segment_labels
 from caeav.manifests.checks import check, missing_media
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
-from caeav.manifests.findings import CODES, TOLD, finding, told
+from caeav.manifests.findings import CODES, WARNINGS, finding, warning_lines
 from caeav.manifests.masks import pack_mask
 from caeav.manifests.readers import ReadOptions, readers
 
@@ -127,7 +127,7 @@ def test_the_report_is_json(tmp_path: Path) -> None:
     assert report["shares"]["train"]["majority_label"] == "background"
 
 
-def test_a_manifest_without_clips_is_reported_too() -> None:
+def test_a_manifest_empty_split_hint_is_reported_too() -> None:
     report = check(manifest())
     assert (report.clips, report.splits, report.shares) == (0, {}, {})
 
@@ -143,8 +143,11 @@ def test_what_may_make_every_number_wrong_comes_first_and_is_told_where_data_is_
     rows = replace(manifest(clip("k", "")), findings=found)
     codes = [group.code for group in check(rows).findings]
     assert codes == ["doubtful_times", "names_taken_for", "missing_media", "no_split"]
-    assert [line.partition(" (")[2] for line in told(rows)] == ["l.csv: 2000 to 5000)", "l.csv: a -> a.mp4)"]
-    assert set(TOLD) <= set(CODES)
+    assert [line.partition(" (")[2] for line in warning_lines(rows)] == [
+        "l.csv: 2000 to 5000)",
+        "l.csv: a -> a.mp4)",
+    ]
+    assert set(WARNINGS) <= set(CODES)
 
 
 def test_a_code_without_meaning_cannot_be_used() -> None:
@@ -327,7 +330,7 @@ def test_an_event_of_a_moment_is_without_length_and_a_short_one_is_not() -> None
 
 def test_what_is_told_comes_in_a_fixed_order() -> None:
     codes = ["unmerged_streams", "past_the_end", "damaged_row", "few_names_found", "clip_cut_in_two"]
-    said = told(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
+    said = warning_lines(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
     order = ["few_names_found", "past_the_end", "clip_cut_in_two", "unmerged_streams"]
     assert [line.rsplit(" ", 1)[1] for line in said] == [f"{code})" for code in order]
     assert said[1] == f"{CODES['past_the_end']} (w: past_the_end)"

@@ -148,7 +148,7 @@ def test_a_folder_may_be_called_otherwise_and_its_lengths_are_asked_of_who_knows
         return [7.0] * len(paths)
 
     found = load_dataset(
-        *(str(folder), None, home), called="mine", lengths=lengths, segments=2, segment_s=1.5, stride_s=2.0
+        *(str(folder), None, home), dataset="mine", lengths=lengths, segments=2, segment_s=1.5, stride_s=2.0
     )
     assert found.dataset == "mine" and asked == [folder / "a.mp4"]
     assert [(clip.start_s, clip.seconds) for clip in found.clips] == [(0.0, 3.0), (2.0, 3.0), (4.0, 3.0)]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caeav.manifests.keys import KEY_PATTERN, Wish, assign_keys, slug
+from caeav.manifests.keys import KEY_PATTERN, KeyRequest, assign_keys, slug
 
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), unique=True, max_size=20)
 
 
-def wish(text: str) -> Wish:
-    return Wish(text, text)
+def wish(text: str) -> KeyRequest:
+    return KeyRequest(text, text)
 
 
 @given(texts)
@@ -44,7 +44,7 @@ def test_a_changed_name_carries_a_hash_so_it_cannot_be_taken_for_another() -> No
 
 
 def test_names_that_read_alike_all_carry_a_hash() -> None:
-    keys = assign_keys([Wish("a", "a.mp4"), Wish("a", "a.mkv"), Wish("b", "b.mp4")])
+    keys = assign_keys([KeyRequest("a", "a.mp4"), KeyRequest("a", "a.mkv"), KeyRequest("b", "b.mp4")])
     assert keys[2] == "b"
     assert keys[0].startswith("a-") and keys[1].startswith("a-") and keys[0] != keys[1]
 
@@ -70,12 +70,12 @@ def test_slugs_read_like_their_text(text: str, expected: str) -> None:
 
 def test_a_name_longer_than_is_readable_is_cut_and_carries_a_hash() -> None:
     assert slug("k" * 120) == "k" * 120 and slug("k" * 121) == "k" * 120
-    [short, long] = assign_keys([Wish("k" * 120, "a"), Wish("j" * 121, "b")])
+    [short, long] = assign_keys([KeyRequest("k" * 120, "a"), KeyRequest("j" * 121, "b")])
     assert short == "k" * 120 and long.startswith("j" * 120 + "-") and len(long) == 129
     assert slug("___") == "___" and slug("...") == "clip" and slug("") == "clip"
 
 
 def test_more_of_the_hash_is_taken_where_a_name_reads_like_a_key_with_one() -> None:
-    [first] = assign_keys([Wish("a.b", "x")])
-    keys = assign_keys([Wish("a.b", "x"), Wish(first, "y")])
+    [first] = assign_keys([KeyRequest("a.b", "x")])
+    keys = assign_keys([KeyRequest("a.b", "x"), KeyRequest(first, "y")])
     assert keys[1].startswith(first) and len(set(keys)) == 2 and len(keys[0]) == len("a_b-") + 16

@@ -10,7 +10,7 @@ from caeav.manifests.clip import Finding
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.readers.labels import LabelRow, read_labels
 from caeav.manifests.readers.names import MediaNames
-from caeav.manifests.readers.times import Range, hardly_seconds, past_said, past_the_end, sample
+from caeav.manifests.readers.times import Range, describe_past_end, doubt_seconds, past_the_end, sample
 
 HEAD = b"file,start_s,end_s,label,split\n"
 
@@ -280,12 +280,12 @@ def ranges(*times: tuple[float, float]) -> list[Range]:
 
 
 def test_long_ranges_in_whole_numbers_are_doubted_and_others_are_not() -> None:
-    said = hardly_seconds(ranges((2000, 5000), (0, 2000)))
+    said = doubt_seconds(ranges((2000, 5000), (0, 2000)))
     assert "last 2500 s (42 minutes) at the median, such as line 2, 2000 to 5000: seconds?" in said
     assert "start_ms" in said
-    assert not hardly_seconds(ranges((2000, 2005), (3000, 3010)))
-    assert not hardly_seconds(ranges((2000.5, 5000), (0, 2000)))
-    assert not hardly_seconds([])
+    assert not doubt_seconds(ranges((2000, 2005), (3000, 3010)))
+    assert not doubt_seconds(ranges((2000.5, 5000), (0, 2000)))
+    assert not doubt_seconds([])
 
 
 def test_labels_are_held_against_their_media() -> None:
@@ -295,9 +295,9 @@ def test_labels_are_held_against_their_media() -> None:
     assert past_the_end(rows[1:2], {"1.mp4": 12.0})[1]
     assert past_the_end(ranges((0, 3000)), {"0.mp4": 10.0})[1]
     assert not past_the_end(ranges((0, 99)), {"0.mp4": 10.0})[1]
-    assert "(as milliseconds: 0 to 3 s)" in past_said([(ranges((0, 3000))[0], 10.0)])
-    assert "milliseconds" not in past_said([(ranges((0, 30_000))[0], 10.0)])
-    assert "milliseconds" not in past_said([(ranges((0, 20))[0], 10.0)])
+    assert "(as milliseconds: 0 to 3 s)" in describe_past_end([(ranges((0, 3000))[0], 10.0)])
+    assert "milliseconds" not in describe_past_end([(ranges((0, 30_000))[0], 10.0)])
+    assert "milliseconds" not in describe_past_end([(ranges((0, 20))[0], 10.0)])
     assert past_the_end(rows[1:2], {"1.mp4": None}) == ([], False)
     assert past_the_end([], {}) == ([], False)
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 import caeav.manifests.key_index as keytable
 import caeav.manifests.key_index as texthash
 import caeav.manifests.manifest as jsonl
-from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.clip import Clip, Event, Manifest, video_of
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import video_id
-from caeav.manifests.key_index import KeyPlaces, Keys, hash_text, hash_texts
-from caeav.manifests.lazy_clips import FiledClips
+from caeav.manifests.key_index import KeyIndex, Keys, hash_text, hash_texts
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest, write_manifest
 from caeav.manifests.rows import ManifestError
-from caeav.manifests.update import grow
+from caeav.manifests.update import update_manifest
 
 CLIPS = (
     Clip("plain", "a/b.mp4", 0.0, 10.0, "train", (Event("bell", 1.0, 2.0),), {"id": "x"}),
@@ -34,7 +33,7 @@ MANIFEST = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS)
 
 @pytest.fixture
 def filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     path = tmp_path / "manifest.jsonl"
     write_manifest(MANIFEST, path)
     return path
@@ -42,7 +41,7 @@ def filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_rows_left_in_the_file_are_the_clips_that_were_written(filed: Path, tmp_path: Path) -> None:
     manifest = read_manifest(filed)
-    assert isinstance(manifest.clips, FiledClips)
+    assert isinstance(manifest.clips, LazyClips)
     assert tuple(manifest.clips) == CLIPS
     assert [manifest.clips[i] for i in (0, -1)] == [CLIPS[0], CLIPS[-1]]
     assert manifest.clips[1:3] == CLIPS[1:3]
@@ -100,9 +99,9 @@ def test_the_video_of_a_row_is_its_official_id_or_its_file(filed: Path) -> None:
     ]
     write_manifest(Manifest("toy", 10, 1.0, (), tuple(clips)), filed)
     stored = read_manifest(filed).clips
-    assert isinstance(stored, FiledClips)
+    assert isinstance(stored, LazyClips)
     rows = np.array([7, 0, 1, 2, 3, 4, 5, 6])
-    wanted = [video_id(clips[row]) for row in rows]
+    wanted = [video_of(clips[row].media, clips[row].extra) for row in rows]
     assert [name.decode() for name in stored.videos(rows)] == wanted
 
 
@@ -128,8 +127,8 @@ def test_rows_written_otherwise_are_read_as_ever(filed: Path) -> None:
 
 def test_growing_by_nothing_makes_no_clip(filed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, current = read_manifest(filed), read_manifest(filed)
-    monkeypatch.setattr(FiledClips, "_clip", None)
-    grown, growth = grow(stored, current)
+    monkeypatch.setattr(LazyClips, "_clip", None)
+    grown, growth = update_manifest(stored, current)
     assert not growth
     assert grown == stored
 
@@ -138,15 +137,15 @@ def test_many_clips_are_put_out_of_the_memory_and_stay_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:3], "/media", {"a": "b"})
-    assert jsonl.filed(few) is few
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_CLIPS", 4)
+    assert jsonl.with_lazy_clips(few) is few
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_CLIPS", 4)
     many = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"})
-    away = jsonl.filed(many)
-    assert isinstance(away.clips, FiledClips)
+    away = jsonl.with_lazy_clips(many)
+    assert isinstance(away.clips, LazyClips)
     assert away == many
-    assert jsonl.filed(away) is away
+    assert jsonl.with_lazy_clips(away) is away
     with pytest.raises(ManifestError, match="in no other row"):
-        jsonl.filed(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
+        jsonl.with_lazy_clips(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
 
 
 def test_rows_that_another_manifest_has_are_not_checked_again(
@@ -154,7 +153,7 @@ def test_rows_that_another_manifest_has_are_not_checked_again(
 ) -> None:
     checked = read_manifest(filed)
     fewer = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[1:])
-    monkeypatch.setattr(FiledClips, "_clip", None)
+    monkeypatch.setattr(LazyClips, "_clip", None)
     assert read_manifest(filed, like=checked).keys == MANIFEST.keys
     with pytest.raises(TypeError):
         read_manifest(filed, like=fewer)
@@ -191,19 +190,19 @@ def test_keys_are_a_sequence_like_the_tuple(given: list[str], start: int, stop: 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=4), max_size=30))
 def test_places_of_keys_and_the_first_that_is_there_twice(given: list[str]) -> None:
-    places = KeyPlaces(Keys.of(given))
+    places = KeyIndex(Keys.of(given))
     for key in {*given, "d", "", "aé"}:
         assert places.get(key) == (given.index(key) if key in given else None)
-    assert (places.twice() is None) == (len(set(given)) == len(given))
+    assert (places.duplicate() is None) == (len(set(given)) == len(given))
 
 
 def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keytable, "hash_text", lambda *_: 7)
     monkeypatch.setattr(keytable, "hash_texts", lambda blob, ends, seed: np.full(len(ends), 7, np.uint64))
-    places = KeyPlaces(Keys.of(["a", "b", "c"]))
+    places = KeyIndex(Keys.of(["a", "b", "c"]))
     assert [places.get(key) for key in "abcd"] == [0, 1, 2, None]
-    assert places.twice() is None
-    assert KeyPlaces(Keys.of(["a", "b", "a"])).twice() == 2
+    assert places.duplicate() is None
+    assert KeyIndex(Keys.of(["a", "b", "a"])).duplicate() == 2
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30), st.integers(0, 2**64 - 1))
@@ -217,7 +216,7 @@ def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     texts = [f"key {n}".encode() for n in range(9)]
     ends = np.cumsum([len(text) for text in texts]).astype(np.uint32)
     whole = hash_texts(b"".join(texts), ends, 3)
-    monkeypatch.setattr(texthash, "_AT_ONCE_BYTES", 16)
+    monkeypatch.setattr(texthash, "_CHUNK_BYTES", 16)
     assert hash_texts(b"".join(texts), ends, 3).tolist() == whole.tolist()
 
 
@@ -231,5 +230,5 @@ def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:
 
 
 def test_places_travel_with_their_seed() -> None:
-    places = pickle.loads(pickle.dumps(KeyPlaces(Keys.of(["a", "bcdefghijkl"]))))
+    places = pickle.loads(pickle.dumps(KeyIndex(Keys.of(["a", "bcdefghijkl"]))))
     assert [places.get(key) for key in ("bcdefghijkl", "a", "b")] == [1, 0, None]

@@ -8,7 +8,7 @@ import pytest
 
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import told
+from caeav.manifests.findings import warning_lines
 from caeav.manifests.readers import CLASS_FOLDERS, ReadOptions, readers
 
 
@@ -32,12 +32,15 @@ def test_the_folder_is_the_class(tmp_path: Path) -> None:
         ("dog/a.mp4", "", ["dog"]),
     ]
     assert manifest.clips[0].events == (Event("cat", 0.0, 10.0),)
-    assert "2 class folders (cat, dog), no splits" in told(manifest)[0]
+    assert "2 class folders (cat, dog), no splits" in warning_lines(manifest)[0]
 
 
 def test_a_few_classes_are_named_and_more_are_hinted_at(tmp_path: Path) -> None:
-    assert "3 class folders (a, b, c), no" in told(read(tmp_path, *(f"{name}/x.mp4" for name in "abc")))[0]
-    assert "4 class folders (a, b, c, ...), no" in told(read(tmp_path, "d/x.mp4"))[0]
+    assert (
+        "3 class folders (a, b, c), no"
+        in warning_lines(read(tmp_path, *(f"{name}/x.mp4" for name in "abc")))[0]
+    )
+    assert "4 class folders (a, b, c, ...), no" in warning_lines(read(tmp_path, "d/x.mp4"))[0]
 
 
 def test_the_folder_above_is_the_split(tmp_path: Path) -> None:
@@ -47,7 +50,7 @@ def test_the_folder_above_is_the_split(tmp_path: Path) -> None:
         ("testing/cat/c.mp4", "test", ["cat"]),
         ("train/dog/a.mp4", "train", ["dog"]),
     ]
-    assert "Validation/ as val, testing/ as test, train/ as train" in told(manifest)[0]
+    assert "Validation/ as val, testing/ as test, train/ as train" in warning_lines(manifest)[0]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import leaked_keys, told
+from caeav.manifests.findings import leaked_keys, warning_lines
 from caeav.manifests.readers import Lengths, ReadOptions, readers
-from caeav.manifests.readers.lists import form_of
+from caeav.manifests.readers.lists import list_format
 
 A, B = "-0_Jh4kDv5A", "ZZZZZZZZZZ9"
 VGG = f'{A},30,"mouse, clicking",test\n{B},0,people whistling,train\n'
@@ -113,7 +113,9 @@ def test_a_file_named_by_the_id_alone_is_the_clip_or_the_video_by_its_length(tmp
     manifest = read(tmp_path, text, *files)
     assert [clip.start_s for clip in manifest.clips] == [30.0, 40.0]
     assert "2 of unknown length are taken for whole videos" in said(manifest, "named_by_id")[0]
-    assert len([line for line in told(manifest) if "may hold the clip or the whole video" in line]) == 1
+    assert (
+        len([line for line in warning_lines(manifest) if "may hold the clip or the whole video" in line]) == 1
+    )
 
 
 def test_a_cut_clip_begins_at_0_also_where_the_list_begins_early_and_is_counted_once(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_several_files_of_one_clip_are_one_clip(tmp_path: Path) -> None:
 def test_clips_without_a_file_are_kept_and_counted_and_all_of_them_refused(tmp_path: Path) -> None:
     manifest = read(tmp_path, VGG, f"{A}_000030.mp4")
     assert said(manifest, "missing_media") == ["1 of 2 clips"]
-    assert any("1 of 2 rows" in line for line in told(manifest))
+    assert any("1 of 2 rows" in line for line in warning_lines(manifest))
     several = read(tmp_path / "several", AUDIOSET, f"{B}_2500_12500.mp4")
     assert said(several, "missing_media")[0] == "1 of 2 clips"  # though it has two labels
     (tmp_path / f"{A}_000030.mp4").unlink()
@@ -218,4 +220,4 @@ def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> 
     ],
 )
 def test_which_texts_are_lists(text: str, form: str) -> None:
-    assert form_of(text) == form
+    assert list_format(text) == form

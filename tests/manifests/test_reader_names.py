@@ -9,7 +9,7 @@ import pytest
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import told
+from caeav.manifests.findings import warning_lines
 from caeav.manifests.readers import ReadOptions, readers
 
 ACCENT = "caf\u00e9"
@@ -60,14 +60,14 @@ def test_a_name_that_can_be_only_one_file_is_taken_for_it_and_said(
     assert labelled(manifest) == {"dog/a.mp4": "dog"}
     [found] = [found for found in manifest.findings if found.code == "names_taken_for"]
     assert found.detail == f"{how}: {name} -> dog/a.mp4"
-    assert any(f"{name} -> dog/a.mp4" in line for line in told(manifest))
+    assert any(f"{name} -> dog/a.mp4" in line for line in warning_lines(manifest))
     assert "missing_media" not in codes(manifest)
 
 
 def test_the_path_itself_is_taken_as_it_is_and_nothing_is_said(tmp_path: Path) -> None:
     manifest = read(media(tmp_path, "dog/a.mp4", "DOG/a.mp4", "a.mp4"), "./dog//a.mp4,dog,train")
     assert labelled(manifest) == {"dog/a.mp4": "dog"}
-    assert codes(manifest) == {"unlabelled_file"} and told(manifest) == []
+    assert codes(manifest) == {"unlabelled_file"} and warning_lines(manifest) == []
 
 
 def test_an_absolute_path_into_the_folder_is_taken_though_shorter_paths_fit_too(tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_a_label_file_of_which_no_row_names_a_file_is_refused_with_the_likely_cu
 def test_a_label_file_of_which_half_the_rows_name_no_file_is_doubted(tmp_path: Path) -> None:
     root = media(tmp_path, "a.mp4", "b.mp4")
     manifest = read(root, "a.mp4,dog,train", "c.mp4,dog,train", "d.mp4,dog,train")
-    assert any("2 of 3 rows, such as line 3: c.mp4" in line for line in told(manifest))
-    assert len(told(read(root, "a.mp4,dog,train", "c.mp4,dog,train"))) == 1
+    assert any("2 of 3 rows, such as line 3: c.mp4" in line for line in warning_lines(manifest))
+    assert len(warning_lines(read(root, "a.mp4,dog,train", "c.mp4,dog,train"))) == 1
     manifest = read(root, "a.mp4,dog,train", "b.mp4,dog,train", "c.mp4,dog,train")
-    assert told(manifest) == []
+    assert warning_lines(manifest) == []
 
 
 def test_many_names_are_told_by_kind_with_examples(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.findings import leaked_keys, told
+from caeav.manifests.findings import leaked_keys, warning_lines
 from caeav.manifests.manifest import manifest_digest, read_manifest, source_digest, write_manifest
 from caeav.manifests.readers import Lengths, ReadOptions, readers
-from caeav.manifests.readers.windows import windows_in
+from caeav.manifests.readers.windows import window_count
 
 CLIPS = "file,clip_start_s,clip_end_s,start_s,end_s,label,split\n"
 HEAD = "file,start_s,end_s,label,split\n"
@@ -62,7 +62,7 @@ def test_a_clip_may_begin_anywhere_and_events_stay_times_of_the_media(folder: Pa
         ("a__3500ms", 3.5, "train", (Event("dog", 1.5, 3.5),)),
         ("a__37000ms", 37.0, "train", (Event("violin", 0.0, 10.0),)),
     ]
-    assert {clip.seconds for clip in manifest.clips} == {10.0} and told(manifest) == []
+    assert {clip.seconds for clip in manifest.clips} == {10.0} and warning_lines(manifest) == []
 
 
 def test_several_rows_of_one_clip_are_its_events_and_clips_may_overlap(folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_shorter_clip_among_full_ones_is_said_and_its_event_ends_where_it_ends
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,,,dog,train\n")
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 0.0, 3.0),)]
     assert said(manifest, "short_clip") == ["1 row, such as line 3: 3 s from 47 s on"]
-    assert len(told(manifest)) == 1
+    assert len(warning_lines(manifest)) == 1
 
 
 @pytest.mark.parametrize("times", ["2,5", "47,48", "30,36", "0,0"])
@@ -147,7 +147,9 @@ def test_an_event_as_long_as_a_clip_across_two_points_to_the_columns_for_clips(f
     ]
     assert len(manifest.clips) == 3
     assert (
-        told(read(folder, HEAD + "a.mp4,38,42,dog,train\na.mp4,0,25,dog,train\na.mp4,60,70,cat,train\n"))
+        warning_lines(
+            read(folder, HEAD + "a.mp4,38,42,dog,train\na.mp4,0,25,dog,train\na.mp4,60,70,cat,train\n")
+        )
         == []
     )
 
@@ -186,7 +188,7 @@ def test_other_columns_are_in_extra_under_a_name_of_their_own(folder: Path) -> N
     ],
 )
 def test_how_many_windows_a_file_has(length: float, stride: float, count: int) -> None:
-    assert windows_in(length, 10.0, stride) == count
+    assert window_count(length, 10.0, stride) == count
 
 
 def test_a_stride_cuts_each_file_over_its_whole_length(folder: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_stride_cuts_each_file_over_its_whole_length(folder: Path) -> None:
         ("b", "b.mp4", 0.0),
     ]
     assert said(manifest, "tail_left_out") == ["4.0 s at the ends of 1 file, such as the last 4.0 s of a.mp4"]
-    assert told(manifest) == []
+    assert warning_lines(manifest) == []
 
 
 def test_windows_may_overlap_or_leave_gaps(folder: Path) -> None:
@@ -251,7 +253,7 @@ def test_windows_of_one_file_never_lie_in_two_splits(folder: Path) -> None:
 def test_rows_that_no_window_touches_are_said(folder: Path) -> None:
     manifest = read(folder, HEAD + "a.mp4,12,15,dog,\n", stride_s=30.0, lengths=lengths(a=70.0))
     assert said(manifest, "event_in_no_clip") == ["1 row, such as line 2 of a.mp4"]
-    assert len(told(manifest)) == 1 and not any(clip.events for clip in manifest.clips)
+    assert len(warning_lines(manifest)) == 1 and not any(clip.events for clip in manifest.clips)
 
 
 def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: Path) -> None:
@@ -268,7 +270,7 @@ def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: 
         ("gone.mp4", 10.0),
     ]
     assert said(manifest, "unknown_length") == ["2 files, such as a.mp4"]
-    assert any("2 files, such as a.mp4" in line for line in told(manifest))
+    assert any("2 files, such as a.mp4" in line for line in warning_lines(manifest))
 
 
 @pytest.mark.parametrize("stride", [0.0, -1.0, float("inf"), float("nan")])
@@ -311,8 +313,8 @@ def test_milliseconds_are_refused_where_the_media_says_so_and_doubted_where_nobo
     ):
         assert part in str(raised.value)
     manifest = read(folder, text)
-    assert any("2000 to 5000: seconds?" in line for line in told(manifest))
-    assert told(read(folder, text, lengths=lengths(a=7200.0))) == []
+    assert any("2000 to 5000: seconds?" in line for line in warning_lines(manifest))
+    assert warning_lines(read(folder, text, lengths=lengths(a=7200.0))) == []
     assert said(read(folder, text, lengths=lengths(a=None)), "doubtful_times")
 
 
@@ -322,7 +324,7 @@ def test_some_labels_past_the_end_are_doubted_with_the_first(folder: Path) -> No
     manifest = read(folder, text, lengths=lengths(a=10.0, b=12.0))
     [detail] = said(manifest, "past_the_end")
     assert detail == "1 of 2 rows looked at, line 3: 20 to 30 s of b.mp4, which ends at 12.000 s"
-    assert len(told(manifest)) == 1
+    assert len(warning_lines(manifest)) == 1
     with pytest.raises(CaeavError, match="times are seconds of the media file as it lies here"):
         read(folder, HEAD + "b.mp4,20,30,dog,train\n", lengths=lengths(b=12.0))
 
@@ -356,8 +358,8 @@ def test_pictures_and_sound_apart_are_said_with_the_command_that_joins_them(fold
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     manifest = read(folder)
-    [line] = told(manifest)
+    [line] = warning_lines(manifest)
     assert "my film.f137.mp4, my film.f140.m4a (2 such videos)" in line
     assert f"ffmpeg -i '{folder}/my film.f137.mp4' -i '{folder}/my film.f140.m4a' -c copy" in line
     (folder / "my film.mp4").touch()
-    assert "my film lies there whole, too: remove the parts" in told(read(folder))[0]
+    assert "my film lies there whole, too: remove the parts" in warning_lines(read(folder))[0]

@@ -15,13 +15,13 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
 from caeav.manifests.remembered import (
-    Recalled,
+    ResolvedDataset,
+    dataset_name,
     last_dataset,
     media_root,
-    name_of,
     read_memory,
-    recall,
     remember,
+    resolve_dataset,
 )
 
 
@@ -47,8 +47,8 @@ def folder(path: Path, *files: str) -> Path:
     return path
 
 
-def know(home: Home, asked: str, given: Source | None = None, *, last: bool = True) -> Recalled:
-    found = recall(home, asked, given or Source(), same_names)
+def know(home: Home, asked: str, given: Source | None = None, *, last: bool = True) -> ResolvedDataset:
+    found = resolve_dataset(home, asked, given or Source(), same_names)
     remember(home, found, last=last)
     return found
 
@@ -62,11 +62,14 @@ def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -
     media, labels = folder(tmp_path / "clips"), tmp_path / "l.csv"
     know(home, str(media), Source(labels=labels, segments=4, stride_s=2.0))
     for asked in ("", "clips", str(media), f"{media}/../clips"):
-        again = recall(home, asked, Source(), same_names)
-        assert (again.called, again.source.labels, again.source.segments) == ("clips", labels, 4)
+        again = resolve_dataset(home, asked, Source(), same_names)
+        assert (again.name, again.source.labels, again.source.segments) == ("clips", labels, 4)
         assert (again.source.root, again.source.stride_s, again.changes) == (media, 2.0, ())
-        assert f"--labels {labels} --segments 4 --stride-seconds 2" in again.said[-1]
-    assert f"clips, the one last extracted in {home.root}" in recall(home, "", Source(), same_names).said[0]
+        assert f"--labels {labels} --segments 4 --stride-seconds 2" in again.notes[-1]
+    assert (
+        f"clips, the one last extracted in {home.root}"
+        in resolve_dataset(home, "", Source(), same_names).notes[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,9 @@ def test_another_value_is_a_change_and_the_same_is_none(
     media = folder(tmp_path / "clips")
     whole = Source(labels=Path("/l.csv"), segment_s=2.0, stride_s=3.0)
     know(home, str(media), whole)
-    [change] = recall(home, str(media), given, same_names).changes
+    [change] = resolve_dataset(home, str(media), given, same_names).changes
     assert words in change
-    assert recall(home, "clips", replace(whole, segments=10), same_names).changes == ()
+    assert resolve_dataset(home, "clips", replace(whole, segments=10), same_names).changes == ()
 
 
 def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_own_is(
@@ -97,9 +100,9 @@ def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_
     for media in (bare, own):
         know(home, str(media))
     given = Source(labels=tmp_path / "l.csv")
-    assert recall(home, str(bare), given, same_names).changes == ()
-    assert recall(home, str(own), given, same_names).changes != ()
-    assert recall(home, str(own), Source(labels=own / "labels.csv"), same_names).changes == ()
+    assert resolve_dataset(home, str(bare), given, same_names).changes == ()
+    assert resolve_dataset(home, str(own), given, same_names).changes != ()
+    assert resolve_dataset(home, str(own), Source(labels=own / "labels.csv"), same_names).changes == ()
 
 
 def test_none_takes_labels_and_stride_back_and_keeps_a_folders_own_label_file_away(
@@ -109,16 +112,16 @@ def test_none_takes_labels_and_stride_back_and_keeps_a_folders_own_label_file_aw
     nothing = Source(labels="none", stride_s=0.0)
     for media in (bare, own):
         know(home, str(media), Source(labels=tmp_path / "l.csv", stride_s=3.0))
-        taken = recall(home, str(media), nothing, same_names)
+        taken = resolve_dataset(home, str(media), nothing, same_names)
         assert [text.partition(", ")[2] for text in taken.changes] == ["now it is none", "now it is 0"]
         remember(home, taken, last=True)
-        assert recall(home, str(media), nothing, same_names).changes == ()
+        assert resolve_dataset(home, str(media), nothing, same_names).changes == ()
         assert read_memory(home).sources[media.name].stride_s is None
     assert read_memory(home).sources["bare"].labels is None
     assert read_memory(home).sources["own"].labels == "none"
-    assert "labels.csv, now" not in str(recall(home, str(bare), nothing, same_names).changes)
+    assert "labels.csv, now" not in str(resolve_dataset(home, str(bare), nothing, same_names).changes)
     given = Source(labels=own / "labels.csv")
-    assert "--labels none, now it is" in recall(home, str(own), given, same_names).changes[0]
+    assert "--labels none, now it is" in resolve_dataset(home, str(own), given, same_names).changes[0]
     fresh = folder(tmp_path / "fresh")
     assert know(home, str(fresh), nothing).changes == ()
     assert read_memory(home).sources["fresh"] == Source(root=fresh)
@@ -129,17 +132,22 @@ def test_an_official_set_keeps_its_root_and_another_one_is_a_change_unless_the_m
 ) -> None:
     first, copy, other = folder(tmp_path / "1"), folder(tmp_path / "2"), folder(tmp_path / "3", "b.mp4")
     know(home, "ave", Source(root=first))
-    assert recall(home, "ave", Source(), same_names).root == first
-    assert recall(home, "ave", Source(root=first), same_names).changes == ()
-    assert "now --root" in recall(home, "ave", Source(root=copy), same_names).changes[0]  # nothing to compare
+    assert resolve_dataset(home, "ave", Source(), same_names).root == first
+    assert resolve_dataset(home, "ave", Source(root=first), same_names).changes == ()
+    assert (
+        "now --root" in resolve_dataset(home, "ave", Source(root=copy), same_names).changes[0]
+    )  # nothing to compare
     recorded(home, "ave", "a.mp4")
-    moved = recall(home, "ave", Source(root=copy), same_names)
-    assert moved.changes == () and "with the same media" in moved.said[0]
-    assert "0 of 1 media files are the same" in recall(home, "ave", Source(root=other), same_names).changes[0]
+    moved = resolve_dataset(home, "ave", Source(root=copy), same_names)
+    assert moved.changes == () and "with the same media" in moved.notes[0]
+    assert (
+        "0 of 1 media files are the same"
+        in resolve_dataset(home, "ave", Source(root=other), same_names).changes[0]
+    )
     for path in (first, copy):
         path.rename(path.with_name(f"{path.name}-away"))
-    gone = recall(home, "ave", Source(), same_names)
-    assert gone.root is None and f"{first}, where ave was read before, is not there" in gone.said[0]
+    gone = resolve_dataset(home, "ave", Source(), same_names)
+    assert gone.root is None and f"{first}, where ave was read before, is not there" in gone.notes[0]
 
 
 def test_the_place_of_an_official_set_in_the_home_moves_with_the_home(home: Home, tmp_path: Path) -> None:
@@ -147,25 +155,25 @@ def test_the_place_of_an_official_set_in_the_home_moves_with_the_home(home: Home
     know(home, "ave", Source(root=home.data("ave")))
     assert read_memory(home).sources["ave"].root is None
     home.root.rename(tmp_path / "new")
-    assert recall(Home(tmp_path / "new"), "", Source(), same_names).changes == ()
+    assert resolve_dataset(Home(tmp_path / "new"), "", Source(), same_names).changes == ()
     assert media_root(Home(tmp_path / "new"), "ave") == tmp_path / "new" / "data" / "ave"
 
 
 def test_two_folders_of_one_name_are_two_data_sets(home: Home, tmp_path: Path) -> None:
     x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips", "b.mp4")
-    assert know(home, str(x)).called == "clips"
+    assert know(home, str(x)).name == "clips"
     recorded(home, "clips", "a.mp4")
     second = know(home, str(y))
-    assert second.called.startswith("clips-") and len(second.called) == len("clips-") + 8
-    assert f"{y} is called {second.called}" in second.said[0]
-    again = recall(home, str(y), Source(), same_names)
-    assert (again.called, again.said) == (second.called, ())
-    assert recall(home, str(x), Source(), same_names).called == "clips"
+    assert second.name.startswith("clips-") and len(second.name) == len("clips-") + 8
+    assert f"{y} is called {second.name}" in second.notes[0]
+    again = resolve_dataset(home, str(y), Source(), same_names)
+    assert (again.name, again.notes) == (second.name, ())
+    assert resolve_dataset(home, str(x), Source(), same_names).name == "clips"
     link = tmp_path / "z"
     link.symlink_to(y)
-    assert name_of(home, str(link), same_names) == second.called
-    assert name_of(home, "clips", same_names) == "clips"
-    assert media_root(home, second.called) == y
+    assert dataset_name(home, str(link), same_names) == second.name
+    assert dataset_name(home, "clips", same_names) == "clips"
+    assert media_root(home, second.name) == y
 
 
 def test_a_folder_that_moved_or_was_renamed_stays_its_data_set_with_its_labels(
@@ -178,8 +186,8 @@ def test_a_folder_that_moved_or_was_renamed_stays_its_data_set_with_its_labels(
         new.parent.mkdir(exist_ok=True)
         old.rename(new)
         found = know(home, str(new))
-        assert (found.called, found.changes, found.source.labels) == ("clips", (), new / "mine.csv")
-        assert f"clips was in {old}, it is now in {new}" in found.said[0]
+        assert (found.name, found.changes, found.source.labels) == ("clips", (), new / "mine.csv")
+        assert f"clips was in {old}, it is now in {new}" in found.notes[0]
         old = new
     assert read_memory(home).sources["clips"].root == old
 
@@ -188,7 +196,7 @@ def test_a_copy_of_the_same_content_is_the_same_data_set(home: Home, tmp_path: P
     x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips")
     know(home, str(x))
     recorded(home, "clips", "a.mp4")
-    assert recall(home, str(y), Source(), same_names).called == "clips"
+    assert resolve_dataset(home, str(y), Source(), same_names).name == "clips"
 
 
 def test_a_home_of_old_knows_where_its_media_was(home: Home, tmp_path: Path) -> None:
@@ -197,11 +205,11 @@ def test_a_home_of_old_knows_where_its_media_was(home: Home, tmp_path: Path) -> 
     note.parent.mkdir(parents=True)
     note.write_bytes(str(x).encode())
     recorded(home, "clips")
-    assert recall(home, str(x), Source(), same_names).called == "clips"
-    assert recall(home, str(y), Source(), same_names).called.startswith("clips-")
+    assert resolve_dataset(home, str(x), Source(), same_names).name == "clips"
+    assert resolve_dataset(home, str(y), Source(), same_names).name.startswith("clips-")
     assert media_root(home, "clips") == x
     x.rename(tmp_path / "away")
-    assert recall(home, str(y), Source(), same_names).called == "clips"
+    assert resolve_dataset(home, str(y), Source(), same_names).name == "clips"
 
 
 def test_without_a_last_data_set_the_only_one_is_taken_or_they_are_named(home: Home) -> None:
@@ -251,7 +259,7 @@ def test_names_that_are_no_utf8_come_back(home: Home, tmp_path: Path) -> None:
     odd = tmp_path / "clips\udcff"
     odd.mkdir()
     (odd / "a.mp4").touch()
-    name = know(home, str(odd)).called
+    name = know(home, str(odd)).name
     assert read_memory(home).sources[name].root == odd
 
 
@@ -274,16 +282,16 @@ def test_killed_while_writing_the_old_memory_is_there(
 
 def test_a_name_taken_by_another_process_meanwhile_is_refused(home: Home, tmp_path: Path) -> None:
     x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips", "b.mp4")
-    both = [recall(home, str(path), Source(), same_names) for path in (x, y)]
+    both = [resolve_dataset(home, str(path), Source(), same_names) for path in (x, y)]
     remember(home, both[0], last=True)
     with pytest.raises(CaeavError, match="another process has just begun"):
         remember(home, both[1], last=True)
     recorded(home, "clips", "a.mp4")
-    assert know(home, str(y)).called.startswith("clips-")
+    assert know(home, str(y)).name.startswith("clips-")
 
 
 def _begin(home: Home, path: str) -> None:
-    remember(home, recall(home, path, Source(), nothing_known), last=True)
+    remember(home, resolve_dataset(home, path, Source(), nothing_known), last=True)
 
 
 def test_processes_at_once_lose_nothing(home: Home, tmp_path: Path) -> None:
@@ -302,11 +310,11 @@ def test_a_built_manifest_stands_in_where_the_folder_is_gone(home: Home, tmp_pat
     know(home, str(media), Source(segments=4))
     media.rename(tmp_path / "away")
     with pytest.raises(CaeavError, match=f"the media of clips was in {media}"):
-        recall(home, "clips", Source(), same_names)
+        resolve_dataset(home, "clips", Source(), same_names)
     home.manifest("clips").parent.mkdir(parents=True)
     home.manifest("clips").touch()
-    found = recall(home, "clips", Source(), same_names)
-    assert found.built and "the manifest that was built is taken" in found.said[0]
+    found = resolve_dataset(home, "clips", Source(), same_names)
+    assert found.built and "the manifest that was built is taken" in found.notes[0]
     assert remembered.read_memory(home).sources["clips"].segments == 4
 
 
@@ -319,10 +327,10 @@ def test_another_folder_in_the_place_of_one_that_is_gone_needs_half_of_its_media
     x.rename(tmp_path / "gone")
     (tmp_path / "gone").rename(tmp_path / "y.old")  # not found under any name that is asked for
     half = folder(tmp_path / "half" / "clips", "a.mp4", "b.mp4")
-    assert recall(home, str(half), Source(), same_names).called == "clips"
+    assert resolve_dataset(home, str(half), Source(), same_names).name == "clips"
     less = folder(tmp_path / "less" / "clips", "a.mp4", "other.mp4")
-    found = recall(home, str(less), Source(), same_names)
-    assert found.called.startswith("clips-") and "whose media are others" in found.said[0]
+    found = resolve_dataset(home, str(less), Source(), same_names)
+    assert found.name.startswith("clips-") and "which holds other media" in found.notes[0]
 
 
 def test_a_folder_of_which_nothing_is_recorded_is_not_taken_for_a_renamed_one(
@@ -331,24 +339,26 @@ def test_a_folder_of_which_nothing_is_recorded_is_not_taken_for_a_renamed_one(
     x = folder(tmp_path / "x")
     know(home, str(x))
     x.rename(tmp_path / "y")
-    found = recall(home, str(tmp_path / "z"), Source(), same_names) if folder(tmp_path / "z") else None
-    assert found is not None and found.called == "z" and not found.said
+    found = (
+        resolve_dataset(home, str(tmp_path / "z"), Source(), same_names) if folder(tmp_path / "z") else None
+    )
+    assert found is not None and found.name == "z" and not found.notes
 
 
 def test_a_folder_whose_name_begins_alike_is_its_own(home: Home, tmp_path: Path) -> None:
     know(home, str(folder(tmp_path / "clips2")))
-    found = recall(home, str(folder(tmp_path / "clips")), Source(), same_names)
-    assert found.called == "clips"
-    assert recall(home, str(tmp_path / "clips2"), Source(), same_names).called == "clips2"
+    found = resolve_dataset(home, str(folder(tmp_path / "clips")), Source(), same_names)
+    assert found.name == "clips"
+    assert resolve_dataset(home, str(tmp_path / "clips2"), Source(), same_names).name == "clips2"
 
 
 def test_an_official_set_elsewhere_with_nothing_recorded_is_a_change(home: Home, tmp_path: Path) -> None:
     x, y = folder(tmp_path / "x"), folder(tmp_path / "y")
     know(home, "ave", Source(root=x))
-    [change] = recall(home, "ave", Source(root=y), nothing_known).changes
+    [change] = resolve_dataset(home, "ave", Source(root=y), nothing_known).changes
     assert change == f"ave was read in {x}, now --root {y} is given"
     recorded(home, "ave", "a.mp4", "b.mp4")
-    [change] = recall(home, "ave", Source(root=y), same_names).changes
+    [change] = resolve_dataset(home, "ave", Source(root=y), same_names).changes
     assert change.endswith("1 of 2 media files are the same there")
     (y / "b.mp4").touch()
-    assert recall(home, "ave", Source(root=y), same_names).changes == ()
+    assert resolve_dataset(home, "ave", Source(root=y), same_names).changes == ()

@@ -16,10 +16,9 @@ from caeav.manifests import key_index as keytable
 from caeav.manifests import manifest as jsonl
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.atomic import publish_text
-from caeav.manifests.key_index import KeyPlaces, Keys
-from caeav.manifests.lazy_clips import FiledClips, map_file
+from caeav.manifests.key_index import KeyIndex, Keys
+from caeav.manifests.lazy_clips import LazyClips, map_file
 from caeav.manifests.manifest import (
-    filed,
     holds_rows,
     manifest_digest,
     read_manifest,
@@ -156,7 +155,7 @@ def test_a_header_that_is_wrong(change: dict[str, Any], said: str, tmp_path: Pat
 def test_a_key_that_is_there_twice_is_named_with_its_row(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "FILED_BYTES", 1 if large else 1 << 30)
+    monkeypatch.setattr(jsonl, "LAZY_BYTES", 1 if large else 1 << 30)
     path = tmp_path / "m.jsonl"
     write_manifest(MANIFEST, path)
     path.write_text(path.read_text().replace('"key": "b"', '"key": "a"'))
@@ -192,7 +191,7 @@ def test_digests_see_everything_but_the_place() -> None:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose rows stay in it."""
-    monkeypatch.setattr(jsonl, "FILED_BYTES", 1)
+    monkeypatch.setattr(jsonl, "LAZY_BYTES", 1)
     path = tmp_path / "m.jsonl"
     write_manifest(MANIFEST, path)
     return path
@@ -238,7 +237,7 @@ def test_a_file_of_the_same_rows_is_another_manifest_by_its_header(
     change: dict[str, Any], same: bool, large: Path
 ) -> None:
     held = read_manifest(large)
-    assert isinstance(held.clips, FiledClips)
+    assert isinstance(held.clips, LazyClips)
     head, rest = large.read_text().split("\n", 1)
     other = large.with_name("other.jsonl")
     other.write_text("\n".join([json.dumps(json.loads(head) | change), rest]))
@@ -255,7 +254,7 @@ def test_a_torn_large_file_is_refused_at_its_line(large: Path) -> None:
 
 def test_a_file_replaced_while_it_is_used_is_noticed(large: Path) -> None:
     held = read_manifest(large).clips
-    assert isinstance(held, FiledClips)
+    assert isinstance(held, LazyClips)
     held._data = None  # as after a journey to another process
     large.write_text(large.read_text() + "\n")
     with pytest.raises(Exception, match="was replaced while it was in use"):
@@ -267,16 +266,16 @@ def test_a_file_replaced_while_it_is_used_is_noticed(large: Path) -> None:
 
 
 def test_a_few_clips_stay_in_memory_and_many_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "FILED_CLIPS", 2)
-    assert filed(replace(MANIFEST, clips=MANIFEST.clips[:1])).clips == MANIFEST.clips[:1]
-    out = filed(MANIFEST)
-    assert isinstance(out.clips, FiledClips) and out == MANIFEST
+    monkeypatch.setattr(jsonl, "LAZY_CLIPS", 2)
+    assert jsonl.with_lazy_clips(replace(MANIFEST, clips=MANIFEST.clips[:1])).clips == MANIFEST.clips[:1]
+    out = jsonl.with_lazy_clips(MANIFEST)
+    assert isinstance(out.clips, LazyClips) and out == MANIFEST
     with pytest.raises(ManifestError, match="must be in no other row"):
-        filed(replace(MANIFEST, clips=(CLIP, CLIP)))
+        jsonl.with_lazy_clips(replace(MANIFEST, clips=(CLIP, CLIP)))
 
 
 def test_slices_of_keys_are_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keytable, "_AT_ONCE", 2)
+    monkeypatch.setattr(keytable, "_CHUNK_KEYS", 2)
     names = ["a", "bb", "", "dddd", "e", "ff", "g"]
     keys = Keys.of(names)
     assert list(keys) == names and keys == names and keys == tuple(names)
@@ -297,7 +296,7 @@ def test_slices_of_keys_are_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_first_key_that_is_there_before() -> None:
-    assert KeyPlaces(Keys.of(["a", "b", "c"])).twice() is None
-    assert KeyPlaces(Keys.of(["a", "b", "a", "c"])).twice() == 2
-    places = KeyPlaces(Keys.of(["a", "b", "a"]))
+    assert KeyIndex(Keys.of(["a", "b", "c"])).duplicate() is None
+    assert KeyIndex(Keys.of(["a", "b", "a", "c"])).duplicate() == 2
+    places = KeyIndex(Keys.of(["a", "b", "a"]))
     assert [places.get(key) for key in ("a", "b", "c", "\ud800")] == [0, 1, None, None]

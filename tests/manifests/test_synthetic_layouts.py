@@ -17,10 +17,11 @@ from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.dataset import SYNTHETIC, load_dataset
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.manifests.masks import unpack_mask
+from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.manifests.synthetic.audio import waveform
 from caeav.manifests.synthetic.classes import CLASSES, plain

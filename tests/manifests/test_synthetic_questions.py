@@ -13,8 +13,9 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.dataset import SYNTHETIC, load_dataset
+from caeav.manifests.dataset import load_dataset
 from caeav.manifests.findings import leaked_keys
+from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.readers.music_avqa import TYPES, read_questions
 from caeav.manifests.synthetic import synthesise
 from caeav.manifests.synthetic.classes import plain

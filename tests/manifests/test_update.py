@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.update import Growth, grow
+from caeav.manifests.update import ManifestUpdate, update_manifest
 
 
 def clip(key: str, split: str = "", label: str = "") -> Clip:
@@ -23,7 +23,9 @@ def manifest(*clips: Clip, classes: tuple[str, ...] = ()) -> Manifest:
 
 
 def test_new_clips_are_appended_whatever_place_they_have_in_the_data_set() -> None:
-    grown, growth = grow(manifest(clip("b"), clip("d")), manifest(clip("a"), clip("b"), clip("c"), clip("d")))
+    grown, growth = update_manifest(
+        manifest(clip("b"), clip("d")), manifest(clip("a"), clip("b"), clip("c"), clip("d"))
+    )
     assert [c.key for c in grown.clips] == ["b", "d", "a", "c"]
     assert growth.added == ("a", "c")
     assert not growth.relabelled and not growth.gone
@@ -31,7 +33,9 @@ def test_new_clips_are_appended_whatever_place_they_have_in_the_data_set() -> No
 
 def test_labels_split_and_extra_come_from_the_data_set_as_it_is_now() -> None:
     now = replace(clip("a", "val", "bell"), extra={"id": "x"})
-    grown, growth = grow(manifest(clip("a", "train"), clip("b")), manifest(clip("b"), now, classes=("bell",)))
+    grown, growth = update_manifest(
+        manifest(clip("a", "train"), clip("b")), manifest(clip("b"), now, classes=("bell",))
+    )
     assert grown.clips == (now, clip("b"))
     assert grown.classes == ("bell",)
     assert growth.relabelled == ("a",)
@@ -39,11 +43,11 @@ def test_labels_split_and_extra_come_from_the_data_set_as_it_is_now() -> None:
 
 def test_a_clip_that_is_gone_stays_stored_with_its_class_but_in_no_split() -> None:
     stored = manifest(clip("a", "train", "dog"), clip("b", "train", "cat"), classes=("cat", "dog"))
-    grown, growth = grow(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
+    grown, growth = update_manifest(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
     assert grown.clips == (clip("a", "", "dog"), clip("b", "train", "cat"))
     assert grown.classes == ("cat", "dog")
     assert growth.gone == ("a",)
-    back, growth = grow(grown, stored)
+    back, growth = update_manifest(grown, stored)
     assert back.clips == stored.clips and growth.relabelled == ("a",)
 
 
@@ -59,15 +63,15 @@ def test_a_clip_that_is_gone_stays_stored_with_its_class_but_in_no_split() -> No
 )
 def test_that_all_labels_are_lost_is_known(now: tuple[Clip, ...], lost: bool) -> None:
     stored = manifest(clip("a", "train", "dog"), clip("b", "val"), classes=("dog",))
-    grown, growth = grow(stored, manifest(*now, classes=("dog",)))
+    grown, growth = update_manifest(stored, manifest(*now, classes=("dog",)))
     assert growth.loses_labels(stored, grown) is lost
     bare = manifest(clip("a"), clip("b"))
-    assert not Growth((), ("a",), ()).loses_labels(bare, bare)
+    assert not ManifestUpdate((), ("a",), ()).loses_labels(bare, bare)
 
 
 def test_the_same_set_again_is_no_growth() -> None:
     same = manifest(clip("a", "train", "dog"), classes=("dog",))
-    grown, growth = grow(same, replace(same, media_root="/new"))
+    grown, growth = update_manifest(same, replace(same, media_root="/new"))
     assert not growth
     assert grown.media_root == "/new"
     assert grown.clips == same.clips
@@ -76,14 +80,14 @@ def test_the_same_set_again_is_no_growth() -> None:
 @pytest.mark.parametrize("change", [{"media": "other.mp4"}, {"start_s": 1.0}, {"seconds": 5.0}])
 def test_a_key_that_means_other_media_now_is_refused_by_name(change: dict[str, Any]) -> None:
     with pytest.raises(CaeavError, match=r"clip 'a' was .*a\.mp4") as raised:
-        grow(manifest(clip("a")), manifest(replace(clip("a"), **change)))
+        update_manifest(manifest(clip("a")), manifest(replace(clip("a"), **change)))
     assert str(next(iter(change.values()))) in str(raised.value)
 
 
 @pytest.mark.parametrize("change", [{"dataset": "other"}, {"segments": 5}, {"segment_s": 0.5}])
 def test_another_cut_or_data_set_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(CaeavError, match=f"the stored manifest has {next(iter(change))}"):
-        grow(manifest(clip("a")), replace(manifest(clip("a")), **change))
+        update_manifest(manifest(clip("a")), replace(manifest(clip("a")), **change))
 
 
 keys = st.lists(st.sampled_from("abcdefgh"), unique=True)
@@ -91,36 +95,36 @@ keys = st.lists(st.sampled_from("abcdefgh"), unique=True)
 
 @given(keys, keys)
 def test_growth_keeps_the_stored_prefix_and_loses_nothing(stored: list[str], current: list[str]) -> None:
-    grown, growth = grow(manifest(*map(clip, stored)), manifest(*map(clip, current)))
+    grown, growth = update_manifest(manifest(*map(clip, stored)), manifest(*map(clip, current)))
     result = [c.key for c in grown.clips]
     assert result[: len(stored)] == stored
     assert sorted(result) == sorted({*stored, *current})
     assert set(growth.added) == set(current) - set(stored)
     assert set(growth.gone) == set(stored) - set(current)
-    again, nothing = grow(grown, manifest(*map(clip, current)))
+    again, nothing = update_manifest(grown, manifest(*map(clip, current)))
     assert again == grown and not nothing.added
 
 
 def test_another_order_or_number_of_classes_is_taken_over() -> None:
     stored = manifest(clip("a", "train", "dog"), classes=("dog",))
-    grown, growth = grow(stored, manifest(clip("a", "train", "dog"), classes=("cat", "dog")))
+    grown, growth = update_manifest(stored, manifest(clip("a", "train", "dog"), classes=("cat", "dog")))
     assert grown.classes == ("cat", "dog") and not growth
 
 
 def test_a_class_that_no_clip_uses_goes_with_the_data_set() -> None:
     stored = manifest(clip("a", "train", "dog"), classes=("cat", "cow", "dog"))
-    grown, _ = grow(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
+    grown, _ = update_manifest(stored, manifest(clip("b", "train", "cat"), classes=("cat",)))
     assert grown.classes == ("cat", "dog")
 
 
 def test_a_start_or_length_that_is_another_is_refused_too() -> None:
     for change in ({"start_s": 1.0}, {"seconds": 9.0}, {"media": "x.mp4"}):
         with pytest.raises(CaeavError, match="clip 'a' was"):
-            grow(manifest(clip("a")), manifest(replace(clip("a"), **change)))
+            update_manifest(manifest(clip("a")), manifest(replace(clip("a"), **change)))
 
 
 def test_clips_that_are_gone_alone_are_growth() -> None:
-    grown, growth = grow(manifest(clip("a"), clip("b")), manifest(clip("a")))
+    grown, growth = update_manifest(manifest(clip("a"), clip("b")), manifest(clip("a")))
     assert growth and growth.gone == ("b",) and [c.key for c in grown.clips] == ["a", "b"]
 
 
@@ -138,8 +142,8 @@ def test_clips_that_are_gone_alone_are_growth() -> None:
 )
 def test_only_labels_lost_by_every_stored_clip_are_lost(now: list[Clip], loses: bool) -> None:
     stored = manifest(clip("a", "train", "dog"), clip("b", "train", "dog"))
-    grown, growth = grow(stored, manifest(*now))
+    grown, growth = update_manifest(stored, manifest(*now))
     assert growth.loses_labels(stored, grown) is loses
     without = manifest(clip("a"), clip("b"))
-    grown, growth = grow(without, manifest(*now))
+    grown, growth = update_manifest(without, manifest(*now))
     assert not growth.loses_labels(without, grown)

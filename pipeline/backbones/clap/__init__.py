@@ -1,1 +1,1 @@
-"""CLAP: audio and text encoders trained together, from their published checkpoints."""
+"""CLAP: an audio and a text encoder trained together, from their published checkpoints."""

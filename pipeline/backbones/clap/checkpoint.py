@@ -1,7 +1,6 @@
-"""Both published forms of CLAP read into one: the `.pt` of the laion-clap package, and the hub folders of transformers.
+"""Read both published forms of CLAP into one: the `.pt` of laion-clap, and the hub folders of transformers.
 
-What comes out has laion-clap's names. Neither library is needed, nothing is executed, and what either form says about
-the front end is kept beside the weights.
+The result has laion-clap's names, and keeps what the checkpoint says about its front end. Neither library is needed.
 
 | transformers | laion-clap |
 |---|---|
@@ -33,7 +32,7 @@ from caeav.pipeline.backbones.weights.load import read_weights, unwrapped
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 LAION_FILES = ("630k-audioset-best.pt",)
 CONFIG = "config.json"
-FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
+FRONT_END_FILES = ("preprocessor_config.json", "processor_config.json")
 
 _OWN = (
     "audio_branch.",
@@ -61,10 +60,10 @@ _POSITIONS = re.compile(r"(.*\.)?(position_ids|token_type_ids)$")
 
 @dataclass(frozen=True)
 class ClapState:
-    """Both towers under laion-clap's names, and what the checkpoint says besides.
+    """Both towers under laion-clap's names, and what else the checkpoint says.
 
     audio: as in `audio_branch`, without fusion's weights, and `audio_projection.*`; text: as in `text_branch`, and
-    `text_projection.*`. audio_config, text_config, front_end: of a hub folder, empty for a `.pt`.
+    `text_projection.*`. audio_config, text_config, front_end: from a hub folder, empty for a `.pt`.
     """
 
     audio: dict[str, Tensor]
@@ -76,24 +75,24 @@ class ClapState:
 
 
 def find_clap(choice: ModelChoice, default: str, beside: Sequence[str]) -> Weights:
-    """The files of a CLAP: a `.pt` of laion-clap, or a hub folder with those of `beside` that it holds."""
+    """The files of a CLAP: a `.pt` of laion-clap, or a hub folder with its `config.json` and files of `beside`."""
     return find_weights(choice, default=default, wants=(*HUB_FILES, *LAION_FILES), also=(CONFIG, *beside))
 
 
 def read_clap(weights: Weights, tower: Literal["audio", "text"]) -> ClapState:
-    """Read either form; raises `WeightsError` when it is neither, or lacks the tower."""
+    """Read either form; raises `WeightsError` when it is neither or lacks the tower."""
     state = unwrapped(read_weights(weights), lambda name: name.startswith(_OWN))
     hub = any(name.startswith((_ENCODER, "text_model.")) for name in state)
-    audio, text, strange = _from_hub(state) if hub else _from_laion(state)
-    if strange or not (audio if tower == "audio" else text):
-        said = f"keys of no CLAP: {', '.join(strange[:8])}" if strange else f"it has no {tower} tower"
+    audio, text, unknown = _from_hub(state) if hub else _from_laion(state)
+    if unknown or not (audio if tower == "audio" else text):
+        problem = f"keys of no CLAP: {', '.join(unknown[:8])}" if unknown else f"it has no {tower} tower"
         raise WeightsError(
-            f"{weights.source} is no CLAP checkpoint: {said}",
+            f"{weights.source} is no CLAP checkpoint: {problem}",
             hint="give a .pt of laion-clap (with HTSAT and RoBERTa) or a folder of transformers' ClapModel",
         )
     fused = any(_FUSION.match(name) for name in audio)
     config = _beside(weights, (CONFIG,)) if hub else {}
-    front = _beside(weights, FRONT_ENDS) if hub and tower == "audio" else {}
+    front = _beside(weights, FRONT_END_FILES) if hub and tower == "audio" else {}
     return ClapState(
         audio={name: x for name, x in audio.items() if not _FUSION.match(name)},
         text={name: x for name, x in text.items() if not _POSITIONS.fullmatch(name)},
@@ -105,12 +104,13 @@ def read_clap(weights: Weights, tower: Literal["audio", "text"]) -> ClapState:
 
 
 def _part(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
-    """The configuration of a tower, saved with the other or alone."""
+    """The configuration of a tower, whether it was saved with the other or alone."""
     held = config if config.get("model_type") == f"clap_{tower}_model" else config.get(f"{tower}_config")
     return dict(held or {})
 
 
 Towers = tuple[dict[str, Tensor], dict[str, Tensor], list[str]]
+"""Tensors of the audio tower and of the text tower, and the names that belong to neither."""
 
 
 def _from_laion(state: Mapping[str, Tensor]) -> Towers:
@@ -159,7 +159,7 @@ def _projection(name: str) -> str:
 
 
 def _beside(weights: Weights, names: tuple[str, ...]) -> dict[str, Any]:
-    """The first of some JSON files beside the weights; raises `WeightsError` when there is none."""
+    """The first of these JSON files that lies beside the weights; raises `WeightsError` when none does."""
     for name in names:
         path = weights.folder / name if weights.folder is not None else None
         if path is not None and path.is_file():

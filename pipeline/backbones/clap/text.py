@@ -1,10 +1,9 @@
 """The `clap` text encoder: RoBERTa as CLAP trained it, from a hub folder of transformers or a `.pt` of laion-clap.
 
-Tokens are RoBERTa's last hidden states; padding is masked in attention. The network is transformers' `ClapTextModel`,
-built from its configuration and filled here, since transformers' own loading of a tower out of a whole CLAP draws its
-weights at random without an error. The tokenizer is read by the `tokenizers` library from files alone: it lies in a hub
-folder; a `.pt` has none, and means the one of `FacebookAI/roberta-base` unless the setting `tokenizer` names another.
-Shapes: `N` texts, `W` tokens (77), `C` channels (768).
+Tokens are RoBERTa's last hidden states. The network is transformers' `ClapTextModel`, but filled here: transformers
+itself, asked for one tower of a whole CLAP, draws its weights at random without an error. The tokenizer is the one in
+the hub folder; a `.pt` has none and takes that of `FacebookAI/roberta-base`, unless the setting `tokenizer` names
+another. Shapes: `N` texts, `W` tokens (77), `C` channels (768).
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.clap.audio import DEFAULT
 from caeav.pipeline.backbones.clap.checkpoint import ClapState, find_clap, read_clap
-from caeav.pipeline.backbones.clip_text import TextTower
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
+from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import Weights, WeightsError, find_weights
 from caeav.pipeline.backbones.weights.find import HUB
 from caeav.pipeline.backbones.weights.load import load_checked
@@ -38,11 +37,11 @@ _PROBE = "a dog barks on the street"
 
 
 class ClapText(TextTower):
-    """CLAP's RoBERTa; sizes are those of the checkpoint."""
+    """CLAP's RoBERTa; the checkpoint decides its size."""
 
     def __init__(self, choice: ModelChoice) -> None:
         settings = choice.resolve({"max_tokens": LENGTH, "tokenizer": ""})
-        self._weights = find_clap(choice, DEFAULT, ())
+        self._weights = find_clap(choice, find_facts("clap", "text encoder").weights, ())
         self._state = None if self._weights.seed is not None else read_clap(self._weights, "text")
         self._config = _configuration(self._state)
         if self._state is None and not settings["tokenizer"]:
@@ -50,23 +49,18 @@ class ClapText(TextTower):
         else:
             found = _find_tokenizer(settings["tokenizer"], self._weights)
             self._tokenizer, digest = read_tokenizer(found, self._config.vocab_size), found.digest
-        longest = self._config.max_position_embeddings - 2  # positions are counted from behind the padding's
+        longest = self._config.max_position_embeddings - 2  # positions start behind that of the padding
         super().__init__(choice.name, settings["max_tokens"], self._config.hidden_size, longest)
-        self._settings = {
-            **settings,
-            "tokenizer": digest,
-            "layer_norm_eps": self._config.layer_norm_eps,
-        }
+        self._settings = {**settings, "tokenizer": digest}
         self._tokenizer.enable_truncation(self.max_tokens)
         pad = self._config.pad_token_id
         self._tokenizer.enable_padding(length=self.max_tokens, pad_id=pad, pad_token=PAD)
 
     def describe(self) -> Mapping[str, Any]:
         """Length, the tokenizer's digest and the weights."""
-        settings = {name: x for name, x in self._settings.items() if name != "layer_norm_eps"}
         return {
-            "settings": settings,
-            "layer_norm_eps": self._settings["layer_norm_eps"],
+            "settings": dict(self._settings),
+            "layer_norm_eps": self._config.layer_norm_eps,
             "weights": self._weights.describe(),
         }
 
@@ -94,7 +88,7 @@ class ClapText(TextTower):
 
 
 def read_tokenizer(found: Weights, vocabulary: int) -> Any:
-    """A byte-pair tokenizer from its files; raises `WeightsError` when it is empty or not the network's."""
+    """A byte-pair tokenizer from its files; raises `WeightsError` when it does not fit the network's vocabulary."""
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, processors
     except ModuleNotFoundError as error:
@@ -124,7 +118,7 @@ def read_tokenizer(found: Weights, vocabulary: int) -> Any:
 
 
 def byte_tokenizer() -> Any:
-    """One token a byte, for random weights, which know no words."""
+    """A tokenizer of single bytes, for random weights, which know no words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     marks = (BEGIN, PAD, END, UNKNOWN)
@@ -136,7 +130,7 @@ def byte_tokenizer() -> Any:
 
 
 def _find_tokenizer(given: str, weights: Weights) -> Weights:
-    """The tokenizer's files: those named, or those beside the weights, or RoBERTa's."""
+    """The tokenizer's files: those named, else those beside the weights, else RoBERTa's."""
     beside = weights.folder if weights.folder is not None and _has_tokenizer(weights.folder) else None
     choice = ModelChoice("the tokenizer of clap", given or (str(beside) if beside else ""))
     try:
@@ -154,7 +148,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _configuration(state: ClapState | None) -> Any:
-    """transformers' configuration: the folder's own, or RoBERTa's with the sizes of the tensors."""
+    """transformers' configuration: the folder's own, or RoBERTa's with the sizes that the tensors have."""
     make = _clap().ClapTextConfig
     if state is None:
         return make(layer_norm_eps=1e-5)
@@ -185,9 +179,9 @@ def _is_unused(name: str) -> bool:
 
 
 def _clap() -> Any:
-    """transformers' module of CLAP and its configuration's, as one namespace."""
+    """transformers' package of CLAP: its models and their configurations."""
     for prepare in (import_torchvision, import_torchaudio):
-        with suppress(CaeavError):  # it works without them where they are not installed
+        with suppress(CaeavError):  # transformers can do without them
             prepare()
     try:
         from transformers.models import clap

@@ -1,6 +1,6 @@
-"""The `hashed` text backbone: every word is a fixed random vector, found by hashing; nothing is learned.
+"""The `hashed` text encoder: every word is a fixed random vector, found by hashing; nothing is learned.
 
-Words that share letters are a little alike (their trigrams are mixed in), and every token holds a little of its
+Words that share letters get similar vectors (their trigrams are mixed in), and every token holds a little of its
 neighbours, so that "red square" and "square, red" differ. The same text gives the same bytes in every process.
 Shapes: `N` texts, `W` tokens, `C` channels.
 """
@@ -23,7 +23,7 @@ WORDS = re.compile(r"\w+", re.UNICODE)
 
 
 class HashedText:
-    """Up to `max_tokens` words a text, the rest is cut; an empty text has no real token."""
+    """Up to `max_tokens` words per text, the rest is cut; an empty text has no real token."""
 
     name = "hashed"
     max_tokens = 32
@@ -35,7 +35,7 @@ class HashedText:
         choice.refuse_options()
 
     def describe(self) -> Mapping[str, Any]:
-        """Settings; there are no weights to digest."""
+        """All settings; there are no weights."""
         return {
             "version": VERSION,
             "max_tokens": self.max_tokens,
@@ -45,7 +45,7 @@ class HashedText:
         }
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Texts -> tokens `[N, W, C]` (about unit variance a channel, zeros where padded) and mask `[N, W]`."""
+        """Texts -> tokens `[N, W, C]` (about unit variance, zeros where padded) and mask `[N, W]`."""
         tokens = np.zeros((len(texts), self.max_tokens, self.channels), dtype=np.float32)
         mask = np.zeros((len(texts), self.max_tokens), dtype=np.bool_)
         for n, text in enumerate(texts):
@@ -75,7 +75,7 @@ class HashedText:
 
 @lru_cache(maxsize=16384)
 def random_vector(name: str, channels: int) -> NDArray[np.float32]:
-    """A fixed vector `[C]` of unit variance for a name: evenly distributed, read straight off a stable hash."""
+    """A fixed vector `[C]` of a name: uniformly distributed, of unit variance, read straight off a stable hash."""
     stream = hashlib.shake_256(name.encode()).digest(2 * channels)
     even = np.frombuffer(stream, dtype="<u2").astype(np.float32) / np.float32(65535) - np.float32(0.5)
     return even * np.float32(np.sqrt(12))

@@ -1,13 +1,13 @@
-"""What the learned audio backbones of the store have in common: windows in, chosen taps of an HTS-AT out.
+"""What the learned audio backbones share: audio windows in, chosen taps of an HTS-AT out.
 
-A segment's sound is one window, repeated to the length the network sees (`htsat_sound.py`); the whole front end runs on
-the device with the network. Shapes: `N` clips, `T` segments, `L` tokens, `C` channels.
+A segment is one window, repeated to the length the network was trained on; the front end (`frontend.py`) runs on the
+device with the network. Shapes: `N` clips, `T` segments, `L` tokens, `C` channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.pipeline.backbones.base import Modality, TorchBackbone
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.base import Modality, TorchBackbone, choose_taps
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd
 from caeav.pipeline.backbones.htsat.network import Htsat, LiveHtsat
 from caeav.pipeline.backbones.weights.find import Weights
 from caeav.pipeline.store.record import Tap
 
-FRONT_END = ("rate_hz", "fft", "hop", "bands", "low_hz", "high_hz", "window_s", "mel", "filling", "int16")
-"""The settings of `SoundConfig` that a recipe names; the picture's side belongs to the weights."""
+FRONT_END_SETTINGS = tuple(field.name for field in fields(FrontEnd) if field.name != "image_size")
+"""The settings of a front end that a recipe names; the size of the image is decided by the weights."""
 WINDOWS = "audio.windows"
 SETTINGS: dict[str, Any] = {"segment_s": 1.0, "taps": []}
-"""What every one of them has besides its front end."""
+"""The settings of every such backbone besides its front end."""
 _ALLOWED = {"mel": ("slaney", "htk"), "filling": ("repeat", "repeatpad")}
 
 
-class SoundBackbone(TorchBackbone):
-    """Subclasses give the network, the settings, and taps it has besides its stages.
+class HtsatBackbone(TorchBackbone):
+    """An HTS-AT as a frozen backbone; subclasses give the network, its settings, and its taps besides the stages.
 
-    The setting `taps` names those that are stored, empty: the stages. `offered_taps`: all there are; `parameters`: how
-    many. The tap `audio.windows` is the network's input (`segment_s` of sound), for adapters in its first stage.
+    The setting `taps` names the taps to store; empty means the stages. `offered_taps` are all there are, `parameters`
+    their network's number of them. The tap `audio.windows` is the network's input (`segment_s` long), for adapters in
+    its first stage.
     """
 
     modality: Modality = "audio"
@@ -43,28 +44,22 @@ class SoundBackbone(TorchBackbone):
         self, name: str, trunk: Htsat, weights: Weights, settings: Mapping[str, Any], more: Sequence[Tap] = ()
     ) -> None:
         self.name = name
-        self.rate_hz = trunk.config.sound.rate_hz
+        self.rate_hz = trunk.config.front_end.rate_hz
         self._trunk = trunk
         self._weights = weights
         stages = [
             Tap(f"audio.stage{i + 1}", s.tokens, s.channels) for i, s in enumerate(LiveHtsat(trunk).stages)
         ]
-        self._samples = round(settings["segment_s"] * trunk.config.sound.rate_hz)
+        self._samples = round(settings["segment_s"] * trunk.config.front_end.rate_hz)
         self.offered_taps = (Tap(WINDOWS, self._samples, 1), *stages, *more)
         chosen = settings["taps"] or [tap.name for tap in stages]
-        unknown = [str(place) for place in chosen if place not in {tap.name for tap in self.offered_taps}]
-        if unknown:
-            raise CaeavError(
-                f"{name} has no tap {', '.join(unknown)}",
-                hint=f"it has {', '.join(tap.name for tap in self.offered_taps)}",
-            )
-        self._taps = tuple(tap for tap in self.offered_taps if tap.name in chosen)
+        self._taps = choose_taps(name, self.offered_taps, chosen)
         self._settings = {**settings, "taps": [tap.name for tap in self._taps]}
         module = self.module().requires_grad_(False).eval()
         self.parameters = sum(p.numel() for p in module.parameters())
 
     def taps(self) -> tuple[Tap, ...]:
-        """The stored taps, from shallow to deep."""
+        """The taps to store, from shallow to deep."""
         return self._taps
 
     def module(self) -> nn.Module:
@@ -72,66 +67,67 @@ class SoundBackbone(TorchBackbone):
         return self._trunk
 
     def describe(self) -> Mapping[str, Any]:
-        """All settings of the front end, the taps, and where the weights come from."""
+        """All settings (front end, segment length, taps), and where the weights come from."""
         return {"settings": dict(self._settings), "weights": self._weights.describe()}
 
     def live(self) -> LiveHtsat:
-        """The same network opened up for adapters inside it; it shares the weights."""
+        """The network opened up for adapters inside it, sharing its weights."""
         return LiveHtsat(self._trunk)
 
     def prepare(self, clip: NDArray[Any]) -> Tensor:
-        """Windows `[T, samples]` float32 as they are; raises `CaeavError` when the network cannot see a whole one."""
-        sound = self._trunk.config.sound
-        if clip.ndim != 2 or clip.shape[1] > sound.window_s * sound.rate_hz:
+        """Windows `[T, samples]` float32 as they are; raises `CaeavError` when they are too long for the network."""
+        front_end = self._trunk.config.front_end
+        if clip.ndim != 2 or clip.shape[1] > front_end.window_s * front_end.rate_hz:
             raise CaeavError(
-                f"{self.name} was given sound of shape {list(clip.shape)}; it sees windows [T, samples] of at most "
-                f"{sound.window_s * sound.rate_hz} samples ({sound.window_s} s)",
+                f"{self.name} was given audio of shape {list(clip.shape)}; it takes windows [T, samples] of at most "
+                f"{front_end.window_s * front_end.rate_hz} samples ({front_end.window_s} s)",
                 hint="use shorter segments",
             )
         if WINDOWS in self._settings["taps"] and clip.shape[1] != self._samples:
             raise CaeavError(
                 f"segments have {clip.shape[1]} samples, the tap {WINDOWS} was declared with {self._samples}",
-                hint=f"set segment_s of {self.name} to {clip.shape[1] / sound.rate_hz:g}",
+                hint=f"set segment_s of {self.name} to {clip.shape[1] / front_end.rate_hz:g}",
             )
         return torch.from_numpy(np.ascontiguousarray(clip, dtype=np.float32))
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """Windows `[N, T, samples]` -> `{tap: [N, T, L, C]}`; the network runs when one of its own is wanted."""
+        """Windows `[N, T, samples]` -> `{tap: [N, T, L, C]}`; without the network where its input alone is wanted."""
         windows = batch.flatten(0, 1)
-        found = {} if self._settings["taps"] == [WINDOWS] else self.everything(windows)
+        found = {} if self._settings["taps"] == [WINDOWS] else self.all_taps(windows)
         found[WINDOWS] = windows.unsqueeze(2)
         return {
             tap.name: found[tap.name].view(*batch.shape[:2], tap.tokens, tap.channels) for tap in self._taps
         }
 
-    def everything(self, windows: Tensor) -> dict[str, Tensor]:
+    def all_taps(self, windows: Tensor) -> dict[str, Tensor]:
         """Windows `[N, samples]` -> every tap of the network, `[N, L, C]`."""
         return {f"audio.stage{i + 1}": x for i, x in enumerate(self._trunk(windows))}
 
 
-def front_end(config: SoundConfig) -> dict[str, Any]:
-    """The settings that describe a front end."""
+def front_end_settings(config: FrontEnd) -> dict[str, Any]:
+    """A front end as settings of a recipe."""
     values = asdict(config)
-    return {key: values[key] for key in FRONT_END}
+    return {key: values[key] for key in FRONT_END_SETTINGS}
 
 
-def sound_config(name: str, settings: Mapping[str, Any], picture: int) -> SoundConfig:
-    """The front end of resolved settings; raises `CaeavError` for values that make none."""
-    values = {key: settings[key] for key in FRONT_END}
+def parse_front_end(name: str, settings: Mapping[str, Any], image_size: int) -> FrontEnd:
+    """The front end that resolved settings describe; raises `CaeavError` for values it cannot have."""
+    values = {key: settings[key] for key in FRONT_END_SETTINGS}
     for key, allowed in _ALLOWED.items():
         if values[key] not in allowed:
             raise CaeavError(
                 f"setting {key!r} of {name} is {values[key]!r}", hint=choices(values[key], allowed)
             )
-    numbers = [key for key in FRONT_END if key not in {*_ALLOWED, "int16"}]
+    numbers = [key for key in FRONT_END_SETTINGS if key not in {*_ALLOWED, "int16"}]
     if (
         any(isinstance(values[key], bool) or not isinstance(values[key], int | float) for key in numbers)
         or any(values[key] <= 0 for key in numbers if key != "low_hz")
         or not 0 <= values["low_hz"] < values["high_hz"] <= values["rate_hz"] / 2
-        or picture % values["bands"]
+        or image_size % values["bands"]
     ):
         raise CaeavError(
             f"settings of {name} make no mel spectrogram: {', '.join(f'{key} {values[key]!r}' for key in numbers)}",
-            hint=f"numbers above 0, low_hz below high_hz, high_hz at most rate_hz / 2, bands a divisor of {picture}",
+            hint="give numbers above 0, low_hz below high_hz, high_hz at most rate_hz / 2, and for bands a divisor of "
+            f"{image_size}",
         )
-    return SoundConfig(**values, picture=picture)
+    return FrontEnd(**values, image_size=image_size)

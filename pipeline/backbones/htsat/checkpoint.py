@@ -1,13 +1,12 @@
-"""Reading the published HTS-AT checkpoint (`HTSAT_AudioSet_Saved_*.ckpt`) into `Htsat`.
+"""Read the published HTS-AT checkpoint (`HTSAT_AudioSet_Saved_*.ckpt`) into `Htsat`.
 
-The file is a Lightning checkpoint: `state_dict` with the prefix `sed_model.`; without it, or with one of `module.` and
-the like before it, the names are the same. Nothing in it is executed. Every key is accounted for: taken, checked, or
-known to be of no use. CLAP's audio tower has the same names.
+The file is a Lightning checkpoint whose names begin with `sed_model.`; prefixes of training come off. Every key is
+accounted for: taken, checked, or known to be of no use. CLAP's audio tower has the same names.
 
 | published | here | |
 |---|---|---|
-| `bn0.*` | `picture.norm.*` | taken |
-| `logmel_extractor.melW` | `picture.filters` | must be those of the front end |
+| `bn0.*` | `image.norm.*` | taken |
+| `logmel_extractor.melW` | `image.filters` | must be those of the front end |
 | `patch_embed.proj.*`, `patch_embed.norm.*` | `patches.proj.*`, `patches.norm.*` | taken |
 | `layers.I.blocks.J.norm1.*`, `norm2.*`, `attn.qkv.*` | `stages.I.blocks.J. ...` same | taken |
 | `... attn.proj.*`, `attn.relative_position_bias_table` | `... attn.out.*`, `attn.bias_table` | taken |
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd, mel_weights
 from caeav.pipeline.backbones.htsat.network import Htsat
 from caeav.pipeline.backbones.weights.find import WeightsError
 from caeav.pipeline.backbones.weights.load import load_checked, read_tensors, unwrapped
@@ -41,8 +40,8 @@ _CHECKED = re.compile(r"(.*)\.(attn\.relative_position_index|attn_mask)")
 _BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.")
 _KERNEL = re.compile(r"spectrogram_extractor\.stft\.conv_(real|imag)\.weight")
 _NAMES = (
-    (re.compile(r"^bn0\."), "picture.norm."),
-    (re.compile(r"^logmel_extractor\.melW$"), "picture.filters"),
+    (re.compile(r"^bn0\."), "image.norm."),
+    (re.compile(r"^logmel_extractor\.melW$"), "image.filters"),
     (re.compile(r"^patch_embed\."), "patches."),
     (re.compile(r"^layers\.(\d+)\.downsample\."), r"stages.\1.merge."),
     (re.compile(r"^layers\."), "stages."),
@@ -61,7 +60,7 @@ def our_name(published: str) -> str:
 
 
 def read_state(path: Path, part: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint file without the prefixes of training; raises `WeightsError` for other networks'."""
+    """The tensors of a checkpoint file, without prefixes of training; raises `WeightsError` for another network's."""
     state = unwrapped(read_tensors(path, part), lambda name: name.startswith(_OWN))
     if not any(name.startswith(_OWN) for name in state):
         raise WeightsError(
@@ -72,24 +71,24 @@ def read_state(path: Path, part: str = "") -> dict[str, Tensor]:
 
 
 def fill_htsat(network: Htsat, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill `network` from tensors under published names without prefix, wholly or not at all; raises `WeightsError`.
+    """Fill `network` from tensors under published names without prefix, wholly or not at all.
 
-    `source` names them in errors.
+    Raises `WeightsError`, in which `source` names the tensors.
     """
     load_checked(network, our_state(network, state, source), source=source)
 
 
 def our_state(network: Htsat, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """What `network` takes of published tensors, under its own names; unknown names stay, for the loader to refuse.
+    """The published tensors that `network` takes, under its own names; unknown names stay, for the loader to refuse.
 
-    Raises `WeightsError` where a stored constant is not the one computed here: it is another network then.
+    Raises `WeightsError` where a stored constant differs from the one computed here: it is another network then.
     """
     ours, wrong = {}, []
     for name, tensor in published.items():
         if _KERNEL.fullmatch(name) or _CHECKED.fullmatch(name):
             wrong += _check(network, name, tensor)
         elif name == FILTERS:
-            wrong += _check_filters(network.config.sound, tensor)
+            wrong += _check_filters(network.config.front_end, tensor)
             ours[our_name(name)] = tensor
         elif not _UNUSED.fullmatch(name):
             ours[our_name(name)] = tensor
@@ -102,7 +101,7 @@ def our_state(network: Htsat, published: Mapping[str, Tensor], source: str) -> d
 
 
 def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """The sizes of a network as `HtsatConfig` names them, read off published tensors; raises `WeightsError`."""
+    """A network's sizes, as `HtsatConfig` names them, from published tensors; raises `WeightsError`."""
     blocks = sorted(
         {(int(found[1]), int(found[2])) for name in published if (found := _BLOCK.match(name)) is not None}
     )
@@ -134,8 +133,8 @@ def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any
     }
 
 
-def picture_side(published: Mapping[str, Tensor], usual: int = 256) -> int:
-    """Side of the picture, told by the mask of the first shifted block; `usual` where no mask is stored."""
+def image_size_of(published: Mapping[str, Tensor], usual: int = 256) -> int:
+    """The size of the mel image, from the mask of the first shifted block; `usual` where no mask is stored."""
     mask = published.get("layers.0.blocks.1.attn_mask")  # [windows, S, S]
     if mask is None:
         return usual
@@ -144,10 +143,10 @@ def picture_side(published: Mapping[str, Tensor], usual: int = 256) -> int:
 
 
 def _check(network: Htsat, name: str, tensor: Tensor) -> list[str]:
-    """What is wrong with a stored constant; nothing when it is the one computed here."""
+    """What is wrong with a stored constant; empty where it is the one computed here."""
     kernel = _KERNEL.fullmatch(name)
     if kernel:
-        expected = fourier_kernel(network.config.sound.fft, kernel[1])
+        expected = fourier_kernel(network.config.front_end.fft, kernel[1])
         if tensor.shape == expected.shape and torch.allclose(tensor.float(), expected, atol=1e-3):
             return []
         return [f"{name} is not a Hann-windowed Fourier transform"]
@@ -160,19 +159,19 @@ def _check(network: Htsat, name: str, tensor: Tensor) -> list[str]:
     return [f"{name} differs from the one of this network's window"]
 
 
-def _check_filters(sound: SoundConfig, stored: Tensor) -> list[str]:
-    """Another rate or range of frequencies than the weights were trained with would pass unseen otherwise."""
-    wanted = mel_weights(sound)
+def _check_filters(front_end: FrontEnd, stored: Tensor) -> list[str]:
+    """Refuse a rate or range of frequencies the weights were not trained with: nothing else would notice it."""
+    wanted = mel_weights(front_end)
     if stored.shape == wanted.shape and torch.allclose(stored.float(), wanted, atol=1e-4):
         return []
     return [
-        f"{FILTERS} {list(stored.shape)} are not the mel filters of {sound.rate_hz} Hz, fft {sound.fft}, {sound.bands} "
-        f"bands, {sound.low_hz:g} to {sound.high_hz:g} Hz"
+        f"{FILTERS} {list(stored.shape)} are not the mel filters of {front_end.rate_hz} Hz, fft {front_end.fft}, "
+        f"{front_end.bands} bands, {front_end.low_hz:g} to {front_end.high_hz:g} Hz"
     ]
 
 
 def fourier_kernel(fft: int, part: str) -> Tensor:
-    """The windowed Fourier matrix the published network stores as a convolution, `[fft / 2 + 1, 1, fft]`."""
+    """The windowed Fourier matrix that the published network stores as a convolution, `[fft / 2 + 1, 1, fft]`."""
     times = torch.arange(fft)
     turns = (torch.arange(fft // 2 + 1).unsqueeze(1) * times.unsqueeze(0) % fft).double() / fft
     wave = torch.cos(2 * math.pi * turns) if part == "real" else -torch.sin(2 * math.pi * turns)

@@ -1,7 +1,7 @@
-"""From waveforms to the picture HTS-AT and CLAP look at (REFERENCE sections 1 and 6): log-mel, norm, fold.
+"""The front end of HTS-AT and CLAP, from waveforms to a square image: log-mel, norm, fold (REFERENCE sections 1 and 6).
 
-`N` windows; spectrograms are `[N, frames, bands]`. Everything random acts in training mode only; frozen backbones
-run in eval mode, so it matters only to reproduce the reference, which left its frozen networks in training mode.
+`N` windows; spectrograms are `[N, frames, bands]`. Whatever is random acts in training mode only. Frozen backbones run
+in eval mode, so it matters only to reproduce the reference, which left its frozen networks in training mode.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Filling = Literal["repeat", "repeatpad"]
 
 
 @dataclass(frozen=True)
-class SoundConfig:
-    """The published network's front end; `picture` is the side of the square picture, `bands` must divide it.
+class FrontEnd:
+    """The published network's front end; `image_size` is the edge of its square image, a multiple of `bands`.
 
-    window_s: length of sound the network sees; a shorter window is repeated, and cut (`repeat`) or repeated as often
-    as it fits whole and followed by silence (`repeatpad`). mel: `slaney` filters of equal area, or `htk` of equal
-    height. int16: sound is rounded to 16 bits on the way in, as laion-clap does.
+    window_s: length of the network's input; a shorter window is repeated and cut (`repeat`), or repeated as often as
+    it fits whole and followed by silence (`repeatpad`). mel: `slaney` filters of equal area, or `htk` of equal height.
+    int16: samples are first rounded to 16 bits, as laion-clap does.
     """
 
     rate_hz: int = 32_000
@@ -35,7 +35,7 @@ class SoundConfig:
     bands: int = 64
     low_hz: float = 50.0
     high_hz: float = 14_000.0
-    picture: int = 256
+    image_size: int = 256
     window_s: int = 10
     mel: MelScale = "slaney"
     filling: Filling = "repeat"
@@ -44,16 +44,16 @@ class SoundConfig:
     @property
     def folds(self) -> int:
         """How many pieces of time are stacked along frequency."""
-        return self.picture // self.bands
+        return self.image_size // self.bands
 
     @property
     def frames(self) -> int:
-        """Spectral frames the picture holds."""
-        return self.picture * self.folds
+        """How many spectral frames the image holds."""
+        return self.image_size * self.folds
 
 
 def _mel(hz: Tensor, scale: MelScale) -> Tensor:
-    """Slaney's mel scale is linear to 1 kHz and logarithmic above; HTK's is one logarithm."""
+    """Slaney's scale is linear up to 1 kHz and logarithmic above; HTK's is one logarithm."""
     if scale == "htk":
         return 2595 * torch.log10(1 + hz / 700)
     step = math.log(6.4) / 27
@@ -67,7 +67,7 @@ def _hz(mel: Tensor, scale: MelScale) -> Tensor:
     return torch.where(mel < 15, mel * (200 / 3), 1000 * torch.exp(step * (mel - 15)))
 
 
-def mel_weights(config: SoundConfig) -> Tensor:
+def mel_weights(config: FrontEnd) -> Tensor:
     """Triangular filters `[fft / 2 + 1, bands]`, float32, computed in float64."""
     bins = torch.linspace(0, config.rate_hz / 2, config.fft // 2 + 1, dtype=torch.float64)
     limits = _mel(torch.tensor([config.low_hz, config.high_hz], dtype=torch.float64), config.mel)
@@ -81,7 +81,7 @@ def mel_weights(config: SoundConfig) -> Tensor:
 
 
 def fill_window(windows: Tensor, samples: int, filling: Filling = "repeat") -> Tensor:
-    """Each window repeated until it fills `samples`: `[N, n]` -> `[N, samples]` (one second becomes ten)."""
+    """Windows repeated up to `samples`: `[N, n]` -> `[N, samples]` (one second becomes ten)."""
     length = windows.shape[-1]
     if filling == "repeat" or length >= samples:
         return windows.repeat(1, -(-samples // length))[:, :samples]
@@ -90,7 +90,7 @@ def fill_window(windows: Tensor, samples: int, filling: Filling = "repeat") -> T
 
 
 def round_int16(windows: Tensor) -> Tensor:
-    """The nearest 16-bit value towards zero, -1..1 to -32767..32767, and back."""
+    """To 16 bits (-1..1 becomes -32767..32767), rounded towards zero, and back."""
     return (windows.clamp(-1, 1) * 32767).trunc() / 32767
 
 
@@ -112,29 +112,29 @@ def drop_stripes(x: Tensor, dim: int, widest: int, stripes: int) -> Tensor:
     return x * keep.unsqueeze(2 if dim == 1 else 1)
 
 
-def fold(x: Tensor, picture: int) -> Tensor:
-    """Spectrogram `[N, 1, frames, bands]` -> picture `[N, 1, picture, picture]`.
+def fold(x: Tensor, image_size: int) -> Tensor:
+    """Spectrogram `[N, 1, frames, bands]` -> image `[N, 1, image_size, image_size]`.
 
-    Time is stretched (bicubic, corners aligned) to fill the picture if shorter, then cut into `picture / bands`
-    pieces that are stacked along frequency: row = piece * bands + band. Longer input is a `ValueError`.
+    Time is stretched to fill the image (bicubic, corners aligned), then cut into `image_size / bands` pieces that are
+    stacked along frequency: row = piece * bands + band. Raises `ValueError` for more frames than fit.
     """
     rows, one, frames, bands = x.shape
-    folds = picture // bands
-    if frames > picture * folds:
-        raise ValueError(f"{frames} spectral frames do not fit a picture of {picture * folds}")
-    if frames < picture * folds:
-        x = F.interpolate(x, (picture * folds, bands), mode="bicubic", align_corners=True)
-    x = x.transpose(2, 3).reshape(rows, one, bands, folds, picture)
-    return x.transpose(2, 3).reshape(rows, one, picture, picture)
+    folds = image_size // bands
+    if frames > image_size * folds:
+        raise ValueError(f"{frames} spectral frames do not fit an image of {image_size * folds}")
+    if frames < image_size * folds:
+        x = F.interpolate(x, (image_size * folds, bands), mode="bicubic", align_corners=True)
+    x = x.transpose(2, 3).reshape(rows, one, bands, folds, image_size)
+    return x.transpose(2, 3).reshape(rows, one, image_size, image_size)
 
 
-class SoundPicture(nn.Module):
-    """Windows `[N, samples]` -> folded, normalised log-mel pictures `[N, 1, picture, picture]`."""
+class MelImage(nn.Module):
+    """Windows `[N, samples]` -> folded, normalised log-mel images `[N, 1, image_size, image_size]`."""
 
     filters: Tensor
     taper: Tensor
 
-    def __init__(self, config: SoundConfig) -> None:
+    def __init__(self, config: FrontEnd) -> None:
         super().__init__()
         self.config = config
         self.norm = nn.BatchNorm1d(config.bands)  # over the mel axis
@@ -151,12 +151,14 @@ class SoundPicture(nn.Module):
         return 10 * torch.log10((power @ self.filters).clamp(min=FLOOR))
 
     def forward(self, windows: Tensor, mixup: Tensor | None = None) -> Tensor:
-        """`mixup` `[N]`: shares for `mix_up`, which acts in training only."""
-        with torch.autocast(windows.device.type, enabled=False):  # a spectrum in half precision is no use
+        """`mixup` `[N]`: the shares of `mix_up`, which acts in training only."""
+        with torch.autocast(
+            windows.device.type, enabled=False
+        ):  # half precision is too coarse for a spectrum
             x = self.log_mel(windows.to(self.taper.dtype))
             x = self.norm(x.flatten(0, 1)).view_as(x)
         if self.training:
             x = drop_stripes(drop_stripes(x, 1, 64, 2), 2, 8, 2)
             if mixup is not None:
                 x = mix_up(x, mixup)
-        return fold(x.unsqueeze(1), self.config.picture)
+        return fold(x.unsqueeze(1), self.config.image_size)

@@ -1,12 +1,9 @@
-"""HTS-AT, the audio network of the reference, as a stack of stages that can be walked block by block.
+"""HTS-AT, the audio network of the reference: a Swin transformer (V1) on mel images, walked block by block.
 
-Tokens `[N, L, C]`, one row a window of sound. The final norm, pooling and class heads of the published network are
-not used by anything here and do not exist. `LiveHtsat` offers the network to adapters inside it.
-
-The transformer blocks of HTS-AT: windowed attention before norms (Swin V1) and patch merging.
-
-Tokens `[N, L, C]` lie on a `height x width` grid, row by row; `S` tokens a window. Written for this program; equal to
-the published network, whose parameter names `htsat_checkpoint.py` translates. A block gives tokens only.
+Written for this program and equal to the published network, whose parameter names `checkpoint.py` translates; its
+final norm, pooling and class heads are not needed here and left out. `LiveHtsat` opens it for adapters inside it.
+Shapes: tokens `[N, L, C]` of `N` windows of audio lie on a `height x width` grid, row by row; attention acts within
+windows of `S` tokens.
 """
 
 from __future__ import annotations
@@ -18,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fill_window, round_int16
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd, MelImage, fill_window, round_int16
 
 MASKED = -100.0
-"""What the published network adds where a shifted window joins opposite edges of the picture."""
+"""What the published network adds to a logit where a shifted window joins opposite edges of the image."""
 
 
 def to_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
@@ -41,7 +38,7 @@ def from_windows(x: Tensor, grid: tuple[int, int], window: int) -> Tensor:
 
 
 def relative_index(window: int) -> Tensor:
-    """`[S, S]`: which row of the bias table holds for a query and a key of one window."""
+    """`[S, S]`: the row of the bias table for each query and key of a window."""
     place = torch.arange(window)
     step = place.unsqueeze(1) - place.unsqueeze(0) + window - 1  # [window, window], 0 .. 2 window - 2
     rows = step.repeat_interleave(window, 0).repeat_interleave(window, 1)
@@ -63,7 +60,7 @@ def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
 
 
 class StochasticDepth(nn.Module):
-    """In training drops a whole row's branch with probability `rate` and scales the others up."""
+    """In training, drops a branch for a whole row with probability `rate` and scales the other rows up."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -79,7 +76,7 @@ class StochasticDepth(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention within a window, with a learned bias for every offset and head."""
+    """Attention within windows, with a learned bias per offset and head."""
 
     index: Tensor
 
@@ -118,9 +115,9 @@ class FeedForward(nn.Module):
 
 
 class HtsatBlock(nn.Module):
-    """`x + attention(norm1(x))`, then `+ mlp(norm2(.))`; windows are shifted by `shift` where `shift > 0`.
+    """`x + attention(norm1(x))`, then `x + mlp(norm2(x))`, in windows shifted by `shift`.
 
-    On a grid no larger than the window there is one window and no shift.
+    A grid no larger than the window is one window, without a shift.
     """
 
     mask: Tensor | None
@@ -166,7 +163,7 @@ class HtsatBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 neighbours joined, normalised, and mapped to twice the channels (the norm comes first, as in Swin V1)."""
+    """Joins 2x2 neighbours, normalises them, and maps them to twice the channels (norm first, as in Swin V1)."""
 
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -184,9 +181,9 @@ class PatchMerging(nn.Module):
 
 @dataclass(frozen=True)
 class HtsatConfig:
-    """The AudioSet network's shape; tests use smaller ones."""
+    """The size of a network; the defaults are the AudioSet network's."""
 
-    sound: SoundConfig = field(default_factory=SoundConfig)
+    front_end: FrontEnd = field(default_factory=FrontEnd)
     patch: int = 4
     channels: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -197,20 +194,20 @@ class HtsatConfig:
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches of the picture, row by row, and a norm."""
+    """Non-overlapping patches of the image, row by row, and a norm."""
 
     def __init__(self, channels: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(1, channels, patch, stride=patch)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """`[N, 1, side, side]` -> `[N, L, C]`."""
-        return self.norm(self.proj(picture).flatten(2).transpose(1, 2))  # type: ignore[no-any-return]
+    def forward(self, image: Tensor) -> Tensor:
+        """`[N, 1, image_size, image_size]` -> `[N, L, C]`."""
+        return self.norm(self.proj(image).flatten(2).transpose(1, 2))  # type: ignore[no-any-return]
 
 
 class HtsatStage(nn.Module):
-    """Blocks on one grid, every second one shifted, and the merging that leads to the next stage."""
+    """Blocks on one grid, every second one shifted, and the merging into the next stage."""
 
     def __init__(
         self,
@@ -244,22 +241,22 @@ class Htsat(nn.Module):
     def __init__(self, config: HtsatConfig | None = None) -> None:
         super().__init__()
         self.config = config = HtsatConfig() if config is None else config
-        self.picture = SoundPicture(config.sound)
+        self.image = MelImage(config.front_end)
         self.patches = PatchEmbedding(config.channels, config.patch)
         rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
-        side = config.sound.picture // config.patch
+        size = config.front_end.image_size // config.patch
         self.stages = nn.ModuleList()
         for number, depth in enumerate(config.depths):
-            grid = (side >> number, side >> number)
+            grid = (size >> number, size >> number)
             begin = sum(config.depths[:number])
             self.stages.append(HtsatStage(config, number, grid, rates[begin : begin + depth]))
 
     def embed(self, windows: Tensor, mixup: Tensor | None = None) -> Tensor:
-        """Windows `[N, samples]`, repeated to the network's 10 s where shorter -> tokens entering stage 1."""
-        sound = self.config.sound
-        windows = round_int16(windows) if sound.int16 else windows
-        windows = fill_window(windows, sound.window_s * sound.rate_hz, sound.filling)
-        return self.patches(self.picture(windows, mixup))  # type: ignore[no-any-return]
+        """Windows `[N, samples]`, repeated to the length of the network's input -> tokens entering stage 1."""
+        front_end = self.config.front_end
+        windows = round_int16(windows) if front_end.int16 else windows
+        windows = fill_window(windows, front_end.window_s * front_end.rate_hz, front_end.filling)
+        return self.patches(self.image(windows, mixup))  # type: ignore[no-any-return]
 
     def forward(self, windows: Tensor, mixup: Tensor | None = None) -> list[Tensor]:
         """Tokens at the end of every stage, before merging."""
@@ -276,7 +273,7 @@ class Htsat(nn.Module):
 
 @dataclass(frozen=True)
 class LiveHtsatStage:
-    """One stage as adapters see it: whole blocks, tokens in and tokens out."""
+    """One stage as adapters use it: whole blocks, tokens in and tokens out."""
 
     tokens: int
     channels: int
@@ -284,14 +281,14 @@ class LiveHtsatStage:
     merging: nn.Module | None
 
     def merge(self, x: Tensor) -> Tensor:
-        """Tokens of this stage -> tokens entering the next; the last stage has no next."""
+        """Tokens of this stage -> tokens entering the next; raises `ValueError` for the last stage."""
         if self.merging is None:
             raise ValueError("the last stage is not merged")
         return self.merging(x)  # type: ignore[no-any-return]
 
 
 def open_stages(network: Htsat) -> tuple[LiveHtsatStage, ...]:
-    """The stages of a network, in order; they share its weights."""
+    """The stages of a network, in order, sharing its weights."""
     return tuple(
         LiveHtsatStage(stage.tokens, stage.channels, tuple(stage.blocks), stage.merge)
         for stage in network.stages
@@ -300,12 +297,14 @@ def open_stages(network: Htsat) -> tuple[LiveHtsatStage, ...]:
 
 
 class LiveHtsat:
-    """`Htsat` opened up for adapters inside it; inputs are windows `[BT, samples]` at `rate_hz`, or `[BT, samples, 1]`
-    as the tap `audio.windows` holds them."""
+    """`Htsat` opened up for adapters inside it.
+
+    Its input is windows `[BT, samples]` at `rate_hz`, or `[BT, samples, 1]` as the tap `audio.windows` holds them.
+    """
 
     def __init__(self, network: Htsat) -> None:
         self.module = network
-        self.rate_hz = network.config.sound.rate_hz
+        self.rate_hz = network.config.front_end.rate_hz
         self.stages = open_stages(network)
 
     def embed(self, windows: Tensor) -> Tensor:

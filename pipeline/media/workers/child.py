@@ -1,8 +1,7 @@
-"""The inside of a killable child process: set up one job, then answer one request at a time until the pipe closes.
+"""The inside of a killable child process: set up one job, then serve one request at a time until the socket closes.
 
-Started as `python -P -c "...child.main(fd)"`, never by fork, so it inherits no threads and no locks. Its life
-depends on its parent twice: the pipe's end, and (Linux) the parent-death signal for when it hangs in a
-library.
+It is started as `python -P -c "...child.main(fd)"`, never by fork, so it inherits no threads and no locks. It ends with
+its parent in two ways: when the socket closes, and (Linux) by the parent-death signal when it hangs in a library.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ REQUEST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
 
 Job = Callable[[Mapping[str, Any]], tuple[wire.Arrays, Mapping[str, Any]]]
-"""One request -> arrays and JSON facts. Raises `CaeavError` (`DecodeError`) for a true failure."""
+"""One request -> arrays and JSON values. Raises `CaeavError` (`DecodeError`) for a failure with a known reason."""
 
 
 def _die_with_parent(parent: int) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # it died before the line above
         os._exit(1)
 
 
 def _limit_memory(limit_bytes: int | None) -> None:
-    """Limit what is allocated; the whole address space also holds what libraries merely reserve, CUDA's much of it."""
+    """Limit allocations, not address space: libraries, above all CUDA, reserve far more than they use."""
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def _quiet() -> None:
-    """Send what libraries print to nowhere; they print a lot about damaged files."""
+    """Silence what libraries print; it is a lot for damaged files."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -55,7 +54,7 @@ def _load(path: str) -> Callable[[Mapping[str, Any]], Job]:
     return found
 
 
-def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: int | None) -> bool:
+def _serve_one(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: int | None) -> bool:
     """Do one request and send its result or failure; False when this process should not go on."""
     name = request.data["id"]
     try:
@@ -70,7 +69,7 @@ def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: i
             sock, "failure", {"id": name, "reason": f"out of memory{limit}", "stage": None, "trace": ""}
         )
         return False
-    except Exception as error:  # noqa: BLE001 - a job's mistake costs its clip, and is reported whole
+    except Exception as error:  # noqa: BLE001 - a bug in a job costs one clip, and is reported in full
         reason = f"{type(error).__name__}: {error}"
         trace = traceback.format_exc()
         wire.send(sock, "failure", {"id": name, "reason": reason, "stage": None, "trace": trace})
@@ -79,11 +78,11 @@ def _answer(sock: socket.socket, job: Job, request: wire.Message, limit_bytes: i
 
 def main(fd: int) -> None:
     """Serve the parent at the other end of socket `fd` until it closes."""
-    for asked in (
+    for number in (
         signal.SIGINT,
         signal.SIGTERM,
-    ):  # the parent's to handle; a scheduler tells every process of a job
-        signal.signal(asked, signal.SIG_IGN)
+    ):  # for the parent to handle; schedulers signal every process
+        signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     start = wire.receive(sock, REQUEST_BYTES).data
     _die_with_parent(start["parent"])
@@ -91,12 +90,12 @@ def main(fd: int) -> None:
     try:
         _limit_memory(start["memory_bytes"])
         job = _load(start["setup"])(start["settings"])
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must be told why there is no worker
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear why there is no worker
         reason = str(error) if isinstance(error, CaeavError) else f"{type(error).__name__}: {error}"
         wire.send(sock, "no_setup", {"reason": reason, "trace": traceback.format_exc()})
         return
     _quiet()
     wire.send(sock, "ready", {})
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while _answer(sock, job, wire.receive(sock, REQUEST_BYTES), start["memory_bytes"]):
+        while _serve_one(sock, job, wire.receive(sock, REQUEST_BYTES), start["memory_bytes"]):
             pass

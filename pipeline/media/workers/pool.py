@@ -1,12 +1,9 @@
 """A pool of killable child processes: one request at a time each, a deadline, a fresh process after any accident.
 
-Media is hostile input: decoders hang, crash, leak and hold the interpreter's lock, and only another process
-can be stopped whatever it does. An accident costs its own request, after one more try in a fresh child.
-Outcomes come in the order of completion; requests are taken from the caller's iterator only as fast as
-outcomes are taken away. The watching is done by one thread of the pool, so it goes on while the caller is
-busy; the caller's iterator runs in that thread.
-
-What goes into a pool of child processes and what comes out: requests, outcomes, and one run's bookkeeping.
+Media is hostile input: decoders hang, crash, leak and hold the interpreter's lock, and only another process can be
+stopped whatever it does. An accident costs its own request, and only after one more try in a fresh child. Outcomes come
+in order of completion; requests are taken from the caller's iterator only as fast as outcomes are consumed. A thread of
+the pool watches the children, so work goes on while the caller is busy; the caller's iterator runs in that thread.
 """
 
 from __future__ import annotations
@@ -30,6 +27,12 @@ from caeav.pipeline.media.clip import PROCESS_BYTES
 from caeav.pipeline.media.workers.process import Work, Worker
 from caeav.pipeline.media.workers.wire import Message, WireError
 
+__all__ = ["Failure", "Outcome", "Request", "WorkerPool"]
+
+_log = logging.getLogger("caeav.pool")
+
+START_S = 120.0  # a child may take this long to import and set up on a loaded machine
+
 Request = Mapping[str, Any]
 """One piece of work: JSON values for the job, with a unique `id` among them."""
 
@@ -45,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one request: `arrays` and `info`, or `failure` (and neither)."""
+    """The result of one request: `arrays` and `info`, or only a `failure`."""
 
     id: str
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A request and which try at it this is."""
+    """A request and the number of this try at it."""
 
     request: Request
     number: int = 1
@@ -67,7 +70,7 @@ class Attempt:
 
 
 class Run:
-    """One `map` call: what waits, what runs, and what has come out of it."""
+    """One `map` call: what waits, what runs, and its outcomes."""
 
     def __init__(self, requests: Iterator[Request | None]) -> None:
         self._requests: Iterator[Request | None] | None = requests
@@ -84,7 +87,7 @@ class Run:
         return self._requests is None and not self.waiting and not self.running
 
     def refill(self, most: int) -> bool:
-        """Take requests while fewer than `most` are under way; whether any waits to be handed out."""
+        """Take requests while fewer than `most` are under way; True if any waits to be handed out."""
         while self._requests is not None and not self.abandoned.is_set():
             with self.lock:
                 if self.held >= most:
@@ -94,7 +97,7 @@ class Run:
             except StopIteration:
                 self._requests = None
                 break
-            if request is None:  # nothing at the moment
+            if request is None:  # none at the moment
                 break
             attempt = Attempt(request)
             if attempt.id in self.running or any(attempt.id == other.id for other in self.waiting):
@@ -105,20 +108,14 @@ class Run:
         return bool(self.waiting)
 
 
-START_S = 120.0  # a child may take this long to import and set up on a loaded machine
-__all__ = ["Failure", "Outcome", "Request", "WorkerPool"]
-
-_log = logging.getLogger("caeav.pool")
-
-
 class WorkerPool:
     """`with WorkerPool("package.module:setup", settings, workers=2, deadline_s=60) as pool: pool.map(requests)`.
 
-    `setup(settings)` runs once in each child and returns the job: `job(request) -> (arrays, info)`. A
-    `CaeavError` or any other exception of the job is a failure at once; a child that dies or does not answer
-    within `deadline_s` is replaced and the request tried again, `retries` times. A child is renewed after
-    `max_tasks_per_child` requests, since libraries leak. `memory_bytes` limits what a child allocates. `stage` is
-    the stage named in failures. `map` may be called again when the last call is exhausted.
+    `setup(settings)` runs once in each child and returns the job: `job(request) -> (arrays, info)`. An exception of the
+    job is a failure at once; a child that dies or does not answer within `deadline_s` is replaced, and its request
+    retried `retries` times. A child is renewed after `max_tasks_per_child` requests, since libraries leak.
+    `memory_bytes` limits what a child allocates. `stage` is the stage named in failures. `map` may be called again once
+    the last call is exhausted.
     """
 
     def __init__(
@@ -142,8 +139,8 @@ class WorkerPool:
         self._size, self._deadline_s, self._retries, self._stage = workers, deadline_s, retries, stage
         self._max_tasks = max_tasks_per_child
         self._workers: list[Worker] = []
-        self._bell, self._ear = socket.socketpair()
-        for end in (self._bell, self._ear):  # who rings must never wait, heard or not
+        self._wake_send, self._wake_recv = socket.socketpair()
+        for end in (self._wake_send, self._wake_recv):  # waking the thread must never block
             end.setblocking(False)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -161,18 +158,18 @@ class WorkerPool:
         self.close()
 
     def close(self) -> None:
-        """Kill all children and end the watching thread; nothing is waited for."""
+        """Kill all children and end the watching thread, without waiting for any result."""
         self._stopping.set()
         self._jobs.put(None)
-        self._ring()
+        self._wake()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._bell.close()
-        self._ear.close()
+        self._wake_send.close()
+        self._wake_recv.close()
 
     def map(self, requests: Iterable[Request | None]) -> Iterator[Outcome]:
-        """Outcomes of all requests as they complete, one a request; None in their place is "nothing now, see `nudge`".
+        """Yield one outcome per request as they complete. `requests` may give None for "none now, wait for `nudge`".
 
         Raises `CaeavError` when no child can be set up, and whatever `requests` raises.
         """
@@ -189,25 +186,25 @@ class WorkerPool:
                     raise outcome
                 with run.lock:
                     run.held -= 1
-                self._ring()
+                self._wake()
                 yield outcome
         finally:
             run.abandoned.set()
-            self._ring()
+            self._wake()
 
     def nudge(self) -> None:
-        """There may be requests again, after a None. From any thread."""
-        self._ring()
+        """Ask for requests again after a None; from any thread."""
+        self._wake()
 
     def interrupt(self, error: BaseException) -> None:
-        """Let the running `map` raise `error` instead of its next outcome. From any thread."""
+        """Make the running `map` raise `error` instead of its next outcome; from any thread."""
         if self._run is not None:
             self._run.outcomes.put(error)
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         try:
-            self._bell.send(b"!")
-        except OSError:  # closed, or so many rings unheard that one more does not matter
+            self._wake_send.send(b"!")
+        except OSError:  # closed, or so many bytes unread that one more does not matter
             return
 
     # Everything below runs in the watching thread.
@@ -232,7 +229,7 @@ class WorkerPool:
                 return
             self._wait()
             for worker in list(self._workers):
-                self._look(worker, run)
+                self._poll(worker, run)
         for worker in list(self._workers):
             if worker.request is not None:
                 self._drop(worker)
@@ -244,47 +241,43 @@ class WorkerPool:
                 attempt = run.waiting.popleft()
                 run.running[attempt.id] = attempt
                 try:
-                    worker.ask(attempt.id, attempt.request, self._deadline_s)
+                    worker.send_request(attempt.id, attempt.request, self._deadline_s)
                 except OSError:
-                    self._accident(worker, run)
+                    self._fail_or_retry(worker, run)
         starting = sum(not worker.ready for worker in self._workers)
         while len(self._workers) < self._size and run.refill(2 * self._size) and starting < len(run.waiting):
             self._workers.append(Worker(self._work, START_S))
             starting += 1
 
     def _wait(self) -> None:
-        """Until a child says something, the bell rings, or the next deadline."""
+        """Wait for a message of a child, for `_wake`, or for the next deadline."""
         due = [worker.due_s for worker in self._workers if not worker.idle]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._ear, selectors.EVENT_READ)
+            selector.register(self._wake_recv, selectors.EVENT_READ)
             for worker in self._workers:
                 selector.register(worker.sock, selectors.EVENT_READ)
             selector.select(timeout)
         try:
-            while self._ear.recv(4096):
+            while self._wake_recv.recv(4096):
                 pass
         except BlockingIOError:
             return
 
-    def _look(self, worker: Worker, run: Run) -> None:
-        """Read what a child has to say; kill it when it is late, replace it when it is gone."""
+    def _poll(self, worker: Worker, run: Run) -> None:
+        """Read a child's message; kill it when it is late, replace it when it is gone."""
         try:
             message = worker.read()
         except (EOFError, OSError, WireError) as error:
-            said = (
-                f"its process sent something that is no message: {error}"
-                if isinstance(error, WireError)
-                else ""
-            )
-            self._accident(worker, run, said)
+            nonsense = f"its process sent something that is no message: {error}"
+            self._fail_or_retry(worker, run, nonsense if isinstance(error, WireError) else "")
             return
         if message is not None:
-            self._heed(worker, message, run)
+            self._handle(worker, message, run)
         elif not worker.idle and time.monotonic() >= worker.due_s:
-            self._accident(worker, run, f"no answer within {self._deadline_s:g} s")
+            self._fail_or_retry(worker, run, f"no answer within {self._deadline_s:g} s")
 
-    def _heed(self, worker: Worker, message: Message, run: Run) -> None:
+    def _handle(self, worker: Worker, message: Message, run: Run) -> None:
         data = message.data
         if message.kind == "ready" and not worker.ready:
             worker.ready = True
@@ -303,7 +296,9 @@ class WorkerPool:
             if self._max_tasks is not None and worker.tasks >= self._max_tasks:
                 self._drop(worker)
         else:
-            self._accident(worker, run, f"its process sent an unexpected message ({message.kind[:50]!r})")
+            self._fail_or_retry(
+                worker, run, f"its process sent an unexpected message ({message.kind[:50]!r})"
+            )
 
     def _outcome(self, attempt: Attempt, message: Message) -> Outcome:
         name, data = attempt.id, message.data
@@ -315,8 +310,8 @@ class WorkerPool:
         stage = str(data.get("stage") or self._stage)
         return Outcome(name, failure=Failure(stage, str(data.get("reason")), attempt.number))
 
-    def _accident(self, worker: Worker, run: Run, why: str = "") -> None:
-        """A child is late, gone or talks nonsense: end it, and try its request once more or give it up."""
+    def _fail_or_retry(self, worker: Worker, run: Run, why: str = "") -> None:
+        """End a child that is late, gone or sends nonsense, and retry its request or let it fail."""
         request, was_ready = worker.request, worker.ready
         death = self._drop(worker)
         why = why or f"{self._stage} process {death or 'closed its connection'}"

@@ -1,6 +1,6 @@
-"""One killable child process as its parent sees it: start, ask, read, kill, and why it died.
+"""One killable child process as its parent sees it: start it, send requests, read messages, kill it, say why it died.
 
-`child.py` is the other side. A `Worker` never waits: the pool looks at its socket and at the clock.
+`child.py` is the other side. A `Worker` never waits: the pool watches its socket and the clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from caeav.pipeline.media.workers.child import REQUEST_BYTES
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
-_SEND_S = 10.0  # a child that does not take a request within this is as good as dead
+_SEND_S = 10.0  # a child that does not take a request within this is treated as dead
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            start_new_session=True,  # its own process group, so that whatever it starts dies with it
+            start_new_session=True,  # a process group of its own, so that whatever it starts dies with it
             env={**os.environ, **_ONE_THREAD},
         )
         theirs.close()
@@ -79,15 +79,15 @@ class Worker:
         """Process id."""
         return self._process.pid
 
-    def ask(self, name: str, request: Mapping[str, Any], deadline_s: float) -> None:
-        """Hand over one request; raises OSError when the child is gone."""
+    def send_request(self, name: str, request: Mapping[str, Any], deadline_s: float) -> None:
+        """Send one request; raises OSError when the child is gone."""
         self.request = name
         self.tasks += 1
         self.due_s = time.monotonic() + deadline_s
         self._send("request", {"id": name, "request": request})
 
     def _send(self, kind: str, data: Mapping[str, Any]) -> None:
-        buffers = wire.packed(kind, data)
+        buffers = wire.pack(kind, data)
         if sum(len(part) for part in buffers) > REQUEST_BYTES:
             raise ValueError(f"a request of more than {REQUEST_BYTES} bytes")
         self.sock.settimeout(_SEND_S)
@@ -98,11 +98,11 @@ class Worker:
             self.sock.setblocking(False)
 
     def read(self) -> wire.Message | None:
-        """A message if one has arrived whole; raises EOFError or OSError (it died), `wire.WireError`."""
+        """A message if one has arrived completely; raises EOFError or OSError (the child died), `wire.WireError`."""
         return self._inbox.read(self.sock)
 
     def kill(self) -> str:
-        """End it and everything it started; returns how it had ended when it was already dead, else ''."""
+        """End the child and everything it started; returns how it had died if it was already dead, else ''."""
         code = self._process.poll()
         if code is None:
             try:  # its socket may close a moment before its exit status is there
@@ -115,9 +115,9 @@ class Worker:
             self._process.kill()
         self._process.wait()
         self.sock.close()
-        said = self._death(code)
+        death = self._death(code)
         self._errors.close()
-        return said
+        return death
 
     def _closed(self) -> bool:
         try:

@@ -1,9 +1,8 @@
-"""Messages between the program and its decoding children: a JSON header and raw array bytes, nothing executable.
+"""Messages between the program and its child processes: a JSON header and raw array bytes, nothing executable.
 
-A decoder broken into by a hostile file owns its child process and may send anything; so a message is parsed
-as plain data, with known dtypes only and sizes that must add up. Layout: 8 bytes total length, 4 bytes
-header length, header (JSON, UTF-8), array bytes in header order, each part padded to 64 bytes so that arrays
-lie aligned. Little-endian.
+A hostile file that takes over a decoder owns the child process and may send anything. So a message is parsed as plain
+data, with known dtypes only and sizes that must add up. Layout: 8 bytes total length, 4 bytes header length, header
+(JSON, UTF-8), array bytes in header order; each part is padded to 64 bytes so that arrays are aligned. Little-endian.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """`kind` says what it is; `data` are JSON values; `arrays` are writable and own their memory."""
+    """`kind`: what the message is. `data`: JSON values. `arrays`: writable, and they own their memory."""
 
     kind: str
     data: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
 
-def packed(kind: str, data: Mapping[str, Any], arrays: Arrays | None = None) -> list[Any]:
-    """The buffers of a message, to be sent one after the other; arrays are not copied."""
+def pack(kind: str, data: Mapping[str, Any], arrays: Arrays | None = None) -> list[Any]:
+    """The buffers of a message, to be sent in order; arrays are not copied."""
     parts = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     for name, array in parts.items():
         if array.dtype.name not in DTYPES:
@@ -68,11 +67,11 @@ def _padding(size: int) -> int:
 
 def send(sock: socket.socket, kind: str, data: Mapping[str, Any], arrays: Arrays | None = None) -> None:
     """Send one message on a blocking socket."""
-    for buffer in packed(kind, data, arrays):
+    for buffer in pack(kind, data, arrays):
         sock.sendall(buffer)
 
 
-def unpacked(header_bytes: int, body: bytearray) -> Message:
+def unpack(header_bytes: int, body: bytearray) -> Message:
     """Parse the bytes after the prefix; raises `WireError`."""
     try:
         header = json.loads(bytes(body[:header_bytes]).decode())
@@ -94,7 +93,7 @@ def unpacked(header_bytes: int, body: bytearray) -> Message:
 
 
 class Inbox:
-    """Puts one socket's bytes together into messages, without ever waiting for more."""
+    """Assembles one socket's bytes into messages, without ever waiting for more."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -104,9 +103,9 @@ class Inbox:
         self._filled = 0
 
     def read(self, sock: socket.socket) -> Message | None:
-        """Take what a non-blocking socket holds: a message when one is complete, None when not yet.
+        """Take what a non-blocking socket holds: a message when one is complete, else None.
 
-        Raises EOFError when the other side is gone, `WireError` when it talks nonsense.
+        Raises EOFError when the other side is gone, `WireError` when it sends anything but a message.
         """
         while True:
             try:
@@ -118,7 +117,7 @@ class Inbox:
                 return None
             if self._body is not None and self._filled == len(self._body):
                 body, self._body = self._body, None
-                return unpacked(self._header_bytes, body)
+                return unpack(self._header_bytes, body)
 
     def _take(self, sock: socket.socket, into: memoryview) -> int:
         count = sock.recv_into(into)

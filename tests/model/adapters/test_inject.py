@@ -18,15 +18,15 @@ from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.heads import AveHeadConfig
 from caeav.model.train.config_file import model_class
 from caeav.model.train.network import build_network
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig, LiveHtsat
-from caeav.pipeline.backbones.timm_models import create_swin_v2
+from caeav.pipeline.backbones.timm_models import LiveSwinV2, import_timm
 from caeav.pipeline.store.record import Tap
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 CLIPS, SEGMENTS = 2, 2
-SOUND = SoundConfig(rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2)
+SOUND = FrontEnd(rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2)
 CONFIG = AdapterConfig(
     placement="inject",
     caste=CasteConfig(gate_dim=8),
@@ -48,11 +48,15 @@ def randomise(module: torch.nn.Module, std: float = 0.15) -> None:
 def live() -> Live:
     """A tiny Swin-V2 of timm (blocks 2, 2, 6, 2) and a tiny HTS-AT (2, 2, 2, 2)."""
     torch.manual_seed(1)
-    swin = create_swin_v2(
-        "swinv2_base_window12_192",
-        {"img_size": 64, "window_size": 4, "embed_dim": 8, "depths": (2, 2, 6, 2), "num_heads": (1, 2, 2, 4)},
-    )
-    htsat = Htsat(HtsatConfig(sound=SOUND, channels=8, depths=(2, 2, 2, 2), heads=(2, 2, 4, 4), window=4))
+    sizes = {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": (2, 2, 6, 2),
+        "num_heads": (1, 2, 2, 4),
+    }
+    swin = LiveSwinV2(import_timm().create_model("swinv2_base_window12_192", num_classes=0, **sizes))
+    htsat = Htsat(HtsatConfig(front_end=SOUND, channels=8, depths=(2, 2, 2, 2), heads=(2, 2, 4, 4), window=4))
     for module in (swin.module, htsat):
         randomise(module)
     return Live(swin, LiveHtsat(htsat))

@@ -12,12 +12,13 @@ import torch
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.dataset import MARKS
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import read_manifest, write_manifest
+from caeav.manifests.readers import MARKER_FILES
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
 from caeav.model.tasks.base import TASKS
-from caeav.model.tasks.sample import ClipSamples, Sample, clip_samples
+from caeav.model.tasks.sample import Sample, Samples, clip_samples
 from caeav.model.tasks.suitable import LAYOUTS, suited, task_for, task_labelled
 from caeav.model.train.config_file import resolve_config
 from caeav.pipeline.store.record import Tap
@@ -50,7 +51,7 @@ def test_nothing_is_said_where_they_fit_or_nobody_knows(task: str, dataset: str)
 
 def test_every_task_has_data_sets_of_its_own() -> None:
     assert set(LAYOUTS) == set(TASKS)
-    assert {layout for layouts in LAYOUTS.values() for layout in layouts} == set(MARKS)
+    assert {layout for layouts in LAYOUTS.values() for layout in layouts} == set(MARKER_FILES)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +121,9 @@ def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
     ]  # fmt: skip
     assert all(x.clip is clips[int(x.key[1:])] and x.detail == {} for x in held)
     write_manifest(manifest, tmp_path / "m.jsonl")
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     filed = clip_samples(read_manifest(tmp_path / "m.jsonl"))
-    assert isinstance(filed, ClipSamples) and tuple(filed) == tuple(held)
+    assert isinstance(filed.manifest.clips, LazyClips) and tuple(filed) == tuple(held)
     for split in ("train", "val", "test"):
         assert [x.key for x in filed.of_split(split)] == [x.key for x in held if x.split == split]
     kept = np.array([True, True, False, True, False, True])  # of all clips, those of no split too
@@ -197,3 +198,17 @@ def test_live_backbones_name_their_taps_and_walk_in_step() -> None:
             pair_blocks(visual, audio)
     with pytest.raises(CaeavError, match="of 2 visual and 1 audio stages"):
         Live(part(stages=stages), part(stages=sound[:1]))
+
+
+def test_several_samples_of_a_clip_share_its_place() -> None:
+    clips = tuple(Clip(f"c{i}", "a.mp4", 0, 4) for i in range(4))
+    manifest = Manifest("mine", 4, 1.0, (), clips)
+    listed = [Sample(f"q{n}", clips[row], split) for n, (row, split) in enumerate(
+        ((2, "val"), (0, "train"), (2, "train"), (3, "train")))]  # fmt: skip
+    samples = Samples.of(listed, manifest)
+    assert Samples.of(samples, manifest) is samples and list(samples) == listed
+    assert samples.rows.tolist() == [2, 0, 2, 3] and list(samples.keys) == ["q0", "q1", "q2", "q3"]
+    keys, clip_of = samples.clips()
+    assert (list(keys), list(clip_of)) == (["c2", "c0", "c3"], [0, 1, 0, 2])
+    assert list(samples.of_split("train")) == listed[1:] and list(samples[:2]) == listed[:2]
+    assert list(samples.where(np.array([True, True, False, True]))) == [listed[1], listed[3]]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from caeav.manifests.core.home import Home
+from caeav.model.tasks.sample import Samples
 from caeav.model.train import card as introduction
 from caeav.model.train import runs as environment
 from caeav.model.train.card import besides, card_text
@@ -153,7 +154,11 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
 
     sets = ["augment.mute=0.5", "model.head.width=16"]
     config = resolve_config("ave", "none", assignments=sets, given={"dataset": "tiny"})
-    without = replace(experiment.joined, splits={**experiment.joined.splits, "test": ()}, remarks=())
+    without = replace(
+        experiment.joined,
+        splits={**experiment.joined.splits, "test": experiment.joined.splits["test"][:0]},
+        remarks=(),
+    )
     other = replace(experiment, config=config, joined=without)
     other.__dict__["preloaded"] = None
     lines = introduction.introduction(other)
@@ -166,7 +171,10 @@ def test_several_questions_a_clip_are_told_apart_from_clips(experiment: Experime
     samples = list(experiment.joined.splits["val"])
     twice = replace(
         experiment.joined,
-        splits={"train": samples, "val": samples + samples, "test": samples[:1] * 3},
+        splits={
+            name: Samples.of(listed, experiment.joined.manifest)
+            for name, listed in (("train", samples), ("val", samples + samples), ("test", samples[:1] * 3))
+        },
         left_out={"train": (), "val": (), "test": ()},
     )
     task = SimpleNamespace(sample_noun="question", describe=lambda inputs: "42 answers")

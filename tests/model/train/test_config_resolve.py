@@ -14,7 +14,7 @@ from caeav.model.train.config_file import (
     config_class,
     dump_config,
     load_config,
-    recipe_names,
+    preset_names,
     resolve_config,
 )
 
@@ -34,8 +34,8 @@ def test_every_packaged_recipe_is_valid_and_says_its_name(task: str, name: str) 
 
 
 def test_recipes_are_listed() -> None:
-    assert recipe_names("ave")[0] == "full"
-    assert set(recipe_names("ave")) == {"full", "avmoe", "caste", "case", "none", "audio", "visual"}
+    assert preset_names("ave")[0] == "full"
+    assert set(preset_names("ave")) == {"full", "avmoe", "caste", "case", "none", "audio", "visual"}
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

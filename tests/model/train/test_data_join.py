@@ -14,12 +14,13 @@ import torch
 from caeav.manifests.clip import Event
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import write_manifest
 from caeav.model.adapters.batch import BatchTransform, Epoch, TokenBatch
-from caeav.model.tasks.sample import ClipSamples, Sample
+from caeav.model.tasks.sample import Sample
 from caeav.model.train.data import SplitData, batches, clip_bytes, epoch_order, fits
 from caeav.model.train.join import Joined, JoinError, join, join_stores, store_facts
-from caeav.model.train.pick import PickedStore
+from caeav.model.train.store_choice import OneModality
 from caeav.pipeline.store import (
     Quarantined,
     Recipe,
@@ -123,7 +124,7 @@ def test_a_source_video_in_two_splits_is_said(tiny_home: Home) -> None:
 
 def test_stores_that_cut_clips_differently_are_refused(make_home: Callable[..., Home]) -> None:
     store = StoreReader.open(find_store(make_home().stores, "tiny", "tokens"))
-    with pytest.raises(JoinError, match=r"has shape \[6, 16, 8\] a clip; allowed: \[5, L, C\]"):
+    with pytest.raises(JoinError, match=r"has shape \[6, 16, 8\] per clip; allowed: \[5, L, C\]"):
         join(replace(store.manifest, segments=5), [store], None)
 
 
@@ -253,8 +254,8 @@ def test_a_segment_is_real_where_all_joined_stores_say_so(make_home: Callable[..
     home = make_home(captions=False)
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     stores = [
-        PickedStore(whole, "visual"),
-        PickedStore(copied(home, whole, "marked", flagged), "audio"),
+        OneModality(whole, "visual"),
+        OneModality(copied(home, whole, "marked", flagged), "audio"),
     ]
     joined = join(whole.manifest, [stores[first], stores[1 - first]], None)
     batch = SplitData(joined, joined.splits["val"], {}).batch([2])
@@ -276,9 +277,9 @@ def test_a_clip_in_quarantine_of_any_joined_store_is_left_out(
     ]
     caption = copied(home, captions, "c", broken=("clip005", "clip037")).path.name
     if filed:
-        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     found = join_stores(home, "tiny", names, caption)
-    assert isinstance(found.splits["train"], ClipSamples) == filed
+    assert isinstance(found.manifest.clips, LazyClips) == filed
     assert tuple(found.left_out["train"]) == ("clip003", "clip005", "clip035")
     assert tuple(found.left_out["val"]) == ("clip037",) and tuple(found.left_out["test"]) == ()
     assert [sample.key for sample in found.splits["train"]] == [
@@ -332,7 +333,7 @@ def test_a_store_taken_for_one_modality_says_no_more_than_that(make_home: Callab
     whole = StoreReader.open(find_store(home.stores, "tiny", "tokens"))
     both = copied(home, whole, "both", visual={"name": "seen"}, audio={"name": "heard"})
     for modality, other in (("visual", "audio"), ("audio", "visual")):
-        picked = PickedStore(both, modality)
+        picked = OneModality(both, modality)
         assert picked.recipe.fields == {k: v for k, v in both.recipe.fields.items() if k != other}
         assert all(name.startswith(f"{modality}.") for name in picked.read("clip000").arrays)
         assert picked.whole == both.recipe
@@ -411,10 +412,11 @@ def test_the_ram_budget_counts_all_arrays(joined: Joined) -> None:
 def test_a_manifest_left_in_its_file_joins_alike(
     tiny_home: Home, joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     filed = join_stores(tiny_home, "tiny")
-    assert all(isinstance(samples, ClipSamples) for samples in filed.splits.values())
-    assert {split: tuple(samples) for split, samples in filed.splits.items()} == joined.splits
+    assert isinstance(filed.manifest.clips, LazyClips)
+    for split, samples in filed.splits.items():
+        assert tuple(samples) == tuple(joined.splits[split])
     assert filed.left_out == joined.left_out
     assert filed.remarks == joined.remarks
     assert [filed.clips(split) for split in filed.splits] == [joined.clips(split) for split in joined.splits]
@@ -428,7 +430,7 @@ def test_a_manifest_left_in_its_file_joins_alike(
 def test_missing_captions_of_a_manifest_left_in_its_file(
     make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     with pytest.raises(JoinError, match=r"7 clips \(clip000, .*\) of 36 have no captions"):
         join_stores(make_home(uncaptioned=7), "tiny")
 
@@ -462,4 +464,4 @@ def test_of_stores_that_were_only_begun_the_way_out_is_told(make_home: Callable[
     with pytest.raises(CaeavError, match="is finished") as raised:
         join_stores(home, "tiny")
     assert all(f"{name} is not finished (0 of 60 clips)" in str(raised.value) for name in names)
-    assert "finish one by the `caeav extract` that began it" in str(raised.value)
+    assert "finish one with the same `caeav extract`" in str(raised.value)

@@ -10,7 +10,7 @@ import pytest
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.home import Home
-from caeav.model.tasks.sample import ClipSamples
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.model.train.join import JoinError, join, join_stores
 from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
@@ -48,9 +48,9 @@ def test_the_quarantine_of_every_store_counts(
     home: Home, names: Sequence[str], filed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if filed:
-        monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+        monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     joined = join_stores(home, "three", names)
-    assert isinstance(joined.splits["train"], ClipSamples) == filed
+    assert isinstance(joined.manifest.clips, LazyClips) == filed
     assert [sample.clip.key for sample in joined.splits["train"]] == list(KEYS[3:])
     assert sorted(joined.left_out["train"]) == list(KEYS[:3])
     assert any("3 clips" in text and "in quarantine" in text for text in joined.remarks), joined.remarks

@@ -17,12 +17,11 @@ from caeav.model.train.card import card_text, introduction
 from caeav.model.train.config_file import ConfigError, resolve_config
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
-from caeav.model.train.join import without_leaks
+from caeav.model.train.groups import finished_group, summarise_group
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
 from caeav.model.train.resume import STATE
 from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, backbones, create_run, summarise
-from caeav.model.train.seeds import finished_group, summarise_group
 from caeav.model.train.session import train
 from caeav.model.train.table import build_table, markdown
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
@@ -171,7 +170,7 @@ def test_questions_about_a_video_of_two_splits_go_together(tiny_home: Home) -> N
     clips = tuple(asked(f"clip{i:03d}", *splits) for i, splits in enumerate(rows))
     clips = tuple(replace(c, media=o.media) for c, o in zip(clips, store.manifest.clips, strict=False))
     joined = join(Manifest("q", 6, 1.0, ("one",), clips), [store], None, samples=TASKS["avqa"].samples)
-    kept = without_leaks(joined).splits
+    kept = joined.without_leaks().splits
     assert {split: [s.key for s in samples] for split, samples in kept.items()} == {
         "train": ["clip000+0", "clip000+1"], "val": ["clip003+0"], "test": ["clip002+0"]
     }  # fmt: skip

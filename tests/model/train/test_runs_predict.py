@@ -25,9 +25,9 @@ from caeav.model.train import predict as report
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
+from caeav.model.train.groups import summarise_group
 from caeav.model.train.predict import Prediction, Predictor, picture, report_json, write_report
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
-from caeav.model.train.seeds import summarise_group
 from caeav.model.train.session import train
 from caeav.pipeline.store.record import Tap
 

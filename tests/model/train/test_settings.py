@@ -24,12 +24,12 @@ from caeav.model.train.config_file import (
     config_class,
     dump_config,
     load_config,
-    recipe_names,
+    preset_names,
     resolve_config,
 )
-from caeav.model.train.loop import lr_factor, make_optimiser
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
+from caeav.model.train.optimiser import lr_factor, make_optimiser
 from caeav.pipeline.store.record import Tap
 
 T, SIDE = 4, 8  # segments, pixels of a mask's side
@@ -325,7 +325,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(
 @pytest.mark.parametrize("task", TASKS.names())
 def test_what_bundles_recipes_and_older_runs_say_is_no_fault(task: str, tmp_path: Path) -> None:
     """A run's resolved configuration names every setting; it opens, and serves as `--config` again."""
-    for recipe in ("full", recipe_names(task)[-1]):
+    for recipe in ("full", preset_names(task)[-1]):
         for bundle in ("variant=reference", "adapters.preset=lite"):
             config = resolve_config(task, recipe, assignments=[f"model.{bundle}"])
             path = tmp_path / f"{recipe}-{bundle}.yaml"

@@ -22,10 +22,12 @@ from caeav.model.train.checkpoint import (
     write_tensors,
 )
 from caeav.model.train.config_file import resolve_config
+from caeav.model.train.evaluate import DeviceError, choose_device
 from caeav.model.train.examine import examine, remarks
-from caeav.model.train.experiment import Experiment, _without_clips, prepare, reopen
+from caeav.model.train.experiment import Experiment, _empty_split_hint, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import TrainingError, choose_device, lr_factor, make_optimiser
+from caeav.model.train.loop import TrainingError
+from caeav.model.train.optimiser import lr_factor, make_optimiser
 from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import load_best, train
 
@@ -160,7 +162,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tiny_home: Home) -
     for x in experiment.data["train"]._stacked.values():  # type: ignore[union-attr]
         if x.is_floating_point():
             x[3] = float("nan")
-    with pytest.raises(TrainingError, match="in epoch 1 not a number any more: the loss "):
+    with pytest.raises(TrainingError, match="epoch 1 gave infinite or NaN values: the loss "):
         train(experiment, run)
     assert not (run.checkpoints / "last.safetensors").exists()
 
@@ -198,7 +200,7 @@ def test_weights_that_are_no_numbers_never_replace_a_sound_state(
     monkeypatch.setattr(task, "losses", losses)
     monkeypatch.setattr(Root, "calls", 0)
     monkeypatch.setattr(Root, "last", 3 * 3)  # 35 clips are three steps, of three losses each
-    with pytest.raises(TrainingError, match="in epoch 1 not a number any more: head"):
+    with pytest.raises(TrainingError, match="epoch 1 gave infinite or NaN values: head"):
         train(experiment, run)
     path = run.checkpoints / "last.safetensors"
     if kept is None:
@@ -211,7 +213,7 @@ def test_weights_that_are_no_numbers_never_replace_a_sound_state(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="finds no CUDA device"):
+    with pytest.raises(DeviceError, match="finds no CUDA device"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
 
@@ -255,7 +257,7 @@ def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
     assert "neither" not in "".join(remarks(examine(experiment, experiment.build(), "val")))
 
 
-def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+def test_a_split_empty_split_hint_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
     home = _tiny().write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
     with pytest.raises(
         CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"
@@ -269,10 +271,12 @@ def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -
 def test_a_split_whose_clips_are_all_in_quarantine_says_so(tiny_home: Home) -> None:
     joined = prepare(tiny_home, small_config()).joined
     joined = replace(
-        joined, splits={**joined.splits, "val": []}, left_out={**joined.left_out, "val": ["a", "b"]}
+        joined,
+        splits={**joined.splits, "val": joined.splits["val"][:0]},
+        left_out={**joined.left_out, "val": ["a", "b"]},
     )
-    hint = _without_clips(joined, "val", "tiny")
-    assert "all of its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
+    hint = _empty_split_hint(joined, "val", "tiny")
+    assert "all its clips (2 clips (a, b)) are in quarantine" in hint and "--retry-failed" in hint
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:

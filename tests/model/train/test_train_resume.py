@@ -239,8 +239,8 @@ def test_pending_best_weights_without_any_state_are_dropped(tmp_path: Path) -> N
     write_tensors(tmp_path / PENDING, {"x": torch.zeros(1)}, {"epoch": 1})
     model = torch.nn.Linear(1, 1)
     optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
-    progress, within = resume_module.load_progress(tmp_path, model, optimiser)
-    assert progress == Progress() and not within.sums and not within.generators
+    progress, mid_epoch = resume_module.load_progress(tmp_path, model, optimiser)
+    assert progress == Progress() and not mid_epoch.loss_sums and not mid_epoch.generators
     assert not list(tmp_path.iterdir())
 
 

@@ -28,12 +28,13 @@ from caeav.model.train.checkpoint import (
 )
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
-from caeav.model.train.evaluate import score
+from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import Trainer, choose_device, exact_on_cpu, lr_factor, make_optimiser, set_lr
+from caeav.model.train.loop import Trainer, exact_on_cpu
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
+from caeav.model.train.optimiser import lr_factor, make_optimiser, set_lr
 from caeav.model.train.resume import LAST, Progress, seed_epoch
 from caeav.model.train.runs import METRICS, create_run
 from caeav.model.train.session import train

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from caeav.pipeline.backbones.htsat.checkpoint import fourier_kernel
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, mel_weights
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd, mel_weights
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
 
@@ -37,7 +37,7 @@ def htsat_names(network: Htsat, *, unused: bool = True) -> dict[str, Tensor]:
     """A network's weights as the published checkpoint lays them out, written from its documentation."""
     state = {}
     for name, x in network.state_dict().items():
-        name = name.replace("picture.norm.", "bn0.").replace("picture.filters", "logmel_extractor.melW")
+        name = name.replace("image.norm.", "bn0.").replace("image.filters", "logmel_extractor.melW")
         name = name.replace("patches.", "patch_embed.").replace(".attn.out.", ".attn.proj.")
         name = name.replace("stages.", "layers.").replace(".merge.", ".downsample.")
         name = name.replace(".bias_table", ".relative_position_bias_table")
@@ -50,7 +50,7 @@ def htsat_names(network: Htsat, *, unused: bool = True) -> dict[str, Tensor]:
         elif name.endswith(".mask"):
             state[name.replace(".mask", ".attn_mask")] = x.clone()
     for part in ("real", "imag"):
-        kernel = fourier_kernel(network.config.sound.fft, part)
+        kernel = fourier_kernel(network.config.front_end.fft, part)
         state[f"sed_model.spectrogram_extractor.stft.conv_{part}.weight"] = kernel
     if unused:
         state |= {f"sed_model.{n}.weight": torch.zeros(3) for n in ("norm", "tscam_conv", "head")}
@@ -67,10 +67,10 @@ def published() -> Callable[..., dict[str, Tensor]]:
 def tiny_htsat(tmp_path: Path) -> Path:
     """A small HTS-AT in the published file format; its front end is `FRONT`."""
     torch.manual_seed(3)
-    config = HtsatConfig(sound=SoundConfig(**FRONT, picture=64), channels=8, heads=(2, 2, 4, 4), window=4)
+    config = HtsatConfig(front_end=FrontEnd(**FRONT, image_size=64), channels=8, heads=(2, 2, 4, 4), window=4)
     network = Htsat(config).eval()
-    network.picture.norm.running_mean.normal_(-40, 3)
-    network.picture.norm.running_var.uniform_(50, 200)
+    network.image.norm.running_mean.normal_(-40, 3)
+    network.image.norm.running_var.uniform_(50, 200)
     path = tmp_path / "HTSAT_AudioSet_Saved_1.ckpt"
     torch.save({"state_dict": htsat_names(network), "pytorch-lightning_version": "1.5.9"}, path)
     return path
@@ -165,12 +165,12 @@ def write_laion(model: Any, path: Path) -> None:
             elif ".attention.self." in name:
                 continue
         state[f"module.{name}"] = x.clone()
-    config = SoundConfig(**CLAP_FRONT, picture=128)
+    config = FrontEnd(**CLAP_FRONT, image_size=128)
     state["module.audio_branch.logmel_extractor.melW"] = mel_weights(config)
     for part in ("real", "imag"):
         kernel = fourier_kernel(config.fft, part)
         state[f"module.audio_branch.spectrogram_extractor.stft.conv_{part}.weight"] = kernel
-    blocks = Htsat(HtsatConfig(sound=config, **CLAP_SIZES))
+    blocks = Htsat(HtsatConfig(front_end=config, **CLAP_SIZES))
     for name, x in blocks.named_buffers():
         if name.endswith(".mask"):
             state[

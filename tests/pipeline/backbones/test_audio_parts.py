@@ -12,9 +12,14 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.clap import checkpoint as clap_checkpoint
-from caeav.pipeline.backbones.clap.audio import LAION, ClapAudio, _front_of
-from caeav.pipeline.backbones.htsat.base import FRONT_END, SoundBackbone, front_end, sound_config
-from caeav.pipeline.backbones.htsat.frontend import SoundConfig, SoundPicture, fold, mix_up
+from caeav.pipeline.backbones.clap.audio import LAION, ClapAudioTower, _stated_front_end
+from caeav.pipeline.backbones.htsat.base import (
+    FRONT_END_SETTINGS,
+    HtsatBackbone,
+    front_end_settings,
+    parse_front_end,
+)
+from caeav.pipeline.backbones.htsat.frontend import FrontEnd, MelImage, fold, mix_up
 from caeav.pipeline.backbones.htsat.network import (
     MASKED,
     HtsatBlock,
@@ -113,7 +118,7 @@ def test_sounds_are_mixed_with_their_opposite_and_time_is_folded_along_frequency
     assert stretched[0, 0, 0, 0].item() == pytest.approx(0) and stretched[0, 0, 2, 3].item() == pytest.approx(
         3
     )
-    with pytest.raises(ValueError, match="9 spectral frames do not fit a picture of 8"):
+    with pytest.raises(ValueError, match="9 spectral frames do not fit an image of 8"):
         fold(torch.zeros(1, 1, 9, 2), 4)
 
 
@@ -132,19 +137,19 @@ def test_sounds_are_mixed_with_their_opposite_and_time_is_folded_along_frequency
 def test_a_front_end_that_makes_no_spectrogram_is_refused(
     wrong: dict[str, Any], fine: dict[str, Any]
 ) -> None:
-    usual = front_end(SoundConfig())
-    assert tuple(usual) == FRONT_END
-    assert sound_config("m", {**usual, **fine}, 256) == SoundConfig(**{**usual, **fine})
+    usual = front_end_settings(FrontEnd())
+    assert tuple(usual) == FRONT_END_SETTINGS
+    assert parse_front_end("m", {**usual, **fine}, 256) == FrontEnd(**{**usual, **fine})
     with pytest.raises(CaeavError, match=f"settings of m make no mel spectrogram: .*{next(iter(wrong))} "):
-        sound_config("m", {**usual, **wrong}, 256)
+        parse_front_end("m", {**usual, **wrong}, 256)
     for key, value in (("mel", "bark"), ("filling", "mirror")):
         with pytest.raises(CaeavError, match=f"setting '{key}' of m is '{value}'"):
-            sound_config("m", {**usual, key: value}, 256)
+            parse_front_end("m", {**usual, key: value}, 256)
 
 
 def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() -> None:
-    trunk = SimpleNamespace(config=SimpleNamespace(sound=SoundConfig(rate_hz=10, window_s=2)))
-    backbone = bare(SoundBackbone, _trunk=trunk, _settings={"taps": ["audio.stage1"]}, _samples=10, name="m")
+    trunk = SimpleNamespace(config=SimpleNamespace(front_end=FrontEnd(rate_hz=10, window_s=2)))
+    backbone = bare(HtsatBackbone, _trunk=trunk, _settings={"taps": ["audio.stage1"]}, _samples=10, name="m")
     assert backbone.prepare(np.zeros((3, 20))).dtype == torch.float32
     for shape in ((3, 21), (20,)):
         with pytest.raises(CaeavError, match=r"windows \[T, samples\] of at most 20 samples \(2 s\)"):
@@ -152,12 +157,12 @@ def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() 
 
 
 def test_the_shared_vector_of_clap_is_made_of_the_normed_tokens() -> None:
-    sound = SoundConfig(
-        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2
+    sound = FrontEnd(
+        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
     torch.manual_seed(0)
-    tower = ClapAudio(
-        HtsatConfig(sound=sound, channels=4, depths=(1, 1), heads=(1, 1), window=4), shared=3
+    tower = ClapAudioTower(
+        HtsatConfig(front_end=sound, channels=4, depths=(1, 1), heads=(1, 1), window=4), shared=3
     ).eval()
     nn.init.normal_(tower.norm.bias, std=2)
     with torch.no_grad():
@@ -171,7 +176,7 @@ def test_the_shared_vector_of_clap_is_made_of_the_normed_tokens() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_claps_front_end_is_what_its_folder_states(fused: bool) -> None:
     state: Any = SimpleNamespace(fused=fused, front_end={})
-    assert _front_of(state, "w") == {**front_end(LAION), "mel": "htk" if fused else "slaney"}
+    assert _stated_front_end(state, "w") == {**front_end_settings(LAION), "mel": "htk" if fused else "slaney"}
     own = "fusion" if fused else "rand_trunc"
     state.front_end = {
         "sampling_rate": 16_000,
@@ -179,21 +184,21 @@ def test_claps_front_end_is_what_its_folder_states(fused: bool) -> None:
         "padding": "repeat",
         "truncation": own,
     }
-    wanted = {**front_end(LAION), "rate_hz": 16_000, "high_hz": 8_000, "filling": "repeat"}
-    assert _front_of(state, "w") == {**wanted, "mel": "htk" if fused else "slaney"}
+    wanted = {**front_end_settings(LAION), "rate_hz": 16_000, "high_hz": 8_000, "filling": "repeat"}
+    assert _stated_front_end(state, "w") == {**wanted, "mel": "htk" if fused else "slaney"}
     state.front_end["top_db"] = 80
     with pytest.raises(WeightsError, match="top_db 80 is not supported"):
-        _front_of(state, "w")
+        _stated_front_end(state, "w")
     state.front_end = {"truncation": "rand_trunc" if fused else "fusion"}
     with pytest.raises(WeightsError, match=f"the network has {'' if fused else 'no '}fusion"):
-        _front_of(state, "w")
+        _stated_front_end(state, "w")
 
 
 def test_spectra_are_normed_by_what_training_saw_of_each_band() -> None:
-    config = SoundConfig(
-        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2
+    config = FrontEnd(
+        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
-    picture = SoundPicture(config).eval()
+    picture = MelImage(config).eval()
     assert picture.norm.running_mean is not None and picture.norm.running_var is not None
     picture.norm.running_mean.copy_(-torch.arange(16.0))
     picture.norm.running_var.fill_(4.0 - picture.norm.eps)

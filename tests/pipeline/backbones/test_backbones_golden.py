@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from caeav.pipeline.backbones import audio_backbones, text_backbones, visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.audio import LIMIT, band_centres_hz, dct_matrix, mel_weights, pitch_lags
+from caeav.pipeline.backbones.classic.audio import band_centres_hz, mel_weights, pitch_lags
 from caeav.pipeline.backbones.classic.text import random_vector
-from caeav.pipeline.backbones.classic.visual import area_weights, resize
+from caeav.pipeline.backbones.classic.visual import LIMIT, area_weights, dct_matrix, resize
 from caeav.pipeline.backbones.record_check import array_statistics
 
 T = 5

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import audio_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.clap.audio import ClapSound
+from caeav.pipeline.backbones.clap.audio import ClapAudio
 from caeav.pipeline.backbones.weights import WeightsError
 
 EVERY = [f"audio.{place}" for place in ("stage1", "stage2", "stage3", "stage4", "norm", "embedding")]
@@ -33,15 +33,15 @@ def windows() -> Any:
     )  # 0.75 s at 2 kHz: repeated twice, then silence
 
 
-def from_folder(tiny: Any, **settings: Any) -> ClapSound:
-    return ClapSound(ModelChoice("clap", str(tiny.folder), {"taps": EVERY, **settings}))
+def from_folder(tiny: Any, **settings: Any) -> ClapAudio:
+    return ClapAudio(ModelChoice("clap", str(tiny.folder), {"taps": EVERY, **settings}))
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_both_forms_give_the_same_tokens(tiny_clap: Callable[..., Any], windows: Any, fused: bool) -> None:
     tiny = tiny_clap(fused)
     folder = from_folder(tiny)
-    file = ClapSound(ModelChoice("clap", str(tiny.file), {"taps": EVERY, **tiny.front}))
+    file = ClapAudio(ModelChoice("clap", str(tiny.file), {"taps": EVERY, **tiny.front}))
     assert folder.describe()["settings"] == file.describe()["settings"]
     assert folder.describe()["settings"]["mel"] == ("htk" if fused else "slaney")
     ours, theirs = folder.tokens([windows])[0], file.tokens([windows])[0]
@@ -89,7 +89,7 @@ def test_sixteen_bits_make_a_difference_that_the_recipe_tells(
 
 
 def test_declared_taps_are_what_comes_out(tiny_clap: Callable[..., Any], windows: Any) -> None:
-    backbone = ClapSound(
+    backbone = ClapAudio(
         ModelChoice("clap", str(tiny_clap().folder), {"taps": ["audio.embedding", "audio.stage2"]})
     )
     found = backbone.tokens([windows])[0]
@@ -102,7 +102,7 @@ def test_declared_taps_are_what_comes_out(tiny_clap: Callable[..., Any], windows
 def test_a_description_leads_back_to_the_same_backbone(tiny_clap: Callable[..., Any], windows: Any) -> None:
     tiny = tiny_clap(True)
     first = from_folder(tiny)
-    again = ClapSound(ModelChoice("clap", str(tiny.folder), first.describe()["settings"]))
+    again = ClapAudio(ModelChoice("clap", str(tiny.folder), first.describe()["settings"]))
     assert again.describe() == first.describe()
     assert str(tiny.folder.parent) not in str(first.describe())
     assert np.array_equal(first.tokens([windows])[0]["audio.norm"], again.tokens([windows])[0]["audio.norm"])
@@ -134,7 +134,7 @@ def test_a_wrong_shape_is_named(tiny_clap: Callable[..., Any]) -> None:
     held["state_dict"][name] = held["state_dict"][name][1:]
     torch.save(held, tiny.file)
     with pytest.raises(WeightsError, match=r"trunk.stages.2.merge.norm.weight is \[127\], needed \[128\]"):
-        ClapSound(ModelChoice("clap", str(tiny.file), tiny.front))
+        ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front))
 
 
 def test_another_front_end_than_the_weights_were_trained_with_is_refused(
@@ -142,7 +142,7 @@ def test_another_front_end_than_the_weights_were_trained_with_is_refused(
 ) -> None:
     tiny = tiny_clap()
     with pytest.raises(WeightsError, match="mel filters of 4000 Hz"):
-        ClapSound(ModelChoice("clap", str(tiny.file), {**tiny.front, "rate_hz": 4000}))
+        ClapAudio(ModelChoice("clap", str(tiny.file), {**tiny.front, "rate_hz": 4000}))
 
 
 def test_a_front_end_of_another_checkpoint_is_refused(tiny_clap: Callable[..., Any]) -> None:
@@ -171,7 +171,7 @@ def test_code_in_a_checkpoint_is_refused(
     held = torch.load(tiny.file, weights_only=False)
     torch.save(held | {"optimizer": Thief()}, tiny.file)
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        ClapSound(ModelChoice("clap", str(tiny.file), tiny.front))
+        ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front))
     assert "executed" not in capsys.readouterr().out
 
 
@@ -195,10 +195,10 @@ def test_unknown_taps_and_front_ends_are_refused(tiny_clap: Callable[..., Any]) 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
 def test_prefixes_of_training_come_off(prefix: str, tiny_clap: Callable[..., Any], windows: Any) -> None:
     tiny = tiny_clap()
-    wanted = ClapSound(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
+    wanted = ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
     held = torch.load(tiny.file, weights_only=False)
     state = {prefix + name.removeprefix("module."): x for name, x in held["state_dict"].items()}
     torch.save(held | {"state_dict": state, "args": Namespace(lr=1)}, tiny.file)
-    found = ClapSound(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
+    found = ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
     for name, x in wanted.items():
         np.testing.assert_array_equal(found[name], x)

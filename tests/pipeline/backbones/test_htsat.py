@@ -14,8 +14,8 @@ from torch import Tensor
 
 from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, fourier_kernel, read_state
 from caeav.pipeline.backbones.htsat.frontend import (
-    SoundConfig,
-    SoundPicture,
+    FrontEnd,
+    MelImage,
     drop_stripes,
     fill_window,
     mel_weights,
@@ -26,8 +26,8 @@ from caeav.pipeline.backbones.native import import_torchaudio
 from caeav.pipeline.backbones.weights import WeightsError
 
 TINY = HtsatConfig(
-    sound=SoundConfig(
-        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, picture=64, window_s=2
+    front_end=FrontEnd(
+        rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     ),
     channels=8,
     heads=(2, 2, 4, 4),
@@ -55,7 +55,7 @@ def load(network: Htsat, path: Path) -> None:
 
 
 def test_mel_filters_are_those_of_the_field() -> None:
-    config = SoundConfig()
+    config = FrontEnd()
     torchaudio = import_torchaudio()
     wanted = torchaudio.functional.melscale_fbanks(
         config.fft // 2 + 1,
@@ -70,7 +70,7 @@ def test_mel_filters_are_those_of_the_field() -> None:
 
 
 def test_log_mel_equals_the_convolution_of_the_published_network() -> None:
-    sound = SoundPicture(TINY.sound)
+    sound = MelImage(TINY.front_end)
     windows = torch.randn(2, 4000)
     padded = F.pad(windows.unsqueeze(1), (64, 64), mode="reflect")
     real, imaginary = (F.conv1d(padded, fourier_kernel(128, part), stride=40) for part in ("real", "imag"))
@@ -81,7 +81,7 @@ def test_log_mel_equals_the_convolution_of_the_published_network() -> None:
 
 def test_silence_is_the_floor() -> None:
     assert torch.equal(
-        SoundPicture(TINY.sound).log_mel(torch.zeros(1, 4000)), torch.full((1, 101, 16), -100.0)
+        MelImage(TINY.front_end).log_mel(torch.zeros(1, 4000)), torch.full((1, 101, 16), -100.0)
     )
 
 
@@ -137,7 +137,7 @@ def test_eval_is_deterministic_and_train_augments(tiny: Htsat) -> None:
     windows, share = torch.randn(2, 2000), torch.tensor([0.3, 0.6])
     assert torch.equal(tiny.embed(windows), tiny.embed(windows, share))
     tiny.train()
-    assert not torch.equal(tiny.picture(windows), tiny.picture(windows))
+    assert not torch.equal(tiny.image(windows), tiny.image(windows))
 
 
 def test_windows_do_not_mix(tiny: Htsat) -> None:
@@ -157,7 +157,7 @@ def test_dropped_stripes_are_bounded() -> None:
 
 
 def test_published_checkpoint_loads(tiny: Htsat, tmp_path: Path, published: Published) -> None:
-    tiny.picture.norm.running_mean.normal_()
+    tiny.image.norm.running_mean.normal_()
     path = save(published(tiny), tmp_path / "htsat.ckpt")
     torch.manual_seed(4)
     other = Htsat(TINY).eval()

@@ -7,9 +7,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from caeav.pipeline.backbones.catalogue import REGISTRIES, ModelFacts, catalogue, registry_of
+from caeav.pipeline.backbones.catalogue import REGISTRIES, registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.describe import random_remarks
+from caeav.pipeline.backbones.facts import MODELS, ModelFacts
 from caeav.pipeline.backbones.record_check import (
     array_statistics,
     differences,
@@ -18,11 +19,11 @@ from caeav.pipeline.backbones.record_check import (
     sample_wave,
 )
 
-VISUAL = [row for row in catalogue() if row.kind == "visual backbone" and not row.name.endswith(":")]
+VISUAL = [row for row in MODELS if row.kind == "visual backbone" and not row.name.endswith(":")]
 
 
 def test_every_registered_model_has_facts_and_the_other_way_round() -> None:
-    listed = {kind: sorted(row.name for row in catalogue() if row.kind == kind) for kind in REGISTRIES}
+    listed = {kind: sorted(row.name for row in MODELS if row.kind == kind) for kind in REGISTRIES}
     assert listed == {kind: registry_of(kind).names() for kind in REGISTRIES}
 
 

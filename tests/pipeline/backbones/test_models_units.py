@@ -73,7 +73,7 @@ def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_pat
 
 
 def facts(**other: Any) -> Any:
-    from caeav.pipeline.backbones.catalogue import ModelFacts
+    from caeav.pipeline.backbones.facts import ModelFacts
 
     return ModelFacts(**{"name": "m", "kind": "text encoder", "what": "", "input": "", **other})
 

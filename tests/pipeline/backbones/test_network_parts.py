@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.pipeline.backbones.clip_text import TextTower
 from caeav.pipeline.backbones.clip_visual import MEAN, STD, ClipNetwork, published_by
 from caeav.pipeline.backbones.image import IMAGENET_MEAN, FrameSettings, LearnedVisual
+from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.timm_models import SwinNetwork, TimmNetwork, _converted, _published_by
 
 

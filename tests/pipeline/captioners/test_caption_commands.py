@@ -310,7 +310,7 @@ def test_wrong_use_is_told(tmp_path: Path) -> None:
     caption(plain_manifest("a"), Home(tmp_path), from_file(path), ONE, quiet)
     at = ("--dataset", "plain", "--home", tmp_path)
     assert "data set plain, the one last extracted" in run("export", "--home", tmp_path).stderr
-    assert "--dataset goes behind the command: caeav caption show" in run(*at, "show", "a").stderr
+    assert "--dataset belongs after the command: caeav caption show" in run(*at, "show", "a").stderr
     assert "clip 'z' is not in" in str(run("show", "z", *at).exception)
     assert "choose one of: csv, jsonl" in str(run("export", *at, "--format", "xml").exception)
     assert "no captions store of other" in str(

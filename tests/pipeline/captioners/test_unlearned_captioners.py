@@ -8,16 +8,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from caeav.pipeline.backbones.catalogue import ModelFacts
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.facts import CAPTIONER_FACTS
+from caeav.pipeline.backbones.facts import MODELS, ModelFacts
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
 from caeav.pipeline.captioners.generate import check_tokenizer
 from caeav.pipeline.captioners.random_models import byte_processor, sizes
 from caeav.pipeline.media.clip import DecodedClip
 
-LEARNED = [row for row in CAPTIONER_FACTS if row.learned and not row.name.endswith(":")]
+LEARNED = [
+    row for row in MODELS if row.kind.endswith("captioner") and row.learned and not row.name.endswith(":")
+]
 
 
 def made(facts: ModelFacts) -> LearnedCaptioner:

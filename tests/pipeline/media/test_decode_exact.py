@@ -152,14 +152,14 @@ def test_five_channels_are_mixed_with_the_centre_loudest(write: Any, decoder: An
 
 def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
     """Sound after lost packets is not moved forward (PyAV, which gives times; others hand out what they join)."""
-    from caeav.pipeline.media.audio import SoundLine
+    from caeav.pipeline.media.audio import AudioLine
 
     pieces = _noise(4)[0].astype(np.float32) / 32768
-    line = SoundLine(tick_s=1 / RATE, keep_s=(0.0, 10.0))
+    line = AudioLine(tick_s=1 / RATE, keep_s=(0.0, 10.0))
     for at in range(0, 4 * RATE, 1000):
         if not RATE <= at < 2 * RATE:
             line.add(at / RATE, pieces[at : at + 1000], RATE)
-    sound = line.sound()
+    sound = line.audio()
     wave = sound.window(0.0, 4 * RATE, RATE)
     assert not wave[RATE : 2 * RATE].any()
     assert np.array_equal(wave[2 * RATE :], pieces[2 * RATE :])
@@ -167,14 +167,14 @@ def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
 
 
 def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
-    from caeav.pipeline.media.audio import SoundLine
+    from caeav.pipeline.media.audio import AudioLine
 
     rate = 44100
     pieces = _noise(3, rate)[0].astype(np.float32)
-    line = SoundLine(tick_s=0.001, keep_s=(0.0, 10.0))
+    line = AudioLine(tick_s=0.001, keep_s=(0.0, 10.0))
     for at in range(10 * 1024, pieces.size, 1024):  # entered in the middle, as after a seek
         line.add(round(at / rate, 3), pieces[at : at + 1024], rate)
-    wave = line.sound().window(1.0, rate, rate)
+    wave = line.audio().window(1.0, rate, rate)
     assert np.array_equal(wave, pieces[rate : 2 * rate])
 
 

@@ -22,13 +22,11 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.media import scan as scanning
 from caeav.pipeline.media import stills
-from caeav.pipeline.media.audio import Sound, SoundLine, Stretch, resampled
-from caeav.pipeline.media.checks import errors_said, stream_notes, time_notes, verified
+from caeav.pipeline.media.audio import Audio, AudioLine, Stretch, resample
+from caeav.pipeline.media.checks import checked_clip, describe_errors, stream_notes, time_notes
 from caeav.pipeline.media.clip import DecodeError, Limits, Note, Sampling
 from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Pictures
-from caeav.pipeline.media.orientation import Orientation
-from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.frames import LOOKAHEAD, DisplayOrder, Frames, Orientation
 from caeav.pipeline.media.probe import (
     AudioFacts,
     MediaFacts,
@@ -38,12 +36,19 @@ from caeav.pipeline.media.probe import (
     probe,
     regular_file,
 )
-from caeav.pipeline.media.pyav import _AudioTrack, _near, _VideoTrack
-from caeav.pipeline.media.scan import Scan, _is_uneven, _late, _sounding, merged
-from caeav.pipeline.media.stills import files_of, stills_of
+from caeav.pipeline.media.pyav import _AudioTrack, _near_wanted, _VideoTrack
+from caeav.pipeline.media.scan import (
+    Plan,
+    Scan,
+    _audible_spans,
+    _began_late,
+    _has_partial_sample,
+    merge_spans,
+)
+from caeav.pipeline.media.stills import media_files, stills_folder
 from caeav.pipeline.media.workers import process as working
 from caeav.pipeline.media.workers.pool import Attempt, Run, WorkerPool
-from caeav.pipeline.media.workers.wire import Inbox, Message, WireError, packed, unpacked
+from caeav.pipeline.media.workers.wire import Inbox, Message, WireError, pack, unpack
 
 RATE = 1000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)
@@ -60,9 +65,9 @@ def plan(
     return Plan(facts, scan, start_s, Sampling(segments, 1.0, RATE), Limits())
 
 
-def shown(*images: Any) -> Pictures:
+def shown(*images: Any) -> Frames:
     found = [t + 0.5 for t in range(len(images))]
-    return Pictures(list(images), list(found), [s + 0.1 for s in found])
+    return Frames(list(images), list(found), [s + 0.1 for s in found])
 
 
 def tone(seconds: float, level: float = 0.5) -> Any:
@@ -77,14 +82,14 @@ def details(clip: Any, code: str) -> list[str]:
 
 
 def test_spans_are_joined_in_order_where_they_touch() -> None:
-    assert merged([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
-    assert merged([]) == []
+    assert merge_spans([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
+    assert merge_spans([]) == []
 
 
 def test_sound_counts_what_is_real_between_two_times() -> None:
-    sound = Sound(spans_s=[(0.0, 1.0), (2.0, 5.0)])
+    sound = Audio(spans_s=[(0.0, 1.0), (2.0, 5.0)])
     assert sound.within(0.5, 3.0) == pytest.approx(1.5) and sound.within(1.2, 1.8) == 0
-    whole = Sound.of(tone(2.0), RATE, 3.0)
+    whole = Audio.of(tone(2.0), RATE, 3.0)
     assert whole.spans_s == [(3.0, 5.0)] and whole.stretches[0].end_s == 5.0
 
 
@@ -95,21 +100,21 @@ def test_a_window_has_its_samples_at_their_times_and_silence_around_them() -> No
     assert stretch.window(1.007, 6, RATE).tolist() == [8, 9, 10, 0, 0, 0]
     assert not stretch.window(2.0, 5, RATE).any() and not stretch.window(0.0, 5, RATE).any()
     assert stretch.window(1.002, 3, RATE).dtype == np.float32
-    two = Sound([Stretch(tone(1.0, 0.25), RATE, 0.0), Stretch(np.full(2000, 0.5, np.float32), 2000, 1.0)])
+    two = Audio([Stretch(tone(1.0, 0.25), RATE, 0.0), Stretch(np.full(2000, 0.5, np.float32), 2000, 1.0)])
     out = two.window(0.0, 2500, RATE)
     assert out.size == 2500 and np.allclose(out[100:900], 0.25, atol=0.01)
     assert np.allclose(out[1100:1900], 0.5, atol=0.01) and not out[2000:].any()
 
 
 def test_the_rate_is_changed_without_moving_the_sound() -> None:
-    assert resampled(tone(1.0), RATE, RATE).size == RATE and resampled(tone(0), RATE, 10).size == 0
+    assert resample(tone(1.0), RATE, RATE).size == RATE and resample(tone(0), RATE, 10).size == 0
     slow = np.sin(np.arange(8000) / 8000 * 2 * np.pi * 5).astype(np.float32)
     found = Stretch(slow, 8000, 0.0).window(0.0, 4000, 4000)
     assert np.allclose(found[200:-200], slow[::2][200:-200], atol=0.01)
 
 
-def line(**more: Any) -> SoundLine:
-    return SoundLine(1 / RATE, (0.0, 100.0), **more)
+def line(**more: Any) -> AudioLine:
+    return AudioLine(1 / RATE, (0.0, 100.0), **more)
 
 
 def test_pieces_touch_and_a_jump_is_a_hole_of_its_length() -> None:
@@ -119,7 +124,7 @@ def test_pieces_touch_and_a_jump_is_a_hole_of_its_length() -> None:
     collected.add(None, tone(0.5), RATE)
     collected.add(2.04, tone(0.5), RATE)  # rounding
     collected.add(4.0, tone(0.5), RATE)
-    sound = collected.sound()
+    sound = collected.audio()
     assert (collected.start_s, collected.end_s) == (1.0, 4.5)
     assert [(round(a, 3), round(b, 3)) for a, b in sound.spans_s] == [(1.0, 2.5), (4.0, 4.5)]
     (stretch,) = sound.stretches
@@ -130,11 +135,11 @@ def test_one_stamp_alone_that_is_off_moves_nothing() -> None:
     collected = line()
     for at_s in (0.0, 0.5, 1.3, 1.5, 2.0):
         collected.add(at_s, tone(0.5), RATE)
-    assert [(round(a, 3), round(b, 3)) for a, b in collected.sound().spans_s] == [(0.0, 2.5)]
+    assert [(round(a, 3), round(b, 3)) for a, b in collected.audio().spans_s] == [(0.0, 2.5)]
 
 
 def test_pieces_outside_of_what_is_kept_are_left_out() -> None:
-    collected = SoundLine(1 / RATE, (1.0, 2.0))
+    collected = AudioLine(1 / RATE, (1.0, 2.0))
     for at_s in (0.0, 0.4, 0.5, 1.5, 2.0, 2.1):
         collected.add(at_s, tone(0.5), RATE)
     assert [piece.start_s for piece in collected._pieces] == [0.5, 1.5, 2.0]
@@ -142,14 +147,14 @@ def test_pieces_outside_of_what_is_kept_are_left_out() -> None:
 
 
 def test_times_that_all_are_rounded_agree_on_a_start_between_them() -> None:
-    rough = SoundLine(0.01, (0.0, 10.0))
+    rough = AudioLine(0.01, (0.0, 10.0))
     rough.add(0.001, tone(0.5), RATE)
     rough.add(0.509, tone(0.5), RATE)
-    assert rough.sound().spans_s[0][0] == pytest.approx(0.005)
-    exact = SoundLine(0.001, (0.0, 10.0))
+    assert rough.audio().spans_s[0][0] == pytest.approx(0.005)
+    exact = AudioLine(0.001, (0.0, 10.0))
     exact.add(0.001, tone(0.5), RATE)
     exact.add(0.509, tone(0.5), RATE)
-    assert exact.sound().spans_s[0][0] == 0.001, "a tick is a sample: the first time is true"
+    assert exact.audio().spans_s[0][0] == 0.001, "a tick is a sample: the first time is true"
 
 
 def test_after_a_seek_the_first_stamp_may_lie_and_most_of_the_others_tell() -> None:
@@ -157,14 +162,14 @@ def test_after_a_seek_the_first_stamp_may_lie_and_most_of_the_others_tell() -> N
         collected = line(entered=entered)
         for at_s in (3.02, 3.5, 4.0, 4.5):
             collected.add(at_s, tone(0.5), RATE)
-        assert collected.sound().spans_s[0][0] == pytest.approx(start_s)
+        assert collected.audio().spans_s[0][0] == pytest.approx(start_s)
 
 
 def test_where_the_rate_changes_a_new_stretch_begins() -> None:
     collected = line()
     collected.add(0.0, tone(1.0), RATE)
     collected.add(None, np.ones(2000, np.float32), 2000)
-    sound = collected.sound()
+    sound = collected.audio()
     assert [(s.rate_hz, s.start_s, s.mono.size) for s in sound.stretches] == [
         (RATE, 0.0, 1000),
         (2000, 1.0, 2000),
@@ -213,21 +218,28 @@ def test_a_scan_knows_the_picture_of_a_time_and_the_next() -> None:
 
 def test_packets_of_sound_are_heard_for_no_longer_than_twice_their_usual_length() -> None:
     heard = [(0.0, 0.1), (0.1, 0.1), (0.2, 5.0), (5.2, 0.1)]
-    assert _sounding(heard) == [(0.0, 0.1), (0.1, 0.2), (0.2, pytest.approx(0.4)), (5.2, pytest.approx(5.3))]
-    assert _sounding([]) == []
+    assert _audible_spans(heard) == [
+        (0.0, 0.1),
+        (0.1, 0.2),
+        (0.2, pytest.approx(0.4)),
+        (5.2, pytest.approx(5.3)),
+    ]
+    assert _audible_spans([]) == []
 
 
 def test_a_packet_with_a_fraction_of_a_sample_is_uneven_where_the_clock_can_tell() -> None:
     facts = replace(FACTS, audio=replace(AUDIO, rate_hz=48000))
     fine = 1 / 14_112_000
-    assert not _is_uneven(1024 / 48000, fine, facts) and _is_uneven(1024 / 44100, fine, facts)
-    assert not _is_uneven(1024 / 44100, 0.001, facts), "a clock of milliseconds cannot tell"
-    assert not _is_uneven(1024 / 44100, fine, replace(FACTS, audio=None))
+    assert not _has_partial_sample(1024 / 48000, fine, facts) and _has_partial_sample(
+        1024 / 44100, fine, facts
+    )
+    assert not _has_partial_sample(1024 / 44100, 0.001, facts), "a clock of milliseconds cannot tell"
+    assert not _has_partial_sample(1024 / 44100, fine, replace(FACTS, audio=None))
 
 
 def test_reading_began_too_late_when_a_stream_that_goes_on_lacks_its_beginning() -> None:
     def late(found: Scan, facts: MediaFacts = FACTS) -> bool:
-        return _late(found, facts, 10.0, 10.5)
+        return _began_late(found, facts, 10.0, 10.5)
 
     assert not late(Scan(video_s=[10.5], audio_start_s=10.0)) and late(
         Scan(video_s=[10.6], audio_start_s=10.0)
@@ -267,11 +279,11 @@ def test_media_are_over_at_the_latest_end_that_is_no_guess() -> None:
 )
 def test_pictures_are_brought_upright(matrix: Any, upright: Any, turned: int, mirrored: bool) -> None:
     orientation = Orientation.of(matrix)
-    assert np.array_equal(orientation.applied(IMAGE), upright)
+    assert np.array_equal(orientation.apply(IMAGE), upright)
     assert (orientation.mirrored, orientation.askew_deg) == (mirrored, 0)
     assert mirrored or orientation.turned_deg == turned
-    found = Pictures.none(3)
-    found.said(orientation)
+    found = Frames.none(3)
+    found.record_orientation(orientation)
     assert (found.rotated_deg, found.mirrored) == (orientation.turned_deg, mirrored)
     assert found.images == found.shown_s == found.until_s == [None] * 3
 
@@ -281,7 +293,7 @@ def test_pictures_are_brought_upright(matrix: Any, upright: Any, turned: int, mi
 
 def test_what_is_missing_is_filled_by_the_picture_before_and_at_the_start_by_the_first() -> None:
     a, b = IMAGE, IMAGE[:, ::-1]
-    clip = verified("pyav", plan(), shown(None, a, None, b), Sound.of(tone(4), RATE, 0.0))
+    clip = checked_clip("pyav", plan(), shown(None, a, None, b), Audio.of(tone(4), RATE, 0.0))
     assert clip.frames is not None and clip.frames_ok == (False, True, False, True)
     assert [np.array_equal(x, y) for x, y in zip(clip.frames, (a, a, a, b), strict=True)] == [True] * 4
     assert details(clip, "damaged") == ["video: 2 of 4 wanted pictures did not decode"]
@@ -290,16 +302,16 @@ def test_what_is_missing_is_filled_by_the_picture_before_and_at_the_start_by_the
 def test_samples_that_are_no_numbers_are_zero_and_loud_ones_are_cut() -> None:
     wave = tone(4)
     wave[:5] = [np.nan, np.inf, -np.inf, 3.0, -3.0]
-    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), Sound.of(wave, RATE, 0.0))
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), Audio.of(wave, RATE, 0.0))
     assert clip.wave is not None and clip.wave[:6].tolist() == [0, 0, 0, 1, -1, 0.5]
     assert clip.wave.dtype == np.float32 and clip.audio_ok == (True,) * 4
     assert details(clip, "damaged") == ["audio: 3 of 4000 samples are not numbers and set to 0"]
 
 
 def test_sound_that_is_short_is_told_by_where_it_is() -> None:
-    sound = Sound([Stretch(tone(4), RATE, 0.0)], [(0.0, 1.0), (1.5, 2.0), (3.0, 3.4)])
+    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 1.0), (1.5, 2.0), (3.0, 3.4)])
     lost = Scan(video_s=TENTHS, audio_s=1.95, audio_start_s=0.0, audio_end_s=10.0)
-    clip = verified("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
     assert clip.audio_ok == (True, True, False, False), "half of a second is enough"
     assert details(clip, "short_audio") == [
         "sound for 1.900 of 4.000 s (1900 of 4000 samples), at 0.000-1.000 s, 1.500-2.000 s, 3.000-3.400 s; "
@@ -307,10 +319,10 @@ def test_sound_that_is_short_is_told_by_where_it_is() -> None:
     ]
     assert details(clip, "damaged") == [], "a tenth of a second less is no loss"
     lost = replace(lost, audio_s=2.1)
-    clip = verified("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
     assert details(clip, "damaged") == ["audio: 1.900 s of sound decoded of 2.100 s promised in the clip"]
-    many = Sound([Stretch(tone(4), RATE, 0.0)], [(t / 2, t / 2 + 0.1) for t in range(7)])
-    clip = verified("pyav", plan(replace(lost, audio_s=0.7)), shown(*[IMAGE] * 4), many)
+    many = Audio([Stretch(tone(4), RATE, 0.0)], [(t / 2, t / 2 + 0.1) for t in range(7)])
+    clip = checked_clip("pyav", plan(replace(lost, audio_s=0.7)), shown(*[IMAGE] * 4), many)
     assert " and 3 more parts; the rest" in details(clip, "short_audio")[0]
 
 
@@ -324,19 +336,19 @@ def test_sound_that_is_short_is_told_by_where_it_is() -> None:
     ],
 )
 def test_silence_is_told_with_its_reason(level: float, loudest: float | None, said: str) -> None:
-    sound = replace(Sound.of(tone(4, level), RATE, 0.0), loudest=loudest)
-    (detail,) = details(verified("pyav", plan(), shown(*[IMAGE] * 4), sound), "silent_audio")
+    sound = replace(Audio.of(tone(4, level), RATE, 0.0), loudest=loudest)
+    (detail,) = details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound), "silent_audio")
     assert detail.startswith(said)
-    loud = Sound.of(tone(4, 2e-4), RATE, 0.0)
-    assert details(verified("pyav", plan(), shown(*[IMAGE] * 4), loud), "silent_audio") == []
+    loud = Audio.of(tone(4, 2e-4), RATE, 0.0)
+    assert details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), loud), "silent_audio") == []
 
 
 def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
     pictures = shown(*[IMAGE] * 4)
     pictures.errors, pictures.concealed, pictures.resized = ["bad", "worse"], 2, 3
-    sound = Sound.of(tone(4), RATE, 0.0)
+    sound = Audio.of(tone(4), RATE, 0.0)
     sound.errors = ["sad"]
-    clip = verified("pyav", plan(), pictures, sound)
+    clip = checked_clip("pyav", plan(), pictures, sound)
     assert details(clip, "damaged") == [
         "video: 2 decoding errors, first: bad; 2 pictures concealed by the decoder",
         "audio: 1 decoding error, first: sad",
@@ -357,43 +369,43 @@ def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
         },
         "audio": {"stream": 1, "codec": "aac", "rate_hz": RATE, "channels": 1, "samples": 4000},
     }
-    assert errors_said([]) == ""
+    assert describe_errors([]) == ""
 
 
 def test_turned_pictures_are_told_with_both_sizes() -> None:
     turned = shown(*[np.rot90(IMAGE)] * 4)
     turned.rotated_deg = 90
-    sound = Sound.of(tone(4), RATE, 0.0)
-    assert details(verified("pyav", plan(), turned, sound), "rotated") == [
+    sound = Audio.of(tone(4), RATE, 0.0)
+    assert details(checked_clip("pyav", plan(), turned, sound), "rotated") == [
         "stored 8x4, turned upright to 4x8 (by 90 degrees)"
     ]
     turned = shown(*[IMAGE] * 4)
     turned.mirrored = True
-    assert details(verified("pyav", plan(), turned, sound), "rotated") == [
+    assert details(checked_clip("pyav", plan(), turned, sound), "rotated") == [
         "stored 8x4, mirrored to 8x4 as the container asks"
     ]
     turned = shown(*[IMAGE] * 4)
     turned.askew_deg = 30
-    assert "a turn by 30 degrees" in details(verified("pyav", plan(), turned, sound), "rotated")[0]
+    assert "a turn by 30 degrees" in details(checked_clip("pyav", plan(), turned, sound), "rotated")[0]
     plain = shown(*[IMAGE] * 4)
     plain.rotated_deg = 360
-    assert details(verified("pyav", plan(), plain, sound), "rotated") == []
+    assert details(checked_clip("pyav", plan(), plain, sound), "rotated") == []
 
 
 def test_pictures_that_begin_late_or_end_early_are_not_real_there() -> None:
-    sound = Sound.of(tone(4), RATE, 0.0)
+    sound = Audio.of(tone(4), RATE, 0.0)
     begins = Scan(video_s=TENTHS[12:], audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0)
-    pictures = Pictures([IMAGE] * 4, [1.2, 1.5, 2.5, 3.5], [1.3, 1.6, 2.6, 3.6])
-    clip = verified("pyav", plan(begins), pictures, sound)
+    pictures = Frames([IMAGE] * 4, [1.2, 1.5, 2.5, 3.5], [1.3, 1.6, 2.6, 3.6])
+    clip = checked_clip("pyav", plan(begins), pictures, sound)
     assert clip.frames_ok == (False, True, True, True)
     assert details(clip, "short_video") == [
         "video starts at 1.200 s of the media: 1 of 4 segments hold the first picture instead"
     ]
     nothing = Scan(video_over=True, audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0)
-    clip = verified("pyav", plan(nothing), Pictures.none(4), sound)
+    clip = checked_clip("pyav", plan(nothing), Frames.none(4), sound)
     assert clip.frames is None and clip.frames_ok == (False,) * 4
     assert details(clip, "short_video") == ["the video stream holds no picture between 0.000 and 4.000 s"]
-    clip = verified("pyav", plan(), Pictures.none(4), sound)
+    clip = checked_clip("pyav", plan(), Frames.none(4), sound)
     assert details(clip, "damaged") == [
         "video (h264 8x4): no picture decodes; the decoder gave no picture and no error"
     ]
@@ -449,7 +461,7 @@ def test_how_a_clip_lies_in_its_media_is_noted() -> None:
 
 
 def message(**arrays: Any) -> tuple[int, bytearray]:
-    data = b"".join(bytes(part) for part in packed("result", {"a": 1}, arrays))
+    data = b"".join(bytes(part) for part in pack("result", {"a": 1}, arrays))
     return int.from_bytes(data[8:12], "little"), bytearray(data[12:])
 
 
@@ -459,7 +471,7 @@ def test_a_message_comes_back_with_arrays_of_every_shape() -> None:
         "none": np.zeros((0, 3), np.float32),
         "y": np.ones((2, 3), bool),
     }
-    read = unpacked(*message(**arrays))
+    read = unpack(*message(**arrays))
     assert (read.kind, read.data, list(read.arrays)) == ("result", {"a": 1}, ["x", "none", "y"])
     assert all(
         np.array_equal(read.arrays[n], a)
@@ -471,15 +483,15 @@ def test_a_message_comes_back_with_arrays_of_every_shape() -> None:
     assert header % 64 == 0 and len(body) % 64 == 0
     for wrong in (body[:-64], body + bytes(64)):
         with pytest.raises(WireError):
-            unpacked(header, wrong)
+            unpack(header, wrong)
     with pytest.raises(TypeError, match="cannot be sent"):
-        packed("k", {}, {"x": np.array(["a"])})
+        pack("k", {}, {"x": np.array(["a"])})
 
 
 def test_an_inbox_takes_messages_in_pieces_and_refuses_too_long_ones() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    data = b"".join(bytes(part) for part in packed("k", {"n": 1}, {"x": np.arange(9)}))
+    data = b"".join(bytes(part) for part in pack("k", {"n": 1}, {"x": np.arange(9)}))
     size = int.from_bytes(data[:8], "little")
     with ours, theirs:
         inbox = Inbox(size)
@@ -561,22 +573,22 @@ def test_pictures_of_a_wav_are_looked_for_by_place_first(tmp_path: Path) -> None
     wav = tmp_path / "audio_wav" / "train" / "a.wav"
     wav.parent.mkdir(parents=True)
     frames = tmp_path / "visual_frames"
-    assert stills_of(str(wav)) is None
+    assert stills_folder(str(wav)) is None
     (frames / "a").mkdir(parents=True)
-    assert stills_of(str(wav)) == frames / "a"
+    assert stills_folder(str(wav)) == frames / "a"
     (frames / "train" / "a").mkdir(parents=True)
-    assert stills_of(str(wav)) == frames / "train" / "a"
+    assert stills_folder(str(wav)) == frames / "train" / "a"
     assert (
-        stills_of(str(wav.with_suffix(".WAV"))) is not None
-        and stills_of(str(wav.with_suffix(".mp4"))) is None
+        stills_folder(str(wav.with_suffix(".WAV"))) is not None
+        and stills_folder(str(wav.with_suffix(".mp4"))) is None
     )
     for name in ("a_2.png", "a_10.JPG", "a_1.jpeg", "notes.txt", "a.png.bak"):
         (frames / "train" / "a" / name).touch()
-    assert files_of(str(wav)) == [
+    assert media_files(str(wav)) == [
         str(wav),
         *(str(frames / "train" / "a" / name) for name in ("a_1.jpeg", "a_10.JPG", "a_2.png")),
     ]
-    assert files_of("b.mp4") == ["b.mp4"]
+    assert media_files("b.mp4") == ["b.mp4"]
 
 
 def test_a_jump_is_more_than_rounding_and_a_stamp_alone_moves_nothing_behind_it() -> None:
@@ -584,35 +596,35 @@ def test_a_jump_is_more_than_rounding_and_a_stamp_alone_moves_nothing_behind_it(
         collected = line()
         for at_s in (0.0, 0.5, 1.0 + jump_s, 1.5 + jump_s):
             collected.add(at_s, tone(0.5), RATE)
-        found = [(round(a, 3), round(b, 3)) for a, b in collected.sound().spans_s]
+        found = [(round(a, 3), round(b, 3)) for a, b in collected.audio().spans_s]
         assert found == spans
-    collected = SoundLine(0.01, (0.0, 10.0))
+    collected = AudioLine(0.01, (0.0, 10.0))
     for at_s in (0.0, 0.5, 1.3, 1.5, 2.0):  # the third is off by 0.3 s
         collected.add(at_s, tone(0.5), RATE)
-    assert collected.sound().spans_s == [(0.0, 2.5)], "the start is not moved by it either"
+    assert collected.audio().spans_s == [(0.0, 2.5)], "the start is not moved by it either"
 
 
 def test_a_start_known_to_the_sample_is_the_first_time_given() -> None:
-    collected = SoundLine(1 / 500, (0.0, 10.0))
+    collected = AudioLine(1 / 500, (0.0, 10.0))
     for at_s in (0.1, 0.602):
         collected.add(at_s, tone(0.5), 500)
-    assert collected.sound().spans_s[0][0] == 0.1
+    assert collected.audio().spans_s[0][0] == 0.1
 
 
 def test_little_sound_that_is_missing_is_a_codecs_edge() -> None:
-    sound = Sound([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
-    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound)
     assert details(clip, "short_audio") == []
-    sound = Sound([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.94)])
-    assert len(details(verified("pyav", plan(), shown(*[IMAGE] * 4), sound), "short_audio")) == 1
+    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.94)])
+    assert len(details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound), "short_audio")) == 1
     little = Scan(video_s=TENTHS, audio_s=0.05, audio_end_s=10.0)
-    clip = verified("pyav", plan(little), shown(*[IMAGE] * 4), Sound(errors=["sad"]))
+    clip = checked_clip("pyav", plan(little), shown(*[IMAGE] * 4), Audio(errors=["sad"]))
     assert details(clip, "short_audio") == [
         "the audio stream holds no sound between 0.000 and 4.000 s; 1 decoding error, first: sad"
     ]
     assert clip.wave is not None and clip.wave.tolist() == [0.0] * 4000 and clip.audio_ok == (False,) * 4
     more = replace(little, audio_s=0.06)
-    clip = verified("pyav", plan(more), shown(*[IMAGE] * 4), None)
+    clip = checked_clip("pyav", plan(more), shown(*[IMAGE] * 4), None)
     assert details(clip, "damaged") == [
         "audio (aac 1000 Hz): no sample decodes of 0.060 s promised; the decoder gave no sample and no error"
     ]
@@ -626,18 +638,18 @@ def test_packets_that_end_early_behind_the_clip_are_not_its_loss() -> None:
 
 def test_sound_is_called_real_for_a_short_stream_alone() -> None:
     """Less than half a segment of sound is real where it is all that the stream has."""
-    sound = Sound.of(tone(0.3), RATE, 0.0)
+    sound = Audio.of(tone(0.3), RATE, 0.0)
     scan = Scan(video_s=TENTHS, audio_s=0.3, audio_start_s=0.0, audio_end_s=0.3, at_end=True)
     facts = replace(FACTS, audio=replace(AUDIO, duration_s=0.3))
     ok = {
-        "all of it": verified("pyav", plan(scan, facts), shown(*[IMAGE] * 4), sound).audio_ok,
-        "it goes on": verified(
+        "all of it": checked_clip("pyav", plan(scan, facts), shown(*[IMAGE] * 4), sound).audio_ok,
+        "it goes on": checked_clip(
             "pyav", plan(replace(scan, at_end=False), facts), shown(*[IMAGE] * 4), sound
         ).audio_ok,
-        "some was lost": verified(
+        "some was lost": checked_clip(
             "pyav", plan(replace(scan, audio_s=0.5), facts), shown(*[IMAGE] * 4), sound
         ).audio_ok,
-        "it began before": verified(
+        "it began before": checked_clip(
             "pyav",
             plan(scan, replace(FACTS, audio=replace(AUDIO, start_s=-1.0, duration_s=1.3))),
             shown(*[IMAGE] * 4),
@@ -653,21 +665,21 @@ def test_sound_is_called_real_for_a_short_stream_alone() -> None:
 
 
 def test_how_much_sound_there_is_is_counted_at_the_rate_asked_for() -> None:
-    sound = Sound.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
-    rates = Sound(
+    sound = Audio.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
+    rates = Audio(
         [Stretch(tone(2), RATE, 0.0), Stretch(np.full(4000, 0.5, np.float32), 2000, 2.0)], [(0.0, 4.0)]
     )
-    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound)
     assert (clip.facts["audio"]["rate_hz"], clip.facts["audio"]["samples"]) == (2000, 4000)
-    clip = verified("pyav", plan(), shown(*[IMAGE] * 4), rates)
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), rates)
     assert details(clip, "rate_changes") == ["sound begins with 1000 Hz, then has 2000 Hz from 2.000 s"]
     many = replace(FACTS, audio=replace(AUDIO, channels=("FL", "FR", "FC")))
     assert (
-        verified("pyav", plan(facts=many), shown(*[IMAGE] * 4), sound).facts["audio"]["mix"]
+        checked_clip("pyav", plan(facts=many), shown(*[IMAGE] * 4), sound).facts["audio"]["mix"]
         == "libswresample"
     )
     bare = replace(FACTS, duration_s=None, video=None, audio=replace(AUDIO, duration_s=None))
-    clip = verified("pyav", plan(facts=bare), None, sound)
+    clip = checked_clip("pyav", plan(facts=bare), None, sound)
     assert "media_s" not in clip.facts and "video" not in clip.facts and clip.frames is None
 
 
@@ -791,11 +803,11 @@ def film(monkeypatch: pytest.MonkeyPatch) -> Any:
                 )
             )
 
-        def opened(path: str, limits: Limits) -> Any:
+        def open_media(path: str, limits: Limits) -> Any:
             made.from_s = -1e9  # each reading begins at the start
             return nullcontext(made)
 
-        monkeypatch.setattr(scanning, "opened", opened)
+        monkeypatch.setattr(scanning, "open_media", open_media)
         return made
 
     return make
@@ -920,12 +932,12 @@ def test_a_place_that_cannot_be_gone_to_is_the_start_or_an_error() -> None:
     facts = replace(FACTS, origin_s=2.0)
     for times, gone in ((0, True), (1, False)):
         container = Stubborn(times)
-        assert scanning.go_to(container, facts, 10.0) is gone
+        assert scanning.seek_to(container, facts, 10.0) is gone
         assert container.sought == [12.0, 2.0][: times + 1]
     with pytest.raises(DecodeError, match="no place in the file can be gone to: not there"):
-        scanning.go_to(Stubborn(2), facts, 10.0)
+        scanning.seek_to(Stubborn(2), facts, 10.0)
     bare = Stubborn(1)
-    assert not scanning.go_to(bare, replace(facts, container="h264"), 10.0) and bare.sought == [12.0]
+    assert not scanning.seek_to(bare, replace(facts, container="h264"), 10.0) and bare.sought == [12.0]
 
 
 # One stream's sound
@@ -954,7 +966,7 @@ def test_sound_is_taken_by_its_times_until_the_clip_is_covered() -> None:
     taken.take(heard(None, tone(2.05)))
     assert taken.line.start_s == 0.0 and not taken.done, "the filter wants a little more than the clip"
     taken.take(heard(9.05, tone(0.05)))
-    assert taken.done and taken.sound().spans_s == [(0.0, pytest.approx(4.1))]
+    assert taken.done and taken.collected().spans_s == [(0.0, pytest.approx(4.1))]
 
 
 def test_after_a_change_of_rate_sound_follows_whatever_its_times_say() -> None:
@@ -962,8 +974,8 @@ def test_after_a_change_of_rate_sound_follows_whatever_its_times_say() -> None:
     taken.take(heard(0.0, tone(1.0)))
     taken.take(heard(7.0, np.ones(2000, np.float32), 2000))
     taken.take(heard(2.0, tone(1.0)))
-    assert taken.sound().spans_s == [(0.0, pytest.approx(3.0))]
-    assert [stretch.rate_hz for stretch in taken.sound().stretches] == [1000, 2000, 1000]
+    assert taken.collected().spans_s == [(0.0, pytest.approx(3.0))]
+    assert [stretch.rate_hz for stretch in taken.collected().stretches] == [1000, 2000, 1000]
 
 
 def test_channels_that_cancel_within_the_clip_are_remembered_as_loud() -> None:
@@ -973,7 +985,9 @@ def test_channels_that_cancel_within_the_clip_are_remembered_as_loud() -> None:
         assert taken.line.loudest == pytest.approx(loudest)
     taken = track()
     taken.take(heard(0.0, [tone(1.0), tone(1.0)]))
-    assert taken.line.loudest == 0.0 and taken.sound().stretches[0].mono[500] == pytest.approx(0.5, abs=0.01)
+    assert taken.line.loudest == 0.0 and taken.collected().stretches[0].mono[500] == pytest.approx(
+        0.5, abs=0.01
+    )
 
 
 def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
@@ -984,11 +998,11 @@ def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
     assert not taken.wants(SimpleNamespace(pts=70_000)) and taken.wants(SimpleNamespace(pts=70_001))
     assert taken.wants(SimpleNamespace(pts=None))
     taken.early.append("sad")
-    assert taken.sound().errors == ["sad"]
+    assert taken.collected().errors == ["sad"]
     taken = track(start_s=100.0)
     taken.early.append("sad")
     taken.take(heard(100.0, tone(1.0)))
-    assert taken.sound().errors == []
+    assert taken.collected().errors == []
     for channels, rate_hz, said in ((2, RATE, "audio channels: 2"), (1, 2 * RATE, "audio rate: 2000 Hz")):
         strict = _AudioTrack(
             replace(plan(), limits=Limits(audio_channels=1, audio_rate_hz=RATE)),
@@ -1036,14 +1050,14 @@ def test_the_picture_shown_at_each_time_is_the_last_before_it() -> None:
 
 
 def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_them() -> None:
-    near = _near(plan(segments=2))
+    near = _near_wanted(plan(segments=2))
     assert near == [(pytest.approx(0.1), pytest.approx(0.6)), (pytest.approx(1.1), pytest.approx(1.6))]
     other = replace(FACTS, video=replace(VIDEO, codec="mpeg4"))
     assert (
-        _near(plan(facts=other))
+        _near_wanted(plan(facts=other))
         == []
-        == _near(plan(Scan(video_s=[0.0])))
-        == _near(plan(Scan(TENTHS, error="x")))
+        == _near_wanted(plan(Scan(video_s=[0.0])))
+        == _near_wanted(plan(Scan(TENTHS, error="x")))
     )
     context = SimpleNamespace(skip_frame="DEFAULT")
     aimed = _VideoTrack(plan(segments=2), SimpleNamespace(time_base=0.001, codec_context=context), skip=True)
@@ -1098,7 +1112,7 @@ def test_an_array_of_no_known_kind_is_no_message(dtype: str, shape: list[Any]) -
     header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", dtype, shape]]}).encode()
     header += b" " * (-len(header) % 64)
     with pytest.raises(WireError, match="claims dtype"):
-        unpacked(len(header), bytearray(header + bytes(64)))
+        unpack(len(header), bytearray(header + bytes(64)))
 
 
 def test_an_id_that_runs_already_is_a_mistake() -> None:
@@ -1111,9 +1125,9 @@ def test_an_id_that_runs_already_is_a_mistake() -> None:
 def test_a_folder_of_too_many_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a_1.png", "a_2.JPG", "a_3.jpeg", "a.png", "a_4.gif", "a_5.png.part"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(stills, "MAX_PICTURES", 3)
+    monkeypatch.setattr(stills, "MAX_IMAGES", 3)
     assert sorted(stills._numbered(tmp_path)) == [1, 2, 3]
-    monkeypatch.setattr(stills, "MAX_PICTURES", 2)
+    monkeypatch.setattr(stills, "MAX_IMAGES", 2)
     with pytest.raises(DecodeError, match="holds more than the allowed 2 pictures"):
         stills._numbered(tmp_path)
     with pytest.raises(DecodeError, match="cannot read gone/"):
@@ -1154,11 +1168,11 @@ def test_a_child_is_started_in_a_group_of_its_own_with_one_thread(monkeypatch: p
     assert not worker.ready and not worker.idle and 4 < worker.due_s - time.monotonic() <= 5
     worker.ready = True
     assert worker.idle
-    worker.ask("x", {"id": "x"}, 500.0)
+    worker.send_request("x", {"id": "x"}, 500.0)
     assert (worker.request, worker.tasks, worker.idle) == ("x", 1, False)
     assert 499 < worker.due_s - time.monotonic() <= 500
     with pytest.raises(ValueError, match="a request of more than"):
-        worker.ask("y", {"id": "y" * (65 << 20)}, 1.0)
+        worker.send_request("y", {"id": "y" * (65 << 20)}, 1.0)
     worker._errors.write(b"first\nlast line\n")
     process.code = 3
     assert worker.kill() == "exited with status 3: last line" and killed == [(0, signal.SIGKILL)]
@@ -1205,7 +1219,7 @@ def test_times_are_those_of_the_media_in_the_order_of_showing(film: Any) -> None
         late.take(seen_at(at_s))
     late.finish()
     assert late.found.shown_s == pytest.approx([0.5, 1.5, 2.5, 3.5])
-    exact = SoundLine(0.001, (0.0, 10.0))
+    exact = AudioLine(0.001, (0.0, 10.0))
     for at_s in (0.001, 0.5018):
         exact.add(at_s, tone(0.5), RATE)
-    assert exact.sound().spans_s[0][0] == 0.001
+    assert exact.audio().spans_s[0][0] == 0.001

@@ -20,7 +20,7 @@ import pytest
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.media.workers.pool import Outcome, WorkerPool
-from caeav.pipeline.media.workers.wire import WireError, unpacked
+from caeav.pipeline.media.workers.wire import WireError, unpack
 
 HERE = Path(__file__).parent
 
@@ -162,7 +162,7 @@ def test_a_child_that_lies_is_ended(sent: str) -> None:
 def test_an_array_of_any_claimed_shape_is_a_wire_error(shape: Any) -> None:
     header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", "uint8", shape]]}).encode()
     with pytest.raises(WireError):
-        unpacked(len(header), bytearray(header))
+        unpack(len(header), bytearray(header))
 
 
 def test_a_message_that_never_ends_is_cut_off_by_the_deadline() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from caeav.pipeline.media import pyav as with_pyav
 from caeav.pipeline.media.clip import DecodedClip, Limits, Sampling
-from caeav.pipeline.media.frames import Pictures
-from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.frames import Frames
 from caeav.pipeline.media.pyav import PyAVDecoder
+from caeav.pipeline.media.scan import Plan
 
 SAMPLING = Sampling(4, 1.0, 16000)
 
@@ -40,7 +40,7 @@ class Counting(PyAVDecoder):
 
     decoded = 0
 
-    def read(self, plan: Plan) -> tuple[Pictures | None, object]:  # type: ignore[override]
+    def read(self, plan: Plan) -> tuple[Frames | None, object]:  # type: ignore[override]
         pictures, sound = super().read(plan)
         self.decoded = pictures.decoded if pictures else 0
         return pictures, sound

@@ -12,7 +12,7 @@ from PIL import Image
 
 from caeav.pipeline.media.clip import DecodeError, Limits, Sampling
 from caeav.pipeline.media.registry import decoders
-from caeav.pipeline.media.stills import stills_of
+from caeav.pipeline.media.stills import stills_folder
 
 RATE_HZ = 8000
 SAMPLING = Sampling(5, 1.0, RATE_HZ)
@@ -60,7 +60,7 @@ def test_each_second_shows_its_picture_and_the_wav_is_heard(
 def test_ms3_keeps_its_pictures_without_the_split_and_with_mp4_in_their_names(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "visual_frames/x_1", "x_1.mp4_{}.png", [1, 2, 3, 4, 5])
     wav = write_wav(tmp_path / "audio_wav/test/x_1.wav")
-    assert stills_of(str(wav)) == folder
+    assert stills_folder(str(wav)) == folder
     decoded = decoders["pyav"]().decode(str(wav), 0.0, SAMPLING)
     assert decoded.frames is not None
     assert [tuple(frame[0, 0].tolist()) for frame in decoded.frames] == COLOURS
@@ -75,15 +75,15 @@ def test_a_clip_of_one_rate_each_shares_its_pictures(clip: Path) -> None:
 
 def test_a_wav_elsewhere_or_without_pictures_is_plain_sound(tmp_path: Path) -> None:
     (tmp_path / "visual_frames/other").mkdir(parents=True)
-    assert stills_of(str(write_wav(tmp_path / "audio_wav/train/horse/a.wav"))) is None
-    assert stills_of(str(write_wav(tmp_path / "sounds/other.wav"))) is None
-    assert stills_of(str(tmp_path / "audio_wav" / "other.mp4")) is None
+    assert stills_folder(str(write_wav(tmp_path / "audio_wav/train/horse/a.wav"))) is None
+    assert stills_folder(str(write_wav(tmp_path / "sounds/other.wav"))) is None
+    assert stills_folder(str(tmp_path / "audio_wav" / "other.mp4")) is None
     alone = decoders["pyav"]().decode(str(tmp_path / "audio_wav/train/horse/a.wav"), 0.0, SAMPLING)
     assert alone.frames is None and "no_video" in {note.code for note in alone.notes}
 
 
 def test_missing_and_damaged_pictures_are_filled_and_said(clip: Path) -> None:
-    folder = stills_of(str(clip))
+    folder = stills_folder(str(clip))
     assert folder is not None
     (folder / "-a_b_5.png").unlink()
     (folder / "-a_b_2.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
@@ -104,7 +104,7 @@ def test_sound_that_does_not_decode_costs_the_sound_alone(clip: Path) -> None:
     decoded = decoders["pyav"]().decode(str(clip), 0.0, SAMPLING)
     assert decoded.wave is None and decoded.audio_ok == (False,) * 5
     assert any(note.code == "damaged" and "not readable media" in note.detail for note in decoded.notes)
-    folder = stills_of(str(clip))
+    folder = stills_folder(str(clip))
     assert folder is not None
     for picture in folder.iterdir():
         picture.write_bytes(b"")

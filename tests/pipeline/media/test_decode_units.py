@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.media.clock import Clock
-from caeav.pipeline.media.mixing import mix_gain, mixed
-from caeav.pipeline.media.orientation import Orientation
-from caeav.pipeline.media.plan import Plan
-from caeav.pipeline.media.scan import Scan
+from caeav.pipeline.media.frames import Orientation
+from caeav.pipeline.media.mixing import mix_gain, mix_to_mono
+from caeav.pipeline.media.scan import Plan, Scan
 
 ONE = 1 << 16
 PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
@@ -30,7 +29,7 @@ def test_a_matrix_shows_each_corner_where_it_says(
     matrix = [*(turned if transposed else straight), 0, 0, 1 << 30]
     found = Orientation.of(matrix)
     assert (found.transposed, found.left_right, found.top_bottom) == (transposed, left_right, top_bottom)
-    shown = found.applied(PICTURE)
+    shown = found.apply(PICTURE)
     height, width = shown.shape[:2]
     for y in range(2):
         for x in range(3):
@@ -154,11 +153,11 @@ def test_how_long_a_picture_is_shown() -> None:
 
 def test_channels_are_mixed_so_that_nothing_clips() -> None:
     ones = np.ones((2, 512), np.float32)
-    mono, loudest = mixed(ones * 0.5, ("FL", "FR"), 16_000)
+    mono, loudest = mix_to_mono(ones * 0.5, ("FL", "FR"), 16_000)
     assert mono == pytest.approx(np.full(512, 0.5), abs=1e-6) and loudest == 0.5
-    mono, loudest = mixed(np.stack([ones[0], -ones[0]]) * 0.25, ("FL", "FR"), 16_000)
+    mono, loudest = mix_to_mono(np.stack([ones[0], -ones[0]]) * 0.25, ("FL", "FR"), 16_000)
     assert float(np.abs(mono).max()) < 1e-6 and loudest == 0.25
     counted = np.arange(1, 13, dtype=np.float32)[:, None].repeat(64, axis=1) / 100
-    mono, _ = mixed(counted, ("NONE",) * 12, 16_000)
+    mono, _ = mix_to_mono(counted, ("NONE",) * 12, 16_000)
     assert mono == pytest.approx(np.full(64, 0.065), abs=1e-5)
     assert mix_gain(("FL", "FR")) == pytest.approx(2**0.5, abs=1e-3)

@@ -12,16 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.media.audio import Sound
-from caeav.pipeline.media.checks import verified
+from caeav.pipeline.media.audio import Audio
+from caeav.pipeline.media.checks import checked_clip
 from caeav.pipeline.media.clip import DecodeError, Limits, Sampling
-from caeav.pipeline.media.frames import Pictures
-from caeav.pipeline.media.mixing import channels_of, mix_gain, mixed
-from caeav.pipeline.media.orientation import Orientation
-from caeav.pipeline.media.plan import Plan
+from caeav.pipeline.media.frames import Frames, Orientation
+from caeav.pipeline.media.mixing import channels_of, mix_gain, mix_to_mono
 from caeav.pipeline.media.probe import AudioFacts, MediaFacts, VideoFacts
 from caeav.pipeline.media.registry import decoders
-from caeav.pipeline.media.scan import Scan
+from caeav.pipeline.media.scan import Plan, Scan
 
 RATE = 8000
 VIDEO = VideoFacts(0, "h264", True, 8, 4, 10.0, 10.0, 0.0, 10.0)
@@ -38,13 +36,13 @@ def _scan(**more: Any) -> Scan:
     return Scan(video_s=EVERY_TENTH, audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0, **more)
 
 
-def _pictures(shown_s: list[float | None], until_s: list[float | None]) -> Pictures:
+def _pictures(shown_s: list[float | None], until_s: list[float | None]) -> Frames:
     image = np.zeros((4, 8, 3), dtype=np.uint8)
-    return Pictures([None if s is None else image for s in shown_s], shown_s, until_s)
+    return Frames([None if s is None else image for s in shown_s], shown_s, until_s)
 
 
-def _sound(seconds: float, start_s: float = 0.0) -> Sound:
-    return Sound.of(np.full(round(seconds * RATE), 0.5, dtype=np.float32), RATE, start_s)
+def _sound(seconds: float, start_s: float = 0.0) -> Audio:
+    return Audio.of(np.full(round(seconds * RATE), 0.5, dtype=np.float32), RATE, start_s)
 
 
 SHOWN: list[float | None] = [0.5, 1.5, 2.5, 3.5]
@@ -54,12 +52,12 @@ UNTIL: list[float | None] = [0.6, 1.6, 2.6, 3.6]
 def test_what_packets_promise_counts_where_the_header_promises_less() -> None:
     """One second by the header, four by the packets, none decodes; and the other way round at the file's end."""
     facts = replace(FACTS, audio=replace(AUDIO, duration_s=1.0))
-    clip = verified("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), Sound())
+    clip = checked_clip("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), Audio())
     assert any("no sample decodes of 4.000 s promised" in n.detail for n in clip.notes)
-    clip = verified("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), _sound(1.0))
+    clip = checked_clip("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), _sound(1.0))
     assert any("1.000 s of sound decoded of 4.000 s promised" in n.detail for n in clip.notes)
     ended = Scan(video_s=EVERY_TENTH, audio_s=1.0, audio_start_s=0.0, audio_end_s=1.0, at_end=True)
-    clip = verified("pyav", _plan(ended), _pictures(SHOWN, UNTIL), _sound(1.0))
+    clip = checked_clip("pyav", _plan(ended), _pictures(SHOWN, UNTIL), _sound(1.0))
     assert any("1.000 s of sound decoded of 4.000 s promised" in n.detail for n in clip.notes)
 
 
@@ -67,7 +65,7 @@ def test_what_packets_promise_counts_where_the_header_promises_less() -> None:
 def test_a_guessed_length_is_no_promise(guessed: bool) -> None:
     ended = Scan(audio_s=1.0, audio_start_s=0.0, audio_end_s=1.0, at_end=True)
     facts = replace(FACTS, video=None, guessed=guessed)
-    clip = verified("pyav", _plan(ended, facts), None, _sound(1.0))
+    clip = checked_clip("pyav", _plan(ended, facts), None, _sound(1.0))
     assert ("damaged" in {n.code for n in clip.notes}) != guessed
 
 
@@ -88,7 +86,7 @@ def test_a_guessed_length_is_no_promise(guessed: bool) -> None:
 def test_a_picture_is_real_if_it_is_the_one_to_be_shown(
     shown_s: list[float | None], until_s: list[float | None], ok: tuple[bool, ...], code: str | None
 ) -> None:
-    clip = verified("pyav", _plan(_scan()), _pictures(shown_s, until_s), _sound(4))
+    clip = checked_clip("pyav", _plan(_scan()), _pictures(shown_s, until_s), _sound(4))
     assert clip.frames_ok == ok
     assert {n.code for n in clip.notes} - {"longer_media"} == ({code} if code else set())
 
@@ -104,7 +102,9 @@ def test_the_last_picture_is_real_as_long_as_it_is_shown_wherever_reading_stoppe
         at_end=at_end,
         video_over=True,
     )
-    clip = verified("pyav", _plan(scan), _pictures([0.5, 1.4, 1.4, 1.4], [0.6, None, None, None]), _sound(4))
+    clip = checked_clip(
+        "pyav", _plan(scan), _pictures([0.5, 1.4, 1.4, 1.4], [0.6, None, None, None]), _sound(4)
+    )
     assert clip.frames_ok == (True, True, False, False)
     assert any(
         n.code == "short_video" and "ends at 1.500 s" in n.detail and "2 of 4" in n.detail for n in clip.notes
@@ -116,7 +116,7 @@ def test_a_clip_of_which_nothing_is_real_is_refused() -> None:
     with pytest.raises(
         DecodeError, match=r"\(5\.000-9\.000 s\) holds no real picture and no real sound: the header promises"
     ):
-        verified("pyav", _plan(scan, start_s=5.0), _pictures([1.4] * 4, [None] * 4), _sound(1.5))
+        checked_clip("pyav", _plan(scan, start_s=5.0), _pictures([1.4] * 4, [None] * 4), _sound(1.5))
 
 
 def test_encrypted_streams_are_refused_and_a_clear_one_is_kept() -> None:
@@ -124,8 +124,8 @@ def test_encrypted_streams_are_refused_and_a_clear_one_is_kept() -> None:
     with pytest.raises(
         DecodeError, match=r"video: it is encrypted, and there is no key; audio .* it is encrypted"
     ):
-        verified("pyav", _plan(_scan(), both), None, None)
-    clip = verified("pyav", _plan(_scan(), FACTS.without({0})), None, _sound(4))
+        checked_clip("pyav", _plan(_scan(), both), None, None)
+    clip = checked_clip("pyav", _plan(_scan(), FACTS.without({0})), None, _sound(4))
     assert all(clip.audio_ok) and not any(clip.frames_ok) and clip.frames is None
     assert [n.detail for n in clip.notes if n.code == "damaged"] == [
         "video: it is encrypted, and there is no key"
@@ -176,7 +176,7 @@ def test_channels_have_ffmpegs_share_of_the_mix(layout: str, shares: dict[str, f
     for name, share in shares.items():
         samples = np.zeros((len(names), 256), dtype=np.float32)
         samples[names.index(name)] = 1.0
-        mono, loudest = mixed(samples, names, RATE)
+        mono, loudest = mix_to_mono(samples, names, RATE)
         assert mono == pytest.approx(share, abs=1e-4) and loudest == 1.0
     if layout != "ambisonic 1":
         assert mix_gain(names) == pytest.approx(
@@ -187,7 +187,7 @@ def test_channels_have_ffmpegs_share_of_the_mix(layout: str, shares: dict[str, f
 def test_channels_that_are_only_counted_get_ffmpegs_names() -> None:
     assert channels_of(av.AudioLayout("6 channels")) == ("FL", "FR", "FC", "LFE", "BL", "BR")
     assert channels_of(av.AudioLayout("11 channels")) == ("NONE",) * 11
-    mono, _ = mixed(np.ones((11, 64), dtype=np.float32), ("NONE",) * 11, RATE)
+    mono, _ = mix_to_mono(np.ones((11, 64), dtype=np.float32), ("NONE",) * 11, RATE)
     assert mono == pytest.approx(1.0, abs=1e-5)
 
 

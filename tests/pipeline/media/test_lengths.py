@@ -238,7 +238,7 @@ def test_a_file_is_read_through_to_the_end_of_its_last_picture_or_sound(
     facts = SimpleNamespace(end_s=None, container="mov", origin_s=0.5)
     monkeypatch.setattr(probing, "probe", lambda *_: facts)
     packets = [("video", 4, 4), ("audio", 10, None), ("data", 99, 4), ("audio", None, 4), ("video", 6, 4)]
-    monkeypatch.setattr(probing, "opened", lambda *_: Packets(*packets))
+    monkeypatch.setattr(probing, "open_media", lambda *_: Packets(*packets))
     assert length_s("x") == 2.0  # from 0.5 s on to 10 quarters
     with pytest.raises(DecodeError, match="number of packets"):
         length_s("x", replace(Limits(), packets=4))

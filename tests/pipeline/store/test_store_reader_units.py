@@ -61,7 +61,7 @@ def test_a_key_that_stands_twice_is_damage_and_not_the_first_of_them(
 ) -> None:
     toy.write()
     reader = StoreReader.open(toy.folder)
-    monkeypatch.setattr(module.KeyPlaces, "twice", lambda self: 1)
+    monkeypatch.setattr(module.KeyIndex, "duplicate", lambda self: 1)
     with pytest.raises(DamagedStore, match="two rows have this key"):
         reader.read(reader.keys[0])
 

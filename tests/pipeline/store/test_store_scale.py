@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from caeav.manifests.core.home import Home
-from caeav.manifests.lazy_clips import FiledClips
+from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import read_manifest
 from caeav.pipeline.store import DamagedShard, StoreError, StoreReader, open_for_writing, verify
 
@@ -34,7 +34,7 @@ def scale() -> ModuleType:
 def test_an_open_store_keeps_little_of_each_clip(
     scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     home = Home(tmp_path)
     scale.make(home, "tokens", scale.TAPS, CLIPS)
     path = scale.tokens(home)
@@ -52,9 +52,9 @@ def test_an_open_store_keeps_little_of_each_clip(
 def test_stores_with_rows_left_in_the_file_are_made_read_resumed_and_sent(toys, monkeypatch, contents):
     toys.write(toys.manifest(30), failing=["clip002"])
     there = contents(toys.folder)
-    monkeypatch.setattr("caeav.manifests.manifest.FILED_BYTES", 1)
+    monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     reader = StoreReader.open(toys.folder)
-    assert isinstance(reader.manifest.clips, FiledClips)
+    assert isinstance(reader.manifest.clips, LazyClips)
     assert reader.keys == tuple(clip.key for clip in reader.manifest.clips if clip.key != "clip002")
     assert [key for key, held in zip(reader.manifest.keys, reader.held(), strict=True) if not held] == [
         "clip002"

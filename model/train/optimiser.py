@@ -1,0 +1,78 @@
+"""The optimiser and its learning rate over time.
+
+The rate is a pure function of the step, so a schedule has no state to save.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from caeav.model.tasks.config import OptimiserConfig, ScheduleConfig
+
+OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def make_optimiser(model: nn.Module, config: OptimiserConfig, head: str = "head.") -> torch.optim.Optimizer:
+    """Adapters learn at `lr`, parameters whose names begin with `head` at `lr * head_lr_factor`.
+
+    Weight decay spares vectors and scalars (norms, biases, gates). Each group holds its undecayed rate as `base_lr`
+    and the names of its parameters as `names`.
+    """
+    groups = []
+    for is_head in (False, True):
+        for decays in (True, False):
+            held = {
+                name: p
+                for name, p in model.named_parameters()
+                if p.requires_grad and name.startswith(head) == is_head and (p.ndim > 1) == decays
+            }
+            if held:
+                lr = config.lr * (config.head_lr_factor if is_head else 1.0)
+                groups.append(
+                    {
+                        "params": list(held.values()),
+                        "names": list(held),
+                        "lr": lr,
+                        "base_lr": lr,
+                        "weight_decay": config.weight_decay if decays else 0.0,
+                    }
+                )
+    make = OPTIMISERS[config.name]
+    return make(groups, fused=True)  # one kernel for hundreds of small tensors saves a fifth of a CPU step
+
+
+def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Factor on the base rate at optimiser step `step` (0-based)."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return _AFTER_WARMUP[config.name](config, step, steps_per_epoch, epochs)
+
+
+def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    return 1.0
+
+
+def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
+
+
+def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    warmup = config.warmup_epochs * steps_per_epoch
+    share = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
+    return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+_AFTER_WARMUP = {"none": _constant, "step": _step, "cosine": _cosine}
+
+
+def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to `factor` times its base rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
