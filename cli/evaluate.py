@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Score a run's best weights on a split, as at the end of training, or with damaged inputs."""
     from caeav.manifests.core.util import counted
-    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.tasks.bootstrap import format_interval
     from caeav.model.train.examine import examine, remarks
     from caeav.model.train.experiment import reopen
     from caeav.model.train.protocol import HONEST, stamp
@@ -104,14 +104,14 @@ def evaluate(
         say(f"no table class by class: {scores.ungrouped}")
     bounds = found.intervals.as_json() if found.intervals is not None else None
     if scores.details:
-        rows = [[name, value, shown(bounds, name)] for name, value in scores.details.items()]
+        rows = [[name, value, format_interval(bounds, name)] for name, value in scores.details.items()]
         print_table(["also", split, "interval"], rows)
         print()
     config = experiment.config
     marked = stamp(config.protocol, config.select_on)
     marked = f" ({marked})" if marked != HONEST and split == "test" else ""
     asked = counted(scores.clips, f"{split} {task.sample_noun}")
-    within = shown(bounds, task.metric)
+    within = format_interval(bounds, task.metric)
     within = f" ({within})" if within else ""
     print(
         f"{run.name}: {task.metric} {scores.value:.2f} %{within}{marked} on {asked}; majority {found.majority:.2f} %"

@@ -235,7 +235,7 @@ def convert(
         )
         return
     print(f"written      {printable(done.path)}: {counted(done.tensors, 'tensor')}, {size_text(done.bytes)}")
-    print(f"taken        {printable(done.parts.said())}")
+    print(f"taken        {printable(done.parts.in_words())}")
     for text in done.dropped:
         print(f"left out     {printable(text)}")
     for name in done.classes:

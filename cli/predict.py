@@ -95,8 +95,8 @@ def predict(
         say(f"note: {printable(remark)}")
     for note in facts["notes"]:
         say(f"note: {printable(note['code'])}: {printable(note['detail'])}")
-    end_s, media_s = prediction.when.end_s, prediction.when.media_s
-    if media_s is not None and media_s >= end_s + prediction.when.segment_s:
+    end_s, media_s = prediction.times.end_s, prediction.times.media_s
+    if media_s is not None and media_s >= end_s + prediction.times.segment_s:
         say(
             f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
         )

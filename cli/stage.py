@@ -23,7 +23,7 @@ from caeav.manifests.core.util import counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
-from caeav.model.tasks.suitable import task_for
+from caeav.model.tasks.datasets import task_for_dataset
 from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
@@ -186,7 +186,7 @@ def next_step(
 
 def train_step(dataset: str, home: Path | None) -> str:
     """The command that trains on a data set; without `--task` where `train` must find the task by the labels."""
-    task = task_for(dataset)
+    task = task_for_dataset(dataset)
     return next_step(f"train --task {task}" if task else "train", dataset, None, home)
 
 

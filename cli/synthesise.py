@@ -89,7 +89,7 @@ def synthesise(
     weights = [part.partition("=") for part in mix.split(",") if part]
     given = _numbers("--mix", mix, [value for _, _, value in weights])
     lengths = {name: value for name, value in (("seconds", seconds), ("size_px", size)) if value is not None}
-    options = SyntheticOptions.usual(
+    options = SyntheticOptions.for_layout(
         _layout(dataset),
         clips=clips,
         classes=classes,

@@ -15,7 +15,7 @@ from caeav.cli.options import HomeOption, JsonOption, at_home, live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
-from caeav.model.tasks.suitable import suited, task_for, task_labelled
+from caeav.model.tasks.datasets import mismatch_hint, task_for_dataset, task_from_labels
 from caeav.pipeline.store import StoreReader, list_stores
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _chosen_dataset(
         if task is None:
             raise
         return None
-    if task is not None and suited(task, last):
+    if task is not None and mismatch_hint(task, last):
         return None  # the task's own data set
     say(f"data set {last}, the one last extracted in {home.root}")
     return last
@@ -287,10 +287,10 @@ def _task_of(home: Home, dataset: str | None) -> str:
     if dataset is None:
         return "ave"
     manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
-    task = task_for(dataset)
+    task = task_for_dataset(dataset)
     if not task and not manifests:
         return "ave"  # that there is no store is said where it is looked for
-    task = task or task_labelled(StoreReader.open(manifests[-1], allow_partial=True).manifest)
+    task = task or task_from_labels(StoreReader.open(manifests[-1], allow_partial=True).manifest)
     if not task:
         raise CaeavError(
             f"the clips of {dataset} have no labels, and without them there is nothing to train for",
@@ -353,7 +353,7 @@ def print_group(summary: dict[str, Any]) -> None:
 
 
 def _print_run(result: dict[str, Any]) -> None:
-    from caeav.model.tasks.bootstrap import shown
+    from caeav.model.tasks.bootstrap import format_interval
     from caeav.model.train.card import besides
 
     metric, scores = result["metric"], result["scores"]
@@ -363,7 +363,7 @@ def _print_run(result: dict[str, Any]) -> None:
             [
                 _named(split, result),
                 value,
-                shown(result["intervals"].get(split), metric),
+                format_interval(result["intervals"].get(split), metric),
                 result["majority"][split],
                 result["clips"][split],
             ]

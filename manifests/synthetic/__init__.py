@@ -1,4 +1,4 @@
-"""A generated audio-visual world in AVE's official layout: real media files whose every second is known.
+"""A generated audio-visual world: real media files, known second by second, in the official layout of a data set.
 
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 summary = synthesise(Path("data/synthetic"), SyntheticOptions(clips=240, seed=0), workers=2)

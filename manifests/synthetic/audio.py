@@ -1,13 +1,9 @@
-"""The sound of a clip: the voices its scenario says are heard, over background noise.
+"""The audio of a clip: the voices that its scenario says are heard, over background noise.
 
-Levels are root mean squares of full scale (1.0). A voice is switched on and off at whole seconds with short
-fades that lie inside the second, so that a second said to be without it holds none of it.
-
-The sound of each class: an endless waveform, one function a voice.
-
-A voice gets the moments `t` (float64 [n], seconds, evenly spaced) and the clip's random numbers, with which
-it varies its pitch and pace, and returns [n] at any level; `sound.py` sets the level and switches it on and
-off. Every voice repeats at least about twice a second, so that any second of it is recognisable.
+A voice is one function: an endless waveform, which repeats at least about twice a second, so that any second of it can
+be recognised. It gets the times `t` (float64 [n], seconds, evenly spaced) and the clip's random numbers, with which it
+varies its pitch and pace, and returns [n] at any level. `waveform` sets the level (root mean square, full scale 1) and
+switches voices on and off at whole seconds, with short fades inside the second, so no other second holds any of it.
 """
 
 from __future__ import annotations
@@ -37,12 +33,12 @@ def _harmonics(t: Wave, hz: Wave | float, levels: tuple[float, ...]) -> Wave:
 
 
 def _cycle(t: Wave, per_s: float, rng: Generator) -> Wave:
-    """Where in its cycle something repeated `per_s` times a second is, in [0, 1)."""
+    """The phase, in [0, 1), of something that repeats `per_s` times a second."""
     return (t * per_s + rng.random()) % 1.0
 
 
 def _noise(t: Wave, rng: Generator) -> Wave:
-    """White noise without its low part: the difference of neighbours."""
+    """White noise without its low frequencies: differences of neighbours."""
     white = rng.standard_normal(len(t) + 1)
     return np.asarray(white[1:] - 0.9 * white[:-1])
 
@@ -148,7 +144,7 @@ VOICES: dict[str, Voice] = {
 }
 
 RHYTHMIC = frozenset({"rising_chirps", "noise_bursts", "beeps", "clicks", "drops", "thumps"})
-"""Voices that pause between their pulses: nearly silent for a third of the time or more, others for a sixth at most."""
+"""Voices that pause between pulses: nearly silent for at least a third of the time, the others for a sixth at most."""
 
 
 FADE_S = 0.03
@@ -158,8 +154,8 @@ NOISE_SLOPES = (0.0, 0.5, 1.0)  # white, pink, brown: amplitude falls with frequ
 
 
 def waveform(options: SyntheticOptions, scenario: Scenario) -> NDArray[np.float32]:
-    """The whole clip, mono float32 [seconds * rate_hz] in -1..1."""
-    rng = generator(options, "sound", scenario.index)
+    """The whole clip: mono float32 [seconds * rate_hz] in -1..1."""
+    rng = generator(options, "audio", scenario.index)
     rate = options.rate_hz
     t = np.arange(options.seconds * rate) / rate
     mix = _background(rng, t, rate, scenario.cut_s)
@@ -167,16 +163,16 @@ def waveform(options: SyntheticOptions, scenario: Scenario) -> NDArray[np.float3
         wave = VOICES[CLASSES[scenario.cls(number)].voice](t, rng)
         level = scenario.things[number].level if scenario.things else rng.uniform(*VOICE_LEVEL)
         gate = _gate(np.array([number in second for second in scenario.heard]), rate)
-        mix += _levelled(wave, level) * gate
-    return np.tanh(mix).astype(np.float32)  # no peak is cut off hard
+        mix += _at_level(wave, level) * gate
+    return np.tanh(mix).astype(np.float32)  # peaks are rounded off, not clipped
 
 
-def _levelled(wave: Wave, level: float) -> Wave:
+def _at_level(wave: Wave, level: float) -> Wave:
     return np.asarray(wave * (level / np.sqrt(np.mean(wave**2))))
 
 
 def _gate(heard: NDArray[np.bool_], rate: int) -> Wave:
-    """1 in the seconds heard and 0 in the others, [T * rate]; the slopes lie in the seconds heard."""
+    """1 in the seconds that are heard and 0 in the others, [T * rate]; the fades lie in the seconds that are heard."""
     gate = np.repeat(heard.astype(np.float64), rate)
     n = int(FADE_S * rate)
     slope = np.linspace(0, 1, n, endpoint=False)
@@ -190,7 +186,7 @@ def _gate(heard: NDArray[np.bool_], rate: int) -> Wave:
 
 
 def _background(rng: Generator, t: Wave, rate: int, cut_s: int | None) -> Wave:
-    """Coloured noise and a hum; others after a cut, since the scene is another one."""
+    """Coloured noise and a hum, which change at a cut."""
     before = _scene(rng, t, rate)
     if cut_s is None:
         return before
@@ -203,4 +199,4 @@ def _scene(rng: Generator, t: Wave, rate: int) -> Wave:
     noise = np.fft.irfft(spectrum * hz ** -float(rng.choice(NOISE_SLOPES)), len(t))
     level = float(np.mean(VOICE_LEVEL)) * 10 ** (-rng.uniform(*NOISE_BELOW_DB) / 20)
     hum = np.sin(2 * np.pi * rng.uniform(50, 240) * t + rng.uniform(0, 6.3))
-    return _levelled(noise, level) + _levelled(hum, level * rng.uniform(0, 0.7))
+    return _at_level(noise, level) + _at_level(hum, level * rng.uniform(0, 0.7))

@@ -1,7 +1,7 @@
 """The event classes of the generated world: how each looks, moves and sounds, as one table.
 
-The names in the columns are looked up in `shapes.py`, `motions.py` and `voices.py`. The first classes are the
-easiest to tell apart, so that a set with fewer classes is not harder for it.
+The names in the columns are those of `sprites.py` (shape, pattern, motion) and `audio.py` (voice). The first classes
+are the easiest to tell apart, so that a set with fewer classes is not a harder one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EventClass:
-    """One class: `shape` in a body colour of `hue_deg` with a surface `pattern`, a `motion`, a `voice`."""
+    """One class: a `shape` of colour `hue_deg` with a surface `pattern`, a `motion` and a `voice`."""
 
     name: str
     shape: str
@@ -35,7 +35,7 @@ CLASSES = (
     EventClass("Beating heart", "heart", 335, "plain", "beat", "thumps"),
     EventClass("Fluttering moth", "ellipse", 244, "stripes", "flutter", "buzz"),
 )
-"""Names hold commas and brackets here and there because those of the real set do."""
+"""Some names have commas and brackets, as in the real set."""
 
 BACKGROUND = "background"
 

@@ -1,7 +1,7 @@
-"""Makes the set: plan every clip, write the media that are missing, then the lists.
+"""Make a set: plan every clip, write the media that are missing, then the lists.
 
-Clips are independent of each other, so they may be written by any number of processes in any order, and a
-run that was interrupted goes on with the clips it lacks.
+Clips are independent, so any number of processes may write them in any order, and an interrupted run continues with the
+clips it lacks.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic import oracle
 from caeav.manifests.synthetic.classes import class_names
-from caeav.manifests.synthetic.layouts import ave as layout
-from caeav.manifests.synthetic.layouts.base import layouts
+from caeav.manifests.synthetic.layouts.base import assign_splits, claim, layouts
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario
 
 Progress = Callable[[int, int], None]
-"""Called with the number of clips done, those found finished included, and the number of all."""
+"""Called with the number of finished clips, including those found, and the number of all clips."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What lies in `root`: clips by split, by kind and by class, the share of seconds in which nothing is both seen and
-    heard, and how far each sense alone could get in the layout's `measure`. `written` clips were made by this run,
-    `kept` were there."""
+    """What lies in `root`: clips by split, kind and class, the share of seconds in which nothing is both seen and heard
+    (`background`), and how far each modality alone could get in the layout's `measure`. This run wrote `written` clips
+    and found `kept`."""
 
     root: Path
     options: SyntheticOptions
@@ -54,16 +53,16 @@ def synthesise(
 ) -> Summary:
     """Write the set to `root`, or finish it; the same options give the same bytes for any `workers`.
 
-    `workers` processes are used, by default one a core; they are started afresh, so a script must guard its
-    main part by `if __name__ == "__main__"` unless it asks for one. Raises `CaeavError` when `root` was made
-    with other options or holds something else.
+    `workers` processes are used, by default one per core. They are spawned, so unless `workers` is 1 a script must
+    guard its main part by `if __name__ == "__main__"`. Raises `CaeavError` when `root` was made with other options or
+    holds something else.
     """
     if workers is not None and workers < 1:
         raise CaeavError(f"workers is {workers}; it must be 1 or more", hint="leave it out for one a core")
-    layout.claim(root, options)
+    claim(root, options)
     made = layouts[options.layout]
     scenarios = [made.plan(options, i) for i in range(options.clips)]
-    splits = layout.assign_splits(options, scenarios)
+    splits = assign_splits(options, scenarios)
     missing = [
         (s.index, split)
         for s, split in zip(scenarios, splits, strict=True)
@@ -71,7 +70,7 @@ def synthesise(
     ]
     _write_media(root, options, missing, workers or usable_cores(), progress or (lambda done, total: None))
     made.write_lists(root, options, scenarios, splits)
-    return _summary(root, options, scenarios, splits, written=len(missing))
+    return _summarise(root, options, scenarios, splits, written=len(missing))
 
 
 def write_clip(root: Path, options: SyntheticOptions, index: int, split: str) -> None:
@@ -108,7 +107,7 @@ def _write_media(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it also when it is killed outright."""
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
@@ -120,7 +119,7 @@ def _start_worker() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _summary(
+def _summarise(
     root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str], written: int
 ) -> Summary:
     names = class_names(options.classes)

@@ -1,7 +1,7 @@
 """What a generated data set is made from: every option, its allowed range, and the shares derived from them.
 
-Two sets with equal options (and equal numpy, PyAV and codec versions) hold identical bytes, so this is also
-what is compared when a folder is gone on with. No file is touched here.
+Sets with equal options (and equal numpy, PyAV and codec versions) have identical bytes, so a folder is only continued
+with the options it was begun with.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic.classes import CLASSES
 
 GENERATOR_VERSION = 1
-"""Raised whenever the same options would give other clips."""
+"""To be raised whenever the same options would give other clips."""
 
 KINDS = ("offscreen", "silent", "wrong_sound", "cut")
-"""Misalignments: sound without its object; object without its sound; object with another class's sound;
-a camera cut at which the object or the sound goes while the other stays (or the other way round in time)."""
+"""Misalignments: sound without its object; object without its sound; object with another class's sound; a camera cut
+at which the object or the sound begins or ends while the other goes on."""
 ALIGNED = "aligned"
 
 LAYOUTS = ("ave", "llp", "avs-s4", "avs-ms3", "music-avqa")
-"""The data sets in whose official layout the world can be written."""
-_USUAL: dict[str, dict[str, int]] = {name: {"seconds": 5, "size_px": 224} for name in ("avs-s4", "avs-ms3")}
+"""The data sets in whose official layout a set can be written."""
+_LAYOUT_DEFAULTS: dict[str, dict[str, int]] = {
+    name: {"seconds": 5, "size_px": 224} for name in ("avs-s4", "avs-ms3")
+}
 
-ASKING = "music-avqa"
-"""The layout with questions."""
-USUAL_QUESTIONS, MAX_QUESTIONS = 6, 40
+WITH_QUESTIONS = "music-avqa"
+"""The only layout with questions."""
+DEFAULT_QUESTIONS, MAX_QUESTIONS = 6, 40
 
 MIN_CLASSES = 5  # a clip can hold its own class, a wrong sound and three distractors
 RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -39,11 +41,11 @@ RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 class SyntheticOptions:
     """Options of a generated set; raises `CaeavError` listing everything that is wrong at once.
 
-    `layout` is the data set whose files are written. `seconds` is the length of a clip in whole seconds, one
-    segment each; `size_px` its width and height; `misaligned` the share of clips with a misalignment, divided
-    among the kinds by the weights `mix`; `distractors` the share of misaligned clips in which another class is
-    seen unheard or heard unseen, so that the sense the misalignment leaves intact does not name the event either;
-    `splits` the shares of train, val and test; `questions` how many a video has at most, in MUSIC-AVQA's layout.
+    layout: the data set whose files are written. seconds: length of a clip, one segment per second. size_px: width and
+    height. misaligned: share of clips with a misalignment, divided among the kinds by the weights `mix`. distractors:
+    share of misaligned clips in which another class is seen but not heard, or heard but not seen, so that the modality
+    which the misalignment leaves intact does not give the event away either. splits: shares of train, val and test.
+    questions: how many a video has at most, in MUSIC-AVQA's layout.
     """
 
     clips: int = 240
@@ -58,12 +60,12 @@ class SyntheticOptions:
     distractors: float = 0.95
     splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
     layout: str = "ave"
-    questions: int = USUAL_QUESTIONS
+    questions: int = DEFAULT_QUESTIONS
 
     @classmethod
-    def usual(cls, layout: str, **other: Any) -> SyntheticOptions:
-        """The defaults of a layout (AVSBench has 5 s and 224 pixels), with `other` options in their place."""
-        return cls(**{**_USUAL.get(layout, {}), "layout": layout, **other})
+    def for_layout(cls, layout: str, **other: Any) -> SyntheticOptions:
+        """The defaults of a layout (AVSBench has 5 s and 224 pixels), overridden by `other` options."""
+        return cls(**{**_LAYOUT_DEFAULTS.get(layout, {}), "layout": layout, **other})
 
     def __post_init__(self) -> None:
         problems = [
@@ -83,9 +85,9 @@ class SyntheticOptions:
             problems.append(f"size_px is {self.size_px}; it must be even (chroma has half the resolution)")
         if self.layout not in LAYOUTS:
             problems.append(f"layout is {self.layout!r}; there are {', '.join(LAYOUTS)}")
-        if self.layout != ASKING and self.questions != USUAL_QUESTIONS:
+        if self.layout != WITH_QUESTIONS and self.questions != DEFAULT_QUESTIONS:
             problems.append(
-                f"questions is {self.questions!r}, and layout {self.layout} has none; {ASKING} has"
+                f"questions is {self.questions!r}, and layout {self.layout} has none; {WITH_QUESTIONS} has"
             )
         if self.rate_hz not in RATES_HZ:
             problems.append(f"rate_hz is {self.rate_hz!r}; allowed are {', '.join(map(str, RATES_HZ))}")
@@ -119,13 +121,13 @@ class SyntheticOptions:
         return {ALIGNED: 1.0 - self.misaligned, **shares}
 
     def to_json(self) -> dict[str, Any]:
-        """Every option and the generator's version, as JSON values; equal if and only if the sets are."""
+        """Every option and the generator's version as JSON values; equal if and only if the sets are equal."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         values["mix"] = {kind: float(self.mix.get(kind, 0.0)) for kind in KINDS}
         values["splits"] = [float(s) for s in self.splits]
-        if self.layout == LAYOUTS[0]:  # as in sets made before there were others
+        if self.layout == LAYOUTS[0]:  # sets made before there were others do not have it
             del values["layout"]
-        if self.questions == USUAL_QUESTIONS:  # as in sets made when it was fixed
+        if self.questions == DEFAULT_QUESTIONS:  # sets made when it was fixed do not have it
             del values["questions"]
         return {"version": GENERATOR_VERSION, **values}
 

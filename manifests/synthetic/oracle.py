@@ -1,9 +1,8 @@
-"""How far perfect eyes alone, or perfect ears alone, would get on a set: a bound for unimodal models.
+"""How far perfect perception of one modality would get on a set: a bound for unimodal models.
 
-An oracle knows for every second which classes are present in its one sense, without error, and guesses the
-events by a rule. Every rule of a small family is tried and the best one reported, chosen on the very clips it
-is scored on, which favours the oracle. The score is AVE's: the share of seconds given the right one of K
-classes or background.
+An oracle knows without error which classes are present in its modality in every second, and guesses the events by a
+rule. Every rule of a small family is tried and the best one reported, chosen on the very clips it is scored on, which
+favours the oracle. The score is AVE's: the share of seconds that get the right one of K classes or background.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class Score:
 
 
 def scores(scenarios: Sequence[Scenario], classes: int) -> tuple[Score, ...]:
-    """Majority, best seen-only, best heard-only and both senses together, in this order."""
+    """Majority, best visual-only, best audio-only, and both modalities together, in this order."""
     truth = labels(scenarios, classes)
-    seen, heard = (presence(scenarios, classes, sense) for sense in ("seen", "heard"))
+    seen, heard = (presence(scenarios, classes, track) for track in ("seen", "heard"))
     counts = np.bincount(truth.ravel(), minlength=classes + 1)
     most = int(counts.argmax())
     return (
@@ -44,29 +43,29 @@ def scores(scenarios: Sequence[Scenario], classes: int) -> tuple[Score, ...]:
         ),
         best_unimodal("sight alone", seen, truth),
         best_unimodal("sound alone", heard, truth),
-        Score("sight and sound", _accuracy(_one_label(seen & heard), truth), "seen and heard"),
+        Score("sight and sound", _accuracy(_single_labels(seen & heard), truth), "seen and heard"),
     )
 
 
 def labels(scenarios: Sequence[Scenario], classes: int) -> Labels:
-    """The right label of every second, `classes` for background: int64 [N, T]."""
+    """The true label of every second, `classes` for background: int64 [N, T]."""
     truth = np.full((len(scenarios), len(scenarios[0].seen)), classes, dtype=np.int64)
     for row, s in zip(truth, scenarios, strict=True):
         row[s.start_s : s.end_s] = s.category
     return truth
 
 
-def presence(scenarios: Sequence[Scenario], classes: int, sense: str) -> Mask:
-    """Which classes are `seen` or `heard` in each second: bool [N, K, T]."""
+def presence(scenarios: Sequence[Scenario], classes: int, track: str) -> Mask:
+    """Which classes are present in each second, by `track` (`seen` or `heard`): bool [N, K, T]."""
     mask = np.zeros((len(scenarios), classes, len(scenarios[0].seen)), dtype=bool)
     for clip, s in zip(mask, scenarios, strict=True):
-        for t, present in enumerate(getattr(s, sense)):
+        for t, present in enumerate(getattr(s, track)):
             clip[list(present), t] = True
     return mask
 
 
 def best_unimodal(knows: str, mask: Mask, truth: Labels) -> Score:
-    """The best rule that looks at `mask` [N, K, T] alone."""
+    """The best rule that looks only at `mask` [N, K, T]."""
     rules = itertools.product(PICKS, SPANS, (False, True))
     tried = [
         Score(
@@ -78,10 +77,10 @@ def best_unimodal(knows: str, mask: Mask, truth: Labels) -> Score:
 
 
 def predict(mask: Mask, truth: Labels, pick: str, span: str, abstain: bool) -> Labels:
-    """Guessed labels [N, T]: choose one class of each clip by `pick`, and its seconds by `span`.
+    """Guessed labels [N, T]: one class of each clip, chosen by `pick`, in the seconds chosen by `span`.
 
-    With `abstain`, clips with more than one class present are called background throughout. Of `truth` only
-    the median length of an event is used.
+    With `abstain`, clips in which several classes are present are called background throughout. Of `truth` only the
+    median length of an event is used.
     """
     n, k, seconds = mask.shape
     typical = float(np.median((truth != k).sum(axis=1)))
@@ -107,7 +106,7 @@ PICKS: dict[str, Callable[[Mask, float], float]] = {
     "the first": lambda track, typical: _begin(track),
     "the last": lambda track, typical: -_begin(track),
 }
-"""Which class is taken for the clip's: the one with the smallest value."""
+"""How the clip's class is guessed: the one with the smallest value."""
 
 
 def _first_of(track: Mask, n: float) -> Mask:
@@ -127,7 +126,7 @@ def _describe(pick: str, span: str, abstain: bool) -> str:
     return f"{pick} class, {span}" + (", nothing where several are" if abstain else "")
 
 
-def _one_label(mask: Mask) -> Labels:
+def _single_labels(mask: Mask) -> Labels:
     return np.asarray(np.where(mask.any(axis=1), mask.argmax(axis=1), mask.shape[1]), dtype=np.int64)
 
 

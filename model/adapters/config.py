@@ -64,7 +64,9 @@ VARIANTS: dict[str, dict[str, Any]] = {"reference": _bundle(FIXES, 0), "revised"
 PRESETS: dict[str, dict[str, Any]] = {"reference": _bundle(SIZES, 0), "lite": _bundle(SIZES, 1)}
 
 
-class _Settings(BaseModel):
+class StrictConfig(BaseModel):
+    """Refuses unknown keys, infinity and NaN; its values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -74,7 +76,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Rank = Annotated[int, Field(ge=0)]
 
 
-class CasteConfig(_Settings):
+class CasteConfig(StrictConfig):
     """CASTE, one for each modality in every stage.
 
     topk_ratio: share of the tokens that are enriched. gate_dim: width of the agreement gate. temporal: how tokens mix
@@ -88,7 +90,7 @@ class CasteConfig(_Settings):
     map_rank: Rank = 0
 
 
-class MoeConfig(_Settings):
+class MoeConfig(StrictConfig):
     """AVMoE, two pairs (p1, p2) in every stage that is not skipped.
 
     reduction: the bottleneck's width is channels // reduction, in whole groups. num_skip: every num_skip-th stage
@@ -128,7 +130,7 @@ class MoeConfig(_Settings):
         return self.num_skip > 1 and (stage + 1) % self.num_skip == 0
 
 
-class CaseConfig(_Settings):
+class CaseConfig(StrictConfig):
     """CASE with caption mapper and caption adapters, after the last stage; needs captions of both modalities.
 
     proj_dim: width of the space in which captions and modalities are compared. heads: of CASE's attentions and of the
@@ -150,13 +152,13 @@ class CaseConfig(_Settings):
     gate_gradient: bool = False
 
 
-class LadderConfig(_Settings):
+class LadderConfig(StrictConfig):
     """The ladder's own maps. rank: of the map that carries a stage's change to the next (`LowRankMerge`)."""
 
     rank: Count = 32
 
 
-class InjectConfig(_Settings):
+class InjectConfig(StrictConfig):
     """Adapters inside the live backbones. Both switches reproduce the reference.
 
     frozen_train_mode: run the frozen backbones in training mode while training, so that their stochastic depth,
@@ -168,7 +170,7 @@ class InjectConfig(_Settings):
     discard_frozen_audio: bool = False
 
 
-class AdapterConfig(_Settings):
+class AdapterConfig(StrictConfig):
     """All adapters of one model.
 
     variant: the published method as it is (`reference`) or with its defects fixed (`revised`). preset: the published
@@ -205,7 +207,7 @@ class AdapterConfig(_Settings):
         for bundle in bundles:  # None: an unknown name, which the field itself refuses
             defaults = deep_merge(defaults, bundle or {})
         plain = {
-            name: part.model_dump(exclude_unset=True) if isinstance(part, _Settings) else part
+            name: part.model_dump(exclude_unset=True) if isinstance(part, StrictConfig) else part
             for name, part in given.items()
         }
         return deep_merge(defaults, plain)

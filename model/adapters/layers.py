@@ -212,7 +212,7 @@ class TokenBatchNorm(nn.Module):
         """`[..., C]` -> `[..., C]`."""
         return self._normalise(x, self.training)
 
-    def by_running_statistics(self, x: Tensor) -> Tensor:
+    def with_running_statistics(self, x: Tensor) -> Tensor:
         """`[..., C]` -> `[..., C]` as in eval mode, in training too; the running statistics stay as they are."""
         return self._normalise(x, False)
 

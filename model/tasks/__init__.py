@@ -1,1 +1,4 @@
-"""The tasks: one module each, registered in `model/tasks/base.py`. `labels.py` is what several of them share."""
+"""The tasks: a folder each with its config, task, head, loss, metric and prediction; `base.py` says what it must give.
+
+The other modules are what several tasks share.
+"""

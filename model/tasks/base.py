@@ -1,7 +1,32 @@
-"""What a task is to the one trainer: samples and their targets, a head, a loss, a metric, a reading.
+"""What a task gives to the trainer, and the registry of tasks.
 
-A task is one subclass here, registered by name, and one recipe file; docs/TASKS.md tells how to add one. Targets and
-findings are the task's own business; the trainer only moves them about. Higher scores are better.
+To add a task, make a folder beside this file and register its `Task` at the end of this file; docs/TASKS.md has the
+rest. The folder holds:
+
+    config.py      HeadConfig, LossConfig, MetricConfig of the task (settings only, no torch)
+    task.py        the `Task` and its `Scorer`
+    head.py        the network on top of the adapters
+    loss.py        the objectives as functions of the head's output
+    metric.py      the official score
+    prediction.py  the head's output for one clip, for people and as JSON
+
+The trainer calls a `Task` in this order:
+
+    samples        manifest -> samples of all splits (default: one per clip)
+    fit_metadata   vocabularies and the like, derived from the manifest and kept with the run (default: none)
+    classes        names of what the head distinguishes (default: the manifest's classes)
+    targets        samples -> target tensors                                                    [must be given]
+    extra_inputs   samples -> further input tensors, such as questions (default: none)
+    transforms     what to do to every batch that is read (default: nothing)
+    build_head     the head                                                                     [must be given]
+    forward        call the head on a batch (default: with the adapters' tokens alone)
+    losses         head output and batch -> named losses                                        [must be given]
+    build_scorer   collects head outputs of a split, returns `Scores`                           [must be given]
+    majority_score the score of a constant answer, for comparison                               [must be given]
+    sample_of      a clip outside any data set -> its sample, for prediction (default: no question allowed)
+    decode         head output of one clip -> `TaskPrediction`                                  [must be given]
+
+Targets and head outputs are the task's own business; the trainer only passes them on. Higher scores are better.
 Shapes: `N` samples, `B` of a batch, `T` segments, `K` classes.
 """
 
@@ -10,33 +35,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.registry import Registry
-from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import BatchTransform, Inputs, TokenBatch, TrunkOutput
+from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import LossConfig, Section
-from caeav.model.tasks.heads import HeadConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.prediction import TaskPrediction
 from caeav.model.tasks.sample import Sample, clip_samples
-
-if TYPE_CHECKING:
-    from caeav.model.adapters.batch import BatchTransform, Inputs
-    from caeav.model.adapters.trunk import Trunk
-    from caeav.model.tasks.config import RunConfig
-    from caeav.model.tasks.prediction import Reading
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The official score in percent, how many samples it is over, and rows for reading, one a class or type.
+    """The official score `value` in percent over `clips` samples, and `per_class`, table rows per class or type.
 
-    `details`: every other number of the metric, by name. `evidence`: what those of them that are ratios of sums are
-    made of, for confidence intervals. `ungrouped`: why there are no rows. `bare`: in how many of how many segments
-    there was neither picture nor sound.
+    `details`: every other number of the metric, by name. `evidence`: what the scores that are ratios of sums are made
+    of, for confidence intervals. `ungrouped`: why there are no rows. `without_media`: how many segments, of how many,
+    had neither frames nor audio.
     """
 
     value: float
@@ -45,48 +65,49 @@ class Scores:
     details: Mapping[str, float] = field(default_factory=dict)
     evidence: Evidence | None = field(default=None, compare=False)
     ungrouped: str = field(default="", compare=False)
-    bare: tuple[int, int] = field(default=(0, 0), compare=False)
+    without_media: tuple[int, int] = field(default=(0, 0), compare=False)
 
 
 class Scorer(Protocol):
-    """Collects one split's findings batch by batch; the result does not depend on the batch size."""
+    """Collects the head's outputs for one split, batch by batch; the result does not depend on the batch size."""
 
     def add(self, found: Any, batch: TokenBatch) -> None:
-        """Take in what the head found in `batch`."""
+        """Take the head's output for `batch`."""
         ...
 
     def result(self) -> Scores:
-        """The score over everything added; a split without samples is an error of the caller."""
+        """The score over everything added; the caller must have added at least one sample."""
         ...
 
 
 class Task(ABC):
-    """One registered task. Only what is abstract must be given; the rest suits tasks on whole clips."""
+    """One registered task. The defaults suit tasks with one sample per clip."""
 
     name: ClassVar[str]
     metric: ClassVar[str]
     """Name of the score that chooses the best epoch."""
     sample_noun: ClassVar[str] = "clip"
-    """What a sample is called; several of them have an s."""
+    """What a sample is called; its plural has an s."""
     head_config: ClassVar[type[HeadConfig]] = HeadConfig
     loss_config: ClassVar[type[LossConfig]] = LossConfig
-    metric_config: ClassVar[type[Section]] = Section
+    metric_config: ClassVar[type[MetricConfig]] = MetricConfig
     keeps_stages: ClassVar[bool] = False
-    """Whether the head looks at the tokens of every stage, not only at the deepest."""
+    """Whether the head reads the tokens of every stage, not only of the deepest."""
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
-        """The rows of all splits."""
+        """The samples of all splits."""
         return clip_samples(manifest)
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-        """JSON facts that the network is built from beside shapes and classes (vocabularies, the size of a mask).
+        """What the network is built from besides shapes and classes (vocabularies, the size of a mask), as JSON values.
 
-        They are saved in the run. Raises `CaeavError` for a manifest the task cannot use.
+        It is saved with the run and comes back as `Inputs.facts`. Raises `CaeavError` if the task cannot use the
+        manifest.
         """
         return {}
 
     def classes(self, manifest: Manifest, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of what the head tells apart; raises `CaeavError` when there are none."""
+        """Names of what the head distinguishes; raises `CaeavError` if there are none."""
         if not manifest.classes:
             raise CaeavError(
                 f"data set {manifest.dataset!r} has no classes, hence no labels",
@@ -95,24 +116,24 @@ class Task(ABC):
         return manifest.classes
 
     def describe(self, inputs: Inputs) -> str:
-        """What is told apart, in a few words."""
+        """What the head distinguishes, in a few words."""
         return f"{len(inputs.classes)} classes"
 
     @abstractmethod
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Targets of `samples`, first axis `N`; raises `CaeavError` for labels the task cannot use."""
+        """Targets of `samples`, first axis `N`; raises `CaeavError` for labels that the task cannot use."""
 
     def extra_inputs(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """What a head is given beside tokens, first axis `N`."""
+        """What the head reads besides tokens, first axis `N`."""
         return {}
 
     def transforms(self, config: RunConfig) -> tuple[BatchTransform, ...]:
-        """What is done to batches of every split when they are read."""
+        """What is done to the batches of every split as they are read."""
         return ()
 
-    def sample_of(self, clip: Clip, text: str) -> Sample:
-        """The sample of a clip outside any data set, for prediction; `text` is empty when nothing was asked."""
-        if text:
+    def sample_of(self, clip: Clip, question: str) -> Sample:
+        """The sample of a clip outside any data set, for prediction; `question` is empty if none was asked."""
+        if question:
             raise CaeavError(
                 f"task {self.name!r} answers no questions",
                 hint="leave --question away, or name a run of avqa",
@@ -124,26 +145,26 @@ class Task(ABC):
         """The head on `trunk`; `config` is a `head_config`."""
 
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
-        """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis is the clips'."""
+        """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis counts clips."""
         return head(trunk)
 
     @abstractmethod
     def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """Named scalars, unweighted; `config.loss` holds a weight for each name."""
+        """Named scalars, unweighted; `config.loss` has a weight for each name."""
 
     @abstractmethod
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> Scorer:
-        """A fresh scorer."""
+        """A new scorer."""
 
     @abstractmethod
     def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
-        """Score in percent of the best constant answer that the targets of `train` suggest, on `targets`."""
+        """Baseline: score in percent, on `targets`, of the constant answer that the targets of `train` suggest."""
 
     @abstractmethod
-    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> Reading:
-        """What was found in a batch of this one sample, for people."""
+    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
+        """The head's output for a batch of this one sample, for people."""
 
 
 TASKS: Registry[Task] = Registry("task")

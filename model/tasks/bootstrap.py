@@ -1,9 +1,9 @@
-"""Bootstrap confidence intervals: how far a score could lie elsewhere had other clips of the same kind been drawn.
+"""Bootstrap confidence intervals: how much a score varies with the choice of test clips.
 
-Every official number here is a ratio of two sums over clips (a mean over clips has ones below), so a resample is a
-vector of how often each clip was drawn, times the clips' parts. Drawn is what is independent: whole clips with all
-their seconds, masks or questions, never a second or a question alone. What comes from the choice of training clips and
-seeds is not in an interval; `--seeds` shows that.
+Every official score here is a ratio of two sums over clips (the denominator of a mean counts ones), so a resample
+weights each clip's terms by how often the clip was drawn. Whole clips are drawn, with all their seconds, masks or
+questions, because only clips are independent. Intervals do not cover the choice of training clips and seeds; `--seeds`
+shows that.
 """
 
 from __future__ import annotations
@@ -19,34 +19,39 @@ from torch import Tensor
 RESAMPLES = 1000
 LEVEL = 95.0
 AT_ONCE = 100
-"""Resamples drawn together, so that memory stays small for ten thousand clips."""
+"""Resamples drawn together; keeps memory small for ten thousand clips."""
 
 SAMPLES, CLIPS = "samples", "clips"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """`parts`: name of a score -> what is added up above and below the line, both `[N]`; 100 times their ratio is the
-    score. `unit`: what the `N` rows are; `samples`, when they are those of the split in its order."""
+    """The terms that scores are made of.
+
+    `parts`: name of a score -> terms of its numerator and denominator, both `[N]`; the score is 100 times the ratio of
+    their sums. `unit`: what the `N` rows are; `samples` are those of the split, in its order.
+    """
 
     parts: Mapping[str, tuple[Tensor, Tensor]]
     unit: str = SAMPLES
 
     def by_clip(self, clip_of: Sequence[int]) -> Evidence:
-        """Samples added up to their clips (`clip_of`: a number for each sample); anything else is left as it is."""
+        """Terms of samples summed per clip (`clip_of`: a number for each sample); other units stay as they are."""
         if self.unit != SAMPLES:
             return self
         index, clips = torch.tensor(clip_of, dtype=torch.long), max(clip_of) + 1
 
-        def added(x: Tensor) -> Tensor:
+        def summed(x: Tensor) -> Tensor:
             return torch.zeros(clips, dtype=torch.float64).index_add_(0, index, x.double().cpu())
 
-        return Evidence({name: (added(up), added(down)) for name, (up, down) in self.parts.items()}, CLIPS)
+        return Evidence(
+            {name: (summed(top), summed(bottom)) for name, (top, bottom) in self.parts.items()}, CLIPS
+        )
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """`bounds`: name -> lower and upper bound in percent, at `level` percent; over `count` of `unit`."""
+    """`bounds`: score -> lower and upper bound in percent, at `level` percent, over `count` of `unit`."""
 
     bounds: Mapping[str, tuple[float, float]]
     unit: str
@@ -65,35 +70,37 @@ class Intervals:
         }
 
 
-def shown(made: Mapping[str, Any] | None, name: str) -> str:
-    """`58.0 to 64.1` for one score of an `as_json`, or nothing where it has no interval."""
-    bounds = made["bounds"].get(name) if made else None
+def format_interval(intervals: Mapping[str, Any] | None, name: str) -> str:
+    """`58.00 to 64.10` for one score of `Intervals.as_json()`; empty if it has no interval."""
+    bounds = intervals["bounds"].get(name) if intervals else None
     return f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else ""
 
 
 def mean_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Parts of a score that is the mean of `values` `[N]` (in 0..1)."""
+    """Terms of a score that is the mean of `values` `[N]` (in 0..1)."""
     return values, torch.ones_like(values)
 
 
 def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) -> Intervals:
-    """Percentile intervals of all scores, the same for the same evidence and seed.
+    """Percentile intervals of all scores, reproducible from evidence and seed.
 
-    A resample that draws nothing a score is made of (a question type that only a few clips have) does not count for it;
-    a score without any is left out.
+    A resample whose denominator is zero (it drew no clip with this type of question) does not count for that score; a
+    score without any other is left out.
     """
     names = list(evidence.parts)
-    up, down = (
+    top, bottom = (
         np.stack([np.asarray(evidence.parts[name][i].double().cpu()) for name in names], axis=1)  # [N, S]
         for i in (0, 1)
     )
-    count = len(up)
-    rng, even = np.random.default_rng(seed), np.full(count, 1 / count)
+    count = len(top)
+    rng, uniform = np.random.default_rng(seed), np.full(count, 1 / count)
     ratios = []
     for first in range(0, resamples, AT_ONCE):
-        drawn = rng.multinomial(count, even, size=min(AT_ONCE, resamples - first)).astype(np.float64)
-        below = drawn @ down
-        ratios.append(np.divide(drawn @ up, below, out=np.full_like(below, np.nan), where=below > 0))
+        drawn = rng.multinomial(count, uniform, size=min(AT_ONCE, resamples - first)).astype(np.float64)
+        denominator = drawn @ bottom
+        ratios.append(
+            np.divide(drawn @ top, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+        )
     scores = 100 * np.concatenate(ratios)  # [R, S]
     edge = (100 - LEVEL) / 2
     bounds = {

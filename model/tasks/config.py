@@ -1,43 +1,53 @@
-"""What one training run is: every choice that decides its result, as one frozen, fully checked value.
+"""Everything that decides one training run, as one frozen, fully checked value: `RunConfig`.
 
-Fields only; where values come from (packaged recipe, file, `--set`) and how errors are told is `resolve.py`.
-The resolved configuration is written into the run folder and is all that is needed to repeat it. Head, loss weights and
-metric settings are the task's own: `config_class` gives the full form for a task.
+Only fields and their checks are here. `train/config_file.py` resolves values from packaged presets, files and `--set`.
+Head, losses and metric are each task's own (its `config.py`); they derive from `HeadConfig`, `LossConfig` and
+`MetricConfig`. The resolved configuration is written into the run folder and is all that is needed to repeat the run.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     field_validator,
     model_validator,
 )
 
-from caeav.model.adapters.config import AdapterConfig, Variant, deep_merge
-from caeav.model.tasks.heads import HeadConfig
+from caeav.model.adapters.config import AdapterConfig, Count, StrictConfig, Variant, deep_merge
 
-if TYPE_CHECKING:
-    pass
-
-
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Modalities = Literal["both", "audio", "visual", "neither"]
 
 
-class ModelConfig(BaseModel):
-    """Everything that decides the model's form.
+class HeadConfig(StrictConfig):
+    """What the heads of all tasks have.
 
-    variant: the published method as it is (`reference`) or with its defects put right (`revised`): the default of
-    `adapters.variant` and of the head's own switches (`FIXES` in heads/config.py). modalities: `audio` and `visual`
-    are baselines: the other modality's tokens are zeroed in front of the same head, and all adapters are off (each of
-    them reads the other modality or a caption of the clip); `neither` leaves what a question alone tells.
+    FIXES: setting -> its value in the reference, its value in the revision (`model.variant`); docs/VARIANTS.md gives
+    the reasons. input_norm: how the tokens of both modalities (in AVE and AVVP their means) are normalised first:
+    `none` as in the reference, `batch` standardises every channel, `layer` every token.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+
+    input_norm: Literal["none", "batch", "layer"] = "none"
+
+
+class ModelConfig(StrictConfig):
+    """Everything that decides the model's form.
+
+    variant: the published method as it is (`reference`) or with its defects put right (`revised`). It sets the default
+    of `adapters.variant` and of the head's own switches (`HeadConfig.FIXES`). modalities: `audio` and `visual` are
+    baselines: the other modality's tokens are zeroed before the same head, and all adapters are off, because each of
+    them reads the other modality or a caption of the clip. `neither` leaves only what a question tells.
+    """
 
     variant: Variant = "reference"
     modalities: Modalities = "both"
@@ -46,8 +56,8 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _lay_variant(cls, given: Any) -> Any:
-        """Let the variant set the defaults of adapters and head; what is given beside it holds."""
+    def _apply_variant(cls, given: Any) -> Any:
+        """Let the variant set the defaults of adapters and head; explicit values win."""
         if not isinstance(given, dict):
             return given
         variant = given.get("variant", "reference")
@@ -64,20 +74,12 @@ class ModelConfig(BaseModel):
         return deep_merge(defaults, plain)
 
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+class StoresConfig(StrictConfig):
+    """Which stores of the data set are joined; empty means the only one there is.
 
-
-class Section(BaseModel):
-    """Unknown keys are errors, as are numbers without a value; values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StoresConfig(Section):
-    """Which stores of the data set are joined; empty: the only one there is. taps: the only ones to read of them, all
-    when empty; fewer taps are fewer bytes a clip. Lists may be given as one text with commas."""
+    taps: read only these taps of the stores (all if empty); fewer taps mean fewer bytes per clip. Lists may be given as
+    one comma-separated string.
+    """
 
     tokens: list[str] = Field(default_factory=list)
     captions: str = ""
@@ -91,7 +93,7 @@ class StoresConfig(Section):
         )
 
 
-class OptimiserConfig(Section):
+class OptimiserConfig(StrictConfig):
     """`head_lr_factor` multiplies `lr` for the task head."""
 
     name: Literal["adam", "adamw"] = "adamw"
@@ -100,45 +102,49 @@ class OptimiserConfig(Section):
     head_lr_factor: Positive = 1.0
 
 
-class ScheduleConfig(Section):
-    """Learning rate over time. `step`: times `step_factor` every `step_epochs`; `cosine`: down to `floor` of it."""
+class ScheduleConfig(StrictConfig):
+    """Learning rate over time.
+
+    `step` multiplies it by `step_factor` every `step_epochs`; `cosine` lowers it to the fraction `floor`.
+    """
 
     name: Literal["none", "step", "cosine"] = "cosine"
     warmup_epochs: NotNegative = 1.0
-    step_epochs: Annotated[int, Field(ge=1)] = 3
+    step_epochs: Count = 3
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.35
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
+    floor: Share = 0.01
 
 
-class TrainingConfig(Section):
-    """The loop.
+class TrainingConfig(StrictConfig):
+    """The training loop.
 
-    clip_norm: of the gradient; 0 does not clip. early_stop_epochs: epochs without gain; 0 never stops. workers:
-    threads that read ahead. preload_mb: a data set up to this size is kept in RAM. checkpoint_every_steps: how often
-    the state is saved within an epoch; 0: after epochs only. samples_per_clip: where several samples share a clip
-    (questions), up to how many of them follow each other in an epoch; the adapters then run once for them.
+    clip_norm: largest norm of the gradient; 0 does not clip. early_stop_epochs: epochs without gain before training
+    stops; 0 never stops. workers: threads that read ahead. preload_mb: a data set up to this size is kept in RAM.
+    checkpoint_every_steps: how often the state is saved within an epoch; 0: only after each epoch. samples_per_clip:
+    where samples share clips (questions), up to this many of a clip follow each other in an epoch; the adapters then
+    run once for them.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    samples_per_clip: Annotated[int, Field(ge=1)] = 1
-    accumulation: Annotated[int, Field(ge=1)] = 1
+    epochs: Count = 30
+    batch_size: Count = 16
+    samples_per_clip: Count = 1
+    accumulation: Count = 1
     clip_norm: NotNegative = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    early_stop_epochs: Annotated[int, Field(ge=0)] = 10
+    early_stop_epochs: NotNegativeInt = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=0, le=64)] = 2
-    preload_mb: Annotated[int, Field(ge=0)] = 2048
-    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    preload_mb: NotNegativeInt = 2048
+    checkpoint_every_steps: NotNegativeInt = 0
 
 
-class StressConfig(Section):
-    """How much inputs are damaged, each kind for itself (docs/ROBUSTNESS.md); zero leaves everything as it is.
+class StressConfig(StrictConfig):
+    """How much inputs are damaged, each kind independently (docs/ROBUSTNESS.md); zero leaves everything as it is.
 
-    shift: sound later by so many segments than the picture, earlier when negative. The others are the share of clips
-    that it happens to: swap: another clip's sound; mute, blind: no sound, no picture; cut: from some segment on
-    another clip's picture; caption_drop: no captions; caption_swap: another clip's; caption_empty: captions of the same
-    length that say nothing.
+    shift: audio later than the frames by this many segments, earlier if negative. The others are the fraction of
+    clips that are hit. swap: audio of another clip; mute, blind: no audio, no frames; cut: frames of another clip from
+    some segment on; caption_drop: no captions; caption_swap: those of another clip; caption_empty: captions of the same
+    length without content.
     """
 
     shift: int = 0
@@ -151,11 +157,11 @@ class StressConfig(Section):
     caption_empty: Share = 0.0
 
 
-class LossConfig(Section):
-    """Weights; 0 leaves a loss out. Tasks add their own; these are for every task. `load_balance` is AVMoE's.
+class LossConfig(StrictConfig):
+    """Weights of the losses that every task has; 0 leaves a loss out, and tasks add their own.
 
-    `caption_contrast` (needs CASE), `consistency` (CASE and CASTE) and `selection_entropy` (CASE) are those of
-    docs/OBJECTIVES.md; the weight of a part that is switched off has no effect.
+    `load_balance` is AVMoE's. docs/OBJECTIVES.md describes `caption_contrast` (needs CASE), `consistency` (CASE and
+    CASTE) and `selection_entropy` (CASE). The weight of a part that is switched off has no effect.
     """
 
     load_balance: NotNegative = 0.0
@@ -164,16 +170,23 @@ class LossConfig(Section):
     selection_entropy: NotNegative = 0.0
 
 
-class RunConfig(Section):
-    """One run. `recipe` is the name it was begun with; `captions`: join the caption store; `select_on`: the split
-    that chooses the best epoch (`test` marks the run, for comparison with work that did so); `protocol`: `published`
-    scores as the compared papers did (protocol.py); `drop_leaks`: leave out clips whose video is in another split too;
-    `augment`: damage done to training batches, anew in every epoch."""
+class MetricConfig(StrictConfig):
+    """Settings of a task's official metric; most metrics have none."""
+
+
+class RunConfig(StrictConfig):
+    """One run.
+
+    recipe: the training preset it was started with. select_on: the split that chooses the best epoch (`test` marks the
+    run; it is for comparison with work that did so). protocol: `published` scores as the compared papers did
+    (`train/protocol.py`). drop_leaks: leave out clips whose video is in another split too. captions: join the caption
+    store. augment: damage done to training batches, drawn anew in every epoch.
+    """
 
     task: str
     recipe: str
     dataset: str
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NotNegativeInt = 0
     select_on: Literal["val", "test"] = "val"
     protocol: Literal["honest", "published"] = "honest"
     drop_leaks: bool = False
@@ -181,7 +194,7 @@ class RunConfig(Section):
     stores: StoresConfig = StoresConfig()
     model: ModelConfig = ModelConfig()
     loss: SerializeAsAny[LossConfig] = LossConfig()
-    metric: SerializeAsAny[Section] = Section()
+    metric: SerializeAsAny[MetricConfig] = MetricConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()

@@ -1,16 +1,18 @@
-"""What every reading offers, and what their drawings share.
+"""What every task's prediction offers, and what their drawings share.
 
-A reading knows nothing of the file: times come in by `When`, and with them which segments hold media; rows, JSON and
-drawings are of those alone. A number that stands at a name is the probability of what the name says. A reading is drawn
-as panels below each other, each a height and a function that draws on an axis; panels over time share their limits.
+A prediction holds what was found in one clip and knows nothing of the file: `SegmentTimes` says where its segments lie
+there and which of them hold media, and only those are in rows, JSON and drawings. A number next to a name is the
+probability of what the name says. A drawing is a list of panels, one below the other; panels over time share their
+limits.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +26,16 @@ Frames = Sequence[NDArray[np.uint8]]
 Span = tuple[str, float, float]
 """A name, its start and its end in seconds."""
 
-
 TALLEST = 3.0
-"""Of a row of pictures, in inches."""
+"""Largest height of a row of frames, in inches."""
 EDGE = 0.1
-"""Media that go on for less than this share of a segment end with the segment before: containers round, codecs pad."""
+"""If media fill less than this fraction of their last segment, they end with the one before: containers round durations
+and codecs pad."""
 
 
 @dataclass(frozen=True)
-class When:
-    """Segments in the file: the first begins at `start_s`, each lasts `segment_s`.
+class SegmentTimes:
+    """Where the segments of a prediction lie in the file: the first begins at `start_s`, each lasts `segment_s`.
 
     A run reads `segments` of them, whatever the file's length. Those `shown` begin before the media end at `media_s`
     (None: not known), and the last of them ends there.
@@ -52,16 +54,16 @@ class When:
         return min(max(math.ceil((self.media_s - self.start_s) / self.segment_s - EDGE), 1), self.segments)
 
     def bounds(self, t: int) -> tuple[float, float]:
-        """Start and end of segment `t`; the last one's end is the media's where that comes first."""
+        """Start and end of segment `t`; the last one ends where the media end, if that comes first."""
         start_s, end_s = self.start_s + t * self.segment_s, self.start_s + (t + 1) * self.segment_s
-        cut = (
-            self.media_s is not None and t == self.shown - 1 and self.media_s < end_s - EDGE * self.segment_s
-        )
-        return start_s, max(self.media_s, start_s) if cut and self.media_s is not None else end_s
+        last = t == self.shown - 1
+        if last and self.media_s is not None and self.media_s < end_s - EDGE * self.segment_s:
+            end_s = max(self.media_s, start_s)
+        return start_s, end_s
 
     @property
     def width_in(self) -> float:
-        """Width of the whole picture in inches."""
+        """Width of the whole drawing in inches."""
         return min(max(0.95 * self.shown, 9.0), 40.0)
 
     @property
@@ -69,13 +71,13 @@ class When:
         """Where the last segment with media ends."""
         return self.bounds(self.shown - 1)[1]
 
-    def named(self, t: int) -> dict[str, Any]:
+    def segment_cells(self, t: int) -> dict[str, Any]:
         """The first cells of a segment's row: its number, counted from 1 as captions count, and its seconds."""
         start_s, end_s = self.bounds(t)
         return {"segment": t + 1, "seconds": f"{start_s:.5g} to {end_s:.5g}"}
 
-    def numbered(self, active: Sequence[bool]) -> str:
-        """The segments where `active` holds, by number: `2 to 4 and 7`."""
+    def segment_list(self, active: Sequence[bool]) -> str:
+        """The numbers of the segments where `active` holds: `2 to 4 and 7`."""
         runs: list[list[int]] = []
         for number in (t + 1 for t in range(self.shown) if active[t]):
             if runs and runs[-1][-1] == number - 1:
@@ -108,59 +110,63 @@ class Panel:
     timed: bool = True
 
 
-class Reading(Protocol):
+class TaskPrediction(ABC):
     """What was found in one clip."""
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
-        """A table for reading, all rows with the same columns."""
-        ...
+    @abstractmethod
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
+        """A table for people; all rows have the same columns."""
 
-    def facts(self, when: When) -> dict[str, Any]:
+    @abstractmethod
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
         """Everything, as JSON values."""
-        ...
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
-        """The drawing; `frames` uint8 `[H, W, 3]`, one a segment, or none."""
-        ...
+    @abstractmethod
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
+        """The drawing; `frames` are uint8 `[H, W, 3]`, one per segment, or none."""
 
-    def files(self, when: When) -> dict[str, bytes]:
+    def files(self, times: SegmentTimes) -> dict[str, bytes]:
         """Further files by name."""
-        ...
+        return {}
 
     def remarks(self) -> list[str]:
-        """What the reader should know besides."""
-        ...
+        """What people should know besides."""
+        return []
 
 
-def strip_panel(when: When, frames: Frames) -> list[Panel]:
-    """The frames of segments with media over time, when there is one a segment."""
-    if len(frames) != when.segments:
+def strip_panel(times: SegmentTimes, frames: Frames) -> list[Panel]:
+    """The frames of segments with media over time; no panel unless there is one frame per segment."""
+    if len(frames) != times.segments:
         return []
 
     def draw(axis: Axes) -> None:
         axis.set_ylim(0, 1)
         axis.set_axis_off()
-        for t, frame in enumerate(frames[: when.shown]):
-            start_s, end_s = when.bounds(t)
-            box = axis.inset_axes(
-                (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
-            )
-            box.imshow(frame)
-            box.set_axis_off()
+        for t, frame in enumerate(frames[: times.shown]):
+            box = draw_image(axis, times, t, frame)
             box.set_title(str(t + 1), fontsize=7, color=INK, pad=2)  # as table and captions call it
 
     tall, wide = frames[0].shape[:2]
-    return [Panel(min(0.15 + 0.93 * when.width_in / when.shown * tall / wide, TALLEST), draw)]
+    return [Panel(min(0.15 + 0.93 * times.width_in / times.shown * tall / wide, TALLEST), draw)]
+
+
+def draw_image(axis: Axes, times: SegmentTimes, t: int, image: NDArray[np.generic], **style: Any) -> Axes:
+    """Show `image` over the seconds of segment `t`, in an axis from 0 to 1; the axis it is in."""
+    start_s, end_s = times.bounds(t)
+    box = axis.inset_axes((start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData)
+    box.imshow(image, **style)
+    box.set_axis_off()
+    return box
 
 
 def number(axis: Axes, x: float, y: float, value: float) -> None:
-    """A probability, to be read on any colour."""
+    """Write a probability at a place, legible on any colour."""
     patch = {"facecolor": "white", "alpha": 0.75, "pad": 0.8, "linewidth": 0}
     axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=INK, bbox=patch)
 
 
 def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y: float, label: bool) -> None:
-    """Horizontal bars at height `y`, named above when `label`."""
+    """Horizontal bars at height `y`, with their names above if `label`."""
     for name, start, end in spans:
         axis.plot([start + 0.04, end - 0.04], [y, y], color=colours[name], linewidth=4, solid_capstyle="butt")
         if label:
@@ -169,13 +175,12 @@ def draw_spans(axis: Axes, spans: Sequence[Span], colours: Mapping[str, Any], y:
 
 
 def legend_above(axis: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """In one line over the panel, where it hides nothing."""
-    place = (1.0, 1.0)
+    """A legend in one line above the panel, where it hides nothing."""
     axis.legend(
         handles,
         names,
         loc="lower right",
-        bbox_to_anchor=place,
+        bbox_to_anchor=(1.0, 1.0),
         ncols=len(names),
         fontsize=8,
         frameon=False,
@@ -183,13 +188,13 @@ def legend_above(axis: Axes, handles: Sequence[Any], names: Sequence[str]) -> No
 
 
 def colours_of(names: Sequence[str]) -> dict[str, Any]:
-    """A colour for each name, by order."""
+    """A colour for each name, in order."""
     from matplotlib import colormaps
 
     return {name: colormaps["tab10"](i % 10) for i, name in enumerate(dict.fromkeys(names))}
 
 
 def plain(text: str, longest: int) -> str:
-    """Untrusted text for a picture: printable, no mathematics, cut to `longest` characters."""
+    """Untrusted text for a drawing: printable, no mathematics, cut to `longest` characters."""
     safe = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
     return safe if len(safe) <= longest else safe[: longest - 1] + "…"

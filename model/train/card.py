@@ -12,7 +12,7 @@ import torch
 
 from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.util import counted
-from caeav.model.tasks.bootstrap import shown
+from caeav.model.tasks.bootstrap import format_interval
 from caeav.model.train.config_file import dump_config
 from caeav.model.train.data import MIB, clip_bytes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, sentence
@@ -85,7 +85,7 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         [
             name,
             f"{value:.2f}",
-            shown(result["intervals"].get(name), result["metric"]),
+            format_interval(result["intervals"].get(name), result["metric"]),
             f"{result['majority'][name]:.2f}",
             str(result["clips"][name]),
             str(result["left_out"][name]),
@@ -158,7 +158,7 @@ def _about_intervals(result: dict[str, Any]) -> str:
 
 
 def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
-    held = shown(result["intervals"].get(split), name)
+    held = format_interval(result["intervals"].get(split), name)
     return f"{result['details'][split][name]:.2f}" + (f" ({held})" if held else "")
 
 

@@ -68,7 +68,7 @@ def score(
             scorer.add(output.found, on_device)
     finally:
         model.train(training)
-    scores = replace(scorer.result(), bare=(bare, segments))
+    scores = replace(scorer.result(), without_media=(bare, segments))
     if scores.evidence is not None:
         scores = replace(scores, evidence=scores.evidence.by_clip(data.clip_of))
     return scores

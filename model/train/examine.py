@@ -192,7 +192,7 @@ class Examined:
             "leaks": None
             if self.whole is None
             else {"left_out": self.left_out, "score_with": self.whole.value},
-            "bare": list((self.plain or scores).bare),
+            "bare": list((self.plain or scores).without_media),
             "per_class": [dict(row) for row in scores.per_class],
         }
 
@@ -241,7 +241,7 @@ def remarks(found: Examined) -> list[str]:
             f"under stress {said(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
             f"a change of {found.scores.value - found.plain.value:+.2f}"
         )
-    bare = (found.plain or found.scores).bare
+    bare = (found.plain or found.scores).without_media
     if bare[0]:
         lines.append(bare_said({found.split: bare}))
     if found.whole is not None:

@@ -22,8 +22,8 @@ from caeav.model.adapters.live import Live, LiveOpener
 from caeav.model.adapters.trunk import required_inputs
 from caeav.model.tasks.base import TASKS, Scores, Task
 from caeav.model.tasks.config import RunConfig
+from caeav.model.tasks.datasets import mismatch_hint
 from caeav.model.tasks.sample import Sample
-from caeav.model.tasks.suitable import suited
 from caeav.model.train.checkpoint import (
     parameter_counts,
 )
@@ -161,7 +161,8 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         if not joined.splits[split]:
             raise CaeavError(
                 f"data set {config.dataset!r} has no usable clip in split {split!r}; it has {_counts(joined)}",
-                hint=suited(config.task, config.dataset) or _empty_split_hint(joined, split, config.dataset),
+                hint=mismatch_hint(config.task, config.dataset)
+                or _empty_split_hint(joined, split, config.dataset),
             )
     pinned = config.stores.model_copy(
         update={
@@ -174,7 +175,9 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         facts = task.fit_metadata(manifest, joined.splits)
         classes = task.classes(manifest, facts)
     except CaeavError as error:
-        raise CaeavError(error.problem, hint=suited(config.task, config.dataset) or error.hint) from error
+        raise CaeavError(
+            error.problem, hint=mismatch_hint(config.task, config.dataset) or error.hint
+        ) from error
     inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
     opened = None
     if live is not None and adapters.placement == "inject":

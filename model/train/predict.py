@@ -3,7 +3,7 @@
 Decoding a media file into these arrays is the command's business; nothing here can open one.
 Shapes: `T` segments.
 
-A prediction for people and programs: a JSON file, a picture, and whatever files the reading adds.
+A prediction for people and programs: a JSON file, a picture, and whatever files the task's prediction adds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.adapters.live import LiveOpener
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, Reading, When, plain
+from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, SegmentTimes, TaskPrediction, plain
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.evaluate import autocast, choose_device
@@ -51,8 +51,8 @@ class Prediction:
     CASTE; `missing`: for each of the `T` segments what the media do not have there."""
 
     key: str
-    when: When
-    reading: Reading
+    times: SegmentTimes
+    decoded: TaskPrediction
     agreement: tuple[float, ...] | None
     missing: tuple[tuple[str, ...], ...] = ()
 
@@ -60,19 +60,19 @@ class Prediction:
         """Of the segments with media; None for one that lacks picture or sound, where there is nothing to agree."""
         if self.agreement is None:
             return None
-        lacks = self.missing or ((),) * self.when.segments
-        return [None if lacks[t] else self.agreement[t] for t in range(self.when.shown)]
+        lacks = self.missing or ((),) * self.times.segments
+        return [None if lacks[t] else self.agreement[t] for t in range(self.times.shown)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The reading's table; where a row is a segment, with its agreement and what is missing in it."""
-        rows = self.reading.rows(self.when)
+        """The task's table; where a row is a segment, with its agreement and what is missing in it."""
+        rows = self.decoded.rows(self.times)
         if "segment" not in rows[0]:
             return rows
         found = self.agreements()
         if found is not None:
             cells = ["-" if a is None else a for a in found]
             rows = [{**row, "agreement": a} for row, a in zip(rows, cells, strict=True)]
-        missing = self.missing[: self.when.shown]
+        missing = self.missing[: self.times.shown]
         if any(missing):
             rows = [
                 {**row, "missing": ", ".join(lacks) or "-"} for row, lacks in zip(rows, missing, strict=True)
@@ -84,20 +84,20 @@ class Prediction:
         read_as = {PICTURE: ("the nearest picture", "black ones"), SOUND: ("silence", "silence")}
         said = []
         for what, (instead, always) in read_as.items():
-            lacks = [what in lacks for lacks in self.missing[: self.when.shown]]
+            lacks = [what in lacks for lacks in self.missing[: self.times.shown]]
             if lacks and all(lacks):
                 said.append(f"no {what} in the whole clip: the run was given {always}")
             elif any(lacks):
                 words = "segment" if sum(lacks) == 1 else "segments"
                 said.append(
-                    f"no {what} in {words} {self.when.numbered(lacks)}: the run was given {instead} there"
+                    f"no {what} in {words} {self.times.segment_list(lacks)}: the run was given {instead} there"
                 )
-        if self.when.shown < self.when.segments:
+        if self.times.shown < self.times.segments:
             said.append(
-                f"the media end at {self.when.end_s:.5g} s: {self.when.shown} of the {self.when.segments} segments "
+                f"the media end at {self.times.end_s:.5g} s: {self.times.shown} of the {self.times.segments} segments "
                 "that the run reads hold media and are shown"
             )
-        return [*said, *self.reading.remarks()]
+        return [*said, *self.decoded.remarks()]
 
 
 class Predictor:
@@ -142,7 +142,9 @@ class Predictor:
         do not fit.
         """
         spec = self.inputs.spec
-        when = When(start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s"))
+        times = SegmentTimes(
+            start_s, self.inputs.segment_s, spec.segments, info.get("facts", {}).get("media_s")
+        )
         clip = Clip(key, "", start_s, spec.segments * self.inputs.segment_s)
         sample = self._task.sample_of(clip, question)
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
@@ -151,13 +153,13 @@ class Predictor:
         agreement = output.trunk.agreement
         return Prediction(
             key=key,
-            when=when,
-            reading=self._task.decode(output.found, self.inputs, self.config, sample),
+            times=times,
+            decoded=self._task.decode(output.found, self.inputs, self.config, sample),
             agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
-            missing=self._missing(info, when),
+            missing=self._missing(info, times),
         )
 
-    def _missing(self, info: Mapping[str, Any], when: When) -> tuple[tuple[str, ...], ...]:
+    def _missing(self, info: Mapping[str, Any], times: SegmentTimes) -> tuple[tuple[str, ...], ...]:
         """For each segment, what of the modalities that the run reads is not there.
 
         Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
@@ -165,9 +167,9 @@ class Predictor:
         segments, modalities = self.inputs.spec.segments, modalities_read(self.config)
         seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
         silent = info.get("silent") or [False] * segments
-        start_s, end_s = when.bounds(when.shown - 1)
-        if info.get("silent") and end_s - start_s < when.segment_s:
-            heard[when.shown - 1] = True
+        start_s, end_s = times.bounds(times.shown - 1)
+        if info.get("silent") and end_s - start_s < times.segment_s:
+            heard[times.shown - 1] = True
         heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
         there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
         return tuple(
@@ -223,10 +225,10 @@ JSON_FILE, PICTURE_FILE = "prediction.json", "prediction.png"
 def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What was found, the agreement a segment (null without CASTE, or where picture or sound is missing) and what is
     missing in each, with `facts` (run, file, ...). Segments behind the end of the media are not in it."""
-    shown = prediction.when.shown
+    shown = prediction.times.shown
     return {
         **facts,
-        **prediction.reading.facts(prediction.when),
+        **prediction.decoded.as_json(prediction.times),
         "agreement": prediction.agreements(),
         "missing": [list(lacks) for lacks in prediction.missing[:shown]],
     }
@@ -240,7 +242,7 @@ def write_report(
     files = {
         JSON_FILE: text.encode("utf-8", "backslashreplace"),  # \udcff of a file name is JSON's own escape
         PICTURE_FILE: picture(prediction, title, frames),
-        **prediction.reading.files(prediction.when),
+        **prediction.decoded.files(prediction.times),
     }
     for name, data in files.items():
         publish_bytes(folder / name, data)
@@ -265,23 +267,23 @@ def _is_another(report: Path, file: Path, question: str) -> bool:
 
 
 def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
-    """A PNG: the reading's panels below each other, then the agreement of sound and picture over time."""
+    """A PNG: the task's panels below each other, then the agreement of sound and picture over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    when = prediction.when
-    panels = list(prediction.reading.panels(when, frames))
+    times = prediction.times
+    panels = list(prediction.decoded.panels(times, frames))
     agreements = prediction.agreements()
     if agreements is not None:
-        panels.append(_agreement(agreements, when))
+        panels.append(_agreement(agreements, times))
     heights = [panel.height for panel in panels]
-    figure = Figure(figsize=(when.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
+    figure = Figure(figsize=(times.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # a figure draws on the canvas it was given to; no display is looked for
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     last = max((i for i, panel in enumerate(panels) if panel.timed), default=None)
     for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
         if panel.timed:
-            _over_time(axis, when, _below(prediction) if i == last else None)
+            _over_time(axis, times, _below(prediction) if i == last else None)
         axis.spines[["top", "right"]].set_visible(False)
         panel.draw(axis)
     figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
@@ -296,26 +298,26 @@ def _below(prediction: Prediction) -> str:
     """The name of the time axis, with what the media do not have in which segments."""
     names = dict.fromkeys(name for lacks in prediction.missing for name in lacks)
     lacks = {name: [name in lacks for lacks in prediction.missing] for name in names}
-    where = {name: prediction.when.numbered(found) for name, found in lacks.items()}
+    where = {name: prediction.times.segment_list(found) for name, found in lacks.items()}
     said = "; ".join(f"no {name} in {numbers}" for name, numbers in where.items() if numbers)
     return "seconds" + (f"  (segments above; {said})" if said else "")
 
 
-def _over_time(axis: Axes, when: When, label: str | None) -> None:
+def _over_time(axis: Axes, times: SegmentTimes, label: str | None) -> None:
     """The time in the file from left to right; numbers and their name only below the last such panel."""
-    axis.set_xlim(when.start_s, when.end_s)
-    step = max(1, math.ceil(when.shown / 30))
-    ticks = [when.bounds(t)[0] for t in range(0, when.shown, step)] + [when.end_s]
+    axis.set_xlim(times.start_s, times.end_s)
+    step = max(1, math.ceil(times.shown / 30))
+    ticks = [times.bounds(t)[0] for t in range(0, times.shown, step)] + [times.end_s]
     axis.set_xticks(ticks, [""] * len(ticks) if label is None else [f"{tick:.5g}" for tick in ticks])
     if label is not None:
         axis.set_xlabel(label)
 
 
-def _agreement(values: Sequence[float | None], when: When) -> Panel:
+def _agreement(values: Sequence[float | None], times: SegmentTimes) -> Panel:
     """How well sound and picture agree, in the middle of every segment; a gap where one of them is missing."""
 
     def draw(axis: Axes) -> None:
-        middles = [sum(when.bounds(t)) / 2 for t in range(when.shown)]
+        middles = [sum(times.bounds(t)) / 2 for t in range(times.shown)]
         heights = np.array([np.nan if value is None else value for value in values])
         axis.fill_between(middles, heights, color=BLUE, alpha=0.18, linewidth=0)
         axis.plot(middles, heights, color=BLUE, marker="o", markersize=4)

@@ -90,7 +90,9 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         "per_class": {name: [dict(row) for row in scores.per_class] for name, scores in scored.items()},
         "clips": {name: len(samples) for name, samples in experiment.joined.splits.items()},
         "left_out": {name: len(keys) for name, keys in experiment.joined.left_out.items()},
-        "bare": {name: list(scores.bare) for name, scores in scored.items() if scores.bare[0]},
+        "bare": {
+            name: list(scores.without_media) for name, scores in scored.items() if scores.without_media[0]
+        },
         "parameters": experiment.parameters,
     }
     if config.protocol == PUBLISHED and AS_PUBLISHED[config.task].peaks:

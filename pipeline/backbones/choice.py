@@ -1,7 +1,7 @@
-"""Which model is wanted: a name, where its weights come from, and its settings, before anything is loaded.
+"""Which model is wanted: a name, the source of its weights, and its settings, before anything is loaded.
 
-A component is made from a choice (`registry[choice.name](choice)`) and describes itself by settings and weights
-from which a choice can be made again, see `described_choice`. A machine's paths never get into a description.
+A model is built from a choice (`registry[choice.name](choice)`) and describes itself by settings and weights from
+which the same choice can be made again. A description never holds a path.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from caeav.manifests.core.errors import CaeavError, choices, did_you_mean
 class ModelChoice:
     """A model by its registry name (`swinv2-large`, `timm:resnet18`).
 
-    `weights`: empty for the model's default, `hub:<owner>/<repo>`, a folder, a file, or `random:<seed>`: real size,
-    random values, for measurements only. `settings`: JSON values by name; what is not named keeps its default.
+    `weights`: empty for the model's default, `hub:<owner>/<repo>`, a folder, a file, or `random:<seed>` for random
+    values at real size, to measure speed. `settings`: JSON values by name; a setting not named keeps its default.
     """
 
     name: str
@@ -27,16 +27,16 @@ class ModelChoice:
 
     @classmethod
     def of(cls, value: ModelChoice | str) -> ModelChoice:
-        """A plain name is a choice without more."""
+        """A choice, or a plain name as one."""
         return cls(value) if isinstance(value, str) else value
 
     @property
     def variant(self) -> str:
-        """What follows the prefix of a name: `resnet18` of `timm:resnet18`; empty without prefix."""
+        """The part of the name after a family's prefix: `resnet18` in `timm:resnet18`; empty without prefix."""
         return self.name.partition(":")[2]
 
     def refuse_options(self) -> None:
-        """For components that have neither weights nor settings; raises `CaeavError` when some are given."""
+        """For models with neither weights nor settings: raises `CaeavError` when any are given."""
         if self.weights:
             raise CaeavError(
                 f"{self.name} has no weights, but {self.weights!r} was given", hint="leave its weights out"
@@ -46,9 +46,9 @@ class ModelChoice:
     def resolve(
         self, defaults: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]] | None = None
     ) -> dict[str, Any]:
-        """All settings, explicit: the defaults, over them the preset named by the setting `preset`, over it one's own.
+        """All settings, spelled out: the defaults, overridden by the preset, if one is named, and by the choice's own.
 
-        The result does not name the preset, so that a preset and its values spelled out are one and the same recipe.
+        The result does not name the preset, so that a preset and its values spelled out make the same recipe.
         Raises `CaeavError` for unknown settings and presets, and for values of another type than the default's.
         """
         given = dict(self.settings)
@@ -83,10 +83,11 @@ _KINDS = {
     list: "a list",
     tuple: "a list",
 }
+"""Types of settings as errors name them."""
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind; None as default admits everything."""
+    """Whether a value has the default's type; a default of None admits any."""
     if default is None or value is None:
         return default is None
     if isinstance(default, bool) or isinstance(value, bool):

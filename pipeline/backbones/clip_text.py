@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clip_visual import FILES, OPENAI, import_open_clip, published_by
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import WeightsError, find_weights
-from caeav.pipeline.backbones.weights.load import load_checked, read_weights, unwrapped
+from caeav.pipeline.backbones.weights.load import load_checked, read_weights, strip_prefixes
 
 _KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")
@@ -71,7 +71,7 @@ class ClipText(TextTower):
                 self._embedded, self._text, quick_gelu=self._settings["quick_gelu"]
             )
         if weights.seed is None:
-            state = unwrapped(read_weights(weights), lambda name: name.startswith(_KNOWN))
+            state = strip_prefixes(read_weights(weights), lambda name: name.startswith(_KNOWN))
             state = {
                 name.removeprefix("text."): x for name, x in state.items() if not name.startswith(_ELSEWHERE)
             }

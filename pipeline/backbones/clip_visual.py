@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
 from caeav.pipeline.backbones.native import import_torchvision
 from caeav.pipeline.backbones.weights.find import WeightsError
-from caeav.pipeline.backbones.weights.load import load_checked, unwrapped
+from caeav.pipeline.backbones.weights.load import load_checked, strip_prefixes
 
 DEPTH = 4
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -80,7 +80,7 @@ class ClipNetwork(Network):
 
     def load(self, module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         """Fill the image tower from a checkpoint of both towers."""
-        state = unwrapped(state, lambda name: name.startswith("visual."))
+        state = strip_prefixes(state, lambda name: name.startswith("visual."))
         with torch.device("meta"):
             both = self._both(False, tuple(cast(Any, module).image_size))
         elsewhere = [name for name in both.state_dict() if not name.startswith("visual.")]

@@ -1,4 +1,4 @@
-"""What `caeav models` tells of a model: its facts, and, as far as it can be made here, what it really declares."""
+"""What `caeav models` shows of a model: its facts and, where it can be built here, what it declares itself."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.catalogue import registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.facts import ModelFacts
-from caeav.pipeline.backbones.weights.find import HUB, at_hand
+from caeav.pipeline.backbones.weights.find import HUB, is_cached
 from caeav.pipeline.store.recipe import random_parts
 from caeav.pipeline.store.record import Tap
 
-RANDOM_FOR_LOOKS = "random:0"
+PLACEHOLDER = "random:0"
+"""The weights of a model that is built only to be described."""
 
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model as it would run: `taps` it caches, `offered` those it could; all empty where it could not be made.
+    """A model as it would run: the `taps` it caches and the `offered` ones it could; empty where it cannot be built.
 
-    weights, licence: the default ones', where a family's facts leave them open. `tensors`: which dictionary of the file
-    they are, and which others it holds. `problem`: why its weights cannot be had, or why it cannot be made at all.
+    weights, licence: of the default weights, where a family's facts leave them open. tensors: which dictionary of the
+    file is taken, and which others it holds. problem: why its weights cannot be found, or why it cannot be built.
     """
 
     facts: ModelFacts
@@ -40,19 +41,19 @@ class ModelView:
 
 
 def weights_state(facts: ModelFacts) -> str:
-    """In a word or two: whether the default weights are on this machine. Looks at the hub's cache only."""
+    """In a word or two, whether the default weights are on this machine: in the hub's cache, nowhere else."""
     if not facts.learned:
         return "not needed"
     if not facts.weights:
         return "by model" if facts.name.endswith(":") else "give a file"
-    return "here" if at_hand(facts.weights) else "to pull"
+    return "here" if is_cached(facts.weights) else "to pull"
 
 
 def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:
-    """Make a model, without loading its weights, and ask it; where they cannot be had, one with random weights."""
+    """Build a model and let it describe itself; with random weights where its own cannot be found."""
     problem = ""
     model: Any = None
-    for attempt in (choice, ModelChoice(choice.name, RANDOM_FOR_LOOKS, choice.settings)):
+    for attempt in (choice, ModelChoice(choice.name, PLACEHOLDER, choice.settings)):
         try:
             model = registry_of(facts.kind)[choice.name](attempt)
             break
@@ -82,15 +83,15 @@ def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:
 
 
 def _tensors(model: Any) -> str:
-    """Which dictionary of a torch file is taken; empty for other files, and where nothing is loaded."""
+    """Which dictionary of a torch file is taken; empty for other files and for models without weights."""
     weights = getattr(model, "_weights", None)
-    return weights.parts.said() if weights is not None and weights.parts is not None else ""
+    return weights.parts.in_words() if weights is not None and weights.parts is not None else ""
 
 
 def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:
-    """Fetch a model's weights from the hub into its cache, unless they are there; their source and digest.
+    """Download a model's weights into the hub's cache, unless they are there; returns their source and digest.
 
-    Raises `CaeavError` for a model without weights, without a hub name, or when the hub cannot be reached.
+    Raises `CaeavError` for a model without weights or without a hub name, and when the hub cannot be reached.
     """
     if not facts.learned:
         raise CaeavError(f"{choice.name} has no weights to fetch", hint="use it as it is")
@@ -103,7 +104,7 @@ def pull_model(choice: ModelChoice, facts: ModelFacts) -> Mapping[str, str]:
 
 
 def random_remarks(described: Mapping[str, Any]) -> list[str]:
-    """What to say of a recipe's components whose weights are random, those for texts among them."""
+    """Warnings about a recipe's models that have random weights, its text encoders among them."""
     return [
         f"{name} HAS RANDOM WEIGHTS: what it gives is good for measurements of speed only"
         for name in sorted(set(random_parts(described)))

@@ -1,9 +1,9 @@
-"""torchvision and torchaudio beside any torch: their Python part works even where their compiled part does not load.
+"""Import torchvision and torchaudio beside any torch, if need be without their compiled parts.
 
-Wheels built for another torch (CUDA wheels beside a CPU torch, most often) fail on import and take timm, open_clip
-and transformers' image processors with them. `import_torchvision` and `import_torchaudio` are plain imports when
-those work. When not, what the import itself needs is put in place, and every compiled operator refuses by name when
-it is called. Call them before importing a library that imports these; nothing else in the program touches them.
+Wheels built for another torch (most often CUDA wheels beside a CPU torch) fail on import, and timm, open_clip and
+transformers' image processors fail with them. `import_torchvision` and `import_torchaudio` are plain imports where
+those work. Elsewhere they put in place what the import needs, and every compiled operator raises an error that names
+it when it is called. Call them before importing a library that imports torchvision or torchaudio.
 """
 
 from __future__ import annotations
@@ -26,17 +26,9 @@ _VISION_SCHEMAS = {
 }
 _OPERATORS = {
     "torchvision": (
-        *(
-            "roi_align",
-            "qroi_align",
-            "roi_pool",
-            "ps_roi_align",
-            "ps_roi_pool",
-            "deform_conv2d",
-            "box_iou_rotated",
-        ),
+        *("roi_align", "qroi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"),
         *("_roi_align_backward", "_roi_pool_backward", "_ps_roi_align_backward", "_ps_roi_pool_backward"),
-        "_deform_conv2d_backward",
+        *("_deform_conv2d_backward", "box_iou_rotated"),
     ),
     "torchaudio": ("rnnt_loss_forward", "forced_align", "_lfilter_core_loop", "_overdrive_core_loop"),
 }
@@ -57,7 +49,7 @@ def import_torchvision() -> Any:
 
 
 def import_torchaudio() -> Any:
-    """The module `torchaudio`, likewise."""
+    """The module `torchaudio`, in the same way."""
     return _imported("torchaudio", _prepare_torchaudio, _finish_torchaudio)
 
 
@@ -82,22 +74,20 @@ def _imported(name: str, prepare: Callable[[str], None], finish: Callable[[str],
 
 
 def _forget(name: str) -> None:
-    """Remove what a failed import left behind, so that it can be tried again."""
+    """Remove what a failed import left behind, so that the import can be tried again."""
     for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
         del sys.modules[module]
 
 
-def _refuse(operator: str, why: str) -> NoReturn:
-    package = "torchaudio" if operator.startswith("torchaudio") else "torchvision"
-    raise MissingNativeError(
-        f"{operator} is not available: the compiled part of {package} does not fit the installed torch ({why})",
-        hint=f"install the {package} build made for this torch",
-    )
-
-
 def _refusing(operator: str, why: str) -> Callable[..., NoReturn]:
+    """A stand-in for an operator `<package>::<name>`, which raises `MissingNativeError` when it is called."""
+    package = operator.partition("::")[0]
+
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        _refuse(operator, why)
+        raise MissingNativeError(
+            f"{operator} is not available: the compiled part of {package} does not fit the installed torch ({why})",
+            hint=f"install the {package} build made for this torch",
+        )
 
     return refuse
 
@@ -121,7 +111,7 @@ def _prepare_torchvision(why: str) -> None:
 
 
 def _finish_torchvision(why: str) -> None:
-    """Let calls reach the operators that refuse by name, past a check that only says "custom C++ ops"."""
+    """Let calls reach the operators that name themselves, past a check that only says "custom C++ ops"."""
     _refuse_operators("torchvision", why)
     for name, module in list(sys.modules.items()):
         if name.startswith("torchvision.") and hasattr(module, "_assert_has_ops"):

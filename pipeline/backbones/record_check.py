@@ -1,16 +1,14 @@
-"""Does a model give here what it gave elsewhere? Its features of a built-in sample, against recorded ones.
+"""`caeav models check`: run a model on a built-in sample and compare its features with recorded ones.
 
-Features that silently differ from published ones come from other weights, preprocessing or libraries. The first two
-are in the key of a record: a digest of what the model says of itself (settings, weights by their digest). The third is
-what shows up as a difference. Records come with the package (`records.json`) and are made by users (`<home>/
-model_records.json`), who can so carry theirs from one machine to another. A record holds, for every array, mean,
-standard deviation, largest magnitude and some signed sums that no exchange of tokens or channels leaves alone; for a
-captioner, its texts.
+Features that silently differ from published ones come from other weights, preprocessing or libraries. Weights and
+settings are in the key of a record, so what shows up as a difference is the libraries. Records come with the package
+(`records.json`), or users make their own (`<home>/model_records.json`) and carry them to another machine. A record
+holds of every array its mean, standard deviation, largest magnitude and some signed sums, which any exchange of tokens
+or channels changes; of a captioner, its texts.
 
-A clip made by code, the same to the last bit everywhere: what `caeav models check` shows to every model.
-
-Pictures and sound are rough and smooth, move, and differ from left to right and from colour to colour, so that a
-swapped channel, another resizing or a shifted window changes what a model makes of them. Shapes: `T` segments.
+The sample is made by code, equal to the last bit everywhere. It has rough and smooth parts, moves, and differs from
+left to right and from colour to colour, so that a swapped channel, another resizing or a shifted window changes the
+features. Shapes: `T` segments.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from caeav.pipeline.store.recipe import recipe_identity
 
 RECORDS = "model_records.json"
 TOLERANCE = 0.01
-"""Largest difference allowed, in standard deviations of the array: float32 on other machines differs far less."""
+"""Largest difference allowed, in standard deviations of the array; float32 on another machine differs far less."""
 SUMS = 8
 SEGMENTS, HEIGHT, WIDTH = 2, 270, 480
 TEXTS = (
@@ -49,8 +47,8 @@ Statistics = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a model gave. `against`: where the record it was compared with is from, empty when there is none."""
+class ModelCheck:
+    """What a model gave. `against`: where the record it was compared with lies, empty if there is none."""
 
     key: str
     described: Mapping[str, Any]
@@ -59,8 +57,8 @@ class Checked:
     differences: list[str] = field(default_factory=list)
 
 
-def check_model(choice: ModelChoice, kind: Kind, home: Home) -> Checked:
-    """Run a model on the sample (float32, on the CPU) and compare; raises `CaeavError` when it cannot be made."""
+def check_model(choice: ModelChoice, kind: Kind, home: Home) -> ModelCheck:
+    """Run a model on the sample (float32, on the CPU) and compare; raises `CaeavError` when it cannot be built."""
     model = registry_of(kind)[choice.name](choice)
     described = json.loads(json.dumps(dict(model.describe())))
     found = _statistics(model, kind)
@@ -68,12 +66,12 @@ def check_model(choice: ModelChoice, kind: Kind, home: Home) -> Checked:
     key = hashlib.sha256(identity.encode()).hexdigest()
     for place, records in ((str(home.root / RECORDS), _user_records(home)), ("caeav", _packaged_records())):
         if key in records:
-            return Checked(key, described, found, place, differences(records[key]["statistics"], found))
-    return Checked(key, described, found)
+            return ModelCheck(key, described, found, place, differences(records[key]["statistics"], found))
+    return ModelCheck(key, described, found)
 
 
-def record(checked: Checked, choice: ModelChoice, kind: Kind, home: Home) -> Path:
-    """Keep what a model gave in `<home>/model_records.json`, in the place of an earlier record of the same key."""
+def record(checked: ModelCheck, choice: ModelChoice, kind: Kind, home: Home) -> Path:
+    """Keep what a model gave in `<home>/model_records.json`, in place of an earlier record with its key."""
     path = home.root / RECORDS
     records = _user_records(home)
     entry = {
@@ -88,13 +86,13 @@ def record(checked: Checked, choice: ModelChoice, kind: Kind, home: Home) -> Pat
 
 
 def differences(recorded: Statistics, found: Statistics) -> list[str]:
-    """What differs, named; empty when nothing does."""
-    said = [f"{name} is missing" for name in recorded if name not in found]
-    said += [f"{name} was not recorded" for name in found if name not in recorded]
+    """What differs, one line per array; empty when nothing does."""
+    lines = [f"{name} is missing" for name in recorded if name not in found]
+    lines += [f"{name} was not recorded" for name in found if name not in recorded]
     for name in recorded:
         if name in found:
-            said += _differences(name, recorded[name], found[name])
-    return said
+            lines += _differences(name, recorded[name], found[name])
+    return lines
 
 
 def _differences(name: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -132,7 +130,7 @@ def _statistics(model: Any, kind: Kind) -> Statistics:
 
 
 def array_statistics(array: NDArray[Any]) -> dict[str, Any]:
-    """Of one array: shape, mean, std, largest magnitude, and signed sums in units of the std."""
+    """An array's shape, mean, std and largest magnitude, and signed sums in units of the std."""
     x = np.asarray(array, dtype=np.float64)
     flat = x.ravel()
     std = float(flat.std())
@@ -152,13 +150,13 @@ def array_statistics(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def sample_clip(rate_hz: int) -> DecodedClip:
-    """Both together, as a decoder gives them."""
+    """Frames and audio as a decoded clip."""
     whole = (True,) * SEGMENTS
     return DecodedClip(sample_frames(), sample_wave(rate_hz), whole, whole)
 
 
 def sample_frames() -> NDArray[np.uint8]:
-    """`[T, H, W, 3]` uint8, by whole numbers alone."""
+    """Frames `[T, H, W, 3]` uint8, computed in whole numbers."""
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.int64)
     frames = []
     for t in range(SEGMENTS):
@@ -175,7 +173,7 @@ def sample_frames() -> NDArray[np.uint8]:
 
 
 def sample_wave(rate_hz: int) -> NDArray[np.float32]:
-    """`[T * rate_hz]` float32: a rising tone with an overtone, two knocks, and hiss; rounded to 16 bits."""
+    """Audio `[T * rate_hz]` float32: a rising tone with an overtone, two knocks, and hiss, rounded to 16 bits."""
     n = np.arange(SEGMENTS * rate_hz, dtype=np.int64)
     seconds = n / rate_hz
     turns = 300.0 * seconds + 150.0 * seconds * seconds

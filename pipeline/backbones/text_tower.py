@@ -21,7 +21,7 @@ from caeav.manifests.core.errors import CaeavError
 
 
 class TextTower(ABC):
-    """A frozen text encoder; the network is built and loaded on first use."""
+    """A frozen text encoder, whose network is built and loaded on first use."""
 
     name: str
     max_tokens: int
@@ -39,7 +39,7 @@ class TextTower(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
-        """All settings, and where the weights come from."""
+        """All settings, and the source and digest of the weights."""
 
     @abstractmethod
     def build(self) -> nn.Module:

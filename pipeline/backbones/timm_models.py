@@ -24,7 +24,7 @@ from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
 from caeav.pipeline.backbones.native import import_torchvision
-from caeav.pipeline.backbones.weights.load import load_checked, unwrapped
+from caeav.pipeline.backbones.weights.load import load_checked, strip_prefixes
 
 DEPTH = 4
 """How many taps are cached by default: as many as adapters have stages."""
@@ -111,7 +111,7 @@ class TimmNetwork(Network):
         classifier = self._record.classifier or ()
         heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         unused = {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
-        state = unwrapped(state, module.state_dict().keys().__contains__)
+        state = strip_prefixes(state, module.state_dict().keys().__contains__)
         if any(name not in state for name in module.state_dict()):
             state = _converted(module, state)
         load_checked(module, state, source=source, unused=unused)

@@ -165,7 +165,7 @@ def test_every_layout_prints_what_its_labels_are(tmp_path: Path) -> None:
         "music-avqa": ("test: questions", "Audio-Visual Temporal"),
     }
     for name, words in expected.items():
-        options = SyntheticOptions.usual(name, clips=10, size_px=64, fps=4, seconds=4)
+        options = SyntheticOptions.for_layout(name, clips=10, size_px=64, fps=4, seconds=4)
         synthesise(tmp_path / "data" / f"synthetic-{name}", options, workers=1)
         out, _ = call("check", "--dataset", f"synthetic-{name}", "--home", tmp_path)
         assert all(word in out for word in words)

@@ -500,7 +500,7 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     process = Heard(SimpleNamespace(tokens=record, captions=written, frames=[0]))
     monkeypatch.setattr("caeav.pipeline.extract.single_file.process_file", process)
     when = SimpleNamespace(end_s=14.0, media_s=20.0, segment_s=1.0)
-    prediction = SimpleNamespace(when=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
+    prediction = SimpleNamespace(times=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
     predictor = SimpleNamespace(check=Heard(), predict=Heard(prediction), config=run.experiment.config)
     load = Heard(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))

@@ -38,7 +38,7 @@ MANY = 300
 
 
 def options(layout: str, **other: Any) -> SyntheticOptions:
-    return SyntheticOptions.usual(layout, **{**SMALL[layout], "misaligned": 0.7, **other})
+    return SyntheticOptions.for_layout(layout, **{**SMALL[layout], "misaligned": 0.7, **other})
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_second_run_has_nothing_to_do_and_another_layout_is_refused(
 
 
 @pytest.mark.parametrize("layout", SMALL)
-def test_neither_sense_alone_solves_a_layout_and_both_do(layout: str) -> None:
+def test_neither_modality_alone_solves_a_layout_and_both_do(layout: str) -> None:
     o = options(layout, clips=MANY)
     scores = {
         s.knows: s.accuracy
@@ -110,8 +110,8 @@ def test_llp_events_are_what_is_seen_and_heard_and_train_has_labels_alone(
     for clip in sets["llp"].clips:
         row = rows[clip.extra["name"]]
         names = {name: name.replace(", ", "_").replace(" ", "_") for name in (c.name for c in CLASSES)}
-        for sense, modality in (("seen", "visual"), ("heard", "audio")):
-            expected = {(names[n], t) for t, present in enumerate(row[sense]) for n in present}
+        for track, modality in (("seen", "visual"), ("heard", "audio")):
+            expected = {(names[n], t) for t, present in enumerate(row[track]) for n in present}
             found = {
                 (e.label, t)
                 for e in clip.events
@@ -119,7 +119,7 @@ def test_llp_events_are_what_is_seen_and_heard_and_train_has_labels_alone(
                 for t in range(int(e.start_s), int(e.end_s))
             }
             assert found == (set() if clip.split == "train" else expected)
-        present = {names[n] for sense in ("seen", "heard") for second in row[sense] for n in second}
+        present = {names[n] for track in ("seen", "heard") for second in row[track] for n in second}
         assert set(clip.labels()) == present
 
 

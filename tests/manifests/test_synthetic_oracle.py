@@ -1,4 +1,4 @@
-"""The bound on what one sense alone can reach."""
+"""The bound on what one modality alone can reach."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_scores_of_a_clip_done_by_hand() -> None:
     assert sound.accuracy == 1.0 and "to its end" in sound.rule
 
 
-def test_one_sense_cannot_choose_between_two_alike() -> None:
+def test_one_modality_cannot_choose_between_two_alike() -> None:
     """Two clips look the same; the sound tells which object is the event."""
     seen = ((0, 1),) * 4
     zero = clip(0, 4, seen, ((0,),) * 4)
@@ -37,7 +37,7 @@ def test_one_sense_cannot_choose_between_two_alike() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_by_default_one_sense_stays_well_below_both(seed: int) -> None:
+def test_by_default_one_modality_stays_well_below_both(seed: int) -> None:
     options = SyntheticOptions(seed=seed)
     nothing, sight, sound, both = scores([plan(options, i) for i in range(options.clips)], options.classes)
     assert both.accuracy == 1.0
@@ -46,7 +46,7 @@ def test_by_default_one_sense_stays_well_below_both(seed: int) -> None:
         assert 0.6 < one.accuracy < 0.78
 
 
-def test_more_misalignment_leaves_one_sense_with_less_and_none_leaves_it_everything() -> None:
+def test_more_misalignment_leaves_one_modality_with_less_and_none_leaves_it_everything() -> None:
     def reach(misaligned: float) -> list[float]:
         options = SyntheticOptions(misaligned=misaligned)
         return [s.accuracy for s in scores([plan(options, i) for i in range(240)], 8)[1:3]]

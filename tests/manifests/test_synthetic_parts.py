@@ -13,7 +13,8 @@ from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import generate, scenario
 from caeav.manifests.synthetic.classes import class_names
-from caeav.manifests.synthetic.layouts import ave as layout
+from caeav.manifests.synthetic.layouts.ave import LAYOUT as AVE
+from caeav.manifests.synthetic.layouts.base import assign_splits, claim
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.oracle import Score
 from caeav.manifests.synthetic.scenario import Scenario
@@ -90,15 +91,13 @@ def test_no_worker_at_all_is_refused_and_nothing_is_written(tmp_path: Path) -> N
 
 
 def test_a_folder_belongs_to_the_options_it_was_made_with(tmp_path: Path) -> None:
-    layout.claim(tmp_path / "set", OPTIONS)
+    claim(tmp_path / "set", OPTIONS)
     facts = json.loads((tmp_path / "set" / "dataset.json").read_text())
     assert (facts["segments"], facts["segment_s"], facts["synthetic"]) == (4, 1.0, OPTIONS.to_json())
     assert set(facts["made_with"]) == {"av", "numpy"}
-    layout.claim(tmp_path / "set", OPTIONS)
+    claim(tmp_path / "set", OPTIONS)
     with pytest.raises(CaeavError) as caught:
-        layout.claim(
-            tmp_path / "set", SyntheticOptions(clips=7, classes=5, seconds=4, misaligned=0.0, seed=3)
-        )
+        claim(tmp_path / "set", SyntheticOptions(clips=7, classes=5, seconds=4, misaligned=0.0, seed=3))
     assert [line.strip() for line in caught.value.problem.splitlines()[1:]] == [
         "- clips: 6 in the folder, 7 asked for",
         "- seed: 0 in the folder, 3 asked for",
@@ -106,11 +105,11 @@ def test_a_folder_belongs_to_the_options_it_was_made_with(tmp_path: Path) -> Non
     for text in ("{", "{}", '{"synthetic": 3}'):
         (tmp_path / "set" / "dataset.json").write_text(text)
         with pytest.raises(CaeavError, match="does not describe a generated set"):
-            layout.claim(tmp_path / "set", OPTIONS)
+            claim(tmp_path / "set", OPTIONS)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
     with pytest.raises(CaeavError, match=r"holds files but no dataset\.json"):
-        layout.claim(tmp_path / "other", OPTIONS)
+        claim(tmp_path / "other", OPTIONS)
 
 
 def test_the_lists_are_by_class_and_say_every_second(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_the_lists_are_by_class_and_say_every_second(tmp_path: Path) -> None:
         Scenario(1, "b" * 11, 0, "cut", 0, 2, 2, ((0,), (0,), (), ()), ((0,), (0,), (0,), ())),
         Scenario(2, "c" * 11, 3, "aligned", 0, 4, None, ((3,),) * 4, ((3,),) * 4),
     ]
-    layout.write_lists(tmp_path, OPTIONS, made, ["test", "train", "val"])
+    AVE.write_lists(tmp_path, OPTIONS, made, ["test", "train", "val"])
     a, b, c = (
         f"{NAMES[k]}&{n * 11}&good&{s}&{e}" for k, n, s, e in ((3, "a", 1, 3), (0, "b", 0, 2), (3, "c", 0, 4))
     )
@@ -146,5 +145,5 @@ def test_each_clip_goes_to_the_split_that_is_most_behind() -> None:
         ((0.0, 0.0, 1.0), [0, 0, 6]),
     ):
         options = SyntheticOptions(clips=6, classes=5, seconds=4, splits=shares)
-        found = layout.assign_splits(options, made)
+        found = assign_splits(options, made)
         assert [found.count(split) for split in SPLITS] == counts

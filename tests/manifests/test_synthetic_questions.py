@@ -29,7 +29,7 @@ MANY = 300
 
 def options(**other: Any) -> SyntheticOptions:
     small = {"clips": 11, "size_px": 64, "fps": 4, "misaligned": 0.7}
-    return SyntheticOptions.usual(LAYOUT, **{**small, **other})
+    return SyntheticOptions.for_layout(LAYOUT, **{**small, **other})
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,6 @@ def test_a_set_with_more_questions_is_another_set_and_ids_are_unique(tmp_path: P
 
 def test_only_music_avqa_has_questions() -> None:
     with pytest.raises(CaeavError, match="questions is 9, and layout llp has none; music-avqa has"):
-        SyntheticOptions.usual("llp", questions=9)
+        SyntheticOptions.for_layout("llp", questions=9)
     with pytest.raises(CaeavError, match="questions is 0; allowed are whole numbers from 1 to 40"):
         options(questions=0)

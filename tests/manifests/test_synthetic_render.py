@@ -13,12 +13,13 @@ from PIL import Image
 
 from caeav.manifests.synthetic import render as draw
 from caeav.manifests.synthetic.classes import plain
-from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, _png, _wav, sounding_objects
-from caeav.manifests.synthetic.layouts.music_avqa import ask
+from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, sounding_objects
 from caeav.manifests.synthetic.layouts.music_avqa import plan as plan_scene
+from caeav.manifests.synthetic.media import png, wav
 from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.questions import Facts
+from caeav.manifests.synthetic.questions import Facts, choose_questions
 from caeav.manifests.synthetic.scenario import Scenario, Thing
+from caeav.manifests.synthetic.sprites import MAX_SCALE
 
 OPTIONS = SyntheticOptions(clips=4, seconds=4, size_px=64, fps=4)
 
@@ -43,8 +44,8 @@ def test_objects_are_in_the_picture_in_their_seconds_alone() -> None:
 
 def test_the_owner_of_a_pixel_is_the_object_it_shows_and_nobody_where_none_is() -> None:
     stills = list(draw.stills(OPTIONS, scene(((0, 3), (), (3,), (0,)), ((),) * 4)))
-    owners = [set(np.unique(owner)) - {draw.NOBODY} for _, owner in stills]
-    assert 3 in owners[0] and owners[1:] == [set(), {3}, {0}] and owners[0] <= {0, 3}
+    object_map = [set(np.unique(owner)) - {draw.NO_OBJECT} for _, owner in stills]
+    assert 3 in object_map[0] and object_map[1:] == [set(), {3}, {0}] and object_map[0] <= {0, 3}
     picture, owner = stills[3]
     assert owner.shape == picture.shape[:2] == (64, 64) and owner.dtype == np.int16
     red = picture[owner == 0].astype(int).mean(axis=0)
@@ -68,7 +69,7 @@ def test_a_thing_stays_in_its_third_and_a_body_in_the_picture(lane: int) -> None
     for _ in range(30):
         look = draw._look(rng, OPTIONS, scene(((0,),), ((),)), 0)
         body = draw._placed(rng, "disc", "plain", "spin", look, 64)
-        reach = body.room_px + draw.MAX_SCALE * body.radius_px
+        reach = body.room_px + MAX_SCALE * body.radius_px
         for at in (body.x_px, body.y_px):
             assert reach - 1e-6 <= at <= 64 - reach + 1e-6
 
@@ -131,12 +132,12 @@ def test_every_second_ms3_clip_of_ten_is_of_the_video_before_it() -> None:
 
 
 def test_a_wav_holds_the_samples_and_a_png_the_pixels() -> None:
-    with wave.open(io.BytesIO(_wav(np.array([0, 0.5, -1, 2], np.float32), 16_000))) as file:
+    with wave.open(io.BytesIO(wav(np.array([0, 0.5, -1, 2], np.float32), 16_000))) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
         samples = np.frombuffer(file.readframes(9), "<i2")
     assert samples.tolist() == [0, 16384, -32767, 32767]
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(_png(pixels)))), pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
 
 
 THINGS = (Thing(0, 0, 0.1), Thing(1, 1, 0.2), Thing(1, 2, 0.05), Thing(3, None, 0.3))
@@ -165,9 +166,9 @@ def test_questions_are_as_many_as_asked_none_twice_and_of_all_types_before_any_a
     for index in range(5):
         made = plan_scene(options, index)
         for most in (1, 5, 20):
-            asked = ask(made, plain(8), most, np.random.default_rng(index))
+            asked = choose_questions(made, plain(8), most, np.random.default_rng(index))
             assert len(asked) <= most and len(set(asked)) == len(asked)
             kinds = [question.type for question in asked]
             assert max(map(kinds.count, kinds)) <= -(-most // 9)
-        again = ask(made, plain(8), 20, np.random.default_rng(index))
+        again = choose_questions(made, plain(8), 20, np.random.default_rng(index))
         assert again == asked

@@ -10,9 +10,9 @@ import pytest
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.keys import KEY_PATTERN
-from caeav.manifests.synthetic.layouts.ave import assign_splits
+from caeav.manifests.synthetic.layouts.base import assign_splits
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
-from caeav.manifests.synthetic.scenario import HEARD, SEEN, Scenario, Timeline, plan
+from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, Timeline, plan
 
 
 def plans(**options: object) -> list[Scenario]:
@@ -20,8 +20,8 @@ def plans(**options: object) -> list[Scenario]:
     return [plan(o, i) for i in range(o.clips)]
 
 
-def seconds_of(scenario: Scenario, sense: str) -> list[int]:
-    return [t for t, present in enumerate(getattr(scenario, sense)) if scenario.category in present]
+def seconds_of(scenario: Scenario, modality: str) -> list[int]:
+    return [t for t, present in enumerate(getattr(scenario, modality)) if scenario.category in present]
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_each_kind_is_what_its_name_says(kind: str) -> None:
             assert all((t >= s.cut_s) != (s.start_s >= s.cut_s) for t in beyond)
 
 
-def test_the_sense_a_misalignment_leaves_exact_gets_a_distractor() -> None:
+def test_the_modality_a_misalignment_leaves_exact_gets_a_distractor() -> None:
     for s in plans(clips=200, misaligned=1.0, distractors=1.0):
         event = set(range(s.start_s, s.end_s))
-        for sense in ("seen", "heard"):
-            if set(seconds_of(s, sense)) == event:
-                present = set().union(*getattr(s, sense))
+        for modality in ("seen", "heard"):
+            if set(seconds_of(s, modality)) == event:
+                present = set().union(*getattr(s, modality))
                 assert len(present) > 1, s
 
 
@@ -160,8 +160,8 @@ def timeline(*shares: float, high: bool = False) -> Timeline:
     return Timeline(SyntheticOptions(classes=5, seconds=10), 1, Told(*shares, high=high))  # type: ignore[arg-type]
 
 
-def there(made: Timeline, sense: int, cls: int = 1) -> list[int]:
-    return np.flatnonzero(made.present[sense, cls]).tolist()
+def there(made: Timeline, modality: int, cls: int = 1) -> list[int]:
+    return np.flatnonzero(made.present[modality, cls]).tolist()
 
 
 @pytest.mark.parametrize(("share", "event"), [(0.19, (0, 10)), (0.21, (0, 3))])
@@ -169,28 +169,28 @@ def test_a_fifth_of_the_aligned_clips_are_aligned_throughout(share: float, event
     made = timeline(share)
     made.aligned()
     assert made.event == event and made.spoilt is None
-    assert there(made, SEEN) == there(made, HEARD) == list(range(*event))
+    assert there(made, VISUAL) == there(made, AUDIO) == list(range(*event))
 
 
-@pytest.mark.parametrize(("kind", "sense"), [("offscreen", HEARD), ("silent", SEEN)])
-def test_one_sense_outlasts_the_event_throughout_or_on_its_longer_side(kind: str, sense: int) -> None:
+@pytest.mark.parametrize(("kind", "modality"), [("offscreen", AUDIO), ("silent", VISUAL)])
+def test_one_modality_outlasts_the_event_throughout_or_on_its_longer_side(kind: str, modality: int) -> None:
     whole, beside, late = timeline(0.59), timeline(0.61), timeline(0.61, high=True)
     for made in (whole, beside, late):
         getattr(made, kind)()
-        assert made.spoilt == sense
+        assert made.spoilt == modality
     assert (whole.event, beside.event, late.event) == ((0, 3), (0, 3), (2, 10))
-    assert there(whole, sense) == list(range(10))
-    assert there(beside, sense) == list(range(7))  # from its end, at least half of the seven that are free
-    assert there(late, sense) == list(range(10))  # the two before it, all that are free
-    assert there(late, 1 - sense) == list(range(2, 10))
+    assert there(whole, modality) == list(range(10))
+    assert there(beside, modality) == list(range(7))  # from its end, at least half of the seven that are free
+    assert there(late, modality) == list(range(10))  # the two before it, all that are free
+    assert there(late, 1 - modality) == list(range(2, 10))
 
 
 def test_a_wrong_sound_is_another_class_beside_the_event() -> None:
     made = timeline()
     made.wrong_sound()
-    assert there(made, SEEN) == list(range(7)) and there(made, HEARD) == [0, 1, 2]
-    assert there(made, HEARD, 4) == [3, 4, 5, 6] and there(made, SEEN, 4) == []
-    assert made.spoilt == SEEN and made.others == [0, 2, 3]
+    assert there(made, VISUAL) == list(range(7)) and there(made, AUDIO) == [0, 1, 2]
+    assert there(made, AUDIO, 4) == [3, 4, 5, 6] and there(made, VISUAL, 4) == []
+    assert made.spoilt == VISUAL and made.others == [0, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -207,13 +207,13 @@ def test_a_cut_divides_the_event_from_what_outlasts_it(
 ) -> None:
     made = timeline(share, high=high)
     made.cut()
-    assert (made.cut_s, made.event, made.spoilt) == (cut_s, event, HEARD if high else SEEN)
+    assert (made.cut_s, made.event, made.spoilt) == (cut_s, event, AUDIO if high else VISUAL)
     assert made.spoilt is not None and there(made, 1 - made.spoilt) == list(range(*event))
     assert there(made, made.spoilt) == sorted({*range(*event), *beyond})
 
 
-@pytest.mark.parametrize("spoilt", [SEEN, HEARD])
-def test_distractors_are_in_the_exact_sense_and_some_in_the_other(spoilt: int) -> None:
+@pytest.mark.parametrize("spoilt", [VISUAL, AUDIO])
+def test_distractors_are_in_the_exact_modality_and_some_in_the_other(spoilt: int) -> None:
     few, many = timeline(0.99, 0.99, 0.99), timeline(0.0, 0.0, 0.0, 0.0, 0.99)
     for made in (few, many):
         made.spoilt = spoilt
@@ -225,7 +225,7 @@ def test_distractors_are_in_the_exact_sense_and_some_in_the_other(spoilt: int) -
 
 
 def test_distractors_come_as_often_as_asked() -> None:
-    """Only where a sense was spoilt: an aligned clip has none."""
+    """Only where a modality was spoilt: an aligned clip has none."""
     for share, low, high in ((0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)):
         made = plans(clips=200, misaligned=1.0, mix={"silent": 1.0}, distractors=share)
         with_one = [s for s in made if {c for both in (*s.seen, *s.heard) for c in both} != {s.category}]

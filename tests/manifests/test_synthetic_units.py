@@ -6,24 +6,15 @@ import numpy as np
 import pytest
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.synthetic import audio as sound
+from caeav.manifests.synthetic import audio
 from caeav.manifests.synthetic.audio import RHYTHMIC, VOICES
 from caeav.manifests.synthetic.classes import CLASSES, class_names, plain, underscored
 from caeav.manifests.synthetic.layouts import llp
 from caeav.manifests.synthetic.layouts.music_avqa import LAYOUT, _split_of
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
-from caeav.manifests.synthetic.render import (
-    MAX_SCALE,
-    MOTIONS,
-    MUTED,
-    OUTLINES,
-    PATTERNS,
-    backdrop,
-    colour,
-    muted_colour,
-    stamp,
-)
+from caeav.manifests.synthetic.render import MUTED, backdrop, muted_colour
 from caeav.manifests.synthetic.scenario import Scenario, plan
+from caeav.manifests.synthetic.sprites import MAX_SCALE, MOTIONS, OUTLINES, PATTERNS, colour, stamp
 
 
 @pytest.mark.parametrize(
@@ -70,10 +61,10 @@ def test_options_are_told_as_before_there_were_layouts_and_questions() -> None:
     told = SyntheticOptions(layout="music-avqa", questions=9, mix={"cut": 1}).to_json()
     assert (told["layout"], told["questions"], told["version"]) == ("music-avqa", 9, 1)
     assert told["mix"] == {"offscreen": 0.0, "silent": 0.0, "wrong_sound": 0.0, "cut": 1.0}
-    usual = SyntheticOptions.usual("avs-s4", clips=3)
+    usual = SyntheticOptions.for_layout("avs-s4", clips=3)
     assert (usual.seconds, usual.size_px, usual.clips) == (5, 224, 3)
-    assert SyntheticOptions.usual("llp") == SyntheticOptions(layout="llp")
-    assert SyntheticOptions.usual("avs-ms3", seconds=7).seconds == 7
+    assert SyntheticOptions.for_layout("llp") == SyntheticOptions(layout="llp")
+    assert SyntheticOptions.for_layout("avs-ms3", seconds=7).seconds == 7
 
 
 def test_names_of_classes_are_written_as_each_set_would() -> None:
@@ -157,22 +148,22 @@ def test_walls_and_clutter_are_muted_and_colours_are_not() -> None:
 
 
 def test_a_voice_is_silent_outside_its_seconds_and_fades_inside_them() -> None:
-    gate = sound._gate(np.array([False, True, True, False, True]), 100)
+    gate = audio._gate(np.array([False, True, True, False, True]), 100)
     assert gate.shape == (500,)
     assert not gate[:100].any() and not gate[300:400].any()
     assert gate[100:103].tolist() == pytest.approx([0, 1 / 3, 2 / 3]) and gate[
         297:300
     ].tolist() == pytest.approx([2 / 3, 1 / 3, 0])
     assert (gate[103:297] == 1).all() and (gate[403:497] == 1).all() and gate[499] == 0
-    whole = sound._gate(np.array([True, True]), 100)
+    whole = audio._gate(np.array([True, True]), 100)
     assert whole[0] == whole[-1] == 0 and whole[100] == 1
 
 
 def test_a_level_is_a_root_mean_square_and_a_cut_changes_the_noise() -> None:
-    assert np.sqrt(np.mean(sound._levelled(np.array([3.0, -5.0, 1.0]), 0.1) ** 2)) == pytest.approx(0.1)
+    assert np.sqrt(np.mean(audio._at_level(np.array([3.0, -5.0, 1.0]), 0.1) ** 2)) == pytest.approx(0.1)
     t = np.arange(4000) / 1000
-    same = sound._background(np.random.default_rng(1), t, 1000, None)
-    cut = sound._background(np.random.default_rng(1), t, 1000, 2)
+    same = audio._background(np.random.default_rng(1), t, 1000, None)
+    cut = audio._background(np.random.default_rng(1), t, 1000, 2)
     assert (
         np.array_equal(same[:2000], cut[:2000]) and not np.isclose(same[2000:], cut[2000:]).any(axis=0).all()
     )

@@ -1,19 +1,17 @@
-"""The world in the layouts of AVSBench's S4 and MS3: five pictures and a wav a clip, and exactly which pixels sound.
+"""The world in the layouts of AVSBench's S4 and MS3: five images and a wav per clip, and exactly which pixels sound.
 
     Single-source/s4_meta_data.csv    s4_data/visual_frames, audio_wav, gt_masks /<split>/<category>/<id>...
     Multi-sources/ms3_meta_data.csv   ms3_data/visual_frames/<id>/, audio_wav and gt_masks /<split>/<id>...
-    dataset.json, truth.jsonl         as in AVE's layout
+    truth.jsonl                       as in AVE's layout, with the clip's `name`
 
-In S4 one object sounds throughout and others stand silent beside it, so a picture alone does not tell which. In MS3
-who sounds changes from second to second, and some sounds have no object: masks can be empty. A mask holds the pixels
-that show an object while it sounds, what is in front of it left out.
+In S4 one object sounds throughout beside silent ones, so an image alone does not tell which. In MS3 the sounding
+objects change from second to second, and some sounds have no object, so masks can be empty. A mask holds the pixels
+that show a sounding object, without those hidden by other objects.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import wave
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,27 +21,19 @@ from numpy.typing import NDArray
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.synthetic import oracle
 from caeav.manifests.synthetic.classes import class_names, plain
-from caeav.manifests.synthetic.layouts import ave as layout
+from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, truth_row, write_lines
+from caeav.manifests.synthetic.media import png, wav
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
-from caeav.manifests.synthetic.scenario import (
-    HEARD,
-    SEEN,
-    Scenario,
-    Timeline,
-    category_and_kind,
-    clip_id,
-    generator,
-)
+from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, clip_id
 
 LEAVES = 0.06
-"""Share of S4's clips whose object is gone in the last second, which leaves an empty mask, as a few real ones have."""
+"""Share of S4's clips whose object is gone in the last second: its mask is empty, as a few real ones are."""
 SHARED_EVERY = 8
-"""Two of so many MS3 clips are of one YouTube video, so that some videos lie in two splits, as many real ones do."""
-PNG_LEVEL = 3
+"""Two of this many MS3 clips share a YouTube video, so that some videos lie in two splits, as many real ones do."""
 
 
 class _Avs:
-    """What both sets do alike."""
+    """What both sets have in common."""
 
     measure = "IoU of masks (M_J), every object taken for equally large"
     masks_in_train: int | None
@@ -52,7 +42,7 @@ class _Avs:
         raise NotImplementedError
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
-        """Below the root: the folder of pictures, the wav, the folder of masks; and how a picture is called."""
+        """Relative to the root: the folder of images, the wav, the folder of masks; and the pattern of image names."""
         raise NotImplementedError
 
     def name(self, scenario: Scenario) -> str:
@@ -66,16 +56,14 @@ class _Avs:
         from caeav.manifests.synthetic.audio import waveform
         from caeav.manifests.synthetic.render import stills
 
-        frames, wav, masks, picture = self.places(scenario, split)
-        for number, (image, owners) in enumerate(stills(options, scenario), start=1):
-            publish_bytes(root / frames / picture.format(number), _png(image))
+        images, wav_file, masks, pattern = self.places(scenario, split)
+        for number, (image, object_map) in enumerate(stills(options, scenario), start=1):
+            publish_bytes(root / images / pattern.format(number), png(image))
             if split != "train" or self.masks_in_train is None or number <= self.masks_in_train:
-                sounding = sounding_objects(scenario, number - 1)
-                mask = np.isin(owners, sounding)
-                publish_bytes(
-                    root / masks / f"{self.name(scenario)}_{number}.png", _png(self.mask_pixels(mask))
-                )
-        publish_bytes(root / wav, _wav(waveform(options, scenario), options.rate_hz))
+                mask = np.isin(object_map, sounding_objects(scenario, number - 1))
+                mask_file = root / masks / f"{self.name(scenario)}_{number}.png"
+                publish_bytes(mask_file, png(self.mask_pixels(mask)))
+        publish_bytes(root / wav_file, wav(waveform(options, scenario), options.rate_hz))
 
     def mask_pixels(self, mask: oracle.Mask) -> NDArray[np.bool_] | NDArray[np.uint8]:
         """The mask as this set stores it."""
@@ -100,33 +88,32 @@ class _Avs:
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
         rows = [
-            {"name": self.name(s), **layout.truth_row(s, split, class_names(options.classes))}
+            {"name": self.name(s), **truth_row(s, split, class_names(options.classes))}
             for s, split in zip(scenarios, splits, strict=True)
         ]
-        layout.write_lines(root / layout.TRUTH_FILE, [json.dumps(row) for row in rows])
+        write_lines(root / TRUTH_FILE, [json.dumps(row) for row in rows])
 
 
 class _S4(_Avs):
     masks_in_train = 1
 
     def plan(self, options: SyntheticOptions, index: int) -> Scenario:
-        category, kind = category_and_kind(options, index)
-        timeline = Timeline(options, category, generator(options, "timeline", index))
+        timeline, kind = begin(options, index)
         timeline.happen(0, options.seconds)
         if kind != ALIGNED:
             kind = "silent"
             for other in timeline.others[: timeline.between(1, 3)]:
-                timeline.fill(SEEN, other, 0, options.seconds)
+                timeline.fill(VISUAL, other, 0, options.seconds)
         if timeline.rng.random() < LEAVES:
-            timeline.present[SEEN, category, -1] = False
+            timeline.present[VISUAL, timeline.category, -1] = False
         return timeline.scenario(index, clip_id(options, index), kind)
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
         data, name = Path("Single-source/s4_data"), scenario.clip_id
         category = plain(scenario.category + 1)[scenario.category]
         place = Path(split, category, name)
-        wav = data / "audio_wav" / split / category / f"{name}.wav"
-        return data / "visual_frames" / place, wav, data / "gt_masks" / place, name + "_{}.png"
+        audio = data / "audio_wav" / split / category / f"{name}.wav"
+        return data / "visual_frames" / place, audio, data / "gt_masks" / place, name + "_{}.png"
 
     def mask_pixels(self, mask: oracle.Mask) -> NDArray[np.bool_] | NDArray[np.uint8]:
         return mask
@@ -137,7 +124,7 @@ class _S4(_Avs):
         names = plain(options.classes)
         order = sorted(range(len(scenarios)), key=lambda i: (scenarios[i].category, i))
         rows = [f"{scenarios[i].clip_id},0,{names[scenarios[i].category]},{splits[i]}" for i in order]
-        layout.write_lines(root / "Single-source/s4_meta_data.csv", ["name,start,category,split", *rows])
+        write_lines(root / "Single-source/s4_meta_data.csv", ["name,start,category,split", *rows])
         self.write_truth(root, options, scenarios, splits)
 
 
@@ -148,31 +135,30 @@ class _Ms3(_Avs):
         return f"{scenario.clip_id}_{int(scenario.index % SHARED_EVERY == 1)}"
 
     def plan(self, options: SyntheticOptions, index: int) -> Scenario:
-        category, kind = category_and_kind(options, index)
-        timeline = Timeline(options, category, generator(options, "timeline", index))
+        timeline, kind = begin(options, index)
         seconds, others = options.seconds, timeline.others
-        shown = [category, *(others.pop() for _ in range(timeline.between(1, 2)))]
+        shown = [timeline.category, *(others.pop() for _ in range(timeline.between(1, 2)))]
         for cls in shown:
-            timeline.fill(SEEN, cls, 0, seconds)
+            timeline.fill(VISUAL, cls, 0, seconds)
         loud = shown if kind == ALIGNED else shown[: timeline.between(1, len(shown))]
         for cls in loud:
             whole = kind == ALIGNED or timeline.rng.random() < 0.4
-            timeline.fill(HEARD, cls, *((0, seconds) if whole else timeline.some_event(seconds - 1)))
+            timeline.fill(AUDIO, cls, *((0, seconds) if whole else timeline.some_event(seconds - 1)))
         if kind in ("offscreen", "wrong_sound"):
-            timeline.fill(HEARD, others.pop(), *timeline.some_event(seconds))
+            timeline.fill(AUDIO, others.pop(), *timeline.some_event(seconds))
         elif kind == "cut":
             timeline.cut_s = timeline.between(1, seconds - 1)
-            timeline.present[SEEN, shown[-1], timeline.cut_s :] = False
+            timeline.present[VISUAL, shown[-1], timeline.cut_s :] = False
         elif kind == "silent":
-            timeline.fill(SEEN, others.pop(), 0, seconds)
+            timeline.fill(VISUAL, others.pop(), 0, seconds)
         timeline.event = (0, seconds)
         name = clip_id(options, index - index % SHARED_EVERY if index % SHARED_EVERY == 1 else index)
         return timeline.scenario(index, name, kind)
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
         data, name = Path("Multi-sources/ms3_data"), self.name(scenario)
-        wav = data / "audio_wav" / split / f"{name}.wav"
-        return data / "visual_frames" / name, wav, data / "gt_masks" / split / name, name + ".mp4_{}.png"
+        audio = data / "audio_wav" / split / f"{name}.wav"
+        return data / "visual_frames" / name, audio, data / "gt_masks" / split / name, name + ".mp4_{}.png"
 
     def mask_pixels(self, mask: oracle.Mask) -> NDArray[np.bool_] | NDArray[np.uint8]:
         return mask.astype(np.uint8) * np.uint8(255)
@@ -181,41 +167,25 @@ class _Ms3(_Avs):
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
         rows = [f"{self.name(s)},{split}" for s, split in zip(scenarios, splits, strict=True)]
-        layout.write_lines(root / "Multi-sources/ms3_meta_data.csv", ["video_id,split", *rows])
+        write_lines(root / "Multi-sources/ms3_meta_data.csv", ["video_id,split", *rows])
         names = [name.replace("_", "-") for name in plain(options.classes)]
         columns = "vid,uid,s_min,s_sec,a_obj,split,label"
         rows = [
             f"{self.name(s)},{self.name(s)},0,0,{'_'.join(names[i] for i in _sounding(s)) or 'background'},{split},v1m"
             for s, split in zip(scenarios, splits, strict=True)
         ]
-        layout.write_lines(root / "avss_metadata.csv", [columns, *rows])
+        write_lines(root / "avss_metadata.csv", [columns, *rows])
         self.write_truth(root, options, scenarios, splits)
 
 
 def sounding_objects(scenario: Scenario, second: int) -> list[int]:
-    """What is seen and heard in a second."""
+    """The objects that are seen and heard in a second."""
     return sorted(set(scenario.seen[second]) & set(scenario.heard[second]))
 
 
 def _sounding(scenario: Scenario) -> list[int]:
-    """What is seen and heard at once in any second."""
+    """The objects that are seen and heard at once in any second."""
     return sorted({i for second in range(len(scenario.seen)) for i in sounding_objects(scenario, second)})
-
-
-def _png(pixels: NDArray[np.bool_] | NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG", compress_level=PNG_LEVEL)
-    return data.getvalue()
-
-
-def _wav(samples: NDArray[np.float32], rate_hz: int) -> bytes:
-    data = io.BytesIO()
-    with wave.open(data, "wb") as out:
-        out.setparams((1, 2, rate_hz, 0, "NONE", "not compressed"))
-        out.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return data.getvalue()
 
 
 S4, MS3 = _S4(), _Ms3()

@@ -1,12 +1,12 @@
-"""The world in LLP's layout: weak labels for train, events told apart by modality for val and test.
+"""The world in LLP's layout: weak labels for train, events by modality for val and test.
 
     LLP_dataset/video/<id>.mp4                              media, named by the id alone
     AVVP_train.csv, AVVP_val_pd.csv, AVVP_test_pd.csv       <id>_<start>_<end> and the labels of the whole clip
-    AVVP_eval_audio.csv, AVVP_eval_visual.csv               every stretch heard, every stretch seen, val and test mixed
-    categories.txt, dataset.json, truth.jsonl               as in AVE's layout
+    AVVP_eval_audio.csv, AVVP_eval_visual.csv               every stretch heard, every stretch seen; val and test mixed
+    categories.txt, truth.jsonl                             as in AVE's layout, with the clip's `name`
 
-A clip has the timeline of AVE's layout, sounds without their object and objects without their sound among it, and
-often a second class that is seen and heard. Train's labels do not say which is which.
+A clip has a timeline as in AVE's layout, with sounds without their object and objects without their sound, and often a
+second class that is seen and heard. Train's labels do not say which is which.
 """
 
 from __future__ import annotations
@@ -20,24 +20,16 @@ from numpy.typing import NDArray
 
 from caeav.manifests.synthetic import oracle
 from caeav.manifests.synthetic.classes import class_names, underscored
-from caeav.manifests.synthetic.layouts import ave as layout
+from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, truth_row, write_lines, write_mp4
 from caeav.manifests.synthetic.options import SyntheticOptions
-from caeav.manifests.synthetic.scenario import (
-    HEARD,
-    SEEN,
-    Scenario,
-    Timeline,
-    category_and_kind,
-    clip_id,
-    generator,
-)
+from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, clip_id, generator
 
 SECOND_CLASS = 0.45
 """Share of clips with another class that is seen and heard."""
 TOGETHER = 0.5
-"""Share of those in which it is seen and heard at the same time."""
+"""Share of these in which it is seen and heard at the same time."""
 DECIMAL_EVERY = 40
-"""A few names of the real set have decimals in their times."""
+"""As a few names of the real set, one in this many has decimals in its times."""
 LISTS = {"train": "AVVP_train.csv", "val": "AVVP_val_pd.csv", "test": "AVVP_test_pd.csv"}
 
 
@@ -45,23 +37,20 @@ class _Llp:
     measure = "segment-level F, mean of audio, visual and audio-visual (Type@AV)"
 
     def plan(self, options: SyntheticOptions, index: int) -> Scenario:
-        category, kind = category_and_kind(options, index)
-        timeline = Timeline(options, category, generator(options, "timeline", index))
-        getattr(timeline, kind)()
-        if timeline.spoilt is not None and timeline.rng.random() < options.distractors:
-            timeline.distract()
+        timeline, kind = begin(options, index)
+        timeline.play(kind, options.distractors)
         if timeline.rng.random() < SECOND_CLASS and timeline.others:
             other, span = timeline.others.pop(), timeline.some_event(options.seconds)
-            timeline.fill(SEEN, other, *span)
+            timeline.fill(VISUAL, other, *span)
             together = timeline.rng.random() < TOGETHER
-            timeline.fill(HEARD, other, *(span if together else timeline.some_event(options.seconds)))
+            timeline.fill(AUDIO, other, *(span if together else timeline.some_event(options.seconds)))
         return timeline.scenario(index, clip_id(options, index), kind)
 
     def last_file(self, root: Path, scenario: Scenario, split: str) -> Path:
         return root / "LLP_dataset" / "video" / f"{scenario.clip_id}.mp4"
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        layout.write_mp4(self.last_file(root, scenario, split), options, scenario)
+        write_mp4(self.last_file(root, scenario, split), options, scenario)
 
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
@@ -74,24 +63,24 @@ class _Llp:
                 for file, s, where in zip(files, scenarios, splits, strict=True)
                 if where == split
             ]
-            layout.write_lines(root / path, ["filename\tevent_labels", *rows])
-        for sense, path in (("heard", "AVVP_eval_audio.csv"), ("seen", "AVVP_eval_visual.csv")):
+            write_lines(root / path, ["filename\tevent_labels", *rows])
+        for track, path in (("heard", "AVVP_eval_audio.csv"), ("seen", "AVVP_eval_visual.csv")):
             rows = [
                 f"{file}\t{start}\t{end}\t{names[cls]}"
                 for file, s, where in zip(files, scenarios, splits, strict=True)
                 if where != "train"
-                for cls, start, end in stretches(getattr(s, sense))
+                for cls, start, end in stretches(getattr(s, track))
             ]
-            layout.write_lines(root / path, ["filename\tonset\toffset\tevent_labels", *rows])
-        layout.write_lines(root / "categories.txt", names)
+            write_lines(root / path, ["filename\tonset\toffset\tevent_labels", *rows])
+        write_lines(root / "categories.txt", names)
         truth = [
-            {"name": file, **layout.truth_row(s, where, class_names(options.classes))}
+            {"name": file, **truth_row(s, where, class_names(options.classes))}
             for file, s, where in zip(files, scenarios, splits, strict=True)
         ]
-        layout.write_lines(root / layout.TRUTH_FILE, [json.dumps(row) for row in truth])
+        write_lines(root / TRUTH_FILE, [json.dumps(row) for row in truth])
 
     def scores(self, options: SyntheticOptions, scenarios: Sequence[Scenario]) -> tuple[oracle.Score, ...]:
-        seen, heard = (oracle.presence(scenarios, options.classes, sense) for sense in ("seen", "heard"))
+        seen, heard = (oracle.presence(scenarios, options.classes, track) for track in ("seen", "heard"))
         nothing = np.zeros_like(seen)
 
         def best(knows: str, guesses: dict[str, tuple[oracle.Mask, oracle.Mask]]) -> oracle.Score:
@@ -119,7 +108,7 @@ def file_name(options: SyntheticOptions, scenario: Scenario) -> str:
 
 
 def stretches(present: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, int]]:
-    """(class, start, end) of every unbroken stretch in which a class is there, by class."""
+    """(class, start, end) of every unbroken stretch in which a class is present, by class."""
     for cls in sorted(set().union(*present)):
         there = np.array([False, *(cls in second for second in present), False])
         edges = np.flatnonzero(there[1:] != there[:-1])
@@ -134,8 +123,8 @@ def _labels(scenario: Scenario) -> list[int]:
 def type_at_av(
     audio: oracle.Mask, visual: oracle.Mask, true_audio: oracle.Mask, true_visual: oracle.Mask
 ) -> float:
-    """LLP's segment-level F of guesses [N, K, T]: for each clip the mean over classes guessed or true, mean over clips
-    and over audio, visual and both together, in [0, 1]."""
+    """LLP's segment-level F of guesses [N, K, T], in [0, 1]: per clip the mean over the classes guessed or true, then
+    the mean over clips, then over audio, visual and both together."""
     pairs = ((audio, true_audio), (visual, true_visual), (audio & visual, true_audio & true_visual))
     return float(np.mean([_f(guess, truth) for guess, truth in pairs]))
 

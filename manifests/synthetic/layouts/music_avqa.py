@@ -2,18 +2,15 @@
 
     video/<8 digits>.mp4                              media
     json/avqa-train.json, avqa-val.json, avqa-test.json   questions in the official form: JSON in strings, `anser`
-    json/ans_vocab.txt                                all answers there can be, one a line
-    dataset.json, truth.jsonl                         as in AVE's layout, with each clip's things and questions
+    json/ans_vocab.txt                                all possible answers, one per line
+    truth.jsonl                                       each clip's things and questions
 
-A video's questions are all in one split but for every `SHARED_EVERY`th, whose questions are in two: the real set's
-leak, small enough that scores still mean something.
+A clip has up to three objects, each in its own third of the frame, and up to four voices. Questions have one certain
+answer: objects stay in their third, voices differ in loudness by a factor of 1.7 or more, and two objects of one class
+are silent, so a sound belongs to one object or to none.
 
-Which questions are asked about a clip: of different types in turn, with even answers.
-
-Clips to ask questions about: up to three objects, each in its own third of the picture, and up to four voices.
-
-What a question may ask is made unmistakable: objects stay in their third, voices differ in loudness by a factor of
-1.7 or more, and of two objects of one class neither sounds, so that a sound belongs to one object or to none.
+All questions about a video are in one split, except for every `SHARED_EVERY`th video, whose questions are in two: the
+real set's leak, small enough for scores to mean something.
 """
 
 from __future__ import annotations
@@ -21,85 +18,34 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.synthetic import oracle
 from caeav.manifests.synthetic.classes import plain
-from caeav.manifests.synthetic.layouts import ave as layout
-from caeav.manifests.synthetic.layouts import music_avqa as avqa_scene
+from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, write_lines, write_mp4
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
-from caeav.manifests.synthetic.questions import LANES, NUMBERS, TEMPLATES, Facts, Template
+from caeav.manifests.synthetic.questions import LANES, NUMBERS, Question, choose_questions
 from caeav.manifests.synthetic.scenario import Scenario, Thing, category_and_kind, clip_id, generator
 
-Pairs = list[tuple[tuple[str, ...], str]]
-"""Slot values and the answer they lead to."""
-TYPES = len({template.type for template in TEMPLATES})
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question chosen for a clip."""
-
-    type: tuple[str, str]
-    text: str
-    values: tuple[str, ...]
-    answer: str
-
-
-def ask(scenario: Scenario, names: Sequence[str], most: int, rng: Generator) -> list[Asked]:
-    """Up to `most` questions, none twice, of a type at most one for every nine of `most`.
-
-    Types come in random order, each once before any again; of a type first a template, then an answer, then the slots
-    are drawn evenly, so that no answer is frequent merely because many slots lead to it.
-    """
-    facts = Facts(scenario, names)
-    left: dict[tuple[str, str], list[tuple[Template, Pairs]]] = {}
-    for template in TEMPLATES:
-        pairs = list(template.answers(facts))
-        if pairs:
-            left.setdefault(template.type, []).append((template, pairs))
-    asked: list[Asked] = []
-    for _ in range(-(-most // TYPES)):
-        types = [kind for kind, templates in left.items() if templates]
-        for i in rng.permutation(len(types))[: most - len(asked)]:
-            asked.append(_draw(left[types[i]], rng))
-    return asked
-
-
-def _draw(templates: list[tuple[Template, Pairs]], rng: Generator) -> Asked:
-    """One question, which is taken out of what may be asked."""
-    place = int(rng.integers(len(templates)))
-    template, pairs = templates[place]
-    answers = sorted({answer for _, answer in pairs})
-    answer = answers[int(rng.integers(len(answers)))]
-    values = [slots for slots, said in pairs if said == answer]
-    slots = values[int(rng.integers(len(values)))]
-    pairs.remove((slots, answer))
-    if not pairs:
-        del templates[place]
-    return Asked(template.type, template.text, slots, answer)
-
-
 LEVELS = (0.045, 0.08, 0.14, 0.24)
-"""Loudness of voices, root mean square of full scale."""
+"""Loudness of voices: root mean square, full scale 1."""
 OBJECTS = (0.2, 0.4, 0.4)
 """Shares of clips with one, two and three objects."""
 TWINS = 0.2
-"""Share of clips with several objects in which two are of one class, and silent."""
+"""Share of clips with several objects in which two are of one class and silent."""
 SILENT = 0.25
-"""Share of objects that never sound, in clips that are not aligned."""
+"""Share of objects that never sound in clips that are not aligned."""
 WHOLE = 0.6
-"""Share of voices that begin at once and sound to the end."""
+"""Share of the voices beginning at once that sound to the end."""
+SHARED_EVERY = 10
 
 
 def plan(options: SyntheticOptions, index: int) -> Scenario:
-    """The scenario of clip `index`; its things are objects from left to right, then a voice without object."""
+    """The scenario of clip `index`; its things are objects from left to right, then perhaps a voice without object."""
     category, kind = category_and_kind(options, index)
     rng = generator(options, "timeline", index)
     seconds = options.seconds
@@ -146,7 +92,7 @@ def plan(options: SyntheticOptions, index: int) -> Scenario:
 
 
 def _begins(rng: np.random.Generator, count: int, seconds: int) -> list[int]:
-    """When the voices begin: the first often at once, all at different seconds, all with two seconds left."""
+    """When the voices begin: all at different seconds with two seconds left, the first often at once."""
     begins = [int(second) for second in rng.permutation(seconds - 1)[:count]]
     if rng.random() < 0.5:
         begins[begins.index(min(begins))] = 0
@@ -157,20 +103,17 @@ def _by_second(present: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> tupl
     return tuple(tuple(int(number) for number in np.flatnonzero(second)) for second in present.T)
 
 
-SHARED_EVERY = 10
-
-
 class _MusicAvqa:
     measure = "share of questions answered rightly"
 
     def plan(self, options: SyntheticOptions, index: int) -> Scenario:
-        return avqa_scene.plan(options, index)
+        return plan(options, index)
 
     def last_file(self, root: Path, scenario: Scenario, split: str) -> Path:
         return root / "video" / f"{video_id(scenario)}.mp4"
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        layout.write_mp4(self.last_file(root, scenario, split), options, scenario)
+        write_mp4(self.last_file(root, scenario, split), options, scenario)
 
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
@@ -180,31 +123,33 @@ class _MusicAvqa:
         truth = []
         for scenario, split in zip(scenarios, splits, strict=True):
             mine = []
-            for number, asked in enumerate(questions(options, scenario)):
-                item = official_item(scenario, scenario.index * options.questions + number, asked)
+            for number, question in enumerate(questions(options, scenario)):
+                item = official_item(scenario, scenario.index * options.questions + number, question)
                 items[_split_of(scenario, number, split)].append(item)
                 mine.append(item["question_id"])
             truth.append(json.dumps(truth_row(scenario, split, names, mine)))
         for split in SPLITS:
-            layout.write_lines(root / "json" / f"avqa-{split}.json", [json.dumps(items[split])])
-        layout.write_lines(root / "json" / "ans_vocab.txt", ["yes", "no", *NUMBERS, *LANES, *names])
-        layout.write_lines(root / layout.TRUTH_FILE, truth)
+            write_lines(root / "json" / f"avqa-{split}.json", [json.dumps(items[split])])
+        write_lines(root / "json" / "ans_vocab.txt", ["yes", "no", *NUMBERS, *LANES, *names])
+        write_lines(root / TRUTH_FILE, truth)
 
     def scores(self, options: SyntheticOptions, scenarios: Sequence[Scenario]) -> tuple[oracle.Score, ...]:
-        asked = [question for scenario in scenarios for question in questions(options, scenario)]
-        usual = Counter(question.answer for question in asked).most_common(1)
+        all_questions = [question for scenario in scenarios for question in questions(options, scenario)]
+        most_common = Counter(question.answer for question in all_questions).most_common(1)
         by_text: dict[str, Counter[str]] = {}
-        for question in asked:
+        for question in all_questions:
             by_text.setdefault(question.text, Counter())[question.answer] += 1
         blind = {text: answers.most_common(1)[0][0] for text, answers in by_text.items()}
 
-        def score(knows: str, sense: str, rule: str) -> oracle.Score:
-            right = [q.type[0] == sense or blind[q.text] == q.answer for q in asked]
+        def score(knows: str, modality: str, rule: str) -> oracle.Score:
+            right = [q.type[0] == modality or blind[q.text] == q.answer for q in all_questions]
             return oracle.Score(knows, sum(right) / max(1, len(right)), rule)
 
         return (
             oracle.Score(
-                "nothing", sum(n for _, n in usual) / max(1, len(asked)), "the most frequent answer"
+                "nothing",
+                sum(n for _, n in most_common) / max(1, len(all_questions)),
+                "the most frequent answer",
             ),
             score("the question alone", "", "the most frequent answer to its template"),
             score("sight alone", "Visual", "visual questions, else as by the question alone"),
@@ -214,26 +159,26 @@ class _MusicAvqa:
 
 
 def video_id(scenario: Scenario) -> str:
-    """Eight digits, as the real set's videos of performances."""
+    """Eight digits, like the real set's videos of performances."""
     return f"{scenario.index + 1:08d}"
 
 
-def questions(options: SyntheticOptions, scenario: Scenario) -> list[Asked]:
-    """What is asked about a clip."""
+def questions(options: SyntheticOptions, scenario: Scenario) -> list[Question]:
+    """The questions about a clip."""
     rng = generator(options, "timeline", scenario.index, 1)
-    return ask(scenario, plain(options.classes), options.questions, rng)
+    return choose_questions(scenario, plain(options.classes), options.questions, rng)
 
 
-def official_item(scenario: Scenario, question_id: int, asked: Asked) -> dict[str, Any]:
+def official_item(scenario: Scenario, question_id: int, question: Question) -> dict[str, Any]:
     """A question as the official files hold it."""
     return {
         "video_id": video_id(scenario),
         "question_id": question_id,
-        "type": json.dumps(asked.type),
-        "question_content": asked.text,
-        "templ_values": json.dumps(asked.values),
+        "type": json.dumps(question.type),
+        "question_content": question.text,
+        "templ_values": json.dumps(question.values),
         "question_deleted": 0,
-        "anser": asked.answer,
+        "anser": question.answer,
     }
 
 
@@ -242,7 +187,7 @@ def _split_of(scenario: Scenario, number: int, split: str) -> str:
     return SPLITS[(SPLITS.index(split) + 1) % len(SPLITS)] if shared else split
 
 
-def truth_row(scenario: Scenario, split: str, names: Sequence[str], asked: Sequence[int]) -> dict[str, Any]:
+def truth_row(scenario: Scenario, split: str, names: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
     """The clip's line in the truth file."""
     things = [
         {
@@ -260,7 +205,7 @@ def truth_row(scenario: Scenario, split: str, names: Sequence[str], asked: Seque
         "kind": scenario.kind,
         "cut_s": scenario.cut_s,
         "things": things,
-        "questions": list(asked),
+        "questions": list(ids),
     }
 
 

@@ -1,13 +1,7 @@
-"""The AVE head: in which seconds an event is both seen and heard, and which event it is (REFERENCE section 4.1).
+"""The AVE heads: in which seconds an event is both seen and heard, and which event it is (REFERENCE section 4.1).
 
-Batch-first: streams `[B, T, d]`, `K` foreground classes; background is the absence of relevance, not a class.
-
-The head for weakly supervised AVE: seconds from labels of whole clips, by multiple instance learning.
-
-Every second has a probability of each class being heard and of its being seen; an event is where both are high, so it
-is their product. A clip's probability is a pooled one of its seconds, and all that a clip label teaches. A second
-speaks for itself unless the streams of the supervised head are asked for.
-Shapes: `B` clips, `T` segments, `d` width, `K` foreground classes.
+`AveHead` learns from labels of seconds, `WeakAveHead` from labels of whole clips. Both turn the mean tokens of each
+modality into streams `[B, T, d]`. `K` foreground classes; background is the absence of relevance, not a class.
 """
 
 from __future__ import annotations
@@ -20,72 +14,65 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.adapters.layers import PackedAttention
-from caeav.model.tasks.heads import AveHeadConfig, WeakAveHeadConfig
-from caeav.model.tasks.layers import POOLS, ChannelNorm, TemporalAttention
-
-LOG_ONE = -1e-6
-"""Log probabilities are kept below this, so that their complement has a logarithm."""
-
-
-class WeakLocalisation(NamedTuple):
-    """Log probabilities: `seconds` `[B, T, K]`, `clip` `[B, K]`."""
-
-    seconds: Tensor
-    clip: Tensor
-
-    @property
-    def event_scores(self) -> Tensor:
-        """`[B, K]`: the clip's event is the class with the highest one."""
-        return self.clip
-
-    @property
-    def event_relevance(self) -> Tensor:
-        """Logits `[B, T]` of the clip's event being there now: above 0 where its probability exceeds one half."""
-        best = self.clip.argmax(dim=-1)[:, None, None].expand(-1, self.seconds.shape[1], 1)
-        log_p = self.seconds.gather(-1, best).squeeze(-1).float().clamp(max=LOG_ONE)
-        return log_p - torch.log(-torch.expm1(log_p))
-
-
-class OwnSeconds(nn.Module):
-    """Both modalities' means `[B, T, C]`, `[B, T, D]` -> `[B, T, d]` each, every second by itself."""
-
-    def __init__(self, visual_channels: int, audio_channels: int, config: WeakAveHeadConfig) -> None:
-        super().__init__()
-        self.visual_in = nn.Linear(visual_channels, config.width)
-        self.audio_in = nn.Linear(audio_channels, config.width)
-        self.dropout = nn.Dropout(config.visual_dropout)
-
-    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        return self.dropout(F.relu(self.visual_in(visual))), self.dropout(F.relu(self.audio_in(audio)))
-
-
-class WeakAveHead(nn.Module):
-    """Mean tokens of both modalities -> streams -> seconds -> clip."""
-
-    def __init__(
-        self, visual_channels: int, audio_channels: int, classes: int, config: WeakAveHeadConfig
-    ) -> None:
-        super().__init__()
-        self.pool = POOLS[config.pooling]
-        self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
-        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
-        streams = TemporalAttention if config.context else OwnSeconds
-        self.streams = streams(visual_channels, audio_channels, config)
-        self.seen = nn.Linear(config.width, classes)
-        self.heard = nn.Linear(config.width, classes)
-
-    def forward(self, trunk: TrunkOutput) -> WeakLocalisation:
-        """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `WeakLocalisation`."""
-        visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
-        visual, audio = self.streams(visual, audio)[:2]
-        seconds = F.logsigmoid(self.seen(visual)) + F.logsigmoid(self.heard(audio))
-        clip = self.pool(seconds.float().exp()).clamp(1e-6, 1 - 1e-6).log()
-        return WeakLocalisation(seconds, clip)
-
+from caeav.model.tasks.ave.config import AveHeadConfig, WeakAveHeadConfig
+from caeav.model.tasks.layers import POOLS, ChannelNorm, TemporalStack
 
 INTER_WEIGHT_DROPOUT = 0.2
 INTER_DROPOUT = 0.1
+LOG_ONE = -1e-6
+"""Upper bound of log probabilities, so that their complement has a logarithm."""
+
+
+class TemporalOutput(NamedTuple):
+    """`visual`, `audio` `[B, T, d]`; `gate` `[B, T, 1]`, the product of both gates."""
+
+    visual: Tensor
+    audio: Tensor
+    gate: Tensor
+
+
+class TemporalAttention(nn.Module):
+    """Each modality attends the other over time.
+
+    Each passes a bidirectional LSTM and an encoder and decodes over the other's encoding; each decoded stream is lifted
+    a little where the other modality's gate says so.
+    """
+
+    def __init__(self, visual_channels: int, audio_channels: int, config: AveHeadConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.gamma = config.gamma
+        self.visual_in = nn.Linear(visual_channels, config.visual_in)
+        self.audio_in = nn.Linear(audio_channels, config.audio_in)
+        self.visual_dropout = nn.Dropout(config.visual_dropout)
+        self.rnn = nn.ModuleDict(
+            {
+                "visual": nn.LSTM(config.visual_in, width, batch_first=True, bidirectional=True),
+                "audio": nn.LSTM(config.audio_in, width // 2, batch_first=True, bidirectional=True),
+            }
+        )
+        self.visual_encoder = TemporalStack(2 * width, config.encoder_layers, config)
+        self.audio_encoder = TemporalStack(width, config.encoder_layers, config)
+        self.visual_decoder = TemporalStack(2 * width, config.decoder_layers, config)
+        self.audio_decoder = TemporalStack(width, config.decoder_layers, config)
+        self.visual_gate = nn.Sequential(nn.Linear(width, 1), nn.Sigmoid())
+        self.audio_gate = nn.Sequential(nn.Linear(width, 1), nn.Sigmoid())
+
+    def forward(self, visual: Tensor, audio: Tensor) -> TemporalOutput:
+        """`[B, T, C]`, `[B, T, D]` -> `[B, T, d]` each."""
+        visual_states, _ = self.rnn["visual"](
+            self.visual_dropout(F.relu(self.visual_in(visual)))
+        )  # [B, T, 2d]
+        audio_states, _ = self.rnn["audio"](self.audio_in(audio))  # [B, T, d]
+        visual_memory, audio_memory = self.visual_encoder(visual_states), self.audio_encoder(audio_states)
+        visual_gate, audio_gate = self.visual_gate(visual_memory), self.audio_gate(audio_memory)
+        visual_out = self.visual_decoder(visual_states, audio_memory)
+        audio_out = self.audio_decoder(audio_states, visual_memory)
+        return TemporalOutput(
+            visual=visual_out * (1 + self.gamma * audio_gate),
+            audio=audio_out * (1 + self.gamma * visual_gate),
+            gate=audio_gate * visual_gate,
+        )
 
 
 class Localisation(NamedTuple):
@@ -115,8 +102,8 @@ class Interaction(nn.Module):
 class LocalisationHead(nn.Module):
     """Relevance of every second, and event scores of the clip.
 
-    Class scores of each stream average the `topk_frames` best seconds of each class; the clip's event scores come
-    from the maximum over time of the mean stream, plus a share of those.
+    Class scores of each stream average the `topk_frames` best seconds of each class. The clip's event scores come from
+    the maximum over time of the mean stream, plus `score_weight` times those.
     """
 
     def __init__(self, classes: int, config: AveHeadConfig) -> None:
@@ -168,3 +155,64 @@ class AveHead(nn.Module):
         visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
         streams = self.temporal_attention(visual, audio)
         return self.localisation(streams.visual, streams.audio)  # type: ignore[no-any-return]
+
+
+class WeakLocalisation(NamedTuple):
+    """Log probabilities: `seconds` `[B, T, K]`, `clip` `[B, K]`."""
+
+    seconds: Tensor
+    clip: Tensor
+
+    @property
+    def event_scores(self) -> Tensor:
+        """`[B, K]`: the clip's event is the class with the highest score."""
+        return self.clip
+
+    @property
+    def event_relevance(self) -> Tensor:
+        """Logits `[B, T]` of the clip's event in each second: above 0 where its probability exceeds one half."""
+        best = self.clip.argmax(dim=-1)[:, None, None].expand(-1, self.seconds.shape[1], 1)
+        log_p = self.seconds.gather(-1, best).squeeze(-1).float().clamp(max=LOG_ONE)
+        return log_p - torch.log(-torch.expm1(log_p))
+
+
+class OwnSeconds(nn.Module):
+    """Maps the means of both modalities, every second by itself."""
+
+    def __init__(self, visual_channels: int, audio_channels: int, config: WeakAveHeadConfig) -> None:
+        super().__init__()
+        self.visual_in = nn.Linear(visual_channels, config.width)
+        self.audio_in = nn.Linear(audio_channels, config.width)
+        self.dropout = nn.Dropout(config.visual_dropout)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, C]`, `[B, T, D]` -> `[B, T, d]` each."""
+        return self.dropout(F.relu(self.visual_in(visual))), self.dropout(F.relu(self.audio_in(audio)))
+
+
+class WeakAveHead(nn.Module):
+    """Seconds from labels of whole clips, by multiple instance learning.
+
+    Every second has a probability of each class being heard and of its being seen; an event is where both are high, so
+    its probability is their product. A clip's probability is pooled from its seconds, and only that is trained.
+    """
+
+    def __init__(
+        self, visual_channels: int, audio_channels: int, classes: int, config: WeakAveHeadConfig
+    ) -> None:
+        super().__init__()
+        self.pool = POOLS[config.pooling]
+        self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
+        self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
+        streams = TemporalAttention if config.context else OwnSeconds
+        self.streams = streams(visual_channels, audio_channels, config)
+        self.seen = nn.Linear(config.width, classes)
+        self.heard = nn.Linear(config.width, classes)
+
+    def forward(self, trunk: TrunkOutput) -> WeakLocalisation:
+        """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `WeakLocalisation`."""
+        visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
+        visual, audio = self.streams(visual, audio)[:2]
+        seconds = F.logsigmoid(self.seen(visual)) + F.logsigmoid(self.heard(audio))
+        clip = self.pool(seconds.float().exp()).clamp(1e-6, 1 - 1e-6).log()
+        return WeakLocalisation(seconds, clip)

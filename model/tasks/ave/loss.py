@@ -1,5 +1,4 @@
-"""The AVE objectives: relevance of every second and class of the clip from two scores (REFERENCE section 5), or, with
-weak supervision, what occurs in the clip.
+"""The AVE objectives, supervised and weak (REFERENCE section 5).
 
 Labels are one-hot per second, `[B, T, K + 1]`, background last.
 """
@@ -11,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from caeav.model.tasks.ave.head import LOG_ONE
 
 
 class AveLoss(NamedTuple):
@@ -27,10 +28,10 @@ def event_class(labels: Tensor) -> Tensor:
 
 
 def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, labels: Tensor) -> AveLoss:
-    """`BCE(relevance) + CE(event scores) + CE(av score)`, weights 1.
+    """Supervised: `BCE(relevance) + CE(event scores) + CE(av score)`, weights 1.
 
-    `event_relevance` `[B, T]`, `event_scores`, `av_score` `[B, K]` are logits; `labels` `[B, T, K + 1]`. Clips
-    without an event second still ask for class 0 (the reference's behaviour; AVE has no such clip).
+    `event_relevance` `[B, T]`, `event_scores`, `av_score` `[B, K]` are logits. Clips without an event still ask for
+    class 0 (the reference's behaviour; AVE has no such clip).
     """
     target = labels[..., :-1].amax(dim=-1).to(event_relevance.dtype)  # [B, T]
     classes = event_class(labels)
@@ -41,7 +42,7 @@ def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, la
 
 
 def weak_ave_loss(clip: Tensor, labels: Tensor) -> Tensor:
-    """BCE of clip probabilities against the events that occur at all: log probabilities `[B, K]`, `[B, T, K + 1]`."""
-    log_p = clip.float().clamp(max=-1e-6)
+    """Weak: BCE of log probabilities `clip` `[B, K]` against the events that occur anywhere in the clip."""
+    log_p = clip.float().clamp(max=LOG_ONE)
     occurs = labels[..., :-1].amax(dim=1).to(log_p.dtype)
     return -(occurs * log_p + (1 - occurs) * torch.log(-torch.expm1(log_p))).mean()

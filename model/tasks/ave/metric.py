@@ -1,8 +1,8 @@
 """The official AVE metric: accuracy over seconds, background included (REFERENCE section 7).
 
-A second is predicted as the clip's best class where relevance exceeds one half, else as background. The official
-code averages the accuracies of batches, so that a smaller last batch weighs more than its share; the pooled value
-does not depend on the batch size. Both are kept; they agree when all batches are equally large.
+A second is predicted as the clip's best class if relevance exceeds one half, else as background. The official code
+averages the accuracies of batches, where a smaller last batch weighs more than its share; the pooled value does not
+depend on the batch size. Both are kept; they agree if all batches are equally large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def predict_seconds(event_relevance: Tensor, event_scores: Tensor) -> Tensor:
-    """Logits `[B, T]` and `[B, K]` -> classes `[B, T]`, `K` meaning background."""
+    """Logits `[B, T]` and `[B, K]` -> classes `[B, T]`, where `K` is background."""
     background = event_scores.shape[-1]
     classes = event_scores.argmax(dim=-1, keepdim=True).expand_as(event_relevance)
     return torch.where(event_relevance.sigmoid() > 0.5, classes, background)
@@ -22,16 +22,16 @@ def predict_seconds(event_relevance: Tensor, event_scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class AveScore:
-    """Shares in 0..1.
+    """Accuracies in 0..1.
 
-    `per_class[k]`: accuracy over the seconds whose truth is `k`, NaN when there are none; the last is background.
-    `clip_hits` `[N]`: seconds found of each of the equally long clips, for intervals.
+    `per_class[k]`: over the `class_seconds[k]` seconds whose truth is `k`, NaN if there are none; the last is
+    background. `clip_hits` `[N]`: correct seconds of each of the equally long clips, for intervals.
     """
 
     accuracy: float
     batch_mean_accuracy: float
     per_class: tuple[float, ...]
-    seconds: int
+    class_seconds: tuple[int, ...]
     clip_hits: Tensor
 
 
@@ -59,15 +59,14 @@ class AveMetric:
         self._clips.append(hit.view(labels.shape[:2]).sum(dim=1))
 
     def compute(self) -> AveScore:
-        """The score of everything seen so far; a ValueError before the first batch."""
+        """The score of all batches so far; raises ValueError before the first one."""
         if not self._batches:
             raise ValueError("no batch was scored: call update() first")
         per_class = self._hits.double() / self._seconds.double()
-        seconds = int(self._seconds.sum())
         return AveScore(
-            accuracy=int(self._hits.sum()) / seconds,
+            accuracy=int(self._hits.sum()) / int(self._seconds.sum()),
             batch_mean_accuracy=sum(self._batches) / len(self._batches),
             per_class=tuple(per_class.tolist()),
-            seconds=seconds,
+            class_seconds=tuple(self._seconds.tolist()),
             clip_hits=torch.cat(self._clips),
         )

@@ -1,4 +1,4 @@
-"""A timeline: one event, or background, in every second (AVE). Shapes: `T` segments, `K` classes."""
+"""AVE prediction: one event, or background, in every second. Shapes: `T` segments, `K` classes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from caeav.model.tasks.prediction import (
     INK,
     Frames,
     Panel,
+    SegmentTimes,
     Span,
-    When,
+    TaskPrediction,
     colours_of,
     draw_spans,
     legend_above,
@@ -31,9 +32,11 @@ BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """`events`: one name a segment (`background`: nothing that is both seen and heard); `probability`: of that name;
-    `table`: `[T, K + 1]`, the last column background."""
+class Timeline(TaskPrediction):
+    """One event per segment, or `background`: nothing that is both seen and heard.
+
+    `events`, `probability`: its name and probability. `table` `[T, K + 1]`: those of all names, background last.
+    """
 
     classes: tuple[str, ...]
     events: tuple[str, ...]
@@ -52,88 +55,83 @@ class Timeline:
             table=table.cpu().numpy().astype(np.float32),
         )
 
-    def spans(self, when: When) -> list[Span]:
-        """Events with start and end; background left out."""
-        return when.spans([None if name == BACKGROUND else name for name in self.events])
+    def spans(self, times: SegmentTimes) -> list[Span]:
+        """Events with start and end, without background."""
+        return times.spans([None if name == BACKGROUND else name for name in self.events])
 
     def any_event(self, t: int) -> float:
-        """Probability that segment `t` holds any event; from one half on the likeliest is said."""
+        """Probability that segment `t` holds any event; from one half on, the likeliest event is predicted."""
         return 1.0 - float(self.table[t, -1])
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
-        """A segment a row: what is said, how probable that is, and how probable any event is."""
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
+        """A row per segment: the predicted event, its probability, and that of any event."""
         return [
             {
-                **when.named(t),
+                **times.segment_cells(t),
                 "event": self.events[t],
                 "probability": self.probability[t],
                 "any event": self.any_event(t),
             }
-            for t in range(when.shown)
+            for t in range(times.shown)
         ]
 
-    def facts(self, when: When) -> dict[str, Any]:
-        """Segments with all probabilities, and events."""
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
+        """Segments with all probabilities, and the events."""
         return {
             "classes": [*self.classes, BACKGROUND],
             "segments": [
                 {
-                    "start_s": when.bounds(t)[0],
-                    "end_s": when.bounds(t)[1],
+                    "start_s": times.bounds(t)[0],
+                    "end_s": times.bounds(t)[1],
                     "event": self.events[t],
                     "probability": self.probability[t],
                     "any_event": round(self.any_event(t), 6),
                     "probabilities": [round(float(p), 6) for p in self.table[t]],
                 }
-                for t in range(when.shown)
+                for t in range(times.shown)
             ],
-            "events": [{"event": n, "start_s": start, "end_s": end} for n, start, end in self.spans(when)],
+            "events": [{"event": n, "start_s": start, "end_s": end} for n, start, end in self.spans(times)],
         }
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
-        """Frames, then a bar a segment: how probable what is said is, in its colour; a line: any event."""
-        return [*strip_panel(when, frames), Panel(2.3, lambda axis: self._draw(axis, when))]
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
+        """Frames, then a bar per segment: the predicted event's probability in its colour; a line: any event."""
+        return [*strip_panel(times, frames), Panel(2.3, lambda axis: self._draw(axis, times))]
 
-    def files(self, when: When) -> dict[str, bytes]:
-        """None."""
-        return {}
-
-    def remarks(self) -> list[str]:
-        """None."""
-        return []
-
-    def _draw(self, axis: Axes, when: When) -> None:
-        said = self.events[: when.shown]
-        colours = colours_of([name for name in said if name != BACKGROUND])
-        edges = [when.start_s, *(when.bounds(t)[1] for t in range(when.shown))]
-        for t, name in enumerate(said):
-            start_s, end_s = when.bounds(t)
-            height, length = self.probability[t], end_s - start_s
+    def _draw(self, axis: Axes, times: SegmentTimes) -> None:
+        events = self.events[: times.shown]
+        colours = colours_of([name for name in events if name != BACKGROUND])
+        edges = [times.start_s, *(times.bounds(t)[1] for t in range(times.shown))]
+        for t, name in enumerate(events):
+            start_s, end_s = times.bounds(t)
+            height = self.probability[t]
             axis.bar(
                 start_s,
                 height,
-                width=length,
+                width=end_s - start_s,
                 align="edge",
                 color=colours.get(name, GREY),
                 edgecolor="white",
                 linewidth=1.5,
             )
-            middle = start_s + length / 2
-            number(axis, middle, 0.07, height)
-        draw_spans(axis, self.spans(when), colours, 1.17, label=True)
+            number(axis, (start_s + end_s) / 2, 0.07, height)
+        draw_spans(axis, self.spans(times), colours, 1.17, label=True)
         if not colours:
-            middle, words = (when.start_s + when.end_s) / 2, "no event that is both seen and heard"
+            middle, words = (times.start_s + times.end_s) / 2, "no event that is both seen and heard"
             axis.text(middle, 1.17, words, ha="center", va="bottom", fontsize=9, color=INK)
         axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         handles: list[Any] = [
             axis.stairs(
-                [self.any_event(t) for t in range(when.shown)], edges, baseline=None, color=INK, linewidth=1.4
+                [self.any_event(t) for t in range(times.shown)],
+                edges,
+                baseline=None,
+                color=INK,
+                linewidth=1.4,
             )
         ]
         names = ["any event (said from 0.5 on)"]
         for name, colour in (("of the event said", next(iter(colours.values()), None)), (BACKGROUND, GREY)):
-            if colour is not None and (colour != GREY or BACKGROUND in said):
-                handles.append(axis.bar([when.start_s], [0], color=colour))
+            if colour is not None and (colour != GREY or BACKGROUND in events):
+                handles.append(axis.bar([times.start_s], [0], color=colour))
                 names.append(name)
         legend_above(axis, handles, names)
         axis.set_ylim(0, 1.36)

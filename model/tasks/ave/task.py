@@ -1,14 +1,13 @@
 """AVE event localisation: in every second, which event is both seen and heard, or none.
 
-Targets as in the official labels: one-hot per segment over `K` classes and background, background last.
-
-AVE with weak supervision: training knows which events a clip holds, not when; scored second by second as `ave`.
+`ave` learns from the official labels, one-hot per segment over `K` classes and background, background last. `ave-weak`
+learns only which events a clip holds, and is scored second by second like `ave`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,37 +15,25 @@ from torch import Tensor, nn
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch
-from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead
+from caeav.model.adapters.trunk import Trunk
+from caeav.model.tasks.ave.config import (
+    AveHeadConfig,
+    AveLossConfig,
+    AveMetricConfig,
+    WeakAveHeadConfig,
+    WeakAveLossConfig,
+)
+from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead, WeakLocalisation
 from caeav.model.tasks.ave.loss import ave_loss, weak_ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
-from caeav.model.tasks.ave.prediction import Timeline
+from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
-from caeav.model.tasks.heads import AveHeadConfig, HeadConfig, WeakAveHeadConfig
-from caeav.model.tasks.labels import check_labels, one_hot_seconds, stack
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.labels import active, check_labels, stack
 from caeav.model.tasks.sample import Sample
 
-if TYPE_CHECKING:
-    from caeav.model.adapters.trunk import Trunk
-
-
 LABELS = "labels"
-
-
-class AveLossConfig(LossConfig):
-    """The official three."""
-
-    relevance: NotNegative = 1.0
-    event: NotNegative = 1.0
-    score: NotNegative = 1.0
-
-
-class AveMetricConfig(Section):
-    """average: over all seconds, or as the official code over the accuracies of batches of `training.batch_size` clips,
-    where a smaller last batch weighs more than its share."""
-
-    average: Literal["seconds", "batches"] = "seconds"
 
 
 class AveTask(Task):
@@ -56,10 +43,10 @@ class AveTask(Task):
     metric = "accuracy"
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
-    metric_config: ClassVar[type[Section]] = AveMetricConfig
+    metric_config: ClassVar[type[MetricConfig]] = AveMetricConfig
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-        """Nothing; but without a single event, all would be background."""
+        """None; but a train split without any event, where all is background, is an error."""
         if not any(sample.clip.events for sample in splits["train"]):
             raise CaeavError(
                 f"no train clip of data set {manifest.dataset!r} has an event",
@@ -84,72 +71,24 @@ class AveTask(Task):
         return loss._asdict()
 
     def decode(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
-        """The official decision a second; P(event now) * P(class), last 1 - P(event now)."""
+        """The official decision for each second; probabilities P(event now) * P(class), last 1 - P(event now)."""
         chosen = predict_seconds(found.event_relevance, found.event_scores)[0]  # [T]
+        classes = found.event_scores[:1].float().softmax(dim=-1)  # [1, K]
         relevant = found.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]
-        table = torch.cat([relevant * self.shares(found), 1 - relevant], dim=-1)  # [T, K + 1]
+        table = torch.cat([relevant * classes, 1 - relevant], dim=-1)  # [T, K + 1]
         return Timeline.of(chosen, table, inputs.classes)
 
-    def shares(self, found: Localisation) -> Tensor:
-        """P(class) of a batch's first clip, `[1, K]` or `[T, K]`."""
-        return found.event_scores[:1].float().softmax(dim=-1)
-
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AveScorer:
-        """A fresh scorer."""
+        """A new scorer."""
         assert isinstance(config.metric, AveMetricConfig)
         return AveScorer(inputs.classes, by_batch=config.metric.average == "batches")
 
     def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
-        """Accuracy of answering the most frequent training label in every second."""
+        """Accuracy of the most frequent training label in every second."""
         best = int(train[LABELS].sum(dim=(0, 1)).argmax())
         return float(targets[LABELS][..., best].mean()) * 100
-
-
-class AveScorer:
-    """Pools seconds over batches, so that the score does not depend on the batch size, unless `by_batch`."""
-
-    def __init__(self, classes: Sequence[str], *, by_batch: bool = False) -> None:
-        self._classes, self._by_batch = (*classes, "background"), by_batch
-        self._metric = AveMetric(len(classes))
-        self._clips = 0
-        self._truth = torch.zeros(len(classes) + 1)
-
-    def add(self, found: Localisation, batch: TokenBatch) -> None:
-        """Take in one batch."""
-        labels = batch.targets[LABELS]
-        self._metric.update(found.event_relevance, found.event_scores, labels)
-        self._truth += labels.sum(dim=(0, 1)).cpu()
-        self._clips += len(batch.keys)
-
-    def result(self) -> Scores:
-        """Accuracy over seconds in percent; a row for every class that occurs."""
-        score = self._metric.compute()
-        rows = tuple(
-            {"class": name, "seconds": int(seconds), "accuracy": accuracy * 100}
-            for name, seconds, accuracy in zip(
-                self._classes, self._truth.tolist(), score.per_class, strict=True
-            )
-            if seconds
-        )
-        hits = score.clip_hits
-        parts = hits, torch.full_like(hits, score.seconds // len(hits))
-        pooled, by_batch = score.accuracy * 100, score.batch_mean_accuracy * 100
-        if self._by_batch:
-            evidence = Evidence({"pooled_accuracy": parts})
-            return Scores(by_batch, self._clips, rows, {"pooled_accuracy": pooled}, evidence)
-        evidence = Evidence({"accuracy": parts})
-        return Scores(pooled, self._clips, rows, {"batch_mean_accuracy": by_batch}, evidence)
-
-
-AVE = AveTask()
-
-
-class WeakAveLossConfig(LossConfig):
-    """One loss, of whole clips."""
-
-    clip: NotNegative = 1.0
 
 
 class WeakAveTask(AveTask):
@@ -164,9 +103,47 @@ class WeakAveTask(AveTask):
         assert isinstance(config, WeakAveHeadConfig)
         return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
-    def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The clip's own; the labels of seconds are read for what they say about the clip only."""
+    def losses(self, found: WeakLocalisation, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+        """Of whole clips; labels of seconds only say which events occur in the clip."""
         return {"clip": weak_ave_loss(found.clip, batch.targets[LABELS])}
 
 
-AVE_WEAK = WeakAveTask()
+def one_hot_seconds(sample: Sample, inputs: Inputs) -> Tensor:
+    """`[T, K + 1]` one-hot labels, background last; where events overlap, the first class counts."""
+    on = active(sample.clip.events, inputs)
+    labels = torch.cat([on, (on.sum(dim=1, keepdim=True) == 0).float()], dim=1)
+    first = labels.argmax(dim=1, keepdim=True)  # argmax gives the first of equals
+    return torch.zeros_like(labels).scatter_(1, first, 1.0)
+
+
+class AveScorer:
+    """Accuracy over all seconds, or, if `by_batch`, the mean over batches as in the official code."""
+
+    def __init__(self, classes: Sequence[str], *, by_batch: bool = False) -> None:
+        self._classes, self._by_batch = (*classes, BACKGROUND), by_batch
+        self._metric = AveMetric(len(classes))
+
+    def add(self, found: Localisation, batch: TokenBatch) -> None:
+        """Count one batch."""
+        self._metric.update(found.event_relevance, found.event_scores, batch.targets[LABELS])
+
+    def result(self) -> Scores:
+        """Accuracy in percent; a row for every class that occurs."""
+        score = self._metric.compute()
+        rows = tuple(
+            {"class": name, "seconds": seconds, "accuracy": accuracy * 100}
+            for name, seconds, accuracy in zip(
+                self._classes, score.class_seconds, score.per_class, strict=True
+            )
+            if seconds
+        )
+        hits, clips = score.clip_hits, len(score.clip_hits)
+        terms = hits, torch.full_like(hits, sum(score.class_seconds) // clips)
+        pooled, by_batch = score.accuracy * 100, score.batch_mean_accuracy * 100
+        if self._by_batch:
+            evidence = Evidence({"pooled_accuracy": terms})
+            return Scores(by_batch, clips, rows, {"pooled_accuracy": pooled}, evidence)
+        return Scores(pooled, clips, rows, {"batch_mean_accuracy": by_batch}, Evidence({"accuracy": terms}))
+
+
+AVE, AVE_WEAK = AveTask(), WeakAveTask()

@@ -1,9 +1,9 @@
 """The AVQA head: the answer to a question about a clip (REFERENCE section 4.4).
 
-The sound points at places in the picture (grounding), a matching network says whether sound and picture belong
-together, and the question attends both modalities over time. What does not depend on the question is done once a clip.
-Grounding averages tokens of unit length, as the official code. Shapes: `U` clips, `B` questions, `T` segments, `L`/`M`
-tokens, `C`/`D` channels, `W` words.
+The audio points at places in the frame (grounding), a matching network says whether audio and frames belong together,
+and the question attends both modalities over time. What does not depend on the question runs once per clip. Grounding
+averages tokens of unit length, as the official code. Shapes: `U` clips, `B` questions, `T` segments, `L`/`M` tokens,
+`C`/`D` channels, `W` words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.adapters.layers import PackedAttention
-from caeav.model.tasks.heads import AvqaHeadConfig
+from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.layers import ChannelNorm
 
 UNIT_EPS = 1e-12
@@ -26,7 +26,7 @@ UNIT_EPS = 1e-12
 class AvqaOutput(NamedTuple):
     """Logits: `answer_logits` `[B, answers]`, `match_positive` and `match_negative` `[B, T, 2]` (1: belong together).
 
-    `match_negative` is None when there are no negative frames.
+    `match_negative` is None if there are no negative frames.
     """
 
     answer_logits: Tensor
@@ -60,21 +60,21 @@ class QuestionEncoder(nn.Module):
 
 
 def ground(tokens: Tensor, audio: Tensor) -> Tensor:
-    """Unit-length tokens averaged by how alike the sound they are: `[B, T, L, C]`, `[B, T, C]` -> `[B, T, C]`.
+    """Unit-length tokens averaged by similarity to the audio: `[B, T, L, C]`, `[B, T, C]` -> `[B, T, C]`.
 
     The normalised tokens themselves are never written out.
     """
     inverse = 1 / tokens.norm(dim=-1).clamp(min=UNIT_EPS)  # [B, T, L]
     pointer = F.normalize(audio, dim=-1, eps=UNIT_EPS)
-    alike = (tokens @ pointer.unsqueeze(-1)).squeeze(-1) * inverse
-    weights = alike.softmax(dim=-1) * inverse
+    similarity = (tokens @ pointer.unsqueeze(-1)).squeeze(-1) * inverse
+    weights = similarity.softmax(dim=-1) * inverse
     return (weights.unsqueeze(-2) @ tokens).squeeze(-2)  # type: ignore[no-any-return]
 
 
 class AvqaHead(nn.Module):
-    """Tokens of both modalities and a question -> answer, and whether sound and picture match.
+    """Tokens of both modalities and a question -> answer, and whether audio and frames match.
 
-    The model width is `visual_channels`, because sound and picture are compared in the picture's space.
+    The model width is `visual_channels`, because audio and frames are compared in the visual space.
     """
 
     def __init__(
@@ -115,33 +115,34 @@ class AvqaHead(nn.Module):
     ) -> AvqaOutput:
         """Tokens `[U, T, L, C]`, `[U, T, M, D]`, words `[B, W]`, frames of other videos `[B, T, L, C]` or None.
 
-        `clip_of` `[B]`: the place of each question's clip; None: one question a clip, in order. Negatives of the
+        `clip_of` `[B]`: the index of each question's clip; None: one question per clip, in order. Negatives of the
         batch are made here, in training; a batch of one clip has none.
         """
         audio = self.audio_fc2(
             F.relu(self.audio_fc1(self.audio_in_norm(trunk.audio).mean(dim=2)))
         )  # [U, T, d]
         tokens = self.visual_in_norm(trunk.visual)
-        visual = self._see(tokens, audio)
+        visual = self._grounded(tokens, audio)
         match_positive = self._match(audio, visual)
         match_negative = None
         if self.negatives == "batch" and self.training and len(tokens) > 1:
-            # The order of a batch is random, and so is the neighbour.
-            match_negative = self._match(audio, self._see(tokens.roll(1, dims=0), audio))
+            # Batches are in random order, so the neighbour is a random clip.
+            match_negative = self._match(audio, self._grounded(tokens.roll(1, dims=0), audio))
         if clip_of is not None:
             audio, visual, match_positive = (
                 x.index_select(0, clip_of) for x in (audio, visual, match_positive)
             )  # [B, T, ...]
             match_negative = None if match_negative is None else match_negative.index_select(0, clip_of)
         if negative is not None:
-            match_negative = self._match(audio, self._see(self.visual_in_norm.again(negative), audio))
-        asked = self.question(question)  # [B, d]
-        heard = self._ask("audio", asked, audio) + audio.mean(dim=1)
-        seen = self._ask("visual", asked, visual) + visual.mean(dim=1)
-        fused = self.fusion(torch.cat([heard, seen], dim=-1).tanh())
-        return AvqaOutput(self.answer(self._combine(fused, asked)), match_positive, match_negative)
+            negative = self.visual_in_norm.with_running_statistics(negative)
+            match_negative = self._match(audio, self._grounded(negative, audio))
+        query = self.question(question)  # [B, d]
+        audio_read = self._attend("audio", query, audio) + audio.mean(dim=1)
+        visual_read = self._attend("visual", query, visual) + visual.mean(dim=1)
+        fused = self.fusion(torch.cat([audio_read, visual_read], dim=-1).tanh())
+        return AvqaOutput(self.answer(self._combine(fused, query)), match_positive, match_negative)
 
-    def _see(self, tokens: Tensor, audio: Tensor) -> Tensor:
+    def _grounded(self, tokens: Tensor, audio: Tensor) -> Tensor:
         both = torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1)
         return self.grounding_fc(both.tanh())  # type: ignore[no-any-return]
 
@@ -149,16 +150,16 @@ class AvqaHead(nn.Module):
         x = F.relu(self.match_fc1(torch.cat([audio, visual], dim=-1)))
         return self.match_fc4(F.relu(self.match_fc3(F.relu(self.match_fc2(x)))))  # type: ignore[no-any-return]
 
-    def _combine(self, fused: Tensor, asked: Tensor) -> Tensor:
-        """What the clip shows and what is asked, both `[B, d]`, as one code for the answer."""
-        product = fused * asked
+    def _combine(self, fused: Tensor, query: Tensor) -> Tensor:
+        """Clip and question, both `[B, d]`, as one vector for the answer."""
+        product = fused * query
         if self.answer_fc is None:
             return product.tanh()
-        return self.dropout(F.relu(self.answer_fc(torch.cat([product, fused, asked], dim=-1))))  # type: ignore[no-any-return]
+        return self.dropout(F.relu(self.answer_fc(torch.cat([product, fused, query], dim=-1))))  # type: ignore[no-any-return]
 
-    def _ask(self, name: str, asked: Tensor, stream: Tensor) -> Tensor:
+    def _attend(self, name: str, query: Tensor, stream: Tensor) -> Tensor:
         """The question `[B, d]` attends one modality over time `[B, T, d]` -> `[B, d]`."""
-        found = self.get_submodule(f"attn_{name}")(asked.unsqueeze(1), stream).squeeze(1)
+        found = self.get_submodule(f"attn_{name}")(query.unsqueeze(1), stream).squeeze(1)
         hidden = self.dropout(F.relu(self.get_submodule(f"{name}_ffn_in")(found)))
         residual = self.dropout(self.get_submodule(f"{name}_ffn_out")(hidden))
         return self.get_submodule(f"{name}_norm")(found + residual)  # type: ignore[no-any-return]

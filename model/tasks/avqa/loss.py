@@ -1,4 +1,4 @@
-"""The AVQA objective (REFERENCE section 5): the right answer, and frames of the clip told from those of others."""
+"""The AVQA objective (REFERENCE section 5): the right answer, and the clip's own frames told apart from others."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MATCH_WEIGHT = 0.5
 UNLISTED = -1
-"""Index of an answer that is in no list: nothing can be learnt from it."""
+"""Index of an answer that is not listed, from which nothing can be learnt."""
 
 
 class AvqaLoss(NamedTuple):
-    """Scalars; the reference minimises `answer + MATCH_WEIGHT * match`."""
+    """Scalars; the reference minimises `answer + 0.5 * match`."""
 
     answer: Tensor
     match: Tensor
 
 
 def answer_loss(answer_logits: Tensor, answer: Tensor) -> Tensor:
-    """Cross entropy of logits `[B, answers]` and indices `[B]`, mean over those that are listed; 0 where none is."""
+    """Cross entropy of logits `[B, answers]` and indices `[B]`, mean over listed answers; 0 if there are none."""
     listed = (answer != UNLISTED).sum().clamp(min=1)
     return F.cross_entropy(answer_logits, answer, ignore_index=UNLISTED, reduction="sum") / listed
 

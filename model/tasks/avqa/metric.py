@@ -1,6 +1,6 @@
-"""The official MUSIC-AVQA metric: share of right answers, pooled and per question type (REFERENCE section 7).
+"""The official MUSIC-AVQA metric: accuracy of answers, pooled and per question type (REFERENCE section 7).
 
-Averages over types are pooled counts, so a type weighs as much as it has questions.
+Averages over types pool counts, so a type weighs in proportion to its questions.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class QuestionTypeError(CaeavError):
 
 @dataclass(frozen=True)
 class AvqaScore:
-    """Shares in 0..1; only types and modalities that occurred. `questions`: how many of each type.
+    """Accuracies in 0..1 of the types and modalities that occurred; `questions`: how many of each type.
 
-    `asked`: of every question its type and whether the answer was right, for intervals.
+    `each`: the type of every question and whether the answer was right, for intervals.
     """
 
     accuracy: float
     per_type: Mapping[QuestionType, float]
     per_modality: Mapping[str, float]
     questions: Mapping[QuestionType, int]
-    asked: Sequence[tuple[QuestionType, bool]]
+    each: Sequence[tuple[QuestionType, bool]]
 
 
 @dataclass
@@ -48,13 +48,13 @@ class AvqaMetric:
     def update(self, answer_logits: Tensor, answers: Tensor, types: Sequence[Sequence[str]]) -> None:
         """One batch: logits `[B, answers]`, true index `[B]`, one (modality, kind) per question.
 
-        An answer outside the vocabulary (a negative index, say) is never right. Of equal logits the first counts.
+        An answer outside the vocabulary (such as a negative index) is never right. Of equal logits the first counts.
         Raises `QuestionTypeError` for a type that is not one of the nine.
         """
         kinds = [(str(kind[0]), str(kind[1])) for kind in types]
-        if strange := sorted(set(kinds) - set(QUESTION_TYPES)):
+        if unknown := sorted(set(kinds) - set(QUESTION_TYPES)):
             raise QuestionTypeError(
-                f"unknown question type {strange[0]}",
+                f"unknown question type {unknown[0]}",
                 hint=f"the official types are {', '.join(f'{a} {b}' for a, b in QUESTION_TYPES)}",
             )
         hits = (answer_logits.argmax(dim=-1) == answers).tolist()
@@ -63,20 +63,20 @@ class AvqaMetric:
         self._each += zip(kinds, hits, strict=True)
 
     def compute(self) -> AvqaScore:
-        """The score of everything seen so far; a ValueError before the first batch."""
+        """The score of all batches so far; raises ValueError before the first one."""
         if not self._asked:
             raise ValueError("no question was scored: call update() first")
         modalities = dict.fromkeys(modality for modality, _ in QUESTION_TYPES)
         groups = {m: [kind for kind in QUESTION_TYPES if kind[0] == m] for m in modalities}
         return AvqaScore(
-            accuracy=self._share(QUESTION_TYPES),
-            per_type={kind: self._share([kind]) for kind in QUESTION_TYPES if self._asked[kind]},
+            accuracy=self._accuracy(QUESTION_TYPES),
+            per_type={kind: self._accuracy([kind]) for kind in QUESTION_TYPES if self._asked[kind]},
             per_modality={
-                m: self._share(kinds) for m, kinds in groups.items() if any(self._asked[k] for k in kinds)
+                m: self._accuracy(kinds) for m, kinds in groups.items() if any(self._asked[k] for k in kinds)
             },
             questions={kind: self._asked[kind] for kind in QUESTION_TYPES if self._asked[kind]},
-            asked=tuple(self._each),
+            each=tuple(self._each),
         )
 
-    def _share(self, kinds: Sequence[QuestionType]) -> float:
+    def _accuracy(self, kinds: Sequence[QuestionType]) -> float:
         return sum(self._right[kind] for kind in kinds) / sum(self._asked[kind] for kind in kinds)

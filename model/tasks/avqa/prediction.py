@@ -1,4 +1,4 @@
-"""The answer to a question, with the likeliest five (MUSIC-AVQA)."""
+"""AVQA prediction: the likeliest answers to a question (MUSIC-AVQA)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from caeav.model.tasks.prediction import BLUE, GREY, INK, Frames, Panel, When, plain, strip_panel
+from caeav.model.tasks.prediction import (
+    BLUE,
+    GREY,
+    INK,
+    Frames,
+    Panel,
+    SegmentTimes,
+    TaskPrediction,
+    plain,
+    strip_panel,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,53 +27,50 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`best`: answers and their probabilities, likeliest first. `unknown`: words of the question that training never
-    saw."""
+class Answer(TaskPrediction):
+    """`best`: answers and their probabilities, likeliest first; `unknown`: words that the training questions lack."""
 
     question: str
     best: tuple[tuple[str, float], ...]
     unknown: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, question: str, answers: Sequence[str], chance: Tensor, unknown: tuple[str, ...]) -> Answer:
+    def of(
+        cls, question: str, answers: Sequence[str], probability: Tensor, unknown: tuple[str, ...]
+    ) -> Answer:
         """From the probabilities `[answers]` of all answers."""
-        top = chance.topk(min(SHOWN, len(answers)))
+        top = probability.topk(min(SHOWN, len(answers)))
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return cls(question, tuple((answers[i], p) for i, p in pairs), unknown)
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
-        """An answer a row."""
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
+        """A row per answer."""
         return [{"answer": name, "probability": p} for name, p in self.best]
 
-    def facts(self, when: When) -> dict[str, Any]:
-        """Question, answer and the likeliest five."""
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
+        """Question, answer and the likeliest answers."""
         return {
             "question": self.question,
             "answer": self.best[0][0],
-            "answers": self.rows(when),
+            "answers": self.rows(times),
             "unknown_words": list(self.unknown),
         }
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
-        """Frames, then a bar an answer."""
-        return [*strip_panel(when, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
-
-    def files(self, when: When) -> dict[str, bytes]:
-        """None."""
-        return {}
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
+        """Frames, then a bar per answer."""
+        return [*strip_panel(times, frames), Panel(0.7 + 0.3 * len(self.best), self._draw, timed=False)]
 
     def remarks(self) -> list[str]:
-        """Words that could not be read."""
+        """Words of the question that are unknown."""
         if not self.unknown:
             return []
         return [f"the training questions hold no {', '.join(map(repr, self.unknown))}: read as unknown words"]
 
     def _draw(self, axis: Axes) -> None:
-        for line, (_, chance) in enumerate(reversed(self.best)):
+        for line, (_, p) in enumerate(reversed(self.best)):
             first = line == len(self.best) - 1
-            axis.barh(line, chance, color=BLUE if first else GREY, height=0.7)
-            axis.text(chance + 0.01, line, f"{chance:.2f}", va="center", fontsize=8, color=INK)
+            axis.barh(line, p, color=BLUE if first else GREY, height=0.7)
+            axis.text(p + 0.01, line, f"{p:.2f}", va="center", fontsize=8, color=INK)
         axis.set_yticks(range(len(self.best)), [plain(name, 30) for name, _ in reversed(self.best)])
         axis.set_xlim(0, 1.08)
         axis.set_xticks([0, 0.5, 1])

@@ -1,27 +1,9 @@
 """The AVS head: which pixels sound (AVSBench S4 and MS3; REFERENCE section 4.3).
 
-Tokens of several taps become maps of one width, are gated in time, read the sound (TPAVI) and are decoded to a mask
-per frame. In the reference the maps are taken *before* CASE, so that CASE reaches the mask only through the sound;
-give CASE's visual tokens as the last tap and it reaches the mask directly. Any number of taps will do; the finest map
-is always a quarter of the mask. `B` clips, `T` frames, `L`/`M` tokens, `C`/`D` channels, `S` mask size in pixels.
-
-The mask decoder of the AVS head: maps from coarse to fine, then the mask (REFERENCE section 4.3).
-
-Maps are `[N, C, H, W]`, kept in channels-last memory where they come so. The reference's in-place ReLU adds the
-*rectified* input back in every unit and rectifies the maps it was given, which the masked audio-visual losses then
-see; `rectified` keeps that, and False gives what the code reads like.
-
-Temporal gates of the AVS head: sound lifts frames, frames lift sound (REFERENCE section 4.3).
-
-The encoders of the AVE head's temporal attention, one pair a scale, of which only the gates are used; the decoders
-that the reference carries along without any effect are left out. `B` clips, `T` frames, `L` places, `C`/`A` channels.
-
-TPAVI: every place of every frame reads the sound of all frames (AVSBench; REFERENCE section 4.3).
-
-The published layer writes an `[N, N]` matrix over all `N = T L` places of a clip (15680 squared at the finest scale)
-although nothing non-linear stands between its products. The sound is the same at all places of a frame, so keys
-repeat `L` times and the matrix has rank `T` at most: here every place meets `T` keys, whose values are means over
-their frames. Cost `O(N C T)`, memory `O(N C)`, same numbers. `B` clips, `T` frames, `L` places, `C`/`A` channels.
+Tokens of several taps become maps of one width, are gated in time, read the audio (TPAVI) and are decoded to a mask per
+frame. The reference takes the maps *before* CASE, so that CASE reaches the mask only through the audio; with CASE's
+visual tokens as the last tap it reaches the mask directly. Any number of taps works; the finest map is always a quarter
+of the mask. `B` clips, `T` frames, `L`/`M` tokens (`L` also places of a map), `C`/`D`/`A` channels, `S` mask size.
 """
 
 from __future__ import annotations
@@ -36,83 +18,17 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.layers import TokenBatchNorm
-from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.avs.config import AvsHeadConfig
+from caeav.model.tasks.avs.decoder import MaskDecoder
 from caeav.model.tasks.layers import ChannelNorm, TemporalStack
 
 
-class ResidualUnit(nn.Module):
-    """`conv2(relu(conv1(relu(x)))) + x`, or `+ relu(x)` when `rectified`."""
-
-    def __init__(self, channels: int, rectified: bool) -> None:
-        super().__init__()
-        self.rectified = rectified
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` -> the same shape."""
-        active = F.relu(x)
-        changed = self.conv2(F.relu(self.conv1(active)))
-        return changed + (active if self.rectified else x)  # type: ignore[no-any-return]
-
-
-class FusionBlock(nn.Module):
-    """Adds a finer map to a coarse one and doubles the size; the coarsest block has no finer map (`skip=False`)."""
-
-    def __init__(self, channels: int, *, skip: bool = True, rectified: bool = True) -> None:
-        super().__init__()
-        self.skip_unit = ResidualUnit(channels, rectified) if skip else None
-        self.out_unit = ResidualUnit(channels, rectified)
-
-    def forward(self, coarse: Tensor, finer: Tensor | None = None) -> Tensor:
-        """`[N, C, H, W]` both -> `[N, C, 2H, 2W]`."""
-        if self.skip_unit is not None and finer is not None:
-            coarse = coarse + self.skip_unit(finer)
-        fused = self.out_unit(coarse)
-        return F.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=True)
-
-
-class MaskOutput(nn.Module):
-    """Three convolutions and a doubling from the finest map to mask logits."""
-
-    def __init__(self, channels: int, first: int, second: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, first, 3, padding=1)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
-        self.conv3 = nn.Conv2d(second, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` -> `[N, 1, 2H, 2W]`."""
-        x = F.interpolate(self.conv1(x), scale_factor=2, mode="bilinear", align_corners=False)
-        return self.conv3(F.relu(self.conv2(x)))  # type: ignore[no-any-return]
-
-
-class MaskDecoder(nn.Module):
-    """`fuse<n>` (coarsest) to `fuse1`, then `out`; `AvsHead` is one with a front. The mask is four times map 1."""
-
-    def __init__(self, scales: int, config: AvsHeadConfig) -> None:
-        super().__init__()
-        self.scales = scales
-        self.rectified = config.rectified
-        for scale in range(1, scales + 1):
-            block = FusionBlock(config.channels, skip=scale < scales, rectified=config.rectified)
-            self.add_module(f"fuse{scale}", block)
-        self.out = MaskOutput(config.channels, *config.out_channels)
-
-    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps fine to coarse, each half the size of the one before -> mask logits `[N, 1, 4H, 4W]`.
-
-        Also the maps as the masked audio-visual losses are to see them: rectified in the reference.
-        """
-        x = maps[-1]
-        for scale in range(self.scales, 0, -1):
-            finer = maps[scale - 1] if scale < self.scales else None
-            x = self.get_submodule(f"fuse{scale}")(x, finer)
-        return self.out(x), [F.relu(m) for m in maps] if self.rectified else list(maps)
-
-
 class TemporalGates(nn.Module):
-    """One scalar a frame and scale for the maps, one a frame (mean over scales) for the sound."""
+    """Audio lifts frames and frames lift audio: a scalar per frame and scale for the maps, one per frame for the audio.
+
+    The encoders are those of the AVE head's temporal attention, a pair per scale, of which only the gates are used. The
+    decoders that the reference builds without using them are left out.
+    """
 
     def __init__(self, scales: int, config: AvsHeadConfig) -> None:
         super().__init__()
@@ -143,28 +59,33 @@ class TemporalGates(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], audio: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps `[B, T, L, C]` of every scale, audio `[B, T, A]` -> the same, lifted."""
-        lifted, votes = [], []
+        lifted, visual_gates = [], []
         for scale, tokens in enumerate(maps):
             visual_gate, audio_gate = self._gates(scale, tokens.mean(dim=2), audio)
             lifted.append(tokens * (1 + self.gamma * audio_gate).unsqueeze(-1))
-            votes.append(visual_gate)
-        return lifted, audio * (1 + self.gamma * torch.stack(votes).mean(dim=0))
+            visual_gates.append(visual_gate)
+        return lifted, audio * (1 + self.gamma * torch.stack(visual_gates).mean(dim=0))
 
     def _gates(self, scale: int, pooled: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, C]`, `[B, T, A]` -> both gates `[B, T, 1]`."""
         rnn = self.rnn[scale]
         assert isinstance(rnn, nn.ModuleDict)
-        seen, _ = rnn["visual"](self.visual_dropout(F.relu(self.visual_in[scale](pooled))))
-        heard, _ = rnn["audio"](audio)
-        visual_gate = self.visual_gate[scale](self.visual_encoder[scale](seen))
-        return visual_gate, self.audio_gate[scale](self.audio_encoder[scale](heard))
+        visual_states, _ = rnn["visual"](self.visual_dropout(F.relu(self.visual_in[scale](pooled))))
+        audio_states, _ = rnn["audio"](audio)
+        visual_gate = self.visual_gate[scale](self.visual_encoder[scale](visual_states))
+        return visual_gate, self.audio_gate[scale](self.audio_encoder[scale](audio_states))
 
 
 class Tpavi(nn.Module):
-    """`LN(x + BN(out_conv(attention)))`; the BN starts at zero, so the layer starts as `LN(x)`.
+    """Every place of every frame reads the audio of all frames: `LN(x + BN(out_conv(attention)))`.
 
-    Names of the parameters as in the vectors, 1x1x1 convolutions kept as matrices. `sound=False` builds the layer's
-    visual-only form (keys from `x`, an option that the reference leaves off), linear as well.
+    The published layer forms an `[N, N]` matrix over all `N = T L` places of a clip (15680 squared at the finest
+    scale), although nothing between its products is nonlinear. The audio is the same at all places of a frame, so keys
+    repeat `L` times and the matrix has rank `T` at most: here every place meets `T` keys, whose values are means over
+    their frames. Same numbers at cost `O(N C T)` and memory `O(N C)`.
+
+    The BN starts at zero, so the layer starts as `LN(x)`. 1x1x1 convolutions are kept as matrices. `sound=False` builds
+    the visual-only form (keys from `x`, an option that the reference leaves off), which is linear as well.
     """
 
     def __init__(self, channels: int, audio_channels: int, *, sound: bool = True) -> None:
@@ -180,9 +101,9 @@ class Tpavi(nn.Module):
         nn.init.zeros_(self.out_bn.weight)
 
     def forward(self, x: Tensor, audio: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """`[B, T, L, C]`, `[B, T, A]` -> `[B, T, L, C]`, and the sound in the maps' space `[B, T, C]`.
+        """`[B, T, L, C]`, `[B, T, A]` -> `[B, T, L, C]`, and the audio in the maps' space `[B, T, C]`.
 
-        `audio` is needed unless the layer was built with `sound=False`, where it has no effect.
+        A layer built with `sound=False` ignores `audio`; any other needs it.
         """
         places = x.flatten(1, 2)  # [B, N, C]
         if self.audio_align is None:
@@ -190,15 +111,15 @@ class Tpavi(nn.Module):
             memory = self.key(places).transpose(1, 2) @ self.value(places) / places.shape[1]  # [B, d, d]
             read = self.out_conv(self.query(places) @ memory)
         else:
-            assert audio is not None, "a layer with sound needs audio"
+            assert audio is not None, "a layer built with sound needs audio"
             aligned = self.audio_align(audio)
-            read = self._hear(places, aligned, x.mean(dim=2))
+            read = self._read_audio(places, aligned, x.mean(dim=2))
         return self.norm(x + self.out_bn(read).view_as(x)), aligned
 
-    def _hear(self, places: Tensor, aligned: Tensor, frames: Tensor) -> Tensor:
-        """`out_conv(query (key value^T) / N)` by way of `T` sounds: `[B, N, C]`, `[B, T, C]` twice -> `[B, N, C]`."""
+    def _read_audio(self, places: Tensor, aligned: Tensor, frames: Tensor) -> Tensor:
+        """`out_conv(query (key value^T) / N)` through `T` keys: `[B, N, C]`, `[B, T, C]` twice -> `[B, N, C]`."""
         keys = self.key(aligned) / aligned.shape[1]  # [B, T, d]
-        pointers = keys @ self.query.weight  # [B, T, C]; query and key of a place are never formed
+        pointers = keys @ self.query.weight  # [B, T, C]; avoids query and key of every place
         offsets = keys @ self.query.bias  # [B, T]
         values = self.value(frames) @ self.out_conv.weight.t()  # [B, T, C]
         scores = places @ pointers.transpose(1, 2) + offsets.unsqueeze(1)  # [B, N, T]
@@ -206,11 +127,11 @@ class Tpavi(nn.Module):
 
 
 class MapError(CaeavError):
-    """Taps or a mask size that cannot be made into the maps of the decoder."""
+    """Taps or a mask size that the decoder's maps cannot be made from."""
 
 
 class AvsOutput(NamedTuple):
-    """`mask_logits` `[B, T, S, S]`; for the masked losses, fine to coarse, `maps` `[B, T, C, h, w]` and their sound.
+    """`mask_logits` `[B, T, S, S]`; for the masked losses, fine to coarse, `maps` `[B, T, C, h, w]` and their `audio`.
 
     `audio` is `[B, T, C]` per map, in the map's space. The maps are rectified in the reference, see
     `AvsHeadConfig.rectified`.
@@ -227,7 +148,7 @@ def token_maps(tokens: Tensor, size: int) -> Tensor:
     side = math.isqrt(places)
     if side * side != places:
         raise MapError(
-            f"{places} tokens a frame are no square grid",
+            f"{places} tokens per frame are no square grid",
             hint="use taps of a visual backbone with square frames, without a class token",
         )
     if side == size:
@@ -263,16 +184,16 @@ class AvsHead(MaskDecoder):
         for scale, (tokens, size) in enumerate(zip(taps, self.sizes, strict=True), start=1):
             tokens = self.get_submodule(f"stage_norm{scale}")(tokens)
             maps.append(token_maps(self.get_submodule(f"stage_proj{scale}")(tokens), size))
-        maps, heard = self.temporal(maps, self.audio_in(self.audio_norm(audio).mean(dim=2)))
-        clips, frames = heard.shape[:2]
+        maps, audio = self.temporal(maps, self.audio_in(self.audio_norm(audio).mean(dim=2)))
+        clips, frames = audio.shape[:2]
         grids, aligned = [], []
         for scale, (tokens, size) in enumerate(zip(maps, self.sizes, strict=True), start=1):
-            tokens, sound = self.get_submodule(f"tpavi{scale}")(tokens, heard)
+            tokens, aligned_audio = self.get_submodule(f"tpavi{scale}")(tokens, audio)
             grids.append(tokens.reshape(clips * frames, size, size, -1).permute(0, 3, 1, 2))
-            aligned.append(sound)
-        logits, seen = self.decode(grids)
+            aligned.append(aligned_audio)
+        logits, maps = self.decode(grids)
         return AvsOutput(
             logits.view(clips, frames, *logits.shape[-2:]),
-            [grid.view(clips, frames, *grid.shape[1:]) for grid in seen],
+            [grid.view(clips, frames, *grid.shape[1:]) for grid in maps],
             aligned,
         )

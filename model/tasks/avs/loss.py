@@ -1,8 +1,8 @@
-"""The AVS objectives (AVSBench; REFERENCE section 5): masks, and sound alike to what the mask covers.
+"""The AVS objectives (AVSBench; REFERENCE section 5): masks, and audio similar to what the mask covers.
 
 S4 has a mask of the first frame only and MS3 of all five: the loss reads as many frames as there are masks. The
-reference's script for S4 uses the mask loss alone, the one for MS3 adds `0.5 * masked_divergence`. The nearest-sound
-variant of MS3 compares frames of a whole batch with each other, so its value depends on the batch.
+reference's script for S4 uses the mask loss alone, the one for MS3 adds `0.5 * masked_divergence`. Its nearest-sound
+variant compares frames across the batch, so its value depends on the batch.
 `B` clips, `T` frames, `S` mask size, `C` channels of a map of `h x w`.
 """
 
@@ -24,14 +24,14 @@ def mask_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def masked_similarity(mask_logits: Tensor, maps: Sequence[Tensor], audio: Sequence[Tensor]) -> Tensor:
-    """S4: `-log cos` between sound and the mean of the map under the (thresholded) mask; mean over frames and maps.
+    """S4: `-log cos` between audio and the mean of the map under the (thresholded) mask; mean over frames and maps.
 
     Logits `[B, T, S, S]`, maps `[B, T, C, h, w]`, audio `[B, T, C]` per scale. No gradient to the mask.
     """
-    chance = mask_logits.detach().sigmoid()
+    probability = mask_logits.detach().sigmoid()
     losses = []
     for grid, sound in zip(maps, audio, strict=True):
-        chosen = (_pool(chance, grid) > 0.5).to(grid.dtype).unsqueeze(2)
+        chosen = (_pool(probability, grid) > 0.5).to(grid.dtype).unsqueeze(2)
         pooled = (grid * chosen).sum(dim=(-2, -1)) / (chosen.sum(dim=(-2, -1)) + EPS)  # [B, T, C]
         cosine = (F.normalize(pooled, dim=-1) * F.normalize(sound, dim=-1)).sum(dim=-1)
         losses.append(-(F.relu(cosine) + EPS).log().mean())
@@ -45,23 +45,23 @@ def masked_divergence(mask_logits: Tensor, maps: Sequence[Tensor], audio: Sequen
     over all places, covered or not, and nothing is normalised (the flags the reference ships).
     """
     pooled = _soft_pooled(mask_logits, maps)
-    losses = [_divergence(sound.flatten(0, 1), seen) for seen, sound in zip(pooled, audio, strict=True)]
+    losses = [_divergence(sound.flatten(0, 1), own) for own, sound in zip(pooled, audio, strict=True)]
     return torch.stack(losses).mean()
 
 
 def nearest_sound_divergence(mask_logits: Tensor, maps: Sequence[Tensor], audio: Sequence[Tensor]) -> Tensor:
-    """MS3, optional: what is seen under the mask should resemble what is seen where it sounds most alike.
+    """MS3, optional: what the mask covers should resemble what it covers in the frame that sounds most similar.
 
-    For every frame of the batch the other frame with the nearest sound (Euclidean, unit length) is the target:
+    For every frame of the batch the other frame with the nearest audio (Euclidean, unit length) is the target:
     `KL(softmax(nearest) || softmax(own))` of the masked maps, here scaled to unit length, summed, mean over maps.
-    The choice has no gradient, both ends have one.
+    Gradients reach both frames, not the choice.
     """
     losses = []
-    for seen, sound in zip(_soft_pooled(mask_logits, maps), audio, strict=True):
+    for own, sound in zip(_soft_pooled(mask_logits, maps), audio, strict=True):
         flat = F.normalize(sound.detach().flatten(0, 1), dim=-1)
         distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distance.fill_diagonal_(torch.inf).argmin(dim=0)
-        unit = F.normalize(seen, dim=-1)
+        unit = F.normalize(own, dim=-1)
         losses.append(_divergence(unit[nearest], unit))
     return torch.stack(losses).mean()
 
@@ -76,8 +76,8 @@ def _soft_pooled(mask_logits: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     """Maps weighted by the sigmoid of the pooled logits and averaged over places: `[BT, C]` per scale."""
     pooled = []
     for grid in maps:
-        share = _pool(mask_logits, grid).sigmoid()  # [B, T, h, w]
-        pooled.append((torch.einsum("btchw,bthw->btc", grid, share) / share[0, 0].numel()).flatten(0, 1))
+        weights = _pool(mask_logits, grid).sigmoid()  # [B, T, h, w]
+        pooled.append((torch.einsum("btchw,bthw->btc", grid, weights) / weights[0, 0].numel()).flatten(0, 1))
     return pooled
 
 

@@ -1,9 +1,9 @@
 """The official AVSBench metrics: mean IoU (M_J) and F-measure (M_F) of masks (REFERENCE section 7).
 
-M_F takes the best of 255 thresholds *after* averaging the curves of the frames in one call of the official function,
-so how many clips go into a call is part of the protocol: one in the official test scripts, the default here. Frames
-without a true mask count in M_J by how much of the picture is rightly left empty, and are left out of M_F; a call of
-only such frames has M_F 0. Counts are exact, ratios float64; thresholding happens in float32 as in the official code.
+M_F takes the best of 255 thresholds *after* averaging the curves of the frames in one call of the official function, so
+the number of clips in a call is part of the protocol: one in the official test scripts, the default here. In M_J a
+frame whose true mask is empty scores the fraction of pixels rightly left empty; M_F leaves such frames out, and is 0
+for a call that has no others. Counts are exact, ratios float64; thresholding is in float32 as in the official code.
 Shapes: `B` clips, `T` frames, `S` mask size in pixels.
 """
 
@@ -21,7 +21,7 @@ RATIO_EPS = 1e-20
 
 
 def frame_iou(mask_logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits and masks (0/1) `[N, S, S]` -> IoU of `sigmoid > 0.5` `[N]`; empty masks: share of pixels left empty."""
+    """Logits and masks (0/1) `[N, S, S]` -> IoU of `sigmoid > 0.5` `[N]`; of empty masks the fraction left empty."""
     predicted = (mask_logits.float().sigmoid() > 0.5).flatten(1)
     truth = masks.flatten(1) > 0
     intersection = (predicted & truth).sum(dim=1)
@@ -35,12 +35,14 @@ def frame_iou(mask_logits: Tensor, masks: Tensor) -> Tensor:
 def f_curves(mask_logits: Tensor, masks: Tensor) -> Tensor:
     """Logits and masks (0/1) `[N, S, S]` -> F-measure at every threshold `[N, 255]`.
 
-    One histogram of pixels over thresholds instead of 255 passes over the picture; 0 where precision and recall are.
+    One histogram of pixels over thresholds instead of 255 passes over the frame; 0 where precision and recall are 0.
     """
     frames = mask_logits.shape[0]
-    chance = mask_logits.float().sigmoid().flatten(1)
-    thresholds = torch.linspace(0, 1 - 1e-10, THRESHOLDS, device=chance.device)  # float32: the last one is 1
-    bins = torch.bucketize(chance, thresholds, right=True)  # how many thresholds a pixel reaches, 0..255
+    probability = mask_logits.float().sigmoid().flatten(1)
+    thresholds = torch.linspace(
+        0, 1 - 1e-10, THRESHOLDS, device=probability.device
+    )  # float32: the last one is 1
+    bins = torch.bucketize(probability, thresholds, right=True)  # how many thresholds a pixel reaches, 0..255
     truth = masks.flatten(1) > 0
     slots = 2 * (THRESHOLDS + 1)
     flat = bins + (THRESHOLDS + 1) * truth + slots * torch.arange(frames, device=bins.device).unsqueeze(1)
@@ -56,8 +58,8 @@ def f_curves(mask_logits: Tensor, masks: Tensor) -> Tensor:
 class AvsScore:
     """`mean_iou`, `f_measure` in 0..1, means over calls; `calls` `[calls, 2]`: both per call, for intervals.
 
-    `clips_per_call`: the protocol; a last, smaller call weighs as much as any other (as the official code).
-    `empty_frames`: frames without a true mask.
+    A smaller last call weighs as much as any other, as in the official code. `empty_frames`: frames whose true mask is
+    empty.
     """
 
     mean_iou: float
@@ -70,7 +72,7 @@ class AvsScore:
 
 @dataclass
 class AvsMetric:
-    """Collects clips; calls are formed from clips in order, whatever the batches they came in."""
+    """Collects clips; calls are formed of clips in order, whatever their batches."""
 
     clips_per_call: int = 1
     _iou: list[Tensor] = field(init=False, repr=False, default_factory=list)
@@ -85,7 +87,7 @@ class AvsMetric:
             self._empty.append(~(truth.flatten(1) > 0).any(dim=1).cpu())
 
     def compute(self) -> AvsScore:
-        """The score of everything seen so far; a ValueError before the first batch."""
+        """The score of all batches so far; raises ValueError before the first one."""
         if not self._iou:
             raise ValueError("no clip was scored: call update() first")
         starts = range(0, len(self._iou), self.clips_per_call)

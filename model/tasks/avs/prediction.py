@@ -1,4 +1,4 @@
-"""Masks of what sounds, over the frames (AVSBench). Shapes: `T` frames, `H x W` pixels."""
+"""AVS prediction: masks of what sounds, over the frames (AVSBench). Shapes: `T` frames, `H x W` pixels."""
 
 from __future__ import annotations
 
@@ -10,70 +10,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.masks import pack_mask
-from caeav.model.tasks.prediction import TALLEST, Frames, Panel, When, strip_panel
+from caeav.model.tasks.prediction import (
+    TALLEST,
+    Frames,
+    Panel,
+    SegmentTimes,
+    TaskPrediction,
+    draw_image,
+    strip_panel,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 EDGE = np.array([255, 255, 255], np.float32)
-"""Seen on dimmed grey and on things of any hue."""
+"""White stands out from dimmed grey and from any hue."""
 DIMMED = 0.35
-"""How bright the rest of a picture is drawn, in grey."""
+"""Brightness of the rest of a frame, in grey."""
 
 
 @dataclass(frozen=True)
-class Masks:
-    """`probability` `[T, H, W]` of a pixel's sounding; a mask is where it exceeds one half."""
+class Masks(TaskPrediction):
+    """`probability` `[T, H, W]` that a pixel sounds; a mask is where it exceeds one half."""
 
     probability: NDArray[np.float32]
 
     @property
     def on(self) -> NDArray[np.bool_]:
-        """Bool `[T, H, W]`."""
+        """The masks, bool `[T, H, W]`."""
         return self.probability > 0.5
 
-    def rows(self, when: When) -> list[dict[str, Any]]:
-        """A frame a row: how much of it sounds, and how sure that is at best."""
+    def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
+        """A row per frame: how much of it sounds, and the highest probability."""
         return [
             {
-                **when.named(t),
+                **times.segment_cells(t),
                 "sounding %": 100 * float(self.on[t].mean()),
                 "highest probability": float(self.probability[t].max()),
             }
-            for t in range(when.shown)
+            for t in range(times.shown)
         ]
 
-    def facts(self, when: When) -> dict[str, Any]:
+    def as_json(self, times: SegmentTimes) -> dict[str, Any]:
         """Masks as 1-bit PNG in base64, as in a manifest."""
         return {
             "size": list(self.probability.shape[1:]),
             "frames": [
-                {"start_s": when.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
-                for t, mask in enumerate(self.on[: when.shown])
+                {"start_s": times.bounds(t)[0], "sounding": float(mask.mean()), "mask": pack_mask(mask)}
+                for t, mask in enumerate(self.on[: times.shown])
             ],
         }
 
-    def panels(self, when: When, frames: Frames) -> list[Panel]:
-        """Frames with the mask laid over, above the probabilities."""
+    def panels(self, times: SegmentTimes, frames: Frames) -> list[Panel]:
+        """Frames with the mask laid over them, above the probabilities."""
         shown = [self._overlay(t, frame) for t, frame in enumerate(frames)] if len(frames) else []
         tall, wide = self.on.shape[1:]
-        height = min(0.93 * when.width_in / when.shown * tall / wide, TALLEST)
-        return [*strip_panel(when, shown), Panel(height, lambda axis: self._draw(axis, when))]
+        height = min(0.93 * times.width_in / times.shown * tall / wide, TALLEST)
+        return [*strip_panel(times, shown), Panel(height, lambda axis: self._draw(axis, times))]
 
-    def files(self, when: When) -> dict[str, bytes]:
-        """`mask-<segment>.png`, black and white, in the size of the official masks."""
+    def files(self, times: SegmentTimes) -> dict[str, bytes]:
+        """`mask-<segment>.png`, black and white, of the official size."""
         from PIL import Image
 
         files = {}
-        for t, mask in enumerate(self.on[: when.shown]):
+        for t, mask in enumerate(self.on[: times.shown]):
             data = io.BytesIO()
             Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(data, "PNG")
             files[f"mask-{t + 1}.png"] = data.getvalue()
         return files
-
-    def remarks(self) -> list[str]:
-        """None."""
-        return []
 
     def _overlay(self, t: int, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame `[h, w, 3]`, in colour where it sounds, with a white edge, and dimmed elsewhere."""
@@ -91,14 +95,9 @@ class Masks:
         mixed: NDArray[np.uint8] = shown.astype(np.uint8)
         return mixed
 
-    def _draw(self, axis: Axes, when: When) -> None:
+    def _draw(self, axis: Axes, times: SegmentTimes) -> None:
         axis.set_ylim(0, 1)
         axis.set_yticks([])
         axis.set_ylabel("P(sounds), 0 is black")
-        for t, chance in enumerate(self.probability[: when.shown]):
-            start_s, end_s = when.bounds(t)
-            box = axis.inset_axes(
-                (start_s + 0.02, 0.0, end_s - start_s - 0.04, 1.0), transform=axis.transData
-            )
-            box.imshow(chance, vmin=0, vmax=1, cmap="magma")
-            box.set_axis_off()
+        for t, probability in enumerate(self.probability[: times.shown]):
+            draw_image(axis, times, t, probability, vmin=0, vmax=1, cmap="magma")

@@ -1,24 +1,25 @@
 """Audio-visual segmentation (AVSBench S4 and MS3): which pixels sound, frame by frame.
 
-Masks come with the rows of the manifest, some frames without one. In RAM they are kept as bits. The head decodes at
-its own size, masks are compared at the official one. Shapes: `N` samples, `T` frames, `H x W` pixels of a mask.
+Masks come with the rows of the manifest; some frames have none. They are kept in RAM as bits. The head decodes at its
+own size, and masks are compared at the official one. Shapes: `N` samples, `T` frames, `H x W` pixels of a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.masks import unpack_mask
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
+from caeav.model.adapters.trunk import Trunk
+from caeav.model.tasks.avs.config import AvsHeadConfig, AvsLossConfig, AvsMetricConfig
 from caeav.model.tasks.avs.head import AvsHead, AvsOutput
 from caeav.model.tasks.avs.loss import (
     mask_loss,
@@ -30,15 +31,12 @@ from caeav.model.tasks.avs.metric import AvsMetric, frame_iou
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
-from caeav.model.tasks.heads import AvsHeadConfig, HeadConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
 from caeav.model.tasks.sample import Sample
 
-if TYPE_CHECKING:
-    from caeav.model.adapters.trunk import Trunk
-
-SOURCES = " sounding)"
 BITS, KNOWN, GROUPS = "masks", "known", "groups"
+COUNT_SUFFIX = " sounding)"
+"""End of the names of groups by number of objects."""
 MASKED = {
     "similarity": masked_similarity,
     "divergence": masked_divergence,
@@ -46,31 +44,15 @@ MASKED = {
 }
 
 
-class AvsLossConfig(LossConfig):
-    """mask: of the annotated frames' pixels. masked: of sound against what the mask covers, by the formula
-    `masked_kind` (losses/avs.py); it is a sum over frames in all but `similarity`, as in the reference."""
-
-    mask: NotNegative = 1.0
-    masked: NotNegative = 0.0
-    masked_kind: Literal["similarity", "divergence", "nearest"] = "similarity"
-
-
-class AvsMetricConfig(Section):
-    """clips_per_call: clips the official functions see at once; a part of the protocol, since M_F takes the best
-    threshold a call. 1 as in the official test scripts."""
-
-    clips_per_call: Annotated[int, Field(ge=1)] = 1
-
-
 class AvsModel(nn.Module):
-    """The head, and its masks brought to the official size."""
+    """The head, with its masks resized to the official size."""
 
     def __init__(self, head: AvsHead, guided: bool, size: tuple[int, int]) -> None:
         super().__init__()
         self.decoder, self.guided, self.size = head, guided, size
 
     def forward(self, trunk: TrunkOutput) -> AvsOutput:
-        """A trunk that kept its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
+        """The output of a trunk that keeps its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
         maps = [x for n, x in trunk.aux.items() if n.startswith("stage") and n.endswith(".visual")]
         maps[-1] = trunk.visual if self.guided else trunk.aux.get("unguided.visual", trunk.visual)
         found: AvsOutput = self.decoder(maps, trunk.audio)
@@ -83,19 +65,19 @@ class AvsModel(nn.Module):
 
 
 class AvsTask(Task):
-    """The registered tasks `avs-s4` and `avs-ms3`, which differ in data and recipe."""
+    """The registered tasks `avs-s4` and `avs-ms3`, which differ in data and preset."""
 
     metric = "mean_iou"
     head_config: ClassVar[type[HeadConfig]] = AvsHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvsLossConfig
-    metric_config: ClassVar[type[Section]] = AvsMetricConfig
+    metric_config: ClassVar[type[MetricConfig]] = AvsMetricConfig
     keeps_stages = True
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-        """`mask_size`: height and width of the first mask, which all must have."""
+        """`mask_size`: height and width of the first mask, which all must share; `groups`: names of groups of clips."""
         texts = (text for rows in splits.values() for s in rows for text in s.clip.extra.get("masks", ()))
         first = next((text for text in texts if text is not None), None)
         if first is None:
@@ -104,13 +86,13 @@ class AvsTask(Task):
                 hint="--dataset avs-s4 or avs-ms3, or one whose clips have `masks` (docs/TASKS.md)",
             )
         named = [groups_of(sample) for rows in splits.values() for sample in rows]
-        counts = {count: None for *_, count in filter(None, named) if count.endswith(SOURCES)}
+        counts = {count: None for *_, count in filter(None, named) if count.endswith(COUNT_SUFFIX)}
         names = {name: None for groups in named for name in groups if name not in counts}
         return {"mask_size": list(unpack_mask(first).shape), "groups": [*sorted(names), *sorted(counts)]}
 
     def classes(self, manifest: Manifest, facts: Mapping[str, Any]) -> tuple[str, ...]:
-        """What the table of scores groups clips by: S4's categories; MS3's objects and how many there are, where its
-        rows have them."""
+        """The groups of clips in the table of scores: S4's categories; MS3's objects and their number, if its rows name
+        them."""
         return manifest.classes or tuple(facts["groups"])
 
     def describe(self, inputs: Inputs) -> str:
@@ -119,7 +101,7 @@ class AvsTask(Task):
         return f"masks of {height}x{width} pixels"
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """`masks` `[N, T, bytes]`, one bit a pixel; `known` `[N, T]`; `groups` `[N, K]`, which it is in."""
+        """`masks` `[N, T, bytes]`, a bit per pixel; `known` `[N, T]`; `groups` `[N, K]`, those the clip is in."""
         frames = inputs.spec.segments
         height, width = inputs.facts["mask_size"]
         bits = np.zeros((len(samples), frames, (height * width + 7) // 8), np.uint8)
@@ -150,7 +132,7 @@ class AvsTask(Task):
         return AvsModel(AvsHead(widths, trunk.audio_channels, config), config.guided, (height, width))
 
     def losses(self, found: AvsOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The masks', and one of sound against what they cover."""
+        """Of the masks, and of the audio against what they cover."""
         known, truth = batch.targets[KNOWN], masks_of(batch.targets, found.mask_logits.shape[-2:])
         losses = {"mask": mask_loss(found.mask_logits[known].unsqueeze(0), truth[known].unsqueeze(0))}
         assert isinstance(config.loss, AvsLossConfig)
@@ -164,27 +146,26 @@ class AvsTask(Task):
         return Masks(found.mask_logits[0].float().sigmoid().cpu().numpy())
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
-        """A fresh scorer."""
+        """A new scorer."""
         assert isinstance(config.metric, AvsMetricConfig)
         return AvsScorer(inputs.classes, config.metric.clips_per_call)
 
     def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
-        """M_J of the one mask for all frames that does best in training: where masks mostly are, cut at a share."""
+        """M_J of the one mask for all frames that does best in training: the mean mask, cut at the best threshold."""
         height, width = inputs.facts["mask_size"]
-        share = mean_mask(train, (height, width))
-        levels = [float(share.max()) * i / 12 for i in range(1, 12)]
-        masks = [share > level for level in levels]
+        mean = mean_mask(train, (height, width))
+        masks = [mean > float(mean.max()) * i / 12 for i in range(1, 12)]
         best = max(masks, key=lambda mask: constant_ious(mask, train).mean().item())
         return 100 * float(constant_ious(best, targets).mean())
 
 
 def groups_of(sample: Sample) -> tuple[str, ...]:
-    """Names of the groups that a clip is in: its category, or its objects and last their number."""
+    """The groups that a clip is in: its category, or its objects and then their number."""
     extra = sample.clip.extra
     if "objects" in extra:
-        return (*extra["objects"], f"({len(extra['objects'])}{SOURCES}")
+        return (*extra["objects"], f"({len(extra['objects'])}{COUNT_SUFFIX}")
     return (extra["category"],) if extra.get("category") else ()
 
 
@@ -207,7 +188,7 @@ def masks_of(targets: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
 
 
 def mean_mask(targets: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-    """Share of the known masks that cover a pixel: `[H, W]`."""
+    """Fraction of the known masks that cover a pixel: `[H, W]`."""
     total = torch.zeros(size)
     for row in range(len(targets[BITS])):
         one = {BITS: targets[BITS][row : row + 1]}
@@ -226,7 +207,7 @@ def constant_ious(mask: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
 
 
 class AvsScorer:
-    """M_J and M_F over the frames with a mask; says by how many clips a call."""
+    """M_J and M_F over the frames with a known mask."""
 
     def __init__(self, classes: Sequence[str], clips_per_call: int) -> None:
         self._classes = classes
@@ -234,14 +215,14 @@ class AvsScorer:
         self._groups: list[Tensor] = []
 
     def add(self, found: Any, batch: TokenBatch) -> None:
-        """Take in one batch."""
+        """Count one batch."""
         truth, known = masks_of(batch.targets, found.mask_logits.shape[-2:]), batch.targets[KNOWN]
         for logits, masks, frames in zip(found.mask_logits, truth, known, strict=True):
             self._metric.update(logits[frames].unsqueeze(0), masks[frames].unsqueeze(0))
         self._groups += batch.targets[GROUPS].cpu().unbind()
 
     def result(self) -> Scores:
-        """M_J in percent; with one clip a call also both numbers of every group of clips."""
+        """M_J in percent; with one clip per call, also both scores of every group of clips."""
         score = self._metric.compute()
         details = {
             "f_measure": 100 * score.f_measure,

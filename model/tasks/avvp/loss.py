@@ -1,7 +1,7 @@
-"""The AVVP objective (REFERENCE section 5): whole-clip labels for the clip and for each modality, names for the tokens.
+"""The AVVP objective (REFERENCE section 5): clip labels for clip and modalities, classes for the class tokens.
 
-Labels are multi-hot per clip, `[B, K]`, whatever modality the event is in; that the picture often does not show what
-is heard is met by smoothing the visual target.
+Labels are multi-hot per clip, `[B, K]`, whichever modality an event is in. The visual target is smoothed, because
+frames often do not show what is heard.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caeav.model.tasks.avvp.config import VISUAL_KEEP
 from caeav.model.tasks.avvp.head import AvvpOutput
 
 CLAMP = 1e-7
-VISUAL_KEEP = 0.9
 
 
 class AvvpLoss(NamedTuple):
@@ -46,7 +46,7 @@ def avvp_loss(
 
 
 def _bce(probability: Tensor, target: Tensor) -> Tensor:
-    # Written out: torch refuses its own under autocast. Half precision knows no 1 - 1e-7.
+    # torch refuses its own BCE under autocast, and half precision cannot represent 1 - 1e-7.
     wide = torch.promote_types(probability.dtype, torch.float32)
     p = probability.to(wide).clamp(CLAMP, 1 - CLAMP)
     return -(target * p.log() + (1 - target) * (1 - p).log()).mean()

@@ -1,13 +1,9 @@
 """The official LLP metric: F-scores of audio, visual and audio-visual events (REFERENCE section 7).
 
-Two levels: segments (every second counts) and events (maximal runs, found when IoU reaches one half). Per clip the
-F-score is averaged over the classes that occur in prediction or truth, 1 for a clip where none does, and the data
-set's value is the mean over clips. "Event" pools the counts of both modalities per class, "type" averages the three
-F-scores. Shapes: `N` clips, `K` classes, `T` seconds.
-
-Events on a time axis: maximal runs of ones in binary tracks, and how many of them are found again.
-
-Exact integer arithmetic on all tracks at once. Tracks are `[..., T]`; every run is known by the second it begins at.
+Two levels: segments (every second counts) and events (maximal runs, found again if IoU reaches one half). A clip's
+F-score is the mean over the classes that occur in prediction or truth, 1 if none does, and the data set's is the mean
+over clips. "Event" pools the counts of both modalities per class, "type" averages the three F-scores. All counting is
+in exact integers. Shapes: `N` clips, `K` classes, `T` seconds.
 """
 
 from __future__ import annotations
@@ -18,45 +14,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caeav.model.tasks.avvp.config import THRESHOLD
 from caeav.model.tasks.avvp.head import AvvpOutput
+
+AUDIO, VISUAL, POOLED, BOTH = range(4)
 
 
 def run_bounds(active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bool tracks `[..., T]` -> where runs begin (bool), and the first and last second of the run, meant only there."""
+    """Bool tracks `[..., T]` -> where runs begin (bool), and there the first and last second of the run."""
     length = active.shape[-1]
     time = torch.arange(length, device=active.device).expand(active.shape)
     before = F.pad(active, (1, 0))[..., :-1]
-    pauses = torch.where(active, length, time)  # the next second without activity, or the end of the track
+    pauses = torch.where(active, length, time)  # the next inactive second, or the end of the track
     ends = pauses.flip(-1).cummin(dim=-1).values.flip(-1) - 1
     return active & ~before, time, ends
 
 
 def run_hits(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Runs found again: bool tracks `[..., T]` twice -> counts `[..., 3]` of hits, false alarms and misses.
+    """Bool tracks `[..., T]` twice -> counts `[..., 3]` of hits, false alarms and misses over runs.
 
-    A predicted run is a hit if its intersection over union with some true run is one half or more, else a false
-    alarm; a true run without such a predicted run is a miss. Runs of one track are apart, so at one half no run can
-    reach two others, and the official code's lack of a one-to-one matching makes no difference.
+    A predicted run is a hit if its intersection over union with some true run is at least one half, else a false alarm;
+    a true run without such a predicted run is a miss. Runs of one track do not touch, so at one half no run can match
+    two others, and that the official code does not match one to one makes no difference.
     """
     begins, first, last = (x.unsqueeze(-1) for x in run_bounds(predicted))  # [..., T, 1]
     true_begins, true_first, true_last = (x.unsqueeze(-2) for x in run_bounds(truth))  # [..., 1, T]
     shared = (torch.minimum(last, true_last) - torch.maximum(first, true_first) + 1).clamp(min=0)
     union = (last - first + 1) + (true_last - true_first + 1) - shared
     reached = begins & true_begins & (2 * shared >= union)  # in whole seconds: a tie is a tie
-    found = reached.any(dim=-1).sum(dim=-1)
-    false_alarms = begins.squeeze(-1).sum(dim=-1) - found
+    hits = reached.any(dim=-1).sum(dim=-1)
+    false_alarms = begins.squeeze(-1).sum(dim=-1) - hits
     misses = true_begins.squeeze(-2).sum(dim=-1) - reached.any(dim=-2).sum(dim=-1)
-    return torch.stack([found, false_alarms, misses], dim=-1)
-
-
-THRESHOLD = 0.5
-AUDIO, VISUAL, POOLED, BOTH = range(4)
+    return torch.stack([hits, false_alarms, misses], dim=-1)
 
 
 def predict_tracks(output: AvvpOutput, threshold: float = THRESHOLD) -> tuple[Tensor, Tensor]:
-    """Bool audio and visual tracks `[B, K, T]`: frame and clip probability both reach the threshold.
+    """Bool audio and visual tracks `[B, K, T]`: both frame and clip probability reach the threshold.
 
-    The official clip gate is the audio-visual `clip_prob`, for both modalities alike.
+    As in the official code, `clip_prob` gates both modalities.
     """
     clip = output.clip_prob.unsqueeze(-1) >= threshold  # [B, K, 1]
 
@@ -79,7 +74,7 @@ def f_scores(counts: Tensor) -> Tensor:
 
 
 def clip_f(counts: Tensor) -> Tensor:
-    """Counts per class `[..., K, 3]` -> the clip's F-score `[...]`, 1 where no class occurs at all."""
+    """Counts per class `[..., K, 3]` -> the clip's F-score `[...]`, 1 if no class occurs."""
     scores = f_scores(counts).nanmean(dim=-1)
     return torch.where(scores.isnan(), 1.0, scores)
 
@@ -88,13 +83,13 @@ def level_counts(audio: tuple[Tensor, Tensor], visual: tuple[Tensor, Tensor], *,
     """Tracks (predicted, truth) of both modalities `[N, K, T]` -> counts `[N, 4, K, 3]`: A, V, pooled, AV."""
     count = run_hits if events else segment_counts
     both = (audio[0] & visual[0], audio[1] & visual[1])
-    heard, seen, agreed = count(*audio), count(*visual), count(*both)
-    return torch.stack([heard, seen, heard + seen, agreed], dim=1)
+    a, v, av = count(*audio), count(*visual), count(*both)
+    return torch.stack([a, v, a + v, av], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LevelScore:
-    """Percent. `type_av`: mean of audio, visual and audio_visual; `event_av`: counts of both modalities pooled."""
+    """Percent. `type_av`: mean of `audio`, `visual` and `audio_visual`; `event_av`: from pooled counts."""
 
     audio: float
     visual: float
@@ -105,9 +100,10 @@ class LevelScore:
 
 @dataclass(frozen=True)
 class AvvpScore:
-    """Both levels; `per_clip` `[2, N, 4]`: segment and event level, F of A, V, pooled and AV in 0..1, for intervals.
+    """Both levels over `clips` clips.
 
-    `per_class` `[2, 4, K]`: F of counts pooled over clips (ours, not official), NaN for a class that never occurs.
+    `per_clip` `[2, N, 4]`: segment and event level, F of A, V, pooled and AV in 0..1, for intervals. `per_class`
+    `[2, 4, K]`: F of counts pooled over clips (ours, not official), NaN for a class that never occurs.
     """
 
     segment: LevelScore
@@ -140,13 +136,13 @@ class AvvpMetric:
         self, predicted_audio: Tensor, predicted_visual: Tensor, audio: Tensor, visual: Tensor
     ) -> None:
         """One batch of bool tracks, all `[B, K, T]`."""
-        heard, seen = (predicted_audio.cpu(), audio.cpu()), (predicted_visual.cpu(), visual.cpu())
-        counts = torch.stack([level_counts(heard, seen, events=events) for events in (False, True)])
+        pairs = (predicted_audio.cpu(), audio.cpu()), (predicted_visual.cpu(), visual.cpu())
+        counts = torch.stack([level_counts(*pairs, events=events) for events in (False, True)])
         self._clips.append(clip_f(counts))  # [2, B, 4]
         self._counts += counts.sum(dim=1)
 
     def compute(self) -> AvvpScore:
-        """The score of everything seen so far; a ValueError before the first batch."""
+        """The score of all batches so far; raises ValueError before the first one."""
         if not self._clips:
             raise ValueError("no clip was scored: call update() first")
         per_clip = torch.cat(self._clips, dim=1)
@@ -155,7 +151,7 @@ class AvvpMetric:
 
 
 def clip_scores(level: Tensor) -> dict[str, Tensor]:
-    """F of A, V, pooled and AV of one level `[..., 4]` -> the five numbers of a `LevelScore`, each `[...]`."""
+    """F of A, V, pooled and AV of one level `[..., 4]` -> the five scores of a `LevelScore`, each `[...]`."""
     audio, visual, both = (level[..., i] for i in (AUDIO, VISUAL, BOTH))
     return {
         "audio": audio,

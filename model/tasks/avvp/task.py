@@ -1,71 +1,48 @@
 """Audio-visual video parsing (LLP): which events are heard, which are seen, and in which seconds.
 
-Training knows which events a clip holds, in whatever modality; val and test have audible and visible events second by
-second. Shapes: `N` samples, `T` segments, `K` classes.
+Training knows only which events a clip holds, in whichever modality; val and test have audible and visible events
+second by second. Shapes: `N` samples, `T` segments, `K` classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
+from caeav.model.adapters.trunk import Trunk
+from caeav.model.tasks.avvp.config import AvvpHeadConfig, AvvpLossConfig, AvvpMetricConfig
 from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
-from caeav.model.tasks.avvp.loss import VISUAL_KEEP, avvp_loss
-from caeav.model.tasks.avvp.metric import THRESHOLD, AvvpMetric, clip_scores, predict_tracks
+from caeav.model.tasks.avvp.loss import avvp_loss
+from caeav.model.tasks.avvp.metric import AvvpMetric, clip_scores, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.bootstrap import Evidence, mean_of
-from caeav.model.tasks.config import LossConfig, NotNegative, RunConfig, Section
-from caeav.model.tasks.heads import AvvpHeadConfig, HeadConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
 from caeav.model.tasks.sample import Sample
 
-if TYPE_CHECKING:
-    from caeav.model.adapters.trunk import Trunk
-
 LABELS, AUDIO, VISUAL, TIMED = "labels", "audio", "visual", "timed"
 MOTION = "motion."
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class AvvpLossConfig(LossConfig):
-    """The official five. A keep of `s` turns a clip label `y` into `s y + (1 - s) / 2` for that modality: what is
-    heard need not be seen."""
-
-    clip: NotNegative = 1.0
-    audio: NotNegative = 1.0
-    visual: NotNegative = 1.0
-    audio_token: NotNegative = 1.0
-    visual_token: NotNegative = 1.0
-    audio_keep: Share = 1.0
-    visual_keep: Share = VISUAL_KEEP
-
-
-class AvvpMetricConfig(Section):
-    """threshold: from which probability on an event is said to be there, for clips and for seconds."""
-
-    threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
 
 
 class AvvpTask(Task):
-    """The registered task `avvp`; its epochs are compared by Type@AV of segments, as the official code does."""
+    """The registered task `avvp`; Type@AV of segments chooses the epoch, as in the official code."""
 
     name = "avvp"
     metric = "segment_type_av"
     head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
-    metric_config: ClassVar[type[Section]] = AvvpMetricConfig
+    metric_config: ClassVar[type[MetricConfig]] = AvvpMetricConfig
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
-        """Nothing; but without a single event there would be nothing to score."""
+        """None; but val and test splits without any event, where nothing can be scored, are an error."""
         if not any(sample.clip.events for split in ("val", "test") for sample in splits[split]):
             raise CaeavError(
                 f"no val or test clip of data set {manifest.dataset!r} has an event",
@@ -74,7 +51,7 @@ class AvvpTask(Task):
         return {}
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """`labels` `[N, K]` of whole clips; `audio`, `visual` `[N, T, K]`, and `timed` `[N]` where these are known."""
+        """`labels` `[N, K]` of clips; `audio`, `visual` `[N, T, K]`, and `timed` `[N]`: whether these are known."""
         names = [clip_labels(sample) for sample in samples]
         check_labels(inputs, (name for found in names for name in found))
         shape = inputs.spec.segments, len(inputs.classes)
@@ -89,7 +66,7 @@ class AvvpTask(Task):
         }
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
-        """Grouping by classes; with `motion` also of the stores' one motion tap."""
+        """Grouping by classes; with `motion` it also reads the one motion tap of the stores."""
         assert isinstance(config, AvvpHeadConfig)
         taps = [tap for tap in inputs.spec.other if tap.name.startswith(MOTION)]
         if config.motion and len(taps) != 1:
@@ -108,7 +85,7 @@ class AvvpTask(Task):
         )
 
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
-        """With the mean tokens of the motion tap, if the head reads one."""
+        """With the mean tokens of the motion tap if the head reads one."""
         assert isinstance(head, AvvpHead)
         if head.motion_in is None:
             return head(trunk)  # type: ignore[no-any-return]
@@ -117,58 +94,58 @@ class AvvpTask(Task):
 
     def losses(self, found: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official five, from labels of whole clips."""
-        keeps = config.loss
-        assert isinstance(keeps, AvvpLossConfig)
-        loss = avvp_loss(
-            found, batch.targets[LABELS], visual_keep=keeps.visual_keep, audio_keep=keeps.audio_keep
-        )
-        return loss._asdict()
+        keep = config.loss
+        assert isinstance(keep, AvvpLossConfig)
+        labels = batch.targets[LABELS]
+        return avvp_loss(found, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
 
     def decode(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
-        """Both modalities' seconds, from the probability on that scores are taken at."""
+        """The seconds of both modalities, at the threshold of the metric."""
         assert isinstance(config.metric, AvvpMetricConfig)
-        heard, seen = predict_tracks(found, config.metric.threshold)
+        audio, visual = predict_tracks(found, config.metric.threshold)
         return Tracks.of(
-            inputs.classes, heard[0], seen[0], found.audio_frame_prob[0], found.visual_frame_prob[0]
+            inputs.classes,
+            {AUDIO: audio[0], VISUAL: visual[0]},
+            {AUDIO: found.audio_frame_prob[0], VISUAL: found.visual_frame_prob[0]},
         )
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
-        """A fresh scorer."""
+        """A new scorer."""
         assert isinstance(config.metric, AvvpMetricConfig)
         return AvvpScorer(inputs.classes, config.metric.threshold)
 
     def majority_score(
         self, inputs: Inputs, config: RunConfig, train: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> float:
-        """Type@AV of answering the most frequent training class in every second of both modalities."""
+        """Type@AV of the most frequent training class in every second of both modalities."""
         always = torch.zeros_like(targets[AUDIO].transpose(1, 2), dtype=torch.bool)  # [N, K, T]
         always[:, int(train[LABELS].sum(dim=0).argmax())] = True
         metric = AvvpMetric(len(inputs.classes))
-        heard, seen = (targets[name].transpose(1, 2) > 0 for name in (AUDIO, VISUAL))
-        metric.update_tracks(always, always, heard, seen)
+        audio, visual = (targets[name].transpose(1, 2) > 0 for name in (AUDIO, VISUAL))
+        metric.update_tracks(always, always, audio, visual)
         return metric.compute().segment.type_av
 
 
 def clip_labels(sample: Sample) -> list[str]:
-    """What the clip holds, without saying when: its row's own `labels`, else those of its events."""
+    """What the clip holds, whenever: the `labels` of its row, else those of its events."""
     given = sample.clip.extra.get("labels")
     return list(given) if given is not None else list(dict.fromkeys(e.label for e in sample.clip.events))
 
 
 def _truth(sample: Sample, modality: str, inputs: Inputs) -> Tensor:
-    """`[T, K]`: events of one modality, and those of no named one."""
+    """`[T, K]`: events of one modality, and those that name none."""
     return active([e for e in sample.clip.events if e.modality in ("", modality)], inputs)
 
 
 class AvvpScorer:
-    """The official F-scores; refuses clips of which only the labels of the whole are known."""
+    """The official F-scores; refuses clips of which only clip labels are known."""
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
         self._classes = classes
         self._metric = AvvpMetric(len(classes), threshold)
 
     def add(self, found: Any, batch: TokenBatch) -> None:
-        """Take in one batch."""
+        """Count one batch."""
         if not bool(batch.targets[TIMED].all()):
             raise CaeavError(
                 "these clips have labels of the whole clip only, their seconds cannot be scored",
@@ -177,7 +154,7 @@ class AvvpScorer:
         self._metric.update(found, batch.targets[AUDIO], batch.targets[VISUAL])
 
     def result(self) -> Scores:
-        """All ten numbers; a row for every class that occurs in truth or prediction."""
+        """All ten scores; a row for every class that occurs in truth or prediction."""
         score = self._metric.compute()
         levels = {"segment": score.segment, "event": score.event}
         details = {f"{name}_{key}": x for name, level in levels.items() for key, x in asdict(level).items()}

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import Weights, WeightsError, find_weights
-from caeav.pipeline.backbones.weights.load import read_weights, unwrapped
+from caeav.pipeline.backbones.weights.load import read_weights, strip_prefixes
 
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 LAION_FILES = ("630k-audioset-best.pt",)
@@ -81,7 +81,7 @@ def find_clap(choice: ModelChoice, default: str, beside: Sequence[str]) -> Weigh
 
 def read_clap(weights: Weights, tower: Literal["audio", "text"]) -> ClapState:
     """Read either form; raises `WeightsError` when it is neither or lacks the tower."""
-    state = unwrapped(read_weights(weights), lambda name: name.startswith(_OWN))
+    state = strip_prefixes(read_weights(weights), lambda name: name.startswith(_OWN))
     hub = any(name.startswith((_ENCODER, "text_model.")) for name in state)
     audio, text, unknown = _from_hub(state) if hub else _from_laion(state)
     if unknown or not (audio if tower == "audio" else text):

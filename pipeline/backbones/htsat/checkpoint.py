@@ -31,7 +31,7 @@ from torch import Tensor
 from caeav.pipeline.backbones.htsat.frontend import FrontEnd, mel_weights
 from caeav.pipeline.backbones.htsat.network import Htsat
 from caeav.pipeline.backbones.weights.find import WeightsError
-from caeav.pipeline.backbones.weights.load import load_checked, read_tensors, unwrapped
+from caeav.pipeline.backbones.weights.load import load_checked, read_tensors, strip_prefixes
 
 _OWN = ("bn0.", "patch_embed.", "layers.")
 FILTERS = "logmel_extractor.melW"
@@ -61,7 +61,7 @@ def our_name(published: str) -> str:
 
 def read_state(path: Path, part: str = "") -> dict[str, Tensor]:
     """The tensors of a checkpoint file, without prefixes of training; raises `WeightsError` for another network's."""
-    state = unwrapped(read_tensors(path, part), lambda name: name.startswith(_OWN))
+    state = strip_prefixes(read_tensors(path, part), lambda name: name.startswith(_OWN))
     if not any(name.startswith(_OWN) for name in state):
         raise WeightsError(
             f"{path} holds no HTS-AT: its names are {', '.join(list(state)[:8])}",

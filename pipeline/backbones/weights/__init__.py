@@ -1,4 +1,4 @@
-"""Weights of learned components: found by hub name, folder or file, digested, and loaded without a key left over."""
+"""Weights of learned models: found by hub name, folder or file, digested, and loaded without a key left over."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What this machine knows of weight files: `<home>/weights.json`, digest -> path, and a digest's file by its date.
+"""Where weight files lie on this machine, and their digests: `<home>/weights.json`.
 
-Recipes name weights by digest and never by path; this file leads from one to the other, so that a store's models can
-be built again. It also spares reading gigabytes to digest a file that has not changed (same path, size and time).
+Recipes name weights by digest and never by path; this file leads from the digest to the path, so that a store's models
+can be built again. It also saves reading gigabytes to digest a file that has not changed (same path, size and time).
 Losing it costs only time, so a home that cannot be written to is no error.
 """
 
@@ -16,31 +16,32 @@ from typing import Any
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import size_text
 
 FILE = "weights.json"
 LARGE_BYTES = 1 << 30
-"""From this size on reading a file takes long enough to be told."""
+"""From this size on, reading a file takes long enough to be announced."""
 _home: Home | None = None
 
 
-def _unheard(text: str) -> None:
-    """Nobody is told."""
+def _ignore(text: str) -> None:
+    """Tell nobody."""
 
 
-_tell: Callable[[str], object] = _unheard
+_tell: Callable[[str], object] = _ignore
 
 
-def remember_at(home: Home | None, tell: Callable[[str], object] = _unheard) -> None:
-    """From now on this process keeps its memory in `home`; with None, in the home found by itself.
+def remember_at(home: Home | None, tell: Callable[[str], object] = _ignore) -> None:
+    """From now on, this process keeps `weights.json` in `home`, or with None in the default home.
 
-    `tell` hears of large files before they are read for their digest, and which of several weights in a file are taken.
+    `tell` is called before a large file is read for its digest, and where one of several weights in a file is chosen.
     """
     global _home, _tell
     _home, _tell = home, tell
 
 
 def tell(text: str) -> None:
-    """Say something to whoever listens."""
+    """Pass a remark to the function that `remember_at` was given."""
     _tell(text)
 
 
@@ -50,14 +51,14 @@ def memory_file() -> Path:
 
 
 def recall(digest: str) -> Path | None:
-    """Where the file or folder of a digest lay last; None when that is unknown or it is gone."""
+    """Where the file or folder of a digest lay last; None when that is not known or nothing lies there now."""
     entry = _load()["places"].get(digest)
     path = Path(entry) if isinstance(entry, str) else None
     return path if path is not None and path.exists() else None
 
 
 def remember(digest: str, place: Path) -> None:
-    """Note where weights of this digest lie."""
+    """Note where the weights of this digest lie."""
     held = _load()
     if held["places"].get(digest) != str(place):
         held["places"][digest] = str(place)
@@ -65,7 +66,7 @@ def remember(digest: str, place: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """`sha256:<hex>` of a file's bytes; taken from memory when its size and time are those of the last reading."""
+    """`sha256:<hex>` of a file's bytes, which are not read again while the file has the same size and time."""
     real = path.resolve()
     state = real.stat()
     stamp = [state.st_size, state.st_mtime_ns]
@@ -73,7 +74,8 @@ def file_digest(path: Path) -> str:
     if isinstance(known, list) and known[:2] == stamp and len(known) == 3:
         return str(known[2])
     if state.st_size >= LARGE_BYTES:
-        _tell(f"reading {path.name} ({state.st_size / 2**30:.1f} GiB) for its digest, once unless it changes")
+        size = size_text(state.st_size, binary=True)
+        _tell(f"reading {path.name} ({size}) for its digest, once unless it changes")
     with real.open("rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     held = _load()

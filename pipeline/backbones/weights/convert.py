@@ -1,6 +1,6 @@
-"""`caeav models convert`: the tensors of any torch checkpoint as a `.safetensors` file; nothing in it is run.
+"""`caeav models convert`: write the tensors of any torch checkpoint to a `.safetensors` file; nothing in it is run.
 
-The names stay as they are in the file. What is not written (optimizers, settings, other copies of the weights) is told.
+Names stay as they are in the file. What is left out (optimizers, settings, other copies of the weights) is listed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from caeav.manifests.core.atomic import publish_bytes
-from caeav.pipeline.backbones.weights.inspect import OWN, acting, entries, mixed, part_in
+from caeav.manifests.core.util import some_lines
+from caeav.pipeline.backbones.weights.inspect import (
+    OWN,
+    dangerous_names,
+    entries,
+    mixed_tensors,
+    parts_of_open,
+)
 from caeav.pipeline.backbones.weights.parts import Parts, part_of
 from caeav.pipeline.backbones.weights.pickled import (
     MAX_GROWTH,
@@ -34,8 +41,11 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Conversion:
-    """`parts`: what was taken, and what could have been; `dropped`: what else was there, each in a few words;
-    `classes`: those that the file names besides torch's own; no object of them was made."""
+    """What was written to `path`, and what was not.
+
+    parts: which dictionary was taken, and which could have been. dropped: what else the file holds, each in a few
+    words. classes: those that the file names besides torch's own; no object of them was made.
+    """
 
     path: Path
     parts: Parts
@@ -46,9 +56,9 @@ class Conversion:
 
 
 def convert(source: Path, out: Path, take: str = "") -> Conversion:
-    """Write the model's tensors of `source` to `out`; `take` names another dictionary than the usual one.
+    """Write the model's tensors in `source` to `out`; `take` names another dictionary than the usual one.
 
-    Raises `WeightsError` for a file that is none, would run commands, or holds no named tensors.
+    Raises `WeightsError` for a file that is no checkpoint, would run commands, or holds no named tensors.
     """
     if out.suffix != SUFFIX:
         raise WeightsError(f"{out} does not end in {SUFFIX}", hint=f"write {out.with_suffix(SUFFIX)}")
@@ -59,15 +69,15 @@ def convert(source: Path, out: Path, take: str = "") -> Conversion:
     if source.suffix == SUFFIX:
         raise WeightsError(f"{source} is plain already", hint="give it as weights as it is")
     with open_pickled(source) as held:
-        commands = acting(held.names)
+        commands = dangerous_names(held.names)
         if commands:
             raise WeightsError(
                 f"{source} asks to run {', '.join(map(readable, commands))} on being opened; nothing of it was run",
                 hint="do not trust this file: get the weights elsewhere, best as .safetensors",
             )
-        parts = part_in(held, str(source), take)
+        parts = parts_of_open(held, str(source), take)
         chosen = part_of(held.root, parts.taken, entries)
-        lazy = mixed(chosen)
+        lazy = mixed_tensors(chosen)
         if not lazy:
             raise WeightsError(f"{source} holds no named tensors", hint="give a checkpoint of the model")
         size = sum(x.bytes for x in lazy.values())
@@ -76,15 +86,15 @@ def convert(source: Path, out: Path, take: str = "") -> Conversion:
                 f"{source} claims {size} bytes of tensors in a file of {source.stat().st_size}",
                 hint="its tensors repeat their values: save them with .clone() in the program that made them",
             )
-        tensors = _laid_out(held, lazy)
+        tensors = _materialise(held, lazy)
         dropped = tuple(readable(text) for text in _dropped(held.root, chosen, parts, lazy))
         classes = tuple(readable(name) for name in sorted(held.names) if not OWN.fullmatch(name))
     publish_bytes(out, save(tensors, metadata={"format": "pt"}))
     return Conversion(out, parts, len(tensors), size, dropped, classes)
 
 
-def _laid_out(held: Pickled, lazy: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
-    """The tensors themselves, each with memory of its own, as safetensors asks for."""
+def _materialise(held: Pickled, lazy: Mapping[str, LazyTensor]) -> dict[str, Tensor]:
+    """The tensors themselves, each with memory of its own, as safetensors requires."""
     rows: dict[tuple[Storage, str], Tensor] = {}
     found = {}
     for name, x in lazy.items():
@@ -102,27 +112,23 @@ def _laid_out(held: Pickled, lazy: Mapping[str, LazyTensor]) -> dict[str, Tensor
 
 
 def _dropped(root: Any, chosen: Any, parts: Parts, lazy: Mapping[str, LazyTensor]) -> list[str]:
-    """What is in the file and not in the result, in a few words each."""
+    """What the file holds and the result does not, from the chosen dictionary outwards."""
     kept = entries(chosen) or {}
-    said = [
+    dropped = [
         f"{parts.taken}.{name}".lstrip(".") + f": {_in_words(x)}"
         for name, x in kept.items()
         if name not in lazy
     ]
-    way = parts.taken.split(".")
-    for step in range(len(way) if parts.taken else 0):
-        at = part_of(root, ".".join(way[:step]), entries)
-        here = "".join(f"{name}." for name in way[:step])
-        said += [
-            f"{here}{_name(name)}: {_in_words(x)}"
+    steps = parts.taken.split(".") if parts.taken else []
+    for depth, taken in enumerate(steps):
+        at = part_of(root, ".".join(steps[:depth]), entries)
+        prefix = "".join(f"{name}." for name in steps[:depth])
+        dropped += [
+            f"{prefix}{getattr(name, 'name', name)}: {_in_words(x)}"
             for name, x in (entries(at) or {}).items()
-            if name != way[step]
+            if name != taken
         ]
-    return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
-
-
-def _name(key: Any) -> str:
-    return str(getattr(key, "name", key))
+    return some_lines(dropped, _SHOWN)
 
 
 def _in_words(value: Any) -> str:
@@ -131,7 +137,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, Inert):
         return f"an object of {value.name}"
     if isinstance(value, dict):
-        count = len(mixed(value) or {})
+        count = len(mixed_tensors(value) or {})
         return f"{count} tensors" if count else f"a dictionary of {len(value)}"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"

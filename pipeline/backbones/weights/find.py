@@ -1,8 +1,8 @@
-"""From what a user calls weights (a hub name, a folder, a file) to files on this machine and their digest.
+"""Find weights: from a hub name, a folder or a file to files on this machine and their digest.
 
-A hub name is looked up in the cache of huggingface_hub first. The network is asked only when a hub name was given in
-so many words (`hub:` alone is the model's default), never for a default not named, and never with HF_HUB_OFFLINE set.
-What is found is remembered by its digest (`memory.py`), so that a recipe, which holds no path, leads back to it.
+A hub name is first looked up in the cache of huggingface_hub. Nothing is downloaded unless a hub name was given
+(`hub:` alone means the model's default), and never with HF_HUB_OFFLINE set. The place of what was found is remembered
+by digest (`cache.py`), so that a recipe, which holds no path, leads back to it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.cache import file_digest, recall, remember, tell
-from caeav.pipeline.backbones.weights.inspect import parts_of
+from caeav.pipeline.backbones.weights.inspect import find_parts
 from caeav.pipeline.backbones.weights.parts import Parts
 from caeav.pipeline.backbones.weights.pickled import WeightsError as WeightsError
 
 HUB, RANDOM, DIGEST, PART = "hub:", "random:", "sha256:", "#"
-_BEFORE = ("", "state_dict", "model", "module")
-"""Parts that recipes made before there was a choice do not name."""
+_USUAL_PARTS = ("", "state_dict", "model", "module")
+"""Parts that a recipe does not name, since older recipes did not."""
 _INDEX = ".index.json"
 _SHOWN = 8
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
@@ -31,10 +31,10 @@ _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 
 @dataclass(frozen=True)
 class Weights:
-    """`files` hold the tensors (several for a sharded checkpoint), `folder` holds them and what else was asked for.
+    """`files` hold the tensors (several for a sharded checkpoint); `folder` holds them and what lies beside them.
 
-    `source` and `digest` are what a recipe says. With `seed` there are no files: values are drawn at random.
-    `parts`: which dictionary of a torch file is taken; a recipe says it where its name is unusual.
+    `source` and `digest` go into the recipe. With `seed` there are no files: values are drawn at random.
+    `parts`: which dictionary of a torch file is taken; its name goes into the recipe where it is unusual.
     """
 
     source: str
@@ -46,13 +46,13 @@ class Weights:
 
     @property
     def part(self) -> str:
-        """The dotted name of the dictionary that is taken."""
+        """The dotted name of the dictionary to take."""
         return self.parts.taken if self.parts else ""
 
     def describe(self) -> dict[str, str]:
-        """For a recipe: `{"source": ..., "digest": ...}`, without a path; and the part, where it is unusual."""
-        told = {"source": self.source, "digest": self.digest}
-        return told | ({"part": self.part} if self.part not in _BEFORE else {})
+        """For a recipe: `{"source": ..., "digest": ...}`, without a path; and the part where it is unusual."""
+        described = {"source": self.source, "digest": self.digest}
+        return described | ({"part": self.part} if self.part not in _USUAL_PARTS else {})
 
 
 def find_weights(
@@ -64,13 +64,13 @@ def find_weights(
     also: Sequence[str] = (),
     origin: str = "",
 ) -> Weights:
-    """The weights of `choice`; `default` (`hub:<owner>/<repo>` or empty) is what it means when it names none.
+    """The weights of `choice`, or the `default` (`hub:<owner>/<repo>`, or empty for none) where it names none.
 
-    `wants`: names of the file of tensors, the first that is there is taken; one that ends in `.index.json` stands for
-    the shards it lists; a file given by path may be called anything. `needs`: files that must lie beside it
-    (`config.json`, a tokenizer's), `also`: files used when there. All of them enter the digest.
-    `origin`: who publishes them, where that is no hub. `PATH#PART` names one of several dictionaries in a torch file; a
-    digest, as in a recipe, means the weights as trained unless it names a part, a path their average (`parts.py`).
+    wants: names that the file of tensors may have, the best first; one that ends in `.index.json` stands for the
+    shards it lists; a file given by path may have any name. needs: files that must lie beside it (`config.json`, a
+    tokenizer's). also: files used where they exist. All of them enter the digest. origin: who publishes the weights,
+    where no hub does. `PATH#PART` names one of several dictionaries in a torch file; without it, a path means the
+    moving average where there is one, and a digest, as in a recipe, the weights as trained (`parts.py`).
     Raises `WeightsError` naming the command to type or the file to get.
     """
     given = default if choice.weights in ("", HUB) else choice.weights
@@ -83,7 +83,7 @@ def find_weights(
         )
     if given.startswith(HUB):
         folder = _hub_folder(choice, given, wants, needs, also, may_fetch=bool(choice.weights))
-        return _gather(choice, given, _pick(choice, folder, wants, given), folder, needs, also)
+        return _collect(choice, given, _pick(choice, folder, wants, given), folder, needs, also)
     take, averages = "", True
     if given.startswith(DIGEST):
         given, _, take = given.partition(PART)
@@ -101,15 +101,15 @@ def find_weights(
             place = place.with_name(name)
     if place.is_dir():
         main = _pick(choice, place, wants, str(place), origin)
-        return _gather(choice, place.name, main, place, needs, also, take, averages=averages)
+        return _collect(choice, place.name, main, place, needs, also, take, averages=averages)
     if not place.is_file():
         raise WeightsError(
             f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants, origin)
         )
-    return _gather(choice, place.name, place, place.parent, needs, also, take, averages=averages)
+    return _collect(choice, place.name, place, place.parent, needs, also, take, averages=averages)
 
 
-def at_hand(source: str) -> bool:
+def is_cached(source: str) -> bool:
     """Whether the hub's cache holds any weight file of `hub:<owner>/<repo>`."""
     repo = source.removeprefix(HUB).partition("@")[0]
     snapshots = hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
@@ -134,7 +134,7 @@ def _random(choice: ModelChoice, given: str) -> Weights:
     return Weights(source=given, digest=given, seed=int(seed))
 
 
-def _gather(
+def _collect(
     choice: ModelChoice,
     source: str,
     main: Path,
@@ -165,13 +165,13 @@ def _gather(
 
 
 def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
-    """Which dictionary is taken of a torch file, told where there is a choice; None for other files."""
+    """Which dictionary of a torch file to take, announced where there is a choice; None for other files."""
     one = len(files) == 1 and files[0].suffix != ".safetensors"
     if take and not one:
         raise WeightsError(f"{files[0].name} has no parts", hint=f"leave {PART}{take} away")
-    parts = parts_of(files[0], take, averages=averages) if one else None
+    parts = find_parts(files[0], take, averages=averages) if one else None
     if parts is not None and parts.others:
-        tell(f"weights of {files[0].name}: {parts.said()}")
+        tell(f"weights of {files[0].name}: {parts.in_words()}")
     return parts
 
 
@@ -212,7 +212,7 @@ def _hub_folder(
     *,
     may_fetch: bool,
 ) -> Path:
-    """The snapshot in the hub's cache that holds what is wanted, fetched first where that is allowed."""
+    """The snapshot in the hub's cache that holds what is wanted; it is downloaded first where that is allowed."""
     repo, _, revision = given.removeprefix(HUB).partition("@")
     if repo.count("/") != 1:
         raise WeightsError(f"{given!r} is no name on the hub", hint="write hub:<owner>/<repo>")
@@ -238,7 +238,7 @@ def _hub_folder(
 
 
 def _whole(choice: ModelChoice, main: Path, needs: Sequence[str]) -> bool:
-    """Whether a snapshot holds all that is needed, and not the half of a download."""
+    """Whether a snapshot holds all that is needed; an interrupted download does not."""
     if any(not (main.parent / name).is_file() for name in needs):
         return False
     if main.name.endswith(_INDEX):
@@ -272,12 +272,12 @@ def _fetch(
                 get(name)
     except WeightsError:
         raise
-    except Exception as error:  # the client lets through what its HTTP library raises, whichever that is
+    except Exception as error:  # the client lets through whatever its HTTP library raises
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{repo} could not be fetched from the hub: {first}",
-            hint=f"see that huggingface.co is reachable, or get {wants[0]} elsewhere and give its path as the weights "
-            f"of {choice.name}",
+            hint=f"check that huggingface.co is reachable, or get {wants[0]} elsewhere and give its path as the "
+            f"weights of {choice.name}",
         ) from error
     return path.parent
 

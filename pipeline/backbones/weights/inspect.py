@@ -1,6 +1,6 @@
-"""What a torch checkpoint holds besides the tensors that are wanted: its parts, and the classes that it names.
+"""Inspect a torch checkpoint without loading it: the dictionaries of tensors it holds, and the classes it names.
 
-Looked at by `pickled.py`, so nothing in the file is imported or run, and no tensor is read. Needs no torch.
+The file is read by `pickled.py`, so nothing in it is imported or run, and no tensor is read. Needs no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OWN = re.compile(
     r"|serialization\._get_layout)|collections\.(OrderedDict|Counter)|_codecs\.encode"
     r"|builtins\.(set|bytearray|complex)"
 )
-"""What torch itself reads by `weights_only`."""
+"""Names that torch itself reads with `weights_only`."""
 HARMLESS = re.compile(
     r"(argparse\.Namespace|pathlib(\._local)?\.\w*Path|collections\.(defaultdict|deque)|typing\.\w+"
     r"|datetime\.\w+|uuid\.UUID|decimal\.Decimal|fractions\.Fraction|functools\.partial"
@@ -37,33 +37,33 @@ HARMLESS = re.compile(
     r"|torch\.torch_version\.TorchVersion|torch\.optim\.[\w.]+|torch\.(cuda\.)?amp\.[\w.]+"
     r"|(pytorch_lightning|lightning|lightning_fabric|lightning_utilities)\.[\w.]+)"
 )
-"""Settings and bookkeeping that training writes beside weights. An empty stand-in takes the place of each, see
-`load.py`, so the name alone matters; others are refused, since they may be what holds the weights."""
-_ACTING = re.compile(
+"""Settings and bookkeeping that training programs write beside weights. An empty stand-in replaces each (`load.py`),
+so only the name matters. Other classes are refused, since they may hold the weights."""
+_DANGEROUS = re.compile(
     r"(os|posix|nt|sys|subprocess|shutil|socket|pty|runpy|importlib|imp|ctypes|code|codeop|webbrowser)\..+"
     r"|builtins\.(eval|exec|compile|open|__import__|input|breakpoint)"
 )
 
 
-def classes_in_the_way(names: Iterable[str]) -> list[str]:
-    """Of the names in a file, those that plain reading stops at."""
+def unreadable_names(names: Iterable[str]) -> list[str]:
+    """Of the names in a file, those that stop it from being read as plain tensors."""
     return sorted(name for name in names if not OWN.fullmatch(name) and not HARMLESS.fullmatch(name))
 
 
-def acting(names: Iterable[str]) -> list[str]:
-    """Of the names in a file, those by which it would do something on being unpickled; no honest one has any."""
-    return sorted(filter(_ACTING.fullmatch, names))
+def dangerous_names(names: Iterable[str]) -> list[str]:
+    """Of the names in a file, those with which it would act on the machine when unpickled; an honest file has none."""
+    return sorted(filter(_DANGEROUS.fullmatch, names))
 
 
-def refused_names(path: Path, names: Collection[str]) -> WeightsError | None:
-    """Why a file with such names in it is not read, and what to do; None when plain reading gets past all of them."""
-    if commands := acting(names):
+def refusal_of(path: Path, names: Collection[str]) -> WeightsError | None:
+    """Why a file with these names in it is not read, and what to do; None where it can be read."""
+    if commands := dangerous_names(names):
         return WeightsError(
             f"{path} cannot be read as plain weights: it asks to run {', '.join(map(readable, commands))}",
             hint="only tensors are read, code in a checkpoint never is, and nothing of it was run; do not trust this "
             "file: get the weights elsewhere, best as .safetensors",
         )
-    if classes := classes_in_the_way(names):
+    if classes := unreadable_names(names):
         return WeightsError(
             f"{path} cannot be read as plain weights: it holds objects of {', '.join(map(readable, classes))}",
             hint="only tensors are read, code in a checkpoint never is; this writes them to a file of their own and "
@@ -73,36 +73,36 @@ def refused_names(path: Path, names: Collection[str]) -> WeightsError | None:
 
 
 def convert_command(path: Path) -> str:
-    """What to type to have a file's tensors in a file of their own."""
+    """The command that writes a file's tensors to a file of their own."""
     return f"caeav models convert {shlex.quote(str(path))} {shlex.quote(f'{path.stem}.safetensors')}"
 
 
-def parts_of(path: Path, take: str = "", *, averages: bool = True) -> Parts | None:
-    """Which dictionary of a torch file is the model's (`choose_part`); None where that cannot be told.
+def find_parts(path: Path, take: str = "", *, averages: bool = True) -> Parts | None:
+    """Which dictionary of a torch file is the model's (`choose_part`); None where that cannot be decided.
 
-    Raises `WeightsError` when `take` names none, or classes are in the way of reading any.
+    Raises `WeightsError` when `take` names none, or classes stop the file from being read.
     """
     refusal = None
     try:
         with open_pickled(path) as held:
-            refusal = refused_names(path, held.names)
+            refusal = refusal_of(path, held.names)
             if refusal is not None:
                 raise refusal
-            return choose_part(held.root, pure, entries, str(path), take, averages=averages)
+            return choose_part(held.root, pure_tensors, entries, str(path), take, averages=averages)
     except WeightsError:
         if take or refusal is not None:
             raise
         return None
 
 
-def part_in(held: Pickled, source: str, take: str = "") -> Parts:
-    """The same of a file that is open; raises `WeightsError`. Mixed dictionaries count only where no pure one is."""
+def parts_of_open(held: Pickled, source: str, take: str = "") -> Parts:
+    """The same for an open file, where mixed dictionaries count if there is no pure one. Raises `WeightsError`."""
     try:
-        return choose_part(held.root, pure, entries, source, take)
+        return choose_part(held.root, pure_tensors, entries, source, take)
     except WeightsError:
-        if not any(mixed(x) for x in [held.root, *(entries(held.root) or {}).values()]):
+        if not any(mixed_tensors(x) for x in [held.root, *(entries(held.root) or {}).values()]):
             raise
-        return choose_part(held.root, mixed, entries, source, take)
+        return choose_part(held.root, mixed_tensors, entries, source, take)
 
 
 def entries(value: Any) -> Mapping[Any, Any] | None:
@@ -112,15 +112,15 @@ def entries(value: Any) -> Mapping[Any, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def pure(value: Any) -> Mapping[str, LazyTensor] | None:
-    """The named tensors of a dictionary that holds nothing else, or of a whole module that was saved."""
+def pure_tensors(value: Any) -> Mapping[str, LazyTensor] | None:
+    """The named tensors of a dictionary that holds nothing else, or of a module that was saved whole."""
     held = entries(value)
     if not held or not all(isinstance(k, str) and isinstance(x, LazyTensor) for k, x in held.items()):
         return None
     return held
 
 
-def mixed(value: Any) -> Mapping[str, LazyTensor] | None:
+def mixed_tensors(value: Any) -> Mapping[str, LazyTensor] | None:
     """The named tensors of a dictionary that also holds numbers and the like, but no further dictionaries."""
     held = entries(value) or {}
     if any(not isinstance(k, str) or isinstance(x, dict | list) for k, x in held.items()):
@@ -129,15 +129,15 @@ def mixed(value: Any) -> Mapping[str, LazyTensor] | None:
 
 
 def module_tensors(value: Inert, prefix: str = "", depth: int = 64) -> dict[str, LazyTensor]:
-    """The state dict of a module that was saved as an object: parameters and buffers of it and those below it."""
+    """The state dict of a module that was saved whole: its parameters and buffers, and those of the modules in it."""
     state = value.state
     found: dict[str, LazyTensor] = {}
     if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict) or not depth:
         return found
-    passing = state.get("_non_persistent_buffers_set") or ()
+    transient = state.get("_non_persistent_buffers_set") or ()
     for part in ("_parameters", "_buffers"):
         for name, x in (state.get(part) or {}).items():
-            if isinstance(x, LazyTensor) and name not in passing:
+            if isinstance(x, LazyTensor) and name not in transient:
                 found[f"{prefix}{name}"] = x
     for name, module in state["_modules"].items():
         if isinstance(module, Inert):

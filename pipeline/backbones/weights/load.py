@@ -1,6 +1,6 @@
-"""Tensors from a checkpoint file into a module, wholly or not at all. Imports torch; nothing in a file is executed.
+"""Load a checkpoint file into a module, wholly or not at all; nothing in the file is executed.
 
-Libraries stay silent about keys that are missing or left over and draw the rest at random; here both are errors.
+Libraries say nothing about keys that are missing or left over, and draw the rest at random; here both are errors.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caeav.manifests.core.util import some_of
 from caeav.pipeline.backbones.weights.find import Weights
-from caeav.pipeline.backbones.weights.inspect import HARMLESS, convert_command, refused_names
+from caeav.pipeline.backbones.weights.inspect import HARMLESS, convert_command, refusal_of
 from caeav.pipeline.backbones.weights.parts import choose_part, part_of
 from caeav.pipeline.backbones.weights.pickled import WeightsError, check_size, open_pickled, readable
 
 _SHOWN = 8
 _WRAPPERS = ("module.", "_orig_mod.")
-"""What data parallel training and torch.compile put before every name; no network's own names begin so."""
+"""What data parallel training and torch.compile put before every name; no network's own names begin like that."""
 _HOLDERS = ("model.", "sed_model.", "net.", "network.", "backbone.", "encoder.")
-"""What training programs call the network they hold."""
+"""What training programs call the network that they hold."""
 
 
 def read_tensors(path: Path, part: str = "") -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a torch file (`weights_only`): of `part`, or as `parts.py` says.
+    """The tensors of a `.safetensors` file, or of a torch file: those of `part`, or of the one `parts.py` chooses.
 
-    Settings and bookkeeping of other programs beside them are skipped. Raises `WeightsError`.
+    What training programs write beside them is skipped. Raises `WeightsError`.
     """
     if path.suffix == ".safetensors":
         held = _read_safetensors(path)
@@ -65,11 +66,11 @@ def load_checked(
     unused: Callable[[str], bool] | Collection[str] = (),
     tied: Sequence[str] = (),
 ) -> None:
-    """Copy `state` into `module`; its parameters and persistent buffers must all be there in their shapes.
+    """Copy `state` into `module`, all of whose parameters and persistent buffers must be there in their shapes.
 
-    `unused`: names (or a test of a name) of keys that a checkpoint may hold beyond those, such as a classifier's.
-    `tied`: names of the module that may be absent since they share another's tensor.
-    Raises `WeightsError` listing what is missing, unexpected, wrongly shaped or not finite; nothing is copied then.
+    `unused`: further keys that a checkpoint may hold, such as a classifier's: names, or a test of a name.
+    `tied`: names of the module that may be missing, since they share another's tensor.
+    Raises `WeightsError` listing what is missing, unexpected, wrongly shaped or not finite, and copies nothing then.
     """
     wanted = module.state_dict(keep_vars=True)
     skip = unused if callable(unused) else unused.__contains__
@@ -83,14 +84,14 @@ def load_checked(
     odd = [
         name
         for name in wanted
-        # of the right shape: a strange one may claim more than there is memory
+        # a tensor of another shape may claim more than there is memory
         if name in state and state[name].shape == wanted[name].shape and not _finite(state[name])
     ]
     if missing or unexpected or wrong or odd:
         parts = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong, "not finite": odd}
-        said = "; ".join(f"{what}: {_some(names)}" for what, names in parts.items() if names)
+        problems = "; ".join(f"{what}: {some_of(names, _SHOWN)}" for what, names in parts.items() if names)
         raise WeightsError(
-            f"{source} does not fit {type(module).__name__}: {said}",
+            f"{source} does not fit {type(module).__name__}: {problems}",
             hint="give the checkpoint of this very model; nothing is left at random values",
         )
     for name, tensor in wanted.items():
@@ -102,11 +103,11 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def unwrapped(state: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
-    """`state` without what training put before its names (`module.`, `model.`, `sed_model.`, ...).
+def strip_prefixes(state: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict[str, Tensor]:
+    """`state` without what training programs put before its names (`module.`, `model.`, `sed_model.`, ...).
 
-    `known`: whether a name is one of the network's; as long as none is, a prefix comes off, from those that bear it.
-    Where no name is known in the end, only the prefixes come off that are nobody's own.
+    `known` tells whether a name is the network's. As long as none is, the next prefix comes off the names that have
+    it; where none is in the end, only the prefixes come off that no network's own names begin with.
     """
     found = dict(state)
     plain = found
@@ -123,7 +124,7 @@ def unwrapped(state: Mapping[str, Tensor], known: Callable[[str], bool]) -> dict
 
 
 def _pure(value: Any) -> Mapping[str, Tensor] | None:
-    """The value where it is a dictionary of named tensors and nothing else."""
+    """The value, if it is a dictionary of named tensors and nothing else."""
     held = _entries(value)
     if not held or not all(isinstance(k, str) and isinstance(x, Tensor) for k, x in held.items()):
         return None
@@ -145,15 +146,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_plain(path: Path) -> Any:
-    """What a torch file holds, of any form, by `weights_only`; raises `WeightsError`."""
+    """What a torch file holds, of any form, read with `weights_only`; raises `WeightsError`."""
     check_size(path)
     names = _names(path)
     try:
         stand_ins: list[Any] = [_stand_in(name) for name in names if HARMLESS.fullmatch(name)]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter(
-                "ignore"
-            )  # of other protocols: what it cannot read is refused with the reason
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (
         UnpicklingError,
@@ -170,7 +169,7 @@ def read_plain(path: Path) -> Any:
 
 
 def _names(path: Path) -> frozenset[str]:
-    """The classes and functions that a file names; none where it cannot be looked into."""
+    """The classes and functions that a file names; none where it cannot be inspected."""
     try:
         with open_pickled(path) as held:
             return held.names
@@ -179,7 +178,7 @@ def _names(path: Path) -> frozenset[str]:
 
 
 def _stand_in(name: str) -> tuple[Any, str]:
-    """A class that takes the place of the one called `name` and keeps nothing of what it is given."""
+    """A class to use in place of the one called `name`, which keeps nothing but entries of dictionaries."""
     kind = _Entries if _DICTIONARY.search(name) else _Nothing
     return type(kind.__name__, (kind,), {}), name
 
@@ -188,7 +187,7 @@ _DICTIONARY = re.compile(r"(dict|Dict|CfgNode|Munch)$")
 
 
 class _Nothing:
-    """Stands for an object that is of no use here."""
+    """Replaces an object that is not needed."""
 
     def __new__(cls, *args: object) -> Any:
         return object.__new__(cls)
@@ -201,15 +200,15 @@ class _Nothing:
 
 
 class _Entries:
-    """Stands for a dictionary of another class: its entries may be what is looked for."""
+    """Replaces a dictionary of another class, whose entries may be the tensors looked for."""
 
     def __new__(cls, *args: object) -> Any:
         return OrderedDict()
 
 
 def _refused(path: Path, names: Collection[str], error: Exception) -> WeightsError:
-    """Why a torch file was not read, and what to do: convert it where it can be."""
-    if (refusal := refused_names(path, names)) is not None:
+    """Why a torch file was not read, and what to do: convert it, where that may help."""
+    if (refusal := refusal_of(path, names)) is not None:
         return refusal
     if names:
         return WeightsError(
@@ -227,12 +226,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says in a line, without torch's advice to run what is in the file."""
+    """An error in one line, without torch's advice to run what is in the file."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("WeightsUnpickler error:")
-    said = [line for line in (text[2] or text[0]).splitlines() if line.strip()]
-    return readable(said[0].strip()) if said else type(error).__name__
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    lines = [line for line in (text[2] or text[0]).splitlines() if line.strip()]
+    return readable(lines[0].strip()) if lines else type(error).__name__

@@ -1,13 +1,14 @@
-"""A torch checkpoint read as data: what it would build, told without importing, calling or making any of it.
+"""Read a torch checkpoint as data: what it would build, without importing, calling or making any of it.
 
 `torch.load(weights_only=True)` stops at the first class it does not know. Here the instructions of the file are
-followed one by one (`pickletools` takes them apart), but a class or function stays a name (`Named`), an object made by
-one stays a note of that (`Inert`), and a tensor stays the place where its numbers lie (`LazyTensor`). Both layouts of
-torch.save are read: the zip file, and the row of pickles of torch before 1.6. Needs no torch.
+followed one by one (`pickletools` takes them apart), but a class or function stays a name (`Named`), an object stays a
+note of what it would be made of (`Inert`), and a tensor stays the place of its numbers (`LazyTensor`). Both layouts of
+torch.save are read: the zip file, and the sequence of pickles of torch before 1.6. Needs no torch.
 """
 
 from __future__ import annotations
 
+import math
 import pickletools
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -22,7 +23,7 @@ from caeav.manifests.core.archive import open_archive
 from caeav.manifests.core.errors import CaeavError
 
 MAX_PICKLE = 1 << 28
-"""Bytes of instructions, without the tensors; the largest published checkpoints have a few megabytes."""
+"""Most bytes of instructions, without tensors; the largest published checkpoints have a few megabytes."""
 MAX_GROWTH = 4
 """How many times its own size a file may unpack to; torch.save compresses nothing."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -42,7 +43,7 @@ DTYPES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-"""Class of a storage -> the dtype of its values."""
+"""A storage's class -> the dtype of its values."""
 WIDTHS = {
     **dict.fromkeys(("float64", "int64", "complex64"), 8),
     **dict.fromkeys(("float32", "int32"), 4),
@@ -50,7 +51,7 @@ WIDTHS = {
     **dict.fromkeys(("int8", "uint8", "bool"), 1),
     "complex128": 16,
 }
-"""Bytes of one value."""
+"""Bytes of one value of a dtype."""
 
 
 class WeightsError(CaeavError):
@@ -66,7 +67,7 @@ class Named:
 
 @dataclass(eq=False)
 class Inert:
-    """What a call of `name` would have made: never made. `state` and `entries` are what it would have been given."""
+    """An object that a call of `name` would have made, but did not; `state` and `entries` are what it would hold."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -76,7 +77,7 @@ class Inert:
 
 @dataclass(frozen=True)
 class Storage:
-    """A row of numbers in the file."""
+    """A sequence of numbers in the file."""
 
     key: str
     dtype: str
@@ -85,7 +86,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """A view of a storage, in values: not read yet."""
+    """A view of a storage that is not read yet; offset and stride count values."""
 
     storage: Storage
     dtype: str
@@ -95,16 +96,13 @@ class LazyTensor:
 
     @property
     def bytes(self) -> int:
-        """What it takes once it is laid out."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return count * WIDTHS[self.dtype]
+        """Its size in memory."""
+        return math.prod(self.shape) * WIDTHS[self.dtype]
 
 
 @dataclass
 class Pickled:
-    """What a file holds: `root`, and every class and function it names. `read` gives the bytes of a storage."""
+    """What a file holds: `root`, and every class and function it names; `read` returns the bytes of a storage."""
 
     root: Any
     names: frozenset[str]
@@ -113,45 +111,45 @@ class Pickled:
 
 @contextmanager
 def open_pickled(path: Path) -> Iterator[Pickled]:
-    """The content of a checkpoint, its tensors not read; raises `WeightsError` for what is none, or damaged."""
-    with _told(path), path.open("rb") as file:
+    """The content of a checkpoint, without its tensors; raises `WeightsError` for a file that is none, or damaged."""
+    with _as_weights_error(path), path.open("rb") as file:
         if _is_zip(file):
             with open_archive(file, _most(path)) as archive:
-                yield _of_zip(archive)
+                yield _read_zip(archive)
         else:
-            yield _of_row(file)
+            yield _read_legacy(file)
 
 
 def check_size(path: Path) -> None:
-    """Raise `WeightsError` for an archive that unpacks to far more than it is; nothing for other files."""
-    with _told(path), path.open("rb") as file:
+    """Raise `WeightsError` for an archive that unpacks to far more than its own size; other files pass."""
+    with _as_weights_error(path), path.open("rb") as file:
         if _is_zip(file):
             with open_archive(file, _most(path)):
                 pass
 
 
 def _most(path: Path) -> int:
-    """Bytes that an archive may unpack to."""
+    """How many bytes an archive may unpack to."""
     return MAX_GROWTH * path.stat().st_size + (1 << 16)
 
 
 def _is_zip(file: BinaryIO) -> bool:
-    """As torch tells the two layouts apart; the file is left at its beginning."""
+    """Tell the two layouts apart as torch does; leaves the file at its beginning."""
     begin = file.read(4)
     file.seek(0)
     return begin == b"PK\x03\x04"
 
 
-class _StrangeError(Exception):
-    """What is wrong with a file, and what to do; told with its path."""
+class _UnreadableError(Exception):
+    """What is wrong with a file, and what to do; the path is added by `_as_weights_error`."""
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file while it is read is a `WeightsError`."""
+def _as_weights_error(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a `WeightsError`."""
     try:
         yield
-    except _StrangeError as error:
+    except _UnreadableError as error:
         problem, hint = error.args
         raise WeightsError(f"{path} cannot be read as plain weights: {problem}", hint=hint) from error
     except RecursionError as error:
@@ -179,26 +177,28 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def readable(text: str) -> str:
-    """Text out of a file, with what steers a terminal shown instead of obeyed."""
+    """Text from a file with its control characters escaped, so that it cannot steer a terminal."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def _of_zip(archive: ZipFile) -> Pickled:
+def _read_zip(archive: ZipFile) -> Pickled:
     names = archive.namelist()
     main = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(main) != 1:
-        raise _StrangeError("an archive without one data.pkl", "give a file that torch.save wrote")
+        raise _UnreadableError("an archive without one data.pkl", "give a file that torch.save wrote")
     folder = main[0].removesuffix("data.pkl")
     if any(name.startswith((f"{folder}code/", f"{folder}constants.pkl")) for name in names):
-        raise _StrangeError(
+        raise _UnreadableError(
             "a program (TorchScript), not a checkpoint",
             "get the state dict of the model, best as .safetensors",
         )
     order = f"{folder}byteorder"
     if order in names and archive.read(order) != b"little":
-        raise _StrangeError("written on a big-endian machine", "save it again on another")
+        raise _UnreadableError("written on a big-endian machine", "save it again on another")
     if archive.getinfo(main[0]).file_size > MAX_PICKLE:
-        raise _StrangeError(f"more than {MAX_PICKLE} bytes beside its tensors", "save the state dict alone")
+        raise _UnreadableError(
+            f"more than {MAX_PICKLE} bytes beside its tensors", "save the state dict alone"
+        )
     machine = _Machine()
     with archive.open(main[0]) as instructions:
         root = machine.run(instructions)
@@ -207,12 +207,12 @@ def _of_zip(archive: ZipFile) -> Pickled:
     )
 
 
-def _of_row(file: BinaryIO) -> Pickled:
-    """The layout before torch 1.6: four pickles, a list of storages, and the storages one after the other."""
+def _read_legacy(file: BinaryIO) -> Pickled:
+    """The layout before torch 1.6: four pickles, a list of storages, then the storages one after the other."""
     machine = _Machine()
     magic = machine.run(file, longest=64)
     if magic != _LEGACY_MAGIC:
-        raise _StrangeError("a pickle, but not of torch.save", "give a file that torch.save wrote")
+        raise _UnreadableError("a pickle, but not of torch.save", "give a file that torch.save wrote")
     for _ in range(2):  # version and machine
         machine.run(file, longest=4096)
     root = machine.run(file)
@@ -226,7 +226,7 @@ def _of_row(file: BinaryIO) -> Pickled:
         (count,) = struct.unpack("<q", file.read(8))
         length = count * WIDTHS[kinds[str(key)].dtype]
         if count < 0 or size + 8 + length > end:
-            raise _StrangeError("ends within its tensors", "get the file again")
+            raise _UnreadableError("ends within its tensors", "get the file again")
         places[str(key)] = (size + 8, length)
         size += 8 + length
 
@@ -239,7 +239,7 @@ def _of_row(file: BinaryIO) -> Pickled:
 
 
 class _Machine:
-    """Follows a pickle's instructions with inert values; `names` and `storages` are what it met."""
+    """Follows a pickle's instructions with inert values, and collects the `names` and `storages` it meets."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -254,12 +254,14 @@ class _Machine:
         begin = file.tell()
         for code, arg, place in pickletools.genops(file):
             if place - begin > longest:
-                raise _StrangeError("a pickle without end", "it is no checkpoint")
+                raise _UnreadableError("a pickle without end", "it is no checkpoint")
             if code.name == "STOP":
                 return self._stack.pop()
             step = _STEPS.get(code.name)
             if step is None:
-                raise _StrangeError(f"the instruction {code.name} is not read", "save it again by torch.save")
+                raise _UnreadableError(
+                    f"the instruction {code.name} is not read", "save it again by torch.save"
+                )
             step(self, arg)
         raise EOFError("ends too early")
 
@@ -278,7 +280,7 @@ class _Machine:
     def last(self, count: int) -> tuple[Any, ...]:
         found = tuple(self._stack[len(self._stack) - count :])
         if len(found) != count:
-            raise _StrangeError("a pickle that takes what is not there", "get the file again")
+            raise _UnreadableError("a pickle that takes what is not there", "get the file again")
         del self._stack[len(self._stack) - count :]
         return found
 
@@ -321,10 +323,10 @@ class _Machine:
             self._stack[-1].state = state
 
     def call(self, function: Any, args: Any) -> None:
-        self.push(_made(function, args if isinstance(args, tuple) else ()))
+        self.push(_make(function, args if isinstance(args, tuple) else ()))
 
     def persistent(self, key: Any) -> None:
-        """A storage: `("storage", class, key, device, count)`, and before 1.6 a view of it, which is not followed."""
+        """A storage: `("storage", class, key, device, count)`; before 1.6 also a view of one, which is not followed."""
         kind, what, name, count = (key[0], key[1], str(key[2]), key[4]) if len(key) in (5, 6) else ("",) * 4
         dtype = DTYPES.get(what.name.rpartition(".")[2]) if isinstance(what, Named) else None
         if kind != "storage" or dtype is None or (len(key) == 6 and key[5] is not None):
@@ -336,11 +338,11 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dictionary; what is no plain value is hashed by what it is, not by what is in it."""
+    """A key of a dictionary; whatever is no plain value is wrapped, so that it is hashed by identity."""
     return value if isinstance(value, (*_PLAIN, Named, Inert)) else Inert(type(value).__name__, (value,))
 
 
-def _made(function: Any, args: tuple[Any, ...]) -> Any:
+def _make(function: Any, args: tuple[Any, ...]) -> Any:
     if not isinstance(function, Named):
         return Inert("a call of what is no name", args)
     maker = _MAKERS.get(function.name)
@@ -348,7 +350,7 @@ def _made(function: Any, args: tuple[Any, ...]) -> Any:
     return Inert(function.name, args) if made is None else made
 
 
-def _tensor(args: tuple[Any, ...], dtype: str = "") -> LazyTensor | None:
+def _make_tensor(args: tuple[Any, ...], dtype: str = "") -> LazyTensor | None:
     storage, offset, shape, stride = args[:4]
     if not isinstance(storage, Storage):
         return None
@@ -358,24 +360,24 @@ def _tensor(args: tuple[Any, ...], dtype: str = "") -> LazyTensor | None:
     return LazyTensor(storage, dtype or storage.dtype, offset, tuple(shape), tuple(stride))
 
 
-def _tensor_of_dtype(args: tuple[Any, ...]) -> LazyTensor | None:
-    """The third form: bytes, and a dtype that says what they are."""
+def _make_typed_tensor(args: tuple[Any, ...]) -> LazyTensor | None:
+    """The third form: untyped bytes, and their dtype."""
     dtype = args[6].name.rpartition(".")[2] if isinstance(args[6], Named) else ""
-    return _tensor(args, dtype) if dtype in WIDTHS else None
+    return _make_tensor(args, dtype) if dtype in WIDTHS else None
 
 
-def _subclass(args: tuple[Any, ...]) -> Any:
-    """`(function, class, its arguments, state)`: the tensor without the class."""
-    made = _made(args[0], args[2] if isinstance(args[2], tuple) else ())
+def _make_subclass(args: tuple[Any, ...]) -> Any:
+    """From `(function, class, arguments, state)`, the tensor without its class."""
+    made = _make(args[0], args[2] if isinstance(args[2], tuple) else ())
     return made if isinstance(made, LazyTensor) else None
 
 
-def _inner(args: tuple[Any, ...]) -> Any:
-    """The tensor of a parameter."""
+def _make_parameter(args: tuple[Any, ...]) -> Any:
+    """The tensor that a parameter wraps."""
     return args[0] if args and isinstance(args[0], LazyTensor) else None
 
 
-def _mapping(args: tuple[Any, ...]) -> dict[Any, Any]:
+def _make_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
     given = args[0] if args else {}
     if isinstance(given, dict):
         return dict(given)
@@ -383,25 +385,25 @@ def _mapping(args: tuple[Any, ...]) -> dict[Any, Any]:
     return {_key(pair[0]): pair[1] for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2}
 
 
-def _row(args: tuple[Any, ...]) -> list[Any]:
+def _make_list(args: tuple[Any, ...]) -> list[Any]:
     return list(args[0]) if args and isinstance(args[0], list | tuple) else []
 
 
 _MAKERS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
-    "torch._utils._rebuild_parameter": _inner,
-    "torch._utils._rebuild_parameter_with_state": _inner,
-    "torch.nn.parameter.Parameter": _inner,
-    "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch.Size": lambda args: tuple(_row(args)),
-    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "builtins.dict"), _mapping),
+    "torch._utils._rebuild_tensor": _make_tensor,
+    "torch._utils._rebuild_tensor_v2": _make_tensor,
+    "torch._utils._rebuild_tensor_v3": _make_typed_tensor,
+    "torch._utils._rebuild_parameter": _make_parameter,
+    "torch._utils._rebuild_parameter_with_state": _make_parameter,
+    "torch.nn.parameter.Parameter": _make_parameter,
+    "torch._tensor._rebuild_from_type_v2": _make_subclass,
+    "torch.Size": lambda args: tuple(_make_list(args)),
+    **dict.fromkeys(("collections.OrderedDict", "collections.Counter", "builtins.dict"), _make_dict),
     "collections.defaultdict": lambda args: {},
-    **dict.fromkeys(("builtins.list", "builtins.set", "builtins.frozenset"), _row),
-    "builtins.tuple": lambda args: tuple(_row(args)),
+    **dict.fromkeys(("builtins.list", "builtins.set", "builtins.frozenset"), _make_list),
+    "builtins.tuple": lambda args: tuple(_make_list(args)),
 }
-"""What little is made: tensors still unread, and plain containers."""
+"""The few things that are made: tensors still unread, and plain containers."""
 
 _Step = Callable[[_Machine, Any], Any]
 _VALUES = (
@@ -442,4 +444,4 @@ _STEPS: dict[str, _Step] = {
     "BUILD": _Machine.build,
     "BINPERSID": lambda m, arg: m.persistent(m.last(1)[0]),
 }
-"""Instruction -> what is done about it; others are refused."""
+"""Instruction -> what it does; any other is refused."""

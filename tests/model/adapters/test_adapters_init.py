@@ -12,8 +12,8 @@ from caeav.model.adapters.case import CaptionAdapter, CaptionMapper, Case
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.layers import DepthwiseOverTime
 from caeav.model.adapters.moe import AvMoe
-from caeav.model.tasks.heads import AveHeadConfig
-from caeav.model.tasks.layers import TemporalAttention
+from caeav.model.tasks.ave.config import AveHeadConfig
+from caeav.model.tasks.ave.head import TemporalAttention
 
 
 def assert_uniform(x: Tensor, bound: float) -> None:

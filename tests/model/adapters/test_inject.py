@@ -14,8 +14,8 @@ from caeav.model.adapters.batch import NEGATIVE, AdapterError, CaptionSpec, Inpu
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.adapters.live import Live, pair_blocks
+from caeav.model.tasks.ave.config import AveHeadConfig
 from caeav.model.tasks.base import TASKS
-from caeav.model.tasks.heads import AveHeadConfig
 from caeav.model.train.config_file import model_class
 from caeav.model.train.network import build_network
 from caeav.pipeline.backbones.htsat.frontend import FrontEnd

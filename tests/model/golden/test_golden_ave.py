@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.tasks.ave.head import LocalisationHead
+from caeav.model.tasks.ave.config import AveHeadConfig
+from caeav.model.tasks.ave.head import LocalisationHead, TemporalAttention
 from caeav.model.tasks.ave.loss import ave_loss, event_class
 from caeav.model.tasks.ave.metric import AveMetric
-from caeav.model.tasks.heads import AveHeadConfig
-from caeav.model.tasks.layers import TemporalAttention
 
 GROUP = "ave"
 

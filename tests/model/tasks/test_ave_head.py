@@ -10,10 +10,10 @@ from torch import nn
 from vector_names import VectorMismatchError, load_vector_parameters
 
 from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.ave.config import AveHeadConfig
 from caeav.model.tasks.ave.head import AveHead, LocalisationHead
 from caeav.model.tasks.ave.loss import ave_loss, event_class
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
-from caeav.model.tasks.heads import AveHeadConfig
 
 SMALL = AveHeadConfig(visual_in=16, audio_in=8, width=16, hidden=32)
 
@@ -51,7 +51,7 @@ def test_pooled_and_batch_mean_accuracy() -> None:
     assert score.accuracy == pytest.approx(6 / 8)
     assert score.batch_mean_accuracy == pytest.approx((1 / 2 + 5 / 6) / 2)
     assert score.per_class == pytest.approx((1 / 3, 1.0, 1.0))
-    assert score.seconds == 8
+    assert sum(score.class_seconds) == 8
 
 
 def test_a_class_without_seconds_has_no_accuracy() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, MaskOutput, Tpavi
-from caeav.model.tasks.heads import AvsHeadConfig
+from caeav.model.tasks.avs.config import AvsHeadConfig
+from caeav.model.tasks.avs.decoder import FusionBlock, MaskDecoder, MaskOutput
+from caeav.model.tasks.avs.head import Tpavi
 
 
 def doubled(x: torch.Tensor, corners: bool) -> torch.Tensor:

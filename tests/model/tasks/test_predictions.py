@@ -1,4 +1,4 @@
-"""What a reading shows, number by number: rows, JSON, drawings and the picture around them."""
+"""What a prediction shows, number by number: rows, JSON, drawings and the picture around them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avqa.prediction import Answer
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.prediction import BLUE, GREY, ORANGE, Panel, When, colours_of, plain, strip_panel
+from caeav.model.tasks.prediction import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Panel,
+    SegmentTimes,
+    colours_of,
+    plain,
+    strip_panel,
+)
 from caeav.model.train import predict as report
 from caeav.model.train.predict import Prediction
 
-WHEN = When(10.0, 2.0, 4)
+TIMES = SegmentTimes(10.0, 2.0, 4)
 
 
 def axis_of(panel: Panel) -> Any:
@@ -49,18 +58,18 @@ def answer() -> Answer:
 def test_the_likeliest_answers_come_first_each_with_its_probability() -> None:
     best = [("b", 0.4), ("e", 0.3), ("f", 0.13), ("c", 0.1), ("a", 0.05)]
     assert [(name, round(p, 4)) for name, p in answer().best] == best
-    facts = answer().facts(WHEN)
+    facts = answer().as_json(TIMES)
     assert (facts["question"], facts["answer"]) == ("how many?", "b")
     assert facts["unknown_words"] == ["zither", "oud"]
     assert [(x["answer"], round(x["probability"], 4)) for x in facts["answers"]] == best
-    assert answer().rows(WHEN) == facts["answers"]
+    assert answer().rows(TIMES) == facts["answers"]
     assert answer().remarks() == ["the training questions hold no 'zither', 'oud': read as unknown words"]
     few = Answer.of("?", ("yes", "no"), torch.tensor([0.2, 0.8]), ())
     assert [name for name, _ in few.best] == ["no", "yes"] and few.remarks() == []
 
 
 def test_the_answers_bars_go_down_from_the_likeliest() -> None:
-    [panel] = answer().panels(WHEN, [])
+    [panel] = answer().panels(TIMES, [])
     assert not panel.timed and panel.height == pytest.approx(0.7 + 5 * 0.3)
     axis = axis_of(panel)
     bars = bars_of(axis)
@@ -84,9 +93,9 @@ def test_a_timeline_is_made_of_what_was_chosen() -> None:
     found = timeline()
     assert found.events == ("bell", BACKGROUND, "dog", "dog")
     assert found.probability == pytest.approx((0.3, 0.8, 0.7, 0.9))  # of what was chosen, the largest or not
-    assert found.spans(WHEN) == [("bell", 10.0, 12.0), ("dog", 14.0, 18.0)]
+    assert found.spans(TIMES) == [("bell", 10.0, 12.0), ("dog", 14.0, 18.0)]
     assert [round(found.any_event(t), 4) for t in range(4)] == [0.5, 0.2, 0.8, 0.9]
-    facts = found.facts(WHEN)
+    facts = found.as_json(TIMES)
     assert facts["classes"] == ["bell", "dog", BACKGROUND]
     assert facts["segments"][2] == {
         "start_s": 14.0, "end_s": 16.0, "event": "dog", "probability": pytest.approx(0.7),
@@ -95,7 +104,7 @@ def test_a_timeline_is_made_of_what_was_chosen() -> None:
 
 
 def test_a_timelines_bars_have_the_colour_of_what_is_said() -> None:
-    axis = axis_of(timeline().panels(WHEN, [])[-1])
+    axis = axis_of(timeline().panels(TIMES, [])[-1])
     colours = {name: to_hex(colour) for name, colour in colours_of(["bell", "dog"]).items()}
     said = [(bar.get_x(), bar.get_width(), to_hex(bar.get_facecolor())) for bar in bars_of(axis)]
     assert said == [
@@ -110,7 +119,7 @@ def test_a_timelines_bars_have_the_colour_of_what_is_said() -> None:
     ]  # fmt: skip
     assert axis.get_lines()[2].get_ydata()[0] == 0.5
     nothing = Timeline(("bell",), (BACKGROUND,) * 4, (0.9,) * 4, np.full((4, 2), 0.5, np.float32))
-    quiet = axis_of(nothing.panels(WHEN, [])[-1])
+    quiet = axis_of(nothing.panels(TIMES, [])[-1])
     assert quiet.texts[-1].get_text() == "no event that is both seen and heard"
     assert quiet.texts[-1].get_position()[0] == 14
     assert [x.get_text() for x in quiet.get_legend().get_texts()] == [
@@ -128,16 +137,17 @@ def tracks() -> Tracks:
     seen[1, 0] = True
     audio, visual = torch.full((4, 4), 0.05), torch.full((4, 4), 0.1)  # [T, K]
     audio[1:3, 0], visual[0, 1], visual[3, 2] = 0.8, 1.3, 0.35
-    return Tracks.of(("bell", "dog", "drum", "cat"), heard, seen, audio, visual)
+    on, probability = {"audio": heard, "visual": seen}, {"audio": audio, "visual": visual}
+    return Tracks.of(("bell", "dog", "drum", "cat"), on, probability)
 
 
 def test_tracks_keep_apart_what_is_heard_and_what_is_seen() -> None:
     found = tracks()
-    assert found.rows(WHEN)[:2] == [
+    assert found.rows(TIMES)[:2] == [
         {"segment": 1, "seconds": "10 to 12", "heard": "-", "seen": "dog 1.00"},
         {"segment": 2, "seconds": "12 to 14", "heard": "bell 0.80", "seen": "-"},
     ]
-    facts = found.facts(WHEN)
+    facts = found.as_json(TIMES)
     assert facts["events"] == [
         {"modality": "audio", "event": "bell", "start_s": 12.0, "end_s": 16.0},
         {"modality": "visual", "event": "dog", "start_s": 10.0, "end_s": 12.0},
@@ -149,7 +159,7 @@ def test_tracks_keep_apart_what_is_heard_and_what_is_seen() -> None:
 
 
 def test_a_track_is_drawn_for_what_is_said_or_nearly() -> None:
-    [panel] = tracks().panels(WHEN, [])
+    [panel] = tracks().panels(TIMES, [])
     assert panel.height == pytest.approx(0.5 + 3 * 0.42)
     axis = axis_of(panel)
     assert [x.get_text() for x in axis.get_yticklabels()] == ["drum", "dog", "bell"]
@@ -169,7 +179,7 @@ def test_a_track_is_drawn_for_what_is_said_or_nearly() -> None:
     assert [x.get_text() for x in axis.get_legend().get_texts()][:2] == ["heard", "seen"]
     handles = axis.get_legend().get_patches()
     assert [to_hex(x.get_facecolor()) for x in handles] == [ORANGE, BLUE, GREY]
-    cut = When(10.0, 2.0, 4, 12.0)  # of the first segment alone
+    cut = SegmentTimes(10.0, 2.0, 4, 12.0)  # of the first segment alone
     assert [x.get_text() for x in axis_of(tracks().panels(cut, [])[0]).get_yticklabels()] == ["dog"]
 
 
@@ -185,15 +195,15 @@ def masks() -> Masks:
 
 
 def test_masks_say_how_much_sounds_in_each_frame() -> None:
-    rows = masks().rows(WHEN)
+    rows = masks().rows(TIMES)
     assert [round(row["sounding %"], 4) for row in rows] == [25.0, 0.0, 100.0, 0.0]
     assert [round(row["highest probability"], 4) for row in rows] == [0.9, 0.5, 0.7, 0.2]
-    facts = masks().facts(WHEN)
+    facts = masks().as_json(TIMES)
     assert facts["size"] == [4, 6]
     assert [frame["sounding"] for frame in facts["frames"]] == [0.25, 0.0, 1.0, 0.0]
     assert [frame["start_s"] for frame in facts["frames"]] == [10, 12, 14, 16]
     for data, on in (
-        (masks().files(WHEN)["mask-1.png"], 255),
+        (masks().files(TIMES)["mask-1.png"], 255),
         (base64.b64decode(facts["frames"][0]["mask"]), True),
     ):
         with Image.open(io.BytesIO(data)) as image:
@@ -203,8 +213,8 @@ def test_masks_say_how_much_sounds_in_each_frame() -> None:
 
 def test_frames_with_masks_stand_above_the_probabilities() -> None:
     frames = [np.full((8, 12, 3), (40 * t, 10, 10), np.uint8) for t in range(4)]
-    strip, below = masks().panels(WHEN, frames)
-    assert len(masks().panels(WHEN, [])) == 1
+    strip, below = masks().panels(TIMES, frames)
+    assert len(masks().panels(TIMES, [])) == 1
     boxes = axis_of(below).child_axes
     assert len(boxes) == 4
     assert [box.images[0].get_array().max() for box in boxes] == pytest.approx([0.9, 0.5, 0.7, 0.2])
@@ -221,11 +231,11 @@ def test_frames_with_masks_stand_above_the_probabilities() -> None:
 
 def test_frames_stand_over_their_segments_and_none_are_drawn_where_some_are_missing() -> None:
     frames = [np.zeros((10, 20, 3), np.uint8) for _ in range(4)]
-    assert strip_panel(WHEN, frames[:3]) == strip_panel(WHEN, []) == []
-    cut = When(10.0, 2.0, 4, 13.0)
-    [panel], [alone] = strip_panel(cut, frames), strip_panel(When(10.0, 2.0, 4, 12.0), frames)
+    assert strip_panel(TIMES, frames[:3]) == strip_panel(TIMES, []) == []
+    cut = SegmentTimes(10.0, 2.0, 4, 13.0)
+    [panel], [alone] = strip_panel(cut, frames), strip_panel(SegmentTimes(10.0, 2.0, 4, 12.0), frames)
     assert panel.height == pytest.approx(0.15 + 0.93 * 9.0 / 2 / 2) and alone.height == base.TALLEST
-    [usual] = strip_panel(WHEN, frames)
+    [usual] = strip_panel(TIMES, frames)
     assert usual.height == pytest.approx(0.15 + 0.93 * 9.0 / 4 / 2)
     axis = Figure().subplots()
     axis.set_xlim(10, 13)
@@ -239,7 +249,7 @@ def test_frames_stand_over_their_segments_and_none_are_drawn_where_some_are_miss
 
 @pytest.mark.parametrize(("shown", "width"), [(4, 9.0), (20, 19.0), (100, 40.0)])
 def test_a_picture_grows_with_its_segments_within_bounds(shown: int, width: float) -> None:
-    assert When(0.0, 1.0, shown).width_in == pytest.approx(width)
+    assert SegmentTimes(0.0, 1.0, shown).width_in == pytest.approx(width)
 
 
 def test_colours_are_by_order_and_text_of_files_is_plain() -> None:
@@ -252,16 +262,16 @@ def test_colours_are_by_order_and_text_of_files_is_plain() -> None:
 
 
 def test_spans_end_at_a_gap_of_nothing() -> None:
-    when = When(0.0, 1.0, 5)
-    assert when.spans(["a", None, "a", "b", "b"]) == [("a", 0, 1), ("a", 2, 3), ("b", 3, 5)]
-    assert when.named(2) == {"segment": 3, "seconds": "2 to 3"}
+    times = SegmentTimes(0.0, 1.0, 5)
+    assert times.spans(["a", None, "a", "b", "b"]) == [("a", 0, 1), ("a", 2, 3), ("b", 3, 5)]
+    assert times.segment_cells(2) == {"segment": 3, "seconds": "2 to 3"}
 
 
 # ---- the report ----------------------------------------------------------------------------------------------
 
 
 def prediction(agreement: bool = True) -> Prediction:
-    return Prediction("c", WHEN, timeline(), (0.1, 0.2, 0.3, 0.4) if agreement else None)
+    return Prediction("c", TIMES, timeline(), (0.1, 0.2, 0.3, 0.4) if agreement else None)
 
 
 def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +285,7 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Figure, "savefig", saved)
     report.picture(prediction(), "title $x$")
     report.picture(prediction(agreement=False), "t" * 200)
-    report.picture(Prediction("c", WHEN, answer(), (0.5,) * 4), "t")
+    report.picture(Prediction("c", TIMES, answer(), (0.5,) * 4), "t")
     first, second, third = made
     bars, curve = first.axes
     assert bars.get_xlim() == curve.get_xlim() == (10, 18)
@@ -293,7 +303,7 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
 
 def test_of_many_segments_only_some_have_a_tick() -> None:
     axis = Figure().subplots()
-    report._over_time(axis, When(0.0, 1.0, 61), "seconds")
+    report._over_time(axis, SegmentTimes(0.0, 1.0, 61), "seconds")
     assert [x.get_text() for x in axis.get_xticklabels()][-3:] == ["57", "60", "61"]
 
 
@@ -314,13 +324,13 @@ def test_a_report_of_another_file_or_question_is_not_written_over(tmp_path: Path
 
 
 def test_a_report_holds_what_the_reading_found_and_its_files(tmp_path: Path) -> None:
-    whole = Prediction("c", WHEN, masks(), None, ((), ("sound",), (), ("picture", "sound")))
+    whole = Prediction("c", TIMES, masks(), None, ((), ("sound",), (), ("picture", "sound")))
     written = report.write_report(whole, tmp_path / "x", "t", {"run": "r", "agreement": "not mine"})
     names = [path.name for path in written]
     assert names == ["prediction.json", "prediction.png", *(f"mask-{t}.png" for t in (1, 2, 3, 4))]
     value = json.loads(written[0].read_text())
     assert value["agreement"] is None and value["run"] == "r" and value["size"] == [4, 6]
     assert value["missing"] == [[], ["sound"], [], ["picture", "sound"]]
-    cut = replace(whole, when=replace(WHEN, media_s=14.0))
+    cut = replace(whole, times=replace(TIMES, media_s=14.0))
     assert report.report_json(cut, {})["missing"] == [[], ["sound"]]
-    assert written[2].read_bytes() == masks().files(WHEN)["mask-1.png"]
+    assert written[2].read_bytes() == masks().files(TIMES)["mask-1.png"]

@@ -18,8 +18,8 @@ from caeav.manifests.readers import MARKER_FILES
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
 from caeav.model.tasks.base import TASKS
+from caeav.model.tasks.datasets import LAYOUTS, mismatch_hint, task_for_dataset, task_from_labels
 from caeav.model.tasks.sample import Sample, Samples, clip_samples
-from caeav.model.tasks.suitable import LAYOUTS, suited, task_for, task_labelled
 from caeav.model.train.config_file import resolve_config
 from caeav.pipeline.store.record import Tap
 
@@ -36,7 +36,7 @@ from caeav.pipeline.store.record import Tap
 def test_the_task_that_suits_the_data_set_and_the_sets_that_suit_the_task(
     task: str, dataset: str, instead: str
 ) -> None:
-    said = suited(task, dataset)
+    said = mismatch_hint(task, dataset)
     assert f"caeav train {instead}, which" in said
     for layout in LAYOUTS[task]:
         assert layout in said
@@ -46,7 +46,7 @@ def test_the_task_that_suits_the_data_set_and_the_sets_that_suit_the_task(
     ("task", "dataset"), [("ave-weak", "ave"), ("avs-s4", "synthetic-avs-ms3"), ("avvp", "my-folder")]
 )
 def test_nothing_is_said_where_they_fit_or_nobody_knows(task: str, dataset: str) -> None:
-    assert suited(task, dataset) == ""
+    assert mismatch_hint(task, dataset) == ""
 
 
 def test_every_task_has_data_sets_of_its_own() -> None:
@@ -82,7 +82,7 @@ def test_without_events_there_is_nothing_to_learn_or_to_score(task: str, events:
      ("synthetic-avs-ms3", "avs-ms3"), ("music-avqa", "avqa"), ("my-folder", "")],
 )  # fmt: skip
 def test_a_known_data_set_has_a_task(dataset: str, task: str) -> None:
-    assert task_for(dataset) == task
+    assert task_for_dataset(dataset) == task
 
 
 TIMED, ONLY_HEARD = Event("dog", 0, 1), Event("dog", 0, 1, "audio")
@@ -106,7 +106,7 @@ TIMED, ONLY_HEARD = Event("dog", 0, 1), Event("dog", 0, 1, "audio")
 )
 def test_labels_tell_their_task(rows: list[tuple[tuple[Event, ...], dict[str, Any]]], task: str) -> None:
     clips = [Clip(f"c{i}", "a.mp4", 0, 4, "train", events, extra) for i, (events, extra) in enumerate(rows)]
-    assert task_labelled(Manifest("mine", 4, 1.0, ("dog",), tuple(clips))) == task
+    assert task_from_labels(Manifest("mine", 4, 1.0, ("dog",), tuple(clips))) == task
 
 
 def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
@@ -150,9 +150,9 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
 
 
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
+    from caeav.model.tasks.ave.config import WeakAveLossConfig
     from caeav.model.tasks.ave.head import WeakAveHead
     from caeav.model.tasks.ave.loss import weak_ave_loss
-    from caeav.model.tasks.ave.task import WeakAveLossConfig
 
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
     trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.tasks.ave.config import AveHeadConfig, WeakAveHeadConfig
 from caeav.model.tasks.ave.head import AveHead, WeakAveHead
+from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.avqa.head import AvqaHead, QuestionEncoder, ground
-from caeav.model.tasks.avs.head import AvsHead, MapError, ResidualUnit, Tpavi, token_maps
-from caeav.model.tasks.avvp.head import Assign, AvvpHead, DropPath, MotionError, frame_attention
-from caeav.model.tasks.heads import (
-    AveHeadConfig,
-    AvqaHeadConfig,
-    AvsHeadConfig,
-    AvvpHeadConfig,
-    WeakAveHeadConfig,
-)
+from caeav.model.tasks.avs.config import AvsHeadConfig
+from caeav.model.tasks.avs.decoder import ResidualUnit
+from caeav.model.tasks.avs.head import AvsHead, MapError, Tpavi, token_maps
+from caeav.model.tasks.avvp.config import AvvpHeadConfig
+from caeav.model.tasks.avvp.grouping import Assign, DropPath
+from caeav.model.tasks.avvp.head import AvvpHead, MotionError, frame_attention
 
 AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
 AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
@@ -84,14 +83,14 @@ def test_frame_probabilities_exceed_one_in_the_reference_only() -> None:
 def test_hard_segments_choose_one_group_and_learn_by_the_soft_ones() -> None:
     torch.manual_seed(0)
     assign = Assign(8, hard=True).eval()
-    shares = assign._share(assign(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).logits)
+    shares = assign._assign(assign(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).logits)
     assert shares.detach().round().sum(dim=1).eq(1).all()
     torch.testing.assert_close(shares, shares.round())
     (shares * torch.randn_like(shares)).sum().backward()
     assert assign.query.weight.grad is not None
     assert assign.query.weight.grad.abs().sum() > 0
     logits = torch.zeros(1, 2, 4000)
-    assert 0.45 < assign.train()._share(logits)[0, 0].mean() < 0.55  # in training the choice is drawn
+    assert 0.45 < assign.train()._assign(logits)[0, 0].mean() < 0.55  # in training the choice is drawn
 
 
 def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
@@ -216,9 +215,9 @@ def test_drawn_groups_follow_their_shares() -> None:
     """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
     torch.manual_seed(0)
     assign, logits = Assign(4, hard=True).train(), torch.tensor([2.0, 0.0, -1.0])
-    drawn = assign._share(logits.view(1, 3, 1).expand(1, 3, 40_000)).detach().round()
+    drawn = assign._assign(logits.view(1, 3, 1).expand(1, 3, 40_000)).detach().round()
     torch.testing.assert_close(drawn.mean(dim=-1)[0], logits.softmax(0), atol=0.01, rtol=0)
-    shares = assign.eval()._share(logits.view(1, 3, 1)).detach()
+    shares = assign.eval()._assign(logits.view(1, 3, 1)).detach()
     assert shares.round().flatten().tolist() == [1, 0, 0]
 
 
@@ -349,7 +348,7 @@ def test_unrectified_maps_keep_their_sign() -> None:
 
 
 def test_maps_need_square_grids_and_masks_that_halve() -> None:
-    with pytest.raises(MapError, match="50 tokens a frame are no square grid"):
+    with pytest.raises(MapError, match="50 tokens per frame are no square grid"):
         token_maps(torch.zeros(1, 2, 50, 3), 4)
     with pytest.raises(MapError, match="mask of 40 pixels does not halve evenly over 4 maps"):
         AvsHead([4] * 4, 4, AVS.model_copy(update={"mask_size": 40}))

@@ -244,19 +244,21 @@ def test_nothing_scored_is_no_score(metric: AvvpMetric | AvsMetric) -> None:
 def test_a_prediction_of_avvp_uses_the_threshold_of_its_scores() -> None:
     frames = torch.tensor([[[0.45, 0.1], [0.6, 0.1], [0.1, 0.1]]])  # [B, T, K]
     output = AvvpOutput(**{name: torch.ones(1, 2) for name in AvvpOutput._fields})._replace(
-        audio_frame_prob=frames, visual_frame_prob=frames
+        audio_frame_prob=frames, visual_frame_prob=frames.flip(1)
     )
     inputs, sample = (
         Inputs("d", ("bell", "dog"), 1.0, InputSpec(3, (), ())),
         Sample("a", Clip("a", "", 0.0, 3.0), ""),
     )
-    heard = []
+    audio, visual = [], []
     for threshold in (0.5, 0.4):
         config = resolve_config("avvp", "none", assignments=[f"metric.threshold={threshold}"])
         found = TASKS["avvp"].decode(output, inputs, config, sample)
         assert isinstance(found, Tracks)
-        heard.append(found.on["audio"][:, 0].tolist())
-    assert heard == [[False, True, False], [True, True, False]]
+        audio.append(found.on["audio"][:, 0].tolist())
+        visual.append(found.on["visual"][:, 0].tolist())
+    assert audio == [[False, True, False], [True, True, False]]
+    assert visual == [[False, True, False], [False, True, True]]
 
 
 def test_a_type_of_question_weighs_as_much_as_it_is_asked() -> None:

@@ -20,8 +20,7 @@ from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
-from caeav.model.adapters.batch import Epoch
-from caeav.model.tasks.avqa.task import NEGATIVE
+from caeav.model.adapters.batch import NEGATIVE, Epoch
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
@@ -232,12 +231,12 @@ def test_a_prediction_is_drawn_and_written(
     homes: dict[str, Home], runs: dict[str, Any], task: str, tmp_path: Path
 ) -> None:
     found = predicted(homes, runs, task, "what is heard?" if task == "avqa" else "")
-    frames = [np.full((12, 20, 3), 90, np.uint8)] * found.when.segments
+    frames = [np.full((12, 20, 3), 90, np.uint8)] * found.times.segments
     written = write_report(found, tmp_path, "title", {"run": "r"}, frames)
     assert written[1].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert json.loads(written[0].read_text()) == json.loads(json.dumps(report_json(found, {"run": "r"})))
     rows = found.rows()
-    assert len(rows) == (3 if task == "avqa" else found.when.segments)
+    assert len(rows) == (3 if task == "avqa" else found.times.segments)
     assert len({tuple(row) for row in rows}) == 1
     if task.startswith("avs"):
         from PIL import Image
@@ -399,7 +398,7 @@ def test_a_question_is_needed_where_one_is_answered_and_refused_elsewhere(
         predicted(homes, runs, "avqa")
     with pytest.raises(CaeavError, match="answers no questions"):
         predicted(homes, runs, "avvp", "why?")
-    found = predicted(homes, runs, "avqa", "What is purple?").reading
+    found = predicted(homes, runs, "avqa", "What is purple?").decoded
     assert found.remarks() and "purple" in found.remarks()[0]
 
 

@@ -20,7 +20,7 @@ from caeav.model.adapters.batch import CaptionSpec, Inputs
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.prediction import Reading, When
+from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.train import predict as report
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
@@ -62,7 +62,7 @@ def test_predictions_add_up_to_the_test_score(tiny_home: Home, run: Run) -> None
         clip = sample.clip
         arrays, info = arrays_of(tiny_home, run, clip.key)
         prediction = predictor.predict(clip.key, arrays, info)
-        found = prediction.reading
+        found = prediction.decoded
         assert isinstance(found, Timeline)
         [event] = clip.events
         truth = [event.label if event.start_s <= t < event.end_s else BACKGROUND for t in range(6)]
@@ -144,8 +144,8 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
     table = np.full((6, 3), 0.1, np.float32)
     for t, name in enumerate(events):
         table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
-    reading = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
-    return Prediction("clip", When(start_s, 1.0, 6), reading, (0.5,) * 6 if agreement else None)
+    decoded = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
+    return Prediction("clip", SegmentTimes(start_s, 1.0, 6), decoded, (0.5,) * 6 if agreement else None)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
 def test_what_is_shown_ends_where_the_media_end(
     start_s: float, media_s: float | None, shown: int, end_s: float
 ) -> None:
-    when = When(start_s, 1.0, 6, media_s)
-    assert (when.shown, when.end_s) == (shown, pytest.approx(end_s))
-    assert [when.bounds(t)[0] for t in range(shown)] == [start_s + t for t in range(shown)]
+    times = SegmentTimes(start_s, 1.0, 6, media_s)
+    assert (times.shown, times.end_s) == (shown, pytest.approx(end_s))
+    assert [times.bounds(t)[0] for t in range(shown)] == [start_s + t for t in range(shown)]
 
 
 def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> None:
     whole = some_prediction()
-    cut = replace(whole, when=replace(whole.when, media_s=3.5))
+    cut = replace(whole, times=replace(whole.times, media_s=3.5))
     assert [(row["segment"], row["seconds"]) for row in cut.rows()] == [
         (1, "0 to 1"), (2, "1 to 2"), (3, "2 to 3"), (4, "3 to 3.5")]  # fmt: skip
     value = report_json(cut, {})
@@ -191,33 +191,33 @@ def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> 
 def test_the_number_at_an_event_is_the_event_s_own() -> None:
     """Where any event is likely (0.9) and the one that is said is not (0.5), both are told, each by its name."""
     table = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], np.float32)
-    reading = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
-    prediction = Prediction("clip", When(0.0, 1.0, 2), reading, None)
+    decoded = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
+    prediction = Prediction("clip", SegmentTimes(0.0, 1.0, 2), decoded, None)
     rows = [(row["event"], row["probability"], round(row["any event"], 3)) for row in prediction.rows()]
     assert rows == [("bell", 0.5, 0.9), (BACKGROUND, 0.8, 0.2)]
     segments = report_json(prediction, {})["segments"]
     assert [(s["probability"], s["any_event"]) for s in segments] == [(0.5, 0.9), (0.8, 0.2)]
-    bars, numbers, line = drawn(reading, prediction.when)
+    bars, numbers, line = drawn(decoded, prediction.times)
     assert [bar.get_height() for bar in bars] == pytest.approx([0.5, 0.8])
     assert numbers == ["0.50", "0.80", "bell"]
     assert list(line) == pytest.approx([0.9, 0.2])
 
 
-def drawn(reading: Reading, when: When) -> tuple[list[Any], list[str], Any]:
-    """Bars of some width, texts, and the values of the line, of the reading's last panel."""
+def drawn(decoded: TaskPrediction, times: SegmentTimes) -> tuple[list[Any], list[str], Any]:
+    """Bars of some width, texts, and the values of the line, of the decoded's last panel."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle, StepPatch
 
     axis = Figure().subplots()
-    reading.panels(when, [])[-1].draw(axis)
+    decoded.panels(times, [])[-1].draw(axis)
     bars = [p for p in axis.patches if isinstance(p, Rectangle) and p.get_height() and p.get_width()]
     lines = [p.get_data().values for p in axis.patches if isinstance(p, StepPatch)]
     return bars, [text.get_text() for text in axis.texts], lines[0] if lines else None
 
 
 def test_bars_end_where_the_media_end() -> None:
-    reading = some_prediction().reading
-    bars, numbers, line = drawn(reading, When(0.0, 1.0, 6, 3.5))
+    decoded = some_prediction().decoded
+    bars, numbers, line = drawn(decoded, SegmentTimes(0.0, 1.0, 6, 3.5))
     assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] == [
         (0, 1),
         (1, 2),
@@ -234,20 +234,20 @@ def test_tracks_name_each_event_with_its_own_probability() -> None:
         "visual": np.array([[0.4, 0.1], [0.1, 0.1]], np.float32),
     }
     tracks = Tracks(("bell", "dog"), on, chance)
-    assert tracks.rows(When(0.0, 1.0, 2)) == [
+    assert tracks.rows(SegmentTimes(0.0, 1.0, 2)) == [
         {"segment": 1, "seconds": "0 to 1", "heard": "bell 0.90", "seen": "-"},
         {"segment": 2, "seconds": "1 to 2", "heard": "bell 0.60, dog 0.70", "seen": "-"},
     ]
-    assert drawn(tracks, When(0.0, 1.0, 2))[1] == ["0.70", "0.90", "0.60"]
-    cut = When(0.0, 1.0, 2, 1.0)
-    assert drawn(tracks, cut)[1] == ["0.90"] and len(tracks.facts(cut)["segments"]) == 1
+    assert drawn(tracks, SegmentTimes(0.0, 1.0, 2))[1] == ["0.70", "0.90", "0.60"]
+    cut = SegmentTimes(0.0, 1.0, 2, 1.0)
+    assert drawn(tracks, cut)[1] == ["0.90"] and len(tracks.as_json(cut)["segments"]) == 1
 
 
 def test_masks_are_of_the_media_only() -> None:
     masks = Masks(np.ones((5, 4, 4), np.float32))
-    when = When(0.0, 1.0, 5, 2.0)
-    assert list(masks.files(when)) == ["mask-1.png", "mask-2.png"]
-    assert len(masks.rows(when)) == len(masks.facts(when)["frames"]) == 2
+    times = SegmentTimes(0.0, 1.0, 5, 2.0)
+    assert list(masks.files(times)) == ["mask-1.png", "mask-2.png"]
+    assert len(masks.rows(times)) == len(masks.as_json(times)["frames"]) == 2
 
 
 def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> None:
@@ -280,13 +280,13 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
 
     whole = some_prediction()
     lacks = ((), ("sound",), ("sound",), ("picture",), ("sound",), ())
-    cut = replace(whole, when=replace(whole.when, media_s=3.5), missing=lacks)
+    cut = replace(whole, times=replace(whole.times, media_s=3.5), missing=lacks)
     assert report._below(whole) == "seconds"
     assert report._below(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
     agreements = cut.agreements()
     assert agreements == [0.5, None, None, None]
     axis = Figure().subplots()
-    report._agreement(agreements, cut.when).draw(axis)
+    report._agreement(agreements, cut.times).draw(axis)
     [line] = axis.get_lines()
     assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
@@ -304,17 +304,17 @@ def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run:
 
 
 def test_segments_are_numbered_in_words() -> None:
-    when = When(0.0, 1.0, 6)
-    assert when.numbered([True] * 6) == "1 to 6"
-    assert when.numbered([False, True, True, False, True, False]) == "2 to 3 and 5"
-    assert when.numbered([True, False, True, False, True, True]) == "1, 3 and 5 to 6"
-    assert replace(when, media_s=2.0).numbered([True] * 6) == "1 to 2"
+    times = SegmentTimes(0.0, 1.0, 6)
+    assert times.segment_list([True] * 6) == "1 to 6"
+    assert times.segment_list([False, True, True, False, True, False]) == "2 to 3 and 5"
+    assert times.segment_list([True, False, True, False, True, True]) == "1, 3 and 5 to 6"
+    assert replace(times, media_s=2.0).segment_list([True] * 6) == "1 to 2"
 
 
 def test_spans_join_neighbours_only() -> None:
     prediction = some_prediction(10.0)
-    assert isinstance(prediction.reading, Timeline)
-    assert prediction.reading.spans(prediction.when) == [
+    assert isinstance(prediction.decoded, Timeline)
+    assert prediction.decoded.spans(prediction.times) == [
         ("bell", 10.0, 12.0),
         ("dog", 13.0, 14.0),
         ("bell", 15.0, 16.0),

@@ -18,7 +18,7 @@ FORBIDDEN = (
     "transformers",
     "open_clip",
     "matplotlib",
-    "caeav.pipeline.decode",
+    "caeav.pipeline.media",
     "caeav.pipeline.backbones",
     "caeav.pipeline.captioners",
     "caeav.pipeline.extract.tokens",

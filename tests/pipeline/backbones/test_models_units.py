@@ -11,14 +11,14 @@ import pytest
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.backbones import record_check as modelcheck
+from caeav.pipeline.backbones import record_check
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.describe import pull_model, random_remarks, view_model, weights_state
 
 
 def statistics(**change: Any) -> dict[str, dict[str, Any]]:
     x = np.random.default_rng(0).normal(2.0, 0.5, (4, 8, 6))
-    return {"x": {**modelcheck.array_statistics(x), **change}}
+    return {"x": {**record_check.array_statistics(x), **change}}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def statistics(**change: Any) -> dict[str, dict[str, Any]]:
     ],
 )
 def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> None:
-    found = modelcheck.differences(statistics(), statistics(**change))
+    found = record_check.differences(statistics(), statistics(**change))
     assert len(found) == len(said) and all(
         text.startswith(begin) for text, begin in zip(found, said, strict=True)
     )
@@ -43,33 +43,33 @@ def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> 
 
 def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
     one, text = statistics(), {"c": {"texts": ["a"]}}
-    assert modelcheck.differences(one, {}) == ["x is missing"]
-    assert modelcheck.differences({}, one) == ["x was not recorded"]
-    assert modelcheck.differences(text, text) == []
-    assert modelcheck.differences(text, {"c": {"texts": ["b"]}}) == ["c: texts ['b'], recorded ['a']"]
-    flat = modelcheck.array_statistics(np.full((2, 3), 4.0))
+    assert record_check.differences(one, {}) == ["x is missing"]
+    assert record_check.differences({}, one) == ["x was not recorded"]
+    assert record_check.differences(text, text) == []
+    assert record_check.differences(text, {"c": {"texts": ["b"]}}) == ["c: texts ['b'], recorded ['a']"]
+    flat = record_check.array_statistics(np.full((2, 3), 4.0))
     assert (flat["mean"], flat["std"], flat["largest"], flat["sums"]) == (4.0, 0.0, 4.0, [0.0] * 8)
-    assert modelcheck.array_statistics(np.array([-5.0, 1.0]))["largest"] == 5.0
+    assert record_check.array_statistics(np.array([-5.0, 1.0]))["largest"] == 5.0
 
 
 def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_path: Path) -> None:
     home, choice = Home(tmp_path), ModelChoice("hashed")
-    checked = modelcheck.check_model(choice, "text encoder", home)
+    checked = record_check.check_model(choice, "text encoder", home)
     assert checked.against == "caeav" and checked.differences == []
-    path = modelcheck.record(replace(checked, statistics={}), choice, "text encoder", home)
+    path = record_check.record(replace(checked, statistics={}), choice, "text encoder", home)
     assert path == tmp_path / "model_records.json"
-    again = modelcheck.check_model(choice, "text encoder", home)
+    again = record_check.check_model(choice, "text encoder", home)
     assert again.against == str(path) and again.differences == [
         "tokens was not recorded",
         "mask was not recorded",
     ]
-    modelcheck.record(again, choice, "text encoder", home)
-    modelcheck.record(replace(again, key="other"), choice, "text encoder", home)
-    kept = modelcheck.check_model(choice, "text encoder", home)
+    record_check.record(again, choice, "text encoder", home)
+    record_check.record(replace(again, key="other"), choice, "text encoder", home)
+    kept = record_check.check_model(choice, "text encoder", home)
     assert kept.against == str(path) and kept.differences == []  # a record of another key leaves it there
     path.write_text("[]")
     with pytest.raises(CaeavError, match="holds no records of models"):
-        modelcheck.check_model(choice, "text encoder", home)
+        record_check.check_model(choice, "text encoder", home)
 
 
 def facts(**other: Any) -> Any:
@@ -79,7 +79,7 @@ def facts(**other: Any) -> Any:
 
 
 def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caeav.pipeline.backbones.describe.at_hand", lambda source: source == "hub:a/b")
+    monkeypatch.setattr("caeav.pipeline.backbones.describe.is_cached", lambda source: source == "hub:a/b")
     assert weights_state(facts()) == "not needed"
     assert weights_state(facts(licence="MIT")) == "give a file"
     assert weights_state(facts(licence="MIT", name="timm:")) == "by model"

@@ -18,11 +18,14 @@ from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, 
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.adapters.live import Live
 from caeav.model.adapters.moe import AvMoe
+from caeav.model.tasks.ave.config import AveHeadConfig
 from caeav.model.tasks.ave.head import AveHead
+from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.avqa.head import AvqaHead
+from caeav.model.tasks.avs.config import AvsHeadConfig
 from caeav.model.tasks.avs.head import AvsHead
+from caeav.model.tasks.avvp.config import AvvpHeadConfig
 from caeav.model.tasks.avvp.head import AvvpHead
-from caeav.model.tasks.heads import AveHeadConfig, AvqaHeadConfig, AvsHeadConfig, AvvpHeadConfig
 from caeav.pipeline.store.record import Tap
 
 GROUP = "net"

@@ -14,8 +14,14 @@ import pytest
 import torch
 
 from caeav.pipeline.backbones.weights import WeightsError, inspect, pickled
-from caeav.pipeline.backbones.weights.convert import _dropped, _in_words, _laid_out
-from caeav.pipeline.backbones.weights.inspect import mixed, module_tensors, part_in, parts_of, pure
+from caeav.pipeline.backbones.weights.convert import _dropped, _in_words, _materialise
+from caeav.pipeline.backbones.weights.inspect import (
+    find_parts,
+    mixed_tensors,
+    module_tensors,
+    parts_of_open,
+    pure_tensors,
+)
 from caeav.pipeline.backbones.weights.parts import Parts
 from caeav.pipeline.backbones.weights.pickled import (
     Inert,
@@ -24,7 +30,7 @@ from caeav.pipeline.backbones.weights.pickled import (
     Pickled,
     Storage,
     _Machine,
-    _made,
+    _make,
     readable,
 )
 
@@ -125,14 +131,14 @@ def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
     ],
 )
 def test_instructions_that_make_no_sense_are_refused(data: bytes, said: str) -> None:
-    with pytest.raises((pickled._StrangeError, EOFError, ValueError), match=said):
+    with pytest.raises((pickled._UnreadableError, EOFError, ValueError), match=said):
         _Machine().run(io.BytesIO(data))
 
 
 def test_a_pickle_longer_than_asked_for_is_refused() -> None:
     data = pickle.dumps(["x"] * 100, 2)
     assert len(_Machine().run(io.BytesIO(data), longest=len(data))) == 100
-    with pytest.raises(pickled._StrangeError, match="without end"):
+    with pytest.raises(pickled._UnreadableError, match="without end"):
         _Machine().run(io.BytesIO(data), longest=64)
 
 
@@ -166,7 +172,7 @@ def test_a_storage_is_known_by_its_class_and_kept_by_its_number() -> None:
     ],
 )
 def test_a_tensor_is_made_of_a_storage_and_whole_numbers_alone(args: tuple[Any, ...], made: bool) -> None:
-    found = _made(Named("torch._utils._rebuild_tensor_v2"), args)
+    found = _make(Named("torch._utils._rebuild_tensor_v2"), args)
     assert isinstance(found, LazyTensor) is made and isinstance(found, Inert) is not made
     if made:
         assert (found.storage, found.offset, found.shape, found.stride, found.dtype) == (*args, "float32")
@@ -174,7 +180,7 @@ def test_a_tensor_is_made_of_a_storage_and_whole_numbers_alone(args: tuple[Any, 
 
 def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() -> None:
     third = (ROW, 0, (2,), (1,), False, None)
-    found = _made(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.int16")))
+    found = _make(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.int16")))
     assert (found.dtype, found.bytes, tensor(2, 3).bytes, tensor(0, 3).bytes, tensor().bytes) == (
         "int16",
         4,
@@ -182,19 +188,19 @@ def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() ->
         0,
         4,
     )
-    assert isinstance(_made(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.odd"))), Inert)
+    assert isinstance(_make(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.odd"))), Inert)
     held = tensor(2)
     for name in ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter"):
-        assert _made(Named(name), (held, True)) is held
-        assert isinstance(_made(Named(name), (3,)), Inert)
+        assert _make(Named(name), (held, True)) is held
+        assert isinstance(_make(Named(name), (3,)), Inert)
     again = (Named("torch._utils._rebuild_tensor_v2"), Named("my.Tensor"), (ROW, 0, (2,), (1,)), {})
-    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), again), LazyTensor)
+    assert isinstance(_make(Named("torch._tensor._rebuild_from_type_v2"), again), LazyTensor)
     other = (Named("my.call"), Named("my.Tensor"), (), {})
-    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), other), Inert)
+    assert isinstance(_make(Named("torch._tensor._rebuild_from_type_v2"), other), Inert)
     plain = (Named("builtins.list"), Named("my.Tensor"), ([1],), {})
-    assert isinstance(_made(Named("torch._tensor._rebuild_from_type_v2"), plain), Inert)
-    assert isinstance(_made(Inert("x"), ()), Inert)
-    assert _made(Named("torch.Size"), ([2, 3],)) == (2, 3) and _made(Named("builtins.set"), ()) == []
+    assert isinstance(_make(Named("torch._tensor._rebuild_from_type_v2"), plain), Inert)
+    assert isinstance(_make(Inert("x"), ()), Inert)
+    assert _make(Named("torch.Size"), ([2, 3],)) == (2, 3) and _make(Named("builtins.set"), ()) == []
 
 
 def test_what_steers_a_terminal_is_shown() -> None:
@@ -203,12 +209,12 @@ def test_what_steers_a_terminal_is_shown() -> None:
 
 def test_pure_dictionaries_hold_tensors_alone_and_mixed_ones_no_further_dictionary() -> None:
     one = tensor(2)
-    assert pure({"a": one}) == {"a": one} == mixed({"a": one, "n": 3})
-    assert pure(Inert("collections.MyDict", entries={"a": one})) == {"a": one}
+    assert pure_tensors({"a": one}) == {"a": one} == mixed_tensors({"a": one, "n": 3})
+    assert pure_tensors(Inert("collections.MyDict", entries={"a": one})) == {"a": one}
     for value in ({}, {"a": one, "n": 3}, {1: one}, [one], 3, None, Inert("x")):
-        assert pure(value) is None
+        assert pure_tensors(value) is None
     for value in ({}, {"n": 3}, {"a": one, "d": {}}, {"a": one, "l": []}, {"a": one, 2: one}, 3):
-        assert mixed(value) is None
+        assert mixed_tensors(value) is None
 
 
 def module(modules: dict[str, Any], parameters: Any = None, **state: Any) -> Inert:
@@ -223,7 +229,7 @@ def test_a_module_saved_whole_gives_parameters_and_lasting_buffers_under_their_n
     inner.state["_non_persistent_buffers_set"] = ["gone"]
     outer = module({"net": inner, "none": None}, {"scale": three})
     assert module_tensors(outer) == {"scale": three, "net.w": one, "net.kept": two}
-    assert pure(outer) == module_tensors(outer)
+    assert pure_tensors(outer) == module_tensors(outer)
     assert module_tensors(outer, depth=1) == {"scale": three} and module_tensors(Inert("x", state=3)) == {}
     loop = module({})
     loop.state["_modules"]["me"] = loop
@@ -233,11 +239,11 @@ def test_a_module_saved_whole_gives_parameters_and_lasting_buffers_under_their_n
 def test_mixed_dictionaries_count_only_where_no_pure_one_is() -> None:
     one = tensor(1)
     both = {"state_dict": {"a": one}, "model": {"a": one, "n": 3}}
-    assert part_in(Pickled(both, frozenset(), bytes), "f").taken == "state_dict"
-    assert part_in(Pickled({"model": {"a": one, "n": 3}}, frozenset(), bytes), "f").taken == "model"
-    assert part_in(Pickled({"a": one, "n": 3}, frozenset(), bytes), "f").taken == ""
+    assert parts_of_open(Pickled(both, frozenset(), bytes), "f").taken == "state_dict"
+    assert parts_of_open(Pickled({"model": {"a": one, "n": 3}}, frozenset(), bytes), "f").taken == "model"
+    assert parts_of_open(Pickled({"a": one, "n": 3}, frozenset(), bytes), "f").taken == ""
     with pytest.raises(WeightsError):
-        part_in(Pickled({"n": 3}, frozenset(), bytes), "f")
+        parts_of_open(Pickled({"n": 3}, frozenset(), bytes), "f")
 
 
 def test_the_part_of_a_file_is_none_where_it_cannot_be_told_and_an_error_where_it_is_named_or_hidden(
@@ -250,16 +256,16 @@ def test_the_part_of_a_file_is_none_where_it_cannot_be_told_and_an_error_where_i
         yield held
 
     monkeypatch.setattr(inspect, "open_pickled", opened)
-    found = parts_of(Path("w.pt"))
+    found = find_parts(Path("w.pt"))
     assert found is not None and found.taken == "model"
     with pytest.raises(WeightsError):
-        parts_of(Path("w.pt"), "other")
+        find_parts(Path("w.pt"), "other")
     held.root = {"n": 3}
-    assert parts_of(Path("w.pt")) is None
+    assert find_parts(Path("w.pt")) is None
     for name, said in (("os.system", "asks to run os.system"), ("my.Model", "holds objects of my.Model")):
         held.names = {name}
         with pytest.raises(WeightsError, match=said):
-            parts_of(Path("w.pt"))
+            find_parts(Path("w.pt"))
 
 
 def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_storage() -> None:
@@ -272,7 +278,7 @@ def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_stor
         return np.arange(6, dtype=np.float32).tobytes()
 
     held = Pickled(None, frozenset(), read)
-    found = _laid_out(
+    found = _materialise(
         held,
         {
             "turned": tensor(3, 2, stride=(1, 3)),
@@ -287,7 +293,7 @@ def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_stor
     assert found["later"].tolist() == [4, 5] and reads == ["0"]
     for reaching in (tensor(2, offset=5, stride=(1,)), tensor(7, stride=(1,)), tensor(2, stride=(6,))):
         with pytest.raises(WeightsError, match="a reaches past its storage"):
-            _laid_out(held, {"a": reaching})
+            _materialise(held, {"a": reaching})
 
 
 def test_what_is_dropped_is_told_from_the_inside_out_and_much_of_it_is_counted() -> None:

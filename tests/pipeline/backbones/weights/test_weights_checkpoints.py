@@ -27,8 +27,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights import WeightsError, find_weights, pickled
 from caeav.pipeline.backbones.weights.convert import convert
-from caeav.pipeline.backbones.weights.inspect import classes_in_the_way, parts_of
-from caeav.pipeline.backbones.weights.load import read_tensors, read_weights, unwrapped
+from caeav.pipeline.backbones.weights.inspect import find_parts, unreadable_names
+from caeav.pipeline.backbones.weights.load import read_tensors, read_weights, strip_prefixes
 
 
 def state(value: float = 1.0) -> dict[str, Tensor]:
@@ -149,7 +149,7 @@ def test_bookkeeping_beside_the_weights_is_skipped(
 def test_nothing_that_torch_reads_by_itself_is_in_the_way() -> None:
     from torch import _weights_only_unpickler
 
-    assert classes_in_the_way(_weights_only_unpickler._get_allowed_globals()) == []
+    assert unreadable_names(_weights_only_unpickler._get_allowed_globals()) == []
 
 
 LAYOUTS = {
@@ -291,9 +291,9 @@ def test_one_dictionary_is_taken_by_one_rule_and_said(case: str, tmp_path: Path)
         assert {name: x.tolist() for name, x in read_tensors(path).items()} == {
             name: x.tolist() for name, x in state().items()
         }
-        parts = parts_of(path)
+        parts = find_parts(path)
         assert parts is not None and parts.taken == taken and set(parts.others) == set(others)
-        assert ("moving average" in parts.said()) == bool("ema" in taken and others)
+        assert ("moving average" in parts.in_words()) == bool("ema" in taken and others)
         done = convert(path, tmp_path / f"{order}.safetensors")
         assert done.parts == parts and same(load_file(done.path), state())
 
@@ -357,7 +357,7 @@ def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(tmp_path: 
     ],
 )
 def test_prefixes_of_training_come_off_until_names_are_known(names: list[str], stripped: list[str]) -> None:
-    found = unwrapped({name: torch.ones(1) for name in names}, lambda name: name in ("a.w", "b.w"))
+    found = strip_prefixes({name: torch.ones(1) for name in names}, lambda name: name in ("a.w", "b.w"))
     assert list(found) == stripped
 
 

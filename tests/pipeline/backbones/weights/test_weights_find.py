@@ -12,8 +12,7 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights import cache as memory
-from caeav.pipeline.backbones.weights import find_weights, remember_at
+from caeav.pipeline.backbones.weights import cache, find_weights, remember_at
 from caeav.pipeline.backbones.weights.cache import file_digest, memory_file, recall
 
 REPO = "somebody/tiny"
@@ -167,7 +166,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
 def test_a_large_file_is_said_before_it_is_read_and_not_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "LARGE_BYTES", 3)
+    monkeypatch.setattr(cache, "LARGE_BYTES", 3)
     told: list[str] = []
     remember_at(Home(tmp_path / "memory"), told.append)
     for name, content in (("small.pt", b"ab"), ("large.pt", b"abc")):
@@ -175,7 +174,7 @@ def test_a_large_file_is_said_before_it_is_read_and_not_again(
         assert [file_digest(tmp_path / name) for _ in range(2)] == [
             f"sha256:{sha256(content).hexdigest()}"
         ] * 2
-    assert told == ["reading large.pt (0.0 GiB) for its digest, once unless it changes"]
+    assert told == ["reading large.pt (3 B) for its digest, once unless it changes"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"places": 3}', '{"places": {"d": 3}, "files": {"f": [1]}}'])

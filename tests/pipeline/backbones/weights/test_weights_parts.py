@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.weights import WeightsError, find, find_weights
-from caeav.pipeline.backbones.weights import cache as memory
-from caeav.pipeline.backbones.weights.inspect import acting, classes_in_the_way, convert_command
+from caeav.pipeline.backbones.weights import WeightsError, cache, find, find_weights
+from caeav.pipeline.backbones.weights.inspect import convert_command, dangerous_names, unreadable_names
 from caeav.pipeline.backbones.weights.parts import Parts, choose_part, part_of
 
 W = {"a.weight": 1}
@@ -59,9 +58,9 @@ def test_what_is_not_taken_is_told_and_can_be_named() -> None:
     root = {"model": W, "ema": W, "critic": W}
     assert choose(root) == Parts("ema", ("model", "critic"))
     assert choose(root, "critic") == Parts("critic", ("model", "ema"))
-    assert choose(root).said() == "ema (a moving average, preferred as in timm); not taken: model, critic"
-    assert (choose({"ema": W}).said(), choose(W).said()) == ("ema", "the file itself")
-    assert choose(root, "model").said() == "model; not taken: ema, critic"
+    assert choose(root).in_words() == "ema (a moving average, preferred as in timm); not taken: model, critic"
+    assert (choose({"ema": W}).in_words(), choose(W).in_words()) == ("ema", "the file itself")
+    assert choose(root, "model").in_words() == "model; not taken: ema, critic"
     assert part_of({"model": {"ema": W}}, "model.ema", entries) is W
     assert part_of(W, "", entries) is W
     assert part_of({"model": 3}, "model.ema", entries) is None
@@ -89,8 +88,8 @@ def test_no_dictionary_is_guessed(root: Any, take: str, said: str) -> None:
 
 def test_names_that_act_are_told_from_those_in_the_way_and_harmless_ones() -> None:
     names = ["os.system", "my.Model", "builtins.eval", "argparse.Namespace", "torch.FloatStorage", "os"]
-    assert acting(names) == ["builtins.eval", "os.system"]
-    assert classes_in_the_way(names) == ["builtins.eval", "my.Model", "os", "os.system"]
+    assert dangerous_names(names) == ["builtins.eval", "os.system"]
+    assert unreadable_names(names) == ["builtins.eval", "my.Model", "os", "os.system"]
     longer = [
         "argparse.Namespace2",
         "my.argparse.Namespace",
@@ -98,7 +97,7 @@ def test_names_that_act_are_told_from_those_in_the_way_and_harmless_ones() -> No
         "os.path.join.x",
         "posixx.system",
     ]
-    assert classes_in_the_way(longer) == sorted(longer) and acting(longer) == ["os.path.join.x"]
+    assert unreadable_names(longer) == sorted(longer) and dangerous_names(longer) == ["os.path.join.x"]
     assert convert_command(Path("a b/my w.pt")) == "caeav models convert 'a b/my w.pt' 'my w.safetensors'"
 
 
@@ -131,9 +130,9 @@ def test_at_hand_is_what_a_weight_file_is_cached_of(tmp_path: Path, monkeypatch:
     snapshot = tmp_path / "models--a--b" / "snapshots" / "123"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").touch()
-    assert not find.at_hand("hub:a/b")
+    assert not find.is_cached("hub:a/b")
     (snapshot / "w.bin").touch()
-    assert find.at_hand("hub:a/b") and find.at_hand("hub:a/b@main") and not find.at_hand("hub:a/c")
+    assert find.is_cached("hub:a/b") and find.is_cached("hub:a/b@main") and not find.is_cached("hub:a/c")
 
 
 def test_a_revision_of_its_own_is_taken_from_the_cache(
@@ -185,30 +184,30 @@ def test_a_file_is_known_by_its_real_place_size_and_time(tmp_path: Path) -> None
     path, link = tmp_path / "w.bin", tmp_path / "link.bin"
     path.write_bytes(b"abc")
     link.symlink_to(path)
-    first = memory.file_digest(link)
-    files = json.loads(memory.memory_file().read_text())["files"]
+    first = cache.file_digest(link)
+    files = json.loads(cache.memory_file().read_text())["files"]
     assert list(files) == [str(path)] and files[str(path)][2] == first
     when = path.stat().st_mtime_ns
     path.write_bytes(b"abd")
     os.utime(path, ns=(when, when))
-    assert memory.file_digest(link) == first  # nothing tells that it was touched
+    assert cache.file_digest(link) == first  # nothing tells that it was touched
     os.utime(path, ns=(when, when + 1))
-    second = memory.file_digest(link)
+    second = cache.file_digest(link)
     path.write_bytes(b"abcd")
     os.utime(path, ns=(when, when + 1))
-    assert len({first, second, memory.file_digest(path)}) == 3
+    assert len({first, second, cache.file_digest(path)}) == 3
 
 
 def test_the_last_place_of_a_digest_is_the_one_that_is_known(tmp_path: Path) -> None:
-    assert memory.recall("sha256:1") is None
+    assert cache.recall("sha256:1") is None
     places = [tmp_path / name for name in ("one", "two")]
     for place in places:
         place.touch()
-        memory.remember("sha256:1", place)
-        assert memory.recall("sha256:1") == place
-    memory.remember("sha256:2", places[0])
-    before = memory.memory_file().stat()
-    memory.remember("sha256:1", places[1])
-    assert memory.memory_file().stat() == before  # nothing new, nothing written
+        cache.remember("sha256:1", place)
+        assert cache.recall("sha256:1") == place
+    cache.remember("sha256:2", places[0])
+    before = cache.memory_file().stat()
+    cache.remember("sha256:1", places[1])
+    assert cache.memory_file().stat() == before  # nothing new, nothing written
     places[1].unlink()
-    assert memory.recall("sha256:1") is None and memory.recall("sha256:2") == places[0]
+    assert cache.recall("sha256:1") is None and cache.recall("sha256:2") == places[0]

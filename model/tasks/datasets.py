@@ -1,4 +1,7 @@
-"""Which tasks a data set is labelled for, by the official layout it has. Light: what trains nothing may ask too."""
+"""Which data sets carry the labels of which task, by name and by what a manifest's rows hold.
+
+Imports no torch, so that commands that train nothing can ask too.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "avs-ms3": ("avs-s4", "avs-ms3"),
     "avqa": ("music-avqa",),
 }
-"""Task -> the layouts that have its labels."""
+"""Task -> official data sets whose layout has its labels."""
 
 
-def task_for(dataset: str) -> str:
-    """The task that `dataset` was made for; empty for a data set that nobody knows."""
+def task_for_dataset(dataset: str) -> str:
+    """The task that `dataset` was made for; empty if the data set is not known."""
     layout = _layout(dataset)
     fitting = [task for task, layouts in LAYOUTS.items() if layout in layouts]
     return layout if layout in fitting else next(iter(fitting), "")
 
 
-def task_labelled(manifest: Manifest) -> str:
-    """The task that a manifest's labels are of, whatever it is called; empty where it has none."""
+def task_from_labels(manifest: Manifest) -> str:
+    """The task that the labels of `manifest` belong to, whatever its name; empty if it has none."""
     found = ""
     for clip in manifest.clips:
         if clip.extra.get("questions"):
@@ -42,18 +45,19 @@ def task_labelled(manifest: Manifest) -> str:
     return found
 
 
-def suited(task: str, dataset: str) -> str:
-    """What to type where `task` can do nothing with `dataset`; empty where they should suit, or one is not known."""
+def mismatch_hint(task: str, dataset: str) -> str:
+    """What to type instead if `dataset` lacks the labels of `task`; empty if it has them or either is not known."""
     layout = _layout(dataset)
     own = LAYOUTS.get(task, ())
     if not layout or not own or layout in own:
         return ""
     sets = [name for official in own for name in (official, SYNTHETIC[official])]
     return (
-        f"caeav train --task {task_for(dataset)} --dataset {dataset}, which is labelled for it; task {task} is for "
-        f"{', '.join(sets)} and sets labelled alike"
+        f"caeav train --task {task_for_dataset(dataset)} --dataset {dataset}, which is labelled for it; task {task} "
+        f"is for {', '.join(sets)} and sets labelled alike"
     )
 
 
 def _layout(dataset: str) -> str:
+    """The official data set whose layout `dataset` has; empty if it is not known."""
     return next((official for official, made in SYNTHETIC.items() if dataset in (official, made)), "")
