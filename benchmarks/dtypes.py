@@ -22,8 +22,9 @@ import numpy as np
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.extract.report import StageSummary
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.store.dtypes import DTYPES
@@ -35,7 +36,7 @@ def stores(home: Home, dtypes: list[str]) -> dict[str, StageSummary]:
     """One store of tokens a format, and the captions beside them."""
     manifest = load_dataset("synthetic", None, home)
     options = [*(TokenOptions(dtype=dtype) for dtype in dtypes), CaptionOptions()]
-    made = extract_all(manifest, home, options, RunOptions(workers=2), lambda progress: None)
+    made = extract_all(RunContext(manifest, home, RunOptions(workers=2), lambda progress: None), options)
     return dict(zip(dtypes, made, strict=False))
 
 

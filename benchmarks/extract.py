@@ -32,9 +32,10 @@ from caeav.manifests.core.util import usable_cores
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH, ComputeOptions
-from caeav.pipeline.extract.jobs import SILENT_RATE_HZ, Job, TokenOptions, token_job
-from caeav.pipeline.extract.options import STAGES, RunOptions
+from caeav.pipeline.extract.jobs import DEFAULT_RATE_HZ, Job, TokenOptions
+from caeav.pipeline.extract.report import STAGES
 from caeav.pipeline.extract.tokens import extract
 
 SEGMENTS = 10
@@ -66,7 +67,7 @@ class Today:
         for old in work.glob("*"):
             old.unlink()
         began = time.perf_counter()
-        rate_hz = self.job.parts["audio"].rate_hz or SILENT_RATE_HZ
+        rate_hz = self.job.parts["audio"].rate_hz or DEFAULT_RATE_HZ
         span = ["-ss", str(clip.start_s), "-t", str(clip.seconds)]
         picture = [
             "ffmpeg",
@@ -159,7 +160,7 @@ def run_caeav(
 ) -> tuple[int, dict[str, float], str]:
     """The same clips into a new store."""
     with tempfile.TemporaryDirectory() as home:
-        summary = extract(manifest, Home(Path(home)), options, run, lambda progress: None)
+        summary = extract(RunContext(manifest, Home(Path(home)), run, lambda progress: None), options)
     return summary.stored, dict(summary.busy_s), summary.limit
 
 
@@ -231,7 +232,7 @@ def main() -> None:
     device = f"cuda:{first}" if first.isdecimal() else "cpu"
     with tempfile.TemporaryDirectory() as work:
         for name, manifest in _sets(args, Path(work)).items():
-            job = token_job(SEGMENTS, 1.0, options)
+            job = options.job(SEGMENTS, 1.0)
             ways: dict[str, list[Round]] = {"today": [], "caeav": []}
             for _ in range(args.rounds):
                 ways["today"].append(timed(lambda m=manifest, j=job: run_today(m, j, device)))  # type: ignore[misc]

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.pipeline.extract.collect import Filling, Gatherer
-from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.extract.collect import Collector, Filling
+from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 SIZES_MB = (1, 10, 40)
@@ -62,11 +62,11 @@ def fill(folder: Path, size_mb: int, clips: int, keep: bool, pause_s: float) -> 
     broken: list[BaseException] = []
     with open_for_writing(folder, recipe, Manifest("bench", 10, 1.0, (), rows)) as writer:
         store = Filling(writer, lambda records, place: list(records))
-        gatherer = Gatherer([store], lambda progress: None, Meter({"writer": 1}), broken.append, keep=keep)
+        collector = Collector([store], lambda progress: None, Meter({"writer": 1}), broken.append, keep=keep)
         for row in rows:
             time.sleep(pause_s)
-            gatherer.settle(store, row.key, Record(row.key, {"visual.stage1": tokens}, {"notes": []}))
-        gatherer.close()
+            collector.settle(store, row.key, Record(row.key, {"visual.stage1": tokens}, {"notes": []}))
+        collector.close()
         if broken:
             raise broken[0]
         writer.finish()

@@ -33,8 +33,8 @@ from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
+from caeav.pipeline.extract.context import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED, RunContext
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
-from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store import StoreReader, find_store, list_stores
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
@@ -128,7 +128,9 @@ def caption(
     loaded = stage.load(dataset, given, place, relabel=relabel)
     manifest, called = loaded.manifest, loaded.called
     with stage.telling_changes(as_json):
-        summary = stage.with_bar("caption", lambda *tell: run_caption(manifest, place, options, run, *tell))
+        summary = stage.with_bar(
+            "caption", lambda *tell: run_caption(RunContext(manifest, place, run, *tell), options)
+        )
     step = stage.train_step(called, home)
     stage.finish(summary, as_json, stage.merge_step(manifest.dataset, home) if part else step)
 
@@ -242,7 +244,11 @@ def embed(
     summary = stage.with_bar(
         "embed",
         lambda *tell: reembed(
-            source, place, parts.get("visual-text"), parts.get("audio-text"), dtype, run, *tell
+            RunContext(source.manifest, place, run, *tell),
+            source,
+            parts.get("visual-text"),
+            parts.get("audio-text"),
+            dtype,
         ),
     )
     stage.finish(summary, as_json, stage.train_step(called, home))

@@ -30,8 +30,8 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
 from caeav.manifests.readers import OFFICIAL
+from caeav.pipeline.extract.context import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED, RunContext
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
-from caeav.pipeline.extract.options import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED
 from caeav.pipeline.media.registry import DEFAULT_DECODER
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.recipe import MODALITIES
@@ -107,7 +107,7 @@ def extract(
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Run again, it continues."""
     from caeav.pipeline.extract.device.options import ComputeOptions
-    from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+    from caeav.pipeline.extract.jobs import CaptionOptions, StoreOptions, TokenOptions
     from caeav.pipeline.extract.tokens import extract_all
 
     place = Home.find(home)
@@ -130,7 +130,7 @@ def extract(
         f"{modality}{i or ''}": pair for modality, pairs in modalities.items() for i, pair in pairs.items()
     }
     chosen = choose({**named, **written}, settings)
-    wanted: list[TokenOptions | CaptionOptions] = [
+    wanted: list[StoreOptions] = [
         TokenOptions(
             one,
             other,
@@ -160,7 +160,9 @@ def extract(
     loaded = stage.load(dataset, given, place, IS_LAST, relabel)
     manifest, called = loaded.manifest, loaded.called
     with stage.telling_changes(as_json):
-        done = stage.with_bar("extract", lambda *tell: extract_all(manifest, place, wanted, run, *tell))
+        done = stage.with_bar(
+            "extract", lambda *tell: extract_all(RunContext(manifest, place, run, *tell), wanted)
+        )
     if part:
         step = stage.merge_step(manifest.dataset, home)
     elif captions:

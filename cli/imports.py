@@ -23,7 +23,7 @@ from caeav.cli.options import (
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.train.store_choice import join_setting
-from caeav.pipeline.extract.options import DEFAULT_MAX_FAILED
+from caeav.pipeline.extract.context import DEFAULT_MAX_FAILED, RunContext, RunOptions
 from caeav.pipeline.store.backend import DEFAULT_BACKEND
 from caeav.pipeline.store.recipe import MODALITIES
 
@@ -65,7 +65,6 @@ def import_folders(
 ) -> None:
     """Store features made elsewhere, such as published ones; no media is read."""
     from caeav.pipeline.extract.features import FeatureOptions, import_features
-    from caeav.pipeline.extract.options import RunOptions
 
     place = Home.find(home)
     options = FeatureOptions(paths_of_taps("--tap", taps), name, dtype, shard_clips, backend)
@@ -73,7 +72,9 @@ def import_folders(
     loaded = stage.load(dataset, given, place, IS_LAST, relabel)
     manifest, called = loaded.manifest, loaded.called
     run = RunOptions(workers=1, max_failed=max_failed, relabel=relabel)
-    summary = stage.with_bar("import", lambda *tell: import_features(manifest, place, options, run, *tell))
+    summary = stage.with_bar(
+        "import", lambda *tell: import_features(RunContext(manifest, place, run, *tell), options)
+    )
     motion = "motion" in summary.recipe.fields  # which only video parsing reads
     step = (
         stage.next_step("train --task avvp", called, None, home) if motion else stage.train_step(called, home)

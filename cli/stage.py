@@ -24,7 +24,8 @@ from caeav.manifests.dataset import Source
 from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.datasets import task_for_dataset
-from caeav.pipeline.extract.options import WHOLE, Progress, Remark, Report, RunOptions, StageSummary
+from caeav.pipeline.extract.context import WHOLE, RunOptions
+from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
 

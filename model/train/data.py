@@ -106,7 +106,7 @@ class SplitData:
         out: dict[str, Tensor] = {}
         with self._reading:
             for store in self._joined.stores:
-                store.ahead([self.clips[number] for number in clips[:AHEAD]])
+                store.prefetch([self.clips[number] for number in clips[:AHEAD]])
         for at, number in enumerate(clips):
             for name, array in self._arrays(self.clips[number]).items():
                 if name not in out:

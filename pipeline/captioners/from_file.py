@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import counted
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import find_weights
 from caeav.pipeline.media.clip import DecodedClip
@@ -88,6 +89,25 @@ class FileCaptioner:
                 f"no row for {key!r} in {self.weights.source}",
                 hint="add one, with an empty text if the clip lacks the modality",
             ) from error
+
+    def compare_keys(self, dataset: str, keys: Sequence[str], allowed: int) -> str:
+        """What to say of clips without a row and of rows without a clip; empty where the file fits the data set.
+
+        Raises `CaptionFileError` when more than `allowed` clips have no row.
+        """
+        missing, unknown = self.captions.missing(keys), self.captions.unknown(keys)
+        name, clips = f"{self.weights.source} ({self.modality})", counted(len(keys), "clip")
+        unused = f"{_some(unknown)} {'row names' if len(unknown) == 1 else 'rows name'} no clip of"
+        others = f"; {unused} it" if unknown else ""
+        if len(missing) > allowed:
+            raise CaptionFileError(
+                f"{name} has no row for {_some(missing)} of {clips} of {dataset}{others}",
+                hint="give one row per clip, with its key as `caeav manifest show` has it; an empty text where the "
+                "clip lacks the modality; or allow more quarantined clips by --max-failed",
+            )
+        if missing:
+            return f"{name} has no row for {_some(missing)} of {clips}, to be quarantined{others}"
+        return f"{name}: {unused} {dataset} and will not be used" if unknown else ""
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
         """The caption of each clip's key; empty for an empty place of a batch."""
@@ -217,7 +237,7 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, 
         yield line, row
 
 
-def some(keys: Sequence[str]) -> str:
+def _some(keys: Sequence[str]) -> str:
     """`3 ('a', 'b', 'c')`, cut after a few."""
     return f"{len(keys)} ({_quoted(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
 

@@ -1,253 +1,258 @@
-"""The engine of both stages: recipes and a manifest in, finished stores out, however often it is interrupted.
+"""The engine of stage one: a manifest and jobs in, finished stores out, however often it is interrupted.
 
-Clips that are due go, in order, to killable child processes, each decoded once for all stores that want it; what
-is cheap is computed there, the rest on devices (`device/runner.py`). What comes back is kept at once, gathered shard
-by shard and published as soon as a shard is whole. Only so many clips are under way at a time, however many there are.
-
-What is done before a run begins: seeing whether its stores fit together and what its user may not have meant, and
-loading what computes.
+`run_stage` makes records from media. Due clips go, in order, to killable child processes, each decoded once for all
+stores that want it; cheap components compute there, the others on devices (`device/runner.py`). What comes back is
+kept at once, collected shard by shard, and published as soon as a shard is whole. The number of clips under way is
+bounded, however many there are. `run_lookup` finds records that are there already: in files, or in another store.
 """
 
 from __future__ import annotations
 
 import heapq
-import os
-import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.core.atomic import publish_bytes
-from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.home import Home
-from caeav.pipeline.extract.collect import Assembly, Complete, Filling, Gatherer, decoded, open_stores
-from caeav.pipeline.extract.decode_job import in_worker, why_no_answer, worker_settings
+from caeav.manifests.clip import Clip
+from caeav.pipeline.extract.collect import Collector, Filling, open_stores
+from caeav.pipeline.extract.context import RunContext
+from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.identity import MediaCheck
-from caeav.pipeline.extract.jobs import Job, sampling_of
-from caeav.pipeline.extract.options import Meter, Remark, Report, RunOptions, StageSummary, failure_limit
+from caeav.pipeline.extract.jobs import Complete, Job
+from caeav.pipeline.extract.preflight import (
+    MEDIA_ROOT,
+    Loader,
+    check_compatible,
+    moved_media,
+    other_recipes,
+    why_no_file,
+)
+from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
+from caeav.pipeline.extract.report import Meter, Report, StageSummary
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
-from caeav.pipeline.store import Quarantined, Recipe, Record, find_other_recipes
+from caeav.pipeline.store import Quarantined, Recipe, Record
+from caeav.pipeline.store.media_record import MediaChange
 
 if TYPE_CHECKING:
     from caeav.pipeline.extract.device.batches import Unit
     from caeav.pipeline.extract.device.runner import Runner
 
+CLIPS_PER_WORKER = 4
+"""Clips under way for each decoding process."""
 
-MEDIA_ROOT = "media_root"
-"""File beside a data set's stores: where its media was read last. Stores themselves do not know."""
-
-
-def fit_together(recipes: Sequence[Recipe]) -> None:
-    """One decode serves all: the same decoder, the same segments; and no store twice."""
-    names = [recipe.folder_name for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise CaeavError(f"the same store is asked for twice: {', '.join(names)}", hint="name each once")
-    shared = {
-        (r.fields["decoder"]["name"], r.fields["sampling"]["segments"], r.fields["sampling"]["segment_s"])
-        for r in recipes
-    }
-    if len(shared) > 1:
-        raise CaeavError(
-            "stores made together must share decoder and segments", hint="run the command once for each"
-        )
+Find = Callable[[str], Record | Quarantined]
+"""A clip's record by its key, or why there is none."""
 
 
-def other_recipes(home: Home, dataset: str, recipe: Recipe) -> list[str]:
-    """What to say about stores of other recipes when a new store is begun: it is easily not what was meant."""
-    if any((home.stores / dataset).glob(f"{recipe.folder_name}*")):  # its slices too
-        return []
-    return [
-        f"a new store is made; {other.path.name} was made by another recipe: {'; '.join(other.differences)}"
-        for other in find_other_recipes(home.stores, dataset, recipe)
-        if not any(text.startswith(("fields.visual: ", "fields.audio: ")) for text in other.differences)
-    ]  # a store of another modality is another thing, not another recipe for the same
-
-
-def moved_media(note: Path, root: str, same: bool) -> list[str]:
-    """What to say when the media lay elsewhere the last time; `same`: what is recorded of them is so there, too."""
-    before, now = note.read_bytes() if note.is_file() else b"", os.fsencode(root)
-    if before == now:
-        return []
-    with suppress(FileNotFoundError):  # the other stage, begun at the same moment, has just written it
-        publish_bytes(note, now)
-    if not before:
-        return []
-    alike = "; what is recorded of it is the same there" if same else ""
-    return [f"the media was in {os.fsdecode(before)} before, it is now in {root}{alike}"]
-
-
-def why_no_file(path: Path) -> str:
-    """In a few words why there is no media file at `path`; empty when there is one."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "file not found"
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        return f"file cannot be looked at ({error.strerror})"
-    return "" if stat.S_ISREG(mode) else "not a regular file"
-
-
-class Loader:
-    """Loads what computes on devices, once each, and says so beforehand, since it may take minutes."""
-
-    def __init__(self, remark: Remark) -> None:
-        self._remark = remark
-        self._done: list[object] = []
-
-    def __call__(self, job: Job) -> None:
-        """All of a job; raises `CaeavError` for weights that cannot be used."""
-        for part in (*job.parts.values(), *job.texts.values()):
-            if hasattr(part, "module") and not any(part is done for done in self._done):
-                self._remark(f"loading {part.name}")
-                part.module()
-                self._done.append(part)
-
-
-SETUP = "caeav.pipeline.extract.decode_job:setup"
-"""What a child process runs."""
-
-
-def run_stage(
-    manifest: Manifest,
-    jobs: Sequence[tuple[Job, Complete]],
-    home: Home,
-    run: RunOptions,
-    report: Report,
-    remark: Remark,
-) -> list[StageSummary]:
-    """Make or finish the stores of `jobs` for `manifest` below `home`, decoding each clip at most once.
+def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
+    """Make or finish the stores of `jobs`, decoding each clip at most once.
 
     Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished clips stay.
     """
-    began = time.monotonic()
-    limit = failure_limit(run.max_failed, len(manifest.clips))
-    if not manifest.clips:
-        raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
-    fit_together([job.recipe for job, _ in jobs])
-    folder = home.stores / manifest.dataset
-    places = [folder / (job.recipe.folder_name + run.part.suffix) for job, _ in jobs]
-    media = MediaCheck(manifest, places, run.changed, remark)
+    began_s = time.monotonic()
+    limit = context.failure_limit()
+    context.check_clips()
+    check_compatible([job.recipe for job in jobs])
+    places = [context.folder / (job.recipe.folder_name + context.options.part.suffix) for job in jobs]
+    media = MediaCheck(context, places)
     media.refuse()
-    load = Loader(remark)
-    for (job, _), place in zip(jobs, places, strict=True):
+    load = Loader(context.remark)
+    for job, place in zip(jobs, places, strict=True):
         if not place.exists():
             load(job)
-    said = [other_recipes(home, manifest.dataset, job.recipe) for job, _ in jobs]
+    remarks = [other_recipes(context, job.recipe) for job in jobs]
     with ExitStack() as stack:
-        wanted = [(job.recipe, complete) for job, complete in jobs]
-        stores = open_stores(stack, folder, manifest, wanted, run, remark, media.settle)
-        said[0] += moved_media(folder / MEDIA_ROOT, manifest.media_root, not media.changes)
-        for store, remarks in zip(stores, said, strict=True):
-            remarks += store.writer.remarks
-        for remarks in said:
-            for text in remarks:
-                remark(text)
+        wanted = [(job.recipe, job.complete(context.options.devices)) for job in jobs]
+        stores = open_stores(stack, context, wanted, media.settle)
+        remarks[0] += moved_media(context.folder / MEDIA_ROOT, context.manifest.media_root, not media.changes)
+        for store, texts in zip(stores, remarks, strict=True):
+            texts += store.writer.remarks
+            for text in texts:
+                context.remark(text)
         due = [len(store.shard_of) for store in stores]
-        for (job, _), clips in zip(jobs, due, strict=True):
+        for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        work = _Work([job for job, _ in jobs], stores, media, Path(manifest.media_root), run, report, remark)
+        extraction = _Extraction(context, jobs, stores, media)
         try:
-            work.run()
+            extraction.run()
         finally:
             media.finish([store.writer.path for store in stores])
         return [
-            StageSummary(
-                path=store.writer.path,
-                recipe=store.writer.recipe,
-                stored=done.stored,
-                expected=done.expected,
-                bytes=done.bytes,
-                quarantined=store.writer.quarantined,
+            _summary(
+                store,
+                extraction.meter,
+                began_s=began_s,
                 due=due[i],
-                seconds=time.monotonic() - began,
-                notes=dict(sorted(work.notes[i].items())),
-                remarks=(*said[i], *work.remarks),
+                notes=extraction.notes[i],
+                remarks=[*remarks[i], *extraction.remarks],
                 max_failed=limit,
-                busy_s=work.meter.seconds(),
-                limit=work.meter.limit(),
-                media=tuple(x for x in media.changes if x.store == store.writer.path.name),
+                media=media.changes,
             )
             for i, store in enumerate(stores)
-            for done in [store.writer.finish()]
         ]
 
 
-class _Work:
-    """The clips one run has to do: from requests to child processes to settled records."""
+def run_lookup(context: RunContext, recipe: Recipe, find: Find, complete: Complete) -> StageSummary:
+    """Make or finish the store of `recipe` from what `find` gives; no media is read.
+
+    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
+    """
+    began_s = time.monotonic()
+    limit = context.failure_limit()
+    context.check_clips()
+    with ExitStack() as stack:
+        (store,) = open_stores(stack, context, [(recipe, complete)])
+        meter = Meter({"writer": 1})
+        for text in store.writer.remarks:
+            context.remark(text)
+        due = len(store.shard_of)
+        _find_all(store, find, context.report, meter)
+        return _summary(
+            store, meter, began_s=began_s, due=due, remarks=store.writer.remarks, max_failed=limit
+        )
+
+
+def _find_all(store: Filling, find: Find, report: Report, meter: Meter) -> None:
+    errors: list[BaseException] = []
+    collector = Collector(
+        [store], report, meter, errors.append, keep=False
+    )  # records are cheap to find again
+    try:
+        collector.begin()
+        for key in store.shard_of:
+            if errors:
+                break
+            collector.settle(store, key, find(key))
+    finally:
+        collector.close()
+    if errors:
+        raise errors[0]
+
+
+def _summary(
+    store: Filling,
+    meter: Meter,
+    *,
+    began_s: float,
+    due: int,
+    remarks: Sequence[str],
+    max_failed: int,
+    notes: Mapping[str, int] | None = None,
+    media: Sequence[MediaChange] = (),
+) -> StageSummary:
+    """Finish a store and say what became of it."""
+    writer, finished = store.writer, store.writer.finish()
+    return StageSummary(
+        path=writer.path,
+        recipe=writer.recipe,
+        stored=finished.stored,
+        expected=finished.expected,
+        bytes=finished.bytes,
+        quarantined=writer.quarantined,
+        due=due,
+        seconds=time.monotonic() - began_s,
+        notes=dict(sorted((notes or {}).items())),
+        remarks=tuple(remarks),
+        max_failed=max_failed,
+        busy_s=meter.seconds(),
+        limit=meter.limit(),
+        media=tuple(change for change in media if change.store == writer.path.name),
+    )
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The clips to make: `due`, in order, with the numbers of the stores that want each; `lost`: why there is no file.
+
+    Clips are in the order of their places in the stores, so that shards become whole one after the other.
+    """
+
+    due: Mapping[str, Sequence[int]]
+    lost: Mapping[str, str]
+
+
+def plan_clips(stores: Sequence[Filling], root: Path) -> ClipPlan:
+    """Which clips are due in `stores`, whose media lie below `root`."""
+    due: dict[str, list[int]] = {}
+    lost: dict[str, str] = {}
+    shared: dict[tuple[int, ...], list[int]] = {}  # one list for all clips that the same stores want
+    placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
+    for key in dict.fromkeys(key for _, key in heapq.merge(*placed)):
+        why = why_no_file(root / clip_of(stores, key).media)
+        if why:
+            lost[key] = why
+        else:
+            wanting = [i for i, store in enumerate(stores) if key in store.shard_of]
+            due[key] = shared.setdefault(tuple(wanting), wanting)
+    return ClipPlan(due, lost)
+
+
+def clip_of(stores: Sequence[Filling], key: str) -> Clip:
+    """A clip that is due in one of `stores`."""
+    return next(store for store in stores if key in store.shard_of).clip(key)
+
+
+class _Extraction:
+    """Makes the due clips of one run: from requests to child processes to settled records."""
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        stores: Sequence[Filling],
-        media: MediaCheck,
-        root: Path,
-        run: RunOptions,
-        report: Report,
-        remark: Remark,
+        self, context: RunContext, jobs: Sequence[Job], stores: Sequence[Filling], media: MediaCheck
     ) -> None:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
-        self._jobs, self._stores, self._root, self._run = jobs, stores, root, run
-        self._remark, self._media = remark, media
-        self._lost: dict[str, str] = {}
-        self._due: dict[str, list[int]] = {}
-        alike: dict[tuple[int, ...], list[int]] = {}
-        placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
-        for key in dict.fromkeys(
-            key for _, key in heapq.merge(*placed)
-        ):  # shards are closed in order everywhere
-            why = why_no_file(self._path(self._clip(key)))
-            if why:
-                self._lost[key] = why
-            else:
-                wanting = [i for i, s in enumerate(stores) if key in s.shard_of]
-                self._due[key] = alike.setdefault(tuple(wanting), wanting)
-        self._away = any(not in_worker(part) for job in jobs for part in job.parts.values())
-        self._workers = min(run.workers, max(1, len(self._due)))
+        self._context, self._jobs, self._stores, self._media = context, jobs, stores, media
+        self._root = Path(context.manifest.media_root)
+        self._plan = plan_clips(stores, self._root)
+        self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
+        self._workers = min(context.options.workers, max(1, len(self._plan.due)))
         self.meter = Meter(self._resources())
-        self._gatherer = Gatherer(stores, report, self.meter, self._fail)
-        self._assembly = Assembly(jobs, self._settle)
+        self._collector = Collector(stores, context.report, self.meter, self._fail)
+        self._builder = RecordBuilder(jobs, self._settle)
         self._pool: WorkerPool | None = None
         self._runner: Runner | None = None
         self._units: Mapping[int, Sequence[Unit]] = {}
         self._lock = threading.Lock()
-        self._room = 4 * self._workers
+        self._room = CLIPS_PER_WORKER * self._workers
         self._under_way = self._decoding = 0
-        self._left = len(self._due)
+        self._left = len(self._plan.due)
         self._over = threading.Event()
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do everything that is due; no child process is started, and no torch imported, when nothing is."""
+        """Make all that is due; no child process is started, and no torch imported, when nothing is."""
         try:
-            self._gatherer.begin()
-            for key, why in self._lost.items():
+            self._collector.begin()
+            for key, why in self._plan.lost.items():
                 lost = Quarantined(key, "media", f"{why}: {self._clip(key).media}", 1)
                 for store in self._stores:
                     if key in store.shard_of:
-                        self._gatherer.settle(store, key, lost)
-            if self._due:
+                        self._collector.settle(store, key, lost)
+            if self._plan.due:
                 self._compute()
         except KeyboardInterrupt:
-            self._gatherer.hurry()
+            self._collector.hurry()
             raise
         finally:
-            self._gatherer.close()
+            self._collector.close()
         if self._error is not None:
             raise self._error
 
     def _compute(self) -> None:
-        settings = worker_settings(self._jobs)
         with ExitStack() as stack:
-            if self._away:
+            if self._uses_devices:
                 self._start_runner(stack)
-            pool = WorkerPool(SETUP, settings, workers=self._workers, deadline_s=self._run.deadline_s)
+            pool = WorkerPool(
+                SETUP,
+                worker_settings(self._jobs),
+                workers=self._workers,
+                deadline_s=self._context.options.deadline_s,
+            )
             self._pool = stack.enter_context(pool)
             for outcome in self._pool.map(self._requests()):
                 self._take(outcome)
@@ -260,38 +265,40 @@ class _Work:
         self._units = make_units(self._jobs)
         units = [unit for some in self._units.values() for unit in some]
         self._runner = Runner(
-            units, self._run.devices, self._assembly.made, self._fail, self._say, self.meter, self._nudge
+            units,
+            self._context.options.devices,
+            self._builder.add_result,
+            self._fail,
+            self._remark,
+            self.meter,
+            self._nudge,
         )
         stack.callback(self._runner.close)
         for unit in units:
             store = self._stores[unit.store]
-            self._runner.expect(
-                unit, [(store.shard_of[key], store.place(key)) for key in store.shard_of if key in self._due]
-            )
-        lanes = self._resources()["device"]
-        self._room += (2 * lanes + 1) * max(unit.rows for unit in units)
+            due = [key for key in store.shard_of if key in self._plan.due]
+            self._runner.expect(unit, [(store.shard_of[key], store.place(key)) for key in due])
+        batches = 2 * self._resources()["device"] + 1
+        self._room += batches * max(unit.rows for unit in units)
 
     def _resources(self) -> dict[str, int]:
         resources = {"workers": self._workers, "writer": 1}
-        if self._away and self._due:
+        if self._uses_devices:
             from caeav.pipeline.extract.device.runner import Runner
 
-            resources |= Runner.resources(self._run.devices)
+            resources |= Runner.resources(self._context.options.devices)
         return resources
 
     def _clip(self, key: str) -> Clip:
-        return next(store for store in self._stores if key in store.shard_of).clip(key)
-
-    def _path(self, clip: Clip) -> Path:
-        return self._root / clip.media
+        return clip_of(self._stores, key)
 
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
-        for key, jobs in self._due.items():
+        for key, jobs in self._plan.due.items():
             while not self._enter():
                 yield None
             clip = self._clip(key)
-            yield {"id": key, "path": str(self._path(clip)), "start_s": clip.start_s, "jobs": jobs}
+            yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
 
     def _enter(self) -> bool:
         with self._lock:
@@ -300,16 +307,16 @@ class _Work:
                 self._decoding += 1
                 return True
             stuck = self._decoding == 0
-        if stuck and self._runner is not None and self._runner.quiet:
-            self._runner.flush()  # clips wait for others in batches that this room does not hold
+        if stuck and self._runner is not None and self._runner.idle:
+            self._runner.flush()  # clips wait for others in batches that there is no room to fill
         return False
 
     def _take(self, outcome: Outcome) -> None:
         """One clip has come out of its child process, or never will."""
-        key, jobs = outcome.id, self._due[outcome.id]
+        key, jobs = outcome.id, self._plan.due[outcome.id]
         failure = outcome.failure
         if failure is None:
-            wrong = why_no_answer(outcome, {job: self._jobs[job] for job in jobs})
+            wrong = validate_reply(outcome, {job: self._jobs[job] for job in jobs})
             failure = Failure("decode", wrong, 1) if wrong else None
         if failure is not None:
             reason = " ".join(failure.reason.split())
@@ -323,28 +330,23 @@ class _Work:
             self.meter.add("workers", "decode", spent["decode"])
             self.meter.add("workers", "backbone", spent["compute"])
             for job in jobs:
-                rate = str(self._jobs[job].recipe.fields["sampling"]["rate_hz"])
+                rate = str(self._jobs[job].sampling.rate_hz)
                 self.notes[job].update({note["code"] for note in outcome.info["clips"][rate]["notes"]})
-            away = self._assembly.arrived(outcome, jobs)
-            self._miss(key, [job for job in jobs if job not in away])
-            for job in away:
+            waiting = self._builder.add_reply(outcome, jobs)
+            self._miss(key, [job for job in jobs if job not in waiting])
+            for job in waiting:
                 self._submit(job, outcome)
         with self._lock:
             self._decoding -= 1
         self._nudge()
 
     def _submit(self, job: int, outcome: Outcome) -> None:
+        """Have the devices compute their parts of a clip's record."""
         assert self._runner is not None
-        clip, store = decoded(outcome, self._jobs[job]), self._stores[job]
+        key, store = outcome.id, self._stores[job]
+        clip, sampling = decoded(outcome, self._jobs[job]), self._jobs[job].sampling
         for unit in self._units[job]:
-            self._runner.submit(
-                unit,
-                store.shard_of[outcome.id],
-                store.place(outcome.id),
-                outcome.id,
-                clip,
-                sampling_of(self._jobs[job].recipe),
-            )
+            self._runner.submit(unit, store.shard_of[key], store.place(key), key, clip, sampling)
 
     def _miss(self, key: str, jobs: Sequence[int]) -> None:
         """No batch is to wait for this clip in the stores of these jobs."""
@@ -354,8 +356,8 @@ class _Work:
                 self._runner.miss(unit, self._stores[job].shard_of[key], self._stores[job].place(key))
 
     def _settle(self, job: int, key: str, result: Record | Quarantined) -> None:
-        """A clip is done in one store; from any thread."""
-        if not self._gatherer.settle(self._stores[job], key, result):
+        """A clip is done in one store; called from any thread."""
+        if not self._collector.settle(self._stores[job], key, result):
             return
         with self._lock:
             self._under_way -= 1
@@ -369,12 +371,12 @@ class _Work:
         if self._pool is not None:
             self._pool.nudge()
 
-    def _say(self, text: str) -> None:
+    def _remark(self, text: str) -> None:
         self.remarks.append(text)
-        self._remark(text)
+        self._context.remark(text)
 
     def _fail(self, error: BaseException) -> None:
-        """Something broke in another thread: the main thread raises it; from any thread."""
+        """Something broke in another thread, and the main thread will raise it; called from any thread."""
         with self._lock:
             self._error = self._error or error
         if self._pool is not None:

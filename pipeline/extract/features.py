@@ -1,15 +1,9 @@
 """Features made elsewhere as a store of tokens: published ones, or of networks that look at more than a frame a segment
 (motion). No media is read and nothing is computed.
 
-Which array is a clip's: `feature_match.py`; the files: `feature_files.py`. A clip's array is `[T, F]`, `[T, L, F]`,
-`[T, h, w, F]`, or `[T n, F]` with `n` rows a segment. The recipe knows the files by one digest over all that belong to
-clips of the manifest. Shapes: `T` segments, `L` tokens a segment (`h w` of a grid, row by row), `F` features.
-
-The engine of stores made of what is there already, in files (captions, features) or in another store (texts). No
-media is read.
-
-The promises are those of `stage.py`: every clip ends stored or quarantined with the true reason, an interrupted run
-goes on where it was, and the bytes are a function of manifest and recipe.
+`feature_match.py` finds a clip's array, `feature_files.py` reads the files. An array is `[T, F]`, `[T, L, F]`,
+`[T, h, w, F]`, or `[T n, F]` with `n` rows per segment. The recipe knows the files by one digest over all that belong
+to clips of the manifest. Shapes: `T` segments, `L` tokens a segment (`h w` of a grid, row by row), `F` features.
 """
 
 from __future__ import annotations
@@ -17,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,88 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.core.errors import CaeavError, choices
-from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
-from caeav.pipeline.extract.collect import Complete, Filling, Gatherer, open_stores
-from caeav.pipeline.extract.engine import other_recipes
+from caeav.pipeline.extract.context import RunContext
+from caeav.pipeline.extract.engine import run_lookup
 from caeav.pipeline.extract.feature_files import MAX_BYTES, FeatureError, Held, numbers, one_array
 from caeav.pipeline.extract.feature_match import Entry, match_features
-from caeav.pipeline.extract.options import (
-    Meter,
-    Remark,
-    Report,
-    RunOptions,
-    StageSummary,
-    failure_limit,
-    unheard,
-)
+from caeav.pipeline.extract.jobs import keep_as_is, known_dtype
+from caeav.pipeline.extract.preflight import other_recipes
+from caeav.pipeline.extract.report import StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
-from caeav.pipeline.store.dtypes import DTYPES, floats, not_finite, stored
-
-Find = Callable[[str], Record | Quarantined]
-"""A clip's record by its key, or why there is none."""
-
-
-def run_lookup(
-    manifest: Manifest,
-    recipe: Recipe,
-    home: Home,
-    run: RunOptions,
-    find: Find,
-    complete: Complete,
-    report: Report,
-    remark: Remark,
-) -> StageSummary:
-    """Make or finish the store of `recipe` for `manifest` below `home` from what `find` gives.
-
-    Raises `CaeavError` where nothing can be done; KeyboardInterrupt passes through, and finished shards stay.
-    """
-    began = time.monotonic()
-    limit = failure_limit(run.max_failed, len(manifest.clips))
-    if not manifest.clips:
-        raise CaeavError(f"data set {manifest.dataset!r} has no clips", hint="caeav manifest check")
-    folder = home.stores / manifest.dataset
-    with ExitStack() as stack:
-        (store,) = open_stores(stack, folder, manifest, [(recipe, complete)], run, remark)
-        writer, meter = store.writer, Meter({"writer": 1})
-        for text in writer.remarks:
-            remark(text)
-        due = len(store.shard_of)
-        _fill(store, find, report, meter)
-        done = writer.finish()
-        return StageSummary(
-            path=writer.path,
-            recipe=writer.recipe,
-            stored=done.stored,
-            expected=done.expected,
-            bytes=done.bytes,
-            quarantined=writer.quarantined,
-            due=due,
-            seconds=time.monotonic() - began,
-            notes={},
-            remarks=tuple(writer.remarks),
-            max_failed=limit,
-            busy_s=meter.seconds(),
-            limit=meter.limit(),
-        )
-
-
-def _fill(store: Filling, find: Find, report: Report, meter: Meter) -> None:
-    broken: list[BaseException] = []
-    gatherer = Gatherer([store], report, meter, broken.append, keep=False)  # to find again is cheap
-    try:
-        gatherer.begin()
-        for key in store.shard_of:
-            if broken:
-                break
-            gatherer.settle(store, key, find(key))
-    finally:
-        gatherer.close()
-    if broken:
-        raise broken[0]
-
+from caeav.pipeline.store.dtypes import floats, not_finite, stored
 
 IMPORTED = "features"
 """Name of such a component in a recipe, and the stage that quarantine names."""
@@ -129,18 +50,12 @@ class FeatureOptions:
     backend: str = DEFAULT_BACKEND
 
 
-def import_features(
-    manifest: Manifest,
-    home: Home,
-    options: FeatureOptions,
-    run: RunOptions,
-    report: Report,
-    remark: Remark = unheard,
-) -> StageSummary:
-    """Store the features of every clip; one without file, or whose file does not fit, ends in quarantine.
+def import_features(context: RunContext, options: FeatureOptions) -> StageSummary:
+    """Store the features of every clip; one without a file, or whose file does not fit, is quarantined.
 
     Raises `CaeavError` when no clip has a file, or for names, formats and folders that are none.
     """
+    manifest = context.manifest
     for tap in options.sources:
         if not TAP.fullmatch(tap):
             raise FeatureError(
@@ -166,11 +81,10 @@ def import_features(
                 return Quarantined(key, IMPORTED, error.problem, 1)
         return Record(key, stored(arrays, options.dtype), _info(manifest.segments))
 
-    for text in [text for found in matched.values() for text in found.remarks]:
-        remark(text)
-    for text in other_recipes(home, manifest.dataset, recipe):
-        remark(text)
-    return run_lookup(manifest, recipe, home, run, find, _as_it_is, report, remark)
+    remarks = [text for found in matched.values() for text in found.remarks]
+    for text in [*remarks, *other_recipes(context, recipe)]:
+        context.remark(text)
+    return run_lookup(context, recipe, find, keep_as_is)
 
 
 def read_features(
@@ -284,21 +198,20 @@ def _recipe(
     files: Mapping[str, Mapping[str, Entry]],
     sources: Mapping[str, str],
 ) -> Recipe:
-    if options.dtype not in DTYPES:
-        raise CaeavError(f"unknown dtype {options.dtype!r}", hint=choices(options.dtype, DTYPES))
+    dtype = known_dtype(options.dtype)
     if not files:
         raise FeatureError("no tap is asked for", hint="--tap motion.r2plus1d=FOLDER")
-    modalities: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for tap, found in files.items():
         shape = _usual_shape(found, manifest.segments)
-        modality = modalities.setdefault(tap.partition(".")[0], {"name": IMPORTED, "taps": [], "files": {}})
-        modality["taps"].append({"name": tap, "tokens": shape[1], "channels": shape[2]})
-        modality["files"][tap] = {"source": sources[tap], "digest": _digest(found)}
+        part = parts.setdefault(tap.partition(".")[0], {"name": IMPORTED, "taps": [], "files": {}})
+        part["taps"].append({"name": tap, "tokens": shape[1], "channels": shape[2]})
+        part["files"][tap] = {"source": sources[tap], "digest": _digest(found)}
     name = options.name or "-".join(tap.partition(".")[2] for tap in files)
     fields = {
-        **modalities,
+        **parts,
         "segments": manifest.segments,
-        "dtype": options.dtype,
+        "dtype": dtype,
         "shard_clips": options.shard_clips,
         **backend_field(options.backend),
     }
@@ -330,7 +243,3 @@ def _digest(files: Mapping[str, Entry]) -> str:
 def _info(segments: int) -> dict[str, Any]:
     """What is known of a clip whose media were not looked at."""
     return {"frames_ok": [True] * segments, "audio_ok": [True] * segments, "notes": [], "facts": {}}
-
-
-def _as_it_is(records: Sequence[Record], place: object) -> list[Record]:
-    return list(records)

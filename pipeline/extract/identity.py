@@ -7,7 +7,7 @@ what to do: `redo` makes these clips anew, `keep` goes on with what is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.manifests.core.util import counted
+from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
@@ -32,11 +33,9 @@ from caeav.pipeline.store.media_record import (
 )
 from caeav.pipeline.store.state import inspect
 
-ANSWERS = ("redo", "keep")
+CHANGED = ("redo", "keep")
 """What `--changed` may say."""
 SHOWN = 20
-
-Remark = Callable[[str], object]
 
 
 class MediaChanged(CaeavError):
@@ -66,10 +65,10 @@ def listed(changes: Sequence[MediaChange]) -> list[str]:
     )
 
 
-def check_answer(changed: str) -> None:
+def check_changed(changed: str) -> None:
     """Raises `CaeavError` for what `--changed` may not say."""
-    if changed and changed not in ANSWERS:
-        raise CaeavError(f"--changed {changed}", hint=choices(changed, ANSWERS))
+    if changed and changed not in CHANGED:
+        raise CaeavError(f"--changed {changed}", hint=choices(changed, CHANGED))
 
 
 class MediaCheck:
@@ -79,10 +78,11 @@ class MediaCheck:
     open for writing; `changes` are those met so far.
     """
 
-    def __init__(self, manifest: Manifest, folders: Sequence[Path], changed: str, remark: Remark) -> None:
-        check_answer(changed)
+    def __init__(self, context: RunContext, folders: Sequence[Path]) -> None:
+        manifest, self._changed = context.manifest, context.options.changed
+        check_changed(self._changed)
         self.changes: list[MediaChange] = []
-        self._dataset, self._changed, self._remark = manifest.dataset, changed, remark
+        self._dataset, self._remark = manifest.dataset, context.remark
         self._root = Path(manifest.media_root)
         self._media = dict.fromkeys(clip.media for clip in manifest.clips)
         records = [read_record(folder) or {} for folder in folders]

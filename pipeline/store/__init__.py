@@ -1,19 +1,12 @@
 """Shards of tokens and captions: written once, resumable, verified; read by key, memory-mapped.
 
-Write with `open_for_writing`, read with `StoreReader.open`, find with `find_store`. Imports neither torch nor
-any decoder or backbone, since training reads stores without them.
+Write with `open_for_writing`, read with `StoreReader.open`, find with `find_store`. Nothing here imports torch, a
+decoder or a backbone, since training reads stores without them.
 """
 
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backends
-from caeav.pipeline.store.convert import (
-    ArrayDifference,
-    Description,
-    Differences,
-    compare,
-    convert,
-    describe,
-    merge,
-)
+from caeav.pipeline.store.contents import ArrayDifference, Description, Differences, compare, describe
+from caeav.pipeline.store.convert import convert, merge
 from caeav.pipeline.store.errors import (
     DamagedShard,
     DamagedStore,

@@ -1,11 +1,8 @@
-"""What a shard format has to offer, and the table of formats by name: the one seam between the store and its files.
+"""What a shard format has to offer, and the registry of formats: the only seam between a store and its files.
 
-The store plans, locks, resumes, quarantines, seals, compares and refuses; a backend turns the records of one
-shard into files with an index, and the files back into records it has checked. The index is a backend's own
-bytes, published after the files it describes: what has no index does not exist. `testing.py` has the tests that
-every backend must pass.
-
-What an interrupted writer may have left in a store's folder: shards without index, temp files.
+The store plans, locks, resumes, quarantines, seals, compares and refuses. A backend turns the records of one shard
+into files and an index, and reads records back, checked. The index is bytes of the backend's own, published after the
+files it describes: a shard without an index does not exist. `testing.py` has the tests that every backend must pass.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from caeav.pipeline.store.record import Record
 
 DEFAULT_BACKEND = "webdataset"
 BACKEND_FIELD = "backend"
-"""Recipe field that names the backend; absent for the default one, so that older recipes keep their fingerprint."""
+"""Recipe field that names the backend; absent for the default, so that older recipes keep their fingerprint."""
 
 
 class BadIndex(ValueError):
@@ -34,7 +31,7 @@ class BadIndex(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """One file of a shard as it was written: its place relative to the store, its size and sha256 (hex)."""
+    """One file of a shard as it was written: its path relative to the store, its size and sha256 (hex)."""
 
     name: str
     bytes: int
@@ -43,7 +40,7 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One fact about a shard that is not as written: the file's place in the store, and the key where one is meant."""
+    """One thing in a shard that is not as written: the file's path in the store, the fact, and the key of a record."""
 
     where: str
     what: str
@@ -51,9 +48,9 @@ class Damage:
 
 
 class ShardIndex(Protocol):
-    """What is known of a published shard: which one, of which recipe, the keys in it in order, and its files.
+    """What is known of a published shard: its number, its recipe's fingerprint, its keys in order, and its files.
 
-    `layout` is compared between the shards of a store (equal for all) and handed to `Backend.metadata`.
+    `layout` must be equal for all shards of a store and is given to `Backend.metadata`.
     """
 
     @property
@@ -67,35 +64,35 @@ class ShardIndex(Protocol):
     @property
     def layout(self) -> tuple[Any, ...]: ...
     def encode(self) -> bytes:
-        """The index file's bytes, a function of the shard's."""
+        """The bytes of the index file, a function of the shard's."""
 
 
 class Shard(Protocol):
-    """A published shard, open for reading. Files are mapped when first needed; arrays keep their map alive."""
+    """A published shard, open for reading. Files are mapped when they are first needed; arrays keep their map alive."""
 
     @property
     def index(self) -> ShardIndex: ...
     def record(self, row: int, *, check: bool = True) -> Record:
-        """The record in that row of the index, arrays as stored and read-only.
+        """The record in this row of the index, its arrays as stored and read-only.
 
-        Raises `DamagedShard` naming file and key; with `check` false only lengths are checked.
+        Raises `DamagedShard` naming file and key. Without `check` only lengths are checked.
         """
 
     def info(self, row: int) -> dict[str, Any]:
-        """A record's facts alone, checked; the arrays are not touched."""
+        """The facts of a record alone, checked; its arrays are not touched."""
 
-    def ahead(self, row: int) -> None:
-        """Have a record read from the disk while others are used; a hint."""
+    def prefetch(self, row: int) -> None:
+        """Ask the system to read a record soon, while others are in use. Only a hint."""
 
     def fetch(self, row: int) -> None:
-        """Have a record in memory before returning; a hint, given by another thread than the one that reads."""
+        """Have a record in memory before returning. Only a hint, from another thread than the one that reads."""
 
     def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
-        """Read every byte once and say all that is not as written; `progress` is told bytes as they are read."""
+        """Read every byte once and report all that is not as written; `progress` is told bytes as they are read."""
 
 
 class Backend(Protocol):
-    """One shard format; without state."""
+    """One shard format. It keeps no state."""
 
     name: str
 
@@ -108,30 +105,29 @@ class Backend(Protocol):
         records: Iterable[Record],
         layout: tuple[Any, ...] | None,
     ) -> ShardIndex:
-        """Publish the records, some of the planned keys in their order, as shard `number`, then its index.
+        """Publish `records` as shard `number`, then its index; their keys are some of those `planned`, in that order.
 
-        Replaces the shard there may be: its index is removed before its first file is (`spare.withdraw_index`, and
-        `spare.publish_index` at the end). `layout` is that of the
-        store's other shards; raises `StoreError` for records that do not fit it. The bytes are a function of
-        the arguments.
+        A shard of that number is replaced, its index going first (`formats.common.replace_shard` does all that).
+        `layout` is that of the store's other shards; raises `StoreError` for records that do not fit it. The bytes
+        are a function of the arguments.
         """
 
     def decode_index(self, data: bytes) -> ShardIndex:
         """The bytes of an index file -> index, every length checked before it is used; raises `BadIndex`."""
 
     def open(self, folder: StoreFolder, index: ShardIndex) -> Shard:
-        """A published shard; its files are only looked at when something is read."""
+        """Open a published shard; its files are first looked at when something is read."""
 
     def files(self, folder: StoreFolder) -> Mapping[int, Sequence[Path]]:
-        """Files of shards by number as they lie on the disk, with an index or without."""
+        """The files on the disk by shard number, whether or not the shard has an index."""
 
     def places(self, folder: StoreFolder) -> Sequence[Path]:
-        """Folders that shards are written into, where an interrupted writer may leave temp files."""
+        """Folders that shards are written into, where an interrupted writer may have left temp files."""
 
     def metadata(
         self, folder: StoreFolder, recipe: Recipe, layout: tuple[Any, ...], clips: int
     ) -> Mapping[Path, bytes]:
-        """Files beside the shards that other programs need, for `clips` clips; this program reads none of them."""
+        """Files beside the shards that other programs need, for `clips` clips; caeav reads none of them."""
 
 
 backends: Registry[Backend] = Registry("store backend")
@@ -140,7 +136,7 @@ backends.register_lazily("zarr", "caeav.pipeline.store.formats.zarr:ZARR")
 
 
 def backend_of(recipe: Recipe) -> Backend:
-    """The backend a recipe asks for; raises `StoreError` for one that is not there."""
+    """The backend that a recipe names; raises `StoreError` for an unknown one."""
     name = recipe.fields.get(BACKEND_FIELD, DEFAULT_BACKEND)
     if not isinstance(name, str) or name not in backends:
         raise StoreError(
@@ -151,7 +147,7 @@ def backend_of(recipe: Recipe) -> Backend:
 
 
 def backend_field(name: str) -> dict[str, str]:
-    """The recipe fields that choose a backend: none for the default one; raises `StoreError` for unknown names."""
+    """The recipe fields that choose a backend: none for the default; raises `StoreError` for an unknown name."""
     if name not in backends:
         raise StoreError(
             f"unknown store backend {name!r}", hint=f"choose one of: {', '.join(backends.names())}"
@@ -160,7 +156,7 @@ def backend_field(name: str) -> dict[str, str]:
 
 
 def orphans(folder: StoreFolder, backend: Backend) -> list[Path]:
-    """Files of shards without index: they do not exist, whoever wrote them was interrupted."""
+    """Shard files without an index, which an interrupted writer left: they belong to no shard."""
     indexed = set(folder.published())
     return [
         path for number, paths in backend.files(folder).items() if number not in indexed for path in paths
@@ -168,6 +164,6 @@ def orphans(folder: StoreFolder, backend: Backend) -> list[Path]:
 
 
 def temp_files(folder: StoreFolder, backend: Backend) -> list[Path]:
-    """Temp files of an interrupted writer."""
+    """Temp files that an interrupted writer left."""
     places = [folder.path, folder.path / "index", folder.path / "spare", *backend.places(folder)]
     return sorted({path for place in places for path in place.glob(f"{TEMP_PREFIX}*") if path.is_file()})

@@ -1,9 +1,8 @@
-"""Number formats of stored tokens: what a float32 array becomes in a shard, and the floats a reader gives back.
+"""Number formats of stored tokens: what a float array becomes in a shard, and the floats that a reader gives back.
 
-`float16` and `float32` are stored as they are. `bfloat16`, which numpy lacks, is stored as safetensors' BF16 and
-read back as float32, exactly. `int8` keeps a scale for every channel of an array: `<name>` is int8 and
-`<name>.scale` float32 `[C]`, the channel's largest magnitude being 127; it is read back as float16. Shapes: `C`
-channels, the last axis.
+`float16` and `float32` are stored as they are. `bfloat16`, which numpy lacks, is stored as safetensors' BF16 and read
+back exactly, as float32. `int8` keeps a scale for each of the `C` channels (the last axis) of an array: `<name>` is
+int8, `<name>.scale` float32 `[C]`, with the channel's largest magnitude at 127; it is read back as float16.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 BFLOAT16 = np.dtype("V2")
-"""How a bfloat16 array is carried in numpy: two bytes a value, no arithmetic."""
+"""bfloat16 as numpy holds it: two bytes per value, without arithmetic."""
 DTYPES = ("float16", "bfloat16", "float32", "int8")
 SCALE = ".scale"
 STEPS = 127
 _EXPONENTS = {BFLOAT16: np.uint16(0x7F80), np.dtype("<f2"): np.uint16(0x7C00)}
 MOST = float(np.finfo(np.float16).max)
-"""The largest value of float16, and of int8, which is read back as float16."""
+"""The largest value of float16, hence of int8 too, which is read back as float16."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,7 +28,7 @@ Arrays = Mapping[str, NDArray[Any]]
 def stored(arrays: Arrays, dtype: str) -> dict[str, NDArray[Any]]:
     """Float arrays in the format `dtype` (one of `DTYPES`), by the names they have in a shard.
 
-    Values that do not fit become infinite, in `int8` the scale of their channel does; see `not_finite`.
+    A value that does not fit becomes infinite; in `int8` the scale of its channel does. See `not_finite`.
     """
     found: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -44,7 +43,7 @@ def stored(arrays: Arrays, dtype: str) -> dict[str, NDArray[Any]]:
 
 
 def floats(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """What `stored` made -> the floats, under the names of before; arrays of other formats are passed through."""
+    """What `stored` made -> the floats by their own names; arrays of other formats are passed through."""
     found: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
         if name.endswith(SCALE) and name.removesuffix(SCALE) in arrays:
@@ -60,13 +59,13 @@ def floats(arrays: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def dtype_name(array: NDArray[Any]) -> str:
-    """The format of an array as stored, in words."""
+    """The name of an array's format as stored."""
     return "bfloat16" if array.dtype == BFLOAT16 else str(array.dtype)
 
 
 def not_finite(array: NDArray[Any]) -> int:
-    """How many values of an array as stored are no finite numbers."""
-    # numpy looks at two-byte floats ten times slower than at integers
+    """How many values of a stored array are not finite numbers."""
+    # numpy tests two-byte floats ten times slower than integers
     for dtype, exponent in _EXPONENTS.items():
         if array.dtype == dtype:
             bits = np.ascontiguousarray(array).view(np.dtype("<u2"))
@@ -75,8 +74,8 @@ def not_finite(array: NDArray[Any]) -> int:
 
 
 def too_large(name: str, array: NDArray[Any]) -> bool:
-    """Whether an array as stored, with values that are not finite, only lacks a format for large ones: `bfloat16` and
-    `float32` hold them."""
+    """Whether the values that are not finite were only too large for this format; `bfloat16` and `float32` hold
+    them."""
     return (array.dtype == np.float16 or name.endswith(SCALE)) and not np.isnan(array).any()
 
 
@@ -91,10 +90,10 @@ def _to_bfloat16(array: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def _quantised(array: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 `[..., C]` and the scale `[C]` by which it is multiplied; a scale that is not finite marks its channel."""
+    """int8 `[..., C]` and the scale `[C]` that multiplies it; a scale that is not finite marks its channel."""
     largest = (
         np.abs(array).reshape(-1, array.shape[-1]).max(axis=0, initial=0.0)
-    )  # [C]; NaN where one is in it
+    )  # [C]; NaN where a channel has one
     largest = np.where(largest > MOST, np.float32(np.inf), largest)
     scale = np.asarray(largest / np.float32(STEPS), dtype=np.float32)
     usable = np.isfinite(scale) & (scale > 0)

@@ -1,4 +1,4 @@
-"""What can be wrong with a store, as errors a user can act on; each names the file and, where there is one, the key."""
+"""What can be wrong with a store, as errors that a user can act on; each names file and key."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from caeav.manifests.core.errors import CaeavError
 
 
 class StoreError(CaeavError):
-    """Anything about a store."""
+    """Any error about a store."""
 
 
 class RecipeChanged(StoreError):
-    """The folder holds a store made by another recipe; the text names the fields that differ."""
+    """The folder holds a store of another recipe; the text names the fields that differ."""
 
 
 class StoreBusy(StoreError):
@@ -29,15 +29,15 @@ class DamagedStore(StoreError):
 
 
 class DamagedShard(DamagedStore):
-    """A shard or its index is not what was written; nothing of the record named is returned."""
+    """A shard or its index is not what was written; nothing of the named record is returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One damage found: the file relative to the store, the key where one record is meant, and the fact.
+    """One damage: the file relative to the store, the fact, and the key if it is about one record.
 
-    `shard` is the number of the shard that has to be made again, or None when the damage is elsewhere; `rewritten`
-    says that the next run that makes the store writes the file anew by itself.
+    `shard` is the number of the shard that has to be made again, None if the damage is elsewhere; `rewritten` means
+    that the next run that makes the store writes the file anew by itself.
     """
 
     where: str
@@ -50,7 +50,7 @@ class Problem:
         return f"{self.where}{f' ({self.key})' if self.key else ''}: {self.what}"
 
     def error(self, folder: Path, more: int = 0) -> DamagedStore:
-        """The problem as an error; `more` says how many others there are."""
+        """The problem as an error; `more` is how many others there are."""
         others = f" (and {more} more)" if more else ""
         text = f"{folder / self.where}{f', key {self.key}' if self.key else ''}: {self.what}{others}"
         kind = DamagedStore if self.shard is None else DamagedShard
@@ -58,7 +58,7 @@ class Problem:
 
 
 def repair_hint(folder: Path) -> str:
-    """How to get what is damaged made again."""
+    """How to have what is damaged made again."""
     return (
         f"`caeav store verify {folder}` lists all damage, `caeav store repair {folder}` drops it; the command that "
         "made the store then makes exactly what is missing"

@@ -1,8 +1,7 @@
-"""Which stores there are, and which one is meant: by data set, kind, name or beginning of the fingerprint.
+"""Which stores there are, and which one is meant: by data set, kind, name or the first digits of a fingerprint.
 
-Stores that no run refers to, and removing one: what `caeav store gc` offers.
-
-Which stores are referred to is the caller's knowledge. A store that is being written is in use.
+Also which stores no run refers to, and removing one, for `caeav store gc`. What refers to a store is the caller's
+knowledge; a store that is being written is in use.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MIN_PREFIX = 4
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store at a glance. `problem` says in words what is wrong with a damaged one; its counts are zero."""
+    """A store at a glance. For a damaged one `problem` says what is wrong, and all counts are zero."""
 
     path: Path
     dataset: str
@@ -52,7 +51,7 @@ class StoreInfo:
 
 
 def list_stores(stores: Path) -> list[StoreInfo]:
-    """Every store below `<home>/stores`, sorted; a damaged one is listed as such, never an error."""
+    """Every store below `<home>/stores`, sorted; a damaged one is listed as damaged and raises nothing."""
     found = []
     for recipe_file in sorted(stores.glob("*/*/recipe.json")):
         match = FOLDER_PATTERN.fullmatch(recipe_file.parent.name)
@@ -62,7 +61,7 @@ def list_stores(stores: Path) -> list[StoreInfo]:
 
 
 def list_slices(stores: Path) -> list[Path]:
-    """The folders of all slices below `<home>/stores`, which `list_stores` leaves out, sorted."""
+    """The folders of all slices below `<home>/stores`, sorted; `list_stores` leaves them out."""
     folders = (recipe_file.parent for recipe_file in stores.glob("*/*.slice-*/recipe.json"))
     return sorted(folder for folder in folders if Slice.of_folder(folder.name)[1] != Slice())
 
@@ -70,7 +69,7 @@ def list_slices(stores: Path) -> list[Path]:
 def find_slices(stores: Path, dataset: str, name: str | None = None) -> list[Path]:
     """The folders of the slices of one store of `dataset` (called `name`), by number.
 
-    Raises `StoreError` when there are none, or those of several stores.
+    Raises `StoreError` when there are none, or slices of several stores.
     """
     found: dict[tuple[str, int], list[tuple[int, Path]]] = {}
     for recipe_file in sorted(stores.glob(f"{dataset}/*.slice-*/recipe.json")):
@@ -83,12 +82,12 @@ def find_slices(stores: Path, dataset: str, name: str | None = None) -> list[Pat
         return [path for _, path in sorted(next(iter(found.values())))]
     if not found:
         raise StoreError(
-            f"no slice of a store of {dataset!r} that fits is in {stores}",
+            f"no matching slice of a store of {dataset!r} is in {stores}",
             hint=f"make slices with `caeav extract --dataset {dataset} --slice 1/4` and so on",
         )
     named = "".join(f"\n    {store} cut into {count}" for store, count in found)
     raise StoreError(
-        f"slices of {len(found)} stores of {dataset} fit in {stores}, those of one are needed{named}",
+        f"slices of {len(found)} stores of {dataset} in {stores} match; one store is needed:{named}",
         hint="name one by --store, or name the folders of the slices",
     )
 
@@ -122,21 +121,21 @@ def find_store(
     *,
     by: str = "--store NAME",
 ) -> Path:
-    """The one store of `dataset` and `kind` (None: of either kind) below `stores`.
+    """The one store of `dataset` and `kind` (None: either kind) below `stores`.
 
-    `name` may be the store's name, its folder's name, or the first 4 or more digits of its fingerprint.
-    Raises `StoreError` listing the candidates when none or several fit; `by` is how its reader can name one.
+    `name` may be the store's name, its folder's name, or 4 or more first digits of its fingerprint. Raises
+    `StoreError` listing the candidates when none or several match; `by` is how its reader can name one.
     """
     there = [info for info in list_stores(stores) if info.dataset == dataset and kind in (None, info.kind)]
-    fitting = [info for info in there if name is None or _answers_to(info, name)]
-    if len(fitting) == 1:
-        return fitting[0].path
+    matching = [info for info in there if name is None or _is_called(info, name)]
+    if len(matching) == 1:
+        return matching[0].path
     command = "caption" if kind == "captions" else "extract"
     asked = f"{f'{kind} ' if kind else ''}store of {dataset}" + (f" called {name!r}" if name else "")
     candidates = "".join(
-        f"\n    {info.path.name} ({info.state}, {info.clips} clips)" for info in fitting or there
+        f"\n    {info.path.name} ({info.state}, {info.clips} clips)" for info in matching or there
     )
-    if not fitting:
+    if not matching:
         besides = f"; there are:{candidates}" if there else ""
         make = f"make one with `caeav {command} --dataset {dataset}`"
         raise StoreError(
@@ -144,26 +143,26 @@ def find_store(
             hint=f"{make}, or name one that is there: {by}" if there else make,
         )
     raise StoreError(
-        f"{len(fitting)} stores fit, one is needed ({asked}):{candidates}",
+        f"{len(matching)} stores match, one is needed ({asked}):{candidates}",
         hint=f"name one by its folder or by the first digits of its fingerprint: {by}",
     )
 
 
-def _answers_to(info: StoreInfo, name: str) -> bool:
+def _is_called(info: StoreInfo, name: str) -> bool:
     by_fingerprint = len(name) >= MIN_PREFIX and info.fingerprint12.startswith(name[:12].lower())
     return name in (info.name, info.path.name) or by_fingerprint
 
 
 @dataclass(frozen=True)
 class OtherRecipe:
-    """A store of the same data set, kind and name made by another recipe: `field: its value -> the one asked for`."""
+    """A store of the same data set, kind and name with another recipe: `field: its value -> the one asked for`."""
 
     path: Path
     differences: tuple[str, ...]
 
 
 def find_other_recipes(stores: Path, dataset: str, recipe: Recipe) -> list[OtherRecipe]:
-    """Stores that a user may have meant to continue when asking for `recipe`, and in what they differ."""
+    """Stores that a user who asked for `recipe` may have meant to continue, and how they differ from it."""
     found = []
     wanted = parse_recipe(render_recipe(recipe), Path("recipe.json")).as_json()
     for path in sorted((stores / dataset).glob(f"{recipe.kind}-{recipe.name}-*")):
@@ -180,19 +179,19 @@ def find_other_recipes(stores: Path, dataset: str, recipe: Recipe) -> list[Other
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A store as something refers to it: by fingerprint, and the data set where that is known (else empty)."""
+    """How something refers to a store: by its fingerprint, and by its data set where that is known (else empty)."""
 
     dataset: str
     fingerprint: str
 
     def means(self, store: StoreInfo) -> bool:
-        """Whether `store` is the one; slices are meant by nothing."""
+        """Whether it refers to `store`; nothing refers to a slice."""
         same_set = self.dataset in ("", store.dataset)
         return same_set and store.path.name.endswith(f"-{self.fingerprint[:12]}")
 
 
 def unreferenced(stores: Path, used: Collection[Reference], dataset: str | None = None) -> list[StoreInfo]:
-    """The stores (of `dataset`, or all) that none of `used` means, and what was left of some hardly begun."""
+    """The stores (of `dataset`, or all) that none of `used` refers to, and the remains of those hardly begun."""
     return [
         info
         for info in (*list_stores(stores), *_begun(stores))
@@ -201,20 +200,20 @@ def unreferenced(stores: Path, used: Collection[Reference], dataset: str | None 
 
 
 def idle_s(path: Path) -> float:
-    """Seconds since a store was last written, or opened for it; negative where clocks differ."""
+    """Seconds since a store was last written or opened for writing; negative where clocks differ."""
     seen = [path, *path.iterdir()]
     return time.time() - max(each.lstat().st_mtime for each in seen)
 
 
 def _begun(stores: Path) -> Iterator[StoreInfo]:
-    """Folders whose writer was killed before it had written the recipe."""
+    """Folders whose writer was killed before it wrote the recipe."""
     for path in sorted(stores.glob("*/*")):
         if _is_bare(path) and (match := FOLDER_PATTERN.fullmatch(path.name)):
             yield StoreInfo(path, path.parent.name, match[1], match[2], match[3], "partial")
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether it is named as a store and holds a lock or temp files and nothing else."""
+    """Whether a folder has a store's name and holds nothing but a lock or temp files."""
     named = FOLDER_PATTERN.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     return bool(named) and all(
         file.is_file() and (file.name == ".lock" or file.name.startswith(TEMP_PREFIX))
@@ -223,13 +222,13 @@ def _is_bare(path: Path) -> bool:
 
 
 def remove_store(path: Path) -> None:
-    """Remove a store, its seal first, so that an interrupted removal leaves no store that seems whole.
+    """Remove a store, its seal first, so that an interrupted removal leaves nothing that looks finished.
 
-    Raises `StoreBusy` when it is being written, `StoreError` when `path` is no store's folder.
+    Raises `StoreBusy` when it is being written, `StoreError` when `path` is not the folder of a store.
     """
     folder = StoreFolder(path)
     if path.is_symlink() or not (folder.recipe.is_file() or _is_bare(path)):
-        raise StoreError(f"{path} is no store's folder", hint="caeav store ls")
+        raise StoreError(f"{path} is not the folder of a store", hint="caeav store ls")
     lock = WriterLock(folder.lock)
     try:
         unpublish(folder.seal)

@@ -1,11 +1,11 @@
-"""Finished records of shards that are not whole yet, kept on the disk, so that breaking off costs none of them.
+"""Finished records of shards that are not complete yet, kept on the disk so that an interruption costs none of them.
 
-`journal/<shard>.log` is a head of 64 bytes (magic, version, shard, recipe fingerprint, crc32c) and then an entry a
-record in the order in which they were finished: a head of 64 bytes (sizes, crc32c of what follows, digest of the
-clip's source, crc32c of the head itself), the key, the facts, and the arrays as in a shard. An entry may also say that
-a record counts no more. Nothing in it is believed unchecked: reading ends at the first head that is not whole, what
-follows is cut off and made again. A written record outlives the process at once, a power cut from the next `sync` on.
-Readers of a store never look here; a journal goes when its shard is published.
+`journal/<shard>.log` begins with a head of 64 bytes (magic, version, shard, recipe fingerprint, crc32c). An entry per
+record follows, in the order in which they were finished: a head of 64 bytes (sizes, crc32c of what follows, digest of
+the clip's source, crc32c of the head itself), the key, the facts, and the arrays as in a shard. An entry may also say
+that a record no longer counts. Nothing is trusted unchecked: reading ends at the first broken head; what follows is cut
+off and made again. A written record outlives the process at once, and a power cut from the next `sync` on. Readers of a
+store never look here, and a journal is removed when its shard is published.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from caeav.manifests.clip import Clip
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.manifests.core.util import counted
 from caeav.manifests.keys import KEY_PATTERN
 from caeav.pipeline.store.errors import DamagedStore
@@ -53,14 +53,14 @@ _NUMBERED = re.compile(r"(\d{6,9})\.log")
 
 
 def source_of(clip: Clip) -> bytes:
-    """sha256 of what decides a clip's tokens: a record counts only for the row it was made for."""
+    """sha256 of what decides a clip's tokens: a record counts only for the manifest row it was made for."""
     key, media, start_s, seconds = clip.source()
     return hashlib.sha256(json.dumps([key, media, float(start_s), float(seconds)]).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Where the key, the facts and the arrays of a record lie, and what they must be."""
+    """Where an entry lies, the sizes of its key, facts and arrays, and the digests they must have."""
 
     start: int
     key_bytes: int
@@ -71,7 +71,7 @@ class _Entry:
 
     @property
     def texts(self) -> int:
-        """Bytes of key and facts, with what is put behind them so that arrays are aligned."""
+        """Bytes of key and facts, with the padding that aligns the arrays."""
         bare = self.key_bytes + self.info_bytes
         return bare + -bare % ALIGNMENT
 
@@ -98,8 +98,10 @@ def _entry_bytes(kind: int, key: str, source: bytes, record: Record | None) -> b
 
 @dataclass
 class _Journal:
-    """One shard's: what counts in it, where its good part ends, the file while something is added, and whether a power
-    cut could take of it the last bytes or its place in the folder."""
+    """The journal of one shard: the entries that count, where its sound part ends, and the file while it is written to.
+
+    `unsynced`: a power cut could take its last bytes; `listed`: its name in the folder is safe.
+    """
 
     path: Path
     number: int
@@ -111,19 +113,19 @@ class _Journal:
 
 
 class Journals:
-    """Those of one store, for its one writer."""
+    """The journals of one store, for its only writer."""
 
     def __init__(self, folder: StoreFolder, fingerprint: str) -> None:
         self._folder = folder
         self._fingerprint = bytes.fromhex(fingerprint)
         self._open: dict[int, _Journal] = {}
 
-    def take_up(self, wanted: Callable[[int], Mapping[str, bytes]]) -> list[str]:
-        """Read what an earlier writer left; `wanted(shard)` are the clips that are due there, with their sources.
+    def resume(self, wanted: Callable[[int], Mapping[str, bytes]]) -> list[str]:
+        """Read what an earlier writer left; `wanted(shard)` gives the sources of the clips that are due in a shard.
 
-        What is torn, damaged, or for nothing that is due goes. Gives what was found, in words.
+        Removes what is torn, damaged or not due. Returns remarks on what was found.
         """
-        said: list[str] = []
+        remarks: list[str] = []
         found = 0
         for number, path in journal_files(self._folder):
             journal = _Journal(path, number)
@@ -134,26 +136,26 @@ class Journals:
             }
             if left:
                 name = self._folder.name_of(path)
-                said.append(
+                remarks.append(
                     f"{name}: {counted(left, 'byte')} torn or damaged, left out; what was in them is made again"
                 )
             if not journal.entries:
-                publish.unpublish(path)
+                atomic.unpublish(path)
                 continue
             if path.stat().st_size > journal.end:
-                publish.cut_file(path, journal.end)
-            journal.unsynced = True  # who wrote it may have been killed before
+                atomic.cut_file(path, journal.end)
+            journal.unsynced = True  # its writer may have been killed before it synced
             self._open[number] = journal
             found += len(journal.entries)
         if found:
             shards = counted(len(self._open), "shard")
-            said.append(
-                f"{counted(found, 'clip')} of {shards} not whole yet, finished before, need not be made again"
+            remarks.append(
+                f"{counted(found, 'clip')} of {shards} not complete yet were finished before and need not be made again"
             )
-        return said
+        return remarks
 
     def keys(self, number: int) -> Collection[str]:
-        """Clips of a shard whose records are kept."""
+        """Keys of the kept records of a shard."""
         return self._open[number].entries.keys() if number in self._open else ()
 
     def read(self, number: int, key: str) -> Record:
@@ -171,7 +173,7 @@ class Journals:
             self._damaged(journal.path, f"the record of {key}: {error}")
 
     def add(self, number: int, record: Record, source: bytes) -> None:
-        """Keep a finished record; nothing happens when its clip is kept already."""
+        """Keep a finished record, unless one of its clip is kept already."""
         if record.key not in self.keys(number):
             data = _entry_bytes(KEPT, record.key, source, record)
             start = self._append(number, data)
@@ -180,7 +182,7 @@ class Journals:
             self._open[number].entries[record.key] = entry
 
     def forget(self, number: int, key: str) -> None:
-        """Let a kept record count no more, durably; nothing happens when there is none."""
+        """Make a kept record, if there is one, count no longer, durably."""
         if key in self.keys(number):
             entry = self._open[number].entries.pop(key)
             self._append(number, _entry_bytes(DROPPED, key, entry.source, None))
@@ -192,29 +194,29 @@ class Journals:
         if journal is not None:
             if journal.file is not None:
                 journal.file.close()
-            publish.unpublish(journal.path)
+            atomic.unpublish(journal.path)
 
     def clear(self) -> None:
-        """Remove all there is: the store is finished."""
+        """Remove all journals: the store is finished."""
         for number in list(self._open):
             self.drop(number)
         for _, path in journal_files(self._folder):
-            publish.unpublish(path)
+            atomic.unpublish(path)
         if self._folder.journal.is_dir() and not any(self._folder.journal.iterdir()):
-            publish.remove_folder(self._folder.journal)
+            atomic.remove_folder(self._folder.journal)
 
     @property
     def unsynced(self) -> bool:
-        """Whether a power cut could take something."""
+        """Whether a power cut could lose a record."""
         return any(journal.unsynced for journal in self._open.values())
 
     def sync(self) -> None:
-        """Have all that was kept on the disk."""
+        """Have every kept record on the disk."""
         for journal in self._open.values():
             self._sync(journal)
 
     def close(self) -> None:
-        """Close the files; nothing is lost by it, nor synced."""
+        """Close the files, which neither loses nor syncs anything."""
         for journal in self._open.values():
             if journal.file is not None:
                 with suppress(OSError):  # each entry was flushed when it was written
@@ -223,9 +225,9 @@ class Journals:
 
     def _sync(self, journal: _Journal) -> None:
         if journal.unsynced:
-            publish.sync_file(self._opened(journal))
+            atomic.sync_file(self._opened(journal))
             if not journal.listed:
-                publish.sync_folder(journal.path.parent)
+                atomic.sync_folder(journal.path.parent)
             journal.unsynced, journal.listed = False, True
 
     def _opened(self, journal: _Journal) -> BinaryIO:
@@ -234,39 +236,39 @@ class Journals:
         return journal.file
 
     def _append(self, number: int, data: bytes) -> int:
-        """Write an entry behind the last; gives where. What could not be written whole is taken away again."""
+        """Append an entry and return where it begins; one that cannot be written whole is removed again."""
         path = self._folder.journal / f"{number:06d}.log"
         journal = self._open.setdefault(number, _Journal(path, number))
         head = b""
         if not journal.end:
-            publish.make_folder(path.parent)
+            atomic.make_folder(path.parent)
             head = _sealed(_FILE.pack(MAGIC, VERSION, number, self._fingerprint))
         try:
             file = self._opened(journal)
-            publish.write_bytes(file, head + data)
+            atomic.write_bytes(file, head + data)
             file.flush()
         except BaseException:
-            self._take_back(journal)
+            self._undo(journal)
             raise
         journal.unsynced = True
         start = journal.end + len(head)
         journal.end = start + len(data)
         return start
 
-    def _take_back(self, journal: _Journal) -> None:
+    def _undo(self, journal: _Journal) -> None:
         with suppress(OSError):
             if journal.file is not None:
                 journal.file.close()
             if journal.end:
-                publish.cut_file(journal.path, journal.end)
+                atomic.cut_file(journal.path, journal.end)
             else:
-                publish.unpublish(journal.path)
+                atomic.unpublish(journal.path)
         journal.file = None
         if not journal.end:
             self._open.pop(journal.number, None)
 
     def _read(self, journal: _Journal) -> int:
-        """Find what counts in a file; gives how many bytes of it are torn or damaged."""
+        """Find the entries that count; returns how many bytes are torn or damaged."""
         with _plain(journal.path) as file:
             size = os.fstat(file.fileno()).st_size
             if file.read(HEAD_BYTES) != _sealed(
@@ -277,7 +279,7 @@ class Journals:
             damaged = 0
             for kind, key, entry, sound in _entries(file, size):
                 journal.end = entry.end
-                if kind == DROPPED or not sound:  # a damaged one is no reason to go back to an older one
+                if kind == DROPPED or not sound:  # a damaged entry does not revive an older one
                     journal.entries.pop(key, None)
                     damaged += 0 if sound else entry.end - entry.start
                 else:
@@ -291,7 +293,7 @@ class Journals:
 
 
 def _entries(file: BinaryIO, size: int) -> Iterator[tuple[int, str, _Entry, bool]]:
-    """What it is, key, place and whether its bytes are those written, of each entry up to the first without a head."""
+    """Kind, key, place and soundness of each entry, up to the first broken head."""
     position = HEAD_BYTES
     while position + HEAD_BYTES <= size:
         file.seek(position)
@@ -311,7 +313,7 @@ def _entries(file: BinaryIO, size: int) -> Iterator[tuple[int, str, _Entry, bool
 
 
 def kept_remarks(folder: StoreFolder) -> list[str]:
-    """What to say about the journals of a store that is not finished, as far as their heads tell."""
+    """Remarks about the journals of a store that is not finished."""
     kept: set[tuple[int, str]] = set()
     files = journal_files(folder)
     for number, path in files:
@@ -324,19 +326,19 @@ def kept_remarks(folder: StoreFolder) -> list[str]:
 
 
 def _plain(path: Path) -> BinaryIO:
-    """The file itself, never what a link in a stranger's store points to."""
+    """The file itself, opened; never what a link in a stranger's store points to."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise DamagedStore(f"{path} is no plain file", hint=f"remove {path}")
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def journal_files(folder: StoreFolder) -> list[tuple[int, Path]]:
-    """Journals on the disk by shard, ascending."""
+    """The journals on the disk with their shards, ascending."""
     paths = folder.journal.iterdir() if folder.journal.is_dir() else ()
     found = ((match, path) for path in paths if (match := _NUMBERED.fullmatch(path.name)))
     return sorted((int(match[1]), path) for match, path in found)
 
 
 def journal_bytes(folder: StoreFolder) -> int:
-    """Room that journals take."""
+    """Bytes that journals take on the disk."""
     return sum(path.lstat().st_size for _, path in journal_files(folder))

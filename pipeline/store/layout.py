@@ -1,9 +1,9 @@
 """Where the files of a store lie, and reading and writing its recipe and its seal.
 
-`<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`,
-the shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ... and a copy of each in `spare/`, an
-always empty `.lock` while nobody writes, and `complete.json`, the seal: counts and the sha256 of every other small
-file, written last, removed before a change. While it is made there is `journal/` besides.
+`<stores>/<dataset>/<kind>-<name>-<fingerprint12>/` holds `recipe.json`, `manifest.jsonl`, `quarantine.jsonl`, the
+shards (`shards/000000.tar` ... or `shards.zarr`), `index/000000.idx` ... with a copy of each in `spare/`, `.lock`
+(empty while nobody writes), and `complete.json`, the seal: counts and the sha256 of every other small file, written
+last and removed before any change. `journal/` is there only while the store is being made.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NUMBERED = re.compile(r"(\d{6,9})\.idx")
 
 
 def read_capped(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """A small file's bytes; refuses one that is larger than `limit`, or no plain file, before reading it."""
+    """The bytes of a small file; refuses what is larger than `limit` or no plain file before reading it."""
     if not path.is_file():
         if not path.is_symlink():
-            path.stat()  # what is not there is another error
+            path.stat()  # raises FileNotFoundError
         raise DamagedStore(f"{path} is no plain file", hint="this is not a store's file")
     size = path.stat().st_size
     if size > limit:
@@ -63,7 +63,7 @@ class StoreFolder:
 
     @property
     def manifest(self) -> Path:
-        """The clips this store is for, in order, with the labels last seen; without `media_root`."""
+        """The clips of this store, in order, with the labels last seen; without `media_root`."""
         return self.path / "manifest.jsonl"
 
     @property
@@ -78,25 +78,25 @@ class StoreFolder:
 
     @property
     def journal(self) -> Path:
-        """Folder of records that are finished and in no shard yet; only while the store is made."""
+        """Folder of records that are finished but in no shard yet; only while the store is being made."""
         return self.path / "journal"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that writes; holds its pid meanwhile."""
+        """Locked by the process that writes, whose pid is in it meanwhile."""
         return self.path / ".lock"
 
     def index(self, number: int) -> Path:
-        """One shard's index."""
+        """The index of a shard."""
         return self.path / "index" / f"{number:06d}.idx"
 
     def spare(self, number: int) -> Path:
-        """The copy of one shard's index, see `spare.py`."""
+        """The copy of a shard's index, see `spare.py`."""
         return self.path / "spare" / f"{number:06d}.idx"
 
     @staticmethod
     def index_name(number: int) -> str:
-        """`name_of` a shard's index."""
+        """The `name_of` a shard's index."""
         return f"index/{number:06d}.idx"
 
     def name_of(self, path: Path) -> str:
@@ -109,14 +109,14 @@ class StoreFolder:
 
 
 def numbered(folder: Path) -> list[int]:
-    """Numbers of the shards of which there is an index in a folder, ascending."""
+    """Numbers of the shards that have an index in this folder, ascending."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     found = map(_NUMBERED.fullmatch, names)
     return sorted(int(match[1]) for match in found if match)
 
 
 def shard_clips(recipe: Recipe) -> int:
-    """How many clips a shard is planned for: the recipe's `shard_clips`, 64 where it says nothing."""
+    """How many clips are planned per shard: the recipe's `shard_clips`, or 64."""
     value = recipe.fields.get("shard_clips", DEFAULT_SHARD_CLIPS)
     if type(value) is not int or not 1 <= value <= MAX_SHARD_CLIPS:
         raise StoreError(f"shard_clips is {value!r}", hint=f"use a whole number from 1 to {MAX_SHARD_CLIPS}")
@@ -124,12 +124,12 @@ def shard_clips(recipe: Recipe) -> int:
 
 
 def cut(keys: Keys, size: int) -> list[Keys]:
-    """Planned keys of each shard: manifest order, `size` a shard."""
+    """The planned keys of each shard: `size` per shard, in manifest order."""
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def render_recipe(recipe: Recipe) -> bytes:
-    """`recipe.json`: for people too, hence indented; the same recipe gives the same bytes."""
+    """The bytes of `recipe.json`, indented for people; the same recipe gives the same bytes."""
     return (json.dumps(recipe.as_json(), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -157,7 +157,7 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
 
 @dataclass(frozen=True)
 class Seal:
-    """What a finished store holds; `sha256` maps every file but the shards (which the indexes digest) to its digest."""
+    """What a finished store holds; `sha256` has the digest of every file but the shards, which their indexes digest."""
 
     fingerprint: str
     expected: int
@@ -168,7 +168,7 @@ class Seal:
     sha256: Mapping[str, str]
 
     def render(self) -> bytes:
-        """`complete.json`; a function of the content."""
+        """The bytes of `complete.json`, a function of the content."""
         return (json.dumps({"format": 1, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()
 
 

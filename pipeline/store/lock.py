@@ -1,4 +1,4 @@
-"""One writer a store: an exclusive lock on a file that stays, empty while nobody holds it."""
+"""One writer per store: an exclusive lock on a file that stays, empty while nobody holds it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 class WriterLock:
-    """Holds the lock until `release`, or until the process ends, however it ends.
+    """Holds the lock until `release` or the end of the process, however that comes.
 
     Raises `StoreBusy` naming the process that holds it, `FileNotFoundError` when the store was removed meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = _taken(path)
+        self._fd = _lock_file(path)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, str(os.getpid()).encode(), 0)
         _held.add(self)
@@ -35,15 +35,15 @@ class WriterLock:
             self.forget()
 
     def forget(self) -> None:
-        """Close without unlocking; the lock goes when the last process that has it open does so."""
+        """Close without unlocking: the lock ends when the last process that has it open closes it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-def _taken(path: Path) -> int:
+def _lock_file(path: Path) -> int:
     """The lock file, open and locked."""
-    fd = _opened(path)
+    fd = _open_plain(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(fd), path.lstat()):
@@ -61,8 +61,8 @@ def _taken(path: Path) -> int:
     return fd
 
 
-def _opened(path: Path) -> int:
-    """The file itself, never what a link in a stranger's store points to: it is emptied and written."""
+def _open_plain(path: Path) -> int:
+    """The file itself, which will be emptied and written: never what a link in a stranger's store points to."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
@@ -77,7 +77,7 @@ def _opened(path: Path) -> int:
 
 
 def _holder(fd: int) -> str:
-    """The pid in a lock file that another process holds, who may be about to write it."""
+    """The pid in a lock file that another process holds and may be about to write."""
     for _ in range(20):
         if text := os.pread(fd, 32, 0).decode("ascii", "replace").strip():
             return text

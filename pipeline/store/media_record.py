@@ -1,12 +1,13 @@
 """What was seen of the media that a store was made of, kept beside the store and never in it.
 
-A store's bytes are a function of manifest and recipe; size, time and digest of a file are facts of one machine on one
-day. So `media.<store>` lies beside the store's folder. A file's entry is written before its clips are decoded: a clip
-that is stored was made of the file that its entry describes, or of a later one, which the next look then notices.
+The bytes of a store are a function of manifest and recipe, whereas size, time and digest of a file are facts of one
+machine on one day; so they lie in `media.<store>` beside the store's folder. The entry of a file is written before its
+clips are decoded: a stored clip was made of the file its entry describes, or of a later one, which is then noticed.
 
-The digest is of length, first and last 64 KiB: what is replaced, cut, appended to or encoded anew is noticed, a byte in
-the middle of a large file is not. Files of up to `WHOLE_BYTES` are digested as a whole too, once they were decoded and
-their pages are at hand. For media of several files (a wav with its pictures) both go over all of them.
+The digest covers the length and the first and last 64 KiB: a file that is replaced, cut, appended to or encoded again
+is noticed, a changed byte in the middle of a large one is not. Files of up to `WHOLE_BYTES` are digested as a whole
+too, after they were decoded, while their pages are at hand. Where media are several files (a wav with its frames) both
+digests cover all of them.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ END_BYTES = 1 << 16
 DIGEST_BYTES = 16
 WHOLE_BYTES = 64 << 20
 DOUBTFUL_S = 3.0
-"""A file this young when it was looked at may be written again within the tick of its file system's clock."""
+"""A file as young as this when it was looked at may still change within one tick of its file system's clock."""
 UNSURE = 0
-"""The stamp of such a file: the next look compares digests, not times."""
+"""The stamp of such a file: next time digests are compared, not times."""
 LET_GO = -1
-"""The stamp of a file that is gone, which the user was told and agreed to."""
+"""The stamp of a file that is gone, as the user was told and accepted."""
 NO_DIGEST = bytes(DIGEST_BYTES)
-"""What no file has: where clips were made of several versions of one file, each is to be made again."""
+"""The digest of no file, where clips were made of several versions of one: they all have to be made again."""
 AT_ONCE = 1024
 MAX_THREADS = 8
 
 Made = TypeVar("Made")
 FilesOf = Callable[[str], Sequence[str]]
-"""The files that media consist of, by the path of the one that is named."""
+"""The path that a manifest names -> all files that these media consist of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen of one medium: bytes in all, a stamp of its time, the digest, and that of all its bytes.
+    """What was seen of the media of one name: bytes in all, a stamp of their time, the digest, and that of all bytes.
 
-    Digests that were not taken are empty.
+    A digest that was not taken is empty.
     """
 
     size: int
@@ -63,7 +64,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class MediaChange:
-    """A stored clip whose media is not what it was made of: `changed`, `gone`, or `moved` to another name."""
+    """A stored clip whose media are not those it was made of: `changed`, `gone`, or `moved` to another name."""
 
     store: str
     key: str
@@ -76,12 +77,12 @@ class MediaChange:
 
 
 def record_path(store: Path) -> Path:
-    """Where the record of the store in this folder lies."""
+    """The record of the store in this folder."""
     return store.with_name(PREFIX + store.name)
 
 
 def read_record(store: Path) -> dict[str, Facts] | None:
-    """Media, as manifests name them, to what was seen of each; None without a record, or with a damaged one."""
+    """Media, as manifests name them -> what was seen of each; None without a record or with a damaged one."""
     try:
         data = record_path(store).read_bytes()
     except OSError:
@@ -110,7 +111,7 @@ def read_record(store: Path) -> dict[str, Facts] | None:
 
 
 def write_record(store: Path, seen: Mapping[str, Facts]) -> None:
-    """Publish the record of a store; nothing is written where it says the same already."""
+    """Publish the record of a store, unless it says the same already."""
     names = "\0".join(seen).encode("utf-8", "surrogatepass")
     numbers = np.array([[f.size for f in seen.values()], [f.stamp for f in seen.values()]], "<i8")
     taken = [f.digest for f in seen.values()] + [f.whole or NO_DIGEST for f in seen.values()]
@@ -126,7 +127,7 @@ def write_record(store: Path, seen: Mapping[str, Facts]) -> None:
 
 
 def carry_record(sources: Sequence[Path], made: Path) -> None:
-    """Give a store that was made of other stores what is known of their media."""
+    """Give a store that was made of other stores the records of their media."""
     seen: dict[str, Facts] = {}
     for source in sources:
         for name, facts in (read_record(source) or {}).items():
@@ -138,7 +139,7 @@ def carry_record(sources: Sequence[Path], made: Path) -> None:
 
 
 def read_records(dataset: Path) -> dict[str, Facts]:
-    """What is recorded for any store in a data set's folder, but for files that were let go for one of them."""
+    """What is recorded for any store in a data set's folder, without the files that a user gave up in one of them."""
     seen: dict[str, Facts] = {}
     gone: set[str] = set()
     for path in sorted(dataset.glob(f"{PREFIX}*")):
@@ -149,12 +150,12 @@ def read_records(dataset: Path) -> dict[str, Facts]:
 
 
 def remove_record(store: Path) -> None:
-    """Forget what was seen of a store's media; nothing happens when nothing is known."""
+    """Remove the record of a store, if there is one."""
     unpublish(record_path(store))
 
 
 def look(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, Facts | None]:
-    """Size and stamp of each medium below `root`, None for what is no file there; nothing is read."""
+    """Size and stamp of each of the media below `root`, None for what is not a file there; nothing is read."""
     now = time.time()
 
     def one(name: str) -> Facts | None:
@@ -164,7 +165,7 @@ def look(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, Facts
 
 
 def digests(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, bytes]:
-    """The digest of each medium below `root`; empty for what cannot be read."""
+    """The digest of each of the media below `root`; empty for what cannot be read."""
 
     def one(name: str) -> bytes:
         return _digest(files_of(os.path.join(root, name)))  # noqa: PTH118
@@ -173,7 +174,7 @@ def digests(root: Path, media: Sequence[str], files_of: FilesOf) -> dict[str, by
 
 
 def _each(work: Callable[[str], Made], names: Sequence[str]) -> Iterable[Made]:
-    """`work` of each name in order; for many by several threads, since what it takes is waiting for a disk."""
+    """`work` of each name, in order; many names are shared out to threads, since the work is waiting for a disk."""
     if len(names) < AT_ONCE:
         return list(map(work, names))
     with ThreadPoolExecutor(MAX_THREADS) as threads:
@@ -202,7 +203,7 @@ def _look(path: str, files_of: FilesOf, now: float) -> Facts | None:
 
 
 def whole_digest(root: Path, name: str, files_of: FilesOf) -> bytes:
-    """The digest of all bytes of a medium; empty for what cannot be read, or has more than `WHOLE_BYTES`."""
+    """The digest of all bytes of one of the media; empty if it cannot be read or has more than `WHOLE_BYTES`."""
     whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
     try:
         files = [Path(path) for path in files_of(os.path.join(root, name))]  # noqa: PTH118

@@ -1,7 +1,7 @@
-"""Opening a store for writing: create it, or take up what an earlier writer left, whatever state that is in.
+"""Opening a store for writing: create it, or resume what an earlier writer left, whatever state that is in.
 
-Says what it found in words (`StoreWriter.remarks`). Refuses another recipe in the folder, naming the fields
-that differ; makes damaged shards due again; never throws away what is sound.
+What was found is in `StoreWriter.remarks`. Another recipe in the folder is refused, naming the fields that differ;
+damaged shards become due again; nothing sound is ever thrown away.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ def open_for_writing(
 ) -> StoreWriter:
     """Create or resume the store of `recipe` below `dataset_folder` (`<home>/stores/<dataset>`), or a slice of it.
 
-    A stored manifest grows by the clips that are new in `manifest` and takes over its labels; clips it no longer
-    has stay in no split, and shards already there keep their place. Without `relabel` labels that would all be lost
-    are refused. With `retry_failed` the quarantined clips are due again. While another process writes the store this
-    waits, having told `waiting` for whom; without that it raises `StoreBusy`. Raises `RecipeChanged` when the folder
-    holds another recipe, `DamagedStore` when what it is for can no longer be read.
+    The stored manifest takes over the labels of `manifest` and grows by its new clips; clips that `manifest` lacks
+    stay, in no split, and published shards keep their place. Unless `relabel`, losing all labels is refused. With
+    `retry_failed` quarantined clips are due again. While another process writes the store this waits, after telling
+    `waiting` about it; without `waiting` it raises `StoreBusy`. Raises `RecipeChanged` when the folder holds another
+    recipe, `DamagedStore` when its recipe or manifest cannot be read.
     """
     folder = StoreFolder(dataset_folder / (recipe.folder_name + (part or Slice()).suffix))
-    wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, no tuples
-    lock = _locked(folder, waiting)
+    wanted = parse_recipe(render_recipe(recipe), folder.recipe)  # as it reads back: lists, not tuples
+    lock = _lock(folder, waiting)
     try:
-        return _take_up(folder, lock, wanted, manifest, retry_failed, relabel)
+        return _resume(folder, lock, wanted, manifest, retry_failed, relabel)
     except BaseException:
         lock.release()
         raise
 
 
-def _locked(folder: StoreFolder, waiting: Callable[[str], object] | None) -> WriterLock:
-    """The lock of a folder that is there, whether or not it was before."""
+def _lock(folder: StoreFolder, waiting: Callable[[str], object] | None) -> WriterLock:
+    """The lock of the store's folder, which is made if it is not there."""
     told = ""
     while True:
         make_folder(folder.path)
@@ -75,7 +75,7 @@ def _locked(folder: StoreFolder, waiting: Callable[[str], object] | None) -> Wri
             time.sleep(POLL_S)
 
 
-def _take_up(
+def _resume(
     folder: StoreFolder,
     lock: WriterLock,
     recipe: Recipe,
@@ -85,7 +85,7 @@ def _take_up(
 ) -> StoreWriter:
     for leftover in temp_files(folder, backend_of(recipe)):
         unpublish(leftover)
-    _settle_recipe(folder, recipe)
+    _write_or_check_recipe(folder, recipe)
     if not folder.manifest.is_file():
         unpublish(folder.seal)
         write_manifest(replace(manifest, media_root=""), folder.manifest)
@@ -135,12 +135,12 @@ def _take_up(
         quarantined = {}
     writer = StoreWriter(folder, lock, recipe, grown, indexes, quarantined, earlier, sealed, remarks)
     writer.drop_damaged()
-    writer.take_up_journals()
+    writer.resume_journals()
     return writer
 
 
-def _settle_recipe(folder: StoreFolder, recipe: Recipe) -> None:
-    """Write the recipe into a new folder, or see that the one there is the same."""
+def _write_or_check_recipe(folder: StoreFolder, recipe: Recipe) -> None:
+    """Write the recipe into a new folder; raises `RecipeChanged` when another one is there."""
     if not folder.recipe.is_file():
         publish_bytes(folder.recipe, render_recipe(recipe))
         return
@@ -149,19 +149,19 @@ def _settle_recipe(folder: StoreFolder, recipe: Recipe) -> None:
     if differences:
         raise RecipeChanged(
             f"{folder.path} was made by another recipe: {'; '.join(differences)}",
-            hint=f"go on with the settings it was made with, or remove {folder.path} to begin anew",
+            hint=f"continue with the settings it was made with, or remove {folder.path} to start again",
         )
 
 
 def _mend(folder: StoreFolder, state: StoreState) -> list[str]:
-    """Take damaged shards out of existence by removing their index; what was done, in words."""
-    said = []
+    """Withdraw damaged shards; returns remarks on what happens to each damage."""
+    remarks = []
     for problem in state.problems:
         if problem.shard is not None:
             withdraw_index(folder, problem.shard)
-            said.append(f"{problem}; shard {problem.shard} is made again")
+            remarks.append(f"{problem}; shard {problem.shard} is made again")
         elif problem.where == "quarantine.jsonl":
-            said.append(f"{problem}; its clips are tried again")
+            remarks.append(f"{problem}; its clips are tried again")
         else:
-            said.append(f"{problem}; it is written anew")
-    return said
+            remarks.append(f"{problem}; it is written anew")
+    return remarks

@@ -1,14 +1,9 @@
-"""One record as bytes: the arrays in the safetensors format, the facts in canonical JSON.
+"""One record as bytes, and the checksums of bytes: arrays in the safetensors format, facts in canonical JSON.
 
-The bytes are a function of the content alone: arrays are ordered by item size, then name, and the header is
-padded with blanks so that the data begin at a multiple of 64, where a memory-mapped view is aligned. Reading
-trusts nothing: every length is compared with the bytes at hand before it is used. Not a general safetensors
-library: of the dtypes that numpy lacks it knows bfloat16 alone.
-
-Digesting and checking a file's bytes in one pass: what `verify` does with every shard, at about memory speed.
-
-A block is digested and then compared with its record's checksum while it still lies in the processor's cache.
-Both release the interpreter lock, so shards are checked in parallel.
+The bytes are a function of the content: arrays are ordered by item size, then name, and the header is padded with
+blanks so that the data begin at a multiple of 64, where a memory-mapped view is aligned. Reading trusts nothing: every
+length is compared with the bytes at hand before it is used. This is not a general safetensors library: of the dtypes
+that numpy lacks it knows only bfloat16.
 """
 
 from __future__ import annotations
@@ -24,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Span = tuple[int, int]
+"""The first byte of a part of a file, and the byte after its last."""
 
 ALIGNMENT = 64
 BLOCK_BYTES = 1 << 18
+READ_BYTES = 1 << 20
 LINE_BYTES = 64
 MAX_HEADER_BYTES = 1 << 20
 MAX_INFO_BYTES = 16 << 20
@@ -54,16 +52,19 @@ class BadPayload(ValueError):
 
 
 def crc32c(chunks: Sequence[Bytes | bytes]) -> int:
-    """CRC-32C of the chunks one after the other."""
+    """CRC-32C of the chunks, end to end."""
     value = 0
     for chunk in chunks:
-        value = google_crc32c.extend(value, chunk) if isinstance(chunk, bytes) else _extended(value, chunk)
+        value = google_crc32c.extend(value, chunk) if isinstance(chunk, bytes) else _extend(value, chunk)
     return value
 
 
-def _extended(value: int, chunk: Bytes) -> int:
-    """A block at a time, a byte of each cache line touched before: the sum, which reads three places at once, is then
-    bound by the cache and not by the memory, a third faster."""
+def _extend(value: int, chunk: Bytes) -> int:
+    """The CRC-32C extended by a chunk.
+
+    A byte of each cache line of a block is touched first: the sum, which reads in three places at once, then runs at
+    the speed of the cache and not of the memory, a third faster.
+    """
     for start in range(0, chunk.size, BLOCK_BYTES):
         block = chunk[start : start + BLOCK_BYTES]
         block[::LINE_BYTES].max()
@@ -72,7 +73,7 @@ def _extended(value: int, chunk: Bytes) -> int:
 
 
 def encode_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> list[Bytes]:
-    """Arrays as safetensors: the header, then each array's bytes, uncopied where it is contiguous already."""
+    """Arrays as safetensors: the header, then the bytes of each array, not copied if it is contiguous."""
     ready = {name: little_endian(name, array) for name, array in arrays.items()}
     order = sorted(ready, key=lambda name: (-ready[name].dtype.itemsize, name))
     header: dict[str, Any] = {}
@@ -96,7 +97,7 @@ def encode_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> list[Bytes]:
 
 
 def little_endian(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """An array as it is stored, uncopied where it is so already; raises `TypeError` for dtypes that cannot be."""
+    """An array contiguous and little-endian, not copied if it is already; raises `TypeError` for other dtypes."""
     kept = np.ascontiguousarray(array)
     kept = kept.astype(kept.dtype.newbyteorder("<"), copy=False)
     if kept.dtype.str not in NAMES or name == "__metadata__":
@@ -173,14 +174,12 @@ def _json_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-READ_BYTES = 1 << 20
-
-Span = tuple[int, int]
-"""First byte of a record's part in its file, and the byte after its last."""
-
-
 def digest(data: Bytes, spans: Sequence[Span], progress: Callable[[int], object]) -> tuple[str, list[int]]:
-    """sha256 (hex) of `data` and the crc32c of each span; spans ascend and do not overlap."""
+    """sha256 (hex) of `data` and the crc32c of each span, in one pass; spans ascend and do not overlap.
+
+    A block is digested and summed while it lies in the processor's cache. Both release the interpreter lock, so that
+    shards can be checked in parallel.
+    """
     sha256 = hashlib.sha256()
     sums: list[int] = []
     position = 0

@@ -1,19 +1,21 @@
-"""Reading a store: records by key, memory-mapped, checked when first read in a process.
+"""Reading a store: records by key, memory-mapped, checked when they are first read in a process.
 
-Opening compares everything but the shards' content; a store that is not finished, or in which anything is
-not what was written, is refused. Needs numpy only; arrays are read-only views, valid as long as they are held.
-A reader can be sent to worker processes, where it maps the shards anew. Of each clip it keeps the key's own bytes and
-some forty more; indexes and the rows of a large manifest are read when they are needed.
+Opening compares everything but the content of the shards; a store that is not finished, or that holds anything but what
+was written, is refused. Needs only numpy; arrays are read-only views that stay valid as long as they are held. A reader
+that is sent to another process maps the shards anew there. Per clip it keeps the bytes of the key and about forty more;
+indexes, and the rows of a large manifest, are read when they are needed.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,28 +27,72 @@ from caeav.manifests.key_index import KeyIndex, Keys
 from caeav.pipeline.store.backend import Shard, backend_of
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.errors import Problem, StoreError
-from caeav.pipeline.store.mapped_file import Fetcher
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect
 
 OPEN_FILES = 256
-"""Files mapped at a time: a map holds a file descriptor, of which a process often may have only 1024."""
+"""Files mapped at the same time: each map holds a file descriptor, and a process may often have only 1024."""
 AHEAD = 32
 AHEAD_BYTES = 128 << 20
-"""Records that are fetched ahead of the one that is used, at most, and about how much of them."""
+"""Records fetched ahead of the one in use, at most, and about how many bytes of them."""
+FETCHES = 8
+"""Records that the disk is asked for at the same time where they do not follow each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """Shape and dtype of one array of a record: a tap's `[T, L, C]`, a caption's `[W, C]`."""
+    """Shape and dtype of one array of a record: `[T, L, C]` of a tap, `[W, C]` of a caption."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
+class Fetcher:
+    """A thread that has records read from the disk, in the order in which they will be used.
+
+    It only touches memory maps, so nothing but time depends on it: whoever uses a record that it could not fetch reads
+    it from the disk, and meets the error. Nobody else may take records out of its shards meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._wanted: SimpleQueue[tuple[Shard, int] | None] = SimpleQueue()
+        self._closed = False
+        self._thread = Thread(target=self._work, name="caeav-fetcher", daemon=True)
+        self._thread.start()
+
+    def ask(self, shard: Shard, row: int) -> None:
+        """Fetch this record after those asked for before it."""
+        self._wanted.put((shard, row))
+
+    def close(self) -> None:
+        """End the thread, whatever it has yet to fetch."""
+        self._closed = True
+        self._wanted.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        asked: deque[tuple[Shard, int]] = deque()
+        last: tuple[Shard, int] | None = None
+        while True:
+            while not asked or (len(asked) < FETCHES and not self._wanted.empty()):
+                wanted = self._wanted.get()
+                if wanted is None or self._closed:
+                    return
+                shard, row = wanted
+                # the system itself reads ahead where records follow each other, in larger pages
+                if row and last != (shard, row - 1):
+                    with suppress(StoreError, OSError):
+                        shard.prefetch(row)
+                last = wanted
+                asked.append(wanted)
+            shard, row = asked.popleft()
+            with suppress(StoreError, OSError):
+                shard.fetch(row)
+
+
 class StoreReader:
-    """An open store. `keys` are in manifest order; `recipe`, `manifest` and `quarantined` are the store's own."""
+    """An open store: its `recipe`, `manifest` and `quarantined` clips, and the `keys` it holds, in manifest order."""
 
     def __init__(self, state: StoreState) -> None:
         self.path = state.folder.path
@@ -74,8 +120,8 @@ class StoreReader:
     def open(cls, folder: Path, *, allow_partial: bool = False) -> StoreReader:
         """Open a store; with `allow_partial` also one that is being written, as far as it is published.
 
-        Raises `IncompleteStore` when clips are missing and `DamagedStore` or `DamagedShard` when a file is not
-        what was written, naming it and what to do.
+        Raises `IncompleteStore` when clips are missing, and `DamagedStore` or `DamagedShard` when a file is not what
+        was written, naming it and what to do.
         """
         state = inspect(Path(folder))
         if state.problems:
@@ -97,20 +143,20 @@ class StoreReader:
         return {**self.__dict__, "_shards": OrderedDict(), "_checked": {}}
 
     def read(self, key: str) -> Record:
-        """The record of `key`, its tokens as floats; its first read in a process checks both checksums.
+        """The record of `key`, its tokens as floats; the first read in a process checks its checksums.
 
         Raises `DamagedShard` naming shard and key, `StoreError` for a key that is not stored, saying why.
         """
         return _as_floats(self.read_stored(key))
 
     def read_stored(self, key: str) -> Record:
-        """The record of `key` with its arrays as they are stored (see `dtypes.py`); errors as `read`."""
-        return self._record(key, ahead=True)
+        """The record of `key` with its arrays as they are stored (see `dtypes.py`); raises as `read`."""
+        return self._record(key, prefetch=True)
 
     def read_each(self, keys: Sequence[str]) -> Iterator[Record]:
-        """The records of `keys` in that order, the next ones being read from the disk meanwhile; errors as `read`.
+        """The records of `keys` in that order, while the next ones are read from the disk; raises as `read`.
 
-        What is not in memory yet comes clearly faster than by `read` one after the other.
+        Records that are not in memory yet come clearly faster than with one `read` after the other.
         """
         record_bytes = max(1, self.shard_bytes // max(1, len(self)))
         depth = min(AHEAD, max(1, AHEAD_BYTES // record_bytes))
@@ -121,23 +167,23 @@ class StoreReader:
                     fetcher.ask(shard, row)
                 yield _as_floats(self._record(key))
 
-    def ahead(self, keys: Iterable[str]) -> None:
-        """Have the records of `keys` read from the disk while others are used; a hint, keys not stored are left out."""
+    def prefetch(self, keys: Iterable[str]) -> None:
+        """Ask the system to read the records of `keys` soon, while others are in use; keys not stored are left out."""
         for shard, row in self._unread(keys):
-            shard.ahead(row)
+            shard.prefetch(row)
 
-    def _record(self, key: str, *, ahead: bool = False) -> Record:
+    def _record(self, key: str, *, prefetch: bool = False) -> Record:
         number, row = self._place(key)
         shard = self._shard(number)
         checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
-        if ahead and not checked[row]:  # the disk may read all of it while its beginning is checked
-            shard.ahead(row)
+        if prefetch and not checked[row]:  # the disk can read on while the beginning is checked
+            shard.prefetch(row)
         record = shard.record(row, check=not checked[row])
         checked[row] = 1
         return record
 
     def _unread(self, keys: Iterable[str]) -> Iterator[tuple[Shard, int]]:
-        """Where those of `keys` lie that are stored and were not read yet."""
+        """Where the stored ones of `keys` lie that were not read yet."""
         for key in keys:
             at = self._places.get(key)
             if at is None:
@@ -147,7 +193,7 @@ class StoreReader:
                 yield self._shard(number), row
 
     def info(self, key: str) -> dict[str, Any]:
-        """The facts of `key` alone (`Record.info`), checked each time; errors as `read`."""
+        """The facts of `key` alone (`Record.info`), checked each time; raises as `read`."""
         number, row = self._place(key)
         return self._shard(number).info(row)
 
@@ -160,14 +206,14 @@ class StoreReader:
 
     @cached_property
     def _places(self) -> KeyIndex:
-        """Where a key stands in `keys`."""
+        """Finds the row of a key in `keys`."""
         places = KeyIndex(self.keys)
         if (twice := places.duplicate()) is not None:
             raise Problem("manifest.jsonl", "two rows have this key", self.keys[twice]).error(self.path)
         return places
 
     def _stored_keys(self, state: StoreState) -> Keys:
-        """The keys of all shards, in order: shared with the manifest's where every clip is stored."""
+        """The keys of all shards, in order; shared with the manifest when every clip is stored."""
         if int(self._ends[-1:].sum()) == len(self.manifest.clips):
             return self.manifest.keys
         return Keys.joined(
@@ -184,7 +230,7 @@ class StoreReader:
         return self._shard_and_row(place)
 
     def _shard_and_row(self, place: int) -> tuple[int, int]:
-        """Where the record is that stands at `place` in `keys`."""
+        """The shard and row of the record in row `place` of `keys`."""
         at = int(np.searchsorted(self._ends, place, side="right"))
         return self._numbers[at], place - (int(self._ends[at - 1]) if at else 0)
 
@@ -210,7 +256,7 @@ class StoreReader:
         return StoreError(f"clip {key!r} is not in {self.path}: {why}", hint=f"caeav store show {self.path}")
 
     def array_specs(self) -> dict[str, ArraySpec]:
-        """Names, shapes and dtypes of a record's arrays, as the first record has them; empty for an empty store."""
+        """Name -> shape and dtype of the arrays in the first record; empty for an empty store."""
         if not self.keys:
             return {}
         arrays = self.read(self.keys[0]).arrays

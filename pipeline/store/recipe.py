@@ -1,4 +1,4 @@
-"""Everything that decides a store's bytes, its digest, and the differences between two of them."""
+"""A recipe: everything that decides the bytes of a store; its digest, and how two recipes differ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the canonical JSON form (sorted keys, no blanks); weights count by digest, not by name."""
+        """sha256 of the canonical JSON (sorted keys, no blanks); weights count by their digest, not their source."""
         text = json.dumps(
             recipe_identity(self.as_json()), sort_keys=True, separators=(",", ":"), ensure_ascii=True
         )
@@ -42,16 +42,16 @@ class Recipe:
 
 
 def recipe_identity(value: Any) -> Any:
-    """`value` without the source of what is given by a digest: the same weights may have come by many ways."""
+    """`value` without the `source` of what has a digest: the same weights can come from several places."""
     if not isinstance(value, Mapping):
         return value
     return {key: recipe_identity(x) for key, x in value.items() if key != "source" or "digest" not in value}
 
 
 def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
-    """Names of the fields in which two recipes differ, with both values: `fields.dtype: float16 -> float32`.
+    """The fields in which two recipes differ, with both values: `fields.dtype: float16 -> float32`.
 
-    The source of weights is no difference where their digest is the same.
+    Weights with the same digest do not differ, whatever their source.
     """
     if recipe_identity(stored) == recipe_identity(wanted):
         return []
@@ -65,7 +65,7 @@ def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
 
 
 def random_parts(described: Mapping[str, Any]) -> list[str]:
-    """Names of the components with random weights in a recipe's fields, those for texts among them."""
+    """Names of the components with random weights in a recipe's fields, at any depth."""
     found = []
     for place, part in described.items():
         if isinstance(part, Mapping):

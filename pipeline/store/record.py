@@ -1,10 +1,8 @@
-"""What one clip is inside a store: named arrays and a JSON side record.
+"""One clip inside a store: its record of named arrays and JSON facts, or its line in the quarantine file.
 
-The quarantine file: a JSON line a clip that could not be processed.
-
-While a store is being written, lines are appended and synced one by one, so that a failure found once is not
-looked for again after a crash; a later line for the same key replaces an earlier one, and a torn last line is
-left out and said. A finished store holds one line a clip in manifest order.
+While a store is being written, each quarantined clip is appended and synced at once, so that a failure once found is
+not looked for again after a crash. A later line for a key replaces an earlier one, and a torn last line is left out and
+reported. A finished store has one line per quarantined clip, in manifest order.
 """
 
 from __future__ import annotations
@@ -35,9 +33,9 @@ class Tap:
 
 @dataclass(frozen=True)
 class Record:
-    """Arrays of one clip (tap -> `[T, L, C]`, or caption tokens `[W, C]` and mask `[W]`) with its facts and texts.
+    """The arrays of one clip (tap -> `[T, L, C]`, or caption tokens `[W, C]` and mask `[W]`) and its facts.
 
-    `info` holds JSON values only: `notes`, `frames_ok`, `audio_ok`, `facts`, and for captions `texts`.
+    `info` holds only JSON values: `notes`, `frames_ok`, `audio_ok`, `facts`, and for captions `texts`.
     """
 
     key: str
@@ -56,17 +54,17 @@ class Quarantined:
 
 
 def render_quarantine(entries: Iterable[Quarantined]) -> bytes:
-    """The file's bytes for these entries, in the order given."""
+    """The bytes of a quarantine file with these entries, in this order."""
     return b"".join(_line(entry) for entry in entries)
 
 
 def append_quarantine(path: Path, entry: Quarantined) -> None:
-    """Add one line and have it on the disk before returning."""
+    """Append one line and have it on the disk before returning."""
     append_bytes(path, _line(entry))
 
 
 def read_quarantine(path: Path) -> tuple[dict[str, Quarantined], bool]:
-    """Entries by key, the last line of a key counting, and whether the last line is torn.
+    """Entries by key, the last line of a key counting; and whether the last line is torn.
 
     Raises `DamagedStore` for any other line that cannot be read.
     """

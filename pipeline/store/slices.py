@@ -1,8 +1,7 @@
-"""A slice of a store: every n-th shard of its plan, made apart from the others by one job of an array.
+"""A slice of a store: every n-th shard of its plan, made apart from the others, for example by one job of an array.
 
-A slice lies beside the store it is a part of, as `<store's folder>.slice-2-of-4`. It has the same recipe and the
-whole manifest, but holds, quarantines and waits for the clips of its own shards alone; put together, the
-slices are the store.
+A slice lies beside its store, as `<store's folder>.slice-2-of-4`. It has the same recipe and the whole manifest, but
+holds, quarantines and waits for the clips of its own shards only. Merged, the slices are the store.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ class Slice:
         """`"2/4"` -> the second of four; raises `StoreError` for anything else."""
         match = _ASKED.fullmatch(text)
         if not match:
-            raise StoreError(f"{text!r} is no slice", hint="give number/count, the first of four is 1/4")
+            raise StoreError(f"{text!r} is not a slice", hint="give number/count; the first of four is 1/4")
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
     def of_folder(cls, name: str) -> tuple[str, Slice]:
-        """A folder's name -> the name of the store it belongs to, and which slice of it the folder is."""
+        """The name of a folder -> the name of its store, and which slice of that store it is."""
         match = _NAMED.fullmatch(name)
         if not match or not 1 <= int(match[2]) <= int(match[3]) <= MAX_SLICES:
             return name, cls()
@@ -51,13 +50,13 @@ class Slice:
 
     @property
     def suffix(self) -> str:
-        """What the folder of this slice has after the store's name; empty for the whole."""
+        """What follows the store's name in the name of this slice's folder; empty for the whole store."""
         return "" if self.count == 1 else f".slice-{self.number}-of-{self.count}"
 
     def holds(self, shard: int) -> bool:
-        """Whether shard number `shard` is made here."""
+        """Whether shard number `shard` belongs to this slice."""
         return shard % self.count == self.number - 1
 
     def plan(self, shards: Sequence[Keys]) -> list[Keys]:
-        """Planned keys of each shard, those of other slices' shards left out."""
+        """The planned keys of each shard; none for the shards of other slices."""
         return [keys if self.holds(number) else keys[:0] for number, keys in enumerate(shards)]

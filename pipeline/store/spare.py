@@ -1,8 +1,8 @@
-"""A second copy of each shard's index, in another folder: with one of the two no sound record is lost.
+"""A second copy of each shard's index, in another folder: as long as one of the two is sound, no record is lost.
 
-`spare/<shard>.idx` has the bytes of `index/<shard>.idx`, so the checksum of every record lies in two places. Nothing
-reads it while the index is sound, the seal does not name it, and stores made before there were any have none. A copy
-comes after its index and goes before it: where there is a copy alone, its index was lost.
+`spare/<shard>.idx` has the bytes of `index/<shard>.idx`, so the checksums of all records lie in two places. Nobody
+reads it while the index is sound, the seal does not name it, and older stores have none. A copy is written after its
+index and removed before it: a copy without index means that the index was lost.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ STRAY = "does not belong to the finished store"
 
 
 def publish_index(folder: StoreFolder, index: ShardIndex) -> None:
-    """Let a shard whose files are in their places exist."""
+    """Publish the index of a shard whose files are in place: from now on the shard exists."""
     data = index.encode()
     publish_bytes(folder.index(index.number), data)
     publish_bytes(folder.spare(index.number), data)
 
 
 def withdraw_index(folder: StoreFolder, number: int) -> None:
-    """Let a shard exist no longer; its files are not touched."""
+    """Remove the index of a shard, so that it exists no longer; its files are not touched."""
     unpublish(folder.spare(number))
     unpublish(folder.index(number))
 
 
 def restore_indexes(folder: StoreFolder, backend: Backend, fingerprint: str) -> list[str]:
-    """Put a copy in the place of each index that is lost or not what was written; what was done, in words."""
+    """Replace each index that is lost or not what was written by its copy; returns remarks on what was done."""
     seal = _seal(folder)
-    said = []
+    remarks = []
     for number in numbered(folder.path / "spare"):
         name = folder.index_name(number)
         if seal and name not in seal.sha256:
@@ -43,25 +43,25 @@ def restore_indexes(folder: StoreFolder, backend: Backend, fingerprint: str) -> 
         problem = _problem(folder, backend, number, fingerprint, wanted, spare=False)
         if problem and not _problem(folder, backend, number, fingerprint, wanted, spare=True):
             publish_bytes(folder.index(number), read_capped(folder.spare(number)))
-            said.append(f"{name}: {problem}; taken from its copy")
-    return said
+            remarks.append(f"{name}: {problem}; taken from its copy")
+    return remarks
 
 
-def mend_copies(folder: StoreFolder, numbers: list[int]) -> list[str]:
-    """Write the copies that are not as their indexes, and remove others; what was wrong, in words."""
-    said = []
+def repair_copies(folder: StoreFolder, numbers: list[int]) -> list[str]:
+    """Write the copies that differ from their indexes and remove stray ones; returns remarks on what was wrong."""
+    remarks = []
     for number in numbers:
         if problem := _copy_problem(folder, number):
             publish_bytes(folder.spare(number), read_capped(folder.index(number)))
-            said.append(f"{folder.name_of(folder.spare(number))}: {problem}; written anew")
+            remarks.append(f"{folder.name_of(folder.spare(number))}: {problem}; written anew")
     for number in _strays(folder, numbers):
         unpublish(folder.spare(number))
-        said.append(f"{folder.name_of(folder.spare(number))}: {STRAY}; removed")
-    return said
+        remarks.append(f"{folder.name_of(folder.spare(number))}: {STRAY}; removed")
+    return remarks
 
 
 def copy_problems(folder: StoreFolder, numbers: list[int]) -> Iterator[tuple[str, str]]:
-    """Place and fact of each copy in a finished store that is not as its index; nothing where there are no copies."""
+    """Path and fact for each copy in a finished store that differs from its index; none if there are no copies."""
     there = (folder.path / "spare").is_dir()
     for number in numbers if there else ():
         if problem := _copy_problem(folder, number):
@@ -87,7 +87,7 @@ def _copy_problem(folder: StoreFolder, number: int) -> str:
 def _problem(
     folder: StoreFolder, backend: Backend, number: int, fingerprint: str, wanted: str | None, *, spare: bool
 ) -> str:
-    """Why these bytes are not the index of shard `number`, `wanted` being the sha256 in the seal; empty if they are."""
+    """Why the index of shard `number`, or its copy, is not sound; empty if it is. `wanted`: the sha256 in the seal."""
     try:
         data = read_capped(folder.spare(number) if spare else folder.index(number))
         index = backend.decode_index(data)

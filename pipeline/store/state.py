@@ -1,14 +1,8 @@
 """What lies in a store's folder, read once and compared: recipe, manifest, indexes, quarantine, seal.
 
-Reader, writer and `verify` all begin here. Shards are only looked at by size; their content is checked when a
-record is read, and all of it by `verify`. Damage is collected, not raised, so that a reader can refuse, a
+Reader, writer and `verify` all begin with `inspect`. It looks at shards only by their size; a record's content is
+checked when it is read, all content by `verify`. Damage is collected and not raised, so that a reader can refuse, a
 writer can make the shard again and `verify` can list everything.
-
-The published shards of a store, their indexes left on the disk: of each two numbers and a digest are kept.
-
-An index is read again when its shard is, and must be the one that was seen at first.
-
-Looking at a published shard without reading it: is its index sound, does it belong here, does it fit the plan?
 """
 
 from __future__ import annotations
@@ -44,7 +38,7 @@ from caeav.pipeline.store.slices import Slice
 
 
 class ShardFacts(NamedTuple):
-    """A shard at a glance: records, bytes of its files, and the sha256 of its index."""
+    """What is kept of a shard in memory: records, bytes of its files, and the sha256 of its index."""
 
     records: int
     size: int
@@ -52,7 +46,11 @@ class ShardFacts(NamedTuple):
 
 
 class PublishedShards(MutableMapping[int, ShardIndex]):
-    """Shard number -> index, read from the disk each time. Setting one takes note of what was published."""
+    """Shard number -> index. Each index stays on the disk and is read when it is asked for.
+
+    It must still be the one that was seen first. So the shards of a million clips need little memory. Setting an index
+    notes what was published.
+    """
 
     def __init__(self, folder: StoreFolder, backend: Backend) -> None:
         self.facts: dict[int, ShardFacts] = {}
@@ -77,7 +75,7 @@ class PublishedShards(MutableMapping[int, ShardIndex]):
         self.note(index, hashlib.sha256(index.encode()).digest())
 
     def note(self, index: ShardIndex, digest: bytes) -> None:
-        """Take note of an index whose file has this sha256."""
+        """Note an index whose file has this sha256."""
         size = sum(file.bytes for file in index.files)
         self.facts[index.number] = ShardFacts(len(index.keys), size, digest)
 
@@ -94,7 +92,7 @@ class PublishedShards(MutableMapping[int, ShardIndex]):
         return len(self.facts)
 
     def records(self, number: int) -> int:
-        """Records in a shard; 0 for one that is not published."""
+        """Records in a shard; 0 if it is not published."""
         facts = self.facts.get(number)
         return facts.records if facts else 0
 
@@ -110,17 +108,17 @@ class PublishedShards(MutableMapping[int, ShardIndex]):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighted:
-    """An index and the sha256 of its file."""
+class InspectedShard:
+    """A shard whose index is sound and whose files have the sizes it says; `digest` is the sha256 of the index."""
 
     index: ShardIndex
     digest: bytes
 
 
-def sight(
+def inspect_shard(
     folder: StoreFolder, backend: Backend, number: int, fingerprint: str, seal: Seal | None
-) -> Sighted | Problem:
-    """Read the index of shard `number`; compare it with recipe and seal, and its files' sizes with what it says."""
+) -> InspectedShard | Problem:
+    """Read the index of shard `number`; compare it with recipe and seal, and the sizes of the shard's files with it."""
     name = folder.index_name(number)
     try:
         data = read_capped(folder.index(number))
@@ -137,7 +135,7 @@ def sight(
     elif seal and seal.sha256.get(name) != digest.hexdigest():
         what = "not the index that was there when the store was finished: complete.json names another sha256"
     else:
-        return _wrong_file(folder, index) or Sighted(index, digest.digest())
+        return _wrong_file(folder, index) or InspectedShard(index, digest.digest())
     return Problem(name, what, shard=number)
 
 
@@ -157,8 +155,8 @@ def _wrong_file(folder: StoreFolder, index: ShardIndex) -> Problem | None:
     return None
 
 
-def misfit(found: Sighted, planned: Keys, layout: tuple[Any, ...] | None) -> Problem | None:
-    """Its keys must be some of the planned ones in the planned order, its arrays those of the other shards."""
+def mismatch(found: InspectedShard, planned: Keys, layout: tuple[Any, ...] | None) -> Problem | None:
+    """What does not fit: keys must be planned ones in the planned order, `layout` is that of the other shards."""
     index = found.index
     name = StoreFolder.index_name(index.number)
     if index.keys == planned or index.keys == _those_of(planned, index.keys):
@@ -178,8 +176,8 @@ def _those_of(planned: Keys, held: Keys) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class StoreState:
-    """`indexes` holds the shards that are sound as far as looked at; `missing` the keys neither stored nor
-    quarantined; `sealed` whether the store was finished and nothing about it is in doubt."""
+    """What `inspect` found. `indexes` holds the shards that are sound as far as it looked, `missing` the keys that are
+    neither stored nor quarantined; `seal` is None unless the store was finished and its seal can be read."""
 
     folder: StoreFolder
     recipe: Recipe
@@ -199,7 +197,7 @@ class StoreState:
 
     @property
     def expected(self) -> int:
-        """Clips that are to be stored or quarantined here: those of the manifest, in a slice those of its shards."""
+        """Clips that have to be stored or quarantined here: all in the manifest, or those of a slice's shards."""
         return sum(map(len, self.plan))
 
     @property
@@ -208,7 +206,7 @@ class StoreState:
         return self.indexes.size
 
     def incomplete(self) -> IncompleteStore:
-        """Why this store is not finished."""
+        """The error that says why this store is not finished."""
         first = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
         what = (
             f"{len(self.missing)} of {self.expected} clips are neither stored nor quarantined: {first}"
@@ -222,7 +220,7 @@ class StoreState:
 
 
 def read_recipe(folder: StoreFolder) -> Recipe:
-    """The recipe, which must be the one the folder is named after."""
+    """The recipe; raises `StoreError` unless it is the one that the folder is named after."""
     if not folder.recipe.is_file():
         raise StoreError(f"{folder.path} holds no store: there is no recipe.json", hint="caeav store ls")
     recipe = parse_recipe(read_capped(folder.recipe), folder.recipe)
@@ -237,7 +235,7 @@ def read_recipe(folder: StoreFolder) -> Recipe:
 
 
 def read_stored_manifest(folder: StoreFolder, sha256: str = "", like: Manifest | None = None) -> Manifest:
-    """The store's copy of the manifest, `sha256` being that in the seal; raises `DamagedStore`."""
+    """The store's copy of the manifest; `sha256` is what the seal says of it. Raises `DamagedStore`."""
     try:
         return read_manifest(folder.manifest, sha256=sha256, like=like)
     except (CaeavError, OSError, UnicodeDecodeError) as error:
@@ -248,9 +246,9 @@ def read_stored_manifest(folder: StoreFolder, sha256: str = "", like: Manifest |
 
 
 def inspect(path: Path, like: Manifest | None = None) -> StoreState:
-    """Read and compare everything but the shards' content; rows that `like` has were checked already.
+    """Read and compare everything but the content of the shards; rows that `like` has are not checked again.
 
-    Raises `StoreError` where recipe or manifest cannot be read, since nothing else has a meaning then.
+    Raises `StoreError` when recipe or manifest cannot be read: without them nothing else means anything.
     """
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
@@ -268,9 +266,9 @@ def inspect(path: Path, like: Manifest | None = None) -> StoreState:
     published = folder.published()
     for number in published:
         planned = plan[number] if number < len(plan) else Keys.of(())
-        found = sight(folder, backend, number, recipe.fingerprint, seal)
+        found = inspect_shard(folder, backend, number, recipe.fingerprint, seal)
         if not isinstance(found, Problem) and not manifest_doubtful:
-            found = misfit(found, planned, layout) or found
+            found = mismatch(found, planned, layout) or found
         if isinstance(found, Problem):
             problems.append(found)
         else:
@@ -292,7 +290,7 @@ def inspect(path: Path, like: Manifest | None = None) -> StoreState:
 
 
 def _absent(plan: Sequence[Keys], indexes: PublishedShards) -> Keys:
-    """Planned keys that are not stored, in order; a shard's keys are some of those planned for it."""
+    """Planned keys that are not stored, in order."""
     parts: list[Sequence[str]] = []
     for number, planned in enumerate(plan):
         if not (records := indexes.records(number)):
@@ -373,7 +371,7 @@ def _missing_indexes(folder: StoreFolder, seal: Seal, published: Sequence[int]) 
 def _wrong_documents(
     folder: StoreFolder, seal: Seal, recipe: Recipe, indexes: Mapping[int, ShardIndex], manifest: Manifest
 ) -> Iterator[Problem]:
-    """Documents for other programs must be what a finished store has; while it is written they may be older."""
+    """Documents for other programs must fit a finished store; while it is being written they may be older."""
     if not indexes:
         return
     layout = next(iter(indexes.values())).layout

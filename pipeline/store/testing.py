@@ -1,4 +1,4 @@
-"""The tests every store backend must pass, for whoever writes one.
+"""The tests that every store backend must pass, for whoever writes one.
 
     from caeav.pipeline.store.testing import StoreContract
 
@@ -7,7 +7,7 @@
         def backend(self) -> str:
             return "mine"  # registered by backends.register("mine")
 
-Needs pytest; imported by tests alone. Damage is only sampled here: a backend's own tests know where its bytes lie.
+Needs pytest; only tests import it. Damage is only sampled here: a backend's own tests know where its bytes lie.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from caeav.pipeline.store.backend import BadIndex, backend_of
+from caeav.pipeline.store.contents import same_arrays
 from caeav.pipeline.store.convert import convert
 from caeav.pipeline.store.dtypes import stored
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
@@ -29,12 +30,12 @@ from caeav.pipeline.store.payload import DTYPES
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import inspect
-from caeav.pipeline.store.testing_data import Toy, contents, same_arrays
+from caeav.pipeline.store.testing_data import Toy, contents
 from caeav.pipeline.store.verify import repair, verify
 
 
 class StoreContract:
-    """Subclass it with a fixture `backend` that gives a registered backend's name."""
+    """Subclass it with a fixture `backend` that returns the name of a registered backend."""
 
     @pytest.fixture
     def toy(self, tmp_path: Path, backend: str) -> Toy:
@@ -49,7 +50,7 @@ class StoreContract:
         assert list(reader.keys) == wanted and all(toy.same(record) for record in reader)
         assert all(toy.same(reader.read(key)) for key in reversed(wanted))
         fresh = StoreReader.open(toy.folder)
-        fresh.ahead(["clip002", "nobody", "clip001"])
+        fresh.prefetch(["clip002", "nobody", "clip001"])
         back = list(fresh.read_each(wanted[::-1]))
         assert [record.key for record in back] == wanted[::-1] and all(map(toy.same, back))
         assert reader.info("clip001") == dict(toy.record("clip001").info)
@@ -196,7 +197,7 @@ class StoreContract:
             writer.finish()
 
     def _never_silent(self, toy: Toy, name: str) -> None:
-        """A store whose file `name` is damaged says so, and gives no record that is not the one written."""
+        """A store whose file `name` is damaged says so, and never returns a record other than the one written."""
         if (toy.folder / "recipe.json").exists():
             assert not verify(toy.folder).sound, name
         try:

@@ -1,9 +1,9 @@
-"""The small, fully determined data set that the shipped tests of stores run on."""
+"""The small data set, determined in every byte, that the shipped tests of stores use."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
+from caeav.pipeline.store.contents import same_arrays
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
@@ -22,7 +23,7 @@ SHARD_CLIPS = 4
 
 @dataclass(frozen=True)
 class Toy:
-    """A data set of `clip000` ... and a pure function from key to record; `stores` is an empty stores folder."""
+    """A data set of `clip000`, `clip001` ... with records that follow from their keys; `stores` is an empty folder."""
 
     stores: Path
     backend: str = DEFAULT_BACKEND
@@ -38,7 +39,7 @@ class Toy:
         return self.dataset / self.recipe().folder_name
 
     def manifest(self, clips: int = 10, label: str = "bark") -> Manifest:
-        """That many clips of 10 s, with an event each."""
+        """This many clips of 10 s, each with one event."""
         rows = tuple(
             Clip(f"clip{i:03d}", f"media/{i}.mp4", 0.0, 10.0, "train", (Event(label, 1.0, 2.0),))
             for i in range(clips)
@@ -46,12 +47,12 @@ class Toy:
         return Manifest("toy", 10, 1.0, (label,), rows, media_root="/somewhere")
 
     def recipe(self, **fields: object) -> Recipe:
-        """The recipe, of this backend, with more fields or other values."""
+        """The recipe of this backend, with more fields or other values."""
         chosen = {"shard_clips": SHARD_CLIPS, "dtype": "float16", **backend_field(self.backend)}
         return Recipe("tokens", "classic", {**chosen, **fields})
 
     def record(self, key: str) -> Record:
-        """The one record of a key."""
+        """The record of a key."""
         rng = np.random.default_rng(zlib.crc32(key.encode()))
         arrays: dict[str, Any] = {
             "visual.stage1": rng.standard_normal((10, 6, 8)).astype(np.float16),
@@ -73,7 +74,7 @@ class Toy:
         recipe: Recipe | None = None,
         seen: Callable[[StoreWriter], object] = lambda _: None,
     ) -> Summary:
-        """One extraction as a stage would do it: plan, compute, keep, quarantine, publish, finish."""
+        """Extract as a run would: plan, compute, keep, quarantine, publish, finish."""
         with open_for_writing(
             root or self.dataset,
             recipe or self.recipe(),
@@ -94,21 +95,13 @@ class Toy:
             return writer.finish()
 
     def at(self, stores: Path) -> Toy:
-        """The same data set with its stores elsewhere."""
+        """The same data set with its stores in another folder."""
         return replace(self, stores=stores)
 
     def same(self, record: Record) -> bool:
         """Whether a record read back is the one that was written."""
         wanted = self.record(record.key)
         return dict(record.info) == dict(wanted.info) and same_arrays(record.arrays, wanted.arrays)
-
-
-def same_arrays(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether names, dtypes, shapes and bytes agree."""
-    return {*a} == {*b} and all(
-        x.dtype == b[name].dtype and x.shape == b[name].shape and x.tobytes() == b[name].tobytes()
-        for name, x in a.items()
-    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

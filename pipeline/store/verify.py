@@ -1,15 +1,12 @@
-"""Reading all of a store to see whether it is what was written: `caeav store verify`.
+"""Checking all of a store, and dropping what is damaged: `caeav store verify` and `caeav store repair`.
 
-Every file's sha256, every record's checksums and content, what is around the records, and that every clip is
-stored or quarantined, in one pass over the bytes and several shards at a time. Lists everything it finds; changes
-nothing.
+`verify` reads every byte once, several shards at a time: each file's sha256, each record's checksums and content, what
+lies around the records, and whether every clip is stored or quarantined. It lists all it finds and changes nothing.
 
-Dropping what is damaged, and nothing else, so that the next run of extract or caption fills exactly the hole.
-
-A damaged record is taken out of its shard, the others keep their bytes, also where a file was cut off or something
-was appended to it. An index that is lost or wrong is taken from its copy; where there is none that is sound nothing
-tells which records are, and the shard goes as a whole. Where only something around the records was damaged nothing is
-lost. What is left complete is sealed again.
+`repair` drops what is damaged and nothing else, so that the next run of extract or caption fills exactly the hole. A
+damaged record is taken out of its shard and the others keep their bytes, even where a file was cut off or appended to.
+A lost or wrong index is replaced by its copy; without a sound copy nothing tells which records are sound, and the whole
+shard goes. Where only something around the records was damaged, nothing is lost. What is complete is sealed again.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from caeav.pipeline.store.layout import StoreFolder, read_capped
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.spare import copy_problems, mend_copies, restore_indexes, withdraw_index
+from caeav.pipeline.store.spare import copy_problems, repair_copies, restore_indexes, withdraw_index
 from caeav.pipeline.store.state import StoreState, inspect, read_recipe
 
 MAX_THREADS = 8
@@ -37,7 +34,7 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found: `problems` are damage, `missing` clips that are simply not there yet."""
+    """What `verify` found: `problems` are damage, `missing` counts clips that are not there yet."""
 
     path: Path
     problems: tuple[Problem, ...]
@@ -56,9 +53,9 @@ class Report:
 
 
 def verify(path: Path, progress: Callable[[int], object] | None = None) -> Report:
-    """Check the store in `path`; `progress` is told the bytes read as they are read.
+    """Check the store in `path`; `progress` is told bytes as they are read.
 
-    Raises `StoreError` only where there is no store at all.
+    Raises `StoreError` only when there is no store at all.
     """
     folder = StoreFolder(path)
     if not folder.recipe.is_file():
@@ -92,7 +89,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
 def check_shard(
     folder: StoreFolder, backend: Backend, index: ShardIndex, progress: Callable[[int], object]
 ) -> Iterator[Problem]:
-    """All that is wrong with one shard whose index is sound."""
+    """Everything that is wrong with one shard whose index is sound."""
     try:
         for damage in backend.open(folder, index).check(progress):
             yield Problem(damage.where, damage.what, damage.key, index.number)
@@ -101,7 +98,7 @@ def check_shard(
 
 
 def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
-    """A finished store holds its own files and nothing else, and the copies of its indexes are like them."""
+    """Files that do not belong to a finished store, and copies that differ from their indexes."""
     if state.seal is None:
         return
     known = {state.folder.path / file.name for index in state.indexes.values() for file in index.files}
@@ -119,7 +116,7 @@ def _unknown_files(state: StoreState, backend: Backend) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class Repair:
-    """What `repair` did: in words, which keys are due now, and whether the store is finished and sound again."""
+    """What `repair` did, in words; which keys are due now; whether the store is finished and sound again."""
 
     path: Path
     said: tuple[str, ...]
@@ -130,7 +127,7 @@ class Repair:
 def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Repair:
     """Check everything in the store and drop what is not as written; `progress` is told bytes as they are read.
 
-    Raises `StoreError` where there is no store, where it is being written, or where the recipe is damaged.
+    Raises `StoreError` when there is no store, when it is being written, or when the recipe is damaged.
     """
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
@@ -144,12 +141,12 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
             "its clips are made again"
             for path in orphans(folder, backend)
         ]
-        state = _readable(folder, said)
+        state = _readable_state(folder, said)
         if state is None:
             return Repair(path, tuple(said), (), False)
         if state.problems:
-            said += _to_size(folder, backend, state.problems)
-            said += _clear_the_way(folder, inspect(path).problems)
+            said += _restore_sizes(folder, backend, state.problems)
+            said += _remove_obstacles(folder, inspect(path).problems)
     finally:
         lock.release()
     part = Slice.of_folder(path.resolve().name)[1]
@@ -161,15 +158,16 @@ def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Re
                 said += [f"{problem}; {'dropped' if problem.key else 'put right'}" for problem in problems]
                 writer.drop(number, {problem.key for problem in problems})
         if (folder.path / "spare").is_dir():
-            said += mend_copies(folder, sorted(writer.indexes))
+            said += repair_copies(folder, sorted(writer.indexes))
         due = tuple(key for plan in writer.plan() for key in plan.missing if key not in plan.kept)
         if not writer.plan():
             writer.finish()
         return Repair(path, tuple(said), due, not writer.plan())
 
 
-def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
-    """What is in the store; a manifest that is not the one written is dropped, and nothing else can be said then."""
+def _readable_state(folder: StoreFolder, said: list[str]) -> StoreState | None:
+    """The state of the store, or None when its manifest is not the one written: it is dropped, since nothing else can
+    be judged without it."""
     try:
         state = inspect(folder.path)
         problem = next((p for p in state.problems if p.where == "manifest.jsonl"), None)
@@ -185,10 +183,10 @@ def _readable(folder: StoreFolder, said: list[str]) -> StoreState | None:
     return None
 
 
-def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem]) -> list[str]:
-    """Cut off, or fill with zeros, files that are longer or shorter than a sound index says.
+def _restore_sizes(folder: StoreFolder, backend: Backend, problems: Sequence[Problem]) -> list[str]:
+    """Cut files that are longer than a sound index says, and fill shorter ones with zeros.
 
-    Each record then tells for itself whether it is damaged. Not where that would take more room than there is: a
+    Then each record tells by itself whether it is damaged. Left as it is when there is not enough room on the disk: a
     stranger's index may say anything.
     """
     said = []
@@ -209,30 +207,30 @@ def _to_size(folder: StoreFolder, backend: Backend, problems: Sequence[Problem])
     return said
 
 
-def _clear_the_way(folder: StoreFolder, problems: Sequence[Problem]) -> list[str]:
-    """Take away what a writer would stumble over or trust: the seal, a doubtful quarantine, and nobody's shards.
+def _remove_obstacles(folder: StoreFolder, problems: Sequence[Problem]) -> list[str]:
+    """Remove what would stop or mislead a writer: the seal, a doubtful quarantine, and shards that nobody planned.
 
-    The seal may itself be what is wrong. Without it an index is believed if it is whole, and if all of its shard
-    then is what it says. Gives in words what a writer will not find any more.
+    The seal itself may be what is wrong. Without it an index is trusted if it is sound and its shard is what it says.
+    Returns remarks on what a writer will not find any more.
     """
     unpublish(folder.seal)
     if any(problem.where == "quarantine.jsonl" for problem in problems):
         unpublish(folder.quarantine)
     left = inspect(folder.path).problems
-    nobodys = [problem for problem in left if _is_nobodys(problem)]
-    for problem in nobodys:
+    unplanned = [problem for problem in left if _is_unplanned(problem)]
+    for problem in unplanned:
         withdraw_index(folder, int(Path(problem.where).stem))
     settled = [problem for problem in problems if problem not in left]
-    return [f"{problem}; {_outcome(problem)}" for problem in (*settled, *nobodys)]
+    return [f"{problem}; {_outcome(problem)}" for problem in (*settled, *unplanned)]
 
 
-def _is_nobodys(problem: Problem) -> bool:
-    """Whether it is a shard with clips that the manifest does not plan there."""
+def _is_unplanned(problem: Problem) -> bool:
+    """Whether a shard holds clips that the manifest does not plan for it."""
     return problem.shard is None and problem.where.startswith("index/")
 
 
 def _outcome(problem: Problem) -> str:
-    if _is_nobodys(problem):
+    if _is_unplanned(problem):
         return "the shard is dropped"
     if problem.where == "quarantine.jsonl":
         return "its clips are tried again"

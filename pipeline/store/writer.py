@@ -1,10 +1,8 @@
-"""Making a store: what is still to do, shard by shard, and publishing it so that nothing is lost.
+"""Making a store: what is still to do, shard by shard, publishing it so that nothing is lost, and sealing it.
 
-A shard's bytes depend on recipe, manifest and quarantine alone, so an interrupted, resumed or parallel run
-leaves the files of an undisturbed one. Records of a shard that is not whole yet are kept in a journal (`journal.py`):
-a crash at any point costs the clips in flight.
-
-Closing a store: documents for other programs brought up to date, then the seal, which is written last.
+The bytes of a shard depend on recipe, manifest and quarantine alone, so an interrupted, resumed or parallel run leaves
+the files of an undisturbed one. Records of a shard that is not complete yet are kept in a journal (`journal.py`): a
+crash at any point costs only the clips in flight.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record, append_quarantine, render_quarantine
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.spare import mend_copies, withdraw_index
+from caeav.pipeline.store.spare import repair_copies, withdraw_index
 from caeav.pipeline.store.state import PublishedShards
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A finished store in numbers; `expected == stored + quarantined`, `bytes` are those of the shards."""
+    """A finished store in numbers: `expected == stored + quarantined`; `bytes` are those of the shards."""
 
     stored: int
     quarantined: int
@@ -41,43 +39,11 @@ class Summary:
     bytes: int
 
 
-def seal_store(
-    folder: StoreFolder, recipe: Recipe, summary: Summary, indexes: Mapping[int, ShardIndex], clips: int
-) -> None:
-    """Seal a store of which everything else is in its place; `clips` are those of its manifest."""
-    documents = _publish_documents(folder, recipe, indexes, clips)
-    files = [folder.manifest, folder.quarantine, *map(folder.index, sorted(indexes)), *documents]
-    seal = Seal(
-        fingerprint=recipe.fingerprint,
-        expected=summary.expected,
-        stored=summary.stored,
-        quarantined=summary.quarantined,
-        shards=summary.shards,
-        shard_bytes=summary.bytes,
-        sha256={folder.name_of(path): file_digest(path) for path in files},
-    )
-    publish_bytes(folder.seal, seal.render())
-
-
-def _publish_documents(
-    folder: StoreFolder, recipe: Recipe, indexes: Mapping[int, ShardIndex], clips: int
-) -> list[Path]:
-    """Write what is not as it should be of the documents for other programs; gives the places of all."""
-    if not indexes:
-        return []
-    layout = next(iter(indexes.values())).layout
-    documents = backend_of(recipe).metadata(folder, recipe, layout, clips)
-    for path, data in documents.items():
-        if not path.is_file() or path.read_bytes() != data:
-            publish_bytes(path, data)
-    return list(documents)
-
-
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard that needs work: the keys it will hold in order, and those among them that are yet to be stored.
+    """A shard that needs work: the keys it will hold, in order, and those of them that are not stored yet.
 
-    Of these `kept` need not be computed: an earlier writer finished them, `StoreWriter.kept` gives their records.
+    The `kept` ones among these need not be computed: an earlier writer finished them, see `StoreWriter.kept`.
     """
 
     number: int
@@ -87,11 +53,10 @@ class ShardPlan:
 
 
 class StoreWriter:
-    """The one writer of a store; made by `open_for_writing`, used as a context manager.
+    """The only writer of a store; made by `open_for_writing` and used as a context manager, from one thread.
 
-    `manifest` is the stored manifest grown by the one given, `part` the slice of its plan that is made here,
-    `remarks` says in words what was found on opening (what was resumed, added, relabelled, damaged). Not for use
-    from several threads.
+    `manifest` is the stored manifest grown by the one given, `part` the slice of the plan that is made here, and
+    `remarks` say what was found on opening: resumed, added, relabelled, damaged.
     """
 
     def __init__(
@@ -151,7 +116,7 @@ class StoreWriter:
 
     @property
     def planned(self) -> Sequence[Sequence[str]]:
-        """The keys of each shard, as planned; none for the shards of other slices."""
+        """The planned keys of each shard; none for the shards of other slices."""
         return self._planned
 
     @property
@@ -161,7 +126,7 @@ class StoreWriter:
 
     @property
     def expected(self) -> int:
-        """Clips that are to be stored or quarantined here."""
+        """Clips that have to be stored or quarantined here."""
         return sum(map(len, self._planned))
 
     @cached_property
@@ -169,13 +134,13 @@ class StoreWriter:
         return KeyIndex(self.manifest.keys)
 
     def place(self, key: str) -> int:
-        """Where a clip stands in the manifest; raises `KeyError`."""
+        """The row of a clip in the manifest; raises `KeyError`."""
         if (place := self._places.get(key)) is None:
             raise KeyError(key)
         return place
 
     def plan(self) -> list[ShardPlan]:
-        """The shards that need work, ascending; empty when the store only waits for `finish`.
+        """The shards that need work, ascending; empty when only `finish` remains.
 
         A published shard that has to be written again keeps its records: only the others are `missing`.
         """
@@ -187,7 +152,7 @@ class StoreWriter:
             records = self._indexes.records(number)
             if not records and keys:
                 plans.append(ShardPlan(number, keys, keys, self._kept_of(number, keys)))
-            elif records != len(keys):  # what a shard has is some of these keys
+            elif records != len(keys):  # what a shard holds is some of these keys
                 held = set(self._indexes[number].keys)
                 missing = tuple(key for key in keys if key not in held)
                 plans.append(ShardPlan(number, keys, missing, self._kept_of(number, missing)))
@@ -197,35 +162,35 @@ class StoreWriter:
         kept = self._journals.keys(number)
         return tuple(key for key in missing if key in kept) if kept else ()
 
-    def take_up_journals(self) -> None:
-        """Read what an earlier writer kept of shards that are not whole; called once, on opening."""
+    def resume_journals(self) -> None:
+        """Read what an earlier writer kept of shards that are not complete; called once, on opening."""
         plans = {plan.number: plan for plan in self.plan()}
 
         def wanted(number: int) -> dict[str, bytes]:
             missing = plans[number].missing if number in plans else ()
             return {key: self._source(key) for key in missing}
 
-        self.remarks += self._journals.take_up(wanted)
+        self.remarks += self._journals.resume(wanted)
 
     def _source(self, key: str) -> bytes:
         return source_of(self.manifest.clips[self.place(key)])
 
     def keep(self, record: Record) -> None:
-        """Keep a finished record of a shard that is not whole yet: a kill of this process does not cost it any more.
+        """Keep a finished record of a shard that is not complete yet, so that it survives a kill of this process.
 
-        A power cut does not from the next `sync` on. It is in no shard yet and no reader sees it. Raises `ValueError`
-        for a key that is not due.
+        It survives a power cut from the next `sync` on. No reader sees it before its shard is published. Raises
+        `ValueError` for a key that is not due.
         """
         number = self._due_shard(record.key)
         self._unseal()
         self._journals.add(number, record, self._source(record.key))
 
     def kept(self, number: int) -> dict[str, Record]:
-        """The records kept of a shard, as they were given; raises `DamagedStore` for one that is no longer that."""
+        """The records kept of a shard, as they were given; raises `DamagedStore` for one that was damaged since."""
         return {key: self._journals.read(number, key) for key in self._journals.keys(number)}
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Let kept records of these clips count no more, durably: their clips are due again."""
+        """Make the kept records of these clips count no longer, durably: the clips are due again."""
         for key in keys:
             self._journals.forget(self.place(key) // self._size, key)
 
@@ -239,7 +204,7 @@ class StoreWriter:
         self._journals.sync()
 
     def _due_shard(self, key: str) -> int:
-        """The shard in which a clip is neither stored nor quarantined."""
+        """The shard of a clip that is due; raises `ValueError` for a clip that is not."""
         place = self._places.get(key)
         number = -1 if place is None else place // self._size
         index = self._indexes.get(number)
@@ -253,10 +218,10 @@ class StoreWriter:
         return number
 
     def publish(self, plan: ShardPlan, records: Mapping[str, Record]) -> None:
-        """Write a planned shard: the records given and those it had, less the clips quarantined meanwhile.
+        """Write a planned shard: the records given and those it had, without clips that were quarantined meanwhile.
 
-        Raises `ValueError` when a missing key is neither given nor quarantined, `DamagedShard` when a record
-        that was to be kept is damaged.
+        Raises `ValueError` when a missing key is neither given nor quarantined, `DamagedShard` when a record that
+        should stay is damaged.
         """
         for key, record in records.items():
             if record.key != key or key not in plan.keys or key in self._quarantined:
@@ -268,16 +233,16 @@ class StoreWriter:
             raise ValueError(f"shard {plan.number} lacks {len(lost)} records, {lost[0]!r} first")
         keys = [key for key in plan.keys if key not in self._quarantined]
         old = self._indexes.get(plan.number)
-        if not old or records or tuple(keys) != old.keys:  # else all that was due failed again
+        if not old or records or tuple(keys) != old.keys:  # otherwise all that was due failed again
             self._unseal()
-            if keys:  # a shard of which every clip failed is not written
+            if keys:  # a shard is not written when all of its clips failed
                 self._write(plan.number, keys, records)
         self._journals.drop(plan.number)
 
     def drop_damaged(self) -> None:
-        """Check the published shards that have to be written again, and rewrite one without its damaged records.
+        """Check the published shards that have to be written again, and drop their damaged records.
 
-        Those are due again then, whereas the sound ones are kept. Called once, on opening.
+        These are due again then; the sound ones stay. Called once, on opening.
         """
         for plan in self.plan():
             old = self._indexes.get(plan.number)
@@ -289,9 +254,9 @@ class StoreWriter:
                 self.drop(plan.number, damaged)
 
     def drop(self, number: int, keys: Collection[str]) -> None:
-        """Write a published shard again without those records, which are due again then; the others keep their bytes.
+        """Write a published shard again without these records, which are then due again; the others keep their bytes.
 
-        With no key named, what is around the records becomes again what it was.
+        With no key, what lies around the records is restored.
         """
         old = self._indexes[number]
         sound = [key for key in old.keys if key not in keys]
@@ -302,8 +267,10 @@ class StoreWriter:
             self._withdraw(old)
 
     def remake(self, keys: Collection[str]) -> None:
-        """Make clips due again that are stored or quarantined, because their media is another now; the others keep
-        their bytes. A crash leaves some of them due and the others as they were."""
+        """Make stored or quarantined clips due again because their media changed; all others keep their bytes.
+
+        After a crash some of the clips are due and the others as they were.
+        """
         self.forget(keys)
         for number in sorted({self.place(key) // self._size for key in keys}):
             held = set(self._indexes[number].keys).intersection(keys) if number in self._indexes else ()
@@ -316,7 +283,7 @@ class StoreWriter:
             self._quarantined = left
 
     def _damaged(self, index: ShardIndex) -> dict[str, str]:
-        """Key -> what is wrong, of the records that cannot be kept."""
+        """Key -> what is wrong, for the records of a shard that are damaged."""
         shard = self._backend.open(self.folder, index)
         found: dict[str, str] = {}
         for row, key in enumerate(index.keys):
@@ -327,7 +294,7 @@ class StoreWriter:
         return found
 
     def _withdraw(self, index: ShardIndex) -> None:
-        """Take a shard out of existence, index first."""
+        """Remove a shard, its index first."""
         withdraw_index(self.folder, index.number)
         for file in index.files:
             unpublish(self.folder.path / file.name)
@@ -349,7 +316,7 @@ class StoreWriter:
     def _records(
         self, keys: list[str], records: Mapping[str, Record], old: ShardIndex | None
     ) -> Iterator[Record]:
-        """The records given, and those the shard already has."""
+        """The records of `keys`: those given, and for the others those that the `old` shard has."""
         kept = {key: row for row, key in enumerate(old.keys)} if old else {}
         shard = self._backend.open(self.folder, old) if old else None
         for key in keys:
@@ -359,10 +326,10 @@ class StoreWriter:
                 yield shard.record(kept[key])
 
     def quarantine(self, entry: Quarantined) -> None:
-        """Record durably that a clip could not be processed; `entry.attempts` are those of this run.
+        """Record durably that a clip could not be processed; `entry.attempts` counts this run's attempts.
 
-        Attempts of earlier runs are added. The clip is not tried again unless the store is opened with
-        `retry_failed`. Raises `ValueError` for a key the manifest lacks or that is stored.
+        Those of earlier runs are added. The clip is not tried again unless the store is opened with `retry_failed`.
+        Raises `ValueError` for a key that the manifest lacks or that is stored.
         """
         place = self._places.get(entry.key)
         if place is None or not self.part.holds(place // self._size):
@@ -373,12 +340,12 @@ class StoreWriter:
         attempts = entry.attempts + self._earlier_attempts.get(entry.key, 0)
         entry = Quarantined(entry.key, entry.stage, entry.reason, attempts)
         self._unseal()
-        self._journals.forget(place // self._size, entry.key)  # when it is tried again, it is made anew
+        self._journals.forget(place // self._size, entry.key)  # if it is tried again, it is made again
         append_quarantine(self.folder.quarantine, entry)
         self._quarantined[entry.key] = entry
 
     def finish(self) -> Summary:
-        """Check that every expected clip is stored or quarantined, tidy up and seal the store.
+        """Check that every expected clip is stored or quarantined, tidy up, and seal the store.
 
         Finishing a finished store changes no byte. Raises `IncompleteStore` when clips are missing.
         """
@@ -401,7 +368,7 @@ class StoreWriter:
             self._journals.clear()
             for leftover in (*orphans(self.folder, self._backend), *temp_files(self.folder, self._backend)):
                 unpublish(leftover)
-            mend_copies(self.folder, sorted(self._indexes))
+            repair_copies(self.folder, sorted(self._indexes))
             publish_bytes(self.folder.quarantine, render_quarantine(quarantined))
             seal_store(self.folder, self.recipe, summary, self._indexes, len(self.manifest.clips))
             self._sealed = True
@@ -411,3 +378,38 @@ class StoreWriter:
         if self._sealed:
             unpublish(self.folder.seal)
             self._sealed = False
+
+
+def seal_store(
+    folder: StoreFolder, recipe: Recipe, summary: Summary, indexes: Mapping[int, ShardIndex], clips: int
+) -> None:
+    """Seal a store when everything else is in place: bring the documents for other programs up to date, write the seal.
+
+    `clips` is how many its manifest has.
+    """
+    documents = _update_documents(folder, recipe, indexes, clips)
+    files = [folder.manifest, folder.quarantine, *map(folder.index, sorted(indexes)), *documents]
+    seal = Seal(
+        fingerprint=recipe.fingerprint,
+        expected=summary.expected,
+        stored=summary.stored,
+        quarantined=summary.quarantined,
+        shards=summary.shards,
+        shard_bytes=summary.bytes,
+        sha256={folder.name_of(path): file_digest(path) for path in files},
+    )
+    publish_bytes(folder.seal, seal.render())
+
+
+def _update_documents(
+    folder: StoreFolder, recipe: Recipe, indexes: Mapping[int, ShardIndex], clips: int
+) -> list[Path]:
+    """Write the documents for other programs that are not as they should be; returns the paths of all."""
+    if not indexes:
+        return []
+    layout = next(iter(indexes.values())).layout
+    documents = backend_of(recipe).metadata(folder, recipe, layout, clips)
+    for path, data in documents.items():
+        if not path.is_file() or path.read_bytes() != data:
+            publish_bytes(path, data)
+    return list(documents)

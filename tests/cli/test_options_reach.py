@@ -28,8 +28,8 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.dataset import Source
 from caeav.pipeline.backbones.choice import ModelChoice
+from caeav.pipeline.extract.context import RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import RunOptions
 
 MANIFEST = Manifest("mine", 4, 0.5, (), ())
 
@@ -175,8 +175,8 @@ def test_extract(stage: SimpleNamespace) -> None:
         *("--caption-audio-text", "cat", "--caption-audio-text-weights", "wcat"),
         *("--set", "visual2.size=3", "--set", "audio.hop=4", "--set", "caption-audio.beams=2", "--json"),
     )
-    manifest, _, wanted, run, *_ = stage.extract.args
-    assert manifest is MANIFEST
+    context, wanted = stage.extract.args
+    assert context.manifest is MANIFEST
     first, second, captions = wanted
     assert (first.visual, first.audio) == (ModelChoice("a", "wa"), ModelChoice("c", "wc", {"hop": 4}))
     assert (second.visual, second.audio) == (ModelChoice("b", "wb", {"size": 3}), "none")
@@ -186,7 +186,7 @@ def test_extract(stage: SimpleNamespace) -> None:
     assert captions.audio_text == ModelChoice("cat", "wcat")
     assert [of_store(options) for options in wanted] == [WANTED_STORE] * 3
     assert all(options.compute.compile for options in wanted)
-    assert of_run(run) == WANTED_RUN
+    assert of_run(context.options) == WANTED_RUN
     assert_cut(stage.load)
     summaries, as_json, step = stage.finish_all.args
     assert (summaries, as_json) == ([stage.summary], True) and "store merge mine" in step
@@ -199,13 +199,13 @@ def test_caption(stage: SimpleNamespace) -> None:
         *("--visual-text", "cvt", "--visual-text-weights", "wcvt", "--audio-text", "cat"),
         *("--audio-text-weights", "wcat", "--set", "audio.beams=2", "--json"),
     )
-    manifest, _, options, run, *_ = stage.caption.args
-    assert manifest is MANIFEST
+    context, options = stage.caption.args
+    assert context.manifest is MANIFEST
     assert options.visual == ModelChoice("cv", "wcv")
     assert options.audio == ModelChoice("ca", "wca", {"beams": 2})
     assert options.visual_text == ModelChoice("cvt", "wcvt")
     assert options.audio_text == ModelChoice("cat", "wcat")
-    assert of_store(options) == WANTED_STORE and of_run(run) == WANTED_RUN
+    assert of_store(options) == WANTED_STORE and of_run(context.options) == WANTED_RUN
     assert_cut(stage.load)
     summary, as_json, step = stage.finish.args
     assert (summary, as_json) == (stage.summary, True) and "store merge mine" in step
@@ -225,7 +225,7 @@ def test_the_whole_store_is_followed_by_the_next_stage(
 
 def test_what_is_left_out_has_its_default(stage: SimpleNamespace) -> None:
     call("extract", "--captions", "--audio-weights", "w")
-    tokens, captions = stage.extract.args[2]
+    tokens, captions = stage.extract.args[1]
     assert (tokens.visual, tokens.audio) == (ModelChoice("classic"), ModelChoice("classic", "w"))
     assert captions == CaptionOptions(
         *(ModelChoice("descriptor"), ModelChoice("descriptor"), ModelChoice("hashed"), ModelChoice("hashed"))
@@ -263,11 +263,11 @@ def test_import(stage: SimpleNamespace) -> None:
         *("import", "--dataset", "clips", "--tap", "motion.x=~/f", "--name", "n", "--max-failed", "5"),
         *(*STORE[:6], *CUT, "--json"),
     )
-    manifest, _, options, run, *_ = stage.imported.args
-    assert manifest is MANIFEST
+    context, options = stage.imported.args
+    assert context.manifest is MANIFEST
     assert options.sources == {"motion.x": Path("~/f").expanduser()}
     assert (options.name, options.dtype, options.shard_clips, options.backend) == ("n", "int8", 7, "zarr")
-    assert (run.max_failed, run.relabel) == ("5", True)
+    assert (context.options.max_failed, context.options.relabel) == ("5", True)
     assert_cut(stage.load)
 
 
@@ -277,14 +277,16 @@ def test_embed(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captions.datasets, "name", lambda dataset, home: "mine")
     found = Heard("folder")
     monkeypatch.setattr(captions, "find_store", found)
-    monkeypatch.setattr(captions, "StoreReader", SimpleNamespace(open=lambda path: f"reader of {path}"))
+    reader = SimpleNamespace(manifest=MANIFEST)
+    monkeypatch.setattr(captions, "StoreReader", SimpleNamespace(open={"folder": reader}.get))
     call(
         *("caption", "embed", "--store", "s", "--visual-text", "a", "--visual-text-weights", "wa"),
         *("--audio-text", "b", "--audio-text-weights", "wb", "--set", "audio-text.max_tokens=4"),
         *("--dtype", "int8", "--devices", "cpu,cpu", "--max-failed", "5", "--json"),
     )
-    source, _, visual, audio, dtype, run, *_ = stage.reembed.args
-    assert found.args[1:] == ("mine", "captions", "s") and source == "reader of folder"
+    context, source, visual, audio, dtype = stage.reembed.args
+    run = context.options
+    assert found.args[1:] == ("mine", "captions", "s") and source is reader and context.manifest is MANIFEST
     assert visual == ModelChoice("a", "wa") and audio == ModelChoice("b", "wb", {"max_tokens": 4})
     assert (dtype, run.devices, run.max_failed) == ("int8", ("cpu", "cpu"), "5")
     call("caption", "embed", "--audio-text", "b")

@@ -275,15 +275,17 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, A
     """A home whose stores come from small media files, a run on them, and one of the files."""
     from caeav.manifests.dataset import load_dataset
     from caeav.manifests.synthetic import SyntheticOptions, synthesise
+    from caeav.pipeline.extract.context import RunContext, RunOptions
     from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-    from caeav.pipeline.extract.options import RunOptions
     from caeav.pipeline.extract.tokens import extract_all
 
     home = Home(tmp_path_factory.mktemp("decoded"))
     options = SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5)
     synthesise(home.data("synthetic"), options, workers=1)
     manifest = load_dataset("synthetic", None, home)
-    extract_all(manifest, home, [TokenOptions(), CaptionOptions()], RunOptions(workers=1), lambda _: None)
+    extract_all(
+        RunContext(manifest, home, RunOptions(workers=1), lambda _: None), [TokenOptions(), CaptionOptions()]
+    )
     small = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe", "full", "--json"]
     result = call(home, "train", "--dataset", "synthetic", "--device", "cpu", *small)
     assert result.exit_code == 0, result.output

@@ -23,8 +23,8 @@ from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.extract import decode_job as worker
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import StoreReader, list_stores, verify
@@ -95,7 +95,9 @@ class Small:
             TokenOptions(shard_clips=2, backend=backend),
             CaptionOptions(shard_clips=2, backend=backend),
         ]
-        extract_all(self.manifest, Home(root), options, RunOptions(workers=1, **run), lambda _: None)
+        extract_all(
+            RunContext(self.manifest, Home(root), RunOptions(workers=1, **run), lambda _: None), options
+        )
 
     def grown(self, folder: Path) -> Small:
         """The same with the missing file there (in a copy of the media), a clip relabelled, and a clip more."""

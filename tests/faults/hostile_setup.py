@@ -14,11 +14,11 @@ import numpy as np
 from caeav.pipeline.extract import decode_job as worker
 
 
-def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], worker.Answer]:
+def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], worker.Reply]:
     """As `worker.setup`; the accident happens before the clip is decoded."""
     answer = worker.setup(settings)
 
-    def accident(request: Mapping[str, Any]) -> worker.Answer:
+    def accident(request: Mapping[str, Any]) -> worker.Reply:
         name = Path(request["path"]).stem
         if name == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)

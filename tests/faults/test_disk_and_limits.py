@@ -22,8 +22,8 @@ import pytest
 
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import StoreReader
 
@@ -217,7 +217,7 @@ def test_a_process_that_crashes_hangs_or_eats_memory_costs_its_clip_alone(
         small.manifest, clips=(second, replace(first, media=media), third), media_root=str(folder)
     )
     run = RunOptions(workers=1, deadline_s=3.0)
-    done = extract(manifest, Home(tmp_path), TokenOptions(), run, lambda _: None)
+    done = extract(RunContext(manifest, Home(tmp_path), run, lambda _: None), TokenOptions())
     [entry] = done.quarantined
     assert entry.key == first.key and entry.reason.startswith(reason), entry.reason
     assert StoreReader.open(done.path).keys == (second.key, third.key)

@@ -15,10 +15,10 @@ import pytest
 
 from caeav.manifests.core import atomic as publish
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import collect as gather
+from caeav.pipeline.extract import collect
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import Record, StoreWriter
 from caeav.pipeline.store.slices import Slice
@@ -63,7 +63,7 @@ def extract(small: Any, home: Path, backend: str = "webdataset", shard: int = SH
         TokenOptions(shard_clips=shard, backend=backend),
         CaptionOptions(shard_clips=shard, backend=backend),
     ]
-    done = extract_all(small.manifest, Home(home), options, RunOptions(1, **run), lambda _: None)
+    done = extract_all(RunContext(small.manifest, Home(home), RunOptions(1, **run), lambda _: None), options)
     return [summary.due for summary in done]
 
 
@@ -143,17 +143,17 @@ def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shar
     extract(small, calm, shard=1)
     asked.clear()
     held, begun = [], threading.Event()
-    write_shard = gather.Gatherer._write_shard
+    write_shard = collect.Collector._write_shard
 
-    def slowly(gatherer: Any, store: Any, plan: Any, made: Any) -> None:
+    def slowly(collector: Any, store: Any, plan: Any, made: Any) -> None:
         if made:
             held.append(plan)
             begun.set()
-            gatherer._hurry.wait(60)
-        write_shard(gatherer, store, plan, made)
+            collector._hurry.wait(60)
+        write_shard(collector, store, plan, made)
 
     with monkeypatch.context() as patched:
-        patched.setattr(gather.Gatherer, "_write_shard", slowly)
+        patched.setattr(collect.Collector, "_write_shard", slowly)
 
         def stop() -> None:
             begun.wait(60)
@@ -178,7 +178,7 @@ def test_interrupted_while_a_whole_shard_waits_to_be_taken_nothing_of_it_is_lost
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(gather.Gatherer, "_publish", interrupted)
+        patched.setattr(collect.Collector, "_publish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(small, home)
     assert len(asked) == 3
@@ -198,15 +198,15 @@ def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
     extract(small, calm)
     asked.clear()
     keeping.clear()
-    settle = gather.Gatherer.settle
+    settle = collect.Collector.settle
 
-    def first_store_only(gatherer: Any, store: Any, key: str, result: Any) -> bool:
+    def first_store_only(collector: Any, store: Any, key: str, result: Any) -> bool:
         if store.writer.recipe.kind == "captions" and isinstance(result, Record):
             raise KeyboardInterrupt
-        return settle(gatherer, store, key, result)
+        return settle(collector, store, key, result)
 
     with monkeypatch.context() as patched:
-        patched.setattr(gather.Gatherer, "settle", first_store_only)
+        patched.setattr(collect.Collector, "settle", first_store_only)
         with pytest.raises(KeyboardInterrupt):
             extract(small, home)
     first, second, third, _ = (clip.key for clip in small.manifest.clips)
@@ -249,7 +249,7 @@ def test_what_is_kept_is_synced_in_time(
         sync(writer)
 
     monkeypatch.setattr(StoreWriter, "sync", noted)
-    monkeypatch.setattr(gather, "SYNC_S", 0.05)
+    monkeypatch.setattr(collect, "SYNC_S", 0.05)
     after(2, asked, lambda: until(lambda: {*synced} == {"tokens", "captions"}), monkeypatch)
     extract(small, tmp_path)
     assert len(keeping) == 4, "the last clip of a shard follows at once"

@@ -1,10 +1,8 @@
-"""Batches across clips, by fixed places: a clip's row follows from its place in its shard, never from who came first.
+"""Batches across clips, by fixed rows: a clip's row follows from its place in its shard, not from when it came.
 
 So a clip is computed in the same row of a batch of the same size whether a run was interrupted, resumed or
-parallel; rows without a clip are zeros. A batch goes off when the last of its clips that are due has come, or, to
-make room, with what there is: the others are computed later, in their own rows of another pass.
-
-Which components of a run's jobs compute on devices.
+parallel; rows without a clip are zeros. A batch is launched when the last of its due clips has come, or, to make room,
+with the clips it has: the others are computed later, in their own rows of another pass.
 """
 
 from __future__ import annotations
@@ -13,17 +11,16 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.captioners.base import Captioner
-from caeav.pipeline.extract.decode_job import in_worker
 from caeav.pipeline.extract.device.network import convolves
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.jobs import Job, part_of
+from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.layout import shard_clips
 
@@ -32,14 +29,14 @@ from caeav.pipeline.store.layout import shard_clips
 class Unit:
     """A component that computes on devices for one store; `number` counts the units of a run.
 
-    `again` makes another instance of `part`, for a further device.
+    `load_copy` makes another instance of `part`, for a further device.
     """
 
     number: int
     store: int
     modality: str
     part: TorchBackbone | Captioner
-    again: Callable[[], TorchBackbone | Captioner]
+    load_copy: Callable[[], Any]
     compute: ComputeOptions
     dtype: str
     shard_clips: int
@@ -64,7 +61,7 @@ _Where = tuple[int, int, int]  # unit, shard, number of the batch in the shard
 
 
 class Batches:
-    """Puts clips into their rows; `launch` gets every batch that goes off. For use from several threads."""
+    """Puts clips into their rows and calls `launch` with every batch. For use from several threads."""
 
     def __init__(self, launch: Callable[[Batch], None], pinned: bool) -> None:
         self._launch = launch
@@ -75,7 +72,7 @@ class Batches:
         self._layout: dict[int, bool] = {}
 
     def expect(self, unit: Unit, places: Iterable[tuple[int, int]]) -> None:
-        """The clips that will be added or missed: (shard, place) each. Called once a unit, before anything else."""
+        """The clips that will be added or missed: (shard, place) each. Called once per unit, before anything else."""
         module = unit.part.module() if isinstance(unit.part, TorchBackbone) else None
         self._layout[unit.number] = module is not None and convolves(module)
         for shard, at in places:
@@ -114,7 +111,7 @@ class Batches:
             self._launch(ready)
 
     def flush(self) -> bool:
-        """Send off what there is; only while nobody adds. False when there is nothing."""
+        """Launch incomplete batches; only while nobody adds. False when there are none."""
         with self._lock:
             ready = [batch for batch in self._open.values() if batch.keys]
             self._open.clear()
@@ -123,7 +120,7 @@ class Batches:
         return bool(ready)
 
     def _empty(self, unit: Unit, item: Tensor) -> Tensor:
-        """Zeros `[rows, T, ...]`; pictures `[T, C, H, W]` lie as convolutions like them best, channels last."""
+        """Zeros `[rows, T, ...]`; frames `[T, C, H, W]` in the layout best for convolutions, channels last."""
         if self._layout[unit.number] and item.dim() == 4:
             t, c, h, w = item.shape
             laid = torch.zeros((unit.rows, t, h, w, c), dtype=item.dtype, pin_memory=self._pinned)
@@ -136,29 +133,16 @@ def make_units(jobs: Sequence[Job]) -> dict[int, list[Unit]]:
     units: dict[int, list[Unit]] = {}
     count = 0
     for number, job in enumerate(jobs):
+        fields = job.recipe.fields
+        compute = ComputeOptions(**fields.get("compute", {}))
         units[number] = []
-        compute = ComputeOptions(**job.recipe.fields.get("compute", {}))
-        for modality, part in job.parts.items():
-            if not in_worker(part):
-                if job.recipe.kind == "tokens" and not isinstance(part, TorchBackbone):
-                    raise TypeError(f"backbone {part.name!r} runs on a device but is no TorchBackbone")
-                dtype, size = job.recipe.fields["dtype"], shard_clips(job.recipe)
-                units[number].append(
-                    Unit(
-                        count,
-                        number,
-                        modality,
-                        cast(Any, part),
-                        partial(_again, job, modality),
-                        compute,
-                        dtype,
-                        size,
-                    )
-                )
-                count += 1
+        for modality, part in job.device_parts.items():
+            if not isinstance(part, job.device_class):
+                raise TypeError(f"{part.name!r} runs on a device but is no {job.device_class.__name__}")
+            load_copy = partial(job.load_part, job.recipe, modality)
+            unit = Unit(
+                count, number, modality, part, load_copy, compute, fields["dtype"], shard_clips(job.recipe)
+            )
+            units[number].append(unit)
+            count += 1
     return units
-
-
-def _again(job: Job, modality: str) -> Any:
-    """A second instance of a component, with weights of its own."""
-    return part_of(job.recipe, modality)

@@ -1,8 +1,8 @@
-"""One batch through one network, whatever happens: memory that does not suffice, a clip that makes it fail.
+"""One batch through one network, when memory runs out or a clip makes it fail.
 
-Out of memory halves the rows computed at a time, for the rest of the run, and says so. Any other failure is
-traced to the clip that causes it by halves, the other rows being zeros meanwhile, so that a clip's result stays
-that of its row in a whole batch.
+Out of memory halves the rows computed at a time for the rest of the run, with a remark. Any other failure is traced
+by bisection to the clip that causes it, the other rows being zeros meanwhile, so that a clip's result stays that of its
+row in a whole batch.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Results = list[tuple[list[int], R]]
 """Rows that were computed together, and what came out, for the whole batch."""
 
 
-class Sizes:
-    """How many rows of each unit fit a device at a time; shared by all lanes, so that all compute alike."""
+class BatchSizes:
+    """How many rows of each unit fit a device at a time; shared by all device workers, so that all compute alike."""
 
     def __init__(self, remark: Callable[[str], None]) -> None:
         self._remark = remark
@@ -44,7 +44,7 @@ class Sizes:
                 hint="choose another device, a smaller model, or --precision bf16",
             ) from error
         with self._lock:
-            if self.rows(unit) < tried:  # another lane has found out already
+            if self.rows(unit) < tried:  # another device worker has halved it already
                 return
             self._rows[unit.number] = tried // 2
         self._remark(
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def isolated(rows: list[int], run: Callable[[list[int]], R]) -> tuple[Results[R], dict[int, str]]:
-    """`run(rows)`; a failure is traced by halves to single rows, which are returned with the reason."""
+    """`run(rows)`; a failure is traced by bisection to single rows, which are returned with the reason."""
     try:
         return [(rows, run(rows))], {}
     except (DeviceError, WeightsError):
@@ -74,12 +74,12 @@ def isolated(rows: list[int], run: Callable[[list[int]], R]) -> tuple[Results[R]
 
 
 def _fatal(error: Exception) -> bool:
-    """A GPU that has failed once answers nothing any more."""
+    """A GPU that has failed once computes nothing any more."""
     return "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError"
 
 
 def token_pass(
-    batch: Batch, network: TokenNetwork, sizes: Sizes, upload: Callable[[Tensor], Tensor]
+    batch: Batch, network: TokenNetwork, sizes: BatchSizes, upload: Callable[[Tensor], Tensor]
 ) -> tuple[Results[dict[str, Tensor]], dict[int, str]]:
     """Taps `[rows, T, L, C]` on the device for the rows of a batch, and the rows that fail with their reasons."""
     host, every = batch.host, sorted(batch.keys)
@@ -111,13 +111,13 @@ def _tokens(network: TokenNetwork, x: Tensor, rows: Sequence[int], size: int) ->
 
 
 def caption_pass(
-    batch: Batch, network: CaptionNetwork, sizes: Sizes
+    batch: Batch, network: CaptionNetwork, sizes: BatchSizes
 ) -> tuple[Results[list[str]], dict[int, str]]:
-    """A text a row for the rows of a batch, and the rows that fail with their reasons."""
+    """One text for each row of a batch, and the rows that fail with their reasons."""
     every = sorted(batch.clips)
 
     def run(rows: list[int]) -> list[str]:
-        empty = nothing_of(batch.clips[rows[0]])
+        empty = empty_clip(batch.clips[rows[0]])
         clips = [batch.clips[row] if row in rows else empty for row in range(batch.unit.rows)]
 
         def parts(size: int) -> list[str]:
@@ -132,8 +132,8 @@ def caption_pass(
     return isolated(every, run)
 
 
-def _in_parts(unit: Unit, sizes: Sizes, compute: Callable[[int], R]) -> R:
-    """`compute(size)` with the largest size that the device's memory allows."""
+def _in_parts(unit: Unit, sizes: BatchSizes, compute: Callable[[int], R]) -> R:
+    """`compute(size)` with the largest size that the memory of the device allows."""
     while True:
         size = sizes.rows(unit)
         try:
@@ -145,7 +145,7 @@ def _in_parts(unit: Unit, sizes: Sizes, compute: Callable[[int], R]) -> R:
         torch.cuda.empty_cache()  # outside of the handler, which would hold what is to be freed
 
 
-def nothing_of(clip: DecodedClip) -> DecodedClip:
-    """A clip of the same length without picture and sound: an empty place of a batch of captions."""
+def empty_clip(clip: DecodedClip) -> DecodedClip:
+    """A clip of the same length without frames and audio: an empty place of a batch of captions."""
     none = (False,) * len(clip.frames_ok)
     return DecodedClip(None, None, none, none)

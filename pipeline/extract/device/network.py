@@ -1,8 +1,6 @@
-"""One component on one device: a batch of prepared clips in, tokens in the store's number format out.
+"""One component on one device: prepared clips in, tokens in the store's number format out; texts in, embeddings out.
 
-Shapes: `N` places of a batch, `T` segments, `L` tokens, `C` channels.
-
-Text backbones on a device. Shapes: `N` texts, `W` tokens, `C` channels.
+Shapes: `N` places of a batch, `T` segments, `L` tokens, `W` caption tokens, `C` channels.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.base import TextBackbone, TorchBackbone
 from caeav.pipeline.captioners.base import Captioner
-from caeav.pipeline.extract.device.devices import choose_lanes, steady
+from caeav.pipeline.extract.device.devices import choose_devices, steady
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.dtypes import BFLOAT16, stored
@@ -30,7 +28,7 @@ _SHORTAGE = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_
 
 
 class DeviceError(CaeavError):
-    """A device cannot go on: nothing to do with the clips it was given."""
+    """A device cannot go on, whatever clips it is given."""
 
 
 class HasModule(Protocol):
@@ -50,7 +48,7 @@ def place(part: HasModule, device: torch.device) -> nn.Module:
 
 
 def convolves(module: nn.Module) -> bool:
-    """Whether a module has convolutions of pictures, and none of volumes, which know no such layout."""
+    """Whether a module has 2D convolutions, and no 3D ones, for which torch has another layout."""
     has = any(isinstance(part, nn.Conv2d) for part in module.modules())
     return has and all(tensor.dim() != 5 for tensor in module.parameters())
 
@@ -68,7 +66,7 @@ def short_of_memory(error: BaseException) -> bool:
 
 
 class TokenNetwork:
-    """A backbone on a device; tokens are brought into the store's number format there, but for int8."""
+    """A backbone on a device; tokens are converted to the store's number format there, except int8."""
 
     def __init__(
         self, part: TorchBackbone, device: torch.device, compute: ComputeOptions, dtype: str
@@ -97,7 +95,7 @@ class TokenNetwork:
 
 
 def _compiled(forward: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], dict[str, Tensor]]:
-    """`forward` as torch compiles it, at its first call; that it cannot is no fault of the clip then computed."""
+    """`forward`, compiled by torch at its first call; a failure there is not blamed on the clip."""
     from torch._dynamo.exc import TorchDynamoException
 
     compiled = cast(Callable[[Tensor], dict[str, Tensor]], torch.compile(forward))
@@ -125,7 +123,7 @@ class CaptionNetwork:
             place(cast(HasModule, part), device)
 
     def __call__(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """One text a clip."""
+        """One text per clip."""
         with torch.inference_mode(), arithmetic(self.device, self._precision):
             texts = self._part.caption(clips)
         if len(texts) != len(clips):
@@ -137,7 +135,7 @@ class CaptionNetwork:
 
 
 def as_stored(taps: Mapping[str, Tensor], dtype: str) -> dict[str, NDArray[Any]]:
-    """Tokens of one clip `[T, L, C]` on the CPU -> arrays as they lie in a shard, with memory of their own."""
+    """Tokens of one clip `[T, L, C]` on the CPU -> arrays as a shard holds them, in memory of their own."""
     found: dict[str, NDArray[Any]] = {}
     for name, x in taps.items():
         plain = x.view(torch.uint16) if x.dtype == torch.bfloat16 else x
@@ -150,7 +148,7 @@ def text_encoder(
     backbone: TextBackbone, devices: Sequence[str], compute: ComputeOptions
 ) -> Callable[[Sequence[str]], tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """`encode` of a backbone placed on the first of `devices`: texts -> tokens `[N, W, C]`, mask `[N, W]`."""
-    device = choose_lanes(devices)[0]
+    device = choose_devices(devices)[0]
     place(cast(HasModule, backbone), device)
 
     def encode(texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -1,6 +1,6 @@
-"""What of the computation on a device decides a store's bytes, and is therefore part of its recipe.
+"""Options of computing on devices: those that decide a store's bytes, and the names of devices.
 
-Which device computes, and how many do, is no part of it: see `lanes.py`. Imports no torch.
+Which devices compute, and how many, changes no byte and is not in the recipe. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ DEVICES_HINT = "give auto, cpu (cpu,cpu for two at a time), or GPUs by number, a
 
 @dataclass(frozen=True)
 class ComputeOptions:
-    """`batch`: clips computed together; `precision`: of the arithmetic (weights stay float32 but under autocast);
-    `compile`: let torch compile the networks first."""
+    """Part of the recipe. `batch`: clips computed together; `precision`: of the arithmetic (weights stay float32 except
+    under autocast); `compile`: let torch compile the networks first."""
 
     batch: int = DEFAULT_BATCH
     precision: str = "fp32"
     compile: bool = False
 
     def fields(self) -> dict[str, Any]:
-        """JSON values for the recipe; raises `CaeavError` for values that make no sense."""
+        """JSON values for the recipe; raises `CaeavError` for impossible values."""
         if self.precision not in PRECISIONS:
             raise CaeavError(
                 f"unknown precision {self.precision!r}", hint=choices(self.precision, PRECISIONS)
@@ -49,9 +49,9 @@ def gpu_number(name: str) -> int | None:
 
 
 def check_devices(names: Sequence[str]) -> None:
-    """Raise `CaeavError` for names that can be no devices, and for kinds mixed, which would not give the same bytes.
+    """Raise `CaeavError` for impossible names, and for kinds mixed, which would not give the same bytes.
 
-    Whether a GPU is there is seen when something is to compute on it, see `lanes.py`.
+    Whether a GPU is there is only checked when something computes on it, see `devices.py`.
     """
     for name in names:
         if name not in (AUTO, CPU) and gpu_number(name) is None:

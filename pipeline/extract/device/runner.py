@@ -1,7 +1,7 @@
-"""Everything between a decoded clip and its results from devices: prepare in threads, batch, compute, bring home.
+"""From a decoded clip to its results from devices: prepare in threads, batch, compute, convert in threads.
 
-Imports torch; a run without a component for a device never imports this. What is in flight is bounded by the
-caller, who hands in clips only as fast as they are settled. Shapes: `T` segments, `L` tokens, `C` channels.
+Imports torch; a run without a component for a device never imports this module. The caller bounds what is in flight: it
+submits clips only as fast as they are settled.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from caeav.manifests.core.util import usable_cores
 from caeav.pipeline.backbones.base import TorchBackbone
-from caeav.pipeline.extract.decode_job import frames_of, windows_of
+from caeav.pipeline.extract.components import media_input
 from caeav.pipeline.extract.device.batches import Batch, Batches, Unit
-from caeav.pipeline.extract.device.devices import choose_lanes, device_name, steady
-from caeav.pipeline.extract.device.isolate import Sizes
+from caeav.pipeline.extract.device.devices import choose_devices, device_name, steady
+from caeav.pipeline.extract.device.isolate import BatchSizes
 from caeav.pipeline.extract.device.network import as_stored
-from caeav.pipeline.extract.device.streams import Lane, Made, networks
-from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.extract.device.streams import DeviceWorker, Made, networks
+from caeav.pipeline.extract.records import ComputeFailed
+from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.media.clip import DecodedClip, Sampling
 
 MAX_HELPERS = 8
@@ -39,7 +40,7 @@ Settle = Callable[[Unit, str, Result, Mapping[str, object]], None]
 class Runner:
     """Computes clips on devices.
 
-    From its threads are called: `settle`, `fail` with what ends the run, `nudge` when something has been done.
+    Calls from its threads: `settle` with results, `fail` with what ends the run, `nudge` when something is done.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Runner:
         self._fail = fail
         self._meter = meter
         self._stack = ExitStack()
-        devices_found = choose_lanes(devices)
+        devices_found = choose_devices(devices)
         self._stack.enter_context(steady())
         self._facts = {"name": device_name(devices_found[0]), "torch": torch.__version__.partition("+")[0]}
-        self._sizes = Sizes(remark)
+        self._sizes = BatchSizes(remark)
         self._ready: queue.Queue[Batch | None] = queue.Queue()
         self._lock = threading.Lock()
         self._busy = 0
@@ -70,19 +71,19 @@ class Runner:
         for i, device in enumerate(devices_found):
             if device not in nets:
                 nets[device] = networks(units, device, first=i == 0)
-        self._lanes = [
-            Lane(device, nets[device], self._ready, self._sizes, self._landed, fail, meter)
+        self._workers = [
+            DeviceWorker(device, nets[device], self._ready, self._sizes, self._finish_batch, fail, meter)
             for device in devices_found
         ]
 
     @staticmethod
     def resources(devices: Sequence[str]) -> dict[str, int]:
         """What can be busy, and how many of it there are, for a `Meter`."""
-        return {"device": len(choose_lanes(devices)), "helpers": _helpers()}
+        return {"device": len(choose_devices(devices)), "helpers": _helpers()}
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing is being prepared, computed or brought home; clips may wait in incomplete batches."""
+    def idle(self) -> bool:
+        """Whether nothing is being prepared, computed or converted; clips may wait in incomplete batches."""
         with self._lock:
             return self._busy == 0
 
@@ -102,21 +103,21 @@ class Runner:
         self._batches.miss(unit, shard, place)
 
     def flush(self) -> bool:
-        """Compute incomplete batches as they are; only while `quiet`."""
+        """Compute incomplete batches as they are; only while `idle`."""
         return self._batches.flush()
 
     def close(self) -> None:
-        """End all threads; what is being computed is waited for a little."""
+        """End all threads; wait a little for what is being computed."""
         self._helpers.shutdown(wait=False, cancel_futures=True)
-        while True:  # batches that nobody will settle
+        while True:  # batches that will not be computed
             try:
                 self._ready.get_nowait()
             except queue.Empty:
                 break
-        for _ in self._lanes:
+        for _ in self._workers:
             self._ready.put(None)
-        for lane in self._lanes:
-            lane.thread.join(CLOSE_S)
+        for worker in self._workers:
+            worker.thread.join(CLOSE_S)
         self._stack.close()
 
     def _begun(self) -> None:
@@ -124,7 +125,7 @@ class Runner:
             self._busy += 1
 
     def _done(self) -> None:
-        """Said after it was counted, whoever counts: who is told may find `quiet` what it waits for."""
+        """Count first, then nudge: whoever is nudged may be waiting for `idle`."""
         with self._lock:
             self._busy -= 1
         self._nudge()
@@ -144,14 +145,11 @@ class Runner:
         try:
             if isinstance(unit.part, TorchBackbone):
                 with self._meter.busy("helpers", "prepare"), torch.inference_mode():
-                    seen = (
-                        frames_of(clip, sampling) if unit.modality == "visual" else windows_of(clip, sampling)
-                    )
-                    item = unit.part.prepare(seen)
+                    item = unit.part.prepare(media_input(clip, unit.modality, sampling))
                     self._batches.add(unit, shard, place, key, item)
             else:
                 self._batches.add(unit, shard, place, key, clip)
-        except Exception as error:  # noqa: BLE001 - costs this clip in this store, and is said
+        except Exception as error:  # noqa: BLE001 - costs this clip in this store, with the reason
             self._batches.miss(unit, shard, place)
             self._settle(unit, key, error, {})
 
@@ -159,18 +157,20 @@ class Runner:
         self._begun()
         self._ready.put(batch)
 
-    def _landed(self, batch: Batch, made: Mapping[int, Made], failed: Mapping[int, str]) -> None:
-        """A batch has landed: bringing its clips into the store's form is done by the helpers."""
+    def _finish_batch(self, batch: Batch, made: Mapping[int, Made], failed: Mapping[int, str]) -> None:
+        """The results of a batch are on the host: have helper threads convert them to the store's form."""
         unit = batch.unit
         facts: dict[str, object] = dict(self._facts)
         if self._sizes.rows(unit) < unit.rows:
             facts["rows"] = self._sizes.rows(unit)
         for row, key in batch.keys.items():
             self._begun()
-            self._helpers.submit(self._guarded, self._bring, unit, key, made.get(row), failed.get(row), facts)
+            self._helpers.submit(
+                self._guarded, self._convert, unit, key, made.get(row), failed.get(row), facts
+            )
         self._done()
 
-    def _bring(
+    def _convert(
         self, unit: Unit, key: str, made: Made | None, reason: str | None, facts: Mapping[str, object]
     ) -> None:
         if made is None:
@@ -179,10 +179,6 @@ class Runner:
         with self._meter.busy("helpers", "prepare"):
             result = made if isinstance(made, str) else as_stored(made, unit.dtype)
         self._settle(unit, key, result, facts)
-
-
-class ComputeFailed(Exception):
-    """Why a network gave nothing for a clip; the text is the whole reason."""
 
 
 def _helpers() -> int:

@@ -1,7 +1,7 @@
-"""A lane: one thread that drives one device, so that copying in, computing and copying out overlap.
+"""A device worker: one thread that drives one device, so that copying in, computing and copying out overlap.
 
-On a GPU a batch is copied in, computed and copied out on three streams, and the next one is begun before the last
-one has landed; on a CPU each lands at once. Shapes: `T` segments, `L` tokens, `C` channels.
+On a GPU a batch is copied in, computed and copied out on three streams, and the next batch is begun before the last
+one is back on the host; on a CPU there is nothing to copy. Shapes: `T` segments, `L` tokens, `C` channels.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.extract.device.batches import Batch, Unit
-from caeav.pipeline.extract.device.isolate import Results, Sizes, caption_pass, token_pass
+from caeav.pipeline.extract.device.isolate import BatchSizes, Results, caption_pass, token_pass
 from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
-from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.extract.report import Meter
 
 UNDER_WAY = 2
 """Batches begun on a GPU before the first of them is waited for."""
@@ -30,13 +30,13 @@ UNDER_WAY = 2
 Network = TokenNetwork | CaptionNetwork
 Made = Mapping[str, Tensor] | str
 """What came out for one row: taps `[T, L, C]` on the CPU, or a text."""
-Land = Callable[[Batch, Mapping[int, Made], Mapping[int, str]], None]
+Finished = Callable[[Batch, Mapping[int, Made], Mapping[int, str]], None]
 """Takes a finished batch: what was made by row, and reasons by row."""
 
 
 @dataclass
 class _Flight:
-    """A batch on its way; `done` is when its results are on the host."""
+    """A batch on its way; `done` happens when its results are on the host."""
 
     batch: Batch
     made: Results[Any]
@@ -47,10 +47,10 @@ class _Flight:
 
 
 def networks(units: Sequence[Unit], device: torch.device, first: bool) -> dict[int, Network]:
-    """Each unit's network on a device; further devices get instances of their own, since a module lies on one."""
+    """Each unit's network on a device; further devices get copies of their own, since a module lies on one device."""
     found: dict[int, Network] = {}
     for unit in units:
-        part = unit.part if first else unit.again()
+        part = unit.part if first else unit.load_copy()
         found[unit.number] = (
             TokenNetwork(part, device, unit.compute, unit.dtype)
             if isinstance(part, TorchBackbone)
@@ -59,16 +59,16 @@ def networks(units: Sequence[Unit], device: torch.device, first: bool) -> dict[i
     return found
 
 
-class Lane:
-    """Takes batches from `ready` until it finds None there; `fail` is told what ends it early."""
+class DeviceWorker:
+    """Takes batches from `ready` until it finds None there; calls `fail` with what ends it early."""
 
     def __init__(
         self,
         device: torch.device,
         nets: Mapping[int, Network],
         ready: queue.Queue[Batch | None],
-        sizes: Sizes,
-        land: Land,
+        sizes: BatchSizes,
+        finished: Finished,
         fail: Callable[[BaseException], None],
         meter: Meter,
     ) -> None:
@@ -76,7 +76,7 @@ class Lane:
         self._nets = nets
         self._ready = ready
         self._sizes = sizes
-        self._land = land
+        self._finished = finished
         self._fail = fail
         self._meter = meter
         self._gpu = device.type == "cuda"
@@ -106,7 +106,7 @@ class Lane:
             self._fail(error)
 
     def _begin(self, batch: Batch) -> _Flight:
-        """Put a batch on its way."""
+        """Start computing a batch."""
         network = self._nets[batch.unit.number]
         began = time.perf_counter()
         if isinstance(network, CaptionNetwork):
@@ -141,19 +141,19 @@ class Lane:
         copies: Results[dict[str, Tensor]] = []
         with torch.cuda.stream(self._out):
             for rows, taps in made:
-                landed = {
+                on_host = {
                     name: torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for name, x in taps.items()
                 }
                 for name, x in taps.items():
-                    landed[name].copy_(x, non_blocking=True)
+                    on_host[name].copy_(x, non_blocking=True)
                     x.record_stream(self._out)
-                copies.append((rows, landed))
+                copies.append((rows, on_host))
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(self._out)
         return _Flight(batch, copies, failed, done, (start, end), held)
 
     def _finish(self, flight: _Flight) -> None:
-        """Wait until a batch has landed and hand it on."""
+        """Wait until the results of a batch are on the host and hand them on."""
         if flight.done is not None:
             flight.done.synchronize()
         if flight.timed is not None:
@@ -164,4 +164,4 @@ class Lane:
                 made[row] = (
                     result[row] if isinstance(result, list) else {name: x[row] for name, x in result.items()}
                 )
-        self._land(flight.batch, made, flight.failed)
+        self._finished(flight.batch, made, flight.failed)

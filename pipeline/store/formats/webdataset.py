@@ -1,18 +1,13 @@
-"""The WebDataset backend: one plain tar a shard, `shards/000000.tar`, with a binary index beside it.
+"""The WebDataset format: each shard is one plain tar, `shards/000000.tar`, with a binary index.
 
-The sidecar index of a shard: where each record lies, its checksums, and which shard and recipe it belongs to.
+The tar holds `<key>.safetensors` then `<key>.json`, record after record; any tar or WebDataset reader streams it.
+Times, owners and modes are fixed, so its bytes are a function of the records; a name too long for a ustar header gets
+a pax one. No tar is ever parsed here: the function that writes the member headers also says, when a shard is verified,
+what they must be.
 
-Binary, little-endian, version 1: a header of 96 bytes (magic, version, shard number, records, bytes of keys,
-bytes and sha256 of the shard, recipe fingerprint), `records` entries of 40 bytes, the keys one after the
-other, and a sha256 of all that. Published after its shard; a shard without index does not exist.
-
-A shard as a plain tar: `<key>.safetensors` then `<key>.json`, record after record.
-
-Any tar or WebDataset reader streams it. Times, owners and modes are fixed and keys decide the order, so the
-bytes are a function of the records; a name too long for a ustar header gets a pax one. The same function
-that writes the member headers says, when a shard is verified, what they must be: no tar file is ever parsed.
-
-One published tar, memory-mapped: a record by its row in the index, checked before it is handed out.
+The index says where each record lies and what its checksums are. It is little-endian, version 1: a header of 96 bytes
+(magic, version, shard number, records, bytes of keys, bytes and sha256 of the shard, recipe fingerprint), an entry of
+40 bytes per record, the keys end to end, and a sha256 of all that.
 """
 
 from __future__ import annotations
@@ -29,11 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.core.atomic import Output, staging
+from caeav.manifests.core.atomic import Output, Staging
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, Damage, FileFacts, Shard, ShardIndex
+from caeav.pipeline.store.formats.common import (
+    MappedFile,
+    join_keys,
+    open_index,
+    replace_shard,
+    seal_index,
+    split_keys,
+)
 from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.mapped_file import MappedFile, join_keys, split_keys
 from caeav.pipeline.store.payload import (
     MAX_INFO_BYTES,
     BadPayload,
@@ -47,7 +49,6 @@ from caeav.pipeline.store.payload import (
 )
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
-from caeav.pipeline.store.spare import publish_index, withdraw_index
 
 MAGIC = b"CAEAVIDX"
 VERSION = 1
@@ -63,7 +64,6 @@ ENTRY = np.dtype(
     ]
 )
 _HEADER = struct.Struct("<8sIIIIQ32s32s")
-_DIGEST_BYTES = 32
 
 
 def tar_name(number: int) -> str:
@@ -73,7 +73,7 @@ def tar_name(number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class TarIndex:
-    """`entries` has one row of dtype `ENTRY` a key, in the shard's order; digests are hex."""
+    """`entries` has one row of dtype `ENTRY` per key, in the shard's order; digests are hex."""
 
     number: int
     fingerprint: str
@@ -89,11 +89,11 @@ class TarIndex:
 
     @property
     def layout(self) -> tuple[Any, ...]:
-        """Nothing: records of a tar may differ in their arrays."""
+        """Nothing is common to the records: in a tar they may differ in their arrays."""
         return ()
 
     def encode(self) -> bytes:
-        """The file's bytes."""
+        """See `ShardIndex.encode`."""
         entries = self.entries.copy()
         blob, entries["key_end"] = join_keys(self.keys)
         head = _HEADER.pack(
@@ -106,24 +106,13 @@ class TarIndex:
             bytes.fromhex(self.shard_sha256),
             bytes.fromhex(self.fingerprint),
         )
-        body = head + entries.tobytes() + blob
-        return body + hashlib.sha256(body).digest()
+        return seal_index(head + entries.tobytes() + blob)
 
 
 def decode_index(data: bytes) -> TarIndex:
-    """A file's bytes -> index, every length checked before it is used; raises `BadIndex`."""
-    if len(data) < _HEADER.size + _DIGEST_BYTES:
-        raise BadIndex(f"{len(data)} bytes are too few for an index")
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    magic, version, number, count, keys_bytes, shard_bytes, shard_sha256, fingerprint = _HEADER.unpack_from(
-        body
-    )
-    if magic != MAGIC:
-        raise BadIndex(f"begins with {magic!r}, not {MAGIC!r}")
-    if hashlib.sha256(body).digest() != digest:
-        raise BadIndex("its checksum does not fit its content")
-    if version != VERSION:
-        raise BadIndex(f"has version {version}; this program reads version {VERSION}")
+    """The bytes of an index file -> index, every length checked before it is used; raises `BadIndex`."""
+    body, head = open_index(data, _HEADER, MAGIC, VERSION)
+    number, count, keys_bytes, shard_bytes, shard_sha256, fingerprint = head
     if len(body) != _HEADER.size + count * ENTRY.itemsize + keys_bytes:
         raise BadIndex(f"{count} records with {keys_bytes} bytes of keys do not fit {len(data)} bytes")
     entries = np.frombuffer(body, ENTRY, count, _HEADER.size)
@@ -141,7 +130,7 @@ END = bytes(2 * BLOCK_BYTES)
 
 @dataclass(frozen=True)
 class EncodedRecord:
-    """One record as it lies in a shard: the array payload in chunks, and the facts."""
+    """One record as it lies in a shard: its arrays in chunks of bytes, and its facts."""
 
     key: str
     payload: list[Bytes]
@@ -165,7 +154,7 @@ def _padding(size: int) -> bytes:
 
 
 class _Digesting:
-    """A file that counts and digests what is written to it."""
+    """Counts and digests what is written to a file."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -208,7 +197,7 @@ def write_shard(out: Output, records: Iterable[Record], number: int, fingerprint
 
 
 def structure_differences(shard: Bytes, index: TarIndex) -> Iterator[tuple[str, str]]:
-    """Key and fact of each place where the tar around the records is not what the index says (empty key: the end)."""
+    """Key and fact for each place around the records where the tar is not what the index says; no key: its end."""
     position = 0
     for key, row in zip(index.keys, index.entries, strict=True):
         for kind, part in (("safetensors", "array"), ("json", "info")):
@@ -234,7 +223,7 @@ ENDINGS = {"array": "safetensors", "info": "json"}
 
 
 class TarShard:
-    """A `Shard`. Arrays handed out are views into the map."""
+    """A `Shard` in one mapped tar. The arrays of its records are views into the map."""
 
     def __init__(self, store: Path, index: TarIndex) -> None:
         self.index = index
@@ -243,7 +232,7 @@ class TarShard:
 
     @property
     def _file(self) -> MappedFile:
-        """Without a lock, which a process forked while another thread holds it would wait for for ever."""
+        """Made without a lock: a process forked while another thread holds one would wait for it for ever."""
         if self._mapped is None:
             self._mapped = MappedFile(self._store, self.index.files[0], self.index.number)
         return self._mapped
@@ -266,9 +255,9 @@ class TarShard:
         except BadPayload as error:
             self._file.damaged(str(error), self.index.keys[row])
 
-    def ahead(self, row: int) -> None:
-        """See `Shard.ahead`."""
-        self._file.ahead(self._span(row, "array")[0], self._span(row, "info")[1])
+    def prefetch(self, row: int) -> None:
+        """See `Shard.prefetch`."""
+        self._file.prefetch(self._span(row, "array")[0], self._span(row, "info")[1])
 
     def fetch(self, row: int) -> None:
         """See `Shard.fetch`."""
@@ -337,7 +326,7 @@ _NUMBERED = re.compile(r"(\d{6,9})\.tar")
 
 
 class WebDataset:
-    """A `Backend`; see there."""
+    """The `Backend` of this format."""
 
     name = "webdataset"
 
@@ -350,15 +339,13 @@ class WebDataset:
         records: Iterable[Record],
         layout: tuple[Any, ...] | None,
     ) -> ShardIndex:
-        """See `Backend.write`. Stopped before the old index goes, the old shard stands; after, there is none."""
-        with staging() as staged:
+        """See `Backend.write`."""
+
+        def write_files(staged: Staging) -> TarIndex:
             out = staged.file(folder.path / tar_name(number))
-            index = write_shard(out, records, number, recipe.fingerprint)
-            staged.sync()  # a full disk must show before the old index goes
-            withdraw_index(folder, number)
-            staged.put()
-        publish_index(folder, index)
-        return index
+            return write_shard(out, records, number, recipe.fingerprint)
+
+        return replace_shard(folder, number, (), write_files)
 
     def decode_index(self, data: bytes) -> ShardIndex:
         """See `Backend.decode_index`."""
@@ -382,7 +369,7 @@ class WebDataset:
     def metadata(
         self, folder: StoreFolder, recipe: Recipe, layout: tuple[Any, ...], clips: int
     ) -> Mapping[Path, bytes]:
-        """A tar needs none."""
+        """None: a tar says all by itself."""
         return {}
 
 

@@ -1,13 +1,8 @@
-"""The Zarr backend: one sharded array a tap in `shards.zarr`, with a binary index a shard beside it.
+"""The Zarr format: one sharded array per tap in `shards.zarr`, with a binary index for each shard.
 
-Neither writing nor reading needs the zarr package; whatever reads Zarr v3 reads what is written.
-
-One published shard of a Zarr store: a record by its row in the index, each chunk checked before it is handed out.
-
-Chunks are read from memory maps by their places in the index, not through a Zarr library, which would take a
-missing file for zeros.
-
-Writing one shard of a Zarr store: a file of chunks an array, one of facts, one of keys, all put there together.
+Neither writing nor reading needs the zarr package; any Zarr v3 reader reads what is written. Chunks are read from
+memory maps by their places in the index, since a Zarr library fills in for a missing file unless it is told not to
+(`read_missing_chunks`).
 """
 
 from __future__ import annotations
@@ -21,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caeav.manifests.core.atomic import Staging, staging, unpublish
+from caeav.manifests.core.atomic import Staging
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import Damage, Shard, ShardIndex
 from caeav.pipeline.store.errors import DamagedShard, StoreError
+from caeav.pipeline.store.formats.common import MappedFile, replace_shard
 from caeav.pipeline.store.formats.zarr_format import (
     GROUP,
     INFO,
@@ -44,7 +40,6 @@ from caeav.pipeline.store.formats.zarr_format import (
     text_chunk,
 )
 from caeav.pipeline.store.layout import StoreFolder, shard_clips
-from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.payload import (
     BadPayload,
     Bytes,
@@ -56,17 +51,16 @@ from caeav.pipeline.store.payload import (
 )
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
-from caeav.pipeline.store.spare import publish_index, withdraw_index
 
 
 class ZarrShard:
-    """A `Shard`. Arrays handed out are views into the maps."""
+    """A `Shard` in one mapped file per array. The arrays of its records are views into the maps."""
 
     def __init__(self, store: Path, index: ZarrIndex) -> None:
         self.index = index
         self._store = store
         self._info = len(index.layout)
-        # now, for `cached_property` has a lock, and a forked process would wait for its holder
+        # taken now: `cached_property` has a lock, and a forked process would wait for its holder
         self._facts = index.files
         self._files: dict[int, MappedFile] = {}
         self._begins: dict[int, NDArray[np.uint64]] = {}
@@ -90,10 +84,10 @@ class ZarrShard:
         except BadPayload as error:
             self._file(self._info).damaged(str(error), self.index.keys[row])
 
-    def ahead(self, row: int) -> None:
-        """See `Shard.ahead`."""
+    def prefetch(self, row: int) -> None:
+        """See `Shard.prefetch`."""
         for place in range(self._info + 1):
-            self._file(place).ahead(*self._span(place, row))
+            self._file(place).prefetch(*self._span(place, row))
 
     def fetch(self, row: int) -> None:
         """See `Shard.fetch`."""
@@ -118,7 +112,7 @@ class ZarrShard:
     def _check_file(
         self, place: int, data: Bytes, wanted: str, progress: Callable[[int], object]
     ) -> Iterator[Damage]:
-        """What is wrong with one file, its sha256 named only when nothing more exact can be."""
+        """What is wrong with one file; a wrong sha256 is reported only where nothing more exact was found."""
         name, keys = self._facts[place].name, self.index.keys
         rows = range(len(keys))
         seen, sums = digest(data, [self._span(place, row) for row in rows], progress)
@@ -164,7 +158,7 @@ class ZarrShard:
         return self._file(place).bytes[start:end]
 
     def _sum(self, place: int, row: int) -> int:
-        """The crc32c a chunk must have; that of a key follows from the key."""
+        """The crc32c that a chunk must have; for a key it follows from the key."""
         if place < self._info:
             return int(self.index.sums[row, place])
         if place == self._info:
@@ -190,9 +184,9 @@ def write_shard(
     records: Iterable[Record],
     layout: Layout | None,
 ) -> ZarrIndex:
-    """Write the files of shard `number` beside their places, and give its index.
+    """Stage the files of shard `number` and return its index.
 
-    The first record decides the layout where none is given; raises `StoreError` for a record that differs.
+    Without a `layout` the first record decides it; raises `StoreError` for a record that differs.
     """
     places = {key: slot for slot, key in enumerate(planned)}
     writers: list[ChunkWriter] = []
@@ -241,7 +235,7 @@ _NUMBERED = re.compile(r"c\.(\d{1,9})(?:\.0)*")
 
 
 class Zarr:
-    """A `Backend`; see there."""
+    """The `Backend` of this format."""
 
     name = "zarr"
 
@@ -254,19 +248,15 @@ class Zarr:
         records: Iterable[Record],
         layout: tuple[Any, ...] | None,
     ) -> ShardIndex:
-        """See `Backend.write`. Stopped before the old index goes, the old shard stands; after, there is none."""
+        """See `Backend.write`."""
         old = self.files(folder).get(number, ())
-        with staging() as staged:
-            index = write_shard(
+
+        def write_files(staged: Staging) -> ZarrIndex:
+            return write_shard(
                 folder.path, staged, number, recipe.fingerprint, shard_clips(recipe), planned, records, layout
             )
-            staged.sync()  # a full disk must show before the old index goes
-            withdraw_index(folder, number)
-            for stray in {*old} - {folder.path / facts.name for facts in index.files}:
-                unpublish(stray)
-            staged.put()
-        publish_index(folder, index)
-        return index
+
+        return replace_shard(folder, number, old, write_files)
 
     def decode_index(self, data: bytes) -> ShardIndex:
         """See `Backend.decode_index`."""

@@ -1,23 +1,19 @@
-"""What the arrays of a Zarr store are, and the metadata documents by which any Zarr v3 reader finds them.
+"""The files of a Zarr store: chunks and where they lie, metadata for any Zarr v3 reader, and the index of a shard.
 
-`shards.zarr` is a group with one sharded array a tap, `[N, ...]` for the `N` clips of the manifest in its order;
-an inner chunk is one clip, a shard `shard_clips` of them, checked by the crc32c codec. `key` holds the key of each
-stored clip and `info` its facts as JSON; for a clip that is not stored both are empty, and floats are NaN, so that
-no plain reader takes it for silence. The documents are a function of layout and number of clips; this program
-writes them and compares them, but reads nothing out of them.
+`shards.zarr` is a group with one sharded array per tap, `[N, ...]` for the `N` clips of the manifest in its order. An
+inner chunk is one clip and a shard `shard_clips` of them, checked by the crc32c codec. `key` holds the key of each
+stored clip and `info` its facts as JSON; for a clip that is not stored both are empty and floats are NaN, so that no
+other reader takes it for silence. The metadata are a function of layout and number of clips; caeav writes and compares
+them but reads nothing out of them.
 
-A file of Zarr's `sharding_indexed` codec: chunks with their crc32c, then the table of where each lies.
+A file of the `sharding_indexed` codec holds its chunks in the order of their slots, each with its crc32c and beginning
+at a multiple of 64, so that a memory-mapped view of it is aligned; what lies between is zero. The table of places
+follows, with 2^64-1 for a slot without chunk. The whole file is a function of its chunks.
 
-Chunks follow each other in the order of their slots, each beginning at a multiple of 64 so that a memory-mapped
-view of it is aligned; what is between them is zero. A slot without chunk has 2^64-1 in the table. The whole file
-is a function of its chunks.
-
-The sidecar index of a Zarr shard: which clips it holds in which slots, each chunk's checksum, its files' digests.
-
-Binary, little-endian, version 1: a header (magic, version, shard number, clips, slots, bytes of the layout, bytes
-of the keys, recipe fingerprint), the layout in JSON, the sha256 of each file, a row of 16 bytes a clip, the crc32c
-of each clip's arrays, the keys, and a sha256 of all that. Where chunks lie follows from their sizes. Published after
-its files; a shard without index does not exist.
+The index of a shard says which clips it holds in which slots. It is little-endian, version 1: a header (magic, version,
+shard number, clips, slots, bytes of the layout, bytes of the keys, recipe fingerprint), the layout in JSON, the sha256
+of each file, a row of 16 bytes per clip, the crc32c of each clip's arrays, the keys, and a sha256 of all that. Where
+chunks lie follows from their sizes.
 """
 
 from __future__ import annotations
@@ -38,8 +34,8 @@ from numpy.typing import NDArray
 from caeav.manifests.core.atomic import Output
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, FileFacts
+from caeav.pipeline.store.formats.common import DIGEST_BYTES, join_keys, open_index, seal_index, split_keys
 from caeav.pipeline.store.layout import MAX_SHARD_CLIPS
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.payload import (
     ALIGNMENT,
     DTYPES,
@@ -62,7 +58,7 @@ def text_chunk(data: bytes) -> bytes:
 
 
 def offsets(sizes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int]:
-    """Sizes of the chunks (without crc) -> where each begins, and where the table does."""
+    """Sizes of the chunks (without crc32c) -> where each one begins, and where the table begins."""
     room = sizes + np.uint64(CRC_BYTES)
     room += (np.uint64(0) - room) % np.uint64(ALIGNMENT)
     ends = np.cumsum(room, dtype=np.uint64)
@@ -70,7 +66,7 @@ def offsets(sizes: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], int]:
 
 
 def table(slots: NDArray[np.uint32], sizes: NDArray[np.uint64], count: int) -> bytes:
-    """The table of `count` slots, with its crc32c."""
+    """The table of places for `count` slots, with its crc32c."""
     rows = np.full((count, 2), ABSENT, dtype="<u8")
     rows[slots, 0], _ = offsets(sizes)
     rows[slots, 1] = sizes + np.uint64(CRC_BYTES)
@@ -79,12 +75,12 @@ def table(slots: NDArray[np.uint32], sizes: NDArray[np.uint64], count: int) -> b
 
 
 def file_bytes(sizes: NDArray[np.uint64], count: int) -> int:
-    """Size of the file of chunks of these sizes in `count` slots."""
+    """Size of a file with chunks of these sizes in `count` slots."""
     return offsets(sizes)[1] + 16 * count + CRC_BYTES
 
 
 class ChunkWriter:
-    """Writes one such file; `sums` are the chunks' crc32c so far."""
+    """Writes one file of chunks; `sums` has the crc32c of each chunk so far."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -100,7 +96,7 @@ class ChunkWriter:
         self._write(_crc_bytes(self.sums[-1]) + bytes(-(len(chunk) + CRC_BYTES) % ALIGNMENT))
 
     def finish(self, slots: Sequence[int], count: int) -> str:
-        """Write the table: the chunks written lie in `slots` of `count`. Gives the file's sha256 (hex)."""
+        """Write the table, which places the chunks in `slots` of `count`; returns the file's sha256 (hex)."""
         self._write(table(np.array(slots, np.uint32), np.array(self._sizes, np.uint64), count))
         return self._sha256.hexdigest()
 
@@ -112,7 +108,7 @@ class ChunkWriter:
 def structure_differences(
     data: Bytes, slots: NDArray[np.uint32], sizes: NDArray[np.uint64], sums: NDArray[np.uint32], count: int
 ) -> Iterator[tuple[int, str]]:
-    """Row and fact of each place around the chunks that is not as written; row -1 is the table."""
+    """Row and fact for each place around the chunks that is not as written; row -1 is the table."""
     begins, end = offsets(sizes)
     ends = [*begins[1:].tolist(), end]
     for row, (begin, size, after) in enumerate(zip(begins.tolist(), sizes.tolist(), ends, strict=True)):
@@ -140,12 +136,12 @@ ZARR_DTYPES: Mapping[str, tuple[str, Any]] = {
     "F64": ("float64", "NaN"),
     "F32": ("float32", "NaN"),
     "F16": ("float16", "NaN"),
-    "BF16": ("uint16", 0x7FC0),  # no type of its own in Zarr: its bits, and its NaN
+    "BF16": ("uint16", 0x7FC0),  # Zarr has no such type: its bits, and its NaN
     **{f"I{bits}": (f"int{bits}", 0) for bits in (64, 32, 16, 8)},
     **{f"U{bits}": (f"uint{bits}", 0) for bits in (64, 32, 16, 8)},
     "BOOL": ("bool", False),
 }
-"""Name of a dtype in safetensors -> its name in Zarr, and the value a clip that is not stored has."""
+"""Name of a dtype in safetensors -> its name in Zarr, and the value of a clip that is not stored."""
 
 
 class UnfitArray(ValueError):
@@ -169,7 +165,7 @@ class ArrayLayout:
         return layout
 
     def problem(self) -> str:
-        """Why no Zarr store can hold such an array; empty when it can."""
+        """Why a Zarr store cannot hold this array; empty when it can."""
         if not NAME_PATTERN.fullmatch(self.name) or self.name in RESERVED:
             return f"{self.name[:80]!r} cannot be the name of an array"
         if self.dtype not in DTYPES:
@@ -259,12 +255,11 @@ VERSION = 1
 MAX_CLIP_BYTES = 1 << 40
 ROW = np.dtype([("slot", "<u4"), ("info_bytes", "<u4"), ("info_crc32c", "<u4"), ("key_end", "<u4")])
 _HEADER = struct.Struct("<8sIIIIII32s")
-_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrIndex:
-    """`rows` has one row of dtype `ROW` a stored clip, `sums` `[clips, arrays]` the crc32c of its chunks.
+    """`rows` has one row of dtype `ROW` per stored clip, `sums` `[clips, arrays]` the crc32c of its chunks.
 
     `slots` is how many clips the shard has room for; `digests` (hex) are those of the arrays' files in the order
     of the layout, then of `info` and of `key`.
@@ -280,7 +275,7 @@ class ZarrIndex:
     digests: tuple[str, ...]
 
     def sizes(self, place: int) -> NDArray[np.uint64]:
-        """Bytes of each clip's chunk in the file number `place`, its crc32c not counted."""
+        """Bytes of each clip's chunk in file number `place`, without the crc32c."""
         if place < len(self.layout):
             return np.full(len(self.keys), self.layout[place].bytes, np.uint64)
         texts = self.rows["info_bytes"] if place == len(self.layout) else self.keys.sizes
@@ -288,7 +283,7 @@ class ZarrIndex:
 
     @cached_property
     def files(self) -> tuple[FileFacts, ...]:
-        """The shard's file of each array, of `info` and of `key`."""
+        """One file for each array, then those of `info` and of `key`."""
         names = [(array.name, len(array.shape)) for array in self.layout] + [(INFO, 0), (KEY, 0)]
         return tuple(
             FileFacts(
@@ -298,7 +293,7 @@ class ZarrIndex:
         )
 
     def encode(self) -> bytes:
-        """The file's bytes."""
+        """See `ShardIndex.encode`."""
         rows = self.rows.copy()
         blob, rows["key_end"] = join_keys(self.keys)
         layout = json.dumps(
@@ -315,31 +310,22 @@ class ZarrIndex:
             bytes.fromhex(self.fingerprint),
         )
         digests = bytes.fromhex("".join(self.digests))
-        body = head + layout + digests + rows.tobytes() + self.sums.astype("<u4").tobytes() + blob
-        return body + hashlib.sha256(body).digest()
+        return seal_index(head + layout + digests + rows.tobytes() + self.sums.astype("<u4").tobytes() + blob)
 
 
 def decode_index(data: bytes) -> ZarrIndex:
-    """A file's bytes -> index, every length checked before it is used; raises `BadIndex`."""
-    if len(data) < _HEADER.size + _DIGEST_BYTES:
-        raise BadIndex(f"{len(data)} bytes are too few for an index")
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    magic, version, number, clips, slots, layout_bytes, keys_bytes, fingerprint = _HEADER.unpack_from(body)
-    if magic != MAGIC:
-        raise BadIndex(f"begins with {magic!r}, not {MAGIC!r}")
-    if hashlib.sha256(body).digest() != digest:
-        raise BadIndex("its checksum does not fit its content")
-    if version != VERSION:
-        raise BadIndex(f"has version {version}; this program reads version {VERSION}")
+    """The bytes of an index file -> index, every length checked before it is used; raises `BadIndex`."""
+    body, head = open_index(data, _HEADER, MAGIC, VERSION)
+    number, clips, slots, layout_bytes, keys_bytes, fingerprint = head
     if not 1 <= clips <= slots <= MAX_SHARD_CLIPS:
         raise BadIndex(f"{clips} clips in {slots} slots; at most {MAX_SHARD_CLIPS}")
     layout = _layout(body[_HEADER.size : _HEADER.size + layout_bytes])
     at = _HEADER.size + layout_bytes
     files = len(layout) + 2
-    if len(body) != at + _DIGEST_BYTES * files + clips * (ROW.itemsize + 4 * len(layout)) + keys_bytes:
+    if len(body) != at + DIGEST_BYTES * files + clips * (ROW.itemsize + 4 * len(layout)) + keys_bytes:
         raise BadIndex(f"{clips} clips of {len(layout)} arrays do not fit {len(data)} bytes")
-    digests = tuple(body[at + 32 * i : at + 32 * (i + 1)].hex() for i in range(files))
-    at += _DIGEST_BYTES * files
+    files_at, at = at, at + DIGEST_BYTES * files
+    digests = tuple(body[start : start + DIGEST_BYTES].hex() for start in range(files_at, at, DIGEST_BYTES))
     rows = np.frombuffer(body, ROW, clips, at)
     at += rows.nbytes
     sums = np.frombuffer(body, "<u4", clips * len(layout), at).reshape(clips, len(layout))

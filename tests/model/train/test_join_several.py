@@ -18,8 +18,8 @@ from caeav.model.train.data import SplitData
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.join import JoinError, join_stores, store_facts
 from caeav.model.train.runs import STORES, create_run, referenced_stores
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import Recipe, unreferenced
@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         TokenOptions("classic", "none", dtype="bfloat16"),
         TokenOptions("none", "classic", dtype="int8"),
     ]
-    extract_all(manifest(home), home, options, RunOptions(workers=2), lambda progress: None)
+    extract_all(RunContext(manifest(home), home, RunOptions(workers=2), lambda progress: None), options)
     return home
 
 

@@ -22,7 +22,7 @@ from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import LearnedVisual
 from caeav.pipeline.backbones.native import import_torchvision
-from caeav.pipeline.extract.jobs import TokenOptions, job_of, token_recipe
+from caeav.pipeline.extract.jobs import TokenOptions, job_of
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("timm", "open_clip")),
@@ -378,7 +378,7 @@ def test_random_weights_are_named_and_repeat() -> None:
 
 def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) -> None:
     options = TokenOptions(ModelChoice(SWIN, str(swin_file), {"preset": "reference"}))
-    recipe = token_recipe(4, 1.0, options)
+    recipe = options.job(4, 1.0).recipe
     assert str(swin_file.parent) not in json.dumps(recipe.as_json())
     described = recipe.fields["visual"]
     assert described["settings"]["antialias"] is False and "preset" not in described["settings"]
@@ -387,7 +387,7 @@ def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) 
     assert torch.equal(again.module().state_dict()["norm.weight"], load_file(swin_file)["norm.weight"])
 
     renamed = swin_file.rename(swin_file.with_name("copy.safetensors"))
-    moved = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, str(renamed), {"preset": "reference"})))
+    moved = TokenOptions(ModelChoice(SWIN, str(renamed), {"preset": "reference"})).job(4, 1.0).recipe
     assert moved.fingerprint == recipe.fingerprint  # the same weights under another name
     assert job_of(recipe).recipe is recipe
 
@@ -396,7 +396,7 @@ def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) 
     save_file(state, renamed)
     with pytest.raises(CaeavError, match=r"visual\.weights\.digest"):
         job_of(recipe)
-    other = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, str(renamed), {"preset": "reference"})))
+    other = TokenOptions(ModelChoice(SWIN, str(renamed), {"preset": "reference"})).job(4, 1.0).recipe
     assert other.fingerprint != recipe.fingerprint
     renamed.unlink()
     with pytest.raises(CaeavError, match="show it once: caeav models show timm:swinv2_little --weights FILE"):
@@ -435,8 +435,8 @@ def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
     other = {name: x + 1 if name == "norm.weight" else x for name, x in state.items()}
     path = tmp_path / "both.pth"
     torch.save({"model": state, "model_ema": other}, path)
-    before = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, f"{path}#model")))
-    now = token_recipe(4, 1.0, TokenOptions(ModelChoice(SWIN, str(path))))
+    before = TokenOptions(ModelChoice(SWIN, f"{path}#model")).job(4, 1.0).recipe
+    now = TokenOptions(ModelChoice(SWIN, str(path))).job(4, 1.0).recipe
     assert "part" not in before.fields["visual"]["weights"] and before.fingerprint != now.fingerprint
     for recipe, wanted in ((before, state), (now, other)):
         again = job_of(recipe).parts["visual"]

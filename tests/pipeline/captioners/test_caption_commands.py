@@ -25,8 +25,9 @@ from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.captions import caption, reembed
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.context import RunContext, RunOptions
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.report import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader
@@ -126,7 +127,7 @@ def test_models_on_real_media_from_caption_to_export_and_back(
     assert str(tmp_path) not in (store / "recipe.json").read_text()
 
     [film] = films.glob("vas*")
-    alone = process_file(film, token_recipe(3, 1.0, TokenOptions()), reader.recipe, device="cpu")
+    alone = process_file(film, TokenOptions().job(3, 1.0).recipe, reader.recipe, device="cpu")
     assert alone.captions is not None
     assert alone.captions.info["texts"] == reader.read(film.stem).info["texts"]
 
@@ -207,7 +208,9 @@ def test_extract_refuses_caption_files_without_rows_and_parts_of_no_captions(
 def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Path) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", ""), "b": ("", "rain"), "c": ("x", "y")})
     said: list[str] = []
-    summary = caption(plain_manifest("a", "b"), Home(tmp_path), from_file(path), ONE, quiet, said.append)
+    summary = caption(
+        RunContext(plain_manifest("a", "b"), Home(tmp_path), ONE, quiet, said.append), from_file(path)
+    )
     assert (summary.stored, summary.due) == (2, 2)
     assert any("1 ('c') row names no clip of plain" in text for text in said)
     first = StoreReader.open(summary.path).read("a")
@@ -215,7 +218,7 @@ def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Pat
     assert first.arrays["visual_caption_mask"].sum() == 2
     assert not first.arrays["audio_caption_mask"].any()
     assert not first.arrays["audio_caption"].any()
-    again = caption(plain_manifest("a", "b"), Home(tmp_path), from_file(path), ONE, quiet)
+    again = caption(RunContext(plain_manifest("a", "b"), Home(tmp_path), ONE, quiet), from_file(path))
     assert (again.stored, again.due) == (2, 0)
 
 
@@ -224,10 +227,12 @@ def test_clips_without_a_row_are_quarantined_or_too_many(tmp_path: Path) -> None
     with pytest.raises(
         CaeavError, match=r"no row for 2 \('b', 'c'\) of 3 clips of plain; 1 \('stranger'\) row names"
     ):
-        caption(plain_manifest("a", "b", "c"), Home(tmp_path), from_file(path), ONE, quiet)
+        caption(RunContext(plain_manifest("a", "b", "c"), Home(tmp_path), ONE, quiet), from_file(path))
     assert not (tmp_path / "stores").exists()
     lenient = replace(ONE, max_failed="2")
-    summary = caption(plain_manifest("a", "b", "c"), Home(tmp_path), from_file(path), lenient, quiet)
+    summary = caption(
+        RunContext(plain_manifest("a", "b", "c"), Home(tmp_path), lenient, quiet), from_file(path)
+    )
     assert summary.stored == 1
     assert [(q.key, q.stage, q.reason) for q in summary.quarantined] == [
         ("b", "captions", "no row for 'b' in captions.jsonl"),
@@ -240,7 +245,7 @@ def test_one_modality_from_a_file_and_the_other_from_media(small_manifest: Manif
     keys = [clip.key for clip in manifest.clips]
     path = captions_file(tmp_path, {key: ("", f"sound of {key}") for key in keys[:3]})
     options = CaptionOptions(audio=ModelChoice("file", str(path)), shard_clips=2)
-    summary = caption(manifest, Home(tmp_path), options, replace(ONE, max_failed="1"), quiet)
+    summary = caption(RunContext(manifest, Home(tmp_path), replace(ONE, max_failed="1"), quiet), options)
     reader = StoreReader.open(summary.path)
     assert [reader.info(key)["texts"]["audio"] for key in keys[:3]] == [f"sound of {key}" for key in keys[:3]]
     assert all(reader.info(key)["texts"]["visual"].endswith(".") for key in keys[:3])
@@ -254,24 +259,26 @@ def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:5])
     other = ModelChoice(letters)
-    first = caption(manifest, Home(tmp_path / "a"), CaptionOptions(shard_clips=2), ONE, quiet)
+    first = caption(RunContext(manifest, Home(tmp_path / "a"), ONE, quiet), CaptionOptions(shard_clips=2))
     source = StoreReader.open(first.path)
-    anew = reembed(source, Home(tmp_path / "b"), other, None, None, ONE, quiet)
+    anew = reembed(RunContext(source.manifest, Home(tmp_path / "b"), ONE, quiet), source, other, None, None)
     options = CaptionOptions(visual_text=other, shard_clips=2)
-    direct = caption(manifest, Home(tmp_path / "c"), options, ONE, quiet)
+    direct = caption(RunContext(manifest, Home(tmp_path / "c"), ONE, quiet), options)
     assert anew.path.name == direct.path.name
     assert digests(anew.path) == digests(direct.path)
     record = StoreReader.open(anew.path).read(manifest.clips[0].key)
     assert record.arrays["visual_caption"].shape == (5, 3)
     assert record.arrays["audio_caption"].shape == (32, 128)
     with pytest.raises(CaeavError, match="embedded that way already"):
-        reembed(source, Home(tmp_path / "b"), None, None, None, ONE, quiet)
+        reembed(RunContext(source.manifest, Home(tmp_path / "b"), ONE, quiet), source, None, None, None)
 
 
 def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path, letters: str) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof")})
     home = Home(tmp_path)
-    made = caption(plain_manifest("a", "b"), home, from_file(path), replace(ONE, max_failed="1"), quiet)
+    made = caption(
+        RunContext(plain_manifest("a", "b"), home, replace(ONE, max_failed="1"), quiet), from_file(path)
+    )
     path.unlink()
     arguments = ("--dataset", "plain", "--home", tmp_path, "--max-failed", "1")
     said = json.loads(good("embed", *arguments, "--audio-text", letters, "--json"))
@@ -292,7 +299,7 @@ def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Pa
 def test_hostile_text_cannot_steer_a_terminal_but_is_exported_as_it_is(tmp_path: Path) -> None:
     evil = "=cmd|'/c calc'!A1 \x1b]0;owned\x07\x1b[2J\u202e[bold]x[/bold]\nnext, \"line\""
     path = captions_file(tmp_path, {"a": (evil, "")})
-    caption(plain_manifest("a"), Home(tmp_path), from_file(path), ONE, quiet)
+    caption(RunContext(plain_manifest("a"), Home(tmp_path), ONE, quiet), from_file(path))
     shown = good("show", "a", "--dataset", "plain", "--home", tmp_path)
     assert "\x1b" not in shown and "\x07" not in shown and "\u202e" not in shown
     assert "[bold]x[/bold]" in shown
@@ -307,7 +314,7 @@ def test_hostile_text_cannot_steer_a_terminal_but_is_exported_as_it_is(tmp_path:
 
 def test_wrong_use_is_told(tmp_path: Path) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof")})
-    caption(plain_manifest("a"), Home(tmp_path), from_file(path), ONE, quiet)
+    caption(RunContext(plain_manifest("a"), Home(tmp_path), ONE, quiet), from_file(path))
     at = ("--dataset", "plain", "--home", tmp_path)
     assert "data set plain, the one last extracted" in run("export", "--home", tmp_path).stderr
     assert "--dataset belongs after the command: caeav caption show" in run(*at, "show", "a").stderr

@@ -20,8 +20,9 @@ from caeav.manifests.dataset import load_dataset
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.classic.text import HashedText
 from caeav.pipeline.extract.captions import caption
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions
-from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.report import Progress
 from caeav.pipeline.store import StoreReader
 
 ONE = RunOptions(workers=1)
@@ -45,7 +46,7 @@ def write_silent_film(path: Path) -> None:
 
 def test_texts_and_their_embeddings_are_stored_together(small_manifest: Manifest, tmp_path: Path) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:5])
-    summary = caption(manifest, Home(tmp_path), CaptionOptions(shard_clips=2), ONE, quiet)
+    summary = caption(RunContext(manifest, Home(tmp_path), ONE, quiet), CaptionOptions(shard_clips=2))
     assert summary.stored == 5
     assert summary.path.name.startswith("captions-descriptor-hashed-")
     reader = StoreReader.open(summary.path)
@@ -61,7 +62,7 @@ def test_texts_and_their_embeddings_are_stored_together(small_manifest: Manifest
 
 
 def test_captions_do_not_name_the_classes(small_manifest: Manifest, tmp_path: Path) -> None:
-    summary = caption(small_manifest, Home(tmp_path), CaptionOptions(), RunOptions(2), quiet)
+    summary = caption(RunContext(small_manifest, Home(tmp_path), RunOptions(2), quiet), CaptionOptions())
     texts = " ".join(
         " ".join(record.info["texts"].values()) for record in StoreReader.open(summary.path)
     ).lower()
@@ -75,7 +76,7 @@ def test_a_missing_modality_has_an_empty_text_and_is_said(tmp_path: Path) -> Non
     media.mkdir()
     write_silent_film(media / "silent.mp4")
     manifest = load_dataset(str(media), None, Home(tmp_path), segments=2)
-    summary = caption(manifest, Home(tmp_path), CaptionOptions(), ONE, quiet)
+    summary = caption(RunContext(manifest, Home(tmp_path), ONE, quiet), CaptionOptions())
     assert summary.notes["no_audio"] == 1
     [record] = StoreReader.open(summary.path)
     assert record.info["texts"]["audio"] == ""
@@ -91,8 +92,8 @@ def test_workers_and_shard_order_do_not_change_a_byte(
 ) -> None:
     options = CaptionOptions(shard_clips=3)
     manifest = replace(small_manifest, clips=small_manifest.clips[:9])
-    one = caption(manifest, Home(tmp_path / "one"), options, ONE, quiet)
-    two = caption(manifest, Home(tmp_path / "two"), options, RunOptions(2), quiet)
+    one = caption(RunContext(manifest, Home(tmp_path / "one"), ONE, quiet), options)
+    two = caption(RunContext(manifest, Home(tmp_path / "two"), RunOptions(2), quiet), options)
     assert digests(one.path) == digests(two.path)
 
 
@@ -122,4 +123,4 @@ def test_the_command(small_set: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [{"visual": "blip9"}, {"audio_text": "word2vec"}])
 def test_unknown_names_are_refused(small_manifest: Manifest, tmp_path: Path, bad: dict[str, str]) -> None:
     with pytest.raises(Exception, match="choose one of"):
-        caption(small_manifest, Home(tmp_path), CaptionOptions(**bad), ONE, quiet)
+        caption(RunContext(small_manifest, Home(tmp_path), ONE, quiet), CaptionOptions(**bad))

@@ -16,8 +16,9 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.captions import caption
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, token_recipe
-from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.context import RunContext, RunOptions
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.report import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Recipe, StoreReader
@@ -58,8 +59,8 @@ def test_a_file_gets_exactly_what_its_clip_has_in_the_stores(
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:1])
     run = RunOptions(workers=1)
-    tokens = extract(manifest, Home(tmp_path), TokenOptions(), run, quiet)
-    captions = caption(manifest, Home(tmp_path), CaptionOptions(), run, quiet)
+    tokens = extract(RunContext(manifest, Home(tmp_path), run, quiet), TokenOptions())
+    captions = caption(RunContext(manifest, Home(tmp_path), run, quiet), CaptionOptions())
     clip = manifest.clips[0]
     path = Path(manifest.media_root) / clip.media
     found = process_file(path, StoreReader.open(tokens.path).recipe, StoreReader.open(captions.path).recipe)
@@ -76,17 +77,17 @@ def test_a_file_gets_exactly_what_its_clip_has_in_the_stores(
 
 def test_a_later_start_gives_later_seconds(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
-    recipe = token_recipe(2, 1.0, TokenOptions())
+    recipe = TokenOptions().job(2, 1.0).recipe
     start, later = process_file(path, recipe), process_file(path, recipe, start_s=2.0)
     assert later.captions is None
     assert not np.array_equal(start.frames, later.frames)
-    whole = process_file(path, token_recipe(4, 1.0, TokenOptions()))
+    whole = process_file(path, TokenOptions().job(4, 1.0).recipe)
     np.testing.assert_array_equal(whole.frames[2:], later.frames)
 
 
 def test_components_that_are_not_those_of_the_recipe_are_refused_by_field(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
-    recipe = token_recipe(4, 1.0, TokenOptions())
+    recipe = TokenOptions().job(4, 1.0).recipe
     with pytest.raises(CaeavError, match=r"fields\.visual\.version: 99 -> 1"):
         process_file(path, changed(recipe, "visual", "version", value=99))
     with pytest.raises(CaeavError, match="unknown audio backbone 'gone'"):
@@ -95,14 +96,14 @@ def test_components_that_are_not_those_of_the_recipe_are_refused_by_field(small_
 
 def test_another_decoder_version_is_said_not_refused(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
-    recipe = token_recipe(4, 1.0, TokenOptions())
+    recipe = TokenOptions().job(4, 1.0).recipe
     found = process_file(path, changed(recipe, "decoder", "version", value="av 1.0"))
     [note] = [note for note in found.tokens.info["notes"] if note["code"] == "decoder_version"]
     assert "av 1.0" in note["detail"]
 
 
 def test_missing_and_undecodable_files_are_errors_with_the_reason(tmp_path: Path) -> None:
-    recipe = token_recipe(4, 1.0, TokenOptions())
+    recipe = TokenOptions().job(4, 1.0).recipe
     with pytest.raises(CaeavError, match="no file"):
         process_file(tmp_path / "none.mp4", recipe)
     broken = tmp_path / "broken.mp4"
@@ -115,6 +116,6 @@ def test_segments_in_which_nothing_is_heard_are_told(tmp_path: Path, write_wave:
     """Digital silence is sound that is there (`audio_ok`), and still nothing to hear."""
     tone = 0.5 * np.sin(np.arange(16_000) / 5)
     path = write_wave(tmp_path / "gap.wav", np.concatenate([tone, 0 * tone, tone, 1e-5 * tone]))
-    found = process_file(path, token_recipe(5, 1.0, TokenOptions()))
+    found = process_file(path, TokenOptions().job(5, 1.0).recipe)
     assert found.tokens.info["audio_ok"] == [True, True, True, True, False]
     assert found.tokens.info["silent"] == [False, True, False, True, True]

@@ -22,8 +22,9 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract.collect import unfit
+from caeav.pipeline.extract.context import RunContext, RunOptions, failure_limit
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.options import Progress, RunOptions, failure_limit
+from caeav.pipeline.extract.report import Progress
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Record, Slice, StoreReader
 from caeav.pipeline.store.dtypes import stored
@@ -43,7 +44,7 @@ def first(manifest: Manifest, n: int) -> Manifest:
 
 def test_tokens_are_stored_as_the_recipe_declares(small_manifest: Manifest, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    summary = extract(first(small_manifest, 6), Home(tmp_path), OPTIONS, ONE, seen.append)
+    summary = extract(RunContext(first(small_manifest, 6), Home(tmp_path), ONE, seen.append), OPTIONS)
     assert (summary.stored, summary.expected, summary.due) == (6, 6, 6)
     assert seen[-1] == Progress(6, 0, 6)
     reader = StoreReader.open(summary.path)
@@ -61,9 +62,9 @@ def test_a_second_run_does_nothing_and_starts_no_process(
     small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = first(small_manifest, 3)
-    before = digests(extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet).path)
+    before = digests(extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS).path)
     monkeypatch.setattr(stage, "WorkerPool", None)
-    again = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
+    again = extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS)
     assert again.due == 0
     assert again.stored == 3
     assert digests(again.path) == before
@@ -73,8 +74,8 @@ def test_the_number_of_workers_does_not_change_a_byte(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     manifest = first(small_manifest, 10)
-    one = extract(manifest, Home(tmp_path / "one"), OPTIONS, ONE, quiet)
-    two = extract(manifest, Home(tmp_path / "two"), OPTIONS, RunOptions(workers=2), quiet)
+    one = extract(RunContext(manifest, Home(tmp_path / "one"), ONE, quiet), OPTIONS)
+    two = extract(RunContext(manifest, Home(tmp_path / "two"), RunOptions(workers=2), quiet), OPTIONS)
     assert digests(one.path) == digests(two.path)
     assert one.path.name == two.path.name
 
@@ -88,7 +89,7 @@ def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_b
     gone, broken = manifest.clips[1], manifest.clips[4]
     (media / gone.media).unlink()
     (media / broken.media).write_bytes(b"no video at all")
-    summary = extract(manifest, Home(tmp_path / "home"), OPTIONS, ONE, quiet)
+    summary = extract(RunContext(manifest, Home(tmp_path / "home"), ONE, quiet), OPTIONS)
     found = {q.key: q for q in summary.quarantined}
     assert set(found) == {gone.key, broken.key}
     assert summary.stored == 4
@@ -100,10 +101,12 @@ def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_b
 
     for clip in (gone, broken):
         shutil.copy(Path(small_manifest.media_root) / clip.media, media / clip.media)
-    assert extract(manifest, Home(tmp_path / "home"), OPTIONS, ONE, quiet).due == 0
-    retried = extract(manifest, Home(tmp_path / "home"), OPTIONS, replace(ONE, retry_failed=True), quiet)
+    assert extract(RunContext(manifest, Home(tmp_path / "home"), ONE, quiet), OPTIONS).due == 0
+    retried = extract(
+        RunContext(manifest, Home(tmp_path / "home"), replace(ONE, retry_failed=True), quiet), OPTIONS
+    )
     assert (retried.due, retried.stored, retried.quarantined) == (2, 6, ())
-    whole = extract(first(small_manifest, 6), Home(tmp_path / "other"), OPTIONS, ONE, quiet)
+    whole = extract(RunContext(first(small_manifest, 6), Home(tmp_path / "other"), ONE, quiet), OPTIONS)
     assert digests(retried.path) == digests(whole.path)
 
 
@@ -111,11 +114,13 @@ def test_a_store_of_another_recipe_is_said_when_a_store_or_its_first_slice_is_be
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     few = replace(small_manifest, clips=small_manifest.clips[:2])
-    first = extract(few, Home(tmp_path), replace(OPTIONS, shard_clips=1, dtype="float32"), ONE, quiet)
+    first = extract(
+        RunContext(few, Home(tmp_path), ONE, quiet), replace(OPTIONS, shard_clips=1, dtype="float32")
+    )
     told = []
     for part in (Slice(1, 2), Slice(2, 2), Slice(1, 2)):
         how = replace(ONE, part=part)
-        said = extract(few, Home(tmp_path), replace(OPTIONS, shard_clips=1), how, quiet).remarks
+        said = extract(RunContext(few, Home(tmp_path), how, quiet), replace(OPTIONS, shard_clips=1)).remarks
         told.append([text for text in said if "another recipe" in text])
     assert len(told[0]) == 1 and first.path.name in told[0][0]
     assert told[1:] == [[], []]
@@ -129,7 +134,8 @@ def test_a_name_that_no_file_can_have_costs_its_own_clip(small_manifest: Manifes
     shutil.copy(Path(small_manifest.media_root) / sound.media, media / sound.media)
     rows = (sound, replace(long, media=f"{'x' * 300}.mp4"), folder)
     summary = extract(
-        replace(small_manifest, clips=rows, media_root=str(media)), Home(tmp_path), OPTIONS, ONE, quiet
+        RunContext(replace(small_manifest, clips=rows, media_root=str(media)), Home(tmp_path), ONE, quiet),
+        OPTIONS,
     )
     assert summary.stored == 1
     assert {q.key: q.reason.partition(":")[0] for q in summary.quarantined} == {
@@ -142,14 +148,14 @@ def test_when_every_clip_fails_the_store_is_finished_and_says_so(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest = replace(first(small_manifest, 3), media_root=str(tmp_path / "nowhere"))
-    summary = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
+    summary = extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS)
     assert (summary.stored, len(summary.quarantined), summary.too_many_failed) == (0, 3, True)
-    assert extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet).due == 0
+    assert extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS).due == 0
 
 
 def test_a_clip_past_its_deadline_costs_only_itself(small_manifest: Manifest, tmp_path: Path) -> None:
     summary = extract(
-        first(small_manifest, 1), Home(tmp_path), OPTIONS, RunOptions(1, deadline_s=0.001), quiet
+        RunContext(first(small_manifest, 1), Home(tmp_path), RunOptions(1, deadline_s=0.001), quiet), OPTIONS
     )
     [entry] = summary.quarantined
     assert (entry.stage, entry.attempts) == ("decode", 2)
@@ -159,10 +165,10 @@ def test_a_clip_past_its_deadline_costs_only_itself(small_manifest: Manifest, tm
 def test_new_clips_are_added_to_the_same_store(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
-    extract(first(small_manifest, 5), Home(tmp_path / "grown"), OPTIONS, ONE, quiet)
-    grown = extract(first(small_manifest, 7), Home(tmp_path / "grown"), OPTIONS, ONE, quiet)
+    extract(RunContext(first(small_manifest, 5), Home(tmp_path / "grown"), ONE, quiet), OPTIONS)
+    grown = extract(RunContext(first(small_manifest, 7), Home(tmp_path / "grown"), ONE, quiet), OPTIONS)
     assert (grown.due, grown.stored) == (2, 7)
-    at_once = extract(first(small_manifest, 7), Home(tmp_path / "once"), OPTIONS, ONE, quiet)
+    at_once = extract(RunContext(first(small_manifest, 7), Home(tmp_path / "once"), ONE, quiet), OPTIONS)
     assert digests(grown.path) == digests(at_once.path)
 
 
@@ -170,22 +176,27 @@ def test_another_recipe_makes_another_store_and_names_what_differs(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest = first(small_manifest, 2)
-    old = extract(manifest, Home(tmp_path), OPTIONS, ONE, quiet)
-    new = extract(manifest, Home(tmp_path), replace(OPTIONS, dtype="float32"), ONE, quiet)
+    old = extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS)
+    new = extract(RunContext(manifest, Home(tmp_path), ONE, quiet), replace(OPTIONS, dtype="float32"))
     assert old.path != new.path
     [remark] = [text for text in new.remarks if old.path.name in text]
     assert "fields.dtype: 'float16' -> 'float32'" in remark
     assert StoreReader.open(new.path).read(manifest.clips[0].key).arrays["visual.stage1"].dtype == np.float32
-    assert not extract(manifest, Home(tmp_path), replace(OPTIONS, dtype="float32"), ONE, quiet).remarks
+    assert not extract(
+        RunContext(manifest, Home(tmp_path), ONE, quiet), replace(OPTIONS, dtype="float32")
+    ).remarks
 
 
 def test_a_tampered_recipe_is_refused(small_manifest: Manifest, tmp_path: Path) -> None:
-    path = extract(first(small_manifest, 2), Home(tmp_path), OPTIONS, ONE, quiet).path / "recipe.json"
+    path = (
+        extract(RunContext(first(small_manifest, 2), Home(tmp_path), ONE, quiet), OPTIONS).path
+        / "recipe.json"
+    )
     recipe = json.loads(path.read_text())
     recipe["fields"]["visual"]["side"] = 256
     path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n")
     with pytest.raises(CaeavError, match=r"visual\.side"):
-        extract(first(small_manifest, 2), Home(tmp_path), OPTIONS, ONE, quiet)
+        extract(RunContext(first(small_manifest, 2), Home(tmp_path), ONE, quiet), OPTIONS)
 
 
 def test_unknown_components_and_values_are_named_before_any_work(
@@ -197,7 +208,7 @@ def test_unknown_components_and_values_are_named_before_any_work(
         (TokenOptions(decoder="vlc"), "unknown decoder 'vlc'"),
     ):
         with pytest.raises(CaeavError) as caught:
-            extract(small_manifest, Home(tmp_path), options, ONE, quiet)
+            extract(RunContext(small_manifest, Home(tmp_path), ONE, quiet), options)
         assert words in str(caught.value)
     assert not (tmp_path / "stores").exists()
 
@@ -264,7 +275,7 @@ def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
     code = (
         "import sys; from caeav.pipeline.extract.jobs import *; from caeav.pipeline.extract.decode_job import *\n"
         "import caeav.pipeline.extract.tokens, caeav.pipeline.extract.captions\n"
-        "jobs = [token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions())]\n"
+        "jobs = [TokenOptions().job(4, 1.0), CaptionOptions().job(4, 1.0)]\n"
         f"setup(worker_settings(jobs))({{'path': {str(path)!r}, 'start_s': 0.0, 'jobs': [0, 1]}})\n"
         "print(sorted({'torch', 'torchvision', 'torchaudio', 'matplotlib', 'av'} & set(sys.modules)))"
     )

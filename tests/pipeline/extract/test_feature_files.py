@@ -18,9 +18,10 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.pipeline.extract import feature_files
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.feature_match import match_features
 from caeav.pipeline.extract.features import FeatureError, FeatureOptions, import_features, read_features
-from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.extract.report import StageSummary
 from caeav.pipeline.store import StoreReader
 
 T = 4
@@ -88,7 +89,9 @@ def imported(
 ) -> StageSummary:
     options = FeatureOptions({tap.replace("_", ".", 1): path for tap, path in taps.items()}, dtype=dtype)
     said = remarks if remarks is not None else []
-    return import_features(manifest, Home(home), options, RunOptions(workers=1), lambda p: None, said.append)
+    return import_features(
+        RunContext(manifest, Home(home), RunOptions(workers=1), lambda p: None, said.append), options
+    )
 
 
 def assert_all(done: StageSummary, tap: str, shape: tuple[int, ...] = (T, 1, 5)) -> None:

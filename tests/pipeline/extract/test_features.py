@@ -12,6 +12,7 @@ from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import features
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.feature_files import Held
 from caeav.pipeline.extract.feature_match import file_entry
 from caeav.pipeline.extract.features import (
@@ -25,7 +26,7 @@ from caeav.pipeline.extract.features import (
     read_features,
     tokens_shape,
 )
-from caeav.pipeline.extract.options import RunOptions, StageSummary
+from caeav.pipeline.extract.report import StageSummary
 from caeav.pipeline.store import Recipe, StoreReader
 
 T = 4
@@ -54,7 +55,7 @@ def run_import(home: Path, **folders: Path) -> StageSummary:
     options = FeatureOptions(
         {tap.replace("_", ".", 1): path for tap, path in folders.items()}, dtype="float32"
     )
-    return import_features(MANIFEST, Home(home), options, RUN, lambda progress: None)
+    return import_features(RunContext(MANIFEST, Home(home), RUN, lambda progress: None), options)
 
 
 def test_files_are_found_by_key_name_id_and_media_and_stored_as_they_are(tmp_path: Path) -> None:
@@ -240,7 +241,8 @@ def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path
 
     def made(**how: Any) -> StageSummary:
         return import_features(
-            MANIFEST, Home(tmp_path / "home"), FeatureOptions(sources, **how), RUN, lambda progress: None
+            RunContext(MANIFEST, Home(tmp_path / "home"), RUN, lambda progress: None),
+            FeatureOptions(sources, **how),
         )
 
     for how, name in (({}, "i3d-rgb"), ({"name": "My_own"}, "my-own")):
@@ -253,7 +255,7 @@ def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path
     with pytest.raises(CaeavError, match=r"unknown dtype 'float61'\n  next: .*float16"):
         made(dtype="float61")
     with pytest.raises(FeatureError, match="no tap is asked for"):
-        import_features(MANIFEST, Home(tmp_path), FeatureOptions({}), RUN, lambda progress: None)
+        import_features(RunContext(MANIFEST, Home(tmp_path), RUN, lambda progress: None), FeatureOptions({}))
     sources["sound.x"] = folder
     with pytest.raises(FeatureError, match=r"'sound\.x' is no name of a tap"):
         made()

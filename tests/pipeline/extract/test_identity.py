@@ -17,9 +17,10 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
 from caeav.pipeline.extract import identity
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
-from caeav.pipeline.extract.jobs import TokenOptions, token_job
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.jobs import TokenOptions
+from caeav.pipeline.extract.report import Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import (
     Quarantined,
@@ -80,9 +81,12 @@ class Made:
 def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> Made:
     """A stage that takes the digest of a file for its tokens, so that no test waits for a decoder."""
     how = replace(how, **changes)  # type: ignore[arg-type]
-    recipe = token_job(manifest.segments, manifest.segment_s, OPTIONS).recipe
+    recipe = OPTIONS.job(manifest.segments, manifest.segment_s).recipe
     folder, said = Home(home).stores / manifest.dataset, list[str]()
-    check = MediaCheck(manifest, [folder / (recipe.folder_name + how.part.suffix)], how.changed, said.append)
+    check = MediaCheck(
+        RunContext(manifest, Home(home), how, remark=said.append),
+        [folder / (recipe.folder_name + how.part.suffix)],
+    )
     check.refuse()
     with open_for_writing(folder, recipe, manifest, retry_failed=how.retry_failed, part=how.part) as writer:
         check.settle(writer)
@@ -106,7 +110,7 @@ def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -
 
 def run_stage(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> StageSummary:
     """The real stage."""
-    return extract(manifest, Home(home), OPTIONS, replace(how, **changes), quiet)  # type: ignore[arg-type]
+    return extract(RunContext(manifest, Home(home), replace(how, **changes), quiet), OPTIONS)  # type: ignore[arg-type]
 
 
 def test_a_changed_file_is_refused_by_name_before_anything_is_written(
@@ -307,16 +311,16 @@ def test_a_file_that_changes_while_its_clip_is_not_stored_yet_is_no_change(
 def test_a_clip_kept_in_a_journal_counts_no_more_when_its_file_is_another(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
-    recipe = token_job(five.segments, five.segment_s, OPTIONS).recipe
+    recipe = OPTIONS.job(five.segments, five.segment_s).recipe
     folder = Home(tmp_path / "h").stores / five.dataset
-    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
     with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was whole
         check.settle(writer)
         for at in (0, 2):
             writer.keep(Record(five.clips[at].key, {"visual.stage1": np.zeros(32, np.float16)}, {}))
         writer.sync()
     other_content(five, small_manifest, 0)
-    check = MediaCheck(five, [folder / recipe.folder_name], "", lambda _: None)
+    check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
     check.refuse()
     with open_for_writing(folder, recipe, five) as writer:
         check.settle(writer)
@@ -403,12 +407,12 @@ def test_pictures_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
         path.write_bytes(b"x")
         os.utime(path, (OLD_S, OLD_S))
     names = ["audio_wav/a.wav"]
-    first = identity.look(tmp_path, names, identity.files_of)
-    taken = identity.digests(tmp_path, names, identity.files_of)
+    first = identity.look(tmp_path, names, identity.media_files)
+    taken = identity.digests(tmp_path, names, identity.media_files)
     (pictures / "a_2.png").write_bytes(b"y")
     os.utime(pictures / "a_2.png", (OLD_S + 1, OLD_S + 1))
-    assert identity.look(tmp_path, names, identity.files_of) != first
-    assert identity.digests(tmp_path, names, identity.files_of) != taken
+    assert identity.look(tmp_path, names, identity.media_files) != first
+    assert identity.digests(tmp_path, names, identity.media_files) != taken
 
 
 def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tmp_path: Path) -> None:
@@ -458,7 +462,7 @@ def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path
         root / five.clips[0].media
     )
     clip = replace(five.clips[0], key="odd", media=odd)
-    seen = identity.look(root, [clip.media], identity.files_of)
+    seen = identity.look(root, [clip.media], identity.media_files)
     assert seen[odd] is not None
     identity.write_record(tmp_path / "x", {odd: replace(seen[odd], digest=b"1" * 16)})
     assert list(read_record(tmp_path / "x") or {}) == [odd]
@@ -494,9 +498,9 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
 
 def test_what_to_do_about_changes_is_redo_or_keep() -> None:
     for answer in ("", "redo", "keep"):
-        identity.check_answer(answer)
+        identity.check_changed(answer)
     with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
-        identity.check_answer("keeep")
+        identity.check_changed("keeep")
 
 
 def test_how_much_of_what_was_recorded_lies_in_a_folder(

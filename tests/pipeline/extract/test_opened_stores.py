@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,10 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract import captions as reembed
-from caeav.pipeline.extract import jobs as live
-from caeav.pipeline.extract import tokens as extract
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe, open_live
-from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract import captions as caption_stage
+from caeav.pipeline.extract import tokens as token_stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenJob, TokenOptions, open_live
 from caeav.pipeline.store import Quarantined, Recipe, Record
 
 OPEN = SimpleNamespace(name="swin", live=lambda: "opened")
@@ -32,11 +32,11 @@ def tokens(visual: dict[str, Any] | None, **audio: Any) -> Recipe:
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str]]:
     asked: list[tuple[Recipe, str]] = []
 
-    def part_of(recipe: Recipe, modality: str) -> Any:
+    def load_part(recipe: Recipe, modality: str) -> Any:
         asked.append((recipe, modality))
         return OPEN if recipe.fields[modality]["name"] == "swin" else SimpleNamespace(name="shut")
 
-    monkeypatch.setattr(live, "part_of", part_of)
+    monkeypatch.setattr(TokenJob, "load_part", load_part)
     return asked
 
 
@@ -89,13 +89,13 @@ def captions(tmp_path: Path, recipe: Recipe, lost: list[Quarantined] | None = No
 def lookups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     made: list[Any] = []
 
-    def run_lookup(manifest: Any, recipe: Any, home: Any, run: Any, find: Callable[..., Any], *_: Any) -> Any:
-        made.append((manifest, recipe, find))
+    def run_lookup(context: Any, recipe: Any, find: Callable[..., Any], complete: Any) -> Any:
+        made.append((context.manifest, recipe, find))
         return SimpleNamespace(path=tmp_path / "made")
 
-    monkeypatch.setattr(reembed, "run_lookup", run_lookup)
-    monkeypatch.setattr(reembed, "carry_record", lambda sources, path: made.append((sources, path)))
-    monkeypatch.setattr(reembed, "remember_at", lambda home, remark: None)
+    monkeypatch.setattr(caption_stage, "run_lookup", run_lookup)
+    monkeypatch.setattr(caption_stage, "carry_record", lambda sources, path: made.append((sources, path)))
+    monkeypatch.setattr(caption_stage, "remember_at", lambda home, remark: None)
     return made
 
 
@@ -104,11 +104,11 @@ def test_only_captions_are_embedded_and_only_otherwise(tmp_path: Path, lookups: 
 
     def embed(source: Any, **other: Any) -> Any:
         given = {"visual_text": None, "audio_text": None, "dtype": None, **other}
-        return reembed.reembed(source, home, **given, run=RUN, report=print)  # type: ignore[arg-type]
+        return caption_stage.reembed(RunContext(source.manifest, home, RUN), source, **given)
 
     with pytest.raises(CaeavError, match="captions-x is a store of tokens, not of captions"):
         embed(captions(tmp_path, tokens({"name": "swin"})))
-    recipe = caption_recipe(10, 1.0, CaptionOptions())
+    recipe = CaptionOptions().job(10, 1.0).recipe
     with pytest.raises(CaeavError, match="captions-x is embedded that way already"):
         embed(captions(tmp_path, recipe))
     same = ModelChoice(recipe.fields["visual"]["text"]["name"])
@@ -120,11 +120,11 @@ def test_only_captions_are_embedded_and_only_otherwise(tmp_path: Path, lookups: 
 def test_texts_are_those_of_the_source_and_its_quarantined_clips_stay_so(
     tmp_path: Path, lookups: list[Any]
 ) -> None:
-    recipe = caption_recipe(10, 1.0, CaptionOptions())
+    recipe = CaptionOptions().job(10, 1.0).recipe
     gone = Quarantined("lost", "decode", "damaged", 2)
     source = captions(tmp_path, recipe, [gone])
     dtype = "float32" if recipe.fields["dtype"] != "float32" else "float16"
-    made = reembed.reembed(source, Home(tmp_path), None, None, dtype, RUN, print)
+    made = caption_stage.reembed(RunContext(source.manifest, Home(tmp_path), RUN), source, None, None, dtype)
     (manifest, wanted, find), carried = lookups
     assert manifest is source.manifest and wanted.fields["dtype"] == dtype
     assert find("lost") is gone
@@ -136,17 +136,19 @@ def test_stores_are_asked_for_and_random_weights_told_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, said, runs = Manifest("mine", 4, 0.5, (), ()), list[str](), list[Any]()
-    monkeypatch.setattr(extract, "remember_at", lambda home, remark: None)
-    monkeypatch.setattr(extract, "random_remarks", lambda fields: [f"random {fields['dtype']}"])
-    monkeypatch.setattr(extract, "run_stage", lambda manifest, jobs, *rest: [runs.append(jobs), ["done"]][1])
+    monkeypatch.setattr(token_stage, "remember_at", lambda home, remark: None)
+    monkeypatch.setattr(token_stage, "random_remarks", lambda fields: [f"random {fields['dtype']}"])
+    monkeypatch.setattr(token_stage, "run_stage", lambda context, jobs: [runs.append(jobs), ["done"]][1])
+    context = RunContext(manifest, Home(tmp_path), RUN)
     with pytest.raises(CaeavError, match="no store is asked for"):
-        extract.extract_all(manifest, Home(tmp_path), [], RUN, print)
+        token_stage.extract_all(context, [])
     asked = [TokenOptions(dtype="int8"), CaptionOptions()]
-    assert extract.extract_all(manifest, Home(tmp_path), asked, RUN, print, said.append) == ["done"]
-    assert extract.extract(manifest, Home(tmp_path), asked[0], RUN, print) == "done"  # type: ignore[arg-type]
-    [(words, as_it_is), (texts, embeds)], _ = runs
+    assert token_stage.extract_all(replace(context, remark=said.append), asked) == ["done"]
+    assert token_stage.extract(context, asked[0]) == "done"  # type: ignore[arg-type]
+    [words, texts], _ = runs
     assert (words.recipe.kind, texts.recipe.kind) == ("tokens", "captions")
     assert words.recipe.fields["sampling"]["segments"] == 4
     assert said == ["random int8", f"random {texts.recipe.fields['dtype']}"]
     records = (Record("k", {}, {}),)
-    assert as_it_is(records, len) == [*records] and embeds.__name__ == "embed"
+    assert words.complete(["cpu"])(records, len) == [*records]
+    assert texts.complete(["cpu"]).__name__ == "embed"

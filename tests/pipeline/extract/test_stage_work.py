@@ -15,9 +15,10 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.options import Progress, RunOptions
+from caeav.pipeline.extract.report import Progress
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request
 from caeav.pipeline.store import StoreReader, open_for_writing
@@ -88,7 +89,8 @@ def test_each_clip_is_asked_for_once_in_order_with_all_that_is_known_of_it(
     told: list[Progress] = []
     some = replace(five, clips=(*five.clips[:4], replace(five.clips[4], start_s=0.25)))
     summaries = extract_all(
-        some, Home(tmp_path), [OPTIONS, OTHER], replace(ONE, workers=3, deadline_s=7.0), told.append
+        RunContext(some, Home(tmp_path), replace(ONE, workers=3, deadline_s=7.0), told.append),
+        [OPTIONS, OTHER],
     )
     (pool,) = pools
     assert pool.asked == [
@@ -112,20 +114,20 @@ def test_no_more_processes_than_clips_and_none_where_nothing_is_due(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     two = replace(five, clips=five.clips[:2])
-    made = extract(two, Home(tmp_path), OPTIONS, replace(ONE, workers=8, max_failed="50%"), quiet)
+    made = extract(RunContext(two, Home(tmp_path), replace(ONE, workers=8, max_failed="50%"), quiet), OPTIONS)
     assert made.max_failed == 1
     assert pools[0].options["workers"] == 2
-    again = extract(two, Home(tmp_path), OPTIONS, replace(ONE, workers=8), quiet)
+    again = extract(RunContext(two, Home(tmp_path), replace(ONE, workers=8), quiet), OPTIONS)
     assert len(pools) == 1 and (again.due, again.stored) == (0, 2)
     with pytest.raises(CaeavError, match="has no clips"):
-        extract(replace(five, clips=()), Home(tmp_path), OPTIONS, ONE, quiet)
+        extract(RunContext(replace(five, clips=()), Home(tmp_path), ONE, quiet), OPTIONS)
 
 
 def test_a_store_that_has_a_clip_is_not_given_it_again(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
-    extract(replace(five, clips=five.clips[:3]), Home(tmp_path), OPTIONS, ONE, quiet)
-    first, second = extract_all(five, Home(tmp_path), [OPTIONS, OTHER], ONE, quiet)
+    extract(RunContext(replace(five, clips=five.clips[:3]), Home(tmp_path), ONE, quiet), OPTIONS)
+    first, second = extract_all(RunContext(five, Home(tmp_path), ONE, quiet), [OPTIONS, OTHER])
     assert {str(r["id"]): r["jobs"] for r in pools[-1].asked} == {
         **{clip.key: [1] for clip in five.clips[:3]},
         **{clip.key: [0, 1] for clip in five.clips[3:]},
@@ -150,7 +152,7 @@ def test_a_failure_is_quarantined_in_each_store_with_its_reason_in_one_line(
     monkeypatch.setattr(Pool, "answer", lambda self, request: answers.get(str(request["id"])))
     told: list[Progress] = []
     summaries = extract_all(
-        five, Home(tmp_path), [OPTIONS, OTHER], replace(ONE, max_failed="60%"), told.append
+        RunContext(five, Home(tmp_path), replace(ONE, max_failed="60%"), told.append), [OPTIONS, OTHER]
     )
     for summary in summaries:
         entries = {q.key: (q.stage, q.reason, q.attempts) for q in summary.quarantined}
@@ -163,7 +165,8 @@ def test_a_failure_is_quarantined_in_each_store_with_its_reason_in_one_line(
 def test_media_that_is_not_there_is_not_asked_for(five: Manifest, pools: list[Pool], tmp_path: Path) -> None:
     gone = replace(five.clips[1], media="media/nowhere.mp4")
     summary = extract(
-        replace(five, clips=(five.clips[0], gone, *five.clips[2:])), Home(tmp_path), OPTIONS, ONE, quiet
+        RunContext(replace(five, clips=(five.clips[0], gone, *five.clips[2:])), Home(tmp_path), ONE, quiet),
+        OPTIONS,
     )
     (entry,) = summary.quarantined
     assert (entry.stage, entry.reason) == ("media", "file not found: media/nowhere.mp4")
@@ -184,12 +187,12 @@ def test_what_was_noted_of_clips_is_counted_by_store(
         return Outcome(str(request["id"]), arrays, info)
 
     monkeypatch.setattr(Pool, "answer", noted)
-    summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    summary = extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)
     assert list(summary.notes.items()) == [("a", 5), ("b", 5)], "clips, not notes"
     assert summary.seconds > 0
     three = replace(five, clips=five.clips[:3])
-    extract(three, Home(tmp_path / "other"), OPTIONS, ONE, quiet)
-    first, second = extract_all(five, Home(tmp_path / "other"), [OPTIONS, OTHER], ONE, quiet)
+    extract(RunContext(three, Home(tmp_path / "other"), ONE, quiet), OPTIONS)
+    first, second = extract_all(RunContext(five, Home(tmp_path / "other"), ONE, quiet), [OPTIONS, OTHER])
     assert (first.notes["a"], second.notes["a"]) == (2, 5)
 
 
@@ -200,13 +203,13 @@ def test_media_kept_or_gone_is_told_of_the_store_that_has_it_and_its_record_stay
     shutil.copytree(five.media_root, root)
     own = replace(five, media_root=str(root))
     changed, gone = own.clips[0], own.clips[1]
-    made = extract(own, Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    made = extract(RunContext(own, Home(tmp_path / "h"), ONE, quiet), OPTIONS)
     before = read_record(made.path)
     assert before is not None and before[changed.media].whole
     shutil.copy(root / own.clips[4].media, root / changed.media)
     (root / gone.media).unlink()
     first, second = extract_all(
-        own, Home(tmp_path / "h"), [OPTIONS, OTHER], replace(ONE, changed="keep"), quiet
+        RunContext(own, Home(tmp_path / "h"), replace(ONE, changed="keep"), quiet), [OPTIONS, OTHER]
     )
     assert {x.key for x in first.media} == {changed.key, gone.key} and second.media == ()
     assert (first.stored, second.stored) == (5, 4)
@@ -224,14 +227,14 @@ def test_stopped_with_ctrl_c_what_was_settled_is_kept(
         return None
 
     hurried: list[bool] = []
-    hurry = stage.Gatherer.hurry
-    monkeypatch.setattr(stage.Gatherer, "hurry", lambda self: (hurried.append(True), hurry(self))[1])
+    hurry = stage.Collector.hurry
+    monkeypatch.setattr(stage.Collector, "hurry", lambda self: (hurried.append(True), hurry(self))[1])
     monkeypatch.setattr(Pool, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
-        extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+        extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)
     assert hurried == [True]
     monkeypatch.setattr(Pool, "answer", lambda self, request: None)
-    summary = extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+    summary = extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)
     assert [request["id"] for request in pools[-1].asked] == [clip.key for clip in five.clips[3:]]
     assert summary.stored == 5
 
@@ -244,17 +247,17 @@ def test_what_breaks_in_the_writing_thread_is_raised(
 
     monkeypatch.setattr("caeav.pipeline.store.writer.StoreWriter.publish", full)
     with pytest.raises(OSError, match="No space left"):
-        extract(five, Home(tmp_path), OPTIONS, ONE, quiet)
+        extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)
 
 
 def test_what_is_found_on_opening_is_told_and_summed_up(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     told: list[str] = []
-    made = extract(five, Home(tmp_path), OPTIONS, ONE, quiet, told.append)
+    made = extract(RunContext(five, Home(tmp_path), ONE, quiet, told.append), OPTIONS)
     assert not [text for text in told if "new store" in text or "the record of its media" in text]
     told.clear()
-    again = extract_all(five, Home(tmp_path), [OPTIONS, OTHER], ONE, quiet, told.append)
+    again = extract_all(RunContext(five, Home(tmp_path), ONE, quiet, told.append), [OPTIONS, OTHER])
     new = f"a new store is made; {made.path.name} was made by another recipe: fields.shard_clips: 2 -> 3"
     assert new in told and new in again[1].remarks and new not in again[0].remarks
     with open_for_writing(made.path.parent, made.recipe, five) as writer:
@@ -267,9 +270,9 @@ def test_other_media_is_refused_before_a_store_is_touched(
     root = tmp_path / "media"
     shutil.copytree(five.media_root, root)
     own = replace(five, media_root=str(root))
-    extract(replace(own, clips=own.clips[:2]), Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+    extract(RunContext(replace(own, clips=own.clips[:2]), Home(tmp_path / "h"), ONE, quiet), OPTIONS)
     before = digests(tmp_path / "h")
     shutil.copy(root / own.clips[4].media, root / own.clips[0].media)
     with pytest.raises(MediaChanged, match=own.clips[0].key):
-        extract(own, Home(tmp_path / "h"), OPTIONS, ONE, quiet)
+        extract(RunContext(own, Home(tmp_path / "h"), ONE, quiet), OPTIONS)
     assert digests(tmp_path / "h") == before and len(pools) == 1

@@ -13,7 +13,8 @@ import pytest
 
 from caeav.pipeline.store import DamagedShard, StoreReader
 from caeav.pipeline.store.backend import FileFacts
-from caeav.pipeline.store.mapped_file import Fetcher, MappedFile
+from caeav.pipeline.store.formats.common import MappedFile
+from caeav.pipeline.store.reader import Fetcher
 
 MIB = 1 << 20
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_fetched_does_not_end_the_thread(error: Exception):
     fetched = threading.Event()
 
     class Rows:
-        def ahead(self, row: int) -> None:
+        def prefetch(self, row: int) -> None:
             raise error
 
         def fetch(self, row: int) -> None:

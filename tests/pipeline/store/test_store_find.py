@@ -62,7 +62,7 @@ def test_one_store_is_found_by_name_folder_or_fingerprint(toy, three):
     assert find_store(toy.stores, "toy", "tokens", first.fingerprint[:6]).name == first.folder_name
     assert find_store(toy.stores, "toy", "tokens", second.fingerprint).name == second.folder_name
     assert find_store(toy.stores, "toy", "tokens", second.folder_name).name == second.folder_name
-    with pytest.raises(StoreError, match=rf"2 stores fit[\s\S]*{second.folder_name} \(partial, 4 clips\)"):
+    with pytest.raises(StoreError, match=rf"2 stores match[\s\S]*{second.folder_name} \(partial, 4 clips\)"):
         find_store(toy.stores, "toy", "tokens", "classic")
     with pytest.raises(StoreError, match=r"no captions store of toy called 'x'[\s\S]*there are:"):
         find_store(toy.stores, "toy", "captions", "x")

@@ -24,19 +24,19 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.backend import backend_of
-from caeav.pipeline.store.convert import compare_records
+from caeav.pipeline.store.contents import compare_records
 from caeav.pipeline.store.errors import Problem
+from caeav.pipeline.store.formats.common import MappedFile
 from caeav.pipeline.store.layout import StoreFolder, parse_seal
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.opening import open_for_writing
-from caeav.pipeline.store.state import Sighted, inspect, misfit, sight
+from caeav.pipeline.store.state import InspectedShard, inspect, inspect_shard, mismatch
 
 
 def looked_at(toys, number=1, seal=None):
-    """What `sight` says of a shard: the problem in words, or nothing."""
+    """What `inspect_shard` says of a shard: the problem in words, or nothing."""
     recipe = toys.recipe()
-    found = sight(StoreFolder(toys.folder), backend_of(recipe), number, recipe.fingerprint, seal)
+    found = inspect_shard(StoreFolder(toys.folder), backend_of(recipe), number, recipe.fingerprint, seal)
     return f"{found.where}: {found.what}" if isinstance(found, Problem) else ""
 
 
@@ -89,15 +89,15 @@ def test_a_disk_that_cannot_tell_about_a_shard_is_no_damage(toys, monkeypatch):
 def test_keys_fit_the_plan_only_in_its_order_and_arrays_only_if_they_are_the_others(toys):
     toys.write()
     state = inspect(toys.folder)
-    found = Sighted(state.indexes[1], b"")
+    found = InspectedShard(state.indexes[1], b"")
     keys = tuple(found.index.keys)
-    assert misfit(found, Keys.of(keys), None) is None
-    assert misfit(found, Keys.of((*keys, "later")), found.index.layout) is None
-    turned = misfit(found, Keys.of((*reversed(keys), "later")), None)
+    assert mismatch(found, Keys.of(keys), None) is None
+    assert mismatch(found, Keys.of((*keys, "later")), found.index.layout) is None
+    turned = mismatch(found, Keys.of((*reversed(keys), "later")), None)
     assert turned is not None and (turned.key, turned.shard) == (keys[0], None)
-    fewer = misfit(found, Keys.of(keys[:-1]), None)
+    fewer = mismatch(found, Keys.of(keys[:-1]), None)
     assert fewer is not None and fewer.key == keys[-1]
-    other = misfit(found, Keys.of(keys), ("another",))
+    other = mismatch(found, Keys.of(keys), ("another",))
     assert other is not None and other.shard == 1 and "other arrays" in other.what
 
 

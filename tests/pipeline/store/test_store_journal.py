@@ -1,4 +1,4 @@
-"""The journal keeps finished records of shards that are not whole; nothing torn, damaged or foreign comes from it."""
+"""The journal keeps finished records of incomplete shards; nothing torn, damaged or foreign ever comes out of it."""
 
 from __future__ import annotations
 

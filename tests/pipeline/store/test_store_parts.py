@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from caeav.manifests.core import atomic as publish
+from caeav.manifests.core.home import Home
 from caeav.manifests.keys import MAX_KEY_CHARS
 from caeav.pipeline.extract.collect import open_stores
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import listed
-from caeav.pipeline.extract.options import RunOptions
 from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
@@ -46,10 +47,12 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.backend import BadIndex, backend_field, backend_of
-from caeav.pipeline.store.convert import Differences, compare_records, converted_recipe, describe
+from caeav.pipeline.store.contents import Differences, compare_records, describe
+from caeav.pipeline.store.convert import converted_recipe
 from caeav.pipeline.store.dtypes import dtype_name, floats, stored
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.find import idle_s, list_slices
+from caeav.pipeline.store.formats.common import join_keys, split_keys
 from caeav.pipeline.store.formats.webdataset import structure_differences as structure_of_tar
 from caeav.pipeline.store.formats.zarr_format import structure_differences as structure_of_zarr
 from caeav.pipeline.store.journal import kept_remarks, source_of
@@ -62,7 +65,6 @@ from caeav.pipeline.store.layout import (
     shard_clips,
 )
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.mapped_file import join_keys, split_keys
 from caeav.pipeline.store.media_record import Facts, MediaChange, read_record, write_record
 from caeav.pipeline.store.payload import (
     MAX_HEADER_BYTES,
@@ -524,7 +526,7 @@ def test_a_reader_knows_what_it_holds_and_what_it_does_not(toys) -> None:
         "clip000",
         "clip009",
     ]
-    reader.ahead(["clip001", "clip002", "nobody"])
+    reader.prefetch(["clip001", "clip002", "nobody"])
     sized = sum(p.stat().st_size for paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).values()
                 for p in paths)  # fmt: skip
     assert reader.shard_bytes == sized
@@ -600,7 +602,7 @@ def test_a_store_answers_to_four_digits_of_its_fingerprint_in_any_case(toy) -> N
         assert find_store(toy.stores, "toy", "tokens", name) == toy.folder
     with pytest.raises(StoreError, match=r"no tokens store of toy called"):
         find_store(toy.stores, "toy", "tokens", digits[:3])
-    with pytest.raises(StoreError, match=r"2 stores fit, one is needed"):
+    with pytest.raises(StoreError, match=r"2 stores match, one is needed"):
         find_store(toy.stores, "toy")
     with pytest.raises(StoreError, match=r"no captions store of toy") as caught:
         find_store(toy.stores, "toy", "captions")
@@ -632,10 +634,10 @@ def test_slices_are_found_by_the_name_of_their_store_in_order(toy) -> None:
     for name in (None, "classic", toy.recipe().folder_name, digits[:6]):
         assert find_slices(toy.stores, "toy", name) == wanted
     assert list_slices(toy.stores) == wanted and list_stores(toy.stores) == []
-    with pytest.raises(StoreError, match="no slice of a store of 'toy' that fits"):
+    with pytest.raises(StoreError, match="no matching slice of a store of 'toy'"):
         find_slices(toy.stores, "toy", "other")
     open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(1, 2)).close()
-    with pytest.raises(StoreError, match=r"slices of 2 stores of toy fit[\s\S]*cut into 3"):
+    with pytest.raises(StoreError, match=r"slices of 2 stores of toy in .* match[\s\S]*cut into 3"):
         find_slices(toy.stores, "toy")
 
 
@@ -908,7 +910,9 @@ def test_a_journal_is_synced_with_its_folder_and_flushed_with_each_record(
         assert synced == ["000000.log", "journal", "000000.log"]
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         assert writer.unsynced, "who wrote it may have been killed before"
-        assert writer.remarks == ["3 clips of 1 shard not whole yet, finished before, need not be made again"]
+        assert writer.remarks == [
+            "3 clips of 1 shard not complete yet were finished before and need not be made again"
+        ]
 
 
 def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None:
@@ -920,11 +924,8 @@ def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None
         with ExitStack() as stack:
             stores = open_stores(
                 stack,
-                toy.dataset,
-                manifest,
+                RunContext(manifest, Home(toy.dataset.parent.parent), RunOptions(workers=1, **how)),
                 [(recipe, lambda records, place: list(records)) for recipe in recipes],
-                RunOptions(workers=1, **how),
-                lambda text: None,
                 lambda writer: opened.append(writer.path.name),
             )
             assert [store.writer.recipe for store in stores] == recipes
@@ -1108,7 +1109,7 @@ def test_what_was_copied_is_compared(
     made = SimpleNamespace(keys=(), quarantined=(), path=Path("made"))
     source = SimpleNamespace(keys=(), quarantined=failed, path=Path("source"))
     if not said:
-        transfer._same([source], made, lambda n: None)
+        transfer._check_same([source], made, lambda n: None)
         return
     with pytest.raises(StoreError, match=said):
-        transfer._same([source], made, lambda n: None)
+        transfer._check_same([source], made, lambda n: None)

@@ -12,8 +12,8 @@ import pytest
 from caeav.pipeline.store import Record, StoreError, StoreReader, open_for_writing, verify
 from caeav.pipeline.store.backend import BadIndex
 from caeav.pipeline.store.dtypes import floats, stored
+from caeav.pipeline.store.formats.common import MappedFile
 from caeav.pipeline.store.formats.zarr_format import MAX_CLIP_BYTES, ArrayLayout, decode_index, documents
-from caeav.pipeline.store.mapped_file import MappedFile
 from caeav.pipeline.store.payload import MAX_INFO_BYTES
 from caeav.pipeline.store.testing_data import Toy
 

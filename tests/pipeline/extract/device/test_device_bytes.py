@@ -16,10 +16,11 @@ from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.batches import Batches
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.report import Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.pyav import PyAVDecoder
@@ -53,7 +54,7 @@ def first(manifest: Manifest, n: int) -> Manifest:
 def run(
     manifest: Manifest, home: Path, options: TokenOptions = OPTIONS, how: RunOptions = ONE
 ) -> StageSummary:
-    return extract(manifest, Home(home), options, how, quiet)
+    return extract(RunContext(manifest, Home(home), how, quiet), options)
 
 
 def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Pa
         RunOptions(workers=2, devices=("cpu", "cpu", "cpu")),
     ],
 )
-def test_neither_workers_nor_lanes_change_a_byte(
+def test_neither_decoding_processes_nor_device_workers_change_a_byte(
     small_manifest: Manifest, tmp_path: Path, digests: Digests, how: RunOptions
 ) -> None:
     manifest = first(small_manifest, 13)
@@ -94,7 +95,7 @@ def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
     done = run(first(manifest, 1), tmp_path / "parts")
     for stop in (1, 2, 3):
         with pytest.raises(KeyboardInterrupt):
-            extract(manifest, Home(tmp_path / "parts"), OPTIONS, ONE, broken_off_at(stop))
+            extract(RunContext(manifest, Home(tmp_path / "parts"), ONE, broken_off_at(stop)), OPTIONS)
         assert list(done.path.glob("journal/*.log")), "no batch is a shard"
     done = run(manifest, tmp_path / "parts")
     assert done.due <= 12 - 1 - (1 + 2 + 3), "what was settled is not made again"
@@ -110,7 +111,9 @@ def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
     def begin(count: int) -> None:
         heard.clear()
         how = replace(ONE, part=part)
-        extract(first(small_manifest, count), Home(tmp_path), OPTIONS, how, heard.append, heard.append)
+        extract(
+            RunContext(first(small_manifest, count), Home(tmp_path), how, heard.append, heard.append), OPTIONS
+        )
 
     begin(2)
     assert heard[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # picture and sound
@@ -164,14 +167,17 @@ def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
                 decoded.append(outcome.id)
                 yield outcome
 
-    alone = [extract_all(manifest, Home(tmp_path / "alone"), [each], ONE, quiet)[0] for each in several()]
-    extract_all(manifest, Home(tmp_path / "together"), several()[1:2], ONE, quiet)
-    extract_all(first(manifest, 4), Home(tmp_path / "together"), several()[2:3], ONE, quiet)
+    alone = [
+        extract_all(RunContext(manifest, Home(tmp_path / "alone"), ONE, quiet), [each])[0]
+        for each in several()
+    ]
+    extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, quiet), several()[1:2])
+    extract_all(RunContext(first(manifest, 4), Home(tmp_path / "together"), ONE, quiet), several()[2:3])
     with pytest.raises(KeyboardInterrupt):
-        extract_all(manifest, Home(tmp_path / "together"), several()[4:], ONE, broken_off_at(2))
+        extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, broken_off_at(2)), several()[4:])
     monkeypatch.setattr(stage, "WorkerPool", Counting)
     both = RunOptions(workers=2, devices=("cpu", "cpu"))
-    together = extract_all(manifest, Home(tmp_path / "together"), several(), both, quiet)
+    together = extract_all(RunContext(manifest, Home(tmp_path / "together"), both, quiet), several())
     assert [s.due for s in together[:4]] == [9, 0, 5, 9] and 0 < together[4].due < 9
     assert sorted(decoded) == sorted(clip.key for clip in manifest.clips)
     for mine, own in zip(together, alone, strict=True):
@@ -194,11 +200,13 @@ def test_stores_of_another_order_are_filled_together(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):  # leaves a store that is begun, in its own order
-        extract_all(replace(small_manifest, clips=scattered), Home(tmp_path / "x"), [b], ONE, at_once)
+        extract_all(
+            RunContext(replace(small_manifest, clips=scattered), Home(tmp_path / "x"), ONE, at_once), [b]
+        )
     flushed: list[bool] = []
     flush = Batches.flush
     monkeypatch.setattr(Batches, "flush", lambda self: flushed.append(flush(self)) or flushed[-1])
-    both = extract_all(small_manifest, Home(tmp_path / "x"), [a, b], ONE, quiet)
+    both = extract_all(RunContext(small_manifest, Home(tmp_path / "x"), ONE, quiet), [a, b])
     assert any(flushed)
     own_a = run(small_manifest, tmp_path / "y", a)
     own_b = run(replace(small_manifest, clips=scattered), tmp_path / "y", b)

@@ -20,12 +20,13 @@ from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.batches import Batch, Unit
-from caeav.pipeline.extract.device.devices import choose_lanes
+from caeav.pipeline.extract.device.devices import choose_devices
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.runner import Runner
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.options import Meter, Progress, RunOptions, StageSummary
+from caeav.pipeline.extract.report import Meter, Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader
@@ -44,7 +45,7 @@ def first(manifest: Manifest, n: int) -> Manifest:
 
 
 def run(manifest: Manifest, home: Path, options: TokenOptions = OPTIONS, **more: Any) -> StageSummary:
-    return extract(manifest, Home(home), options, ONE, quiet, **more)
+    return extract(RunContext(manifest, Home(home), ONE, quiet, **more), options)
 
 
 def arrays(summary: StageSummary) -> dict[str, np.ndarray]:
@@ -222,9 +223,9 @@ def test_one_store_s_failure_leaves_the_others_alone(
 
     tiny.hook = fail
     manifest = first(small_manifest, 4)
-    bad, good = extract_all(manifest, Home(tmp_path / "a"), [OPTIONS, TokenOptions()], ONE, quiet)
+    bad, good = extract_all(RunContext(manifest, Home(tmp_path / "a"), ONE, quiet), [OPTIONS, TokenOptions()])
     assert (len(bad.quarantined), bad.too_many_failed) == (4, True)
-    own = extract(manifest, Home(tmp_path / "b"), TokenOptions(), ONE, quiet)
+    own = extract(RunContext(manifest, Home(tmp_path / "b"), ONE, quiet), TokenOptions())
     assert digests(good.path) == digests(own.path)
 
 
@@ -254,7 +255,7 @@ def test_clips_under_way_stay_few_however_slow_the_device_is(
 
     monkeypatch.setattr(stage, "WorkerPool", Counting)
     options = replace(OPTIONS, compute=ComputeOptions(batch=2))
-    summary = extract(small_manifest, Home(tmp_path), options, ONE, report)
+    summary = extract(RunContext(small_manifest, Home(tmp_path), ONE, report), options)
     assert summary.stored == asked == 24
     assert 2 <= peak <= 4 * 1 + 3 * 2  # four a worker, two batches a lane and one more
     assert summary.limit.startswith("backbone")
@@ -281,11 +282,11 @@ def test_whoever_is_last_tells_that_nothing_is_under_way() -> None:
         settled.append,
         settled.append,
         Meter(Runner.resources(("cpu",))),
-        lambda: told.append(runner.quiet),
+        lambda: told.append(runner.idle),
     )
     runner._helpers = AtOnce()  # type: ignore[assignment]
     runner._launch(Batch(unit, {0: "a", 1: "b"}, torch.zeros(2, 3, 3, 16, 16)))
-    while not runner.quiet:
+    while not runner.idle:
         time.sleep(0.001)
     runner.close()
     assert [key for _, key, *_ in settled] == ["a", "b"]  # type: ignore[misc]
@@ -297,7 +298,7 @@ def test_captions_of_devices_come_in_batches_of_one_size(
 ) -> None:
     options = CaptionOptions("tiny", "tiny", "tiny", "tiny", shard_clips=6, compute=ComputeOptions(batch=4))
     manifest = first(small_manifest, 8)
-    [summary] = extract_all(manifest, Home(tmp_path), [options], ONE, quiet)
+    [summary] = extract_all(RunContext(manifest, Home(tmp_path), ONE, quiet), [options])
     assert set(tiny_captioner.sizes) == set(tiny_text.sizes) == {4}
     reader = StoreReader.open(summary.path)
     record = reader.read(manifest.clips[7].key)
@@ -314,7 +315,7 @@ def test_devices_that_are_not_there_are_refused_before_any_work(names: tuple[str
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(CaeavError, match="device"):
-        choose_lanes(names)
+        choose_devices(names)
 
 
 def test_weights_that_cannot_be_loaded_leave_no_empty_store(
@@ -338,5 +339,5 @@ def test_options_that_make_no_sense_are_refused(small_manifest: Manifest, tmp_pa
         with pytest.raises(CaeavError, match=words):
             run(small_manifest, tmp_path, options)
     with pytest.raises(CaeavError, match="asked for twice"):
-        extract_all(small_manifest, Home(tmp_path), [OPTIONS, OPTIONS], ONE, quiet)
+        extract_all(RunContext(small_manifest, Home(tmp_path), ONE, quiet), [OPTIONS, OPTIONS])
     assert not (tmp_path / "stores").exists()

@@ -26,7 +26,7 @@ from caeav.pipeline.store.record import Tap
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from pathlib import Path
 
 class Mean(TorchBackbone):
@@ -52,7 +52,7 @@ options = [
     TokenOptions("none", "classic", shard_clips=3),
 ]
 run = RunOptions(2, devices=("cpu", "cpu"))
-print([s.stored for s in extract_all(manifest, home, options, run, lambda p: None)])
+print([s.stored for s in extract_all(RunContext(manifest, home, run), options)])
 """
 
 

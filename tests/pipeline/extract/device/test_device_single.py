@@ -13,9 +13,9 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_recipe, token_recipe
-from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import StoreReader
@@ -31,7 +31,7 @@ def test_tokens_and_captions_are_those_of_the_stores(small_manifest: Manifest, t
         CaptionOptions("tiny", "tiny", "tiny", "tiny", compute=COMPUTE),
     ]
     run = RunOptions(workers=1, devices=("cpu",))
-    made = extract_all(manifest, Home(tmp_path), options, run, lambda progress: None)
+    made = extract_all(RunContext(manifest, Home(tmp_path), run, lambda progress: None), options)
     clip = manifest.clips[2]
     visual, audio, captions = (StoreReader.open(summary.path) for summary in made)
     path = Path(manifest.media_root) / clip.media
@@ -57,7 +57,7 @@ def test_a_backbone_that_fails_is_said_with_the_file(
         raise ValueError("no")
 
     tiny.hook = fail
-    recipe = token_recipe(4, 1.0, TokenOptions("tiny", "none", compute=COMPUTE))
+    recipe = TokenOptions("tiny", "none", compute=COMPUTE).job(4, 1.0).recipe
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     with pytest.raises(CaeavError, match=rf"{path.name}: compute: ValueError: no"):
         process_file(path, recipe, device="cpu")
@@ -70,7 +70,7 @@ def test_a_file_without_pictures_gets_no_caption_of_black_ones(tmp_path: Path) -
         out.setparams((1, 2, 8000, 0, "NONE", ""))
         out.writeframes((np.sin(np.arange(16000)) * 9000).astype("<i2").tobytes())
     options = CaptionOptions("tiny", "tiny", "tiny", "tiny", compute=COMPUTE)
-    found = process_file(path, token_recipe(2, 1.0, TokenOptions()), caption_recipe(2, 1.0, options))
+    found = process_file(path, TokenOptions().job(2, 1.0).recipe, options.job(2, 1.0).recipe)
     assert found.captions is not None
     assert found.captions.info["texts"]["visual"] == ""
     assert found.captions.info["texts"]["audio"].startswith("About 0.")

@@ -1,4 +1,4 @@
-"""Batches, passes, lanes and networks without a run: rows, halves, what costs a clip and what ends everything."""
+"""Batches, passes, workers and networks without a run: rows, halves, what costs a clip and what ends everything."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones import text_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.pickled import WeightsError
-from caeav.pipeline.extract.device import devices as lanes
-from caeav.pipeline.extract.device import network
-from caeav.pipeline.extract.device import network as texts
+from caeav.pipeline.extract.device import devices, network
 from caeav.pipeline.extract.device.batches import Batch, Batches, Unit, make_units
-from caeav.pipeline.extract.device.isolate import Sizes, caption_pass, isolated, nothing_of, token_pass
+from caeav.pipeline.extract.device.isolate import BatchSizes, caption_pass, empty_clip, isolated, token_pass
 from caeav.pipeline.extract.device.network import (
     CaptionNetwork,
     DeviceError,
@@ -29,7 +27,7 @@ from caeav.pipeline.extract.device.network import (
     place,
 )
 from caeav.pipeline.extract.device.options import ComputeOptions, check_devices, gpu_number
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, texts_job, token_job
+from caeav.pipeline.extract.jobs import CaptionJob, CaptionOptions, TokenOptions
 from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.record import Tap
 
@@ -76,7 +74,7 @@ def run(
 ) -> tuple[dict[int, float], dict[int, str]]:
     net = TokenNetwork(Backbone(made), CPU, ComputeOptions(), "float32")  # type: ignore[arg-type]
     results, failed = token_pass(
-        batch, net, Sizes((said if said is not None else []).append), lambda host: host
+        batch, net, BatchSizes((said if said is not None else []).append), lambda host: host
     )
     return by_row(results), failed
 
@@ -127,9 +125,9 @@ def test_short_memory_halves_the_rows_at_a_time_for_good() -> None:
     assert "with 4 clips at a time, going on with 2" in said[1] and len(said) == 2
 
 
-def test_sizes_are_shared_and_halved_once_for_all_lanes() -> None:
+def test_sizes_are_shared_and_halved_once_for_all_workers() -> None:
     said: list[str] = []
-    sizes, one, other = Sizes(said.append), unit(batch=8), unit(number=1, batch=8)
+    sizes, one, other = BatchSizes(said.append), unit(batch=8), unit(number=1, batch=8)
     sizes.halve(one, 8, MemoryError())
     sizes.halve(one, 8, MemoryError())  # another lane, which began before
     assert (sizes.rows(one), sizes.rows(other), len(said)) == (4, 8, 1)
@@ -198,16 +196,16 @@ def test_captions_come_in_batches_of_one_size_and_a_failing_clip_is_alone() -> N
     part = Captioner(fails=(5,))
     batch = Batch(unit(part), {0: "a", 2: "b", 3: "c"}, clips={0: clip(4), 3: clip(5), 2: clip(6)})
     net = CaptionNetwork(part, CPU, ComputeOptions())  # type: ignore[arg-type]
-    results, failed = caption_pass(batch, net, Sizes(print))
+    results, failed = caption_pass(batch, net, BatchSizes(print))
     assert {row: made[row] for rows, made in results for row in rows} == {0: "about 4", 2: "about 6"}
     assert failed == {3: "ValueError: no words"} and set(part.sizes) == {4}
     part = Captioner()
-    sizes = Sizes(lambda text: None)
+    sizes = BatchSizes(lambda text: None)
     sizes.halve(batch.unit, 4, MemoryError())
     sizes.halve(batch.unit, 2, MemoryError())
     results, _ = caption_pass(batch, CaptionNetwork(part, CPU, ComputeOptions()), sizes)  # type: ignore[arg-type]
     assert part.sizes == [1, 1, 1] and results[0][1] == ["about 4", "", "about 6", "about 5"]
-    empty = nothing_of(clip(3))
+    empty = empty_clip(clip(3))
     assert (empty.frames, empty.wave, empty.frames_ok, empty.audio_ok) == (
         None,
         None,
@@ -305,7 +303,7 @@ def test_the_precision_is_that_of_the_arithmetic(precision: str, used: Any) -> N
     encoder = SimpleNamespace(
         module=lambda: nn.Dropout().train(), encode=lambda given: made(torch.ones(1, 1))
     )
-    encode = texts.text_encoder(encoder, ("cpu",), ComputeOptions(precision=precision))  # type: ignore[arg-type]
+    encode = network.text_encoder(encoder, ("cpu",), ComputeOptions(precision=precision))  # type: ignore[arg-type]
     encode(["a"])
     assert seen == [used, used]
     half = network.arithmetic(CPU, "fp16")
@@ -326,7 +324,7 @@ def test_tokens_leave_with_memory_of_their_own_in_the_store_s_form() -> None:
 def test_a_text_backbone_is_placed_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = text_backbones["tiny"](ModelChoice("tiny"))
     backbone.module().train()
-    encode = texts.text_encoder(backbone, ("cpu", "cpu"), ComputeOptions())
+    encode = network.text_encoder(backbone, ("cpu", "cpu"), ComputeOptions())
     assert not backbone.module().training
     tokens, mask = encode(["ab", ""])
     assert tokens.shape == (2, 4, 6) and mask.tolist() == [[True] * 4, [False] * 4]
@@ -348,19 +346,21 @@ def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CaeavError) as refused:
             check_devices(names)
         assert said in str(refused.value)
-    monkeypatch.setattr(lanes, "usable_cores", lambda: 16)
+    monkeypatch.setattr(devices, "usable_cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert lanes.choose_lanes(["auto"]) == [CPU] * 4 and lanes.choose_lanes(["cpu", "cpu"]) == [CPU] * 2
-    monkeypatch.setattr(lanes, "usable_cores", lambda: 2)
-    assert lanes.choose_lanes(["auto"]) == [CPU] * 2
+    assert (
+        devices.choose_devices(["auto"]) == [CPU] * 4 and devices.choose_devices(["cpu", "cpu"]) == [CPU] * 2
+    )
+    monkeypatch.setattr(devices, "usable_cores", lambda: 2)
+    assert devices.choose_devices(["auto"]) == [CPU] * 2
     with pytest.raises(CaeavError, match=r"device '0' is not there: torch .* sees 0 GPUs"):
-        lanes.choose_lanes(["0"])
+        devices.choose_devices(["0"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [d.index for d in lanes.choose_lanes(["auto"])] == [0, 1]
-    assert [d.index for d in lanes.choose_lanes(["1", "0", "1"])] == [1, 0, 1]
+    assert [d.index for d in devices.choose_devices(["auto"])] == [0, 1]
+    assert [d.index for d in devices.choose_devices(["1", "0", "1"])] == [1, 0, 1]
     with pytest.raises(CaeavError, match=r"device '2' is not there: torch .* sees 2 GPUs"):
-        lanes.choose_lanes(["2"])
+        devices.choose_devices(["2"])
 
 
 def test_the_same_input_gives_the_same_output_inside_and_torch_is_as_before_behind() -> None:
@@ -368,7 +368,7 @@ def test_the_same_input_gives_the_same_output_inside_and_torch_is_as_before_behi
     torch.set_num_threads(2)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        with pytest.raises(ValueError, match="x"), lanes.steady():
+        with pytest.raises(ValueError, match="x"), devices.steady():
             inside = (torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32)
             cudnn = torch.backends.cudnn
             flags = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32)
@@ -395,9 +395,9 @@ def test_units_are_numbered_over_all_jobs_and_know_theirs() -> None:
     tiny = ModelChoice("tiny", "", {"seed": 3})
     compute = ComputeOptions(5)
     jobs = [
-        token_job(4, 1.0, TokenOptions("classic", "classic")),
-        token_job(4, 1.0, TokenOptions(tiny, "tiny", compute=compute, dtype="int8", shard_clips=3)),
-        token_job(4, 1.0, TokenOptions("classic", "tiny", compute=compute)),
+        TokenOptions("classic", "classic").job(4, 1.0),
+        TokenOptions(tiny, "tiny", compute=compute, dtype="int8", shard_clips=3).job(4, 1.0),
+        TokenOptions("classic", "tiny", compute=compute).job(4, 1.0),
     ]
     assert [job.recipe.fields["sampling"]["rate_hz"] for job in jobs] == [16_000, 8000, 8000]
     assert ["compute" in job.recipe.fields for job in jobs] == [False, True, True]
@@ -408,23 +408,23 @@ def test_units_are_numbered_over_all_jobs_and_know_theirs() -> None:
         [(0, 1, "visual", 3, "int8"), (1, 1, "audio", 3, "int8")],
         [(2, 2, "audio", 5, "float16")],
     ]
-    again = units[1][0].again()
+    again = units[1][0].load_copy()
     assert again is not units[1][0].part and again.describe() == {"settings": {"seed": 3}}
 
 
-def test_each_side_has_its_own_text_backbone() -> None:
-    job = caption_job(4, 1.0, CaptionOptions(visual_text="hashed", audio_text="tiny"))
+def test_each_modality_has_its_own_text_backbone() -> None:
+    job = CaptionOptions(visual_text="hashed", audio_text="tiny").job(4, 1.0)
     assert (job.texts["visual"].name, job.texts["audio"].name) == ("hashed", "tiny")
     fields = job.recipe.fields
     assert (fields["visual"]["text"]["name"], fields["audio"]["text"]["name"]) == ("hashed", "tiny")
     assert "compute" in fields
-    same = caption_job(4, 1.0, CaptionOptions())
+    same = CaptionOptions().job(4, 1.0)
     assert same.texts["visual"] is same.texts["audio"]
-    anew = texts_job(same.recipe, None, ModelChoice("tiny"), "float32")
+    anew = CaptionJob.reembedding(same.recipe, None, ModelChoice("tiny"), "float32")
     assert anew.recipe.fields == {**fields, "dtype": "float32", "compute": ComputeOptions().fields()}
     assert (
         anew.recipe.fingerprint == replace(job.recipe, fields=anew.recipe.fields).fingerprint
         and not anew.parts
     )
-    back = texts_job(job.recipe, None, ModelChoice("hashed"), None)
+    back = CaptionJob.reembedding(job.recipe, None, ModelChoice("hashed"), None)
     assert back.recipe == same.recipe

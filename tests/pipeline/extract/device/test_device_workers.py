@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.extract.device import runner
 from caeav.pipeline.extract.device.batches import Batch, Unit
-from caeav.pipeline.extract.device.isolate import Sizes
+from caeav.pipeline.extract.device.isolate import BatchSizes
 from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.device.options import ComputeOptions
-from caeav.pipeline.extract.device.runner import ComputeFailed, Runner
-from caeav.pipeline.extract.device.streams import Lane, networks
-from caeav.pipeline.extract.options import Meter
+from caeav.pipeline.extract.device.runner import Runner
+from caeav.pipeline.extract.device.streams import DeviceWorker, networks
+from caeav.pipeline.extract.records import ComputeFailed
+from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.media.clip import DecodedClip, Sampling
 from caeav.pipeline.store.record import Tap
 
@@ -30,7 +31,7 @@ WAIT_S = 30.0
 
 
 class Backbone(TorchBackbone):
-    """Sight: the mean of each segment's picture, twice; a picture of 9 cannot be prepared, one of 8 not computed."""
+    """Visual: the mean of each frame, twice; a frame of 9 cannot be prepared, one of 8 not computed."""
 
     name, modality = "b", "visual"
 
@@ -67,9 +68,9 @@ class Captioner:
         return [f"about {clip.frames.max()}" if clip.frames is not None else "" for clip in clips]
 
 
-def unit(part: Any, number: int = 0, batch: int = 2, again: Any = None) -> Unit:
+def unit(part: Any, number: int = 0, batch: int = 2, load_copy: Any = None) -> Unit:
     compute = ComputeOptions(batch)
-    return Unit(number, 0, "visual", part, again or (lambda: part), compute, "float16", 8)
+    return Unit(number, 0, "visual", part, load_copy or (lambda: part), compute, "float16", 8)
 
 
 def clip(value: int) -> DecodedClip:
@@ -93,7 +94,7 @@ class Told:
         self.nudged.release()
 
     def wait(self) -> None:
-        while not self.runner.quiet:
+        while not self.runner.idle:
             assert self.nudged.acquire(timeout=WAIT_S)
 
 
@@ -108,13 +109,13 @@ def told(request: pytest.FixtureRequest) -> Any:
     yield begin
     for each in made:
         each.runner.close()
-        assert not any(lane.thread.is_alive() for lane in each.runner._lanes)
+        assert not any(worker.thread.is_alive() for worker in each.runner._workers)
 
 
 SAMPLING = Sampling(2, 1.0, 16_000)
 
 
-def test_clips_go_through_preparing_batches_and_lanes_into_the_stores_form(told: Any) -> None:
+def test_clips_go_through_preparing_batches_and_workers_into_the_stores_form(told: Any) -> None:
     sight, words = unit(Backbone(), 0), unit(Captioner(), 1)
     found = told(sight, words)
     for each in (sight, words):
@@ -206,11 +207,11 @@ def test_torch_is_as_before_when_a_runner_has_closed(told: Any) -> None:
     torch.set_num_threads(3)
     try:
         found = told(unit(Captioner()), devices=("cpu", "cpu"))
-        assert torch.get_num_threads() == 1 and len(found.runner._lanes) == 2
+        assert torch.get_num_threads() == 1 and len(found.runner._workers) == 2
         assert Runner.resources(("cpu", "cpu"))["device"] == 2
         found.runner.close()
         assert torch.get_num_threads() == 3
-        assert not any(lane.thread.is_alive() for lane in found.runner._lanes)
+        assert not any(worker.thread.is_alive() for worker in found.runner._workers)
     finally:
         torch.set_num_threads(before)
 
@@ -223,7 +224,7 @@ def test_how_many_help(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_device_has_the_parts_themselves_and_others_their_own() -> None:
     one, other = Backbone(), Backbone()
-    both = [unit(one, 3, again=lambda: other), unit(Captioner(), 5)]
+    both = [unit(one, 3, load_copy=lambda: other), unit(Captioner(), 5)]
     mine, theirs = networks(both, CPU, first=True), networks(both, CPU, first=False)
     assert set(mine) == set(theirs) == {3, 5}
     assert isinstance(mine[3], TokenNetwork) and isinstance(mine[5], CaptionNetwork)
@@ -240,8 +241,10 @@ def test_a_lane_ends_with_none_and_tells_what_ended_it_early() -> None:
     ended: list[BaseException] = []
     meter = Meter({"device": 1})
 
-    def lane(land: Any) -> Lane:
-        return Lane(CPU, networks([mine], CPU, True), ready, Sizes(print), land, ended.append, meter)
+    def lane(land: Any) -> DeviceWorker:
+        return DeviceWorker(
+            CPU, networks([mine], CPU, True), ready, BatchSizes(print), land, ended.append, meter
+        )
 
     host = torch.tensor([[[3.0], [4.0]], [[5.0], [6.0]]])
     for _ in range(3):

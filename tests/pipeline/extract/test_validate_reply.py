@@ -1,4 +1,4 @@
-"""What a child process sends is held against what it was asked: a wrong answer costs its clip, never the run."""
+"""What a child process sends is held against what it was asked: a wrong reply costs its clip, never the run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.extract.decode_job import setup, why_no_answer, worker_settings
-from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions, caption_job, token_job
-from caeav.pipeline.extract.options import RunOptions
+from caeav.pipeline.extract.context import RunContext, RunOptions
+from caeav.pipeline.extract.decode_job import setup, worker_settings
+from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
+from caeav.pipeline.extract.records import validate_reply
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import StoreReader
 
-JOBS = dict(enumerate((token_job(4, 1.0, TokenOptions()), caption_job(4, 1.0, CaptionOptions()))))
+JOBS = dict(enumerate((TokenOptions().job(4, 1.0), CaptionOptions().job(4, 1.0))))
 Change = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
@@ -35,10 +36,10 @@ def true(small_set: Path) -> Outcome:
     return Outcome("a", arrays, info)
 
 
-def test_true_answers_are_answers(true: Outcome) -> None:
-    assert why_no_answer(true, JOBS) == ""
+def test_true_replies_are_valid(true: Outcome) -> None:
+    assert validate_reply(true, JOBS) == ""
     failed = {**true.info, "failed": {"1": "ValueError: no words"}, "texts": {"0": {}}}
-    assert why_no_answer(replace(true, info=failed), JOBS) == ""
+    assert validate_reply(replace(true, info=failed), JOBS) == ""
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_true_answers_are_answers(true: Outcome) -> None:
 def test_what_is_wrong_is_named(true: Outcome, change: Change, said: str) -> None:
     arrays, info = dict(true.arrays), copy.deepcopy(dict(true.info))
     change(arrays, info)
-    assert said in why_no_answer(Outcome("a", arrays, info), JOBS)
+    assert said in validate_reply(Outcome("a", arrays, info), JOBS)
 
 
 def test_a_child_that_lies_costs_its_clip_in_all_stores(
@@ -108,8 +109,10 @@ def test_a_child_that_lies_costs_its_clip_in_all_stores(
 
     monkeypatch.setattr(stage, "WorkerPool", Lying)
     options = [TokenOptions(), CaptionOptions()]
-    for summary in extract_all(manifest, Home(tmp_path), options, RunOptions(1), lambda progress: None):
+    for summary in extract_all(
+        RunContext(manifest, Home(tmp_path), RunOptions(1), lambda progress: None), options
+    ):
         [entry] = summary.quarantined
         assert (entry.key, entry.stage) == (liar, "decode")
-        assert entry.reason == "its process sent what is no answer: KeyError: 'spent'"
+        assert entry.reason == "its process sent an invalid reply: KeyError: 'spent'"
         assert list(StoreReader.open(summary.path).keys) == [manifest.clips[1].key]

@@ -1,4 +1,4 @@
-"""What a child process answers, its decoder replaced: each job gets its own rate, notes and reasons."""
+"""What a child process replies, its decoder replaced: each job gets its own rate, notes and reasons."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.extract import decode_job as worker
-from caeav.pipeline.extract.jobs import Job
+from caeav.pipeline.extract import decode_job
+from caeav.pipeline.extract.jobs import JOBS, CaptionJob, Job, TokenJob
 from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.store import Recipe
 
 T = 2
 
 
-def job(kind: str, rate_hz: int, **parts: str) -> Job:
+def job(kind: type[Job], rate_hz: int, **parts: str) -> Job:
     sampling = {"segments": T, "segment_s": 1.0, "rate_hz": rate_hz}
     modalities = {modality: SimpleNamespace(runs_in=runs_in) for modality, runs_in in parts.items()}
-    return Job(Recipe(kind, "n", {"sampling": sampling}), modalities)  # type: ignore[arg-type]
+    name = next(name for name, job_class in JOBS.items() if job_class is kind)
+    return kind(Recipe(name, "n", {"sampling": sampling}), modalities)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Decoder:
         ]
 
 
-def part_of(recipe: Recipe, modality: str) -> Any:
+def load_part(recipe: Recipe, modality: str) -> Any:
     def tokens(clips: list[Any]) -> list[dict[str, Any]]:
         if recipe.name == "bad":
             raise RuntimeError("it broke")
@@ -56,26 +57,27 @@ def part_of(recipe: Recipe, modality: str) -> Any:
     return SimpleNamespace(tokens=tokens, caption=lambda clips: [f"{modality} at {clips[0].wave.max():g}"])
 
 
-def answer(
+def reply(
     monkeypatch: pytest.MonkeyPatch, decoder: Decoder, jobs: list[Job], wanted: list[int], keep: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    monkeypatch.setattr(worker, "decoder_of", lambda recipe: decoder)
-    monkeypatch.setattr(worker, "part_of", part_of)
-    answers = worker.setup(worker.worker_settings(jobs, keep_media=keep))
-    return answers({"path": "f.mp4", "start_s": 7.5, "jobs": wanted})
+    monkeypatch.setattr(decode_job, "decoder_of", lambda recipe: decoder)
+    for kind in JOBS.values():
+        monkeypatch.setattr(kind, "load_part", load_part)
+    replies = decode_job.setup(decode_job.worker_settings(jobs, keep_media=keep))
+    return replies({"path": "f.mp4", "start_s": 7.5, "jobs": wanted})
 
 
-JOBS = [
-    job("tokens", 16, visual="worker", audio="worker"),
-    job("tokens", 8, visual="device", audio="worker"),
-    job("captions", 8, visual="device", audio="worker"),
-    job("tokens", 4, audio="device"),
+WANTED = [
+    job(TokenJob, 16, visual="worker", audio="worker"),
+    job(TokenJob, 8, visual="device", audio="worker"),
+    job(CaptionJob, 8, visual="device", audio="worker"),
+    job(TokenJob, 4, audio="device"),
 ]
 
 
 def test_each_job_gets_the_sound_of_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder()
-    arrays, info = answer(monkeypatch, decoder, JOBS, [0, 1, 2, 3])
+    arrays, info = reply(monkeypatch, decoder, WANTED, [0, 1, 2, 3])
     assert decoder.asked == [("f.mp4", 7.5, [16, 8, 4])]  # once
     tokens = {name: float(x) for name, x in arrays.items() if "/" in name}
     assert tokens == {"0/visual.x": 1, "0/audio.x": 16, "1/audio.x": 8}
@@ -92,26 +94,26 @@ def test_each_job_gets_the_sound_of_its_own_rate(monkeypatch: pytest.MonkeyPatch
 def test_only_what_is_computed_elsewhere_is_sent_as_decoded(
     wanted: list[int], sent: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrays, _ = answer(monkeypatch, Decoder(), JOBS, wanted)
+    arrays, _ = reply(monkeypatch, Decoder(), WANTED, wanted)
     assert {name for name in arrays if "/" not in name} == sent
-    arrays, _ = answer(monkeypatch, Decoder(), JOBS, wanted, keep=True)
-    rate = JOBS[wanted[0]].recipe.fields["sampling"]["rate_hz"]
+    arrays, _ = reply(monkeypatch, Decoder(), WANTED, wanted, keep=True)
+    rate = WANTED[wanted[0]].recipe.fields["sampling"]["rate_hz"]
     assert {name for name in arrays if "/" not in name} == {"frames", f"wave@{rate}"}
 
 
 def test_a_missing_modality_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, info = answer(monkeypatch, Decoder(frames=False), JOBS, [0])
+    _, info = reply(monkeypatch, Decoder(frames=False), WANTED, [0])
     assert [note["code"] for note in info["clips"]["16"]["notes"]] == ["no_video"]
     said = [Note("no_audio", "of its own")]
-    _, info = answer(monkeypatch, Decoder(sound=False, notes=said), [job("tokens", 16, visual="worker")], [0])
+    _, info = reply(monkeypatch, Decoder(sound=False, notes=said), [job(TokenJob, 16, visual="worker")], [0])
     assert info["clips"]["16"]["notes"] == [{"code": "no_audio", "detail": "of its own"}]
-    arrays, _ = answer(monkeypatch, Decoder(frames=False, sound=False), JOBS, [3])
+    arrays, _ = reply(monkeypatch, Decoder(frames=False, sound=False), WANTED, [3])
     assert arrays == {}
 
 
 def test_a_component_s_mistake_costs_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = job("tokens", 16, visual="worker", audio="device")
-    bad = Job(Recipe("tokens", "bad", bad.recipe.fields), bad.parts)
-    arrays, info = answer(monkeypatch, Decoder(), [JOBS[0], bad], [0, 1])
+    bad = job(TokenJob, 16, visual="worker", audio="device")
+    bad = TokenJob(Recipe("tokens", "bad", bad.recipe.fields), bad.parts)
+    arrays, info = reply(monkeypatch, Decoder(), [WANTED[0], bad], [0, 1])
     assert info["failed"] == {"1": "RuntimeError: it broke"} and info["texts"] == {"0": {}}
     assert set(arrays) == {"0/visual.x", "0/audio.x"}
