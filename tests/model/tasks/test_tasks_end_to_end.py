@@ -24,7 +24,8 @@ from caeav.model.adapters.batch import NEGATIVE, Epoch
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.predict import Prediction, Predictor, report_json, write_report
+from caeav.model.train.predict import Prediction, Predictor
+from caeav.model.train.report import report_json, write_report
 from caeav.model.train.runs import Run, create_run
 from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
