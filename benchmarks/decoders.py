@@ -3,9 +3,9 @@
     python benchmarks/decoders.py [--rounds 5] [--media FOLDER]
 
 Without a folder it takes the real clips below CAEAV_SHARED, if set, and always a written one (10 s, 640x360,
-30 fps, H.264 + AAC). Speed is clips a second of processor time, so that other work on the machine does not
-count. A clip is 10 s: 10 pictures and mono sound at 32 kHz. `pyav, a seek a picture` is the
-other way to use PyAV: one seek and a short decode for each wanted picture, sound in a pass of its own.
+30 fps, H.264 + AAC). Speed is clips per second of processor time, so that other work on the machine does not count. A
+clip is 10 s: 10 frames and mono audio at 32 kHz. `pyav, a seek per frame` is the other way to use PyAV: one seek and a
+short decode for each wanted frame, and a separate pass for the audio.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from caeav.pipeline.media.clip import DecodeError, Sampling
 from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(10, 1.0, 32000)
-SEEKING = "pyav, a seek a picture"
+SEEKING = "pyav, a seek per frame"
 MEDIA = {".mp4", ".mkv", ".webm", ".avi", ".mov"}
 
 
@@ -59,14 +59,14 @@ def write_clip(path: Path) -> None:
         out.mux(audio.encode(None))
 
 
-def seek_a_picture(path: str) -> list[Any]:
-    """The alternative: seek to each wanted time, decode up to it, then the sound in a second pass."""
+def seek_per_frame(path: str) -> list[Any]:
+    """The alternative: seek to each wanted time and decode up to it, then decode the audio in a second pass."""
     import av
 
     from caeav.pipeline.media.audio import AudioLine
     from caeav.pipeline.media.mixing import Mixer
 
-    pictures = []
+    frames = []
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -77,14 +77,14 @@ def seek_a_picture(path: str) -> list[Any]:
                 if shown is not None and frame.time > wanted_s:
                     break
                 shown = frame
-            pictures.append(shown.to_ndarray(format="rgb24"))
+            frames.append(shown.to_ndarray(format="rgb24"))
     with av.open(path) as container:
         stream = container.streams.audio[0]
         line, mixer = AudioLine(float(stream.time_base), (0.0, 12.0)), Mixer()
         for frame in container.decode(stream):
             line.add(frame.time, mixer.mono(frame), frame.sample_rate)
         line.audio().window(0.0, SAMPLING.samples, SAMPLING.rate_hz)
-    return pictures
+    return frames
 
 
 def measure(name: str, files: list[str], rounds: int) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def measure(name: str, files: list[str], rounds: int) -> dict[str, Any]:
         began = time.process_time()
         for file in files:
             if decoder is None:
-                seek_a_picture(file)
+                seek_per_frame(file)
                 continue
             try:
                 clip = decoder.decode(file, 0.0, SAMPLING)
@@ -127,25 +127,25 @@ def in_own_process(name: str, files: list[str], rounds: int) -> dict[str, Any] |
 
 
 def differences(ours: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
-    """Worst mean difference of pictures (of 255) and worst 99th percentile of sound (of full scale)."""
-    picture = sound = 0.0
+    """Worst mean difference of frames (of 255) and worst 99th percentile of audio (of full scale)."""
+    frames = audio = 0.0
     for file, mine in ours.items():
         theirs = other.get(file, {})
         if "refused" in mine or "refused" in theirs or mine["ok"] != theirs["ok"]:
             continue
         if mine["frames"] and theirs["frames"]:
-            picture = max(picture, float(np.abs(np.subtract(mine["frames"], theirs["frames"])).mean()))
+            frames = max(frames, float(np.abs(np.subtract(mine["frames"], theirs["frames"])).mean()))
         if mine["wave"] and theirs["wave"]:
-            sound = max(sound, float(np.percentile(np.abs(np.subtract(mine["wave"], theirs["wave"])), 99)))
-    return picture, sound
+            audio = max(audio, float(np.percentile(np.abs(np.subtract(mine["wave"], theirs["wave"])), 99)))
+    return frames, audio
 
 
 def table(
     files: list[str], rounds: int, names: tuple[str, ...] = ("pyav", SEEKING, "decord", "torchcodec")
 ) -> None:
-    """One row a decoder."""
+    """Print one row per decoder."""
     print(
-        f"{'decoder':24}{'clips/CPU s, median (rounds)':36}{'peak MB':>8}{'+MB/clip':>9}{'pictures':>10}{'sound':>8}"
+        f"{'decoder':24}{'clips/CPU s, median (rounds)':36}{'peak MB':>8}{'+MB/clip':>9}{'frames':>10}{'audio':>8}"
     )
     base = None
     for name in names:
@@ -156,15 +156,15 @@ def table(
         speeds = found["clips_s"]
         each = f"{statistics.median(speeds):.1f} ({' '.join(f'{speed:.1f}' for speed in speeds)})"
         row = f"{name:24}{each:36}{found['rss_mb']:8.0f}"
-        picture, sound = differences(base, found["seen"]) if found["seen"] else (0.0, 0.0)
-        said = f"{picture:10.2f}{sound:8.4f}" if found["seen"] else ""
+        frames, audio = differences(base, found["seen"]) if found["seen"] else (0.0, 0.0)
+        said = f"{frames:10.2f}{audio:8.4f}" if found["seen"] else ""
         print(f"{row}{found['grown_mb']:9.2f}{said}")
         for file, seen in found["seen"].items():
             if "refused" in seen:
                 print(f"    {Path(file).name}: refused: {seen['refused'][:150]}")
             elif seen["ok"] != base[file].get("ok"):
                 theirs = base[file].get("ok")
-                print(f"    {Path(file).name}: real segments (pictures, sound) {seen['ok']}, pyav {theirs}")
+                print(f"    {Path(file).name}: real segments (frames, audio) {seen['ok']}, pyav {theirs}")
 
 
 def main() -> None:
@@ -199,7 +199,7 @@ def main() -> None:
 
 
 def _whole(file: str) -> bool:
-    """Whether a file holds 10 s of pictures and sound, by PyAV."""
+    """Whether a file holds 10 s of frames and audio, by PyAV."""
     try:
         clip = decoders["pyav"]().decode(file, 0.0, SAMPLING)
     except DecodeError:

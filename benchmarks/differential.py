@@ -1,11 +1,11 @@
-"""Does caeav decode as the `ffmpeg` command does? Two tables: how many clips differ, and in what, why.
+"""Does caeav decode as the `ffmpeg` command does? Two tables: how many clips differ, and in what and why.
 
     python benchmarks/differential.py [--decoder pyav] [--only PATTERN] [--each] [--keep FOLDER]
 
 Writes truth-coded media (tests/pipeline/media/differential), decodes each clip with each decoder and with ffmpeg, and
-compares pictures, sound and what is called real. `--only` takes the cases whose file name holds the pattern (a regular
-expression), `--each` prints every difference in words, `--keep` leaves the media in a folder. The exit status is 1 when
-something differs that tests/pipeline/media/differential/known.py does not explain, or no longer differs though listed.
+compares frames, audio and which segments are called real. `--only` takes the cases whose file name matches a regular
+expression, `--each` prints every difference in words, `--keep` leaves the media in a folder. The exit status is 1 if
+something differs that tests/pipeline/media/differential/known.py does not explain, or if a listed difference is gone.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipeline" / "decode" / "differential"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipeline" / "media" / "differential"))
 
 from cases import FAMILIES
 from differential import DECODERS, Row, compared, loads, no_ffmpeg
 from known import explained, no_longer, unexplained
 
 
-def told(row: Row, each: bool) -> None:
-    """Print the row's differences in words: those that nobody knows, or all."""
-    strange = unexplained(row)
-    for kind, said in row.found.items():
-        if each or kind in strange:
-            mark = "" if kind in strange else " (known)"
+def print_differences(row: Row, each: bool) -> None:
+    """Print a row's differences in words: the unexplained ones, or all."""
+    unknown = unexplained(row)
+    for kind, detail in row.found.items():
+        if each or kind in unknown:
+            mark = "" if kind in unknown else " (known)"
             clip = f"{row.decoder} {row.case.file} from {row.start_s:g} s"
-            print(f"{clip}: {kind}{mark}: {said}", flush=True)
+            print(f"{clip}: {kind}{mark}: {detail}", flush=True)
 
 
 def tables(rows: dict[str, list[Row]], decoders: Sequence[str]) -> str:
-    """Markdown: clips that differ of all, a family of media a row; then what differs, and the reason."""
+    """Markdown: how many clips differ, one row per family of media; then what differs, and why."""
     everything = [row for family in rows.values() for row in family]
     lines = [f"| media | files | {' | '.join(decoders)} |", f"|---|---|{'---|' * len(decoders)}"]
     for family, of in [*rows.items(), ("all", everything)]:
@@ -62,7 +62,7 @@ def tables(rows: dict[str, list[Row]], decoders: Sequence[str]) -> str:
 
 
 def main() -> int:
-    """Run, print, and say by the exit status whether anything is unexplained."""
+    """Run and print; the exit status says whether anything is unexplained."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -88,7 +88,7 @@ def main() -> int:
                 if isinstance(row, str):
                     print(row)
                     continue
-                told(row, options.each)
+                print_differences(row, options.each)
                 rows[family].append(row)
     everything = [row for family in rows.values() for row in family]
     gone = no_longer(everything)

@@ -1,13 +1,13 @@
-"""Does hostile media ever hang a run, end it or eat its memory? One table: kinds of damage against what became of them.
+"""Can hostile media hang a run, end it or exhaust its memory? One table: kinds of damage and what became of them.
 
     CAEAV_SHARED=../shared python benchmarks/fuzz_media.py [--variants 2000] [--decoder pyav] [--seed 0] [--keep FOLDER]
 
 Real files (or `--media FOLDER`) are damaged at random places: bits flipped, cut off, blocks zeroed, repeated or
-exchanged with another file's, the beginning or the end replaced by another file's, numbers in the containers' own
-tables set to their extremes. Each variant is decoded in the pool that extraction uses, with its memory limit and a
-deadline. A variant is decoded clean, decoded with notes, refused in words, or costs its process (killed at the
-deadline, crashed); `unexpected` are errors that are not the decoder's own words. The exit status is 1 if there is any
-such, if an answer was not whole, or if one was lost. `--keep` keeps the files of whatever was not decoded or refused.
+exchanged with another file's, the beginning or the end replaced by another file's, numbers in the containers'
+tables set to extremes. Each variant is decoded in the pool that extraction uses, with its memory limit and a
+deadline. A variant is decoded clean, decoded with notes, refused with a reason, or costs its process (killed at the
+deadline, crashed); `unexpected` are errors other than `DecodeError`. The exit status is 1 if there are any of these, or
+if a result was wrong or missing. `--keep` keeps the files that were neither decoded nor refused.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def demo(
         for name in RECIPES
     ]
     took = [(name, _step(arguments)) for name, arguments in steps]
-    from caeav.model.train.predict import PICTURE_FILE
+    from caeav.model.train.report import IMAGE_FILE
     from caeav.model.train.runs import PREDICTIONS
 
     runs = _newest_runs(place)
@@ -84,7 +84,7 @@ def demo(
     print()
     for line in what_it_shows(runs):
         print(line)
-    drawn = place.runs / full / PREDICTIONS / slug(example.stem) / PICTURE_FILE
+    drawn = place.runs / full / PREDICTIONS / slug(example.stem) / IMAGE_FILE
     say(f"\neverything lies in {place.root}; the timeline: {drawn}")
     say(f"next: {NEXT}")
 

@@ -91,7 +91,7 @@ def evaluate(
     found = examine(experiment, model, split, strengths=strengths, seed=stress_seed, drop_leaks=drop_leaks)
     scores, task = found.scores, experiment.task
     result = run.result()
-    comparable = found.plain is None and found.whole is None
+    comparable = found.plain is None and found.with_leaks is None
     trained = result["scores"].get(split) if result and comparable else None
     if as_json:
         print_json({"run": run.name, **found.as_json(), "score_after_training": trained})
@@ -131,11 +131,9 @@ def _curves(
     experiment: Experiment, model: Network, run: Run, split: str, kinds: str, seed: int, as_json: bool
 ) -> None:
     """Scores at all strengths: written, and shown."""
-    from caeav.model.train.examine import FOLDER, kinds_of, stress_curves, table, write_curves
+    from caeav.model.train.stress_curves import FOLDER, kinds_of, stress_curves, table, write_curves
 
-    curves = stress_curves(
-        experiment, model, split, kinds_of(kinds, experiment), seed=seed, told=lambda line: say(line)
-    )
+    curves = stress_curves(experiment, model, split, kinds_of(kinds, experiment), seed=seed, progress=say)
     written = write_curves(curves, run.folder / FOLDER, f"{split} under stress  ({run.name})")
     if as_json:
         print_json({"run": run.name, **curves})

@@ -15,6 +15,7 @@ import typer
 from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import parse_setting
 from caeav.manifests.readers import MARKER_FILES
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def choose(
 
     settings: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for text in assignments or ():
-        left, value = _parsed(text, f"PART.KEY=VALUE, where PART is one of: {', '.join(parts)}")
+        left, value = parse_setting(text, f"PART.KEY=VALUE, where PART is one of: {', '.join(parts)}")
         part, dot, key = left.partition(".")
         if not (dot and key and part in settings):
             raise CaeavError(
@@ -117,7 +118,9 @@ def choose_one(name: str, weights: str | None, assignments: Sequence[str] | None
     """The choice of a command that takes one model: `--set KEY=VALUE`."""
     from caeav.pipeline.backbones.choice import ModelChoice
 
-    return ModelChoice(name, weights or "", dict(_parsed(text, "KEY=VALUE") for text in assignments or ()))
+    return ModelChoice(
+        name, weights or "", dict(parse_setting(text, "KEY=VALUE") for text in assignments or ())
+    )
 
 
 def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
@@ -130,18 +133,6 @@ def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
             raise CaeavError(f"{option} {text!r} {again}", hint=f"{option} motion.r2plus1d=PATH, once a tap")
         found[tap] = Path(path).expanduser()
     return found
-
-
-def _parsed(text: str, form: str) -> tuple[str, Any]:
-    import yaml
-
-    left, equals, value = text.partition("=")
-    if not (equals and left):
-        raise CaeavError(f"--set {text!r} sets nothing", hint=f"write {form}")
-    try:
-        return left, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error
 
 
 def live_opener(home: Home) -> LiveOpener:

@@ -52,8 +52,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Apply a run to a clip of a media file: events per second, sounding pixels, or the answer to a question."""
-    from caeav.model.train.predict import Predictor, folder_for, report_json, write_report
+    from caeav.model.train.predict import Predictor
     from caeav.model.train.protocol import stamp
+    from caeav.model.train.report import folder_for, report_json, write_report
     from caeav.model.train.runs import PREDICTIONS, find_run
     from caeav.pipeline.backbones.weights import remember_at
     from caeav.pipeline.extract.single_file import process_file

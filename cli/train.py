@@ -208,7 +208,8 @@ def _begin_rest(home: Home, group: str, device: str | None) -> None:
 def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
     """Resume a run; a finished one is only printed."""
     from caeav.model.train.experiment import reopen
-    from caeav.model.train.runs import ENVIRONMENT, describe_environment, environment_differences, find_run
+    from caeav.model.train.provenance import describe_environment, environment_differences
+    from caeav.model.train.runs import ENVIRONMENT, find_run
 
     run = find_run(home, name)
     result = run.result()

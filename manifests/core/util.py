@@ -1,9 +1,12 @@
-"""Small helpers that all packages share: numbers, sizes and lists as messages write them, and the cores to use."""
+"""Small helpers that all packages share: numbers, sizes and lists in messages, `--set` values, and the cores to use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from caeav.manifests.core.errors import CaeavError
 
 EXAMPLES = 3
 """How many names a message quotes unless it asks for more."""
@@ -40,6 +43,22 @@ def size_text(count: float, *, binary: bool = False) -> str:
         if count < step or unit == units[-1]:
             break
     return f"{count:.1f} {unit}" if count < 100 else f"{count:.0f} {unit}"
+
+
+def parse_setting(text: str, form: str) -> tuple[str, Any]:
+    """A `KEY=VALUE` of `--set` as key and value; the value is read as YAML.
+
+    Raises `CaeavError`; `form` is what the user should write.
+    """
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not (equals and all(part.strip() for part in key.split("."))):
+        raise CaeavError(f"--set {text!r} sets nothing", hint=f"write {form}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise CaeavError(f"--set {text!r} is not a value of YAML", hint="quote it: KEY='\"text\"'") from error
 
 
 def usable_cores() -> int:

@@ -1,12 +1,9 @@
-"""The model card of a finished run: what it is, what it was trained on, how it scored, how to repeat it.
-
-What a training tells its reader before it begins: what joins what, how large it is, what to be careful about.
-"""
+"""What people read about a run: a few lines before training, and the model card after it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,18 +12,17 @@ from caeav.manifests.core.util import counted
 from caeav.model.tasks.bootstrap import format_interval
 from caeav.model.train.config_file import dump_config
 from caeav.model.train.data import MIB, clip_bytes
+from caeav.model.train.experiment import Experiment
+from caeav.model.train.markdown import literal, markdown_table
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, sentence
-from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run, backbones
-from caeav.model.train.stress import active, said
-from caeav.model.train.table import literal, markdown_table
+from caeav.model.train.provenance import backbones
+from caeav.model.train.runs import ADAPTER, CARD, CONFIG, Run
+from caeav.model.train.stress import active, stress_text
 from caeav.pipeline.store import StoreReader
-
-if TYPE_CHECKING:
-    from caeav.model.train.experiment import Experiment
 
 
 def introduction(experiment: Experiment) -> list[str]:
-    """The lines."""
+    """The lines printed before training: what is joined, how large it is, what to be careful about."""
     config, joined = experiment.config, experiment.joined
     training = config.training
     parts = experiment.parameters
@@ -38,7 +34,7 @@ def introduction(experiment: Experiment) -> list[str]:
         lines.append(f"  protocol  published: {AS_PUBLISHED[config.task].rules}")
     for store in joined.stores:
         lines.append(
-            f"  {store.recipe.kind:<9} {store.path.name}: {counted(len(store.keys), 'clip')}, {_shapes_said(store)}"
+            f"  {store.recipe.kind:<9} {store.path.name}: {counted(len(store.keys), 'clip')}, {_shapes_text(store)}"
         )
     noun = experiment.task.sample_noun
     counts = ", ".join(
@@ -51,23 +47,23 @@ def introduction(experiment: Experiment) -> list[str]:
     if experiment.live is not None:
         taps = ", ".join(tap.name for tap in (*experiment.inputs.spec.visual, *experiment.inputs.spec.audio))
         lines.append(
-            f"  live      frozen backbones, run from {taps}; adapters from {config.model.adapters.inject_from} on"
+            f"  live      frozen backbones run from {taps}; adapters from {config.model.adapters.inject_from} on"
         )
     each = clip_bytes(joined)
     held = "kept in RAM" if experiment.preloaded else "read from the stores as needed"
-    lines.append(f"  memory    {each / MIB:.2f} MiB a clip, {each * experiment.clips / MIB:.0f} MiB {held}")
+    lines.append(f"  memory    {each / MIB:.2f} MiB per clip, {each * experiment.clips / MIB:.0f} MiB {held}")
     lines.append(
         f"  trainable {sum(parts.values()):,}: {', '.join(f'{part} {n:,}' for part, n in parts.items())}"
     )
     if active(config.augment):
-        lines.append(f"  augment   {said(config.augment)}")
+        lines.append(f"  augment   {stress_text(config.augment)}")
     if not joined.splits["test"]:
         lines.append("  note      no test clips: only val will be scored")
     return lines + [f"  note      {remark}" for remark in joined.remarks]
 
 
-def _shapes_said(store: StoreReader) -> str:
-    """`visual.stage1 64x64, ...`: tokens by channels of a tap, caption masks left out."""
+def _shapes_text(store: StoreReader) -> str:
+    """`visual.stage1 64x64, ...`: tokens by channels of each array, without caption masks."""
     specs = {name: spec for name, spec in store.array_specs().items() if not name.endswith("_mask")}
     return ", ".join(f"{name} {spec.shape[-2]}x{spec.shape[-1]}" for name, spec in specs.items())
 
@@ -163,28 +159,28 @@ def _with_interval(result: dict[str, Any], split: str, name: str) -> str:
 
 
 def besides(result: dict[str, Any]) -> list[str]:
-    """Sentences: segments of which no media were, the best of all epochs each for itself, the score with leaked clips,
-    where the run has them."""
-    said = []
+    """Further sentences about a result: segments without media, best numbers over epochs, the score with leaked
+    clips, as far as the run has them."""
+    sentences = []
     if result.get("bare"):
-        said.append(bare_said({split: tuple(pair) for split, pair in result["bare"].items()}))
+        sentences.append(bare_sentence({split: tuple(pair) for split, pair in result["bare"].items()}))
     for split, peaks in result.get("peaks", {}).items():
         best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())
-        said.append(f"Best over epochs on {split}, each number for itself: {best}.")
+        sentences.append(f"Best over epochs on {split}, each number in its own epoch: {best}.")
     if "leaks" in result:
         gone = ", ".join(f"{n} of {split}" for split, n in result["leaks"]["left_out"].items())
         whole = ", ".join(f"{split} {x:.2f}" for split, x in result["leaks"]["scores_with"].items())
-        said.append(
+        sentences.append(
             f"Clips whose video is in another split too are left out everywhere ({result['rows']}: {gone}); "
             f"scored with them: {whole}."
         )
-    return said
+    return sentences
 
 
-def bare_said(bare: Mapping[str, tuple[int, int]]) -> str:
-    """Split -> in how many of how many segments there was neither picture nor sound: what that means for the scores."""
+def bare_sentence(bare: Mapping[str, tuple[int, int]]) -> str:
+    """What segments without media mean for the scores; `bare`: split -> how many of how many segments."""
     counts = ", ".join(f"{split} {n} of {of}" for split, (n, of) in bare.items())
     return (
-        f"Segments with neither picture nor sound, as past the end of the media: {counts}. They count with their "
-        "labels in losses and scores, as in the official code."
+        f"Segments with neither frames nor audio, as past the end of the media: {counts}. Losses and scores count "
+        "them with their labels, as the official code does."
     )

@@ -1,7 +1,6 @@
-"""Weights in and out of safetensors files: published whole, compared name by name before anything is loaded.
+"""Weights in safetensors files: published whole, and compared name by name before anything is loaded.
 
-No pickle anywhere: a file holds tensors and JSON facts (in the header's metadata under `caeav`), never code.
-What a resumed training needs besides weights is `resume.py`.
+A file holds tensors and JSON facts (in its metadata under `caeav`), never code: there is no pickle.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import some_of
 
 FACTS = "caeav"
 SHOWN_NAMES = 8
@@ -36,21 +36,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors and the facts of a file written by `write_tensors`; raises `CheckpointError`."""
+    """The tensors and facts of a file written by `write_tensors`; raises `CheckpointError`."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118 - not a mapping
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Only the JSON facts of a file; its tensors are not read. Raises `CheckpointError`."""
+    """The facts of a file, without reading its tensors; raises `CheckpointError`."""
     with _opened(path) as file:
         return _facts(file)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; whatever is wrong with it, also while it is read, is a `CheckpointError`."""
-    if path.exists() and not path.is_file():  # a pipe or device may never end
+    """Open a safetensors file; whatever goes wrong, also while it is read, raises `CheckpointError`."""
+    if path.exists() and not path.is_file():  # a pipe or device may block forever
         raise CheckpointError(f"{path} is no plain file", hint="give a checkpoint")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -67,9 +67,9 @@ def _facts(file: Any) -> dict[str, Any]:
 
 
 def load_fitting(build: Callable[[], Module], path: Path) -> Module:
-    """Build a model and fill it from `path`; nothing is allocated for it unless its shapes are those in the file.
+    """Build a model and fill it from `path`; it is allocated only if its shapes are those in the file.
 
-    Raises `CheckpointError` as `load_into`.
+    Raises `CheckpointError` like `load_into`.
     """
     tensors, _ = read_tensors(path)
     try:
@@ -77,7 +77,7 @@ def load_fitting(build: Callable[[], Module], path: Path) -> Module:
             claimed = build()
     except RuntimeError as error:
         raise CheckpointError(
-            f"a model of the size claimed beside {path} cannot be: {error}", hint="restore the run folder"
+            f"a model of the size claimed beside {path} is impossible: {error}", hint="restore the run folder"
         ) from error
     _compare(claimed, tensors, path)
     model = build()
@@ -86,53 +86,46 @@ def load_fitting(build: Callable[[], Module], path: Path) -> Module:
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Fill `model` with `tensors` after comparing every name and shape.
-
-    Raises `CheckpointError` listing all differences; the model is then as before.
-    """
+    """Fill `model` with `tensors`; raises `CheckpointError` with all differences in names and shapes, and then leaves
+    the model as it was."""
     _compare(model, tensors, source)
     model.load_state_dict(dict(tensors), strict=True)
 
 
 def _compare(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
     wanted = model.state_dict()
-    faults = [
-        *_listed("missing", sorted(wanted.keys() - tensors.keys())),
-        *_listed("unexpected", sorted(tensors.keys() - wanted.keys())),
-        *_listed(
-            "of another shape",
-            [
-                f"{name} {list(tensors[name].shape)} where the model has {list(x.shape)}"
-                for name, x in wanted.items()
-                if name in tensors and tensors[name].shape != x.shape
-            ],
-        ),
+    differences = {
+        "missing": sorted(wanted.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} where the model has {list(x.shape)}"
+            for name, x in wanted.items()
+            if name in tensors and tensors[name].shape != x.shape
+        ],
+    }
+    lines = [
+        f"  {len(names)} {what}: {some_of(names, SHOWN_NAMES)}"
+        for what, names in differences.items()
+        if names
     ]
-    if faults:
+    if lines:
         raise CheckpointError(
-            f"{source} does not fit this model:\n" + "\n".join(faults),
-            hint="use the config.yaml and inputs.json that lie in the same run folder",
+            f"{source} does not fit this model:\n" + "\n".join(lines),
+            hint="use the config.yaml and inputs.json of the same run folder",
         )
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters and buffers: everything of a model that is not a frozen backbone's."""
+    """Trainable parameters and buffers: everything that does not belong to a frozen backbone."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     return {name: x for name, x in model.state_dict().items() if name not in frozen}
 
 
 def parameter_counts(model: nn.Module, depth: int = 2) -> dict[str, int]:
-    """Trainable parameters per part, parts named by the first `depth` steps of the parameter names."""
+    """Trainable parameters per part; a part is the first `depth` steps of the parameter names."""
     counts: dict[str, int] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
             part = ".".join(name.split(".")[:-1][:depth]) or name
             counts[part] = counts.get(part, 0) + p.numel()
     return counts
-
-
-def _listed(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return [f"  {len(names)} {what}: {', '.join(names[:SHOWN_NAMES])}{more}"]

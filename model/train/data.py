@@ -1,10 +1,9 @@
 """The samples of one split as batches of tensors: from RAM when the split fits, else memory-mapped from the store.
 
-The order of an epoch is a function of seed and epoch alone, and a batch of its rows and the epoch alone, so that a
-resumed run sees exactly what an uninterrupted one would. Tokens keep the store's dtype until they reach the device.
-`SplitData.batch` is the one place where a batch is made; whatever alters inputs (negatives, augmentation, a stress
-test) is a `BatchTransform` handed to it.
-Shapes: `N` samples of the split in `V` clips, `B` of a batch, `T` segments, `L` tokens, `C` channels, `W` words.
+The order of an epoch depends on seed and epoch only, a batch on its rows and the epoch only, so a resumed run sees what
+an uninterrupted one would. Tokens keep the store's dtype until they are on the device. `SplitData.batch` is the only
+place where batches are made; what alters inputs (negatives, augmentation, stress) is a `BatchTransform` given to it.
+Shapes: `N` samples of the split, `B` of a batch, `T` segments, `L`/`M` tokens, `C`/`D` channels.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from caeav.pipeline.store.record import Tap
 CAPTION_ARRAYS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
 MIB = 1 << 20
 AHEAD = 64
-"""Clips of a batch that are asked for from the disk before the first of them is used."""
+"""How many clips of a batch are requested from the disk before the first one is used."""
 
 
 class SplitData:
-    """`N` samples with their targets and extra inputs (`name -> [N, ...]`), readable by row.
+    """`N` samples with their targets and extra inputs (`name -> [N, ...]`), read by row.
 
-    With `preload` all arrays are stacked in RAM once; otherwise every batch is read from the store's memory map.
+    With `preload` all arrays are stacked in RAM once; else each batch is read from the stores' memory maps.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class SplitData:
         self.keys = rows.keys
         self.clips, self.clip_of = rows.clips()
         self._joined = joined
-        self._names = {tap.name for tap in _taps(joined.spec)}
+        self._names = {tap.name for tap in taps_of(joined.spec)}
         self._targets, self._extra, self._transforms = dict(targets), dict(extra or {}), tuple(transforms)
         self._reading = threading.Lock()
         self._stacked: dict[str, Tensor] | None = None
@@ -63,10 +62,10 @@ class SplitData:
         return len(self.keys)
 
     def batch(self, rows: Sequence[int], epoch: Epoch | None = None) -> TokenBatch:
-        """The samples at `rows` in that order; a clip that several of them share is read once."""
+        """The samples at `rows`, in that order; a clip shared by several of them is read once."""
         index = torch.as_tensor(rows, dtype=torch.long)
         clips = self.clips_of(rows)
-        batch = _as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
+        batch = as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
         if len(clips) < len(rows):
             place = {clip: i for i, clip in enumerate(clips)}
             batch.clip_of = torch.tensor([place[self.clip_of[row]] for row in rows])
@@ -77,11 +76,11 @@ class SplitData:
         return batch
 
     def clips_of(self, rows: Sequence[int]) -> list[int]:
-        """The numbers of the clips that the samples at `rows` lie in, each once, in the order of a batch of them."""
+        """Numbers of the clips of the samples at `rows`, each once, in order of first appearance."""
         return list(dict.fromkeys(self.clip_of[row] for row in rows))
 
     def clip_arrays(self, clips: Sequence[int]) -> dict[str, Tensor]:
-        """Everything the run reads of the clips with these numbers: taps, captions, flags, each `[B, ...]`."""
+        """All arrays of the clips with these numbers that the run reads: taps, captions, flags, each `[B, ...]`."""
         if self._stacked is None:
             return self._read(clips)
         chosen = torch.as_tensor(clips, dtype=torch.long)
@@ -94,7 +93,7 @@ class SplitData:
         return other
 
     def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
-        """Single segments of any clips of the split: numbers `[B, S]` of clips and segments -> `[B, S, L, C]`."""
+        """Single segments of a tap: numbers `[B, S]` of clips and of segments -> `[B, S, L, C]`."""
         if self._stacked is not None:
             return self._stacked[tap][clips, segments]
         wanted, places = torch.unique(clips, return_inverse=True)
@@ -115,7 +114,7 @@ class SplitData:
         return out
 
     def _arrays(self, key: str) -> dict[str, NDArray[np.generic]]:
-        """Everything the run reads of one clip, with the segments' truth from the record's info."""
+        """All arrays of one clip that the run reads, and which segments hold real media (from the record's info)."""
         arrays: dict[str, NDArray[np.generic]] = {}
         segments = self._joined.spec.segments
         ok = {"frames_ok": np.ones(segments, bool), "audio_ok": np.ones(segments, bool)}
@@ -130,18 +129,19 @@ class SplitData:
         return arrays | ok
 
     def _record(self, store: StoreReader, key: str) -> Record:
-        """A reader keeps its maps for one thread at a time; the views it gives are free to use."""
+        """One thread at a time uses a reader; the arrays it returns are free to use."""
         with self._reading:
             return store.read(key)
 
 
-def _taps(spec: InputSpec) -> tuple[Tap, ...]:
+def taps_of(spec: InputSpec) -> tuple[Tap, ...]:
+    """All taps of a run, of either modality and of neither."""
     return (*spec.visual, *spec.audio, *spec.other)
 
 
 def clip_bytes(joined: Joined) -> int:
-    """Bytes of one clip's arrays, as far as the run reads them, over all joined stores."""
-    names = {*(tap.name for tap in _taps(joined.spec)), *CAPTION_ARRAYS}
+    """Bytes per clip of the arrays that the run reads, over all joined stores."""
+    names = {*(tap.name for tap in taps_of(joined.spec)), *CAPTION_ARRAYS}
     return sum(
         int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         for store in joined.stores
@@ -158,11 +158,10 @@ def fits(joined: Joined, clips: int, budget_mb: int) -> bool:
 def epoch_order(
     rows: int, seed: int, epoch: int, clip_of: Sequence[int] = (), together: int = 1
 ) -> NDArray[np.int64]:
-    """Rows `0..rows-1` in the order of training epoch `epoch`: nothing else decides it, and from any place of it on
-    the rest can be gone through (`epoch_order(...)[position:]`).
+    """Rows `0..rows-1` in the order of training epoch `epoch`; an interrupted epoch continues at `[position:]`.
 
-    With `together` above 1 up to that many rows of one clip (`clip_of`: its number for every row) follow each other:
-    a clip's rows are shuffled and cut into such groups, then all groups are shuffled.
+    With `together` above 1, up to that many rows of one clip (`clip_of`: each row's clip) follow each other: a clip's
+    rows are shuffled and cut into such groups, then all groups are shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(rows)
@@ -186,7 +185,7 @@ def batches(
     workers: int = 0,
     epoch: Epoch | None = None,
 ) -> Iterator[TokenBatch]:
-    """Batches of `size` samples (the last may be smaller); `workers` threads read ahead, the order never changes."""
+    """Batches of `size` samples, the last may be smaller; `workers` threads read ahead without changing the order."""
     groups = ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
     if workers == 0:
         yield from (data.batch(group, epoch) for group in groups)
@@ -201,11 +200,12 @@ def batches(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:  # a consumer that stops early waits for no read that has not begun
+            for future in waiting:  # a consumer that stops early must not wait for reads that have not begun
                 future.cancel()
 
 
-def _as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
+def as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
+    """A batch of clips from their arrays `[B, ...]`, named as in a store; `frames_ok` and `audio_ok` among them."""
     return TokenBatch(
         keys=keys,
         visual={tap.name: arrays[tap.name] for tap in spec.visual},  # [B, T, L, C]

@@ -1,7 +1,6 @@
-"""One experiment from configuration to scored run: join, build, train, load the best, score once, write it all down.
+"""An experiment: the checked configuration, the joined data, the task and how to build and score its network.
 
-The test split is scored once, after training, with the weights that did best on the selection split.
-`prepare` fails on anything wrong before a run folder exists.
+`prepare` makes one and refuses whatever is wrong before a run folder exists; `reopen` makes that of an existing run.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from caeav.model.tasks.base import TASKS, Scores, Task
 from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.datasets import mismatch_hint
 from caeav.model.tasks.sample import Sample
-from caeav.model.train.checkpoint import (
-    parameter_counts,
-)
+from caeav.model.train.checkpoint import parameter_counts
 from caeav.model.train.data import SplitData, fits
 from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.join import Joined, join_stores, store_facts
@@ -40,10 +37,7 @@ from caeav.model.train.stress import Augment, active, check_stress
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that is known before training: checked configuration, joined data, task, device.
-
-    `whole`: the splits as they were before leaked clips were left out; the joined ones where none were.
-    """
+    """Everything known before training. `all_splits`: the splits before leaked clips were left out of `joined`."""
 
     config: RunConfig
     home: Home
@@ -51,27 +45,27 @@ class Experiment:
     device: torch.device
     joined: Joined
     inputs: Inputs
-    whole: Mapping[str, Sequence[Sample]]
+    all_splits: Mapping[str, Sequence[Sample]]
     live: Live | None = None
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Tensor]]:
-        """Split -> targets."""
+        """Split -> targets of its samples."""
         return {name: self.task.targets(self.inputs, samples) for name, samples in self.joined.splits.items()}
 
     @cached_property
     def preloaded(self) -> bool:
-        """Whether all splits together fit into the RAM that the configuration allows."""
+        """Whether all splits together fit into the RAM that `training.preload_mb` allows."""
         return fits(self.joined, self.clips, self.config.training.preload_mb)
 
     @property
     def clips(self) -> int:
-        """Clips of all splits."""
+        """Number of clips in all splits."""
         return sum(map(self.joined.clips, self.joined.splits))
 
     @cached_property
     def data(self) -> dict[str, SplitData]:
-        """Split -> samples, read once and shared by all seeds."""
+        """Split -> its data, shared by all seeds."""
         return {
             name: self._data(samples, self.targets[name], preload=self.preloaded)
             for name, samples in self.joined.splits.items()
@@ -85,13 +79,13 @@ class Experiment:
         return SplitData(self.joined, samples, targets, extra=extra, transforms=transforms, preload=preload)
 
     def build(self) -> Network:
-        """The network with the initial weights of the run's seed."""
+        """The network with the initial weights of the seed."""
         seed_epoch(self.config.seed, 0)
         return self._network().to(self.device)
 
     @cached_property
     def parameters(self) -> dict[str, int]:
-        """Trainable parameters per part of the network, of which nothing is allocated."""
+        """Trainable parameters per part of the network, counted without allocating it."""
         with torch.device("meta"):
             return parameter_counts(self._network())
 
@@ -99,22 +93,22 @@ class Experiment:
         return build_network(self.task, self.inputs, self.config.model, self.live)
 
     def score(self, model: nn.Module, split: str, stress: BatchTransform | None = None) -> Scores:
-        """Official score of `model` on `split`, with inputs changed by `stress`."""
+        """Official score of `model` on `split`, with inputs damaged by `stress`."""
         data = self.data[split] if stress is None else self.data[split].transformed(stress)
         return score(self.task, model, data, self.inputs, self.config, self.device)
 
-    def score_whole(self, model: nn.Module, split: str) -> Scores:
-        """Official score of `model` on `split` with the clips that were left out as leaked."""
-        samples = self.whole[split]
+    def score_with_leaks(self, model: nn.Module, split: str) -> Scores:
+        """Official score of `model` on `split` including the clips left out as leaked."""
+        samples = self.all_splits[split]
         data = self._data(samples, self.task.targets(self.inputs, samples), preload=False)
         return score(self.task, model, data, self.inputs, self.config, self.device)
 
     def without_leaks(self) -> Experiment:
-        """The same without clips whose video is in another split too; itself when they are gone already."""
+        """The same without clips whose video is in another split too; itself when they are left out already."""
         return self if self.config.drop_leaks else replace(self, joined=self.joined.without_leaks())
 
     def majority(self, split: str) -> float:
-        """Score on `split` of the best constant answer that the training targets suggest."""
+        """Score on `split` of the best constant prediction, as found on the training targets."""
         return self.task.majority_score(self.inputs, self.config, self.targets["train"], self.targets[split])
 
     def stores_json(self) -> dict[str, Any]:
@@ -134,11 +128,10 @@ class Experiment:
 
 
 def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Experiment:
-    """Find the device, join the stores, check the splits; raises `CaeavError` before anything is written.
+    """Find the device, join the stores, check the splits; raises `CaeavError` and writes nothing.
 
-    `live` opens the stores' backbones where the placement needs them.
-
-    The configuration of the result names the joined stores in full, so that the run's own copy repeats it.
+    `live` opens the stores' backbones where the placement needs them. The experiment's configuration names the joined
+    stores in full, so that a run repeats them.
     """
     device = choose_device(config.training.device)
     task = TASKS[config.task]
@@ -153,7 +146,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     )
     adapters = config.model.adapters
     joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
-    whole = joined.splits
+    all_splits = joined.splits
     joined = joined.without_leaks() if config.drop_leaks else joined
     augment = config.augment
     check_stress(list(active(augment)), joined.spec, captions=config.captions, shift=augment.shift)
@@ -179,18 +172,18 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
             error.problem, hint=mismatch_hint(config.task, config.dataset) or error.hint
         ) from error
     inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
-    opened = None
+    backbones = None
     if live is not None and adapters.placement == "inject":
-        opened = live([store.recipe for store in joined.tokens])
+        backbones = live([store.recipe for store in joined.tokens])
     config = config.model_copy(update={"stores": pinned})
-    experiment = Experiment(config, home, task, device, joined, inputs, whole, opened)
-    _ = experiment.targets  # unusable labels are an error now, not after the run folder exists
-    _ = experiment.parameters  # and so are taps and backbones that do not fit the model
+    experiment = Experiment(config, home, task, device, joined, inputs, all_splits, backbones)
+    _ = experiment.targets  # raises for unusable labels
+    _ = experiment.parameters  # raises for taps and backbones that do not fit the model
     return experiment
 
 
 def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | None = None) -> Experiment:
-    """The experiment of an existing run; refused when its stores or labels are no longer the same."""
+    """The experiment of an existing run; raises `CaeavError` when its stores or labels have changed."""
     config = run.config()
     if device is not None:
         config = config.model_copy(update={"training": config.training.model_copy(update={"device": device})})

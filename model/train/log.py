@@ -1,7 +1,6 @@
-"""Who watches a training: a JSON-lines file, TensorBoard, and a progress bar.
+"""Watchers of a training: a JSON-lines file, TensorBoard, and a progress bar.
 
-A resumed training drops what the log says about epochs that were not finished, so a log never holds an epoch
-twice.
+A resumed training drops log entries of unfinished epochs, so that no epoch is logged twice.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ QUIET_LINE_S = 10.0
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Records of a `metrics.jsonl`, one an epoch; a line cut short by a kill is not one."""
+    """The records of a `metrics.jsonl`, one per epoch, up to a line cut short by a kill."""
     if not path.exists():
         return []
     records = []
@@ -36,13 +35,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends one JSON line an epoch to `path`."""
+    """Appends one JSON line per epoch to `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def begin(self, progress: Progress, epochs: int) -> None:
-        """Keep the lines of finished epochs only."""
+        """Keep only the lines of finished epochs."""
         kept = [record for record in read_metrics(self.path) if record["epoch"] <= progress.epoch]
         publish_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -50,25 +49,25 @@ class MetricsLog:
         """Nothing is logged per batch."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Append the epoch's line and see it to the disk, since the state published next counts on it."""
+        """Append the epoch's line and sync it: the state published next relies on it."""
         with self.path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(dict(record)) + "\n")
             out.flush()
             os.fsync(out.fileno())
 
     def end(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open."""
 
 
 class TensorBoardLog:
-    """Scalars of every epoch as TensorBoard events in `folder`."""
+    """Writes the numbers of every epoch as TensorBoard events into `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: Any = None
 
     def begin(self, progress: Progress, epochs: int) -> None:
-        """Open the event file; events after the last finished epoch are hidden."""
+        """Open the event file; TensorBoard hides events after the last finished epoch."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=progress.epoch + 1)
@@ -90,7 +89,7 @@ class TensorBoardLog:
 
 
 class ProgressBar:
-    """One bar over all epochs with samples/s, time left and the last score; a line now and then without a terminal."""
+    """One bar over all epochs with samples/s, time left and the last score; without a terminal, a line now and then."""
 
     def __init__(
         self, samples: int, row: str, metric: str, select_on: str, out: TextIO | None = None
@@ -102,7 +101,7 @@ class ProgressBar:
         self._epochs = 0
 
     def begin(self, progress: Progress, epochs: int) -> None:
-        """Draw the bar, or nothing when the output is not a terminal."""
+        """Draw the bar if the output is a terminal."""
         self._epochs = epochs
         self._last_line_s = time.monotonic()
         self._bar = tqdm(
@@ -124,14 +123,14 @@ class ProgressBar:
             self._bar.update(samples)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Show loss and score; without a terminal, as a line when the last one is old."""
+        """Show loss and score; without a terminal, as a line if the last line is old."""
         text = f"{self._select_on} {record[self._metric]:.2f} best {record['best']:.2f} loss {record['loss']:.3f}"
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last_line_s > QUIET_LINE_S:
             self._last_line_s = time.monotonic()
             rate = self._samples / max(record["train_s"], 1e-9)
-            speed = f"{rate:.0f} {self._row}s/s" if rate >= 1 else f"{1 / rate:.1f} s a {self._row}"
+            speed = f"{rate:.0f} {self._row}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {self._row}"
             print(
                 f"epoch {record['epoch']}/{self._epochs}  {speed}  {text}",
                 file=self._out,

@@ -1,29 +1,24 @@
-"""What training minimises: a task's own losses and what adapters ask for, each by its weight.
+"""What training minimises: the task's losses, the adapters' own, and three light objectives, each with its weight.
 
-Three light objectives on what CASTE and CASE say about a batch; formulas and reasons in docs/OBJECTIVES.md.
-
-They read `TrunkOutput.aux` and `.agreement`, know no task, and are defined here: the published method names them but
-gives no formula. Each is a scalar in float32, to be weighted by its name in the loss settings; an objective whose
-sources a model does not have (no CASE, no CASTE) is absent. Shapes: `B` clips, `T` segments, `P` projected channels,
-`L` tokens, `W` caption tokens.
+The objectives are defined here, since the published method names them but gives no formula (reasons in
+docs/OBJECTIVES.md). They read `TrunkOutput.aux` and `.agreement` and know no task; an objective whose source a model
+lacks (CASE, CASTE) is absent. Each is a float32 scalar.
+Shapes: `B` clips, `T` segments, `P` projected channels, `L` tokens, `W` caption tokens.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
-
-if TYPE_CHECKING:
-    from caeav.model.tasks.base import Task
-    from caeav.model.tasks.config import RunConfig
-    from caeav.model.train.network import Output
-
+from caeav.model.tasks.base import Task
+from caeav.model.tasks.config import RunConfig
+from caeav.model.train.network import Output
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 1.0
 TINY = 1e-12
@@ -31,7 +26,7 @@ CONTRAST, CONSISTENCY, ENTROPY = "caption_contrast", "consistency", "selection_e
 
 
 class _Bounded(torch.autograd.Function):
-    """Clamp whose gradient ends at a bound only if it pushes outwards: a plain clamp never lets go again."""
+    """A clamp whose gradient vanishes at a bound only if it pushes outwards; a plain clamp would be stuck there."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
@@ -43,13 +38,15 @@ class _Bounded(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         low, high = ctx.bounds
-        outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))  # descent goes against the gradient
+        outwards = ((x <= low) & (grad > 0)) | (
+            (x >= high) & (grad < 0)
+        )  # descent steps against the gradient
         return grad.masked_fill(outwards, 0.0), None, None
 
 
 def bounded_temperature(temperature: Tensor) -> Tensor:
-    """A learnt temperature within 0.02 .. 1, clamped on its log scale."""
-    # Far below the lower bound the logarithm's gradient would explode; nothing is lost, the value is clamped anyway.
+    """A learned temperature, clamped to 0.02 .. 1 on its log scale."""
+    # Far below the lower bound the logarithm's gradient would explode; the value is clamped anyway.
     log = temperature.clamp_min(0.1 * MIN_TEMPERATURE).log()
     bounds = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     return _Bounded.apply(log, *bounds).exp()  # type: ignore[no-any-return, no-untyped-call]
@@ -57,7 +54,7 @@ def bounded_temperature(temperature: Tensor) -> Tensor:
 
 @torch.no_grad()
 def same_caption(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Which clips say the same: caption tokens `[B, W, C]`, mask `[B, W]` -> bool `[B, B]`. Padding says nothing."""
+    """Which clips have equal captions: tokens `[B, W, C]`, mask `[B, W]` -> bool `[B, B]`; padding is ignored."""
     flat = tokens.float()
     if mask is not None:
         flat = torch.cat([flat * mask.unsqueeze(-1), mask.unsqueeze(-1).float()], dim=-1)
@@ -68,8 +65,8 @@ def same_caption(tokens: Tensor, mask: Tensor | None) -> Tensor:
 def caption_contrast(segments: Tensor, captions: Tensor, same: Tensor, temperature: Tensor) -> Tensor:
     """Symmetric InfoNCE between clips and captions: `[B, T, P]`, `[B, P]`, bool `[B, B]`, scalar -> scalar.
 
-    A clip is the mean of its projected segments. Other clips with the same caption are no negatives. 0 when no clip
-    has a negative.
+    A clip is the mean of its projected segments. Clips with the same caption are not negatives of each other; without
+    negatives the loss is 0.
     """
     clips = F.normalize(segments.float().mean(dim=1), dim=-1)
     logits = clips @ F.normalize(captions.float(), dim=-1).t() / bounded_temperature(temperature.float())
@@ -80,26 +77,26 @@ def caption_contrast(segments: Tensor, captions: Tensor, same: Tensor, temperatu
 
 
 def consistency(visual: Tensor, audio: Tensor, agreement: Tensor) -> Tensor:
-    """Mean over seconds of `agreement * (1 - cos)`: `[B, T, P]` twice, `[B, T]` -> scalar.
+    """Mean over segments of `agreement * (1 - cos)`: `[B, T, P]` twice, `[B, T]` -> scalar.
 
-    The agreement is a weight, not learnt here: else disagreeing would be the way out.
+    The agreement is a fixed weight here: a learned one would escape the loss by disagreeing.
     """
     apart = 1 - F.cosine_similarity(visual.float(), audio.float(), dim=-1)
     return (agreement.detach().float() * apart).mean()
 
 
 def selection_entropy(probabilities: Tensor) -> Tensor:
-    """Mean entropy of the selector's `[B, T, L]`, as a share of the largest possible one; 0 for a single token."""
+    """Mean entropy of the selector's `[B, T, L]`, divided by the largest possible one; 0 for a single token."""
     tokens = probabilities.shape[-1]
     if tokens == 1:
         return probabilities.float().sum() * 0.0
-    # A probability that underflows to 0 has an infinite slope, and a softmax behind it makes that a NaN.
+    # At probability 0 the slope is infinite, which the softmax behind it turns into NaN.
     entropy: Tensor = torch.special.entr(probabilities.float().clamp_min(TINY)).sum(dim=-1)  # [B, T]
     return entropy.mean() / math.log(tokens)
 
 
 def guidance_losses(trunk: TrunkOutput, batch: TokenBatch) -> dict[str, Tensor]:
-    """The objectives this model has sources for, unweighted; modalities are averaged."""
+    """The objectives whose sources this model has, unweighted and averaged over modalities."""
     aux, found = trunk.aux, {}
     device = trunk.visual.device.type
     with torch.autocast(device, enabled=False):
@@ -108,12 +105,12 @@ def guidance_losses(trunk: TrunkOutput, batch: TokenBatch) -> dict[str, Tensor]:
             and batch.visual_caption is not None
             and batch.audio_caption is not None
         ):
-            seen = same_caption(batch.visual_caption, batch.visual_caption_mask)
-            heard = same_caption(batch.audio_caption, batch.audio_caption_mask)
+            same_visual = same_caption(batch.visual_caption, batch.visual_caption_mask)
+            same_audio = same_caption(batch.audio_caption, batch.audio_caption_mask)
             temperature = aux["contrastive_temperature"]
             found[CONTRAST] = (
-                caption_contrast(aux["proj_visual"], aux["proj_visual_caption"], seen, temperature)
-                + caption_contrast(aux["proj_audio"], aux["proj_audio_caption"], heard, temperature)
+                caption_contrast(aux["proj_visual"], aux["proj_visual_caption"], same_visual, temperature)
+                + caption_contrast(aux["proj_audio"], aux["proj_audio_caption"], same_audio, temperature)
             ) / 2
         if "proj_visual" in aux and trunk.agreement is not None:
             found[CONSISTENCY] = consistency(aux["proj_visual"], aux["proj_audio"], trunk.agreement)
@@ -125,7 +122,7 @@ def guidance_losses(trunk: TrunkOutput, batch: TokenBatch) -> dict[str, Tensor]:
 
 
 def weighted_losses(task: Task, output: Output, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-    """Named scalars, already weighted; their sum is minimised. A weight of 0 leaves a loss out."""
+    """Weighted losses by name, whose sum is minimised; a weight of 0 leaves a loss out."""
     named = {
         **task.losses(output.found, batch, config),
         **output.trunk.losses,

@@ -1,30 +1,24 @@
-"""The one network of every task: a trunk of adapters, and the task's head on it.
-
-What a configuration says about its form is here too; a task narrows `head` to its own settings.
-"""
+"""The network of every task: a trunk of adapters with the task's head on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import NEGATIVE, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import NEGATIVE, Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.live import Live
 from caeav.model.adapters.trunk import Trunk, build_trunk
+from caeav.model.tasks.base import Task
 from caeav.model.tasks.config import Modalities, ModelConfig
-
-if TYPE_CHECKING:
-    from caeav.model.adapters.batch import Inputs
-    from caeav.model.tasks.base import Task
 
 
 @dataclass
 class Output:
-    """`found`: what the task's head says; `trunk`: what the adapters handed to it."""
+    """`found`: the output of the task's head; `trunk`: that of the adapters."""
 
     found: Any
     trunk: TrunkOutput
@@ -56,10 +50,10 @@ class Network(nn.Module):
 
 
 def blind(trunk: TrunkOutput, batch: TokenBatch, modalities: Modalities) -> tuple[TrunkOutput, TokenBatch]:
-    """Zeros in place of what a baseline must not see: the other modality's tokens wherever a head may look."""
+    """Zero the tokens of the modality that a baseline must not use, wherever a head could read them."""
 
     def zeroed(held: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(x) if _is_seen(name) else x for name, x in held.items()}
+        return {name: torch.zeros_like(x) if _is_visual(name) else x for name, x in held.items()}
 
     if modalities in ("audio", "neither"):
         trunk = replace(trunk, visual=torch.zeros_like(trunk.visual), aux=zeroed(trunk.aux))
@@ -69,15 +63,15 @@ def blind(trunk: TrunkOutput, batch: TokenBatch, modalities: Modalities) -> tupl
     return trunk, batch
 
 
-def _is_seen(name: str) -> bool:
-    """Whether an auxiliary tensor or extra input shows something of the picture."""
+def _is_visual(name: str) -> bool:
+    """Whether an auxiliary tensor or extra input comes from frames."""
     return name.endswith(".visual") or name.startswith(("visual.", "motion."))
 
 
 def build_network(task: Task, inputs: Inputs, config: ModelConfig, live: Live | None = None) -> Network:
     """The network for `inputs`; raises `CaeavError` when they do not fit.
 
-    `live`: the frozen backbones, for the inject placement only.
+    `live`: the frozen backbones, needed by the inject placement only.
     """
     adapters = config.adapters if config.modalities == "both" else config.adapters.off()
     trunk = build_trunk(inputs.spec, adapters, live)

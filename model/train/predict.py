@@ -1,22 +1,14 @@
-"""A trained run applied to the tokens of one clip: arrays in, what the task finds in it out.
+"""A trained run applied to the tokens of one clip: arrays in, prediction out.
 
-Decoding a media file into these arrays is the command's business; nothing here can open one.
-Shapes: `T` segments.
-
-A prediction for people and programs: a JSON file, a picture, and whatever files the task's prediction adds.
+Decoding a media file into these arrays is the command's business. Shapes: `T` segments.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,31 +16,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Clip
-from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.adapters.live import LiveOpener
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, SegmentTimes, TaskPrediction, plain
+from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
+from caeav.model.train.data import as_batch, taps_of
 from caeav.model.train.evaluate import autocast, choose_device
 from caeav.model.train.network import build_network
-from caeav.model.train.runs import Run, modalities_read
+from caeav.model.train.provenance import modalities_read
+from caeav.model.train.runs import Run
 from caeav.model.train.session import best_weights
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-PICTURE, SOUND = "picture", "sound"
+FRAMES, AUDIO = "picture", "sound"
+"""What can be missing in a segment, as prediction.json names it."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run says about one clip; `agreement`: `[T]` in 0..1, how well sound and picture agree, None without
-    CASTE; `missing`: for each of the `T` segments what the media do not have there."""
+    """What a run predicts for one clip. `agreement`: how well audio and frames agree, `[T]` in 0..1; None without
+    CASTE. `missing`: what the media lack in each of the `T` segments."""
 
     key: str
     times: SegmentTimes
@@ -57,14 +47,14 @@ class Prediction:
     missing: tuple[tuple[str, ...], ...] = ()
 
     def agreements(self) -> list[float | None] | None:
-        """Of the segments with media; None for one that lacks picture or sound, where there is nothing to agree."""
+        """Agreement per segment with media; None where frames or audio are missing, so that nothing can agree."""
         if self.agreement is None:
             return None
         lacks = self.missing or ((),) * self.times.segments
         return [None if lacks[t] else self.agreement[t] for t in range(self.times.shown)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The task's table; where a row is a segment, with its agreement and what is missing in it."""
+        """The task's table; rows that are segments also get their agreement and what they lack."""
         rows = self.decoded.rows(self.times)
         if "segment" not in rows[0]:
             return rows
@@ -80,24 +70,24 @@ class Prediction:
         return rows
 
     def remarks(self) -> list[str]:
-        """What the reader should know besides."""
-        read_as = {PICTURE: ("the nearest picture", "black ones"), SOUND: ("silence", "silence")}
-        said = []
-        for what, (instead, always) in read_as.items():
+        """What the reader should know about the prediction."""
+        substitutes = {FRAMES: ("the nearest picture", "black ones"), AUDIO: ("silence", "silence")}
+        remarks = []
+        for what, (instead, throughout) in substitutes.items():
             lacks = [what in lacks for lacks in self.missing[: self.times.shown]]
             if lacks and all(lacks):
-                said.append(f"no {what} in the whole clip: the run was given {always}")
+                remarks.append(f"no {what} in the whole clip: the run was given {throughout}")
             elif any(lacks):
                 words = "segment" if sum(lacks) == 1 else "segments"
-                said.append(
+                remarks.append(
                     f"no {what} in {words} {self.times.segment_list(lacks)}: the run was given {instead} there"
                 )
         if self.times.shown < self.times.segments:
-            said.append(
+            remarks.append(
                 f"the media end at {self.times.end_s:.5g} s: {self.times.shown} of the {self.times.segments} segments "
                 "that the run reads hold media and are shown"
             )
-        return [*said, *self.decoded.remarks()]
+        return [*remarks, *self.decoded.remarks()]
 
 
 class Predictor:
@@ -112,7 +102,7 @@ class Predictor:
     def load(cls, run: Run, device: str = "auto", live: LiveOpener | None = None) -> Predictor:
         """Build the run's network and load its best weights; raises `CaeavError`.
 
-        `live` opens the backbones where the run's adapters sit inside them.
+        `live` opens the backbones where the adapters are placed inside them.
         """
         config, inputs = run.config(), run.inputs()
         opened = None
@@ -123,7 +113,7 @@ class Predictor:
         return cls(config, inputs, model, choose_device(device))
 
     def check(self, question: str) -> None:
-        """Raise `CaeavError` for a question that the task does not answer, or for none where it needs one."""
+        """Raise `CaeavError` for a question where the task answers none, or for none where it needs one."""
         self._task.sample_of(Clip("", "", 0.0, 0.0), question)
 
     @torch.no_grad()
@@ -135,11 +125,10 @@ class Predictor:
         start_s: float = 0.0,
         question: str = "",
     ) -> Prediction:
-        """Predict one clip from its taps (and caption arrays, when the run uses captions), by name as in a store.
+        """Predict one clip from its taps, and caption arrays if the run uses captions, named as in a store.
 
         `info` is the record's: where the media end (`facts`), which segments are real (`frames_ok`, `audio_ok`) and,
-        if known, `silent`. `question` is for tasks that answer one. Raises `CaeavError` for arrays or a question that
-        do not fit.
+        if known, `silent`. Raises `CaeavError` for arrays or a question that do not fit.
         """
         spec = self.inputs.spec
         times = SegmentTimes(
@@ -160,20 +149,20 @@ class Predictor:
         )
 
     def _missing(self, info: Mapping[str, Any], times: SegmentTimes) -> tuple[tuple[str, ...], ...]:
-        """For each segment, what of the modalities that the run reads is not there.
+        """For each segment, which of the modalities that the run reads the media lack.
 
-        Sound is real where it fills half a segment; in one that the end of the media cuts off, where anything is heard.
+        Audio counts where it fills half a segment; in one that the end of the media cuts off, where it is not silent.
         """
         segments, modalities = self.inputs.spec.segments, modalities_read(self.config)
-        seen, heard = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
+        frames, audio = (self._flags(info, name)[0].tolist() for name in ("frames_ok", "audio_ok"))
         silent = info.get("silent") or [False] * segments
         start_s, end_s = times.bounds(times.shown - 1)
         if info.get("silent") and end_s - start_s < times.segment_s:
-            heard[times.shown - 1] = True
-        heard = [ok and not nothing for ok, nothing in zip(heard, silent, strict=True)]
-        there = {PICTURE: ("visual", seen), SOUND: ("audio", heard)}
+            audio[times.shown - 1] = True
+        audio = [ok and not mute for ok, mute in zip(audio, silent, strict=True)]
+        present = {FRAMES: ("visual", frames), AUDIO: ("audio", audio)}
         return tuple(
-            tuple(name for name, (modality, ok) in there.items() if modality in modalities and not ok[t])
+            tuple(name for name, (modality, ok) in present.items() if modality in modalities and not ok[t])
             for t in range(segments)
         )
 
@@ -182,8 +171,7 @@ class Predictor:
     ) -> TokenBatch:
         spec = self.inputs.spec
         wanted: dict[str, tuple[int, ...]] = {
-            tap.name: (spec.segments, tap.tokens, tap.channels)
-            for tap in (*spec.visual, *spec.audio, *spec.other)
+            tap.name: (spec.segments, tap.tokens, tap.channels) for tap in taps_of(spec)
         }
         for name, caption in (("visual_caption", spec.visual_caption), ("audio_caption", spec.audio_caption)):
             if self.config.captions and caption is not None:
@@ -199,131 +187,12 @@ class Predictor:
                 hint="tokenise the clip by the recipes in the run's stores.json",
             )
         held = {name: torch.from_numpy(np.array(arrays[name])).unsqueeze(0) for name in wanted}
-        return TokenBatch(
-            keys=[sample.key],
-            visual={tap.name: held[tap.name] for tap in spec.visual},
-            audio={tap.name: held[tap.name] for tap in spec.audio},
-            frames_ok=self._flags(info, "frames_ok"),
-            audio_ok=self._flags(info, "audio_ok"),
-            visual_caption=held.get("visual_caption"),
-            visual_caption_mask=held.get("visual_caption_mask"),
-            audio_caption=held.get("audio_caption"),
-            audio_caption_mask=held.get("audio_caption_mask"),
-            extra={tap.name: held[tap.name] for tap in spec.other}
-            | self._task.extra_inputs(self.inputs, [sample]),
-        )
+        held |= {name: self._flags(info, name) for name in ("frames_ok", "audio_ok")}
+        batch = as_batch([sample.key], held, spec)
+        batch.extra |= self._task.extra_inputs(self.inputs, [sample])
+        return batch
 
     def _flags(self, info: Mapping[str, Any], name: str) -> Tensor:
         """`[1, T]`, True where the clip's segment holds real media."""
         flags = np.broadcast_to(np.asarray(info.get(name, True), bool), (self.inputs.spec.segments,))
         return torch.from_numpy(flags.copy()).unsqueeze(0)
-
-
-JSON_FILE, PICTURE_FILE = "prediction.json", "prediction.png"
-
-
-def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What was found, the agreement a segment (null without CASTE, or where picture or sound is missing) and what is
-    missing in each, with `facts` (run, file, ...). Segments behind the end of the media are not in it."""
-    shown = prediction.times.shown
-    return {
-        **facts,
-        **prediction.decoded.as_json(prediction.times),
-        "agreement": prediction.agreements(),
-        "missing": [list(lacks) for lacks in prediction.missing[:shown]],
-    }
-
-
-def write_report(
-    prediction: Prediction, folder: Path, title: str, facts: Mapping[str, Any], frames: Frames = ()
-) -> list[Path]:
-    """Publish everything about a prediction into `folder`; the files written."""
-    text = json.dumps(report_json(prediction, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    files = {
-        JSON_FILE: text.encode("utf-8", "backslashreplace"),  # \udcff of a file name is JSON's own escape
-        PICTURE_FILE: picture(prediction, title, frames),
-        **prediction.decoded.files(prediction.times),
-    }
-    for name, data in files.items():
-        publish_bytes(folder / name, data)
-    return [folder / name for name in files]
-
-
-def folder_for(file: Path, folder: Path, question: str = "") -> Path:
-    """`folder`, or, where a prediction for another file or question lies in it, the same with the first free number."""
-    place, number = folder, 1
-    while _is_another(place / JSON_FILE, file, question):
-        number += 1
-        place = folder.with_name(f"{folder.name}-{number}")
-    return place
-
-
-def _is_another(report: Path, file: Path, question: str) -> bool:
-    try:
-        seen = json.loads(report.read_text(encoding="utf-8"))
-        return Path(seen["file"]).resolve() != file.resolve() or seen.get("question", "") != question.strip()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return False  # nothing there, or nothing worth keeping
-
-
-def picture(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
-    """A PNG: the task's panels below each other, then the agreement of sound and picture over time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    times = prediction.times
-    panels = list(prediction.decoded.panels(times, frames))
-    agreements = prediction.agreements()
-    if agreements is not None:
-        panels.append(_agreement(agreements, times))
-    heights = [panel.height for panel in panels]
-    figure = Figure(figsize=(times.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # a figure draws on the canvas it was given to; no display is looked for
-    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    last = max((i for i, panel in enumerate(panels) if panel.timed), default=None)
-    for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-        if panel.timed:
-            _over_time(axis, times, _below(prediction) if i == last else None)
-        axis.spines[["top", "right"]].set_visible(False)
-        panel.draw(axis)
-    figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
-    buffer = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _below(prediction: Prediction) -> str:
-    """The name of the time axis, with what the media do not have in which segments."""
-    names = dict.fromkeys(name for lacks in prediction.missing for name in lacks)
-    lacks = {name: [name in lacks for lacks in prediction.missing] for name in names}
-    where = {name: prediction.times.segment_list(found) for name, found in lacks.items()}
-    said = "; ".join(f"no {name} in {numbers}" for name, numbers in where.items() if numbers)
-    return "seconds" + (f"  (segments above; {said})" if said else "")
-
-
-def _over_time(axis: Axes, times: SegmentTimes, label: str | None) -> None:
-    """The time in the file from left to right; numbers and their name only below the last such panel."""
-    axis.set_xlim(times.start_s, times.end_s)
-    step = max(1, math.ceil(times.shown / 30))
-    ticks = [times.bounds(t)[0] for t in range(0, times.shown, step)] + [times.end_s]
-    axis.set_xticks(ticks, [""] * len(ticks) if label is None else [f"{tick:.5g}" for tick in ticks])
-    if label is not None:
-        axis.set_xlabel(label)
-
-
-def _agreement(values: Sequence[float | None], times: SegmentTimes) -> Panel:
-    """How well sound and picture agree, in the middle of every segment; a gap where one of them is missing."""
-
-    def draw(axis: Axes) -> None:
-        middles = [sum(times.bounds(t)) / 2 for t in range(times.shown)]
-        heights = np.array([np.nan if value is None else value for value in values])
-        axis.fill_between(middles, heights, color=BLUE, alpha=0.18, linewidth=0)
-        axis.plot(middles, heights, color=BLUE, marker="o", markersize=4)
-        axis.set_ylim(0, 1.05)
-        axis.set_yticks([0, 0.5, 1])
-        axis.set_ylabel("agreement")
-        axis.grid(axis="y", alpha=0.3)
-
-    return Panel(1.1, draw)

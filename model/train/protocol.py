@@ -1,26 +1,25 @@
-"""By which rules a run's score came about: our own, or those of the papers it is to stand beside.
+"""The evaluation protocol of a run: our own, or that of the papers it is compared with.
 
 `honest`, the default: the epoch is chosen on val, test is scored once. `published`: what the code of LAVISH, DG-SCT,
-AVMoE and STG-CMA does for the task, which for some tasks means that test itself chooses the epoch; such a score is
-optimistic, comparable only with scores made alike, and says so wherever it appears.
+AVMoE and STG-CMA does for the task; for some tasks test itself chooses the epoch. Such a score is optimistic,
+comparable only with scores made alike, and marked wherever it appears.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from caeav.model.tasks.config import RunConfig
+from caeav.model.tasks.config import RunConfig
 
 HONEST, PUBLISHED = "honest", "published"
 
 
 @dataclass(frozen=True)
 class AsPublished:
-    """settings: configuration that the protocol fixes; rules: the same in a sentence; peaks: test numbers are the best
-    over epochs, each for itself."""
+    """`rules`: the protocol in a sentence. `settings`: what it fixes in the configuration. `peaks`: each test number is
+    its best over all epochs."""
 
     rules: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -47,13 +46,13 @@ AS_PUBLISHED: Mapping[str, AsPublished] = {
 
 
 def departures(config: RunConfig) -> list[str]:
-    """Faults of a configuration that claims the published protocol and does otherwise."""
+    """Faults of a configuration that claims the published protocol but departs from it."""
     if config.protocol != PUBLISHED:
         return []
     if config.task not in AS_PUBLISHED:
         return [f"protocol: {PUBLISHED!r}; no rules are known for task {config.task!r}, allowed: {HONEST!r}"]
     if config.drop_leaks:
-        return ["drop_leaks: true; the published protocol scores all clips: leave one of the two out"]
+        return ["drop_leaks: true; the published protocol scores all clips: leave out one of the two"]
     faults = []
     values = config.model_dump()
     for path, wanted in AS_PUBLISHED[config.task].settings.items():
@@ -66,22 +65,22 @@ def departures(config: RunConfig) -> list[str]:
 
 
 def stamp(protocol: str, select_on: str) -> str:
-    """In a word or two, for tables."""
+    """The protocol in a few words, for tables."""
     if protocol == PUBLISHED:
         return f"published, best epoch by {select_on}"
     return HONEST if select_on == "val" else "selected on test"
 
 
 def sentence(task: str, protocol: str, select_on: str) -> str:
-    """In full, for cards: how the weights were chosen, and what that does to the test score."""
+    """The protocol in full, for cards: how the weights were chosen, and what that does to the test score."""
     if protocol == PUBLISHED:
         how = AS_PUBLISHED[task].rules
-        said = f"**Published protocol**: {how}. These are the rules of the papers compared with, not ours."
-        return said + (" The test score is therefore optimistic." if select_on == "test" else "")
+        text = f"**Published protocol**: {how}. These are the rules of the papers compared with, not ours."
+        return text + (" The test score is therefore optimistic." if select_on == "test" else "")
     if select_on == "test":
         return (
-            "**Selected on test**: the weights are those of the epoch that did best on the test split, as much "
-            "published work does it. The test score is therefore optimistic; compare it only with numbers made alike."
+            "**Selected on test**: the weights are those of the epoch that did best on the test split, as in much "
+            "published work. The test score is therefore optimistic; compare it only with numbers made alike."
         )
     return (
         "The weights are those of the epoch that did best on **val**; **test** was scored once, afterwards."

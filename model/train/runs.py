@@ -1,33 +1,20 @@
-"""Run folders: where they lie, what is in them, and how they are found again.
+"""Run folders: what is in them, how they are found again, and which stores they need.
 
 `<home>/runs/<date-time>-<task>-<recipe>-s<seed>/` holds config.yaml (resolved), inputs.json (classes and shapes),
 stores.json (what was joined), origin.json (command and group), environment.json, metrics.jsonl, tensorboard/,
-checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained:
-it can be scored or used for prediction wherever the folder is copied to. A group (`--seeds`) is one file
-`<name>.group.json` beside its runs.
-
-What a run was made with: versions, platform and device, for whoever repeats it elsewhere.
-
-Which stores the runs of a home refer to: those must stay as long as the runs are to be scored or repeated.
-
-Which frozen backbones made the tokens that a run reads, in a few words: for tables and cards.
-
-A score says little without them. What is read is the run's own record of its stores; nothing is opened or loaded.
+checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained: it
+can be scored or used for prediction wherever its folder is copied. A group of runs (`--seeds`) is described in
+`<name>.group.json` beside them.
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import torch
 
 from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.errors import CaeavError
@@ -38,84 +25,10 @@ from caeav.model.train.config_file import dump_config, load_config
 from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
 from caeav.pipeline.store import Recipe, Reference
 
-PACKAGES = ("caeav", "torch", "numpy", "safetensors", "pydantic", "tensorboard", "matplotlib")
-
-
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """JSON values. The thread count is part of it: sums over threads decide the last bits of a CPU run."""
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
-        "cuda": torch.version.cuda,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def environment_differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changed that can change a resumed run's numbers: `torch: 2.12.0 -> 2.13.0`."""
-    pairs = [
-        (name, then.get(name), now.get(name)) for name in ("machine", "device", "device_name", "threads")
-    ]
-    pairs += [
-        (name, then.get("packages", {}).get(name), now["packages"].get(name))
-        for name in ("caeav", "torch", "numpy")
-    ]
-    return [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-IMPORTED = "features"
-"""The name that `caeav import` gives to what it did not compute."""
-RANDOM_VALUES = " (random values)"
-READ: Mapping[str, tuple[str, ...]] = {
-    "both": ("visual", "audio"),
-    "visual": ("visual",),
-    "audio": ("audio",),
-    "neither": (),
-}
-"""The modalities that a run reads, by its setting `model.modalities`."""
-
-
-def modalities_read(config: RunConfig) -> tuple[str, ...]:
-    """Of `visual` and `audio`, those the run reads."""
-    return READ[config.model.modalities]
-
-
-def backbones(config: RunConfig, recipes: Sequence[Recipe]) -> str:
-    """`swinv2-large + hts-at`, visual first; one name where both are the same, `none` for a run that reads neither."""
-    named: list[str] = []
-    for modality in modalities_read(config):
-        for recipe in recipes:
-            part = recipe.fields.get(modality)
-            if isinstance(part, Mapping):
-                named.append(_name(part, recipe))
-    return " + ".join(dict.fromkeys(named)) or ("none" if not modalities_read(config) else "not known")
-
-
-def _name(part: Mapping[str, object], recipe: Recipe) -> str:
-    name = str(part.get("name", "not known"))
-    if name == IMPORTED:
-        return f"imported {recipe.name}"
-    weights = part.get("weights")
-    source = str(weights.get("source", "")) if isinstance(weights, Mapping) else ""
-    return name + (RANDOM_VALUES if source.startswith("random:") else "")
-
-
 CONFIG, INPUTS, STORES, ENVIRONMENT = "config.yaml", "inputs.json", "stores.json", "environment.json"
 METRICS, RESULT, CARD, ADAPTER = "metrics.jsonl", "result.json", "card.md", "adapter.safetensors"
 ORIGIN = "origin.json"
 CHECKPOINTS, TENSORBOARD, PREDICTIONS = "checkpoints", "tensorboard", "predictions"
-GROUP_SUFFIX = ".group.json"
 
 
 class RunError(CaeavError):
@@ -135,7 +48,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Where weights and the resumable state lie."""
+        """The folder of weights and resumable state."""
         return self.folder / CHECKPOINTS
 
     def config(self) -> RunConfig:
@@ -143,19 +56,19 @@ class Run:
         return load_config(self.folder / CONFIG)
 
     def inputs(self) -> Inputs:
-        """Classes and shapes."""
+        """Classes and shapes that the network is built for."""
         return Inputs.from_json(self.read(INPUTS))
 
     def stores(self) -> dict[str, Any]:
-        """What was joined: labels digest and store facts with their recipes."""
+        """What was joined: the digest of the labels, and each store with its recipe."""
         return self.read(STORES)
 
     def token_recipes(self) -> list[Recipe]:
-        """By which recipes a new clip becomes the tokens the run was trained on."""
+        """The recipes that turn a new clip into tokens like those the run was trained on."""
         return self._recipes("tokens")
 
     def caption_recipe(self) -> Recipe | None:
-        """By which its captions are made; None for a run without."""
+        """The recipe of its captions; None for a run without."""
         return next(iter(self._recipes("captions")), None)
 
     def _recipes(self, kind: str) -> list[Recipe]:
@@ -163,14 +76,14 @@ class Run:
         return [Recipe(recipe["kind"], recipe["name"], recipe["fields"]) for recipe in held]
 
     def origin(self) -> dict[str, Any]:
-        """The command that began it and the group it belongs to, as far as known."""
+        """The command that started the run and its group; empty where unknown."""
         return self.read(ORIGIN) if (self.folder / ORIGIN).exists() else {"command": "", "group": ""}
 
     def result(self) -> dict[str, Any] | None:
-        """Scores, or None while training is unfinished."""
+        """Scores and all else of `result.json`; None while training is unfinished."""
         if not (self.folder / RESULT).exists():
             return None
-        return {"protocol": HONEST, "intervals": {}} | self.read(RESULT)  # runs from before there were any
+        return {"protocol": HONEST, "intervals": {}} | self.read(RESULT)  # missing in older runs
 
     def read(self, name: str) -> dict[str, Any]:
         """One JSON file of the run; raises `RunError`."""
@@ -193,12 +106,12 @@ class Run:
 
 
 def create_run(home: Home, config: RunConfig) -> Run:
-    """A new run folder with its configuration; names never clash, whoever trains at the same time."""
+    """A new run folder with its configuration; names never clash, even between processes."""
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    marked = "" if config.select_on == "val" else "-selected-on-test"
+    mark = "" if config.select_on == "val" else "-selected-on-test"
     if config.protocol == PUBLISHED:
-        marked = "-published"
-    base = f"{stamp}-{config.task}-{config.recipe}{marked}-s{config.seed}"
+        mark = "-published"
+    base = f"{stamp}-{config.task}-{config.recipe}{mark}-s{config.seed}"
     home.runs.mkdir(parents=True, exist_ok=True)
     name, n = base, 1
     while True:
@@ -214,7 +127,7 @@ def create_run(home: Home, config: RunConfig) -> Run:
 
 
 def find_run(home: Home, name: str) -> Run:
-    """The run at a path, or called `name` or with the only name that begins so or holds it; `last`: the newest."""
+    """The run at a path, the one called `name`, or the only one whose name contains it; `last`: the newest."""
     as_path = Path(name).expanduser()
     if (as_path / CONFIG).is_file():
         return Run(as_path.absolute())
@@ -227,7 +140,7 @@ def find_run(home: Home, name: str) -> Run:
         return matches[0]
     shown = ", ".join(run.name for run in (matches or known)[-5:])
     if matches:
-        raise RunError(f"{name!r} fits {len(matches)} runs: {shown}", hint="give the whole name")
+        raise RunError(f"{name!r} fits {len(matches)} runs: {shown}", hint="give the full name")
     if known:
         raise RunError(
             f"no run {name!r} in {home.runs}; the newest are: {shown}", hint="list them: caeav runs ls"
@@ -245,7 +158,7 @@ def list_runs(home: Home) -> list[Run]:
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """One line of `caeav runs ls`: what it is and how it did. A damaged run is listed as such, not hidden."""
+    """One line of `caeav runs ls`: what the run is and how it scored. A damaged run is listed as damaged."""
     try:
         config, result = run.config(), run.result()
     except CaeavError as error:
@@ -266,21 +179,16 @@ def summarise(run: Run) -> dict[str, Any]:
     return facts
 
 
-def group_path(home: Home, name: str) -> Path:
-    """Where the summary of a group of runs lies."""
-    return home.runs / f"{name}{GROUP_SUFFIX}"
-
-
 def referenced_stores(home: Home) -> set[Reference]:
-    """The stores of every run, finished or not.
+    """The stores that any run needs to be scored or repeated, finished or not.
 
-    Raises `RunError` when a run does not say which: nothing may be called unused then.
+    Raises `RunError` when a run does not say which, since no store can be called unused then.
     """
     found: set[Reference] = set()
     folders = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
-    for run in (
+    for run in [
         Run(folder) for folder in folders if (folder / CONFIG).exists() or (folder / STORES).exists()
-    ):
+    ]:
         try:
             for fact in run.stores()["stores"]:
                 place = PurePosixPath(fact["folder"])
@@ -288,6 +196,6 @@ def referenced_stores(home: Home) -> set[Reference]:
         except (RunError, KeyError, TypeError) as error:
             raise RunError(
                 f"run {run.name} does not say which stores it uses: {getattr(error, 'problem', repr(error))}",
-                hint=f"it has just begun, or it is damaged; remove {run.folder} if it is of no use",
+                hint=f"it has just started, or it is damaged; remove {run.folder} if it is not needed",
             ) from error
     return found

@@ -1,4 +1,4 @@
-"""Train an experiment into its run folder: learn, load the best weights, score each split once, write the result."""
+"""Training an experiment into its run folder: fit, load the best weights, score each split once, write the result."""
 
 from __future__ import annotations
 
@@ -22,30 +22,14 @@ from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.train.resume import BEST
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run, describe_environment
+from caeav.model.train.provenance import describe_environment
+from caeav.model.train.resume import BEST, Progress
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
 from caeav.model.train.stress import active
 
 
-def best_weights(run: Run) -> Path:
-    """The file with the weights that did best on the selection split; raises `CaeavError` before there are any."""
-    path = run.checkpoints / BEST
-    if not path.exists():
-        raise CaeavError(
-            f"run {run.name} has no finished epoch yet ({path} is not there)",
-            hint=f"caeav train --resume {run.name}",
-        )
-    return path
-
-
-def load_best(run: Run, model: nn.Module) -> None:
-    """Load the weights that did best on the selection split into `model`."""
-    path = best_weights(run)
-    load_into(model, read_tensors(path)[0], path)
-
-
 def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Train (or go on training) into `run`, score, and return what `result.json` says."""
+    """Train, or go on training, into `run`, score, and return what `result.json` holds."""
     run.write(ENVIRONMENT, describe_environment(experiment.device))
     run.write(INPUTS, experiment.inputs.as_json())
     run.write(STORES, experiment.stores_json())
@@ -62,9 +46,20 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     )
     progress = trainer.fit()
     load_best(run, model)
+    result = _result(experiment, run, model, progress)
+    facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
+    write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
+    write_card(run, experiment, result)
+    run.write(RESULT, result)
+    return result
+
+
+def _result(experiment: Experiment, run: Run, model: nn.Module, progress: Progress) -> dict[str, Any]:
+    """What `result.json` holds; scores every split but train."""
+    config = experiment.config
     splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
     scored = {name: experiment.score(model, name) for name in splits}
-    result = {
+    result: dict[str, Any] = {
         "run": run.name,
         "group": run.origin()["group"],
         "task": config.task,
@@ -99,11 +94,24 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         result["peaks"] = {config.select_on: progress.peaks}
     if config.drop_leaks:
         result["leaks"] = {
-            "left_out": removed(experiment.whole, experiment.joined.splits),
-            "scores_with": {name: experiment.score_whole(model, name).value for name in splits},
+            "left_out": removed(experiment.all_splits, experiment.joined.splits),
+            "scores_with": {name: experiment.score_with_leaks(model, name).value for name in splits},
         }
-    facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
-    write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
-    write_card(run, experiment, result)
-    run.write(RESULT, result)
     return result
+
+
+def best_weights(run: Run) -> Path:
+    """The file with the weights that scored best on the selection split; raises `CaeavError` if there are none yet."""
+    path = run.checkpoints / BEST
+    if not path.exists():
+        raise CaeavError(
+            f"run {run.name} has no finished epoch yet ({path} does not exist)",
+            hint=f"caeav train --resume {run.name}",
+        )
+    return path
+
+
+def load_best(run: Run, model: nn.Module) -> None:
+    """Load the weights that scored best on the selection split into `model`."""
+    path = best_weights(run)
+    load_into(model, read_tensors(path)[0], path)

@@ -1,10 +1,10 @@
-"""Damage to inputs, made to cached tokens when a batch is read: for scores under stress, and to augment training.
+"""Damage to cached tokens as a batch is read: to score a run under stress, or to augment its training.
 
-What happens to a clip is a function of (seed, its key, the kind of damage) in scoring, and of the epoch besides in
-training; whether, too: each clip has a fixed number in 0..1 for each kind and is hit where it lies below the share, so
-the clips hit by a small share are among those hit by a greater one. All rows of a clip (questions) are hit alike.
-Order: cut, blind; swap, shift, mute; captions swapped, emptied, dropped. What is removed is zeros with flags and masks
-False, as the recipes `audio` and `visual` remove a modality. Shapes: `B` samples, `T` segments.
+What happens to a clip is a function of the seed, the clip's key and the kind of damage, in training also of the epoch.
+Each clip has a fixed number in 0..1 for each kind and is hit where that lies below the strength, so the clips hit by a
+small share are among those hit by a larger one. All samples of a clip (its questions) are hit alike. Removed arrays
+become zeros with flags and masks False, as the presets `audio` and `visual` remove a modality.
+Shapes: `B` samples, `T` segments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,18 +26,18 @@ from caeav.model.tasks.config import StressConfig
 from caeav.model.train.data import CAPTION_ARRAYS
 
 KINDS = ("cut", "blind", "swap", "shift", "mute", "caption_swap", "caption_empty", "caption_drop")
-"""In the order in which they are done; the place is part of what is drawn from, so new ones go to the end."""
+"""In the order of application. The index seeds the draws, so new kinds go to the end."""
 
 CAPTION_KINDS = tuple(kind for kind in KINDS if kind.startswith("caption_"))
-NEED_OTHERS = ("cut", "swap", "caption_swap")
-PICTURE_BESIDES = "motion."
-"""Taps of neither modality by name that show the picture all the same."""
+NEED_DONOR = ("cut", "swap", "caption_swap")
+MOTION = "motion."
+"""Taps of this name belong to neither modality, but are computed from frames."""
 
 Arrays = dict[str, Tensor]
 
 
 class Stress:
-    """A `BatchTransform` of batches that are scored."""
+    """A `BatchTransform` that damages batches for scoring."""
 
     def __init__(self, strengths: StressConfig, seed: int = 0) -> None:
         self._strengths, self._seed = strengths, seed
@@ -44,14 +45,14 @@ class Stress:
     def __call__(
         self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
-        """Training batches are left alone."""
+        """Leaves training batches as they are."""
         if epoch is not None:
             return batch
         return _stressed(batch, rows, data, self._strengths, _Source((self._seed,), varied=False))
 
 
 class Augment:
-    """A `BatchTransform` of training batches: drawn anew every epoch, `shift` in both directions up to its value."""
+    """A `BatchTransform` that damages training batches anew every epoch; shifts go up to `shift` in both directions."""
 
     def __init__(self, strengths: StressConfig) -> None:
         self._strengths = strengths
@@ -59,24 +60,24 @@ class Augment:
     def __call__(
         self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
     ) -> TokenBatch:
-        """Batches that are scored are left alone."""
+        """Leaves batches for scoring as they are."""
         if epoch is None:
             return batch
         return _stressed(batch, rows, data, self._strengths, _Source(tuple(epoch), varied=True))
 
 
 def active(strengths: StressConfig) -> dict[str, float]:
-    """The kinds that do anything, with their strength."""
+    """The kinds with a strength other than 0."""
     return {kind: value for kind in KINDS if (value := getattr(strengths, kind))}
 
 
-def said(strengths: StressConfig) -> str:
-    """As on the command line: `shift=2,swap=0.3`."""
+def stress_text(strengths: StressConfig) -> str:
+    """Strengths as on the command line: `shift=2,swap=0.3`."""
     return ",".join(f"{kind}={value:g}" for kind, value in active(strengths).items()) or "none"
 
 
 def parse_stress(text: str) -> StressConfig:
-    """`shift=2,swap=0.3` -> strengths; raises `CaeavError` with everything that is wrong with it."""
+    """The strengths in a text such as `shift=2,swap=0.3`; raises `CaeavError` with all its faults."""
     faults, values = [], {}
     for part in text.split(","):
         kind, _, number = (x.strip() for x in part.partition("="))
@@ -101,33 +102,33 @@ def parse_stress(text: str) -> StressConfig:
 
 
 def check_stress(kinds: Sequence[str], spec: InputSpec, *, captions: bool, shift: int = 0) -> None:
-    """Raises `CaeavError` where a run's inputs cannot be damaged so."""
+    """Raise `CaeavError` for kinds of stress that a run's inputs do not allow."""
     if abs(shift) >= spec.segments:
         raise CaeavError(
             f"shift={shift}: a clip has {spec.segments} segments",
             hint=f"shift by {spec.segments - 1} segments at most",
         )
-    silent = [kind for kind in kinds if kind in CAPTION_KINDS]
-    if silent and not captions:
+    of_captions = [kind for kind in kinds if kind in CAPTION_KINDS]
+    if of_captions and not captions:
         raise CaeavError(
-            f"{', '.join(silent)}: this run reads no captions",
-            hint="leave it away, or take a run that does: --recipe full or case",
+            f"{', '.join(of_captions)}: this run reads no captions",
+            hint="leave it out, or use a run that does: --recipe full or case",
         )
 
 
 class _Source(NamedTuple):
-    """What draws come from; varied: shifts are drawn too."""
+    """Random generators per clip and kind; `varied`: the size of shifts is drawn too."""
 
-    start: tuple[int, ...]
+    seeds: tuple[int, ...]
     varied: bool
 
     def draw(self, key: str, kind: str) -> np.random.Generator:
-        return np.random.default_rng([*self.start, zlib.crc32(key.encode()), KINDS.index(kind)])
+        return np.random.default_rng([*self.seeds, zlib.crc32(key.encode()), KINDS.index(kind)])
 
 
 @dataclass(frozen=True)
 class _Hits:
-    """The clips that a kind happens to: their places in the batch, one donor clip and one segment for each."""
+    """The clips that a kind hits: their places in the batch, and a donor clip and a segment for each."""
 
     places: list[int]
     donors: list[int]
@@ -141,18 +142,22 @@ def _stressed(
     if not wanted:
         return batch
     arrays = _flat(batch)
-    picture = [name for name in arrays if name == "frames_ok" or name in batch.visual or _shows(name)]
-    sound = ["audio_ok", *batch.audio]
     captions = [name for name in CAPTION_ARRAYS if name in arrays]
-    words = [name for name in captions if not name.endswith("_mask")]
+    names = {
+        "visual": ["frames_ok", *batch.visual, *_motion(batch)],
+        "audio": ["audio_ok", *batch.audio],
+        "captions": captions,
+        "caption_tokens": [name for name in captions if not name.endswith("_mask")],
+    }
     clips = data.clips_of(rows)
     for kind, value in wanted.items():
         if kind == "shift":
-            _shift(arrays, sound, [_steps(data.clips[clip], int(value), source) for clip in clips])
+            _shift(arrays, names["audio"], [_steps(data.clips[clip], int(value), source) for clip in clips])
             continue
         hits = _hits(kind, value, clips, data, source, batch.frames_ok.shape[1])
         if hits.places:
-            DAMAGE[kind](arrays, {"p": picture, "s": sound, "c": captions, "w": words}, hits, data)
+            target, damage = DAMAGE[kind]
+            damage(arrays, names[target], hits, data)
     return _unflat(batch, arrays)
 
 
@@ -160,8 +165,10 @@ def _hits(
     kind: str, share: float, clips: Sequence[int], data: ClipData, source: _Source, segments: int
 ) -> _Hits:
     others = len(data.clips) - 1
-    if kind in NEED_OTHERS and not others:
-        raise CaeavError(f"{kind}: the split has one clip, so there is no other", hint="take a larger split")
+    if kind in NEED_DONOR and not others:
+        raise CaeavError(
+            f"{kind}: the split has one clip, so there is no other", hint="choose a larger split"
+        )
     found = _Hits([], [], [])
     for place, clip in enumerate(clips):
         rng = source.draw(data.clips[clip], kind)
@@ -180,12 +187,12 @@ def _steps(key: str, shift: int, source: _Source) -> int:
 
 
 def _shift(arrays: Arrays, names: Sequence[str], steps: Sequence[int]) -> None:
-    """Later by `steps` segments, clip by clip; what leaves at one end comes in at the other: nothing is lost."""
+    """Roll arrays later by `steps` segments, clip by clip; what leaves at one end enters at the other."""
     for name in names:
         arrays[name] = torch.stack([x.roll(n, 0) for x, n in zip(arrays[name], steps, strict=True)])
 
 
-def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits) -> None:
+def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits, data: ClipData) -> None:
     for name in names:
         arrays[name] = arrays[name].clone()
         arrays[name][hits.places] = 0
@@ -194,39 +201,39 @@ def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits) -> None:
 def _exchange(
     arrays: Arrays, names: Sequence[str], hits: _Hits, data: ClipData, *, from_segment: bool = False
 ) -> None:
-    """Another clip's arrays instead of one's own, all of them or from the drawn segment on."""
-    given = data.clip_arrays(hits.donors)
+    """Replace a clip's arrays by its donor's, as a whole or from the drawn segment on."""
+    donated = data.clip_arrays(hits.donors)
     for name in names:
         arrays[name] = arrays[name].clone()
         for i, (place, segment) in enumerate(zip(hits.places, hits.segments, strict=True)):
             first = segment if from_segment else 0
-            arrays[name][place, first:] = given[name][i, first:]
+            arrays[name][place, first:] = donated[name][i, first:]
 
 
-Damage = Callable[[Arrays, dict[str, list[str]], _Hits, ClipData], None]
+Damage = Callable[[Arrays, Sequence[str], _Hits, ClipData], None]
 
-DAMAGE: dict[str, Damage] = {
-    "cut": lambda x, of, hits, data: _exchange(x, of["p"], hits, data, from_segment=True),
-    "blind": lambda x, of, hits, data: _remove(x, of["p"], hits),
-    "swap": lambda x, of, hits, data: _exchange(x, of["s"], hits, data),
-    "mute": lambda x, of, hits, data: _remove(x, of["s"], hits),
-    "caption_swap": lambda x, of, hits, data: _exchange(x, of["c"], hits, data),
-    "caption_empty": lambda x, of, hits, data: _remove(x, of["w"], hits),
-    "caption_drop": lambda x, of, hits, data: _remove(x, of["c"], hits),
+DAMAGE: dict[str, tuple[str, Damage]] = {
+    "cut": ("visual", partial(_exchange, from_segment=True)),
+    "blind": ("visual", _remove),
+    "swap": ("audio", _exchange),
+    "mute": ("audio", _remove),
+    "caption_swap": ("captions", _exchange),
+    "caption_empty": ("caption_tokens", _remove),
+    "caption_drop": ("captions", _remove),
 }
-"""p: arrays of the picture, s: of the sound, c: of captions, w: of their words."""
+"""Kind -> which arrays it damages, and how."""
 
 
-def _shows(name: str) -> bool:
-    return name.startswith(PICTURE_BESIDES)
+def _motion(batch: TokenBatch) -> list[str]:
+    return [name for name in batch.extra if name.startswith(MOTION)]
 
 
 def _flat(batch: TokenBatch) -> Arrays:
-    """Everything that was read from stores, by name."""
-    besides = {name: x for name, x in batch.extra.items() if _shows(name)}
+    """Everything in a batch that was read from stores, by name."""
+    motion = {name: batch.extra[name] for name in _motion(batch)}
     captions = {name: x for name in CAPTION_ARRAYS if (x := getattr(batch, name)) is not None}
     flags = {"frames_ok": batch.frames_ok, "audio_ok": batch.audio_ok}
-    return {**batch.visual, **batch.audio, **besides, **captions, **flags}
+    return {**batch.visual, **batch.audio, **motion, **captions, **flags}
 
 
 def _unflat(batch: TokenBatch, arrays: Arrays) -> TokenBatch:

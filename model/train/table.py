@@ -1,17 +1,14 @@
-"""Published numbers and one's own runs, task by task, in one table each: for `caeav runs table` and docs/RESULTS.md.
+"""Published numbers and own runs in one table per task, for `caeav runs table` and docs/RESULTS.md.
 
-Peers stand in `peers.yaml`, the one place where their numbers are kept. Own runs are read from their `result.json`;
-those begun together with `--seeds` are one row, mean and deviation. Beside peers stand only runs that can be compared
-with them: on the official data set, nearly all of its test split, by a known protocol. Others get tables of their own,
-without peers, that say why.
-
-Tables in Markdown, and text of unknown origin in them: names of classes, data sets and runs come from files.
+Peers' numbers are kept in `peers.yaml` only. Own runs are read from their `result.json`; a group of runs (`--seeds`) is
+one row, mean and deviation. Only comparable runs stand beside peers: on the official data set, nearly all of its test
+split, by a known protocol. Others get tables without peers that say why.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
@@ -20,45 +17,30 @@ import yaml
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.model.train.markdown import literal, markdown_table
 from caeav.model.train.protocol import PUBLISHED, stamp
-from caeav.model.train.runs import RANDOM_VALUES, Run, backbones, list_runs
-
-_HARMLESS = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", "`": "'", "\\": "\\\\", "|": "\\|", "[": "\\[", "]": "\\]"}
-)
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are Markdown already: what comes from files goes through `literal` first."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def literal(value: object) -> str:
-    """A value as one line of harmless text: no HTML, no link or picture, no end of a cell; floats with two digits."""
-    text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return "".join(c if c.isprintable() else " " for c in text).translate(_HARMLESS)
-
+from caeav.model.train.provenance import RANDOM_VALUES, backbones
+from caeav.model.train.runs import Run, list_runs
 
 SPLIT = "test"
 NOTHING = "-"
 PLANNED, BACKBONES, METRIC, APART = "planned", "backbones", "metric settings", "apart"
-"""What a result is given besides: all seeds of its group, the backbones' names, settings of the metric that are not the
-official ones, and why it stands apart ("": it does not)."""
+"""Keys added to a result: all seeds of its group, its backbones, settings of the metric that are not official, and why
+it stands apart ("" if it does not)."""
 NEARLY_ALL = 0.95
-"""Videos vanish from the net: of this share of the official test split on, a score may stand beside others."""
+"""Videos vanish from the web: a score on this share of the official test split may still stand beside others."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """One number in percent; `deviation` over seeds, `interval` of a single run."""
+    """One number in percent; `deviation` over seeds, or `interval` of a single run."""
 
     mean: float
     deviation: float | None = None
     interval: tuple[float, float] | None = None
 
     def shown(self) -> str:
-        """With what is known of its uncertainty."""
+        """The number with its uncertainty, where known."""
         if self.deviation is not None:
             return f"{self.mean:.2f} ± {self.deviation:.2f}"
         if self.interval is not None:
@@ -69,8 +51,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Line:
-    """One row: `values` in the order of the section's metrics; `source`: where it is from, a peer's mark or a run. For
-    an own run also the backbones, how many test clips (or questions) were scored, and why it stands apart."""
+    """One row: `values` in the order of the section's metrics; `source`: a peer's mark, or a run or group.
+
+    Own runs also have `backbones`, the number of samples `tested`, and why they stand `apart`.
+    """
 
     method: str
     values: tuple[Value | None, ...]
@@ -84,8 +68,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """One table. `metrics`: name in results -> heading. `apart`: own runs that cannot stand beside published numbers;
-    `rows`: what is counted in `Line.tested`."""
+    """One table. `metrics`: name in results -> heading. `apart`: holds own runs that are not comparable with peers.
+    `rows`: what `Line.tested` counts."""
 
     task: str
     dataset: str
@@ -99,7 +83,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """All sections; `sources`: mark -> what it is; `remarks`: runs that could not be read."""
+    """All sections; `sources`: mark -> reference; `remarks`: runs that could not be read."""
 
     sections: tuple[Section, ...]
     sources: Mapping[str, str]
@@ -111,7 +95,7 @@ class Table:
 
 
 def build_table(home: Home | None, task: str | None = None) -> Table:
-    """Everything known of `task`, or of all tasks; without a home the peers alone. Raises `CaeavError`."""
+    """The table of `task`, or of all tasks; without a home, of peers only. Raises `CaeavError` for an unknown task."""
     known = yaml.safe_load((resources.files("caeav.model.train") / "peers.yaml").read_text(encoding="utf-8"))
     tasks = known["tasks"]
     if task is not None and task not in tasks:
@@ -123,16 +107,16 @@ def build_table(home: Home | None, task: str | None = None) -> Table:
             continue
         metrics = facts["metrics"]
         own = [{**r, APART: _why_apart(r, facts)} for r in results if r["task"] == name]
-        # A group is one row: it stands apart when one of its runs does.
-        away = {_group(result) for result in own if result[APART]}
-        beside = [result for result in own if _group(result) not in away]
+        # A group is one row, so all of it stands apart when one of its runs does.
+        apart = {_group(result) for result in own if result[APART]}
+        beside = [result for result in own if _group(result) not in apart]
         lines = [*(_peer(row) for row in facts["rows"]), *_own_lines(beside, list(metrics))]
         notes = tuple(facts.get("notes", ()))
         counted = str(beside[0].get("rows", "clips")) if beside else "clips"
         sections.append(
             Section(name, facts["dataset"], facts["title"], metrics, tuple(lines), notes, rows=counted)
         )
-        others = [result for result in own if _group(result) in away]
+        others = [result for result in own if _group(result) in apart]
         for dataset in dict.fromkeys(result["dataset"] for result in others):
             found = [result for result in others if result["dataset"] == dataset]
             title = f"{facts['title']}: on {dataset}, not to be compared with published numbers"
@@ -155,7 +139,7 @@ def _peer(row: Sequence[Any]) -> Line:
 
 
 def _results(home: Home) -> tuple[list[dict[str, Any]], list[str]]:
-    """Results of all finished runs that were scored on test, oldest first; what could not be read."""
+    """Results of all finished runs scored on test, oldest first, and which runs could not be read."""
     results, remarks = [], []
     for run in list_runs(home):
         try:
@@ -169,19 +153,19 @@ def _results(home: Home) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _made_of(run: Run) -> dict[str, Any]:
-    """The backbones' names, and whether the metric is computed by settings of one's own."""
+    """The backbones of a run, and its settings of the metric that are not official."""
     try:
         config = run.config()
         metric = {} if config.protocol == PUBLISHED else config.metric.model_dump()
         usual = type(config.metric)().model_dump()
         changed = [f"metric.{name} {x}" for name, x in metric.items() if x != usual[name]]
         return {BACKBONES: backbones(config, run.token_recipes()), METRIC: changed}
-    except (CaeavError, KeyError, TypeError):  # its scores are known all the same
+    except (CaeavError, KeyError, TypeError):  # an older or damaged run folder; its scores still count
         return {BACKBONES: "not known", METRIC: []}
 
 
 def _why_apart(result: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What keeps a result from standing beside published numbers; empty when nothing does."""
+    """Why a result is not comparable with published numbers; empty when it is."""
     why = []
     if result["dataset"] != facts["dataset"]:
         why.append(f"not the data set {facts['dataset']}")
@@ -196,7 +180,7 @@ def _why_apart(result: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if "leaks" in result:
         why.append("clips are left out")
     if result["select_on"] == SPLIT and result["protocol"] != PUBLISHED:
-        why.append("selected on test, by no protocol of others")
+        why.append("selected on test, not by the published protocol")
     if RANDOM_VALUES in result[BACKBONES]:
         why.append("random backbone")
     return "; ".join([*why, *result[METRIC]])
@@ -208,7 +192,7 @@ def _tested(result: Mapping[str, Any]) -> int | None:
 
 
 def _group(result: Mapping[str, Any]) -> str:
-    """What is one row: a group, or a run for itself."""
+    """The name of a result's row: its group, or the run itself."""
     return str(result["group"] or result["run"])
 
 
@@ -220,7 +204,7 @@ def _own_lines(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> lis
 
 
 def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Line:
-    """One run, or several of a group."""
+    """The row of one run, or of all runs of a group."""
     first = results[0]
     protocol = stamp(first["protocol"], first["select_on"]) + (", no leaks" if "leaks" in first else "")
     seeds = ", ".join(str(result["seed"]) for result in results)
@@ -255,14 +239,14 @@ def _value(results: Sequence[dict[str, Any]], metric: str) -> Value | None:
 
 
 def _number(result: dict[str, Any], metric: str) -> float | None:
-    """By the run's protocol: of its best epoch, or the best over epochs."""
+    """The number by the run's protocol: at its best epoch, or the best over all epochs."""
     held = {**result["details"][SPLIT], result["metric"]: result["scores"][SPLIT]}
     found = result.get("peaks", {}).get(SPLIT, {}).get(metric, held.get(metric))
     return None if found is None else float(found)
 
 
 def _cells(line: Line, section: Section) -> list[str]:
-    """Beside peers, whose names tell them, the backbones stand with the method, and clips where some are missing."""
+    """Cells of a row; beside peers, whose names include their backbones, ours go into the method's cell."""
     scores = [NOTHING if value is None else value.shown() for value in line.values]
     if not line.own:
         return [literal(line.method), *scores, line.protocol, literal(line.source)]
@@ -275,7 +259,7 @@ def _cells(line: Line, section: Section) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """The sections as Markdown, sources below; where there is no own run, an empty row says how to get one."""
+    """The sections as Markdown with sources below; without an own run, an empty row says how to get one."""
     parts = []
     for section in table.sections:
         head = ["method", *section.metrics.values(), "protocol", "source"]

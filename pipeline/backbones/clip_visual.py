@@ -17,7 +17,7 @@ from caeav.manifests.core.errors import CaeavError, did_you_mean
 from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
-from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.backbones.native import import_learned, import_torchvision
 from caeav.pipeline.backbones.weights.find import WeightsError
 from caeav.pipeline.backbones.weights.load import load_checked, strip_prefixes
 
@@ -145,8 +145,4 @@ def published_by(library: Any, architecture: str) -> str:
 def import_open_clip() -> Any:
     """The module `open_clip`; raises `CaeavError` when it is not installed."""
     import_torchvision()  # open_clip imports it, and it may not fit the installed torch
-    try:
-        import open_clip
-    except ModuleNotFoundError as error:
-        raise CaeavError(f"CLIP needs {error.name}", hint="pip install 'caeav[learned]'") from error
-    return open_clip
+    return import_learned("open_clip", "CLIP")

@@ -53,6 +53,14 @@ def import_torchaudio() -> Any:
     return _imported("torchaudio", _prepare_torchaudio, _finish_torchaudio)
 
 
+def import_learned(name: str, user: str) -> Any:
+    """The module `name` of the extra `learned`; raises `CaeavError`, saying that `user` needs it, without it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise CaeavError(f"{user} needs {error.name}", hint="pip install 'caeav[learned]'") from error
+
+
 def _imported(name: str, prepare: Callable[[str], None], finish: Callable[[str], None]) -> Any:
     try:
         return importlib.import_module(name)

@@ -23,7 +23,7 @@ from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.image import FrameSettings, LearnedVisual, Network
-from caeav.pipeline.backbones.native import import_torchvision
+from caeav.pipeline.backbones.native import import_learned, import_torchvision
 from caeav.pipeline.backbones.weights.load import load_checked, strip_prefixes
 
 DEPTH = 4
@@ -270,11 +270,7 @@ class SwinBlock:
 def import_timm() -> Any:
     """The module `timm`; raises `CaeavError` when it is not installed."""
     import_torchvision()  # timm imports it, and it may not fit the installed torch
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise CaeavError(f"this backbone needs {error.name}", hint="pip install 'caeav[learned]'") from error
-    return timm
+    return import_learned("timm", "this backbone")
 
 
 def _published_by(url: str) -> str:

@@ -130,25 +130,15 @@ class AudioLine:
     entered: bool = False
     errors: list[str] = field(default_factory=list)
     loudest: float = 0.0
+    end_s: float | None = None  # media time at which the last piece ends
     _pieces: list[Stretch] = field(default_factory=list)
-    _end_s: float | None = None
-
-    @property
-    def start_s(self) -> float | None:
-        """Media time of the first piece."""
-        return self._pieces[0].start_s if self._pieces else None
-
-    @property
-    def end_s(self) -> float | None:
-        """Media time at which the last piece ends."""
-        return self._end_s
 
     def add(self, time_s: float | None, mono: Float, rate_hz: int) -> None:
         """Append a piece; without a time it follows the last one. Pieces may differ in rate."""
         if time_s is None:
-            time_s = self._end_s or 0.0
-        self._end_s = time_s + mono.size / rate_hz
-        if self._end_s >= self.keep_s[0] and time_s <= self.keep_s[1]:
+            time_s = self.end_s or 0.0
+        self.end_s = time_s + mono.size / rate_hz
+        if self.end_s >= self.keep_s[0] and time_s <= self.keep_s[1]:
             self._pieces.append(Stretch(mono, rate_hz, time_s))
 
     def _runs(self) -> list[Stretch]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from caeav.pipeline.media.audio import SILENT_PEAK, Audio
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Note
-from caeav.pipeline.media.frames import Frames, Image
+from caeav.pipeline.media.frames import Frames, fill_holes
 from caeav.pipeline.media.probe import MediaFacts, VideoFacts
 from caeav.pipeline.media.scan import Plan
 
@@ -138,7 +138,7 @@ def _check_frames(
     if not video.decodable:
         return None, nothing, [Note("damaged", f"video: {video.why}")]
     frames = frames or Frames.none(segments)
-    images = _fill_holes(frames.images)
+    images = fill_holes(frames.images)
     if not images:
         return None, nothing, [_no_frame(plan, video, frames)]
     before, past = _before(plan), _past(plan, frames)
@@ -209,18 +209,6 @@ def _is_lost(plan: Plan, time_s: float, frames: Frames, t: int) -> bool:
     off_s = frames.tolerance_gaps * plan.frame_gap_s
     torn = any(abs(at - shown_s) < plan.frame_gap_s / 2 for at in plan.scan.torn_s)
     return torn or (expected_s is not None and abs(expected_s - shown_s) > off_s)
-
-
-def _fill_holes(images: list[Image | None]) -> list[Image]:
-    """Every hole filled by the frame before it (at the start: after it); empty when there is no frame at all."""
-    real = [image for image in images if image is not None]
-    if not real:
-        return []
-    filled, last = [], real[0]
-    for image in images:
-        last = last if image is None else image
-        filled.append(last)
-    return filled
 
 
 def _rotation(video: VideoFacts, frames: Frames, width: int, height: int) -> str:

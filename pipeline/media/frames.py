@@ -144,6 +144,18 @@ class Frames:
         self.askew_deg = orientation.askew_deg
 
 
+def fill_holes(images: list[Image | None]) -> list[Image]:
+    """Every hole filled by the frame before it (at the start: after it); empty when there is no frame at all."""
+    real = [image for image in images if image is not None]
+    if not real:
+        return []
+    filled, last = [], real[0]
+    for image in images:
+        last = last if image is None else image
+        filled.append(last)
+    return filled
+
+
 class DisplayOrder:
     """Gives frames their times in display order: stamps are sorted, missing ones invented."""
 

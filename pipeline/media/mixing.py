@@ -87,10 +87,7 @@ def mix_gain(channels: Sequence[str]) -> float:
     ones = np.ones((1, 64 * len(channels)), dtype=np.float32)
     frame = av.AudioFrame.from_ndarray(ones, format="flt", layout=f"{len(channels)} channels")
     frame.sample_rate = 16000
-    graph = _build_graph("loud", frame, channels)
-    graph.push(frame)
-    pulled: Any = graph.pull()
-    return float(pulled.to_ndarray()[0, 0])
+    return float(Mixer()._run_graph("loud", frame, channels)[0])
 
 
 def _build_graph(wanted: str, frame: Any, names: Sequence[str]) -> Graph:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Note, Sampling
-from caeav.pipeline.media.frames import Image
+from caeav.pipeline.media.frames import Image, fill_holes
 from caeav.pipeline.media.probe import library_message, regular_file
 
 AUDIO, FRAMES = "audio_wav", "visual_frames"
@@ -121,13 +121,9 @@ def _frames(
     if resized and size:
         notes.append(Note("size_changes", f"{resized} pictures scaled to the first's {size[0]}x{size[1]}"))
     shown = [images[number] for number in wanted]
-    last = next((image for image in shown if image is not None), None)
-    if last is None:
+    filled = fill_holes(shown)
+    if not filled:
         return None, (False,) * len(wanted), [*notes, Note("no_video", f"no picture in {folder.name}/")]
-    filled: list[Image] = []
-    for found in shown:
-        last = last if found is None else found
-        filled.append(last)
     return np.stack(filled), tuple(image is not None for image in shown), notes
 
 

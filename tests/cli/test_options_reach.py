@@ -452,7 +452,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         found=SimpleNamespace(
             scores=scores,
             plain=None,
-            whole=None,
+            with_leaks=None,
             intervals=None,
             majority=30.0,
             as_json=lambda: {"split": "val"},
@@ -488,7 +488,7 @@ def test_eval_is_compared_with_the_training_only_where_the_clips_are_the_same(
     assert "right after training it was 51.0000 %, now 50.0000 %" in said
     assert "note:" not in call("eval", *at, "--split", "val").stderr
     assert '"score_after_training": 50.0' in call("eval", *at, "--split", "val", "--json").stdout
-    for name in ("plain", "whole"):
+    for name in ("plain", "with_leaks"):
         setattr(run.found, name, run.found.scores)
         assert "note:" not in call("eval", *at).stderr
         setattr(run.found, name, None)
@@ -507,8 +507,8 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     load = Heard(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
     report = Heard([tmp_path / "x.json"])
-    monkeypatch.setattr("caeav.model.train.predict.write_report", report)
-    monkeypatch.setattr("caeav.model.train.predict.report_json", lambda prediction, facts: facts)
+    monkeypatch.setattr("caeav.model.train.report.write_report", report)
+    monkeypatch.setattr("caeav.model.train.report.report_json", lambda prediction, facts: facts)
     file = tmp_path / "a film.mp4"
     file.touch()
     at = ("predict", str(file), "--run", "name", "--home", str(tmp_path), "--start", "4")

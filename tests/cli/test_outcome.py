@@ -52,7 +52,7 @@ def test_a_run_s_numbers_stand_under_their_names(tmp_path: Path, capsys: pytest.
         ["also", "val", "test"],
         ["recall", "7.5", "21.25"],
     ]
-    assert "neither picture nor sound, as past the end of the media: test 2 of 60" in said.err
+    assert "neither frames nor audio, as past the end of the media: test 2 of 60" in said.err
     assert "best epoch 5 of 7\n" in said.err and f"run: {home.runs / 'r0'}\n" in said.err
     assert f"next: caeav predict FILE --run r0 --home {tmp_path}\n" in said.err
     assert f"caeav eval --run r0 --home {tmp_path} --split test" in said.err

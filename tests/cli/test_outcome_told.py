@@ -55,7 +55,7 @@ def test_one_run_is_told_split_by_split_with_what_to_do_next(
         "40",
     ] in rows
     assert ["audio", "F", "1.5", "2.5"] in rows
-    assert "Best over epochs on test, each number for itself: accuracy 77.00." in err
+    assert "Best over epochs on test, each number in its own epoch: accuracy 77.00." in err
     assert "best epoch 3 of 9\n" in err and f"run: {tmp_path / 'runs' / 'r1'}" in err
     assert f"next: caeav predict FILE --run r1 --home {tmp_path}\n" in err
     assert f"caeav eval --run r1 --home {tmp_path} --split test" in err

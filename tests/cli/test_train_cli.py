@@ -297,7 +297,8 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     decoded: tuple[Home, dict[str, Any], Path], part: int, tmp_path: Path
 ) -> None:
     """The whole way from media to table gives what the stored tokens and captions of that file give."""
-    from caeav.model.train.predict import Predictor, report_json
+    from caeav.model.train.predict import Predictor
+    from caeav.model.train.report import report_json
     from caeav.model.train.runs import find_run
     from caeav.pipeline.store import StoreReader
 
@@ -322,7 +323,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
 
 
 def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.predict import folder_for
+    from caeav.model.train.report import folder_for
 
     file, out = tmp_path / "clip.mp4", tmp_path / "clip"
     for question, folder in (("how many?", "clip"), ("how loud?", "clip-2"), (" how many? ", "clip")):
@@ -333,7 +334,7 @@ def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> 
 
 
 def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.predict import folder_for
+    from caeav.model.train.report import folder_for
 
     a, b, out = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4", tmp_path / "clip"
     for file, folder in ((a, "clip"), (b, "clip-2"), (a, "clip"), (b, "clip-2")):

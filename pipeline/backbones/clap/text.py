@@ -20,7 +20,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clap.checkpoint import ClapState, find_clap, read_clap
-from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
+from caeav.pipeline.backbones.native import import_learned, import_torchaudio, import_torchvision
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import Weights, WeightsError, find_weights
 from caeav.pipeline.backbones.weights.find import HUB
@@ -89,21 +89,14 @@ class ClapText(TextTower):
 
 def read_tokenizer(found: Weights, vocabulary: int) -> Any:
     """A byte-pair tokenizer from its files; raises `WeightsError` when it does not fit the network's vocabulary."""
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    except ModuleNotFoundError as error:
-        raise CaeavError(f"CLAP needs {error.name}", hint="pip install 'caeav[learned]'") from error
+    library = import_learned("tokenizers", "CLAP")
     path = found.files[0]
     try:
         if path.name == TOKENIZER[0]:
-            tokenizer: Any = Tokenizer.from_file(str(path))
+            tokenizer = library.Tokenizer.from_file(str(path))
         else:
-            tokenizer = Tokenizer(
-                models.BPE.from_file(str(path), str(path.with_name(MERGES)), unk_token=UNKNOWN)
-            )
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            end, begin = ((mark, tokenizer.token_to_id(mark)) for mark in (END, BEGIN))
-            tokenizer.post_processor = processors.RobertaProcessing(end, begin, add_prefix_space=False)
+            merges = str(path.with_name(MERGES))
+            tokenizer = _roberta(library.models.BPE.from_file(str(path), merges, unk_token=UNKNOWN))
     except Exception as error:  # the library raises bare Exceptions
         raise WeightsError(
             f"the tokenizer of {found.source} cannot be read: {error}", hint="get it again"
@@ -119,13 +112,19 @@ def read_tokenizer(found: Weights, vocabulary: int) -> Any:
 
 def byte_tokenizer() -> Any:
     """A tokenizer of single bytes, for random weights, which know no words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    library = import_learned("tokenizers", "CLAP")
+    alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+    entries = {token: i for i, token in enumerate((BEGIN, PAD, END, UNKNOWN, *alphabet))}
+    return _roberta(library.models.BPE(entries, [], unk_token=UNKNOWN))
 
-    marks = (BEGIN, PAD, END, UNKNOWN)
-    entries = {token: i for i, token in enumerate((*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())))}
-    tokenizer: Any = Tokenizer(models.BPE(entries, [], unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.RobertaProcessing((END, 2), (BEGIN, 0), add_prefix_space=False)
+
+def _roberta(model: Any) -> Any:
+    """RoBERTa's tokenizer around a byte-pair model."""
+    library = import_learned("tokenizers", "CLAP")
+    tokenizer = library.Tokenizer(model)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    end, begin = ((mark, tokenizer.token_to_id(mark)) for mark in (END, BEGIN))
+    tokenizer.post_processor = library.processors.RobertaProcessing(end, begin, add_prefix_space=False)
     return tokenizer
 
 
@@ -183,8 +182,4 @@ def _clap() -> Any:
     for prepare in (import_torchvision, import_torchaudio):
         with suppress(CaeavError):  # transformers can do without them
             prepare()
-    try:
-        from transformers.models import clap
-    except ModuleNotFoundError as error:
-        raise CaeavError(f"CLAP's texts need {error.name}", hint="pip install 'caeav[learned]'") from error
-    return clap
+    return import_learned("transformers.models.clap", "CLAP's text encoder")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.classic.visual import Floats, dct_matrix, neighbours, to_tokens
+from caeav.pipeline.backbones.classic.visual import Floats, dct_matrix, neighbours, pool, to_tokens
 from caeav.pipeline.store.record import Tap
 
 VERSION = 1
@@ -149,13 +149,7 @@ def _stage4(patches: Floats, summary: Floats) -> Floats:
 
 
 def _pool(x: Floats, size: int, how: str) -> Floats:
-    """`[T, GRID, GRID, C]` -> `[T, size, size, C]`."""
-    t, grid, _, c = x.shape
-    p = grid // size
-    blocks = x.reshape(t, size, p, size, p, c)
-    pooled = getattr(blocks, how)(axis=(2, 4))
-    offset, scale = _POOL[how]
-    return np.asarray((pooled - np.float32(offset)) * np.float32(scale), dtype=np.float32)
+    return pool(x, size, how, *_POOL[how])
 
 
 def _places(t: int, size: int) -> Floats:

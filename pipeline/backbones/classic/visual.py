@@ -161,16 +161,14 @@ def _take(groups: Mapping[str, Floats], *names: str) -> Floats:
 
 
 def _pool(x: Floats, size: int, how: str) -> Floats:
-    """`[T, GRID, GRID, C]` -> `[T, size, size, C]`."""
+    return pool(x, size, how, *_POOL[how])
+
+
+def pool(x: Floats, size: int, how: str, offset: float, scale: float) -> Floats:
+    """`[T, GRID, GRID, C]` -> `[T, size, size, C]`: the `mean`, `max` or `std` of squares of patches, rescaled."""
     t, _, _, c = x.shape
     p = GRID // size
-    blocks = x.reshape(t, size, p, size, p, c)
-    if how == "std":
-        centre = blocks.mean(axis=(2, 4), keepdims=True)
-        pooled = np.sqrt(np.square(blocks - centre).mean(axis=(2, 4)))
-    else:
-        pooled = blocks.max(axis=(2, 4)) if how == "max" else blocks.mean(axis=(2, 4))
-    offset, scale = _POOL[how]
+    pooled = getattr(x.reshape(t, size, p, size, p, c), how)(axis=(2, 4))
     return np.asarray((pooled - np.float32(offset)) * np.float32(scale), dtype=np.float32)
 
 

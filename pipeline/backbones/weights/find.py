@@ -73,40 +73,7 @@ def find_weights(
     moving average where there is one, and a digest, as in a recipe, the weights as trained (`parts.py`).
     Raises `WeightsError` naming the command to type or the file to get.
     """
-    given = default if choice.weights in ("", HUB) else choice.weights
-    if given.startswith(RANDOM):
-        return _random(choice, given)
-    if not given:
-        raise WeightsError(
-            f"{choice.name} has no default weights",
-            hint=_next_step(choice, default, wants, origin),
-        )
-    if given.startswith(HUB):
-        folder = _hub_folder(choice, given, wants, needs, also, may_fetch=bool(choice.weights))
-        return _collect(choice, given, _pick(choice, folder, wants, given), folder, needs, also)
-    take, averages = "", True
-    if given.startswith(DIGEST):
-        given, _, take = given.partition(PART)
-        averages = False
-        place = recall(given)
-        if place is None:
-            raise WeightsError(
-                f"no file on this machine is known to have the digest {given}",
-                hint=f"show it once: caeav models show {choice.name} --weights FILE",
-            )
-    else:
-        place = Path(given).expanduser().absolute()
-        if PART in place.name and not place.exists():
-            name, _, take = place.name.rpartition(PART)
-            place = place.with_name(name)
-    if place.is_dir():
-        main = _pick(choice, place, wants, str(place), origin)
-        return _collect(choice, place.name, main, place, needs, also, take, averages=averages)
-    if not place.is_file():
-        raise WeightsError(
-            f"no weights of {choice.name} at {given!r}", hint=_next_step(choice, default, wants, origin)
-        )
-    return _collect(choice, place.name, place, place.parent, needs, also, take, averages=averages)
+    return _Request(choice, default, wants, needs, also, origin).find()
 
 
 def is_cached(source: str) -> bool:
@@ -127,41 +94,188 @@ def offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _random(choice: ModelChoice, given: str) -> Weights:
-    seed = given.removeprefix(RANDOM)
-    if not seed.isdecimal():
-        raise WeightsError(f"{given!r} names no random weights of {choice.name}", hint="give random:0")
-    return Weights(source=given, digest=given, seed=int(seed))
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `find_weights`, which all steps of the search share."""
+
+    choice: ModelChoice
+    default: str
+    wants: Sequence[str]
+    needs: Sequence[str]
+    also: Sequence[str]
+    origin: str
+
+    def find(self) -> Weights:
+        """By the form of what the choice names: a seed, a hub name, a digest, a folder or a file."""
+        source = self.default if self.choice.weights in ("", HUB) else self.choice.weights
+        if not source:
+            raise WeightsError(f"{self.choice.name} has no default weights", hint=self._next_step())
+        if source.startswith(RANDOM):
+            return self._random(source)
+        if source.startswith(HUB):
+            folder = self._hub_folder(source)
+            return self._collect(source, self._pick(folder, source), folder)
+        part, averages = "", True
+        if source.startswith(DIGEST):
+            source, _, part = source.partition(PART)
+            averages = False
+            place = recall(source)
+            if place is None:
+                raise WeightsError(
+                    f"no file on this machine is known to have the digest {source}",
+                    hint=f"show it once: caeav models show {self.choice.name} --weights FILE",
+                )
+        else:
+            place = Path(source).expanduser().absolute()
+            if PART in place.name and not place.exists():
+                name, _, part = place.name.rpartition(PART)
+                place = place.with_name(name)
+        if place.is_dir():
+            main = self._pick(place, str(place), self.origin)
+            return self._collect(place.name, main, place, part, averages=averages)
+        if not place.is_file():
+            raise WeightsError(f"no weights of {self.choice.name} at {source!r}", hint=self._next_step())
+        return self._collect(place.name, place, place.parent, part, averages=averages)
+
+    def _random(self, source: str) -> Weights:
+        seed = source.removeprefix(RANDOM)
+        if not seed.isdecimal():
+            raise WeightsError(
+                f"{source!r} names no random weights of {self.choice.name}", hint="give random:0"
+            )
+        return Weights(source=source, digest=source, seed=int(seed))
+
+    def _collect(
+        self, source: str, main: Path, folder: Path, part: str = "", *, averages: bool = True
+    ) -> Weights:
+        """The files of weights and what lies beside them, digested; their place is remembered by the digest."""
+        files = self._shards(main) if main.name.endswith(_INDEX) else (main,)
+        missing = [name for name in self.needs if not (folder / name).is_file()]
+        if missing:
+            raise WeightsError(
+                f"{self.choice.name}: {source} lacks {', '.join(missing)}",
+                hint="give the whole folder, as published",
+            )
+        beside = [folder / name for name in (*self.needs, *self.also) if (folder / name).is_file()]
+        digests = {path.name: file_digest(path) for path in (*files, *beside)}
+        [digest, *more] = digests.values()
+        if more:
+            text = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+            digest = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}"
+        remember(digest, main)
+        parts = _parts(files, part, averages)
+        return Weights(source=source, digest=digest, files=files, folder=folder, parts=parts)
+
+    def _pick(self, folder: Path, source: str, origin: str = "") -> Path:
+        """The file of tensors in a folder."""
+        found = next((folder / name for name in self.wants if (folder / name).is_file()), None)
+        if found is None:
+            others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)[:_SHOWN]
+            raise WeightsError(
+                f"{self.choice.name}: {source} holds none of {', '.join(self.wants)}"
+                + (f", but {', '.join(others)}" if others else ""),
+                hint=f"give a folder with one, or the file{f'; it comes from {origin}' if origin else ''}",
+            )
+        return found
+
+    def _shards(self, index: Path) -> tuple[Path, ...]:
+        """The files that an index of shards lists, all of which must lie beside it."""
+        try:
+            names = _listed_shards(index)
+            paths = tuple(index.parent / name for name in names)
+            outside = [name for name in names if Path(name).name != name]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{self.choice.name}: {index} is no index of shards", hint="get it again"
+            ) from error
+        missing = [path.name for path in paths if not path.is_file()]
+        if outside or missing:
+            raise WeightsError(
+                f"{self.choice.name}: shards missing beside {index.name}: {', '.join(outside or missing)}",
+                hint="get the whole folder again",
+            )
+        return paths
+
+    def _hub_folder(self, source: str) -> Path:
+        """The snapshot in the hub's cache that holds what is wanted; it is downloaded first where that is allowed."""
+        repo, _, revision = source.removeprefix(HUB).partition("@")
+        if repo.count("/") != 1:
+            raise WeightsError(f"{source!r} is no name on the hub", hint="write hub:<owner>/<repo>")
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ModuleNotFoundError as error:
+            raise WeightsError(
+                "hub names need huggingface_hub", hint="pip install 'caeav[learned]'"
+            ) from error
+        for name in self.wants:
+            path = try_to_load_from_cache(repo, name, cache_dir=hub_cache(), revision=revision or None)
+            if isinstance(path, str) and self._is_complete(Path(path)):
+                return Path(path).parent
+        if not self.choice.weights:
+            raise WeightsError(
+                f"the weights of {self.choice.name} ({source.removeprefix(HUB)}) are not on this machine",
+                hint=self._next_step(),
+            )
+        if offline():
+            raise WeightsError(
+                f"{source.removeprefix(HUB)} is not in the cache {hub_cache()}, and HF_HUB_OFFLINE is set",
+                hint=f"unset it, or get {self.wants[0]} of {repo} elsewhere and give its path as the weights",
+            )
+        return self._fetch(repo, revision or None)
+
+    def _is_complete(self, main: Path) -> bool:
+        """Whether a snapshot holds all that is needed; an interrupted download does not."""
+        if any(not (main.parent / name).is_file() for name in self.needs):
+            return False
+        if main.name.endswith(_INDEX):
+            with suppress(WeightsError):
+                return bool(self._shards(main))
+            return False
+        return True
+
+    def _fetch(self, repo: str, revision: str | None) -> Path:
+        """Download the first of `wants` that the repository has, its shards, and what lies beside it."""
+        from huggingface_hub import HfApi, hf_hub_download
+
+        def get(name: str) -> Path:
+            return Path(hf_hub_download(repo, name, revision=revision, cache_dir=hub_cache()))
+
+        try:
+            there = set(HfApi().list_repo_files(repo, revision=revision))
+            main = next((name for name in self.wants if name in there), None)
+            if main is None:
+                raise WeightsError(
+                    f"{repo} on the hub has none of {', '.join(self.wants)}", hint="choose another"
+                )
+            path = get(main)
+            for name in (*self.needs, *self.also):
+                if name in there:
+                    get(name)
+            for name in _listed_shards(path) if main.endswith(_INDEX) else ():
+                get(name)
+        except WeightsError:
+            raise
+        except Exception as error:  # the client lets through whatever its HTTP library raises
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise WeightsError(
+                f"{repo} could not be fetched from the hub: {first}",
+                hint=f"check that huggingface.co is reachable, or get {self.wants[0]} elsewhere and give its path as "
+                f"the weights of {self.choice.name}",
+            ) from error
+        return path.parent
+
+    def _next_step(self) -> str:
+        name, file = self.choice.name, self.wants[0]
+        own = f"give a folder or file with {file} as its weights"
+        if self.origin:
+            return f"{own}; it comes from {self.origin}"
+        if not self.default.startswith(HUB):
+            return own
+        return f"caeav models pull {name} (fetches {file} of {self.default.removeprefix(HUB)}), or {own}"
 
 
-def _collect(
-    choice: ModelChoice,
-    source: str,
-    main: Path,
-    folder: Path,
-    needs: Sequence[str],
-    also: Sequence[str],
-    take: str = "",
-    *,
-    averages: bool = True,
-) -> Weights:
-    files = _shards(choice, main) if main.name.endswith(_INDEX) else (main,)
-    missing = [name for name in needs if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(
-            f"{choice.name}: {source} lacks {', '.join(missing)}", hint="give the whole folder, as published"
-        )
-    beside = [folder / name for name in (*needs, *also) if (folder / name).is_file()]
-    every = {path.name: path for path in (*files, *beside)}
-    digests = {name: file_digest(path) for name, path in every.items()}
-    [digest, *more] = digests.values()
-    if more:
-        text = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
-        digest = f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}"
-    remember(digest, main)
-    return Weights(
-        source=source, digest=digest, files=files, folder=folder, parts=_parts(files, take, averages)
-    )
+def _listed_shards(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
 
 
 def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
@@ -173,119 +287,3 @@ def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
     if parts is not None and parts.others:
         tell(f"weights of {files[0].name}: {parts.in_words()}")
     return parts
-
-
-def _pick(choice: ModelChoice, folder: Path, wants: Sequence[str], source: str, origin: str = "") -> Path:
-    found = next((folder / name for name in wants if (folder / name).is_file()), None)
-    if found is None:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)[:_SHOWN]
-        raise WeightsError(
-            f"{choice.name}: {source} holds none of {', '.join(wants)}"
-            + (f", but {', '.join(others)}" if others else ""),
-            hint=f"give a folder with one, or the file{f'; it comes from {origin}' if origin else ''}",
-        )
-    return found
-
-
-def _shards(choice: ModelChoice, index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        paths = tuple(index.parent / name for name in names)
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{choice.name}: {index} is no index of shards", hint="get it again") from error
-    missing = [path.name for path in paths if not path.is_file()]
-    if outside or missing:
-        raise WeightsError(
-            f"{choice.name}: shards missing beside {index.name}: {', '.join(outside or missing)}",
-            hint="get the whole folder again",
-        )
-    return paths
-
-
-def _hub_folder(
-    choice: ModelChoice,
-    given: str,
-    wants: Sequence[str],
-    needs: Sequence[str],
-    also: Sequence[str],
-    *,
-    may_fetch: bool,
-) -> Path:
-    """The snapshot in the hub's cache that holds what is wanted; it is downloaded first where that is allowed."""
-    repo, _, revision = given.removeprefix(HUB).partition("@")
-    if repo.count("/") != 1:
-        raise WeightsError(f"{given!r} is no name on the hub", hint="write hub:<owner>/<repo>")
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ModuleNotFoundError as error:
-        raise WeightsError("hub names need huggingface_hub", hint="pip install 'caeav[learned]'") from error
-    for name in wants:
-        path = try_to_load_from_cache(repo, name, cache_dir=hub_cache(), revision=revision or None)
-        if isinstance(path, str) and _whole(choice, Path(path), needs):
-            return Path(path).parent
-    if not may_fetch:
-        raise WeightsError(
-            f"the weights of {choice.name} ({given.removeprefix(HUB)}) are not on this machine",
-            hint=_next_step(choice, given, wants),
-        )
-    if offline():
-        raise WeightsError(
-            f"{given.removeprefix(HUB)} is not in the cache {hub_cache()}, and HF_HUB_OFFLINE is set",
-            hint=f"unset it, or get {wants[0]} of {repo} elsewhere and give its path as the weights",
-        )
-    return _fetch(choice, repo, revision or None, wants, [*needs, *also])
-
-
-def _whole(choice: ModelChoice, main: Path, needs: Sequence[str]) -> bool:
-    """Whether a snapshot holds all that is needed; an interrupted download does not."""
-    if any(not (main.parent / name).is_file() for name in needs):
-        return False
-    if main.name.endswith(_INDEX):
-        with suppress(WeightsError):
-            return bool(_shards(choice, main))
-        return False
-    return True
-
-
-def _fetch(
-    choice: ModelChoice, repo: str, revision: str | None, wants: Sequence[str], others: Sequence[str]
-) -> Path:
-    """Download the first of `wants` that the repository has, its shards, and those of `others` that it has."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    try:
-        there = set(HfApi().list_repo_files(repo, revision=revision))
-        main = next((name for name in wants if name in there), None)
-        if main is None:
-            raise WeightsError(f"{repo} on the hub has none of {', '.join(wants)}", hint="choose another")
-
-        def get(name: str) -> Path:
-            return Path(hf_hub_download(repo, name, revision=revision, cache_dir=hub_cache()))
-
-        path = get(main)
-        for name in others:
-            if name in there:
-                get(name)
-        if main.endswith(_INDEX):
-            for name in sorted(set(json.loads(path.read_bytes())["weight_map"].values())):
-                get(name)
-    except WeightsError:
-        raise
-    except Exception as error:  # the client lets through whatever its HTTP library raises
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{repo} could not be fetched from the hub: {first}",
-            hint=f"check that huggingface.co is reachable, or get {wants[0]} elsewhere and give its path as the "
-            f"weights of {choice.name}",
-        ) from error
-    return path.parent
-
-
-def _next_step(choice: ModelChoice, default: str, wants: Sequence[str], origin: str = "") -> str:
-    own = f"give a folder or file with {wants[0]} as its weights"
-    if origin:
-        return f"{own}; it comes from {origin}"
-    if not default.startswith(HUB):
-        return own
-    return f"caeav models pull {choice.name} (fetches {wants[0]} of {default.removeprefix(HUB)}), or {own}"

@@ -1,4 +1,4 @@
-"""What a prediction shows, number by number: rows, JSON, drawings and the picture around them."""
+"""What a prediction shows, number by number: rows, JSON, panels and the drawing around them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from caeav.model.tasks.prediction import (
     plain,
     strip_panel,
 )
-from caeav.model.train import predict as report
+from caeav.model.train import report
 from caeav.model.train.predict import Prediction
 
 TIMES = SegmentTimes(10.0, 2.0, 4)
@@ -283,9 +283,9 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
         keep(figure, *args, **more)
 
     monkeypatch.setattr(Figure, "savefig", saved)
-    report.picture(prediction(), "title $x$")
-    report.picture(prediction(agreement=False), "t" * 200)
-    report.picture(Prediction("c", TIMES, answer(), (0.5,) * 4), "t")
+    report.draw(prediction(), "title $x$")
+    report.draw(prediction(agreement=False), "t" * 200)
+    report.draw(Prediction("c", TIMES, answer(), (0.5,) * 4), "t")
     first, second, third = made
     bars, curve = first.axes
     assert bars.get_xlim() == curve.get_xlim() == (10, 18)
@@ -303,7 +303,7 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
 
 def test_of_many_segments_only_some_have_a_tick() -> None:
     axis = Figure().subplots()
-    report._over_time(axis, SegmentTimes(0.0, 1.0, 61), "seconds")
+    report._time_axis(axis, SegmentTimes(0.0, 1.0, 61), "seconds")
     assert [x.get_text() for x in axis.get_xticklabels()][-3:] == ["57", "60", "61"]
 
 

@@ -24,7 +24,8 @@ from caeav.model.adapters.batch import NEGATIVE, Epoch
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.predict import Prediction, Predictor, report_json, write_report
+from caeav.model.train.predict import Prediction, Predictor
+from caeav.model.train.report import report_json, write_report
 from caeav.model.train.runs import Run, create_run
 from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
@@ -35,7 +36,7 @@ SIDE = 16
 """Height and width of a mask."""
 
 Rows = Sequence[tuple[Clip, np.ndarray, np.ndarray]]
-"""A clip, and what of each class is seen and heard: `[T, K, 4]` by quarter of the picture, `[T, K]`."""
+"""A clip, and what of each class is seen and heard: `[T, K, 4]` by quarter of the frame, `[T, K]`."""
 
 
 def directions(name: str) -> np.ndarray:
@@ -100,7 +101,7 @@ def llp_rows(clips: int = 48, segments: int = 6) -> Rows:
 
 
 def avs_rows(clips: int = 80, frames: int = 3) -> Rows:
-    """One class sounds; its quarter is the mask. Another is in the picture as well."""
+    """One class sounds; its quarter is the mask. Another is visible as well."""
     rng = np.random.default_rng(2)
     rows = []
     for i in range(clips):

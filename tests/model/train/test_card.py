@@ -11,19 +11,12 @@ import torch
 
 from caeav.manifests.core.home import Home
 from caeav.model.tasks.sample import Samples
-from caeav.model.train import card as introduction
-from caeav.model.train import runs as environment
-from caeav.model.train.card import besides, card_text
+from caeav.model.train import card, provenance
+from caeav.model.train.card import besides, card_text, introduction
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
-from caeav.model.train.runs import (
-    STORES,
-    Run,
-    RunError,
-    create_run,
-    describe_environment,
-    environment_differences,
-)
+from caeav.model.train.provenance import describe_environment, environment_differences
+from caeav.model.train.runs import STORES, Run, RunError, create_run
 
 SMALL = ["model.head.width=16", "model.adapters.avmoe.enabled=false"]
 INTERVALS = {"level": 95, "resamples": 2000, "unit": "clips"}
@@ -54,7 +47,7 @@ def rows_under(text: str, head: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def experiment(tiny_home: Home) -> Experiment:
     given = {"dataset": "tiny", "seed": 4}
-    return prepare(tiny_home, resolve_config("ave", "full", assignments=SMALL, given=given))
+    return prepare(tiny_home, resolve_config("ave", "full", assignments=SMALL, options=given))
 
 
 def carded(experiment: Experiment, run: Run, **changed: Any) -> str:
@@ -122,8 +115,8 @@ def test_what_is_said_besides_a_score() -> None:
         "leaks": {"left_out": {"train": 1, "test": 2}, "scores_with": {"val": 50.0, "test": 60.5}},
     }
     bare, peaks, leaks = besides(made)
-    assert "neither picture nor sound, as past the end of the media: val 3 of 72, test 0 of 60." in bare
-    assert peaks == "Best over epochs on test, each number for itself: mean_iou 70.00, f_measure 82.46."
+    assert "neither frames nor audio, as past the end of the media: val 3 of 72, test 0 of 60." in bare
+    assert peaks == "Best over epochs on test, each number in its own epoch: mean_iou 70.00, f_measure 82.46."
     assert "left out everywhere (clips: 1 of train, 2 of test); scored with them: val 50.00, test 60.50." in (
         leaks
     )
@@ -133,8 +126,8 @@ def test_what_is_said_besides_a_score() -> None:
 def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(introduction, "clip_bytes", lambda joined: 3 * 2**19)
-    lines = introduction.introduction(experiment)
+    monkeypatch.setattr(card, "clip_bytes", lambda joined: 3 * 2**19)
+    lines = introduction(experiment)
     tokens, captions = experiment.joined.stores
     assert lines[0] == (
         f"ave / full on tiny: cpu, fp32, {torch.get_num_threads()} threads, best epoch by val"
@@ -144,7 +137,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     assert sorted(lines[1].partition("clips, ")[2].split(", ")) == sorted(taps.split(", "))
     assert f"  captions  {captions.path.name}: 59 clips, " in lines[2] and "mask" not in lines[2]
     assert "  clips     train 35 (+1 in quarantine), val 12, test 12; 3 classes" in lines
-    assert f"  memory    1.50 MiB a clip, {1.5 * 59:.0f} MiB kept in RAM" in lines
+    assert f"  memory    1.50 MiB per clip, {1.5 * 59:.0f} MiB kept in RAM" in lines
     parts = experiment.parameters
     told = ", ".join(f"{name} {n:,}" for name, n in parts.items())
     assert f"  trainable {sum(parts.values()):,}: {told}" in lines
@@ -153,7 +146,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     assert not any("no test clips" in line for line in lines)
 
     sets = ["augment.mute=0.5", "model.head.width=16"]
-    config = resolve_config("ave", "none", assignments=sets, given={"dataset": "tiny"})
+    config = resolve_config("ave", "none", assignments=sets, options={"dataset": "tiny"})
     without = replace(
         experiment.joined,
         splits={**experiment.joined.splits, "test": experiment.joined.splits["test"][:0]},
@@ -161,7 +154,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     )
     other = replace(experiment, config=config, joined=without)
     other.__dict__["preloaded"] = None
-    lines = introduction.introduction(other)
+    lines = introduction(other)
     assert any(line.startswith("  augment   ") and "mute" in line for line in lines)
     assert lines[-1] == "  note      no test clips: only val will be scored"
     assert any(line.endswith("MiB read from the stores as needed") for line in lines)
@@ -180,17 +173,17 @@ def test_several_questions_a_clip_are_told_apart_from_clips(experiment: Experime
     task = SimpleNamespace(sample_noun="question", describe=lambda inputs: "42 answers")
     other = replace(experiment, joined=twice, task=task)  # type: ignore[arg-type]
     other.__dict__["parameters"] = {"head": 1}
-    lines = introduction.introduction(other)
+    lines = introduction(other)
     clips = "train 12, val 12 with 24 questions, test 1 with 3 questions; 42 answers"
     assert f"  clips     {clips}" in lines
 
 
 def test_an_environment_is_told_with_versions_device_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
     found = describe_environment(torch.device("cpu"))
-    assert found["packages"] == {"torch": environment.version("torch"), "no-such-package": None}
+    assert found["packages"] == {"torch": provenance.version("torch"), "no-such-package": None}
     assert (found["device"], found["threads"]) == ("cpu", torch.get_num_threads())
-    assert found["device_name"] == environment.platform.processor()
+    assert found["device_name"] == provenance.platform.processor()
 
 
 def test_only_what_can_change_numbers_is_a_difference() -> None:
@@ -216,7 +209,7 @@ def test_stores_of_all_runs_are_referred_to_and_a_run_that_does_not_say_is_named
 
     home = make_home(captions=False)
     assert referenced_stores(home) == set()
-    made = prepare(home, resolve_config("ave", "none", given={"dataset": "tiny", "captions": False}))
+    made = prepare(home, resolve_config("ave", "none", options={"dataset": "tiny", "captions": False}))
     first, second = (create_run(home, made.config) for _ in range(2))
     facts = made.stores_json()
     first.write(STORES, facts)

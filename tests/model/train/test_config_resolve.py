@@ -8,7 +8,7 @@ import pytest
 
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train import config_file as resolve
+from caeav.model.train import config_file, presets
 from caeav.model.train.config_file import (
     ConfigError,
     config_class,
@@ -28,7 +28,7 @@ def faults_of(**options: object) -> str:
 @pytest.mark.parametrize("name", ["full", "avmoe", "caste", "case", "none", "audio", "visual"])
 @pytest.mark.parametrize("task", TASKS.names())
 def test_every_packaged_recipe_is_valid_and_says_its_name(task: str, name: str) -> None:
-    config = resolve_config(task=task, recipe=name)
+    config = resolve_config(task=task, preset=name)
     assert (config.task, config.recipe) == (task, name)
     assert config.model.adapters.variant == "revised"
 
@@ -45,7 +45,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     config = resolve_config(
         file=file,
         assignments=["training.batch_size=7", "optimiser.lr=1e-3", "training.device=cuda"],
-        given={"training.device": "cpu"},
+        options={"training.device": "cpu"},
     )
     assert config.training.epochs == 3  # file over recipe
     assert config.training.batch_size == 7  # --set over file
@@ -75,7 +75,7 @@ def test_all_faults_come_together(tmp_path: Path) -> None:
         "model.modalities: 'sound'; allowed: 'both', 'audio', 'visual' or 'neither'",
         "optimiser.lrate: no such key (value 1); allowed here: name, lr, weight_decay, head_lr_factor",
         "did you mean 'lr'?",
-        "--set 'nonsense': allowed: key.path=value",
+        "--set 'nonsense' sets nothing; write key.path=value",
         "next:",
     ):
         assert part in text
@@ -96,10 +96,10 @@ def test_adapter_settings_are_checked_like_our_own() -> None:
 def test_task_and_recipe_are_options_and_no_settings(tmp_path: Path) -> None:
     """A run named after one recipe and trained by another would be worse than an error."""
     text = faults_of(assignments=["recipe=none"])
-    assert "recipe: 'none', but --recipe is 'full'; leave the key away, or give --recipe none" in text
+    assert "recipe: 'none', but --recipe is 'full'; leave the key out, or give --recipe none" in text
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(resolve_config("avvp", "none")))
-    assert "task: 'avvp', but --task is 'ave'" in faults_of(recipe="none", file=file)
+    assert "task: 'avvp', but --task is 'ave'" in faults_of(preset="none", file=file)
     assert resolve_config("avvp", "none", file=file) == resolve_config("avvp", "none")
 
 
@@ -113,8 +113,8 @@ def test_a_path_through_a_single_value_is_a_fault() -> None:
 
 
 def test_unknown_recipe_and_task_name_the_known_ones() -> None:
-    assert "recipe: 'ful' is not known" in faults_of(recipe="ful")
-    assert "did you mean 'full'?" in faults_of(recipe="ful")
+    assert "recipe: 'ful' is not known" in faults_of(preset="ful")
+    assert "did you mean 'full'?" in faults_of(preset="ful")
     known = "ave, ave-weak, avqa, avs-ms3, avs-s4, avvp"
     assert f"task: 'avee' is not known; allowed: {known}; did you mean 'ave'?" in faults_of(task="avee")
 
@@ -135,7 +135,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
-    config = resolve_config(recipe="avmoe", assignments=["seed=5", "stores.tokens=[a, b]"])
+    config = resolve_config(preset="avmoe", assignments=["seed=5", "stores.tokens=[a, b]"])
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     assert load_config(path) == config
@@ -173,12 +173,12 @@ def test_a_tasks_overlay_lies_over_every_tasks_and_what_inherits_over_its_parent
         "ave+mine": "training: {epochs: 4}",
     }.items():
         (tmp_path / f"{name}.yaml").write_text(text)
-    resolve._parsed.cache_clear()
-    monkeypatch.setattr(resolve, "_folder", lambda: tmp_path)
+    presets._parsed.cache_clear()
+    monkeypatch.setattr(presets, "_folder", lambda: tmp_path)
     try:
         found = resolve_config("ave", "mine")
     finally:
-        resolve._parsed.cache_clear()
+        presets._parsed.cache_clear()
     limits = found.training
     assert (limits.epochs, limits.batch_size, limits.accumulation, limits.workers) == (4, 3, 2, 1)
     assert (found.seed, found.dataset) == (1, "ave")
@@ -199,7 +199,7 @@ def test_numbers_without_a_value_are_refused(value: str) -> None:
 def test_a_file_too_large_for_a_configuration_is_not_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "MAX_CONFIG_BYTES", 10)
+    monkeypatch.setattr(config_file, "MAX_CONFIG_BYTES", 10)
     (tmp_path / "big.yaml").write_text("seed: 1\nx: [" + "1, " * 9 + "]\n")
     assert "larger than 10 bytes" in faults_of(file=tmp_path / "big.yaml")
 

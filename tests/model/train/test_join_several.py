@@ -99,7 +99,7 @@ def test_a_run_on_one_modality_of_each_store_opens_again_and_keeps_both_stores(h
     stores = folders(home)
     names = [f"{stores['float16']}:audio", f"{stores['bfloat16']}:visual"]
     first = prepare(
-        home, resolve_config("ave", "none", given={"dataset": "synthetic", "stores.tokens": names})
+        home, resolve_config("ave", "none", options={"dataset": "synthetic", "stores.tokens": names})
     )
     assert first.config.stores.tokens == names
     run = create_run(home, first.config)

@@ -39,7 +39,7 @@ def test_without_a_terminal_there_is_no_bar() -> None:
 
 @pytest.mark.parametrize(
     ("row", "train_s", "speed"),
-    [("clip", 4.0, "10 clips/s"), ("clip", 100.0, "2.5 s a clip"), ("question", 4.0, "10 questions/s")],
+    [("clip", 4.0, "10 clips/s"), ("clip", 100.0, "2.5 s per clip"), ("question", 4.0, "10 questions/s")],
 )
 def test_a_slow_training_tells_seconds_a_sample(
     monkeypatch: pytest.MonkeyPatch, row: str, train_s: float, speed: str

@@ -20,8 +20,9 @@ from caeav.model.train.experiment import prepare
 from caeav.model.train.groups import finished_group, summarise_group
 from caeav.model.train.log import MetricsLog, read_metrics
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
+from caeav.model.train.provenance import backbones
 from caeav.model.train.resume import STATE
-from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, backbones, create_run, summarise
+from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
 from caeav.model.train.session import train
 from caeav.model.train.table import build_table, markdown
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
@@ -31,7 +32,7 @@ SMALL = ["training.epochs=2", "model.head.width=16", "training.batch_size=8"]
 
 def run_once(home: Home, group: str = "", **given: Any) -> tuple[Run, dict[str, Any]]:
     experiment = prepare(
-        home, resolve_config("ave", "none", assignments=SMALL, given={"dataset": "tiny", **given})
+        home, resolve_config("ave", "none", assignments=SMALL, options={"dataset": "tiny", **given})
     )
     run = create_run(home, experiment.config)
     run.write(ORIGIN, {"command": "", "group": group, "seeds": [0, 1] if group else []})
@@ -63,7 +64,7 @@ def test_published_selects_and_averages_as_the_papers_and_says_so_everywhere(mak
 
 @pytest.mark.parametrize("task", TASKS.names())
 def test_every_task_has_its_published_rules(task: str) -> None:
-    config = resolve_config(task, "none", given={"protocol": "published"})
+    config = resolve_config(task, "none", options={"protocol": "published"})
     assert config.select_on == ("test" if task.startswith(("ave", "avs")) else "val")
     assert resolve_config(task, "none").protocol == "honest"
     assert resolve_config(task, "none").select_on == "val"
@@ -73,14 +74,14 @@ def test_every_task_has_its_published_rules(task: str) -> None:
 @pytest.mark.parametrize("given", [{"select_on": "val"}, {"metric.average": "seconds"}, {"drop_leaks": True}])
 def test_what_departs_from_the_published_protocol_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="published protocol"):
-        resolve_config("ave", given={"protocol": "published", **given})
+        resolve_config("ave", options={"protocol": "published", **given})
 
 
 def test_a_task_without_published_rules_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(AS_PUBLISHED, "avqa")  # type: ignore[arg-type]
     assert resolve_config("avqa", "none").protocol == "honest"
     with pytest.raises(ConfigError, match="no rules are known for task 'avqa', allowed: 'honest'"):
-        resolve_config("avqa", "none", given={"protocol": "published"})
+        resolve_config("avqa", "none", options={"protocol": "published"})
 
 
 @pytest.mark.parametrize(("protocol", "select_on", "optimistic"), [
@@ -132,18 +133,18 @@ def test_leaked_clips_leave_all_splits_and_both_scores_are_told(leaky_home: Home
     keys = {sample.key for samples in experiment.joined.splits.values() for sample in samples}
     assert not keys & {"clip000", "clip036", "clip048", "clip049"}
     model = experiment.build()
-    kept, whole = experiment.score(model, "test"), experiment.score_whole(model, "test")
+    kept, whole = experiment.score(model, "test"), experiment.score_with_leaks(model, "test")
     assert (kept.clips, whole.clips) == (10, 12)
     assert set(result["leaks"]["scores_with"]) == {"val", "test"}
     assert "scored with them: val" in card_text(run, experiment, result)
 
 
 def test_eval_can_leave_leaked_clips_out_of_any_run(leaky_home: Home) -> None:
-    experiment = prepare(leaky_home, resolve_config("ave", "none", given={"dataset": "leaky"}))
+    experiment = prepare(leaky_home, resolve_config("ave", "none", options={"dataset": "leaky"}))
     model = experiment.build()
     found = examine(experiment, model, "test", drop_leaks=True)
     assert found.scores.clips == 10 and found.left_out == 2
-    assert found.whole is not None and found.whole.value == experiment.score(model, "test").value
+    assert found.with_leaks is not None and found.with_leaks.value == experiment.score(model, "test").value
     assert "2 test clips left out" in remarks(found)[0]
     assert examine(experiment, model, "test").scores.clips == 12
 
@@ -195,7 +196,7 @@ def test_a_group_is_summarised_when_its_last_run_is_finished(make_home: Any) -> 
 
 def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    config = resolve_config("avs-s4", "none", given={"protocol": "published"})
+    config = resolve_config("avs-s4", "none", options={"protocol": "published"})
     run = create_run(home, config)
     held = {
         "run": run.name, "group": "", "task": "avs-s4", "recipe": "none", "dataset": "avs-s4", "seed": 0,
@@ -214,7 +215,7 @@ def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_pat
 def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "", **held: Any) -> None:
     """A finished run with a result of our making; `held` as in `result.json`, and `given` for its configuration."""
     given, source = held.pop("given", {}), held.pop("source", "hub:a/b")
-    config = resolve_config(task, recipe, given={"protocol": held.get("protocol", "honest"), **given})
+    config = resolve_config(task, recipe, options={"protocol": held.get("protocol", "honest"), **given})
     run = create_run(home, config)
     result = {
         "run": run.name, "group": group, "task": task, "recipe": recipe, "dataset": "ave", "seed": 0,
@@ -251,7 +252,7 @@ def test_only_official_data_under_known_protocols_stand_beside_published_numbers
         ({"clips": {"test": 381}}, "381 test clips, officially 402"),
         ({"clips": {"test": 500}}, "500 test clips, officially 402"),
         ({"clips": {}}, "how many test clips were scored is not known"),
-        ({"given": {"select_on": "test"}}, "selected on test, by no protocol of others"),
+        ({"given": {"select_on": "test"}}, "selected on test, not by the published protocol"),
         ({"leaks": {"left_out": {}}}, "clips are left out"),
         ({"given": {"metric.average": "batches"}}, "metric.average batches"),
     ],

@@ -7,7 +7,9 @@ import shutil
 import struct
 import warnings
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,13 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
-from caeav.model.train import predict as report
+from caeav.model.train import report, runs
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.groups import summarise_group
-from caeav.model.train.predict import Prediction, Predictor, picture, report_json, write_report
+from caeav.model.train.predict import Prediction, Predictor
+from caeav.model.train.report import draw, report_json, write_report
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
 from caeav.model.train.session import train
 from caeav.pipeline.store.record import Tap
@@ -40,7 +43,7 @@ def run(tiny_home: Home) -> Run:
         "model.adapters.avmoe.enabled=false",
         "training.device=cpu",
     ]
-    experiment = prepare(tiny_home, resolve_config(assignments=sets, given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config(assignments=sets, options={"dataset": "tiny"}))
     made = create_run(tiny_home, experiment.config)
     train(experiment, made)
     return made
@@ -272,7 +275,7 @@ def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> No
         "no sound in the whole clip: the run was given silence"
         in Predictor.load(run, "cpu").predict("clip000", arrays, info).remarks()
     )
-    assert picture(prediction, "title")
+    assert draw(prediction, "title")
 
 
 def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> None:
@@ -281,12 +284,12 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
     whole = some_prediction()
     lacks = ((), ("sound",), ("sound",), ("picture",), ("sound",), ())
     cut = replace(whole, times=replace(whole.times, media_s=3.5), missing=lacks)
-    assert report._below(whole) == "seconds"
-    assert report._below(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+    assert report._time_label(whole) == "seconds"
+    assert report._time_label(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
     agreements = cut.agreements()
     assert agreements == [0.5, None, None, None]
     axis = Figure().subplots()
-    report._agreement(agreements, cut.times).draw(axis)
+    report._agreement_panel(agreements, cut.times).draw(axis)
     [line] = axis.get_lines()
     assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
@@ -339,14 +342,14 @@ def test_a_file_name_that_is_no_utf8_is_escaped_in_json(tmp_path: Path) -> None:
 def test_letters_the_font_lacks_are_drawn_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(picture(some_prediction(), "\u65e5\u672c.mp4")) > 1000
+        assert len(draw(some_prediction(), "\u65e5\u672c.mp4")) > 1000
 
 
 @pytest.mark.parametrize("agreement", [True, False])
 @pytest.mark.parametrize("frames", [True, False])
 def test_the_timeline_is_a_picture(agreement: bool, frames: bool) -> None:
     pictures = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(6)] if frames else []
-    data = picture(some_prediction(agreement=agreement), "name with $math$ and \x1b[31m", pictures)
+    data = draw(some_prediction(agreement=agreement), "name with $math$ and \x1b[31m", pictures)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width > 800 and height > 200
@@ -369,8 +372,12 @@ def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
     assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
 
 
-def test_a_whole_name_is_meant_even_where_others_hold_it(tmp_path: Path) -> None:
+def test_a_whole_name_is_meant_even_where_others_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Home(tmp_path / "home")
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)  # one second for all three names
+    monkeypatch.setattr(runs, "datetime", SimpleNamespace(now=lambda: now))
     first, second, third = (create_run(home, resolve_config()) for _ in range(3))
     assert second.name.startswith(first.name)
     assert find_run(home, first.name) == first and find_run(home, second.name) == second
@@ -386,7 +393,7 @@ def test_a_name_says_how_the_epoch_was_chosen(tmp_path: Path) -> None:
         ({"select_on": "test"}, "-selected-on-test"),
         ({"protocol": "published"}, "-published"),
     ):
-        name = create_run(home, resolve_config(given={"seed": 7, **given})).name
+        name = create_run(home, resolve_config(options={"seed": 7, **given})).name
         assert name.partition("-ave-full")[2] == f"{mark}-s7"
 
 
@@ -425,7 +432,7 @@ def test_a_group_of_one_has_no_deviation() -> None:
     )  # of a sample, not of all there are
 
 
-@pytest.mark.parametrize(("channels", "said"), [(1 << 20, "of another shape"), (1 << 40, "cannot be")])
+@pytest.mark.parametrize(("channels", "said"), [(1 << 20, "of another shape"), (1 << 40, "is impossible")])
 def test_a_run_that_claims_enormous_inputs_allocates_nothing(
     channels: int, said: str, run: Run, tmp_path: Path
 ) -> None:

@@ -211,7 +211,7 @@ def same(config: RunConfig, plain: list[Any]) -> bool:
 def changed(task: str, path: str, value: Any, base: list[str]) -> tuple[bool, str]:
     """Whether the value changes anything, or why it is refused."""
     try:
-        other = resolve_config(task, assignments=base, given={path: value})
+        other = resolve_config(task, assignments=base, options={path: value})
         return not same(other, list(seen(resolve_config(task, assignments=base)))), ""
     except CaeavError as refusal:
         return False, str(refusal)
@@ -232,7 +232,7 @@ def test_another_value_changes_something_or_is_refused(task: str) -> None:
             continue
         for other in others(task, path, value):
             try:
-                if same(resolve_config(task, assignments=base, given={path: other}), plain):
+                if same(resolve_config(task, assignments=base, options={path: other}), plain):
                     ignored.append(f"{path}={other} (now {value})")
             except CaeavError as refusal:
                 assert path in str(refusal) or path.rpartition(".")[2] in str(refusal), refusal
@@ -314,7 +314,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(
     for how in (
         {"assignments": assignments},
         by_file,
-        {"assignments": assignments[1:], "given": {path: shown}},
+        {"assignments": assignments[1:], "options": {path: shown}},
     ):
         with pytest.raises(ConfigError) as caught:
             resolve_config(task, **how)  # type: ignore[arg-type]

@@ -16,19 +16,18 @@ from caeav.model.tasks.base import Scores
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
-from caeav.model.train.examine import (
-    examine,
+from caeav.model.train.examine import examine, remarks
+from caeav.model.train.experiment import prepare
+from caeav.model.train.join import join_stores
+from caeav.model.train.stress import KINDS, Augment, Stress, parse_stress, stress_text
+from caeav.model.train.stress_curves import (
+    draw_curves,
     kinds_of,
-    picture,
-    remarks,
     strengths_of,
     stress_curves,
     table,
     write_curves,
 )
-from caeav.model.train.experiment import prepare
-from caeav.model.train.join import join_stores
-from caeav.model.train.stress import KINDS, Augment, Stress, parse_stress, said
 
 PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
@@ -212,7 +211,7 @@ def test_augmentation_touches_training_batches_only_and_is_new_each_epoch(
 def test_strengths_are_read_and_faults_told_together() -> None:
     found = parse_stress("shift=-2, swap=0.3,cut=1")
     assert (found.shift, found.swap, found.cut, found.mute) == (-2, 0.3, 1.0, 0.0)
-    assert said(found) == "cut=1,swap=0.3,shift=-2"
+    assert stress_text(found) == "cut=1,swap=0.3,shift=-2"
     with pytest.raises(CaeavError) as error:
         parse_stress("swop=1,mute=2,shift=0.5,cut,cut=0.1")
     for part in (
@@ -226,7 +225,7 @@ def test_strengths_are_read_and_faults_told_together() -> None:
 
 
 def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     model = experiment.build()
     plain = examine(experiment, model, "test")
     nothing = examine(experiment, model, "test", strengths=StressConfig())
@@ -255,7 +254,7 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
     assert columns[:3] == ["stress", "none", "step 1"] and rows[1][-1] == "0.25 0.5 0.75 1"
     files = write_curves(curves, tmp_path, "a title")
     assert [path.name for path in files] == ["test.json", "test.png"]
-    assert files[1].read_bytes() == picture(curves, "a title")
+    assert files[1].read_bytes() == draw_curves(curves, "a title")
     assert files[1].read_bytes()[:4] == b"\x89PNG"
     assert strengths_of("shift", 3) == (0, 1, 2)
 
@@ -263,7 +262,7 @@ def test_a_run_is_examined_under_stress(tiny_home: Home, tmp_path: Path) -> None
 def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     model, met = experiment.build(), []
     model.register_forward_pre_hook(lambda _, given: met.extend(given[0].audio_ok.any(dim=1).tolist()))
     experiment.score(model, "test", Stress(StressConfig(mute=0.5), 3))
@@ -280,7 +279,7 @@ def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
 def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = prepare(tiny_home, resolve_config("ave", "none", given={"dataset": "tiny"}))
+    experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     asked: list[tuple[str, object]] = []
 
     def noted(self: object, model: object, split: str, stress: Stress | None = None) -> Scores:
@@ -296,7 +295,7 @@ def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
 
 
 def test_augmented_training_data_are_those_of_the_configuration(tiny_home: Home) -> None:
-    config = resolve_config("ave", "none", assignments=["augment.mute=1.0"], given={"dataset": "tiny"})
+    config = resolve_config("ave", "none", assignments=["augment.mute=1.0"], options={"dataset": "tiny"})
     data = prepare(tiny_home, config).data["train"]
     rows = epoch_order(len(data), 0, 1)[:4]
     assert not data.batch(rows, Epoch(0, 1)).audio_ok.any()

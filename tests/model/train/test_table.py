@@ -85,7 +85,7 @@ def test_a_row_says_what_departs_from_the_usual() -> None:
         ({"clips": {"test": 402}}, ""),
         ({"clips": {"test": 403}}, "403 test clips, officially 402 or 400"),
         ({"dataset": "mine", "clips": {"test": 9}}, "not the data set ave"),
-        ({"select_on": "test"}, "selected on test, by no protocol of others"),
+        ({"select_on": "test"}, "selected on test, not by the published protocol"),
         ({"select_on": "test", "protocol": "published"}, ""),
         (
             {"leaks": {}, BACKBONES: "x (random values)", METRIC: ["metric.a 1"]},

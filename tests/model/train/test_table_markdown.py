@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from caeav.model.train.table import literal, markdown_table
+from caeav.model.train.markdown import literal, markdown_table
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ SMALL = [
 
 
 def small_config(*more: str, recipe: str = "full") -> RunConfig:
-    return resolve_config(recipe=recipe, assignments=[*SMALL, *more], given={"dataset": "tiny"})
+    return resolve_config(preset=recipe, assignments=[*SMALL, *more], options={"dataset": "tiny"})
 
 
 def train_once(home: Home, config: RunConfig, watchers: tuple[Any, ...] = ()) -> tuple[Run, dict[str, Any]]:
@@ -249,7 +249,7 @@ def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
     assert result["bare"] == {
         "test": [4, 4 * tiny.SEGMENTS]
     }  # where one of the two is there, nothing is said
-    said = f"neither picture nor sound, as past the end of the media: test 4 of {4 * tiny.SEGMENTS}."
+    said = f"neither frames nor audio, as past the end of the media: test 4 of {4 * tiny.SEGMENTS}."
     assert said in (run.folder / "card.md").read_text()
     experiment = reopen(home, run)
     scored = examine(experiment, experiment.build(), "test", strengths=StressConfig(mute=1.0))

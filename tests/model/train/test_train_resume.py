@@ -50,7 +50,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 def new_run(home: Home) -> tuple[Experiment, Run]:
-    experiment = prepare(home, resolve_config(assignments=SMALL, given={"dataset": "tiny"}))
+    experiment = prepare(home, resolve_config(assignments=SMALL, options={"dataset": "tiny"}))
     return experiment, create_run(home, experiment.config)
 
 
@@ -155,7 +155,7 @@ def test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step(
 ) -> None:
     often = resolve_config(
         assignments=[*SMALL, "training.checkpoint_every_steps=1", "training.workers=0"],
-        given={"dataset": "tiny"},
+        options={"dataset": "tiny"},
     )
     experiment = prepare(tiny_home, often)
     run = create_run(tiny_home, experiment.config)

@@ -44,7 +44,7 @@ PLAIN = ["training.device=cpu", "schedule.warmup_epochs=0", "schedule.name=none"
 
 
 def plain_config(*more: str, recipe: str = "none") -> RunConfig:
-    return resolve_config(recipe=recipe, assignments=[*PLAIN, *more], given={"dataset": "tiny"})
+    return resolve_config(preset=recipe, assignments=[*PLAIN, *more], options={"dataset": "tiny"})
 
 
 class Linear(nn.Module):
