@@ -2,9 +2,9 @@
 
     python benchmarks/device_workers.py [--models timm:resnet18 swinv2-base hts-at] [--batches 2] [--rounds 5]
 
-A device worker computes batches of two clips (10 frames of 192 to 224 pixels, or 10 windows of 1 s) on one thread of torch and
-brings them into the store's format, as `extract/device/streams.py` does. Threads share one network; each process has
-its own, built before the clock starts. Two workers of either kind are two runnable threads for the system's
+A device worker computes batches of two clips (10 frames of 192 to 224 pixels, or 10 windows of 1 s) on one thread of
+torch and brings them into the store's format, as `extract/device/streams.py` does. Threads share one network; each
+process has its own, built before the clock starts. Two workers of either kind are two runnable threads for the system's
 scheduler, so on a busy machine they still compare fairly, while one against two does not. Random weights.
 """
 
