@@ -9,10 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch, TrunkOutput
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import (
+    NEGATIVE,
+    AdapterError,
+    CaptionSpec,
+    Inputs,
+    InputSpec,
+    TokenBatch,
+    TrunkOutput,
+)
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.trunk import needed
+from caeav.model.adapters.trunk import required_inputs
 from caeav.model.tasks.base import TASKS
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.network import Network, blind, build_network
@@ -99,7 +106,7 @@ def test_taps_that_a_placement_reads() -> None:
 
     def read(spec: InputSpec, start: str, *, keeps_stages: bool = False) -> list[str]:
         given = {"placement": "inject", "inject_from": start} if start else {}
-        found = needed(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
+        found = required_inputs(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
         return [tap.name for tap in (*found.visual, *found.audio)]
 
     assert read(whole, "") == [tap.name for modality in stages for tap in modality]
