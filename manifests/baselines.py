@@ -1,6 +1,6 @@
-"""What constant answers score on a data set, in the measure of each: seconds, modalities, masks, questions.
+"""Baselines: what constant answers score on a data set, for seconds, modalities, masks and questions.
 
-Numbers that a model has to beat before it has learnt anything; `check.py` puts them into its report.
+A model has to beat these numbers before it has learnt anything; `checks.py` puts them into its report.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Share:
-    """Seconds of a split: how many, which share is an event, and what a constant answer would score."""
+class SecondsBaseline:
+    """Seconds of a split: how many, the share with an event, and the accuracy of the most frequent label."""
 
     seconds: float
     event_share: float
@@ -30,8 +30,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class ModalityShare:
-    """One modality of a split: timed events, the share of segments with any, clips without one."""
+class ModalityBaseline:
+    """One modality of a split: its timed events, the share of segments with one, and the clips without any."""
 
     events: int
     event_share: float
@@ -39,9 +39,9 @@ class ModalityShare:
 
 
 @dataclass(frozen=True)
-class MaskShare:
-    """Masks of a split: frames, those with ground truth, those whose ground truth is empty, the mean share of pixels
-    that sound, and the mean IoU (official: 1 for an empty mask left empty) of the best `constant` answer."""
+class MaskBaseline:
+    """Masks of a split: frames, those with ground truth, those whose ground truth is empty, the mean share of sounding
+    pixels, and the mean IoU of the best `constant` answer (as officially, 1 for an empty mask left empty)."""
 
     frames: int
     masks: int
@@ -52,8 +52,8 @@ class MaskShare:
 
 
 @dataclass(frozen=True)
-class QuestionShare:
-    """Questions of a split or of one type in it: how many, about how many videos, and the most frequent answer."""
+class QuestionBaseline:
+    """Questions of a split, or of one type in it: how many, about how many videos, and the most frequent answer."""
 
     questions: int
     videos: int
@@ -62,9 +62,9 @@ class QuestionShare:
 
 
 def segment_labels(clip: Clip, segments: int) -> tuple[frozenset[str], ...]:
-    """The labels of each of the clip's `segments`: the events that cover the segment's middle.
+    """The labels of each of the clip's `segments`: those of the events that cover the segment's middle.
 
-    With whole seconds this is exactly `[start, end)`. Empty is background.
+    For whole seconds this is exactly `[start, end)`. No label is background.
     """
     length_s = clip.seconds / segments
     middles = [(i + 0.5) * length_s for i in range(segments)]
@@ -73,8 +73,8 @@ def segment_labels(clip: Clip, segments: int) -> tuple[frozenset[str], ...]:
     )
 
 
-def second_share(clips: Sequence[Clip], manifest: Manifest) -> Share:
-    """Of the segments of `clips`, at least one."""
+def seconds_baseline(clips: Sequence[Clip], manifest: Manifest) -> SecondsBaseline:
+    """The baseline of the segments of `clips`, of which there is at least one."""
     counts: Counter[str] = Counter()
     for clip in clips:
         for labels in segment_labels(clip, manifest.segments):
@@ -83,7 +83,7 @@ def second_share(clips: Sequence[Clip], manifest: Manifest) -> Share:
     background = counts[BACKGROUND]
     # equally frequent answers: background first, then the order of the classes
     label = max((BACKGROUND, *manifest.classes), key=lambda name: counts[name])
-    return Share(
+    return SecondsBaseline(
         seconds=total * manifest.segment_s,
         event_share=1 - background / total,
         majority_label=label,
@@ -91,9 +91,9 @@ def second_share(clips: Sequence[Clip], manifest: Manifest) -> Share:
     )
 
 
-def modality_shares(clips: Sequence[Clip], segments: int) -> dict[str, ModalityShare]:
-    """By modality, where the events of `clips` have one; else empty."""
-    shares = {}
+def modality_baselines(clips: Sequence[Clip], segments: int) -> dict[str, ModalityBaseline]:
+    """By modality; empty where the events of `clips` have none."""
+    baselines = {}
     for modality in sorted({event.modality for clip in clips for event in clip.events} - {""}):
         taken = [
             Clip(
@@ -106,16 +106,16 @@ def modality_shares(clips: Sequence[Clip], segments: int) -> dict[str, ModalityS
             for clip in clips
         ]
         full = sum(bool(labels) for clip in taken for labels in segment_labels(clip, segments))
-        shares[modality] = ModalityShare(
+        baselines[modality] = ModalityBaseline(
             events=sum(len(clip.events) for clip in taken),
             event_share=full / (len(taken) * segments),
             clips_without=sum(not clip.events for clip in taken),
         )
-    return shares
+    return baselines
 
 
-def mask_share(clips: Sequence[Clip]) -> MaskShare | None:
-    """Of the masks in `clips`; None where no clip has any."""
+def mask_baseline(clips: Sequence[Clip]) -> MaskBaseline | None:
+    """The baseline of the masks in `clips`; None where no clip has any."""
     texts = [text for clip in clips for text in clip.extra.get("masks", ())]
     masks = [unpack_mask(text) for text in texts if text is not None]
     if not masks:
@@ -128,7 +128,7 @@ def mask_share(clips: Sequence[Clip]) -> MaskShare | None:
         name: float(np.mean([_iou(answer, mask) for mask in masks])) for name, answer in answers.items()
     }
     best = max(scores, key=lambda name: scores[name])
-    return MaskShare(
+    return MaskBaseline(
         frames=len(texts),
         masks=len(masks),
         empty=sum(not mask.any() for mask in masks),
@@ -139,15 +139,15 @@ def mask_share(clips: Sequence[Clip]) -> MaskShare | None:
 
 
 def _iou(answer: Mask | bool, mask: Mask) -> float:
-    """As the official metric: for an empty mask the share of pixels rightly left out."""
+    """As in the official metric: for an empty mask, the share of pixels that are rightly left out."""
     guessed = np.broadcast_to(answer, mask.shape)
     if not mask.any():
         return float(1 - guessed.mean())
     return float((guessed & mask).sum() / (guessed | mask).sum())
 
 
-def question_shares(clips: Sequence[Clip]) -> dict[str, dict[str, QuestionShare]]:
-    """By split, then by type (`all` first), where `clips` have questions; else empty."""
+def question_baselines(clips: Sequence[Clip]) -> dict[str, dict[str, QuestionBaseline]]:
+    """By split, then by type (`all` first); empty where `clips` have no questions."""
     found: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for clip in clips:
         for question in clip.extra.get("questions", ()):
@@ -166,13 +166,13 @@ def _by_name(types: dict[str, list[tuple[str, str]]]) -> list[tuple[str, list[tu
     return sorted(types.items(), key=lambda item: (item[0] != "all", item[0]))
 
 
-def _questions(answers: Sequence[tuple[str, str]]) -> QuestionShare:
+def _questions(answers: Sequence[tuple[str, str]]) -> QuestionBaseline:
     [(most, times)] = Counter(answer for _, answer in answers).most_common(1)
-    return QuestionShare(len(answers), len({key for key, _ in answers}), most, times / len(answers))
+    return QuestionBaseline(len(answers), len({key for key, _ in answers}), most, times / len(answers))
 
 
 def leak_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """By split, then by other split: clips (or questions) whose video is in that other split too."""
+    """By split and other split: how many clips (or questions) of the first have a video that is in the other too."""
     leaked = leaked_keys(manifest)
     counts: dict[str, dict[str, int]] = {}
     for clip in manifest.clips:
@@ -187,7 +187,7 @@ def leak_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
 
 
 def class_counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """By class and split: clips whose video-level labels name it, or questions whose answer it is."""
+    """By class and split: how many clips have it as a video-level label, or how many questions as their answer."""
     counts: dict[str, dict[str, int]] = {name: {} for name in manifest.classes}
 
     def add(label: str, split: str) -> None:

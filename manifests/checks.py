@@ -1,6 +1,6 @@
-"""What a manifest holds and what is wrong with it: counts, missing media, leaks, baselines.
+"""The check of a manifest: counts, missing media, leaks, baselines, and all findings.
 
-Media is looked for now, by one listing a folder; everything else is read off the rows. Nothing is opened and
+Media is looked for now, with one listing per folder; everything else follows from the rows. No media is opened, and
 nothing is fatal.
 """
 
@@ -12,22 +12,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from caeav.manifests.baselines import (
-    MaskShare,
-    ModalityShare,
-    QuestionShare,
-    Share,
+    MaskBaseline,
+    ModalityBaseline,
+    QuestionBaseline,
+    SecondsBaseline,
     class_counts,
     leak_counts,
-    mask_share,
-    modality_shares,
-    question_shares,
-    second_share,
+    mask_baseline,
+    modality_baselines,
+    question_baselines,
+    seconds_baseline,
 )
 from caeav.manifests.clip import Finding, Manifest
 from caeav.manifests.findings import CODES, WARNINGS, finding, leaks, shared_videos, zero_length_events
 
 EXAMPLES = 3
-"""How many findings of a kind a report quotes; the manifest holds all."""
+"""How many findings of a code a report quotes; the manifest holds all."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check`. `classes` counts clips by class and split, or questions by answer and split; `missing` are
-    keys without media. `leaked` counts, by split and other split, clips or questions whose video is in both.
-    `shares` is by split; `modalities` by split and modality; `questions` by split and type."""
+    """The result of `check`; the fields are its JSON keys.
+
+    classes: clips by class and split, or questions by answer and split. missing: keys without media. leaked: by split
+    and other split, how many clips or questions have a video that is in both. shares, masks: baselines by split;
+    modalities by split and modality, questions by split and type.
+    """
 
     dataset: str
     media_root: str
@@ -53,10 +56,10 @@ class Report:
     classes: dict[str, dict[str, int]]
     missing: tuple[str, ...]
     leaked: dict[str, dict[str, int]]
-    shares: dict[str, Share]
-    modalities: dict[str, dict[str, ModalityShare]]
-    masks: dict[str, MaskShare]
-    questions: dict[str, dict[str, QuestionShare]]
+    shares: dict[str, SecondsBaseline]
+    modalities: dict[str, dict[str, ModalityBaseline]]
+    masks: dict[str, MaskBaseline]
+    questions: dict[str, dict[str, QuestionBaseline]]
     findings: tuple[Group, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class Report:
 
 
 def missing_media(manifest: Manifest) -> tuple[str, ...]:
-    """Keys of the clips whose media file is not under `media_root` now, in order."""
+    """Keys of the clips whose media file is not below `media_root` now, in order."""
     listed: dict[PurePosixPath, frozenset[str]] = {}
     missing = []
     for clip in manifest.clips:
@@ -78,18 +81,18 @@ def missing_media(manifest: Manifest) -> tuple[str, ...]:
 
 
 def check(manifest: Manifest) -> Report:
-    """Count, look for the media, and group all findings, those made when the rows were read among them."""
+    """Count, look for the media, and group all findings, including those made when the rows were read."""
     missing = missing_media(manifest)
     media = {clip.key: clip.media for clip in manifest.clips}
     now = [finding("missing_media", key, media[key]) for key in missing]
     now += leaks(manifest.clips) + shared_videos(manifest.clips) + zero_length_events(manifest.clips)
-    looked_for = {"missing_media", "id_in_two_splits", "video_in_two_splits", "zero_length_event"}
-    findings = [*now, *(f for f in manifest.findings if f.code not in looked_for)]
+    made_now = {"missing_media", "id_in_two_splits", "video_in_two_splits", "zero_length_event"}
+    findings = [*now, *(f for f in manifest.findings if f.code not in made_now)]
     of_split = {
         split: [clip for clip in manifest.clips if clip.split == split] for split in manifest.split_counts()
     }
-    masks = {split: mask_share(clips) for split, clips in of_split.items()}
-    modalities = {split: modality_shares(clips, manifest.segments) for split, clips in of_split.items()}
+    masks = {split: mask_baseline(clips) for split, clips in of_split.items()}
+    modalities = {split: modality_baselines(clips, manifest.segments) for split, clips in of_split.items()}
     return Report(
         dataset=manifest.dataset,
         media_root=manifest.media_root,
@@ -98,10 +101,10 @@ def check(manifest: Manifest) -> Report:
         classes=class_counts(manifest),
         missing=missing,
         leaked=leak_counts(manifest),
-        shares={split: second_share(clips, manifest) for split, clips in of_split.items()},
-        modalities={split: share for split, share in modalities.items() if share},
-        masks={split: share for split, share in masks.items() if share},
-        questions=question_shares(manifest.clips),
+        shares={split: seconds_baseline(clips, manifest) for split, clips in of_split.items()},
+        modalities={split: found for split, found in modalities.items() if found},
+        masks={split: found for split, found in masks.items() if found},
+        questions=question_baselines(manifest.clips),
         findings=_groups(findings),
     )
 
@@ -118,7 +121,7 @@ def _groups(findings: list[Finding]) -> tuple[Group, ...]:
     by_code: dict[str, list[Finding]] = {}
     for found in findings:
         by_code.setdefault(found.code, []).append(found)
-    known = dict.fromkeys((*WARNINGS, *CODES))  # first what may make every number wrong
+    known = dict.fromkeys((*WARNINGS, *CODES))  # what may make every number wrong comes first
     order = [*(code for code in known if code in by_code), *sorted(by_code.keys() - CODES.keys())]
     return tuple(
         Group(code, len(by_code[code]), CODES.get(code, ""), tuple(by_code[code][:EXAMPLES]))

@@ -1,9 +1,8 @@
-"""File-safe, unique clip keys from ids and file names that need be neither.
+"""File-safe, unique clip keys from ids and file names that are neither.
 
-A key reads like what it stands for. Only where that would be unsafe (characters had to change, too long) or
-where two would read alike does it carry a short hash of the exact name; then every one of those that read
-alike carries one, so that keys do not depend on the order of files and one key never changes its meaning
-when files are added.
+A key reads like what it stands for. It carries a short hash of the exact name only where that would be unsafe (too
+long, or characters had to change) or where two names would read alike. Then every one of those names carries a hash,
+so that keys do not depend on the order of files, and no key changes its meaning when files are added.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_KEY_CHARS = 200
-
-
 KEY_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-"
-
-
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_+-]{1,200}")
+KEY_PATTERN = re.compile(rf"[A-Za-z0-9_+-]{{1,{MAX_KEY_CHARS}}}")
 """Allowed keys: file-safe and free of dots, since a shard member is `<key>.<extension>`."""
 
-
 READABLE_CHARS = 120
-"""Longest readable part; with the longest hash a key stays within the 200 characters of `KEY_PATTERN`."""
+"""The longest readable part; with the longest hash a key stays within `MAX_KEY_CHARS`."""
 
 _HASH_DIGITS = (8, 16, 64)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_+-]+")
@@ -34,33 +28,32 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_+-]+")
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """A key somebody wants: `text` is what it should read like, `identity` what no other wish has."""
+    """A key to be made: `text` is what it should read like, `identity` is what no other request has."""
 
     text: str
     identity: str
 
 
 def slug(text: str) -> str:
-    """`text` in the characters of a key: itself when safe, else accents dropped and the rest made `_`."""
+    """`text` in the characters of a key: unchanged when safe, else without accents and with `_` for what is unsafe."""
     if KEY_PATTERN.fullmatch(text) and len(text) <= READABLE_CHARS:
         return text
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     return _UNSAFE.sub("_", plain).strip("_")[:READABLE_CHARS] or "clip"
 
 
-def assign_keys(wishes: Sequence[KeyRequest]) -> list[str]:
-    """A key for each wish, in order, all different.
-
-    Raises `ValueError` when two wishes have the same identity: the caller meant one clip.
-    """
-    if len({wish.identity for wish in wishes}) != len(wishes):
-        raise ValueError("two wishes for keys have the same identity")
-    readable = [slug(wish.text) for wish in wishes]
+def assign_keys(requests: Sequence[KeyRequest]) -> list[str]:
+    """A key for each request, in order, all different; raises `ValueError` when two requests have one identity."""
+    if len({request.identity for request in requests}) != len(requests):
+        raise ValueError("two requests for keys have the same identity")
+    readable = [slug(request.text) for request in requests]
     alike = Counter(readable)
     for digits in _HASH_DIGITS:
         keys = [
-            text if text == wish.text and alike[text] == 1 else f"{text}-{_hash(wish.identity)[:digits]}"
-            for text, wish in zip(readable, wishes, strict=True)
+            text
+            if text == request.text and alike[text] == 1
+            else f"{text}-{_hash(request.identity)[:digits]}"
+            for text, request in zip(readable, requests, strict=True)
         ]
         if len(set(keys)) == len(keys):
             return keys

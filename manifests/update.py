@@ -1,4 +1,4 @@
-"""Bringing a stored manifest up to date with its data set, without moving or losing what is stored already."""
+"""Brings a stored manifest up to date with its data set, without moving or losing what is stored already."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from caeav.manifests.core.errors import CaeavError
 
 @dataclass(frozen=True)
 class ManifestUpdate:
-    """How a manifest differs from the stored one: keys that are new, changed in labels or split, and gone."""
+    """How a manifest differs from the stored one: the keys that are new, changed in labels or split, and gone."""
 
     added: tuple[str, ...]
     relabelled: tuple[str, ...]
     gone: tuple[str, ...]
 
     def loses_labels(self, stored: Manifest, grown: Manifest) -> bool:
-        """Whether the stored clips had labels or splits and none of those that are still there has any."""
+        """Whether stored clips had labels or splits, and none of those that are still in the data set has any."""
         if not self.relabelled:
             return False
         gone = set(self.gone)
@@ -35,11 +35,11 @@ def _labelled(clip: Clip) -> bool:
 
 
 def update_manifest(stored: Manifest, current: Manifest) -> tuple[Manifest, ManifestUpdate]:
-    """`stored` brought up to date with `current` without moving or losing a stored clip.
+    """`stored` brought up to date with `current`, and what has changed.
 
-    Stored clips keep their place; labels, split and extra come from `current` where it still has the key. A
-    clip it no longer has stays, but in no split: nobody wants to train on what was taken out. New clips follow
-    in `current`'s order. Header facts are `current`'s; classes that only gone clips use are put behind its classes.
+    Stored clips keep their place and take labels, split and extra from `current`. A clip that `current` no longer has
+    stays, but in no split: nobody wants to train on what was taken out. New clips follow in `current`'s order. The
+    header is `current`'s; classes that only gone clips use come after its own.
 
     Raises `CaeavError` when the two cut clips differently, or a key now means another part of the media.
     """
@@ -71,6 +71,8 @@ def update_manifest(stored: Manifest, current: Manifest) -> tuple[Manifest, Mani
         clips.append(fresh)
     added = [clip for clip in current.clips if clip.key not in known]
     kept_labels = {event.label for clip in clips for event in clip.events}
-    behind = tuple(name for name in stored.classes if name in kept_labels and name not in current.classes)
-    grown = replace(current, clips=(*clips, *added), classes=current.classes + behind)
+    old_classes = tuple(
+        name for name in stored.classes if name in kept_labels and name not in current.classes
+    )
+    grown = replace(current, clips=(*clips, *added), classes=current.classes + old_classes)
     return grown, ManifestUpdate(tuple(clip.key for clip in added), tuple(relabelled), tuple(gone))

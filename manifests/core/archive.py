@@ -1,6 +1,6 @@
-"""Zip archives from strangers, the one place where they are opened: what a file claims is held against a cap first.
+"""The one place where zip archives from strangers are opened: the sizes they claim are checked first.
 
-Members are read by name into memory; nothing is ever unpacked to the disk.
+Members are read into memory by name; nothing is ever unpacked to the disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 @contextmanager
 def open_archive(file: BinaryIO, most: int) -> Iterator[ZipFile]:
-    """An archive whose members take at most `most` bytes together; raises ValueError for others, or a name twice."""
+    """The open archive; raises `ValueError` when its members claim more than `most` bytes, or two have one name."""
     with ZipFile(file) as archive:
         members = archive.infolist()
         claimed = sum(member.file_size for member in members)

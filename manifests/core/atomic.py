@@ -1,9 +1,9 @@
-"""The one way a file comes into being: temp file beside it, write, fsync, rename, fsync of the folder.
+"""The one atomic write: a temp file beside the place, write, fsync, rename, fsync of the folder.
 
-A reader sees the old file, the new file or none, never a part of one, also after a power cut. Everything
-that must survive an interruption is written through here: every write, sync, rename, cut and removal is one of the
-functions `write_bytes`, `sync_file`, `sync_folder`, `rename`, `remove`, `cut_file`, `remove_folder` and `make_folder`
-below, called by that name, so that a test can make any of them fail.
+A reader sees the old file, the new file or none, never a part of one, even after a power cut. Everything that must
+survive an interruption is written through this module. Each step on the disk is one of the functions `write_bytes`,
+`sync_file`, `sync_folder`, `rename`, `remove`, `cut_file`, `remove_folder` and `make_folder`, called by name, so that a
+test can make any of them fail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Put `old` in the place of `new` in one step."""
+    """Replace `new` by `old` in one step."""
     old.replace(new)
 
 
@@ -48,7 +48,7 @@ def remove(path: Path) -> None:
 
 
 def cut_file(path: Path, size: int) -> None:
-    """Give a file another size: cut off what is behind, or fill up with zeros."""
+    """Give a file another size: cut off its end, or append zeros."""
     os.truncate(path, size)
 
 
@@ -59,7 +59,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it durably; nothing happens when it is there."""
+    """Make a folder and its parents durably; does nothing when it exists."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -68,7 +68,7 @@ def make_folder(folder: Path) -> None:
 
 
 def temp_path(path: Path) -> Path:
-    """Where `path` is written before it is published; a fixed name, so a crash leaves at most one."""
+    """Where `path` is written before it is published; a fixed name, so that a crash leaves at most one."""
     return path.with_name(f"{TEMP_PREFIX}{path.name}")
 
 
@@ -84,7 +84,7 @@ class Output:
 
 
 class Staging:
-    """Files that are written beside their places and then put there together; made by `staging`."""
+    """Files that are written beside their places and then put there together; see `staging`."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -92,13 +92,13 @@ class Staging:
         self._written: list[Path] = []
 
     def file(self, path: Path) -> Output:
-        """Begin the file that will be `path`."""
+        """Start the file that will become `path`."""
         make_folder(path.parent)
         self._files[path] = self._open.enter_context(temp_path(path).open("wb"))
         return Output(self._files[path])
 
     def sync(self) -> None:
-        """Have everything written so far on the disk: a full disk shows here, before any file is replaced."""
+        """Flush everything written so far to the disk: a full disk fails here, before any file is replaced."""
         for path, file in self._files.items():
             sync_file(file)
             self._written.append(path)
@@ -106,7 +106,7 @@ class Staging:
         self._files = {}
 
     def put(self) -> None:
-        """Rename every file into its place and sync the folders; `sync` comes first by itself."""
+        """Sync, rename every file into its place, and sync the folders."""
         self.sync()
         for path in self._written:
             rename(temp_path(path), path)
@@ -115,7 +115,7 @@ class Staging:
         self._written = []
 
     def discard(self) -> None:
-        """Close and remove what was not put in its place."""
+        """Close and remove the temp files that were not put in place."""
         paths = [*self._files, *self._written]
         with suppress(OSError):  # what could not be written before cannot be flushed now either
             self._open.close()
@@ -126,7 +126,7 @@ class Staging:
 
 @contextmanager
 def staging() -> Iterator[Staging]:
-    """Stage several files; the caller calls `put`, on error the temp files are removed."""
+    """Stage several files; the caller calls `put`. On an error the temp files are removed."""
     staged = Staging()
     try:
         yield staged
@@ -137,7 +137,7 @@ def staging() -> Iterator[Staging]:
 
 @contextmanager
 def publishing(path: Path) -> Iterator[Output]:
-    """Open a temp file for writing; on success publish it as `path`, on error remove it and re-raise."""
+    """A temp file to write to; on success it becomes `path`, on an error it is removed."""
     with staging() as staged:
         yield staged.file(path)
         staged.put()
@@ -155,7 +155,7 @@ def publish_text(path: Path, text: str) -> None:
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Add `data` to the end of a log and have it on the disk before returning; a crash may tear it."""
+    """Append `data` to a log and flush it to the disk; a crash may leave a part of it."""
     new = not path.exists()
     with path.open("ab", buffering=0) as out:
         write_bytes(out, data)
@@ -165,7 +165,7 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 
 def unpublish(path: Path) -> None:
-    """Remove `path` durably; nothing happens when it is not there."""
+    """Remove `path` durably; does nothing when it is missing."""
     if path.exists():
         remove(path)
         sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Where everything lives: one home folder with `data/`, `stores/` and `runs/`."""
+"""The home folder: everything lies in its `data/`, `stores/` and `runs/`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ DEFAULT_HOME = "caeav_home"
 
 @dataclass(frozen=True)
 class Home:
-    """`--home`, else `CAEAV_HOME`, else `./caeav_home`. Folders are made when first written to."""
+    """The folder `--home`, else `CAEAV_HOME`, else `./caeav_home`. Folders in it are made when first written to."""
 
     root: Path
 
     @classmethod
     def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
-        """Resolve the home folder; nothing is created."""
+        """Find the home folder; nothing is created."""
         return cls(Path(given or os.environ.get("CAEAV_HOME") or DEFAULT_HOME).expanduser().absolute())
 
     def data(self, dataset: str) -> Path:
-        """Default place of a data set's official files, and of the manifest built from them."""
+        """The default place of a data set's official files, and of the manifest built from them."""
         return self.root / "data" / dataset
 
     def manifest(self, dataset: str) -> Path:
@@ -30,7 +30,7 @@ class Home:
 
     @property
     def remembered(self) -> Path:
-        """What is known of the data sets of this home, see `remembered.py`."""
+        """The file with what is known of this home's data sets, see `remembered.py`."""
         return self.root / "datasets.json"
 
     @property
@@ -40,5 +40,5 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """One folder a training run."""
+        """One folder per training run."""
         return self.root / "runs"

@@ -1,8 +1,7 @@
-"""A name -> thing table filled by decorator, so that no chain of `if name == ...` is ever written.
+"""Tables from names to components, filled by decorator, in place of chains of `if name == ...`.
 
-Entries may be registered lazily as `"package.module:attribute"`, which keeps heavy libraries out of
-`import` until the entry is asked for. An entry whose name ends in a colon serves a family: `timm:` is found for
-`timm:resnet18`.
+An entry may be registered lazily as `"package.module:attribute"`: heavy libraries are then imported only when it is
+used. An entry whose name ends in a colon serves a family: `timm:` is found for `timm:resnet18`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of component (`what` is the word used in errors)."""
+    """The components of one kind by name; `what` is the kind in error messages."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._entries: dict[str, T | str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: `@decoders.register("pyav")`. A name taken twice is a programming mistake."""
+        """Decorator: `@decoders.register("pyav")`. Registering a name twice is a programming mistake (`ValueError`)."""
 
         def add(entry: T) -> T:
             self._claim(name, entry)
@@ -33,7 +32,7 @@ class Registry(Generic[T]):
         return add
 
     def register_lazily(self, name: str, path: str) -> None:
-        """Register `"package.module:attribute"`, imported on first use."""
+        """Register `"package.module:attribute"`, which is imported on first use."""
         self._claim(name, path)
 
     def _claim(self, name: str, entry: T | str) -> None:
@@ -42,7 +41,7 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
-        """The entry called `name`; raises `CaeavError` naming the known ones."""
+        """The entry called `name`; raises `CaeavError` with the known names when there is none."""
         if name not in self:
             raise CaeavError(
                 f"unknown {self.what} {name!r}",

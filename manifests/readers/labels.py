@@ -1,29 +1,27 @@
-"""The label file for a folder of media: a csv with the columns `file,start_s,end_s,label,split`, or a published list.
+"""The label file of a folder of media: a csv with the columns `file,start_s,end_s,label,split`.
 
-Each row is one event of one media file, times in seconds of the media. `start_s`, `end_s` and `split` may be
-left empty or out: no times mean the whole first clip. An empty `label` marks the range as background. With
-`clip_start_s` (and `clip_end_s`) a row says too which clip it is about. Other columns are kept. Written by hand or by a
-spreadsheet, so a byte order mark, CRLF, quotes, blank lines, `;` or tabs between fields are ordinary, and all that
-is wrong is told at once. It is read as a whole or not at all: a skipped row would be a wrong label. Lists as VGGSound
-and AudioSet publish them are read too (`lists.py`).
+Each row is one event of one media file, with times in seconds of the media. `start_s`, `end_s` and `split` may be left
+out or empty: no times mean the whole first clip. An empty `label` marks the range as background. With `clip_start_s`
+(and `clip_end_s`) a row also says which clip it is about. Other columns are kept. Files come from people and
+spreadsheets, so a byte order mark, CRLF, quotes, blank lines, and `;` or tabs between fields are ordinary. All errors
+are reported at once. A file is read as a whole or not at all, because a skipped row would be a wrong label. The
+published lists of VGGSound and AudioSet are read by `lists.py`.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from caeav.manifests.clip import SPLITS, Finding
+from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted
-from caeav.manifests.findings import finding
-from caeav.manifests.readers.names import Meant, MediaNames
+from caeav.manifests.core.util import EXAMPLES, counted, some_lines, some_of
+from caeav.manifests.readers.common import ReadLog, csv_cells, csv_rows
+from caeav.manifests.readers.names import Match, MediaNames
 from caeav.manifests.readers.times import (
     AS_MILLISECONDS,
     MAX_TIME_S,
@@ -58,22 +56,21 @@ ALIKE = {
     "clip_start_s": ("clip_start", "clip_begin", "clip_start_time"),
     "clip_end_s": ("clip_end", "clip_stop", "clip_end_time"),
 }
-"""Names that most likely mean a column; what they say must not be passed over because it is called otherwise."""
-SPLIT_WORDS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "testing"}
+"""Names that most likely mean one of the columns; passing over such a column would be a wrong label."""
 
+SPLIT_WORDS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "testing"}
 SHOWN_ERRORS = 20
-EXAMPLES = 3
-_FIELD = "write the columns file,start_s,end_s,label,split, separated by commas, in UTF-8"
+_FORMAT = "write the columns file,start_s,end_s,label,split, separated by commas, in UTF-8"
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """One row; `times` in media seconds, None for the whole clip; an empty `label` is background.
+    """One row of a label file or a published list; an empty `label` is background.
 
-    `clip` is where its clip starts and ends in the media (the end None where it is not said), None where the file
-    decides nothing about clips. `columns` are the other columns that hold something. `id` and `name` are those of a
-    published list: the video's and the clip's.
+    times: start and end in media seconds, None for the whole clip. clip: where the row's clip starts and ends in the
+    media (the end None where it is not said); None where the file says nothing about clips. columns: the other columns
+    that hold something. id, name: the video's and the clip's in a published list.
     """
 
     line: int
@@ -89,79 +86,68 @@ class LabelRow:
 
 @dataclass
 class Table:
-    """A csv's rows with their lines, and how it is written where that is not as documented (`read_as`)."""
+    """The rows of a csv with their line numbers.
 
-    header: list[
-        tuple[str, float]
-    ]  # a column's name, empty where it has none, and how many of its unit are a second
+    header: each column's name (empty where it has none), and how many of its unit make a second. read_as: in which ways
+    the file differs from the documented format, in words.
+    """
+
+    header: list[tuple[str, float]]
     rows: list[tuple[int, list[str]]]
     separator: str
     read_as: dict[str, None] = field(default_factory=dict)
 
 
-def read_text(path: Path, sources: dict[str, str]) -> str:
-    """The label file's text; its sha256 goes into `sources`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CaeavError(
-            f"{path}: label file cannot be read: {error.strerror}",
-            hint="give the path of a csv: --labels FILE, and --relabel where another one is remembered",
-        ) from None
-    sources[path.name] = hashlib.sha256(data).hexdigest()
+def read_labels(path: Path, log: ReadLog, media: MediaNames | None = None) -> list[LabelRow]:
+    """All rows in order. Raises one `CaeavError` with everything that is wrong.
+
+    With `media`, each row's `file` is the media file that it means. Names of missing files stay as they are, unless all
+    are missing: then nothing can be right. What had to be interpreted is logged.
+    """
+    content = read_text(path, log)
+    problems: list[str] = []
+    table = _table(content, path, problems)
+    matches = _match_files(table, media)
+    comma, wrong = decimal_commas(_time_texts(table), table.separator)
+    if wrong:
+        problems.append(f"times: {wrong}")
+    parser = _RowParser(table, comma, matches)
+    rows: list[LabelRow] = []
+    for line, fields in table.rows:
+        row, wrong_fields = parser.parse(line, fields)
+        problems += [f"line {line}: {text}" for text in wrong_fields]
+        if row:
+            rows.append(row)
+    if problems:
+        refuse_rows(path, problems, parser.hint())
+    if media is not None:
+        _report_names(path, rows, media, matches, log)
+        if table.read_as:
+            log.add("labels_read_as", path.name, "; ".join(table.read_as))
+    _refuse_hidden_splits(path, table, rows)
+    return rows
+
+
+def read_text(path: Path, log: ReadLog) -> str:
+    """The text of a label file; its digest is logged."""
+    data = log.read_file(
+        path, hint="give the path of a csv: --labels FILE, and --relabel where another one is remembered"
+    )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise CaeavError(f"{path}:{line}: not UTF-8 (byte {error.start})", hint=_FIELD) from None
-
-
-def read_labels(
-    path: Path,
-    sources: dict[str, str],
-    media: MediaNames | None = None,
-    findings: list[Finding] | None = None,
-) -> list[LabelRow]:
-    """All rows in order; the file's sha256 goes into `sources`. Raises one `CaeavError` with everything wrong.
-
-    With `media`, each row's `file` is the media file it means; what had to be understood goes into `findings`. Names
-    of files that are not there are left as they are, unless none is there: then nothing can be right.
-    """
-    content = read_text(path, sources)
-    problems: list[str] = []
-    table = _table(content, path, problems)
-    meant = _meant(table, media)
-    comma, wrong = decimal_commas(_time_texts(table), table.separator)
-    if wrong:
-        problems.append(f"times: {wrong}")
-    rows: list[LabelRow] = []
-    late: list[float] = []
-    backwards = 0
-    for line, fields in table.rows:
-        row, wrong_fields = _parse(fields, table, line, comma, meant, late)
-        problems += [f"line {line}: {text}" for text in wrong_fields]
-        backwards += any("is before start_s" in text for text in wrong_fields)
-        if row:
-            rows.append(row)
-    if problems:
-        refuse_rows(path, problems, _cure(late, backwards, len(table.rows)))
-    if media is not None and findings is not None:
-        _report_names(path, rows, media, meant, findings)
-        if table.read_as:
-            findings.append(finding("labels_read_as", path.name, "; ".join(table.read_as)))
-    _check_columns(path, table, rows)
-    return rows
+        raise CaeavError(f"{path}:{line}: not UTF-8 (byte {error.start})", hint=_FORMAT) from None
 
 
 def refuse_rows(path: Path, problems: Sequence[str], hint: str) -> None:
-    """Raise the error that tells all that is wrong with a label file's rows, the first `SHOWN_ERRORS` in full."""
-    more = len(problems) - SHOWN_ERRORS
-    shown = [*problems[:SHOWN_ERRORS], *([f"and {more} more"] if more > 0 else [])]
-    raise CaeavError(f"{path}: {counted(len(problems), 'problem')}\n  " + "\n  ".join(shown), hint=hint)
+    """Raise the error that lists what is wrong with a label file's rows, the first `SHOWN_ERRORS` in full."""
+    lines = some_lines(problems, SHOWN_ERRORS)
+    raise CaeavError(f"{path}: {counted(len(problems), 'problem')}\n  " + "\n  ".join(lines), hint=hint)
 
 
 def refuse_names(path: Path, count: int, first: str, media: MediaNames) -> None:
-    """Raise the error for a label file of which no row names a file."""
+    """Raise the error for a label file of which no row names a media file."""
     if not media.count:
         raise CaeavError(
             f"{path}: none of its {counted(count, 'row')} names a file, and {media.root} holds no media file",
@@ -176,37 +162,41 @@ def refuse_names(path: Path, count: int, first: str, media: MediaNames) -> None:
     )
 
 
+def report_missing(
+    path: Path, rows: Sequence[LabelRow], without: Sequence[LabelRow], media: MediaNames, log: ReadLog
+) -> None:
+    """One finding when half of the rows or more name no file; `without` are those rows."""
+    if without and 2 * len(without) >= len(rows):
+        first = without[0]
+        near = media.near(first.file)
+        like = f", the nearest there is {near}" if near else ""
+        count = f"{len(without)} of {counted(len(rows), 'row')}"
+        log.add("few_names_found", path.name, f"{count}, such as line {first.line}: {first.file}{like}")
+
+
 def _table(content: str, path: Path, problems: list[str]) -> Table:
-    """The csv cut into fields, its first line understood as the header."""
-    first, lines = _first_line(content)
+    """The csv cut into fields; its first row is the header."""
+    first, lines_before = _first_line(content)
     separator = _separator(first)
     table = Table([], [], separator)
     if separator != ",":
         table.read_as[f"separated by {_SEPARATORS[separator]}"] = None
     text = io.StringIO(content, newline="")
-    for _ in range(lines):
+    for _ in range(lines_before):
         text.readline()
-    reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=True)
-    try:
-        for fields in reader:
-            fields = [value.strip() for value in fields]
-            if not any(fields):
-                continue
-            line = reader.line_num + lines
-            if not table.header:
-                table.header = _header(fields, f"{path}:{line}", table)
-            else:
-                table.rows.append((line, fields))
-    except csv.Error as error:
-        problems.append(f"line {reader.line_num + lines}: not csv ({error}); nothing after it was read")
+    for line, fields in csv_rows(text, problems, separator, lines_before):
+        if not table.header:
+            table.header = _header(fields, f"{path}:{line}", table)
+        else:
+            table.rows.append((line, fields))
     if not table.rows and not problems:
         what = "has a header and no rows" if table.header else "is empty"
-        raise CaeavError(f"{path}: the label file {what}", hint=_FIELD)
+        raise CaeavError(f"{path}: the label file {what}", hint=_FORMAT)
     return table
 
 
 def _first_line(content: str) -> tuple[str, int]:
-    """The first line that holds something, and how many lines (Excel's `sep=;`) are to be left out before it."""
+    """The first line that holds something, and how many lines to skip before it (Excel's `sep=;`)."""
     for number, line in enumerate(content.splitlines()):
         if line.strip().lower().startswith("sep="):
             return _first_line("\n".join(content.splitlines()[number + 1 :]))[0], number + 1
@@ -216,19 +206,15 @@ def _first_line(content: str) -> tuple[str, int]:
 
 
 def _separator(line: str) -> str:
-    """What separates fields: of comma, semicolon and tab the first that makes the line a header; a comma if none."""
+    """The first of comma, semicolon and tab that makes the line a header; a comma if none does."""
     for separator in _SEPARATORS:
-        try:
-            names = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        except csv.Error:
-            continue
-        if set(REQUIRED) <= {name.strip().lower() for name in names}:
+        if set(REQUIRED) <= {name.lower() for name in csv_cells(line, separator)}:
             return separator
     return ","
 
 
 def _header(fields: list[str], where: str, table: Table) -> list[tuple[str, float]]:
-    """The columns' names; known ones in lower case, with the factor of their unit."""
+    """Each column's name (known ones in lower case, without their unit) and how many of its unit make a second."""
     known = (*COLUMNS, *MILLISECONDS)
     names = [name.lower() if name.lower() in known else name for name in fields]
     if names != fields:
@@ -251,14 +237,14 @@ def _header(fields: list[str], where: str, table: Table) -> list[tuple[str, floa
         if name.lower() in others and wanted not in plain and (wanted in TIMES or wanted in absent)
     }
     if twice or absent or alone or alike:
-        said = [f"{', '.join(twice)} twice"] if twice else []
-        said += [f"no {' and no '.join(absent)}"] if absent else []
-        said += alone
-        said += [f"{name!r} is most likely {wanted}" for name, wanted in alike.items()]
+        problems = [f"{', '.join(twice)} twice"] if twice else []
+        problems += [f"no {' and no '.join(absent)}"] if absent else []
+        problems += alone
+        problems += [f"{name!r} is most likely {wanted}" for name, wanted in alike.items()]
         raise CaeavError(
-            f"{where}: the columns are {', '.join(map(repr, fields))}: {'; '.join(said)}; allowed are "
+            f"{where}: the columns are {', '.join(map(repr, fields))}: {'; '.join(problems)}; allowed are "
             f"{', '.join(COLUMNS)} and others of your own, needed {' and '.join(REQUIRED)}",
-            hint=_rename(alike) or _FIELD,
+            hint=_rename(alike) or _FORMAT,
         )
     return [
         (name, 1000.0 if given in MILLISECONDS else 1.0) for name, given in zip(plain, names, strict=True)
@@ -266,7 +252,7 @@ def _header(fields: list[str], where: str, table: Table) -> list[tuple[str, floa
 
 
 def _rename(alike: dict[str, str]) -> str:
-    """What to call columns that have another name; times also need their unit."""
+    """What to call the columns that have another name; times need their unit, too."""
     named = [
         f"{name!r} {wanted}" + (f" (seconds) or {wanted[:-1]}ms" if wanted in TIMES else "")
         for name, wanted in alike.items()
@@ -282,148 +268,131 @@ def _time_texts(table: Table) -> Iterator[str]:
                 yield fields[i]
 
 
-def _meant(table: Table, media: MediaNames | None) -> dict[str, Meant]:
+def _match_files(table: Table, media: MediaNames | None) -> dict[str, Match]:
     """What the names in the column `file` mean; nothing where no media are known."""
     place = next((i for i, (name, _) in enumerate(table.header) if name == "file"), 0)
     if media is None:
         return {}
-    return media.meant(fields[place] for _, fields in table.rows if len(fields) > place and fields[place])
+    return media.match(fields[place] for _, fields in table.rows if len(fields) > place and fields[place])
 
 
-def _parse(
-    fields: list[str], table: Table, line: int, comma: bool, meant: dict[str, Meant], late: list[float]
-) -> tuple[LabelRow | None, list[str]]:
-    """The row, or None and all that is wrong with it; times past a day go into `late` too."""
-    if len(fields) != len(table.header):
-        return None, [f"{len(fields)} fields instead of {len(table.header)}"]
-    value = dict.fromkeys(COLUMNS, "")
-    scale = dict.fromkeys(TIMES, 1.0)
-    others = []
-    for (name, unit), text in zip(table.header, fields, strict=True):
-        if name in COLUMNS:
-            value[name] = text
-            scale[name] = unit
-        elif name and text:
-            others.append((name, text))
-    wrong: list[str] = []
-    known = meant.get(value["file"], Meant(None))
-    file = known.file or known.path or value["file"]
-    if known.candidates:
-        several = " or ".join(known.candidates[:EXAMPLES])
-        said = "may be" if len(known.candidates) > 1 else "and another name both seem to be"
-        wrong.append(f"file {value['file']!r} {said} {several}: write the path below the media folder")
-    elif not is_inside(file):
-        wrong.append(
-            f"file is {value['file']!r}, it must be a path relative to the media folder, without '..'"
-        )
-    split = value["split"]
-    if split and split not in SPLITS and split.lower() in SPLITS:
-        split = split.lower()
-        table.read_as["split names in another case"] = None
-    if split and split not in SPLITS:
-        wrong.append(f"split is {value['split']!r}, it must be {', '.join(SPLITS)} or empty")
-    if value["label"].lower() == "background":
-        wrong.append(f"label is {value['label']!r}; background is written as an empty label")
-    if any(is_clock(value[name]) for name in TIMES):
-        table.read_as["times as [hours:]minutes:seconds"] = None
-    if comma:
-        table.read_as["commas in times as decimal points"] = None
-    times = _pair(("start_s", "end_s"), value, scale, comma, wrong, late)
-    clip = _clip(value, scale, comma, wrong, late, any(name == "clip_start_s" for name, _ in table.header))
-    if wrong:
-        return None, wrong
-    return LabelRow(line, str(PurePosixPath(file)), times, value["label"], split, clip, tuple(others)), []
+class _RowParser:
+    """Makes the rows of one table, and counts the mistakes that suggest a cause."""
 
+    def __init__(self, table: Table, comma: bool, matches: Mapping[str, Match]) -> None:
+        self._table = table
+        self._comma = comma
+        self._matches = matches
+        self._scale = dict.fromkeys(TIMES, 1.0) | dict(table.header)
+        self._has_clips = any(name == "clip_start_s" for name, _ in table.header)
+        self._late: list[float] = []  # times past a day
+        self._backwards = 0  # rows that end before they start
 
-def _pair(
-    names: tuple[str, str],
-    value: dict[str, str],
-    scale: dict[str, float],
-    comma: bool,
-    wrong: list[str],
-    late: list[float],
-) -> tuple[float, float] | None:
-    """Start and end; None when both are empty."""
-    if not value[names[0]] and not value[names[1]]:
-        return None
-    times = [_time(name, value[name], scale[name], comma, wrong, late) for name in names]
-    if times[1] < times[0]:
-        wrong.append(f"{names[1]} {value[names[1]]} is before {names[0]} {value[names[0]]}")
-    return times[0], times[1]
+    def parse(self, line: int, fields: list[str]) -> tuple[LabelRow | None, list[str]]:
+        """The row, or None and everything that is wrong with it."""
+        if len(fields) != len(self._table.header):
+            return None, [f"{len(fields)} fields instead of {len(self._table.header)}"]
+        value = dict.fromkeys(COLUMNS, "")
+        others = []
+        for (name, _), text in zip(self._table.header, fields, strict=True):
+            if name in COLUMNS:
+                value[name] = text
+            elif name and text:
+                others.append((name, text))
+        wrong: list[str] = []
+        file = self._file(value["file"], wrong)
+        split = self._split(value["split"], wrong)
+        if value["label"].lower() == "background":
+            wrong.append(f"label is {value['label']!r}; background is written as an empty label")
+        if any(is_clock(value[name]) for name in TIMES):
+            self._table.read_as["times as [hours:]minutes:seconds"] = None
+        if self._comma:
+            self._table.read_as["commas in times as decimal points"] = None
+        times = self._range(("start_s", "end_s"), value, wrong)
+        clip = self._clip(value, wrong) if self._has_clips else None
+        if wrong:
+            return None, wrong
+        return LabelRow(line, file, times, value["label"], split, clip, tuple(others)), []
 
+    def hint(self) -> str:
+        """What most likely mends the rows."""
+        rows, backwards = len(self._table.rows), self._backwards
+        if self._late and max(self._late) <= MAX_TIME_S * 1000:
+            return AS_MILLISECONDS
+        if backwards > rows / 2 or backwards > 10:
+            return "end_s is a time of the media as start_s is, not a length: write start plus length"
+        return "mend these lines"
 
-def _clip(
-    value: dict[str, str],
-    scale: dict[str, float],
-    comma: bool,
-    wrong: list[str],
-    late: list[float],
-    needed: bool,
-) -> tuple[float, float | None] | None:
-    """Where the row's clip lies, where the file says that of its clips."""
-    if not needed:
-        return None
-    if value["clip_end_s"]:
-        return _pair(("clip_start_s", "clip_end_s"), value, scale, comma, wrong, late)
-    return _time("clip_start_s", value["clip_start_s"], scale["clip_start_s"], comma, wrong, late), None
+    def _file(self, name: str, wrong: list[str]) -> str:
+        match = self._matches.get(name, Match(None))
+        file = match.file or match.path or name
+        if match.candidates:
+            several = " or ".join(match.candidates[:EXAMPLES])
+            verb = "may be" if len(match.candidates) > 1 else "and another name both seem to be"
+            wrong.append(f"file {name!r} {verb} {several}: write the path below the media folder")
+        elif not is_inside(file):
+            wrong.append(f"file is {name!r}, it must be a path relative to the media folder, without '..'")
+        return str(PurePosixPath(file))
 
+    def _split(self, text: str, wrong: list[str]) -> str:
+        split = text
+        if split and split not in SPLITS and split.lower() in SPLITS:
+            split = split.lower()
+            self._table.read_as["split names in another case"] = None
+        if split and split not in SPLITS:
+            wrong.append(f"split is {text!r}, it must be {', '.join(SPLITS)} or empty")
+        return split
 
-def _time(name: str, text: str, scale: float, comma: bool, wrong: list[str], late: list[float]) -> float:
-    seconds = seconds_of(text, comma, scale)
-    if not 0 <= seconds <= MAX_TIME_S:
-        unit = f"a number of {'milli' if scale > 1 else ''}seconds from 0 to {MAX_TIME_S * scale:g}"
-        what = unit + ("" if name.startswith("clip") else " (or both times empty)")
-        wrong.append(f"{name} is {text!r}, it must be {what}")
-        if scale == 1 and MAX_TIME_S < seconds < math.inf:
-            late.append(seconds)
-    return seconds
+    def _range(
+        self, names: tuple[str, str], value: Mapping[str, str], wrong: list[str]
+    ) -> tuple[float, float] | None:
+        """Start and end; None when both are empty."""
+        first, last = names
+        if not value[first] and not value[last]:
+            return None
+        start_s, end_s = (self._time(name, value[name], wrong) for name in names)
+        if end_s < start_s:
+            wrong.append(f"{last} {value[last]} is before {first} {value[first]}")
+            self._backwards += first == "start_s"
+        return start_s, end_s
 
+    def _clip(self, value: Mapping[str, str], wrong: list[str]) -> tuple[float, float | None] | None:
+        """Where the row's clip lies; its end is None where only the start is given."""
+        if value["clip_end_s"]:
+            return self._range(("clip_start_s", "clip_end_s"), value, wrong)
+        return self._time("clip_start_s", value["clip_start_s"], wrong), None
 
-def _cure(late: Sequence[float], backwards: int, rows: int) -> str:
-    """What most likely mends the rows."""
-    if late and max(late) <= MAX_TIME_S * 1000:
-        return AS_MILLISECONDS
-    if backwards > rows / 2 or backwards > 10:
-        return "end_s is a time of the media as start_s is, not a length: write start plus length"
-    return "mend these lines"
+    def _time(self, name: str, text: str, wrong: list[str]) -> float:
+        scale = self._scale[name]
+        seconds = seconds_of(text, self._comma, scale)
+        if not 0 <= seconds <= MAX_TIME_S:
+            unit = f"a number of {'milli' if scale > 1 else ''}seconds from 0 to {MAX_TIME_S * scale:g}"
+            what = unit + ("" if name.startswith("clip") else " (or both times empty)")
+            wrong.append(f"{name} is {text!r}, it must be {what}")
+            if scale == 1 and MAX_TIME_S < seconds < math.inf:
+                self._late.append(seconds)
+        return seconds
 
 
 def _report_names(
-    path: Path, rows: Sequence[LabelRow], media: MediaNames, meant: dict[str, Meant], findings: list[Finding]
+    path: Path, rows: Sequence[LabelRow], media: MediaNames, matches: Mapping[str, Match], log: ReadLog
 ) -> None:
-    """What names were taken for, and rows that name no file; raises `CaeavError` when none does."""
+    """What names were taken for, and rows that name no file; raises `CaeavError` when no row names one."""
     there = {file for file in {row.file for row in rows} if media.is_there(file)}
     without = [row for row in rows if row.file not in there]
     if rows and len(without) == len(rows):
         refuse_names(path, len(rows), rows[0].file, media)
-    report_missing(path, rows, without, media, findings)
-    kinds: dict[str, list[str]] = {}
-    for name, found in meant.items():
-        if found.file and found.how:
-            kinds.setdefault(found.how, []).append(f"{name} -> {found.file}")
-    for how, taken in kinds.items():
-        more = f", ... ({len(taken)} names)" if len(taken) > EXAMPLES else ""
-        findings.append(finding("names_taken_for", path.name, f"{how}: {', '.join(taken[:EXAMPLES])}{more}"))
+    report_missing(path, rows, without, media, log)
+    taken: dict[str, list[str]] = {}
+    for name, match in matches.items():
+        if match.file and match.how:
+            taken.setdefault(match.how, []).append(f"{name} -> {match.file}")
+    for how, names in taken.items():
+        log.add("names_taken_for", path.name, f"{how}: {some_of(names)}")
 
 
-def report_missing(
-    path: Path,
-    rows: Sequence[LabelRow],
-    without: Sequence[LabelRow],
-    media: MediaNames,
-    findings: list[Finding],
-) -> None:
-    """One finding when half of the rows or more name no file."""
-    if without and 2 * len(without) >= len(rows):
-        first = without[0]
-        near = media.near(first.file)
-        like = f", the nearest there is {near}" if near else ""
-        said = f"{len(without)} of {counted(len(rows), 'row')}, such as line {first.line}: {first.file}{like}"
-        findings.append(finding("few_names_found", path.name, said))
-
-
-def _check_columns(path: Path, table: Table, rows: Iterable[LabelRow]) -> None:
-    """A column of splits that is called otherwise must not be passed over."""
+def _refuse_hidden_splits(path: Path, table: Table, rows: Iterable[LabelRow]) -> None:
+    """A column of splits with another name must not be passed over."""
     if any(name == "split" for name, _ in table.header):
         return
     values: dict[str, Counter[str]] = {}

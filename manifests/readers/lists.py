@@ -1,29 +1,26 @@
-"""Lists of YouTube clips as VGGSound and AudioSet publish them, taken as the label file of a folder of media.
+"""The lists of VGGSound and AudioSet as they are published, taken as the label file of a folder of media.
 
     VGGSound   ytid,start,"label, perhaps with commas",split      no header; clips of 10 s
     AudioSet   # YTID, start_seconds, end_seconds, positive_labels    comments, then rows; the labels in one field
 
-Who downloads them calls files in many ways: `<id>_<start as six digits>`, `<id>_<start>_<end>` in milliseconds or
-seconds, the id alone, a `Y` before it. A file that carries the start in its name is the clip, cut already, and begins
-at 0. A file named by the id alone may be the clip or the whole video: its length tells.
+Downloaders name files in many ways: `<id>_<start as six digits>`, `<id>_<start>_<end>` in milliseconds or seconds, the
+id alone, each perhaps after a `Y`. A file with the start in its name is the clip, cut already, and begins at 0. A file
+named by the id alone may be the clip or the whole video: its length decides.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from caeav.manifests.clip import Finding
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import finding
 from caeav.manifests.readers import MEDIA_EXTENSIONS, Lengths
-from caeav.manifests.readers.common import is_name
+from caeav.manifests.readers.common import ReadLog, csv_cells, csv_rows, first_file, is_name, to_number
 from caeav.manifests.readers.labels import LabelRow, read_text, refuse_rows, report_missing
 from caeav.manifests.readers.names import MediaNames
 from caeav.manifests.readers.times import MAX_TIME_S
@@ -35,10 +32,10 @@ _FORMS = {
 }
 VGGSOUND_S = 10.0
 LABEL_NAMES = "class_labels_indices.csv"
-"""AudioSet's names for its label ids; taken where it lies beside the list or in the media folder."""
+"""AudioSet's file of names for its label ids, looked for beside the list and in the media folder."""
 
 CUT_S = 1.0
-"""A file named by the id alone that is at most so much longer than its clip is the clip."""
+"""A file named by the id alone is the clip when it is at most this much longer."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _ID_COLUMNS = ("ytid", "youtube_id", "youtube id", "video_id", "id")
@@ -57,12 +54,12 @@ class Listed:
 
     @property
     def name(self) -> str:
-        """`<id>_<start>`, the start in six digits as VGGSound's files have it, in milliseconds where it is uneven."""
+        """`<id>_<start>`: the start in six digits as in VGGSound's file names, in milliseconds if it has decimals."""
         whole = self.start_s.is_integer()
         return f"{self.id}_{self.start_s:06.0f}" if whole else f"{self.id}_{self.start_s * 1000:.0f}ms"
 
     def cut_stems(self) -> Iterator[str]:
-        """What a file that holds just this clip may be called, without extension."""
+        """The names, without extension, of a file that holds just this clip."""
         start, end = self.start_s, self.end_s
         names = [f"_{start * 1000:.0f}_{end * 1000:.0f}", f"_{start:.3f}_{end:.3f}"]
         if start.is_integer():
@@ -78,11 +75,11 @@ class Listed:
 
 
 def list_format(content: str) -> str:
-    """`VGGSOUND`, `AUDIOSET`, or nothing when the text is neither list."""
+    """`VGGSOUND`, `AUDIOSET`, or empty when the text is neither list."""
     first = [line for line in content.splitlines()[:20] if line.strip()]
     if any(line.startswith("#") and "ytid" in line.lower() for line in first):
         return AUDIOSET
-    rows = [_cells(line) for line in first if not line.startswith("#")][:2]
+    rows = [csv_cells(line) or [""] for line in first if not line.startswith("#")][:2]
     if len(rows) == 2 and rows[0][0].lower() in _ID_COLUMNS:
         rows = rows[1:]
     for row in rows[:1]:
@@ -95,24 +92,23 @@ def list_format(content: str) -> str:
 
 def read_list(
     path: Path,
-    sources: dict[str, str],
+    log: ReadLog,
     media: MediaNames,
     files: Sequence[str],
     lengths: Lengths | None,
-    findings: list[Finding],
 ) -> tuple[list[LabelRow], set[str]]:
-    """A row for each clip and label of the list, and files that hold a listed clip once more.
+    """A row for each clip and label of the list; and the files that are not needed, since another holds the same clip.
 
     Raises `CaeavError` for wrong rows, and when no clip has a file.
     """
-    content = read_text(path, sources)
+    content = read_text(path, log)
     form = list_format(content)
     listed = _listed(path, content, form)
-    names = _label_names(path, media.root, sources) if form == AUDIOSET else {}
+    names = _label_names(path, media.root, log) if form == AUDIOSET else {}
     split = f"; all rows are in {listed[0].split}" if form == AUDIOSET and listed[0].split else ""
-    findings.append(finding("labels_read_as", path.name, f"{form}'s list{split}"))
-    found, spare = _files(listed, files, path.name, findings)
-    starts = _starts(listed, found, media.root, lengths, path.name, findings)
+    log.add("labels_read_as", path.name, f"{form}'s list{split}")
+    found, spare = _files(listed, files, path.name, log)
+    starts = _starts(listed, found, media.root, lengths, path.name, log)
     rows = [
         LabelRow(
             clip.line,
@@ -138,36 +134,26 @@ def read_list(
         )
     if without:
         gone = len({row.name for row in without})
-        findings.append(finding("missing_media", path.name, f"{gone} of {counted(len(listed), 'clip')}"))
-    report_missing(path, rows, without, media, findings)
+        log.add("missing_media", path.name, f"{gone} of {counted(len(listed), 'clip')}")
+    report_missing(path, rows, without, media, log)
     return rows, spare
 
 
 def _listed(path: Path, content: str, form: str) -> list[Listed]:
-    """The clips in order, each once a line."""
+    """The clips, one for each row, in order."""
     clips: list[Listed] = []
     problems: list[str] = []
     split = _split_of(path.name) if form == AUDIOSET else ""
-    reader = csv.reader(io.StringIO(content, newline=""), strict=True, skipinitialspace=True)
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if not any(cells) or cells[0].startswith("#") or (not clips and cells[0].lower() in _ID_COLUMNS):
-                continue
-            clip = _clip(cells, form, split, reader.line_num)
-            if isinstance(clip, Listed):
-                clips.append(clip)
-            else:
-                problems.append(f"line {reader.line_num}: {clip}")
-    except csv.Error as error:
-        problems.append(f"line {reader.line_num}: not csv ({error}); nothing after it was read")
+    for line, cells in csv_rows(io.StringIO(content, newline=""), problems):
+        if cells[0].startswith("#") or (not clips and cells[0].lower() in _ID_COLUMNS):
+            continue
+        clip = _clip(cells, form, split, line)
+        if isinstance(clip, Listed):
+            clips.append(clip)
+        else:
+            problems.append(f"line {line}: {clip}")
     if problems:
-        form_said = (
-            "ytid,start,label,split"
-            if form == VGGSOUND
-            else "YTID, start_seconds, end_seconds, positive_labels"
-        )
-        refuse_rows(path, problems, f"a row of {form}'s list is {form_said}")
+        refuse_rows(path, problems, f"a row of {form}'s list is {_FORMS[form]}")
     if not clips:
         raise CaeavError(f"{path}: lists no clip", hint="take the list as it is published")
     return clips
@@ -179,8 +165,8 @@ def _clip(cells: Sequence[str], form: str, split: str, line: int) -> Listed | st
         return f"{len(cells)} fields instead of 4"
     if not is_name(cells[0]):
         return f"{cells[0]!r} is no YouTube id"
-    start_s = _seconds(cells[1])
-    end_s = start_s + VGGSOUND_S if form == VGGSOUND else _seconds(cells[2])
+    start_s = to_number(cells[1])
+    end_s = start_s + VGGSOUND_S if form == VGGSOUND else to_number(cells[2])
     if not 0 <= start_s < end_s <= MAX_TIME_S:
         return f"from {cells[1]!r}" + (f" to {cells[2]!r}" if form == AUDIOSET else "") + " are no seconds"
     if form == VGGSOUND:
@@ -192,9 +178,9 @@ def _clip(cells: Sequence[str], form: str, split: str, line: int) -> Listed | st
 
 
 def _files(
-    listed: Iterable[Listed], files: Sequence[str], where: str, findings: list[Finding]
+    listed: Iterable[Listed], files: Sequence[str], where: str, log: ReadLog
 ) -> tuple[dict[str, tuple[str, bool]], set[str]]:
-    """By name of clip: its file, and whether that is the clip cut already by its name. And files not needed then."""
+    """By clip name: its file, and whether that is the clip already by its name. Also the files that are not needed."""
     by_stem: dict[str, list[str]] = {}
     for file in files:
         by_stem.setdefault(PurePosixPath(file).stem, []).append(file)
@@ -213,7 +199,7 @@ def _files(
             spare.update(file for file, _ in there)
     if several:
         more = f" ({len(several)} clips)" if len(several) > 1 else ""
-        findings.append(finding("several_media", where, f"{several[0]}{more}"))
+        log.add("several_media", where, f"{several[0]}{more}")
     return found, spare - {file for file, _ in found.values()}
 
 
@@ -227,9 +213,9 @@ def _starts(
     root: Path,
     lengths: Lengths | None,
     where: str,
-    findings: list[Finding],
+    log: ReadLog,
 ) -> dict[str, float]:
-    """By name of clip, the second of its file at which it begins."""
+    """By clip name, the second of its file at which it begins."""
     whole = {clip.name: found[clip.name][0] for clip in listed if not found.get(clip.name, ("", True))[1]}
     files = list(dict.fromkeys(whole.values()))
     known = (
@@ -257,38 +243,24 @@ def _starts(
             else:
                 starts[clip.name] = clip.start_s
     if whole:
-        said = f"{counted(len(whole), 'file')}, such as {next(iter(whole.values()))}: "
-        said += f"{cut} are no longer than the clip and begin at 0, "
-        said += f"{len(whole) - cut - unknown} are longer and begin at the list's second"
-        said += f", {unknown} of unknown length are taken for whole videos" if unknown else ""
-        findings.append(finding("named_by_id", where, said))
+        detail = f"{counted(len(whole), 'file')}, such as {next(iter(whole.values()))}: "
+        detail += f"{cut} are no longer than the clip and begin at 0, "
+        detail += f"{len(whole) - cut - unknown} are longer and begin at the list's second"
+        detail += f", {unknown} of unknown length are taken for whole videos" if unknown else ""
+        log.add("named_by_id", where, detail)
     return starts
 
 
-def _label_names(path: Path, root: Path, sources: dict[str, str]) -> dict[str, str]:
-    """AudioSet's names by label id, from its file; none where it is not there."""
-    place = next((p for p in (path.parent / LABEL_NAMES, root / LABEL_NAMES) if p.is_file()), None)
+def _label_names(path: Path, root: Path, log: ReadLog) -> dict[str, str]:
+    """AudioSet's names by label id, from its file; empty where there is none."""
+    place = first_file(path.parent, [LABEL_NAMES]) or first_file(root, [LABEL_NAMES])
     if place is None:
         return {}
-    rows = csv.reader(io.StringIO(read_text(place, sources), newline=""), skipinitialspace=True)
+    rows = csv.reader(io.StringIO(read_text(place, log), newline=""), skipinitialspace=True)
     return {cells[1]: cells[2] for cells in rows if len(cells) == 3 and cells[1].startswith("/")}
 
 
 def _split_of(name: str) -> str:
-    """The split that AudioSet's files carry in their names."""
+    """The split that the name of an AudioSet list says."""
     words = re.split(r"[^a-z]+", name.lower())
     return "train" if "train" in words else "test" if {"eval", "test"} & set(words) else ""
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])] or [""]
-    except csv.Error:
-        return [""]
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

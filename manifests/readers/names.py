@@ -1,8 +1,8 @@
-"""Which media file a name in a label file means, where it is not written as the file's path.
+"""Which media file a name in a label file means, where it is not exactly the file's path.
 
-Lists come from other machines: backslashes and drive letters, absolute paths, another folder above, `%20`, letters
-composed otherwise (macOS), another case, no extension. A name is taken for a file when it can be only that one; when it
-can be several, or two names would be one file, nobody guesses.
+Lists come from other machines: with backslashes and drive letters, absolute paths, another folder above, `%20`,
+letters composed differently (macOS), another case, no extension. A name matches a file when it can be only that one;
+when it can be several, or two names would be one file, it matches none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -23,11 +24,11 @@ _DRIVE = re.compile(r"(?:file:/{0,3})?(?:[A-Za-z]:)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
-    """What a name means: `file`, or none and perhaps several `candidates`.
+class Match:
+    """What a name means: `file`, or None and perhaps several `candidates`.
 
-    `how` says what the name lacks or has too much, and is empty when it is the file's path. `path` is where a file that
-    is not there should be, from what other names have too much; empty when the name says so itself.
+    how: how the name differs from the file's path; empty when it is the path. path: where a missing file should be,
+    once the folders that other names have in excess are cut off; empty when the name itself says it.
     """
 
     file: str | None
@@ -38,7 +39,7 @@ class Meant:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A path to be compared: its folders and its name without extension, and the extension of media, if any."""
+    """A path to compare: its folders, its name without extension, and its extension where that is one of media."""
 
     folders: tuple[str, ...]
     stem: str
@@ -49,12 +50,11 @@ class _Parts:
 
 
 class MediaNames:
-    """The media below a folder, to be found by names that are written in another way."""
+    """The media files below a folder, found by names that are not exactly their paths."""
 
     def __init__(self, root: Path, files: Iterable[str]) -> None:
         self.root = root
         self._files = dict.fromkeys(files)
-        self._by_stem: dict[str, list[str]] | None = None
         self._parts: dict[str, _Parts] = {}
 
     @property
@@ -64,11 +64,11 @@ class MediaNames:
 
     @property
     def first(self) -> str:
-        """The first of them, for a message; empty when there is none."""
+        """The first media file, for a message; empty when there is none."""
         return next(iter(self._files), "")
 
     def is_there(self, name: str) -> bool:
-        """Whether the name is the path of a file, media by its extension or not."""
+        """Whether the name is the path of a file, whatever its extension."""
         if name in self._files:
             return True
         if not is_inside(name):
@@ -76,16 +76,16 @@ class MediaNames:
         path = str(PurePosixPath(name))
         return path in self._files or os.path.isfile(self.root / path)  # noqa: PTH113 - a name may be too long
 
-    def meant(self, names: Iterable[str]) -> dict[str, Meant]:
-        """What each of the names means; two names that differ in more than spelling never mean one file.
+    def match(self, names: Iterable[str]) -> dict[str, Match]:
+        """What each name means; two names that differ in more than spelling never mean one file.
 
-        Where one of them is the file's path, the other means a file that is not there.
+        Where one of them is the file's path, the other means a file that is missing.
         """
-        found = {name: self._one(name) for name in dict.fromkeys(names)}
+        found = {name: self._match(name) for name in dict.fromkeys(names)}
         of_file: dict[str, list[str]] = {}
-        for name, meant in found.items():
-            if meant.file is not None:
-                of_file.setdefault(meant.file, []).append(name)
+        for name, match in found.items():
+            if match.file is not None:
+                of_file.setdefault(match.file, []).append(name)
         for file, rivals in of_file.items():
             spelt = {name: _cut(_plain(name)).folded() for name in rivals}
             if len(set(spelt.values())) > 1:
@@ -93,43 +93,41 @@ class MediaNames:
                 exact = any(not found[name].how for name in rivals)
                 for name in rivals:
                     if found[name].how and spelt[name] != own:
-                        found[name] = Meant(None, "", () if exact else (file,))
+                        found[name] = Match(None, "", () if exact else (file,))
         above = {
             wanted.folders[:extra]
-            for name, meant in found.items()
-            if meant.file and meant.how
+            for name, match in found.items()
+            if match.file and match.how
             for wanted in [_cut(_plain(name))]
-            if (extra := len(wanted.folders) - meant.file.count("/")) > 0
+            if (extra := len(wanted.folders) - match.file.count("/")) > 0
         }
-        for name, meant in found.items():
-            if meant.file is None and not meant.candidates and (above or "\\" in name):
-                found[name] = Meant(None, path=_below(name, above))
+        for name, match in found.items():
+            if match.file is None and not match.candidates and (above or "\\" in name):
+                found[name] = Match(None, path=_below(name, above))
         return found
 
     def near(self, name: str) -> str:
-        """The file whose name is most like this one, for a hint; empty when none is."""
-        self._index()
+        """The file with the most similar name, for a hint; empty when none is similar."""
         parts = _cut(_plain(name)).folded()
-        same = (self._by_stem or {}).get(parts.stem)
+        same = self._by_stem.get(parts.stem)
         if same:
             return same[0]
-        close = difflib.get_close_matches(parts.stem, list(self._by_stem or {})[:2000], n=1, cutoff=0.8)
-        return (self._by_stem or {})[close[0]][0] if close else ""
+        close = difflib.get_close_matches(parts.stem, list(self._by_stem)[:2000], n=1, cutoff=0.8)
+        return self._by_stem[close[0]][0] if close else ""
 
-    def _one(self, name: str) -> Meant:
+    def _match(self, name: str) -> Match:
         if name in self._files:
-            return Meant(name)
+            return Match(name)
         if self.is_there(name):
-            return Meant(str(PurePosixPath(name)))
+            return Match(str(PurePosixPath(name)))
         inside = self._below_root(name)
         if inside:
-            return Meant(inside, "an absolute path")
-        self._index()
+            return Match(inside, "an absolute path")
         best: dict[tuple[int, bool, bool], dict[str, str]] = {}
         for text in dict.fromkeys((_plain(name), _plain(unquote(name)))):
             wanted = _cut(text)
             folded = wanted.folded()
-            for file in (self._by_stem or {}).get(folded.stem, ()):
+            for file in self._by_stem.get(folded.stem, ()):
                 parts = self._parts[file]
                 shared = min(len(parts.folders), len(wanted.folders))
                 if _last(parts.folded().folders, shared) != _last(folded.folders, shared):
@@ -142,15 +140,15 @@ class MediaNames:
                 rank = (shared, same, same_case)
                 best.setdefault(rank, {})[file] = _difference(name, text, wanted, parts)
         if not best:
-            return Meant(None)
+            return Match(None)
         files = best[max(best)]
         if len(files) > 1:
-            return Meant(None, "", tuple(sorted(files)))
+            return Match(None, "", tuple(sorted(files)))
         [(file, how)] = files.items()
-        return Meant(file, how)
+        return Match(file, how)
 
     def _below_root(self, name: str) -> str:
-        """The file of an absolute path into the folder, whichever way the folder is written."""
+        """The file that an absolute path into the folder names, links resolved or not; empty when it names none."""
         if not os.path.isabs(name):  # noqa: PTH117
             return ""
         for root in (self.root.absolute(), self.root.resolve()):
@@ -159,16 +157,18 @@ class MediaNames:
                 return file if self.is_there(file) else ""
         return ""
 
-    def _index(self) -> None:
-        if self._by_stem is None:
-            self._by_stem = {}
-            for file in self._files:
-                self._parts[file] = _cut(unicodedata.normalize("NFC", file))
-                self._by_stem.setdefault(self._parts[file].folded().stem, []).append(file)
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """Media files by their folded stem; fills `_parts`. Made only when a name is not a path."""
+        by_stem: dict[str, list[str]] = {}
+        for file in self._files:
+            self._parts[file] = _cut(unicodedata.normalize("NFC", file))
+            by_stem.setdefault(self._parts[file].folded().stem, []).append(file)
+        return by_stem
 
 
 def _below(name: str, above: Iterable[tuple[str, ...]]) -> str:
-    """The name without the folders that other names have too much, with slashes; empty when it does not lie in them."""
+    """The name without the folders that other names have in excess, with slashes; empty when it lies in none."""
     text = _plain(name)
     parts = tuple(part for part in text.split("/") if part not in ("", ".", ".."))
     for folders in sorted(above, key=len, reverse=True):
@@ -182,7 +182,7 @@ def _last(folders: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """The name with slashes, without drive or scheme, its letters composed."""
+    """The name with slashes, without drive or scheme, its letters composed (NFC)."""
     text = unicodedata.normalize("NFC", name).replace("\\", "/")
     return text[_DRIVE.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing too
 
@@ -197,21 +197,23 @@ def _cut(path: str) -> _Parts:
 
 
 def _difference(name: str, text: str, wanted: _Parts, file: _Parts) -> str:
-    """What is other about a name than about the path of its file, in words."""
-    said = ["backslashes"] if "\\" in name else []
+    """How a name differs from the path of its file, in words."""
+    differences = ["backslashes"] if "\\" in name else []
     if text != _plain(name):
-        said.append("percent signs for letters")
+        differences.append("percent signs for letters")
     shared = min(len(wanted.folders), len(file.folders))
     ours = (*_last(wanted.folders, shared), wanted.stem)
     theirs = (*_last(file.folders, shared), file.stem)
     if not wanted.extension and file.extension:
-        said.append("no extension")
+        differences.append("no extension")
     elif wanted.extension.lower() != file.extension.lower():
-        said.append("another extension")
+        differences.append("another extension")
     else:
         ours, theirs = (*ours, wanted.extension), (*theirs, file.extension)
     if len(wanted.folders) != len(file.folders):
-        said.append("a folder more" if len(wanted.folders) > len(file.folders) else "without its folder")
+        differences.append(
+            "a folder more" if len(wanted.folders) > len(file.folders) else "without its folder"
+        )
     if ours != theirs:
-        said.append("another case")
-    return ", ".join(said) or "letters put together otherwise"
+        differences.append("another case")
+    return ", ".join(differences) or "letters composed differently"

@@ -1,7 +1,8 @@
-"""Times in label files: what people write is turned into seconds, and what can hardly be seconds is noticed.
+"""Times in label files: what people write becomes seconds, and times that can hardly be seconds are noticed.
 
-`37`, `37.5`, `37,5` (where commas can only be decimals), `1:30`, `1:02:03` are read; the unit is the column's. Times
-that hardly any media has, or that the media at hand are too short for, are told with what they most likely are.
+`37`, `37.5`, `37,5` (where a comma can only be a decimal point), `1:30` and `1:02:03` are read; the column says the
+unit. Times that hardly any media reaches, or that the media at hand are too short for, are reported with their likely
+cause.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from caeav.manifests.readers.common import to_number
+
 MAX_TIME_S = 86400.0
-"""A day: later times are taken for a mistake, such as milliseconds, before they make a million clips."""
+"""A day: later times count as a mistake, such as milliseconds, before they make a million clips."""
 
 LONG_EVENTS_S = 120.0
-"""Whole numbers whose ranges last longer than this at the median may well be milliseconds or frame numbers."""
+"""Whole numbers whose ranges have a longer median than this may well be milliseconds or frame numbers."""
 
 PAST_S = 0.5
-"""Labels are rounded; one that ends so much later than its media is still inside it."""
-
-AS_MILLISECONDS = "if these are milliseconds, name the columns start_ms,end_ms, or divide them by 1000"
+"""Labels are rounded: one that ends at most this much later than its media is still inside it."""
 
 FAR = 10
-"""Labels that end at so many times their media's length are no mistake of seconds."""
+"""Labels that end at this many times the length of their media are no mistake of seconds."""
+
+AS_MILLISECONDS = "if these are milliseconds, name the columns start_ms,end_ms, or divide them by 1000"
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]\d(?:[.,]\d+)?)")
 _COMMA = re.compile(r"(\d+),(\d+)")
@@ -32,7 +35,7 @@ _FARTHEST, _SPREAD = 16, 16
 
 
 class Range(NamedTuple):
-    """A labelled range of a file in seconds of its media; `line` is where it stands."""
+    """A labelled range of a file in seconds of its media; `line` is its line in the label file."""
 
     line: int
     file: str
@@ -41,7 +44,7 @@ class Range(NamedTuple):
 
 
 def decimal_commas(texts: Iterable[str], separator: str) -> tuple[bool, str]:
-    """Whether `37,5` is 37.5 in a file, and what is wrong if that cannot be told from `1,000` for a thousand."""
+    """Whether `37,5` means 37.5 in a file; and what is wrong, where it may also be a thousand as in `1,000`."""
     texts = list(texts)
     found = [match for text in texts if (match := _COMMA.fullmatch(text))]
     if not found:
@@ -52,12 +55,12 @@ def decimal_commas(texts: Iterable[str], separator: str) -> tuple[bool, str]:
     plain = any(len(match[2]) != 3 or match[1].startswith("0") for match in found)
     if plain or separator != ",":
         return True, ""
-    said = f"{found[0].group()!r} may be {found[0][1]}.{found[0][2]} or {found[0][1]}{found[0][2]}"
-    return False, f"{said}: write decimals with a point"
+    either = f"{found[0].group()!r} may be {found[0][1]}.{found[0][2]} or {found[0][1]}{found[0][2]}"
+    return False, f"{either}: write decimals with a point"
 
 
 def seconds_of(text: str, comma: bool, scale: float = 1.0) -> float:
-    """Seconds a text stands for, NaN when it is no time; `scale` is how many of its unit make a second."""
+    """The seconds that a text stands for, NaN when it is no time; `scale` is how many of its unit make a second."""
     clock = _CLOCK.fullmatch(text)
     if clock:
         hours, minutes, rest = clock.groups()
@@ -66,10 +69,7 @@ def seconds_of(text: str, comma: bool, scale: float = 1.0) -> float:
         return int(hours or 0) * 3600 + int(minutes) * 60 + float(rest.replace(",", "."))
     if comma and _COMMA.fullmatch(text):
         text = text.replace(",", ".")
-    try:
-        return float(text) / scale
-    except ValueError:
-        return math.nan
+    return to_number(text) / scale
 
 
 def is_clock(text: str) -> bool:
@@ -78,7 +78,7 @@ def is_clock(text: str) -> bool:
 
 
 def doubt_seconds(ranges: Sequence[Range]) -> str:
-    """What speaks against these ranges being seconds, in words; empty when nothing does."""
+    """Why these ranges are hardly seconds, in words; empty when nothing speaks against it."""
     if not ranges or any(not time.is_integer() for row in ranges for time in (row.start_s, row.end_s)):
         return ""
     usual = statistics.median(row.end_s - row.start_s for row in ranges)
@@ -91,8 +91,8 @@ def doubt_seconds(ranges: Sequence[Range]) -> str:
     )
 
 
-def sample(ranges: Iterable[Range]) -> list[Range]:
-    """The farthest range of some files: of those that reach farthest, and of others spread over all."""
+def farthest_ranges(ranges: Iterable[Range]) -> list[Range]:
+    """The last range of each of some files: of those whose labels reach farthest, and of others spread over all."""
     last: dict[str, Range] = {}
     for row in ranges:
         known = last.setdefault(row.file, row)
@@ -106,21 +106,22 @@ def sample(ranges: Iterable[Range]) -> list[Range]:
 def past_the_end(
     ranges: Sequence[Range], length_of: Mapping[str, float | None]
 ) -> tuple[list[tuple[Range, float]], bool]:
-    """The ranges that reach past the end of their media, with its length, and whether nothing there can be right.
+    """The ranges that reach past the end of their media, with its length; and whether none of them can be right.
 
-    That is when every range whose media's length is known begins only after its end, or ends at `FAR` times its length.
+    None can when every range whose media's length is known begins after its end, or ends at `FAR` times its length.
     """
     known = [(row, length) for row in ranges if (length := length_of.get(row.file)) is not None]
     past = [(row, length) for row, length in known if row.end_s > length + PAST_S]
-    return past, bool(known) and all(
+    hopeless = bool(known) and all(
         row.start_s >= length or row.end_s >= FAR * length for row, length in known
     )
+    return past, hopeless
 
 
 def describe_past_end(past: Sequence[tuple[Range, float]]) -> str:
-    """The first of the ranges past their media's end, in words, with what would put them inside."""
+    """The first of the ranges past their media's end, in words, and as milliseconds where all would then fit."""
     row, length = past[0]
-    said = f"line {row.line}: {row.start_s:g} to {row.end_s:g} s of {row.file}, which ends at {length:.3f} s"
+    text = f"line {row.line}: {row.start_s:g} to {row.end_s:g} s of {row.file}, which ends at {length:.3f} s"
     if all(row.end_s / 1000 <= length + PAST_S for row, length in past) and row.end_s >= FAR * length:
-        said += f" (as milliseconds: {row.start_s / 1000:g} to {row.end_s / 1000:g} s)"
-    return said
+        text += f" (as milliseconds: {row.start_s / 1000:g} to {row.end_s / 1000:g} s)"
+    return text

@@ -1,9 +1,9 @@
-"""Which parts of which files are clips, and which rows of the label file speak of them.
+"""Which parts of which files are clips, and which rows of the label file are about them. There are three ways.
 
-Three ways. By the labels: a file is cut into consecutive windows of the clip length and each one a row touches is a
-clip. By the rows themselves: each says where its clip begins. By a stride: a window begins every so many seconds of
-every file, whether a row touches it or not. All lie within the file, but for a last one that holds seconds no other
-does and lies within it by half at least; a file shorter than a clip is one clip.
+By events: a file is cut into consecutive windows of a clip's length, and each window that a row touches is a clip. By
+rows: each row says where its clip begins. By a stride: a window begins every so many seconds of every file, whether a
+row touches it or not. Such windows lie within the file, except a last one that holds seconds no other does and lies
+within it by at least half; a file shorter than a clip is one clip.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from caeav.manifests.clip import SPLITS, Finding
+from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
-from caeav.manifests.findings import finding
+from caeav.manifests.readers.common import ReadLog
 from caeav.manifests.readers.labels import LabelRow
 
 EDGE_S = 1e-6
-"""Times closer than this are one: a range that ends on a window's edge does not touch the next window."""
+"""Times closer than this are equal: a range that ends on a window's edge does not touch the next window."""
 LENGTH_S = 0.05
-"""Lengths of clips that differ by less are the same: labels are rounded, and a frame lasts about so long."""
+"""Clip lengths closer than this are equal: labels are rounded, and a frame lasts about as long."""
 MAX_WINDOWS = 2_000_000
-"""More clips of one folder are taken for a mistake."""
+"""More clips from one folder count as a mistake."""
 
 
 @dataclass
 class Window:
-    """One clip in the making: what the rows that touch it said."""
+    """A clip in the making: what the rows that touch it say."""
 
     events: dict[tuple[str, float, float], None] = field(default_factory=dict)
     splits: set[str] = field(default_factory=set)
@@ -37,7 +37,7 @@ class Window:
     name: str = ""
 
     def take(self, row: LabelRow, begins_s: float, seconds: float, range_s: tuple[float, float]) -> None:
-        """Add what a row says; of its range `range_s` (media seconds) what lies within the window."""
+        """Add what a row says; of its range `range_s` (media seconds) only what lies within the window."""
         if row.label:
             inside = (round(time - begins_s, 6) for time in range_s)
             begin, end = (min(max(time, 0.0), seconds) for time in inside)
@@ -48,21 +48,21 @@ class Window:
 
     @property
     def split(self) -> str:
-        """The latest of its splits, so that nothing that is tested on is trained on."""
+        """The last of its splits in the order train, val, test, so that nothing that is tested on is trained on."""
         return max(self.splits, key=SPLITS.index, default="")
 
 
 Windows = dict[str, dict[float, Window]]
-"""By file, and by the second of it at which the clip begins."""
+"""By file, then by the second at which the clip begins in it."""
 
 
-def touched(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) -> Windows:
+def windows_of_events(rows: Iterable[LabelRow], seconds: float, log: ReadLog) -> Windows:
     """The windows `[i * seconds, (i + 1) * seconds)` that rows touch."""
     rows = list(rows)
     splits = _splits(rows)
     files: Windows = {}
     halved = []
-    for row in _once(rows, findings):
+    for row in _unique(rows, log):
         start_s, end_s = row.times or (0.0, seconds)
         first = math.floor((start_s + EDGE_S) / seconds)
         last = max(first, math.ceil((end_s - EDGE_S) / seconds) - 1)
@@ -76,19 +76,18 @@ def touched(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) -
             window.take(row, begins_s, seconds, (start_s, end_s))
     if halved:
         row = halved[0]
-        said = f"{len(halved)} of {counted(len(rows), 'row')} last just {seconds:g} s and lie across two "
-        said += (
-            f"clips, such as line {row.line}, {row.times[0]:g} to {row.times[1]:g} s of {row.file}"
-            if row.times
-            else ""
+        start_s, end_s = row.times or (0.0, seconds)
+        detail = (
+            f"{len(halved)} of {counted(len(rows), 'row')} last just {seconds:g} s and lie across two clips, "
+            f"such as line {row.line}, {start_s:g} to {end_s:g} s of {row.file}"
         )
-        findings.append(finding("clip_cut_in_two", "labels", said))
-    _report_splits(files, findings)
+        log.add("clip_cut_in_two", "labels", detail)
+    _report_splits(files, log)
     return files
 
 
-def chosen(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) -> Windows:
-    """The clips that rows name; raises `CaeavError` when they are longer than `seconds`, or events lie outside."""
+def windows_of_rows(rows: Iterable[LabelRow], seconds: float, log: ReadLog) -> Windows:
+    """The clips that rows name; raises `CaeavError` when one is longer than `seconds` or does not hold its event."""
     rows = list(rows)
     lengths = [(row.clip[1] - row.clip[0], row) for row in rows if row.clip and row.clip[1] is not None]
     longest, at = max(lengths, key=lambda pair: pair[0], default=(seconds, None))
@@ -103,7 +102,7 @@ def chosen(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) ->
     files: Windows = {}
     outside: list[LabelRow] = []
     cut = 0
-    for row in _once(rows, findings):
+    for row in _unique(rows, log):
         begins_s, ends_s = row.clip or (0.0, None)
         labelled = (begins_s, begins_s + seconds if ends_s is None else min(ends_s, begins_s + seconds))
         start_s, end_s = row.times or labelled
@@ -125,34 +124,34 @@ def chosen(rows: Iterable[LabelRow], seconds: float, findings: list[Finding]) ->
             f"here {at_s + start_s:g} and {at_s + end_s:g}, if they were meant from the clip's start",
         )
     if cut:
-        findings.append(finding("time_outside", "labels", f"{counted(cut, 'event')} cut to the clip"))
+        log.add("time_outside", "labels", f"{counted(cut, 'event')} cut to the clip")
     short = [(length, row) for length, row in lengths if length < seconds - LENGTH_S]
     if short:
         length, row = short[0]
         begins_s = row.clip[0] if row.clip else 0.0
-        said = f"{counted(len(short), 'row')}, such as line {row.line}: {length:g} s from {begins_s:g} s on"
-        findings.append(finding("short_clip", "labels", said))
-    _report_splits(files, findings)
+        detail = f"{counted(len(short), 'row')}, such as line {row.line}: {length:g} s from {begins_s:g} s on"
+        log.add("short_clip", "labels", detail)
+    _report_splits(files, log)
     return files
 
 
-def strided(
+def windows_by_stride(
     files: Sequence[str],
     rows: Iterable[LabelRow],
     seconds: float,
     stride_s: float,
     length_of: Mapping[str, float | None],
-    findings: list[Finding],
+    log: ReadLog,
 ) -> Windows:
-    """A window every `stride_s` of each file, with the events inside; a row without times holds for all of the file.
+    """A window every `stride_s` of each file, with the events inside; a row without times holds for the whole file.
 
-    All windows of a file are in the latest split its rows name. Of a file whose length nobody knows, the windows up to
-    the end of its last row are taken, or the first.
+    All windows of a file are in the last split that its rows name (test after val after train). A file of unknown
+    length is cut up to the end of its last row; without rows it is one clip.
     """
     rows = list(rows)
     splits = _splits(rows)
     by_file: dict[str, list[LabelRow]] = {}
-    for row in _once(rows, findings):
+    for row in _unique(rows, log):
         by_file.setdefault(row.file, []).append(row)
     made: Windows = {}
     tails: list[tuple[str, float]] = []
@@ -190,13 +189,13 @@ def strided(
             for begins_s in hit:
                 windows[begins_s].take(row, begins_s, seconds, (start_s, stop_s))
         made[file] = windows
-    _report_stride(tails, unknown, between, findings)
-    _report_splits(made, findings, by_file=True)
+    _report_stride(tails, unknown, between, log)
+    _report_splits(made, log, by_file=True)
     return made
 
 
 def window_count(length_s: float, seconds: float, stride_s: float) -> int:
-    """How many windows of `seconds`, one every `stride_s`, a file of `length_s` is cut into; at least one."""
+    """Into how many windows of `seconds`, one every `stride_s`, a file of `length_s` is cut; at least one."""
     count = max(1, math.floor((length_s - seconds) / stride_s) + 1)
     left_s = length_s - ((count - 1) * stride_s + seconds)
     return count + (left_s > EDGE_S and length_s - count * stride_s >= seconds / 2 - EDGE_S)
@@ -206,20 +205,18 @@ def _report_stride(
     tails: Sequence[tuple[str, float]],
     unknown: Sequence[str],
     between: Sequence[LabelRow],
-    findings: list[Finding],
+    log: ReadLog,
 ) -> None:
     if tails:
         file, left = tails[0]
         lost = sum(left for _, left in tails)
-        said = f"{lost:.1f} s at the ends of {counted(len(tails), 'file')}, such as the last {left:.1f} s of {file}"
-        findings.append(finding("tail_left_out", "stride", said))
+        detail = f"{lost:.1f} s at the ends of {counted(len(tails), 'file')}, such as the last {left:.1f} s of {file}"
+        log.add("tail_left_out", "stride", detail)
     if unknown:
-        findings.append(
-            finding("unknown_length", "stride", f"{counted(len(unknown), 'file')}, such as {unknown[0]}")
-        )
+        log.add("unknown_length", "stride", f"{counted(len(unknown), 'file')}, such as {unknown[0]}")
     if between:
-        said = f"{counted(len(between), 'row')}, such as line {between[0].line} of {between[0].file}"
-        findings.append(finding("event_in_no_clip", "stride", said))
+        detail = f"{counted(len(between), 'row')}, such as line {between[0].line} of {between[0].file}"
+        log.add("event_in_no_clip", "stride", detail)
 
 
 def _splits(rows: Iterable[LabelRow]) -> dict[str, set[str]]:
@@ -230,22 +227,22 @@ def _splits(rows: Iterable[LabelRow]) -> dict[str, set[str]]:
     return splits
 
 
-def _once(rows: Iterable[LabelRow], findings: list[Finding]) -> Iterable[LabelRow]:
-    """The rows, the same one only once."""
+def _unique(rows: Iterable[LabelRow], log: ReadLog) -> Iterable[LabelRow]:
+    """Each row once."""
     seen: dict[object, int] = {}
     for row in rows:
         twin = seen.setdefault((row.file, row.times, row.label, row.split, row.clip, row.columns), row.line)
         if twin != row.line:
-            findings.append(finding("duplicate_row", f"line {row.line}", f"as line {twin}: {row.file}"))
+            log.add("duplicate_row", f"line {row.line}", f"as line {twin}: {row.file}")
         else:
             yield row
 
 
-def _report_splits(files: Windows, findings: list[Finding], by_file: bool = False) -> None:
+def _report_splits(files: Windows, log: ReadLog, by_file: bool = False) -> None:
     for file, windows in files.items():
         for begins_s, window in windows.items():
             window.splits.discard("")
             if len(window.splits) > 1 and not (by_file and begins_s):
                 named = ", ".join(sorted(window.splits))
                 where = "all of it" if by_file else f"from {begins_s:g} s on"
-                findings.append(finding("row_in_two_splits", file, f"{where}: {named}"))
+                log.add("row_in_two_splits", file, f"{where}: {named}")

@@ -6,18 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.clip import Finding
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.readers.common import ReadLog
 from caeav.manifests.readers.labels import LabelRow, read_labels
 from caeav.manifests.readers.names import MediaNames
-from caeav.manifests.readers.times import Range, describe_past_end, doubt_seconds, past_the_end, sample
+from caeav.manifests.readers.times import (
+    Range,
+    describe_past_end,
+    doubt_seconds,
+    farthest_ranges,
+    past_the_end,
+)
 
 HEAD = b"file,start_s,end_s,label,split\n"
 
 
 def read(folder: Path, data: bytes) -> list[LabelRow]:
     (folder / "l.csv").write_bytes(data)
-    return read_labels(folder / "l.csv", {})
+    return read_labels(folder / "l.csv", ReadLog())
 
 
 def test_byte_order_mark_crlf_quotes_blanks_and_column_order_are_ordinary(tmp_path: Path) -> None:
@@ -56,12 +62,12 @@ def test_a_label_file_without_rows_says_nothing_of_any_file_and_is_refused(tmp_p
     for text, words in (("", "is empty"), ("file,label\n\n", "has a header and no rows")):
         (tmp_path / "l.csv").write_text(text)
         with pytest.raises(CaeavError, match=f"l.csv: the label file {words}"):
-            read_labels(tmp_path / "l.csv", {}, None, [])
+            read_labels(tmp_path / "l.csv", ReadLog())
 
 
 def test_an_absent_label_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaeavError, match=r"none\.csv: label file cannot be read"):
-        read_labels(tmp_path / "none.csv", {})
+    with pytest.raises(CaeavError, match=r"none\.csv cannot be read"):
+        read_labels(tmp_path / "none.csv", ReadLog())
 
 
 def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None:
@@ -111,9 +117,9 @@ def read_said(folder: Path, text: str) -> tuple[list[LabelRow], list[str]]:
     for name in ("a.mp4", "b.mp4"):
         (folder / name).touch()
     (folder / "l.csv").write_text(text)
-    findings: list[Finding] = []
-    rows = read_labels(folder / "l.csv", {}, MediaNames(folder, ["a.mp4", "b.mp4"]), findings)
-    return rows, [found.detail for found in findings if found.code == "labels_read_as"]
+    log = ReadLog()
+    rows = read_labels(folder / "l.csv", log, MediaNames(folder, ["a.mp4", "b.mp4"]))
+    return rows, [found.detail for found in log.findings if found.code == "labels_read_as"]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +310,7 @@ def test_labels_are_held_against_their_media() -> None:
 
 def test_the_farthest_rows_are_looked_at_and_some_of_the_others() -> None:
     rows = [Range(n, f"{n}.mp4", 0, n) for n in range(1000)] + [Range(5000, "999.mp4", 5, 999)]
-    looked = sample(rows)
+    looked = farthest_ranges(rows)
     assert [row.line for row in looked[:17]] == [5000, *range(998, 983, -1), 983]
     assert 24 < len(looked) <= 32 and looked[-1].line < 60
-    assert sample(rows[:3]) == rows[2::-1]
+    assert farthest_ranges(rows[:3]) == rows[2::-1]

@@ -40,7 +40,7 @@ def test_a_few_classes_are_named_and_more_are_hinted_at(tmp_path: Path) -> None:
         "3 class folders (a, b, c), no"
         in warning_lines(read(tmp_path, *(f"{name}/x.mp4" for name in "abc")))[0]
     )
-    assert "4 class folders (a, b, c, ...), no" in warning_lines(read(tmp_path, "d/x.mp4"))[0]
+    assert "4 class folders (a, b, c and 1 more), no" in warning_lines(read(tmp_path, "d/x.mp4"))[0]
 
 
 def test_the_folder_above_is_the_split(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import ReadOptions, readers
-from caeav.manifests.readers.music_avqa import OFFICIAL_ANSWERS
+from caeav.manifests.readers.common import ReadLog
+from caeav.manifests.readers.music_avqa import OFFICIAL_ANSWERS, _question, read_questions
 
 
 def read(root: Path) -> Manifest:
@@ -314,22 +315,18 @@ ITEM = {
 def test_a_question_that_is_wrong_costs_itself_and_says_why(
     change: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    from caeav.manifests.readers.music_avqa import read_questions
-
-    path, findings = tmp_path / "q.json", []
+    path, log = tmp_path / "q.json", ReadLog()
     path.write_text(json.dumps([ITEM | change, ITEM]))
-    [question] = read_questions(path, tmp_path, {}, findings)
+    [question] = read_questions(path, tmp_path, log)
     assert (question.text(), question.where) == ("How many flutes sounding?", "q.json[1]")
     assert question.words() == ["How", "many", "flutes", "ing"]  # the word with a slot is replaced whole
-    [found] = findings
+    [found] = log.findings
     assert (found.code, found.where) == ("damaged_row", "q.json[0]") and said in found.detail
     path.write_text(json.dumps([ITEM | change]))
     with pytest.raises(CaeavError, match="none of its 1 questions can be read"):
-        read_questions(path, tmp_path, {}, [])
+        read_questions(path, tmp_path, ReadLog())
 
 
 def test_an_answer_may_be_spelt_right() -> None:
-    from caeav.manifests.readers.music_avqa import _question
-
     spelt = {name: value for name, value in ITEM.items() if name != "anser"} | {"answer": "one"}
     assert _question(spelt, "w").answer == "one" and _question(ITEM, "w").answer == "two"

@@ -85,7 +85,7 @@ def test_letters_that_macos_takes_apart_are_the_same(tmp_path: Path, form: str, 
     manifest = read(media(tmp_path, on_disk), f"{written},dog,train")
     assert labelled(manifest) == {on_disk: "dog"}
     [found] = [found for found in manifest.findings if found.code == "names_taken_for"]
-    assert found.detail.startswith("letters put together otherwise: ")
+    assert found.detail.startswith("letters composed differently: ")
 
 
 def test_blanks_around_names_are_nothing(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_many_names_are_told_by_kind_with_examples(tmp_path: Path) -> None:
         media(tmp_path, *(f"{name}.mp4" for name in names)), *(f"{name},dog,train" for name in names)
     )
     [found] = [found for found in manifest.findings if found.code == "names_taken_for"]
-    assert found.detail == "no extension: v00 -> v00.mp4, v01 -> v01.mp4, v02 -> v02.mp4, ... (12 names)"
+    assert found.detail == "no extension: v00 -> v00.mp4, v01 -> v01.mp4, v02 -> v02.mp4 and 9 more"
 
 
 def test_a_dot_within_a_name_begins_no_extension(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.findings import leaked_keys
 from caeav.manifests.readers import SYNTHETIC
+from caeav.manifests.readers.common import ReadLog
 from caeav.manifests.readers.music_avqa import TYPES, read_questions
 from caeav.manifests.synthetic import synthesise
 from caeav.manifests.synthetic.classes import plain
@@ -177,7 +178,7 @@ def test_all_31_templates_and_nine_types_are_asked_rightly_in_many_clips(tmp_pat
         asked = questions(o, scenario)
         items = [official_item(scenario, n, question) for n, question in enumerate(asked)]
         (tmp_path / "q.json").write_text(json.dumps(items))
-        for question in read_questions(tmp_path / "q.json", tmp_path, {}, []):
+        for question in read_questions(tmp_path / "q.json", tmp_path, ReadLog()):
             assert reader.answer(question.text()) == question.answer, (i, question)
             templates[question.template] += 1
             types[question.type] += 1
@@ -222,7 +223,7 @@ def test_more_questions_are_others_and_of_every_type_at_most_one_in_nine(tmp_pat
         (tmp_path / "q.json").write_text(
             json.dumps([official_item(scenario, n, question) for n, question in enumerate(asked)])
         )
-        for question in read_questions(tmp_path / "q.json", tmp_path, {}, []):
+        for question in read_questions(tmp_path / "q.json", tmp_path, ReadLog()):
             assert reader.answer(question.text()) == question.answer
         counts[len(asked)] += 1
     assert counts.total() == MANY and counts[14] > MANY / 3
