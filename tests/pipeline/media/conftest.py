@@ -1,4 +1,4 @@
-"""Media written for these tests: pictures that say their own number, sound known to the sample."""
+"""Media written for these tests: frames that say their own number, sound known to the sample."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SIZE = (BITS * BLOCK, 4 * BLOCK)  # width, height
 
 
 def number_picture(number: int) -> np.ndarray[Any, Any]:
-    """A grey picture whose upper half shows `number` as black and white blocks, highest bit left."""
-    picture = np.full((SIZE[1], SIZE[0], 3), 90, dtype=np.uint8)
+    """A grey frame whose upper half shows `number` as black and white blocks, highest bit left."""
+    frame = np.full((SIZE[1], SIZE[0], 3), 90, dtype=np.uint8)
     for bit in range(BITS):
         at = BLOCK * (BITS - 1 - bit)
-        picture[: 2 * BLOCK, at : at + BLOCK] = 235 if number >> bit & 1 else 16
-    return picture
+        frame[: 2 * BLOCK, at : at + BLOCK] = 235 if number >> bit & 1 else 16
+    return frame
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Written:
     """What `write` was told; times are of the container's clock."""
 
     path: Path
-    picture_s: tuple[float, ...]
-    sound: np.ndarray[Any, Any]
+    frame_s: tuple[float, ...]
+    audio: np.ndarray[Any, Any]
     rate_hz: int
 
 
@@ -46,17 +46,17 @@ PLAIN = {".mp3": {"write_xing": "0", "id3v2_version": "0"}}
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write(name, picture_s=..., sound=...)`: a file in the format of its suffix; sound is int16 `[C, n]`."""
+    """`write(name, frame_s=..., audio=...)`: a file in the format of its suffix; sound is int16 `[C, n]`."""
 
     def make(
         name: str,
         *,
-        picture_s: Sequence[float] | None = None,
-        sound: np.ndarray[Any, Any] | None = None,
+        frame_s: Sequence[float] | None = None,
+        audio: np.ndarray[Any, Any] | None = None,
         rate_hz: int = 32000,
-        sound_from_s: float = 0.0,
+        audio_from_s: float = 0.0,
         video_codec: str = "libx264",
-        sound_codec: str = "pcm_s16le",
+        audio_codec: str = "pcm_s16le",
         layout: str = "mono",
         rotation: int = 0,
         mirrored: tuple[bool, bool] = (False, False),
@@ -65,10 +65,10 @@ def write(tmp_path: Path) -> Write:
         bit_rate: int | None = None,
     ) -> Written:
         path = tmp_path / name
-        pcm = np.zeros((1, 0), dtype=np.int16) if sound is None else np.atleast_2d(sound)
+        pcm = np.zeros((1, 0), dtype=np.int16) if audio is None else np.atleast_2d(audio)
         with av.open(str(path), "w", options=PLAIN.get(path.suffix, {})) as out:
             todo: list[tuple[float, Any, Any]] = []
-            if picture_s is not None:
+            if frame_s is not None:
                 video = out.add_stream(video_codec, rate=30)
                 video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
                 video.codec_context.time_base = video.time_base = Fraction(1, clock)
@@ -78,13 +78,15 @@ def write(tmp_path: Path) -> Write:
                     video.codec_context.sample_aspect_ratio = Fraction(*pixel)
                 if video_codec == "libx264":
                     video.options = {"crf": "18", "preset": "veryfast", "g": "25", "bf": "2"}
-                todo += [(at, video, number) for number, at in enumerate(picture_s)]
+                todo += [(at, video, number) for number, at in enumerate(frame_s)]
             if pcm.size:
-                audio = out.add_stream(sound_codec, rate=rate_hz, layout=layout)
+                audio_stream = out.add_stream(audio_codec, rate=rate_hz, layout=layout)
                 if bit_rate:
-                    audio.bit_rate = bit_rate
+                    audio_stream.bit_rate = bit_rate
                 step = 1024
-                todo += [(sound_from_s + at / rate_hz, audio, at) for at in range(0, pcm.shape[1], step)]
+                todo += [
+                    (audio_from_s + at / rate_hz, audio_stream, at) for at in range(0, pcm.shape[1], step)
+                ]
             for at_s, stream, item in sorted(todo, key=lambda entry: entry[0]):
                 if stream.type == "video":
                     frame = av.VideoFrame.from_ndarray(number_picture(item), format="rgb24")
@@ -95,24 +97,24 @@ def write(tmp_path: Path) -> Write:
                         np.ascontiguousarray(part.T).reshape(1, -1), format="s16", layout=layout
                     )
                     frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
-                    frame.pts = round(sound_from_s * rate_hz) + item
+                    frame.pts = round(audio_from_s * rate_hz) + item
                 out.mux(stream.encode(frame))
             for stream in out.streams:
                 out.mux(stream.encode(None))
-        return Written(path, tuple(picture_s or ()), pcm, rate_hz)
+        return Written(path, tuple(frame_s or ()), pcm, rate_hz)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def read_number() -> Callable[[np.ndarray[Any, Any]], int]:
-    """`read_number(picture)`: which `number_picture` this is."""
+    """`read_number(frame)`: which `number_picture` this is."""
 
-    def read(picture: np.ndarray[Any, Any]) -> int:
+    def read(frame: np.ndarray[Any, Any]) -> int:
         number = 0
         for bit in range(BITS):
             at = BLOCK * (BITS - 1 - bit) + BLOCK // 2
-            number |= int(picture[BLOCK, at].mean() > 120) << bit
+            number |= int(frame[BLOCK, at].mean() > 120) << bit
         return number
 
     return read

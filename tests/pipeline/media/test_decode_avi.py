@@ -28,15 +28,15 @@ def _zeroed(made: Any, first: float, last: float) -> str:
 
 @pytest.mark.parametrize("video_codec", ["mpeg4", "libx264"])
 @pytest.mark.parametrize(
-    "sound_codec", ["pcm_s16le", "pcm_s24le", "pcm_mulaw", "adpcm_ms", "mp2", "libmp3lame"]
+    "audio_codec", ["pcm_s16le", "pcm_s24le", "pcm_mulaw", "adpcm_ms", "mp2", "libmp3lame"]
 )
 def test_behind_a_zeroed_stretch_everything_keeps_its_time(
-    write: Any, read_number: Any, needs: Any, video_codec: str, sound_codec: str
+    write: Any, read_number: Any, needs: Any, video_codec: str, audio_codec: str
 ) -> None:
     needs("av")
     noise = np.random.default_rng(5).integers(-9000, 9000, 10 * RATE, dtype=np.int16)
-    made = write("a.avi", picture_s=[n / FPS for n in range(10 * FPS)], sound=noise, rate_hz=RATE,
-                 clock=FPS, video_codec=video_codec, sound_codec=sound_codec)  # fmt: skip
+    made = write("a.avi", frame_s=[n / FPS for n in range(10 * FPS)], audio=noise, rate_hz=RATE,
+                 clock=FPS, video_codec=video_codec, audio_codec=audio_codec)  # fmt: skip
     pyav = decoders["pyav"]()
     zeroed = _zeroed(made, 0.3, 0.6)
     lost = 0
@@ -61,8 +61,8 @@ def test_behind_a_zeroed_stretch_everything_keeps_its_time(
 @pytest.mark.parametrize("start_s", [0.0, 6.0])
 def test_who_counts_from_the_start_is_not_asked_behind_it(write: Any, decoder: Any, start_s: float) -> None:
     noise = np.random.default_rng(5).integers(-9000, 9000, 10 * RATE, dtype=np.int16)
-    made = write("a.avi", picture_s=[n / FPS for n in range(10 * FPS)], sound=noise, rate_hz=RATE,
-                 clock=FPS, video_codec="mpeg4", sound_codec="pcm_s16le")  # fmt: skip
+    made = write("a.avi", frame_s=[n / FPS for n in range(10 * FPS)], audio=noise, rate_hz=RATE,
+                 clock=FPS, video_codec="mpeg4", audio_codec="pcm_s16le")  # fmt: skip
     zeroed = _zeroed(made, 0.3, 0.4)
     assert all(decoder.decode(str(made.path), start_s, SAMPLING).frames_ok)
     if decoder.name == "pyav":

@@ -46,24 +46,24 @@ def test_no_stale_picture_is_real_where_the_sound_goes_on(
     write: Any, read_number: Any, suffix: str, codec: str, start_s: float
 ) -> None:
     made = write(
-        f"longer.{suffix}", picture_s=_even(2), sound=_tone(24, 440, 44100), rate_hz=44100, sound_codec=codec
+        f"longer.{suffix}", frame_s=_even(2), audio=_tone(24, 440, 44100), rate_hz=44100, audio_codec=codec
     )
     clip = decoders["pyav"]().decode(str(made.path), start_s, Sampling(5, 1.0, RATE))
-    late = suffix == "flv"  # it begins with the run-up of the sound, and its pictures end behind 2 s
+    late = suffix == "flv"  # it begins with the run-up of the sound, and its frames end behind 2 s
     assert clip.frames_ok == ((True,) * (2 + late) + (False,) * (3 - late) if start_s == 0 else (False,) * 5)
     assert all(clip.audio_ok) and "short_video" in _codes(clip) and "damaged" not in _codes(clip)
     assert read_number(clip.frames[-1]) in (57, 58, 59)
 
 
 def test_torchcodec_and_decord_call_no_stale_picture_real(write: Any, decoder: Any) -> None:
-    made = write("longer.mkv", picture_s=_even(2), sound=_tone(24, 440), rate_hz=RATE)
+    made = write("longer.mkv", frame_s=_even(2), audio=_tone(24, 440), rate_hz=RATE)
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     assert clip.frames_ok == (True, True, False, False) and "short_video" in _codes(clip)
 
 
 def test_a_picture_that_stands_long_is_real_until_the_next(write: Any, decoder: Any) -> None:
-    """Slides: four seconds between two pictures; what is shown in between is no stale picture."""
-    made = write("slides.mkv", picture_s=[0.0, 4.0, 8.0], sound=_tone(9, 440), rate_hz=RATE)
+    """Slides: four seconds between two frames; what is shown in between is no stale frame."""
+    made = write("slides.mkv", frame_s=[0.0, 4.0, 8.0], audio=_tone(9, 440), rate_hz=RATE)
     clip = decoder.decode(str(made.path), 0.0, Sampling(8, 1.0, RATE))
     assert all(clip.frames_ok)
 
@@ -83,11 +83,9 @@ def test_pictures_are_turned_and_mirrored_as_the_container_asks(
     write: Any, decoder: Any, degrees: int, mirrored: tuple[int, int]
 ) -> None:
     sampling = Sampling(1, 1.0, RATE)
-    flat = (
-        decoders["pyav"]().decode(str(write("plain.mp4", picture_s=_even(1)).path), 0.0, sampling).frames[0]
-    )
+    flat = decoders["pyav"]().decode(str(write("plain.mp4", frame_s=_even(1)).path), 0.0, sampling).frames[0]
     path = write(
-        "asked.mp4", picture_s=_even(1), rotation=degrees, mirrored=(bool(mirrored[0]), bool(mirrored[1]))
+        "asked.mp4", frame_s=_even(1), rotation=degrees, mirrored=(bool(mirrored[0]), bool(mirrored[1]))
     ).path
     clip = decoder.decode(str(path), 0.0, sampling)
     expected = np.rot90(flat, degrees // 90)
@@ -102,10 +100,10 @@ def test_sound_of_eight_planes_is_mixed(write: Any, decoder: Any) -> None:
     """Planar 7.1 ended the process; a tone in the centre keeps its share, one in the bass channel gives nothing."""
     silent = np.zeros(2 * 48000, dtype=np.int16)
     for channel, share in ((2, 1 / 4.4142), (4, 0.5 / 4.4142), (3, 0.0)):
-        sound = np.stack([_tone(2, 100, 48000)[0] if c == channel else silent for c in range(8)])
+        audio = np.stack([_tone(2, 100, 48000)[0] if c == channel else silent for c in range(8)])
         made = write(
-            f"eight{channel}.mp4", picture_s=_even(2), sound=sound, layout="7.1", rate_hz=48000,
-            sound_codec="aac", bit_rate=512_000,
+            f"eight{channel}.mp4", frame_s=_even(2), audio=audio, layout="7.1", rate_hz=48000,
+            audio_codec="aac", bit_rate=512_000,
         )  # fmt: skip
         clip = decoder.decode(str(made.path), 0.0, Sampling(2, 1.0, RATE))
         middle = np.abs(clip.wave[RATE // 2 : 3 * RATE // 2]).max()
@@ -137,10 +135,10 @@ def test_a_channel_order_of_its_own_costs_neither_pictures_nor_the_process(share
 def test_parts_of_a_joined_film_follow_each_other(
     write: Any, read_number: Any, tmp_path: Path, suffix: str, start_s: float
 ) -> None:
-    """The clock starts anew after 4 s; pictures count anew and the tone is another one."""
+    """The clock starts anew after 4 s; frames count anew and the tone is another one."""
     video = {"ts": "libx264", "mpg": "mpeg2video"}[suffix]
     parts = [
-        write(f"{hz}.{suffix}", picture_s=_even(4), sound=_tone(4, hz, 48000), rate_hz=48000, sound_codec="mp2",
+        write(f"{hz}.{suffix}", frame_s=_even(4), audio=_tone(4, hz, 48000), rate_hz=48000, audio_codec="mp2",
               video_codec=video, clock=30).path.read_bytes()
         for hz in (500, 1500)
     ]  # fmt: skip
@@ -173,7 +171,7 @@ def test_joined_sound_is_heard_part_after_part(
 ) -> None:
     parts = [
         write(
-            f"{hz}.{suffix}", sound=_tone(4, hz, rate_hz), rate_hz=rate_hz, sound_codec=codec
+            f"{hz}.{suffix}", audio=_tone(4, hz, rate_hz), rate_hz=rate_hz, audio_codec=codec
         ).path.read_bytes()
         for hz in (500, 1500)
     ]
@@ -187,7 +185,7 @@ def test_joined_sound_is_heard_part_after_part(
 def test_a_rate_that_changes_in_mid_stream(write: Any, tmp_path: Path, decoder: Any) -> None:
     parts = [
         write(
-            f"{rate}.mp3", sound=_tone(5, hz, rate), rate_hz=rate, sound_codec="libmp3lame"
+            f"{rate}.mp3", audio=_tone(5, hz, rate), rate_hz=rate, audio_codec="libmp3lame"
         ).path.read_bytes()
         for rate, hz in ((22050, 500), (24000, 1500))
     ]
@@ -216,28 +214,28 @@ def test_a_palette_survives_a_seek(shared: Path, decoder: Any, start_s: float) -
 
 
 def test_sound_shorter_than_half_a_segment_is_stored(write: Any, decoder: Any) -> None:
-    made = write("short.wav", sound=_tone(0.45, 500), rate_hz=RATE)
+    made = write("short.wav", audio=_tone(0.45, 500), rate_hz=RATE)
     clip = decoder.decode(str(made.path), 0.0, Sampling(2, 1.0, RATE))
     assert clip.audio_ok == (True, False)
     assert any(n.code == "short_audio" and "0.450 of 2.000 s" in n.detail for n in clip.notes)
 
 
 def test_the_rest_of_a_longer_sound_is_not_real_for_being_short(write: Any) -> None:
-    made = write("long.wav", sound=_tone(8.3, 500), rate_hz=RATE)
+    made = write("long.wav", audio=_tone(8.3, 500), rate_hz=RATE)
     clip = decoders["pyav"]().decode(str(made.path), 8.0, Sampling(1, 1.0, RATE))
     assert clip.audio_ok == (False,) and "short_audio" in _codes(clip)
 
 
 def test_channels_that_cancel_are_not_called_digital_silence(write: Any, decoder: Any) -> None:
     tone = _tone(2, 500)[0]
-    made = write("opposite.wav", sound=np.stack([tone, -tone]), layout="stereo", rate_hz=RATE)
+    made = write("opposite.wav", audio=np.stack([tone, -tone]), layout="stereo", rate_hz=RATE)
     [said] = [
         n.detail
         for n in decoder.decode(str(made.path), 0.0, Sampling(2, 1.0, RATE)).notes
         if n.code == "silent_audio"
     ]
     assert "cancel" in said and "digital silence" not in said
-    quiet = write("quiet.wav", sound=np.zeros((2, 2 * RATE), dtype=np.int16), layout="stereo", rate_hz=RATE)
+    quiet = write("quiet.wav", audio=np.zeros((2, 2 * RATE), dtype=np.int16), layout="stereo", rate_hz=RATE)
     [said] = [
         n.detail
         for n in decoders["pyav"]().decode(str(quiet.path), 0.0, Sampling(2, 1.0, RATE)).notes
@@ -249,7 +247,7 @@ def test_channels_that_cancel_are_not_called_digital_silence(write: Any, decoder
 def test_sound_keeps_its_time_where_the_containers_clock_starts_late(write: Any) -> None:
     """Both streams begin at 5 s of the container's clock, which is media time 0; the sound's samples are known."""
     noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * RATE), dtype=np.int16)
-    made = write("late.mkv", picture_s=[5 + s for s in _even(3)], sound=noise, sound_from_s=5.0, rate_hz=RATE)
+    made = write("late.mkv", frame_s=[5 + s for s in _even(3)], audio=noise, audio_from_s=5.0, rate_hz=RATE)
     clip = decoders["pyav"]().decode(str(made.path), 1.0, Sampling(2, 1.0, RATE))
     assert np.array_equal(clip.wave, noise[0, RATE:].astype(np.float32) / 32768)
 
@@ -283,7 +281,7 @@ def test_samples_that_are_not_numbers_are_set_to_zero_and_counted(tmp_path: Path
 @pytest.mark.parametrize("start_s", [0.0, 6.5, 8.0])
 def test_mpeg_ps_is_not_called_damaged_after_a_seek(write: Any, start_s: float) -> None:
     made = write(
-        "whole.mpg", picture_s=_even(11), sound=_tone(11, 500, 48000), rate_hz=48000, sound_codec="ac3",
+        "whole.mpg", frame_s=_even(11), audio=_tone(11, 500, 48000), rate_hz=48000, audio_codec="ac3",
         video_codec="mpeg2video", clock=30,
     )  # fmt: skip
     clip = decoders["pyav"]().decode(str(made.path), start_s, Sampling(2, 1.0, RATE))
@@ -300,18 +298,18 @@ def test_a_length_that_is_only_guessed_promises_nothing(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_not_square_are_noted(write: Any, decoder: Any) -> None:
-    made = write("wide.mp4", picture_s=_even(1), pixel=(16, 11))
+    made = write("wide.mp4", frame_s=_even(1), pixel=(16, 11))
     clip = decoder.decode(str(made.path), 0.0, Sampling(1, 1.0, RATE))
     assert clip.frames.shape[1:3] == (64, 160)
     assert any(n.code == "non_square_pixels" and "players show 233x64" in n.detail for n in clip.notes)
-    plain = write("plain.mp4", picture_s=_even(1))
+    plain = write("plain.mp4", frame_s=_even(1))
     assert "non_square_pixels" not in _codes(decoder.decode(str(plain.path), 0.0, Sampling(1, 1.0, RATE)))
 
 
 def test_sound_with_a_hole_is_refused_by_who_would_close_it(write: Any, tmp_path: Path, decoder: Any) -> None:
     import av
 
-    made = write("whole.mkv", picture_s=_even(4), sound=_tone(4, 500), rate_hz=RATE)
+    made = write("whole.mkv", frame_s=_even(4), audio=_tone(4, 500), rate_hz=RATE)
     path = tmp_path / "hole.mkv"
     with av.open(str(made.path)) as source, av.open(str(path), "w") as out:
         streams = {s.index: out.add_stream_from_template(s) for s in source.streams}

@@ -20,8 +20,8 @@ SAMPLING = Sampling(4, 1.0, 32000)
 @pytest.fixture
 def good(write: Any) -> bytes:
     """A 4 s file, H.264 and PCM in Matroska: what is cut off is missing, what is left is exact."""
-    sound = np.random.default_rng(1).integers(-20000, 20000, (1, 4 * 32000), dtype=np.int16)
-    content: bytes = write("good.mkv", picture_s=[n / 30 for n in range(120)], sound=sound).path.read_bytes()
+    audio = np.random.default_rng(1).integers(-20000, 20000, (1, 4 * 32000), dtype=np.int16)
+    content: bytes = write("good.mkv", frame_s=[n / 30 for n in range(120)], audio=audio).path.read_bytes()
     return content
 
 
@@ -38,12 +38,12 @@ def test_a_cut_file_claims_only_what_it_has(good: bytes, tmp_path: Path, decoder
     assert not all(cut.audio_ok) and not all(cut.frames_ok)
     assert {"short_audio", "short_video", "damaged"} <= _codes(cut)
     assert any("header promises 4." in note.detail for note in cut.notes)
-    sound = cut.wave.reshape(4, -1), whole.wave.reshape(4, -1)
+    audio = cut.wave.reshape(4, -1), whole.wave.reshape(4, -1)
     kept = cut.facts["audio"]["samples"]
     assert np.array_equal(cut.wave[: kept - 64], whole.wave[: kept - 64])
     for t in range(4):
         if cut.audio_ok[t] and (t + 1) * 32000 <= kept:
-            assert np.array_equal(sound[0][t], sound[1][t])
+            assert np.array_equal(audio[0][t], audio[1][t])
         if cut.frames_ok[t] and (t + 0.5) * 32000 <= kept:
             assert np.abs(cut.frames[t].astype(int) - whole.frames[t]).mean() < 1.0
 
@@ -72,7 +72,7 @@ def test_flipped_bytes_give_an_error_or_whole_arrays(
 
 
 def test_lost_sound_in_the_middle_is_counted(shared: Path, tmp_path: Path) -> None:
-    """AAC packets overwritten: pictures stay, lost sound is told in seconds, later sound keeps its time."""
+    """AAC packets overwritten: frames stay, lost sound is told in seconds, later sound keeps its time."""
     source = shared / "data" / "media" / "vas_dog_02754.mp4"
     if not source.is_file():
         pytest.skip(f"no {source}")
@@ -139,7 +139,7 @@ def test_what_is_not_media_is_refused_by_name(tmp_path: Path, decoder: Any) -> N
 
 def test_a_file_that_points_at_other_files_is_not_followed(write: Any, tmp_path: Path) -> None:
     """Playlists and scripts that FFmpeg would open under any name."""
-    write("secret.ts", picture_s=[n / 30 for n in range(60)], clock=90000)
+    write("secret.ts", frame_s=[n / 30 for n in range(60)], clock=90000)
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n"
     )

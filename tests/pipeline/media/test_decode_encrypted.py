@@ -60,7 +60,7 @@ def _plain(write: Any, name: str) -> Path:
     tone = np.random.default_rng(0).integers(-9000, 9000, 4 * 16000, dtype=np.int16)
     codec = "aac" if name.endswith("ts") else "pcm_s16le"
     path: Path = write(
-        name, picture_s=[n / 25 for n in range(100)], sound=tone, rate_hz=16000, sound_codec=codec
+        name, frame_s=[n / 25 for n in range(100)], audio=tone, rate_hz=16000, audio_codec=codec
     ).path
     return path
 

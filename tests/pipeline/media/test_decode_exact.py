@@ -1,4 +1,4 @@
-"""Times kept to the frame and to the sample: written files whose every picture and sample is known."""
+"""Times kept to the frame and to the sample: written files whose every frame and sample is known."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _even(seconds: float, fps: float = 30.0, from_s: float = 0.0) -> list[float]
     return [from_s + n / fps for n in range(round(seconds * fps))]
 
 
-def _shown_at(picture_s: Any, time_s: float) -> int:
-    return max(0, int(np.searchsorted(picture_s, time_s + 1e-6, side="right")) - 1)
+def _shown_at(frame_s: Any, time_s: float) -> int:
+    return max(0, int(np.searchsorted(frame_s, time_s + 1e-6, side="right")) - 1)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mov"])
@@ -34,13 +34,13 @@ def test_windows_hit_the_frame_and_the_sample(
     write: Any, decoder: Any, read_number: Any, suffix: str, start_s: float
 ) -> None:
     """Also deep inside the file, where a seek is needed, at a start that is no whole second."""
-    made = write(f"exact.{suffix}", picture_s=_even(12), sound=_noise(12))
+    made = write(f"exact.{suffix}", frame_s=_even(12), audio=_noise(12))
     sampling = Sampling(4, 1.0, RATE)
     clip = decoder.decode(str(made.path), start_s, sampling)
     shown = [read_number(frame) for frame in clip.frames]
-    assert shown == [_shown_at(made.picture_s, at) for at in sampling.centres_s(start_s)]
+    assert shown == [_shown_at(made.frame_s, at) for at in sampling.centres_s(start_s)]
     first = round(start_s * RATE)
-    expected = made.sound[0, first : first + sampling.samples] / 32768
+    expected = made.audio[0, first : first + sampling.samples] / 32768
     assert np.abs(clip.wave - expected).max() < LSB
     assert all(clip.frames_ok) and all(clip.audio_ok)
 
@@ -50,18 +50,18 @@ def test_changing_the_rate_keeps_the_time(write: Any, decoder: Any, rate_hz: int
     """A tone at another rate, cut from the middle, equals the tone computed for those times."""
     times = np.arange(9 * rate_hz) / rate_hz
     tone = np.round(12000 * np.sin(2 * np.pi * 440 * times)).astype(np.int16)
-    made = write("tone.mov", picture_s=_even(9), sound=tone, rate_hz=rate_hz)
+    made = write("tone.mov", frame_s=_even(9), audio=tone, rate_hz=rate_hz)
     clip = decoder.decode(str(made.path), 5.5, Sampling(3, 1.0, RATE))
     wanted = 12000 / 32768 * np.sin(2 * np.pi * 440 * (5.5 + np.arange(3 * RATE) / RATE))
     assert np.abs(clip.wave - wanted).max() < 2e-3  # one sample off would be 0.03
 
 
 def test_sound_that_starts_later_than_the_picture(write: Any, decoder: Any) -> None:
-    made = write("late.mkv", picture_s=_even(4), sound=_noise(3.5), sound_from_s=0.5)
+    made = write("late.mkv", frame_s=_even(4), audio=_noise(3.5), audio_from_s=0.5)
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     half = RATE // 2
     assert not clip.wave[: half - 32].any()
-    assert np.abs(clip.wave[half:] - made.sound[0, : 7 * half] / 32768).max() < LSB
+    assert np.abs(clip.wave[half:] - made.audio[0, : 7 * half] / 32768).max() < LSB
     assert clip.audio_ok == (True, True, True, True)  # half of the first segment is there
     [note] = [note for note in clip.notes if note.code == "short_audio"]
     assert "3.500 of 4.000 s (112000 of 128000 samples), at 0.500-4.000 s" in note.detail
@@ -71,26 +71,26 @@ def test_sound_that_starts_later_than_the_picture(write: Any, decoder: Any) -> N
 def test_a_clip_behind_the_end_of_the_sound_is_silent_and_not_called_damaged(
     write: Any, decoder: Any, start_s: float
 ) -> None:
-    made = write("ended.mov", picture_s=_even(14), sound=_noise(3))
+    made = write("ended.mov", frame_s=_even(14), audio=_noise(3))
     clip = decoder.decode(str(made.path), start_s, Sampling(3, 1.0, RATE))
     assert all(clip.frames_ok) and not any(clip.audio_ok) and not clip.wave.any()
     assert {note.code for note in clip.notes} - {"longer_media"} == {"short_audio"}
 
 
 def test_pictures_that_start_later_than_the_sound(write: Any, decoder: Any, read_number: Any) -> None:
-    made = write("video_late.mkv", picture_s=_even(2, from_s=2.0), sound=_noise(4))
+    made = write("video_late.mkv", frame_s=_even(2, from_s=2.0), audio=_noise(4))
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     assert [read_number(frame) for frame in clip.frames] == [0, 0, 15, 45]
     assert clip.frames_ok == (False, False, True, True)
     [note] = [note for note in clip.notes if note.code == "short_video"]
     assert "starts at 2.000 s" in note.detail and "2 of 4 segments" in note.detail
-    assert np.abs(clip.wave - made.sound[0] / 32768).max() < LSB
+    assert np.abs(clip.wave - made.audio[0] / 32768).max() < LSB
 
 
 @pytest.mark.parametrize("start_s", [1.0, 8.0])
 def test_a_container_clock_that_does_not_start_at_zero(write: Any, read_number: Any, start_s: float) -> None:
     """MPEG-TS begins where it likes on its own clock; media time 0 is its first packet."""
-    made = write("clock.ts", picture_s=_even(12), clock=90000)
+    made = write("clock.ts", frame_s=_even(12), clock=90000)
     clip = decoders["pyav"]().decode(str(made.path), start_s, Sampling(2, 1.0, RATE))
     first = round(start_s * 30)
     assert [read_number(frame) for frame in clip.frames] == [first + 15, first + 45]
@@ -99,8 +99,8 @@ def test_a_container_clock_that_does_not_start_at_zero(write: Any, read_number: 
 def test_a_decoder_that_gives_the_wrong_picture_is_not_believed(
     write: Any, read_number: Any, decoder: Any
 ) -> None:
-    """In MPEG-TS decord and torchcodec begin at the second key frame; a picture called real is the right one."""
-    made = write("clock.ts", picture_s=_even(4), clock=90000)
+    """In MPEG-TS decord and torchcodec begin at the second key frame; a frame called real is the right one."""
+    made = write("clock.ts", frame_s=_even(4), clock=90000)
     try:
         clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     except DecodeError as error:
@@ -115,20 +115,20 @@ def test_a_decoder_that_gives_the_wrong_picture_is_not_believed(
 
 def test_a_variable_frame_rate(write: Any, decoder: Any, read_number: Any) -> None:
     gaps = np.random.default_rng(3).choice([0.02, 0.04, 0.15], 120)
-    picture_s = [0.0, *np.cumsum(gaps)]
-    made = write("vfr.mp4", picture_s=picture_s)
-    sampling = Sampling(int(picture_s[-1]), 1.0, RATE)
+    frame_s = [0.0, *np.cumsum(gaps)]
+    made = write("vfr.mp4", frame_s=frame_s)
+    sampling = Sampling(int(frame_s[-1]), 1.0, RATE)
     clip = decoder.decode(str(made.path), 0.0, sampling)
     shown = [read_number(frame) for frame in clip.frames]
-    assert shown == [_shown_at(picture_s, at) for at in sampling.centres_s(0.0)]
+    assert shown == [_shown_at(frame_s, at) for at in sampling.centres_s(0.0)]
     assert any(note.code == "variable_frame_rate" and "0.150" in note.detail for note in clip.notes)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotation_is_applied_alike(write: Any, decoder: Any, degrees: int) -> None:
-    """The pictures come out turned as the container asks, the same way from every decoder."""
-    made = write("turned.mp4", picture_s=_even(1), rotation=degrees)
-    plain = write("plain.mp4", picture_s=_even(1))
+    """The frames come out turned as the container asks, the same way from every decoder."""
+    made = write("turned.mp4", frame_s=_even(1), rotation=degrees)
+    plain = write("plain.mp4", frame_s=_even(1))
     sampling = Sampling(1, 1.0, RATE)
     flat = decoders["pyav"]().decode(str(plain.path), 0.0, sampling).frames[0]
     clip = decoder.decode(str(made.path), 0.0, sampling)
@@ -143,8 +143,8 @@ def test_five_channels_are_mixed_with_the_centre_loudest(write: Any, decoder: An
     tone = np.round(20000 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)).astype(np.int16)
     silent = np.zeros_like(tone)
     for channel, share in ((0, 0.7071 / 3.4142), (2, 1 / 3.4142), (3, 0.0)):
-        sound = np.stack([tone if c == channel else silent for c in range(6)])
-        made = write(f"six{channel}.mkv", picture_s=_even(2), sound=sound, layout="5.1")
+        audio = np.stack([tone if c == channel else silent for c in range(6)])
+        made = write(f"six{channel}.mkv", frame_s=_even(2), audio=audio, layout="5.1")
         clip = decoder.decode(str(made.path), 0.0, Sampling(2, 1.0, RATE))
         assert float(np.abs(clip.wave).max()) == pytest.approx(share * 20000 / 32768, abs=2e-3)
         assert "downmixed" in {note.code for note in clip.notes}
@@ -159,11 +159,11 @@ def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
     for at in range(0, 4 * RATE, 1000):
         if not RATE <= at < 2 * RATE:
             line.add(at / RATE, pieces[at : at + 1000], RATE)
-    sound = line.audio()
-    wave = sound.window(0.0, 4 * RATE, RATE)
+    audio = line.audio()
+    wave = audio.window(0.0, 4 * RATE, RATE)
     assert not wave[RATE : 2 * RATE].any()
     assert np.array_equal(wave[2 * RATE :], pieces[2 * RATE :])
-    assert sound.within(0.0, 4.0) == pytest.approx(3.0)
+    assert audio.within(0.0, 4.0) == pytest.approx(3.0)
 
 
 def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
@@ -179,7 +179,7 @@ def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
 
 
 def test_past_the_end_and_before_the_start_are_errors(write: Any, decoder: Any) -> None:
-    made = write("short.mov", picture_s=_even(2), sound=_noise(2))
+    made = write("short.mov", frame_s=_even(2), audio=_noise(2))
     with pytest.raises(DecodeError, match=r"starts at 20\.000 s but the media ends at 2\.0\d\d s"):
         decoder.decode(str(made.path), 20.0, Sampling(4, 1.0, RATE))
     with pytest.raises(DecodeError, match=r"starts at -1\.0 s"):
@@ -189,7 +189,7 @@ def test_past_the_end_and_before_the_start_are_errors(write: Any, decoder: Any) 
 def test_a_length_that_is_only_guessed_refuses_no_clip(write: Any, tmp_path: Path) -> None:
     """A bare stream's length is guessed from its first bit rate: here 4 s instead of 12."""
     parts = [
-        write(f"{rate}.mp3", sound=_noise(seconds), sound_codec="libmp3lame", bit_rate=rate).path.read_bytes()
+        write(f"{rate}.mp3", audio=_noise(seconds), audio_codec="libmp3lame", bit_rate=rate).path.read_bytes()
         for rate, seconds in ((320_000, 3), (64_000, 9))
     ]
     joined = tmp_path / "joined.mp3"
@@ -202,9 +202,9 @@ def test_a_length_that_is_only_guessed_refuses_no_clip(write: Any, tmp_path: Pat
 
 def test_sound_alone_and_pictures_alone(write: Any, decoder: Any) -> None:
     sampling = Sampling(2, 1.0, RATE)
-    sound = decoder.decode(str(write("sound.wav", sound=_noise(2)).path), 0.0, sampling)
-    assert sound.frames is None and sound.frames_ok == (False, False) and all(sound.audio_ok)
-    assert {note.code for note in sound.notes} == {"no_video"}
-    silent = decoder.decode(str(write("silent.mp4", picture_s=_even(2)).path), 0.0, sampling)
+    audio = decoder.decode(str(write("sound.wav", audio=_noise(2)).path), 0.0, sampling)
+    assert audio.frames is None and audio.frames_ok == (False, False) and all(audio.audio_ok)
+    assert {note.code for note in audio.notes} == {"no_video"}
+    silent = decoder.decode(str(write("silent.mp4", frame_s=_even(2)).path), 0.0, sampling)
     assert silent.wave is None and silent.audio_ok == (False, False) and all(silent.frames_ok)
     assert {note.code for note in silent.notes} == {"no_audio"}

@@ -26,7 +26,7 @@ def _joined(write: Any, tmp_path: Path, suffix: str, codec: str, rates: tuple[in
     for n, rate in enumerate(rates):
         times = np.arange(round(PARTS_S * rate)) / rate
         tone = np.round(12000 * np.sin(2 * np.pi * (300 + 200 * n) * times)).astype(np.int16)
-        made = write(f"{n}.{suffix}", sound=tone, rate_hz=rate, sound_codec=codec)
+        made = write(f"{n}.{suffix}", audio=tone, rate_hz=rate, audio_codec=codec)
         parts.append(made.path.read_bytes())
     path = tmp_path / f"joined.{suffix}"
     path.write_bytes(b"".join(parts))

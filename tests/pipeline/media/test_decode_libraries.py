@@ -16,10 +16,10 @@ CLICKS_S = (0.5, 1.5, 6.5)
 
 
 def _clicks() -> np.ndarray[Any, Any]:
-    sound = np.zeros(7 * RATE, dtype=np.int16)
+    audio = np.zeros(7 * RATE, dtype=np.int16)
     for at_s in CLICKS_S:
-        sound[round(at_s * RATE) :][:48] = 29000
-    return sound
+        audio[round(at_s * RATE) :][:48] = 29000
+    return audio
 
 
 def _noise(seconds: float, rate_hz: int = 16000) -> np.ndarray[Any, Any]:
@@ -40,10 +40,10 @@ def test_a_click_is_heard_when_its_picture_is_seen(
     write: Any, decoder: Any, name: str, codec: str, start_s: float
 ) -> None:
     """Opus gives 6.5 ms that are to be left out: they move the sound if not counted."""
-    pictures = {} if name == "a.opus" else {"picture_s": [n / 25 for n in range(175)]}
+    frames = {} if name == "a.opus" else {"frame_s": [n / 25 for n in range(175)]}
     if name == "a.webm":
-        pictures["video_codec"] = "libvpx"
-    made = write(name, sound=_clicks(), rate_hz=RATE, sound_codec=codec, **pictures)
+        frames["video_codec"] = "libvpx"
+    made = write(name, audio=_clicks(), rate_hz=RATE, audio_codec=codec, **frames)
     clip = decoder.decode(str(made.path), start_s, Sampling(1, 1.0, RATE))
     at = int(np.argmax(np.abs(clip.wave)))
     assert at / RATE == pytest.approx(0.5, abs=0.0015)
@@ -61,7 +61,7 @@ def test_decord_places_vorbis_in_webm_where_it_belongs(shared: Path, needs: Any)
 def test_wavpack_in_matroska_is_no_sound_with_holes(write: Any, decoder: Any) -> None:
     """Its packets have no length; torchcodec gives no sample of the first one, and is not asked."""
     made = write(
-        "a.mkv", picture_s=[n / 25 for n in range(150)], sound=_noise(6), rate_hz=16000, sound_codec="wavpack"
+        "a.mkv", frame_s=[n / 25 for n in range(150)], audio=_noise(6), rate_hz=16000, audio_codec="wavpack"
     )
     clip = decoder.decode(str(made.path), 0.0, Sampling(3, 1.0, 16000))
     assert all(clip.frames_ok)
@@ -70,7 +70,7 @@ def test_wavpack_in_matroska_is_no_sound_with_holes(write: Any, decoder: Any) ->
         assert any("torchcodec loses packets of wavpack in matroska" in note.detail for note in clip.notes)
     else:
         assert all(clip.audio_ok)
-        assert np.abs(clip.wave - made.sound[0, : 3 * 16000] / 32768).max() < 0.01  # of 8 bits
+        assert np.abs(clip.wave - made.audio[0, : 3 * 16000] / 32768).max() < 0.01  # of 8 bits
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_wavpack_in_matroska_is_no_sound_with_holes(write: Any, decoder: Any) ->
 def test_sound_of_which_packets_are_lost_is_refused_by_name(
     write: Any, decoder: Any, name: str, codec: str
 ) -> None:
-    made = write(name, sound=_noise(4), rate_hz=16000, sound_codec=codec)
+    made = write(name, audio=_noise(4), rate_hz=16000, audio_codec=codec)
     if decoder.name != "torchcodec":
         assert all(decoder.decode(str(made.path), 0.0, Sampling(3, 1.0, 16000)).audio_ok)
         return
@@ -92,8 +92,8 @@ def test_sound_of_which_packets_are_lost_is_refused_by_name(
 def test_a_joined_matroska_is_refused_by_who_shows_the_old_picture(
     write: Any, tmp_path: Path, decoder: Any
 ) -> None:
-    """The pictures of part two have the times of part one; they are left out, and what then stands is the last one."""
-    parts = [write(f"{n}.mkv", picture_s=[n / 25 for n in range(100)]).path.read_bytes() for n in range(2)]
+    """The frames of part two have the times of part one; they are left out, and what then stands is the last one."""
+    parts = [write(f"{n}.mkv", frame_s=[n / 25 for n in range(100)]).path.read_bytes() for n in range(2)]
     path = tmp_path / "joined.mkv"
     path.write_bytes(b"".join(parts))
     clip = decoder.decode(str(path), 0.0, Sampling(2, 1.0, 16000))
@@ -110,10 +110,10 @@ def test_a_joined_matroska_is_refused_by_who_shows_the_old_picture(
 
 
 def test_torchcodec_calls_no_picture_real_that_is_one_too_old(write: Any, needs: Any) -> None:
-    """It does not give the last picture of ASF files; the one before it has another stamp than the packet."""
+    """It does not give the last frame of ASF files; the one before it has another stamp than the packet."""
     needs("torchcodec")
-    made = write("a.wmv", picture_s=[n / 5 for n in range(13)], sound=_noise(6), rate_hz=16000,
-                 video_codec="wmv2", sound_codec="wmav2", bit_rate=64000)  # fmt: skip
+    made = write("a.wmv", frame_s=[n / 5 for n in range(13)], audio=_noise(6), rate_hz=16000,
+                 video_codec="wmv2", audio_codec="wmav2", bit_rate=64000)  # fmt: skip
     wanted = Sampling(3, 1.0, 16000)
     right = decoders["pyav"]().decode(str(made.path), 0.0, wanted)
     clip = decoders["torchcodec"]().decode(str(made.path), 0.0, wanted)

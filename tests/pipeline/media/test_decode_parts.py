@@ -1,4 +1,4 @@
-"""The parts of decoding alone, on made-up packets, sounds and pictures: bounds, orders, sums and words."""
+"""The parts of decoding alone, on made-up packets, sounds and frames: bounds, orders, sums and words."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_spans_are_joined_in_order_where_they_touch() -> None:
 
 
 def test_sound_counts_what_is_real_between_two_times() -> None:
-    sound = Audio(spans_s=[(0.0, 1.0), (2.0, 5.0)])
-    assert sound.within(0.5, 3.0) == pytest.approx(1.5) and sound.within(1.2, 1.8) == 0
+    audio = Audio(spans_s=[(0.0, 1.0), (2.0, 5.0)])
+    assert audio.within(0.5, 3.0) == pytest.approx(1.5) and audio.within(1.2, 1.8) == 0
     whole = Audio.of(tone(2.0), RATE, 3.0)
     assert whole.spans_s == [(3.0, 5.0)] and whole.stretches[0].end_s == 5.0
 
@@ -124,10 +124,10 @@ def test_pieces_touch_and_a_jump_is_a_hole_of_its_length() -> None:
     collected.add(None, tone(0.5), RATE)
     collected.add(2.04, tone(0.5), RATE)  # rounding
     collected.add(4.0, tone(0.5), RATE)
-    sound = collected.audio()
-    assert (sound.stretches[0].start_s, collected.end_s) == (1.0, 4.5)
-    assert [(round(a, 3), round(b, 3)) for a, b in sound.spans_s] == [(1.0, 2.5), (4.0, 4.5)]
-    (stretch,) = sound.stretches
+    audio = collected.audio()
+    assert (audio.stretches[0].start_s, collected.end_s) == (1.0, 4.5)
+    assert [(round(a, 3), round(b, 3)) for a, b in audio.spans_s] == [(1.0, 2.5), (4.0, 4.5)]
+    (stretch,) = audio.stretches
     assert stretch.mono.size == 3500 and not stretch.mono[1500:3000].any() and stretch.mono[3000:].all()
 
 
@@ -169,15 +169,15 @@ def test_where_the_rate_changes_a_new_stretch_begins() -> None:
     collected = line()
     collected.add(0.0, tone(1.0), RATE)
     collected.add(None, np.ones(2000, np.float32), 2000)
-    sound = collected.audio()
-    assert [(s.rate_hz, s.start_s, s.mono.size) for s in sound.stretches] == [
+    audio = collected.audio()
+    assert [(s.rate_hz, s.start_s, s.mono.size) for s in audio.stretches] == [
         (RATE, 0.0, 1000),
         (2000, 1.0, 2000),
     ]
-    assert sound.spans_s == [(0.0, 2.0)]
+    assert audio.spans_s == [(0.0, 2.0)]
 
 
-# Pictures and plans
+# Frames and plans
 
 
 def test_frames_get_their_times_in_the_order_of_showing() -> None:
@@ -309,9 +309,9 @@ def test_samples_that_are_no_numbers_are_zero_and_loud_ones_are_cut() -> None:
 
 
 def test_sound_that_is_short_is_told_by_where_it_is() -> None:
-    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 1.0), (1.5, 2.0), (3.0, 3.4)])
+    audio = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 1.0), (1.5, 2.0), (3.0, 3.4)])
     lost = Scan(video_s=TENTHS, audio_s=1.95, audio_start_s=0.0, audio_end_s=10.0)
-    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), audio)
     assert clip.audio_ok == (True, True, False, False), "half of a second is enough"
     assert details(clip, "short_audio") == [
         "sound for 1.900 of 4.000 s (1900 of 4000 samples), at 0.000-1.000 s, 1.500-2.000 s, 3.000-3.400 s; "
@@ -319,7 +319,7 @@ def test_sound_that_is_short_is_told_by_where_it_is() -> None:
     ]
     assert details(clip, "damaged") == [], "a tenth of a second less is no loss"
     lost = replace(lost, audio_s=2.1)
-    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), audio)
     assert details(clip, "damaged") == ["audio: 1.900 s of sound decoded of 2.100 s promised in the clip"]
     many = Audio([Stretch(tone(4), RATE, 0.0)], [(t / 2, t / 2 + 0.1) for t in range(7)])
     clip = checked_clip("pyav", plan(replace(lost, audio_s=0.7)), shown(*[IMAGE] * 4), many)
@@ -336,19 +336,19 @@ def test_sound_that_is_short_is_told_by_where_it_is() -> None:
     ],
 )
 def test_silence_is_told_with_its_reason(level: float, loudest: float | None, said: str) -> None:
-    sound = replace(Audio.of(tone(4, level), RATE, 0.0), loudest=loudest)
-    (detail,) = details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound), "silent_audio")
+    audio = replace(Audio.of(tone(4, level), RATE, 0.0), loudest=loudest)
+    (detail,) = details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio), "silent_audio")
     assert detail.startswith(said)
     loud = Audio.of(tone(4, 2e-4), RATE, 0.0)
     assert details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), loud), "silent_audio") == []
 
 
 def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
-    pictures = shown(*[IMAGE] * 4)
-    pictures.errors, pictures.concealed, pictures.resized = ["bad", "worse"], 2, 3
-    sound = Audio.of(tone(4), RATE, 0.0)
-    sound.errors = ["sad"]
-    clip = checked_clip("pyav", plan(), pictures, sound)
+    frames = shown(*[IMAGE] * 4)
+    frames.errors, frames.concealed, frames.resized = ["bad", "worse"], 2, 3
+    audio = Audio.of(tone(4), RATE, 0.0)
+    audio.errors = ["sad"]
+    clip = checked_clip("pyav", plan(), frames, audio)
     assert details(clip, "damaged") == [
         "video: 2 decoding errors, first: bad; 2 pictures concealed by the decoder",
         "audio: 1 decoding error, first: sad",
@@ -375,37 +375,37 @@ def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
 def test_turned_pictures_are_told_with_both_sizes() -> None:
     turned = shown(*[np.rot90(IMAGE)] * 4)
     turned.rotated_deg = 90
-    sound = Audio.of(tone(4), RATE, 0.0)
-    assert details(checked_clip("pyav", plan(), turned, sound), "rotated") == [
+    audio = Audio.of(tone(4), RATE, 0.0)
+    assert details(checked_clip("pyav", plan(), turned, audio), "rotated") == [
         "stored 8x4, turned upright to 4x8 (by 90 degrees)"
     ]
     turned = shown(*[IMAGE] * 4)
     turned.mirrored = True
-    assert details(checked_clip("pyav", plan(), turned, sound), "rotated") == [
+    assert details(checked_clip("pyav", plan(), turned, audio), "rotated") == [
         "stored 8x4, mirrored to 8x4 as the container asks"
     ]
     turned = shown(*[IMAGE] * 4)
     turned.askew_deg = 30
-    assert "a turn by 30 degrees" in details(checked_clip("pyav", plan(), turned, sound), "rotated")[0]
+    assert "a turn by 30 degrees" in details(checked_clip("pyav", plan(), turned, audio), "rotated")[0]
     plain = shown(*[IMAGE] * 4)
     plain.rotated_deg = 360
-    assert details(checked_clip("pyav", plan(), plain, sound), "rotated") == []
+    assert details(checked_clip("pyav", plan(), plain, audio), "rotated") == []
 
 
 def test_pictures_that_begin_late_or_end_early_are_not_real_there() -> None:
-    sound = Audio.of(tone(4), RATE, 0.0)
+    audio = Audio.of(tone(4), RATE, 0.0)
     begins = Scan(video_s=TENTHS[12:], audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0)
-    pictures = Frames([IMAGE] * 4, [1.2, 1.5, 2.5, 3.5], [1.3, 1.6, 2.6, 3.6])
-    clip = checked_clip("pyav", plan(begins), pictures, sound)
+    frames = Frames([IMAGE] * 4, [1.2, 1.5, 2.5, 3.5], [1.3, 1.6, 2.6, 3.6])
+    clip = checked_clip("pyav", plan(begins), frames, audio)
     assert clip.frames_ok == (False, True, True, True)
     assert details(clip, "short_video") == [
         "video starts at 1.200 s of the media: 1 of 4 segments hold the first picture instead"
     ]
     nothing = Scan(video_over=True, audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0)
-    clip = checked_clip("pyav", plan(nothing), Frames.none(4), sound)
+    clip = checked_clip("pyav", plan(nothing), Frames.none(4), audio)
     assert clip.frames is None and clip.frames_ok == (False,) * 4
     assert details(clip, "short_video") == ["the video stream holds no picture between 0.000 and 4.000 s"]
-    clip = checked_clip("pyav", plan(), Frames.none(4), sound)
+    clip = checked_clip("pyav", plan(), Frames.none(4), audio)
     assert details(clip, "damaged") == [
         "video (h264 8x4): no picture decodes; the decoder gave no picture and no error"
     ]
@@ -612,11 +612,11 @@ def test_a_start_known_to_the_sample_is_the_first_time_given() -> None:
 
 
 def test_little_sound_that_is_missing_is_a_codecs_edge() -> None:
-    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
-    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    audio = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio)
     assert details(clip, "short_audio") == []
-    sound = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.94)])
-    assert len(details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound), "short_audio")) == 1
+    audio = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.94)])
+    assert len(details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio), "short_audio")) == 1
     little = Scan(video_s=TENTHS, audio_s=0.05, audio_end_s=10.0)
     clip = checked_clip("pyav", plan(little), shown(*[IMAGE] * 4), Audio(errors=["sad"]))
     assert details(clip, "short_audio") == [
@@ -638,22 +638,22 @@ def test_packets_that_end_early_behind_the_clip_are_not_its_loss() -> None:
 
 def test_sound_is_called_real_for_a_short_stream_alone() -> None:
     """Less than half a segment of sound is real where it is all that the stream has."""
-    sound = Audio.of(tone(0.3), RATE, 0.0)
+    audio = Audio.of(tone(0.3), RATE, 0.0)
     scan = Scan(video_s=TENTHS, audio_s=0.3, audio_start_s=0.0, audio_end_s=0.3, at_end=True)
     facts = replace(FACTS, audio=replace(AUDIO, duration_s=0.3))
     ok = {
-        "all of it": checked_clip("pyav", plan(scan, facts), shown(*[IMAGE] * 4), sound).audio_ok,
+        "all of it": checked_clip("pyav", plan(scan, facts), shown(*[IMAGE] * 4), audio).audio_ok,
         "it goes on": checked_clip(
-            "pyav", plan(replace(scan, at_end=False), facts), shown(*[IMAGE] * 4), sound
+            "pyav", plan(replace(scan, at_end=False), facts), shown(*[IMAGE] * 4), audio
         ).audio_ok,
         "some was lost": checked_clip(
-            "pyav", plan(replace(scan, audio_s=0.5), facts), shown(*[IMAGE] * 4), sound
+            "pyav", plan(replace(scan, audio_s=0.5), facts), shown(*[IMAGE] * 4), audio
         ).audio_ok,
         "it began before": checked_clip(
             "pyav",
             plan(scan, replace(FACTS, audio=replace(AUDIO, start_s=-1.0, duration_s=1.3))),
             shown(*[IMAGE] * 4),
-            sound,
+            audio,
         ).audio_ok,
     }
     assert ok == {
@@ -665,21 +665,21 @@ def test_sound_is_called_real_for_a_short_stream_alone() -> None:
 
 
 def test_how_much_sound_there_is_is_counted_at_the_rate_asked_for() -> None:
-    sound = Audio.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
+    audio = Audio.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
     rates = Audio(
         [Stretch(tone(2), RATE, 0.0), Stretch(np.full(4000, 0.5, np.float32), 2000, 2.0)], [(0.0, 4.0)]
     )
-    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), sound)
+    clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio)
     assert (clip.facts["audio"]["rate_hz"], clip.facts["audio"]["samples"]) == (2000, 4000)
     clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), rates)
     assert details(clip, "rate_changes") == ["sound begins with 1000 Hz, then has 2000 Hz from 2.000 s"]
     many = replace(FACTS, audio=replace(AUDIO, channels=("FL", "FR", "FC")))
     assert (
-        checked_clip("pyav", plan(facts=many), shown(*[IMAGE] * 4), sound).facts["audio"]["mix"]
+        checked_clip("pyav", plan(facts=many), shown(*[IMAGE] * 4), audio).facts["audio"]["mix"]
         == "libswresample"
     )
     bare = replace(FACTS, duration_s=None, video=None, audio=replace(AUDIO, duration_s=None))
-    clip = checked_clip("pyav", plan(facts=bare), None, sound)
+    clip = checked_clip("pyav", plan(facts=bare), None, audio)
     assert "media_s" not in clip.facts and "video" not in clip.facts and clip.frames is None
 
 
@@ -771,7 +771,7 @@ class Film:
         yield SimpleNamespace(size=0)
 
 
-def picture(time_s: float, key: bool = False, **more: Any) -> dict[str, Any]:
+def frame(time_s: float, key: bool = False, **more: Any) -> dict[str, Any]:
     return {"stream_index": 0, "time_s": time_s, "length_s": 0.1, "is_keyframe": key, **more}
 
 
@@ -815,7 +815,7 @@ def film(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def whole_film(seconds: int, keys_s: float = 1.0) -> list[dict[str, Any]]:
     tenths = [n / 10 for n in range(10 * seconds)]
-    return [picture(s, key=round(s * 10) % round(keys_s * 10) == 0) for s in tenths] + [
+    return [frame(s, key=round(s * 10) % round(keys_s * 10) == 0) for s in tenths] + [
         piece(s) for s in tenths
     ]
 
@@ -1014,7 +1014,7 @@ def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
             strict.take(heard(0.0, [tone(0.1)] * channels, rate_hz))
 
 
-# One stream's pictures
+# One stream's frames
 
 
 def seen_at(time_s: float) -> Any:
@@ -1078,9 +1078,9 @@ def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_the
 
 
 def test_streams_start_in_media_time_whatever_the_containers_clock(write: Any) -> None:
-    picture_s, tone_s = [5.5 + n / 10 for n in range(20)], 5.0
+    frame_s, tone_s = [5.5 + n / 10 for n in range(20)], 5.0
     made = write(
-        "late.ts", picture_s=picture_s, sound=np.ones(64000, np.int16), sound_codec="aac", sound_from_s=tone_s
+        "late.ts", frame_s=frame_s, audio=np.ones(64000, np.int16), audio_codec="aac", audio_from_s=tone_s
     )
     facts = probe(str(made.path))
     assert facts.origin_s > 4 and facts.video is not None and facts.audio is not None
@@ -1214,7 +1214,7 @@ def test_a_pool_has_a_worker_and_a_deadline() -> None:
 
 
 def test_times_are_those_of_the_media_in_the_order_of_showing(film: Any) -> None:
-    film([picture(0.0, key=True), picture(0.1, pts=200), picture(0.2, pts=100)])
+    film([frame(0.0, key=True), frame(0.1, pts=200), frame(0.2, pts=100)])
     assert read().video_s == pytest.approx([0.0, 0.1, 0.2])
     late = _VideoTrack(plan(facts=replace(FACTS, origin_s=5.0)), SimpleNamespace(time_base=0.001), skip=False)
     for at_s in (5.5, 6.5, 7.5, 8.5):

@@ -1,4 +1,4 @@
-"""Pictures that no other needs are not decoded far from the wanted ones, and nobody can tell from the result."""
+"""Frames that no other needs are not decoded far from the wanted ones, and nobody can tell from the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLING = Sampling(4, 1.0, 16000)
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """5 s of H.264 at 25 fps with three B-frames between others; every picture has its number in its brightness."""
+    """5 s of H.264 at 25 fps with three B-frames between others; every frame has its number in its brightness."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     grain = np.random.default_rng(0).integers(0, 60, (96, 128, 3), dtype=np.uint8)
     with av.open(str(path), "w") as out:
@@ -29,21 +29,21 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         for n in range(125):
-            picture = np.roll(grain, 2 * n, axis=1) + np.uint8(n)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = np.roll(grain, 2 * n, axis=1) + np.uint8(n)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode(None))
     return path
 
 
 class Counting(PyAVDecoder):
-    """Counts decoded pictures and passes."""
+    """Counts decoded frames and passes."""
 
     decoded = 0
 
     def read(self, plan: Plan) -> tuple[Frames | None, object]:  # type: ignore[override]
-        pictures, sound = super().read(plan)
-        self.decoded = pictures.decoded if pictures else 0
-        return pictures, sound
+        frames, audio = super().read(plan)
+        self.decoded = frames.decoded if frames else 0
+        return frames, audio
 
 
 def both(
@@ -69,9 +69,9 @@ def test_the_same_pictures_with_fewer_decoded(
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv"])
 def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: Any, suffix: str) -> None:
-    """No sound is found there; that is no reason to look for it through an hour of pictures."""
+    """No sound is found there; that is no reason to look for it through an hour of frames."""
     noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * 16000), dtype=np.int16)
-    made = write(f"film.{suffix}", picture_s=[n / 30 for n in range(720)], sound=noise, rate_hz=16000)
+    made = write(f"film.{suffix}", frame_s=[n / 30 for n in range(720)], audio=noise, rate_hz=16000)
     decoder = Counting(Limits())
     clip = decoder.decode(str(made.path), 20.0, SAMPLING)
     assert all(clip.frames_ok) and not any(clip.audio_ok)

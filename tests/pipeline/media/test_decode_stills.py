@@ -1,4 +1,4 @@
-"""Clips of pictures beside a wav, as AVSBench has them: which picture is shown when, and what is said of bad ones."""
+"""Clips of images beside a wav, as AVSBench has them: which image is shown when, and what is said of bad ones."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_sound_that_does_not_decode_costs_the_sound_alone(clip: Path) -> None:
     assert any(note.code == "damaged" and "not readable media" in note.detail for note in decoded.notes)
     folder = stills_folder(str(clip))
     assert folder is not None
-    for picture in folder.iterdir():
-        picture.write_bytes(b"")
+    for frame in folder.iterdir():
+        frame.write_bytes(b"")
     with pytest.raises(DecodeError, match="not readable media"):
         decoders["pyav"]().decode(str(clip), 0.0, SAMPLING)
 

@@ -23,7 +23,7 @@ PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 def test_a_matrix_shows_each_corner_where_it_says(
     transposed: bool, left_right: bool, top_bottom: bool
 ) -> None:
-    """Point (x, y) of the stored picture is shown at (m0 x + m3 y, m1 x + m4 y)."""
+    """Point (x, y) of the stored frame is shown at (m0 x + m3 y, m1 x + m4 y)."""
     across, down = (-ONE if left_right else ONE), (-ONE if top_bottom else ONE)
     straight, turned = [across, 0, 0, 0, down, 0], [0, down, 0, across, 0, 0]
     matrix = [*(turned if transposed else straight), 0, 0, 1 << 30]
@@ -95,10 +95,10 @@ def test_streams_share_the_parts() -> None:
     for at in (0, 500, 1000):
         for index, kind in ((0, "video"), (1, "audio")):
             clock.straighten(packet(index, at, 500, kind), 0.001)
-    sound, picture = packet(1, 0, 500, "audio"), packet(0, 0, 500)
-    clock.straighten(sound, 0.001)
-    clock.straighten(picture, 0.001)
-    assert (sound.dts, picture.dts, clock.parts) == (1500, 1500, 2)
+    audio, frame = packet(1, 0, 500, "audio"), packet(0, 0, 500)
+    clock.straighten(audio, 0.001)
+    clock.straighten(frame, 0.001)
+    assert (audio.dts, frame.dts, clock.parts) == (1500, 1500, 2)
 
 
 def test_where_files_cannot_be_joined_what_goes_back_is_left_out() -> None:

@@ -36,12 +36,12 @@ def _scan(**more: Any) -> Scan:
     return Scan(video_s=EVERY_TENTH, audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0, **more)
 
 
-def _pictures(shown_s: list[float | None], until_s: list[float | None]) -> Frames:
+def _frames(shown_s: list[float | None], until_s: list[float | None]) -> Frames:
     image = np.zeros((4, 8, 3), dtype=np.uint8)
     return Frames([None if s is None else image for s in shown_s], shown_s, until_s)
 
 
-def _sound(seconds: float, start_s: float = 0.0) -> Audio:
+def _audio(seconds: float, start_s: float = 0.0) -> Audio:
     return Audio.of(np.full(round(seconds * RATE), 0.5, dtype=np.float32), RATE, start_s)
 
 
@@ -52,12 +52,12 @@ UNTIL: list[float | None] = [0.6, 1.6, 2.6, 3.6]
 def test_what_packets_promise_counts_where_the_header_promises_less() -> None:
     """One second by the header, four by the packets, none decodes; and the other way round at the file's end."""
     facts = replace(FACTS, audio=replace(AUDIO, duration_s=1.0))
-    clip = checked_clip("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), Audio())
+    clip = checked_clip("pyav", _plan(_scan(), facts), _frames(SHOWN, UNTIL), Audio())
     assert any("no sample decodes of 4.000 s promised" in n.detail for n in clip.notes)
-    clip = checked_clip("pyav", _plan(_scan(), facts), _pictures(SHOWN, UNTIL), _sound(1.0))
+    clip = checked_clip("pyav", _plan(_scan(), facts), _frames(SHOWN, UNTIL), _audio(1.0))
     assert any("1.000 s of sound decoded of 4.000 s promised" in n.detail for n in clip.notes)
     ended = Scan(video_s=EVERY_TENTH, audio_s=1.0, audio_start_s=0.0, audio_end_s=1.0, at_end=True)
-    clip = checked_clip("pyav", _plan(ended), _pictures(SHOWN, UNTIL), _sound(1.0))
+    clip = checked_clip("pyav", _plan(ended), _frames(SHOWN, UNTIL), _audio(1.0))
     assert any("1.000 s of sound decoded of 4.000 s promised" in n.detail for n in clip.notes)
 
 
@@ -65,7 +65,7 @@ def test_what_packets_promise_counts_where_the_header_promises_less() -> None:
 def test_a_guessed_length_is_no_promise(guessed: bool) -> None:
     ended = Scan(audio_s=1.0, audio_start_s=0.0, audio_end_s=1.0, at_end=True)
     facts = replace(FACTS, video=None, guessed=guessed)
-    clip = checked_clip("pyav", _plan(ended, facts), None, _sound(1.0))
+    clip = checked_clip("pyav", _plan(ended, facts), None, _audio(1.0))
     assert ("damaged" in {n.code for n in clip.notes}) != guessed
 
 
@@ -86,14 +86,14 @@ def test_a_guessed_length_is_no_promise(guessed: bool) -> None:
 def test_a_picture_is_real_if_it_is_the_one_to_be_shown(
     shown_s: list[float | None], until_s: list[float | None], ok: tuple[bool, ...], code: str | None
 ) -> None:
-    clip = checked_clip("pyav", _plan(_scan()), _pictures(shown_s, until_s), _sound(4))
+    clip = checked_clip("pyav", _plan(_scan()), _frames(shown_s, until_s), _audio(4))
     assert clip.frames_ok == ok
     assert {n.code for n in clip.notes} - {"longer_media"} == ({code} if code else set())
 
 
 @pytest.mark.parametrize("at_end", [True, False])
 def test_the_last_picture_is_real_as_long_as_it_is_shown_wherever_reading_stopped(at_end: bool) -> None:
-    """Pictures end at 1.5 s; whether the file's end was reached or the sound alone went on makes no difference."""
+    """Frames end at 1.5 s; whether the file's end was reached or the sound alone went on makes no difference."""
     scan = Scan(
         video_s=EVERY_TENTH[:15],
         audio_s=4.0,
@@ -103,7 +103,7 @@ def test_the_last_picture_is_real_as_long_as_it_is_shown_wherever_reading_stoppe
         video_over=True,
     )
     clip = checked_clip(
-        "pyav", _plan(scan), _pictures([0.5, 1.4, 1.4, 1.4], [0.6, None, None, None]), _sound(4)
+        "pyav", _plan(scan), _frames([0.5, 1.4, 1.4, 1.4], [0.6, None, None, None]), _audio(4)
     )
     assert clip.frames_ok == (True, True, False, False)
     assert any(
@@ -116,7 +116,7 @@ def test_a_clip_of_which_nothing_is_real_is_refused() -> None:
     with pytest.raises(
         DecodeError, match=r"\(5\.000-9\.000 s\) holds no real picture and no real sound: the header promises"
     ):
-        checked_clip("pyav", _plan(scan, start_s=5.0), _pictures([1.4] * 4, [None] * 4), _sound(1.5))
+        checked_clip("pyav", _plan(scan, start_s=5.0), _frames([1.4] * 4, [None] * 4), _audio(1.5))
 
 
 def test_encrypted_streams_are_refused_and_a_clear_one_is_kept() -> None:
@@ -125,7 +125,7 @@ def test_encrypted_streams_are_refused_and_a_clear_one_is_kept() -> None:
         DecodeError, match=r"video: it is encrypted, and there is no key; audio .* it is encrypted"
     ):
         checked_clip("pyav", _plan(_scan(), both), None, None)
-    clip = checked_clip("pyav", _plan(_scan(), FACTS.without({0})), None, _sound(4))
+    clip = checked_clip("pyav", _plan(_scan(), FACTS.without({0})), None, _audio(4))
     assert all(clip.audio_ok) and not any(clip.frames_ok) and clip.frames is None
     assert [n.detail for n in clip.notes if n.code == "damaged"] == [
         "video: it is encrypted, and there is no key"
@@ -136,7 +136,7 @@ def test_an_encrypted_file_is_refused_with_the_reason(write: Any, decoder: Any, 
     if shutil.which("ffmpeg") is None:
         pytest.skip("no ffmpeg command to encrypt a file with")
     tone = np.round(9000 * np.sin(np.arange(64000) / 9)).astype(np.int16)
-    made = write("clear.mp4", picture_s=[n / 30 for n in range(60)], sound=tone, sound_codec="aac")
+    made = write("clear.mp4", frame_s=[n / 30 for n in range(60)], audio=tone, audio_codec="aac")
     path = tmp_path / "encrypted.mp4"
     keys = [
         "-encryption_key",
@@ -198,6 +198,6 @@ def test_a_matrix_that_asks_for_no_right_angle_turns_nothing() -> None:
 
 
 def test_no_key_means_no_word_of_encryption(write: Any) -> None:
-    made = write("clear.mp4", picture_s=[n / 30 for n in range(30)])
+    made = write("clear.mp4", frame_s=[n / 30 for n in range(30)])
     notes = decoders["pyav"]().decode(str(made.path), 0.0, Sampling(1, 1.0, RATE)).notes
     assert not any("encrypted" in note.detail for note in notes)

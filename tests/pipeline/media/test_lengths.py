@@ -20,7 +20,7 @@ from caeav.pipeline.media.lengths import FILE, length_s, lengths_in
 from caeav.pipeline.media.workers.pool import Outcome
 
 
-def sound(path: Path, seconds: float) -> Path:
+def audio(path: Path, seconds: float) -> Path:
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
@@ -31,10 +31,10 @@ def sound(path: Path, seconds: float) -> Path:
 
 def test_lengths_come_in_order_and_none_where_there_is_none(tmp_path: Path) -> None:
     files = [
-        sound(tmp_path / "a.wav", 2.5),
+        audio(tmp_path / "a.wav", 2.5),
         tmp_path / "gone.wav",
         tmp_path / "b.mp4",
-        sound(tmp_path / "c.wav", 1),
+        audio(tmp_path / "c.wav", 1),
     ]
     files[2].write_bytes(b"nothing")
     ask = lengths_in(Home(tmp_path / "home"))
@@ -101,7 +101,7 @@ def test_a_file_that_ends_the_process_costs_itself_alone(shared: Path, tmp_path:
     crash = shared / "cases" / "pcm_5.1_film_order.mov"
     if not crash.is_file():
         pytest.skip(f"{crash} is not there")
-    files = [sound(tmp_path / "a.wav", 1), crash, sound(tmp_path / "b.wav", 2)]
+    files = [audio(tmp_path / "a.wav", 1), crash, audio(tmp_path / "b.wav", 2)]
     first, _, last = lengths_in(Home(tmp_path))(files)
     assert (first, last) == (1.0, 2.0)
 
@@ -110,7 +110,7 @@ def test_lengths_are_remembered_until_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = lengths_in(Home(tmp_path / "home"))
-    path, broken = sound(tmp_path / "a.wav", 1), tmp_path / "b.wav"
+    path, broken = audio(tmp_path / "a.wav", 1), tmp_path / "b.wav"
     broken.write_bytes(b"nothing")
     assert ask([path, broken]) == [1.0, None]
     asked: list[str] = []
@@ -123,7 +123,7 @@ def test_lengths_are_remembered_until_the_file_changes(
     assert ask([broken, path]) == [None, 1.0] and not asked
     os.utime(path, (1, 1))
     assert ask([broken, path]) == [None, 7.0] and asked == [str(path)]
-    sound(path, 3)
+    audio(path, 3)
     os.utime(path, (1, 1))
     assert ask([path]) == [7.0] and asked == [str(path)] * 2
 
@@ -131,7 +131,7 @@ def test_lengths_are_remembered_until_the_file_changes(
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "_measure", lambda paths: [7.0] * len(paths))
     memory, ask = tmp_path / FILE, lengths_in(Home(tmp_path))
-    path = sound(tmp_path / "a.wav", 1)
+    path = audio(tmp_path / "a.wav", 1)
     mark = [str(path), path.stat().st_size, path.stat().st_mtime_ns]
     for text in ("{", json.dumps([*mark, "1"]), json.dumps([mark, 1, 2, 3]), json.dumps([*mark]), "\xff"):
         memory.write_bytes(text.encode("latin-1"))
@@ -195,14 +195,14 @@ def test_a_file_is_remembered_by_its_place_whatever_it_is_called_from(
 
     monkeypatch.setattr(lengths, "_measure", measure)
     monkeypatch.chdir(tmp_path)
-    ask, path = lengths_in(Home(tmp_path / "home")), sound(tmp_path / "a.wav", 1)
+    ask, path = lengths_in(Home(tmp_path / "home")), audio(tmp_path / "a.wav", 1)
     assert ask([Path("a.wav"), path]) == [None, None] and asked == [str(path)]
     assert ask([path]) == [None] and len(asked) == 1  # that nothing can be told is remembered, too
     with path.open("ab") as file:
         file.write(b"12")
     when = path.stat().st_mtime_ns
     assert ask([path]) == [None] and len(asked) == 2
-    sound(path, 1)
+    audio(path, 1)
     os.utime(path, ns=(when, when))
     assert ask([path]) == [None] and len(asked) == 3  # another size at the same time
     row = [str(path), path.stat().st_size, when]
