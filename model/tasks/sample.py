@@ -1,4 +1,4 @@
-"""One row of training, scoring or prediction: a clip, or a clip with something of its own, such as a question.
+"""A sample is the unit of training, scoring and prediction: a clip, or a clip with something else, such as a question.
 
 Several samples may share a clip, whose tokens are stored, and kept in memory, once.
 """
@@ -18,9 +18,9 @@ from caeav.manifests.clip import SPLIT_CODES, Clip, Manifest
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row. `key` is its own name, `clip` where its tokens come from, `split` may differ from the clip's.
+    """`key` is the sample's own name; its tokens come from `clip`; `split` may differ from the clip's.
 
-    `detail` holds what only the task knows (a question), JSON values.
+    `detail` holds what only the task knows (a question), as JSON values.
     """
 
     key: str
@@ -30,10 +30,10 @@ class Sample:
 
 
 class Samples(Sequence[Sample]):
-    """Samples of one manifest, in order; those that are whole clips are made when they are asked for.
+    """Samples of one manifest, in order; samples that are whole clips are made on access.
 
-    Without making any, `rows` says in which row of the manifest the clip of each stands, and `splits` in which split
-    each lies, as its place in `SPLIT_CODES`. `listed` are the samples, where they are not whole clips.
+    `rows`: the row of each sample's clip in the manifest. `splits`: the split of each sample, as an index of
+    `SPLIT_CODES`. `listed`: the samples themselves, unless they are whole clips.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Samples(Sequence[Sample]):
 
     @classmethod
     def of(cls, samples: Sequence[Sample], manifest: Manifest) -> Samples:
-        """Samples that a task has made of the clips in `manifest`."""
+        """Samples that a task made of the clips of `manifest`."""
         if isinstance(samples, Samples):
             return samples
         row = {key: number for number, key in enumerate(manifest.keys)}
@@ -85,8 +85,7 @@ class Samples(Sequence[Sample]):
         return self.manifest.keys.take(self.rows)
 
     def clips(self) -> tuple[Sequence[str], Sequence[int]]:
-        """The keys of the different clips, in the order in which samples first name them; and the place of each
-        sample's clip among them."""
+        """The keys of the distinct clips, in order of first use, and each sample's index among them."""
         if self._listed is None:
             return self.keys, range(len(self))
         rows, first, clip_of = np.unique(self.rows, return_index=True, return_inverse=True)
@@ -96,11 +95,11 @@ class Samples(Sequence[Sample]):
         return self.manifest.keys.take(rows[order]), place[clip_of].tolist()
 
     def of_split(self, split: str) -> Samples:
-        """Those of one split."""
+        """The samples of one split."""
         return self._at(np.flatnonzero(self.splits == SPLIT_CODES.index(split)))
 
     def where(self, kept: NDArray[np.bool_]) -> Samples:
-        """Those whose clip is kept: one value per clip of the manifest."""
+        """The samples whose clip is `kept` (one value per clip of the manifest)."""
         return self._at(np.flatnonzero(kept[self.rows]))
 
 

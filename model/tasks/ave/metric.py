@@ -7,7 +7,7 @@ depend on the batch size. Both are kept; they agree if all batches are equally l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,19 +35,15 @@ class AveScore:
     clip_hits: Tensor
 
 
-@dataclass
 class AveMetric:
     """Counts over batches; `compute()` may be called at any time after the first."""
 
-    classes: int
-    _hits: Tensor = field(init=False, repr=False)
-    _seconds: Tensor = field(init=False, repr=False)
-    _batches: list[float] = field(init=False, repr=False, default_factory=list)
-    _clips: list[Tensor] = field(init=False, repr=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._hits = torch.zeros(self.classes + 1, dtype=torch.int64)
-        self._seconds = torch.zeros(self.classes + 1, dtype=torch.int64)
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._hits = torch.zeros(classes + 1, dtype=torch.int64)
+        self._seconds = torch.zeros(classes + 1, dtype=torch.int64)
+        self._batches: list[float] = []
+        self._clips: list[Tensor] = []
 
     def update(self, event_relevance: Tensor, event_scores: Tensor, labels: Tensor) -> None:
         """One batch: logits `[B, T]`, `[B, K]`, labels `[B, T, K + 1]` one-hot, background last."""

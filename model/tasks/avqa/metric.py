@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -37,13 +37,13 @@ class AvqaScore:
     each: Sequence[tuple[QuestionType, bool]]
 
 
-@dataclass
 class AvqaMetric:
     """Counts over batches; the result does not depend on the batch size."""
 
-    _right: Counter[QuestionType] = field(init=False, repr=False, default_factory=Counter)
-    _asked: Counter[QuestionType] = field(init=False, repr=False, default_factory=Counter)
-    _each: list[tuple[QuestionType, bool]] = field(init=False, repr=False, default_factory=list)
+    def __init__(self) -> None:
+        self._right: Counter[QuestionType] = Counter()
+        self._asked: Counter[QuestionType] = Counter()
+        self._each: list[tuple[QuestionType, bool]] = []
 
     def update(self, answer_logits: Tensor, answers: Tensor, types: Sequence[Sequence[str]]) -> None:
         """One batch: logits `[B, answers]`, true index `[B]`, one (modality, kind) per question.

@@ -84,14 +84,14 @@ class Tpavi(nn.Module):
     repeat `L` times and the matrix has rank `T` at most: here every place meets `T` keys, whose values are means over
     their frames. Same numbers at cost `O(N C T)` and memory `O(N C)`.
 
-    The BN starts at zero, so the layer starts as `LN(x)`. 1x1x1 convolutions are kept as matrices. `sound=False` builds
-    the visual-only form (keys from `x`, an option that the reference leaves off), which is linear as well.
+    The BN starts at zero, so the layer starts as `LN(x)`. 1x1x1 convolutions are kept as matrices. `with_audio=False`
+    builds the visual-only form (keys from `x`, an option that the reference leaves off), which is linear as well.
     """
 
-    def __init__(self, channels: int, audio_channels: int, *, sound: bool = True) -> None:
+    def __init__(self, channels: int, audio_channels: int, *, with_audio: bool = True) -> None:
         super().__init__()
         inner = channels // 2
-        self.audio_align = nn.Linear(audio_channels, channels) if sound else None
+        self.audio_align = nn.Linear(audio_channels, channels) if with_audio else None
         self.query = nn.Linear(channels, inner)
         self.key = nn.Linear(channels, inner)
         self.value = nn.Linear(channels, inner)
@@ -103,7 +103,7 @@ class Tpavi(nn.Module):
     def forward(self, x: Tensor, audio: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`[B, T, L, C]`, `[B, T, A]` -> `[B, T, L, C]`, and the audio in the maps' space `[B, T, C]`.
 
-        A layer built with `sound=False` ignores `audio`; any other needs it.
+        A layer built with `with_audio=False` ignores `audio`; any other needs it.
         """
         places = x.flatten(1, 2)  # [B, N, C]
         if self.audio_align is None:
@@ -111,7 +111,7 @@ class Tpavi(nn.Module):
             memory = self.key(places).transpose(1, 2) @ self.value(places) / places.shape[1]  # [B, d, d]
             read = self.out_conv(self.query(places) @ memory)
         else:
-            assert audio is not None, "a layer built with sound needs audio"
+            assert audio is not None, "a layer built with audio needs it"
             aligned = self.audio_align(audio)
             read = self._read_audio(places, aligned, x.mean(dim=2))
         return self.norm(x + self.out_bn(read).view_as(x)), aligned

@@ -30,10 +30,10 @@ def masked_similarity(mask_logits: Tensor, maps: Sequence[Tensor], audio: Sequen
     """
     probability = mask_logits.detach().sigmoid()
     losses = []
-    for grid, sound in zip(maps, audio, strict=True):
+    for grid, aligned in zip(maps, audio, strict=True):
         chosen = (_pool(probability, grid) > 0.5).to(grid.dtype).unsqueeze(2)
         pooled = (grid * chosen).sum(dim=(-2, -1)) / (chosen.sum(dim=(-2, -1)) + EPS)  # [B, T, C]
-        cosine = (F.normalize(pooled, dim=-1) * F.normalize(sound, dim=-1)).sum(dim=-1)
+        cosine = (F.normalize(pooled, dim=-1) * F.normalize(aligned, dim=-1)).sum(dim=-1)
         losses.append(-(F.relu(cosine) + EPS).log().mean())
     return torch.stack(losses).mean()
 
@@ -45,7 +45,7 @@ def masked_divergence(mask_logits: Tensor, maps: Sequence[Tensor], audio: Sequen
     over all places, covered or not, and nothing is normalised (the flags the reference ships).
     """
     pooled = _soft_pooled(mask_logits, maps)
-    losses = [_divergence(sound.flatten(0, 1), own) for own, sound in zip(pooled, audio, strict=True)]
+    losses = [_divergence(aligned.flatten(0, 1), own) for own, aligned in zip(pooled, audio, strict=True)]
     return torch.stack(losses).mean()
 
 
@@ -57,8 +57,8 @@ def nearest_sound_divergence(mask_logits: Tensor, maps: Sequence[Tensor], audio:
     Gradients reach both frames, not the choice.
     """
     losses = []
-    for own, sound in zip(_soft_pooled(mask_logits, maps), audio, strict=True):
-        flat = F.normalize(sound.detach().flatten(0, 1), dim=-1)
+    for own, aligned in zip(_soft_pooled(mask_logits, maps), audio, strict=True):
+        flat = F.normalize(aligned.detach().flatten(0, 1), dim=-1)
         distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distance.fill_diagonal_(torch.inf).argmin(dim=0)
         unit = F.normalize(own, dim=-1)

@@ -9,7 +9,7 @@ Shapes: `B` clips, `T` frames, `S` mask size in pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,14 +70,14 @@ class AvsScore:
     empty_frames: int
 
 
-@dataclass
 class AvsMetric:
     """Collects clips; calls are formed of clips in order, whatever their batches."""
 
-    clips_per_call: int = 1
-    _iou: list[Tensor] = field(init=False, repr=False, default_factory=list)
-    _curves: list[Tensor] = field(init=False, repr=False, default_factory=list)
-    _empty: list[Tensor] = field(init=False, repr=False, default_factory=list)
+    def __init__(self, clips_per_call: int = 1) -> None:
+        self.clips_per_call = clips_per_call
+        self._iou: list[Tensor] = []
+        self._curves: list[Tensor] = []
+        self._empty: list[Tensor] = []
 
     def update(self, mask_logits: Tensor, masks: Tensor) -> None:
         """One batch: logits and masks (0/1) `[B, T, S, S]`."""

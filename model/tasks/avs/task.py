@@ -6,7 +6,7 @@ own size, and masks are compared at the official one. Shapes: `N` samples, `T` f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -180,30 +180,32 @@ def _bits(text: str, size: tuple[int, int], key: str) -> np.typing.NDArray[np.ui
 
 
 def masks_of(targets: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-    """Bits `[N, T, bytes]` -> masks, bool `[N, T, H, W]`."""
+    """Bits `[..., bytes]` -> masks, bool `[..., H, W]`."""
     bits = targets[BITS]
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     pixels = ((bits.unsqueeze(-1) >> shifts) & 1).bool().flatten(-2)[..., : size[0] * size[1]]
     return pixels.reshape(*pixels.shape[:-1], *size)
 
 
+def known_masks(targets: Mapping[str, Tensor], size: Sequence[int]) -> Iterator[Tensor]:
+    """The known masks `[A, H, W]` of each clip in turn, since pixels take far more memory than bits."""
+    for bits, known in zip(targets[BITS], targets[KNOWN], strict=True):
+        yield masks_of({BITS: bits}, size)[known]
+
+
 def mean_mask(targets: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
     """Fraction of the known masks that cover a pixel: `[H, W]`."""
     total = torch.zeros(size)
-    for row in range(len(targets[BITS])):
-        one = {BITS: targets[BITS][row : row + 1]}
-        total += masks_of(one, size)[0][targets[KNOWN][row]].sum(dim=0)
+    for masks in known_masks(targets, size):
+        total += masks.sum(dim=0)
     return total / targets[KNOWN].sum()
 
 
 def constant_ious(mask: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    """IoU of one bool mask `[H, W]` with every known mask, clip by clip."""
+    """IoU of one bool mask `[H, W]` with every known mask."""
     logits = mask.float() * 2 - 1
-    found = []
-    for row in range(len(targets[BITS])):
-        truth = masks_of({BITS: targets[BITS][row : row + 1]}, mask.shape)[0][targets[KNOWN][row]]
-        found.append(frame_iou(logits.expand(truth.shape), truth))
-    return torch.cat(found)
+    known = known_masks(targets, mask.shape)
+    return torch.cat([frame_iou(logits.expand(truth.shape), truth) for truth in known])
 
 
 class AvsScorer:

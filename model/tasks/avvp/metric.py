@@ -8,7 +8,7 @@ in exact integers. Shapes: `N` clips, `K` classes, `T` seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -113,17 +113,13 @@ class AvvpScore:
     clips: int
 
 
-@dataclass
 class AvvpMetric:
     """Collects clips; the result does not depend on how they are split into batches."""
 
-    classes: int
-    threshold: float = THRESHOLD
-    _clips: list[Tensor] = field(init=False, repr=False, default_factory=list)
-    _counts: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._counts = torch.zeros(2, 4, self.classes, 3, dtype=torch.int64)
+    def __init__(self, classes: int, threshold: float = THRESHOLD) -> None:
+        self.threshold = threshold
+        self._clips: list[Tensor] = []
+        self._counts = torch.zeros(2, 4, classes, 3, dtype=torch.int64)
 
     def update(self, output: AvvpOutput, audio: Tensor, visual: Tensor) -> None:
         """One batch: the head's output, truth `[B, T, K]` of both modalities in 0/1."""

@@ -158,8 +158,7 @@ class AvvpScorer:
         score = self._metric.compute()
         levels = {"segment": score.segment, "event": score.event}
         details = {f"{name}_{key}": x for name, level in levels.items() for key, x in asdict(level).items()}
-        columns = ("segment_audio", "segment_visual", "segment_pooled", "segment_av",
-                   "event_audio", "event_visual", "event_pooled", "event_av")  # fmt: skip
+        columns = [f"{name}_{kind}" for name in levels for kind in ("audio", "visual", "pooled", "av")]
         table = (100 * score.per_class).flatten(0, 1)  # [8, K]
         rows = tuple(
             {"class": name} | dict(zip(columns, table[:, k].nan_to_num(nan=0.0).tolist(), strict=True))

@@ -60,7 +60,7 @@ def build_fusion(v: Vector) -> nn.Module:
 
 def build_tpavi(v: Vector) -> nn.Module:
     sound = v.has("input.audio")
-    return Tpavi(v.shape("input.visual")[1], v.shape("input.audio")[2] if sound else 1, sound=sound)
+    return Tpavi(v.shape("input.visual")[1], v.shape("input.audio")[2] if sound else 1, with_audio=sound)
 
 
 def run_tpavi(m: nn.Module, x: Tensors, v: Vector) -> Tensors:

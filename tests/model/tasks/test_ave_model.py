@@ -1,4 +1,4 @@
-"""The whole AVE model on a toy: an event is where the same object is both seen and heard, so neither stream will do."""
+"""The whole AVE model on a toy: an event is where the same object is both seen and heard, so it takes both streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: equal to resampling by hand, over whole clips, the same every time."""
+"""Bootstrap intervals: equal to resampling by hand, over whole clips, reproducible."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_evidence_of_avqa_is_the_score_of_every_modality() -> None:
     scorer.add(type("Found", (), {"answer_logits": logits}), batch)  # type: ignore[arg-type]
     scores = scorer.result()
     assert scores.evidence is not None
-    shares = {name: 100 * float(up.sum() / down.sum()) for name, (up, down) in scores.evidence.parts.items()}
-    assert shares == {"accuracy": scores.value, **scores.details} == {
+    ratios = {name: 100 * float(up.sum() / down.sum()) for name, (up, down) in scores.evidence.parts.items()}
+    assert ratios == {"accuracy": scores.value, **scores.details} == {
         "accuracy": 50.0, "audio": 100.0, "visual": 0.0, "audio-visual": 0.0
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The parts of the mask decoder as their formulas say, without the reference at hand."""
+"""The parts of the mask decoder against their formulas, without the reference."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_every_map_enters_at_its_own_scale() -> None:
 
 def test_the_visual_form_reads_the_mean_over_all_places() -> None:
     torch.manual_seed(0)
-    layer = Tpavi(8, 6, sound=False).double().eval()
+    layer = Tpavi(8, 6, with_audio=False).double().eval()
     torch.nn.init.normal_(layer.out_bn.weight)
     x = torch.randn(2, 3, 4, 8, dtype=torch.float64)
     places = x.flatten(1, 2)
-    shares = layer.query(places) @ layer.key(places).transpose(1, 2) / 12
-    wanted = layer.norm(x + layer.out_bn(layer.out_conv(shares @ layer.value(places))).view_as(x))
+    attention = layer.query(places) @ layer.key(places).transpose(1, 2) / 12
+    wanted = layer.norm(x + layer.out_bn(layer.out_conv(attention @ layer.value(places))).view_as(x))
     found, sound = layer(x)
     torch.testing.assert_close(found, wanted)
     assert sound is None

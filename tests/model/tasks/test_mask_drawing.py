@@ -1,4 +1,4 @@
-"""Masks laid over frames: what sounds keeps its colour, its edge is seen on it and on the rest, which is dimmed."""
+"""Masks laid over frames: what sounds keeps its colour and has a visible edge; the rest is dimmed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prediction shows, number by number: rows, JSON, drawings and the picture around them."""
+"""What a prediction shows, number by number: rows, JSON, panels and the drawing around them."""
 
 from __future__ import annotations
 

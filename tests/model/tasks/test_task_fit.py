@@ -1,4 +1,4 @@
-"""A task on a data set it is not for: said before anything is made, with the command that would do."""
+"""A task on a data set without its labels: refused before anything is written, with the command that works."""
 
 from __future__ import annotations
 

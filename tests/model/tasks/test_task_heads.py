@@ -83,10 +83,10 @@ def test_frame_probabilities_exceed_one_in_the_reference_only() -> None:
 def test_hard_segments_choose_one_group_and_learn_by_the_soft_ones() -> None:
     torch.manual_seed(0)
     assign = Assign(8, hard=True).eval()
-    shares = assign._assign(assign(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).logits)
-    assert shares.detach().round().sum(dim=1).eq(1).all()
-    torch.testing.assert_close(shares, shares.round())
-    (shares * torch.randn_like(shares)).sum().backward()
+    assigned = assign._assign(assign(torch.randn(2, 5, 8), torch.randn(2, 7, 8)).logits)
+    assert assigned.detach().round().sum(dim=1).eq(1).all()
+    torch.testing.assert_close(assigned, assigned.round())
+    (assigned * torch.randn_like(assigned)).sum().backward()
     assert assign.query.weight.grad is not None
     assert assign.query.weight.grad.abs().sum() > 0
     logits = torch.zeros(1, 2, 4000)
@@ -105,7 +105,7 @@ def test_drop_path_skips_whole_clips_and_keeps_the_mean() -> None:
 
 
 def test_the_parsing_head_is_wired_as_described() -> None:
-    """Sound is regrouped by the picture, both grouped by their classes' tokens, then across by the picture's groups."""
+    """Audio is regrouped by the visual segments, both grouped by their class tokens, then across by visual groups."""
     torch.manual_seed(0)
     x, motion = trunk(), torch.randn(2, 5, 7)
     head = avvp()
@@ -161,7 +161,7 @@ def test_the_segmentation_head_is_wired_as_described() -> None:
 
 @pytest.mark.parametrize("hidden", [0, 10])
 def test_the_answering_head_is_wired_as_described(hidden: int) -> None:
-    """The question asks each modality over time, beside its mean; sound and picture are matched second by second."""
+    """The question attends each modality over time, beside its mean; audio and frames are matched second by second."""
     torch.manual_seed(0)
     head = AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"answer_hidden": hidden})).eval()
     x, words = trunk(), torch.randint(1, 20, (2, 4))
@@ -217,8 +217,8 @@ def test_drawn_groups_follow_their_shares() -> None:
     assign, logits = Assign(4, hard=True).train(), torch.tensor([2.0, 0.0, -1.0])
     drawn = assign._assign(logits.view(1, 3, 1).expand(1, 3, 40_000)).detach().round()
     torch.testing.assert_close(drawn.mean(dim=-1)[0], logits.softmax(0), atol=0.01, rtol=0)
-    shares = assign.eval()._assign(logits.view(1, 3, 1)).detach()
-    assert shares.round().flatten().tolist() == [1, 0, 0]
+    assigned = assign.eval()._assign(logits.view(1, 3, 1)).detach()
+    assert assigned.round().flatten().tolist() == [1, 0, 0]
 
 
 def test_an_empty_group_stays_small_and_a_share_is_an_average() -> None:

@@ -157,7 +157,7 @@ def test_a_perfect_mask_and_one_that_misses_everything() -> None:
     assert frame_iou(right, mask).item() == pytest.approx(1)
     assert f_curves(right, mask).max().item() == pytest.approx(1)
     assert frame_iou(wrong, mask).item() == 0
-    # Only where the threshold is so low that the whole picture is taken: precision 1/2, recall 1.
+    # Only where the threshold is so low that the whole frame is taken: precision 1/2, recall 1.
     assert f_curves(wrong, mask).max().item() == pytest.approx(1.3 * 0.5 / (0.15 + 1))
 
 
@@ -180,7 +180,7 @@ def test_a_pixel_at_a_threshold_reaches_it() -> None:
     sure = torch.tensor([[[200.0, 200.0], [-200.0, -200.0]]])  # 1 and 0 exactly
     curve = f_curves(sure, mask)[0]
     assert curve[-1].item() == pytest.approx(1)  # at a threshold of 1 only what is 1
-    assert curve[0].item() == pytest.approx(1.3 * 0.5 / (0.15 + 1))  # at 0 also what is 0: the whole picture
+    assert curve[0].item() == pytest.approx(1.3 * 0.5 / (0.15 + 1))  # at 0 also what is 0: the whole frame
     half = torch.tensor([[[0.0, 0.0], [-200.0, -200.0]]])
     curve = f_curves(half, mask)[0]
     assert (curve[127].item(), curve[128].item()) == (pytest.approx(1), 0.0)

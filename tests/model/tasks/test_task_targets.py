@@ -1,4 +1,4 @@
-"""From rows of a manifest to targets and inputs, by hand: when an event is on, for whom, what is drawn for a row."""
+"""From rows of a manifest to targets and extra inputs, by hand: when an event is on, which negatives are drawn."""
 
 from __future__ import annotations
 

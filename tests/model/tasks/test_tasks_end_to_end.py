@@ -36,7 +36,7 @@ SIDE = 16
 """Height and width of a mask."""
 
 Rows = Sequence[tuple[Clip, np.ndarray, np.ndarray]]
-"""A clip, and what of each class is seen and heard: `[T, K, 4]` by quarter of the picture, `[T, K]`."""
+"""A clip, and what of each class is seen and heard: `[T, K, 4]` by quarter of the frame, `[T, K]`."""
 
 
 def directions(name: str) -> np.ndarray:
@@ -101,7 +101,7 @@ def llp_rows(clips: int = 48, segments: int = 6) -> Rows:
 
 
 def avs_rows(clips: int = 80, frames: int = 3) -> Rows:
-    """One class sounds; its quarter is the mask. Another is in the picture as well."""
+    """One class sounds; its quarter is the mask. Another is visible as well."""
     rng = np.random.default_rng(2)
     rows = []
     for i in range(clips):

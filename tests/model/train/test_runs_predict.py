@@ -7,7 +7,9 @@ import shutil
 import struct
 import warnings
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
-from caeav.model.train import report
+from caeav.model.train import report, runs
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
@@ -370,8 +372,12 @@ def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
     assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
 
 
-def test_a_whole_name_is_meant_even_where_others_hold_it(tmp_path: Path) -> None:
+def test_a_whole_name_is_meant_even_where_others_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Home(tmp_path / "home")
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)  # one second for all three names
+    monkeypatch.setattr(runs, "datetime", SimpleNamespace(now=lambda: now))
     first, second, third = (create_run(home, resolve_config()) for _ in range(3))
     assert second.name.startswith(first.name)
     assert find_run(home, first.name) == first and find_run(home, second.name) == second
