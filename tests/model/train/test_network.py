@@ -1,4 +1,4 @@
-"""The one network: what a baseline must not see is zero wherever a head may look, and its adapters are not there."""
+"""The network: what a baseline must not use is zero wherever a head could read it, and its adapters are off."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_t
 
 
 def test_taps_that_a_placement_reads() -> None:
-    """All cached stages on the ladder; live, the pair below the first adapters, and the pictures before for heads that
-    look at them; from raw frames and sound nothing else."""
+    """The ladder reads all cached stages; live adapters read the taps below the first of them, and earlier visual taps
+    for heads that need them; from raw frames and audio, nothing else."""
     stages = [
         tuple(Tap(f"{modality}.stage{k}", 4, 8) for k in range(1, 5)) for modality in ("visual", "audio")
     ]
