@@ -105,7 +105,7 @@ UNEVEN = "The ground is dim uneven grey."
         ),
     ],
 )
-def test_a_picture_is_put_into_these_words(frames: NDArray[np.uint8], text: str) -> None:
+def test_a_clip_is_put_into_these_words(frames: NDArray[np.uint8], text: str) -> None:
     assert look(frames) == text
 
 
@@ -180,7 +180,7 @@ def test_a_step_s_bound_belongs_to_the_next_word() -> None:
     assert [pick(x, steps, "high") for x in (0.9, 1.0, 1.9, 2.0)] == ["low", "middle", "middle", "high"]
 
 
-def test_pictures_are_taken_from_the_middle_of_equal_parts() -> None:
+def test_frames_are_taken_from_the_middle_of_equal_parts() -> None:
     assert evenly([True] * 10, 1) == [5]
     assert evenly([True] * 10, 3) == [1, 5, 8]
     assert evenly([True, False, False, True, True, False], 3) == [0, 3, 4]
