@@ -1,7 +1,7 @@
 """The Zarr format: one sharded array per tap in `shards.zarr`, with a binary index for each shard.
 
 Neither writing nor reading needs the zarr package; any Zarr v3 reader reads what is written. Chunks are read from
-memory maps by their places in the index, since a Zarr library fills in for a missing file unless it is told not to
+memory maps by their places in the index, since a Zarr library takes a missing file for fill values unless told not to
 (`read_missing_chunks`).
 """
 
