@@ -1,7 +1,7 @@
-"""Ground-truth masks inside manifest rows: a boolean picture as the base64 text of a 1-bit PNG, and back.
+"""Ground-truth masks inside manifest rows: a boolean image as the base64 text of a 1-bit PNG, and back.
 
-A row that carries its masks trains without the data set's folder. The text is data from a file like any other:
-its size is capped, only PNG is opened, and what is no mask is an error that says why.
+A row that carries its masks can be trained on without the data set's folder. The text is data like that of any other
+file: its size is capped, only PNG is opened, and an error says why a text is not a mask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 MAX_SIDE = 4096
 MAX_TEXT = 4 * 2**20
-"""Characters of one mask; one of AVSBench's (224 x 224) has about 700."""
+"""Characters of one mask; those of AVSBench (224 x 224) have about 700."""
 
 
 def pack_mask(mask: Mask) -> str:
@@ -26,26 +26,24 @@ def pack_mask(mask: Mask) -> str:
     from PIL import Image
 
     data = io.BytesIO()
-    Image.fromarray(mask).save(data, "PNG")  # a bool array is a 1-bit picture
+    Image.fromarray(mask).save(data, "PNG")  # a bool array becomes a 1-bit image
     return base64.b64encode(data.getvalue()).decode("ascii")
 
 
 def unpack_mask(text: str) -> Mask:
-    """The mask of a text, bool `[H, W]`; raises `CaeavError` when it is none."""
+    """The mask of a text, bool `[H, W]`; raises `CaeavError` when the text is not a mask."""
     from PIL import Image
 
     if len(text) > MAX_TEXT:
         raise _refused(f"it has {len(text)} characters, allowed are {MAX_TEXT}")
     try:
         data = io.BytesIO(base64.b64decode(text, validate=True))
-        with Image.open(data, formats=["PNG"]) as picture:
-            if max(picture.size) > MAX_SIDE:
-                raise _refused(
-                    f"it is {picture.width} x {picture.height}, allowed are {MAX_SIDE} pixels a side"
-                )
-            if picture.mode != "1":
-                raise _refused(f"its pixels are of mode {picture.mode!r}, they must be 1-bit")
-            return np.array(picture, dtype=np.bool_)
+        with Image.open(data, formats=["PNG"]) as image:
+            if max(image.size) > MAX_SIDE:
+                raise _refused(f"it is {image.width} x {image.height}, allowed are {MAX_SIDE} pixels a side")
+            if image.mode != "1":
+                raise _refused(f"its pixels are of mode {image.mode!r}, they must be 1-bit")
+            return np.array(image, dtype=np.bool_)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _refused(str(error) or type(error).__name__) from error
 

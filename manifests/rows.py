@@ -1,7 +1,7 @@
-"""One manifest row: `Clip` to JSON value and back, with every field checked both ways.
+"""One manifest row: `Clip` to JSON value and back, every field checked both ways.
 
-What cannot be read back is not written either. A problem is told as place, value seen, value allowed.
-Files and their header are `jsonl.py`.
+What could not be read back is not written either. A problem names place, value seen and value allowed. `manifest.py`
+has the files and their header.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLIP_FIELDS = ("key", "media", "start_s", "seconds", "split", "events", "extra")
 EVENT_FIELDS = ("label", "start_s", "end_s")
 _EVENT_FIELDS = frozenset(EVENT_FIELDS)
 MODALITY = "modality"
-"""The one field a row may lack: rows written before events had it, and events of both modalities, do."""
+"""The only field that an event may lack: events of both modalities do, and rows older than the field."""
 
 _SEEN_CHARS = 120
 _STRICT = json.JSONEncoder(allow_nan=False)
@@ -30,18 +30,18 @@ _REBUILD = "build the manifest again (caeav manifest build), or mend the row"
 
 
 class ManifestError(CaeavError):
-    """A manifest that is torn, damaged or breaks a rule of its rows."""
+    """A manifest that is torn or damaged, or breaks a rule of its rows."""
 
 
 def refuse(where: str, name: str, seen: object, allowed: str) -> ManifestError:
-    """The error for a field: `where` is `file:line` or the clip, `allowed` completes 'it must be'."""
+    """The error for a field; `where` is `file:line` or the clip, `allowed` follows "it must be"."""
     text = repr(seen)
     shown = text if len(text) <= _SEEN_CHARS else f"{text[:_SEEN_CHARS]}..."
     return ManifestError(f"{where}: {name} is {shown}, it must be {allowed}", hint=_REBUILD)
 
 
 def fields_of(value: object, names: Collection[str], what: str, where: str) -> Mapping[str, Any]:
-    """`value` as a JSON object with exactly the fields `names`."""
+    """`value`, a JSON object with exactly the fields `names`; raises `ManifestError` for anything else."""
     if not isinstance(value, dict) or value.keys() != frozenset(names):
         seen = sorted(value) if isinstance(value, dict) else value
         raise refuse(where, what, seen, f"an object with the fields {', '.join(names)}")
@@ -49,14 +49,14 @@ def fields_of(value: object, names: Collection[str], what: str, where: str) -> M
 
 
 def text(value: object, name: str, where: str) -> str:
-    """`value` as a string."""
+    """`value`, a string; raises `ManifestError` for anything else."""
     if not isinstance(value, str):
         raise refuse(where, name, value, "a string")
     return value
 
 
 def number(value: object, name: str, where: str) -> float:
-    """`value` as a finite float; JSON true and false are no numbers."""
+    """`value` as a finite float; raises `ManifestError` for anything else, also for true and false."""
     if type(value) is float and math.isfinite(value):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -71,7 +71,7 @@ def number(value: object, name: str, where: str) -> float:
 
 
 def clip_to_row(clip: Clip) -> dict[str, Any]:
-    """The JSON object of a clip; numbers are always floats, so that equal clips give equal bytes."""
+    """The JSON object of a clip; all numbers are floats, so that equal clips give equal bytes."""
     return {
         "key": clip.key,
         "media": clip.media,
@@ -92,7 +92,7 @@ def clip_to_row(clip: Clip) -> dict[str, Any]:
 
 
 def clip_from_row(value: object, classes: Collection[str], where: str) -> Clip:
-    """The clip of a JSON object read at `where`; raises `ManifestError` for the first field that is wrong."""
+    """The clip of a JSON object read at `where`; raises `ManifestError` for the first wrong field."""
     row = fields_of(value, CLIP_FIELDS, "the row", where)
     if not isinstance(row["events"], list):
         raise refuse(where, "events", row["events"], "a list")
@@ -112,7 +112,9 @@ def clip_from_row(value: object, classes: Collection[str], where: str) -> Clip:
 
 
 def _event(value: object, where: str, number_: int) -> Event:
-    if isinstance(value, dict) and value.keys() == _EVENT_FIELDS:  # nearly all; a manifest may have millions
+    if (
+        isinstance(value, dict) and value.keys() == _EVENT_FIELDS
+    ):  # nearly all events, of which a manifest may have millions
         label, start_s, end_s = value["label"], value["start_s"], value["end_s"]
         if (
             type(label) is str
@@ -132,7 +134,7 @@ def _event(value: object, where: str, number_: int) -> Event:
 
 
 def check_clip(clip: Clip, classes: Collection[str], where: str) -> None:
-    """Raise `ManifestError` unless the clip keeps the rules of a row; empty `classes` allow any label."""
+    """Raise `ManifestError` unless the clip obeys the rules of a row; empty `classes` allow any label."""
     if not KEY_PATTERN.fullmatch(clip.key):
         raise refuse(where, "key", clip.key, "1 to 200 of the characters A-Z a-z 0-9 _ + -")
     if not is_inside(clip.media):
@@ -170,7 +172,7 @@ def is_inside(media: str) -> bool:
         return True
     path = PurePosixPath(media)
     try:
-        media.encode("utf-8")  # JSON can spell characters that no file name has
+        media.encode("utf-8")  # JSON can write characters that no file name can have
     except UnicodeEncodeError:
         return False
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in media

@@ -1,4 +1,4 @@
-"""What a model is told about its inputs before it is built, and what one batch holds.
+"""What a model is told about its inputs before it is built, and what a batch and a trunk's output hold.
 
 `B` clips, `T` segments, `L`/`M` visual/audio tokens a segment, `C`/`D` their channels, `W` caption tokens.
 """
@@ -12,13 +12,43 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store.record import Tap
+
+
+class AdapterError(CaeavError):
+    """Adapters asked for what the inputs do not offer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionSpec:
+    """Caption tokens of one modality: up to `tokens` of `channels` channels."""
+
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Shapes of everything a run's stores offer, taps from shallow to deep.
+
+    `other`: taps of neither modality, such as `motion.<name>`; a task may read them, adapters do not.
+    """
+
+    segments: int
+    visual: tuple[Tap, ...]
+    audio: tuple[Tap, ...]
+    visual_caption: CaptionSpec | None = None
+    audio_caption: CaptionSpec | None = None
+    other: tuple[Tap, ...] = ()
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run's network is built for: classes, length of a segment, the shapes of its inputs, and what else the
-    task learnt from the manifest (`facts`, JSON values)."""
+    """What a run's network is built for.
+
+    `segment_s`: length of a segment. `facts`: what else the task takes from the manifest (JSON values).
+    """
 
     dataset: str
     classes: tuple[str, ...]
@@ -27,7 +57,7 @@ class Inputs:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """The same as JSON values."""
         return asdict(self)
 
     @classmethod
@@ -53,83 +83,15 @@ class Inputs:
         )
 
 
-class ClipData(Protocol):
-    """What a `BatchTransform` may ask of the data that a batch was read from."""
-
-    clip_of: Sequence[int]
-    """The clip of each row."""
-
-    @property
-    def clips(self) -> Sequence[str]:
-        """The keys of the clips."""
-        ...
-
-    def clips_of(self, rows: Sequence[int]) -> list[int]:
-        """The clips of these rows, each once, in order."""
-        ...
-
-    def clip_arrays(self, clips: Sequence[int]) -> Mapping[str, Tensor]:
-        """Everything read of these clips, `[B, ...]` each."""
-        ...
-
-    def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
-        """Tokens of single segments of a tap."""
-        ...
-
-
-class BatchTransform(Protocol):
-    """Alters a batch just after it was read."""
-
-    def __call__(
-        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
-    ) -> TokenBatch:
-        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
-        ...
-
-
-class Epoch(NamedTuple):
-    """A pass of training over the data; what is drawn in it comes from these two and the row."""
-
-    seed: int
-    number: int
-
-
-NEGATIVE = "negative.visual"
-"""Extra input: tokens of other clips' pictures under the deepest visual tap read, for heads that compare."""
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionSpec:
-    """Caption tokens of one modality: up to `tokens` of `channels` channels."""
-
-    tokens: int
-    channels: int
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """Shapes of everything a run's stores offer, taps from shallow to deep.
-
-    `other`: taps of neither modality, such as `motion.<name>`; a task may read them, the adapters do not.
-    """
-
-    segments: int
-    visual: tuple[Tap, ...]
-    audio: tuple[Tap, ...]
-    visual_caption: CaptionSpec | None = None
-    audio_caption: CaptionSpec | None = None
-    other: tuple[Tap, ...] = ()
-
-
 @dataclass
 class TokenBatch:
-    """Tokens and captions of `B` clips, and the targets of samples of them, by default one a clip.
+    """Tokens and captions of `B` clips, and the targets of their samples, by default one a clip.
 
-    visual / audio: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token),
-    None when the run joins no caption store. `frames_ok` / `audio_ok`: bool `[B, T]`. `targets`: what the task
-    is to find; `extra`: what it is given besides (a question); taps of neither modality are there too.
-    `clip_of`: None, or where samples share clips, the place `[N]` of each sample's clip. `keys`, `targets` and `extra`
-    but for the taps then have the first axis `N`.
+    `visual`, `audio`: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token), None
+    when the run joins no caption store. `frames_ok`, `audio_ok`: bool `[B, T]`. `targets`: what the task predicts;
+    `extra`: its further inputs (a question), and taps of neither modality. `clip_of`: where several samples share a
+    clip, the place `[N]` of each sample's clip, else None; `keys`, `targets` and `extra` (except taps) then have the
+    first axis `N`.
     """
 
     keys: list[str]
@@ -148,42 +110,35 @@ class TokenBatch:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
         """Everything on `device`; tokens (not masks or targets) cast to `dtype` when given."""
 
-        def move(x: Tensor | None) -> Tensor | None:
-            if x is None:
-                return None
-            cast = dtype if dtype is not None and x.is_floating_point() else x.dtype
-            return x.to(device=device, dtype=cast, non_blocking=True)
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype if x.is_floating_point() else None, non_blocking=True)
 
-        def move_all(xs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: x for name, given in xs.items() if (x := move(given)) is not None}
+        def move_if_any(x: Tensor | None) -> Tensor | None:
+            return None if x is None else move(x)
 
         return replace(
             self,
-            visual=move_all(self.visual),
-            audio=move_all(self.audio),
+            visual={name: move(x) for name, x in self.visual.items()},
+            audio={name: move(x) for name, x in self.audio.items()},
             frames_ok=self.frames_ok.to(device),
             audio_ok=self.audio_ok.to(device),
-            visual_caption=move(self.visual_caption),
-            visual_caption_mask=None
-            if self.visual_caption_mask is None
-            else self.visual_caption_mask.to(device),
-            audio_caption=move(self.audio_caption),
-            audio_caption_mask=None
-            if self.audio_caption_mask is None
-            else self.audio_caption_mask.to(device),
+            visual_caption=move_if_any(self.visual_caption),
+            visual_caption_mask=move_if_any(self.visual_caption_mask),
+            audio_caption=move_if_any(self.audio_caption),
+            audio_caption_mask=move_if_any(self.audio_caption_mask),
             targets={name: x.to(device) for name, x in self.targets.items()},
-            extra=move_all(self.extra),
-            clip_of=move(self.clip_of),
+            extra={name: move(x) for name, x in self.extra.items()},
+            clip_of=move_if_any(self.clip_of),
         )
 
 
 @dataclass
 class TrunkOutput:
-    """What adapters hand to a head: visual `[B, T, L, C]`, audio `[B, T, M, D]`, and what they learnt on the way.
+    """What a trunk hands to the head: visual `[B, T, L, C]`, audio `[B, T, M, D]`, and what adapters found on the way.
 
-    `agreement`: `[B, T]` in 0..1, how well sound and picture agree (None without CASTE). `losses`: named scalars
-    to be weighted and added (load balance, ...). `aux`: tensors for objectives and reports. A trunk told to
-    `keep_stages` also leaves there `stage<i>.visual` `[B, T, L, C]` for each of its `visual_stages` and, with CASE,
+    `agreement`: `[B, T]` in 0..1, how well audio and visual agree (None without CASTE). `losses`: named scalars to be
+    weighted and added (load balance, ...). `aux`: tensors for objectives and reports. A trunk told to `keep_stages`
+    also leaves there `stage<i>.visual` `[B, T, L, C]` for each of its `visual_stages` and, with CASE,
     `unguided.visual`, the tokens as they were before it.
     """
 
@@ -192,3 +147,48 @@ class TrunkOutput:
     agreement: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Epoch(NamedTuple):
+    """A pass of training over the data; what is drawn in it comes from these two and the row."""
+
+    seed: int
+    number: int
+
+
+NEGATIVE = "negative.visual"
+"""Extra input: frame tokens of other clips, under the deepest visual tap read, for heads that compare pairs."""
+
+
+class ClipData(Protocol):
+    """What a `BatchTransform` may ask of the data that a batch was read from."""
+
+    clip_of: Sequence[int]
+    """The clip of each row, as its place in `clips`."""
+
+    @property
+    def clips(self) -> Sequence[str]:
+        """The keys of the clips."""
+        ...
+
+    def clips_of(self, rows: Sequence[int]) -> list[int]:
+        """The clips of these rows, each once, in the order of the rows."""
+        ...
+
+    def clip_arrays(self, clips: Sequence[int]) -> Mapping[str, Tensor]:
+        """Every array read from these clips, `[B, ...]` each."""
+        ...
+
+    def segments(self, tap: str, clips: Tensor, segments: Tensor) -> Tensor:
+        """Tokens of single segments: of `clips`, at `segments` (equal shapes `[...]`) -> `[..., L, C]`."""
+        ...
+
+
+class BatchTransform(Protocol):
+    """Alters a batch just after it was read."""
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """`rows` of `data` were read into `batch`; `epoch` is None when scoring. Must not draw from anything else."""
+        ...

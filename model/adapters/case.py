@@ -1,25 +1,13 @@
-"""CASE: captions of the picture and of the sound guide which tokens are strengthened (REFERENCE section 2.9).
+"""CASE: captions of both modalities guide which tokens are strengthened (REFERENCE sections 2.6 to 2.11).
 
-Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments; captions `[B, W, C]` and `[B, W, D]`,
-already as wide as their modality. A caption holds for the whole clip, so everything that concerns captions alone
-is computed for `B` rows and never repeated; captions given a segment at a time (`[BT, W, C]`) work too. In training
-the dropout of a clip's caption is thereby the same in all its segments (the reference draws it for each).
+Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments; captions `[B, W, C]` with masks `[B,
+W]`, True at real tokens. Captions pass one mapper and an adapter to their modality's width (`CaptionGuidance`); then
+CASE relates each modality to its caption and the modalities to each other (`Case`), so it needs both captions. CASE
+is not an identity at the start.
 
-CASE is no identity at the start. With a `width` below the inputs' own, all units work on tokens mapped down to it,
-captions have that width, and what is injected is mapped up again.
-
-The attention and feed-forward units CASE and the caption mapper are made of (REFERENCE sections 2.6, 2.10).
-
-Post-norm transformer units with separate query, key and value maps. `N` rows, `Q` query and `S` source tokens.
-
-Captions on their way into CASE: one mapper, then an adapter to each modality's width (REFERENCE 2.10, 2.11).
-
-Caption tokens `[B, W, C]`, one caption a clip; nothing is repeated over the segments here.
-
-Captions applied: mapper, adapters to each modality's width, then CASE on the last stage (REFERENCE section 3).
-
-Captions come as `[B, W, C]` with masks `[B, W]`, one a clip. Both must be there: CASE relates each modality to its
-own caption and the modalities to each other.
+A caption holds for the whole clip, so everything that concerns captions alone is computed for `B` rows and never
+repeated; captions given a segment at a time (`[BT, W, C]`) work too. In training the dropout of a clip's caption is
+therefore the same in all its segments (the reference draws it for each).
 """
 
 from __future__ import annotations
@@ -30,11 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import InputSpec, TokenBatch
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch
 from caeav.model.adapters.caste import UNIT_EPS
 from caeav.model.adapters.config import CaseConfig
-from caeav.model.adapters.kernels import cpu_units as leanunits
 from caeav.model.adapters.layers import (
     TemporalConv,
     TokenSelector,
@@ -43,9 +29,11 @@ from caeav.model.adapters.layers import (
     split_heads,
 )
 
+NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
+
 
 class SplitAttention(nn.Module):
-    """Multi-head attention with four separate `C x C` maps; `key.bias` never has an effect."""
+    """Multi-head attention with four separate `C x C` maps (2.6); `key.bias` never has an effect."""
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -58,7 +46,7 @@ class SplitAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
-        """`[N, Q, C]` attends `[N, S, C]`; `source_mask` `[N, S]` is True at tokens that may be attended."""
+        """`query` `[N, Q, C]` attends `source` `[N, S, C]`; `source_mask` `[N, S]` is True where it may."""
         mixed = F.scaled_dot_product_attention(
             split_heads(self.query(query), self.heads),
             split_heads(self.key(source), self.heads),
@@ -70,7 +58,7 @@ class SplitAttention(nn.Module):
 
 
 class AttentionUnit(nn.Module):
-    """`LN(query + dropout(attention(query, source)))`, CASE's unit; the mapper differs in its dropout only."""
+    """`LN(query + dropout(attention(query, source)))`: CASE's post-norm attention unit (2.6)."""
 
     def __init__(
         self, channels: int, heads: int = 8, *, weight_dropout: float = 0.1, dropout: float = 0.2
@@ -82,23 +70,11 @@ class AttentionUnit(nn.Module):
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`[N, Q, C]`, `[N, S, C]`, mask `[N, S]` -> `[N, Q, C]`."""
-        if leanunits.pays(query):
-            attn = self.attn
-            return leanunits.attention(
-                query,
-                source,
-                (attn.query, attn.key, attn.value, attn.out),
-                self.norm,
-                mask=source_mask,
-                heads=attn.heads,
-                weight_dropout=attn.dropout if self.training else 0.0,
-                dropout=self.dropout.p if self.training else 0.0,
-            )
         return self.norm(query + self.dropout(self.attn(query, source, source_mask)))  # type: ignore[no-any-return]
 
 
 class FeedForwardUnit(nn.Module):
-    """`LN(x + dropout(fc_out(dropout(relu(fc_in(x))))))`, hidden width `2C`."""
+    """`LN(x + dropout(fc_out(dropout(relu(fc_in(x))))))`, hidden width `2C` (2.6)."""
 
     def __init__(self, channels: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -109,15 +85,12 @@ class FeedForwardUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, S, C]` -> `[N, S, C]`."""
-        if leanunits.pays(x):
-            rate = self.dropout.p if self.training else 0.0
-            return leanunits.feed_forward(x, self.fc_in, self.fc_out, self.norm, dropout=rate)
         hidden = self.dropout(F.relu(self.fc_in(x)))
         return self.norm(x + self.dropout(self.fc_out(hidden)))  # type: ignore[no-any-return]
 
 
 class CaptionMapper(AttentionUnit):
-    """Self attention over a caption's tokens, `LN(x + dropout(attention(x)))`, 0.2 dropout at both places."""
+    """Self attention over a caption's tokens: an attention unit with dropout 0.2 at both places (2.10)."""
 
     def __init__(self, channels: int, heads: int = 8, *, dropout: float = 0.2) -> None:
         super().__init__(channels, heads, weight_dropout=dropout, dropout=dropout)
@@ -125,12 +98,15 @@ class CaptionMapper(AttentionUnit):
     def forward(
         self, query: Tensor, source: Tensor | None = None, source_mask: Tensor | None = None
     ) -> Tensor:
-        """`[B, W, C]` -> `[B, W, C]`; `source_mask` `[B, W]` is True at real tokens (None: attend padding too)."""
+        """`[B, W, C]` -> `[B, W, C]`; `source_mask` `[B, W]` is True at real tokens; None attends padding too."""
         return super().forward(query, query if source is None else source, source_mask)
 
 
 class CaptionAdapter(nn.Module):
-    """`up(gelu(down(x)))`, no residual; `up` starts at 0, so captions enter CASE as zeros at first."""
+    """From a caption's width to its modality's: `up(gelu(down(x)))`, no residual (2.11).
+
+    `up` starts at 0, so captions enter CASE as zeros at first.
+    """
 
     def __init__(self, channels: int, bottleneck: int, out_channels: int) -> None:
         super().__init__()
@@ -155,7 +131,7 @@ def usable_mask(mask: Tensor) -> Tensor:
 class CaseOutput:
     """Refined tokens, refined captions, and what the auxiliary objectives need.
 
-    `proj_visual`, `proj_audio`: `[BT, P]`; `proj_visual_caption`, `proj_audio_caption`: one row a caption row.
+    `proj_visual`, `proj_audio`: `[BT, P]`; `proj_visual_caption`, `proj_audio_caption`: `[B, P]`, a row per caption.
     `prob_visual` `[BT, L]`, `prob_audio` `[BT, M]`: the selector's probabilities, None in eval mode.
     `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption.
     """
@@ -176,7 +152,7 @@ class CaseOutput:
 
 
 class Projection(nn.Module):
-    """LayerNorm, then a linear map into the space the objectives compare in."""
+    """LayerNorm, then a linear map into the space in which the objectives compare."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -189,7 +165,7 @@ class Projection(nn.Module):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the tokens a mask `[N, W]` allows: `[N, W, C]` -> `[N, C]`."""
+    """Mean over the tokens where `mask` `[N, W]` is True: `[N, W, C]` -> `[N, C]`."""
     if mask is None:
         return tokens.mean(dim=1)
     weights = mask.to(tokens.dtype)
@@ -197,12 +173,13 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Case(nn.Module):
-    """Self attention, caption attention, cross attention, feed-forward, time; then caption-gated injection.
+    """Self attention, caption attention, cross attention, feed-forward, time; then caption-gated injection (2.9).
 
-    selective_injection: only the top-k tokens receive what was refined, with the gate as their weight; the reference
-    gives `1 - gate` of it to every token and `gate / k` more to the selected. gate_gradient: let the objective reach
-    the gate, and through it what captions say; the reference cuts it off. `widths`: those the units work at and
-    captions must have, visual and audio.
+    selective_injection: only the top-k tokens receive what was refined, weighted by the gate; the reference gives
+    `1 - gate` of it to every token and `gate / k` more to the selected. gate_gradient: gradients flow through the gate
+    to the captions; the reference cuts them off. width: the units work on tokens mapped down to this width and what is
+    injected is mapped up again; 0 keeps the tokens' own. `widths`: what comes of that, visual and audio; captions must
+    have these.
     """
 
     def __init__(
@@ -263,12 +240,12 @@ class Case(nn.Module):
         """Refine both modalities.
 
         Masks: `[rows of the caption, W]`, True at real caption tokens; None attends padding as the reference does.
-        Noise: Exp(1) draws `[BT, L]`, `[BT, M]` for the selector in training, drawn here when absent.
+        Noise: draws `[BT, L]`, `[BT, M]` from Exp(1) for the selector in training; None draws them here.
         """
         visual_mask = None if visual_mask is None else usable_mask(visual_mask)
         audio_mask = None if audio_mask is None else usable_mask(audio_mask)
-        v2, vc1 = self._read_caption("visual", visual, visual_caption, visual_mask)
-        a2, ac1 = self._read_caption("audio", audio, audio_caption, audio_mask)
+        v2, vc1 = self._attend_caption("visual", visual, visual_caption, visual_mask)
+        a2, ac1 = self._attend_caption("audio", audio, audio_caption, audio_mask)
         v4 = self._cross("visual", v2, self.audio_to_visual(a2), segments)
         a4 = self._cross("audio", a2, self.visual_to_audio(v2), segments)
         vc2 = self.get_submodule("ffn_visual_caption")(vc1)
@@ -292,16 +269,16 @@ class Case(nn.Module):
             contrastive_temperature=self.contrastive_temperature,
         )
 
-    def _read_caption(
+    def _attend_caption(
         self, name: str, tokens: Tensor, caption: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         tokens = self._through(f"reduce_{name}", tokens)
         own = self.get_submodule(f"self_attn_{name}")(tokens, tokens)  # [BT, L, C]
-        read = self.get_submodule(f"self_attn_{name}_caption")(caption, caption, mask)  # [B, W, C]
+        words = self.get_submodule(f"self_attn_{name}_caption")(caption, caption, mask)  # [B, W, C]
         # All segments of a clip query its one caption together: keys and values are never repeated.
         together = own.reshape(caption.shape[0], -1, own.shape[-1])  # [B, T * L, C]
-        attended = self.get_submodule(f"caption_attn_{name}")(together, read, mask)
-        return attended.view_as(own), read
+        attended = self.get_submodule(f"caption_attn_{name}")(together, words, mask)
+        return attended.view_as(own), words
 
     def _cross(self, name: str, query: Tensor, source: Tensor, segments: int) -> Tensor:
         crossed = self.get_submodule(f"cross_attn_{name}")(query, source)
@@ -314,10 +291,9 @@ class Case(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gate_gradient):
             own = F.normalize(refined.mean(dim=1), dim=-1, eps=UNIT_EPS)
-            said = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
-            fit = torch.sigmoid(
-                (own.view(said.shape[0], -1, own.shape[-1]) * said.unsqueeze(1)).sum(-1).flatten()
-            )
+            caption = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
+            by_clip = own.view(caption.shape[0], -1, own.shape[-1])  # [B, T, C]
+            fit = torch.sigmoid((by_clip * caption.unsqueeze(1)).sum(-1).flatten())  # [BT]
         mask, probabilities = self.selector(refined, noise)
         gate = fit[:, None, None]
         weights = gate * mask if self.selective_injection else gate * mask + (1 - gate)
@@ -325,44 +301,35 @@ class Case(nn.Module):
         return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit
 
     def _through(self, name: str, x: Tensor) -> Tensor:
-        """The map to or from the width the units work at, where there is one."""
+        """`x` through the map to or from the units' width, where there is one."""
         return self.get_submodule(name)(x) if hasattr(self, name) else x
 
 
-NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
-
-
-def _require(caption: Tensor | None, modality: str) -> Tensor:
-    if caption is None:
-        raise AdapterError(f"CASE needs a {modality} caption, this batch has none", hint=NO_CAPTIONS_HINT)
-    return caption
-
-
 class CaptionGuidance(nn.Module):
-    """`mapper` is one module for both captions, as in the reference, unless their widths differ.
+    """Captions applied: mapper, adapters to each modality's width, then CASE (REFERENCE section 3).
 
-    With a `width` narrower than a caption, captions are mapped down to it in front of the mapper.
+    `mapper` is one module for both captions, as in the reference, unless their widths differ. With a `width` narrower
+    than a caption, captions are mapped down to it before the mapper.
     """
 
     def __init__(self, spec: InputSpec, config: CaseConfig) -> None:
         super().__init__()
         if spec.visual_caption is None or spec.audio_caption is None:
-            absent = [n for n in ("visual_caption", "audio_caption") if getattr(spec, n) is None]
-            raise AdapterError(f"CASE needs both captions, the inputs lack {absent}", hint=NO_CAPTIONS_HINT)
-        seen, heard = spec.visual_caption.channels, spec.audio_caption.channels
-        visual, audio = spec.visual[-1].channels, spec.audio[-1].channels
+            missing = [n for n in ("visual_caption", "audio_caption") if getattr(spec, n) is None]
+            raise AdapterError(f"CASE needs both captions, the inputs lack {missing}", hint=NO_CAPTIONS_HINT)
+        visual, audio = spec.visual_caption.channels, spec.audio_caption.channels
         self.mask_padding = config.mask_padding
-        same = seen == heard
+        same = visual == audio
         self.reduce = self.audio_reduce = None
-        if config.width and config.width < max(seen, heard):
-            self.reduce = nn.Linear(seen, config.width)
-            self.audio_reduce = None if same else nn.Linear(heard, config.width)
-            seen = heard = config.width
-        self.mapper = CaptionMapper(seen, config.heads)
-        self.audio_mapper = None if same else CaptionMapper(heard, config.heads)
+        if config.width and config.width < max(visual, audio):
+            self.reduce = nn.Linear(visual, config.width)
+            self.audio_reduce = None if same else nn.Linear(audio, config.width)
+            visual = audio = config.width
+        self.mapper = CaptionMapper(visual, config.heads)
+        self.audio_mapper = None if same else CaptionMapper(audio, config.heads)
         self.case = Case(
-            visual,
-            audio,
+            spec.visual[-1].channels,
+            spec.audio[-1].channels,
             proj_dim=config.proj_dim,
             heads=config.heads,
             topk_ratio=config.topk_ratio,
@@ -372,23 +339,24 @@ class CaptionGuidance(nn.Module):
             selective_injection=config.selective_injection,
             gate_gradient=config.gate_gradient,
         )
-        self.visual_adapter = CaptionAdapter(seen, config.caption_bottleneck, self.case.widths[0])
-        self.audio_adapter = CaptionAdapter(heard, config.caption_bottleneck, self.case.widths[1])
+        self.visual_adapter = CaptionAdapter(visual, config.caption_bottleneck, self.case.widths[0])
+        self.audio_adapter = CaptionAdapter(audio, config.caption_bottleneck, self.case.widths[1])
 
     def forward(self, visual: Tensor, audio: Tensor, batch: TokenBatch, segments: int) -> CaseOutput:
         """`[BT, L, C]`, `[BT, M, D]` and the batch's captions -> `CaseOutput`."""
-        seen, heard = _require(batch.visual_caption, "visual"), _require(batch.audio_caption, "audio")
+        visual_caption = _require(batch.visual_caption, "visual")
+        audio_caption = _require(batch.audio_caption, "audio")
         visual_mask = self._mask(batch.visual_caption_mask)
         audio_mask = self._mask(batch.audio_caption_mask)
         audio_mapper = self.mapper if self.audio_mapper is None else self.audio_mapper
         if self.reduce is not None:
-            seen = self.reduce(seen)
-            heard = (self.reduce if self.audio_reduce is None else self.audio_reduce)(heard)
+            visual_caption = self.reduce(visual_caption)
+            audio_caption = (self.reduce if self.audio_reduce is None else self.audio_reduce)(audio_caption)
         return self.case(  # type: ignore[no-any-return]
             visual,
             audio,
-            self.visual_adapter(self.mapper(seen, source_mask=visual_mask)),
-            self.audio_adapter(audio_mapper(heard, source_mask=audio_mask)),
+            self.visual_adapter(self.mapper(visual_caption, source_mask=visual_mask)),
+            self.audio_adapter(audio_mapper(audio_caption, source_mask=audio_mask)),
             segments,
             visual_mask=visual_mask,
             audio_mask=audio_mask,
@@ -396,3 +364,9 @@ class CaptionGuidance(nn.Module):
 
     def _mask(self, mask: Tensor | None) -> Tensor | None:
         return usable_mask(mask) if self.mask_padding and mask is not None else None
+
+
+def _require(caption: Tensor | None, modality: str) -> Tensor:
+    if caption is None:
+        raise AdapterError(f"CASE needs a {modality} caption, this batch has none", hint=NO_CAPTIONS_HINT)
+    return caption

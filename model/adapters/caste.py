@@ -1,19 +1,12 @@
-"""CASTE: enrich the most energetic tokens from space where sound and picture agree, else from time.
+"""CASTE: enrich the most energetic tokens from space where audio and visual agree, else from time.
 
-REFERENCE section 2.5. Returns a residual that is not yet added. Own tokens `[BT, L, C]`, the other modality's
-`[BT, M, D]`, clip by clip in `T` segments; `k` selected tokens a segment. Train and eval are the same.
+REFERENCE sections 2.1 to 2.5.
 
-The mask depends only on the input, so everything behind it (value, out and pointwise maps, both norms) is
-computed for the `k` selected tokens alone; the numbers are the reference's up to rounding.
+Own tokens `[BT, L, C]`, the other modality's `[BT, M, D]`, clip by clip in `T` segments; `k` selected tokens a segment.
+Train and eval are the same. `Caste` returns a residual that is not yet added.
 
-The agreement gate: how well sound and picture of one segment fit together (REFERENCE section 2.1).
-
-Rows `BT` = clips x segments; own tokens `[BT, L, C]`, the other modality's `[BT, M, D]`.
-
-Enrichment from within one segment: separable attention at linear cost (REFERENCE section 2.2).
-
-One softmax over the tokens of a segment pools them into a context vector; the vector scales every token's value.
-Tokens `[BT, L, C]`.
+The mask depends only on the input, so everything behind it (value, out and pointwise maps, both norms) is computed for
+the `k` selected tokens alone; the numbers are the reference's up to rounding.
 """
 
 from __future__ import annotations
@@ -24,21 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.kernels.reads import read_tokens, scatter_rows
+from caeav.model.adapters.config import TemporalMode
+from caeav.model.adapters.kernels.pooling import pool_and_select
 from caeav.model.adapters.layers import (
-    TemporalEnrichment,
-    TemporalMode,
+    DepthwiseOverTime,
+    clip_view,
     last_map,
     make_linear,
-    shift_over_time,
     top_tokens,
 )
 
+INIT_STD = 0.001
 UNIT_EPS = 1e-12
 
 
 class AgreementGate(nn.Module):
-    """Two weights a segment that add up to 1: trust space (they agree) or time (they do not).
+    """How well audio and visual of a segment agree, as two weights that add up to 1: of space and of time (2.1).
 
     Both token means are projected to `width`; a small MLP on `[p, q, p-q, p*q]` plus their cosine with
     opposite signs gives the logits. The gradient flows through the cosine as well.
@@ -56,7 +50,7 @@ class AgreementGate(nn.Module):
         return self.weigh(own.mean(dim=1), other.mean(dim=1))
 
     def weigh(self, own_mean: Tensor, other_mean: Tensor) -> Tensor:
-        """The same from token means `[BT, C]`, `[BT, D]`."""
+        """The same weights from token means `[BT, C]`, `[BT, D]`."""
         p, q = self.self_proj(own_mean), self.other_proj(other_mean)  # [BT, width]
         cosine = (F.normalize(p, dim=-1, eps=UNIT_EPS) * F.normalize(q, dim=-1, eps=UNIT_EPS)).sum(-1)
         hidden = F.relu(self.mlp_in(torch.cat([p, q, p - q, p * q], dim=-1)))
@@ -64,15 +58,13 @@ class AgreementGate(nn.Module):
         return torch.softmax(logits, dim=-1)
 
 
-INIT_STD = 0.001
-
-
 class SeparableAttention(nn.Module):
-    """`out(value(x) * key(sum_l a_l x_l))` with `a = softmax_l score(x)`.
+    """`out(value(x) * key(sum_l a_l x_l))` with `a = softmax_l score(x)`: attention at linear cost (2.2).
 
-    The weights `a` add up to 1, so the key map of the pooled tokens equals the pooled key map: it is computed for
-    one vector a segment. All weights start N(0, 0.001^2), biases 0; `score.bias` never has an effect. `map_rank`
-    above 0 gives the three maps that rank.
+    The softmax over a segment's tokens pools them into one vector, which scales every token's value. The weights `a`
+    add up to 1, so the key map of the pooled tokens equals the pooled key map: it is computed once a segment. All
+    weights start N(0, 0.001^2), biases 0; `score.bias` never has an effect. `map_rank` above 0 gives the three maps
+    that rank.
     """
 
     def __init__(self, channels: int, map_rank: int = 0) -> None:
@@ -91,12 +83,12 @@ class SeparableAttention(nn.Module):
         return self.spread(x, torch.bmm(weights.transpose(1, 2), x)[:, 0])
 
     def spread(self, tokens: Tensor, pooled: Tensor) -> Tensor:
-        """Some tokens `[BT, k, C]` of segments whose attention-pooled vector is `pooled` `[BT, C]`."""
+        """The output for tokens `[BT, k, C]` of segments whose attention-pooled vector is `pooled` `[BT, C]`."""
         return self.out(self.value(tokens) * self.key(pooled).unsqueeze(1))  # type: ignore[no-any-return]
 
 
 class SpatialEnrichment(nn.Module):
-    """`x + gamma * norm(attn(x))`; `gamma` starts at 0 in the reference."""
+    """`x + gamma * norm(attn(x))`; `gamma` starts at 0 in the reference (2.2)."""
 
     def __init__(self, channels: int, gate_init: float = 0.0, map_rank: int = 0) -> None:
         super().__init__()
@@ -109,8 +101,51 @@ class SpatialEnrichment(nn.Module):
         return x + self.gamma * self.norm(self.attn(x))  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
+def shift_over_time(x: Tensor, segments: int) -> Tensor:
+    """Channels `[0, f)` from the segment before, `[f, 2f)` from the one after, `f = max(1, C // 8)`; no gradient."""
+    fold = max(1, x.shape[-1] // 8)
+    shifted = x.clone()
+    clips, out = clip_view(x, segments), clip_view(shifted, segments)
+    out[:, 1:, :, :fold] = clips[:, :-1, :, :fold]
+    out[:, 0, :, :fold] = 0
+    out[:, :-1, :, fold : 2 * fold] = clips[:, 1:, :, fold : 2 * fold]
+    out[:, -1, :, fold : 2 * fold] = 0
+    return shifted
+
+
+class TemporalEnrichment(nn.Module):
+    """`x + gamma * norm(h)` with `h` mixed over time (2.3).
+
+    Modes: `dwconv` convolves; `tsm` shifts an eighth of the channels each way; `tsm+dw` convolves the shifted
+    tokens. The shift passes no gradient to `x`, as in the reference.
+    """
+
+    def __init__(
+        self, channels: int, mode: TemporalMode = "dwconv", gate_init: float = 0.0, map_rank: int = 0
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        if mode != "tsm":
+            self.depthwise = DepthwiseOverTime(channels)
+            self.pointwise = make_linear(channels, channels, map_rank)
+        self.norm = nn.LayerNorm(channels)
+        self.gamma = nn.Parameter(torch.full((1,), gate_init))
+
+    def forward(self, x: Tensor, segments: int) -> Tensor:
+        """`[BT, L, C]` -> `[BT, L, C]`, every token (CASTE computes only the selected ones)."""
+        mixed = x if self.mode == "dwconv" else shift_over_time(x, segments)
+        if self.mode != "tsm":
+            mixed = self.depthwise(mixed, segments)
+        return x + self.gamma * self.increment(mixed)
+
+    def increment(self, mixed: Tensor) -> Tensor:
+        """`norm(pointwise(mixed))` of tokens already mixed over time: what `gamma` scales."""
+        return self.norm(mixed if self.mode == "tsm" else self.pointwise(mixed))  # type: ignore[no-any-return]
+
+
 class CasteOutput(NamedTuple):
-    """`residual` `[BT, L, C]`; `weights` `[BT, 2]`: trust in space (agreement) and in time."""
+    """`residual` `[BT, L, C]`; `weights` `[BT, 2]` of space (the agreement) and of time."""
 
     residual: Tensor
     weights: Tensor
@@ -149,18 +184,26 @@ class Caste(nn.Module):
         score = self.spatial.attn.score.weight[0]
         if self.temporal.mode == "dwconv":
             conv = self.temporal.depthwise
-            mean, pooled, rows, mixed = read_tokens(own, score, conv.weight, conv.bias, index, segments)
+            mean, pooled, rows, mixed = pool_and_select(own, score, conv.weight, conv.bias, index, segments)
         else:
-            # The shifted tokens are constants: what is read from `own` needs no convolution.
-            nothing = own.new_zeros(own.shape[-1], 3)
-            mean, pooled, rows, _ = read_tokens(own, score, nothing, nothing[:, 0], index, segments)
+            # The shifted tokens are constants: nothing is convolved over time here.
+            zeros = own.new_zeros(own.shape[-1], 3)
+            mean, pooled, rows, _ = pool_and_select(own, score, zeros, zeros[:, 0], index, segments)
             mixed = shift_over_time(own, segments)
             if self.temporal.mode == "tsm+dw":
                 mixed = self.temporal.depthwise(mixed, segments)
             mixed = mixed.gather(1, index.unsqueeze(-1).expand_as(rows))
         weights = self.gate.weigh(mean, other.mean(dim=1))
-        trust = weights * torch.cat([self.spatial.gamma, self.temporal.gamma])  # [BT, 2]
-        space, time = trust[:, :1, None], trust[:, 1:, None]
+        gates = weights * torch.cat([self.spatial.gamma, self.temporal.gamma])  # [BT, 2]
+        space, time = gates[:, :1, None], gates[:, 1:, None]
         within = self.spatial.norm(self.spatial.attn.spread(rows, pooled))
         enriched = rows + space * within + time * self.temporal.increment(mixed)
-        return CasteOutput(scatter_rows(self.gamma * enriched, index, own.shape[1]), weights)
+        return CasteOutput(scatter_tokens(self.gamma * enriched, index, own.shape[1]), weights)
+
+
+def scatter_tokens(values: Tensor, index: Tensor, tokens: int) -> Tensor:
+    """Tokens `[BT, L, C]` that are `values` `[BT, k, C]` at `index` `[BT, k]` and 0 elsewhere."""
+    rows, _, channels = values.shape
+    start = torch.arange(rows, device=index.device).unsqueeze(1) * tokens
+    full = values.new_zeros(rows * tokens, channels)
+    return full.index_copy(0, (index + start).flatten(), values.flatten(0, 1)).view(rows, tokens, channels)

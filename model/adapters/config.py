@@ -1,14 +1,10 @@
 """Settings of the adapters, validated as one. Every part can be switched off by `enabled: false`.
 
-Defaults follow the reference's AVE settings; where they do not, the text says so. `variant` and `preset` are bundles
-of other defaults (`variants.py`): a setting that is given holds, whatever they say.
-
-Named bundles of adapter settings: `variant` (what is computed) and `preset` (how large it is).
-
-A bundle only sets defaults. Any single setting can be given beside it, which is how each fix is ablated:
-`--set model.adapters.variant=revised --set model.adapters.case.gate_gradient=false`. What the published method does
-at each place, what the revision does and why is told in docs/VARIANTS.md. A new setting of a bundle belongs in every
-bundle of its kind.
+Defaults follow the reference's AVE settings; where they do not, the text says so. `variant` (what is computed) and
+`preset` (how large it is) are bundles of defaults, `FIXES` and `SIZES` below. Any single setting can be given beside
+them and then holds, which is how each fix is ablated:
+`--set model.adapters.variant=revised --set model.adapters.case.gate_gradient=false`. docs/VARIANTS.md tells what the
+published method does at each place, what the revision does, and why.
 """
 
 from __future__ import annotations
@@ -18,9 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from caeav.model.adapters.layers import TemporalMode
-from caeav.model.adapters.moe import UniAttention
-
+TemporalMode = Literal["dwconv", "tsm", "tsm+dw"]
+UniAttention = Literal["none", "gated", "frame", "latent"]
 Variant = Literal["reference", "revised"]
 Preset = Literal["reference", "lite"]
 
@@ -33,7 +28,7 @@ FIXES: dict[str, tuple[Any, Any]] = {
     "avmoe.uniform_target": (False, True),
     "gate_init": (0.0, 0.1),
 }
-"""Setting -> its value in the reference, its value in the revision."""
+"""Setting -> its value in the variant `reference`, its value in `revised`."""
 
 SIZES: dict[str, tuple[Any, Any]] = {
     "caste.map_rank": (0, 48),
@@ -45,15 +40,15 @@ SIZES: dict[str, tuple[Any, Any]] = {
     "case.width": (0, 192),
     "case.proj_dim": (512, 256),
 }
-"""Setting -> its value in the reference, its value in `lite`."""
+"""Setting -> its value in the preset `reference`, its value in `lite`."""
 
 
-def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, `above` winning wherever both say something."""
-    merged = dict(below)
-    for name, value in above.items():
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings of both; where both have a value, that of `over` holds."""
+    merged = dict(base)
+    for name, value in over.items():
         old = merged.get(name)
-        merged[name] = lay_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[name] = deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -61,7 +56,7 @@ def _bundle(settings: Mapping[str, tuple[Any, Any]], which: int) -> dict[str, An
     bundle: dict[str, Any] = {}
     for path, values in settings.items():
         part, _, name = path.rpartition(".")
-        bundle = lay_over(bundle, {part: {name: values[which]}} if part else {name: values[which]})
+        bundle = deep_merge(bundle, {part: {name: values[which]}} if part else {name: values[which]})
     return bundle
 
 
@@ -69,38 +64,40 @@ VARIANTS: dict[str, dict[str, Any]] = {"reference": _bundle(FIXES, 0), "revised"
 PRESETS: dict[str, dict[str, Any]] = {"reference": _bundle(SIZES, 0), "lite": _bundle(SIZES, 1)}
 
 
-class _Settings(BaseModel):
+class StrictConfig(BaseModel):
+    """Refuses unknown keys, infinity and NaN; its values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Rank = Annotated[int, Field(ge=0)]
 
 
-class CasteConfig(_Settings):
-    """CASTE, one pair (visual, audio) a stage.
+class CasteConfig(StrictConfig):
+    """CASTE, one for each modality in every stage.
 
-    topk_ratio: share of the tokens that is enriched. gate_dim: width of the agreement gate. map_rank: rank of its
-    four `C x C` maps, 0 for full ones.
+    topk_ratio: share of the tokens that are enriched. gate_dim: width of the agreement gate. temporal: how tokens mix
+    over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for full ones.
     """
 
     enabled: bool = True
-    topk_ratio: Share = 0.3
+    topk_ratio: Ratio = 0.3
     gate_dim: Annotated[int, Field(ge=2)] = 128
     temporal: TemporalMode = "dwconv"
     map_rank: Rank = 0
 
 
-class MoeConfig(_Settings):
+class MoeConfig(StrictConfig):
     """AVMoE, two pairs (p1, p2) in every stage that is not skipped.
 
     reduction: the bottleneck's width is channels // reduction, in whole groups. num_skip: every num_skip-th stage
     goes without AVMoE; 1 (our default) skips none, the reference's AVE setting is 2. router_noise: noise on the
     router's logits in training (AVS: 0.01). token_rank, channel_rank: ranks of the maps that bring the other
     modality to this one's tokens and channels, 0 for full ones. router_width: hidden width of the router.
-    scaled_attention, nonlinear_uni, uniform_target: see `variants.py`.
+    scaled_attention, nonlinear_uni, uniform_target: see docs/VARIANTS.md.
     """
 
     enabled: bool = True
@@ -133,19 +130,19 @@ class MoeConfig(_Settings):
         return self.num_skip > 1 and (stage + 1) % self.num_skip == 0
 
 
-class CaseConfig(_Settings):
-    """CASE with caption mapper and adapters, behind the last stage; needs captions of both modalities.
+class CaseConfig(StrictConfig):
+    """CASE with caption mapper and caption adapters, after the last stage; needs captions of both modalities.
 
-    proj_dim: width of the space in which captions and modalities are compared. heads: of the mapper, too.
-    caption_bottleneck: inner width of the maps from caption to modality. weight_dropout: on attention weights.
-    width: everything inside works at most this wide, between a map down and a map up; 0 for the inputs' own widths.
-    mask_padding, selective_injection, gate_gradient: see `variants.py`.
+    proj_dim: width of the space in which captions and modalities are compared. heads: of CASE's attentions and of the
+    mapper. caption_bottleneck: inner width of the caption adapters. weight_dropout: on attention weights. width: the
+    largest width inside, between a map down and a map up; 0 for the inputs' own widths. mask_padding,
+    selective_injection, gate_gradient: see docs/VARIANTS.md.
     """
 
     enabled: bool = True
     proj_dim: Count = 512
     heads: Count = 8
-    topk_ratio: Share = 0.3
+    topk_ratio: Ratio = 0.3
     caption_bottleneck: Count = 48
     weight_dropout: Rate = 0.1
     dropout: Rate = 0.2
@@ -155,14 +152,14 @@ class CaseConfig(_Settings):
     gate_gradient: bool = False
 
 
-class LadderConfig(_Settings):
-    """The ladder's own maps. rank: of the patch merge that carries a stage's change to the next."""
+class LadderConfig(StrictConfig):
+    """The ladder's own maps. rank: of the map that carries a stage's change to the next (`LowRankMerge`)."""
 
     rank: Count = 32
 
 
-class InjectConfig(_Settings):
-    """Adapters inside the live backbones; both switches exist to reproduce the reference.
+class InjectConfig(StrictConfig):
+    """Adapters inside the live backbones. Both switches reproduce the reference.
 
     frozen_train_mode: run the frozen backbones in training mode while training, so that their stochastic depth,
     spectrogram augmentation and batch statistics act. discard_frozen_audio: the reference's AVVP code drops what a
@@ -173,17 +170,16 @@ class InjectConfig(_Settings):
     discard_frozen_audio: bool = False
 
 
-class AdapterConfig(_Settings):
+class AdapterConfig(StrictConfig):
     """All adapters of one model.
 
-    variant: the published method as it is (`reference`) or with what hurts in it put right (`revised`). preset: the
-    published sizes, or `lite` ones for large backbones. Both set defaults of single settings, listed in
-    `variants.py`; the resolved configuration names every one of them. placement: beside cached taps (`ladder`) or
-    inside the live backbones (`inject`). inject_from: the first stage with adapters; the stages before it are the
-    frozen backbone's and are replayed from its cached taps.
-    gate_init: start of the inner gates (CASTE's two enrichment gammas, the experts' attention gates). The outer
-    gates start at 0 whatever it is, so that nothing changes at first; with inner gates at 0 too (the reference)
-    an enrichment learns only after its outer gate has opened.
+    variant: the published method as it is (`reference`) or with its defects fixed (`revised`). preset: the published
+    sizes, or `lite` ones for large backbones. Both set defaults of single settings (`FIXES`, `SIZES`); the resolved
+    configuration names every one of them. placement: beside cached taps (`ladder`) or inside the live backbones
+    (`inject`). inject_from: the first stage with adapters; the stages before it are the frozen backbone's and are
+    replayed from its cached taps. gate_init: start of the inner gates (CASTE's two enrichment gammas, the experts'
+    attention gates). The outer gates always start at 0, so that nothing changes at first; with inner gates at 0 too
+    (the reference) an enrichment learns only after its outer gate has opened.
     """
 
     variant: Variant = "reference"
@@ -200,7 +196,7 @@ class AdapterConfig(_Settings):
     @model_validator(mode="before")
     @classmethod
     def _bundles(cls, given: Any) -> Any:
-        """Lay what is given over the defaults that variant and preset set."""
+        """Merge the given settings into the defaults that variant and preset set."""
         if not isinstance(given, dict):
             return given
         bundles = [
@@ -209,15 +205,15 @@ class AdapterConfig(_Settings):
         ]
         defaults: dict[str, Any] = {}
         for bundle in bundles:  # None: an unknown name, which the field itself refuses
-            defaults = lay_over(defaults, bundle or {})
+            defaults = deep_merge(defaults, bundle or {})
         plain = {
-            name: part.model_dump(exclude_unset=True) if isinstance(part, _Settings) else part
+            name: part.model_dump(exclude_unset=True) if isinstance(part, StrictConfig) else part
             for name, part in given.items()
         }
-        return lay_over(defaults, plain)
+        return deep_merge(defaults, plain)
 
     def off(self) -> AdapterConfig:
-        """The same with every adapter switched off."""
+        """These settings with every adapter switched off."""
         return self.model_copy(
             update={
                 "caste": self.caste.model_copy(update={"enabled": False}),

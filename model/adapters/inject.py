@@ -1,22 +1,23 @@
 """The inject placement: CASTE and AVMoE inside live frozen backbones, as in the reference (REFERENCE section 3).
 
-The stages of both backbones are walked in parallel; `live.pair_blocks` says which blocks run side by side. With
-tokens `v0`, `a0` entering a paired block, a stage with AVMoE computes
+The stages of both backbones are walked in parallel; `live.pair_blocks` says which blocks run side by side. With tokens
+`v0`, `a0` entering a paired block, a stage with AVMoE computes
 
-    e = (v0, a0) + CASTE(v0, a0)          first paired block of the stage; else e = (v0, a0)
+    e = (v0, a0) + CASTE(v0, a0)          in the first paired block of the stage; else e = (v0, a0)
     v = v0 + attention(v0) + p1(e).v      a = block(a0) + p1(e).a
     v = v + mlp(v) + p2(v, a).v           a = a + p2(v, a).a          (p2 sees v and a before this line)
 
-and one without adds CASTE's residual to the stream after `attention`. The backbone's own final norm comes after CASE.
+and a stage without AVMoE adds CASTE's residual to the stream after `attention`. The backbone's own final norm comes
+after CASE.
 
-Frozen weights get no gradient, but gradients flow through frozen blocks to the adapters below them; nothing is
-recorded before the first adapter. The backbones run in eval mode also while training (the reference's did not, see
+Frozen weights get no gradient, but gradients flow through frozen blocks to the adapters below them; nothing is recorded
+before the first adapter. The backbones run in eval mode also while training (the reference's did not, see
 `InjectConfig`), are no part of the model's parameters or state, and follow its device and dtype.
 
 `inject_from: stageK` puts adapters in stage K and deeper only. Nothing trainable comes before, so the output of stage
 K-1 is a constant of the clip: starting from its cached tap (`visual.stage{K-1}`, `audio.stage{K-1}`) gives what the
 whole run from frames gives, in outputs and gradients, up to the rounding of the tap. It is another model than one with
-adapters in all stages. In training mode frozen parts give no constant to replay; the two are refused together.
+adapters in all stages. Frozen parts in training mode have no constant output to replay; the two are refused together.
 """
 
 from __future__ import annotations
@@ -28,21 +29,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import InputSpec, TokenBatch, TrunkOutput
-from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
-from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, finish
 from caeav.pipeline.store.record import Tap
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
-"""What a whole live run starts from: prepared frames and sound `[B, T, ...]`, as the live backbones take them."""
+"""Taps of raw inputs: prepared frames and audio windows `[B, T, ...]`, as the live backbones take them."""
 
 
 class InjectStage(nn.Module):
-    """The adapters of one stage. The stage itself is frozen and not part of this module."""
+    """The adapters of one stage. The frozen stage itself is not part of this module."""
 
     def __init__(self, number: int, live: Live, config: AdapterConfig) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class InjectStage(nn.Module):
         for j, partner in enumerate(self.partners):
             block = visual.blocks[j]
             if partner is None:
-                seen = x.visual + block.attention(x.visual)
-                x = Pair(seen + block.mlp(seen), x.audio)
+                visual_half = x.visual + block.attention(x.visual)
+                x = Pair(visual_half + block.mlp(visual_half), x.audio)
                 continue
             residual = self._caste(x, segments, trace) if partner == 0 else None
             if self.p1:
@@ -91,18 +91,15 @@ class InjectStage(nn.Module):
         place = f"{self.place}.block{number + 1}"
         enriched = x if residual is None else x + residual
         first = self.p1[number](enriched, f"{place}.p1", trace)
-        heard = enriched.audio if self.discard_frozen_audio else audio_block(x.audio)
-        x = Pair(x.visual + block.attention(x.visual), heard) + first
+        audio = enriched.audio if self.discard_frozen_audio else audio_block(x.audio)
+        x = Pair(x.visual + block.attention(x.visual), audio) + first
         second: Pair = self.p2[number](x, f"{place}.p2", trace)
         return Pair(x.visual + block.mlp(x.visual), x.audio) + second
 
     def _caste(self, x: Pair, segments: int, trace: Trace) -> Pair | None:
         if self.caste_visual is None or self.caste_audio is None:
             return None
-        seen = self.caste_visual(x.visual, x.audio, segments)
-        heard = self.caste_audio(x.audio, x.visual, segments)
-        trace.agreement = (seen.weights[:, 0] + heard.weights[:, 0]) / 2
-        return Pair(seen.residual, heard.residual)
+        return caste_residuals(self.caste_visual, self.caste_audio, x, segments, trace)
 
 
 def first_stage(config: AdapterConfig) -> int:
@@ -111,18 +108,18 @@ def first_stage(config: AdapterConfig) -> int:
 
 
 class InjectTrunk(nn.Module):
-    """All stages with their adapters and, behind the last, caption guidance and the visual backbone's final norm.
+    """All stages with their adapters and, after the last, caption guidance and the visual backbone's final norm.
 
     `spec` says what batches hold: the taps before `inject_from`, or else frames and windows. With all gates at zero
     and no CASE the output is the frozen backbones' own. `visual_channels`, `audio_channels`: of the output.
-    `visual_stages`: what the stages end in, those that are run and those that are cached; `keep_stages`: keep all of
-    them, and what CASE began with.
+    `visual_stages`: the visual outputs of the stages that are run, and of those before them that are cached;
+    `keep_stages`: leave all of them in `aux`, and the tokens before CASE.
     """
 
     def __init__(self, spec: InputSpec, live: Live, config: AdapterConfig) -> None:
         super().__init__()
         self.keep_stages = False
-        self._live = live  # a plain attribute: its modules are no submodules of this one
+        self._live = live  # no nn.Module itself, so the frozen modules do not become submodules of this one
         self._frozen_train_mode = config.inject.frozen_train_mode
         for module in live.modules:
             module.requires_grad_(False)
@@ -136,7 +133,8 @@ class InjectTrunk(nn.Module):
         self.replayed = _find_start(spec, live, self.first)
         if self.replayed and self._frozen_train_mode:
             raise AdapterError(
-                f"frozen_train_mode is on and inject_from is {config.inject_from}: a cached tap is no training mode",
+                f"frozen_train_mode is true and inject_from is {config.inject_from}, which starts from cached taps; "
+                "those were made in eval mode",
                 hint="set inject.frozen_train_mode to false, or train from frames and windows",
             )
         self.stages = nn.ModuleList(InjectStage(i, live, config) for i in range(depth))
@@ -151,46 +149,48 @@ class InjectTrunk(nn.Module):
         self.train(self.training)
 
     def forward(self, batch: TokenBatch) -> TrunkOutput:
-        """A batch's taps (or frames and windows) and captions -> tokens for the head, agreement, losses, traces.
+        """A batch's taps (or frames and windows) and captions -> tokens for the head, agreement, losses, aux.
 
-        `aux` also holds `stage<i>.visual` `[B, T, L, C]`, the tokens at the end of a stage, before merging and CASE: of
-        the stages that are run, with `keep_stages` of all `visual_stages`.
+        `aux` also holds `stage<i>.visual` `[B, T, L, C]`, the tokens at the end of a stage, before merging and CASE:
+        for the stages that are run, with `keep_stages` for all `visual_stages`.
         """
         live = self._live
         trace = Trace()
         before = self._before if self.keep_stages else []
-        ends = {f"stage{i + 1}.visual": batch.visual[live.taps(i)[0].name] for i in before}
+        stage_ends = {f"stage{i + 1}.visual": batch.visual[live.taps(i)[0].name] for i in before}
         x, begin, segments = self._start(batch)
         for i in range(begin, len(self.stages)):
             visual, audio = live.visual.stages[i], live.audio.stages[i]
             if i > begin or self.replayed:
                 below = live.visual.stages[i - 1], live.audio.stages[i - 1]
                 x = Pair(below[0].merge(x.visual), below[1].merge(x.audio))
-            # Before the first adapter no gradient is asked for.
+            # Nothing before the first adapter needs a gradient.
             with torch.set_grad_enabled(torch.is_grad_enabled() and i + 1 >= self.first):
                 x = self.stages[i](x, (visual, audio), segments, trace)
-            ends[f"stage{i + 1}.visual"] = clip_view(x.visual, segments)
+            stage_ends[f"stage{i + 1}.visual"] = clip_view(x.visual, segments)
         output = finish(
             x, trace, self.guidance, batch, segments, live.visual.norm, keep_unguided=self.keep_stages
         )
-        output.aux.update(ends)
+        output.aux.update(stage_ends)
         return output
 
     @torch.no_grad()
-    def frozen_visual(self, given: Tensor) -> Tensor:
-        """What batches hold of the picture (frames, or the replayed tap) `[B, T, ...]` -> `[B, T, L, C]` of the frozen
-        backbone alone, without any adapter."""
+    def frozen_visual(self, tokens: Tensor) -> Tensor:
+        """The frozen visual backbone alone, without any adapter, on what batches hold: frames or the replayed tap.
+
+        `[B, T, ...]` -> `[B, T, L, C]`.
+        """
         visual = self._live.visual
-        x, begin = given.flatten(0, 1), self.first - 1 if self.replayed else 0
+        x, begin = tokens.flatten(0, 1), self.first - 1 if self.replayed else 0
         for i in range(begin, len(visual.stages)):
             x = visual.stages[i - 1].merge(x) if i else visual.embed(x)
             for block in visual.stages[i].blocks:
                 x = x + block.attention(x)
                 x = x + block.mlp(x)
-        return clip_view(visual.norm(x), given.shape[1])
+        return clip_view(visual.norm(x), tokens.shape[1])
 
     def train(self, mode: bool = True) -> InjectTrunk:
-        """Set the mode; the frozen backbones stay in eval mode unless the reference is to be reproduced."""
+        """Set the mode; the frozen backbones stay in eval mode unless `frozen_train_mode` is on."""
         super().train(mode)
         for module in self._live.modules:
             module.train(mode and self._frozen_train_mode)
@@ -202,11 +202,11 @@ class InjectTrunk(nn.Module):
         return self
 
     def _start(self, batch: TokenBatch) -> tuple[Pair, int, int]:
-        """Tokens to go on from, the stage they enter (or, replayed, are merged for), and the segments of a clip."""
+        """The tokens to start from, the stage they enter (cached ones after merging), and the segments a clip."""
         if self.replayed:
-            visual, audio = self._live.taps(self.first - 2)
-            seen, heard = batch.visual[visual.name], batch.audio[audio.name]
-            return Pair(seen.flatten(0, 1), heard.flatten(0, 1)), self.first - 1, seen.shape[1]
+            visual_tap, audio_tap = self._live.taps(self.first - 2)
+            visual, audio = batch.visual[visual_tap.name], batch.audio[audio_tap.name]
+            return Pair(visual.flatten(0, 1), audio.flatten(0, 1)), self.first - 1, visual.shape[1]
         frames, windows = batch.visual[FRAMES], batch.audio[WINDOWS]
         x = Pair(self._live.visual.embed(frames.flatten(0, 1)), self._live.audio.embed(windows.flatten(0, 1)))
         return x, 0, frames.shape[1]
@@ -228,7 +228,7 @@ def _find_start(spec: InputSpec, live: Live, first: int) -> bool:
         return False
     raise AdapterError(
         f"inject_from stage{first} starts from {' and '.join(names)}, the inputs hold {sorted(offered)}",
-        hint="extract with the same backbones and their stage taps, or set inject_from to a stage behind a cached tap",
+        hint="extract with the same backbones and their stage taps, or set inject_from to the stage after a cached tap",
     )
 
 

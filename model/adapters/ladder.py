@@ -1,21 +1,19 @@
-"""The ladder placement: adapters beside cached taps, stage by stage; no backbone in memory (DESIGN section 5).
+"""The ladder placement: adapters beside cached taps, stage by stage; no backbone in memory.
 
-`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Visual taps
-`[B, T, L, C]`, audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
+`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Visual taps `[B, T, L,
+C]`, audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
 
-A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap
-is a stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
+A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap is a
+stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
 
     with AVMoE:    e = x + CASTE(x);  x1 = x + p1(e_own | e_other);  x2 = x1 + p2(x1_own | x1_other)
     without:       x2 = x + CASTE(x)
 
-As in the reference, CASTE thereby only changes what the p1 experts see, unless the stage has no AVMoE.
+As in the reference, CASTE therefore only changes what the p1 experts see, unless the stage has no AVMoE.
 
-How a change made at one stage reaches the next on the ladder: a learned low-rank patch merge.
-
-In the live backbone a change of a stage's tokens would run through the merging of patches and the blocks behind it.
-The ladder has only the cached taps; this map stands for the first-order response. It has no bias, so no change
-below means no change above, exactly. Tokens `[BT, L, C]`.
+In the live backbone a change of a stage's tokens would run through the patch merging and the blocks after it. The
+ladder has only the cached taps; `LowRankMerge`, learned and without bias, stands for that first-order response: no
+change below means exactly no change above.
 """
 
 from __future__ import annotations
@@ -25,17 +23,16 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import InputSpec, TokenBatch, TrunkOutput
-from caeav.model.adapters.build import AdapterError, build_caste
+from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.parts import MoePair, Pair, Trace, finish
+from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, finish
 from caeav.pipeline.store.record import Tap
 
 
 def square_side(tokens: int) -> int | None:
-    """The side of a square grid of `tokens`, None when there is none."""
+    """The side of a square grid of `tokens` tokens, or None."""
     side = math.isqrt(tokens)
     return side if side * side == tokens else None
 
@@ -52,7 +49,7 @@ def merge_patches(x: Tensor, side: int) -> Tensor:
 
 
 def pool_tokens(x: Tensor, tokens: int) -> Tensor:
-    """Adaptive average pooling to `tokens`, over the grid where both counts are squares, else along the axis."""
+    """Adaptive average pooling to `tokens` tokens: over the grid where both counts are squares, else along the axis."""
     own, wanted = square_side(x.shape[1]), square_side(tokens)
     channels_first = x.transpose(1, 2)
     if own is not None and wanted is not None:
@@ -62,7 +59,7 @@ def pool_tokens(x: Tensor, tokens: int) -> Tensor:
 
 
 class LowRankMerge(nn.Module):
-    """From one stage's tokens and channels to the next's: merge or pool tokens, then `C -> rank -> C'`."""
+    """From one stage's tokens and channels to the next's: merge patches or pool tokens, then `C -> rank -> C'`."""
 
     def __init__(self, below: Tap, above: Tap, rank: int) -> None:
         super().__init__()
@@ -83,7 +80,7 @@ class LowRankMerge(nn.Module):
 
 
 class LadderStage(nn.Module):
-    """The adapters beside one pair of taps, and the merge that brings the change from the stage before."""
+    """The adapters beside one pair of taps, and the merges that bring the change of the stage below."""
 
     def __init__(
         self,
@@ -106,17 +103,14 @@ class LadderStage(nn.Module):
         self.p2 = MoePair(visual, audio, config) if has_moe else None
 
     def forward(self, taps: Pair, change: Pair | None, segments: int, trace: Trace) -> Pair | None:
-        """The change of this stage's taps, given the change of the stage before; None is no change."""
+        """What adapters add to this stage's taps, given what they added in the stage below; None is nothing."""
         x, out = taps, None
         if change is not None and self.merge_visual is not None and self.merge_audio is not None:
             out = Pair(self.merge_visual(change.visual), self.merge_audio(change.audio))
             x = taps + out
         enriched = x
         if self.caste_visual is not None and self.caste_audio is not None:
-            seen = self.caste_visual(x.visual, x.audio, segments)
-            heard = self.caste_audio(x.audio, x.visual, segments)
-            trace.agreement = (seen.weights[:, 0] + heard.weights[:, 0]) / 2
-            residual = Pair(seen.residual, heard.residual)
+            residual = caste_residuals(self.caste_visual, self.caste_audio, x, segments, trace)
             if self.p1 is None:
                 return residual if out is None else out + residual
             enriched = x + residual
@@ -129,10 +123,10 @@ class LadderStage(nn.Module):
 
 
 class LadderTrunk(nn.Module):
-    """All stages and, behind the last, caption guidance. With every adapter off it returns the last taps.
+    """All stages and, after the last, caption guidance. With every adapter off it returns the last taps.
 
-    `visual_channels`, `audio_channels`: of the output. `visual_stages`: the visual taps it goes through; with
-    `keep_stages` it leaves in `aux` what became of each.
+    `visual_channels`, `audio_channels`: of the output. `visual_stages`: the visual taps it reads; with `keep_stages` it
+    leaves each of them, as adapted, in `aux`.
     """
 
     def __init__(self, spec: InputSpec, config: AdapterConfig) -> None:
@@ -140,7 +134,7 @@ class LadderTrunk(nn.Module):
         self.keep_stages = False
         if not spec.visual or not spec.audio:
             raise AdapterError(
-                f"the ladder needs a tap of each modality, given {len(spec.visual)} visual, {len(spec.audio)} audio",
+                f"the ladder needs a tap of each modality, got {len(spec.visual)} visual, {len(spec.audio)} audio",
                 hint="extract with a visual and an audio backbone that declare taps",
             )
         depth = min(len(spec.visual), len(spec.audio))
@@ -156,26 +150,26 @@ class LadderTrunk(nn.Module):
         self.guidance = CaptionGuidance(spec, config.case) if config.case.enabled else None
 
     def forward(self, batch: TokenBatch) -> TrunkOutput:
-        """A batch's taps and captions -> tokens for the head, agreement, losses and traces."""
+        """A batch's taps and captions -> tokens for the head, agreement, losses and auxiliary tensors."""
         segments = batch.visual[self.names[-1][0]].shape[1]
         trace = Trace()
         change: Pair | None = None
-        ends = {}
+        stage_ends = {}
         for i in range(len(self.names)):
             taps = self._taps(batch, i)
             if self.stages:
                 change = self.stages[i](taps, change, segments, trace)
             if self.keep_stages:
-                seen = taps.visual if change is None else taps.visual + change.visual
-                ends[f"stage{i + 1}.visual"] = clip_view(seen, segments)
+                visual = taps.visual if change is None else taps.visual + change.visual
+                stage_ends[f"stage{i + 1}.visual"] = clip_view(visual, segments)
         x = self._taps(batch, -1) if change is None else self._taps(batch, -1) + change
         output = finish(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
-        output.aux.update(ends)
+        output.aux.update(stage_ends)
         return output
 
-    def frozen_visual(self, given: Tensor) -> Tensor:
-        """The deepest visual tap `[B, T, L, C]`, which is the frozen backbone's own already."""
-        return given
+    def frozen_visual(self, tokens: Tensor) -> Tensor:
+        """The deepest visual tap `[B, T, L, C]` as it is: it is the frozen backbone's own output."""
+        return tokens
 
     def _taps(self, batch: TokenBatch, stage: int) -> Pair:
         visual, audio = self.names[stage]

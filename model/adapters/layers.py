@@ -1,46 +1,50 @@
-"""Linear layers over tokens that expert adapters need: grouped, batch-normalised, and over the token axis.
+"""Layers that several adapters and heads share: token selection, linear maps, normalisation, time, attention.
 
-Tokens `[BT, N, C]`. Written for tokens as they lie: nothing is permuted to `[BT, C, N, 1]`, which also avoids a
-wrong BatchNorm2d gradient of torch 2.13 on the CPU for such views.
-
-Linear maps of low rank, which the `lite` preset puts in place of large square ones and of token resampling.
-
-Tokens `[BT, N, C]`, the other modality's `[BT, M, D]`, rank `r`.
-
-Which tokens matter: hard top-k by energy, and CASE's differentiable selector (REFERENCE sections 2.4, 2.7).
-
-A token's energy is its squared length. Rows `BT`, tokens `L`, channels `C`; `k = max(1, int(L * ratio))`.
-
-Mixing over time at a fixed token place: depthwise convolution and channel shift (REFERENCE 2.3, 2.8).
-
-Tokens are `[BT, L, C]`, rows clip by clip; `segments` (`T`) tells where a clip ends. Nothing crosses clips: both
-ends are padded with zeros. No transposition to `[B * L, C, T]`: a convolution of length 3 is three shifted
-multiply-adds on the tokens as they lie.
-
-Multi-head attention with one packed query/key/value matrix, as heads and frame-attention experts use it.
-
-`N` rows, `S`/`Q` source and query tokens, `C` channels. Batch-first throughout; the units of CASE, which keep
-separate matrices, live in `adapters/units.py`.
+Tokens are `[BT, L, C]`: rows are clips x segments, clip by clip, with `L` tokens of `C` channels each; where a layer
+mixes segments, `segments` (`T`) tells where a clip ends. Layers work on tokens as they lie: nothing is permuted to
+`[BT, C, L, 1]` or `[B * L, C, T]`, which also avoids a wrong BatchNorm2d gradient of torch 2.13 on the CPU for such
+views.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.kernels.precision import own_precision, working_dtype
 
 MIN_TEMPERATURE = 1e-3
 MIN_SUM = 1e-6
 
 
+class WidthError(CaeavError):
+    """A width that does not fit the number of heads or groups it is split into."""
+
+
+def require_divisible(width: int, parts: int, what: str) -> None:
+    """Raise `WidthError` unless `width` splits evenly into `parts` (`what` names them)."""
+    if parts < 1 or width % parts:
+        raise WidthError(
+            f"a width of {width} channels does not split into {parts} {what}",
+            hint=f"choose a number of {what} that divides {width}",
+        )
+
+
+def clip_view(x: Tensor, segments: int) -> Tensor:
+    """`[BT, ...]` -> `[B, T, ...]`; a ValueError when the rows are no whole number of clips."""
+    if x.shape[0] % segments:
+        raise ValueError(f"{x.shape[0]} rows are not a whole number of clips of {segments} segments")
+    return x.view(x.shape[0] // segments, segments, *x.shape[1:])
+
+
+# ---- token selection (REFERENCE sections 2.4 and 2.7); a token's energy is its squared length ----
+
+
 def selected_count(tokens: int, ratio: float) -> int:
-    """How many of `tokens` a `ratio` keeps: truncated, at least 1 (double precision, as the reference)."""
+    """How many of `tokens` a `ratio` keeps: truncated, at least 1 (double precision, as in the reference)."""
     return max(1, int(tokens * ratio))
 
 
@@ -60,7 +64,7 @@ def token_topk_mask(x: Tensor, ratio: float) -> Tensor:
 
 
 class TokenSelector(nn.Module):
-    """Soft weights of the selected tokens, summing to 1 in every segment.
+    """CASE's differentiable selector: soft weights of the selected tokens, summing to 1 in every segment.
 
     Eval: `1/k` for each of the `k` most energetic tokens, without gradient. Train: a softmax over energies plus
     Gumbel noise, cut below its `k`-th largest value and renormalised; gradients reach the tokens and the
@@ -79,7 +83,7 @@ class TokenSelector(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`[BT, L, C]` -> weights `[BT, L, 1]` and, in training, the uncut probabilities `[BT, L]`.
 
-        `noise`: `[BT, L]` drawn from Exp(1), for reproducing a call; drawn here when absent.
+        `noise`: draws `[BT, L]` from Exp(1) that reproduce a call; None draws them here.
         """
         if not self.training:
             mask = token_topk_mask(x, self.ratio)
@@ -101,18 +105,138 @@ class TokenSelector(nn.Module):
         return (kept / kept.sum(dim=-1, keepdim=True).clamp_min(MIN_SUM)).unsqueeze(-1), probabilities
 
 
-TemporalMode = Literal["dwconv", "tsm", "tsm+dw"]
+# ---- linear maps: of low rank, in groups of channels, over the token axis ----
 
 
-def clip_view(x: Tensor, segments: int) -> Tensor:
-    """`[BT, ...]` -> `[B, T, ...]`; a ValueError when the rows are no whole number of clips."""
-    if x.shape[0] % segments:
-        raise ValueError(f"{x.shape[0]} rows are not a whole number of clips of {segments} segments")
-    return x.view(x.shape[0] // segments, segments, *x.shape[1:])
+class LowRankLinear(nn.Module):
+    """`up(down(x))`: `[..., i]` -> `[..., o]` through `rank` channels, with the bias at the end."""
+
+    def __init__(self, in_channels: int, out_channels: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_channels, rank, bias=False)
+        self.up = nn.Linear(rank, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., i]` -> `[..., o]`."""
+        return self.up(self.down(x))  # type: ignore[no-any-return]
+
+
+def make_linear(in_channels: int, out_channels: int, rank: int) -> nn.Linear | LowRankLinear:
+    """A full map where `rank` is 0 or would not make it smaller, else one of that rank."""
+    if rank == 0 or rank * (in_channels + out_channels) >= in_channels * out_channels:
+        return nn.Linear(in_channels, out_channels)
+    return LowRankLinear(in_channels, out_channels, rank)
+
+
+def last_map(linear: nn.Linear | LowRankLinear) -> nn.Linear:
+    """The map whose initial weight and bias decide the size of the output."""
+    return linear.up if isinstance(linear, LowRankLinear) else linear
+
+
+def grouped_product(x: Tensor, blocks: Tensor) -> Tensor:
+    """A matrix for each group of channels: `[..., G * k]`, `[G, k, m]` -> `[..., G * m]`."""
+    parts = x.chunk(blocks.shape[0], dim=-1)
+    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=-1)
+
+
+class GroupedLinear(nn.Module):
+    """A grouped 1x1 convolution without bias: weight `[out, in / groups]`, uniform `+-1/sqrt(in / groups)`."""
+
+    def __init__(self, channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        require_divisible(channels, groups, "groups")
+        require_divisible(out_channels, groups, "groups")
+        self.groups = groups
+        bound = 1.0 / math.sqrt(channels // groups)
+        self.weight = nn.Parameter(torch.empty(out_channels, channels // groups).uniform_(-bound, bound))
+
+    def blocks(self) -> Tensor:
+        """`[groups, out / groups, in / groups]`, a matrix for each group."""
+        return self.weight.view(self.groups, -1, self.weight.shape[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., out]`."""
+        return grouped_product(x, self.blocks().transpose(1, 2))
+
+
+def map_tokens(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A linear map over the token axis: `M -> N`, `[BT, M, C]` -> `[BT, N, C]`."""
+    return linear(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class LowRankContext(nn.Module):
+    """The other modality `[BT, M, D]` at this one's tokens and width `[BT, N, C]`, through `token_rank` tokens.
+
+    Tokens are gathered first (`M -> r`), the channels of those few mapped (`D -> C`), then spread (`r -> N`); the
+    bias of every token is equal in all channels, as that of the full map.
+    """
+
+    def __init__(
+        self,
+        other_tokens: int,
+        tokens: int,
+        token_rank: int,
+        other_channels: int,
+        channels: int,
+        channel_rank: int,
+    ) -> None:
+        super().__init__()
+        self.gather = nn.Linear(other_tokens, token_rank, bias=False)
+        self.channels = make_linear(other_channels, channels, channel_rank)
+        self.spread = nn.Linear(token_rank, tokens)
+
+    def forward(self, other: Tensor) -> Tensor:
+        """`[BT, M, D]` -> `[BT, N, C]`."""
+        return map_tokens(self.spread, self.channels(map_tokens(self.gather, other)))
+
+
+# ---- normalisation ----
+
+
+class TokenBatchNorm(nn.Module):
+    """Batch normalisation of channels over all rows and tokens; eps 1e-5, momentum 0.1, as BatchNorm2d."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> `[..., C]`."""
+        return self._normalise(x, self.training)
+
+    def with_running_statistics(self, x: Tensor) -> Tensor:
+        """`[..., C]` -> `[..., C]` as in eval mode, in training too; the running statistics stay as they are."""
+        return self._normalise(x, False)
+
+    def _normalise(self, x: Tensor, own_statistics: bool) -> Tensor:
+        return F.batch_norm(
+            x.reshape(-1, x.shape[-1]),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            own_statistics,
+            self.momentum,
+            self.eps,
+        ).view_as(x)
+
+
+# ---- convolution over time at a fixed token (REFERENCE sections 2.3 and 2.8) ----
 
 
 class DepthwiseOverTime(nn.Module):
-    """A convolution over time for every channel by itself: weight `[C, 3]`, bias `[C]`, zero padding."""
+    """A convolution over time for every channel by itself: weight `[C, 3]`, bias `[C]`, zero padding.
+
+    Three shifted multiply-adds on the tokens as they lie.
+    """
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -133,21 +257,8 @@ class DepthwiseOverTime(nn.Module):
         return mixed.flatten(0, 1)
 
 
-@torch.no_grad()
-def shift_over_time(x: Tensor, segments: int) -> Tensor:
-    """Channels `[0, f)` from the segment before, `[f, 2f)` from the one after, `f = max(1, C // 8)`; no gradient."""
-    fold = max(1, x.shape[-1] // 8)
-    shifted = x.clone()
-    clips, out = clip_view(x, segments), clip_view(shifted, segments)
-    out[:, 1:, :, :fold] = clips[:, :-1, :, :fold]
-    out[:, 0, :, :fold] = 0
-    out[:, :-1, :, fold : 2 * fold] = clips[:, 1:, :, fold : 2 * fold]
-    out[:, -1, :, fold : 2 * fold] = 0
-    return shifted
-
-
 class TemporalConv(nn.Module):
-    """CASE's temporal step: depthwise, pointwise, LayerNorm; no residual, no gate (REFERENCE 2.8)."""
+    """CASE's temporal step: depthwise, pointwise, LayerNorm; no residual, no gate (REFERENCE section 2.8)."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -160,47 +271,7 @@ class TemporalConv(nn.Module):
         return self.norm(self.pointwise(self.depthwise(x, segments)))  # type: ignore[no-any-return]
 
 
-class TemporalEnrichment(nn.Module):
-    """`x + gamma * norm(h)` with `h` mixed over time (REFERENCE 2.3).
-
-    Modes: `dwconv` convolves; `tsm` shifts an eighth of the channels each way; `tsm+dw` convolves the shifted
-    tokens. The shift passes no gradient to `x`, as in the reference.
-    """
-
-    def __init__(
-        self, channels: int, mode: TemporalMode = "dwconv", gate_init: float = 0.0, map_rank: int = 0
-    ) -> None:
-        super().__init__()
-        self.mode = mode
-        if mode != "tsm":
-            self.depthwise = DepthwiseOverTime(channels)
-            self.pointwise = make_linear(channels, channels, map_rank)
-        self.norm = nn.LayerNorm(channels)
-        self.gamma = nn.Parameter(torch.full((1,), gate_init))
-
-    def forward(self, x: Tensor, segments: int) -> Tensor:
-        """`[BT, L, C]` -> `[BT, L, C]`, every token (CASTE computes only the selected ones)."""
-        mixed = x if self.mode == "dwconv" else shift_over_time(x, segments)
-        if self.mode != "tsm":
-            mixed = self.depthwise(mixed, segments)
-        return x + self.gamma * self.increment(mixed)
-
-    def increment(self, mixed: Tensor) -> Tensor:
-        """`norm(pointwise(mixed))` of tokens already mixed over time: what `gamma` scales."""
-        return self.norm(mixed if self.mode == "tsm" else self.pointwise(mixed))  # type: ignore[no-any-return]
-
-
-class WidthError(CaeavError):
-    """A width that does not fit the number of heads or groups it is split into."""
-
-
-def require_divisible(width: int, parts: int, what: str) -> None:
-    """Raise `WidthError` unless `width` splits evenly into `parts` (`what` names them)."""
-    if parts < 1 or width % parts:
-        raise WidthError(
-            f"a width of {width} channels does not split into {parts} {what}",
-            hint=f"choose a number of {what} that divides {width}",
-        )
+# ---- attention ----
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -215,9 +286,10 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class PackedAttention(nn.Module):
-    """`softmax(Q K^T / sqrt(C / heads)) V`, dropout on the weights, one output map (REFERENCE section 0, MHA).
+    """Multi-head attention with one packed query, key and value map (REFERENCE section 0, MHA), batch first.
 
-    Initial values: packed weight Xavier-uniform as one `[3C, C]` matrix, biases 0, output weight as a plain Linear.
+    `softmax(Q K^T / sqrt(C / heads)) V`, dropout on the weights, one output map. Initial values: packed weight
+    Xavier-uniform as one `[3C, C]` matrix, biases 0, output weight as a plain Linear.
     """
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
@@ -246,209 +318,3 @@ class PackedAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
-
-
-def parts(x: Tensor, groups: int) -> tuple[Tensor, ...]:
-    """The `G` column blocks of a matrix, as views."""
-    return x.chunk(groups, dim=1)
-
-
-class _GroupedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right)
-        groups, _, width = right.shape
-        out = left.new_empty(left.shape[0], groups * width)
-        for target, part, block in zip(parts(out, groups), parts(left, groups), right, strict=True):
-            torch.mm(part, block, out=target)
-        return out
-
-    @staticmethod
-    @own_precision
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        left, right = ctx.saved_tensors
-        groups = right.shape[0]
-        grad = grad.contiguous()  # that of a sum is one number, which products would copy for each group
-        d_left = torch.empty_like(left) if ctx.needs_input_grad[0] else None
-        d_right = torch.empty_like(right) if ctx.needs_input_grad[1] else None
-        for g, (part, pulled) in enumerate(zip(parts(left, groups), parts(grad, groups), strict=True)):
-            if d_left is not None:
-                torch.mm(pulled, right[g].t(), out=parts(d_left, groups)[g])
-            if d_right is not None:
-                torch.mm(part.t(), pulled, out=d_right[g])
-        return d_left, d_right
-
-
-def grouped_product(left: Tensor, right: Tensor) -> Tensor:
-    """Column blocks times a matrix each: `[n, G * k]`, `[G, k, m]` -> `[n, G * m]`."""
-    return _GroupedProduct.apply(left, right.contiguous())  # type: ignore[no-any-return, no-untyped-call]
-
-
-class GroupedLinear(nn.Module):
-    """A grouped 1x1 convolution without bias: weight `[out, in / groups]`, uniform `+-1/sqrt(in / groups)`."""
-
-    def __init__(self, channels: int, out_channels: int, groups: int) -> None:
-        super().__init__()
-        require_divisible(channels, groups, "groups")
-        require_divisible(out_channels, groups, "groups")
-        self.groups = groups
-        bound = 1.0 / math.sqrt(channels // groups)
-        self.weight = nn.Parameter(torch.empty(out_channels, channels // groups).uniform_(-bound, bound))
-
-    def blocks(self) -> Tensor:
-        """`[groups, out / groups, in / groups]`, a matrix for each group."""
-        return self.weight.view(self.groups, -1, self.weight.shape[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., in]` -> `[..., out]`."""
-        dtype = working_dtype(x)
-        flat, maps = x.reshape(-1, x.shape[-1]), self.blocks().transpose(1, 2)
-        return grouped_product(flat.to(dtype), maps.to(dtype)).view(*x.shape[:-1], -1)
-
-
-class TokenBatchNorm(nn.Module):
-    """Batch normalisation of channels over all rows and tokens; eps 1e-5, momentum 0.1, as BatchNorm2d."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.eps = eps
-        self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., C]` -> `[..., C]`."""
-        return self._normalise(x, self.training)
-
-    def with_running_statistics(self, x: Tensor) -> Tensor:
-        """`[..., C]` -> `[..., C]` by the statistics of earlier calls, which stay as they are, in training too."""
-        return self._normalise(x, False)
-
-    def _normalise(self, x: Tensor, own_statistics: bool) -> Tensor:
-        return F.batch_norm(
-            x.reshape(-1, x.shape[-1]),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            own_statistics,
-            self.momentum,
-            self.eps,
-        ).view_as(x)
-
-    def fold(self, blocks: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of one grouped map equal to normalising a grouped map of `source`.
-
-        `blocks` `[G, C / G, d / G]`, `source` `[..., d]` -> the same, `[C]`. In training the statistics of the (wide)
-        product come from mean and covariance of the (narrow) source: the product is written once and not read again.
-        """
-        if self.training:
-            mean, variance = self._product_moments(blocks, source)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return blocks * scale.view(blocks.shape[0], -1, 1), self.bias - mean * scale
-
-    def _product_moments(self, blocks: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        groups = blocks.shape[0]
-        with torch.autocast(source.device.type, enabled=False):  # a covariance in half precision is no use
-            flat = source.reshape(-1, source.shape[-1]).to(blocks.dtype)
-            centre = flat.mean(dim=0)
-            centred = (flat - centre).view(flat.shape[0], groups, -1)
-            covariance = torch.bmm(centred.permute(1, 2, 0), centred.transpose(0, 1)) / flat.shape[0]
-            mean = torch.bmm(blocks, centre.view(groups, -1, 1)).flatten()
-            variance = (torch.bmm(blocks, covariance) * blocks).sum(dim=2).flatten()
-        self._remember(mean, variance, flat.shape[0])
-        return mean, variance
-
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        unbiased = variance * (count / max(count - 1, 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-
-
-class _MixTokens(torch.autograd.Function):
-    """`W @ x + b` for every row; backward without a weight gradient per row (`[BT, N, M]` would be gigabytes)."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, x)
-        ctx.bias_shape = bias.shape
-        return torch.baddbmm(bias, weight.expand(x.shape[0], -1, -1), x)
-
-    @staticmethod
-    @own_precision
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        weight, x = ctx.saved_tensors
-        d_weight = d_x = d_bias = None
-        if ctx.needs_input_grad[0]:
-            d_weight = torch.addbmm(weight, grad, x.transpose(1, 2), beta=0)
-        if ctx.needs_input_grad[1]:
-            d_x = torch.bmm(weight.t().expand(x.shape[0], -1, -1), grad)
-        if ctx.needs_input_grad[2]:
-            d_bias = grad.sum(0).sum_to_size(ctx.bias_shape)
-        return d_weight, d_x, d_bias
-
-
-def mix_tokens(weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    """A linear map over the token axis: `[N, M]`, `[BT, M, C]`, bias `[N, 1]` or `[N, C]` -> `[BT, N, C]`."""
-    dtype = working_dtype(x)
-    return _MixTokens.apply(weight.to(dtype), x.to(dtype), bias.to(dtype))  # type: ignore[no-any-return, no-untyped-call]
-
-
-class LowRankLinear(nn.Module):
-    """`up(down(x))`: `[..., i]` -> `[..., o]` through `r` channels, bias at the end."""
-
-    def __init__(self, in_channels: int, out_channels: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(in_channels, rank, bias=False)
-        self.up = nn.Linear(rank, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., i]` -> `[..., o]`."""
-        return self.up(self.down(x))  # type: ignore[no-any-return]
-
-
-def make_linear(in_channels: int, out_channels: int, rank: int) -> nn.Linear | LowRankLinear:
-    """A full map where `rank` is 0 or would not make it smaller, else one of that rank."""
-    if rank == 0 or rank * (in_channels + out_channels) >= in_channels * out_channels:
-        return nn.Linear(in_channels, out_channels)
-    return LowRankLinear(in_channels, out_channels, rank)
-
-
-def last_map(linear: nn.Linear | LowRankLinear) -> nn.Linear:
-    """The map whose weight and bias decide the size of the output, for initial values."""
-    return linear.up if isinstance(linear, LowRankLinear) else linear
-
-
-class LowRankContext(nn.Module):
-    """The other modality at this one's tokens and width, through `r` tokens.
-
-    Tokens are gathered first (`M -> r`), the channels of those few mapped (`D -> C`), then spread (`r -> N`); the
-    bias of every token is equal in all channels, as that of the full map.
-    """
-
-    def __init__(
-        self,
-        other_tokens: int,
-        tokens: int,
-        token_rank: int,
-        other_channels: int,
-        channels: int,
-        channel_rank: int,
-    ) -> None:
-        super().__init__()
-        self.gather = nn.Linear(other_tokens, token_rank, bias=False)
-        self.channels = make_linear(other_channels, channels, channel_rank)
-        self.spread = nn.Linear(token_rank, tokens)
-
-    def forward(self, other: Tensor) -> Tensor:
-        """`[BT, M, D]` -> `[BT, N, C]`."""
-        few = mix_tokens(self.gather.weight, other, other.new_zeros(1, 1))  # [BT, r, D]
-        return mix_tokens(self.spread.weight, self.channels(few), self.spread.bias.unsqueeze(-1))

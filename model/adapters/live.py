@@ -1,7 +1,8 @@
-"""What adapters need of live frozen backbones; the real ones live elsewhere and are handed in by the caller.
+"""What the inject placement needs of live frozen backbones, as interfaces: the caller loads them and hands them in.
 
-Tokens are `[BT, L, C]` (visual) and `[BT, M, D]` (audio), row `b * T + t`. A visual block is open between its two
-residual halves, an audio block is whole. Nothing here decodes, downloads or imports a backbone.
+Tokens are `[BT, L, C]` (visual) and `[BT, M, D]` (audio), row `b * T + t`. A visual block can be run half by half,
+since adapters add to it between its two residual halves; an audio block runs whole. Nothing here decodes, downloads
+or imports a backbone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import AdapterError
 from caeav.pipeline.store import Recipe
 from caeav.pipeline.store.record import Tap
 
@@ -21,16 +22,16 @@ class VisualBlock(Protocol):
     """A frozen block `x + attention(x)`, then `x + mlp(x)`."""
 
     def attention(self, x: Tensor) -> Tensor:
-        """Increment of the first half, `[BT, L, C]` -> `[BT, L, C]`."""
+        """What the first half adds: `[BT, L, C]` -> `[BT, L, C]`."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:
-        """Increment of the second half."""
+        """What the second half adds: `[BT, L, C]` -> `[BT, L, C]`."""
         ...
 
 
 class VisualStage(Protocol):
-    """Blocks over `tokens` tokens of `channels` channels, and the merging that ends the stage."""
+    """Blocks over `tokens` tokens of `channels` channels, and the patch merging that ends the stage."""
 
     @property
     def tokens(self) -> int: ...
@@ -44,7 +45,7 @@ class VisualStage(Protocol):
 
 
 class AudioStage(Protocol):
-    """The same with whole blocks, tokens in and tokens out."""
+    """The same with whole blocks, from tokens to tokens."""
 
     @property
     def tokens(self) -> int: ...
@@ -81,7 +82,7 @@ class LiveAudio(Protocol):
     @property
     def stages(self) -> Sequence[AudioStage]: ...
     def embed(self, windows: Tensor) -> Tensor:
-        """Windows of sound `[BT, samples]` -> tokens entering the first stage."""
+        """Audio windows `[BT, samples]` -> tokens entering the first stage."""
         ...
 
 
@@ -93,29 +94,29 @@ class Live:
     audio: LiveAudio
 
     def __post_init__(self) -> None:
-        seen, heard = len(self.visual.stages), len(self.audio.stages)
-        if seen != heard:
+        visual, audio = len(self.visual.stages), len(self.audio.stages)
+        if visual != audio:
             raise AdapterError(
-                f"backbones of {seen} visual and {heard} audio stages cannot be walked together",
-                hint="inject needs backbones with as many stages each, as Swin-V2 and HTS-AT with 4",
+                f"backbones of {visual} visual and {audio} audio stages cannot be paired stage by stage",
+                hint="inject needs backbones with equally many stages, such as Swin-V2 and HTS-AT with 4 each",
             )
 
     @property
     def modules(self) -> tuple[nn.Module, nn.Module]:
-        """What holds the frozen weights."""
+        """The modules that hold the frozen weights, visual and audio."""
         return self.visual.module, self.audio.module
 
     def taps(self, stage: int) -> tuple[Tap, Tap]:
         """The taps at the end of a stage, counted from 0, named as stores name them."""
-        seen, heard = self.visual.stages[stage], self.audio.stages[stage]
+        visual, audio = self.visual.stages[stage], self.audio.stages[stage]
         return (
-            Tap(f"visual.stage{stage + 1}", seen.tokens, seen.channels),
-            Tap(f"audio.stage{stage + 1}", heard.tokens, heard.channels),
+            Tap(f"visual.stage{stage + 1}", visual.tokens, visual.channels),
+            Tap(f"audio.stage{stage + 1}", audio.tokens, audio.channels),
         )
 
 
 LiveOpener = Callable[[Sequence[Recipe]], Live]
-"""Makes the backbones of token stores from their recipes; given by whoever may load backbones."""
+"""Builds the backbones of token stores from their recipes; the caller, who may load backbones, passes one in."""
 
 
 def pair_blocks(visual: int, audio: int) -> list[int | None]:

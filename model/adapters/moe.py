@@ -1,36 +1,77 @@
-"""AVMoE: a router mixes cross-modal and unimodal experts, segment by segment (REFERENCE section 2.14).
+"""AVMoE: a router mixes cross-modal and unimodal experts, segment by segment (REFERENCE sections 2.12 to 2.14).
 
-Own tokens `[BT, N, C]`, the other modality's `[BT, M, D]`, `E` experts (cross first, then unimodal). The mixture is
-dense: every expert is evaluated. The residual is not yet added.
-
-The experts of AVMoE: bottlenecks with and without a look at the other modality (REFERENCE 2.12, 2.13).
-
-Tokens `x` and context `c` are `[BT, N, C]` (the layer has already brought the other modality to this shape), `d` =
-bottleneck width, `K` latents. One implementation for all tasks; what differs is an option.
+Own tokens `x` `[BT, N, C]`, the other modality's `[BT, M, D]`; the context is the other modality brought to `[BT, N,
+C]`. `d` is the bottleneck's width, `K` the number of latents, `E` of experts (cross first, then unimodal). The
+mixture is dense: every expert is evaluated. The residual is not yet added. One implementation for all tasks; what
+differs is an option.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.kernels.fused import WideEnd, normed_product, weighted_ends
-from caeav.model.adapters.kernels.reads import ask_latents, read_through_maps
+from caeav.model.adapters.config import UniAttention
+from caeav.model.adapters.kernels.mixture import UpProjection, mix_experts
 from caeav.model.adapters.layers import (
     GroupedLinear,
     LowRankContext,
     PackedAttention,
     TokenBatchNorm,
-    mix_tokens,
+    map_tokens,
 )
 
-UniAttention = Literal["none", "gated", "frame", "latent"]
 FRAME_HEADS = 4
 FRAME_DROPOUT = 0.2
+
+
+# ---- attention of the experts ----
+
+
+def attention_scale(channels: int, scaled: bool) -> float:
+    """What attention's products are multiplied by: the reference does not scale them."""
+    return 1 / math.sqrt(channels) if scaled else 1.0
+
+
+def read_context(queries: Tensor, context: Tensor) -> Tensor:
+    """`softmax(q c^T) c`: queries `[K, C]`, context `[BT, N, C]` -> `[BT, K, C]`."""
+    return torch.softmax(queries @ context.transpose(1, 2), dim=-1) @ context
+
+
+def read_through_maps(
+    other: Tensor, queries: Tensor, tokens: nn.Linear, channels: nn.Linear
+) -> tuple[Tensor, Tensor]:
+    """`read_context` and the mean of the context `c = (W_n o + b_n 1^T) W_c^T + 1 b_c^T`, which is never made.
+
+    `other` `o` `[BT, M, D]`, `queries` `q` `[K, C]`, `tokens` `W_n` `M -> N`, `channels` `W_c` `D -> C` -> `[BT, K,
+    C]`, `[BT, C]`. The maps go to the side of the few queries, `a = q W_c` `[K, D]`, and of the few weights `S` `[K,
+    N]`:
+
+        q c^T = (a o^T) W_n^T + (a 1) b_n^T + const     (what is equal for all tokens leaves the softmax alone)
+        S c   = ((S W_n) o + (S b_n) 1^T) W_c^T + 1 b_c^T                            (rows of S sum to 1)
+
+    The token map, the largest matrix of the layer, then meets `2K` vectors a row instead of `min(C, D)`, and the
+    channel map `K` instead of `min(N, M)`. The mean is one more row of `S`.
+    """
+    rows, count = other.shape[0], queries.shape[0]
+    a = queries @ channels.weight  # [K, D]
+    logits = F.linear(a @ other.transpose(1, 2), tokens.weight) + a.sum(dim=1, keepdim=True) * tokens.bias
+    weights = torch.softmax(logits, dim=-1).flatten(0, 1)  # [BT * K, N]
+    mean = weights.new_full((1, tokens.out_features), 1 / tokens.out_features)
+    weights = torch.cat([weights, mean])
+    read, shift = weights @ tokens.weight, weights @ tokens.bias  # [BT * K + 1, M], [BT * K + 1]
+    pooled = torch.baddbmm(shift[:-1].view(rows, count, 1), read[:-1].view(rows, count, -1), other)
+    return channels(pooled), channels(read[-1] @ other + shift[-1])
+
+
+def attend_latents(x: Tensor, latents: Tensor, gate: Tensor, scale: float) -> Tensor:
+    """`x + gate * softmax(scale x R^T) R`: `x` `[BT, N, C]`, latents `R` `[BT, K, C]` -> `[BT, N, C]`."""
+    weights = torch.softmax(torch.bmm(x, (scale * latents).transpose(1, 2)), dim=-1)
+    return torch.baddbmm(x, weights, gate * latents)
 
 
 def latent_attention(
@@ -42,15 +83,7 @@ def latent_attention(
     so the cost is linear in both.
     """
     scale = attention_scale(x.shape[-1], scaled)
-    pooled = torch.matmul(
-        torch.softmax(torch.matmul(scale * latents, context.transpose(1, 2)), dim=-1), context
-    )
-    return ask_latents(x, latents + pooled, gate, scale=scale)
-
-
-def attention_scale(channels: int, scaled: bool) -> float:
-    """What attention's products are multiplied by."""
-    return 1 / math.sqrt(channels) if scaled else 1.0
+    return attend_latents(x, latents + read_context(scale * latents, context), gate, scale)
 
 
 def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor:
@@ -59,10 +92,12 @@ def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor
     The reference contracts the row index of `S`, so the weights of one output token do not add up to 1. `scaled`
     divides the products by sqrt(C).
     """
-    weights = torch.softmax(
-        torch.bmm(attention_scale(x.shape[-1], scaled) * x, x.transpose(1, 2)), dim=-1
-    )  # [BT, N, N]
+    scale = attention_scale(x.shape[-1], scaled)
+    weights = torch.softmax(torch.bmm(scale * x, x.transpose(1, 2)), dim=-1)  # [BT, N, N]
     return torch.baddbmm(x, weights.transpose(1, 2), gate * x)
+
+
+# ---- experts ----
 
 
 class Bottleneck(nn.Module):
@@ -90,33 +125,26 @@ class Bottleneck(nn.Module):
         self.post_norm = nn.LayerNorm(channels) if post_norm else None
         self.out_gate = nn.Parameter(torch.zeros(1)) if out_gate else None
 
-    def narrow(self, x: Tensor) -> Tensor:
-        """Up to the bottleneck: `[BT, N, C]` -> `[BT, N, d]`."""
-        norm = self.pre_norm
-        hidden = self.down(x) if norm is None else normed_product(x, norm, self.down.blocks())
+    def bottleneck(self, x: Tensor) -> UpProjection:
+        """`[BT, N, C]` through the bottleneck; the layer computes the up-projections of all experts together."""
+        hidden = self.down(x if self.pre_norm is None else self.pre_norm(x))
         if self.down_bn is not None:
             hidden = self.down_bn(hidden)
-        return F.relu(hidden) if self.activation else hidden
+        if self.activation:
+            hidden = F.relu(hidden)
+        return UpProjection(hidden, self.up.blocks(), self.up_bn, self.post_norm)
 
-    def widen(self, hidden: Tensor) -> WideEnd:
-        """From the bottleneck on, not yet computed; the batch norm becomes part of the linear map."""
-        blocks = self.up.blocks()
-        bias = blocks.new_zeros(self.up.weight.shape[0])
-        if self.up_bn is not None:
-            blocks, bias = self.up_bn.fold(blocks, hidden)
-        return WideEnd(hidden, blocks, bias, self.post_norm)
+    def gated(self, weight: Tensor) -> Tensor:
+        """What the normed output is multiplied by when the expert has this weight: the gate is part of it."""
+        return weight if self.out_gate is None else self.out_gate * weight
 
-    def share(self, share: Tensor) -> Tensor:
-        """What the expert's normed output is multiplied by when it counts `share`: the gate is part of it."""
-        return share if self.out_gate is None else self.out_gate * share
-
-    def alone(self, end: WideEnd) -> Tensor:
+    def output(self, expert: UpProjection) -> Tensor:
         """The expert's own output `[BT, N, C]`."""
-        return weighted_ends(self.share(end.hidden.new_ones(end.hidden.shape[0], 1)), [end])
+        return mix_experts(self.gated(expert.hidden.new_ones(expert.hidden.shape[0], 1)), [expert])
 
 
 class CrossExpert(Bottleneck):
-    """Looks at the other modality through `K` latents, then a ReLU bottleneck. `latent_tokens` start U[0, 1).
+    """Attends the other modality through `K` latents, then a ReLU bottleneck. `latent_tokens` start U[0, 1).
 
     scaled: divide the attention's products by sqrt(C), which the reference does not.
     """
@@ -133,28 +161,21 @@ class CrossExpert(Bottleneck):
         **options: bool,
     ) -> None:
         super().__init__(channels, bottleneck, groups, activation=True, **options)
-        self.scaled = scaled
+        self.scale = attention_scale(channels, scaled)
         self.latent_tokens = nn.Parameter(torch.rand(latents, channels))
         self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
 
-    def end(self, x: Tensor, context: Tensor) -> WideEnd:
-        """All but the wide end's computation, which the layer does for all experts together."""
-        seen = latent_attention(x, context, self.latent_tokens, self.attn_gate, scaled=self.scaled)
-        return self.widen(self.narrow(seen))
+    def queries(self) -> Tensor:
+        """The latents `[K, C]` as they query the context."""
+        return self.scale * self.latent_tokens
 
-    def asking(self) -> Tensor:
-        """The latents `[K, C]` as they meet the context's tokens."""
-        return attention_scale(self.latent_tokens.shape[1], self.scaled) * self.latent_tokens
-
-    def end_of_reading(self, x: Tensor, pooled: Tensor) -> WideEnd:
-        """`end` for latents that have already read: `pooled` `[BT, K, C]` is `softmax(asking c^T) c`."""
-        scale = attention_scale(x.shape[-1], self.scaled)
-        seen = ask_latents(x, self.latent_tokens + pooled, self.attn_gate, scale=scale)
-        return self.widen(self.narrow(seen))
+    def prepare(self, x: Tensor, read: Tensor) -> UpProjection:
+        """Everything but the up-projection; `read` `[BT, K, C]` is what the queries read of the context."""
+        return self.bottleneck(attend_latents(x, self.latent_tokens + read, self.attn_gate, self.scale))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """`x`, `context` `[BT, N, C]` -> `[BT, N, C]`."""
-        return self.alone(self.end(x, context))
+        return self.output(self.prepare(x, read_context(self.queries(), context)))
 
 
 class UniExpert(Bottleneck):
@@ -191,26 +212,22 @@ class UniExpert(Bottleneck):
         if attention in ("latent", "gated"):
             self.attn_gate = nn.Parameter(torch.full((1,), gate_init))
 
-    def end(self, x: Tensor) -> WideEnd:
-        """All but the wide end's computation, which the layer does for all experts together."""
+    def prepare(self, x: Tensor) -> UpProjection:
+        """Everything but the up-projection."""
         if self.attention == "gated":
             x = mutual_attention(x, self.attn_gate, scaled=self.scaled)
         elif self.attention == "frame":
             x = self.frame_attn(x.transpose(0, 1)).transpose(0, 1)
         elif self.attention == "latent":
             x = latent_attention(x, x, self.latent_tokens, self.attn_gate, scaled=self.scaled)
-        return self.widen(self.narrow(x))
+        return self.bottleneck(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[BT, N, C]` -> `[BT, N, C]`."""
-        return self.alone(self.end(x))
+        return self.output(self.prepare(x))
 
 
-class MoeOutput(NamedTuple):
-    """`residual` `[BT, N, C]`; `probabilities` `[BT, E]` of the experts."""
-
-    residual: Tensor
-    probabilities: Tensor
+# ---- the layer ----
 
 
 def load_balance(probabilities: Tensor, *, uniform_target: bool = False) -> Tensor:
@@ -237,6 +254,13 @@ class Router(nn.Module):
         """`[BT, 2C]` -> probabilities `[BT, E]`; `logit_noise` `[BT, E]` is added before the softmax."""
         logits = self.fc3(F.relu(self.fc2(F.relu(self.fc1(means)))))
         return torch.softmax(logits if logit_noise is None else logits + logit_noise, dim=-1)
+
+
+class MoeOutput(NamedTuple):
+    """`residual` `[BT, N, C]`; `probabilities` `[BT, E]` of the experts."""
+
+    residual: Tensor
+    probabilities: Tensor
 
 
 class AvMoe(nn.Module):
@@ -309,46 +333,57 @@ class AvMoe(nn.Module):
         )
         self.router = Router(channels, cross_experts + uni_experts, router_width)
 
-    def context(self, other: Tensor) -> Tensor:
-        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mixed, cheaper order first."""
-        if self.low_rank_context is not None:
-            return self.low_rank_context(other)  # type: ignore[no-any-return]
-        tokens, width = self.token_proj, self.channel_proj
-        _, others, wide = other.shape
-        n, c = tokens.out_features, width.out_features
-        if others * n * wide + n * wide * c <= others * wide * c + others * n * c:
-            return width(mix_tokens(tokens.weight, other, tokens.bias.unsqueeze(-1)))  # type: ignore[no-any-return]
-        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
-        bias = torch.addcmul(width.bias, tokens.bias.unsqueeze(-1), width.weight.sum(dim=1))  # [N, C]
-        return mix_tokens(tokens.weight, F.linear(other, width.weight), bias)
-
-    def reads_through_maps(self) -> bool:
-        """Whether the latents are few enough that reading through the maps is cheaper than the context."""
-        if self.low_rank_context is not None or not self.cross_experts:
-            return False
-        latents = sum(cast(CrossExpert, expert).latent_tokens.shape[0] for expert in self.cross_experts)
-        return 2 * latents < min(self.channel_proj.in_features, self.channel_proj.out_features)
-
     def forward(self, x: Tensor, other: Tensor, noise: Tensor | None = None) -> MoeOutput:
         """Residual of `x` and the experts' probabilities.
 
-        `noise` `[BT, E]`: standard normal draws for the router, for reproducing a call.
+        `noise`: standard normal draws `[BT, E]` for the router that reproduce a call; None draws them here.
         """
         if noise is None and self.training and self.router_noise > 0:
             noise = torch.randn(x.shape[0], self.router.fc3.out_features, device=x.device, dtype=x.dtype)
         cross = cast("list[CrossExpert]", list(self.cross_experts))
         uni = cast("list[UniExpert]", list(self.uni_experts))
         if self.reads_through_maps():
-            asking = torch.cat([expert.asking() for expert in cross])
-            read, context_mean = read_through_maps(other, asking, self.token_proj, self.channel_proj)
-            pooled = torch.split(read, [expert.latent_tokens.shape[0] for expert in cross], dim=1)
-            ends = [expert.end_of_reading(x, part) for expert, part in zip(cross, pooled, strict=True)]
+            queries = [expert.queries() for expert in cross]
+            read, context_mean = read_through_maps(
+                other, torch.cat(queries), self.token_proj, self.channel_proj
+            )
+            reads = list(torch.split(read, [len(part) for part in queries], dim=1))
         else:
             context = self.context(other)
             context_mean = context.mean(dim=1)
-            ends = [expert.end(x, context) for expert in cross]
-        ends += [expert.end(x) for expert in uni]
+            reads = [read_context(expert.queries(), context) for expert in cross]
+        prepared = [expert.prepare(x, part) for expert, part in zip(cross, reads, strict=True)]
+        prepared += [expert.prepare(x) for expert in uni]
         means = torch.cat([x.mean(dim=1), context_mean], dim=-1)
         p = self.router(means, None if noise is None else self.router_noise * noise)
-        shares = [expert.share(p[:, e]) for e, expert in enumerate((*cross, *uni))]
-        return MoeOutput(weighted_ends(torch.stack(shares, dim=1), ends), p)
+        weights = [expert.gated(p[:, e]) for e, expert in enumerate((*cross, *uni))]
+        return MoeOutput(mix_experts(torch.stack(weights, dim=1), prepared), p)
+
+    def context(self, other: Tensor) -> Tensor:
+        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mapped, cheaper order first."""
+        if self.low_rank_context is not None:
+            return self.low_rank_context(other)  # type: ignore[no-any-return]
+        tokens, channels = self.token_proj, self.channel_proj
+        tokens_first, channels_first = self._context_costs()
+        if tokens_first <= channels_first:
+            return channels(map_tokens(tokens, other))  # type: ignore[no-any-return]
+        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
+        bias = torch.outer(tokens.bias, channels.weight.sum(dim=1)) + channels.bias  # [N, C]
+        narrow = F.linear(other, channels.weight).transpose(1, 2)
+        return F.linear(narrow, tokens.weight).transpose(1, 2) + bias
+
+    def reads_through_maps(self) -> bool:
+        """Whether reading through the maps takes fewer operations than making the context and reading that."""
+        if self.low_rank_context is not None or not self.cross_experts:
+            return False
+        latents = sum(cast(CrossExpert, expert).latent_tokens.shape[0] for expert in self.cross_experts)
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        through_maps = latents * (2 * m * d + 2 * m * n + d * c)
+        return through_maps < min(self._context_costs()) + latents * 2 * n * c
+
+    def _context_costs(self) -> tuple[int, int]:
+        """Multiplications a row that make the context, tokens mapped first and channels mapped first."""
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        return n * d * (m + c), m * c * (d + n)

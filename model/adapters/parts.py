@@ -1,4 +1,4 @@
-"""What both placements are made of: tokens in pairs, AVMoE for both modalities, and the way to a trunk's output.
+"""What both placements are built from: pairs of tokens, CASTE and AVMoE of a stage, and the way to a trunk's output.
 
 Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments.
 """
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import TokenBatch, TrunkOutput
-from caeav.model.adapters.build import build_moe
+from caeav.model.adapters.batch import AdapterError, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance, CaseOutput
+from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.moe import load_balance
+from caeav.model.adapters.moe import AvMoe, load_balance
 from caeav.pipeline.store.record import Tap
 
 
 @dataclass
 class Pair:
-    """Tokens of both modalities, `[BT, L, C]` and `[BT, M, D]`, or their changes."""
+    """Tokens of both modalities, `[BT, L, C]` and `[BT, M, D]`, or what adapters add to them."""
 
     visual: Tensor
     audio: Tensor
@@ -33,12 +33,35 @@ class Pair:
 
 @dataclass
 class Trace:
-    """What the adapters of a pass said: `agreement` `[BT]` of the deepest CASTE, probabilities `[BT, E]` of AVMoE
-    and how unevenly each layer used its experts (scalars)."""
+    """What the adapters report during a pass.
+
+    `agreement` `[BT]` of the deepest CASTE, `routing`: probabilities `[BT, E]` of every AVMoE layer, `imbalance`: how
+    unevenly each of them used its experts (scalars).
+    """
 
     agreement: Tensor | None = None
     routing: dict[str, Tensor] = field(default_factory=dict)
     imbalance: list[Tensor] = field(default_factory=list)
+
+
+def build_caste(own: Tap, other: Tap, config: AdapterConfig) -> Caste:
+    """CASTE for the tokens of `own`, which are compared with those of `other`."""
+    return Caste(
+        own.channels,
+        other.channels,
+        topk_ratio=config.caste.topk_ratio,
+        gate_dim=config.caste.gate_dim,
+        temporal=config.caste.temporal,
+        gate_init=config.gate_init,
+        map_rank=config.caste.map_rank,
+    )
+
+
+def caste_residuals(visual: Caste, audio: Caste, x: Pair, segments: int, trace: Trace) -> Pair:
+    """The residuals of a stage's two CASTE adapters; their mean agreement is noted in `trace`."""
+    on_visual, on_audio = visual(x.visual, x.audio, segments), audio(x.audio, x.visual, segments)
+    trace.agreement = (on_visual.weights[:, 0] + on_audio.weights[:, 0]) / 2
+    return Pair(on_visual.residual, on_audio.residual)
 
 
 class MoePair(nn.Module):
@@ -47,23 +70,49 @@ class MoePair(nn.Module):
     def __init__(self, visual: Tap, audio: Tap, config: AdapterConfig) -> None:
         super().__init__()
         self.uniform_target = config.avmoe.uniform_target
-        self.visual = build_moe(visual, audio, config, out_gate=config.avmoe.out_gate_visual)
-        self.audio = build_moe(audio, visual, config, out_gate=config.avmoe.out_gate_audio)
+        self.visual = _build_moe(visual, audio, config, out_gate=config.avmoe.out_gate_visual)
+        self.audio = _build_moe(audio, visual, config, out_gate=config.avmoe.out_gate_audio)
 
     def forward(self, x: Pair, place: str, trace: Trace) -> Pair:
         """Both residuals; probabilities are noted in `trace` under `routing.<place>.<modality>`."""
-        seen, heard = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
-        trace.routing[f"routing.{place}.visual"] = seen.probabilities
-        trace.routing[f"routing.{place}.audio"] = heard.probabilities
-        trace.imbalance += [
-            load_balance(p, uniform_target=self.uniform_target)
-            for p in (seen.probabilities, heard.probabilities)
-        ]
-        return Pair(seen.residual, heard.residual)
+        on_visual, on_audio = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
+        for modality, output in (("visual", on_visual), ("audio", on_audio)):
+            trace.routing[f"routing.{place}.{modality}"] = output.probabilities
+            trace.imbalance.append(load_balance(output.probabilities, uniform_target=self.uniform_target))
+        return Pair(on_visual.residual, on_audio.residual)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
+def _build_moe(own: Tap, other: Tap, config: AdapterConfig, *, out_gate: bool) -> AvMoe:
+    """An AVMoE layer for the tokens of `own` with `other` as context."""
+    moe = config.avmoe
+    if moe.cross_experts + moe.uni_experts == 0:
+        raise AdapterError(
+            "avmoe has 0 cross and 0 uni experts",
+            hint="set one of them to at least 1, or avmoe.enabled to false",
+        )
+    return AvMoe(
+        own.channels,
+        own.tokens,
+        other.channels,
+        other.tokens,
+        bottleneck=moe.bottleneck(own.channels),
+        groups=moe.groups,
+        latents=moe.latents,
+        cross_experts=moe.cross_experts,
+        uni_experts=moe.uni_experts,
+        uni_attention=moe.uni_attention,
+        gate_init=config.gate_init,
+        router_noise=moe.router_noise,
+        batch_norm=moe.batch_norm,
+        pre_norm=moe.pre_norm,
+        post_norm=moe.post_norm,
+        out_gate=out_gate,
+        token_rank=moe.token_rank,
+        channel_rank=moe.channel_rank,
+        router_width=moe.router_width,
+        scaled_attention=moe.scaled_attention,
+        nonlinear_uni=moe.nonlinear_uni,
+    )
 
 
 def finish(
@@ -72,11 +121,14 @@ def finish(
     guidance: CaptionGuidance | None,
     batch: TokenBatch,
     segments: int,
-    visual_norm: Callable[[Tensor], Tensor] = _as_it_is,
+    visual_norm: Callable[[Tensor], Tensor] = lambda x: x,
     *,
     keep_unguided: bool = False,
 ) -> TrunkOutput:
-    """Caption guidance over the last stage's tokens, then the backbone's own norm if given, then everything noted."""
+    """A trunk's output from its last stage's tokens: caption guidance, then the backbone's final norm if given.
+
+    `keep_unguided`: leave the tokens before caption guidance in `aux`, as `unguided.visual`.
+    """
     aux = {name: clip_view(p, segments) for name, p in trace.routing.items()}
     if guidance is not None:
         if keep_unguided:
@@ -97,7 +149,7 @@ def finish(
 
 
 def _caption_aux(guided: CaseOutput, segments: int) -> dict[str, Tensor]:
-    """CASE's auxiliary outputs, a segment's as `[B, T, ...]`, a caption's as `[B, ...]`."""
+    """CASE's auxiliary outputs: those of segments as `[B, T, ...]`, those of captions as `[B, ...]`."""
     aux = {
         "proj_visual": clip_view(guided.proj_visual, segments),
         "proj_audio": clip_view(guided.proj_audio, segments),

@@ -12,26 +12,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     field_validator,
     model_validator,
 )
 
-from caeav.model.adapters.config import AdapterConfig, Count, Variant, lay_over
+from caeav.model.adapters.config import AdapterConfig, Count, StrictConfig, Variant, deep_merge
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 NotNegativeInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Modalities = Literal["both", "audio", "visual", "neither"]
-
-
-class StrictConfig(BaseModel):
-    """Refuses unknown keys, infinity and NaN; its values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HeadConfig(StrictConfig):
@@ -78,7 +71,7 @@ class ModelConfig(StrictConfig):
             name: part.model_dump(exclude_unset=True) if isinstance(part, BaseModel) else part
             for name, part in given.items()
         }
-        return lay_over(defaults, plain)
+        return deep_merge(defaults, plain)
 
 
 class StoresConfig(StrictConfig):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from caeav.manifests.core import errors
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted, parse_setting
-from caeav.model.adapters.config import lay_over
+from caeav.model.adapters.config import deep_merge
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import ModelConfig, RunConfig
 from caeav.model.train.presets import FULL, load_preset, preset_names
@@ -136,7 +136,7 @@ def _layered(
     for path, value in protocol.items():
         _put(values, path, value, path, faults)
     if file is not None:
-        values = lay_over(values, _read_file(file, faults))
+        values = deep_merge(values, _read_file(file, faults))
     for text in assignments:
         _assign(values, text, faults)
     for path, value in options.items():

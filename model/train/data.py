@@ -51,7 +51,7 @@ class SplitData:
         self.keys = rows.keys
         self.clips, self.clip_of = rows.clips()
         self._joined = joined
-        self._names = {tap.name for tap in _taps(joined.spec)}
+        self._names = {tap.name for tap in taps_of(joined.spec)}
         self._targets, self._extra, self._transforms = dict(targets), dict(extra or {}), tuple(transforms)
         self._reading = threading.Lock()
         self._stacked: dict[str, Tensor] | None = None
@@ -65,7 +65,7 @@ class SplitData:
         """The samples at `rows`, in that order; a clip shared by several of them is read once."""
         index = torch.as_tensor(rows, dtype=torch.long)
         clips = self.clips_of(rows)
-        batch = _as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
+        batch = as_batch([self.keys[row] for row in rows], self.clip_arrays(clips), self._joined.spec)
         if len(clips) < len(rows):
             place = {clip: i for i, clip in enumerate(clips)}
             batch.clip_of = torch.tensor([place[self.clip_of[row]] for row in rows])
@@ -134,13 +134,14 @@ class SplitData:
             return store.read(key)
 
 
-def _taps(spec: InputSpec) -> tuple[Tap, ...]:
+def taps_of(spec: InputSpec) -> tuple[Tap, ...]:
+    """All taps of a run, of either modality and of neither."""
     return (*spec.visual, *spec.audio, *spec.other)
 
 
 def clip_bytes(joined: Joined) -> int:
     """Bytes per clip of the arrays that the run reads, over all joined stores."""
-    names = {*(tap.name for tap in _taps(joined.spec)), *CAPTION_ARRAYS}
+    names = {*(tap.name for tap in taps_of(joined.spec)), *CAPTION_ARRAYS}
     return sum(
         int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         for store in joined.stores
@@ -203,7 +204,8 @@ def batches(
                 future.cancel()
 
 
-def _as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
+def as_batch(keys: list[str], arrays: Mapping[str, Tensor], spec: InputSpec) -> TokenBatch:
+    """A batch of clips from their arrays `[B, ...]`, named as in a store; `frames_ok` and `audio_ok` among them."""
     return TokenBatch(
         keys=keys,
         visual={tap.name: arrays[tap.name] for tap in spec.visual},  # [B, T, L, C]

@@ -18,7 +18,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.manifest import manifest_digest
 from caeav.model.adapters.batch import BatchTransform, Inputs
 from caeav.model.adapters.live import Live, LiveOpener
-from caeav.model.adapters.trunk import needed
+from caeav.model.adapters.trunk import required_inputs
 from caeav.model.tasks.base import TASKS, Scores, Task
 from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.datasets import mismatch_hint
@@ -145,7 +145,7 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
         samples=task.samples,
     )
     adapters = config.model.adapters
-    joined = replace(joined, spec=needed(joined.spec, adapters, keeps_stages=task.keeps_stages))
+    joined = replace(joined, spec=required_inputs(joined.spec, adapters, keeps_stages=task.keeps_stages))
     all_splits = joined.splits
     joined = joined.without_leaks() if config.drop_leaks else joined
     augment = config.augment

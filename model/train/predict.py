@@ -24,6 +24,7 @@ from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import load_fitting
+from caeav.model.train.data import as_batch, taps_of
 from caeav.model.train.evaluate import autocast, choose_device
 from caeav.model.train.network import build_network
 from caeav.model.train.provenance import modalities_read
@@ -170,8 +171,7 @@ class Predictor:
     ) -> TokenBatch:
         spec = self.inputs.spec
         wanted: dict[str, tuple[int, ...]] = {
-            tap.name: (spec.segments, tap.tokens, tap.channels)
-            for tap in (*spec.visual, *spec.audio, *spec.other)
+            tap.name: (spec.segments, tap.tokens, tap.channels) for tap in taps_of(spec)
         }
         for name, caption in (("visual_caption", spec.visual_caption), ("audio_caption", spec.audio_caption)):
             if self.config.captions and caption is not None:
@@ -187,19 +187,10 @@ class Predictor:
                 hint="tokenise the clip by the recipes in the run's stores.json",
             )
         held = {name: torch.from_numpy(np.array(arrays[name])).unsqueeze(0) for name in wanted}
-        return TokenBatch(
-            keys=[sample.key],
-            visual={tap.name: held[tap.name] for tap in spec.visual},
-            audio={tap.name: held[tap.name] for tap in spec.audio},
-            frames_ok=self._flags(info, "frames_ok"),
-            audio_ok=self._flags(info, "audio_ok"),
-            visual_caption=held.get("visual_caption"),
-            visual_caption_mask=held.get("visual_caption_mask"),
-            audio_caption=held.get("audio_caption"),
-            audio_caption_mask=held.get("audio_caption_mask"),
-            extra={tap.name: held[tap.name] for tap in spec.other}
-            | self._task.extra_inputs(self.inputs, [sample]),
-        )
+        held |= {name: self._flags(info, name) for name in ("frames_ok", "audio_ok")}
+        batch = as_batch([sample.key], held, spec)
+        batch.extra |= self._task.extra_inputs(self.inputs, [sample])
+        return batch
 
     def _flags(self, info: Mapping[str, Any], name: str) -> Tensor:
         """`[1, T]`, True where the clip's segment holds real media."""

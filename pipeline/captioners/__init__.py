@@ -1,4 +1,4 @@
-"""Writers of captions for pictures and sound, found by name; each is imported when it is asked for."""
+"""Writers of captions for the frames and the audio of a clip, found by name; each is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from caeav.pipeline.captioners.base import Captioner
 visual_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("visual captioner")
 audio_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("audio captioner")
 
-visual_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribePicture")
-audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeSound")
+visual_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeFrames")
+audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeAudio")
 
 visual_captioners.register_lazily("blip2", "caeav.pipeline.captioners.visual:Blip2")
 visual_captioners.register_lazily("vlm:", "caeav.pipeline.captioners.visual:ImageTextModel")

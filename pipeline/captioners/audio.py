@@ -1,6 +1,6 @@
-"""Captioners of sound: Whisper-style ones (`whisper`), and audio-language models (`qwen2-audio`, `audio-flamingo-3`).
+"""Captioners of audio: Whisper-style ones (`whisper`), and audio-language models (`qwen2-audio`, `audio-flamingo-3`).
 
-All hear mono sound at 16 kHz in windows of at most 30 s; a longer clip is cut into equal windows and each is captioned.
+All take mono audio at 16 kHz in windows of at most 30 s; a longer clip is cut into equal windows, each captioned.
 Digital silence is called silence without asking a model, which would make something up.
 Shapes: `N` windows, `W` tokens.
 """
@@ -19,7 +19,7 @@ from torch import nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.weights.find import WeightsError
-from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, TOKEN_IDS, LearnedCaptioner
+from caeav.pipeline.captioners.checkpoints import SILENCE, SILENT_BELOW, TOKEN_IDS, LearnedCaptioner
 from caeav.pipeline.captioners.generate import transformers
 from caeav.pipeline.media.clip import DecodedClip
 
@@ -28,31 +28,31 @@ WINDOW_S = 30
 Wave = NDArray[np.float32]
 
 
-class SoundCaptioner(LearnedCaptioner):
-    """Captions a clip's sound, window by window."""
+class AudioCaptioner(LearnedCaptioner):
+    """Captions a clip's audio, window by window."""
 
     modality: Literal["visual", "audio"] = "audio"
     rate_hz: int | None = RATE_HZ
 
     @cached_property
     def processor(self) -> Any:
-        """The checkpoint's processor; it must hear at 16 kHz and 30 s at a time."""
+        """The checkpoint's processor; it must take 30 s at 16 kHz."""
         found = super().processor
-        ears = found.feature_extractor
-        if (ears.sampling_rate, ears.n_samples) != (RATE_HZ, RATE_HZ * WINDOW_S):
+        extractor = found.feature_extractor
+        if (extractor.sampling_rate, extractor.n_samples) != (RATE_HZ, RATE_HZ * WINDOW_S):
             raise WeightsError(
-                f"{self.weights.source} hears {ears.n_samples} samples at {ears.sampling_rate} Hz; "
+                f"{self.weights.source} takes {extractor.n_samples} samples at {extractor.sampling_rate} Hz; "
                 f"allowed: {WINDOW_S} s at {RATE_HZ} Hz",
                 hint="give a checkpoint made from Whisper's front end",
             )
         return found
 
     def describe(self) -> dict[str, Any]:
-        """Settings, weights, and from where on sound is called silence."""
-        return {**super().describe(), "silent_below": LOUD}
+        """Settings, weights, and the amplitude below which audio is called silence."""
+        return {**super().describe(), "silent_below": SILENT_BELOW}
 
     def inputs(self, clip: DecodedClip) -> list[Wave]:
-        """Equal windows of the clip's sound."""
+        """Equal windows of the clip's audio."""
         if clip.wave is None:
             return []
         count = ceil(len(clip.wave) / (RATE_HZ * WINDOW_S))
@@ -64,13 +64,13 @@ class SoundCaptioner(LearnedCaptioner):
         return [np.zeros_like(wave) for wave in like]
 
     def finish(self, clip: DecodedClip, texts: Sequence[str]) -> str:
-        """What was written, or that there is only silence."""
+        """The caption, or that there is only silence."""
         assert clip.wave is not None
-        return super().finish(clip, texts) if float(np.abs(clip.wave).max()) >= LOUD else SILENCE
+        return super().finish(clip, texts) if float(np.abs(clip.wave).max()) >= SILENT_BELOW else SILENCE
 
 
-class WhisperCaptioner(SoundCaptioner):
-    """A Whisper trained to caption: the decoder goes on after `prompt`, which names the style it was trained with."""
+class WhisperCaptioner(AudioCaptioner):
+    """A Whisper trained to caption: the decoder continues `prompt`, which names the style it was trained with."""
 
     model_types = ("whisper",)
     kept: Sequence[str] = (*TOKEN_IDS, "suppress_tokens", "begin_suppress_tokens")
@@ -87,7 +87,7 @@ class WhisperCaptioner(SoundCaptioner):
         return transformers().WhisperForConditionalGeneration
 
     def module(self) -> nn.Module:
-        """The model; raises `CaeavError`, before any clip, for more tokens than it has room for."""
+        """The model; raises `CaeavError`, before any clip, when `max_tokens` is more than it has room for."""
         assert self.prefix
         return super().module()
 
@@ -110,7 +110,7 @@ class WhisperCaptioner(SoundCaptioner):
 
     def write(self, parts: Sequence[Wave]) -> list[str]:
         """All windows in one batch, each padded to 30 s by the front end."""
-        # Whisper's own generate() cuts, joins and re-tries for transcripts; captions need the plain one.
+        # Whisper's own generate() cuts, joins and retries for transcripts; captions need the plain one.
         plain = transformers().GenerationMixin.generate
         inputs = self.processor.feature_extractor(list(parts), sampling_rate=RATE_HZ, return_tensors="pt")
         start = torch.tensor([self.prefix] * len(parts))
@@ -118,8 +118,8 @@ class WhisperCaptioner(SoundCaptioner):
         return self.decode(plain(self.model, **placed), start)
 
 
-class AudioChat(SoundCaptioner):
-    """An audio-language model, asked by its chat template."""
+class AudioChat(AudioCaptioner):
+    """An audio-language model, prompted through its chat template."""
 
     model_class = ""
     defaults = {  # noqa: RUF012
@@ -136,7 +136,7 @@ class AudioChat(SoundCaptioner):
 
     @cached_property
     def processor(self) -> Any:
-        """The checkpoint's processor; raises `WeightsError` where the checkpoint is not made to be asked."""
+        """The checkpoint's processor; raises `WeightsError` for a checkpoint without a chat template."""
         found = super().processor
         if found.chat_template is None:
             raise WeightsError(

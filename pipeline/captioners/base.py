@@ -1,9 +1,7 @@
-"""What a captioner is: a frozen model, or a rule, that writes text for the frames or the sound of a clip.
+"""What a captioner is: a frozen model, or a rule, that writes text for the frames or the audio of a clip.
 
-Choosing what of a clip is captioned, and making one caption of several: rules without chance, no model.
-
-A clip's caption may come from several pictures or several stretches of sound; each gives a text, and the distinct
-ones are kept in the order of time.
+A caption may come from several frames or several windows of audio: `evenly` chooses them, each gives a text, and
+`one_caption` keeps the distinct texts in the order of time. Nothing here is random.
 """
 
 from __future__ import annotations
@@ -17,16 +15,16 @@ ENDS = (".", "!", "?", "…", "。")
 
 
 def evenly(real: Sequence[bool], count: int) -> list[int]:
-    """Places of `count` segments evenly spread over those that hold real media; a short clip repeats some.
+    """`count` segments evenly spread over those that hold real media; where there are fewer, some come twice.
 
-    One segment is the middle one; empty when nothing is real.
+    A single one is the middle one. Empty when nothing is real.
     """
     places = [place for place, ok in enumerate(real) if ok]
     return [places[(2 * i + 1) * len(places) // (2 * count)] for i in range(count)] if places else []
 
 
 def tidy(text: str) -> str:
-    """One line, single blanks, no control characters; the words stay as the model wrote them."""
+    """The text in one line, with single blanks and no control characters; the words stay as they are."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -47,11 +45,11 @@ def one_caption(texts: Sequence[str]) -> str:
 
 
 class Captioner(Protocol):
-    """Writes one caption a clip for one modality; never sees labels.
+    """Writes one caption per clip for one modality; never sees labels.
 
-    One that runs on the device also has `module() -> nn.Module`, frozen, in eval mode: the engine moves it to a
-    device and calls `caption`, in inference mode, with batches of one size, in which empty places are clips without
-    picture and sound. `caption` moves its inputs to where the module lies.
+    One that runs on a device also has `module() -> nn.Module`, frozen, in eval mode. The engine moves it to a device
+    and calls `caption`, in inference mode, with batches of one size; empty places are clips without frames and audio.
+    `caption` moves its inputs to where the module lies.
     """
 
     name: str
@@ -60,9 +58,9 @@ class Captioner(Protocol):
     rate_hz: int | None
 
     def describe(self) -> Mapping[str, Any]:
-        """JSON values that decide its text: model, prompt, settings."""
+        """JSON values that decide its texts: model, prompt, settings."""
         ...
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """One text a clip; an empty text says that the modality is missing."""
+        """One text per clip; an empty text says that the modality is missing."""
         ...

@@ -1,7 +1,7 @@
 """What captioners made of a transformers model share: settings, weights, a module for the engine, and the loop.
 
-A clip gives a fixed number of inputs (pictures, or stretches of sound), so that batches of as many clips have one size;
-a clip without the modality gives empty inputs, whose texts are thrown away. One caption is made of a clip's texts.
+Every clip gives the same number of inputs (frames, or windows of audio), so that batches of as many clips have one
+size; a clip without the modality gives empty inputs, whose texts are thrown away. A clip's texts become one caption.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from caeav.pipeline.captioners.random_models import byte_processor, random_model
 from caeav.pipeline.media.clip import DecodedClip
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-"""What is kept of a checkpoint's own generation config."""
-LOUD = 1e-4
-"""Largest amplitude (-80 dB) of sound that counts as silence: nothing is made up about it."""
+"""All that is kept of a checkpoint's own generation config."""
+SILENT_BELOW = 1e-4
+"""Audio whose peak amplitude stays below this (-80 dB) is called silence without asking a model."""
 SILENCE = "Silence."
 
 
@@ -101,13 +101,13 @@ class LearnedCaptioner(ABC):
         return model
 
     def module(self) -> nn.Module:
-        """The model for the engine to place, frozen, in eval mode; a useless processor is refused here too."""
+        """The model for the engine to place, frozen, in eval mode; an unusable processor is refused here too."""
         assert self.processor is not None
         model: nn.Module = self.model
         return model
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """One text a clip; empty without the modality."""
+        """One text per clip; empty without the modality."""
         wanted = [self.inputs(clip) for clip in clips]
         spare = next((inputs for inputs in wanted if inputs), None)
         if spare is None:
@@ -126,7 +126,7 @@ class LearnedCaptioner(ABC):
         return one_caption(texts)
 
     def placed(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Tensors where the model lies, real numbers in its format."""
+        """The tensors on the model's device, floating ones in its format."""
         here = next(iter(self.module().parameters()))
         return {
             name: x.to(here.device, here.dtype) if x.is_floating_point() else x.to(here.device)
@@ -135,7 +135,7 @@ class LearnedCaptioner(ABC):
         }
 
     def generate(self, inputs: Mapping[str, Any], prompt: Tensor) -> list[str]:
-        """Run the model and give what it wrote after `prompt` `[N, W]`."""
+        """Run the model and return what it wrote after `prompt` `[N, W]`."""
         return self.decode(self.model.generate(**self.placed(inputs)), prompt)
 
     def decode(self, output: Tensor, prompt: Tensor) -> list[str]:
@@ -150,12 +150,12 @@ class LearnedCaptioner(ABC):
 
     @abstractmethod
     def inputs(self, clip: DecodedClip) -> list[Any]:
-        """The clip's pictures or stretches of sound, as many for every clip; none without the modality."""
+        """The clip's frames or windows of audio, as many for every clip; none without the modality."""
 
     @abstractmethod
     def empty(self, like: Sequence[Any]) -> list[Any]:
-        """Inputs that fill a place in a batch."""
+        """Inputs like these that fill an empty place in a batch."""
 
     @abstractmethod
     def write(self, parts: Sequence[Any]) -> list[str]:
-        """One text an input."""
+        """One text per input."""

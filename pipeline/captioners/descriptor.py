@@ -1,15 +1,9 @@
-"""The `descriptor` captioner for pictures: measures what stands out and what the ground is like, and says so.
+"""The `descriptor` captioners: measure the frames or the audio of a clip, and say it in words; no weights, no labels.
 
-What stands out is what moves or appears (unlike the picture before and after), coloured things first; without
-movement, the most coloured region. It sees the frames only, never labels. At most 32 words, since that is what the
-`hashed` text backbone keeps. Shapes: `T` segments, a 16x16 grid of cells of 4x4 pixels.
-
-Words for measured things: colours, places, sizes, and the segments in which something happens.
-
-The `descriptor` captioner for sound: measures loudness, pitch, tone, rhythm and when it is heard, and says so.
-
-It hears the wave only, never labels. At most 32 words, since that is what the `hashed` text backbone keeps.
-Shapes: `T` segments, `F` spectral frames a segment.
+`DescribeAudio` measures loudness, pitch, tone, rhythm and when there is sound. `DescribeFrames` finds what stands out
+and what the ground is like. What stands out is what moves or appears (unlike the frame before and after), coloured
+things first; without movement, the most coloured region. A caption has at most 32 words, since the `hashed` text
+backbone keeps no more. Shapes: `T` segments; `F` spectral frames per segment; a 16x16 grid of cells of 4x4 pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +27,7 @@ from caeav.pipeline.backbones.classic.visual import Floats, gradients, moving_ma
 from caeav.pipeline.media.clip import DecodedClip
 
 GREY_CHROMA = 0.07
-"""Chroma (BT.601, 0 to about 0.6) below which a colour is called a grey."""
+"""Chroma (BT.601, 0 to about 0.6) below which a colour is called grey."""
 
 _HUES = (
     ("red", (0.90, 0.12, 0.12)),
@@ -56,17 +50,17 @@ def _chroma(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def colour_word(rgb: Sequence[float]) -> str:
     """Name of a colour given as RGB in 0..1."""
-    seen = _chroma(np.asarray(rgb, dtype=np.float64))
-    strength = float(np.hypot(seen[0], seen[1]))
+    colour = _chroma(np.asarray(rgb, dtype=np.float64))
+    strength = float(np.hypot(colour[0], colour[1]))
     if strength < GREY_CHROMA:
-        luma = seen[2] / 0.35
+        luma = colour[2] / 0.35
         return "black" if luma < 0.15 else "grey" if luma < 0.75 else "white"
 
     def distance(known: tuple[float, float, float]) -> float:
         wanted = _chroma(np.asarray(known))
         scale = max(strength, 0.05) / float(np.hypot(wanted[0], wanted[1]))  # faded colours keep their name
-        hue = np.hypot(*(seen[:2] - wanted[:2] * scale)) / strength
-        return float(hue + 0.6 * abs(np.log(1 / scale)) * 0.5 + 1.5 * abs(seen[2] - wanted[2]))
+        hue = np.hypot(*(colour[:2] - wanted[:2] * scale)) / strength
+        return float(hue + 0.6 * abs(np.log(1 / scale)) * 0.5 + 1.5 * abs(colour[2] - wanted[2]))
 
     return min(_HUES, key=lambda entry: distance(entry[1]))[0]
 
@@ -84,7 +78,7 @@ def pick(value: float, steps: Sequence[tuple[float, str]], last: str) -> str:
 
 
 def spans_words(active: Sequence[bool], most: int = 2) -> str:
-    """Where `active` is true, counted from 1: `in segments 2 to 4 and 7`; `throughout` when everywhere."""
+    """Where `active` is true, counted from 1, at most `most` spans: `in segments 2 to 4 and 7`; `throughout`."""
     if all(active):
         return "throughout"
     spans: list[tuple[int, int]] = []
@@ -105,11 +99,11 @@ def spans_words(active: Sequence[bool], most: int = 2) -> str:
 AUDIO_VERSION = 1
 RATE_HZ = 16_000
 HEARD_DB = 3.0
-"""A segment holds the sound when its loudest bands rise this far over the clip's background."""
+"""A segment holds the sound when its loudest bands rise this far above the clip's background."""
 
 
-class DescribeSound:
-    """One or two sentences: what is heard (loudness, pitch, tone, rhythm, when), then the background."""
+class DescribeAudio:
+    """One or two sentences: the sound (loudness, pitch, tone, rhythm, when), then the background."""
 
     name = "descriptor"
     modality: Literal["audio"] = "audio"
@@ -124,11 +118,11 @@ class DescribeSound:
         return {"version": AUDIO_VERSION, "rate_hz": RATE_HZ, "heard_db": HEARD_DB}
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """One text a clip; empty without sound."""
-        return ["" if clip.wave is None else _write_audio(clip.wave, len(clip.audio_ok)) for clip in clips]
+        """One text per clip; empty without audio."""
+        return ["" if clip.wave is None else _audio_text(clip.wave, len(clip.audio_ok)) for clip in clips]
 
 
-def _write_audio(wave: Floats, segments: int) -> str:
+def _audio_text(wave: Floats, segments: int) -> str:
     windows = wave.reshape(segments, -1)
     rms_db = 10 * np.log10(np.square(windows).mean(axis=1) + 1e-12)
     if rms_db.max() < -75:
@@ -139,7 +133,7 @@ def _write_audio(wave: Floats, segments: int) -> str:
         axis=(1, 2)
     )  # [T] dB, the upper eighth of the bands
     heard = loudest > max(HEARD_DB, 0.4 * float(loudest.max()))
-    if float(loudest.max()) < 2 * HEARD_DB:  # nothing rises over the background: the background is the sound
+    if float(loudest.max()) < 2 * HEARD_DB:  # nothing rises above the background: the background is the sound
         heard = np.ones(segments, dtype=np.bool_)
         above = sound.level_db - sound.level_db.min()
     pitches = periodicity(sound)
@@ -162,7 +156,7 @@ def _tone(pitch: Floats, above: Floats) -> float:
 
 
 def _pitch(above: Floats) -> tuple[str, str]:
-    """Word for where the energy lies, and for the way it glides within segments."""
+    """Words for where the energy lies, and for how it glides within segments."""
     weight = np.square(np.maximum(above - 3, 0)) + np.float32(1e-3)
     octaves = np.log2(band_centres_hz(RATE_HZ)).astype(np.float32)
     loud = weight.sum(axis=-1)  # [T, F]
@@ -174,7 +168,7 @@ def _pitch(above: Floats) -> tuple[str, str]:
     time = np.linspace(-0.5, 0.5, FRAMES, dtype=np.float32)
     off_time = time - (share * time).sum(axis=1, keepdims=True)
     variance = (share * off_time**2).sum(axis=1) + 1e-6
-    slope = float(np.median((share * off_time * centre).sum(axis=1) / variance))  # octaves a segment
+    slope = float(np.median((share * off_time * centre).sum(axis=1) / variance))  # octaves per segment
     return word, pick(slope, ((-0.5, ", falling"), (0.5, "")), ", rising")
 
 
@@ -199,7 +193,7 @@ CELLS = 16
 
 @dataclass(frozen=True)
 class _Blob:
-    """The region of one segment that stands out: its colour word, middle, share of the picture and strength."""
+    """The region of one segment that stands out: its colour word, middle, share of the frame and strength."""
 
     colour: str
     y: float
@@ -209,7 +203,7 @@ class _Blob:
     stretch: float
 
 
-class DescribePicture:
+class DescribeFrames:
     """One or two sentences: the thing that stands out (size, colour, place, movement, when), then the ground."""
 
     name = "descriptor"
@@ -225,11 +219,13 @@ class DescribePicture:
         return {"version": VERSION, "side": SIDE, "cells": CELLS}
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
-        """One text a clip; empty without video."""
-        return ["" if clip.frames is None else _write(resize(clip.frames, SIDE, SIDE)) for clip in clips]
+        """One text per clip; empty without video."""
+        return [
+            "" if clip.frames is None else _frames_text(resize(clip.frames, SIDE, SIDE)) for clip in clips
+        ]
 
 
-def _write(rgb: Floats) -> str:
+def _frames_text(rgb: Floats) -> str:
     moving = moving_mask(rgb) if len(rgb) > 1 else np.zeros(rgb.shape[:3], dtype=np.float32)
     luma, chroma = opponent(rgb)
     saturation = np.sqrt(np.square(chroma).sum(-1))
@@ -288,7 +284,7 @@ def _ground(luma: Floats, rgb: Floats) -> str:
 
 
 def _cut(luma: Floats) -> int | None:
-    """The segment before which most of the picture changes far more than at other times, if there is one."""
+    """The segment before which most of the frame changes far more than at other times, if there is one."""
     if len(luma) < 3:
         return None
     steps = np.median(np.abs(np.diff(luma, axis=0)).reshape(len(luma) - 1, -1), axis=1)

@@ -1,7 +1,7 @@
 """The texts of a caption store as rows, and as the files that the captioner `file` reads.
 
 A csv cell is written as the text is, between double quotes, also where a spreadsheet would take it for a formula:
-import it as text. What is written can be read back to the same texts, character by character.
+import it as text. Reading the file back gives the same texts, character by character.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from caeav.pipeline.store import StoreReader
 Format = Literal["csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("csv", "jsonl")
 _UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029]")
-"""Controls that JSON leaves as they are, terminals obey, and some readers take for the end of a line."""
+"""Control characters that JSON does not escape, but that terminals obey and some readers take for line ends."""
 
 
 @dataclass(frozen=True)

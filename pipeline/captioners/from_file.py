@@ -1,8 +1,8 @@
 """Captions made elsewhere: a csv table with the columns key, visual, audio, or JSON lines with these fields.
 
-A row a clip; an empty text (or null) says that the clip lacks the modality. One column may be absent when only the
-other is used; columns of other names are not looked at. Texts are taken as they are, to the letter.
-The file is known to a recipe by its digest, as weights are; `caeav caption export` writes such files.
+One row per clip; an empty text (or null) says that the clip lacks the modality. One column may be absent when only the
+other is used; other columns are ignored. Texts are taken to the letter. A recipe knows the file by its digest, as
+weights; `caeav caption export` writes such files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CaptionFileError(CaeavError):
 
 @dataclass(frozen=True)
 class Captions:
-    """The texts of a file: key -> text, for each modality that it has."""
+    """The texts of a file: key -> text, for each modality in it."""
 
     source: str
     texts: Mapping[Modality, Mapping[str, str]]
@@ -115,25 +115,26 @@ class FileCaptioner:
 
 
 def visual_file(choice: ModelChoice) -> FileCaptioner:
-    """The captioner `file` of pictures."""
+    """The captioner `file` for visual captions."""
     return FileCaptioner(choice, "visual")
 
 
 def audio_file(choice: ModelChoice) -> FileCaptioner:
-    """The captioner `file` of sound."""
+    """The captioner `file` for audio captions."""
     return FileCaptioner(choice, "audio")
 
 
 @lru_cache(maxsize=2)
 def _read_once(path: Path, digest: str) -> Captions:
-    """One reading for all who look into the same version of a file."""
+    """Read the same version of a file once for both modalities."""
     return read_captions(path)
 
 
 def read_captions(path: Path) -> Captions:
     """Read and check a whole file.
 
-    Raises `CaptionFileError` naming the line: text that is no UTF-8, no such columns, a key twice, a text that is none.
+    Raises `CaptionFileError` for text that is not UTF-8, and, with the line, for missing columns, a key that comes
+    twice, and a value that is no text.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -150,7 +151,7 @@ def read_captions(path: Path) -> Captions:
             f"{path.name} is not UTF-8: {error.reason}", hint="save it as UTF-8"
         ) from error
     if not seen:
-        raise CaptionFileError(f"{path.name} has no rows", hint="a row a clip: key, visual, audio")
+        raise CaptionFileError(f"{path.name} has no rows", hint="give one row per clip: key, visual, audio")
     uneven = [modality for modality in texts if len(texts[modality]) != len(seen)]
     if uneven:
         key = next(key for key in seen if key not in texts[uneven[0]])
@@ -169,7 +170,7 @@ def _take(
         raise CaptionFileError(f"{name}, line {line}: the key is {key!r}", hint="a clip's key, as text")
     if key in seen:
         raise CaptionFileError(
-            f"{name}, line {line}: {key!r} again, first in line {seen[key]}", hint="one row a clip"
+            f"{name}, line {line}: {key!r} again, first in line {seen[key]}", hint="give one row per clip"
         )
     seen[key] = line
     given = [modality for modality in MODALITIES if modality in row]
@@ -228,7 +229,7 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, 
         except (ValueError, RecursionError) as error:
             raise CaptionFileError(
                 f"{name}, line {line}: not JSON",
-                hint='one object a line: {"key": ..., "visual": ..., "audio": ...}',
+                hint='one object per line: {"key": ..., "visual": ..., "audio": ...}',
             ) from error
         if not isinstance(row, dict):
             raise CaptionFileError(

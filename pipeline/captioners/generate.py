@@ -1,7 +1,7 @@
-"""A text-writing model of transformers: loaded whole or refused, and made to write without chance.
+"""A text-writing model of transformers: loaded whole or refused, and made to write without sampling.
 
 The library stays silent where a checkpoint lacks keys (it draws them at random) and where a tokenizer came back
-empty, lets a checkpoint's own file switch sampling on, and returns the prompt with the answer for some models and
+empty, lets a checkpoint's own file switch sampling on, and returns the prompt with the output for some models and
 without it for others. Here each of these is settled or an error. No code of a checkpoint is ever run.
 Shapes: `N` prompts, `W` tokens.
 """
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import some_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.native import import_torchaudio, import_torchvision
 from caeav.pipeline.backbones.weights.find import Weights, WeightsError, find_weights
@@ -78,7 +79,7 @@ def transformers() -> Any:
 def checkpoint(choice: ModelChoice, default: str, model_types: Sequence[str] = ()) -> Weights:
     """The checkpoint folder of a captioner, of one of `model_types` (none named: of any); raises `WeightsError`.
 
-    Random weights have no folder, see `unlearned.py`.
+    Random weights have no folder, see `random_models.py`.
     """
     found = find_weights(choice, default=default, wants=TENSORS, needs=("config.json",), also=BESIDE)
     if found.seed is not None:
@@ -130,7 +131,7 @@ def load_model(factory: Any, found: Weights, dtype: str) -> Any:
         "not finite": [name for name, x in model.named_parameters() if not bool(torch.isfinite(x).all())],
     }
     if any(wrong.values()):
-        said = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+        said = "; ".join(f"{what}: {some_of(names, _SHOWN)}" for what, names in wrong.items() if names)
         raise WeightsError(
             f"{found.source} does not fit {type(model).__name__}: {said}",
             hint="give the checkpoint of this very model; nothing is left at random values",
@@ -139,9 +140,9 @@ def load_model(factory: Any, found: Weights, dtype: str) -> Any:
 
 
 def load_processor(found: Weights, image_backend: str | None = None) -> Any:
-    """The checkpoint's processor (tokenizer with what prepares pictures or sound), its tokenizer checked.
+    """The checkpoint's processor (tokenizer and what prepares images or audio), its tokenizer checked.
 
-    `image_backend`: which of the library's forms prepares pictures, where a model has several: `pil`, `torchvision`.
+    `image_backend`: which of the library's forms prepares images, where a model has several: `pil`, `torchvision`.
     """
     library = transformers()
     try:
@@ -195,7 +196,7 @@ def settle_decoding(module: nn.Module, decoding: Decoding, tokens: Sequence[str]
 
 
 def new_tokens(output: Tensor, prompt: Tensor, max_tokens: int) -> Tensor:
-    """What was written, `[N, <= max_tokens]`: `output` `[N, W]` without the prompt, if it begins with the prompt."""
+    """The tokens written, `[N, <= max_tokens]`: `output` `[N, W]`, without the prompt if it begins with it."""
     width = prompt.shape[1]
     if output.shape[1] >= width and torch.equal(output[:, :width].to(prompt), prompt):
         return output[:, width:]
@@ -213,8 +214,3 @@ def _unusable(found: Weights, what: str, error: Exception) -> WeightsError:
         f"{what} of {found.source} cannot be loaded: {lines[0]}",
         hint="give the whole folder, as published, of a model that needs no code of its own",
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,7 +1,7 @@
-"""Captioners at their real size with random values, to measure speed and memory where no checkpoint is at hand.
+"""Captioners of real size with random values, to measure speed and memory without a checkpoint.
 
-Configs are those of the published checkpoints. The tokenizer knows single bytes only and fills its vocabulary up with
-names of no use, so that the networks have their real width; what such a model writes means nothing.
+Configs are those of the published checkpoints. The tokenizer knows single bytes only and pads its vocabulary with
+unused names, so that the networks have their real width; what such a model writes means nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def byte_processor(name: str) -> Any:
 
 
 def _bytes_and_fillers(size: int) -> list[str]:
-    """A vocabulary of 256 bytes and names of no use."""
+    """A vocabulary of 256 bytes and unused names."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     return [*sorted(ByteLevel.alphabet()), *(f"<unused{i}>" for i in range(size - 256))]
@@ -80,9 +80,9 @@ def blip2() -> Parts:
     config = library.Blip2Config(text_config=text, image_token_index=size - 1)
 
     def processor() -> Any:
-        pictures = library.BlipImageProcessorPil(size={"height": 224, "width": 224})
+        images = library.BlipImageProcessorPil(size={"height": 224, "width": 224})
         tokenizer = _byte_tokenizer(size, "<image>")
-        return library.Blip2Processor(pictures, tokenizer, num_query_tokens=config.num_query_tokens)
+        return library.Blip2Processor(images, tokenizer, num_query_tokens=config.num_query_tokens)
 
     return config, processor
 
@@ -137,8 +137,8 @@ def qwen2_audio() -> Parts:
     config = library.Qwen2AudioConfig(text_config=text, audio_token_index=size - len(names))
 
     def processor() -> Any:
-        ears = library.WhisperFeatureExtractor(feature_size=128)
-        return library.Qwen2AudioProcessor(ears, _byte_tokenizer(size, *names))
+        extractor = library.WhisperFeatureExtractor(feature_size=128)
+        return library.Qwen2AudioProcessor(extractor, _byte_tokenizer(size, *names))
 
     return config, processor
 
@@ -159,9 +159,9 @@ def audio_flamingo_3() -> Parts:
     config = library.AudioFlamingo3Config(text_config=text, audio_token_id=size - 1)
 
     def processor() -> Any:
-        ears = library.WhisperFeatureExtractor(feature_size=128)
+        extractor = library.WhisperFeatureExtractor(feature_size=128)
         return library.AudioFlamingo3Processor(
-            ears, _byte_tokenizer(size, "<sound>"), chat_template=_PLAIN_CHAT
+            extractor, _byte_tokenizer(size, "<sound>"), chat_template=_PLAIN_CHAT
         )
 
     return config, processor

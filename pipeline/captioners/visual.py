@@ -1,7 +1,7 @@
-"""Captioners of pictures: BLIP-2 (`blip2`), and any image-text-to-text model of transformers (`vlm:<name>`).
+"""Captioners of frames: BLIP-2 (`blip2`), and any image-text-to-text model of transformers (`vlm:<name>`).
 
-Pictures are prepared by the checkpoint's own processor, with Pillow (its torchvision form gives other pixels).
-Shapes: `T` segments, `N` pictures, `W` tokens.
+Frames are prepared by the checkpoint's own processor, with Pillow (its torchvision form gives other pixels).
+Shapes: `T` segments, `N` frames, `W` tokens.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from caeav.pipeline.captioners.checkpoints import LearnedCaptioner
 from caeav.pipeline.captioners.generate import transformers
 from caeav.pipeline.media.clip import DecodedClip
 
-Picture = NDArray[np.uint8]
+Frame = NDArray[np.uint8]
 
 
-class PictureCaptioner(LearnedCaptioner):
-    """Captions `frames` pictures of a clip, evenly spread over its segments that hold real pictures."""
+class FrameCaptioner(LearnedCaptioner):
+    """Captions several frames of a clip (setting `frames`), evenly spread over its segments that hold real ones."""
 
     modality: Literal["visual", "audio"] = "visual"
     image_backend = "pil"
 
-    def inputs(self, clip: DecodedClip) -> list[Picture]:
-        """Pictures `[H, W, 3]`."""
+    def inputs(self, clip: DecodedClip) -> list[Frame]:
+        """Frames `[H, W, 3]` of the clip."""
         if clip.frames is None:
             return []
         return [clip.frames[t] for t in evenly(clip.frames_ok, self.settings["frames"])]
 
-    def empty(self, like: Sequence[Picture]) -> list[Picture]:
-        """Black pictures."""
-        return [np.zeros_like(picture) for picture in like]
+    def empty(self, like: Sequence[Frame]) -> list[Frame]:
+        """Black frames."""
+        return [np.zeros_like(frame) for frame in like]
 
 
-class Blip2(PictureCaptioner):
-    """BLIP-2: continues the prompt after the picture. The prompt is not part of the caption."""
+class Blip2(FrameCaptioner):
+    """BLIP-2: continues the prompt after the image. The prompt is not part of the caption."""
 
     model_types = ("blip-2",)
     defaults = {  # noqa: RUF012
@@ -58,23 +58,23 @@ class Blip2(PictureCaptioner):
         """`Blip2ForConditionalGeneration`."""
         return transformers().Blip2ForConditionalGeneration
 
-    def write(self, parts: Sequence[Picture]) -> list[str]:
-        """All pictures in one batch, whatever their sizes."""
+    def write(self, parts: Sequence[Frame]) -> list[str]:
+        """All frames in one batch, whatever their sizes."""
         prompts = [self.settings["prompt"]] * len(parts)
         inputs = dict(self.processor(images=list(parts), text=prompts, return_tensors="pt"))
         places = (inputs["input_ids"] == self.model.config.image_token_id).sum(dim=1)
         needed = self.model.config.num_query_tokens
-        if not bool((places == needed).all()):  # the library would go on and never look at the picture
+        if not bool((places == needed).all()):  # the library would go on and never look at the image
             raise WeightsError(
-                f"the processor of {self.weights.source} leaves {int(places[0])} places for a picture, "
+                f"the processor of {self.weights.source} leaves {int(places[0])} places for an image, "
                 f"the model needs {needed}",
                 hint="give a checkpoint with a current processor (num_query_tokens, image_token_index)",
             )
         return self.generate(inputs, inputs["input_ids"])
 
 
-class ImageTextModel(PictureCaptioner):
-    """Any model of `AutoModelForImageTextToText`: asked by its chat template, or by the plain prompt if it has none."""
+class ImageTextModel(FrameCaptioner):
+    """Any model of `AutoModelForImageTextToText`: prompted through its chat template, or plainly if it has none."""
 
     defaults = {  # noqa: RUF012
         "prompt": "Describe this picture in one sentence.",
@@ -93,8 +93,8 @@ class ImageTextModel(PictureCaptioner):
         """The class that the checkpoint's config names."""
         return transformers().AutoModelForImageTextToText
 
-    def write(self, parts: Sequence[Picture]) -> list[str]:
-        """Pictures of one size in one batch: how many tokens a picture takes may depend on its size."""
+    def write(self, parts: Sequence[Frame]) -> list[str]:
+        """One batch per frame size: how many tokens an image takes may depend on its size."""
         texts = [""] * len(parts)
         for shape in dict.fromkeys(part.shape for part in parts):
             places = [i for i, part in enumerate(parts) if part.shape == shape]
@@ -110,10 +110,10 @@ class ImageTextModel(PictureCaptioner):
         begin = torch.full_like(given[:, :1], self.model.config.text_config.bos_token_id)
         return torch.cat([begin, given[:, 1:-1]], dim=1)
 
-    def _prepared(self, pictures: Sequence[Picture]) -> dict[str, Any]:
+    def _prepared(self, frames: Sequence[Frame]) -> dict[str, Any]:
         from PIL import Image
 
-        images = [Image.fromarray(picture) for picture in pictures]
+        images = [Image.fromarray(frame) for frame in frames]
         prompt = self.settings["prompt"]
         if self.processor.chat_template is None:
             return dict(self.processor(images=images, text=[prompt] * len(images), return_tensors="pt"))

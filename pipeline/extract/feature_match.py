@@ -1,9 +1,9 @@
-"""Which feature belongs to which clip: from what a tap was given (a folder, a pattern, a file of all clips) to arrays.
+"""Which feature belongs to which clip: from a folder, a pattern or a file of all clips to one array per clip.
 
-A clip is called by its key, its official name, its official id or its media file. Entries are called so, too: files of
-a folder, arrays of an archive, rows with a list of names; or so with one ending that all share, such as `_vggish`.
-AVE's own files, rows in the order of `Annotations.txt`, are known by their shape, and their splits are compared with
-the `*_order.h5` beside them. What could be meant in two ways is refused, and what is there is named.
+A clip is known by its key, its official name, its official id or its media file. Features carry the same names, as
+files of a folder, arrays of an archive or rows with a list of names; or the names with one shared ending, such as
+`_vggish`. AVE's own files, with rows in the order of `Annotations.txt`, are recognised by their shape, and their splits
+are compared with the `*_order.h5` beside them. Whatever is ambiguous is refused, naming what is there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, some_of
 from caeav.pipeline.extract.feature_files import (
     FORMATS,
+    SHOWN,
     FeatureError,
-    Held,
+    FileArray,
     arrays_in,
-    in_short,
     numbers,
     one_array,
     texts_in,
@@ -36,24 +36,24 @@ from caeav.pipeline.extract.feature_files import (
 
 ORDERED_BY = "Annotations.txt"
 IDS = ("ids", "names", "keys", "video_ids", "id", "name", "video_id", "videos", "filenames")
-"""What lists of the names of rows are called: arrays beside the features, or `<word>.txt` beside the file."""
+"""Names for lists of the names of rows: arrays beside the features, or `<word>.txt` beside the file."""
 _SIDECARS = ("_fps", "_timestamps_ms")
-"""Endings of what feature extractors write beside features."""
+"""Endings of other arrays that feature extractors write."""
 _ENDING = re.compile(r"[_\-.][A-Za-z][\w.\-]*")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One clip's feature: `name` for messages, `find` for the array (values unread), `digest` of where it lies."""
+    """One clip's feature: `name` for messages, `find` returns its array, `digest` that of its file and place there."""
 
     name: str
-    find: Callable[[], Held]
+    find: Callable[[], FileArray]
     digest: Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """`entries`: key -> its feature; `source`: name for a recipe; `remarks`: what a user should know."""
+    """`entries`: features by key; `source`: their name in a recipe; `remarks`: what a user should know."""
 
     entries: Mapping[str, Entry]
     source: str
@@ -61,7 +61,7 @@ class Matched:
 
 
 def match_features(manifest: Manifest, tap: str, given: Path) -> Matched:
-    """The features of a manifest's clips in `given`; raises `FeatureError` for none, or where two could be meant."""
+    """The features in `given` of a manifest's clips; raises `FeatureError` for none, or where it is ambiguous."""
     path, _, array = str(given).partition("#")
     place, word = Path(path).absolute(), tap.partition(".")[2]
     if "*" in place.name:
@@ -71,12 +71,10 @@ def match_features(manifest: Manifest, tap: str, given: Path) -> Matched:
     if place.is_file() and place.suffix.lower() in FORMATS:
         return _of_file(manifest, tap, place, array, word)
     if place.is_file():
-        raise FeatureError(
-            f"{place.name} is of no format that is read", hint=f"give one of {', '.join(FORMATS)}"
-        )
+        raise FeatureError(f"{place.name} is of no known format", hint=f"give one of {', '.join(FORMATS)}")
     raise FeatureError(
         f"no folder {place}",
-        hint=f"--tap {tap}=FOLDER with a file a clip, FOLDER/*_rgb.npy, or a file of all clips",
+        hint=f"--tap {tap}=FOLDER with one file per clip, FOLDER/*_rgb.npy, or a file of all clips",
     )
 
 
@@ -86,7 +84,7 @@ def file_entry(path: Path, array: str = "", word: str = "") -> Entry:
 
 
 def clip_names(clips: Sequence[Clip]) -> tuple[dict[str, list[str]], list[str]]:
-    """Key -> what the clip is called, the best first; and names left out since they stand for several times."""
+    """Each clip's names by its key, the best first; and the names left out because several clips share them."""
     names: dict[str, list[str]] = {}
     times: dict[str, set[tuple[float, float]]] = {}
     for clip in clips:
@@ -145,7 +143,7 @@ def _of_folder(manifest: Manifest, tap: str, folder: Path, array: str, word: str
 
 
 def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) -> Matched:
-    """A file of all clips: an array a clip under its name, or one array whose rows are clips."""
+    """A file of all clips: one named array per clip, or one array whose rows are clips."""
     held = arrays_in(path)
     names, shared = clip_names(manifest.clips)
     sha = cache(lambda: _sha256(path))
@@ -165,7 +163,7 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
         raise FeatureError(
             f"{path.name} holds one array {list(features.shape)}, and no names of its "
             f"{features.shape[0] if features.shape else 0} rows",
-            hint=f"put the names of its clips, a line a row, beside it as {path.stem}_ids.txt or ids.txt",
+            hint=f"put the names of its clips, one line per row, beside it as {path.stem}_ids.txt or ids.txt",
         )
     known = {name for every in names.values() for name in every}
     called = [name if name in known else Path(name).stem for name in rows]  # lists of media files, too
@@ -181,9 +179,9 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
 
 
 def _rows(
-    manifest: Manifest, path: Path, features: Held, lists: Mapping[str, list[str]]
+    manifest: Manifest, path: Path, features: FileArray, lists: Mapping[str, list[str]]
 ) -> tuple[list[str] | None, str]:
-    """Names of the rows and where they are from; where they are in the manifest's order, its keys and nowhere."""
+    """Names of the rows and where they come from; the keys and an empty text where rows are in the manifest's order."""
     count = features.shape[0] if features.shape else 0
     for name, found in lists.items():
         _count_fits(found, count, f"{path.name}#{name}", path)
@@ -209,15 +207,17 @@ def _count_fits(names: Sequence[str], count: int, source: str, path: Path) -> No
     if len(names) != count:
         raise FeatureError(
             f"{source} names {len(names)} rows, {path.name} has {count}",
-            hint="give a name a row, in their order",
+            hint="give one name per row, in their order",
         )
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
-        raise FeatureError(f"{source} names {in_short(twice)} twice", hint="give each row a name of its own")
+        raise FeatureError(
+            f"{source} names {some_of(twice, SHOWN)} twice", hint="give each row a name of its own"
+        )
 
 
 def _compare_orders(manifest: Manifest, path: Path) -> None:
-    """Rows that AVE's authors count to a split must be of clips of that split here: else the order is another one."""
+    """Rows that AVE's authors assign to a split must belong to clips of that split here, or the order differs."""
     for split in ("train", "val", "test"):
         place = path.with_name(f"{split}_order.h5")
         if not place.is_file():
@@ -238,23 +238,25 @@ def _compare_orders(manifest: Manifest, path: Path) -> None:
 
 
 def _left(tap: str, what: str, place: Path, names: Sequence[str]) -> list[str]:
-    """What to say of entries that are no clip's; nothing when there are none."""
+    """A remark on entries that belong to no clip; nothing when there are none."""
     return (
-        [f"{tap}: {counted(len(names), what)} in {place.name} not taken: {in_short(names)}"] if names else []
+        [f"{tap}: {counted(len(names), what)} in {place.name} not taken: {some_of(names, SHOWN)}"]
+        if names
+        else []
     )
 
 
-def _array_entry(path: Path, name: str, held: Held, sha: Callable[[], str]) -> Entry:
+def _array_entry(path: Path, name: str, held: FileArray, sha: Callable[[], str]) -> Entry:
     return Entry(f"{path.name}#{name}", lambda: held, lambda: f"{sha()}#{name}")
 
 
-def _row_entry(path: Path, i: int, features: Held, place: str, sha: Callable[[], str]) -> Entry:
+def _row_entry(path: Path, i: int, features: FileArray, place: str, sha: Callable[[], str]) -> Entry:
     return Entry(f"{path.name}, row {i}", lambda: _row_of(features, i), lambda: f"{sha()}{place}")
 
 
-def _row_of(features: Held, i: int) -> Held:
+def _row_of(features: FileArray, i: int) -> FileArray:
     shape = features.shape[1:]
-    return Held(shape, features.kind, lambda: np.asarray(features.row(i)), _no_row)
+    return FileArray(shape, features.kind, lambda: np.asarray(features.row(i)), _no_row)
 
 
 def _no_row(_: int) -> NDArray[Any]:
@@ -265,7 +267,7 @@ Group = dict[tuple[str, str], dict[str, Any]]
 
 
 def _groups(names: Mapping[str, Sequence[str]], there: Iterable[tuple[str, str, Any]]) -> Group:
-    """(ending, format) -> key -> value, for values called NAME, or NAME and an ending with a letter in it."""
+    """(ending, format) -> key -> value, for values named NAME, or NAME with an ending that has a letter in it."""
     known = {name for found in names.values() for name in found}
     by: dict[tuple[str, str], dict[str, Any]] = {}
     for stem, suffix, value in there:
@@ -285,7 +287,7 @@ def _by_name(names: Mapping[str, Sequence[str]], there: Mapping[str, Any]) -> di
 
 
 def _choose_group(groups: Group, word: str, place: Path, tap: str) -> tuple[str, str]:
-    """The group that is meant: the only one, the one without ending, or the one called as the tap."""
+    """The group that is meant: the only one, the one without ending, or the one named like the tap."""
     if len(groups) == 1:
         return next(iter(groups))
     for fit in (lambda ending: not ending, lambda ending: ending[1:].lower() == word.lower()):
@@ -294,7 +296,9 @@ def _choose_group(groups: Group, word: str, place: Path, tap: str) -> tuple[str,
             return fitting[0]
         if fitting:
             break
-    found = in_short(f"NAME{ending}{suffix} ({len(held)})" for (ending, suffix), held in groups.items())
+    found = some_of(
+        (f"NAME{ending}{suffix} ({len(held)})" for (ending, suffix), held in groups.items()), SHOWN
+    )
     ending, suffix = next(iter(groups))
     raise FeatureError(
         f"{place} holds several features of a clip: {found}",
@@ -308,18 +312,18 @@ def _nothing(manifest: Manifest, place: Path, there: Sequence[str], shared: Sequ
     formats = Counter(Path(name).suffix or "no ending" for name in there)
     found = ", ".join(f"{n} {suffix}" for suffix, n in formats.most_common(5))
     said = (
-        f" ({found}: {in_short(list(there)[:4])})"
+        f" ({found}: {some_of(there[:4], SHOWN)})"
         if there and place.is_dir()
-        else f" ({in_short(list(there)[:4])})"
+        else f" ({some_of(there[:4], SHOWN)})"
     )
     names, _ = clip_names(manifest.clips[:1])
     example = next(iter(names.values()), ["KEY"])
-    also = f"; {in_short(shared[:3])} would stand for several times of a file" if shared else ""
+    also = f"; {some_of(shared[:3])} would stand for several times of a file" if shared else ""
     kinds = "" if place.is_file() else f", and one of {', '.join(FORMATS)}"
     return FeatureError(
         f"none of the {counted(len(there), 'name' if place.is_file() else 'file')} in {place} belongs to one of "
         f"{counted(len(manifest.clips), 'clip')}{said if there else ''}",
-        hint=f"call them after keys, official names or ids, or media files (here {' or '.join(example)}){kinds}{also}",
+        hint=f"name them after keys, official names or ids, or media files (here {' or '.join(example)}){kinds}{also}",
     )
 
 

@@ -1,9 +1,9 @@
-"""Features made elsewhere as a store of tokens: published ones, or of networks that look at more than a frame a segment
-(motion). No media is read and nothing is computed.
+"""Features made elsewhere as a store of tokens: published ones, or those of networks for motion, which need several
+frames per segment. No media is read and nothing is computed.
 
 `feature_match.py` finds a clip's array, `feature_files.py` reads the files. An array is `[T, F]`, `[T, L, F]`,
 `[T, h, w, F]`, or `[T n, F]` with `n` rows per segment. The recipe knows the files by one digest over all that belong
-to clips of the manifest. Shapes: `T` segments, `L` tokens a segment (`h w` of a grid, row by row), `F` features.
+to clips of the manifest. Shapes: `T` segments, `L` tokens per segment (`h w` of a grid, row by row), `F` features.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.keys import slug
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.engine import run_lookup
-from caeav.pipeline.extract.feature_files import MAX_BYTES, FeatureError, Held, numbers, one_array
+from caeav.pipeline.extract.feature_files import MAX_BYTES, FeatureError, FileArray, numbers, one_array
 from caeav.pipeline.extract.feature_match import Entry, match_features
 from caeav.pipeline.extract.jobs import keep_as_is, known_dtype
 from caeav.pipeline.extract.preflight import other_recipes
@@ -34,14 +34,13 @@ from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import floats, not_finite, stored
 
 IMPORTED = "features"
-"""Name of such a component in a recipe, and the stage that quarantine names."""
+"""Name of an imported component in a recipe, and the stage that quarantine names."""
 TAP = re.compile(r"(visual|audio|motion)\.[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """`sources`: tap -> its folder, pattern or file (`match_features`); `name` of the store, by default the taps'; the
-    rest as for extraction."""
+    """`sources`: tap -> folder, pattern or file (see `match_features`). `name`: of the store, by default the taps'."""
 
     sources: Mapping[str, Path]
     name: str = ""
@@ -59,7 +58,7 @@ def import_features(context: RunContext, options: FeatureOptions) -> StageSummar
     for tap in options.sources:
         if not TAP.fullmatch(tap):
             raise FeatureError(
-                f"{tap!r} is no name of a tap",
+                f"{tap!r} is not a tap's name",
                 hint="visual.NAME, audio.NAME or motion.NAME, e.g. motion.r2plus1d",
             )
     matched = {tap: match_features(manifest, tap, given) for tap, given in options.sources.items()}
@@ -90,9 +89,9 @@ def import_features(context: RunContext, options: FeatureOptions) -> StageSummar
 def read_features(
     path: Path, segments: int, shape: tuple[int, int, int] | None = None, word: str = ""
 ) -> NDArray[np.float32]:
-    """One clip's file as `[T, L, F]`, float32; `PATH#NAME` names one of several arrays, else it is called `word`.
+    """One clip's file as `[T, L, F]`, float32; `PATH#NAME` names one of several arrays, else `word` does.
 
-    Raises `FeatureError` for what is no such file, or not of `shape`.
+    Raises `FeatureError` for a file that has no such array, or not of `shape`.
     """
     place, _, array = str(path).partition("#")
     return _read(Entry(Path(place).name, lambda: one_array(Path(place), array, word), str), segments, shape)
@@ -110,8 +109,8 @@ def _read(entry: Entry, segments: int, shape: tuple[int, int, int] | None) -> ND
         return np.array(numbers(held, entry.name), dtype=np.float32).reshape(wanted)
 
 
-def tokens_shape(held: Held, segments: int, name: str) -> tuple[int, int, int]:
-    """`(T, L, F)` of an array as it will be stored, its values unread; raises `FeatureError` for one that is none."""
+def tokens_shape(held: FileArray, segments: int, name: str) -> tuple[int, int, int]:
+    """`(T, L, F)` of an array as it will be stored, its values unread; raises `FeatureError` where it does not fit."""
     if held.kind not in "fiu":
         raise FeatureError(f"{name} cannot be read: it holds no numbers", hint="give an array of numbers")
     shape = held.shape[1:] if held.shape[:1] == (1,) and segments > 1 and len(held.shape) > 2 else held.shape
@@ -130,13 +129,13 @@ def tokens_shape(held: Held, segments: int, name: str) -> tuple[int, int, int]:
         )
     if math.prod(shape) * 4 > MAX_BYTES:
         raise FeatureError(
-            f"{name} cannot be read: larger than {MAX_BYTES} bytes", hint="give fewer tokens a segment"
+            f"{name} cannot be read: larger than {MAX_BYTES} bytes", hint="give fewer tokens per segment"
         )
     return segments, math.prod(shape) // segments // shape[-1], shape[-1]
 
 
 def _check_values(array: NDArray[np.float32], tap: str, dtype: str) -> None:
-    """Raise for values that are no numbers, or too large for the format they are to be stored in."""
+    """Raises `FeatureError` for values that are not finite, or too large for the number format of the store."""
     wrong = not_finite(array)
     if wrong:
         raise FeatureError(f"{tap} has values not finite: {wrong} of {array.size}", hint="mend the features")
@@ -149,18 +148,18 @@ def _check_values(array: NDArray[np.float32], tap: str, dtype: str) -> None:
 
 
 def is_imported(recipe: Recipe) -> bool:
-    """Whether a store of this recipe was imported, so that its tokens cannot be made of media."""
+    """Whether a store of this recipe was imported, so that its tokens cannot be made from media."""
     return any(isinstance(x, Mapping) and x.get("name") == IMPORTED for x in recipe.fields.values())
 
 
 def imported_taps(recipe: Recipe) -> list[dict[str, Any]]:
-    """Name, tokens and channels of each tap of such a recipe."""
+    """Name, tokens and channels of each tap of an imported store."""
     parts = [x for x in recipe.fields.values() if isinstance(x, Mapping) and x.get("name") == IMPORTED]
     return [tap for part in parts for tap in part["taps"]]
 
 
 def features_of(recipes: Sequence[Recipe], given: Mapping[str, Path], key: str) -> Record | None:
-    """The record of one clip outside any data set for imported stores; None when there is no such store.
+    """What imported stores would hold for a clip outside any data set; None without such stores.
 
     `given`: tap -> file. Raises `FeatureError` when a tap has no file, or a file no tap.
     """
@@ -178,7 +177,7 @@ def features_of(recipes: Sequence[Recipe], given: Mapping[str, Path], key: str) 
     missing = [tap for tap in dtypes if tap not in given]
     if missing:
         raise FeatureError(
-            f"this run reads {', '.join(missing)}, imported from files, which cannot be made of media",
+            f"this run reads {', '.join(missing)}, imported from files, which cannot be made from media",
             hint="give the clip's: " + " ".join(f"--features {tap}=FILE.npy" for tap in missing),
         )
     if not dtypes:
@@ -219,7 +218,7 @@ def _recipe(
 
 
 def _usual_shape(files: Mapping[str, Entry], segments: int) -> tuple[int, int, int]:
-    """`[T, L, F]` of most features that can be read; raises the last one's `FeatureError` when none can."""
+    """The `[T, L, F]` that most readable features have; raises the last one's `FeatureError` when none is readable."""
     shapes: Counter[tuple[int, int, int]] = Counter()
     last: FeatureError | None = None
     for entry in files.values():
@@ -233,7 +232,7 @@ def _usual_shape(files: Mapping[str, Entry], segments: int) -> tuple[int, int, i
 
 
 def _digest(files: Mapping[str, Entry]) -> str:
-    """Over the keys and where their features lie, in the manifest's order."""
+    """Digest over the keys and the features of each, in the manifest's order."""
     whole = hashlib.sha256()
     for key, entry in files.items():
         whole.update(f"{key} {entry.digest()}\n".encode())
@@ -241,5 +240,5 @@ def _digest(files: Mapping[str, Entry]) -> str:
 
 
 def _info(segments: int) -> dict[str, Any]:
-    """What is known of a clip whose media were not looked at."""
+    """A record's info for a clip whose media were not read."""
     return {"frames_ok": [True] * segments, "audio_ok": [True] * segments, "notes": [], "facts": {}}

@@ -1,8 +1,8 @@
-"""A data set is its content: whether the media are still what the clips of a store were made of.
+"""Are the media still those that the clips of a store were made of?
 
 Size and time of every file are compared with the store's record (`store/media_record.py`); a digest is taken only where
-these differ or nothing is known. What is not the same any more is told clip by clip and refused, unless the run says
-what to do: `redo` makes these clips anew, `keep` goes on with what is stored.
+these differ or nothing is known. Changes are listed clip by clip and refused, unless the run says what to do: `redo`
+makes these clips anew, `keep` goes on with what is stored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHOWN = 20
 
 
 class MediaChanged(CaeavError):
-    """Clips are stored of which the media is another now; `changes` names each."""
+    """The media of stored clips have changed; `changes` names each clip."""
 
     def __init__(self, dataset: str, changes: Sequence[MediaChange]) -> None:
         self.changes = tuple(changes)
@@ -48,7 +48,7 @@ class MediaChanged(CaeavError):
         lines = listed(changes)
         super().__init__(
             f"{counted(len(keys), 'stored clip')} of {dataset} {'has' if len(keys) == 1 else 'have'} other media now "
-            "than what was stored was made of:\n" + "\n".join(f"    {line}" for line in lines),
+            "than when they were stored:\n" + "\n".join(f"    {line}" for line in lines),
             hint="--changed redo makes exactly these clips anew, --changed keep goes on with what is stored; where "
             "this is another data set, give its folder another name or use another --home",
         )
@@ -58,7 +58,7 @@ class MediaChanged(CaeavError):
 
 
 def listed(changes: Sequence[MediaChange]) -> list[str]:
-    """A line a clip, the first ones; the same change in several stores once."""
+    """One line per changed clip, at most `SHOWN`; the same change in several stores comes once."""
     lines = list(dict.fromkeys(map(str, changes)))
     return lines[:SHOWN] + (
         [f"and {len(lines) - SHOWN} more; --json lists all"] if len(lines) > SHOWN else []
@@ -66,16 +66,16 @@ def listed(changes: Sequence[MediaChange]) -> list[str]:
 
 
 def check_changed(changed: str) -> None:
-    """Raises `CaeavError` for what `--changed` may not say."""
+    """Raises `CaeavError` for a value that `--changed` cannot have."""
     if changed and changed not in CHANGED:
         raise CaeavError(f"--changed {changed}", hint=choices(changed, CHANGED))
 
 
 class MediaCheck:
-    """What the media of a manifest look like now, beside what is recorded for some stores of its data set.
+    """Compares the media of a manifest with what is recorded for some stores of its data set.
 
-    `folders`: the stores' folders, there or not. `refuse` comes before anything is written, `settle` when a store is
-    open for writing; `changes` are those met so far.
+    `folders`: the stores' folders, which need not exist. Call `refuse` before anything is written, and `settle` when a
+    store is open for writing; `changes` are those met so far.
     """
 
     def __init__(self, context: RunContext, folders: Sequence[Path]) -> None:
@@ -93,7 +93,7 @@ class MediaCheck:
         self._folders = [folder for folder, record in zip(folders, records, strict=True) if record]
 
     def refuse(self) -> None:
-        """Raise `MediaChanged` when clips are stored whose media is another now, unless the run said what to do."""
+        """Raises `MediaChanged` when media of stored clips have changed, unless the run said what to do."""
         found: list[MediaChange] = []
         for folder in self._folders:
             record = read_record(folder) or {}
@@ -105,14 +105,14 @@ class MediaCheck:
             except (StoreError, OSError):
                 continue  # opening it for writing says what is wrong
             stored = _keys_of(state.manifest, other, {key for i in state.indexes.values() for key in i.keys})
-            found += self._told(folder, record, stored)
+            found += self._changes(folder, record, stored)
         if found and not self._changed:
             raise MediaChanged(self._dataset, found)
 
     def settle(self, writer: StoreWriter) -> None:
-        """Make clips due again whose media changed, where the run said `redo`, and record what is seen of the media.
+        """Make clips due again whose media changed, where the run said `redo`, and record the media as they are now.
 
-        Raises `MediaChanged` as `refuse` does, for what was stored by another process meanwhile.
+        Raises `MediaChanged` as `refuse` does, for what another process stored meanwhile.
         """
         recorded = read_record(writer.path)
         known = recorded or {}
@@ -120,10 +120,10 @@ class MediaCheck:
         held = {key for index in writer.indexes.values() for key in index.keys} if other else set()
         stored = _keys_of(writer.manifest, other, held)
         failed = _keys_of(writer.manifest, other, {entry.key for entry in writer.quarantined})
-        if other:  # finished, in no shard yet, and of a file that is no more: nobody needs to be asked
+        if other:  # finished, in no shard yet, and of a file that changed: made anew without asking
             kept = {key for plan in writer.plan() for key in plan.kept}
             writer.forget(key for keys in _keys_of(writer.manifest, other, kept).values() for key in keys)
-        changes = self._told(writer.path, known, stored)
+        changes = self._changes(writer.path, known, stored)
         if changes and not self._changed:
             raise MediaChanged(self._dataset, changes)
         self.changes += changes
@@ -154,7 +154,7 @@ class MediaCheck:
         self._record(writer, known, stored)
 
     def decoded(self, name: str) -> None:
-        """Take the digest of all bytes of a medium that was read just now, if it is not very large."""
+        """Take the digest of all bytes of a file that was just read, if it is not very large."""
         if name not in self._whole:
             self._whole[name] = whole_digest(self._root, name, media_files)
 
@@ -171,7 +171,7 @@ class MediaCheck:
     def _record(
         self, writer: StoreWriter, known: Mapping[str, Facts], kept: Mapping[str, Sequence[str]]
     ) -> None:
-        """Write down what stored clips were made of (`kept`: those of other versions) and what due ones will be."""
+        """Record the files that stored clips were made of (`kept`: in other versions), and those of due clips."""
         seen = dict(known)
         own = self._media
         if writer.part != Slice():
@@ -199,7 +199,7 @@ class MediaCheck:
         write_record(writer.path, seen)
 
     def _other(self, record: Mapping[str, Facts]) -> set[str]:
-        """Those recorded media that are another now, or none."""
+        """The recorded media that have changed or are gone."""
         doubtful, other = [], set()
         for name, before in record.items():
             now = self._now.get(name)
@@ -212,10 +212,10 @@ class MediaCheck:
         taken = self._digest(doubtful)
         return other | {name for name in doubtful if taken[name] != record[name].digest}
 
-    def _told(
+    def _changes(
         self, folder: Path, record: Mapping[str, Facts], stored: Mapping[str, Sequence[str]]
     ) -> list[MediaChange]:
-        """A change a clip of these media."""
+        """One change for each clip of these media."""
         gone = [name for name in stored if self._now.get(name) is None]
         moved = self._moved(record, gone) if gone else {}
         changes = []
@@ -233,7 +233,7 @@ class MediaCheck:
         return changes
 
     def _moved(self, record: Mapping[str, Facts], gone: Iterable[str]) -> dict[str, str]:
-        """Media that lie under another name now."""
+        """Media that have another name now: old name -> new name."""
         lost = {(record[name].size, record[name].digest): name for name in gone}
         sizes = {size for size, _ in lost}
         new = [n for n in self._media if n not in record and (f := self._now[n]) and f.size in sizes]
@@ -252,12 +252,12 @@ class MediaCheck:
 
 
 def _alike(before: Facts, now: Facts) -> bool:
-    """Whether size and time say that a file was not touched."""
+    """Whether, by size and time, a file was not touched."""
     return before.size == now.size and before.stamp == now.stamp != UNSURE
 
 
 def _keys_of(manifest: Manifest, media: Collection[str], among: Collection[str]) -> dict[str, list[str]]:
-    """Of these media, the clips in `among`."""
+    """The clips in `among` by medium, of these media."""
     found: dict[str, list[str]] = {}
     if media and among:
         for clip in manifest.clips:
@@ -267,7 +267,7 @@ def _keys_of(manifest: Manifest, media: Collection[str], among: Collection[str])
 
 
 def same_media(stores: Path, root: Path) -> tuple[int, int]:
-    """How many of the media recorded for the stores in this folder lie below `root` as they were, and of how many."""
+    """How many of the media recorded for the stores in this folder lie unchanged below `root`, and of how many."""
     recorded = read_records(stores)
     now = look(root, [*recorded], media_files)
     there = [name for name, facts in recorded.items() if (f := now[name]) and f.size == facts.size]
@@ -277,8 +277,10 @@ def same_media(stores: Path, root: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class MediaReport:
-    """What `verify_media` found: stored clips whose media were compared, those of which all bytes were, those without a
-    record of theirs, and what changed."""
+    """What `verify_media` found.
+
+    Stored clips: `compared` with the record, `whole` of these byte for byte, `unknown` without a record; and `changes`.
+    """
 
     path: Path
     compared: int
@@ -288,7 +290,7 @@ class MediaReport:
 
 
 def verify_media(store: Path, root: Path) -> MediaReport:
-    """Read the media of a store's clips again, below `root`, whole where that was recorded, and compare."""
+    """Read the media of a store's clips below `root` again, all bytes where these were recorded, and compare."""
     state = inspect(store)
     record = read_record(store) or {}
     now = look(root, [*record], media_files)

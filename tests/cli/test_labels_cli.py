@@ -42,7 +42,7 @@ def extract(folder: Path, home: str, *more: object) -> Result:
 def test_an_extraction_tells_what_names_were_taken_for_and_of_long_files(folder: Path) -> None:
     (folder / "labels.csv").write_text("file,label,split\ndog\\a,dog,train\n")
     result = extract(folder, "home")
-    assert "remark: names that are not written as the files' paths" in result.stderr
+    assert "remark: names that are not the files' paths" in result.stderr
     assert "dog\\a -> dog/a.wav" in result.stderr
     assert "1 clip of files longer than their clip (longer_media)" in result.stderr
     assert "--stride-seconds 2" in result.stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from caeav.model.adapters.config import lay_over
+from caeav.model.adapters.config import deep_merge
 
 FULL = "full"
 INHERIT = "inherit"
@@ -34,7 +34,7 @@ def load_preset(task: str, name: str) -> dict[str, Any]:
     values = _inherited(task)
     for stem in (f"+{name}", f"{task}+{name}"):
         if (_folder() / f"{stem}.yaml").is_file():
-            values = lay_over(values, _parsed(stem))
+            values = deep_merge(values, _parsed(stem))
     return deepcopy(values)
 
 
@@ -42,7 +42,7 @@ def _inherited(stem: str) -> dict[str, Any]:
     """A file laid over the one it inherits from."""
     own = dict(_parsed(stem))
     parent = own.pop(INHERIT, None)
-    return own if parent is None else lay_over(_inherited(parent), own)
+    return own if parent is None else deep_merge(_inherited(parent), own)
 
 
 @cache

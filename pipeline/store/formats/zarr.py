@@ -1,7 +1,7 @@
 """The Zarr format: one sharded array per tap in `shards.zarr`, with a binary index for each shard.
 
 Neither writing nor reading needs the zarr package; any Zarr v3 reader reads what is written. Chunks are read from
-memory maps by their places in the index, since a Zarr library fills in for a missing file unless it is told not to
+memory maps by their places in the index, since a Zarr library takes a missing file for fill values unless told not to
 (`read_missing_chunks`).
 """
 
@@ -51,6 +51,8 @@ from caeav.pipeline.store.payload import (
 )
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
+
+_NUMBERED = re.compile(r"c\.(\d{1,9})(?:\.0)*")
 
 
 class ZarrShard:
@@ -229,9 +231,6 @@ def _fitting(record: Record, layout: Layout | None) -> Layout:
             hint="make the store with --backend webdataset, which keeps arrays of any shape",
         )
     return own
-
-
-_NUMBERED = re.compile(r"c\.(\d{1,9})(?:\.0)*")
 
 
 class Zarr:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import NEGATIVE, AdapterError, CaptionSpec, Inputs, InputSpec, TokenBatch
 from caeav.model.adapters.config import AdapterConfig, CaseConfig, CasteConfig, InjectConfig, MoeConfig
 from caeav.model.adapters.inject import FRAMES, WINDOWS, InjectTrunk
 from caeav.model.adapters.live import Live, pair_blocks

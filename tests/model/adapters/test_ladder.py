@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import CaptionSpec, InputSpec, TokenBatch
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import AdapterError, CaptionSpec, InputSpec, TokenBatch
 from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.ladder import LadderTrunk, LowRankMerge, merge_patches, pool_tokens
@@ -173,7 +172,7 @@ def test_impossible_settings_say_what_would_be_possible() -> None:
         LadderTrunk(make_spec(), config(avmoe={"cross_experts": 0, "uni_experts": 0}))
     with pytest.raises(WidthError, match="16 channels does not split into 7 heads\n  next: choose a number"):
         LadderTrunk(make_spec(), config(case={"heads": 7}))
-    with pytest.raises(AdapterError, match="given 3 visual, 0 audio"):
+    with pytest.raises(AdapterError, match="got 3 visual, 0 audio"):
         LadderTrunk(make_spec(audio=()), config())
     with pytest.raises(ValueError, match="Extra inputs are not permitted"):
         AdapterConfig.model_validate({"caste": {"ratio": 0.5}})

@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor, nn
 
 from caeav.model.adapters.case import AttentionUnit, CaptionAdapter, CaptionMapper, Case, FeedForwardUnit
-from caeav.model.adapters.caste import AgreementGate, Caste, SpatialEnrichment
-from caeav.model.adapters.layers import TemporalConv, TemporalEnrichment, TokenSelector, token_topk_mask
+from caeav.model.adapters.caste import AgreementGate, Caste, SpatialEnrichment, TemporalEnrichment
+from caeav.model.adapters.layers import TemporalConv, TokenSelector, token_topk_mask
 from caeav.model.adapters.moe import AvMoe, Bottleneck, CrossExpert, UniExpert, load_balance
 
 GROUP = "adapters"

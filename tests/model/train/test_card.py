@@ -1,4 +1,4 @@
-"""What a run says of itself: the card's tables, the lines before training, and on what machine it was made."""
+"""What people read about a run: the card's tables, the lines before training, and its environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RESULT: dict[str, Any] = {
 
 
 def rows_under(text: str, head: str) -> list[list[str]]:
-    """The cells of the rows below a table's head."""
+    """The cells of a table's rows."""
     lines = text.split("\n" + head + "\n", 1)[1].splitlines()[1:]
     shown = lines[: lines.index("")] if "" in lines else lines
     return [[cell.strip() for cell in line.replace("\\|", "!").strip("|").split("|")] for line in shown]

@@ -1,4 +1,4 @@
-"""Joining stores and labels: every clip accounted for, everything told, batches that depend on nothing else."""
+"""Joining stores and labels: every clip is accounted for, and batches depend on rows and epoch only."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def copied(
     broken: tuple[str, ...] = (),
     **fields: object,
 ) -> StoreReader:
-    """A further store beside `like`: its records changed, `broken` ones in quarantine."""
+    """Another store beside `like` with other records; the clips `broken` are in quarantine."""
     recipe = replace(like.recipe, name=name, fields={**like.recipe.fields, "copy": name, **fields})
     with open_for_writing(home.stores / "tiny", recipe, like.manifest) as writer:
         for key in (*broken, *(item.key for item in like.quarantined)):
@@ -224,7 +224,7 @@ def copied(
 
 
 def flagged(record: Record) -> Record:
-    """Frames are missing in one segment and sound in two others; which ones is the clip's own."""
+    """Each clip lacks frames in one segment and audio in two others, in places of its own."""
     at = int(record.key.removeprefix("clip"))
     frames, audio = ([t != (at + k) % 6 for t in range(6)] for k in (0, 1))
     audio[(at + 2) % 6] = False
@@ -268,7 +268,7 @@ def test_a_segment_is_real_where_all_joined_stores_say_so(make_home: Callable[..
 def test_a_clip_in_quarantine_of_any_joined_store_is_left_out(
     make_home: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, filed: bool
 ) -> None:
-    """The first, one between and the last of the stores each lack another clip."""
+    """The first, a middle and the last store each lack a different clip."""
     home = make_home()
     tokens, captions = (StoreReader.open(find_store(home.stores, "tiny", k)) for k in ("tokens", "captions"))
     names = [
@@ -436,7 +436,7 @@ def test_missing_captions_of_a_manifest_left_in_its_file(
 
 
 def begin_store(home: Home, like: Path, mark: str) -> Path:
-    """A store that was begun as another recipe of the same name, and killed before its first shard."""
+    """A store of another recipe with the same name, killed before its first shard."""
     recipe = StoreReader.open(like).recipe
     other = replace(recipe, fields={**recipe.fields, "made": mark})
     with open_for_writing(home.stores / "tiny", other, StoreReader.open(like).manifest) as writer:

@@ -1,4 +1,4 @@
-"""The light objectives: values by hand, gradients, who is a negative, and what is absent without its source."""
+"""The light objectives: values by hand, gradients, which clips are negatives, and what is absent without its source."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_clips_with_the_same_caption_are_no_negatives() -> None:
     rows = [e[0, 1], e[1, 0] + e[1, 2], e[2, 1]]
     columns = [e[1, 0], e[0, 1] + e[2, 1], e[1, 2]]
     want = (
-        sum(((e[i, i] + other) / e[i, i]).log() for side in (rows, columns) for i, other in enumerate(side))
+        sum(((e[i, i] + other) / e[i, i]).log() for axis in (rows, columns) for i, other in enumerate(axis))
         / 6
     )
     torch.testing.assert_close(got, want)

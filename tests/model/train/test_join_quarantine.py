@@ -28,7 +28,7 @@ ARRAYS = {
 
 @pytest.fixture
 def home(tmp_path) -> Home:
-    """Three stores of six clips; of each another clip is in quarantine."""
+    """Three stores of six clips, each with another clip in quarantine."""
     home = Home(tmp_path)
     clips = tuple(Clip(key, f"{key}.mp4", 0.0, 2.0, "train", (Event("bell", 0.0, 1.0),)) for key in KEYS)
     manifest = Manifest("three", 2, 1.0, ("bell",), clips)
@@ -59,7 +59,7 @@ def test_the_quarantine_of_every_store_counts(
 def test_a_clip_that_one_store_neither_has_nor_quarantines_is_refused_though_another_lacks_it_too(
     home: Home,
 ) -> None:
-    """What the first store accounts for is no excuse for the second."""
+    """A clip in one store's quarantine must still be accounted for by the others."""
     joined = join_stores(home, "three", ["seen", "heard"])
     stores = {store.recipe.name: store for store in joined.stores}
     stores["heard"].quarantined = ()

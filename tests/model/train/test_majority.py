@@ -1,4 +1,4 @@
-"""What constant answers score, by hand: the best that the targets of train suggest, in the task's own measure."""
+"""Scores of constant predictions, by hand: the best one on the training targets, by the task's own metric."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_avs_answers_one_mask_for_every_frame(task: str) -> None:
     assert majority(task, packed(left, left, left, right), packed(left, right)) == pytest.approx(50)
     assert majority(task, packed(left, left, left, right), packed(left, left)) == pytest.approx(100)
     assert majority(task, packed(left, left, left, right), packed(right, right)) == pytest.approx(0, abs=1e-6)
-    # Where no mask is known, nothing is learnt from what stands there.
+    # Where no mask is known, the values there do not count.
     train = packed(left, right, right, right)
     train[KNOWN][0, 1:] = False
     assert majority(task, train, packed(left, left)) == pytest.approx(100)

@@ -1,4 +1,4 @@
-"""The one network: what a baseline must not see is zero wherever a head may look, and its adapters are not there."""
+"""The network: what a baseline must not use is zero wherever a head could read it, and its adapters are off."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch, TrunkOutput
-from caeav.model.adapters.build import AdapterError
+from caeav.model.adapters.batch import (
+    NEGATIVE,
+    AdapterError,
+    CaptionSpec,
+    Inputs,
+    InputSpec,
+    TokenBatch,
+    TrunkOutput,
+)
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.trunk import needed
+from caeav.model.adapters.trunk import required_inputs
 from caeav.model.tasks.base import TASKS
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.network import Network, blind, build_network
@@ -89,8 +96,8 @@ def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_t
 
 
 def test_taps_that_a_placement_reads() -> None:
-    """All cached stages on the ladder; live, the pair below the first adapters, and the pictures before for heads that
-    look at them; from raw frames and sound nothing else."""
+    """The ladder reads all cached stages; live adapters read the taps below the first of them, and earlier visual taps
+    for heads that need them; from raw frames and audio, nothing else."""
     stages = [
         tuple(Tap(f"{modality}.stage{k}", 4, 8) for k in range(1, 5)) for modality in ("visual", "audio")
     ]
@@ -99,7 +106,7 @@ def test_taps_that_a_placement_reads() -> None:
 
     def read(spec: InputSpec, start: str, *, keeps_stages: bool = False) -> list[str]:
         given = {"placement": "inject", "inject_from": start} if start else {}
-        found = needed(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
+        found = required_inputs(spec, AdapterConfig.model_validate(given), keeps_stages=keeps_stages)
         return [tap.name for tap in (*found.visual, *found.audio)]
 
     assert read(whole, "") == [tap.name for modality in stages for tap in modality]

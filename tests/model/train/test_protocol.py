@@ -213,7 +213,7 @@ def test_best_over_epochs_stands_in_the_table_where_the_protocol_says_so(tmp_pat
 
 
 def placed(home: Home, task: str = "ave", recipe: str = "none", group: str = "", **held: Any) -> None:
-    """A finished run with a result of our making; `held` as in `result.json`, and `given` for its configuration."""
+    """A finished run with a made-up result; `held`: entries of `result.json`."""
     given, source = held.pop("given", {}), held.pop("source", "hub:a/b")
     config = resolve_config(task, recipe, options={"protocol": held.get("protocol", "honest"), **given})
     run = create_run(home, config)

@@ -7,7 +7,9 @@ import shutil
 import struct
 import warnings
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
-from caeav.model.train import report
+from caeav.model.train import report, runs
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
@@ -55,7 +57,7 @@ def arrays_of(home: Home, run: Run, key: str) -> tuple[dict[str, Any], dict[str,
 
 
 def test_predictions_add_up_to_the_test_score(tiny_home: Home, run: Run) -> None:
-    """One clip at a time by arrays gives what batches from the store gave."""
+    """Predicting clip by clip from arrays gives the same as batches from the store."""
     predictor = Predictor.load(run, "cpu")
     joined = reopen(tiny_home, run).joined
     hits = total = 0
@@ -190,7 +192,7 @@ def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> 
 
 
 def test_the_number_at_an_event_is_the_event_s_own() -> None:
-    """Where any event is likely (0.9) and the one that is said is not (0.5), both are told, each by its name."""
+    """Where some event is likely (0.9) but the predicted one is not (0.5), both are shown under their names."""
     table = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], np.float32)
     decoded = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
     prediction = Prediction("clip", SegmentTimes(0.0, 1.0, 2), decoded, None)
@@ -205,7 +207,7 @@ def test_the_number_at_an_event_is_the_event_s_own() -> None:
 
 
 def drawn(decoded: TaskPrediction, times: SegmentTimes) -> tuple[list[Any], list[str], Any]:
-    """Bars of some width, texts, and the values of the line, of the decoded's last panel."""
+    """Bars of some width, texts, and the values of the line in the task's last panel."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle, StepPatch
 
@@ -252,7 +254,7 @@ def test_masks_are_of_the_media_only() -> None:
 
 
 def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> None:
-    """Where there is no picture or no sound there is nothing to agree, and the words count as captions do."""
+    """Without frames or audio nothing can agree; segments are numbered from 1, as in captions."""
     arrays, info = arrays_of(tiny_home, run, "clip000")
     info |= {
         "frames_ok": [True] * 5 + [False],
@@ -294,7 +296,7 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
 
 
 def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
-    """Of media that end at 3.3 s the fourth segment can hold no half of a second; its sound is there all the same."""
+    """Media that end at 3.3 s fill less than half of the fourth segment; its audio counts all the same."""
     arrays, info = arrays_of(tiny_home, run, "clip000")
     info |= {"audio_ok": [True] * 3 + [False] * 3, "facts": {"media_s": 3.3}}
     predictor = Predictor.load(run, "cpu")
@@ -346,8 +348,8 @@ def test_letters_the_font_lacks_are_drawn_without_a_warning() -> None:
 @pytest.mark.parametrize("agreement", [True, False])
 @pytest.mark.parametrize("frames", [True, False])
 def test_the_timeline_is_a_picture(agreement: bool, frames: bool) -> None:
-    pictures = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(6)] if frames else []
-    data = draw(some_prediction(agreement=agreement), "name with $math$ and \x1b[31m", pictures)
+    images = [np.full((32, 48, 3), 40 * t, np.uint8) for t in range(6)] if frames else []
+    data = draw(some_prediction(agreement=agreement), "name with $math$ and \x1b[31m", images)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
     assert width > 800 and height > 200
@@ -370,8 +372,12 @@ def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
     assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
 
 
-def test_a_whole_name_is_meant_even_where_others_hold_it(tmp_path: Path) -> None:
+def test_a_whole_name_is_meant_even_where_others_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Home(tmp_path / "home")
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)  # one second for all three names
+    monkeypatch.setattr(runs, "datetime", SimpleNamespace(now=lambda: now))
     first, second, third = (create_run(home, resolve_config()) for _ in range(3))
     assert second.name.startswith(first.name)
     assert find_run(home, first.name) == first and find_run(home, second.name) == second
@@ -430,7 +436,7 @@ def test_a_group_of_one_has_no_deviation() -> None:
 def test_a_run_that_claims_enormous_inputs_allocates_nothing(
     channels: int, said: str, run: Run, tmp_path: Path
 ) -> None:
-    """Run folders come from strangers too: shapes are compared with the weights before the network is built."""
+    """Run folders may come from strangers: shapes are compared with the weights before the network is built."""
     folder = tmp_path / run.name
     shutil.copytree(run.folder, folder)
     inputs = json.loads((folder / "inputs.json").read_text())

@@ -1,4 +1,4 @@
-"""No setting is accepted and ignored: another value changes something that can be seen, or is refused with a reason."""
+"""No setting is accepted and then ignored: another value changes something visible, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ON = {
     "avs-s4": ["loss.masked=0.5"],
     "avqa": ["loss.match=0.5"],
 }
-"""What makes all parts of a task act, so that each of their settings can."""
+"""Settings that switch on all parts of a task, so that each of their settings has an effect."""
 LIKE = {"avs-ms3": "avs-s4"}  # one task under two names
 
 OTHER: dict[str, Any] = {  # where a value twice as large is none that is allowed
@@ -204,7 +204,7 @@ def seen(config: RunConfig) -> Iterator[Any]:
 
 
 def same(config: RunConfig, plain: list[Any]) -> bool:
-    """Whether all that is seen is as in `plain`; looked at no further than to the first difference."""
+    """Whether everything is as in `plain`; stops at the first difference."""
     return all(a == b for a, b in zip_longest(seen(config), plain))
 
 
@@ -324,7 +324,7 @@ def test_a_setting_without_effect_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("task", TASKS.names())
 def test_what_bundles_recipes_and_older_runs_say_is_no_fault(task: str, tmp_path: Path) -> None:
-    """A run's resolved configuration names every setting; it opens, and serves as `--config` again."""
+    """A run's resolved configuration names every setting; it opens, and `--config` accepts it."""
     for recipe in ("full", preset_names(task)[-1]):
         for bundle in ("variant=reference", "adapters.preset=lite"):
             config = resolve_config(task, recipe, assignments=[f"model.{bundle}"])

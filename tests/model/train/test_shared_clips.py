@@ -1,4 +1,4 @@
-"""Questions about one video share its tokens in a batch: the same numbers as each alone, adapters run once a clip."""
+"""Questions about a video share its tokens in a batch: same numbers as one by one, adapters run once per clip."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def asked(video: int, split: str, number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """12 videos to train on with 1 to 6 questions each, and 3 for each other split."""
+    """12 training videos with 1 to 6 questions each, and 3 for each other split."""
     home = Home(tmp_path_factory.mktemp("shared"))
     rng = np.random.default_rng(0)
     clips, records = [], {}
@@ -67,7 +67,7 @@ def made(home: Home, *sets: str, recipe: str = "avmoe") -> Experiment:
 
 
 def repeated(batch: TokenBatch) -> TokenBatch:
-    """Every question with tokens of its own."""
+    """The same batch with separate tokens for every question."""
     assert batch.clip_of is not None
 
     def rows(x: Tensor) -> Tensor:

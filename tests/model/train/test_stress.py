@@ -1,4 +1,4 @@
-"""Every stress does exactly what it says, to the clips it says, and nothing at strength zero."""
+"""Each kind of stress damages exactly the arrays and clips that it should, and nothing at strength 0."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def same(found: dict[str, torch.Tensor], plain: dict[str, torch.Tensor], names: 
 
 
 def owner(x: torch.Tensor, all_of: torch.Tensor) -> list[int]:
-    """Which clip's array each row is; every row must be exactly one's."""
+    """The clip that each row comes from; every row must be exactly one clip's."""
     return [next(i for i, other in enumerate(all_of) if torch.equal(row, other)) for row in x]
 
 
@@ -170,7 +170,7 @@ def test_a_greater_share_hits_the_same_clips_and_more(data: SplitData) -> None:
 
 
 def test_each_kind_is_drawn_for_itself(data: SplitData) -> None:
-    """Which clips one kind hits says nothing about another."""
+    """Each kind hits clips independently of the others."""
     muted = [not ok.any() for ok in stressed(data, mute=0.5)["audio_ok"]]
     blinded = [not ok.any() for ok in stressed(data, blind=0.5)["frames_ok"]]
     assert muted != blinded

@@ -1,4 +1,4 @@
-"""The training loop as a whole: it learns, repeats exactly, leaves a complete run; its steps: test_train_steps.py."""
+"""Training as a whole: it learns, repeats exactly and leaves a complete run; single steps: test_train_steps.py."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_is_saved(tiny_home: Home) -
 
 
 class Root(torch.autograd.Function):
-    """A loss that is a number, and whose slope from the given call on is none."""
+    """A finite loss whose gradient is NaN from the given call on."""
 
     calls, last = 0, 0
 
@@ -187,7 +187,7 @@ class Root(torch.autograd.Function):
 def test_weights_that_are_no_numbers_never_replace_a_sound_state(
     tiny_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, kept: int | None
 ) -> None:
-    """The last step of the epoch, or one before a save within it, breaks the weights while every loss is a number."""
+    """The last step of the epoch, or one before a save within it, breaks the weights while every loss is finite."""
     settings = ["training.batch_size=12", "training.epochs=1", f"training.checkpoint_every_steps={every}"]
     experiment = prepare(tiny_home, small_config(*settings, recipe="none"))
     run = create_run(tiny_home, experiment.config)

@@ -27,7 +27,7 @@ from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import train
 
 SEED = int(os.environ.get("CAEAV_RESUME_SEED", random.randrange(1 << 30)))
-"""What is left to chance here is drawn from it; a failure prints it, and it can be given to repeat one."""
+"""Seed of everything random here; a failure prints it, and it can be set to repeat that failure."""
 
 SMALL = [
     "training.epochs=3",
@@ -192,7 +192,7 @@ def test_stopped_between_any_two_files_of_the_state(
     at: str,
     epoch: int,
 ) -> None:
-    """Before the last weights, after them but before the best get their name, and before the readable copy."""
+    """Before `last` is written, after it but before the best weights are renamed, and before `state.json`."""
     experiment, run = new_run(tiny_home)
     original = getattr(resume_module, at)
 
@@ -211,7 +211,7 @@ def test_stopped_between_any_two_files_of_the_state(
 
 
 def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tmp_path: Path) -> None:
-    """Broken off behind the last epoch's state, no later save would do it before the weights are asked for."""
+    """Killed right after the last epoch's state was saved: no later save would rename the best weights."""
     from caeav.model.train.checkpoint import write_tensors
 
     model = torch.nn.Linear(1, 1)
@@ -295,7 +295,7 @@ def child(home: Home, run: Run) -> subprocess.Popen[str]:
 def test_killed_at_random_moments(
     tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]], chance: random.Random
 ) -> None:
-    """SIGKILL, twice, each somewhere in the run; then the rest in peace."""
+    """SIGKILL twice, each time somewhere in the run; then the rest undisturbed."""
     _, run = new_run(tiny_home)
     for _ in range(2):
         process = child(tiny_home, run)
@@ -322,7 +322,7 @@ def test_a_finished_run_is_not_trained_again(
             assert progress.epoch == epochs
 
         def batch(self, epoch: int, clips: int) -> None:
-            raise AssertionError("learnt from a batch")
+            raise AssertionError("trained on a batch")
 
         def epoch(self, record: Mapping[str, Any]) -> None:
             raise AssertionError("another epoch")

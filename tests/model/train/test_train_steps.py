@@ -1,4 +1,4 @@
-"""What one step, one epoch and one choice of the best are made of, each compared with a value found another way."""
+"""Steps, epochs and the choice of the best epoch, each compared with a value found in another way."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plain_config(*more: str, recipe: str = "none") -> RunConfig:
 
 
 class Linear(nn.Module):
-    """A linear stand-in for a network, which notes under which conditions it is called."""
+    """A linear stand-in for a network that records how it is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def trainer(
 def test_every_clip_of_a_step_weighs_alike_also_at_the_ragged_end(
     experiment: Experiment, tmp_path: Path, size: int, accumulation: int
 ) -> None:
-    """The summed gradient is that of the mean loss over all clips of the step, found here in one piece."""
+    """The accumulated gradient is that of the mean loss over all clips of the step, computed at once here."""
     made = trainer(
         experiment,
         tmp_path,
@@ -182,7 +182,7 @@ def test_the_rate_of_a_step_is_the_schedules(experiment: Experiment, tmp_path: P
 
 
 class Teller:
-    """A watcher that hands on what it is told of epochs."""
+    """A watcher that passes on the records of epochs."""
 
     def __init__(self, epoch: Callable[[Mapping[str, Any]], Any]) -> None:
         self.epoch = epoch
@@ -200,7 +200,7 @@ class Teller:
 def test_the_state_is_saved_behind_every_step_but_the_last(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the end of an epoch it is saved once it is scored, and not twice."""
+    """At the end of an epoch the state is saved once, after scoring."""
     places: list[int] = []
 
     def save(folder: Path, model: object, optimiser: object, progress: Progress, **_: object) -> None:
@@ -315,7 +315,7 @@ def test_on_a_cpu_algorithms_are_deterministic_and_what_was_set_comes_back() -> 
 def test_order_changes_and_random_numbers_come_from_seed_and_epoch(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    """What is drawn in a batch, and what a network draws, is that of the run's seed and the epoch's number."""
+    """Draws in batches and networks depend on the run's seed and the epoch's number."""
     plain, told = experiment.data["train"], []
 
     def noted(batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None) -> TokenBatch:
@@ -392,7 +392,7 @@ def test_training_stops_after_so_many_epochs_without_gain(
 def test_what_is_scored_at_the_end_are_the_weights_of_the_best_epoch(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch, select_on: str
 ) -> None:
-    """The second epoch of three is made the best; the final scores, the adapter and the card are of its weights."""
+    """With the second of three epochs the best, final scores, adapter and card come from its weights."""
     calls: list[tuple[str, dict[str, Tensor]]] = []
     values = iter([10.0, 30.0, 20.0])
 

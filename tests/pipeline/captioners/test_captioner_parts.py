@@ -17,19 +17,8 @@ from torch import nn
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights import WeightsError
-from caeav.pipeline.captioners import (
-    audio as sounds,
-)
-from caeav.pipeline.captioners import (
-    checkpoints as learned,
-)
-from caeav.pipeline.captioners import (
-    generate as generator,
-)
-from caeav.pipeline.captioners import (
-    visual as pictures,
-)
-from caeav.pipeline.captioners.checkpoints import LOUD, SILENCE, LearnedCaptioner
+from caeav.pipeline.captioners import audio, checkpoints, generate, visual
+from caeav.pipeline.captioners.checkpoints import SILENCE, SILENT_BELOW, LearnedCaptioner
 from caeav.pipeline.captioners.generate import Decoding, check_tokenizer, new_tokens, settle_decoding
 from caeav.pipeline.media.clip import DecodedClip
 
@@ -47,7 +36,7 @@ def sound(seconds: float, level: float = 0.5) -> DecodedClip:
 
 @pytest.mark.parametrize(("seconds", "count"), [(1, 1), (30, 1), (30.1, 2), (60, 2), (61, 3)])
 def test_sound_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: float, count: int) -> None:
-    captioner, clip = bare(sounds.Qwen2Audio), sound(seconds)
+    captioner, clip = bare(audio.Qwen2Audio), sound(seconds)
     windows = captioner.inputs(clip)
     assert len(windows) == count and len({len(x) for x in windows}) == 1
     assert clip.wave is not None and 0 <= sum(map(len, windows)) - len(clip.wave) < count
@@ -58,18 +47,18 @@ def test_sound_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: floa
 
 
 def test_silence_is_what_never_gets_loud() -> None:
-    captioner = bare(sounds.Qwen2Audio)
-    assert captioner.finish(sound(1, LOUD / 2), ["a dog"]) == SILENCE
-    assert captioner.finish(sound(1, -LOUD * 2), ["a dog", "a cat"]) == "a dog. a cat."
+    captioner = bare(audio.Qwen2Audio)
+    assert captioner.finish(sound(1, SILENT_BELOW / 2), ["a dog"]) == SILENCE
+    assert captioner.finish(sound(1, -SILENT_BELOW * 2), ["a dog", "a cat"]) == "a dog. a cat."
     loud = sound(1, 0.0)
     assert loud.wave is not None
-    loud.wave[7] = 2 * LOUD
+    loud.wave[7] = 2 * SILENT_BELOW
     assert captioner.finish(loud, ["a dog"]) == "a dog"
 
 
 def test_pictures_are_taken_evenly_from_segments_that_have_any() -> None:
     frames = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(2, 1).repeat(3, 2).repeat(3, 3)
-    captioner = bare(pictures.Blip2, frames=2)
+    captioner = bare(visual.Blip2, frames=2)
     taken = captioner.inputs(DecodedClip(frames, None, (False, True, True, False), ()))
     assert [int(x[0, 0, 0]) for x in taken] == [1, 2]
     assert all(x.shape == (2, 3, 3) and not x.any() for x in captioner.empty(taken))
@@ -110,7 +99,7 @@ def test_a_batch_keeps_its_size_and_texts_of_empty_places_are_thrown_away() -> N
 def test_decoding_is_settled_in_every_part_whatever_the_checkpoint_wished() -> None:
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("caeav[learned] is not installed")
-    config = generator.transformers().GenerationConfig
+    config = generate.transformers().GenerationConfig
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1))
     for part, number in ((model, 3), (model[1], 4)):
         vars(part)["generation_config"] = config(
@@ -127,9 +116,9 @@ def test_decoding_is_settled_in_every_part_whatever_the_checkpoint_wished() -> N
 
 def test_every_setting_reaches_the_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[Any] = []
-    monkeypatch.setattr(learned, "settle_decoding", lambda *given: settled.append(given))
-    monkeypatch.setattr(learned, "load_model", lambda *given: given)
-    captioner = bare(pictures.Blip2, beams=4, max_tokens=9, repetition_penalty=1.25, dtype="float16")
+    monkeypatch.setattr(checkpoints, "settle_decoding", lambda *given: settled.append(given))
+    monkeypatch.setattr(checkpoints, "load_model", lambda *given: given)
+    captioner = bare(visual.Blip2, beams=4, max_tokens=9, repetition_penalty=1.25, dtype="float16")
     captioner.weights, captioner.factory = SimpleNamespace(seed=None), lambda: "factory"
     assert captioner.model == ("factory", captioner.weights, "float16")
     assert settled == [(captioner.model, Decoding(4, 9, 1.25), captioner.kept)]
@@ -207,7 +196,7 @@ def test_whatever_the_library_says_of_loading_is_refused(tmp_path: Path, info: A
     quiet = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": (), "error_msgs": ()}
     factory = SimpleNamespace(from_pretrained=lambda *_, **__: (Loaded(), {**quiet, **info}))
     with pytest.raises(WeightsError, match=said):
-        generator.load_model(factory, found(tmp_path), "float32")
+        generate.load_model(factory, found(tmp_path), "float32")
 
 
 def test_a_model_comes_frozen_from_its_folder_alone(tmp_path: Path) -> None:
@@ -221,7 +210,7 @@ def test_a_model_comes_frozen_from_its_folder_alone(tmp_path: Path) -> None:
 
     factory = SimpleNamespace(from_pretrained=load)
     for name in ("model.safetensors", "pytorch_model.bin"):
-        done = generator.load_model(factory, found(tmp_path, name), "bfloat16")
+        done = generate.load_model(factory, found(tmp_path, name), "bfloat16")
         assert done is model and not done.training and not any(p.requires_grad for p in done.parameters())
     assert [(given, how["use_safetensors"]) for given, how in asked] == [
         ((tmp_path,), True),
@@ -235,7 +224,7 @@ def test_a_model_comes_frozen_from_its_folder_alone(tmp_path: Path) -> None:
         )
     model.a.bias.data.fill_(torch.inf)
     with pytest.raises(WeightsError, match=r"not finite: a\.bias\n"):
-        generator.load_model(factory, found(tmp_path), "float32")
+        generate.load_model(factory, found(tmp_path), "float32")
 
 
 @pytest.mark.parametrize(
@@ -258,19 +247,19 @@ def test_a_folder_is_of_a_model_that_the_captioner_takes(
     (folder / "config.json").write_text(config)
     choice = ModelChoice("m", str(folder))
     if not said:
-        assert generator.checkpoint(choice, "", ("blip-2", "git")).folder == folder
+        assert generate.checkpoint(choice, "", ("blip-2", "git")).folder == folder
         return
     with pytest.raises(WeightsError, match=said):
-        generator.checkpoint(choice, "", ("blip-2", "git"))
+        generate.checkpoint(choice, "", ("blip-2", "git"))
 
 
 def test_a_file_that_the_library_would_not_find_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "git"}))
     (tmp_path / "mine.safetensors").touch()
     with pytest.raises(WeightsError, match=r"mine\.safetensors is not what transformers calls the weights"):
-        generator.checkpoint(ModelChoice("m", str(tmp_path / "mine.safetensors")), "")
+        generate.checkpoint(ModelChoice("m", str(tmp_path / "mine.safetensors")), "")
     (tmp_path / "model.safetensors").touch()
-    assert generator.checkpoint(ModelChoice("m", str(tmp_path)), "").source == tmp_path.name  # of any type
+    assert generate.checkpoint(ModelChoice("m", str(tmp_path)), "").source == tmp_path.name  # of any type
 
 
 def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
@@ -278,10 +267,10 @@ def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
 ) -> None:
     ears = SimpleNamespace(sampling_rate=16_000, n_samples=480_000)
     held = SimpleNamespace(feature_extractor=ears, chat_template="x")
-    monkeypatch.setattr(learned, "load_processor", lambda *_: held)
+    monkeypatch.setattr(checkpoints, "load_processor", lambda *_: held)
 
     def captioner() -> Any:
-        made = bare(sounds.Qwen2Audio)
+        made = bare(audio.Qwen2Audio)
         made.weights = SimpleNamespace(seed=None, source="w")
         return made
 
@@ -291,7 +280,7 @@ def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
         _ = captioner().processor
     for rate_hz, samples in ((8_000, 480_000), (16_000, 160_000)):
         ears.sampling_rate, ears.n_samples = rate_hz, samples
-        with pytest.raises(WeightsError, match=f"hears {samples} samples at {rate_hz} Hz"):
+        with pytest.raises(WeightsError, match=f"takes {samples} samples at {rate_hz} Hz"):
             _ = captioner().processor
 
 
@@ -313,7 +302,7 @@ def test_whisper_is_begun_without_timestamps_in_english_if_it_knows_several(seve
             assert (text, how) == ("style: ", {"add_special_tokens": False})
             return {"input_ids": [7]}
 
-    captioner = bare(sounds.WhisperCaptioner, prompt="style: ", max_tokens=7)
+    captioner = bare(audio.WhisperCaptioner, prompt="style: ", max_tokens=7)
     captioner.processor = SimpleNamespace(tokenizer=Tokenizer())
     captioner.model = SimpleNamespace(config=SimpleNamespace(max_target_positions=10))
     assert captioner.prefix == [1, 2, 7]
@@ -327,7 +316,7 @@ def test_whisper_is_begun_without_timestamps_in_english_if_it_knows_several(seve
 
 
 def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> None:
-    captioner = bare(pictures.ImageTextModel)
+    captioner = bare(visual.ImageTextModel)
     config = SimpleNamespace(model_type="llava", text_config=SimpleNamespace(bos_token_id=4))
     captioner.model = SimpleNamespace(config=config)
     given = torch.tensor([[1, 2, 3]])
@@ -338,7 +327,7 @@ def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> Non
 
 def test_blip2_is_asked_with_its_own_prompt_once_a_picture() -> None:
     asked: list[Any] = []
-    captioner = bare(pictures.Blip2, prompt="music")
+    captioner = bare(visual.Blip2, prompt="music")
 
     def processor(**given: Any) -> Any:
         asked.append(given)
@@ -352,5 +341,5 @@ def test_blip2_is_asked_with_its_own_prompt_once_a_picture() -> None:
     assert captioner.write(shown)[1] == [[2, 2, 7]] * 2
     assert asked[0]["text"] == ["music", "music"] and len(asked[0]["images"]) == 2
     captioner.model.config.num_query_tokens = 3
-    with pytest.raises(WeightsError, match="leaves 2 places for a picture, the model needs 3"):
+    with pytest.raises(WeightsError, match="leaves 2 places for an image, the model needs 3"):
         captioner.write(shown)

@@ -142,7 +142,7 @@ def test_a_processor_that_leaves_no_place_for_the_picture_is_refused(
     copy: Path, clip: Callable[..., DecodedClip]
 ) -> None:
     change_json(copy / "processor_config.json", num_query_tokens=None)
-    with pytest.raises(WeightsError, match="leaves 0 places for a picture, the model needs 4"):
+    with pytest.raises(WeightsError, match="leaves 0 places for an image, the model needs 4"):
         blip2(copy).caption([clip(1)])
 
 

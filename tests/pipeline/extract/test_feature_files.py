@@ -226,7 +226,7 @@ def test_a_refusal_names_what_was_found_and_what_is_expected(tmp_path: Path) -> 
     assert "none of the 4 files in" in said and "belongs to one of 5 clips" in said
     assert "2 .npy, 1 .txt, 1 .pkl: notes.txt, one.npy, two.npy, x.pkl" in said
     assert "(here key0 or a), and one of .npy, .npz, .pt" in said
-    with pytest.raises(FeatureError, match=r"x\.pkl is of no format that is read\n  next: give one of \.npy"):
+    with pytest.raises(FeatureError, match=r"x\.pkl is of no known format\n  next: give one of \.npy"):
         imported(tmp_path / "h", visual_y=tmp_path / "f" / "x.pkl")
 
 

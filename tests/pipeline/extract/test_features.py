@@ -13,7 +13,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import features
 from caeav.pipeline.extract.context import RunContext, RunOptions
-from caeav.pipeline.extract.feature_files import Held
+from caeav.pipeline.extract.feature_files import FileArray
 from caeav.pipeline.extract.feature_match import file_entry
 from caeav.pipeline.extract.features import (
     FeatureError,
@@ -138,7 +138,7 @@ def test_a_header_that_claims_what_the_file_does_not_hold_is_refused(tmp_path: P
 
 @pytest.mark.parametrize(
     ("folders", "said"),
-    [({"r2plus1d": "feats"}, "is no name of a tap"), ({"motion_x": "nowhere"}, "no folder"),
+    [({"r2plus1d": "feats"}, "is not a tap's name"), ({"motion_x": "nowhere"}, "no folder"),
      ({"motion_x": "empty"}, "none of the 0 files")],
 )  # fmt: skip
 def test_what_cannot_be_imported_is_refused_before_there_is_a_store(
@@ -165,13 +165,13 @@ def test_outside_a_data_set_each_imported_tap_needs_a_file_and_each_file_a_tap(t
         features_of([recipe], {**given, "motion.y": folder / "id2.npy"}, "new")
 
 
-def claimed(shape: tuple[int, ...], kind: str = "f") -> Held:
+def claimed(shape: tuple[int, ...], kind: str = "f") -> FileArray:
     """An array of which only the shape may be looked at."""
 
     def unread(*_: int) -> np.ndarray:
         raise AssertionError("its values are read")
 
-    return Held(shape, kind, unread, unread)
+    return FileArray(shape, kind, unread, unread)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path
     with pytest.raises(FeatureError, match="no tap is asked for"):
         import_features(RunContext(MANIFEST, Home(tmp_path), RUN, lambda progress: None), FeatureOptions({}))
     sources["sound.x"] = folder
-    with pytest.raises(FeatureError, match=r"'sound\.x' is no name of a tap"):
+    with pytest.raises(FeatureError, match=r"'sound\.x' is not a tap's name"):
         made()
 
 

@@ -11,9 +11,16 @@ from safetensors.numpy import load as load_numpy
 from safetensors.torch import load as load_torch
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.pipeline.store import Recipe, Record, StoreReader, open_for_writing
-from caeav.pipeline.store.dtypes import BFLOAT16, DTYPES, floats, not_finite, stored
-from caeav.pipeline.store.payload import encode_arrays
+from caeav.pipeline.store import (
+    Recipe,
+    Record,
+    StoreReader,
+    open_for_writing,
+)
+from caeav.pipeline.store.dtypes import BFLOAT16, DTYPES, dtype_name, floats, not_finite, stored
+from caeav.pipeline.store.payload import (
+    encode_arrays,
+)
 
 
 def tokens(seed: int = 0) -> np.ndarray:
@@ -106,3 +113,25 @@ def test_a_store_gives_floats_under_the_names_of_the_taps(dtype: str, tmp_path: 
     np.testing.assert_allclose(
         reader.read("b").arrays["visual.a"], floats(stored({"x": tokens(1)}, dtype))["x"]
     )
+
+
+def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0xBF818000, 0x7FFFFFFF], np.uint32)
+    kept = stored({"x": bits.view(np.float32)}, "bfloat16")["x"]
+    assert kept.view("<u2").tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80, 0xBF82, 0x7FC0]
+    assert dtype_name(kept) == "bfloat16" and dtype_name(np.zeros(1, np.int8)) == "int8"
+
+
+def test_int8_has_a_scale_a_channel_and_steps_of_both_signs() -> None:
+    array = np.array([[127.0, -254.0, 0.0], [-63.4, 1.0, 0.0]], np.float32)
+    kept = stored({"x": array}, "int8")
+    assert kept["x"].tolist() == [[127, -127, 0], [-63, 0, 0]]
+    assert kept["x.scale"].tolist() == [1.0, 2.0, 0.0]
+    read = floats(kept)
+    assert {*read} == {"x"} and read["x"].dtype == np.float16
+    assert read["x"].tolist() == [[127.0, -254.0, 0.0], [-63.0, 0.0, 0.0]]
+    most = float(np.finfo(np.float16).max)
+    assert np.isfinite(stored({"x": np.full((1, 1), most, np.float32)}, "int8")["x.scale"]).all()
+    assert np.isinf(stored({"x": np.full((1, 1), most + 64, np.float32)}, "int8")["x.scale"]).all()
+    alone = {"x.scale": np.ones(1, np.float32)}
+    assert {*floats(alone)} == {"x.scale"}, "an array that is only called so is passed through"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,18 @@ from typer.testing import CliRunner
 from caeav.cli import store as store_commands
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store import (
+    Quarantined,
     Recipe,
+    Reference,
+    Slice,
     StoreError,
     find_other_recipes,
+    find_slices,
     find_store,
     list_stores,
     open_for_writing,
 )
+from caeav.pipeline.store.find import idle_s, list_slices
 
 
 @pytest.fixture
@@ -130,10 +137,71 @@ def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
 
 
 def test_what_strangers_write_cannot_drive_the_terminal(toy, caeav):
-    from caeav.pipeline.store import Quarantined
 
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(1)) as writer:
         writer.quarantine(Quarantined("clip000", "decode", "\x1b[2J[red]gone[/red]", 1))
         writer.finish()
     text = caeav("show", "toy").stdout
     assert "\x1b" not in text and "\\x1b[2J[red]gone[/red]" in text
+
+
+def test_a_store_answers_to_four_digits_of_its_fingerprint_in_any_case(toy) -> None:
+    toy.write()
+    toy.write(recipe=toy.recipe(dtype="float32"))
+    digits = toy.recipe().fingerprint
+    for name in (digits[:4], digits[:12].upper(), digits):
+        assert find_store(toy.stores, "toy", "tokens", name) == toy.folder
+    with pytest.raises(StoreError, match=r"no tokens store of toy called"):
+        find_store(toy.stores, "toy", "tokens", digits[:3])
+    with pytest.raises(StoreError, match=r"2 stores match, one is needed"):
+        find_store(toy.stores, "toy")
+    with pytest.raises(StoreError, match=r"no captions store of toy") as caught:
+        find_store(toy.stores, "toy", "captions")
+    assert "caeav caption --dataset toy" in str(caught.value.hint)
+    with pytest.raises(StoreError, match=r"no store of other in"):
+        find_store(toy.stores, "other")
+
+
+def test_a_store_in_the_list_has_its_counts_and_the_room_it_takes(toy) -> None:
+    toy.write(failing=["clip002"])
+    size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
+    (info,) = list_stores(toy.stores)
+    assert (info.dataset, info.kind, info.name, info.state) == ("toy", "tokens", "classic", "complete")
+    assert (info.clips, info.quarantined, info.expected, info.bytes) == (9, 1, 10, size)
+    (toy.folder / "complete.json").unlink()
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(12)) as writer:
+        writer.keep(toy.record("clip010"))
+        journal = (toy.folder / "journal" / "000002.log").stat().st_size
+    (info,) = list_stores(toy.stores)
+    assert (info.state, info.clips, info.quarantined, info.expected) == ("partial", 9, 1, 12)
+    assert info.bytes == size + journal and info.fingerprint12 == toy.recipe().fingerprint[:12]
+
+
+def test_slices_are_found_by_the_name_of_their_store_in_order(toy) -> None:
+    for number, count in ((2, 3), (1, 3), (3, 3)):
+        open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(number, count)).close()
+    wanted = [toy.dataset / f"{toy.recipe().folder_name}.slice-{n}-of-3" for n in (1, 2, 3)]
+    digits = toy.recipe().fingerprint
+    for name in (None, "classic", toy.recipe().folder_name, digits[:6]):
+        assert find_slices(toy.stores, "toy", name) == wanted
+    assert list_slices(toy.stores) == wanted and list_stores(toy.stores) == []
+    with pytest.raises(StoreError, match="no matching slice of a store of 'toy'"):
+        find_slices(toy.stores, "toy", "other")
+    open_for_writing(toy.dataset, toy.recipe(), toy.manifest(), part=Slice(1, 2)).close()
+    with pytest.raises(StoreError, match=r"slices of 2 stores of toy in .* match[\s\S]*cut into 3"):
+        find_slices(toy.stores, "toy")
+
+
+def test_a_reference_means_the_store_of_its_fingerprint_in_its_data_set(toy) -> None:
+    toy.write()
+    (info,) = list_stores(toy.stores)
+    digits = toy.recipe().fingerprint
+    assert Reference("", digits).means(info) and Reference("toy", digits).means(info)
+    assert not Reference("other", digits).means(info) and not Reference("", digits[::-1]).means(info)
+    slice_of = replace(info, path=info.path.with_name(info.path.name + ".slice-1-of-2"))
+    assert not Reference("toy", digits).means(slice_of)
+    for path in (toy.folder, *toy.folder.iterdir()):
+        os.utime(path, (1000, 1000), follow_symlinks=False)
+    old = idle_s(toy.folder)
+    os.utime(toy.folder / "index", (5000, 5000))
+    assert 3900 < old - idle_s(toy.folder) < 4100, "the newest of all counts"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +19,23 @@ from caeav.pipeline.store import (
     DamagedShard,
     DamagedStore,
     Differences,
+    IncompleteStore,
     Record,
     StoreError,
     StoreReader,
     find_other_recipes,
+    open_for_writing,
     verify,
 )
 from caeav.pipeline.store.backend import backend_of
 from caeav.pipeline.store.contents import compare_records
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.formats.common import MappedFile
-from caeav.pipeline.store.layout import StoreFolder, parse_seal
+from caeav.pipeline.store.layout import (
+    StoreFolder,
+    parse_seal,
+)
 from caeav.pipeline.store.lock import WriterLock
-from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.state import InspectedShard, inspect, inspect_shard, mismatch
 
 
@@ -225,3 +231,61 @@ def test_the_same_bytes_of_another_dtype_are_not_the_same():
     zeros = np.zeros(4, np.int16)
     compare_records(Record("a", {"x": zeros}), Record("a", {"x": zeros.view(np.uint16)}), found)
     assert found.arrays == {"x": ArrayDifference(1, 0.0, "a", "int16 -> uint16")}
+
+
+def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
+    """A store of which so many shards are written."""
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(clips)) as writer:
+        for plan in writer.plan()[:shards]:
+            writer.publish(plan, {key: toy.record(key) for key in plan.missing})
+    return toy.folder
+
+
+@pytest.mark.parametrize("name", ["expected", "stored", "quarantined", "shards", "shard_bytes"])
+def test_a_seal_whose_counts_are_not_those_of_the_store_is_refused_by_name(toy, name: str) -> None:
+    toy.write(failing=["clip002"])
+    path = toy.folder / "complete.json"
+    value = json.loads(path.read_text())
+    seen = value[name]
+    value[name] += 1
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    with pytest.raises(DamagedStore, match=rf"complete\.json: {name} is {seen}, the seal says {seen + 1}"):
+        StoreReader.open(toy.folder)
+    toy.write()
+    assert verify(toy.folder).sound
+
+
+def test_a_seal_is_what_is_there_in_numbers(toy) -> None:
+    summary = toy.write(failing=["clip002", "clip003"])
+    seal = parse_seal((toy.folder / "complete.json").read_bytes(), toy.folder)
+    size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
+    assert (seal.stored, seal.quarantined, seal.expected, seal.shards, seal.shard_bytes) == (
+        8,
+        2,
+        10,
+        3,
+        size,
+    )
+    assert summary.bytes == size and seal.fingerprint == toy.recipe().fingerprint
+    wanted = {"manifest.jsonl", "quarantine.jsonl", *(f"index/00000{n}.idx" for n in range(3))}
+    assert {*seal.sha256} == wanted
+    assert all(
+        hashlib.sha256((toy.folder / name).read_bytes()).hexdigest() == seal.sha256[name] for name in wanted
+    )
+    report = verify(toy.folder)
+    assert (report.stored, report.quarantined, report.shards, report.bytes) == (8, 2, 3, size)
+    assert (report.missing, report.finished, report.sound) == (0, True, True)
+
+
+def test_an_open_writer_is_told_by_name_what_is_missing(toy) -> None:
+    folder = unfinished(toy, 7)
+    with pytest.raises(IncompleteStore, match=r"3 of 7 clips .*: clip004, clip005, clip006") as caught:
+        StoreReader.open(folder)
+    assert "..." not in caught.value.problem and "caeav extract" in str(caught.value.hint)
+    folder = unfinished(toy.at(toy.stores.parent / "more"), 8)
+    with pytest.raises(IncompleteStore, match=r"4 of 8 clips .*: clip004, clip005, clip006, \.\.\."):
+        StoreReader.open(folder)
+    state = inspect(folder)
+    captions = replace(state, recipe=replace(state.recipe, kind="captions"))
+    assert "`caeav caption` again" in str(captions.incomplete().hint)
+    assert (state.stored, state.expected, len(state.indexes)) == (4, 8, 1)

@@ -23,6 +23,10 @@ from caeav.pipeline.store import (
     repair,
     verify,
 )
+from caeav.pipeline.store.journal import kept_remarks, source_of
+from caeav.pipeline.store.layout import (
+    StoreFolder,
+)
 from caeav.pipeline.store.testing_data import Toy
 
 KEYS = ("clip000", "clip001", "clip002")
@@ -271,3 +275,91 @@ def test_a_journal_left_in_a_finished_store_is_told_and_taken_away(begun):
     assert [problem.where for problem in verify(begun.folder).problems] == ["journal/000000.log"]
     begun.write()
     assert verify(begun.folder).sound
+
+
+def test_a_journal_goes_with_its_shard_and_not_with_the_store(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        first, second, _ = writer.plan()
+        for key in (*first.missing, second.missing[0]):
+            writer.keep(toy.record(key))
+        assert writer.unsynced
+        writer.sync()
+        assert not writer.unsynced
+        writer.publish(first, writer.kept(0))
+        assert [path.name for path in (toy.folder / "journal").iterdir()] == ["000001.log"]
+        assert (writer.stored, writer.expected, {*writer.indexes}) == (4, 10, {0})
+        assert writer.place("clip007") == 7
+        with pytest.raises(KeyError):
+            writer.place("nobody")
+        assert writer.kept(0) == {} and {*writer.kept(1)} == {second.missing[0]}
+        writer.forget([second.missing[0]])
+        assert writer.kept(1) == {}
+        assert [list(keys) for keys in writer.planned][2] == ["clip008", "clip009"]
+
+
+def test_what_is_remade_is_not_taken_from_a_journal(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        for key in ("clip001", "clip002"):
+            writer.keep(toy.record(key))
+        writer.remake(["clip001"])
+        assert {*writer.kept(0)} == {"clip002"}
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        assert writer.plan()[0].kept == ("clip002",)
+
+
+def test_a_record_is_for_the_row_it_was_made_for(toy) -> None:
+    clip = toy.manifest().clips[0]
+    source = source_of(clip)
+    assert len(source) == 32 and source_of(replace(clip, split="test", events=())) == source
+    for other in ({"key": "x"}, {"media": "x.mp4"}, {"start_s": 1.0}, {"seconds": 9.0}):
+        assert source_of(replace(clip, **other)) != source
+    assert source_of(replace(clip, start_s=0, seconds=10)) == source, "whole numbers are the same numbers"
+
+
+def test_a_journal_is_synced_with_its_folder_and_flushed_with_each_record(
+    toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync_file, sync_folder = publish.sync_file, publish.sync_folder
+    monkeypatch.setattr(
+        publish, "sync_file", lambda out: synced.append(Path(out.name).name) or sync_file(out)
+    )
+    monkeypatch.setattr(publish, "sync_folder", lambda path: synced.append(path.name) or sync_folder(path))
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        path = toy.folder / "journal" / "000000.log"
+        sizes = []
+        for key in ("clip000", "clip001", "clip001"):
+            writer.keep(toy.record(key))
+            sizes.append(path.stat().st_size)
+        assert 0 < sizes[0] < sizes[1] == sizes[2], "what is kept is kept once, and written at once"
+        synced.clear()
+        writer.sync()
+        writer.sync()
+        assert synced == ["000000.log", "journal"]
+        writer.keep(toy.record("clip002"))
+        assert writer.unsynced
+        writer.sync()
+        assert synced == ["000000.log", "journal", "000000.log"]
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        assert writer.unsynced, "who wrote it may have been killed before"
+        assert writer.remarks == [
+            "3 clips of 1 shard not complete yet were finished before and need not be made again"
+        ]
+
+
+def test_a_damaged_record_in_a_journal_is_not_counted_as_finished(toy) -> None:
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
+        for key in ("clip000", "clip001", "clip002"):
+            writer.keep(toy.record(key))
+        writer.forget(["clip001"])
+    assert kept_remarks(StoreFolder(toy.folder)) == [
+        "journal: 2 clips finished, in no shard yet; the next run takes them up"
+    ]
+    path = toy.folder / "journal" / "000000.log"
+    data = bytearray(path.read_bytes())
+    data[64 + 64] ^= 1  # in the first entry, behind the heads of file and entry
+    path.write_bytes(data)
+    assert kept_remarks(StoreFolder(toy.folder)) == [
+        "journal: 1 clip finished, in no shard yet; the next run takes them up"
+    ]
+    assert verify(toy.folder).remarks == tuple(kept_remarks(StoreFolder(toy.folder)))

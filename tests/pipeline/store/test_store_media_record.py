@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from caeav.pipeline.extract.identity import listed
 from caeav.pipeline.store import media_record
 from caeav.pipeline.store.media_record import (
     END_BYTES,
@@ -199,3 +200,11 @@ def test_many_files_are_looked_at_by_threads_in_their_order(
     assert look(tmp_path, names, alone) == plain
     assert [facts.size for facts in plain.values() if facts] == list(range(7))
     assert str(MediaChange("s", "k", "m", "gone", "m is no file")) == "gone k: m is no file"
+
+
+def test_of_many_changes_the_first_are_listed() -> None:
+    changes = [MediaChange(f"s{n % 2}", f"k{n // 2}", "m", "gone", "m") for n in range(42)]
+    lines = listed(changes)
+    assert lines[:2] == ["gone k0: m", "gone k1: m"] and len(lines) == 21
+    assert lines[-1] == "and 1 more; --json lists all"
+    assert listed(changes[:40])[-1] == "gone k19: m" and listed([]) == []

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.store import DamagedStore, StoreReader
+from caeav.pipeline.store import (
+    DamagedStore,
+    StoreReader,
+)
 from caeav.pipeline.store import reader as module
+from caeav.pipeline.store.backend import backend_of
+from caeav.pipeline.store.layout import (
+    StoreFolder,
+)
 from caeav.pipeline.store.payload import BadPayload, decode_arrays
 from caeav.pipeline.store.testing_data import Toy
 
@@ -70,3 +77,51 @@ def test_a_header_longer_than_its_payload_is_refused_though_what_is_there_reads(
     payload = np.frombuffer((100).to_bytes(8, "little") + b"{}", np.uint8)
     with pytest.raises(BadPayload, match="header of 100 bytes in a payload of 10"):
         decode_arrays(payload)
+
+
+def test_a_record_is_checked_when_first_read_and_not_again(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.write()
+    reader = StoreReader.open(toys.folder)
+    kind, checks = type(reader._shard(0)), []
+    record = kind.record
+    monkeypatch.setattr(
+        kind,
+        "record",
+        lambda self, row, *, check=True: checks.append((row, check)) or record(self, row, check=check),
+    )
+    for key in ("clip001", "clip001", "clip002", "clip001"):
+        assert toys.same(reader.read(key))
+    assert checks == [(1, True), (1, False), (2, True), (1, False)]
+    StoreReader.open(toys.folder).read("clip001")
+    assert checks[-1] == (1, True), "each reader checks for itself"
+
+
+def test_of_many_shards_the_longest_unused_is_closed(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.write()
+    monkeypatch.setattr("caeav.pipeline.store.reader.OPEN_FILES", 2)
+    reader = StoreReader.open(toy.folder)
+    for key in ("clip000", "clip004", "clip001", "clip008"):
+        reader.read(key)
+    assert list(reader._shards) == [0, 2]
+
+
+def test_a_reader_knows_what_it_holds_and_what_it_does_not(toys) -> None:
+    toys.write(failing=["clip002"])
+    reader = StoreReader.open(toys.folder)
+    assert reader.held().tolist() == [i != 2 for i in range(10)]
+    assert "clip001" in reader and "clip002" not in reader and 1 not in reader and len(reader) == 9
+    assert [record.key for record in reader.read_each(["clip009", "clip000", "clip009"])] == [
+        "clip009",
+        "clip000",
+        "clip009",
+    ]
+    reader.prefetch(["clip001", "clip002", "nobody"])
+    sized = sum(p.stat().st_size for paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).values()
+                for p in paths)  # fmt: skip
+    assert reader.shard_bytes == sized
+    specs = reader.array_specs()
+    assert list(specs) == ["audio.mask", "audio.stage1", "visual.stage1"]
+    assert (specs["visual.stage1"].shape, specs["visual.stage1"].dtype) == ((10, 6, 8), "float16")
+    other = toys.at(toys.stores.parent / "whole")
+    other.write()
+    assert StoreReader.open(other.folder).held().tolist() == [True] * 10

@@ -1,4 +1,4 @@
-"""Recipes, overlays, files and `--set` values: precedence, and all faults told at once."""
+"""Presets, files and `--set` values: precedence, and all faults reported at once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         assignments=["training.batch_size=7", "optimiser.lr=1e-3", "training.device=cuda"],
         options={"training.device": "cpu"},
     )
-    assert config.training.epochs == 3  # file over recipe
+    assert config.training.epochs == 3  # file over preset
     assert config.training.batch_size == 7  # --set over file
     assert config.optimiser.lr == 0.001  # YAML 1.1 reads 1e-3 as text; it must be a number all the same
     assert config.training.device == "cpu"  # an option of its own over --set
@@ -94,7 +94,7 @@ def test_adapter_settings_are_checked_like_our_own() -> None:
 
 
 def test_task_and_recipe_are_options_and_no_settings(tmp_path: Path) -> None:
-    """A run named after one recipe and trained by another would be worse than an error."""
+    """A run named after one preset but trained with another would be worse than an error."""
     text = faults_of(assignments=["recipe=none"])
     assert "recipe: 'none', but --recipe is 'full'; leave the key out, or give --recipe none" in text
     file = tmp_path / "config.yaml"
@@ -165,7 +165,7 @@ def test_a_key_of_another_section_is_named(assignment: str, meant: str) -> None:
 def test_a_tasks_overlay_lies_over_every_tasks_and_what_inherits_over_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the same key the most particular file wins; keys it does not name stay."""
+    """The most specific file wins; keys that it does not name stay."""
     for name, text in {
         "root": "seed: 1\ntraining: {epochs: 1, batch_size: 1, accumulation: 1, workers: 1}",
         "ave": "inherit: root\ndataset: ave\ntraining: {epochs: 2, batch_size: 2, accumulation: 2}",

@@ -1,4 +1,4 @@
-"""Backbones that came later join a run: several token stores, none of them touched, each clip accounted for in all."""
+"""Several token stores in one run: none is changed, and each clip is accounted for in all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from caeav.pipeline.store import Recipe, unreferenced
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Stores of both modalities, of pictures alone, and of sound alone, the last two in another number format."""
+    """Stores of both modalities, of visual and of audio tokens only, the last two in another dtype."""
     home = Home(tmp_path_factory.mktemp("several"))
     synthesise(
         home.data("synthetic"), SyntheticOptions(clips=10, classes=5, seconds=4, size_px=64, fps=5), workers=1
@@ -46,7 +46,7 @@ def manifest(home: Home) -> Manifest:
 
 
 def folders(home: Home) -> dict[str, str]:
-    """Store folder's name by its number format."""
+    """Dtype -> name of the store's folder."""
     found = {}
     for path in home.stores.glob("synthetic/tokens-*"):
         text = (path / "recipe.json").read_text()

@@ -1,4 +1,4 @@
-"""Text from files in cards and tables: it is shown, and does nothing."""
+"""Text from files in Markdown is shown as text and does nothing else."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""CASE's attention and feed-forward units: where they drop, what they pass on, half precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
+
+DOUBLE = torch.float64
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    return module.to(DOUBLE)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_attention_unit_is_the_written_formula(masked: bool) -> None:
+    unit = shaken(AttentionUnit(8, heads=2)).eval()
+    query, source = (torch.randn(3, tokens, 8, dtype=DOUBLE) for tokens in (4, 5))
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    if masked:
+        mask[:, 3:] = False
+    maps = {n: getattr(unit.attn, n) for n in ("query", "key", "value", "out")}
+    heads = []
+    for h in (slice(0, 4), slice(4, 8)):
+        logits = maps["query"](query)[..., h] @ maps["key"](source)[..., h].transpose(1, 2) / 2
+        weights = logits.masked_fill(~mask[:, None, :], float("-inf")).softmax(-1)
+        heads.append(weights @ maps["value"](source)[..., h])
+    wanted = unit.norm(query + maps["out"](torch.cat(heads, dim=-1)))
+    torch.testing.assert_close(unit(query, source, mask if masked else None), wanted)
+
+
+def test_the_feed_forward_unit_is_the_written_formula() -> None:
+    unit = shaken(FeedForwardUnit(6)).eval()
+    x = torch.randn(2, 5, 6, dtype=DOUBLE)
+    hidden = (x @ unit.fc_in.weight.t() + unit.fc_in.bias).clamp_min(0)
+    wanted = unit.norm(x + hidden @ unit.fc_out.weight.t() + unit.fc_out.bias)
+    torch.testing.assert_close(unit(x), wanted)
+
+
+def test_gradients_with_dropout() -> None:
+    attention, feed = shaken(AttentionUnit(4, heads=2)), shaken(FeedForwardUnit(4))
+    query, source = (torch.randn(2, n, 4, dtype=DOUBLE, requires_grad=True) for n in (3, 5))
+
+    def seeded(unit: nn.Module, *given: Tensor) -> Tensor:
+        torch.manual_seed(3)  # the same elements are dropped at every evaluation
+        out: Tensor = unit(*given)
+        return out
+
+    assert torch.autograd.gradcheck(lambda *x: seeded(attention, *x), (query, source))
+    assert torch.autograd.gradcheck(lambda x: seeded(feed, x), (query,))
+
+
+def test_each_rate_of_dropout_is_that_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[tuple[tuple[int, ...], float]] = []
+    attend = nn.functional.scaled_dot_product_attention
+
+    def noted(*given: Tensor, dropout_p: float, **options: Any) -> Tensor:
+        dropped.append((tuple(given[0].shape), dropout_p))
+        return attend(*given, dropout_p=dropout_p, **options)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", noted)
+    attention = AttentionUnit(8, heads=2, weight_dropout=0.25, dropout=0.5)
+    feed = FeedForwardUnit(8, dropout=0.125)
+    for part in (attention.dropout, feed.dropout):
+        part.register_forward_pre_hook(
+            lambda part, given: dropped.append((tuple(given[0].shape), part.p * part.training))
+        )
+    query, source = torch.randn(3, 4, 8), torch.randn(3, 5, 8)
+    feed(attention(query, source))
+    assert dropped == [((3, 2, 4, 4), 0.25), ((3, 4, 8), 0.5), ((3, 4, 16), 0.125), ((3, 4, 8), 0.125)]
+    dropped.clear()
+    feed.eval()(attention.eval()(query, source))
+    assert {rate for _, rate in dropped} == {0.0}
+
+
+@pytest.mark.parametrize("rates", [{"weight_dropout": 0.5}, {"dropout": 0.5}])
+def test_units_drop_in_training_only(rates: dict[str, float]) -> None:
+    x = torch.randn(2, 6, 8)
+    attention = AttentionUnit(8, heads=2, **{"weight_dropout": 0.0, "dropout": 0.0, **rates})
+    units = [lambda: attention(x, x)]
+    if "dropout" in rates:
+        feed = FeedForwardUnit(8, **rates)
+        units.append(lambda: feed(x))
+    for unit in units:
+        assert not torch.equal(unit(), unit())
+    for module in (attention, *([feed] if "dropout" in rates else [])):
+        module.eval()
+    for unit in units:
+        assert torch.equal(unit(), unit())
+
+
+def test_the_feed_forward_unit_drops_of_its_hidden_layer_and_of_what_it_adds() -> None:
+    feed = FeedForwardUnit(8)
+    dropped: list[Tensor] = []
+    feed.dropout.register_forward_pre_hook(lambda module, given: dropped.append(given[0]))
+    feed(torch.randn(2, 3, 8))
+    assert [x.shape[-1] for x in dropped] == [16, 8] and (dropped[0] >= 0).all() and (dropped[1] < 0).any()
+
+
+def test_frozen_parameters_and_half_precision() -> None:
+    torch.manual_seed(0)
+    unit = AttentionUnit(8, heads=2).eval()
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    for p in unit.parameters():
+        p.requires_grad_(False)
+    unit(x, x).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in unit.parameters())
+    unit.requires_grad_(True)
+    exact = unit(x, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = unit(x, x)
+    rough.float().square().sum().backward()
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
