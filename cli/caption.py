@@ -300,10 +300,3 @@ def _lines(modality: str, facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _source(described: dict[str, Any]) -> str:
     weights = described.get("weights", {})
     return f" ({weights['source']}, {weights['digest'][:19]})" if weights else ""
-
-
-def register_group(group: typer.Typer) -> None:
-    """Add the sub-commands to `caption`."""
-    group.command()(show)
-    group.command()(export)
-    group.command()(embed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,19 @@ def test_no_module_imports_itself_by_a_detour(repository: Path) -> None:
         for name in ready:
             del left[name]
     assert sorted(left) == [], "each of these waits for another of them"
+
+
+def test_docs_name_files_that_exist(repository: Path) -> None:
+    """A page that leads nowhere is worse than none: every path of ours in backquotes is there."""
+    pages = [*repository.glob("*.md"), *repository.glob("docs/*.md")]
+    inside = "|".join((*PACKAGES, "tests", "benchmarks", "docs"))
+    named = {
+        (page.name, path)
+        for page in pages
+        for path in re.findall(rf"`((?:{inside})/[\w/+.-]+)`", page.read_text())
+    }
+    assert len({path for name, path in named if name == "ARCHITECTURE.md"}) > 40
+    assert sorted(f"{name}: {path}" for name, path in named if not (repository / path).exists()) == []
 
 
 def test_modules_stay_small(repository: Path) -> None:

@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.clip_visual import FILES, OPENAI, import_open_clip, published_by
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import WeightsError, find_weights
-from caeav.pipeline.backbones.weights.load import load_checked, read_weights, strip_prefixes
+from caeav.pipeline.backbones.weights.load import load_checked, read_weights, seeded, strip_prefixes
 
 _KNOWN = ("visual.", "text.", "token_embedding.", "transformer.")
 _ELSEWHERE = ("visual.", "logit_scale", "logit_bias")
@@ -65,8 +65,7 @@ class ClipText(TextTower):
     def build(self) -> nn.Module:
         """The tower, filled from a checkpoint of both towers."""
         weights = self._weights
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with seeded(weights):
             tower = self._clip.model._build_text_tower(
                 self._embedded, self._text, quick_gelu=self._settings["quick_gelu"]
             )

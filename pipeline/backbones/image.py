@@ -30,7 +30,7 @@ from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.base import TorchBackbone, choose_taps
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights import find_weights
-from caeav.pipeline.backbones.weights.load import read_weights
+from caeav.pipeline.backbones.weights.load import read_weights, seeded
 from caeav.pipeline.store.record import Tap
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ class LearnedVisual(TorchBackbone):
 
     def _build(self) -> nn.Module:
         weights = self._weights
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights.seed or 0)
+        with seeded(weights):
             module = self._network.build(self._settings)
         if weights.seed is None:
             self._network.load(module, read_weights(weights), weights.source)

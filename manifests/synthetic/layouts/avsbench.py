@@ -11,7 +11,6 @@ that show a sounding object, without those hidden by other objects.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import class_names, plain
-from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, truth_row, write_lines
+from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.layouts.base import write_lines, write_truth
 from caeav.manifests.synthetic.media import png, wav
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
 from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, clip_id
@@ -84,15 +83,6 @@ class _Avs:
             oracle.Score("sight and sound", 1.0, "the objects that sound"),
         )
 
-    def write_truth(
-        self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
-    ) -> None:
-        rows = [
-            {"name": self.name(s), **truth_row(s, split, class_names(options.classes))}
-            for s, split in zip(scenarios, splits, strict=True)
-        ]
-        write_lines(root / TRUTH_FILE, [json.dumps(row) for row in rows])
-
 
 class _S4(_Avs):
     masks_in_train = 1
@@ -125,7 +115,7 @@ class _S4(_Avs):
         order = sorted(range(len(scenarios)), key=lambda i: (scenarios[i].category, i))
         rows = [f"{scenarios[i].clip_id},0,{names[scenarios[i].category]},{splits[i]}" for i in order]
         write_lines(root / "Single-source/s4_meta_data.csv", ["name,start,category,split", *rows])
-        self.write_truth(root, options, scenarios, splits)
+        write_truth(root, options, scenarios, splits, [self.name(s) for s in scenarios])
 
 
 class _Ms3(_Avs):
@@ -175,7 +165,7 @@ class _Ms3(_Avs):
             for s, split in zip(scenarios, splits, strict=True)
         ]
         write_lines(root / "avss_metadata.csv", [columns, *rows])
-        self.write_truth(root, options, scenarios, splits)
+        write_truth(root, options, scenarios, splits, [self.name(s) for s in scenarios])
 
 
 def sounding_objects(scenario: Scenario, second: int) -> list[int]:

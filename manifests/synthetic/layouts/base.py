@@ -19,7 +19,7 @@ from caeav.manifests.core.atomic import TEMP_PREFIX, publish_bytes, publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.registry import Registry
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import BACKGROUND
+from caeav.manifests.synthetic.classes import BACKGROUND, class_names
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, generator
 
@@ -156,6 +156,22 @@ def truth_row(scenario: Scenario, split: str, names: Sequence[str]) -> dict[str,
         "heard": [[names[c] for c in second] for second in scenario.heard],
         "label": [category if t in event else BACKGROUND for t in range(len(scenario.seen))],
     }
+
+
+def write_truth(
+    root: Path,
+    options: SyntheticOptions,
+    scenarios: Sequence[Scenario],
+    splits: Sequence[str],
+    names: Sequence[str],
+) -> None:
+    """Write the truth file of a layout whose lists call clips by `names` of their own."""
+    classes = class_names(options.classes)
+    rows = [
+        {"name": name, **truth_row(scenario, split, classes)}
+        for name, scenario, split in zip(names, scenarios, splits, strict=True)
+    ]
+    write_lines(root / TRUTH_FILE, [json.dumps(row) for row in rows])
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

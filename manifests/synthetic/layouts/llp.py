@@ -11,7 +11,6 @@ second class that is seen and heard. Train's labels do not say which is which.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import class_names, underscored
-from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, truth_row, write_lines, write_mp4
+from caeav.manifests.synthetic.classes import underscored
+from caeav.manifests.synthetic.layouts.base import write_lines, write_mp4, write_truth
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, clip_id, generator
 
@@ -73,11 +72,7 @@ class _Llp:
             ]
             write_lines(root / path, ["filename\tonset\toffset\tevent_labels", *rows])
         write_lines(root / "categories.txt", names)
-        truth = [
-            {"name": file, **truth_row(s, where, class_names(options.classes))}
-            for file, s, where in zip(files, scenarios, splits, strict=True)
-        ]
-        write_lines(root / TRUTH_FILE, [json.dumps(row) for row in truth])
+        write_truth(root, options, scenarios, splits, files)
 
     def scores(self, options: SyntheticOptions, scenarios: Sequence[Scenario]) -> tuple[oracle.Score, ...]:
         seen, heard = (oracle.presence(scenarios, options.classes, track) for track in ("seen", "heard"))

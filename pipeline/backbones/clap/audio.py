@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from caeav.pipeline.backbones.htsat.checkpoint import FILTERS, image_size_of, ne
 from caeav.pipeline.backbones.htsat.frontend import FrontEnd, mel_weights
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
 from caeav.pipeline.backbones.weights.find import Weights, WeightsError
-from caeav.pipeline.backbones.weights.load import load_checked
+from caeav.pipeline.backbones.weights.load import load_checked, seeded
 from caeav.pipeline.store.record import Tap
 
 SHARED_CHANNELS = 512
@@ -58,9 +57,12 @@ class ClapAudio(HtsatBackbone):
         state = None if weights.seed is not None else read_clap(weights, "audio")
         own = front_end_settings(LAION) if state is None else _stated_front_end(state, weights.source)
         settings = wanted | {key: own[key] for key in own if wanted[key] is None}
-        tower = (
-            _random(choice, settings, weights) if state is None else _build(choice, settings, state, weights)
-        )
+        if state is None:  # HTSAT-tiny at random
+            front_end = parse_front_end(choice.name, settings, LAION.image_size)
+            with seeded(weights):
+                tower = ClapAudioTower(HtsatConfig(front_end=front_end))
+        else:
+            tower = _build(choice, settings, state, weights)
         self._tower = tower
         channels = tower.norm.normalized_shape[0]
         tokens = cast(int, tower.trunk.stages[-1].tokens)
@@ -99,14 +101,6 @@ def _build(
         raise WeightsError(f"{weights.source} holds no audio tower of CLAP: {error}") from error
     fill_clap_audio(tower, state.audio, weights.source)
     return tower
-
-
-def _random(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> ClapAudioTower:
-    """HTSAT-tiny with random values, to measure speed."""
-    front_end = parse_front_end(choice.name, settings, LAION.image_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cast(int, weights.seed))
-        return ClapAudioTower(HtsatConfig(front_end=front_end))
 
 
 def _stated_front_end(state: ClapState, source: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from caeav.pipeline.backbones.native import import_learned, import_torchaudio, i
 from caeav.pipeline.backbones.text_tower import TextTower
 from caeav.pipeline.backbones.weights import Weights, WeightsError, find_weights
 from caeav.pipeline.backbones.weights.find import HUB
-from caeav.pipeline.backbones.weights.load import load_checked
+from caeav.pipeline.backbones.weights.load import load_checked, seeded
 
 ROBERTA = "hub:FacebookAI/roberta-base"
 TOKENIZER = ("tokenizer.json", "vocab.json")
@@ -66,8 +66,7 @@ class ClapText(TextTower):
 
     def build(self) -> nn.Module:
         """The network, filled."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._weights.seed or 0)
+        with seeded(self._weights):
             tower = _clap().ClapTextModel(self._config, add_pooling_layer=False)
         if self._state is not None:
             load_checked(

@@ -7,9 +7,7 @@ Taps `L x C`: four stages of 4096 x 96, 1024 x 192, 256 x 384, 64 x 768.
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import torch
+from typing import Any
 
 from caeav.pipeline.backbones.catalogue import find_facts
 from caeav.pipeline.backbones.choice import ModelChoice
@@ -17,7 +15,8 @@ from caeav.pipeline.backbones.htsat.base import SETTINGS, HtsatBackbone, front_e
 from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, image_size_of, network_sizes, read_state
 from caeav.pipeline.backbones.htsat.frontend import FrontEnd
 from caeav.pipeline.backbones.htsat.network import Htsat, HtsatConfig
-from caeav.pipeline.backbones.weights.find import Weights, find_weights
+from caeav.pipeline.backbones.weights.find import find_weights
+from caeav.pipeline.backbones.weights.load import seeded
 
 ORIGIN = "its authors: the repository RetroCirce/HTS-Audio-Transformer (its README links the folder of checkpoints)"
 DEFAULTS: dict[str, Any] = {**front_end_settings(FrontEnd()), **SETTINGS}
@@ -32,24 +31,11 @@ class HtsAt(HtsatBackbone):
         weights = find_weights(
             choice, default="", wants=(find_facts("hts-at", "audio backbone").file,), origin=ORIGIN
         )
-        network = (
-            _random(choice, settings, weights)
-            if weights.seed is not None
-            else _read(choice, settings, weights)
-        )
+        state = {} if weights.seed is not None else read_state(weights.files[0], weights.part)
+        front_end = parse_front_end(choice.name, settings, image_size_of(state))
+        sizes = network_sizes(state, weights.source) if state else {}
+        with seeded(weights):
+            network = Htsat(HtsatConfig(front_end=front_end, **sizes))
+        if state:
+            fill_htsat(network, state, weights.source)
         super().__init__(choice.name, network, weights, settings)
-
-
-def _read(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> Htsat:
-    state = read_state(weights.files[0], weights.part)
-    front_end = parse_front_end(choice.name, settings, image_size_of(state))
-    network = Htsat(HtsatConfig(front_end=front_end, **network_sizes(state, weights.source)))
-    fill_htsat(network, state, weights.source)
-    return network
-
-
-def _random(choice: ModelChoice, settings: dict[str, Any], weights: Weights) -> Htsat:
-    """The AudioSet network with random values, to measure speed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cast(int, weights.seed))
-        return Htsat(HtsatConfig(front_end=parse_front_end(choice.name, settings, FrontEnd().image_size)))

@@ -133,7 +133,7 @@ def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any
     }
 
 
-def image_size_of(published: Mapping[str, Tensor], usual: int = 256) -> int:
+def image_size_of(published: Mapping[str, Tensor], usual: int = FrontEnd.image_size) -> int:
     """The size of the mel image, from the mask of the first shifted block; `usual` where no mask is stored."""
     mask = published.get("layers.0.blocks.1.attn_mask")  # [windows, S, S]
     if mask is None:

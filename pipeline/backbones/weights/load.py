@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -55,6 +56,14 @@ def read_weights(weights: Weights) -> dict[str, Tensor]:
                 )
             state[name] = tensor
     return state
+
+
+@contextmanager
+def seeded(weights: Weights) -> Iterator[None]:
+    """Within it, random numbers on the CPU are those of the weights' seed; the caller's go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights.seed or 0)
+        yield
 
 
 @torch.no_grad()

@@ -64,6 +64,11 @@ ENTRY = np.dtype(
     ]
 )
 _HEADER = struct.Struct("<8sIIIIQ32s32s")
+BLOCK_BYTES = 512
+END = bytes(2 * BLOCK_BYTES)
+ENDINGS = {"array": "safetensors", "info": "json"}
+"""The two parts of a record in an index, and how their tar members end."""
+_NUMBERED = re.compile(r"(\d{6,9})\.tar")
 
 
 def tar_name(number: int) -> str:
@@ -124,24 +129,6 @@ def decode_index(data: bytes) -> TarIndex:
     return TarIndex(number, fingerprint.hex(), shard_bytes, shard_sha256.hex(), keys, entries)
 
 
-BLOCK_BYTES = 512
-END = bytes(2 * BLOCK_BYTES)
-
-
-@dataclass(frozen=True)
-class EncodedRecord:
-    """One record as it lies in a shard: its arrays in chunks of bytes, and its facts."""
-
-    key: str
-    payload: list[Bytes]
-    info: bytes
-
-    @classmethod
-    def of(cls, record: Record) -> EncodedRecord:
-        """Encode a record; the same record always gives the same bytes."""
-        return cls(record.key, encode_arrays(record.arrays), encode_info(record.info))
-
-
 def member_header(name: str, size: int) -> bytes:
     """The tar header of a plain file: mode 0644, no times, no owners."""
     member = tarfile.TarInfo(name)
@@ -176,20 +163,21 @@ def write_shard(out: Output, records: Iterable[Record], number: int, fingerprint
     sink = _Digesting(out)
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
-    for record in map(EncodedRecord.of, records):
-        array_bytes = sum(len(chunk) for chunk in record.payload)
+    for record in records:
+        payload, info = encode_arrays(record.arrays), encode_info(record.info)
+        array_bytes = sum(len(chunk) for chunk in payload)
         sink.write(member_header(f"{record.key}.safetensors", array_bytes))
         array_offset = sink.position
-        for chunk in record.payload:
+        for chunk in payload:
             sink.write(chunk)
         sink.write(_padding(array_bytes))
-        sink.write(member_header(f"{record.key}.json", len(record.info)))
+        sink.write(member_header(f"{record.key}.json", len(info)))
         info_offset = sink.position
-        sink.write(record.info)
-        sink.write(_padding(len(record.info)))
+        sink.write(info)
+        sink.write(_padding(len(info)))
         keys.append(record.key)
-        sums = crc32c(record.payload), crc32c([record.info])
-        rows.append((array_offset, array_bytes, info_offset, len(record.info), *sums, 0))
+        sums = crc32c(payload), crc32c([info])
+        rows.append((array_offset, array_bytes, info_offset, len(info), *sums, 0))
     sink.write(END)
     return TarIndex(
         number, fingerprint, sink.position, sink.hexdigest(), Keys.of(keys), np.array(rows, dtype=ENTRY)
@@ -217,9 +205,6 @@ def structure_differences(shard: Bytes, index: TarIndex) -> Iterator[tuple[str, 
             position += -size % BLOCK_BYTES
     if shard[position:].tobytes() != END:
         yield "", f"the archive's end at byte {position} is not the one written"
-
-
-ENDINGS = {"array": "safetensors", "info": "json"}
 
 
 class TarShard:
@@ -320,9 +305,6 @@ class TarShard:
         if data.size > MAX_INFO_BYTES:
             raise BadPayload(f"facts of {data.size} bytes; at most {MAX_INFO_BYTES}")
         return decode_info(data.tobytes())
-
-
-_NUMBERED = re.compile(r"(\d{6,9})\.tar")
 
 
 class WebDataset:

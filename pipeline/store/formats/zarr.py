@@ -52,6 +52,8 @@ from caeav.pipeline.store.payload import (
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Record
 
+_NUMBERED = re.compile(r"c\.(\d{1,9})(?:\.0)*")
+
 
 class ZarrShard:
     """A `Shard` in one mapped file per array. The arrays of its records are views into the maps."""
@@ -229,9 +231,6 @@ def _fitting(record: Record, layout: Layout | None) -> Layout:
             hint="make the store with --backend webdataset, which keeps arrays of any shape",
         )
     return own
-
-
-_NUMBERED = re.compile(r"c\.(\d{1,9})(?:\.0)*")
 
 
 class Zarr:

@@ -50,6 +50,28 @@ from caeav.pipeline.store.payload import (
 CRC_BYTES = 4
 TEXT_HEAD_BYTES = 8
 ABSENT = np.uint64(2**64 - 1)
+MAGIC = b"CAEAVZIX"
+VERSION = 1
+MAX_CLIP_BYTES = 1 << 40
+ROW = np.dtype([("slot", "<u4"), ("info_bytes", "<u4"), ("info_crc32c", "<u4"), ("key_end", "<u4")])
+_HEADER = struct.Struct("<8sIIIIII32s")
+GROUP = "shards.zarr"
+DOCUMENT = "zarr.json"
+KEY, INFO = "key", "info"
+MAX_ARRAYS = 1024
+NAME_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+RESERVED = frozenset({KEY, INFO, DOCUMENT})
+
+ZARR_DTYPES: Mapping[str, tuple[str, Any]] = {
+    "F64": ("float64", "NaN"),
+    "F32": ("float32", "NaN"),
+    "F16": ("float16", "NaN"),
+    "BF16": ("uint16", 0x7FC0),  # Zarr has no such type: its bits, and its NaN
+    **{f"I{bits}": (f"int{bits}", 0) for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": (f"uint{bits}", 0) for bits in (64, 32, 16, 8)},
+    "BOOL": ("bool", False),
+}
+"""Name of a dtype in safetensors -> its name in Zarr, and the value of a clip that is not stored."""
 
 
 def text_chunk(data: bytes) -> bytes:
@@ -123,25 +145,6 @@ def structure_differences(
 
 def _crc_bytes(value: int) -> bytes:
     return value.to_bytes(CRC_BYTES, "little")
-
-
-GROUP = "shards.zarr"
-DOCUMENT = "zarr.json"
-KEY, INFO = "key", "info"
-MAX_ARRAYS = 1024
-NAME_PATTERN = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
-RESERVED = frozenset({KEY, INFO, DOCUMENT})
-
-ZARR_DTYPES: Mapping[str, tuple[str, Any]] = {
-    "F64": ("float64", "NaN"),
-    "F32": ("float32", "NaN"),
-    "F16": ("float16", "NaN"),
-    "BF16": ("uint16", 0x7FC0),  # Zarr has no such type: its bits, and its NaN
-    **{f"I{bits}": (f"int{bits}", 0) for bits in (64, 32, 16, 8)},
-    **{f"U{bits}": (f"uint{bits}", 0) for bits in (64, 32, 16, 8)},
-    "BOOL": ("bool", False),
-}
-"""Name of a dtype in safetensors -> its name in Zarr, and the value of a clip that is not stored."""
 
 
 class UnfitArray(ValueError):
@@ -248,13 +251,6 @@ def _array(
 
 def _render(document: Mapping[str, Any]) -> bytes:
     return (json.dumps({"zarr_format": 3, **document}, indent=1, sort_keys=True) + "\n").encode()
-
-
-MAGIC = b"CAEAVZIX"
-VERSION = 1
-MAX_CLIP_BYTES = 1 << 40
-ROW = np.dtype([("slot", "<u4"), ("info_bytes", "<u4"), ("info_crc32c", "<u4"), ("key_end", "<u4")])
-_HEADER = struct.Struct("<8sIIIIII32s")
 
 
 @dataclass(frozen=True, eq=False)

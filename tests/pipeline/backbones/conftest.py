@@ -1,4 +1,4 @@
-"""Tiny checkpoints of sound networks, random, in the file formats that are published."""
+"""Tiny random checkpoints of audio networks, in the published file formats."""
 
 from __future__ import annotations
 

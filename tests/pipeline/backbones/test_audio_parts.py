@@ -157,12 +157,12 @@ def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() 
 
 
 def test_the_shared_vector_of_clap_is_made_of_the_normed_tokens() -> None:
-    sound = FrontEnd(
+    front_end = FrontEnd(
         rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
     torch.manual_seed(0)
     tower = ClapAudioTower(
-        HtsatConfig(front_end=sound, channels=4, depths=(1, 1), heads=(1, 1), window=4), shared=3
+        HtsatConfig(front_end=front_end, channels=4, depths=(1, 1), heads=(1, 1), window=4), shared=3
     ).eval()
     nn.init.normal_(tower.norm.bias, std=2)
     with torch.no_grad():
@@ -198,14 +198,14 @@ def test_spectra_are_normed_by_what_training_saw_of_each_band() -> None:
     config = FrontEnd(
         rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
-    picture = MelImage(config).eval()
-    assert picture.norm.running_mean is not None and picture.norm.running_var is not None
-    picture.norm.running_mean.copy_(-torch.arange(16.0))
-    picture.norm.running_var.fill_(4.0 - picture.norm.eps)
-    windows = torch.randn(2, 10200)  # 256 frames, as many as the picture holds
+    image = MelImage(config).eval()
+    assert image.norm.running_mean is not None and image.norm.running_var is not None
+    image.norm.running_mean.copy_(-torch.arange(16.0))
+    image.norm.running_var.fill_(4.0 - image.norm.eps)
+    windows = torch.randn(2, 10200)  # 256 frames, as many as the image holds
     with torch.no_grad():
-        wanted = (picture.log_mel(windows) + torch.arange(16.0)) / 2
-        torch.testing.assert_close(picture(windows), fold(wanted.unsqueeze(1), 64))
+        wanted = (image.log_mel(windows) + torch.arange(16.0)) / 2
+        torch.testing.assert_close(image(windows), fold(wanted.unsqueeze(1), 64))
 
 
 def clap_of(monkeypatch: pytest.MonkeyPatch, *names: str, tower: Any = "audio") -> Any:
@@ -242,7 +242,7 @@ def test_both_forms_of_clap_are_read_under_one_name(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("names", "tower", "said"),
+    ("names", "tower", "message"),
     [
         (("audio_branch.x", "strange"), "audio", "keys of no CLAP: strange"),
         (("audio_model.audio_encoder.x", "strange"), "audio", "keys of no CLAP: strange"),
@@ -252,7 +252,7 @@ def test_both_forms_of_clap_are_read_under_one_name(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_is_no_clap_is_refused(
-    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], tower: str, said: str
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], tower: str, message: str
 ) -> None:
-    with pytest.raises(WeightsError, match=f"w is no CLAP checkpoint: {said}\n"):
+    with pytest.raises(WeightsError, match=f"w is no CLAP checkpoint: {message}\n"):
         clap_of(monkeypatch, *names, tower=tower)

@@ -1,4 +1,4 @@
-"""The classic backbones: declared shapes, fixed scale, what they must see and hear, and independence of clips."""
+"""The classic backbones: declared shapes, fixed scale, what they must react to, and independence of clips."""
 
 from __future__ import annotations
 

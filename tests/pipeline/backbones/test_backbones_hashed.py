@@ -1,4 +1,4 @@
-"""Hashed text: fixed in every process, alike for alike words, sensitive to order, honest about nothing."""
+"""Hashed text: fixed in every process, alike for alike words, sensitive to order, and nothing for an empty text."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from caeav.pipeline.backbones.native import import_torchvision
 needs_vision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="no torchvision")
 
 
-def picture(height: int, width: int) -> NDArray[np.uint8]:
-    """Smooth and rough parts, as pictures have: resizers differ most at edges."""
+def image(height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth and rough parts, as images have: resizers differ most at edges."""
     rng = np.random.default_rng(height * width)
     y, x = np.mgrid[:height, :width]
     base = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], axis=-1) * 90 + 128
@@ -42,7 +42,7 @@ def test_reference_is_torchvisions_resize_of_tensors_without_antialias(shape: tu
     import_torchvision()
     from torchvision.transforms import InterpolationMode, Normalize, Resize
 
-    frames = np.stack([picture(*shape), picture(*shape)[::-1]])
+    frames = np.stack([image(*shape), image(*shape)[::-1]])
     x = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255
     x = Resize((192, 192), interpolation=InterpolationMode.BICUBIC, antialias=False)(x)
     wanted = Normalize(IMAGENET_MEAN, IMAGENET_STD)(x)
@@ -64,7 +64,7 @@ def test_published_is_what_timm_does_with_pillow(
     transform = transforms_imagenet_eval(
         224, crop_pct=crop, interpolation=interpolation, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
-    frame = picture(*shape)
+    frame = image(*shape)
     wanted = transform(Image.fromarray(frame))
     [found] = prepare_frames(frame[None], settings(224, "published", crop=crop, interpolation=interpolation))
     step = 1 / 255 / min(IMAGENET_STD)
@@ -74,7 +74,7 @@ def test_published_is_what_timm_does_with_pillow(
 
 
 def test_presets_differ_where_pictures_shrink() -> None:
-    frames = picture(360, 640)[None]
+    frames = image(360, 640)[None]
     found = {name: prepare_frames(frames, settings(64, name, crop=0.9)) for name in PRESETS}
     assert all(x.shape == (1, 3, 64, 64) and x.dtype == torch.float32 for x in found.values())
     names = sorted(found)
@@ -94,9 +94,9 @@ def test_whole_keeps_the_border_and_published_does_not() -> None:
 
 def test_nearest_invents_no_values() -> None:
     found = prepare_frames(
-        picture(50, 70)[None], settings(24, "whole", interpolation="nearest", mean=(0,) * 3, std=(1,) * 3)
+        image(50, 70)[None], settings(24, "whole", interpolation="nearest", mean=(0,) * 3, std=(1,) * 3)
     )
-    values = set(np.unique(picture(50, 70)).tolist())
+    values = set(np.unique(image(50, 70)).tolist())
     assert {round(v * 255) for v in found.unique().tolist()} <= values
 
 
@@ -128,7 +128,7 @@ def test_a_target_that_is_no_square_is_cut_out_of_the_middle(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"mean": [0.5, 0.5]}, "give three numbers each"),
         ({"std": [1.0, 1.0, 1.0, 1.0]}, "give three numbers each"),
@@ -142,8 +142,8 @@ def test_a_target_that_is_no_square_is_cut_out_of_the_middle(
         ({"pixels": "int8"}, "float, uint8"),
     ],
 )
-def test_settings_that_prepare_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
+def test_settings_that_prepare_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
     usual = FrameSettings((8, 8), crop=1.0).as_json()
     assert FrameSettings.parse(usual) == FrameSettings((8, 8))
-    with pytest.raises(CaeavError, match=said):
+    with pytest.raises(CaeavError, match=message):
         FrameSettings.parse({**usual, **wrong})

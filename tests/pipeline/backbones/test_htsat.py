@@ -70,13 +70,13 @@ def test_mel_filters_are_those_of_the_field() -> None:
 
 
 def test_log_mel_equals_the_convolution_of_the_published_network() -> None:
-    sound = MelImage(TINY.front_end)
+    image = MelImage(TINY.front_end)
     windows = torch.randn(2, 4000)
     padded = F.pad(windows.unsqueeze(1), (64, 64), mode="reflect")
     real, imaginary = (F.conv1d(padded, fourier_kernel(128, part), stride=40) for part in ("real", "imag"))
     power = (real.square() + imaginary.square()).transpose(1, 2)
-    wanted = 10 * torch.log10((power @ sound.filters).clamp(min=1e-10))
-    assert torch.allclose(sound.log_mel(windows), wanted, atol=1e-3)
+    wanted = 10 * torch.log10((power @ image.filters).clamp(min=1e-10))
+    assert torch.allclose(image.log_mel(windows), wanted, atol=1e-3)
 
 
 def test_silence_is_the_floor() -> None:
@@ -180,7 +180,7 @@ def test_missing_and_unexpected_keys_are_named(tiny: Htsat, tmp_path: Path, publ
 
 
 @pytest.mark.parametrize(
-    ("key", "change", "said"),
+    ("key", "change", "message"),
     [
         ("layers.0.blocks.0.attn.relative_position_index", lambda x: x.flip(0), "differs from the one"),
         ("layers.0.blocks.1.attn_mask", lambda x: x * 0, "differs from the one"),
@@ -189,11 +189,11 @@ def test_missing_and_unexpected_keys_are_named(tiny: Htsat, tmp_path: Path, publ
     ],
 )
 def test_another_network_is_refused(
-    tiny: Htsat, tmp_path: Path, key: str, change: Any, said: str, published: Published
+    tiny: Htsat, tmp_path: Path, key: str, change: Any, message: str, published: Published
 ) -> None:
     state = published(tiny)
     state[f"sed_model.{key}"] = change(state[f"sed_model.{key}"])
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         load(tiny, save(state, tmp_path / "htsat.ckpt"))
 
 

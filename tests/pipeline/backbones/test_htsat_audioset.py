@@ -80,12 +80,14 @@ def test_frozen_in_eval_mode(backbone: HtsAt) -> None:
 def test_the_recipe_says_everything_but_the_place(
     backbone: HtsAt, tiny_htsat: Path, front: dict[str, Any]
 ) -> None:
-    said = backbone.describe()
-    assert said["weights"]["source"] == tiny_htsat.name and said["weights"]["digest"].startswith("sha256:")
-    assert str(tiny_htsat.parent) not in str(said)
-    assert said["settings"].items() >= front.items() and said["settings"]["filling"] == "repeat"
-    again = HtsAt(ModelChoice("hts-at", str(tiny_htsat), said["settings"]))
-    assert again.describe() == said
+    message = backbone.describe()
+    assert message["weights"]["source"] == tiny_htsat.name and message["weights"]["digest"].startswith(
+        "sha256:"
+    )
+    assert str(tiny_htsat.parent) not in str(message)
+    assert message["settings"].items() >= front.items() and message["settings"]["filling"] == "repeat"
+    again = HtsAt(ModelChoice("hts-at", str(tiny_htsat), message["settings"]))
+    assert again.describe() == message
 
 
 def test_the_published_front_end_is_the_default_and_avs_has_its_own() -> None:

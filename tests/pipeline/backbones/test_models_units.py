@@ -1,4 +1,4 @@
-"""Models asked and compared: what is told of one that cannot be made, and which differences of features are noticed."""
+"""Models described and compared: what is shown of one that cannot be built, and which differences are noticed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def statistics(**change: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({}, []),
         ({"mean": 2.004}, []),
@@ -34,10 +34,10 @@ def statistics(**change: Any) -> dict[str, dict[str, Any]]:
         ({"mean": float("nan")}, ["x: mean nan"]),
     ],
 )
-def test_other_features_are_noticed(change: dict[str, Any], said: list[str]) -> None:
+def test_other_features_are_noticed(change: dict[str, Any], message: list[str]) -> None:
     found = record_check.differences(statistics(), statistics(**change))
-    assert len(found) == len(said) and all(
-        text.startswith(begin) for text, begin in zip(found, said, strict=True)
+    assert len(found) == len(message) and all(
+        text.startswith(begin) for text, begin in zip(found, message, strict=True)
     )
 
 
@@ -91,7 +91,7 @@ def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
         pull_model(ModelChoice("m", "file.pt"), facts(licence="MIT"))
 
 
-def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_built_is_shown_with_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[ModelChoice] = []
 
     class Model:
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_made_is_told_with_the_first_reason(monkeypatch: 
     assert view.problem == "no weights 'w'" and view.parameters is None and view.taps == ()
 
 
-def test_random_weights_are_told_by_name() -> None:
+def test_random_weights_are_reported_by_name() -> None:
     described = {"weights": {"digest": "random:3", "source": "random:3"}}
     fields = {"visual": {"name": "v", **described}, "audio": {"name": "a", "weights": {"digest": "sha256:1"}}}
     assert [text.split()[0] for text in random_remarks(fields)] == ["v"]

@@ -41,7 +41,7 @@ def audio_fits() -> bool:
 
 
 def test_torchvision_transforms_and_models_work(vision_fits: bool) -> None:
-    said = _run(
+    message = _run(
         """
 import sys, torch
 from caeav.pipeline.backbones.native import import_torchvision
@@ -53,13 +53,13 @@ assert tv is torchvision is import_torchvision()
 print(tuple(v2.Resize((8, 6))(torch.rand(3, 20, 30)).shape), tuple(torchvision.models.resnet18().fc.weight.shape))
 """
     )
-    assert said.split("\n")[0] == "(3, 8, 6) (1000, 512)"
+    assert message.split("\n")[0] == "(3, 8, 6) (1000, 512)"
 
 
 def test_a_missing_operator_is_named_when_it_is_called(vision_fits: bool) -> None:
     if vision_fits:
         pytest.skip("the compiled part of torchvision loads here, so nothing is missing")
-    said = _run(
+    message = _run(
         """
 import torch
 from caeav.pipeline.backbones.native import MissingNativeError, import_torchvision
@@ -78,11 +78,11 @@ for call in calls:
         print(str(error).split(" is not available")[0])
 """
     )
-    assert said.split() == ["torchvision::nms", "torchvision::nms", "torchvision::deform_conv2d"]
+    assert message.split() == ["torchvision::nms", "torchvision::nms", "torchvision::deform_conv2d"]
 
 
 def test_torchaudio_transforms_work(audio_fits: bool) -> None:
-    said = _run(
+    message = _run(
         """
 import torch
 from caeav.pipeline.backbones.native import import_torchaudio
@@ -94,13 +94,13 @@ print(tuple(ta.compliance.kaldi.fbank(x).shape))
 print(tuple(ta.functional.lowpass_biquad(x, 16000, 1000.0).shape))
 """
     )
-    assert said.split("\n")[:4] == ["(1, 32, 81)", "(1, 8000)", "(98, 23)", "(1, 16000)"]
+    assert message.split("\n")[:4] == ["(1, 32, 81)", "(1, 8000)", "(98, 23)", "(1, 16000)"]
 
 
 def test_a_missing_torchaudio_operator_is_named(audio_fits: bool) -> None:
     if audio_fits:
         pytest.skip("the compiled part of torchaudio loads here, so nothing is missing")
-    said = _run(
+    message = _run(
         """
 import torch
 from caeav.pipeline.backbones.native import MissingNativeError, import_torchaudio
@@ -111,8 +111,8 @@ except MissingNativeError as error:
     print(error)
 """
     )
-    assert said.startswith("torchaudio::forced_align is not available: the compiled part of torchaudio")
-    assert "next: install the torchaudio build made for this torch" in said
+    assert message.startswith("torchaudio::forced_align is not available: the compiled part of torchaudio")
+    assert "next: install the torchaudio build made for this torch" in message
 
 
 def test_nothing_is_changed_where_the_plain_import_works() -> None:
@@ -128,8 +128,8 @@ assert not native._libraries and "torch" not in sys.modules
     )
 
 
-def test_a_package_that_is_not_installed_is_said_so() -> None:
-    said = _run(
+def test_a_package_that_is_not_installed_is_reported() -> None:
+    message = _run(
         """
 import sys
 from pathlib import Path
@@ -147,7 +147,7 @@ except CaeavError as error:
     print(error)
 """
     )
-    assert said.startswith("torchaudio is not installed") and "caeav[vision]" in said
+    assert message.startswith("torchaudio is not installed") and "caeav[vision]" in message
 
 
 def test_the_embedded_path_imports_neither() -> None:
@@ -168,22 +168,22 @@ def test_what_an_import_lacks_is_made_up_for_and_tried_again(
     """A module that lacks another one is not "not installed"; one that is not there is not prepared for."""
     (tmp_path / "caeav_tried.py").write_text("import caeav_lacking\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    said: list[str] = []
+    message: list[str] = []
 
     def prepare(why: str) -> None:
-        said.append(f"prepared: {why}")
+        message.append(f"prepared: {why}")
         monkeypatch.setitem(sys.modules, "caeav_lacking", ModuleType("caeav_lacking"))
 
-    module = native._imported("caeav_tried", prepare, said.append)
+    module = native._imported("caeav_tried", prepare, message.append)
     assert module.__name__ == "caeav_tried"
-    assert said == ["prepared: No module named 'caeav_lacking'", "No module named 'caeav_lacking'"]
+    assert message == ["prepared: No module named 'caeav_lacking'", "No module named 'caeav_lacking'"]
     monkeypatch.delitem(sys.modules, "caeav_tried")
     monkeypatch.delitem(sys.modules, "caeav_lacking")
     with pytest.raises(
         CaeavError, match=r"caeav_tried does not load: .*; without its compiled part: No module"
     ):
-        native._imported("caeav_tried", said.append, said.append)
-    assert "caeav_tried" not in sys.modules and len(said) == 3
+        native._imported("caeav_tried", message.append, message.append)
+    assert "caeav_tried" not in sys.modules and len(message) == 3
     with pytest.raises(CaeavError, match="caeav_nowhere is not installed"):
-        native._imported("caeav_nowhere", said.append, said.append)
-    assert len(said) == 3
+        native._imported("caeav_nowhere", message.append, message.append)
+    assert len(message) == 3

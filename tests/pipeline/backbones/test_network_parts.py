@@ -64,15 +64,15 @@ def test_frames_are_those_of_the_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("https://h.com/o/r/releases/download/v1/w.pth", "the repository o/r, its release file w.pth"),
         ("https://elsewhere.com/w.pth", "timm's record, https://elsewhere.com/w.pth"),
         ("", "whoever trained it: timm knows no weights of this architecture"),
     ],
 )
-def test_who_publishes_weights_is_read_from_the_record(url: str, said: str) -> None:
-    assert _published_by(url) == said
+def test_who_publishes_weights_is_read_from_the_record(url: str, message: str) -> None:
+    assert _published_by(url) == message
 
 
 def test_clips_publishers_are_those_of_the_same_activation() -> None:

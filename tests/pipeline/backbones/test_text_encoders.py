@@ -130,7 +130,7 @@ def test_a_clip_whose_text_tower_is_incomplete_is_refused(tiny_clip: tuple[Any, 
     assert "token_embedding.weight is [100, 16], needed [49408, 16]" in str(caught.value)
 
 
-def test_a_picture_tower_alone_is_refused(tiny_clip: tuple[Any, Path]) -> None:
+def test_an_image_tower_alone_is_refused(tiny_clip: tuple[Any, Path]) -> None:
     _, path = tiny_clip
     save_file({name: x for name, x in load_file(path).items() if name.startswith("visual.")}, path)
     with pytest.raises(WeightsError, match="holds no text tower"):

@@ -206,7 +206,7 @@ def test_the_default_weights_are_those_in_the_hubs_cache(swin_file: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("layers.1.blocks.1.mlp.fc1.weight"), "missing: layers.1.blocks.1.mlp.fc1.weight"),
         (lambda s: s.update({"layers.1.extra": torch.zeros(1)}), "unexpected: layers.1.extra"),
@@ -217,14 +217,14 @@ def test_the_default_weights_are_those_in_the_hubs_cache(swin_file: Path, tmp_pa
     ],
 )
 def test_no_key_of_swin_is_passed_over(
-    swin_file: Path, change: Callable[[dict[str, Tensor]], object], said: str
+    swin_file: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     state = load_file(swin_file)
     change(state)
     save_file(state, swin_file)
     with pytest.raises(CaeavError) as caught:
         make(SWIN, swin_file).module()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_clip_taps_are_patches_after_blocks_and_the_embedding(clip_file: Path) -> None:
@@ -266,7 +266,7 @@ def test_clip_loads_a_distributed_checkpoint_and_another_size(clip_file: Path, t
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("visual.proj"), "missing: proj"),
         (lambda s: s.pop("text_projection"), "lacks 1 keys of CLIP's text tower: text_projection"),
@@ -274,14 +274,14 @@ def test_clip_loads_a_distributed_checkpoint_and_another_size(clip_file: Path, t
     ],
 )
 def test_no_key_of_clip_is_passed_over(
-    clip_file: Path, change: Callable[[dict[str, Tensor]], object], said: str
+    clip_file: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     state = load_file(clip_file)
     change(state)
     save_file(state, clip_file)
     with pytest.raises(CaeavError) as caught:
         make(CLIP, clip_file).module()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit", "timm:test_convnext"])
@@ -324,7 +324,7 @@ def test_a_clips_tokens_do_not_depend_on_its_company(swin_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [
         (SWIN, {"taps": ["visual.stage9"]}, "has no tap visual.stage9\n  next: it has visual.frames"),
         (
@@ -348,25 +348,25 @@ def test_a_clips_tokens_do_not_depend_on_its_company(swin_file: Path) -> None:
     ],
 )
 def test_wrong_choices_are_refused_with_what_is_allowed(
-    name: str, settings: dict[str, Any], said: str
+    name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CaeavError) as caught:
         make(name, "random:0" if settings else "", **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("open_clip:ViT-B-32", "it comes from hub:"),
         ("timm:gcvit_base.in1k", "rwightman/pytorch-image-models, its release file gcvit_base_224_nvidia-"),
         ("timm:coatnet_0_224", "timm knows no weights of this architecture"),
     ],
 )
-def test_weights_that_no_hub_name_stands_for_are_named_with_their_publisher(name: str, said: str) -> None:
+def test_weights_that_no_hub_name_stands_for_are_named_with_their_publisher(name: str, message: str) -> None:
     with pytest.raises(CaeavError, match="has no default weights") as caught:
         make(name)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_random_weights_are_named_and_repeat() -> None:

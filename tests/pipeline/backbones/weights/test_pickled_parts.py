@@ -122,7 +122,7 @@ def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"\x80\x02K\x01", "ends too early|no newline|pickle exhausted"),
         (b"R.", "takes what is not there"),
@@ -130,8 +130,8 @@ def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
         (b"\x80\x02Ppersid\n.", "the instruction PERSID is not read"),
     ],
 )
-def test_instructions_that_make_no_sense_are_refused(data: bytes, said: str) -> None:
-    with pytest.raises((pickled._UnreadableError, EOFError, ValueError), match=said):
+def test_instructions_that_make_no_sense_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises((pickled._UnreadableError, EOFError, ValueError), match=message):
         _Machine().run(io.BytesIO(data))
 
 
@@ -246,7 +246,7 @@ def test_mixed_dictionaries_count_only_where_no_pure_one_is() -> None:
         parts_of_open(Pickled({"n": 3}, frozenset(), bytes), "f")
 
 
-def test_the_part_of_a_file_is_none_where_it_cannot_be_told_and_an_error_where_it_is_named_or_hidden(
+def test_the_part_of_a_file_is_none_where_it_is_unclear_and_an_error_where_it_is_named_or_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = SimpleNamespace(root={"model": {"a": tensor(1)}}, names={"collections.OrderedDict"})
@@ -262,9 +262,9 @@ def test_the_part_of_a_file_is_none_where_it_cannot_be_told_and_an_error_where_i
         find_parts(Path("w.pt"), "other")
     held.root = {"n": 3}
     assert find_parts(Path("w.pt")) is None
-    for name, said in (("os.system", "asks to run os.system"), ("my.Model", "holds objects of my.Model")):
+    for name, message in (("os.system", "asks to run os.system"), ("my.Model", "holds objects of my.Model")):
         held.names = {name}
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             find_parts(Path("w.pt"))
 
 
@@ -296,7 +296,7 @@ def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_stor
             _materialise(held, {"a": reaching})
 
 
-def test_what_is_dropped_is_told_from_the_inside_out_and_much_of_it_is_counted() -> None:
+def test_what_is_dropped_is_listed_from_the_inside_out_and_long_lists_are_cut() -> None:
     one = tensor(2, 3)
     chosen = {"a": one, "steps": 3}
     root = {"epoch": 7, "net": {"ema": {"a": one}, "model": chosen}, "args": Inert("my.Args"), "log": [1, 2]}
@@ -310,8 +310,8 @@ def test_what_is_dropped_is_told_from_the_inside_out_and_much_of_it_is_counted()
     ]
     assert _dropped(chosen, chosen, Parts("", ()), {"a": one}) == ["steps: 3"]
     many = {"a": one, **{f"n{n:02}": n for n in range(21)}}
-    told = _dropped(many, many, Parts("", ()), {"a": one})
-    assert len(told) == 21 and told[-1] == "and 1 more"
+    remarks = _dropped(many, many, Parts("", ()), {"a": one})
+    assert len(remarks) == 21 and remarks[-1] == "and 1 more"
     many.popitem()
     assert len(_dropped(many, many, Parts("", ()), {"a": one})) == 20
     assert _in_words(one) == "a tensor [2, 3]" and _in_words({"x": 1}) == "a dictionary of 1"

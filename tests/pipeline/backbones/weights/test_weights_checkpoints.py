@@ -174,14 +174,14 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
         sys.modules[name].__dict__.clear()
     with pytest.raises(WeightsError) as caught:
         read_tensors(path)
-    said = str(caught.value)
+    message = str(caught.value)
     assert (
         "cannot be read as plain weights: it holds objects of mytrainer.engine.Trainer, mytrainer.parts.Part0"
-        in said
+        in message
     )
-    assert all(f"mytrainer.parts.Part{i}" in said for i in range(12))
-    assert said.replace("\n", "").isprintable()
-    assert f"caeav models convert '{path}' 'my run.safetensors'" in said
+    assert all(f"mytrainer.parts.Part{i}" in message for i in range(12))
+    assert message.replace("\n", "").isprintable()
+    assert f"caeav models convert '{path}' 'my run.safetensors'" in message
     done = convert(path, tmp_path / "out.safetensors")
     assert same(load_file(done.path), state())
     assert (done.parts.taken, done.tensors) == ("model", len(state()))
@@ -283,7 +283,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("case", CHOICES)
-def test_one_dictionary_is_taken_by_one_rule_and_said(case: str, tmp_path: Path) -> None:
+def test_one_dictionary_is_taken_by_one_rule_and_reported(case: str, tmp_path: Path) -> None:
     held, taken, others = CHOICES[case]
     for order in (1, -1):
         path = tmp_path / f"w{order}.pth"
@@ -313,7 +313,7 @@ def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
     assert "student: 9 tensors" in done.dropped and "epoch: 1" in done.dropped
 
 
-def test_numbers_among_the_tensors_are_left_out_and_said(tmp_path: Path) -> None:
+def test_numbers_among_the_tensors_are_left_out_and_reported(tmp_path: Path) -> None:
     torch.save({"state_dict": {**state(), "c._extra_state": None, "c.count": 3}}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="holds no named tensors, but state_dict"):
         read_tensors(tmp_path / "w.pth")
@@ -431,14 +431,14 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<html>404</html>")
     (tmp_path / "empty.pt").touch()
     shutil.make_archive(str(tmp_path / "other"), "zip", tmp_path, "page.pt")
-    for name, said in {
+    for name, message in {
         "program.pt": "a program",
         "page.pt": "no checkpoint of torch",
         "empty.pt": "no checkpoint of torch",
         "other.zip": "without one data.pkl",
         "absent.pt": "no file",
     }.items():
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             convert(tmp_path / name, tmp_path / "w.safetensors")
     torch.save(state(), tmp_path / "w.pt")
     with pytest.raises(WeightsError, match=r"does not end in \.safetensors"):

@@ -1,4 +1,4 @@
-"""Where weights come from, and what is said when they do not come."""
+"""Where weights are found, and what the error says where they are not."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_folder_and_file_give_the_same_digest_as_the_hub(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (
             "",
@@ -78,10 +78,10 @@ def test_folder_and_file_give_the_same_digest_as_the_hub(tmp_path: Path) -> None
         (f"sha256:{'0' * 64}", "show it once: caeav models show m --weights FILE"),
     ],
 )
-def test_missing_weights_name_the_way_to_get_them(given: str, said: str) -> None:
+def test_missing_weights_name_the_way_to_get_them(given: str, message: str) -> None:
     with pytest.raises(CaeavError) as caught:
         find_weights(ModelChoice("m", given), default=f"hub:{REPO}", wants=WANTS)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_model_without_default_says_so() -> None:
@@ -163,18 +163,18 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     assert file_digest(file) == "sha256:known"
 
 
-def test_a_large_file_is_said_before_it_is_read_and_not_again(
+def test_a_large_file_is_announced_before_it_is_read_and_not_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "LARGE_BYTES", 3)
-    told: list[str] = []
-    remember_at(Home(tmp_path / "memory"), told.append)
+    remarks: list[str] = []
+    remember_at(Home(tmp_path / "memory"), remarks.append)
     for name, content in (("small.pt", b"ab"), ("large.pt", b"abc")):
         (tmp_path / name).write_bytes(content)
         assert [file_digest(tmp_path / name) for _ in range(2)] == [
             f"sha256:{sha256(content).hexdigest()}"
         ] * 2
-    assert told == ["reading large.pt (3 B) for its digest, once unless it changes"]
+    assert remarks == ["reading large.pt (3 B) for its digest, once unless it changes"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"places": 3}', '{"places": {"d": 3}, "files": {"f": [1]}}'])

@@ -31,7 +31,7 @@ def test_everything_is_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("0.weight"), "missing: 0.weight"),
         (lambda s: s.pop("1.running_var"), "missing: 1.running_var"),
@@ -41,14 +41,14 @@ def test_everything_is_copied() -> None:
     ],
 )
 def test_nothing_is_copied_when_anything_is_wrong(
-    change: Callable[[dict[str, Tensor]], object], said: str
+    change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     module, given = network(), state()
     before = {name: x.clone() for name, x in module.state_dict().items()}
     change(given)
     with pytest.raises(CaeavError) as caught:
         load_checked(module, given, source="w.pth")
-    assert f"w.pth does not fit Sequential: {said}" in str(caught.value)
+    assert f"w.pth does not fit Sequential: {message}" in str(caught.value)
     assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
 
 

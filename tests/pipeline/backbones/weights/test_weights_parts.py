@@ -54,7 +54,7 @@ def test_the_average_then_the_usual_names_then_the_only_one(root: Any, taken: st
     assert choose(root, averages=False).taken == trained
 
 
-def test_what_is_not_taken_is_told_and_can_be_named() -> None:
+def test_what_is_not_taken_is_listed_and_can_be_named() -> None:
     root = {"model": W, "ema": W, "critic": W}
     assert choose(root) == Parts("ema", ("model", "critic"))
     assert choose(root, "critic") == Parts("critic", ("model", "ema"))
@@ -67,7 +67,7 @@ def test_what_is_not_taken_is_told_and_can_be_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "take", "said"),
+    ("root", "take", "message"),
     [
         ({"model": W}, "ema", "holds no tensors called 'ema'\n  next: it has model"),
         ({}, "ema", "holds no tensors called 'ema'\n  next: it has none"),
@@ -80,13 +80,13 @@ def test_what_is_not_taken_is_told_and_can_be_named() -> None:
         ({3: "x"}, "", "holds no named tensors\n"),
     ],
 )
-def test_no_dictionary_is_guessed(root: Any, take: str, said: str) -> None:
+def test_no_dictionary_is_guessed(root: Any, take: str, message: str) -> None:
     with pytest.raises(WeightsError) as caught:
         choose(root, take)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_names_that_act_are_told_from_those_in_the_way_and_harmless_ones() -> None:
+def test_dangerous_names_differ_from_unreadable_and_from_harmless_ones() -> None:
     names = ["os.system", "my.Model", "builtins.eval", "argparse.Namespace", "torch.FloatStorage", "os"]
     assert dangerous_names(names) == ["builtins.eval", "os.system"]
     assert unreadable_names(names) == ["builtins.eval", "my.Model", "os", "os.system"]
@@ -153,7 +153,7 @@ def test_a_revision_of_its_own_is_taken_from_the_cache(
         find_weights(ModelChoice("m", "hub:a/b@v3"), default="", wants=("w.bin",))
 
 
-def test_the_first_name_that_is_there_is_taken_and_others_are_told(tmp_path: Path) -> None:
+def test_the_first_name_that_is_there_is_taken_and_others_are_reported(tmp_path: Path) -> None:
     for name in ("b.pt", "a.safetensors", "z.ckpt", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
     choice = ModelChoice("m", str(tmp_path))
