@@ -32,7 +32,7 @@ from caeav.pipeline.store.record import Tap
 
 
 def square_side(tokens: int) -> int | None:
-    """The side of a square grid of `tokens` tokens, or None."""
+    """The side of the square grid that `tokens` tokens form, None when they form none."""
     side = math.isqrt(tokens)
     return side if side * side == tokens else None
 

@@ -47,12 +47,12 @@ def read_through_maps(
 ) -> tuple[Tensor, Tensor]:
     """`read_context` and the mean of the context `c = (W_n o + b_n 1^T) W_c^T + 1 b_c^T`, which is never made.
 
-    `other` `o` `[BT, M, D]`, `queries` `q` `[K, C]`, `tokens` `W_n` `M -> N`, `channels` `W_c` `D -> C` -> `[BT, K,
-    C]`, `[BT, C]`. The maps go to the side of the few queries, `a = q W_c` `[K, D]`, and of the few weights `S` `[K,
-    N]`:
+    `other` is `o` `[BT, M, D]`, `queries` `q` `[K, C]`, `tokens` `W_n` (`M -> N`), `channels` `W_c` (`D -> C`); returns
+    `[BT, K, C]` and `[BT, C]`. The maps are applied to the few queries, `a = q W_c` `[K, D]`, and to the few attention
+    weights `S` `[K, N]`:
 
-        q c^T = (a o^T) W_n^T + (a 1) b_n^T + const     (what is equal for all tokens leaves the softmax alone)
-        S c   = ((S W_n) o + (S b_n) 1^T) W_c^T + 1 b_c^T                            (rows of S sum to 1)
+        q c^T = (a o^T) W_n^T + (a 1) b_n^T + const     (what is equal for all tokens does not change the softmax)
+        S c   = ((S W_n) o + (S b_n) 1^T) W_c^T + 1 b_c^T                               (rows of S sum to 1)
 
     The token map, the largest matrix of the layer, then meets `2K` vectors a row instead of `min(C, D)`, and the
     channel map `K` instead of `min(N, M)`. The mean is one more row of `S`.

@@ -118,14 +118,11 @@ class DecordDecoder(BaseDecoder):
     def _read_frames(self, plan: Plan) -> Frames:
         decord = _library()
         found = Frames.none(plan.sampling.segments)
-        try:
-            self._take(self._reader(plan), plan, found, list(range(plan.sampling.segments)))
-        except (decord.DECORDError, RuntimeError) as error:
-            found.errors.append(_message(error, plan))
-            # A reader that failed once gives wrong frames, so each frame gets a fresh one. What stays missing is noted.
-            for t in range(plan.sampling.segments):
-                with suppress(decord.DECORDError, RuntimeError):
-                    self._take(self._reader(plan), plan, found, [t])
+        found.fill(  # always by a fresh reader, since one that failed gives wrong frames
+            lambda segments: self._take(self._reader(plan), plan, found, segments),
+            (decord.DECORDError, RuntimeError),
+            lambda error: _message(error, plan),
+        )
         return found
 
     def _take(self, reader: Any, plan: Plan, found: Frames, segments: list[int]) -> None:

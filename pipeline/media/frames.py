@@ -8,7 +8,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +138,22 @@ class Frames:
     def none(cls, segments: int) -> Frames:
         """Nothing found."""
         return cls([None] * segments, [None] * segments, [None] * segments)
+
+    def fill(
+        self,
+        read: Callable[[list[int]], None],
+        failures: tuple[type[Exception], ...],
+        message: Callable[[Exception], str],
+    ) -> None:
+        """Let `read` fill all segments at once, and each by itself if that fails; what stays missing is noted later."""
+        segments = list(range(len(self.images)))
+        try:
+            read(segments)
+        except failures as error:
+            self.errors.append(message(error))
+            for t in segments:
+                with suppress(*failures):
+                    read([t])
 
     def record_orientation(self, orientation: Orientation) -> None:
         """Keep how frames were brought upright."""

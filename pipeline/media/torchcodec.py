@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -47,8 +46,10 @@ def _load_error(error: BaseException) -> str:
     It tries one build for each version of FFmpeg. Every version that is not installed fails for want of its
     `libavutil`; only a failure of another kind says more.
     """
-    told = [line.removeprefix("OSError: ").strip() for line in str(error).splitlines() if "OSError: " in line]
-    tried = [line for line in told if not line.startswith("Could not load this library")]
+    causes = [
+        line.removeprefix("OSError: ").strip() for line in str(error).splitlines() if "OSError: " in line
+    ]
+    tried = [line for line in causes if not line.startswith("Could not load this library")]
     other = [line for line in tried if not re.match(r"libav\w+\.\S+ cannot open shared object file", line)]
     if tried and not other:
         return "the system has no FFmpeg libraries (libavutil)"
@@ -90,13 +91,7 @@ class TorchCodecDecoder(BaseDecoder):
         if plan.facts.container != "avi":  # which has no stamps
             found.tolerance_gaps = EXACT_GAPS
         self._upright = stored_orientation(plan.facts, plan.limits)
-        try:
-            self._take(self._video(plan), plan, found, list(range(plan.sampling.segments)))
-        except _ERRORS as error:
-            found.errors.append(_message(error))
-            for t in range(plan.sampling.segments):
-                with suppress(*_ERRORS):  # what stays missing is noted
-                    self._take(self._video(plan), plan, found, [t])
+        found.fill(lambda segments: self._take(self._video(plan), plan, found, segments), _ERRORS, _message)
         return found
 
     def _video(self, plan: Plan) -> Any:

@@ -88,14 +88,14 @@ def frozen_taps(live: Live, batch: TokenBatch) -> dict[str, Tensor]:
     found = {}
     with torch.no_grad():
         x = live.visual.embed(batch.visual[FRAMES].flatten(0, 1))
-        sound = live.audio.module.eval()(batch.audio[WINDOWS].flatten(0, 1))
+        audio = live.audio.module.eval()(batch.audio[WINDOWS].flatten(0, 1))
         for i, stage in enumerate(live.visual.stages):
             x = live.visual.stages[i - 1].merge(x) if i else x
             for block in stage.blocks:
                 x = x + block.attention(x)
                 x = x + block.mlp(x)
             found[f"visual.stage{i + 1}"] = x.unflatten(0, (CLIPS, SEGMENTS))
-            found[f"audio.stage{i + 1}"] = sound[i].unflatten(0, (CLIPS, SEGMENTS))
+            found[f"audio.stage{i + 1}"] = audio[i].unflatten(0, (CLIPS, SEGMENTS))
     return found
 
 
@@ -235,13 +235,13 @@ def test_device_and_dtype_reach_the_frozen_parts(live: Live) -> None:
     assert {p.dtype for module in live.modules for p in module.parameters()} == {torch.float32}
 
 
-def test_the_frozen_picture_alone(live: Live, batch: TokenBatch) -> None:
+def test_the_frozen_visual_backbone_alone(live: Live, batch: TokenBatch) -> None:
     want = live.visual.module.eval().forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
     found = build(live).frozen_visual(batch.visual[FRAMES])
     assert torch.equal(found.flatten(0, 1), want) and not found.requires_grad
 
 
-def test_the_frozen_picture_from_a_cached_tap(live: Live, batch: TokenBatch) -> None:
+def test_the_frozen_visual_backbone_from_a_cached_tap(live: Live, batch: TokenBatch) -> None:
     spec, taps = cached(live, batch)
     replayed = build(live, spec, inject_from="stage3")
     whole = build(live).frozen_visual(batch.visual[FRAMES])
