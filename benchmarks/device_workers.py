@@ -1,11 +1,11 @@
-"""Do CPU lanes as threads scale as processes would? One lane, two threads, two processes; the same batches, in turns.
+"""Do device workers on the CPU scale as threads as they would as processes? One, two threads, two processes, in turns.
 
-    python benchmarks/lanes.py [--models timm:resnet18 swinv2-base hts-at] [--batches 2] [--rounds 5]
+    python benchmarks/device_workers.py [--models timm:resnet18 swinv2-base hts-at] [--batches 2] [--rounds 5]
 
-A lane computes batches of two clips (10 frames of 192 to 224 pixels, or 10 windows of 1 s) on one thread of torch and
-brings them into the store's format, as `extract/device/streams.py` does. Threads share one network; each process has
-its own, built before the clock starts. Two lanes of either kind are two runnable threads for the system's scheduler,
-so on a busy machine they still compare fairly, while one lane against two does not. Random weights.
+A device worker computes batches of two clips (10 frames of 192 to 224 pixels, or 10 windows of 1 s) on one thread of
+torch and brings them into the store's format, as `extract/device/streams.py` does. Threads share one network; each
+process has its own, built before the clock starts. Two workers of either kind are two runnable threads for the system's
+scheduler, so on a busy machine they still compare fairly, while one against two does not. Random weights.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def ready(name: str) -> tuple[TokenNetwork, torch.Tensor]:
 
 
 def compute(network: TokenNetwork, batch: torch.Tensor, batches: int) -> None:
-    """What a lane and the helpers behind it do with some batches."""
+    """What a device worker and the helper threads behind it do with some batches."""
     for _ in range(batches):
         taps = network(batch)
         for row in range(CLIPS_A_BATCH):
