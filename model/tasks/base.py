@@ -71,7 +71,7 @@ class Scores:
 class Scorer(Protocol):
     """Collects the head's outputs for one split, batch by batch; the result does not depend on the batch size."""
 
-    def add(self, found: Any, batch: TokenBatch) -> None:
+    def add(self, output: Any, batch: TokenBatch) -> None:
         """Take the head's output for `batch`."""
         ...
 
@@ -149,7 +149,7 @@ class Task(ABC):
         return head(trunk)
 
     @abstractmethod
-    def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Named scalars, unweighted; `config.loss` has a weight for each name."""
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Task(ABC):
         """Baseline: score in percent, on `targets`, of the constant answer that the targets of `train` suggest."""
 
     @abstractmethod
-    def decode(self, found: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
+    def decode(self, output: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
         """The head's output for a batch of this one sample, for people."""
 
 

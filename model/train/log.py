@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from caeav.manifests.core.atomic import publish_text
+from caeav.model.train.loop import Watcher
 from caeav.model.train.resume import Progress
 
 QUIET_LINE_S = 10.0
@@ -34,7 +35,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class MetricsLog:
+class MetricsLog(Watcher):
     """Appends one JSON line per epoch to `path`."""
 
     def __init__(self, path: Path) -> None:
@@ -45,9 +46,6 @@ class MetricsLog:
         kept = [record for record in read_metrics(self.path) if record["epoch"] <= progress.epoch]
         publish_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def batch(self, epoch: int, samples: int) -> None:
-        """Nothing is logged per batch."""
-
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append the epoch's line and sync it: the state published next relies on it."""
         with self.path.open("a", encoding="utf-8") as out:
@@ -55,11 +53,8 @@ class MetricsLog:
             out.flush()
             os.fsync(out.fileno())
 
-    def end(self) -> None:
-        """Nothing is open."""
 
-
-class TensorBoardLog:
+class TensorBoardLog(Watcher):
     """Writes the numbers of every epoch as TensorBoard events into `folder`."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,9 +66,6 @@ class TensorBoardLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=progress.epoch + 1)
-
-    def batch(self, epoch: int, samples: int) -> None:
-        """Nothing is logged per batch."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write every number of the record."""
@@ -88,7 +80,7 @@ class TensorBoardLog:
             self._writer.close()
 
 
-class ProgressBar:
+class ProgressBar(Watcher):
     """One bar over all epochs with samples/s, time left and the last score; without a terminal, a line now and then."""
 
     def __init__(

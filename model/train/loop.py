@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,24 +44,20 @@ class TrainingError(CaeavError):
     """Training cannot go on."""
 
 
-class Watcher(Protocol):
-    """Follows a training: a log, a progress bar."""
+class Watcher:
+    """Follows a training, such as a log or a progress bar; does nothing by itself."""
 
     def begin(self, progress: Progress, epochs: int) -> None:
         """Training starts, or continues after `progress.epoch` finished epochs."""
-        ...
 
     def batch(self, epoch: int, samples: int) -> None:
-        """A step was made on a batch of `samples`."""
-        ...
+        """A batch of `samples` samples was trained on."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """An epoch is finished; its state is published next."""
-        ...
 
     def end(self) -> None:
         """Training has ended: finished, interrupted or failed."""
-        ...
 
 
 @contextmanager
@@ -138,7 +134,7 @@ class Trainer:
             progress.peaks[name] = max(value, progress.peaks.get(name, value))
         patience = self.config.training.early_stop_epochs
         progress.stopped_early = bool(patience) and number - progress.best_epoch >= patience
-        progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        progress.scaler = self.scaler.state_dict()
         record = {
             "epoch": number,
             "step": progress.step,
@@ -217,7 +213,7 @@ class Trainer:
             return
         self._require_finite(progress.epoch + 1, sums)
         progress.position = seen
-        progress.scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        progress.scaler = self.scaler.state_dict()
         mid_epoch = MidEpoch(dict(sums), generator_states())
         save_progress(
             self.checkpoints, self.model, self.optimiser, progress, is_best=False, mid_epoch=mid_epoch

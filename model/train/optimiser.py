@@ -52,24 +52,12 @@ def lr_factor(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: i
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return _AFTER_WARMUP[config.name](config, step, steps_per_epoch, epochs)
-
-
-def _constant(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    if config.name == "step":
+        return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
+    if config.name == "cosine":
+        done = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
+        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return 1.0
-
-
-def _step(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    return config.step_factor ** (step // steps_per_epoch // config.step_epochs)
-
-
-def _cosine(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    warmup = config.warmup_epochs * steps_per_epoch
-    share = (step - warmup) / max(epochs * steps_per_epoch - warmup, 1)
-    return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-_AFTER_WARMUP = {"none": _constant, "step": _step, "cosine": _cosine}
 
 
 def set_lr(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -15,18 +15,12 @@ import torch
 
 from caeav.model.tasks.config import RunConfig
 from caeav.pipeline.store import Recipe
+from caeav.pipeline.store.recipe import MODALITIES
 
 PACKAGES = ("caeav", "torch", "numpy", "safetensors", "pydantic", "tensorboard", "matplotlib")
 IMPORTED = "features"
 """The backbone's name in recipes written by `caeav import`."""
 RANDOM_VALUES = " (random values)"
-READ: Mapping[str, tuple[str, ...]] = {
-    "both": ("visual", "audio"),
-    "visual": ("visual",),
-    "audio": ("audio",),
-    "neither": (),
-}
-"""Setting `model.modalities` -> the modalities that a run reads."""
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -64,7 +58,7 @@ def _version(name: str) -> str | None:
 
 def modalities_read(config: RunConfig) -> tuple[str, ...]:
     """Those of `visual` and `audio` that the run reads."""
-    return READ[config.model.modalities]
+    return tuple(modality for modality in MODALITIES if config.model.modalities in ("both", modality))
 
 
 def backbones(config: RunConfig, recipes: Sequence[Recipe]) -> str:

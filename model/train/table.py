@@ -8,7 +8,7 @@ split, by a known protocol. Others get tables without peers that say why.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
@@ -101,28 +101,12 @@ def build_table(home: Home | None, task: str | None = None) -> Table:
     if task is not None and task not in tasks:
         raise CaeavError(f"--task {task!r}", hint=f"choose among {', '.join(tasks)}")
     results, remarks = _results(home) if home is not None else ([], [])
-    sections = []
-    for name, facts in tasks.items():
-        if task not in (None, name):
-            continue
-        metrics = facts["metrics"]
-        own = [{**r, APART: _why_apart(r, facts)} for r in results if r["task"] == name]
-        # A group is one row, so all of it stands apart when one of its runs does.
-        apart = {_group(result) for result in own if result[APART]}
-        beside = [result for result in own if _group(result) not in apart]
-        lines = [*(_peer(row) for row in facts["rows"]), *_own_lines(beside, list(metrics))]
-        notes = tuple(facts.get("notes", ()))
-        counted = str(beside[0].get("rows", "clips")) if beside else "clips"
-        sections.append(
-            Section(name, facts["dataset"], facts["title"], metrics, tuple(lines), notes, rows=counted)
-        )
-        others = [result for result in own if _group(result) in apart]
-        for dataset in dict.fromkeys(result["dataset"] for result in others):
-            found = [result for result in others if result["dataset"] == dataset]
-            title = f"{facts['title']}: on {dataset}, not to be compared with published numbers"
-            rows = str(found[0].get("rows", "clips"))
-            own_lines = tuple(_own_lines(found, list(metrics)))
-            sections.append(Section(name, dataset, title, metrics, own_lines, apart=True, rows=rows))
+    sections = [
+        section
+        for name, facts in tasks.items()
+        if task in (None, name)
+        for section in _task_sections(name, facts, [result for result in results if result["task"] == name])
+    ]
     named = {line.source for section in sections for line in section.lines}
     sources = {
         mark: f"{source['said']} [{source['mark']}]"
@@ -130,6 +114,31 @@ def build_table(home: Home | None, task: str | None = None) -> Table:
         if mark in named
     }
     return Table(tuple(sections), sources, tuple(remarks))
+
+
+def _task_sections(
+    task: str, facts: Mapping[str, Any], results: Sequence[dict[str, Any]]
+) -> Iterator[Section]:
+    """Peers and comparable own runs, then one section per data set of own runs that stand apart."""
+    metrics = facts["metrics"]
+    own = [{**result, APART: _why_apart(result, facts)} for result in results]
+    # A group is one row, so all of it stands apart when one of its runs does.
+    apart = {_group(result) for result in own if result[APART]}
+    beside = [result for result in own if _group(result) not in apart]
+    others = [result for result in own if _group(result) in apart]
+    lines = (*(_peer(row) for row in facts["rows"]), *_own_lines(beside, metrics))
+    notes = tuple(facts.get("notes", ()))
+    yield Section(task, facts["dataset"], facts["title"], metrics, lines, notes, rows=_noun(beside))
+    for dataset in dict.fromkeys(result["dataset"] for result in others):
+        found = [result for result in others if result["dataset"] == dataset]
+        title = f"{facts['title']}: on {dataset}, not to be compared with published numbers"
+        lines = tuple(_own_lines(found, metrics))
+        yield Section(task, dataset, title, metrics, lines, apart=True, rows=_noun(found))
+
+
+def _noun(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the samples of the results are called."""
+    return str(results[0].get("rows", "clips")) if results else "clips"
 
 
 def _peer(row: Sequence[Any]) -> Line:
@@ -196,14 +205,14 @@ def _group(result: Mapping[str, Any]) -> str:
     return str(result["group"] or result["run"])
 
 
-def _own_lines(results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[Line]:
+def _own_lines(results: Sequence[dict[str, Any]], metrics: Iterable[str]) -> list[Line]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault(_group(result), []).append(result)
     return [_own_line(name, found, metrics) for name, found in groups.items()]
 
 
-def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Sequence[str]) -> Line:
+def _own_line(name: str, results: Sequence[dict[str, Any]], metrics: Iterable[str]) -> Line:
     """The row of one run, or of all runs of a group."""
     first = results[0]
     protocol = stamp(first["protocol"], first["select_on"]) + (", no leaks" if "leaks" in first else "")

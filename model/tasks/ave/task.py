@@ -65,16 +65,16 @@ class AveTask(Task):
         assert isinstance(config, AveHeadConfig)
         return AveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
-    def losses(self, found: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official three."""
-        loss = ave_loss(found.event_relevance, found.event_scores, found.av_score, batch.targets[LABELS])
+        loss = ave_loss(output.event_relevance, output.event_scores, output.av_score, batch.targets[LABELS])
         return loss._asdict()
 
-    def decode(self, found: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
+    def decode(self, output: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
         """The official decision for each second; probabilities P(event now) * P(class), last 1 - P(event now)."""
-        chosen = predict_seconds(found.event_relevance, found.event_scores)[0]  # [T]
-        classes = found.event_scores[:1].float().softmax(dim=-1)  # [1, K]
-        relevant = found.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]
+        chosen = predict_seconds(output.event_relevance, output.event_scores)[0]  # [T]
+        classes = output.event_scores[:1].float().softmax(dim=-1)  # [1, K]
+        relevant = output.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]
         table = torch.cat([relevant * classes, 1 - relevant], dim=-1)  # [T, K + 1]
         return Timeline.of(chosen, table, inputs.classes)
 
@@ -103,9 +103,9 @@ class WeakAveTask(AveTask):
         assert isinstance(config, WeakAveHeadConfig)
         return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
-    def losses(self, found: WeakLocalisation, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: WeakLocalisation, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Of whole clips; labels of seconds only say which events occur in the clip."""
-        return {"clip": weak_ave_loss(found.clip, batch.targets[LABELS])}
+        return {"clip": weak_ave_loss(output.clip, batch.targets[LABELS])}
 
 
 def one_hot_seconds(sample: Sample, inputs: Inputs) -> Tensor:
@@ -123,9 +123,9 @@ class AveScorer:
         self._classes, self._by_batch = (*classes, BACKGROUND), by_batch
         self._metric = AveMetric(len(classes))
 
-    def add(self, found: Localisation, batch: TokenBatch) -> None:
+    def add(self, output: Localisation, batch: TokenBatch) -> None:
         """Count one batch."""
-        self._metric.update(found.event_relevance, found.event_scores, batch.targets[LABELS])
+        self._metric.update(output.event_relevance, output.event_scores, batch.targets[LABELS])
 
     def result(self) -> Scores:
         """Accuracy in percent; a row for every class that occurs."""

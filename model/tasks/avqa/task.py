@@ -129,21 +129,21 @@ class AvqaTask(Task):
             trunk, batch.extra[QUESTION], batch.extra.get(NEGATIVE), batch.clip_of
         )
 
-    def losses(self, found: AvqaOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: AvqaOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official two; without negative frames only the answer's."""
         answer = batch.targets[ANSWER]
-        if found.match_negative is None:
-            return {"answer": answer_loss(found.answer_logits, answer)}
-        loss = avqa_loss(found.answer_logits, found.match_positive, found.match_negative, answer)
+        if output.match_negative is None:
+            return {"answer": answer_loss(output.answer_logits, answer)}
+        loss = avqa_loss(output.answer_logits, output.match_positive, output.match_negative, answer)
         return loss._asdict()
 
-    def decode(self, found: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
+    def decode(self, output: AvqaOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Answer:
         """The likeliest answers."""
         words = {word.lower() for word in inputs.facts["words"]}
         return Answer.of(
             sample.detail["text"],
             inputs.classes,
-            found.answer_logits[0].float().softmax(dim=-1),
+            output.answer_logits[0].float().softmax(dim=-1),
             tuple(word for word in sample.detail["words"] if word.lower() not in words),
         )
 
@@ -176,10 +176,10 @@ class AvqaScorer:
     def __init__(self) -> None:
         self._metric = AvqaMetric()
 
-    def add(self, found: Any, batch: TokenBatch) -> None:
+    def add(self, output: Any, batch: TokenBatch) -> None:
         """Count one batch."""
         kinds = [QUESTION_TYPES[i] for i in batch.targets[TYPE].tolist()]
-        self._metric.update(found.answer_logits, batch.targets[ANSWER], kinds)
+        self._metric.update(output.answer_logits, batch.targets[ANSWER], kinds)
 
     def result(self) -> Scores:
         """Accuracy in percent; a row for every type that occurs."""

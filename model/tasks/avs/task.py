@@ -55,13 +55,13 @@ class AvsModel(nn.Module):
         """The output of a trunk that keeps its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
         maps = [x for n, x in trunk.aux.items() if n.startswith("stage") and n.endswith(".visual")]
         maps[-1] = trunk.visual if self.guided else trunk.aux.get("unguided.visual", trunk.visual)
-        found: AvsOutput = self.decoder(maps, trunk.audio)
-        if found.mask_logits.shape[-2:] == self.size:
-            return found
+        output: AvsOutput = self.decoder(maps, trunk.audio)
+        if output.mask_logits.shape[-2:] == self.size:
+            return output
         logits = F.interpolate(
-            found.mask_logits.float(), size=self.size, mode="bilinear", align_corners=False
+            output.mask_logits.float(), size=self.size, mode="bilinear", align_corners=False
         )
-        return found._replace(mask_logits=logits)
+        return output._replace(mask_logits=logits)
 
 
 class AvsTask(Task):
@@ -131,19 +131,19 @@ class AvsTask(Task):
         height, width = inputs.facts["mask_size"]
         return AvsModel(AvsHead(widths, trunk.audio_channels, config), config.guided, (height, width))
 
-    def losses(self, found: AvsOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: AvsOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Of the masks, and of the audio against what they cover."""
-        known, truth = batch.targets[KNOWN], masks_of(batch.targets, found.mask_logits.shape[-2:])
-        losses = {"mask": mask_loss(found.mask_logits[known].unsqueeze(0), truth[known].unsqueeze(0))}
+        known, truth = batch.targets[KNOWN], masks_of(batch.targets, output.mask_logits.shape[-2:])
+        losses = {"mask": mask_loss(output.mask_logits[known].unsqueeze(0), truth[known].unsqueeze(0))}
         assert isinstance(config.loss, AvsLossConfig)
         if config.loss.masked:
             masked = MASKED[config.loss.masked_kind]
-            losses["masked"] = masked(found.mask_logits, found.maps, found.audio)
+            losses["masked"] = masked(output.mask_logits, output.maps, output.audio)
         return losses
 
-    def decode(self, found: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
+    def decode(self, output: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
         """The masks."""
-        return Masks(found.mask_logits[0].float().sigmoid().cpu().numpy())
+        return Masks(output.mask_logits[0].float().sigmoid().cpu().numpy())
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
         """A new scorer."""
@@ -216,10 +216,10 @@ class AvsScorer:
         self._metric = AvsMetric(clips_per_call)
         self._groups: list[Tensor] = []
 
-    def add(self, found: Any, batch: TokenBatch) -> None:
+    def add(self, output: Any, batch: TokenBatch) -> None:
         """Count one batch."""
-        truth, known = masks_of(batch.targets, found.mask_logits.shape[-2:]), batch.targets[KNOWN]
-        for logits, masks, frames in zip(found.mask_logits, truth, known, strict=True):
+        truth, known = masks_of(batch.targets, output.mask_logits.shape[-2:]), batch.targets[KNOWN]
+        for logits, masks, frames in zip(output.mask_logits, truth, known, strict=True):
             self._metric.update(logits[frames].unsqueeze(0), masks[frames].unsqueeze(0))
         self._groups += batch.targets[GROUPS].cpu().unbind()
 

@@ -92,21 +92,21 @@ class AvvpTask(Task):
         [motion] = [x for name, x in batch.extra.items() if name.startswith(MOTION)]
         return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
 
-    def losses(self, found: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
+    def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official five, from labels of whole clips."""
         keep = config.loss
         assert isinstance(keep, AvvpLossConfig)
         labels = batch.targets[LABELS]
-        return avvp_loss(found, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        return avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
 
-    def decode(self, found: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
+    def decode(self, output: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """The seconds of both modalities, at the threshold of the metric."""
         assert isinstance(config.metric, AvvpMetricConfig)
-        audio, visual = predict_tracks(found, config.metric.threshold)
+        audio, visual = predict_tracks(output, config.metric.threshold)
         return Tracks.of(
             inputs.classes,
             {AUDIO: audio[0], VISUAL: visual[0]},
-            {AUDIO: found.audio_frame_prob[0], VISUAL: found.visual_frame_prob[0]},
+            {AUDIO: output.audio_frame_prob[0], VISUAL: output.visual_frame_prob[0]},
         )
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
@@ -144,14 +144,14 @@ class AvvpScorer:
         self._classes = classes
         self._metric = AvvpMetric(len(classes), threshold)
 
-    def add(self, found: Any, batch: TokenBatch) -> None:
+    def add(self, output: Any, batch: TokenBatch) -> None:
         """Count one batch."""
         if not bool(batch.targets[TIMED].all()):
             raise CaeavError(
                 "these clips have labels of the whole clip only, their seconds cannot be scored",
                 hint="choose a split with events: val or test",
             )
-        self._metric.update(found, batch.targets[AUDIO], batch.targets[VISUAL])
+        self._metric.update(output, batch.targets[AUDIO], batch.targets[VISUAL])
 
     def result(self) -> Scores:
         """All ten scores; a row for every class that occurs in truth or prediction."""

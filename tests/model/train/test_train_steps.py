@@ -431,7 +431,9 @@ def test_the_constant_answer_comes_from_the_targets_of_train(
 ) -> None:
     asked: list[tuple[Any, Any]] = []
     monkeypatch.setattr(
-        type(experiment.task), "majority", lambda self, inputs, config, train, of: asked.append((train, of))
+        type(experiment.task),
+        "majority_score",
+        lambda self, inputs, config, train, of: asked.append((train, of)),
     )
     for split in ("train", "val", "test"):
         experiment.majority(split)
