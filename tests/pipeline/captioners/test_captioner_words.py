@@ -206,7 +206,10 @@ def test_a_cut_is_told_with_the_first_segment_of_the_new_view(at: int) -> None:
 
 def test_a_thing_is_the_region_around_the_heaviest_place_alone() -> None:
     """Two spots apart are not one thing between them; cells that touch by a corner are."""
-    rgb, weight = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32), np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    rgb, weight = (
+        np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32),
+        np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32),
+    )
     weight[8:16, 8:16], weight[40:56, 48:56] = 1.0, 0.8
     rgb[8:16, 8:16], rgb[40:56, 48:56] = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
     one = _blob(rgb, weight)
