@@ -100,8 +100,8 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     columns = "fast ms", "plain ms", "faster", "fast MiB", "plain MiB"
     print(f"{'operation':10}{'sizes':20}{'stage':>14}" + "".join(f"{name:>11}" for name in columns))
     for operation in (pooling, mixture):
@@ -111,7 +111,7 @@ def main() -> None:
                 torch.manual_seed(0)
                 fast, plain, sources = operation(clips * SEGMENTS, tokens, channels)
                 times: tuple[list[float], list[float]] = ([], [])
-                for _ in range(given.repeats + 1):
+                for _ in range(options.repeats + 1):
                     for run, found in zip((fast, plain), times, strict=True):
                         found.append(cpu_ms(run, sources))
                 figures = [statistics.median(found[1:]) for found in times]  # the first round warms up

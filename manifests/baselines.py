@@ -61,16 +61,15 @@ class QuestionBaseline:
     majority_accuracy: float
 
 
-def segment_labels(clip: Clip, segments: int) -> tuple[frozenset[str], ...]:
-    """The labels of each of the clip's `segments`: those of the events that cover the segment's middle.
+def segment_labels(clip: Clip, segments: int, modality: str | None = None) -> tuple[frozenset[str], ...]:
+    """The labels of each of the clip's `segments`: those of the events (of one modality) that cover its middle.
 
     For whole seconds this is exactly `[start, end)`. No label is background.
     """
+    events = [event for event in clip.events if modality in (None, event.modality)]
     length_s = clip.seconds / segments
     middles = [(i + 0.5) * length_s for i in range(segments)]
-    return tuple(
-        frozenset(e.label for e in clip.events if e.start_s <= middle < e.end_s) for middle in middles
-    )
+    return tuple(frozenset(e.label for e in events if e.start_s <= middle < e.end_s) for middle in middles)
 
 
 def seconds_baseline(clips: Sequence[Clip], manifest: Manifest) -> SecondsBaseline:
@@ -95,21 +94,12 @@ def modality_baselines(clips: Sequence[Clip], segments: int) -> dict[str, Modali
     """By modality; empty where the events of `clips` have none."""
     baselines = {}
     for modality in sorted({event.modality for clip in clips for event in clip.events} - {""}):
-        taken = [
-            Clip(
-                clip.key,
-                clip.media,
-                0.0,
-                clip.seconds,
-                events=tuple(e for e in clip.events if e.modality == modality),
-            )
-            for clip in clips
-        ]
-        full = sum(bool(labels) for clip in taken for labels in segment_labels(clip, segments))
+        events = [sum(event.modality == modality for event in clip.events) for clip in clips]
+        labels = [found for clip in clips for found in segment_labels(clip, segments, modality)]
         baselines[modality] = ModalityBaseline(
-            events=sum(len(clip.events) for clip in taken),
-            event_share=full / (len(taken) * segments),
-            clips_without=sum(not clip.events for clip in taken),
+            events=sum(events),
+            event_share=sum(map(bool, labels)) / len(labels),
+            clips_without=events.count(0),
         )
     return baselines
 

@@ -36,13 +36,12 @@ def size_text(count: float, *, binary: bool = False) -> str:
     One decimal below 100 of a unit, none above; files on disk are decimal, RAM and GPU memory binary.
     """
     step, units = (1024, ("KiB", "MiB", "GiB", "TiB")) if binary else (1000, ("kB", "MB", "GB", "TB"))
-    if count < step:
-        return f"{count:.0f} B"
-    for unit in units:
-        count /= step
-        if count < step or unit == units[-1]:
+    unit = "B"
+    for larger in units:
+        if count < step:
             break
-    return f"{count:.1f} {unit}" if count < 100 else f"{count:.0f} {unit}"
+        count, unit = count / step, larger
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
 def parse_setting(text: str, form: str) -> tuple[str, Any]:

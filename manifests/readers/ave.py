@@ -27,6 +27,7 @@ from caeav.manifests.readers.common import (
     is_name,
     media_by_stem,
     order_classes,
+    overlaps_clip,
     read_categories,
     read_shape,
     read_table,
@@ -163,21 +164,11 @@ def _problem(fields: tuple[str, ...]) -> str:
 
 
 def _keep_inside(rows: Iterable[Row], seconds: float, log: ReadLog) -> list[Row]:
-    """The rows whose times mean something within a clip of `seconds`; cut and skipped ones are reported."""
-    kept = []
-    for row in rows:
-        times = f"{row.category} in {row.video} from {row.start_s:g} s to {row.end_s:g} s"
-        if row.end_s < row.start_s:
-            log.add("backwards_event", row.where, f"{times}; skipped")
-            continue
-        if row.start_s < 0 or row.end_s > seconds:
-            nothing_left = row.start_s >= seconds or row.end_s <= 0
-            done = "skipped" if nothing_left else "cut"
-            log.add("time_outside", row.where, f"{times}, the clip has {seconds:g} s; {done}")
-            if nothing_left:
-                continue
-        kept.append(row)
-    return kept
+    return [
+        row
+        for row in rows
+        if overlaps_clip(f"{row.category} in {row.video}", row.start_s, row.end_s, seconds, row.where, log)
+    ]
 
 
 def _group(rows: Iterable[Row], log: ReadLog) -> dict[Pair, list[Row]]:

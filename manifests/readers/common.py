@@ -265,6 +265,20 @@ def read_shape(folder: Path, log: ReadLog, segments: int = 10, segment_s: float 
     return segments, float(segment_s)
 
 
+def overlaps_clip(what: str, start_s: float, end_s: float, seconds: float, where: str, log: ReadLog) -> bool:
+    """Whether a range holds any of a clip of `seconds`; one that is backwards or reaches outside is a finding."""
+    times = f"{what} from {start_s:g} s to {end_s:g} s"
+    if end_s < start_s:
+        log.add("backwards_event", where, times)
+        return False
+    if start_s >= 0 and end_s <= seconds:
+        return True
+    nothing_left = start_s >= seconds or end_s <= 0
+    done = "skipped" if nothing_left else "cut"
+    log.add("time_outside", where, f"{times}, the clip has {seconds:g} s; {done}")
+    return not nothing_left
+
+
 def media_by_stem(root: Path, folders: Iterable[str], log: ReadLog) -> dict[str, str]:
     """Media files in the given folders below `root`, by name without extension: paths below `root`.
 

@@ -29,6 +29,7 @@ from caeav.manifests.readers.common import (
     how_to_get,
     is_name,
     media_by_stem,
+    overlaps_clip,
     read_categories,
     read_shape,
     read_table,
@@ -137,7 +138,11 @@ def read(root: Path, options: ReadOptions) -> Manifest:
     events: dict[str, list[Event]] = {name: [] for name in videos}
     for modality, name in EVENT_FILES.items():
         rows = _known_events(read_events(paths[name], log), tested, classes, log)
-        rows = _keep_inside(_unique(rows, log), seconds, log)
+        rows = [
+            row
+            for row in _unique(rows, log)
+            if overlaps_clip(f"{row.label} in {row.name}", row.onset_s, row.offset_s, seconds, row.where, log)
+        ]
         for row in rows:
             end_s = min(float(row.offset_s), seconds)
             events[row.name].append(Event(row.label, float(row.onset_s), end_s, modality))
@@ -254,23 +259,6 @@ def _unique(rows: Iterable[Timed], log: ReadLog) -> list[Timed]:
         if twin is not row:
             log.add("duplicate_row", row.where, f"{row.label} in {row.name}, as {twin.where}")
     return list(first.values())
-
-
-def _keep_inside(rows: Iterable[Timed], seconds: float, log: ReadLog) -> list[Timed]:
-    """The rows whose times mean something; a backwards one covers no second, so nothing is lost with it."""
-    kept = []
-    for row in rows:
-        times = f"{row.label} in {row.name} from {row.onset_s} s to {row.offset_s} s"
-        if row.offset_s < row.onset_s:
-            log.add("backwards_event", row.where, times)
-            continue
-        if row.offset_s > seconds:
-            done = "skipped" if row.onset_s >= seconds else "cut"
-            log.add("time_outside", row.where, f"{times}, the clip has {seconds:g} s; {done}")
-            if row.onset_s >= seconds:
-                continue
-        kept.append(row)
-    return kept
 
 
 def _report_overlaps(rows: Iterable[Timed], log: ReadLog) -> None:

@@ -71,8 +71,7 @@ def windows_of_events(rows: Iterable[LabelRow], seconds: float, log: ReadLog) ->
         for index in range(first, last + 1):
             begins_s = index * seconds
             window = files.setdefault(row.file, {}).setdefault(begins_s, Window())
-            # a row without a split goes where the file's other rows go, if they agree
-            window.splits |= {row.split} if row.split or len(splits[row.file]) != 1 else splits[row.file]
+            window.splits |= _splits_of(row, splits)
             window.take(row, begins_s, seconds, (start_s, end_s))
     if halved:
         row = halved[0]
@@ -111,7 +110,7 @@ def windows_of_rows(rows: Iterable[LabelRow], seconds: float, log: ReadLog) -> W
             continue
         cut += start_s < labelled[0] - EDGE_S or end_s > labelled[1] + EDGE_S
         window = files.setdefault(row.file, {}).setdefault(begins_s, Window())
-        window.splits |= {row.split} if row.split or len(splits[row.file]) != 1 else splits[row.file]
+        window.splits |= _splits_of(row, splits)
         window.take(row, begins_s, seconds, (max(start_s, labelled[0]), min(end_s, labelled[1])))
     if outside:
         row = outside[0]
@@ -225,6 +224,11 @@ def _splits(rows: Iterable[LabelRow]) -> dict[str, set[str]]:
     for row in rows:
         splits.setdefault(row.file, set()).update({row.split} - {""})
     return splits
+
+
+def _splits_of(row: LabelRow, splits: Mapping[str, set[str]]) -> set[str]:
+    """The split of a row; a row without one goes where the file's other rows go, if these agree."""
+    return {row.split} if row.split or len(splits[row.file]) != 1 else splits[row.file]
 
 
 def _unique(rows: Iterable[LabelRow], log: ReadLog) -> Iterable[LabelRow]:

@@ -1,9 +1,9 @@
 """CASE: captions of both modalities guide which tokens are strengthened (REFERENCE sections 2.6 to 2.11).
 
-Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments; captions `[B, W, C]` with masks `[B,
-W]`, True at real tokens. Captions pass one mapper and an adapter to their modality's width (`CaptionGuidance`); then
-CASE relates each modality to its caption and the modalities to each other (`Case`), so it needs both captions. CASE
-is not an identity at the start.
+Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments; captions `[B, W, C]` with masks
+`[B, W]`, True at real tokens. Captions pass one mapper and an adapter to their modality's width (`CaptionGuidance`);
+then CASE relates each modality to its caption and the modalities to each other (`Case`), so it needs both captions.
+CASE is not an identity at the start.
 
 A caption holds for the whole clip, so everything that concerns captions alone is computed for `B` rows and never
 repeated; captions given a segment at a time (`[BT, W, C]`) work too. In training the dropout of a clip's caption is
@@ -178,8 +178,8 @@ class Case(nn.Module):
     selective_injection: only the top-k tokens receive what was refined, weighted by the gate; the reference gives
     `1 - gate` of it to every token and `gate / k` more to the selected. gate_gradient: gradients flow through the gate
     to the captions; the reference cuts them off. width: the units work on tokens mapped down to this width and what is
-    injected is mapped up again; 0 keeps the tokens' own. `widths`: what comes of that, visual and audio; captions must
-    have these.
+    injected is mapped up again; 0 keeps the tokens' own width. `widths`: the resulting visual and audio width, which
+    captions must have.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
-from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, finish
+from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
@@ -168,7 +168,7 @@ class InjectTrunk(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i + 1 >= self.first):
                 x = self.stages[i](x, (visual, audio), segments, trace)
             stage_ends[f"stage{i + 1}.visual"] = clip_view(x.visual, segments)
-        output = finish(
+        output = trunk_output(
             x, trace, self.guidance, batch, segments, live.visual.norm, keep_unguided=self.keep_stages
         )
         output.aux.update(stage_ends)

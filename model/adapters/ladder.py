@@ -1,7 +1,7 @@
 """The ladder placement: adapters beside cached taps, stage by stage; no backbone in memory.
 
-`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Visual taps `[B, T, L,
-C]`, audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
+`x_s = tap_s + merge_s(delta_{s-1})`, where `delta` is everything adapters have added so far. Taps are visual
+`[B, T, L, C]` and audio `[B, T, M, D]`, paired from the deep end; shallower taps without a partner are not used.
 
 A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap is a
 stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
@@ -27,7 +27,7 @@ from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, Trun
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, finish
+from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
 
 
@@ -163,7 +163,7 @@ class LadderTrunk(nn.Module):
                 visual = taps.visual if change is None else taps.visual + change.visual
                 stage_ends[f"stage{i + 1}.visual"] = clip_view(visual, segments)
         x = self._taps(batch, -1) if change is None else self._taps(batch, -1) + change
-        output = finish(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
+        output = trunk_output(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
         output.aux.update(stage_ends)
         return output
 

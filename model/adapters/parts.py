@@ -115,7 +115,7 @@ def _build_moe(own: Tap, other: Tap, config: AdapterConfig, *, out_gate: bool) -
     )
 
 
-def finish(
+def trunk_output(
     x: Pair,
     trace: Trace,
     guidance: CaptionGuidance | None,

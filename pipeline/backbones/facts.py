@@ -75,7 +75,7 @@ MODELS = (
         name="classic",
         kind="visual backbone",
         what="fixed patch descriptors, nothing learned",
-        input="frames of any size, stretched to 64 x 64",
+        input="frames of any size, stretched to 128 x 128",
         taps=CLASSIC_VISUAL,
     ),
     ModelFacts(

@@ -187,7 +187,7 @@ def _rhythm(power: Floats) -> str:
 
 
 VERSION = 1
-SIDE = 64
+IMAGE_SIZE = 64
 CELLS = 16
 
 
@@ -216,12 +216,13 @@ class DescribeFrames:
 
     def describe(self) -> Mapping[str, Any]:
         """Settings."""
-        return {"version": VERSION, "side": SIDE, "cells": CELLS}
+        return {"version": VERSION, "side": IMAGE_SIZE, "cells": CELLS}
 
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
         """One text per clip; empty without video."""
         return [
-            "" if clip.frames is None else _frames_text(resize(clip.frames, SIDE, SIDE)) for clip in clips
+            "" if clip.frames is None else _frames_text(resize(clip.frames, IMAGE_SIZE, IMAGE_SIZE))
+            for clip in clips
         ]
 
 
@@ -294,8 +295,8 @@ def _cut(luma: Floats) -> int | None:
 
 
 def _blob(rgb: Floats, weight: NDArray[np.float32]) -> _Blob | None:
-    """The connected region of cells around the heaviest cell of `weight` `[SIDE, SIDE]`; None when all is faint."""
-    p = SIDE // CELLS
+    """The connected cells around the heaviest cell of `weight` `[IMAGE_SIZE, IMAGE_SIZE]`; None when all is faint."""
+    p = IMAGE_SIZE // CELLS
     grid = weight.reshape(CELLS, p, CELLS, p).mean(axis=(1, 3))
     peak = float(grid.max())
     if peak < 0.04:
@@ -314,8 +315,8 @@ def _blob(rgb: Floats, weight: NDArray[np.float32]) -> _Blob | None:
     colour = colour_word(np.median(rgb[mask & strongest], axis=0).tolist())
     return _Blob(
         colour,
-        (middle_y + 0.5) / SIDE,
-        (middle_x + 0.5) / SIDE,
+        (middle_y + 0.5) / IMAGE_SIZE,
+        (middle_x + 0.5) / IMAGE_SIZE,
         float(mask.mean()),
         mass,
         (spread_y + 0.5) / (spread_x + 0.5),

@@ -131,9 +131,9 @@ def load_model(factory: Any, found: Weights, dtype: str) -> Any:
         "not finite": [name for name, x in model.named_parameters() if not bool(torch.isfinite(x).all())],
     }
     if any(wrong.values()):
-        said = "; ".join(f"{what}: {some_of(names, _SHOWN)}" for what, names in wrong.items() if names)
+        found_wrong = "; ".join(f"{what}: {some_of(names, _SHOWN)}" for what, names in wrong.items() if names)
         raise WeightsError(
-            f"{found.source} does not fit {type(model).__name__}: {said}",
+            f"{found.source} does not fit {type(model).__name__}: {found_wrong}",
             hint="give the checkpoint of this very model; nothing is left at random values",
         )
     return model.eval().requires_grad_(False)

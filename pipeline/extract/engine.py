@@ -194,7 +194,7 @@ def plan_clips(stores: Sequence[Filling], root: Path) -> ClipPlan:
 
 
 def clip_of(stores: Sequence[Filling], key: str) -> Clip:
-    """A clip that is due in one of `stores`."""
+    """The due clip of this key, from whichever of `stores` wants it."""
     return next(store for store in stores if key in store.shard_of).clip(key)
 
 
@@ -225,7 +225,7 @@ class _Extraction:
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Make all that is due; no child process is started, and no torch imported, when nothing is."""
+        """Make all due clips; without any, no child process is started and no torch imported."""
         try:
             self._collector.begin()
             for key, why in self._plan.lost.items():

@@ -171,10 +171,10 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
     if not found:
         raise _nothing(manifest, path, rows, shared)
     entries = {key: _row_entry(path, i, features, f"#{array}[{i}]", sha) for key, i in found.items()}
-    said = f"names of {ids_from}" if ids_from else f"the order of {ORDERED_BY}"
+    order = f"names of {ids_from}" if ids_from else f"the order of {ORDERED_BY}"
     taken = set(found.values())
     left = [name for i, name in enumerate(rows) if i not in taken]
-    remarks = [f"{tap}: rows of {path.name} by {said}", *_left(tap, "row", path, left)]
+    remarks = [f"{tap}: rows of {path.name} by {order}", *_left(tap, "row", path, left)]
     return _matched(manifest, tap, entries, path.name, remarks)
 
 
@@ -311,7 +311,7 @@ def _choose_group(groups: Group, word: str, place: Path, tap: str) -> tuple[str,
 def _nothing(manifest: Manifest, place: Path, there: Sequence[str], shared: Sequence[str]) -> FeatureError:
     formats = Counter(Path(name).suffix or "no ending" for name in there)
     found = ", ".join(f"{n} {suffix}" for suffix, n in formats.most_common(5))
-    said = (
+    shown = (
         f" ({found}: {some_of(there[:4], SHOWN)})"
         if there and place.is_dir()
         else f" ({some_of(there[:4], SHOWN)})"
@@ -322,7 +322,7 @@ def _nothing(manifest: Manifest, place: Path, there: Sequence[str], shared: Sequ
     kinds = "" if place.is_file() else f", and one of {', '.join(FORMATS)}"
     return FeatureError(
         f"none of the {counted(len(there), 'name' if place.is_file() else 'file')} in {place} belongs to one of "
-        f"{counted(len(manifest.clips), 'clip')}{said if there else ''}",
+        f"{counted(len(manifest.clips), 'clip')}{shown if there else ''}",
         hint=f"name them after keys, official names or ids, or media files (here {' or '.join(example)}){kinds}{also}",
     )
 
@@ -331,10 +331,12 @@ def _matched(
     manifest: Manifest, tap: str, entries: dict[str, Entry], source: str, remarks: Sequence[str] = ()
 ) -> Matched:
     absent = len(manifest.clips) - len(entries)
-    told = [*remarks]
+    remarks = [*remarks]
     if absent:
-        told.append(f"{tap}: {counted(absent, 'clip')} of {len(manifest.clips)} without features in {source}")
-    return Matched(entries, source, tuple(told))
+        remarks.append(
+            f"{tap}: {counted(absent, 'clip')} of {len(manifest.clips)} without features in {source}"
+        )
+    return Matched(entries, source, tuple(remarks))
 
 
 def _sha256(path: Path) -> str:

@@ -317,7 +317,7 @@ def verify_media(store: Path, root: Path) -> MediaReport:
         whole += bool(record[clip.media].whole)
         if clip.media in other:
             gone = now[clip.media] is None
-            said = f"is no file in {root}" if gone else "is not what it was made of"
+            detail = f"is no file in {root}" if gone else "is not what it was made of"
             what: Literal["gone", "changed"] = "gone" if gone else "changed"
-            changes.append(MediaChange(store.name, clip.key, clip.media, what, f"{clip.media} {said}"))
+            changes.append(MediaChange(store.name, clip.key, clip.media, what, f"{clip.media} {detail}"))
     return MediaReport(store, compared, whole, unknown, tuple(changes))

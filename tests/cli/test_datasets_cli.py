@@ -267,7 +267,7 @@ def test_train_on_slices_says_merge_and_of_two_stores_which_it_would_take(there:
     part = stores / f"{first.name}.slice-1-of-2"
     first.rename(part)
     said = refusal("train", "--task", "ave", *home)
-    assert f"in 1 of 2 slices of {first.name}" in said and "caeav store merge clips, when all 2" in said
+    assert f"{first.name} exists as 1 of 2 slices" in said and "caeav store merge clips, once all 2" in said
     part.rename(first)
     call("extract", "--dtype", "float32", "--workers", 1, *home)
     [second] = [path for path in stores.glob("tokens-*") if path != first]

@@ -1,1 +1,1 @@
-"""Faster twins of plain formulas; each module says what it equals and what it brings."""
+"""Hand-written operations, each beside the plain formula that it equals."""

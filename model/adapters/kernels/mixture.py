@@ -1,4 +1,4 @@
-"""The weighted sum of expert outputs, `sum_e w_e norm_e(W_e h_e)`, without keeping or mostly even making wide tensors.
+"""The weighted sum of expert outputs, `sum_e w_e norm_e(W_e h_e)`, keeping no wide tensor for the backward pass.
 
 An expert's hidden tokens are narrow (`d`), its output is wide (`C`). Norms of the wide output are a few numbers a
 token, and those follow from the narrow tokens: a batch norm becomes part of the linear map, a LayerNorm's mean and

@@ -1,4 +1,4 @@
-"""Which number type the hand-written operations compute in, with and without autocast."""
+"""Which dtype the hand-written operations compute in, with and without autocast."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Result = TypeVar("Result")
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """What products of `x` are computed in: autocast's type where that is on, else its own."""
+    """The dtype for products of `x`: autocast's where that is on, else its own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def own_precision(backward: Callable[..., Result]) -> Callable[..., Result]:
-    """Let the backward of a custom function compute in its tensors' types, also when called under autocast."""
+    """Let the backward of a custom function compute in its tensors' dtypes, also when called under autocast."""
 
     @functools.wraps(backward)
     def plain(ctx: Any, *gradients: Tensor) -> Result:

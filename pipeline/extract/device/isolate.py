@@ -49,7 +49,7 @@ class BatchSizes:
             self._rows[unit.number] = tried // 2
         self._remark(
             f"{unit.part.name}: out of memory with {tried} clips at a time, going on with {tried // 2}; "
-            "the last bits of tokens may differ from those of a whole batch, such records say so (facts.device.rows)"
+            "the last bits of tokens may differ from those of a whole batch; these records say so (facts.device.rows)"
         )
 
 

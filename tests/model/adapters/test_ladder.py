@@ -238,11 +238,11 @@ def test_changes_travel_up_the_stages_as_described(parts: dict[str, Any]) -> Non
             second = residuals(stage.p2, [a + b for a, b in zip(x, first, strict=True)])
             added = [a + b for a, b in zip(first, second, strict=True)]
         change = [a + b for a, b in zip(below, added, strict=True)]
-        visual = (taps[0] + change[0]).unflatten(0, (B, T))
-        torch.testing.assert_close(found.aux[f"stage{i + 1}.visual"], visual, atol=1e-4, rtol=1e-4)
-    audio = (taps[1] + change[1]).unflatten(0, (B, T))
-    torch.testing.assert_close(found.visual, visual, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.audio, audio, atol=1e-4, rtol=1e-4)
+        visual_end = (taps[0] + change[0]).unflatten(0, (B, T))
+        torch.testing.assert_close(found.aux[f"stage{i + 1}.visual"], visual_end, atol=1e-4, rtol=1e-4)
+    audio_end = (taps[1] + change[1]).unflatten(0, (B, T))
+    torch.testing.assert_close(found.visual, visual_end, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.audio, audio_end, atol=1e-4, rtol=1e-4)
     if weights is None:
         assert found.agreement is None
     else:

@@ -85,7 +85,7 @@ def opt(vocabulary: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BLIP-2 with OPT: 28 px pictures, 4 query tokens."""
+    """BLIP-2 with OPT: 28 px images, 4 query tokens."""
     library = transformers()
     tokenizer = byte_tokenizer("<image>")
     seeded()
@@ -168,7 +168,7 @@ def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Qwen2-VL, whose pictures take as many tokens as their size asks for."""
+    """Qwen2-VL, whose images take more tokens the larger they are."""
     library = transformers()
     pad, begin, end, video = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
     tokenizer = byte_tokenizer(pad, begin, end, video)
@@ -358,15 +358,13 @@ def tiny_flamingo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clip() -> Callable[..., DecodedClip]:
-    """`clip(seed, pictures=True, sound=True)`: four segments of noise and a tone, others for each seed; 0 is silent."""
+    """`clip(seed, video=True, audio=True)`: four segments of noise and a tone, others for each seed; 0 is silent."""
 
-    def make(seed: int, *, pictures: bool = True, sound: bool = True) -> DecodedClip:
+    def make(seed: int, *, video: bool = True, audio: bool = True) -> DecodedClip:
         rng = np.random.default_rng(seed)
         frames = rng.integers(0, 255, (4, 36, 48, 3), dtype=np.uint8)
         time_s = np.arange(4 * RATE_HZ) / RATE_HZ
         wave = np.sin(2 * np.pi * 150 * seed**2 * time_s * (1 + time_s * (seed % 3))).astype(np.float32) / 2
-        return DecodedClip(
-            frames if pictures else None, wave if sound else None, (pictures,) * 4, (sound,) * 4
-        )
+        return DecodedClip(frames if video else None, wave if audio else None, (video,) * 4, (audio,) * 4)
 
     return make

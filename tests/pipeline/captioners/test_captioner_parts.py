@@ -56,7 +56,7 @@ def test_silence_is_what_never_gets_loud() -> None:
     assert captioner.finish(loud, ["a dog"]) == "a dog"
 
 
-def test_pictures_are_taken_evenly_from_segments_that_have_any() -> None:
+def test_frames_are_taken_evenly_from_segments_that_have_any() -> None:
     frames = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(2, 1).repeat(3, 2).repeat(3, 3)
     captioner = bare(visual.Blip2, frames=2)
     taken = captioner.inputs(DecodedClip(frames, None, (False, True, True, False), ()))
@@ -325,7 +325,7 @@ def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> Non
     assert captioner._prompt(given).tolist() == [[4, 2]]
 
 
-def test_blip2_is_asked_with_its_own_prompt_once_a_picture() -> None:
+def test_blip2_is_asked_with_its_own_prompt_once_per_frame() -> None:
     asked: list[Any] = []
     captioner = bare(visual.Blip2, prompt="music")
 

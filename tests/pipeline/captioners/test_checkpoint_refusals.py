@@ -138,7 +138,7 @@ def test_a_tokenizer_that_came_back_empty_or_loses_words_is_refused() -> None:
         check_tokenizer(Forgetful(), "x")
 
 
-def test_a_processor_that_leaves_no_place_for_the_picture_is_refused(
+def test_a_processor_that_leaves_no_place_for_the_image_is_refused(
     copy: Path, clip: Callable[..., DecodedClip]
 ) -> None:
     change_json(copy / "processor_config.json", num_query_tokens=None)

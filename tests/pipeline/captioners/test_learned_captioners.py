@@ -41,7 +41,7 @@ def test_a_batch_gives_what_each_clip_gives_alone(
     name: str, request: pytest.FixtureRequest, clip: MakeClip
 ) -> None:
     model = captioner(request, name)
-    clips = [clip(1), clip(2, pictures=False, sound=False), clip(3), clip(4)]
+    clips = [clip(1), clip(2, video=False, audio=False), clip(3), clip(4)]
     together = model.caption(clips)
     assert together == [model.caption([one])[0] for one in clips]
     assert together[1] == ""
@@ -82,7 +82,7 @@ def test_the_checkpoints_own_wish_to_sample_is_not_followed(
     assert sampling.caption(clips) == captioner(request, name).caption(clips)
 
 
-def test_blip2_writes_what_the_library_writes_without_prompt_and_picture(
+def test_blip2_writes_what_the_library_writes_without_prompt_and_image(
     tiny_blip2: Path, request: pytest.FixtureRequest, clip: MakeClip
 ) -> None:
     import torch
@@ -150,7 +150,7 @@ def test_whisper_goes_on_after_start_language_task_and_style(
 
 
 @pytest.mark.parametrize("name", AUDIO)
-def test_silence_is_called_silence_and_long_sound_is_heard_to_its_end(
+def test_silence_is_called_silence_and_long_audio_is_captioned_to_its_end(
     name: str, request: pytest.FixtureRequest, clip: MakeClip
 ) -> None:
     model = captioner(request, name)
@@ -164,7 +164,7 @@ def test_silence_is_called_silence_and_long_sound_is_heard_to_its_end(
     assert whole == one_caption([first, last])
 
 
-def test_several_pictures_give_one_caption_of_distinct_sentences(
+def test_several_frames_give_one_caption_of_distinct_sentences(
     request: pytest.FixtureRequest, clip: MakeClip
 ) -> None:
     one = clip(9)
@@ -179,7 +179,7 @@ def test_several_pictures_give_one_caption_of_distinct_sentences(
     assert captioner(request, "blip2", frames=3).caption([still]) == singles[:1]
 
 
-def test_pictures_of_other_sizes_share_a_batch(request: pytest.FixtureRequest, clip: MakeClip) -> None:
+def test_frames_of_other_sizes_share_a_batch(request: pytest.FixtureRequest, clip: MakeClip) -> None:
     wide = DecodedClip(np.full((4, 40, 90, 3), 80, dtype=np.uint8), None, (True,) * 4, ())
     for name in VISUAL:
         model = captioner(request, name)
@@ -195,7 +195,7 @@ def test_half_precision_is_a_setting(request: pytest.FixtureRequest, clip: MakeC
     assert model.caption([clip(1)])[0]
 
 
-def test_pictures_past_the_end_are_not_looked_at() -> None:
+def test_frames_past_the_end_are_not_looked_at() -> None:
     assert evenly([True] * 10, 3) == [1, 5, 8]
     assert evenly([True] * 10, 1) == [5]
     assert evenly([True, True, False, False], 2) == [0, 1]

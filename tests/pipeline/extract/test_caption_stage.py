@@ -33,14 +33,14 @@ def quiet(progress: Progress) -> None:
 
 
 def write_silent_film(path: Path) -> None:
-    """Two seconds of pictures without a sound track."""
+    """Two seconds of video without a sound track."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=5)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for i in range(10):
-            picture = np.full((64, 64, 3), 60 + 10 * i, dtype=np.uint8)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.full((64, 64, 3), 60 + 10 * i, dtype=np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         out.mux(stream.encode())
 
 

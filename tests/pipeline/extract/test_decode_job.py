@@ -26,7 +26,7 @@ def job(kind: type[Job], rate_hz: int, **parts: str) -> Job:
 
 @dataclass
 class Decoder:
-    """Gives a wave of its rate, and pictures unless there are none."""
+    """Gives a wave of its rate, and frames unless there are none."""
 
     frames: bool = True
     sound: bool = True

@@ -112,7 +112,7 @@ def test_missing_and_undecodable_files_are_errors_with_the_reason(tmp_path: Path
         process_file(broken, recipe)
 
 
-def test_segments_in_which_nothing_is_heard_are_told(tmp_path: Path, write_wave: WriteWave) -> None:
+def test_segments_without_sound_are_told(tmp_path: Path, write_wave: WriteWave) -> None:
     """Digital silence is sound that is there (`audio_ok`), and still nothing to hear."""
     tone = 0.5 * np.sin(np.arange(16_000) / 5)
     path = write_wave(tmp_path / "gap.wav", np.concatenate([tone, 0 * tone, tone, 1e-5 * tone]))

@@ -400,17 +400,17 @@ def test_a_change_between_slices_of_one_file_is_not_lost_in_merging(
     assert len(refused.value.changes) == 5
 
 
-def test_pictures_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
-    wav, pictures = tmp_path / "audio_wav" / "a.wav", tmp_path / "visual_frames" / "a"
-    for path in (wav, pictures / "a_1.png", pictures / "a_2.png"):
+def test_frames_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
+    wav, frames = tmp_path / "audio_wav" / "a.wav", tmp_path / "visual_frames" / "a"
+    for path in (wav, frames / "a_1.png", frames / "a_2.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
         os.utime(path, (OLD_S, OLD_S))
     names = ["audio_wav/a.wav"]
     first = identity.look(tmp_path, names, identity.media_files)
     taken = identity.digests(tmp_path, names, identity.media_files)
-    (pictures / "a_2.png").write_bytes(b"y")
-    os.utime(pictures / "a_2.png", (OLD_S + 1, OLD_S + 1))
+    (frames / "a_2.png").write_bytes(b"y")
+    os.utime(frames / "a_2.png", (OLD_S + 1, OLD_S + 1))
     assert identity.look(tmp_path, names, identity.media_files) != first
     assert identity.digests(tmp_path, names, identity.media_files) != taken
 
@@ -497,8 +497,8 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
 
 
 def test_what_to_do_about_changes_is_redo_or_keep() -> None:
-    for answer in ("", "redo", "keep"):
-        identity.check_changed(answer)
+    for changed in ("", "redo", "keep"):
+        identity.check_changed(changed)
     with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
         identity.check_changed("keeep")
 

@@ -1,4 +1,4 @@
-"""What a stage asks its child processes for and what it makes of their answers, with a pool in this process."""
+"""What the engine requests of its child processes and makes of their replies, with a pool in this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def quiet(progress: Progress) -> None:
 
 
 class Pool:
-    """The pool's part in a stage: every request answered here, as `answer` says where it says something."""
+    """The pool's part in a run: requests are computed here, unless `answer` returns another outcome."""
 
     made: list[Pool]
 
@@ -53,9 +53,7 @@ class Pool:
 
     def map(self, requests: Iterable[Request | None]) -> Iterator[Outcome]:
         for request in requests:
-            assert request is not None, (
-                "there is always room: each answer is taken before the next is asked for"
-            )
+            assert request is not None, "there is always room: each outcome is taken before the next request"
             self.asked.append(request)
             yield self.answer(request) or Outcome(str(request["id"]), *self.job(request))
 

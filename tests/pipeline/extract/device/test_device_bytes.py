@@ -106,21 +106,21 @@ def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
 def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
     small_manifest: Manifest, tmp_path: Path, part: Slice
 ) -> None:
-    heard: list[Progress | str] = []
+    said: list[Progress | str] = []
 
     def begin(count: int) -> None:
-        heard.clear()
+        said.clear()
         how = replace(ONE, part=part)
         extract(
-            RunContext(first(small_manifest, count), Home(tmp_path), how, heard.append, heard.append), OPTIONS
+            RunContext(first(small_manifest, count), Home(tmp_path), how, said.append, said.append), OPTIONS
         )
 
     begin(2)
-    assert heard[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # picture and sound
+    assert said[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # visual and audio
     begin(5)  # grown: the store is there, its backbones are not
-    assert heard.index("loading tiny") < heard.index(Progress(0, 0, 3))
+    assert said.index("loading tiny") < said.index(Progress(0, 0, 3))
     begin(5)
-    assert heard == []
+    assert said == []
 
 
 def test_a_clip_that_failed_and_is_tried_again_gets_the_bytes_it_would_have_had(

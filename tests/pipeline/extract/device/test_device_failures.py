@@ -257,12 +257,12 @@ def test_clips_under_way_stay_few_however_slow_the_device_is(
     options = replace(OPTIONS, compute=ComputeOptions(batch=2))
     summary = extract(RunContext(small_manifest, Home(tmp_path), ONE, report), options)
     assert summary.stored == asked == 24
-    assert 2 <= peak <= 4 * 1 + 3 * 2  # four a worker, two batches a lane and one more
+    assert 2 <= peak <= 4 * 1 + 3 * 2  # four per process, two batches per device worker and one more
     assert summary.limit.startswith("backbone")
 
 
 def test_whoever_is_last_tells_that_nothing_is_under_way() -> None:
-    """Helpers may be done before the lane has counted its batch: clips in half-filled batches would wait for ever."""
+    """Helpers may be done before the device worker counts its batch; half-filled batches must not wait forever."""
 
     class AtOnce:
         def submit(self, work: Callable[..., None], *arguments: object) -> None:

@@ -63,7 +63,7 @@ def test_a_backbone_that_fails_is_said_with_the_file(
         process_file(path, recipe, device="cpu")
 
 
-def test_a_file_without_pictures_gets_no_caption_of_black_ones(tmp_path: Path) -> None:
+def test_a_file_without_video_gets_no_caption_of_black_frames(tmp_path: Path) -> None:
     """As in the store, where a captioner sees that there are none."""
     path = tmp_path / "hum.wav"
     with wave.open(str(path), "wb") as out:

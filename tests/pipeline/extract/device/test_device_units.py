@@ -129,7 +129,7 @@ def test_sizes_are_shared_and_halved_once_for_all_workers() -> None:
     said: list[str] = []
     sizes, one, other = BatchSizes(said.append), unit(batch=8), unit(number=1, batch=8)
     sizes.halve(one, 8, MemoryError())
-    sizes.halve(one, 8, MemoryError())  # another lane, which began before
+    sizes.halve(one, 8, MemoryError())  # another worker, which began before
     assert (sizes.rows(one), sizes.rows(other), len(said)) == (4, 8, 1)
     sizes.halve(one, 4, MemoryError())
     assert sizes.rows(one) == 2
@@ -263,7 +263,7 @@ def test_to_make_room_what_is_there_goes_off_and_the_rest_later_in_its_own_rows(
         batches.add(one, 0, 0, "a", torch.ones(4, 2))
 
 
-def test_pictures_for_convolutions_lie_channels_last() -> None:
+def test_frames_for_convolutions_lie_channels_last() -> None:
     batches, one, _ = launched([(0, 0)])
     batches._layout[one.number] = True
     item = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)

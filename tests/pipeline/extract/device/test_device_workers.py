@@ -233,29 +233,29 @@ def test_the_first_device_has_the_parts_themselves_and_others_their_own() -> Non
         assert part.sizes == [1]
 
 
-def test_a_lane_ends_with_none_and_tells_what_ended_it_early() -> None:
+def test_a_worker_ends_with_none_and_tells_what_ended_it_early() -> None:
     part = Backbone()
     mine = unit(part)
     ready: queue.Queue[Batch | None] = queue.Queue()
-    landed: list[Any] = []
+    results: list[Any] = []
     ended: list[BaseException] = []
     meter = Meter({"device": 1})
 
-    def lane(land: Any) -> DeviceWorker:
+    def worker(finished: Any) -> DeviceWorker:
         return DeviceWorker(
-            CPU, networks([mine], CPU, True), ready, BatchSizes(print), land, ended.append, meter
+            CPU, networks([mine], CPU, True), ready, BatchSizes(print), finished, ended.append, meter
         )
 
     host = torch.tensor([[[3.0], [4.0]], [[5.0], [6.0]]])
     for _ in range(3):
         ready.put(Batch(mine, {0: "a", 1: "b"}, host))
     ready.put(None)
-    first = lane(lambda batch, made, failed: landed.append((dict(made), dict(failed))))
+    first = worker(lambda batch, made, failed: results.append((dict(made), dict(failed))))
     first.thread.join(WAIT_S)
-    assert len(landed) == 3 and ended == [] and meter.seconds()["backbone"] > 0
-    made, failed = landed[0]
+    assert len(results) == 3 and ended == [] and meter.seconds()["backbone"] > 0
+    made, failed = results[0]
     assert failed == {} and made[0]["x"].tolist() == [[[6.0]], [[8.0]]] and made[1]["x"][1].item() == 12.0
     ready.put(SimpleNamespace(unit=SimpleNamespace(number=7)))  # type: ignore[arg-type]
-    second = lane(landed.append)
+    second = worker(results.append)
     second.thread.join(WAIT_S)
     assert not second.thread.is_alive() and isinstance(ended[0], KeyError)
