@@ -47,7 +47,7 @@ def test_pauses_are_never_longer_than_what_is_kept_around_sounds() -> None:
 
 def test_a_click_does_not_make_the_rest_of_a_recording_quiet() -> None:
     fire = 0.01 * np.random.default_rng(1).standard_normal(5 * RATE_HZ)
-    fire[RATE_HZ] = 1.0
+    fire[RATE_HZ : RATE_HZ + 40] = 1.0
     assert loud_stretches(fire, RATE_HZ) == [(0, len(fire))]
     tick = np.zeros(RATE_HZ)
     tick[8_000:8_100] = 0.5
