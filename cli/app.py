@@ -46,7 +46,7 @@ DISK_TROUBLE = {
 
 
 class InOrder(TyperGroup):
-    """Lists the commands as `COMMANDS` does; typer lists those without commands of their own first."""
+    """Lists commands in the order of `COMMANDS`; typer would list plain commands before groups."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""

@@ -41,7 +41,7 @@ class ModelView:
 
 
 def weights_state(facts: ModelFacts) -> str:
-    """In a word or two, whether the default weights are on this machine: in the hub's cache, nowhere else."""
+    """In a word or two, whether the default weights are in the hub's cache; other places are not searched."""
     if not facts.learned:
         return "not needed"
     if not facts.weights:

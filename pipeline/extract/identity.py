@@ -1,4 +1,4 @@
-"""Are the media still those that the clips of a store were made of?
+"""Are the media still the ones that the clips of a store were made from?
 
 Size and time of every file are compared with the store's record (`store/media_record.py`); a digest is taken only where
 these differ or nothing is known. Changes are listed clip by clip and refused, unless the run says what to do: `redo`

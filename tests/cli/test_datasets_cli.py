@@ -91,7 +91,7 @@ def test_labels_and_cut_are_given_once(there: Path) -> None:
     before = files_of(there / "home" / "stores")
     for asked in (("--dataset", there / "clips"), ("--dataset", "clips"), ()):
         again = call("extract", *asked, *home)
-        assert f"--labels {there / 'l.csv'} --segments 2, as it was made" in again.stderr
+        assert f"--labels {there / 'l.csv'} --segments 2, as remembered" in again.stderr
         assert "nothing to do" in again.stdout
         for command in (("manifest", "show"), ("manifest", "check")):
             assert "dog" in call(*command, *asked, *home).stdout
