@@ -238,6 +238,9 @@ class TokenJob(Job):
         if not parts:
             raise CaeavError("a store without visual and without audio tokens", hint="name a backbone")
         rate_hz = parts[AUDIO].rate_hz if AUDIO in parts else None
+        for part in parts.values():
+            if isinstance(part, TorchBackbone):
+                part.check_segment(segment_s)
         fields = options.recipe_fields(segments, segment_s, rate_hz, [*parts.values()])
         fields |= {
             modality: {**described(part), "taps": described_taps(part)} for modality, part in parts.items()
