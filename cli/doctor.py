@@ -25,11 +25,8 @@ from numpy.typing import NDArray
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import usable_cores
+from caeav.manifests.core.util import counted, usable_cores
 from caeav.manifests.synthetic.media import mp4
-from caeav.pipeline.backbones.catalogue import REGISTRIES
-from caeav.pipeline.backbones.describe import weights_state
-from caeav.pipeline.backbones.facts import MODELS
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.media.workers.pool import WorkerPool
@@ -116,7 +113,8 @@ def _devices() -> Iterator[Check]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield Check("devices", "problem", f"torch does not load: {reason}")
         return
-    yield Check("cpu", "ok", f"{usable_cores()} cores usable, torch uses {torch.get_num_threads()} threads")
+    threads = counted(torch.get_num_threads(), "thread")
+    yield Check("cpu", "ok", f"{counted(usable_cores(), 'core')} usable, torch uses {threads}")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         yield Check(
@@ -142,11 +140,14 @@ def _disk(home: Home) -> Check:
 
 
 def _weights() -> Iterator[Check]:
-    """A line a kind: its models by the state of their weights; only the hub's cache is looked at."""
-    rows = MODELS
+    """A line per kind: its models by the state of their weights; looks at the hub's cache only."""
+    from caeav.pipeline.backbones.catalogue import REGISTRIES
+    from caeav.pipeline.backbones.describe import weights_state
+    from caeav.pipeline.backbones.facts import MODELS
+
     for kind in REGISTRIES:
         states: dict[str, list[str]] = {}
-        for row in rows:
+        for row in MODELS:
             if row.kind == kind:
                 name = f"{row.name}<name>" if row.name.endswith(":") else row.name
                 states.setdefault(weights_state(row), []).append(name)
@@ -171,7 +172,7 @@ def setup(
     """Child side: decode the sample with one decoder and measure what came out."""
     decoder = decoders[settings["decoder"]]()
 
-    def answer(request: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    def measure(request: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         clip = decoder.decode(request["path"], 0.0, SAMPLE)
         if clip.frames is None or clip.wave is None:
             missing = "pictures" if clip.frames is None else "sound"
@@ -191,7 +192,7 @@ def setup(
             info["problem"] = f"a tone of 440 Hz comes out as {hz:.0f} Hz"
         return {}, info
 
-    return answer
+    return measure
 
 
 def _decoder(name: str, sample: Path) -> Check:

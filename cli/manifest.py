@@ -197,7 +197,7 @@ def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
 
 
 def print_counts(report: Report) -> None:
-    """How many clips, where, and in the measure of the data set's labels what a constant answer scores."""
+    """Print how many clips there are, where media lie, and what a constant answer scores in the labels' metric."""
     missing = f", {len(report.missing)} of them without media" if report.missing else ""
     kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
     print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))

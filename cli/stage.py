@@ -242,14 +242,14 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
-        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
+        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s per clip"
         print(f"{counted(summary.due, 'clip')} in {summary.seconds:.1f} s ({speed})")
         if summary.limit:
             shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
             print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
     else:
         print("nothing to do: every clip is stored or quarantined already")
-    each = f", {size_text(summary.bytes / summary.stored)} a clip" if summary.stored else ""
+    each = f", {size_text(summary.bytes / summary.stored)} per clip" if summary.stored else ""
     print(f"stored       {summary.stored} of {summary.expected}{each}")
     if summary.quarantined:
         print(f"quarantined  {len(summary.quarantined)}")
@@ -293,7 +293,7 @@ def media_json(change: MediaChange) -> dict[str, str]:
 
 @contextmanager
 def telling_changes(as_json: bool) -> Iterator[None]:
-    """Print changed media clip by clip as JSON where the work inside is refused because of them."""
+    """Where the work inside is refused because media changed, print the changes as JSON, clip by clip."""
     from caeav.pipeline.extract.identity import MediaChanged
 
     try:

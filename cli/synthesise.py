@@ -12,14 +12,16 @@ from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, some_lines
 from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.synthetic.options import KINDS, LAYOUTS, SyntheticOptions
 
 if TYPE_CHECKING:
     from caeav.manifests.synthetic.generate import Progress, Summary
+    from caeav.manifests.synthetic.material import Material
 
 DEFAULT = SyntheticOptions()
+LEFT_OUT_SHOWN = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +43,13 @@ def synthesise(
         ),
     ] = None,
     clips: Annotated[int, typer.Option(help="Number of clips.")] = DEFAULT.clips,
-    classes: Annotated[int, typer.Option(help="Number of event classes, 5 to 12.")] = DEFAULT.classes,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of event classes, 5 to 12; of material, the first so many by name.",
+            show_default="8; all of the material",
+        ),
+    ] = None,
     seconds: Annotated[
         int | None,
         typer.Option(help="Length of a clip; a segment is one second.", show_default="10; avs-*: 5"),
@@ -73,6 +81,24 @@ def synthesise(
     questions: Annotated[
         int, typer.Option(help="Most questions per video (music-avqa).")
     ] = DEFAULT.questions,
+    material: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--material",
+            help="Make the set of your own files: a folder with pictures/<class>/ and sounds/<class>/ (and "
+            "backgrounds/), or a csv with columns file, class, and split or fold. May be repeated; classes are the "
+            "names that have both.",
+            show_default="generated shapes and voices",
+        ),
+    ] = None,
+    backgrounds: Annotated[
+        Path | None,
+        typer.Option(
+            "--backgrounds",
+            help="Another folder of pictures or videos whose frames are put behind the material.",
+            show_default="those of the material, else generated",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes; the bytes do not depend on it.", show_default="one per core"),
@@ -86,13 +112,18 @@ def synthesise(
     from caeav.manifests.synthetic import synthesise as make
 
     shares = _numbers("--splits", splits, splits.split(","))
+    if backgrounds is not None and not material:
+        raise CaeavError(
+            f"--backgrounds {backgrounds} is of no use without --material",
+            hint="give --material, or leave it out",
+        )
     weights = [part.partition("=") for part in mix.split(",") if part]
     given = _numbers("--mix", mix, [value for _, _, value in weights])
-    lengths = {name: value for name, value in (("seconds", seconds), ("size_px", size)) if value is not None}
+    given_only = {"seconds": seconds, "size_px": size, "classes": classes}
+    lengths = {name: value for name, value in given_only.items() if value is not None}
     options = SyntheticOptions.for_layout(
         _layout(dataset),
         clips=clips,
-        classes=classes,
         **lengths,
         fps=fps,
         rate_hz=rate,
@@ -102,6 +133,7 @@ def synthesise(
         distractors=distractors,
         splits=tuple(shares),
         questions=questions,
+        **({} if not material else {"material": _material(material, backgrounds, shares)}),
     )
     where = root if root is not None else Home.find(home).data(SYNTHETIC[options.layout])
     summary = _with_bar(lambda report: make(where, options, workers, report))
@@ -109,6 +141,15 @@ def synthesise(
         print_json(_as_json(summary))
     else:
         _print(summary)
+
+
+def _material(sources: list[Path], backgrounds: Path | None, shares: list[float]) -> Material:
+    """The material, with its files divided by the shares of the splits; wrong shares are left to the options."""
+    from caeav.manifests.synthetic.material import load_material
+
+    say("reading the material ...")
+    three = (shares[0], shares[1], shares[2]) if len(shares) == len(DEFAULT.splits) else DEFAULT.splits
+    return load_material(sources, backgrounds, three)
 
 
 def _layout(dataset: str) -> str:
@@ -158,6 +199,7 @@ def _as_json(summary: Summary) -> dict[str, Any]:
         "splits": summary.splits,
         "kinds": summary.kinds,
         "classes": summary.classes,
+        **({} if summary.options.material is None else {"left_out": list(summary.options.material.left_out)}),
         "background": summary.background,
         "measure": summary.measure,
         "bounds": [{"knows": s.knows, "accuracy": s.accuracy, "rule": s.rule} for s in summary.scores],
@@ -173,6 +215,13 @@ def _print(summary: Summary) -> None:
         )
     else:
         say(f"nothing to do: all {clips} clips are in {summary.root}")
+    material = summary.options.material
+    if material is not None:
+        say(
+            f"made of {counted(len(material.files), 'file')} of {counted(summary.options.classes, 'class', 'classes')}"
+        )
+        if material.left_out:
+            say("left out:\n  - " + "\n  - ".join(some_lines(material.left_out, LEFT_OUT_SHOWN)))
     rows = [(f"split {name}", n, n / clips) for name, n in summary.splits.items()]
     rows += [(f"kind {name}", n, n / clips) for name, n in summary.kinds.items() if n]
     print_table(("clips", "number", "share"), rows)

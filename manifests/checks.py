@@ -1,7 +1,7 @@
 """The check of a manifest: counts, missing media, leaks, baselines, and all findings.
 
-Media is looked for now, with one listing per folder; everything else follows from the rows. No media is opened, and
-nothing is fatal.
+Media files are looked for at that moment, with one listing per folder; everything else follows from the rows. No
+media is opened, and nothing is fatal.
 """
 
 from __future__ import annotations

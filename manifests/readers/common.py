@@ -224,7 +224,7 @@ def excerpt(raw: bytes) -> str:
 
 
 def read_names(path: Path, log: ReadLog, root: Path | None = None) -> list[str]:
-    """The names in a file, one a line, each once; its digest is kept as `ReadLog.read_file` does."""
+    """The names in a file, one per line, without repeats; its digest is kept as `ReadLog.read_file` does."""
     lines = log.read_file(path, root).decode("utf-8-sig", "replace").splitlines()
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 

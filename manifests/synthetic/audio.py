@@ -9,13 +9,17 @@ switches voices on and off at whole seconds, with short fades inside the second,
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from caeav.manifests.synthetic.casting import Cast
 from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.material_media import read_sound
 from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.recordings import at_level, played
 from caeav.manifests.synthetic.scenario import Scenario, generator
 
 Wave = NDArray[np.float64]
@@ -153,18 +157,35 @@ NOISE_BELOW_DB = (9.0, 24.0)  # how far the noise lies below the middle of VOICE
 NOISE_SLOPES = (0.0, 0.5, 1.0)  # white, pink, brown: amplitude falls with frequency to this power
 
 
-def waveform(options: SyntheticOptions, scenario: Scenario) -> NDArray[np.float32]:
-    """The whole clip: mono float32 [seconds * rate_hz] in -1..1."""
+def waveform(options: SyntheticOptions, scenario: Scenario, cast: Cast | None = None) -> NDArray[np.float32]:
+    """The whole clip: mono float32 [seconds * rate_hz] in -1..1. With a `cast`, voices are its recordings."""
     rng = generator(options, "audio", scenario.index)
     rate = options.rate_hz
     t = np.arange(options.seconds * rate) / rate
     mix = _background(rng, t, rate, scenario.cut_s)
     for number in sorted(set().union(*scenario.heard)):
-        wave = VOICES[CLASSES[scenario.cls(number)].voice](t, rng)
-        level = scenario.things[number].level if scenario.things else rng.uniform(*VOICE_LEVEL)
-        gate = _gate(np.array([number in second for second in scenario.heard]), rate)
-        mix += _at_level(wave, level) * gate
+        heard = np.array([number in second for second in scenario.heard])
+        if cast is None:
+            wave = VOICES[CLASSES[scenario.cls(number)].voice](t, rng)
+            level = scenario.things[number].level if scenario.things else rng.uniform(*VOICE_LEVEL)
+            mix += _at_level(wave, level) * _gate(heard, rate)
+        else:
+            level = scenario.things[number].level if scenario.things else rng.uniform(*VOICE_LEVEL)
+            mix += _recorded(cast.sounds[number].path, level, heard, rate, rng) * _gate(heard, rate)
     return np.tanh(mix).astype(np.float32)  # peaks are rounded off, not clipped
+
+
+def _recorded(path: Path, level: float, heard: NDArray[np.bool_], rate: int, rng: Generator) -> Wave:
+    """A recording at `level` in the seconds that are heard, each unbroken stretch of which begins with a sound; zeros
+    in the others: [T * rate]."""
+    recording = read_sound(path, rate)
+    wave = np.zeros(len(heard) * rate)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], heard, [False]))))
+    for start, end in zip(edges[::2] * rate, edges[1::2] * rate, strict=True):
+        wave[start:end] = played(recording, rate, end - start, rng)
+    inside = np.repeat(heard, rate)
+    wave[inside] = at_level(wave[inside], level, rate)
+    return wave
 
 
 def _at_level(wave: Wave, level: float) -> Wave:

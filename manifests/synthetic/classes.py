@@ -39,7 +39,20 @@ CLASSES = (
 
 BACKGROUND = "background"
 
+MIN_CLASSES = 5
+"""A clip can hold its own class, a wrong sound and three distractors."""
+
 _UNDERSCORES = str.maketrans({" ": "_", ",": None})
+
+
+def llp_name(name: str) -> str:
+    """A class's name as LLP would write it: `Circling_cross_(plus)`."""
+    return name.translate(_UNDERSCORES)
+
+
+def simple_name(name: str) -> str:
+    """A class's name as AVSBench and MUSIC-AVQA would write it: `circling_cross_plus`."""
+    return llp_name(name).lower().replace("(", "").replace(")", "")
 
 
 def class_names(n: int) -> tuple[str, ...]:
@@ -49,9 +62,9 @@ def class_names(n: int) -> tuple[str, ...]:
 
 def underscored(n: int) -> tuple[str, ...]:
     """The same names as LLP would write them: `Hopping_box_square`, `Circling_cross_(plus)`."""
-    return tuple(name.translate(_UNDERSCORES) for name in class_names(n))
+    return tuple(map(llp_name, class_names(n)))
 
 
 def plain(n: int) -> tuple[str, ...]:
     """The same names as AVSBench and MUSIC-AVQA would write them: `hopping_box_square`, `circling_cross_plus`."""
-    return tuple(name.lower().replace("(", "").replace(")", "") for name in underscored(n))
+    return tuple(map(simple_name, class_names(n)))

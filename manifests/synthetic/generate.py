@@ -21,8 +21,7 @@ from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import class_names
-from caeav.manifests.synthetic.layouts.base import assign_splits, claim, layouts
+from caeav.manifests.synthetic.layouts.base import MATERIAL_FILE, assign_splits, claim, layouts, write_lines
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario
 
@@ -60,6 +59,8 @@ def synthesise(
     if workers is not None and workers < 1:
         raise CaeavError(f"workers is {workers}; it must be 1 or more", hint="leave it out for one a core")
     claim(root, options)
+    if options.material is not None:
+        write_lines(root / MATERIAL_FILE, options.material.table().splitlines())
     made = layouts[options.layout]
     scenarios = [made.plan(options, i) for i in range(options.clips)]
     splits = assign_splits(options, scenarios)
@@ -122,7 +123,7 @@ def _start_worker() -> None:
 def _summarise(
     root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str], written: int
 ) -> Summary:
-    names = class_names(options.classes)
+    names = options.names()
     made = layouts[options.layout]
     aligned = [
         bool({s.cls(n) for n in seen} & {s.cls(n) for n in heard})

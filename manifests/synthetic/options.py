@@ -13,7 +13,8 @@ from typing import Any
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.classes import CLASSES, MIN_CLASSES, class_names, llp_name, simple_name
+from caeav.manifests.synthetic.material import Material
 
 GENERATOR_VERSION = 1
 """To be raised whenever the same options would give other clips."""
@@ -33,7 +34,6 @@ WITH_QUESTIONS = "music-avqa"
 """The only layout with questions."""
 DEFAULT_QUESTIONS, MAX_QUESTIONS = 6, 40
 
-MIN_CLASSES = 5  # a clip can hold its own class, a wrong sound and three distractors
 RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
@@ -45,7 +45,8 @@ class SyntheticOptions:
     height. misaligned: share of clips with a misalignment, divided among the kinds by the weights `mix`. distractors:
     share of misaligned clips in which another class is seen but not heard, or heard but not seen, so that the modality
     which the misalignment leaves intact does not give the event away either. splits: shares of train, val and test.
-    questions: how many a video has at most, in MUSIC-AVQA's layout.
+    questions: how many a video has at most, in MUSIC-AVQA's layout. material: the user's pictures and sounds, of which
+    the first `classes` classes are used; None draws and plays the generated shapes and voices.
     """
 
     clips: int = 240
@@ -61,18 +62,22 @@ class SyntheticOptions:
     splits: tuple[float, float, float] = (0.7, 0.15, 0.15)
     layout: str = "ave"
     questions: int = DEFAULT_QUESTIONS
+    material: Material | None = None
 
     @classmethod
     def for_layout(cls, layout: str, **other: Any) -> SyntheticOptions:
-        """The defaults of a layout (AVSBench has 5 s and 224 pixels), overridden by `other` options."""
-        return cls(**{**_LAYOUT_DEFAULTS.get(layout, {}), "layout": layout, **other})
+        """The defaults of a layout (AVSBench has 5 s and 224 pixels) and of a material (all its classes), overridden by
+        `other` options."""
+        material: Material | None = other.get("material")
+        known = {} if material is None else {"classes": len(material.classes)}
+        return cls(**{**_LAYOUT_DEFAULTS.get(layout, {}), **known, "layout": layout, **other})
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} is {getattr(self, name)!r}; allowed are whole numbers from {low} to {high}"
             for name, low, high in (
                 ("clips", 1, 1_000_000),
-                ("classes", MIN_CLASSES, len(CLASSES)),
+                ("classes", MIN_CLASSES, len(self.material.classes if self.material else CLASSES)),
                 ("seconds", 4, 60),
                 ("size_px", 64, 512),
                 ("fps", 4, 60),
@@ -120,6 +125,18 @@ class SyntheticOptions:
         shares = {kind: self.misaligned * self.mix.get(kind, 0.0) / total for kind in KINDS}
         return {ALIGNED: 1.0 - self.misaligned, **shares}
 
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes in label order, as AVE would write them."""
+        return class_names(self.classes) if self.material is None else self.material.classes[: self.classes]
+
+    def llp_names(self) -> tuple[str, ...]:
+        """The same names as LLP would write them."""
+        return tuple(map(llp_name, self.names()))
+
+    def simple_names(self) -> tuple[str, ...]:
+        """The same names as AVSBench and MUSIC-AVQA would write them."""
+        return tuple(map(simple_name, self.names()))
+
     def to_json(self) -> dict[str, Any]:
         """Every option and the generator's version as JSON values; equal if and only if the sets are equal."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -129,6 +146,10 @@ class SyntheticOptions:
             del values["layout"]
         if self.questions == DEFAULT_QUESTIONS:  # sets made when it was fixed do not have it
             del values["questions"]
+        if self.material is None:  # nor do sets of generated shapes and voices
+            del values["material"]
+        else:
+            values["material"] = self.material.to_json()
         return {"version": GENERATOR_VERSION, **values}
 
 

@@ -9,7 +9,7 @@ for a place (indoor or outdoor) and the one about which of two equal instruments
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -19,15 +19,21 @@ from caeav.manifests.synthetic.audio import RHYTHMIC
 from caeav.manifests.synthetic.classes import CLASSES
 from caeav.manifests.synthetic.scenario import Scenario
 
+GENERATED_RHYTHMIC = frozenset(i for i, each in enumerate(CLASSES) if each.voice in RHYTHMIC)
+
 
 class Facts:
     """A scenario as questions see it, by the names of classes.
 
     lanes, row: which object is in which third of the frame. count: objects of each class. voices: in the order in which
     they begin, each with a `span` of seconds and a `level`. sounding: the voices whose object is seen.
+    `rhythmic` are the numbers of classes whose voices pause between pulses; where nothing is known of that, there are
+    none, and which of two voices is more rhythmic is not asked.
     """
 
-    def __init__(self, scenario: Scenario, names: Sequence[str]) -> None:
+    def __init__(
+        self, scenario: Scenario, names: Sequence[str], rhythmic: Collection[int] = GENERATED_RHYTHMIC
+    ) -> None:
         shown = sorted(set().union(*scenario.seen))
         self.names = tuple(names)
         self.seconds = len(scenario.seen)
@@ -43,7 +49,7 @@ class Facts:
             self.level[name] = scenario.things[number].level
         self.voices = sorted(self.span, key=lambda name: self.span[name])
         self.sounding = [name for name in self.voices if name in self.count]
-        self.rhythmic = {self.names[i] for i in range(len(self.names)) if CLASSES[i].voice in RHYTHMIC}
+        self.rhythmic = {name for i, name in enumerate(self.names) if i in rhythmic}
 
     def begins_alone(self, which: str) -> str:
         """The voice that begins `first` (or `last`), if it is the only one; else empty."""
@@ -328,13 +334,19 @@ class Question:
     answer: str
 
 
-def choose_questions(scenario: Scenario, names: Sequence[str], most: int, rng: Generator) -> list[Question]:
+def choose_questions(
+    scenario: Scenario,
+    names: Sequence[str],
+    most: int,
+    rng: Generator,
+    rhythmic: Collection[int] = GENERATED_RHYTHMIC,
+) -> list[Question]:
     """Up to `most` different questions, at most one of each type for every nine of `most`.
 
     Types are drawn in random order, each once before any comes again. For a type a template, then an answer, then its
     slots are drawn with equal chances, so that no answer is frequent merely because many slots lead to it.
     """
-    facts = Facts(scenario, names)
+    facts = Facts(scenario, names, rhythmic)
     left: dict[tuple[str, str], list[tuple[Template, Pairs]]] = {}
     for template in TEMPLATES:
         pairs = list(template.answers(facts))

@@ -10,15 +10,19 @@ colour.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from caeav.manifests.synthetic.casting import Cast
 from caeav.manifests.synthetic.classes import CLASSES
+from caeav.manifests.synthetic.material_media import read_background, read_picture
 from caeav.manifests.synthetic.options import SyntheticOptions
+from caeav.manifests.synthetic.pictures import GENTLE, PictureBody, look_of
 from caeav.manifests.synthetic.scenario import Scenario, generator
 from caeav.manifests.synthetic.sprites import MAX_SCALE, MOTIONS, OUTLINES, Field, Image, colour, stamp
 
@@ -30,9 +34,12 @@ LANES = 3
 LANE_SCALE, LANE_ROOM = 0.7, 0.35  # objects that stay in a third of the frame are smaller and move less
 LARGE_SCALE, LARGE_ROOM = 1.35, 0.6  # for masks objects are larger
 LARGE = ("avs-s4", "avs-ms3")
+PICTURE_SCALE, PICTURE_LANE_SCALE = 1.5, 1.0  # pictures have details, so they are larger
+PICTURE_PLACES = 24
 NO_OBJECT = -1
 OVERSIZE = 1.2  # a backdrop is larger than the frame, so that the camera can move
 
+Body = TypeVar("Body", "_Body", PictureBody)
 ObjectMap = NDArray[np.int16]
 
 
@@ -71,7 +78,7 @@ class _Shot:
 
     wall: Image
     clutter: tuple[_Body, ...]
-    objects: dict[int, _Body]
+    objects: Mapping[int, _Body | PictureBody]
     pan: tuple[float, float]  # speed of the camera's sway, and where in it the shot begins
 
     def frame(
@@ -92,10 +99,15 @@ class _Shot:
         return canvas
 
 
-def frames(options: SyntheticOptions, scenario: Scenario) -> Iterator[NDArray[np.uint8]]:
-    """All frames of the clip in order, uint8 [H, W, 3] RGB; frame `i` lies in second `i // fps`."""
+def frames(
+    options: SyntheticOptions, scenario: Scenario, cast: Cast | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """All frames of the clip in order, uint8 [H, W, 3] RGB; frame `i` lies in second `i // fps`.
+
+    With a `cast`, objects are its pictures, before its backgrounds if it has some.
+    """
     rng = generator(options, "frames", scenario.index)
-    shots, cuts = _shots(rng, options, scenario)
+    shots, cuts = _shots(rng, options, scenario, cast)
     noise = rng.normal(0, rng.uniform(1, 3.5), (NOISE_FRAMES, options.size_px, options.size_px, 1))
     grain = noise.astype(np.float32)
     for i in range(options.seconds * options.fps):
@@ -106,10 +118,12 @@ def frames(options: SyntheticOptions, scenario: Scenario) -> Iterator[NDArray[np
         yield np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
 
-def stills(options: SyntheticOptions, scenario: Scenario) -> Iterator[tuple[NDArray[np.uint8], ObjectMap]]:
+def stills(
+    options: SyntheticOptions, scenario: Scenario, cast: Cast | None = None
+) -> Iterator[tuple[NDArray[np.uint8], ObjectMap]]:
     """One frame per second, from its middle: uint8 [H, W, 3] without grain, and the scenario's number of the object
     that each pixel shows, int16 [H, W], or NO_OBJECT."""
-    shots, cuts = _shots(generator(options, "frames", scenario.index), options, scenario)
+    shots, cuts = _shots(generator(options, "frames", scenario.index), options, scenario, cast)
     for second, seen in enumerate(scenario.seen):
         shot = shots[sum(second >= cut for cut in cuts)]
         object_map = np.full((options.size_px, options.size_px), NO_OBJECT, dtype=np.int16)
@@ -118,13 +132,45 @@ def stills(options: SyntheticOptions, scenario: Scenario) -> Iterator[tuple[NDAr
 
 
 def _shots(
-    rng: Generator, options: SyntheticOptions, scenario: Scenario
+    rng: Generator, options: SyntheticOptions, scenario: Scenario, cast: Cast | None
 ) -> tuple[list[_Shot], tuple[int, ...]]:
     """What the camera shows, and the seconds at which it cuts."""
     numbers = sorted(set().union(*scenario.seen))
+    if cast is not None:
+        cuts = () if scenario.cut_s is None else (scenario.cut_s,)
+        return _cast_shots(rng, options, scenario, cast), cuts
     looks = {number: _look(rng, options, scenario, number) for number in numbers}
     cuts = () if scenario.cut_s is None else (scenario.cut_s,)
     return [_shot(rng, looks, options.size_px) for _ in range(1 + len(cuts))], cuts
+
+
+def _cast_shots(rng: Generator, options: SyntheticOptions, scenario: Scenario, cast: Cast) -> list[_Shot]:
+    """The shots of a clip with a cast; a picture keeps its size, side and brightness across a cut."""
+    size = options.size_px
+    looks: dict[int, tuple[Image, str, float, float, int | None]] = {}
+    for number, file in cast.pictures.items():
+        lane = scenario.things[number].lane if scenario.things else None
+        scale, room = (PICTURE_SCALE, LARGE_ROOM) if lane is None else (PICTURE_LANE_SCALE, LANE_ROOM)
+        radius = rng.uniform(0.095, 0.145) * size * scale
+        image = look_of(read_picture(file.path), radius, rng)
+        looks[number] = (image, str(rng.choice(GENTLE)), radius, room, lane)
+    shots = []
+    for shot in range(1 if scenario.cut_s is None else 2):
+        oversize = round(OVERSIZE * size)
+        if cast.backgrounds:
+            wall = read_background(cast.backgrounds[shot].path, oversize, rng)
+        else:
+            wall = backdrop(rng, oversize)
+        clutter = tuple(_clutter(rng, size) for _ in range(int(rng.integers(1, 4))))
+        objects: dict[int, PictureBody] = {}
+        for number, (image, motion, radius, room, lane) in looks.items():
+            tries = [
+                PictureBody(image, motion, *_place(rng, radius, room, lane, size))
+                for _ in range(PICTURE_PLACES)
+            ]
+            objects[number] = _farthest(tries, objects.values())
+        shots.append(_Shot(wall, clutter, objects, (rng.uniform(0, 0.8), rng.uniform(0, 6.3))))
+    return shots
 
 
 @dataclass(frozen=True)
@@ -157,13 +203,17 @@ def _shot(rng: Generator, looks: dict[int, _Look], size_px: int) -> _Shot:
     for number, look in looks.items():
         cls = CLASSES[look.cls]
         tries = [_placed(rng, cls.shape, cls.pattern, cls.motion, look, size_px) for _ in range(PLACES_TRIED)]
-        objects[number] = max(
-            tries, key=lambda body: min((_distance(body, o) for o in objects.values()), default=0.0)
-        )
+        objects[number] = _farthest(tries, objects.values())
     return _Shot(wall, clutter, objects, (rng.uniform(0, 0.8), rng.uniform(0, 6.3)))
 
 
-def _distance(one: _Body, other: _Body) -> float:
+def _farthest(tries: Sequence[Body], others: Iterable[Body]) -> Body:
+    """The first of the bodies that are farthest from all `others`."""
+    there = list(others)
+    return max(tries, key=lambda body: min((_distance(body, other) for other in there), default=0.0))
+
+
+def _distance(one: _Body | PictureBody, other: _Body | PictureBody) -> float:
     return float(np.hypot(one.x_px - other.x_px, one.y_px - other.y_px)) - one.room_px - other.room_px
 
 
@@ -174,14 +224,22 @@ def _clutter(rng: Generator, size_px: int) -> _Body:
 
 
 def _placed(rng: Generator, shape: str, pattern: str, motion: str, look: _Look, size_px: int) -> _Body:
-    """A body at a random place, with room to move that keeps it within the frame and mostly in its lane."""
-    room = rng.uniform(0.08, 0.18) * size_px * look.room
-    margin = room + MAX_SCALE * look.radius_px
+    """A body at a random place."""
+    place = _place(rng, MAX_SCALE * look.radius_px, look.room, look.lane, size_px)
+    return _Body(shape, pattern, motion, look.fill, look.radius_px, *place)
+
+
+def _place(
+    rng: Generator, reach_px: float, room: float, lane: int | None, size_px: int
+) -> tuple[float, float, float, float, float]:
+    """x, y, room to move that keeps a body of `reach_px` in the frame and mostly in its lane (pixels); its speed
+    and phase (s)."""
+    room_px = rng.uniform(0.08, 0.18) * size_px * room
+    margin = room_px + reach_px
     x, y = rng.uniform(min(margin, size_px / 2), max(size_px - margin, size_px / 2), 2)
-    if look.lane is not None:
-        x = (look.lane + 0.5) / LANES * size_px
-    pace, phase_s = rng.uniform(0.75, 1.3), rng.uniform(0, 10)
-    return _Body(shape, pattern, motion, look.fill, look.radius_px, x, y, room, pace, phase_s)
+    if lane is not None:
+        x = (lane + 0.5) / LANES * size_px
+    return x, y, room_px, rng.uniform(0.75, 1.3), rng.uniform(0, 10)
 
 
 def _smooth_noise(rng: Generator, n: int, cells: int) -> Field:

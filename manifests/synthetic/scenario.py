@@ -22,7 +22,7 @@ ID_LENGTH = 11
 DASH_EVERY = 8  # about as many ids as in the real set begin with "-" and so look like an option
 
 VISUAL, AUDIO = 0, 1
-PARTS = ("classes", "shares", "id", "timeline", "frames", "audio")
+PARTS = ("classes", "shares", "id", "timeline", "frames", "audio", "material")
 """Each part of a clip has its own random numbers, numbered by this order: a change in one leaves the others alone."""
 
 THROUGHOUT = 0.15  # share of distractors that stay for the whole clip
@@ -58,6 +58,8 @@ class Scenario:
     seen: tuple[tuple[int, ...], ...]
     heard: tuple[tuple[int, ...], ...]
     things: tuple[Thing, ...] = ()
+    category_name: str = ""
+    """Where classes are not the generated world's: the name of `category` in file names."""
 
     def cls(self, number: int) -> int:
         """The class of an entry of `seen` or `heard`."""

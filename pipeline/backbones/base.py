@@ -88,6 +88,9 @@ class TorchBackbone(ABC):
         threads, so it keeps no state.
         """
 
+    def check_segment(self, segment_s: float) -> None:  # noqa: B027 - most take any length
+        """Raise `CaeavError` where it cannot take segments of this length, before a clip is decoded."""
+
     def tokens(self, clips: Sequence[NDArray[Any]]) -> list[dict[str, NDArray[np.float32]]]:
         """The simple path, without the engine: one clip at a time on the module's device, in float32."""
         import torch

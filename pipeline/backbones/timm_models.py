@@ -52,7 +52,7 @@ class TimmNetwork(Network):
     `visual.pooled` `[B, 1, C]`, the input of its classifier.
     """
 
-    files = ("model.safetensors", "pytorch_model.bin")
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
 
     def __init__(self, architecture: str) -> None:
         self._timm = import_timm()

@@ -221,7 +221,8 @@ class DescribeFrames:
     def caption(self, clips: Sequence[DecodedClip]) -> list[str]:
         """One text per clip; empty without video."""
         return [
-            "" if clip.frames is None else _frames_text(resize(clip.frames, IMAGE_SIZE, IMAGE_SIZE)) for clip in clips
+            "" if clip.frames is None else _frames_text(resize(clip.frames, IMAGE_SIZE, IMAGE_SIZE))
+            for clip in clips
         ]
 
 
@@ -294,7 +295,7 @@ def _cut(luma: Floats) -> int | None:
 
 
 def _blob(rgb: Floats, weight: NDArray[np.float32]) -> _Blob | None:
-    """The connected region of cells around the heaviest cell of `weight` `[IMAGE_SIZE, IMAGE_SIZE]`; None when all is faint."""
+    """The connected cells around the heaviest cell of `weight` `[IMAGE_SIZE, IMAGE_SIZE]`; None when all is faint."""
     p = IMAGE_SIZE // CELLS
     grid = weight.reshape(CELLS, p, CELLS, p).mean(axis=(1, 3))
     peak = float(grid.max())

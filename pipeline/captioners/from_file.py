@@ -1,8 +1,8 @@
 """Captions made elsewhere: a csv table with the columns key, visual, audio, or JSON lines with these fields.
 
 One row per clip; an empty text (or null) says that the clip lacks the modality. One column may be absent when only the
-other is used; other columns are ignored. Texts are taken to the letter. A recipe knows the file by its digest, as
-weights; `caeav caption export` writes such files.
+other is used; other columns are ignored. Texts are kept character by character. A recipe knows the file by its digest,
+as it knows weights; `caeav caption export` writes such files.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Job(ABC):
     def build_record(
         self, key: str, arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any], texts: Mapping[str, str]
     ) -> Record:
-        """The record of one clip of which all parts have come."""
+        """The record of one clip, once all its parts are there."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
@@ -199,14 +199,14 @@ class Job(ABC):
         return {}
 
     def reply_texts(self) -> Collection[str]:
-        """The modalities of which a decoding process must send a text."""
+        """The modalities for which a decoding process must send a text."""
         return ()
 
     def check(self, context: RunContext) -> None:  # noqa: B027 - tokens suit every data set
-        """See whether the components suit the data set; raises `CaeavError` when they do not."""
+        """Raise `CaeavError` where the components do not suit the data set."""
 
     def complete(self, devices: Sequence[str]) -> Complete:
-        """What is still to be done with the records of a shard, on one of `devices`."""
+        """The step that completes the records of a shard, on one of `devices`."""
         return keep_as_is
 
 
@@ -238,6 +238,9 @@ class TokenJob(Job):
         if not parts:
             raise CaeavError("a store without visual and without audio tokens", hint="name a backbone")
         rate_hz = parts[AUDIO].rate_hz if AUDIO in parts else None
+        for part in parts.values():
+            if isinstance(part, TorchBackbone):
+                part.check_segment(segment_s)
         fields = options.recipe_fields(segments, segment_s, rate_hz, [*parts.values()])
         fields |= {
             modality: {**described(part), "taps": described_taps(part)} for modality, part in parts.items()

@@ -91,7 +91,7 @@ def test_labels_and_cut_are_given_once(there: Path) -> None:
     before = files_of(there / "home" / "stores")
     for asked in (("--dataset", there / "clips"), ("--dataset", "clips"), ()):
         again = call("extract", *asked, *home)
-        assert f"--labels {there / 'l.csv'} --segments 2, as it was made" in again.stderr
+        assert f"--labels {there / 'l.csv'} --segments 2, as remembered" in again.stderr
         assert "nothing to do" in again.stdout
         for command in (("manifest", "show"), ("manifest", "check")):
             assert "dog" in call(*command, *asked, *home).stdout
@@ -152,7 +152,7 @@ def test_changed_media_are_refused_told_in_json_and_made_anew(there: Path) -> No
         told = json.loads(refused.stdout)
         assert [(x["key"], x["what"]) for x in told["media"]] == [("dog__a", "changed")]
         assert "dog/a.wav" in told["media"][0]["detail"] and refused.exit_code == 1
-    assert "--changed maybe" in refusal("extract", *home, "--changed", "maybe")
+    assert "--changed cannot be 'maybe'" in refusal("extract", *home, "--changed", "maybe")
     done = json.loads(call("extract", *home, "--changed", "redo", "--workers", 1, "--json").stdout)
     assert (done["due"], [x["key"] for x in done["media"]]) == (1, ["dog__a"])
     assert "nothing to do" in call("extract", *home).stdout
@@ -267,7 +267,7 @@ def test_train_on_slices_says_merge_and_of_two_stores_which_it_would_take(there:
     part = stores / f"{first.name}.slice-1-of-2"
     first.rename(part)
     said = refusal("train", "--task", "ave", *home)
-    assert f"in 1 of 2 slices of {first.name}" in said and "caeav store merge clips, when all 2" in said
+    assert f"{first.name} exists as 1 of 2 slices" in said and "caeav store merge clips, once all 2" in said
     part.rename(first)
     call("extract", "--dtype", "float32", "--workers", 1, *home)
     [second] = [path for path in stores.glob("tokens-*") if path != first]

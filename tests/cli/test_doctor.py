@@ -22,7 +22,7 @@ def test_it_says_of_every_model_where_its_weights_are(
     visual, audio = said["weights, visual backbones"], said["weights, audio backbones"]
     assert visual.startswith("not needed: classic; to pull: swinv2-large, ")
     assert visual.endswith("; by model: timm:<name>, open_clip:<name>")
-    assert audio == "not needed: classic; give a file: hts-at; to pull: clap"
+    assert audio == "not needed: classic; give a file: yamnet, hts-at; to pull: clap"
 
 
 def test_it_looks_for_everything_the_program_depends_on() -> None:

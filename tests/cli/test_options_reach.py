@@ -27,6 +27,7 @@ from caeav.cli import (
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.dataset import Source
+from caeav.manifests.synthetic.material import Material
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.context import RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
@@ -346,6 +347,14 @@ def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert values["mix"] == {"offscreen": 0, "silent": 2, "wrong_sound": 0, "cut": 1}
     assert values["splits"] == [0.5, 0.25, 0.25] and values["questions"] == 9
     assert values["layout"] == "music-avqa"
+    read = Heard(Material(tuple("abcdefg"), ()))
+    monkeypatch.setattr("caeav.manifests.synthetic.material.load_material", read)
+    sources = ["--material", "one", "--material", "two.csv", "--backgrounds", "walls"]
+    call("synthesise", *sources, "--splits", "0.5,0,0.5", "--home", str(tmp_path), "--json")
+    assert read.args == ([Path("one"), Path("two.csv")], Path("walls"), (0.5, 0.0, 0.5))
+    assert made.args[1].material is read.result and made.args[1].classes == 7
+    call("synthesise", *sources[:4], "--classes", "5", "--home", str(tmp_path), "--json")
+    assert made.args[1].names() == ("a", "b", "c", "d", "e") and read.args[1] is None
     call("synthesise", "--dataset", "synthetic-avs-s4", "--root", str(tmp_path / "r"), "--json")
     where, options, workers, _ = made.args
     assert (where, workers, options.seconds, options.size_px) == (tmp_path / "r", None, 5, 224)

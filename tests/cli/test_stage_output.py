@@ -43,8 +43,8 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
 @pytest.mark.parametrize(
     ("due", "size", "told"),
     [
-        (1, 512, ("1 clip in 60.0 s (60.0 s a clip)", "1 of 1, 512 B a clip")),
-        (240, 240 * 10**6, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MB a clip")),
+        (1, 512, ("1 clip in 60.0 s (60.0 s per clip)", "1 of 1, 512 B per clip")),
+        (240, 240 * 10**6, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MB per clip")),
     ],
 )
 def test_speed_and_size_are_told_in_the_units_that_suit_them(

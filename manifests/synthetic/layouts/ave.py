@@ -18,7 +18,7 @@ from pathlib import Path
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.synthetic import oracle, scenario
-from caeav.manifests.synthetic.classes import class_names
+from caeav.manifests.synthetic.casting import used_files
 from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, truth_row, write_lines, write_mp4
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario
@@ -37,16 +37,20 @@ class _Ave:
         return root / "AVE" / f"{scenario.clip_id}.mp4"
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        write_mp4(self.last_file(root, scenario, split), options, scenario)
+        write_mp4(self.last_file(root, scenario, split), options, scenario, split)
 
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
-        names = class_names(options.classes)
+        names = options.names()
         order = sorted(range(len(scenarios)), key=lambda i: (scenarios[i].category, i))
         rows = [(splits[i], official_row(scenarios[i], names)) for i in order]
         write_lines(root / "categories.txt", names)
-        write_lines(root / TRUTH_FILE, [json.dumps(truth_row(scenarios[i], splits[i], names)) for i in order])
+        truth = [
+            {**truth_row(scenarios[i], splits[i], names), **used_files(options, scenarios[i], splits[i])}
+            for i in order
+        ]
+        write_lines(root / TRUTH_FILE, map(json.dumps, truth))
         for split in SPLITS:
             write_lines(root / f"{split}Set.txt", [row for where, row in rows if where == split])
         write_lines(root / "Annotations.txt", [HEADER, *(row for _, row in rows)])

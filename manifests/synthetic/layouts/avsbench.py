@@ -12,6 +12,7 @@ that show a sounding object, without those hidden by other objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.synthetic import oracle
+from caeav.manifests.synthetic.casting import cast
 from caeav.manifests.synthetic.classes import plain
 from caeav.manifests.synthetic.layouts.base import write_lines, write_truth
 from caeav.manifests.synthetic.media import png, wav
@@ -28,7 +30,8 @@ from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, c
 LEAVES = 0.06
 """Share of S4's clips whose object is gone in the last second: its mask is empty, as a few real ones are."""
 SHARED_EVERY = 8
-"""Two of this many MS3 clips share a YouTube video, so that some videos lie in two splits, as many real ones do."""
+"""Two of this many MS3 clips share a YouTube video, so that some videos lie in two splits, as many real ones do;
+of material none do."""
 
 
 class _Avs:
@@ -56,13 +59,14 @@ class _Avs:
         from caeav.manifests.synthetic.render import stills
 
         images, wav_file, masks, pattern = self.places(scenario, split)
-        for number, (image, object_map) in enumerate(stills(options, scenario), start=1):
+        players = cast(options, scenario, split)
+        for number, (image, object_map) in enumerate(stills(options, scenario, players), start=1):
             publish_bytes(root / images / pattern.format(number), png(image))
             if split != "train" or self.masks_in_train is None or number <= self.masks_in_train:
                 mask = np.isin(object_map, sounding_objects(scenario, number - 1))
                 mask_file = root / masks / f"{self.name(scenario)}_{number}.png"
                 publish_bytes(mask_file, png(self.mask_pixels(mask)))
-        publish_bytes(root / wav_file, wav(waveform(options, scenario), options.rate_hz))
+        publish_bytes(root / wav_file, wav(waveform(options, scenario, players), options.rate_hz))
 
     def mask_pixels(self, mask: oracle.Mask) -> NDArray[np.bool_] | NDArray[np.uint8]:
         """The mask as this set stores it."""
@@ -96,11 +100,14 @@ class _S4(_Avs):
                 timeline.fill(VISUAL, other, 0, options.seconds)
         if timeline.rng.random() < LEAVES:
             timeline.present[VISUAL, timeline.category, -1] = False
-        return timeline.scenario(index, clip_id(options, index), kind)
+        made = timeline.scenario(index, clip_id(options, index), kind)
+        if options.material is None:
+            return made
+        return replace(made, category_name=options.simple_names()[made.category])
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
         data, name = Path("Single-source/s4_data"), scenario.clip_id
-        category = plain(scenario.category + 1)[scenario.category]
+        category = scenario.category_name or plain(scenario.category + 1)[scenario.category]
         place = Path(split, category, name)
         audio = data / "audio_wav" / split / category / f"{name}.wav"
         return data / "visual_frames" / place, audio, data / "gt_masks" / place, name + "_{}.png"
@@ -111,7 +118,7 @@ class _S4(_Avs):
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
-        names = plain(options.classes)
+        names = options.simple_names()
         order = sorted(range(len(scenarios)), key=lambda i: (scenarios[i].category, i))
         rows = [f"{scenarios[i].clip_id},0,{names[scenarios[i].category]},{splits[i]}" for i in order]
         write_lines(root / "Single-source/s4_meta_data.csv", ["name,start,category,split", *rows])
@@ -142,7 +149,8 @@ class _Ms3(_Avs):
         elif kind == "silent":
             timeline.fill(VISUAL, others.pop(), 0, seconds)
         timeline.event = (0, seconds)
-        name = clip_id(options, index - index % SHARED_EVERY if index % SHARED_EVERY == 1 else index)
+        shared = index % SHARED_EVERY == 1 and options.material is None
+        name = clip_id(options, index - index % SHARED_EVERY if shared else index)
         return timeline.scenario(index, name, kind)
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
@@ -158,7 +166,7 @@ class _Ms3(_Avs):
     ) -> None:
         rows = [f"{self.name(s)},{split}" for s, split in zip(scenarios, splits, strict=True)]
         write_lines(root / "Multi-sources/ms3_meta_data.csv", ["video_id,split", *rows])
-        names = [name.replace("_", "-") for name in plain(options.classes)]
+        names = [name.replace("_", "-") for name in options.simple_names()]
         columns = "vid,uid,s_min,s_sec,a_obj,split,label"
         rows = [
             f"{self.name(s)},{self.name(s)},0,0,{'_'.join(names[i] for i in _sounding(s)) or 'background'},{split},v1m"

@@ -4,12 +4,13 @@ A set's folder holds, besides the official files of its layout:
 
     dataset.json      segments, their length, and every option; written first, it claims the folder
     truth.jsonl       one line per clip: what is true of it
+    material.csv      where there is material: the files that were used, with their split
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +20,14 @@ from caeav.manifests.core.atomic import TEMP_PREFIX, publish_bytes, publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.registry import Registry
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import BACKGROUND, class_names
+from caeav.manifests.synthetic.casting import cast, used_files
+from caeav.manifests.synthetic.classes import BACKGROUND
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import Scenario, generator
 
 OPTIONS_FILE = "dataset.json"
 TRUTH_FILE = "truth.jsonl"
+MATERIAL_FILE = "material.csv"
 LIBRARIES = ("av", "numpy")
 
 
@@ -79,11 +82,12 @@ def claim(root: Path, options: SyntheticOptions) -> None:
             f"{root} holds files but no {OPTIONS_FILE}, so it is not a generated set",
             hint="give an empty or new folder",
         )
+    libraries = LIBRARIES if options.material is None else (*LIBRARIES, "pillow")
     facts = {
         "segments": options.seconds,
         "segment_s": 1.0,
         "synthetic": options.to_json(),
-        "made_with": {name: version(name) for name in LIBRARIES},
+        "made_with": {name: version(name) for name in libraries},
     }
     publish_text(path, json.dumps(facts, indent=2) + "\n")
 
@@ -124,15 +128,16 @@ def assign_splits(options: SyntheticOptions, scenarios: Sequence[Scenario]) -> l
     return result
 
 
-def write_mp4(path: Path, options: SyntheticOptions, scenario: Scenario) -> None:
+def write_mp4(path: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
     """Render a scenario into a video file."""
     from caeav.manifests.synthetic.audio import waveform
     from caeav.manifests.synthetic.media import mp4
     from caeav.manifests.synthetic.render import frames
 
+    players = cast(options, scenario, split)
     data = mp4(
-        frames(options, scenario),
-        waveform(options, scenario),
+        frames(options, scenario, players),
+        waveform(options, scenario, players),
         size_px=options.size_px,
         fps=options.fps,
         rate_hz=options.rate_hz,
@@ -166,15 +171,15 @@ def write_truth(
     names: Sequence[str],
 ) -> None:
     """Write the truth file of a layout whose lists call clips by `names` of their own."""
-    classes = class_names(options.classes)
+    classes = options.names()
     rows = [
-        {"name": name, **truth_row(scenario, split, classes)}
+        {"name": name, **truth_row(scenario, split, classes), **used_files(options, scenario, split)}
         for name, scenario, split in zip(names, scenarios, splits, strict=True)
     ]
     write_lines(root / TRUTH_FILE, [json.dumps(row) for row in rows])
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Publish a text file, unless it already holds exactly this."""
     text = "".join(f"{line}\n" for line in lines)
     if not path.exists() or path.read_text("utf-8") != text:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import underscored
 from caeav.manifests.synthetic.layouts.base import write_lines, write_mp4, write_truth
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.scenario import AUDIO, VISUAL, Scenario, begin, clip_id, generator
@@ -49,12 +48,12 @@ class _Llp:
         return root / "LLP_dataset" / "video" / f"{scenario.clip_id}.mp4"
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        write_mp4(self.last_file(root, scenario, split), options, scenario)
+        write_mp4(self.last_file(root, scenario, split), options, scenario, split)
 
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
-        names = underscored(options.classes)
+        names = options.llp_names()
         files = [file_name(options, s) for s in scenarios]
         for split, path in LISTS.items():
             rows = [

@@ -10,7 +10,7 @@ answer: objects stay in their third, voices differ in loudness by a factor of 1.
 are silent, so a sound belongs to one object or to none.
 
 All questions about a video are in one split, except for every `SHARED_EVERY`th video, whose questions are in two: the
-real set's leak, small enough for scores to mean something.
+real set's leak, small enough for scores to mean something. In a world of material no video is in two splits.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import numpy as np
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.synthetic import oracle
-from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.casting import used_files
 from caeav.manifests.synthetic.layouts.base import TRUTH_FILE, write_lines, write_mp4
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
-from caeav.manifests.synthetic.questions import LANES, NUMBERS, Question, choose_questions
+from caeav.manifests.synthetic.questions import GENERATED_RHYTHMIC, LANES, NUMBERS, Question, choose_questions
 from caeav.manifests.synthetic.scenario import Scenario, Thing, category_and_kind, clip_id, generator
 
 LEVELS = (0.045, 0.08, 0.14, 0.24)
@@ -113,21 +113,23 @@ class _MusicAvqa:
         return root / "video" / f"{video_id(scenario)}.mp4"
 
     def write_clip(self, root: Path, options: SyntheticOptions, scenario: Scenario, split: str) -> None:
-        write_mp4(self.last_file(root, scenario, split), options, scenario)
+        write_mp4(self.last_file(root, scenario, split), options, scenario, split)
 
     def write_lists(
         self, root: Path, options: SyntheticOptions, scenarios: Sequence[Scenario], splits: Sequence[str]
     ) -> None:
-        names = plain(options.classes)
+        names = options.simple_names()
         items: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
         truth = []
         for scenario, split in zip(scenarios, splits, strict=True):
             mine = []
             for number, question in enumerate(questions(options, scenario)):
                 item = official_item(scenario, scenario.index * options.questions + number, question)
-                items[_split_of(scenario, number, split)].append(item)
+                where = split if options.material else _split_of(scenario, number, split)
+                items[where].append(item)
                 mine.append(item["question_id"])
-            truth.append(json.dumps(truth_row(scenario, split, names, mine)))
+            row = truth_row(scenario, split, names, mine)
+            truth.append(json.dumps({**row, **used_files(options, scenario, split)}))
         for split in SPLITS:
             write_lines(root / "json" / f"avqa-{split}.json", [json.dumps(items[split])])
         write_lines(root / "json" / "ans_vocab.txt", ["yes", "no", *NUMBERS, *LANES, *names])
@@ -166,7 +168,8 @@ def video_id(scenario: Scenario) -> str:
 def questions(options: SyntheticOptions, scenario: Scenario) -> list[Question]:
     """The questions about a clip."""
     rng = generator(options, "timeline", scenario.index, 1)
-    return choose_questions(scenario, plain(options.classes), options.questions, rng)
+    rhythmic = GENERATED_RHYTHMIC if options.material is None else ()
+    return choose_questions(scenario, options.simple_names(), options.questions, rng, rhythmic)
 
 
 def official_item(scenario: Scenario, question_id: int, question: Question) -> dict[str, Any]:

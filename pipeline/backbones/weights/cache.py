@@ -25,7 +25,7 @@ _home: Home | None = None
 
 
 def _ignore(text: str) -> None:
-    """Tell nobody."""
+    """Drop the remark: nobody asked for it."""
 
 
 _tell: Callable[[str], object] = _ignore

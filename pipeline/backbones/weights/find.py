@@ -8,6 +8,7 @@ by digest (`cache.py`), so that a recipe, which holds no path, leads back to it.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ _USUAL_PARTS = ("", "state_dict", "model", "module")
 """Parts that a recipe does not name, since older recipes did not."""
 _INDEX = ".index.json"
 _SHOWN = 8
-_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
+HDF5_SUFFIXES = (".h5", ".hdf5")
+PLAIN_SUFFIXES = (".safetensors", *HDF5_SUFFIXES)
+"""Files that hold one dictionary of tensors and nothing else."""
+_SUFFIXES = {*PLAIN_SUFFIXES, ".bin", ".pt", ".pth", ".ckpt"}
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,19 @@ def find_weights(
     needs: Sequence[str] = (),
     also: Sequence[str] = (),
     origin: str = "",
+    package: str = "",
 ) -> Weights:
     """The weights of `choice`, or the `default` (`hub:<owner>/<repo>`, or empty for none) where it names none.
 
     wants: names that the file of tensors may have, the best first; one that ends in `.index.json` stands for the
     shards it lists; a file given by path may have any name. needs: files that must lie beside it (`config.json`, a
     tokenizer's). also: files used where they exist. All of them enter the digest. origin: who publishes the weights,
-    where no hub does. `PATH#PART` names one of several dictionaries in a torch file; without it, a path means the
-    moving average where there is one, and a digest, as in a recipe, the weights as trained (`parts.py`).
+    where no hub does. package: a folder in a Python package (`<package>/models`) that holds one of `wants`; where it is
+    installed, it comes before the default. `PATH#PART` names one of several dictionaries in a torch file; without it, a
+    path means the moving average where there is one, and a digest, as in a recipe, the weights as trained (`parts.py`).
     Raises `WeightsError` naming the command to type or the file to get.
     """
-    return _Request(choice, default, wants, needs, also, origin).find()
+    return _Request(choice, default, wants, needs, also, origin, package).find()
 
 
 def is_cached(source: str) -> bool:
@@ -81,6 +87,14 @@ def is_cached(source: str) -> bool:
     repo = source.removeprefix(HUB).partition("@")[0]
     snapshots = hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots"
     return any(path.suffix in _SUFFIXES for path in snapshots.glob("*/*"))
+
+
+def package_folder(package: str) -> Path | None:
+    """The folder `<package>/<folder>` of an installed Python package, which is not imported; None without it."""
+    name, _, inside = package.partition("/")
+    spec = importlib.util.find_spec(name) if name else None
+    places = spec.submodule_search_locations if spec is not None else None
+    return next((folder for place in places or () if (folder := Path(place, inside)).is_dir()), None)
 
 
 def hub_cache() -> Path:
@@ -104,9 +118,12 @@ class _Request:
     needs: Sequence[str]
     also: Sequence[str]
     origin: str
+    package: str
 
     def find(self) -> Weights:
         """By the form of what the choice names: a seed, a hub name, a digest, a folder or a file."""
+        if not self.choice.weights and (main := self._packaged()) is not None:
+            return self._collect(main.name, main, main.parent)
         source = self.default if self.choice.weights in ("", HUB) else self.choice.weights
         if not source:
             raise WeightsError(f"{self.choice.name} has no default weights", hint=self._next_step())
@@ -120,6 +137,8 @@ class _Request:
             source, _, part = source.partition(PART)
             averages = False
             place = recall(source)
+            if place is None and (main := self._packaged()) is not None and file_digest(main) == source:
+                place = main
             if place is None:
                 raise WeightsError(
                     f"no file on this machine is known to have the digest {source}",
@@ -136,6 +155,11 @@ class _Request:
         if not place.is_file():
             raise WeightsError(f"no weights of {self.choice.name} at {source!r}", hint=self._next_step())
         return self._collect(place.name, place, place.parent, part, averages=averages)
+
+    def _packaged(self) -> Path | None:
+        """The file of tensors in the package that may hold it; None where that is not installed."""
+        folder = package_folder(self.package)
+        return None if folder is None else self._pick(folder, f"the package {self.package.partition('/')[0]}")
 
     def _random(self, source: str) -> Weights:
         seed = source.removeprefix(RANDOM)
@@ -271,7 +295,10 @@ class _Request:
             return f"{own}; it comes from {self.origin}"
         if not self.default.startswith(HUB):
             return own
-        return f"caeav models pull {name} (fetches {file} of {self.default.removeprefix(HUB)}), or {own}"
+        pull = f"caeav models pull {name} (fetches {file} of {self.default.removeprefix(HUB)}), or {own}"
+        return (
+            f"pip install {self.package.partition('/')[0]} (holds them), or {pull}" if self.package else pull
+        )
 
 
 def _listed_shards(index: Path) -> list[str]:
@@ -280,7 +307,7 @@ def _listed_shards(index: Path) -> list[str]:
 
 def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
     """Which dictionary of a torch file to take, announced where there is a choice; None for other files."""
-    one = len(files) == 1 and files[0].suffix != ".safetensors"
+    one = len(files) == 1 and files[0].suffix not in PLAIN_SUFFIXES
     if take and not one:
         raise WeightsError(f"{files[0].name} has no parts", hint=f"leave {PART}{take} away")
     parts = find_parts(files[0], take, averages=averages) if one else None

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.util import some_of
-from caeav.pipeline.backbones.weights.find import Weights
+from caeav.pipeline.backbones.weights.find import HDF5_SUFFIXES, PLAIN_SUFFIXES, Weights
+from caeav.pipeline.backbones.weights.hdf5 import read_hdf5
 from caeav.pipeline.backbones.weights.inspect import HARMLESS, convert_command, refusal_of
 from caeav.pipeline.backbones.weights.parts import choose_part, part_of
 from caeav.pipeline.backbones.weights.pickled import WeightsError, check_size, open_pickled, readable
@@ -31,12 +32,12 @@ _HOLDERS = ("model.", "sed_model.", "net.", "network.", "backbone.", "encoder.")
 
 
 def read_tensors(path: Path, part: str = "") -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a torch file: those of `part`, or of the one `parts.py` chooses.
+    """The tensors of a `.safetensors` or HDF5 file, or of a torch file: those of `part`, or as `parts.py` chooses.
 
     What training programs write beside them is skipped. Raises `WeightsError`.
     """
-    if path.suffix == ".safetensors":
-        held = _read_safetensors(path)
+    if path.suffix in PLAIN_SUFFIXES:
+        held = read_hdf5(path) if path.suffix in HDF5_SUFFIXES else _read_safetensors(path)
         if not held:
             raise WeightsError(f"{path} holds no named tensors", hint="give a checkpoint of the model")
         return held
@@ -60,7 +61,7 @@ def read_weights(weights: Weights) -> dict[str, Tensor]:
 
 @contextmanager
 def seeded(weights: Weights) -> Iterator[None]:
-    """Within it, random numbers on the CPU are those of the weights' seed; the caller's go on as before."""
+    """Draw random numbers on the CPU from the weights' seed; afterwards the caller's generator goes on as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed or 0)
         yield

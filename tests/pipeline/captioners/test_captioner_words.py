@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.base import evenly, one_caption, tidy
-from caeav.pipeline.captioners.descriptor import SIDE, _blob, pick, place_word, spans_words
+from caeav.pipeline.captioners.descriptor import IMAGE_SIZE, _blob, pick, place_word, spans_words
 from caeav.pipeline.media.clip import DecodedClip
 
 RATE = 16_000
@@ -206,17 +206,20 @@ def test_a_cut_is_told_with_the_first_segment_of_the_new_view(at: int) -> None:
 
 def test_a_thing_is_the_region_around_the_heaviest_place_alone() -> None:
     """Two spots apart are not one thing between them; cells that touch by a corner are."""
-    rgb, weight = np.zeros((SIDE, SIDE, 3), np.float32), np.zeros((SIDE, SIDE), np.float32)
+    rgb, weight = (
+        np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32),
+        np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32),
+    )
     weight[8:16, 8:16], weight[40:56, 48:56] = 1.0, 0.8
     rgb[8:16, 8:16], rgb[40:56, 48:56] = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
     one = _blob(rgb, weight)
-    assert one is not None and (one.y, one.x) == (12 / SIDE, 12 / SIDE)
-    assert (one.colour, one.area, one.mass) == ("red", pytest.approx(64 / SIDE**2), pytest.approx(64))
+    assert one is not None and (one.y, one.x) == (12 / IMAGE_SIZE, 12 / IMAGE_SIZE)
+    assert (one.colour, one.area, one.mass) == ("red", pytest.approx(64 / IMAGE_SIZE**2), pytest.approx(64))
     weight[16:20, 16:20] = 0.5
     joined = _blob(rgb, weight)
-    assert joined is not None and joined.area == pytest.approx(80 / SIDE**2) and joined.y > one.y
+    assert joined is not None and joined.area == pytest.approx(80 / IMAGE_SIZE**2) and joined.y > one.y
     weight[8:16, 8:16] = weight[16:20, 16:20] = 0
     other = _blob(rgb, weight)
-    assert other is not None and (other.y, other.x) == (48 / SIDE, 52 / SIDE)
+    assert other is not None and (other.y, other.x) == (48 / IMAGE_SIZE, 52 / IMAGE_SIZE)
     assert other.stretch == pytest.approx(1.8, abs=0.2)
     assert _blob(rgb, weight * 0.04) is None and _blob(rgb, weight * 0.06) is not None

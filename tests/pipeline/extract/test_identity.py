@@ -231,7 +231,10 @@ def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path
     now = replace(five, clips=(*five.clips[:4], replace(old, key="new", media="new.mp4")))
     with pytest.raises(MediaChanged, match=f"moved {old.key}: {old.media} is new.mp4 now"):
         run(now, tmp_path / "h")
-    assert run(now, tmp_path / "h", changed="redo").due == 1
+    redone = run(now, tmp_path / "h", changed="redo")
+    assert redone.due == 1
+    (said,) = (text for text in redone.remarks if "other media than before" in text)
+    assert said.endswith("are kept as they are stored:")  # the old clip; it is no longer in the data set
     assert run(now, tmp_path / "h").due == 0
 
 
@@ -499,7 +502,7 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
 def test_what_to_do_about_changes_is_redo_or_keep() -> None:
     for changed in ("", "redo", "keep"):
         identity.check_changed(changed)
-    with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
+    with pytest.raises(CaeavError, match=r"--changed cannot be 'keeep'\n  next: .*keep"):
         identity.check_changed("keeep")
 
 

@@ -1,0 +1,1 @@
+"""YAMNet: MobileNet v1 on log-mel patches, trained on AudioSet (TensorFlow Model Garden, research/audioset/yamnet)."""
