@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from caeav.manifests.core import atomic
 from caeav.pipeline.store import (
     DamagedStore,
+    Quarantined,
     StoreError,
     StoreReader,
     adopt,
@@ -21,6 +24,7 @@ from caeav.pipeline.store import (
     verify,
 )
 from caeav.pipeline.store.adopt import NO_LINK
+from caeav.pipeline.store.media_record import Facts, read_record, write_record
 from caeav.pipeline.store.testing_data import Toy, contents
 
 CLIPS = 18
@@ -261,3 +265,50 @@ def test_what_a_single_run_began_is_completed(toys: Toy) -> None:
         writer.sync()
     made = merge(slices)
     assert contents(made.path) == one_run(toys)
+
+
+def test_a_merge_goes_on_with_shards_whose_manifest_is_gone(toy: Toy) -> None:
+    """What those shards hold is compared all the same."""
+    slices = write_slices(toy)
+    merge(slices)
+    (toy.folder / "manifest.jsonl").unlink()
+    told: list[int] = []
+    assert merge(slices, told.append).adopted.linked == 0
+    assert contents(toy.folder) == one_run(toy) and told == [16]
+    shutil.rmtree(toy.folder)
+    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(CLIPS)) as writer:
+        [first, *_] = writer.plan()
+        record = toy.record("clip017")
+        writer.quarantine(Quarantined("clip002", "decode", "no such file", 1))
+        keys = [key for key in first.keys if key != "clip002"]
+        writer.publish(first, {key: replace(record, key=key) for key in keys})
+    (toy.folder / "manifest.jsonl").unlink()
+    with pytest.raises(StoreError, match="3 differences, clip000 first"):
+        merge(slices)
+
+
+def test_what_is_known_of_media_goes_with_the_store(toy: Toy) -> None:
+    slices = write_slices(toy)
+    for number, path in enumerate(slices):
+        write_record(path, {f"media/{number}.mp4": Facts(10 + number, 7, bytes([number]) * 16)})
+    made = merge(slices)
+    assert {name: facts.size for name, facts in (read_record(made.path) or {}).items()} == {
+        "media/0.mp4": 10,
+        "media/1.mp4": 11,
+    }
+
+
+def test_a_shared_file_is_left_as_it_is_when_a_copy_has_no_room(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shard is then made again; one of its own is cut, which needs no room."""
+    slices = write_slices(toy)
+    merge(slices)
+    alone = toy.at(toy.stores.parent / "alone")
+    alone.write(toy.manifest(CLIPS), failing=FAILING)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    for path, due in ((slices[1], 4), (alone.folder, 0)):
+        with (path / "shards" / "000001.tar").open("ab") as out:
+            out.write(b"more")
+        done = repair(path)
+        assert len(done.due) == due, done.said
