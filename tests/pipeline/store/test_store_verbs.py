@@ -320,6 +320,11 @@ def test_the_commands_say_what_they_did(toys, caeav):
     assert "2 slices, put together by caeav store merge: toy" in listed.output
     merged = caeav("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
+    assert "every digest compared" in merged.stdout
+    again = caeav("merge", "toy", "--no-check", *sliced)
+    assert "sizes compared; `caeav store verify` reads them" in again.stdout
+    told = json.loads(caeav("merge", "toy", "--no-check", "--json", *sliced).stdout)
+    assert (told["linked"], told["copied"], told["checked"], told["stored"]) == (0, {}, False, 16)
     assert "slices" not in caeav("ls", *sliced).output  # they are put together already
     with pytest.raises(StoreError, match="make slices with"):
         find_slices(toys.stores, "toy")
