@@ -3,9 +3,9 @@
     python benchmarks/merge.py [--clips 1000 100000] [--clip-bytes 20000 2600000] [--slices 8] [--folder DIR]
 
 Makes finished slices of so many clips. Manifest, indexes, digests and seals are whole and valid; shards are sparse
-files, so that 260 GB need a few hundred MB of disk. Their digests are those of all their bytes. Where a store has more than
-`--read-gb` only the merge that reads nothing is measured: the time of the others grows with the bytes. Written bytes
-are those that the process gave to the system (`wchar` in /proc/self/io).
+files, so that 260 GB need a few hundred MB of disk. Their digests are those of all their bytes. Where a store has more
+than `--read-gb` only the merge that reads nothing is measured: the time of the others grows with the bytes. Written
+bytes are those that the process gave to the system (`wchar` in /proc/self/io).
 """
 
 from __future__ import annotations
