@@ -120,7 +120,7 @@ def read_table(
 ) -> list[Line]:
     """The lines of a table without quotes, below its `header`; blanks around fields are dropped.
 
-    A line that is not UTF-8, has another number of fields, or of which `check` names a problem (by default an empty
+    A line that is not UTF-8, has another number of fields, or for which `check` names a problem (by default an empty
     field), becomes a finding. Raises `CaeavError` for another header, and when no line can be read.
     """
     data = log.read_file(path).removeprefix(b"\xef\xbb\xbf")

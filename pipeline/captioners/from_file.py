@@ -134,7 +134,7 @@ def read_captions(path: Path) -> Captions:
     """Read and check a whole file.
 
     Raises `CaptionFileError` for text that is not UTF-8, and, with the line, for missing columns, a key that comes
-    twice, and a value that is no text.
+    twice, and a value that is not a text.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:

@@ -122,7 +122,7 @@ class Collector:
         self._thread.start()
 
     def begin(self) -> None:
-        """Report how many clips are due, and publish the shards of which an earlier run kept every clip."""
+        """Report how many clips are due, and publish the shards for which an earlier run kept every clip."""
         if self.total:
             self._report(Progress(0, 0, self.total))
         for store in self._stores:

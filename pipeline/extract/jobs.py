@@ -130,7 +130,7 @@ class Job(ABC):
     @classmethod
     @abstractmethod
     def options_of(cls, fields: Mapping[str, Any]) -> StoreOptions:
-        """The options that lead to a recipe of these fields; raises KeyError or TypeError for what is no recipe."""
+        """The options that lead to a recipe of these fields; KeyError or TypeError if they are not a recipe's."""
 
     @classmethod
     @abstractmethod

@@ -62,7 +62,7 @@ def process_file(
     `features`: tap -> file, for imported stores; if there are no others, nothing is decoded and there are no frames.
     Decodes in killable child processes; `device` is for components that need one (`auto`, `cpu`, `cuda`, or a GPU's
     number). Raises `CaeavError` when the file is missing or cannot be decoded, or when a component is no longer what
-    its recipe says, naming the fields. Another version of the decoder is no error; the record's notes say so
+    its recipe says, naming the fields. Another version of the decoder is not an error; the record's notes say so
     (`decoder_version`).
     """
     if not path.is_file():

@@ -18,7 +18,7 @@ from caeav.cli.app import build
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract import engine
 from caeav.pipeline.store import StoreReader, list_stores
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)
@@ -287,7 +287,7 @@ def test_the_deadline_reaches_the_processes_that_decode(
             given.append(deadline_s)
             raise CaeavError("seen")
 
-    monkeypatch.setattr(stage, "WorkerPool", Pool)
+    monkeypatch.setattr(engine, "WorkerPool", Pool)
     other = ("--dtype", "float32", "--deadline", 7.5, "--home", there / "home")
     assert "seen" in refusal(command, *other)
     assert given == [7.5]
