@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -31,6 +33,9 @@ COMMANDS = {
 }
 """Command -> its module, in the order in which one uses them; the help has the same order."""
 
+WITHOUT_HOME = ("models convert", "models ls")
+"""Commands that take no `--home`."""
+
 DISK_TROUBLE = {
     errno.ENOSPC: "make room on that disk",
     errno.EDQUOT: "make room within your quota",
@@ -46,7 +51,7 @@ DISK_TROUBLE = {
 
 
 class InOrder(TyperGroup):
-    """Lists the commands as `COMMANDS` does; typer lists those without commands of their own first."""
+    """Lists commands in the order of `COMMANDS`; typer would list plain commands before groups."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""
@@ -85,6 +90,17 @@ def build() -> typer.Typer:
     return app
 
 
+def same_home(hint: str, arguments: Sequence[str]) -> str:
+    """What to add to a next step that is a command, where this command was given a `--home`: the same one."""
+    if "caeav " not in hint or "--home" in hint or any(f"caeav {name}" in hint for name in WITHOUT_HOME):
+        return ""
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--home":
+            return f"; with --home {shlex.quote(value or ''.join(arguments[i + 1 : i + 2]))}, as here"
+    return ""
+
+
 def run() -> None:
     """Run the command. Exit status: 0 done, 1 an error the user can act on, 2 wrong usage, 130 interrupted.
 
@@ -93,7 +109,7 @@ def run() -> None:
     try:
         build()()
     except CaeavError as error:
-        say(f"error: {error}")
+        say(f"error: {error}{same_home(error.hint, sys.argv)}")
         sys.exit(1)
     except OSError as error:
         if error.errno not in DISK_TROUBLE:

@@ -24,12 +24,12 @@ from caeav.manifests.keys import slug
 
 DEMO_HOME = "demo"
 FEW_TEST_CLIPS = 60
-"""Fewer of them, and the 95 % interval of an accuracy a second is wider than what the adapters bring."""
-NEXT = "the same commands on your own data with learned backbones; caeav models ls shows them, README.md how"
+"""Fewer of them, and the 95 % interval of an accuracy a second is wider than the gain from adapters."""
+NEXT = "run the same commands on your own data, with learned backbones: caeav models ls lists them, README.md shows how"
 RECIPES = {
-    "full": "sight, sound and captions; CASTE + AVMoE + CASE",
-    "audio": "sound only",
-    "visual": "sight only",
+    "full": "frames, audio and captions; CASTE + AVMoE + CASE",
+    "audio": "audio only",
+    "visual": "frames only",
 }
 
 
@@ -120,7 +120,7 @@ def _example(place: Home) -> Path:
 
 
 def score_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[list[object]]:
-    """A row a model, and one for always answering the same."""
+    """One row per model, and one for always giving the most frequent answer."""
     splits = ("val", "test")
     rows: list[list[object]] = [
         ["majority", "nothing", *(runs["full"]["majority"][split] for split in splits), ""]
@@ -138,7 +138,7 @@ def score_rows(runs: Mapping[str, Mapping[str, Any]]) -> list[list[object]]:
 
 
 def what_it_shows(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What may be read from these scores, and what not: as much as the number of test clips allows."""
+    """What these scores show and what they do not, given the number of test clips."""
     full, tested = runs["full"], runs["full"]["clips"]["test"]
     said = [
         "This shows the way, not the scores of papers: generated clips, and the backbone 'classic', fixed descriptors",
@@ -159,6 +159,6 @@ def what_it_shows(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _interval(result: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the test score; all there is where it has none."""
+    """The interval of the test score; 0 to 100 where there is none."""
     low, high = result["intervals"].get("test", {}).get("bounds", {}).get(result["metric"], (0.0, 100.0))
     return float(low), float(high)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from caeav.cli.console import print_json, print_table, say
 from caeav.cli.options import HomeOption, JsonOption
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import usable_cores
+from caeav.manifests.core.util import counted, usable_cores
 from caeav.manifests.synthetic.media import mp4
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
@@ -113,7 +113,8 @@ def _devices() -> Iterator[Check]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield Check("devices", "problem", f"torch does not load: {reason}")
         return
-    yield Check("cpu", "ok", f"{usable_cores()} cores usable, torch uses {torch.get_num_threads()} threads")
+    threads = counted(torch.get_num_threads(), "thread")
+    yield Check("cpu", "ok", f"{counted(usable_cores(), 'core')} usable, torch uses {threads}")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         yield Check(

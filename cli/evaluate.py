@@ -47,7 +47,7 @@ def evaluate(
         typer.Option(
             "--stress-curve",
             metavar="KINDS",
-            help="Score at several strengths of each kind alone (all, or shift,swap,...): table, picture and JSON in "
+            help="Score at several strengths of each kind alone (all, or shift,swap,...): table, image and JSON in "
             "the run folder.",
             show_default=False,
         ),

@@ -46,7 +46,7 @@ SEVERAL = (
 
 
 def _like_caption(flag: str, what: str = WEIGHTS_HELP, default: str | None = None) -> Any:
-    """An option of `caeav caption`, of use with `--captions`."""
+    """An option of `caeav caption`, used with `--captions`."""
     return typer.Option(flag, help=what, show_default=default or False)
 
 
@@ -185,7 +185,7 @@ def extract(
 
 
 def _begin_files(manifest: Manifest) -> bool:
-    """Whether clips are just the beginnings of files: nobody said where they begin, as label files and lists may."""
+    """Whether all clips are just the beginnings of files, because no label file or list says where they begin."""
     return all(clip.start_s == 0 and "id" not in clip.extra for clip in manifest.clips)
 
 
@@ -218,7 +218,7 @@ def _several(modality: str, names: str, weights: str | None) -> dict[int, tuple[
 
 
 def _pairs(chosen: dict[str, ModelChoice]) -> list[tuple[ModelChoice | str, ModelChoice | str]]:
-    """The visual and the audio backbone of each store; where one list is longer, its last ones are alone."""
+    """The visual and the audio backbone of each store; where one list is longer, its last entries stand alone."""
     lists = [
         [x for name, x in chosen.items() if name.rstrip("0123456789") == modality] for modality in MODALITIES
     ]

@@ -39,10 +39,10 @@ def import_folders(
         typer.Option(
             "--tap",
             metavar="TAP=PATH",
-            help="Folder with a file a clip (.npy, .npz, .pt, .h5), called after its key, id or media file, or so with "
-            "one ending (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as AVE's "
-            "audio_feature.h5. PATH#NAME names one of several arrays. A clip's array: [T, F], [T, L, F], [T, h, w, F], "
-            "or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store of all.",
+            help="Folder with one file per clip (.npy, .npz, .pt, .h5), called after its key, id or media file, or so "
+            "with one ending (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as "
+            "AVE's audio_feature.h5. PATH#NAME names one of several arrays. A clip's array: [T, F], [T, L, F], "
+            "[T, h, w, F], or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store.",
             show_default=False,
         ),
     ],

@@ -22,7 +22,7 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.checks import Report, check, missing_media
+from caeav.manifests.checks import ManifestReport, check, missing_media
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -196,8 +196,8 @@ def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
         )
 
 
-def print_counts(report: Report) -> None:
-    """How many clips, where, and in the measure of the data set's labels what a constant answer scores."""
+def print_counts(report: ManifestReport) -> None:
+    """Print how many clips there are, where media lie, and what a constant answer scores in the labels' metric."""
     missing = f", {len(report.missing)} of them without media" if report.missing else ""
     kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
     print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))
@@ -214,7 +214,7 @@ def print_counts(report: Report) -> None:
     _print_leaks(report)
 
 
-def _print_seconds(report: Report) -> None:
+def _print_seconds(report: ManifestReport) -> None:
     columns = ["split", "clips", "seconds"]
     rows: list[list[object]] = [
         [split or NO_SPLIT, count, round(report.shares[split].seconds)]
@@ -228,7 +228,7 @@ def _print_seconds(report: Report) -> None:
     print_table(columns, rows)
 
 
-def _print_modalities(report: Report) -> None:
+def _print_modalities(report: ManifestReport) -> None:
     rows: list[list[object]] = []
     for split, count in report.splits.items():
         shares = report.modalities.get(split, {})
@@ -248,7 +248,7 @@ def _print_modalities(report: Report) -> None:
     print_table(("split", "clips", "labelled", "events", "seconds with any", "clips without any"), rows)
 
 
-def _print_masks(report: Report) -> None:
+def _print_masks(report: ManifestReport) -> None:
     rows: list[list[object]] = []
     for split, count in report.splits.items():
         share = report.masks.get(split)
@@ -263,7 +263,7 @@ def _print_masks(report: Report) -> None:
     print_table(columns, rows)
 
 
-def _print_questions(report: Report) -> None:
+def _print_questions(report: ManifestReport) -> None:
     columns: list[str] = ["type"]
     splits = list(report.questions)
     for split in splits:
@@ -282,7 +282,7 @@ def _print_questions(report: Report) -> None:
     print_table(columns, rows)
 
 
-def _print_leaks(report: Report) -> None:
+def _print_leaks(report: ManifestReport) -> None:
     """Print how many scored clips or questions are of videos that another split has too."""
     scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
     if not scored:
@@ -295,7 +295,7 @@ def _print_leaks(report: Report) -> None:
             print(f"leak: {count} of {total} {what} of {split} are of videos that {other} has too")
 
 
-def print_classes(report: Report) -> None:
+def print_classes(report: ManifestReport) -> None:
     """Print clips per class and split, or questions per answer and split, and the largest and smallest class."""
     if not report.classes:
         return
@@ -312,7 +312,7 @@ def print_classes(report: Report) -> None:
     print(printable(f"balance: {frequent} {most} times, {rare} {least} times"))
 
 
-def print_findings(report: Report) -> None:
+def print_findings(report: ManifestReport) -> None:
     """Print findings by kind: the first of each, and more of those that may make every number wrong."""
     if not report.findings:
         say("nothing odd was found")

@@ -60,7 +60,15 @@ def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
         )
         return
     print_table(
-        ("kind", "name", "parameters", "taps, L x C a segment", "a clip", "licence of weights", "weights"),
+        (
+            "kind",
+            "name",
+            "parameters",
+            "taps, L x C per segment",
+            "per clip",
+            "licence of weights",
+            "weights",
+        ),
         [
             (
                 row.kind,
@@ -75,7 +83,7 @@ def ls(kind: KindOption = None, as_json: JsonOption = False) -> None:
         ],
     )
     say(
-        "a clip: all taps of 10 segments in float16, or the tokens of one text; `caeav models show NAME` tells more"
+        "per clip: all taps of 10 segments in float16, or the tokens of one text; `caeav models show NAME` tells more"
     )
 
 
@@ -123,7 +131,7 @@ def show(
                 for t in view.offered
             ],
         )
-        each = "a clip of 10 segments" if facts.kind.endswith("backbone") else "a text"
+        each = "per clip of 10 segments" if facts.kind.endswith("backbone") else "per text"
         say(f"{size_text(_bytes_a_clip(view))} {each} in float16")
     if view.settings:
         print()

@@ -136,7 +136,7 @@ def paths_of_taps(option: str, given: Sequence[str] | None) -> dict[str, Path]:
 
 
 def live_opener(home: Home) -> LiveOpener:
-    """A function that loads a run's backbones, where adapters sit inside them, by what `home` remembers of weights."""
+    """A function that loads the backbones a run's adapters sit inside; `home` remembers where their weights lie."""
 
     def opened(recipes: Sequence[Recipe]) -> Live:
         from caeav.model.adapters.live import Live

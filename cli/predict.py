@@ -45,7 +45,7 @@ def predict(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for JSON and picture.", show_default="<run>/predictions/<file>"),
+        typer.Option("--out", help="Folder for JSON and image.", show_default="<run>/predictions/<file>"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: HomeOption = None,

@@ -17,6 +17,7 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
+from caeav.cli.job_array import is_auto, slice_of_task
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, usable_cores
@@ -71,8 +72,9 @@ SliceOption = Annotated[
     str | None,
     typer.Option(
         "--slice",
-        metavar="I/N",
-        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+        metavar="I/N|auto",
+        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`. auto: as the batch "
+        "system says; auto/N: its tasks are numbered 1 to N.",
     ),
 ]
 
@@ -91,14 +93,20 @@ def run_options(
     changed: str = "",
     relabel: bool = False,
 ) -> RunOptions:
-    """How to run; by default one worker per core this process may use."""
+    """How to run; by default one worker per core this process may use. Says which slice `auto` is."""
+    chosen = WHOLE
+    if part and is_auto(part):
+        chosen, why = slice_of_task(part, os.environ)
+        say(f"slice {chosen.number}/{chosen.count}, from {why}")
+    elif part:
+        chosen = Slice.parse(part)
     return RunOptions(
         workers or usable_cores(),
         deadline_s,
         retry_failed,
         max_failed,
         tuple(name.strip() for name in devices.split(",")),
-        Slice.parse(part) if part else WHOLE,
+        chosen,
         changed,
         relabel,
     )
@@ -234,14 +242,14 @@ def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: s
 def _print(summary: StageSummary, next_command: str) -> None:
     if summary.due:
         rate = summary.due / max(summary.seconds, 1e-3)
-        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s a clip"
+        speed = f"{rate:.1f} clips/s" if rate >= 1 else f"{1 / rate:.1f} s per clip"
         print(f"{counted(summary.due, 'clip')} in {summary.seconds:.1f} s ({speed})")
         if summary.limit:
             shown = ", ".join(f"{stage} {s:.1f}" for stage, s in summary.busy_s.items() if s >= 0.05)
             print(f"limited by   {summary.limit}" + (f" (seconds of work: {shown})" if shown else ""))
     else:
         print("nothing to do: every clip is stored or quarantined already")
-    each = f", {size_text(summary.bytes / summary.stored)} a clip" if summary.stored else ""
+    each = f", {size_text(summary.bytes / summary.stored)} per clip" if summary.stored else ""
     print(f"stored       {summary.stored} of {summary.expected}{each}")
     if summary.quarantined:
         print(f"quarantined  {len(summary.quarantined)}")
@@ -285,7 +293,7 @@ def media_json(change: MediaChange) -> dict[str, str]:
 
 @contextmanager
 def telling_changes(as_json: bool) -> Iterator[None]:
-    """Print changed media clip by clip as JSON where the work inside is refused because of them."""
+    """Where the work inside is refused because media changed, print the changes as JSON, clip by clip."""
     from caeav.pipeline.extract.identity import MediaChanged
 
     try:

@@ -216,7 +216,7 @@ def _print_facts(reader: StoreReader, facts: Description) -> None:
         ("clips", f"{facts.clips} of {facts.expected}"),
         ("quarantined", sum(n for _, _, n in facts.quarantine)),
         ("missing", f"{facts.missing} (run the command that made the store again)" if facts.missing else 0),
-        ("size", f"{size_text(facts.bytes)}, {size_text(facts.bytes_a_clip)} a clip"),
+        ("size", f"{size_text(facts.bytes)}, {size_text(facts.bytes_a_clip)} per clip"),
         ("without video", facts.no_video),
         ("without audio", facts.no_audio),
     ]

@@ -73,7 +73,7 @@ def segment_labels(clip: Clip, segments: int, modality: str | None = None) -> tu
 
 
 def seconds_baseline(clips: Sequence[Clip], manifest: Manifest) -> SecondsBaseline:
-    """The baseline of the segments of `clips`, of which there is at least one."""
+    """The baseline of the segments of at least one clip."""
     counts: Counter[str] = Counter()
     for clip in clips:
         for labels in segment_labels(clip, manifest.segments):

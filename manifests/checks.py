@@ -1,7 +1,7 @@
 """The check of a manifest: counts, missing media, leaks, baselines, and all findings.
 
-Media is looked for now, with one listing per folder; everything else follows from the rows. No media is opened, and
-nothing is fatal.
+Media files are looked for at that moment, with one listing per folder; everything else follows from the rows. No
+media is opened, and nothing is fatal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Report:
+class ManifestReport:
     """The result of `check`; the fields are its JSON keys.
 
     classes: clips by class and split, or questions by answer and split. missing: keys without media. leaked: by split
@@ -80,7 +80,7 @@ def missing_media(manifest: Manifest) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def check(manifest: Manifest) -> Report:
+def check(manifest: Manifest) -> ManifestReport:
     """Count, look for the media, and group all findings, including those made when the rows were read."""
     missing = missing_media(manifest)
     media = {clip.key: clip.media for clip in manifest.clips}
@@ -93,7 +93,7 @@ def check(manifest: Manifest) -> Report:
     }
     masks = {split: mask_baseline(clips) for split, clips in of_split.items()}
     modalities = {split: modality_baselines(clips, manifest.segments) for split, clips in of_split.items()}
-    return Report(
+    return ManifestReport(
         dataset=manifest.dataset,
         media_root=manifest.media_root,
         clips=len(manifest.clips),

@@ -106,11 +106,6 @@ def finding(code: str, where: str, detail: str) -> Finding:
     return Finding(code, where, detail)
 
 
-def video_id(clip: Clip) -> str:
-    """What two clips of the same video share: the official id where there is one, else the media path."""
-    return video_of(clip.media, clip.extra)
-
-
 def leaks(clips: Iterable[Clip]) -> list[Finding]:
     """One `id_in_two_splits` for each video with clips in more than one of train, val and test."""
     return [
@@ -144,7 +139,7 @@ def question_splits(clip: Clip) -> tuple[str, ...]:
 def leaked_keys(manifest: Manifest) -> dict[str, tuple[str, ...]]:
     """Clips whose video is in another split too: key -> those other splits, in the order of `SPLITS`.
 
-    Videos are compared by id (`video_id`), so two clips of one YouTube video are found whatever their keys. Where
+    Videos are compared by id (`video_of`), so two clips of one YouTube video are found whatever their keys. Where
     questions are split and not videos: the video's key -> all splits of its questions, if there are several.
     """
     leaked: dict[str, tuple[str, ...]] = {}
@@ -165,7 +160,7 @@ def _by_video(clips: Iterable[Clip]) -> dict[str, dict[str, list[str]]]:
     keys: dict[str, dict[str, list[str]]] = {}
     for clip in clips:
         if clip.split:
-            keys.setdefault(video_id(clip), {}).setdefault(clip.split, []).append(clip.key)
+            keys.setdefault(video_of(clip.media, clip.extra), {}).setdefault(clip.split, []).append(clip.key)
     return keys
 
 

@@ -296,7 +296,7 @@ class _Resolver:
         return ""
 
     def _moved(self, folder: str, name: str, given: Source, known: Source) -> ResolvedDataset:
-        """As `_fill`, for a folder that moved: a label file in it has moved along."""
+        """As `_fill`, for a folder that moved: a label file in it has moved with it."""
         labels, old = known.labels, known.root
         if (
             isinstance(labels, Path)
@@ -328,7 +328,7 @@ class _Resolver:
             elif new != before and before is not None:
                 changes.append(f"{name} was made with {option} {_text(before)}, now it is {_text(new)}")
         if taken:
-            self.notes.append(f"data set {name}: {' '.join(taken)}, as it was made")
+            self.notes.append(f"data set {name}: {' '.join(taken)}, as remembered")
         source = replace(given, **filled)
         return ResolvedDataset(name_or_folder, name, source, None, tuple(self.notes), tuple(changes), known)
 

@@ -114,7 +114,7 @@ def clip_from_row(value: object, classes: Collection[str], where: str) -> Clip:
 def _event(value: object, where: str, number_: int) -> Event:
     if (
         isinstance(value, dict) and value.keys() == _EVENT_FIELDS
-    ):  # nearly all events, of which a manifest may have millions
+    ):  # nearly all events, and a manifest may have millions of them
         label, start_s, end_s = value["label"], value["start_s"], value["end_s"]
         if (
             type(label) is str

@@ -120,7 +120,7 @@ def read_table(
 ) -> list[Line]:
     """The lines of a table without quotes, below its `header`; blanks around fields are dropped.
 
-    A line that is not UTF-8, has another number of fields, or of which `check` names a problem (by default an empty
+    A line that is not UTF-8, has another number of fields, or for which `check` names a problem (by default an empty
     field), becomes a finding. Raises `CaeavError` for another header, and when no line can be read.
     """
     data = log.read_file(path).removeprefix(b"\xef\xbb\xbf")
@@ -224,7 +224,7 @@ def excerpt(raw: bytes) -> str:
 
 
 def read_names(path: Path, log: ReadLog, root: Path | None = None) -> list[str]:
-    """The names in a file, one a line, each once; its digest is kept as `ReadLog.read_file` does."""
+    """The names in a file, one per line, without repeats; its digest is kept as `ReadLog.read_file` does."""
     lines = log.read_file(path, root).decode("utf-8-sig", "replace").splitlines()
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 

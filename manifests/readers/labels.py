@@ -147,7 +147,7 @@ def refuse_rows(path: Path, problems: Sequence[str], hint: str) -> None:
 
 
 def refuse_names(path: Path, count: int, first: str, media: MediaNames) -> None:
-    """Raise the error for a label file of which no row names a media file."""
+    """Raise the error for a label file in which no row names a media file."""
     if not media.count:
         raise CaeavError(
             f"{path}: none of its {counted(count, 'row')} names a file, and {media.root} holds no media file",

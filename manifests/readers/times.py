@@ -60,7 +60,7 @@ def decimal_commas(texts: Iterable[str], separator: str) -> tuple[bool, str]:
 
 
 def seconds_of(text: str, comma: bool, scale: float = 1.0) -> float:
-    """The seconds that a text stands for, NaN when it is no time; `scale` is how many of its unit make a second."""
+    """The seconds that a text stands for, NaN when it is not a time; `scale` is how many of its unit make a second."""
     clock = _CLOCK.fullmatch(text)
     if clock:
         hours, minutes, rest = clock.groups()

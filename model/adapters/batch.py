@@ -1,6 +1,6 @@
 """What a model is told about its inputs before it is built, and what a batch and a trunk's output hold.
 
-`B` clips, `T` segments, `L`/`M` visual/audio tokens a segment, `C`/`D` their channels, `W` caption tokens.
+`B` clips, `T` segments, `L`/`M` visual/audio tokens per segment, `C`/`D` their channels, `W` caption tokens.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Inputs:
 
 @dataclass
 class TokenBatch:
-    """Tokens and captions of `B` clips, and the targets of their samples, by default one a clip.
+    """Tokens and captions of `B` clips, and the targets of their samples, by default one per clip.
 
     `visual`, `audio`: tap -> `[B, T, L, C]`. Captions: tokens `[B, W, C]` and mask `[B, W]` (True: a real token), None
     when the run joins no caption store. `frames_ok`, `audio_ok`: bool `[B, T]`. `targets`: what the task predicts;
@@ -150,7 +150,7 @@ class TrunkOutput:
 
 
 class Epoch(NamedTuple):
-    """A pass of training over the data; what is drawn in it comes from these two and the row."""
+    """One pass of training over the data; random draws in it depend on these two values and the row alone."""
 
     seed: int
     number: int

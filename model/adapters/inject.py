@@ -12,7 +12,7 @@ after CASE.
 
 Frozen weights get no gradient, but gradients flow through frozen blocks to the adapters below them; nothing is recorded
 before the first adapter. The backbones run in eval mode also while training (the reference's did not, see
-`InjectConfig`), are no part of the model's parameters or state, and follow its device and dtype.
+`InjectConfig`), are not part of the model's parameters or state, and follow its device and dtype.
 
 `inject_from: stageK` puts adapters in stage K and deeper only. Nothing trainable comes before, so the output of stage
 K-1 is a constant of the clip: starting from its cached tap (`visual.stage{K-1}`, `audio.stage{K-1}`) gives what the

@@ -34,7 +34,7 @@ def require_divisible(width: int, parts: int, what: str) -> None:
 
 
 def clip_view(x: Tensor, segments: int) -> Tensor:
-    """`[BT, ...]` -> `[B, T, ...]`; a ValueError when the rows are no whole number of clips."""
+    """`[BT, ...]` -> `[B, T, ...]`; a ValueError unless the rows are a whole number of clips."""
     if x.shape[0] % segments:
         raise ValueError(f"{x.shape[0]} rows are not a whole number of clips of {segments} segments")
     return x.view(x.shape[0] // segments, segments, *x.shape[1:])

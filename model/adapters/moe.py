@@ -383,7 +383,7 @@ class AvMoe(nn.Module):
         return through_maps < min(self._context_costs()) + latents * 2 * n * c
 
     def _context_costs(self) -> tuple[int, int]:
-        """Multiplications a row that make the context, tokens mapped first and channels mapped first."""
+        """Multiplications per row to make the context: with tokens mapped first, and with channels mapped first."""
         m, n = self.token_proj.in_features, self.token_proj.out_features
         d, c = self.channel_proj.in_features, self.channel_proj.out_features
         return n * d * (m + c), m * c * (d + n)

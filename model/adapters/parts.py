@@ -1,4 +1,4 @@
-"""What both placements are built from: pairs of tokens, CASTE and AVMoE of a stage, and the way to a trunk's output.
+"""What both placements are built from: pairs of tokens, CASTE and AVMoE of a stage, and the trunk's output.
 
 Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments.
 """

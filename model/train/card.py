@@ -28,7 +28,7 @@ def introduction(experiment: Experiment) -> list[str]:
     parts = experiment.parameters
     lines = [
         f"{config.task} / {config.recipe} on {config.dataset}: {experiment.device.type}, {training.precision}, "
-        f"{torch.get_num_threads()} threads, best epoch by {config.select_on}"
+        f"{counted(torch.get_num_threads(), 'thread')}, best epoch by {config.select_on}"
     ]
     if config.protocol == PUBLISHED:
         lines.append(f"  protocol  published: {AS_PUBLISHED[config.task].rules}")
@@ -110,8 +110,8 @@ def card_text(run: Run, experiment: Experiment, result: dict[str, Any]) -> str:
         f"# {run.name}",
         f"Adapters and head for task **{config.task}** (recipe `{config.recipe}`) on cached tokens of the data set "
         f"**{literal(config.dataset)}**: {experiment.task.describe(inputs)}, {inputs.spec.segments} segments of "
-        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and no "
-        f"part of this model. `{ADAPTER}` holds all trained parameters.",
+        f"{inputs.segment_s:g} s. Backbones: {literal(backbones(config, run.token_recipes()))}; they are frozen and "
+        f"not part of this model. `{ADAPTER}` holds all trained parameters.",
         "## Scores",
         f"{result['metric'].capitalize()} in percent, official metric. "
         f"{sentence(config.task, config.protocol, config.select_on)} Seed "

@@ -167,7 +167,10 @@ def _read_file(path: Path, faults: list[str]) -> dict[str, Any]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        faults.append(f"{path}: cannot be read: {error.strerror or error}")
+        return {}
+    except (ValueError, yaml.YAMLError) as error:
         faults.append(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}")
         return {}
     if values is None:

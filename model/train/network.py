@@ -25,18 +25,18 @@ class Output:
 
 
 class Network(nn.Module):
-    """Tokens of a batch in, the head's findings out. `ask(head, trunk, batch)` calls the head."""
+    """Tokens of a batch in, the head's output out. `call_head(head, trunk, batch)` runs the head."""
 
     def __init__(
         self,
         trunk: nn.Module,
         head: nn.Module,
-        ask: Callable[[nn.Module, TrunkOutput, TokenBatch], Any],
+        call_head: Callable[[nn.Module, TrunkOutput, TokenBatch], Any],
         modalities: Modalities = "both",
     ) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
-        self._ask, self._modalities = ask, modalities
+        self._call_head, self._modalities = call_head, modalities
 
     def forward(self, batch: TokenBatch) -> Output:
         """A batch -> `Output`."""
@@ -46,7 +46,7 @@ class Network(nn.Module):
             batch = replace(batch, extra={**batch.extra, NEGATIVE: alone})
         if self._modalities != "both":
             trunk, batch = blind(trunk, batch, self._modalities)
-        return Output(self._ask(self.head, trunk, batch), trunk)
+        return Output(self._call_head(self.head, trunk, batch), trunk)
 
 
 def blind(trunk: TrunkOutput, batch: TokenBatch, modalities: Modalities) -> tuple[TrunkOutput, TokenBatch]:

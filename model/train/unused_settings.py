@@ -1,7 +1,7 @@
 """Settings that another setting makes useless: refused when a user gives one.
 
-Only what a user gives and what changes a value is refused: presets and bundles may hold unused settings, and run
-folders always open. Settings of a part that is switched off (`enabled: false`) are allowed, so that one file suits
+A setting is refused only if a user gave it and it changes a value: presets and bundles may hold unused settings, and
+run folders always open. Settings of a part that is switched off (`enabled: false`) are allowed, so that one file suits
 presets with and without it.
 """
 

@@ -1,4 +1,4 @@
-"""Writers of captions for the frames and the audio of a clip, found by name; each is imported when it is asked for."""
+"""Captioners for the frames and the audio of a clip, by name; each is imported when it is first used."""
 
 from __future__ import annotations
 

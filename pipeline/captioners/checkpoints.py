@@ -1,6 +1,6 @@
 """What captioners made of a transformers model share: settings, weights, a module for the engine, and the loop.
 
-Every clip gives the same number of inputs (frames, or windows of audio), so that batches of as many clips have one
+Every clip gives the same number of inputs (frames, or windows of audio), so that batches of equally many clips have one
 size; a clip without the modality gives empty inputs, whose texts are thrown away. A clip's texts become one caption.
 """
 

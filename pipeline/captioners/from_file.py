@@ -1,8 +1,8 @@
 """Captions made elsewhere: a csv table with the columns key, visual, audio, or JSON lines with these fields.
 
 One row per clip; an empty text (or null) says that the clip lacks the modality. One column may be absent when only the
-other is used; other columns are ignored. Texts are taken to the letter. A recipe knows the file by its digest, as
-weights; `caeav caption export` writes such files.
+other is used; other columns are ignored. Texts are kept character by character. A recipe knows the file by its digest,
+as it knows weights; `caeav caption export` writes such files.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def read_captions(path: Path) -> Captions:
     """Read and check a whole file.
 
     Raises `CaptionFileError` for text that is not UTF-8, and, with the line, for missing columns, a key that comes
-    twice, and a value that is no text.
+    twice, and a value that is not a text.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:

@@ -1,7 +1,7 @@
 """From settled clips to published shards: clips come in any order, from any thread, and leave as whole shards.
 
-One thread writes, so a store has one writer whatever computes; only few whole shards may wait for it, so that memory
-stays bounded and whoever is faster than the disk waits. A record whose shard is not whole yet is kept in the store's
+One thread writes, so a store has one writer whatever computes; only a few whole shards may wait for it: memory
+stays bounded, and work that is faster than the disk waits. A record whose shard is not whole yet is kept in the store's
 journal meanwhile. Every clip ends stored or quarantined with the true reason.
 """
 
@@ -122,7 +122,7 @@ class Collector:
         self._thread.start()
 
     def begin(self) -> None:
-        """Report how many clips are due, and publish the shards of which an earlier run kept every clip."""
+        """Report how many clips are due, and publish the shards for which an earlier run kept every clip."""
         if self.total:
             self._report(Progress(0, 0, self.total))
         for store in self._stores:

@@ -1,7 +1,7 @@
 """Decoders, backbones and captioners as a recipe describes them: made from choices, described, and made anew.
 
-What a component describes of itself in a recipe leads back to the choice it was made from. Whoever makes one anew
-checks that it still describes itself the same way. Shapes: `T` segments.
+What a component describes of itself in a recipe leads back to the choice it was made from. One that is made anew
+must still describe itself the same way. Shapes: `T` segments.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def frames_of(clip: DecodedClip, sampling: Sampling) -> NDArray[np.uint8]:
 
 
 def windows_of(clip: DecodedClip, sampling: Sampling) -> NDArray[np.float32]:
-    """The clip's sound in windows `[T, samples]`, silence where there is none."""
+    """The clip's audio in windows `[T, samples]`, silence where there is none."""
     wave = np.zeros(sampling.samples, dtype=np.float32) if clip.wave is None else clip.wave
     if wave.shape != (sampling.samples,):
         raise ValueError(f"the decoder gave {wave.shape[0]} samples instead of {sampling.samples}")

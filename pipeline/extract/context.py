@@ -58,7 +58,7 @@ class RunContext:
         return self.home.stores / self.manifest.dataset
 
     def failure_limit(self) -> int:
-        """How many clips may be quarantined; raises `CaeavError` for `max_failed` that is no number of clips."""
+        """How many clips may be quarantined; raises `CaeavError` for a `max_failed` that is not a number of clips."""
         return failure_limit(self.options.max_failed, len(self.manifest.clips))
 
     def check_clips(self) -> None:

@@ -312,7 +312,7 @@ class _Extraction:
         return False
 
     def _take(self, outcome: Outcome) -> None:
-        """One clip has come out of its child process, or never will."""
+        """Take the outcome of one clip's child process."""
         key, jobs = outcome.id, self._plan.due[outcome.id]
         failure = outcome.failure
         if failure is None:
@@ -349,7 +349,7 @@ class _Extraction:
             self._runner.submit(unit, store.shard_of[key], store.place(key), key, clip, sampling)
 
     def _miss(self, key: str, jobs: Sequence[int]) -> None:
-        """No batch is to wait for this clip in the stores of these jobs."""
+        """Tell the batches of these jobs not to wait for this clip."""
         for job in jobs:
             for unit in self._units.get(job, ()):
                 assert self._runner is not None

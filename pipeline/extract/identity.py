@@ -1,4 +1,4 @@
-"""Are the media still those that the clips of a store were made of?
+"""Are the media still the ones that the clips of a store were made from?
 
 Size and time of every file are compared with the store's record (`store/media_record.py`); a digest is taken only where
 these differ or nothing is known. Changes are listed clip by clip and refused, unless the run says what to do: `redo`
@@ -68,7 +68,7 @@ def listed(changes: Sequence[MediaChange]) -> list[str]:
 def check_changed(changed: str) -> None:
     """Raises `CaeavError` for a value that `--changed` cannot have."""
     if changed and changed not in CHANGED:
-        raise CaeavError(f"--changed {changed}", hint=choices(changed, CHANGED))
+        raise CaeavError(f"--changed cannot be {changed!r}", hint=choices(changed, CHANGED))
 
 
 class MediaCheck:
@@ -127,10 +127,12 @@ class MediaCheck:
         if changes and not self._changed:
             raise MediaChanged(self._dataset, changes)
         self.changes += changes
-        if changes:
-            done = "are made anew" if self._changed == "redo" else "are kept as they are stored"
-            self._remark(f"{writer.path.name}: clips with other media than before {done}:")
-            for line in listed(changes):
+        redone = [change for change in changes if self._changed == "redo" and change.media in self._media]
+        kept_back = [change for change in changes if change not in redone]
+        for clips, done in ((redone, "are made anew"), (kept_back, "are kept as they are stored")):
+            if clips:
+                self._remark(f"{writer.path.name}: clips with other media than before {done}:")
+            for line in listed(clips):
                 self._remark(f"  {line}")
         if self._changed == "redo":
             there = {name for name in other if name in self._media}

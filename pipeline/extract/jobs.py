@@ -130,7 +130,7 @@ class Job(ABC):
     @classmethod
     @abstractmethod
     def options_of(cls, fields: Mapping[str, Any]) -> StoreOptions:
-        """The options that lead to a recipe of these fields; raises KeyError or TypeError for what is no recipe."""
+        """The options that lead to a recipe of these fields; KeyError or TypeError if they are not a recipe's."""
 
     @classmethod
     @abstractmethod
@@ -145,7 +145,7 @@ class Job(ABC):
     def build_record(
         self, key: str, arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any], texts: Mapping[str, str]
     ) -> Record:
-        """The record of one clip of which all parts have come."""
+        """The record of one clip, once all its parts are there."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Self:
@@ -199,14 +199,14 @@ class Job(ABC):
         return {}
 
     def reply_texts(self) -> Collection[str]:
-        """The modalities of which a decoding process must send a text."""
+        """The modalities for which a decoding process must send a text."""
         return ()
 
     def check(self, context: RunContext) -> None:  # noqa: B027 - tokens suit every data set
-        """See whether the components suit the data set; raises `CaeavError` when they do not."""
+        """Raise `CaeavError` where the components do not suit the data set."""
 
     def complete(self, devices: Sequence[str]) -> Complete:
-        """What is still to be done with the records of a shard, on one of `devices`."""
+        """The step that completes the records of a shard, on one of `devices`."""
         return keep_as_is
 
 

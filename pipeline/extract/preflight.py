@@ -1,4 +1,4 @@
-"""Before a run begins: do its stores fit together, what may its user not have meant, and loading the weights."""
+"""Before a run begins: check that its stores fit together, remark on what may not be meant, and load weights."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""From what comes back of one clip to the records of the stores that want it.
+"""From the replies about one clip to the records of the stores that want it.
 
 A child process sends what computes beside the decoder, and the decoded clip for what computes on devices. A record is
-settled when its last part has come. A part that fails costs that store this clip, and no other store.
+settled when its last part is there. A part that fails costs that store this clip, and no other store.
 
-A child is at the mercy of whatever media breaks into its decoder. Its messages are plain data already (`wire.py`);
+Hostile media may take over the decoder in a child. Its messages are plain data already (`wire.py`);
 `validate_reply` compares names, shapes and facts with the recipes before anything is used, so that a wrong reply costs
 only its own clip. Shapes: `T` segments, `L` tokens, `C` channels.
 """
@@ -136,7 +136,7 @@ class RecordBuilder:
 
 @dataclass
 class _Parts:
-    """What has come of one record, and the modalities that are still awaited from devices."""
+    """The parts of one record so far, and the modalities that devices still owe."""
 
     arrays: dict[str, NDArray[Any]]
     info: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a run of stage one tells: its progress, what limits it, and a summary at the end."""
+"""What a run of stage one reports: its progress, what limits it, and a summary at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One media file through the recipes of existing stores, for prediction; nothing is stored.
+"""Process one media file by the recipes of existing stores, for prediction; nothing is stored.
 
 The components are built anew from the recipes and must describe themselves as they did then, or tokens would
 silently differ from those a model was trained on. What computes on a device gets batches of one clip, so its tokens may
@@ -62,7 +62,7 @@ def process_file(
     `features`: tap -> file, for imported stores; if there are no others, nothing is decoded and there are no frames.
     Decodes in killable child processes; `device` is for components that need one (`auto`, `cpu`, `cuda`, or a GPU's
     number). Raises `CaeavError` when the file is missing or cannot be decoded, or when a component is no longer what
-    its recipe says, naming the fields. Another version of the decoder is no error; the record's notes say so
+    its recipe says, naming the fields. Another version of the decoder is not an error; the record's notes say so
     (`decoder_version`).
     """
     if not path.is_file():
@@ -111,7 +111,7 @@ def _decode(path: Path, jobs: Sequence[Job], start_s: float, deadline_s: float) 
 
 
 def _records(path: Path, outcome: Outcome, jobs: Sequence[Job], device: str) -> list[Record]:
-    """What the store of each job would hold, as its reader gives it."""
+    """The record that each job's store would hold, as a reader returns it."""
     settled: dict[int, Record | Quarantined] = {}
     builder = RecordBuilder(jobs, lambda job, _, result: settled.update({job: result}))
     waiting = builder.add_reply(outcome, range(len(jobs)))

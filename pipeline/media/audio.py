@@ -81,7 +81,7 @@ class Stretch:
 
 @dataclass
 class Audio:
-    """What a decoder gave of one audio stream: stretches in order, only one unless the rate changes.
+    """What a decoder returned of one audio stream: stretches in order, only one unless the rate changes.
 
     spans_s: the real parts, in media time. loudest: where the mix of the channels is silent, the largest sample of any
     channel, or None where that is not known.

@@ -1,4 +1,4 @@
-"""The check that no decoder escapes: what came is compared with what the container promises, and every lack is noted.
+"""The check of every decoder's output: it is compared with what the container promises, and every lack is noted.
 
 Nothing is repaired silently: a segment without real media is filled (last frame, silence), marked not ok, and noted
 with numbers. The codes of notes are stable; docs/DECODING.md lists them. The texts are part of stored records.

@@ -1,4 +1,4 @@
-"""What decoding is asked for and what it gives back, whichever decoder does it, and how much it may cost.
+"""What every decoder is asked for and returns, and how much its work may cost.
 
 Shapes: `T` segments, `H`x`W` pixels. A decoder never decides policy: it reports what it met as `Note`s and raises
 `DecodeError` only when there is nothing to give.

@@ -1,4 +1,4 @@
-"""What every decoder does alike: read the container first, read what is wanted, check what came.
+"""The steps all decoders share: read the container, read what is wanted, check the result.
 
 A decoding library adds only `read`. Probing, limits, checks and notes are shared, so decoders differ only in speed and
 in the files they get wrong.

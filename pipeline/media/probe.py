@@ -243,7 +243,7 @@ def _is_guessed(container: Any, size_bytes: int) -> bool:
 def probe(path: str, limits: Limits | None = None, *, first_audio: bool = False) -> MediaFacts:
     """Read a container's header; `first_audio` takes the first audio stream instead of the best.
 
-    Raises `DecodeError` when the file is no media, has no stream or is beyond a limit.
+    Raises `DecodeError` when the file is not media, has no stream or is beyond a limit.
     """
     limits = limits or Limits()
     with open_media(path, limits) as container:

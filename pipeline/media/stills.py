@@ -1,4 +1,4 @@
-"""A clip that is no video but one image per second beside a wav: how AVSBench is distributed.
+"""A clip that is not a video but one image per second beside a wav: how AVSBench is distributed.
 
 The clip's media is the wav. The images of `audio_wav/<place>/<name>.wav` lie in `visual_frames/<place>/<name>/` or
 `visual_frames/<name>/`, called `..._<second, from 1>.png`. Audio goes through the decoder in use, with all its checks;

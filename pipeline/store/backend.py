@@ -1,4 +1,4 @@
-"""What a shard format has to offer, and the registry of formats: the only seam between a store and its files.
+"""What a shard format must provide, and the registry of formats: the only seam between a store and its files.
 
 The store plans, locks, resumes, quarantines, seals, compares and refuses. A backend turns the records of one shard
 into files and an index, and reads records back, checked. The index is bytes of the backend's own, published after the

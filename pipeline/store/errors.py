@@ -58,7 +58,7 @@ class Problem:
 
 
 def repair_hint(folder: Path) -> str:
-    """How to have what is damaged made again."""
+    """How to make the damaged records again."""
     return (
         f"`caeav store verify {folder}` lists all damage, `caeav store repair {folder}` drops it; the command that "
         "made the store then makes exactly what is missing"

@@ -1,4 +1,4 @@
-"""What was seen of the media that a store was made of, kept beside the store and never in it.
+"""What is known of the media a store was made from, kept beside the store and never in it.
 
 The bytes of a store are a function of manifest and recipe, whereas size, time and digest of a file are facts of one
 machine on one day; so they lie in `media.<store>` beside the store's folder. The entry of a file is written before its

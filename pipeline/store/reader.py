@@ -51,7 +51,7 @@ class ArraySpec:
 class Fetcher:
     """A thread that has records read from the disk, in the order in which they will be used.
 
-    It only touches memory maps, so nothing but time depends on it: whoever uses a record that it could not fetch reads
+    It only touches memory maps, so nothing but time depends on it: a caller that uses a record it could not fetch reads
     it from the disk, and meets the error. Nobody else may take records out of its shards meanwhile.
     """
 

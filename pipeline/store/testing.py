@@ -1,4 +1,4 @@
-"""The tests that every store backend must pass, for whoever writes one.
+"""The tests that every store backend must pass, for authors of backends.
 
     from caeav.pipeline.store.testing import StoreContract
 

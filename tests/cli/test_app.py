@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from caeav.cli.app import same_home
 from caeav.cli.console import print_table, printable
 
 
@@ -32,6 +33,27 @@ def test_wrong_usage_is_status_2_and_names_the_mistake(tmp_path: Path) -> None:
     result = caeav("extract", "--datset", "ave", cwd=tmp_path)
     assert result.returncode == 2
     assert "--datset" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("hint", "arguments", "added"),
+    [
+        ("caeav runs ls", ["eval", "--home", "h h"], "; with --home 'h h', as here"),
+        ("caeav runs ls", ["--home=h", "eval"], "; with --home h, as here"),
+        ("caeav runs ls", ["eval"], ""),
+        ("caeav runs ls --home h", ["eval", "--home", "h"], ""),
+        ("choose another name", ["eval", "--home", "h"], ""),
+        ("caeav models convert a b", ["extract", "--home", "h"], ""),
+    ],
+)
+def test_the_next_command_is_for_the_same_home(hint: str, arguments: list[str], added: str) -> None:
+    assert same_home(hint, arguments) == added
+
+
+def test_a_hint_of_an_error_names_the_home(tmp_path: Path) -> None:
+    result = caeav("runs", "show", "last", "--home", str(tmp_path / "h"), cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"train one: caeav train --task ave; with --home {tmp_path / 'h'}, as here" in result.stderr
 
 
 def test_a_missing_data_set_is_status_1_without_traceback(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from caeav.cli.app import build
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract import engine
 from caeav.pipeline.store import StoreReader, list_stores
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)
@@ -91,7 +91,7 @@ def test_labels_and_cut_are_given_once(there: Path) -> None:
     before = files_of(there / "home" / "stores")
     for asked in (("--dataset", there / "clips"), ("--dataset", "clips"), ()):
         again = call("extract", *asked, *home)
-        assert f"--labels {there / 'l.csv'} --segments 2, as it was made" in again.stderr
+        assert f"--labels {there / 'l.csv'} --segments 2, as remembered" in again.stderr
         assert "nothing to do" in again.stdout
         for command in (("manifest", "show"), ("manifest", "check")):
             assert "dog" in call(*command, *asked, *home).stdout
@@ -152,7 +152,7 @@ def test_changed_media_are_refused_told_in_json_and_made_anew(there: Path) -> No
         told = json.loads(refused.stdout)
         assert [(x["key"], x["what"]) for x in told["media"]] == [("dog__a", "changed")]
         assert "dog/a.wav" in told["media"][0]["detail"] and refused.exit_code == 1
-    assert "--changed maybe" in refusal("extract", *home, "--changed", "maybe")
+    assert "--changed cannot be 'maybe'" in refusal("extract", *home, "--changed", "maybe")
     done = json.loads(call("extract", *home, "--changed", "redo", "--workers", 1, "--json").stdout)
     assert (done["due"], [x["key"] for x in done["media"]]) == (1, ["dog__a"])
     assert "nothing to do" in call("extract", *home).stdout
@@ -287,7 +287,7 @@ def test_the_deadline_reaches_the_processes_that_decode(
             given.append(deadline_s)
             raise CaeavError("seen")
 
-    monkeypatch.setattr(stage, "WorkerPool", Pool)
+    monkeypatch.setattr(engine, "WorkerPool", Pool)
     other = ("--dtype", "float32", "--deadline", 7.5, "--home", there / "home")
     assert "seen" in refusal(command, *other)
     assert given == [7.5]

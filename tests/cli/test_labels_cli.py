@@ -89,7 +89,7 @@ def test_what_is_remembered_can_be_taken_back(folder: Path) -> None:
     extract(folder, "home", *back, "--relabel")
     shown = call("manifest", "show", "--dataset", "clips", "--home", folder.parent / "home", "--json")
     assert [(row["key"], row["events"]) for row in json.loads(shown.stdout)] == [("dog__a", [])]
-    assert "data set clips: --segments 2, as it was made" in shown.stderr
+    assert "data set clips: --segments 2, as remembered" in shown.stderr
 
 
 def test_labels_past_the_end_of_the_media_are_refused_before_anything_is_extracted(folder: Path) -> None:

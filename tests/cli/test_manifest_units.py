@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import datasets, manifest
-from caeav.cli import manifest as manifest_report
+from caeav.cli import manifest as manifest_command
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -150,9 +150,9 @@ def test_build_writes_what_it_was_asked_for_and_tells_both_digests(
 
 def printed(capsys: pytest.CaptureFixture[str], made: Manifest) -> str:
     report = check(made)
-    manifest_report.print_counts(report)
-    manifest_report.print_classes(report)
-    manifest_report.print_findings(report)
+    manifest_command.print_counts(report)
+    manifest_command.print_classes(report)
+    manifest_command.print_findings(report)
     shown = capsys.readouterr()
     return shown.out + shown.err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from caeav.cli import stage as stages
+from caeav.cli import stage
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
@@ -19,8 +19,8 @@ from caeav.pipeline.store import Quarantined, Recipe
 def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "LOG_EVERY_S", 0.3)
-    monkeypatch.setattr(stages, "TICK_S", 0.05)
+    monkeypatch.setattr(stage, "LOG_EVERY_S", 0.3)
+    monkeypatch.setattr(stage, "TICK_S", 0.05)
 
     def slow(report: Report, remark: Remark) -> None:
         report(Progress(0, 0, 2))
@@ -30,11 +30,11 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
         began = time.monotonic()
         time.sleep(0.5)  # ten ticks, and one more line is due
         lines = capsys.readouterr().err.count("caption:   0%")
-        assert lines <= 1 + (time.monotonic() - began) / stages.LOG_EVERY_S
+        assert lines <= 1 + (time.monotonic() - began) / stage.LOG_EVERY_S
         remark("one thing")
         report(Progress(2, 1, 2))
 
-    stages.with_bar("caption", slow)
+    stage.with_bar("caption", slow)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     assert "one thing" in [line.strip() for line in lines]
     assert "2/2" in lines[-1] and "failed=1" in lines[-1]
@@ -43,8 +43,8 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
 @pytest.mark.parametrize(
     ("due", "size", "told"),
     [
-        (1, 512, ("1 clip in 60.0 s (60.0 s a clip)", "1 of 1, 512 B a clip")),
-        (240, 240 * 10**6, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MB a clip")),
+        (1, 512, ("1 clip in 60.0 s (60.0 s per clip)", "1 of 1, 512 B per clip")),
+        (240, 240 * 10**6, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MB per clip")),
     ],
 )
 def test_speed_and_size_are_told_in_the_units_that_suit_them(
@@ -64,7 +64,7 @@ def test_speed_and_size_are_told_in_the_units_that_suit_them(
         remarks=(),
         max_failed=0,
     )
-    stages.finish(replace(summary, limit="write 53%", busy_s={"write": 0.001}), False, "")
+    stage.finish(replace(summary, limit="write 53%", busy_s={"write": 0.001}), False, "")
     out = capsys.readouterr().out
     assert told[0] in out and told[1] in out
     assert "limited by   write 53%\n" in out
@@ -82,10 +82,10 @@ def test_too_many_failures_in_any_of_several_stores_are_an_error_that_names_it(
 
     summaries = [made(name, count) for name, count in zip(("one", "two"), failed, strict=True)]
     if max(failed) <= 2:
-        stages.finish_all(summaries, as_json, "next")
+        stage.finish_all(summaries, as_json, "next")
     else:
         with pytest.raises(CaeavError, match="3 of 9 clips are quarantined; --max-failed allows 2") as raised:
-            stages.finish_all(summaries, as_json, "next")
+            stage.finish_all(summaries, as_json, "next")
         assert str(Path(("one", "two")[failed.index(3)]) / "quarantine.jsonl") in raised.value.hint
     out = capsys.readouterr().out
     assert "one" in out and "two" in out  # both are told in any case
@@ -93,13 +93,13 @@ def test_too_many_failures_in_any_of_several_stores_are_an_error_that_names_it(
 
 def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
     """Captions of ten seconds would not fit tokens of two."""
-    step = stages.next_step(
+    step = stage.next_step(
         "caption", "my clips", None, tmp_path, labels=Path("a b.csv"), segments=2, segment_seconds=0.5
     )
     assert step == (
         f"caeav caption --dataset 'my clips' --home {tmp_path} --labels 'a b.csv' --segments 2 --segment-seconds 0.5"
     )
-    assert stages.next_step("caption", "ave", None, None, segments=None) == "caeav caption --dataset ave"
+    assert stage.next_step("caption", "ave", None, None, segments=None) == "caeav caption --dataset ave"
 
 
 def test_the_check_that_is_pointed_to_finds_what_was_found(
@@ -111,6 +111,6 @@ def test_the_check_that_is_pointed_to_finds_what_was_found(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAEAV_HOME", raising=False)
     for home, said in ((Home.find(), ""), (Home.find("h"), f" --home {tmp_path / 'h'}")):
-        stages.load("clips", Source(segments=4), home)
+        stage.load("clips", Source(segments=4), home)
         command = f"caeav manifest check --dataset clips{said} --segments 4"
         assert capsys.readouterr().err.endswith(f"shown by {command}\n")

@@ -72,7 +72,7 @@ def test_words_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         "5 clips in 2.5 s (2.0 clips/s)",
         "limited by   decode 97 % (seconds of work: decode 1.2)",
-        "stored       6 of 10, 2.0 kB a clip",
+        "stored       6 of 10, 2.0 kB per clip",
         "quarantined  2",
         "  1 x decode: no video",
         "  1 x media: file not found",
@@ -88,7 +88,7 @@ def test_words_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     stages.finish(summary(bytes=6 * 3 * 10**6), False, "")
     shown = capsys.readouterr().out
-    assert "3.0 MB a clip" in shown and "next" not in shown
+    assert "3.0 MB per clip" in shown and "next" not in shown
 
 
 @pytest.mark.parametrize(("kinds", "said"), [(8, ""), (9, "  and 1 other reasons, see quarantine.jsonl")])

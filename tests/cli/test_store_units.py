@@ -13,7 +13,6 @@ import typer
 from typer.testing import CliRunner, Result
 
 from caeav.cli import store, store_care
-from caeav.cli import store_care as store_targets
 from caeav.cli.store_care import find_target, find_targets, is_store
 from caeav.pipeline.extract.identity import MediaReport
 from caeav.pipeline.store import Differences, Report, StoreInfo
@@ -194,11 +193,11 @@ def test_ls_shows_one_data_set_and_tells_what_is_damaged(monkeypatch: pytest.Mon
 
 
 def test_a_store_is_named_by_folder_or_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(store_targets, "list_stores", lambda stores: [info(A), info(B), info(A, "other")])
+    monkeypatch.setattr(store_care, "list_stores", lambda stores: [info(A), info(B), info(A, "other")])
     monkeypatch.setattr(
-        store_targets, "find_store", lambda stores, dataset, name=None: Path(f"{dataset}:{name}")
+        store_care, "find_store", lambda stores, dataset, name=None: Path(f"{dataset}:{name}")
     )
-    monkeypatch.setattr(store_targets.datasets, "name", lambda target, home: target)
+    monkeypatch.setattr(store_care.datasets, "name", lambda target, home: target)
     assert find_targets("mine", None, tmp_path) == [A, B]
     assert find_targets("mine", "a", tmp_path) == [Path("mine:a")]
     assert find_targets("none", None, tmp_path) == [Path("none:None")]

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.extract import decode_job as worker
-from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract import decode_job, engine
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.tokens import extract_all
@@ -42,7 +41,7 @@ class InlinePool:
     """Stands for `WorkerPool`: the same job in this process, and each clip once, so that hundreds of runs are cheap."""
 
     def __init__(self, setup: str, settings: Mapping[str, Any], **_: Any) -> None:
-        assert setup == stage.SETUP
+        assert setup == engine.SETUP
         self._settings = dict(settings)
         self._job: Callable[[Mapping[str, Any]], Any] | None = None
         self._errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -65,7 +64,7 @@ class InlinePool:
     def _answer(self, request: Mapping[str, Any]) -> Any:
         name = json.dumps([self._settings, dict(request)], sort_keys=True)
         if name not in ANSWERS:
-            self._job = self._job or worker.setup(self._settings)
+            self._job = self._job or decode_job.setup(self._settings)
             ANSWERS[name] = self._job(request)
         return ANSWERS[name]
 
@@ -124,7 +123,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips are decoded in this process."""
-    monkeypatch.setattr(stage, "WorkerPool", InlinePool)
+    monkeypatch.setattr(engine, "WorkerPool", InlinePool)
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +181,7 @@ def failpoint() -> Callable[..., None]:
             return call
 
         for name in steps:
-            setattr(publish, name, wrapped(name, getattr(publish, name)))
+            setattr(atomic, name, wrapped(name, getattr(atomic, name)))
 
     return arm
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from caeav.pipeline.extract import decode_job as worker
+from caeav.pipeline.extract import decode_job
 
 
-def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], worker.Reply]:
+def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], decode_job.Reply]:
     """As `worker.setup`; the accident happens before the clip is decoded."""
-    answer = worker.setup(settings)
+    answer = decode_job.setup(settings)
 
-    def accident(request: Mapping[str, Any]) -> worker.Reply:
+    def accident(request: Mapping[str, Any]) -> decode_job.Reply:
         name = Path(request["path"]).stem
         if name == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import collect
-from caeav.pipeline.extract import engine as stage
+from caeav.pipeline.extract import collect, engine
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.tokens import extract_all
@@ -32,14 +31,14 @@ def asked(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tupl
     """The clips that were decoded, with the stores they were decoded for; clips are decoded in this process."""
     seen: list[tuple[str, tuple[int, ...]]] = []
 
-    inline_pool: Any = stage.WorkerPool
+    inline_pool: Any = engine.WorkerPool
 
     class Counting(inline_pool):  # type: ignore[misc]
         def _answer(self, request: Mapping[str, Any]) -> Any:
             seen.append((request["id"], tuple(request["jobs"])))
             return super()._answer(request)
 
-    monkeypatch.setattr(stage, "WorkerPool", Counting)
+    monkeypatch.setattr(engine, "WorkerPool", Counting)
     return seen
 
 
@@ -76,14 +75,14 @@ def until(true: Callable[[], bool]) -> None:
 
 def after(clips: int, asked: list[Any], do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call `do` when the next clip after so many is asked for."""
-    answer = stage.WorkerPool._answer
+    answer = engine.WorkerPool._answer
 
     def stopped(pool: Any, request: Mapping[str, Any]) -> Any:
         if len(asked) == clips:
             do()
         return answer(pool, request)
 
-    monkeypatch.setattr(stage.WorkerPool, "_answer", stopped)
+    monkeypatch.setattr(engine.WorkerPool, "_answer", stopped)
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
@@ -114,7 +113,7 @@ def test_finished_clips_of_an_open_shard_are_not_made_again(
             if how == "interrupted":
                 raise KeyboardInterrupt
             until(lambda: len(keeping) == 4)
-            monkeypatch.setattr(publish, "write_bytes", full)
+            monkeypatch.setattr(atomic, "write_bytes", full)
 
         def full(*_: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.manifests.core.atomic import (
     append_bytes,
     make_folder,
@@ -29,13 +29,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     noted: list[tuple[str, str]] = []
 
     def noting(name: str) -> None:
-        real = getattr(publish, name)
+        real = getattr(atomic, name)
 
         def step(first: object, *rest: object) -> None:
             noted.append((name, Path(str(getattr(first, "name", first))).name))
             real(first, *rest)
 
-        monkeypatch.setattr(publish, name, step)
+        monkeypatch.setattr(atomic, name, step)
 
     for name in STEPS:
         noting(name)
@@ -105,7 +105,7 @@ def test_a_sync_that_fails_replaces_nothing(tmp_path: Path, monkeypatch: pytest.
     def full(out: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publish, "sync_file", full)
+    monkeypatch.setattr(atomic, "sync_file", full)
     with pytest.raises(OSError, match="No space"), publishing(tmp_path / "a") as out:
         out.write(b"new")
     assert os.listdir(tmp_path) == ["a"]  # noqa: PTH208
@@ -143,4 +143,4 @@ def test_a_removal_and_a_new_folder_are_synced(tmp_path: Path, steps: list[tuple
 def test_folders_above_a_file_are_made(tmp_path: Path) -> None:
     publish_bytes(tmp_path / "p" / "q" / "a", b"1")
     assert (tmp_path / "p" / "q" / "a").read_bytes() == b"1"
-    assert temp_path(tmp_path / "a").name.startswith(publish.TEMP_PREFIX)
+    assert temp_path(tmp_path / "a").name.startswith(atomic.TEMP_PREFIX)

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import caeav.manifests.key_index as keytable
-import caeav.manifests.key_index as texthash
-import caeav.manifests.manifest as jsonl
+from caeav.manifests import key_index
+from caeav.manifests import manifest as manifest_file
 from caeav.manifests.clip import Clip, Event, Manifest, video_of
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.key_index import KeyIndex, Keys, hash_text, hash_texts
@@ -137,15 +136,15 @@ def test_many_clips_are_put_out_of_the_memory_and_stay_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:3], "/media", {"a": "b"})
-    assert jsonl.with_lazy_clips(few) is few
+    assert manifest_file.with_lazy_clips(few) is few
     monkeypatch.setattr("caeav.manifests.manifest.LAZY_CLIPS", 4)
     many = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"})
-    away = jsonl.with_lazy_clips(many)
+    away = manifest_file.with_lazy_clips(many)
     assert isinstance(away.clips, LazyClips)
     assert away == many
-    assert jsonl.with_lazy_clips(away) is away
+    assert manifest_file.with_lazy_clips(away) is away
     with pytest.raises(ManifestError, match="in no other row"):
-        jsonl.with_lazy_clips(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
+        manifest_file.with_lazy_clips(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
 
 
 def test_rows_that_another_manifest_has_are_not_checked_again(
@@ -197,8 +196,8 @@ def test_places_of_keys_and_the_first_that_is_there_twice(given: list[str]) -> N
 
 
 def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keytable, "hash_text", lambda *_: 7)
-    monkeypatch.setattr(keytable, "hash_texts", lambda blob, ends, seed: np.full(len(ends), 7, np.uint64))
+    monkeypatch.setattr(key_index, "hash_text", lambda *_: 7)
+    monkeypatch.setattr(key_index, "hash_texts", lambda blob, ends, seed: np.full(len(ends), 7, np.uint64))
     places = KeyIndex(Keys.of(["a", "b", "c"]))
     assert [places.get(key) for key in "abcd"] == [0, 1, 2, None]
     assert places.duplicate() is None
@@ -216,7 +215,7 @@ def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     texts = [f"key {n}".encode() for n in range(9)]
     ends = np.cumsum([len(text) for text in texts]).astype(np.uint32)
     whole = hash_texts(b"".join(texts), ends, 3)
-    monkeypatch.setattr(texthash, "_CHUNK_BYTES", 16)
+    monkeypatch.setattr(key_index, "_CHUNK_BYTES", 16)
     assert hash_texts(b"".join(texts), ends, 3).tolist() == whole.tolist()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests import remembered
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
@@ -274,7 +274,7 @@ def test_killed_while_writing_the_old_memory_is_there(
 
     for step in ("write_bytes", "sync_file", "rename"):
         with monkeypatch.context() as patch:
-            patch.setattr(publish, step, killed)
+            patch.setattr(atomic, step, killed)
             with pytest.raises(KeyboardInterrupt):
                 know(home, str(folder(tmp_path / step)))
         assert read_memory(home) == before

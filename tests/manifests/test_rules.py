@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.manifests import key_index as keytable
-from caeav.manifests import manifest as jsonl
+from caeav.manifests import key_index
+from caeav.manifests import manifest as manifest_file
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.key_index import KeyIndex, Keys
@@ -155,7 +155,7 @@ def test_a_header_that_is_wrong(change: dict[str, Any], said: str, tmp_path: Pat
 def test_a_key_that_is_there_twice_is_named_with_its_row(
     large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "LAZY_BYTES", 1 if large else 1 << 30)
+    monkeypatch.setattr(manifest_file, "LAZY_BYTES", 1 if large else 1 << 30)
     path = tmp_path / "m.jsonl"
     write_manifest(MANIFEST, path)
     path.write_text(path.read_text().replace('"key": "b"', '"key": "a"'))
@@ -191,7 +191,7 @@ def test_digests_see_everything_but_the_place() -> None:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose rows stay in it."""
-    monkeypatch.setattr(jsonl, "LAZY_BYTES", 1)
+    monkeypatch.setattr(manifest_file, "LAZY_BYTES", 1)
     path = tmp_path / "m.jsonl"
     write_manifest(MANIFEST, path)
     return path
@@ -266,16 +266,18 @@ def test_a_file_replaced_while_it_is_used_is_noticed(large: Path) -> None:
 
 
 def test_a_few_clips_stay_in_memory_and_many_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "LAZY_CLIPS", 2)
-    assert jsonl.with_lazy_clips(replace(MANIFEST, clips=MANIFEST.clips[:1])).clips == MANIFEST.clips[:1]
-    out = jsonl.with_lazy_clips(MANIFEST)
+    monkeypatch.setattr(manifest_file, "LAZY_CLIPS", 2)
+    assert (
+        manifest_file.with_lazy_clips(replace(MANIFEST, clips=MANIFEST.clips[:1])).clips == MANIFEST.clips[:1]
+    )
+    out = manifest_file.with_lazy_clips(MANIFEST)
     assert isinstance(out.clips, LazyClips) and out == MANIFEST
     with pytest.raises(ManifestError, match="must be in no other row"):
-        jsonl.with_lazy_clips(replace(MANIFEST, clips=(CLIP, CLIP)))
+        manifest_file.with_lazy_clips(replace(MANIFEST, clips=(CLIP, CLIP)))
 
 
 def test_slices_of_keys_are_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keytable, "_CHUNK_KEYS", 2)
+    monkeypatch.setattr(key_index, "_CHUNK_KEYS", 2)
     names = ["a", "bb", "", "dddd", "e", "ff", "g"]
     keys = Keys.of(names)
     assert list(keys) == names and keys == names and keys == tuple(names)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caeav.manifests.synthetic import render as draw
+from caeav.manifests.synthetic import render
 from caeav.manifests.synthetic.classes import plain
 from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, sounding_objects
 from caeav.manifests.synthetic.layouts.music_avqa import plan as plan_scene
@@ -35,16 +35,16 @@ def scene(
 
 
 def test_objects_are_in_the_picture_in_their_seconds_alone() -> None:
-    with_object = list(draw.frames(OPTIONS, scene(((0,), (), (0,), ()), ((),) * 4)))
-    without = list(draw.frames(OPTIONS, scene(((0,), (), (), ()), ((),) * 4)))
+    with_object = list(render.frames(OPTIONS, scene(((0,), (), (0,), ()), ((),) * 4)))
+    without = list(render.frames(OPTIONS, scene(((0,), (), (), ()), ((),) * 4)))
     assert len(with_object) == 16 and with_object[0].shape == (64, 64, 3) and with_object[0].dtype == np.uint8
     differ = [not np.array_equal(one, other) for one, other in zip(with_object, without, strict=True)]
     assert differ == [False] * 8 + [True] * 4 + [False] * 4
 
 
 def test_the_owner_of_a_pixel_is_the_object_it_shows_and_nobody_where_none_is() -> None:
-    stills = list(draw.stills(OPTIONS, scene(((0, 3), (), (3,), (0,)), ((),) * 4)))
-    object_map = [set(np.unique(owner)) - {draw.NO_OBJECT} for _, owner in stills]
+    stills = list(render.stills(OPTIONS, scene(((0, 3), (), (3,), (0,)), ((),) * 4)))
+    object_map = [set(np.unique(owner)) - {render.NO_OBJECT} for _, owner in stills]
     assert 3 in object_map[0] and object_map[1:] == [set(), {3}, {0}] and object_map[0] <= {0, 3}
     picture, owner = stills[3]
     assert owner.shape == picture.shape[:2] == (64, 64) and owner.dtype == np.int16
@@ -53,7 +53,7 @@ def test_the_owner_of_a_pixel_is_the_object_it_shows_and_nobody_where_none_is() 
 
 
 def test_the_picture_jumps_at_a_cut_and_nowhere_else() -> None:
-    made = list(draw.frames(OPTIONS, scene(((0,),) * 4, ((),) * 4, cut_s=2)))
+    made = list(render.frames(OPTIONS, scene(((0,),) * 4, ((),) * 4, cut_s=2)))
     steps = [float(np.abs(b.astype(int) - a.astype(int)).mean()) for a, b in pairwise(made)]
     assert int(np.argmax(steps)) == 7 and steps[7] > 2 * sorted(steps)[-2]
 
@@ -62,13 +62,13 @@ def test_the_picture_jumps_at_a_cut_and_nowhere_else() -> None:
 def test_a_thing_stays_in_its_third_and_a_body_in_the_picture(lane: int) -> None:
     options = SyntheticOptions(clips=1, seconds=4, size_px=96, layout="music-avqa")
     made = scene(((0,),) * 4, ((),) * 4, things=(Thing(1, lane, 0.1),))
-    for _, owner in draw.stills(options, made):
+    for _, owner in render.stills(options, made):
         columns = np.flatnonzero((owner == 0).any(axis=0))
         assert abs(columns.mean() - (lane + 0.5) * 32) < 12
     rng = np.random.default_rng(lane)
     for _ in range(30):
-        look = draw._look(rng, OPTIONS, scene(((0,),), ((),)), 0)
-        body = draw._placed(rng, "disc", "plain", "spin", look, 64)
+        look = render._look(rng, OPTIONS, scene(((0,),), ((),)), 0)
+        body = render._placed(rng, "disc", "plain", "spin", look, 64)
         reach = body.room_px + MAX_SCALE * body.radius_px
         for at in (body.x_px, body.y_px):
             assert reach - 1e-6 <= at <= 64 - reach + 1e-6
@@ -78,7 +78,7 @@ def test_objects_are_larger_where_masks_are_wanted_and_smaller_in_thirds() -> No
     def radius(layout: str, things: tuple[Thing, ...] = ()) -> float:
         options = SyntheticOptions(clips=1, layout=layout)
         made = scene(((0,),), ((),), things=things)
-        return draw._look(np.random.default_rng(0), options, made, 0).radius_px
+        return render._look(np.random.default_rng(0), options, made, 0).radius_px
 
     usual = radius("ave")
     assert radius("avs-s4") == radius("avs-ms3") == pytest.approx(1.35 * usual)
@@ -107,7 +107,7 @@ def test_masks_and_pictures_and_sound_lie_where_the_sets_have_them(tmp_path: Pat
         ]
         first = np.asarray(Image.open(root / masks / f"{name}_1.png"))
         assert first.shape == (64, 64) and 0 < (first > 0).mean() < 0.5
-        assert np.array_equal(first > 0, next(draw.stills(options, MADE))[1] == 2)  # one of two sounds
+        assert np.array_equal(first > 0, next(render.stills(options, MADE))[1] == 2)  # one of two sounds
         if layout is S4:
             assert first.dtype == bool and split in str(masks) and "swinging_bar" in str(masks)
         else:

@@ -138,7 +138,7 @@ def _truth(sample: Sample, modality: str, inputs: Inputs) -> Tensor:
 
 
 class AvvpScorer:
-    """The official F-scores; refuses clips of which only clip labels are known."""
+    """The official F-scores; refuses clips for which only clip labels are known."""
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
         self._classes = classes

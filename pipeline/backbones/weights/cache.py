@@ -2,7 +2,7 @@
 
 Recipes name weights by digest and never by path; this file leads from the digest to the path, so that a store's models
 can be built again. It also saves reading gigabytes to digest a file that has not changed (same path, size and time).
-Losing it costs only time, so a home that cannot be written to is no error.
+Losing it costs only time, so a home that cannot be written to is not an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _home: Home | None = None
 
 
 def _ignore(text: str) -> None:
-    """Tell nobody."""
+    """Drop the remark: nobody asked for it."""
 
 
 _tell: Callable[[str], object] = _ignore

@@ -58,7 +58,7 @@ class Conversion:
 def convert(source: Path, out: Path, take: str = "") -> Conversion:
     """Write the model's tensors in `source` to `out`; `take` names another dictionary than the usual one.
 
-    Raises `WeightsError` for a file that is no checkpoint, would run commands, or holds no named tensors.
+    Raises `WeightsError` for a file that is not a checkpoint, would run commands, or holds no named tensors.
     """
     if out.suffix != SUFFIX:
         raise WeightsError(f"{out} does not end in {SUFFIX}", hint=f"write {out.with_suffix(SUFFIX)}")

@@ -61,7 +61,7 @@ def read_weights(weights: Weights) -> dict[str, Tensor]:
 
 @contextmanager
 def seeded(weights: Weights) -> Iterator[None]:
-    """Within it, random numbers on the CPU are those of the weights' seed; the caller's go on as before."""
+    """Draw random numbers on the CPU from the weights' seed; afterwards the caller's generator goes on as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights.seed or 0)
         yield

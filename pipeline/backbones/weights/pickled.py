@@ -338,7 +338,7 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dictionary; whatever is no plain value is wrapped, so that it is hashed by identity."""
+    """A key of a dictionary; anything but a plain value is wrapped, so that it is hashed by identity."""
     return value if isinstance(value, (*_PLAIN, Named, Inert)) else Inert(type(value).__name__, (value,))
 
 

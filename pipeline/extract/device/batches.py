@@ -1,7 +1,7 @@
 """Batches across clips, by fixed rows: a clip's row follows from its place in its shard, not from when it came.
 
 So a clip is computed in the same row of a batch of the same size whether a run was interrupted, resumed or
-parallel; rows without a clip are zeros. A batch is launched when the last of its due clips has come, or, to make room,
+parallel; rows without a clip are zeros. A batch is launched when the last of its due clips is there, or, to make room,
 with the clips it has: the others are computed later, in their own rows of another pass.
 """
 
@@ -80,7 +80,7 @@ class Batches:
             self._due[where] = self._due.get(where, 0) + 1
 
     def add(self, unit: Unit, shard: int, at: int, key: str, item: Tensor | DecodedClip) -> None:
-        """A clip has come. Raises ValueError for one of another shape, which is then to be missed."""
+        """Put a clip into its row. Raises ValueError for one of another shape; call `miss` for it then."""
         where, row = (unit.number, shard, at // unit.rows), at % unit.rows
         with self._lock:
             batch = self._open.setdefault(where, Batch(unit))
@@ -98,7 +98,7 @@ class Batches:
         self._settle(where, batch, row, key)
 
     def miss(self, unit: Unit, shard: int, at: int) -> None:
-        """A clip will not come."""
+        """A clip will never be added."""
         self._settle((unit.number, shard, at // unit.rows), None, 0, "")
 
     def _settle(self, where: _Where, batch: Batch | None, row: int, key: str) -> None:

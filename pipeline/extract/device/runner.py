@@ -99,7 +99,7 @@ class Runner:
         self._helpers.submit(self._guarded, self._prepare, unit, shard, place, key, clip, sampling)
 
     def miss(self, unit: Unit, shard: int, place: int) -> None:
-        """An expected clip will not come."""
+        """An expected clip will not be submitted."""
         self._batches.miss(unit, shard, place)
 
     def flush(self) -> bool:
@@ -125,13 +125,13 @@ class Runner:
             self._busy += 1
 
     def _done(self) -> None:
-        """Count first, then nudge: whoever is nudged may be waiting for `idle`."""
+        """Count first, then nudge: the thread that is nudged may be waiting for `idle`."""
         with self._lock:
             self._busy -= 1
         self._nudge()
 
     def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
-        """What goes wrong in a helper thread ends the run instead of vanishing."""
+        """An error in a helper thread ends the run instead of vanishing."""
         try:
             work(*arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted
 from caeav.model.tasks.sample import Samples
 from caeav.model.train import card, provenance
 from caeav.model.train.card import besides, card_text, introduction
@@ -130,7 +131,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     lines = introduction(experiment)
     tokens, captions = experiment.joined.stores
     assert lines[0] == (
-        f"ave / full on tiny: cpu, fp32, {torch.get_num_threads()} threads, best epoch by val"
+        f"ave / full on tiny: cpu, fp32, {counted(torch.get_num_threads(), 'thread')}, best epoch by val"
     )
     taps = "visual.stage1 16x8, visual.stage2 4x16, audio.stage1 16x8, audio.stage2 4x12"
     assert f"  tokens    {tokens.path.name}: 59 clips, " in lines[1]

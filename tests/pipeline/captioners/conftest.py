@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caeav.pipeline.captioners import generate as generator
+from caeav.pipeline.captioners import generate
 from caeav.pipeline.media.clip import DecodedClip
 
 WORDS = "a photo of a dog that barks on the street while rain falls and music plays in one sentence describe"
@@ -21,7 +21,7 @@ def transformers() -> Any:
     """The library; tests of learned captioners are skipped without it."""
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("caeav[learned] is not installed")
-    return generator.transformers()
+    return generate.transformers()
 
 
 def byte_tokenizer(*special: str) -> Any:

@@ -15,8 +15,7 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine as stage
-from caeav.pipeline.extract import identity
+from caeav.pipeline.extract import engine, identity
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
@@ -147,7 +146,7 @@ def test_redo_makes_exactly_the_changed_clips_anew(
     assert (again.due, again.stored) == (1, 3)
     assert [change.key for change in again.media] == [five.clips[1].key]
     assert digests(again.path) == digests(run_stage(few, tmp_path / "fresh").path)
-    monkeypatch.setattr(stage, "WorkerPool", None)
+    monkeypatch.setattr(engine, "WorkerPool", None)
     assert run_stage(few, tmp_path / "h").media == ()
     Path(five.media_root).rename(tmp_path / "elsewhere")
     moved = replace(few, media_root=str(tmp_path / "elsewhere"))
@@ -231,7 +230,10 @@ def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path
     now = replace(five, clips=(*five.clips[:4], replace(old, key="new", media="new.mp4")))
     with pytest.raises(MediaChanged, match=f"moved {old.key}: {old.media} is new.mp4 now"):
         run(now, tmp_path / "h")
-    assert run(now, tmp_path / "h", changed="redo").due == 1
+    redone = run(now, tmp_path / "h", changed="redo")
+    assert redone.due == 1
+    (said,) = (text for text in redone.remarks if "other media than before" in text)
+    assert said.endswith("are kept as they are stored:")  # the old clip; it is no longer in the data set
     assert run(now, tmp_path / "h").due == 0
 
 
@@ -499,7 +501,7 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
 def test_what_to_do_about_changes_is_redo_or_keep() -> None:
     for changed in ("", "redo", "keep"):
         identity.check_changed(changed)
-    with pytest.raises(CaeavError, match=r"--changed keeep\n  next: .*keep"):
+    with pytest.raises(CaeavError, match=r"--changed cannot be 'keeep'\n  next: .*keep"):
         identity.check_changed("keeep")
 
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from caeav.pipeline.media import pyav as with_pyav
+from caeav.pipeline.media import pyav
 from caeav.pipeline.media.clip import DecodedClip, Limits, Sampling
 from caeav.pipeline.media.frames import Frames
 from caeav.pipeline.media.pyav import PyAVDecoder
@@ -51,7 +51,7 @@ def both(
 ) -> tuple[DecodedClip, DecodedClip, int, int]:
     skipping, whole = Counting(Limits()), Counting(Limits())
     one = skipping.decode(str(path), start_s, SAMPLING)
-    monkeypatch.setattr(with_pyav, "SKIPPING", ())
+    monkeypatch.setattr(pyav, "SKIPPING", ())
     other = whole.decode(str(path), start_s, SAMPLING)
     return one, other, skipping.decoded, whole.decoded
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.pipeline.store import (
     DamagedStore,
     Quarantined,
@@ -228,7 +228,7 @@ def test_keeping_unseals_and_refuses_what_is_not_due(toy):
 
 
 def test_a_record_that_cannot_be_written_whole_leaves_the_others(begun, monkeypatch: pytest.MonkeyPatch):
-    real = publish.write_bytes
+    real = atomic.write_bytes
 
     def full(out, data) -> None:
         real(out, data[: len(data) // 2])
@@ -238,7 +238,7 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_others(begun, monkeypa
         with open_for_writing(begun.dataset, begun.recipe(), begun.manifest()) as writer:
             size = log(begun, number).stat().st_size if log(begun, number).exists() else 0
             with monkeypatch.context() as patched:
-                patched.setattr(publish, "write_bytes", full)
+                patched.setattr(atomic, "write_bytes", full)
                 with pytest.raises(OSError, match="No space"):
                     writer.keep(begun.record(key))
             assert (log(begun, number).stat().st_size if size else 0) == size
@@ -320,11 +320,9 @@ def test_a_journal_is_synced_with_its_folder_and_flushed_with_each_record(
     toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    sync_file, sync_folder = publish.sync_file, publish.sync_folder
-    monkeypatch.setattr(
-        publish, "sync_file", lambda out: synced.append(Path(out.name).name) or sync_file(out)
-    )
-    monkeypatch.setattr(publish, "sync_folder", lambda path: synced.append(path.name) or sync_folder(path))
+    sync_file, sync_folder = atomic.sync_file, atomic.sync_folder
+    monkeypatch.setattr(atomic, "sync_file", lambda out: synced.append(Path(out.name).name) or sync_file(out))
+    monkeypatch.setattr(atomic, "sync_folder", lambda path: synced.append(path.name) or sync_folder(path))
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         path = toy.folder / "journal" / "000000.log"
         sizes = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from caeav.manifests.core import atomic as publish
+from caeav.manifests.core import atomic
 from caeav.pipeline.store import (
     Quarantined,
     Record,
@@ -69,9 +69,9 @@ def test_remaking_takes_the_named_clips_out_and_no_other(toys) -> None:
 
 def test_the_seal_is_put_in_its_place_last_and_goes_first(toys, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    rename, remove = publish.rename, publish.remove
-    monkeypatch.setattr(publish, "rename", lambda old, new: steps.append(f"+{new.name}") or rename(old, new))
-    monkeypatch.setattr(publish, "remove", lambda path: steps.append(f"-{path.name}") or remove(path))
+    rename, remove = atomic.rename, atomic.remove
+    monkeypatch.setattr(atomic, "rename", lambda old, new: steps.append(f"+{new.name}") or rename(old, new))
+    monkeypatch.setattr(atomic, "remove", lambda path: steps.append(f"-{path.name}") or remove(path))
     toys.write()
     assert steps[-1] == "+complete.json"
     steps.clear()
@@ -106,14 +106,14 @@ def test_a_clip_of_another_slice_is_not_due(toy) -> None:
 
 def test_an_index_comes_before_its_copy_and_goes_after_it(toy, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    rename, remove = publish.rename, publish.remove
+    rename, remove = atomic.rename, atomic.remove
 
     def noted(sign: str, path: Path) -> None:
         if path.suffix == ".idx":
             steps.append(sign + path.parent.name)
 
-    monkeypatch.setattr(publish, "rename", lambda old, new: noted("+", new) or rename(old, new))
-    monkeypatch.setattr(publish, "remove", lambda path: noted("-", path) or remove(path))
+    monkeypatch.setattr(atomic, "rename", lambda old, new: noted("+", new) or rename(old, new))
+    monkeypatch.setattr(atomic, "remove", lambda path: noted("-", path) or remove(path))
     toy.write(toy.manifest(3))
     assert steps == ["+index", "+spare"]
     toy.write(toy.manifest(4))
@@ -122,7 +122,7 @@ def test_an_index_comes_before_its_copy_and_goes_after_it(toy, monkeypatch: pyte
 
 def test_a_disk_that_cannot_take_a_shard_keeps_the_old_one(toys, monkeypatch: pytest.MonkeyPatch) -> None:
     toys.write()
-    sync_file = publish.sync_file
+    sync_file = atomic.sync_file
 
     def full(out: Any) -> None:
         if Path(out.name).suffix == ".tar" or Path(out.name).name.startswith(".part-c."):
@@ -131,9 +131,9 @@ def test_a_disk_that_cannot_take_a_shard_keeps_the_old_one(toys, monkeypatch: py
 
     with open_for_writing(toys.dataset, toys.recipe(), toys.manifest(12)) as writer:
         plan = writer.plan()[0]
-        monkeypatch.setattr(publish, "sync_file", full)
+        monkeypatch.setattr(atomic, "sync_file", full)
         with pytest.raises(OSError, match="No space left"):
             writer.publish(plan, {key: toys.record(key) for key in plan.missing})
-        monkeypatch.setattr(publish, "sync_file", sync_file)
+        monkeypatch.setattr(atomic, "sync_file", sync_file)
     reader = StoreReader.open(toys.folder, allow_partial=True)
     assert len(reader) == 10 and all(toys.same(record) for record in reader)

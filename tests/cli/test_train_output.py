@@ -14,8 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from caeav.cli import caption as caption_command
-from caeav.cli import options as live
-from caeav.cli import train as outcome
+from caeav.cli import options
+from caeav.cli import train as train_command
 from caeav.cli.app import build
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -43,7 +43,7 @@ def cells(text: str) -> list[list[str]]:
 
 def test_a_run_s_numbers_stand_under_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path)
-    outcome.finish([RESULT], home, False)
+    train_command.finish([RESULT], home, False)
     said = capsys.readouterr()
     assert cells(said.out) == [
         ["split", "accuracy %", "interval", "majority %", "clips"],
@@ -59,7 +59,7 @@ def test_a_run_s_numbers_stand_under_their_names(tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.iterdir())  # one run is no group
 
     changed = {"stopped_early": True, "select_on": "test", "rows": "questions", "details": {"val": {}}}
-    outcome.finish([{**RESULT, **changed}], home, False)
+    train_command.finish([{**RESULT, **changed}], home, False)
     said = capsys.readouterr()
     assert [row[0] for row in cells(said.out)] == ["split", "val", "test (selected on test)"]
     assert cells(said.out)[0][-1] == "questions"
@@ -71,7 +71,7 @@ def test_several_seeds_are_a_group(tmp_path: Path, capsys: pytest.CaptureFixture
     home = Home(tmp_path)
     home.runs.mkdir()
     second = {**RESULT, "run": "r1", "seed": 1, "scores": {"val": 63.5, "test": 60.25}}
-    outcome.finish([RESULT, second], home, False)
+    train_command.finish([RESULT, second], home, False)
     said = capsys.readouterr()
     assert cells(said.out) == [
         ["split", "accuracy %", "deviation", "majority %", "by seed"],
@@ -81,10 +81,10 @@ def test_several_seeds_are_a_group(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"runs: r0, r1 in {home.runs}" in said.err and "predict FILE --run r0" in said.err
     [kept] = [path for path in home.runs.iterdir() if path.is_file()]
     assert json.loads(kept.read_text())["seeds"] == [0, 1]
-    outcome.finish([RESULT, second], home, True)
+    train_command.finish([RESULT, second], home, True)
     said = capsys.readouterr()
     assert json.loads(said.out) == json.loads(kept.read_text()) and said.err == ""
-    outcome.finish([RESULT], home, True)
+    train_command.finish([RESULT], home, True)
     assert json.loads(capsys.readouterr().out) == RESULT
 
 
@@ -215,6 +215,6 @@ def test_both_backbones_are_opened_each_as_its_side(tmp_path: Path, monkeypatch:
     )
     home = Home(tmp_path)
     recipes: Any = ["recipe"]
-    assert live.live_opener(home)(recipes).modules == ("visual", "audio")
+    assert options.live_opener(home)(recipes).modules == ("visual", "audio")
     assert asked == [(recipes, "visual"), (recipes, "audio")]
-    assert remembered == [([], (home, live.say))]  # before any weights are looked for
+    assert remembered == [([], (home, options.say))]  # before any weights are looked for
