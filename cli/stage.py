@@ -17,6 +17,7 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, printable, say
+from caeav.cli.job_array import is_auto, slice_of_task
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, usable_cores
@@ -71,8 +72,9 @@ SliceOption = Annotated[
     str | None,
     typer.Option(
         "--slice",
-        metavar="I/N",
-        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`.",
+        metavar="I/N|auto",
+        help="Make every N-th shard only, for job arrays: 1/4 to 4/4; then `caeav store merge`. auto: as the batch "
+        "system says; auto/N: its tasks are numbered 1 to N.",
     ),
 ]
 
@@ -91,14 +93,20 @@ def run_options(
     changed: str = "",
     relabel: bool = False,
 ) -> RunOptions:
-    """How to run; by default one worker per core this process may use."""
+    """How to run; by default one worker per core this process may use. Says which slice `auto` is."""
+    chosen = WHOLE
+    if part and is_auto(part):
+        chosen, why = slice_of_task(part, os.environ)
+        say(f"slice {chosen.number}/{chosen.count}, from {why}")
+    elif part:
+        chosen = Slice.parse(part)
     return RunOptions(
         workers or usable_cores(),
         deadline_s,
         retry_failed,
         max_failed,
         tuple(name.strip() for name in devices.split(",")),
-        Slice.parse(part) if part else WHOLE,
+        chosen,
         changed,
         relabel,
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, some_of
 from caeav.pipeline.store import (
     Differences,
+    StoreError,
     StoreInfo,
     StoreReader,
     Summary,
@@ -34,7 +35,7 @@ from caeav.pipeline.store import (
     repair,
     unreferenced,
 )
-from caeav.pipeline.store.layout import FOLDER_PATTERN
+from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder, parse_seal, read_capped
 from caeav.pipeline.store.slices import Slice
 
 SHOWN_KEYS = 8
@@ -132,19 +133,37 @@ def merge_command(
         list[str], typer.Argument(metavar="DATASET|PATH...", help="A data set, or the folders of all slices.")
     ],
     name: NameOption = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Read every shard once and compare its digest, or only sizes, indexes and seals.",
+        ),
+    ] = True,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the slices of a store (extract --slice i/n) together, all of them and each once; the slices stay."""
+    """Put the slices of a store (extract --slice i/n) together, all of them and each once; the slices stay.
+
+    Shards are hard-linked, so that no byte is copied; where the file system refuses, they are copied, and it says so.
+    """
     place = Home.find(home)
     if len(targets) == 1 and not is_store(targets[0]):
         paths = find_slices(place.stores, datasets.name(targets[0], place), name)
     else:
         paths = [Path(target) for target in targets]
-    with clips_bar("merge", 2 * sum(len(StoreReader.open(path)) for path in paths)) as bar:
-        path, summary = merge(paths, bar.update)
-    _print_made(path, summary, as_json)
+    with clips_bar("merge", sum(map(_clips_of, paths))) as bar:
+        made = merge(paths, bar.update, check=check)
+    _print_made(
+        made.path,
+        made.summary,
+        as_json,
+        "every digest compared" if check else "sizes compared; `caeav store verify` reads them",
+        {"linked": made.adopted.linked, "copied": dict(made.adopted.copied), "checked": check},
+    )
     if not as_json:
+        for why, files in made.adopted.copied.items():
+            say(f"{counted(files, 'file')} copied instead of linked: {why}")
         say(f"the {len(paths)} slices are no longer needed; their folders may be removed")
 
 
@@ -256,12 +275,28 @@ def _print_unused(unused: Sequence[StoreInfo], old: Sequence[StoreInfo]) -> None
         )
 
 
-def _print_made(path: Path, summary: Summary, as_json: bool) -> None:
+def _clips_of(path: Path) -> int:
+    """The clips a finished store holds, by its seal alone; 0 where `merge` will say what is wrong."""
+    seal = StoreFolder(path).seal
+    try:
+        return parse_seal(read_capped(seal), seal).stored
+    except (OSError, StoreError):
+        return 0
+
+
+def _print_made(
+    path: Path,
+    summary: Summary,
+    as_json: bool,
+    checked: str = "compared with the source",
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Print a store that was made of others; `checked` says how it was compared, `more` is for JSON alone."""
     if as_json:
-        print_json({"path": str(path), **asdict(summary)})
+        print_json({"path": str(path), **asdict(summary), **(more or {})})
         return
     held = f"{summary.stored} of {summary.expected} in {counted(summary.shards, 'shard')}"
-    print(f"stored       {held}, compared with the source")
+    print(f"stored       {held}, {checked}")
     if summary.quarantined:
         print(f"quarantined  {summary.quarantined}")
     print(f"store        {path}")

@@ -2,8 +2,8 @@
 
 A reader sees the old file, the new file or none, never a part of one, even after a power cut. Everything that must
 survive an interruption is written through this module. Each step on the disk is one of the functions `write_bytes`,
-`sync_file`, `sync_folder`, `rename`, `remove`, `cut_file`, `remove_folder` and `make_folder`, called by name, so that a
-test can make any of them fail.
+`sync_file`, `sync_folder`, `rename`, `link_file`, `remove`, `cut_file`, `remove_folder` and `make_folder`, called by
+name, so that a test can make any of them fail.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMP_PREFIX = ".part-"
+COPY_BYTES = 1 << 20
+"""Bytes of a file that are copied at a time."""
 
 
 def write_bytes(out: BinaryIO, data: Any) -> None:
@@ -40,6 +42,11 @@ def sync_folder(folder: Path) -> None:
 def rename(old: Path, new: Path) -> None:
     """Replace `new` by `old` in one step."""
     old.replace(new)
+
+
+def link_file(old: Path, new: Path) -> None:
+    """Give a file a second name (a hard link) where nothing is yet. No byte is written; the caller syncs the folder."""
+    os.link(old, new)
 
 
 def remove(path: Path) -> None:
@@ -81,6 +88,11 @@ class Output:
     def write(self, data: Any) -> None:
         """Add `data` (bytes, or an array's buffer)."""
         write_bytes(self._file, data)
+
+    def resize(self, size: int) -> None:
+        """Give what is written this size: cut off its end, or append zeros."""
+        self._file.flush()
+        cut_file(Path(self._file.name), size)
 
 
 class Staging:
@@ -152,6 +164,22 @@ def publish_bytes(path: Path, data: bytes) -> None:
 def publish_text(path: Path, text: str) -> None:
     """Publish `text` in UTF-8."""
     publish_bytes(path, text.encode("utf-8"))
+
+
+def resize_file(path: Path, size: int) -> None:
+    """Give a published file another size: cut off its end, or append zeros.
+
+    Where the file has other names (hard links) a new one takes its place here, so that the others keep every byte.
+    """
+    if path.stat().st_nlink == 1:
+        cut_file(path, size)
+        return
+    with path.open("rb") as file, publishing(path) as out:
+        left = size
+        while left > 0 and (data := file.read(min(left, COPY_BYTES))):
+            out.write(data)
+            left -= len(data)
+        out.resize(size)
 
 
 def append_bytes(path: Path, data: bytes) -> None:

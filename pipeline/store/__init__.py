@@ -6,7 +6,7 @@ decoder or a backbone, since training reads stores without them.
 
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backends
 from caeav.pipeline.store.contents import ArrayDifference, Description, Differences, compare, describe
-from caeav.pipeline.store.convert import convert, merge
+from caeav.pipeline.store.convert import convert
 from caeav.pipeline.store.errors import (
     DamagedShard,
     DamagedStore,
@@ -29,6 +29,7 @@ from caeav.pipeline.store.find import (
     remove_store,
     unreferenced,
 )
+from caeav.pipeline.store.merge import Merged, merge
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import Recipe, StoreKind, random_parts, recipe_differences
@@ -46,6 +47,7 @@ __all__ = [
     "Description",
     "Differences",
     "IncompleteStore",
+    "Merged",
     "OtherRecipe",
     "Problem",
     "Quarantined",

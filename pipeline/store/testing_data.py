@@ -16,6 +16,7 @@ from caeav.pipeline.store.contents import same_arrays
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
+from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.writer import StoreWriter, Summary
 
 SHARD_CLIPS = 4
@@ -93,6 +94,22 @@ class Toy:
                 writer.sync()
                 writer.publish(plan, records)
             return writer.finish()
+
+    def write_slices(self, count: int, manifest: Manifest, failing: Iterable[str] = ()) -> list[Path]:
+        """Extract in `count` slices, one after the other; returns their folders."""
+        made = []
+        for number in range(1, count + 1):
+            part = Slice(number, count)
+            with open_for_writing(self.dataset, self.recipe(), manifest, part=part) as writer:
+                for plan in writer.plan():
+                    for key in sorted({*failing} & {*plan.missing}):
+                        writer.quarantine(Quarantined(key, "decode", "no such file", 1))
+                    writer.publish(
+                        plan, {key: self.record(key) for key in plan.missing if key not in failing}
+                    )
+                writer.finish()
+                made.append(writer.path)
+        return made
 
     def at(self, stores: Path) -> Toy:
         """The same data set with its stores in another folder."""

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from caeav.manifests.core.atomic import cut_file, unpublish
+from caeav.manifests.core.atomic import resize_file, unpublish
 from caeav.manifests.core.util import usable_cores
 from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of, orphans, temp_files
 from caeav.pipeline.store.errors import DamagedShard, DamagedStore, Problem, StoreError
@@ -186,8 +186,8 @@ def _readable_state(folder: StoreFolder, said: list[str]) -> StoreState | None:
 def _restore_sizes(folder: StoreFolder, backend: Backend, problems: Sequence[Problem]) -> list[str]:
     """Cut files that are longer than a sound index says, and fill shorter ones with zeros.
 
-    Then each record tells by itself whether it is damaged. Left as it is when there is not enough room on the disk: a
-    stranger's index may say anything.
+    Then each record tells by itself whether it is damaged. A file that other stores share (`adopt.py`) is first copied.
+    Left as it is when there is not enough room on the disk: a stranger's index may say anything.
     """
     said = []
     for number in sorted(
@@ -198,9 +198,11 @@ def _restore_sizes(folder: StoreFolder, backend: Backend, problems: Sequence[Pro
             path = folder.path / facts.name
             if not path.is_file() or path.is_symlink():
                 continue
-            size = path.stat().st_size
-            if size != facts.bytes and facts.bytes - size <= shutil.disk_usage(folder.path).free:
-                cut_file(path, facts.bytes)
+            there = path.stat()
+            size = there.st_size
+            needed = facts.bytes - size if there.st_nlink == 1 else facts.bytes
+            if size != facts.bytes and needed <= shutil.disk_usage(folder.path).free:
+                resize_file(path, facts.bytes)
                 said.append(
                     f"{facts.name}: {size} bytes, its index says {facts.bytes}; what is left of it is kept"
                 )

@@ -16,8 +16,9 @@ from types import MappingProxyType, TracebackType
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.atomic import publish_bytes, unpublish
 from caeav.manifests.key_index import KeyIndex
+from caeav.pipeline.store.adopt import Adopted, adopt_shards
 from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files
-from caeav.pipeline.store.errors import DamagedShard, IncompleteStore
+from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
 from caeav.pipeline.store.journal import Journals, source_of
 from caeav.pipeline.store.layout import Seal, StoreFolder, cut, file_digest, shard_clips
 from caeav.pipeline.store.lock import WriterLock
@@ -123,6 +124,10 @@ class StoreWriter:
     def stored(self) -> int:
         """Records published so far."""
         return self._indexes.stored
+
+    def records(self, number: int) -> int:
+        """Records published in a shard; 0 if it is not."""
+        return self._indexes.records(number)
 
     @property
     def expected(self) -> int:
@@ -238,6 +243,33 @@ class StoreWriter:
             if keys:  # a shard is not written when all of its clips failed
                 self._write(plan.number, keys, records)
         self._journals.drop(plan.number)
+
+    def adopt(
+        self, source: StoreFolder, shards: Sequence[ShardIndex], adopted: Adopted, *, check: bool = True
+    ) -> None:
+        """Take over finished shards of `source`, a store of this recipe, as they are: see `adopt_shards`.
+
+        A shard of that number is replaced. Raises `ValueError` for one that does not hold exactly what is planned,
+        `StoreError` for one whose arrays do not fit this store's.
+        """
+        for index in shards:
+            due = [key for key in self._planned[index.number] if key not in self._quarantined]
+            if index.fingerprint != self.recipe.fingerprint or due != list(index.keys):
+                raise ValueError(f"shard {index.number} of {source.path} is not the one that is planned here")
+            layout = next(iter(self._indexes.values()), shards[0]).layout
+            if index.layout != layout:
+                raise StoreError(
+                    f"shard {index.number} of {source.path} holds other arrays than the shards of {self.path}",
+                    hint="make the slices again by one version of the models, or with --backend webdataset",
+                )
+        self._unseal()
+        for index in shards:
+            if index.number in self._indexes:
+                self._withdraw(self._indexes[index.number])
+        adopt_shards(self.folder, self._backend, source, shards, adopted, check=check)
+        for index in shards:
+            self._indexes[index.number] = index
+            self._journals.drop(index.number)
 
     def drop_damaged(self) -> None:
         """Check the published shards that have to be written again, and drop their damaged records.

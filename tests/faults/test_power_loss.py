@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from caeav.pipeline.store import StoreReader, verify
+from caeav.pipeline.store import StoreReader, merge, verify
 from caeav.pipeline.store.testing_data import Toy, contents
 from caeav.pipeline.store.writer import StoreWriter
 
@@ -79,7 +79,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
             files = [p for p in folder.iterdir() if p.is_file()]
             disk.bytes.update({p.stat().st_ino: p.read_bytes() for p in files})
             disk.promised |= {disk.name(p) for p in files if "index" in p.parts or "shards" in str(p)}
-        real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "mkdir")}
+        real = {name: getattr(os, name) for name in ("fsync", "replace", "link", "unlink", "mkdir")}
 
         def inside(path: object) -> bool:
             return str(path).startswith(str(root))
@@ -110,6 +110,13 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
             real["replace"](old, new)
             if inside(new):
                 disk.enter(new, disk.leave(old))
+                note()
+
+        def link(old: object, new: object, **_: Any) -> None:
+            look()
+            real["link"](old, new)
+            if inside(new):
+                disk.enter(new, Path(str(new)).stat().st_ino)
                 note()
 
         def unlink(path: object, **_: Any) -> None:
@@ -144,7 +151,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
 
         publish_shard, sync_kept = StoreWriter.publish, StoreWriter.sync
         with monkeypatch.context() as patched:
-            for name, call in {"fsync": fsync, "replace": replace, "unlink": unlink, "mkdir": mkdir}.items():
+            calls = {"fsync": fsync, "replace": replace, "link": link, "unlink": unlink, "mkdir": mkdir}
+            for name, call in calls.items():
                 patched.setattr(os, name, call)
             patched.setattr(StoreWriter, "publish", publish)
             patched.setattr(StoreWriter, "sync", sync)
@@ -214,6 +222,38 @@ def test_a_power_cut_after_any_step_loses_nothing_published(
             work(after, lambda writer, due=due: due.update(to_make(writer)))
             assert not due & disk.kept, f"after step {number}: made again"
             assert contents(after.folder) == wanted, f"after step {number}"
+    last = tmp_path / "last"
+    states[-1].rebuild(last, lambda: False)
+    assert contents(toy.at(last / "stores").folder) == wanted, "a finished store is wholly on the disk"
+
+
+@pytest.mark.parametrize("backend", ["webdataset", "zarr"])
+def test_a_power_cut_in_a_merge_costs_nothing(
+    backend: str, tmp_path: Path, record: Callable[..., list[Disk]], fresh_home: Callable[[Path | None], Path]
+) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    toy, failing = Toy(root / "stores", backend), ("clip002", "clip009")
+    slices = toy.write_slices(2, toy.manifest(), failing)
+    kept = [contents(path) for path in slices]
+    whole = toy.at(tmp_path / "whole")
+    whole.write(failing=failing)
+    states = record(root, lambda: merge(slices))
+    wanted = contents(whole.folder)
+    assert contents(toy.folder) == wanted and len(states) > 30
+    some = 1 if backend == "webdataset" or os.environ.get("CAEAV_EVERY_STEP") else 5
+    for number, disk in list(enumerate(states))[::some]:
+        for keeps in ways(number):
+            cut = fresh_home(None)
+            disk.rebuild(cut, keeps)
+            after = toy.at(cut / "stores")
+            if (after.folder / "manifest.jsonl").exists():
+                report = verify(after.folder)
+                assert not report.problems, f"after step {number}: {report.problems}"
+                assert report.sound == (after.folder / "complete.json").exists()
+            merge([after.dataset / path.name for path in slices])
+            assert contents(after.folder) == wanted, f"after step {number}"
+            assert [contents(after.dataset / path.name) for path in slices] == kept, f"after step {number}"
     last = tmp_path / "last"
     states[-1].rebuild(last, lambda: False)
     assert contents(toy.at(last / "stores").folder) == wanted, "a finished store is wholly on the disk"

@@ -90,6 +90,7 @@ def test_a_conversion_is_told_clip_by_clip_and_carries_what_is_known_of_media(to
         (Differences(), (), ""),
         (Differences(facts={"notes": 1}), (), r"\(the facts notes\)"),
         (Differences(only_a=("k1",)), (), "k1 first"),
+        (Differences(only_b=("k3",)), (), "k3 first"),
         (Differences(), (Quarantined("k2", "decode", "x", 1),), "k2 first"),
     ],
 )
@@ -103,7 +104,7 @@ def test_what_was_copied_is_compared(
     made = SimpleNamespace(keys=(), quarantined=(), path=Path("made"))
     source = SimpleNamespace(keys=(), quarantined=failed, path=Path("source"))
     if not said:
-        transfer._check_same([source], made, lambda n: None)
+        transfer._check_same(source, made, lambda n: None)
         return
     with pytest.raises(StoreError, match=said):
-        transfer._check_same([source], made, lambda n: None)
+        transfer._check_same(source, made, lambda n: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from caeav.manifests.core import atomic as publish
-from caeav.pipeline.store import Record, StoreError, StoreReader, StoreWriter, repair, verify
+from caeav.pipeline.store import Record, StoreError, StoreReader, StoreWriter, merge, repair, verify
 
 KILLED = 77
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
 WRITES = (*STEPS, "write_bytes")
 """The functions of `publish` that change the disk."""
+LINKS = (*STEPS, "link_file")
+FAILING = ("clip002", "clip013")
 
 
 def run_killed_at(
@@ -171,3 +174,64 @@ def test_a_killed_run_can_be_killed_again_and_again(toy, contents):
         run_killed_at(lambda: fresh(toy), step)
     fresh(toy)
     assert contents(toy.folder) == contents(calm.folder)
+
+
+@pytest.mark.parametrize(
+    ("toys", "steps", "stride", "links"),
+    [
+        ("webdataset", LINKS, 1, True),
+        ("webdataset", (*LINKS, "write_bytes"), 2, False),
+        ("zarr", LINKS, 3, True),
+        ("zarr", (*LINKS, "write_bytes"), 7, False),
+    ],
+    ids=["links", "copies", "zarr-links", "zarr-copies"],
+    indirect=["toys"],
+)
+def test_a_merge_killed_at_any_step_goes_on(
+    toys, steps: tuple[str, ...], stride: int, links: bool, contents, monkeypatch
+) -> None:
+    """With `CAEAV_EVERY_STEP` at every one; otherwise at some."""
+    stride = 1 if os.environ.get("CAEAV_EVERY_STEP") else stride
+    whole = toys.at(toys.stores.parent / "whole")
+    whole.write(toys.manifest(18), failing=FAILING)
+    wanted = contents(whole.folder)
+    slices = toys.write_slices(2, toys.manifest(18), FAILING)
+    before = [contents(path) for path in slices]
+    if not links:
+
+        def refused(old: Path, new: Path) -> None:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(old), None, str(new))
+
+        monkeypatch.setattr(publish, "link_file", refused)
+    step = 1 - stride
+    while True:
+        step += stride
+        if not run_killed_at(lambda: merge(slices), step, steps):
+            break
+        if (toys.folder / "manifest.jsonl").exists():
+            report = verify(toys.folder)
+            assert not report.problems, f"killed at step {step}"
+            assert report.sound == (toys.folder / "complete.json").exists()
+            assert all(map(toys.same, StoreReader.open(toys.folder, allow_partial=True)))
+        merge(slices)
+        assert contents(toys.folder) == wanted, f"killed at step {step}"
+        assert [contents(path) for path in slices] == before, f"killed at step {step}"
+        shutil.rmtree(toys.folder)
+    assert contents(toys.folder) == wanted and step > 30
+
+
+def test_a_single_run_goes_on_with_what_a_killed_merge_left(toys, contents) -> None:
+    """Names of shared files without an index: making these shards again does not write into the slices."""
+    whole = toys.at(toys.stores.parent / "whole")
+    whole.write(toys.manifest(18), failing=FAILING)
+    wanted = contents(whole.folder)
+    slices = toys.write_slices(2, toys.manifest(18), FAILING)
+    before = [contents(path) for path in slices]
+    for step in range(1, 200, 5):
+        if not run_killed_at(lambda: merge(slices), step, LINKS):
+            break
+        toys.write(toys.manifest(18), failing=FAILING)
+        assert contents(toys.folder) == wanted, f"killed at step {step}"
+        assert [contents(path) for path in slices] == before, f"killed at step {step}"
+        shutil.rmtree(toys.folder)
+    assert step > 30

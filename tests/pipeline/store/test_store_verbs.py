@@ -68,10 +68,11 @@ def test_merged_slices_are_the_store_of_one_run(toys, contents):
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(18), failing=FAILING)
     slices = [write_slice(toys, number, 3) for number in (1, 2, 3)]
-    path, summary = merge(slices[::-1])
+    made = merge(slices[::-1])
+    path, summary = made.path, made.summary
     assert path == toys.folder and (summary.stored, summary.quarantined) == (16, 2)
     assert contents(path) == contents(whole.folder)
-    assert merge(slices)[0] == path and contents(path) == contents(whole.folder)
+    assert merge(slices).path == path and contents(path) == contents(whole.folder)
 
 
 def test_a_merge_refuses_what_is_not_every_slice_once(toy):
@@ -110,7 +111,7 @@ def test_a_merge_refuses_slices_of_different_data_and_damaged_ones(toy):
         StoreReader.open(toy.folder)
     repair(third)
     write_slice(toy, 3, 3)
-    assert merge([*slices, third])[1].stored == 16
+    assert merge([*slices, third]).summary.stored == 16
 
 
 def test_a_merge_into_a_store_that_says_otherwise_is_refused(toy):
@@ -319,6 +320,11 @@ def test_the_commands_say_what_they_did(toys, caeav):
     assert "2 slices, put together by caeav store merge: toy" in listed.output
     merged = caeav("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
+    assert "every digest compared" in merged.stdout
+    again = caeav("merge", "toy", "--no-check", *sliced)
+    assert "sizes compared; `caeav store verify` reads them" in again.stdout
+    told = json.loads(caeav("merge", "toy", "--no-check", "--json", *sliced).stdout)
+    assert (told["linked"], told["copied"], told["checked"], told["stored"]) == (0, {}, False, 16)
     assert "slices" not in caeav("ls", *sliced).output  # they are put together already
     with pytest.raises(StoreError, match="make slices with"):
         find_slices(toys.stores, "toy")
