@@ -12,6 +12,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 
 if TYPE_CHECKING:
+    from caeav.model.train.agreement import Judged
     from caeav.model.train.experiment import Experiment
     from caeav.model.train.network import Network
     from caeav.model.train.runs import Run
@@ -55,6 +56,14 @@ def evaluate(
     stress_seed: Annotated[
         int, typer.Option("--stress-seed", min=0, help="Decides which clips are damaged, and how.")
     ] = 0,
+    stress_labels: Annotated[
+        Literal["fixed", "follow"],
+        typer.Option(
+            "--stress-labels",
+            help="Score damaged clips against their own labels, or against labels that follow the damage (tasks ave, "
+            "ave-weak, avvp).",
+        ),
+    ] = "fixed",
     drop_leaks: Annotated[
         bool,
         typer.Option(
@@ -68,6 +77,7 @@ def evaluate(
     """Score a run's best weights on a split, as at the end of training, or with damaged inputs."""
     from caeav.manifests.core.util import counted
     from caeav.model.tasks.bootstrap import format_interval
+    from caeav.model.train.agreement import read_calibration
     from caeav.model.train.examine import examine, remarks
     from caeav.model.train.experiment import reopen
     from caeav.model.train.protocol import HONEST, stamp
@@ -76,6 +86,8 @@ def evaluate(
     from caeav.model.train.stress import parse_stress
 
     strengths = parse_stress(stress) if stress is not None else None
+    if stress_labels == "follow" and strengths is None:
+        raise CaeavError("--stress-labels follow goes with --stress", hint="for example --stress swap=1")
     if stress_curve is not None and (strengths is not None or drop_leaks):
         raise CaeavError(
             "--stress-curve scores each kind alone on all clips", hint="leave --stress and --drop-leaks away"
@@ -88,7 +100,16 @@ def evaluate(
     if stress_curve is not None:
         _curves(experiment, model, run, split, stress_curve, stress_seed, as_json)
         return
-    found = examine(experiment, model, split, strengths=strengths, seed=stress_seed, drop_leaks=drop_leaks)
+    found = examine(
+        experiment,
+        model,
+        split,
+        strengths=strengths,
+        seed=stress_seed,
+        drop_leaks=drop_leaks,
+        follow=stress_labels == "follow",
+        calibration=read_calibration(run),
+    )
     scores, task = found.scores, experiment.task
     result = run.result()
     comparable = found.plain is None and found.with_leaks is None
@@ -107,6 +128,8 @@ def evaluate(
         rows = [[name, value, format_interval(bounds, name)] for name, value in scores.details.items()]
         print_table(["also", split, "interval"], rows)
         print()
+    if found.agreement is not None:
+        _show_agreement(found.agreement)
     config = experiment.config
     marked = stamp(config.protocol, config.select_on)
     marked = f" ({marked})" if marked != HONEST and split == "test" else ""
@@ -125,6 +148,23 @@ def evaluate(
         say(
             f"note: right after training it was {trained:.4f} %, now {scores.value:.4f} %; another device or version?"
         )
+
+
+def _show_agreement(judged: Judged) -> None:
+    """How true the agreement is, kind by kind; for a probability also what was said of seconds, and what was so."""
+    whole = {"seconds": judged.seconds, "auc": judged.auc, "calibration_error": judged.calibration_error}
+    rows = [["all", *whole.values()], *([kind, *row.values()] for kind, row in judged.by_kind.items())]
+    shown = [["-" if value is None else value for value in row] for row in rows]
+    print_table(
+        ["kind", "seconds", "AUC", "calibration error"],
+        shown,
+        title=f"{judged.quantity}, against {judged.against}",
+    )
+    print()
+    if judged.reliability:
+        columns = list(judged.reliability[0])
+        print_table(columns, [list(row.values()) for row in judged.reliability], title="said and true")
+        print()
 
 
 def _curves(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.correspondence import Match
 from caeav.pipeline.store.record import Tap
 
 
@@ -91,7 +92,8 @@ class TokenBatch:
     when the run joins no caption store. `frames_ok`, `audio_ok`: bool `[B, T]`. `targets`: what the task predicts;
     `extra`: its further inputs (a question), and taps of neither modality. `clip_of`: where several samples share a
     clip, the place `[N]` of each sample's clip, else None; `keys`, `targets` and `extra` (except taps) then have the
-    first axis `N`.
+    first axis `N`. `sound_from`: where stress may have put other sounds to the frames, which it is in each second
+    `[B, T]`: 0 its own, 1 of the same clip at another time, 2 another clip's.
     """
 
     keys: list[str]
@@ -106,6 +108,7 @@ class TokenBatch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     clip_of: Tensor | None = None
+    sound_from: Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
         """Everything on `device`; tokens (not masks or targets) cast to `dtype` when given."""
@@ -129,6 +132,7 @@ class TokenBatch:
             targets={name: x.to(device) for name, x in self.targets.items()},
             extra={name: move(x) for name, x in self.extra.items()},
             clip_of=move_if_any(self.clip_of),
+            sound_from=move_if_any(self.sound_from),
         )
 
 
@@ -139,7 +143,8 @@ class TrunkOutput:
     `agreement`: `[B, T]` in 0..1, how well audio and visual agree (None without CASTE). `losses`: named scalars to be
     weighted and added (load balance, ...). `aux`: tensors for objectives and reports. A trunk told to `keep_stages`
     also leaves there `stage<i>.visual` `[B, T, L, C]` for each of its `visual_stages` and, with CASE,
-    `unguided.visual`, the tokens as they were before it.
+    `unguided.visual`, the tokens as they were before it. `match`: what the agreement was made of, where all CASTE
+    adapters share it.
     """
 
     visual: Tensor
@@ -147,6 +152,7 @@ class TrunkOutput:
     agreement: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
+    match: Match | None = None
 
 
 class Epoch(NamedTuple):

@@ -157,7 +157,7 @@ class Caste(nn.Module):
     The two weights add up to 1, so with increments `s` and `t` this is `gamma * mask * (x + w_space gamma_s s +
     w_time gamma_t t)`: the residual holds a copy of the selected tokens. `gate_init` starts the inner gammas; 0
     as in the reference lets the enrichments learn only after the outer gate has opened. `map_rank` above 0 gives the
-    four `C x C` maps that rank.
+    four `C x C` maps that rank. Without `own_gate` the weight of space is handed in.
     """
 
     def __init__(
@@ -170,16 +170,22 @@ class Caste(nn.Module):
         temporal: TemporalMode = "dwconv",
         gate_init: float = 0.0,
         map_rank: int = 0,
+        own_gate: bool = True,
     ) -> None:
         super().__init__()
         self.topk_ratio = topk_ratio
-        self.gate = AgreementGate(channels, other_channels, gate_dim)
+        self.gate = AgreementGate(channels, other_channels, gate_dim) if own_gate else None
         self.spatial = SpatialEnrichment(channels, gate_init, map_rank)
         self.temporal = TemporalEnrichment(channels, temporal, gate_init, map_rank)
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(self, own: Tensor, other: Tensor, segments: int) -> CasteOutput:
-        """`own` `[BT, L, C]`, `other` `[BT, M, D]` -> residual of `own` and the gate's weights."""
+    def forward(
+        self, own: Tensor, other: Tensor, segments: int, agreement: Tensor | None = None
+    ) -> CasteOutput:
+        """`own` `[BT, L, C]`, `other` `[BT, M, D]` -> residual of `own` and the gate's weights.
+
+        `agreement` `[BT]`, the weight of space, where the adapter has no gate of its own.
+        """
         index = top_tokens(own, self.topk_ratio)  # [BT, k]
         score = self.spatial.attn.score.weight[0]
         if self.temporal.mode == "dwconv":
@@ -193,7 +199,11 @@ class Caste(nn.Module):
             if self.temporal.mode == "tsm+dw":
                 mixed = self.temporal.depthwise(mixed, segments)
             mixed = mixed.gather(1, index.unsqueeze(-1).expand_as(rows))
-        weights = self.gate.weigh(mean, other.mean(dim=1))
+        if self.gate is not None:
+            weights = self.gate.weigh(mean, other.mean(dim=1))
+        else:
+            assert agreement is not None
+            weights = torch.stack([agreement, 1 - agreement], dim=-1).to(mean.dtype)
         gates = weights * torch.cat([self.spatial.gamma, self.temporal.gamma])  # [BT, 2]
         space, time = gates[:, :1, None], gates[:, 1:, None]
         within = self.spatial.norm(self.spatial.attn.spread(rows, pooled))

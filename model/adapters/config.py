@@ -27,6 +27,7 @@ FIXES: dict[str, tuple[Any, Any]] = {
     "avmoe.nonlinear_uni": (False, True),
     "avmoe.uniform_target": (False, True),
     "gate_init": (0.0, 0.1),
+    "caste.shared_agreement": (False, True),
 }
 """Setting -> its value in the variant `reference`, its value in `revised`."""
 
@@ -80,7 +81,9 @@ class CasteConfig(StrictConfig):
     """CASTE, one for each modality in every stage.
 
     topk_ratio: share of the tokens that are enriched. gate_dim: width of the agreement gate. temporal: how tokens mix
-    over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for full ones.
+    over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for full ones. shared_agreement:
+    every adapter's gate is the one agreement of `Correspondence` (ladder only) instead of one of its own.
+    agreement_dropout: on what it reads. agreement_gradient: whether the task's losses teach it, too.
     """
 
     enabled: bool = True
@@ -88,6 +91,9 @@ class CasteConfig(StrictConfig):
     gate_dim: Annotated[int, Field(ge=2)] = 128
     temporal: TemporalMode = "dwconv"
     map_rank: Rank = 0
+    shared_agreement: bool = False
+    agreement_dropout: Rate = 0.5
+    agreement_gradient: bool = False
 
 
 class MoeConfig(StrictConfig):
@@ -206,6 +212,8 @@ class AdapterConfig(StrictConfig):
         defaults: dict[str, Any] = {}
         for bundle in bundles:  # None: an unknown name, which the field itself refuses
             defaults = deep_merge(defaults, bundle or {})
+        if given.get("placement") == "inject":  # the deepest taps are not known before the first adapter
+            defaults = deep_merge(defaults, {"caste": {"shared_agreement": False}})
         plain = {
             name: part.model_dump(exclude_unset=True) if isinstance(part, StrictConfig) else part
             for name, part in given.items()

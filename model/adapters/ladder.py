@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.correspondence import Correspondence
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
@@ -96,8 +97,11 @@ class LadderStage(nn.Module):
         if below is not None:
             self.merge_visual = LowRankMerge(below[0], visual, config.ladder.rank)
             self.merge_audio = LowRankMerge(below[1], audio, config.ladder.rank)
-        self.caste_visual = build_caste(visual, audio, config) if config.caste.enabled else None
-        self.caste_audio = build_caste(audio, visual, config) if config.caste.enabled else None
+        self.caste_visual = self.caste_audio = None
+        if config.caste.enabled:
+            own_gate = not config.caste.shared_agreement
+            self.caste_visual = build_caste(visual, audio, config, own_gate=own_gate)
+            self.caste_audio = build_caste(audio, visual, config, own_gate=own_gate)
         has_moe = config.avmoe.enabled and not config.avmoe.skips(number)
         self.p1 = MoePair(visual, audio, config) if has_moe else None
         self.p2 = MoePair(visual, audio, config) if has_moe else None
@@ -148,11 +152,21 @@ class LadderTrunk(nn.Module):
             for i, pair in enumerate(pairs if adapted else [])
         )
         self.guidance = CaptionGuidance(spec, config.case) if config.case.enabled else None
+        caste = config.caste
+        self.correspondence = None
+        if caste.enabled and caste.shared_agreement:
+            self.correspondence = Correspondence(*pairs[-1], caste.gate_dim, caste.agreement_dropout)
+        self._agreement_gradient = caste.agreement_gradient
 
     def forward(self, batch: TokenBatch) -> TrunkOutput:
         """A batch's taps and captions -> tokens for the head, agreement, losses and auxiliary tensors."""
         segments = batch.visual[self.names[-1][0]].shape[1]
-        trace = Trace()
+        trace, match = Trace(), None
+        if self.correspondence is not None:
+            visual_tap, audio_tap = self.names[-1]
+            match = self.correspondence(batch.visual[visual_tap], batch.audio[audio_tap])
+            shared = match.logits().sigmoid().flatten()
+            trace.shared = shared if self._agreement_gradient else shared.detach()
         change: Pair | None = None
         stage_ends = {}
         for i in range(len(self.names)):
@@ -165,6 +179,7 @@ class LadderTrunk(nn.Module):
         x = self._taps(batch, -1) if change is None else self._taps(batch, -1) + change
         output = trunk_output(x, trace, self.guidance, batch, segments, keep_unguided=self.keep_stages)
         output.aux.update(stage_ends)
+        output.match = match
         return output
 
     def frozen_visual(self, tokens: Tensor) -> Tensor:

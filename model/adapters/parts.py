@@ -35,16 +35,17 @@ class Pair:
 class Trace:
     """What the adapters report during a pass.
 
-    `agreement` `[BT]` of the deepest CASTE, `routing`: probabilities `[BT, E]` of every AVMoE layer, `imbalance`: how
-    unevenly each of them used its experts (scalars).
+    `agreement` `[BT]` of the deepest CASTE; `shared`: the one that all of them were given, where they share it;
+    `routing`: probabilities `[BT, E]` of every AVMoE layer; `imbalance`: how unevenly each used its experts (scalars).
     """
 
     agreement: Tensor | None = None
+    shared: Tensor | None = None
     routing: dict[str, Tensor] = field(default_factory=dict)
     imbalance: list[Tensor] = field(default_factory=list)
 
 
-def build_caste(own: Tap, other: Tap, config: AdapterConfig) -> Caste:
+def build_caste(own: Tap, other: Tap, config: AdapterConfig, *, own_gate: bool = True) -> Caste:
     """CASTE for the tokens of `own`, which are compared with those of `other`."""
     return Caste(
         own.channels,
@@ -54,12 +55,14 @@ def build_caste(own: Tap, other: Tap, config: AdapterConfig) -> Caste:
         temporal=config.caste.temporal,
         gate_init=config.gate_init,
         map_rank=config.caste.map_rank,
+        own_gate=own_gate,
     )
 
 
 def caste_residuals(visual: Caste, audio: Caste, x: Pair, segments: int, trace: Trace) -> Pair:
     """The residuals of a stage's two CASTE adapters; their mean agreement is noted in `trace`."""
-    on_visual, on_audio = visual(x.visual, x.audio, segments), audio(x.audio, x.visual, segments)
+    on_visual = visual(x.visual, x.audio, segments, trace.shared)
+    on_audio = audio(x.audio, x.visual, segments, trace.shared)
     trace.agreement = (on_visual.weights[:, 0] + on_audio.weights[:, 0]) / 2
     return Pair(on_visual.residual, on_audio.residual)
 

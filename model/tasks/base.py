@@ -16,6 +16,8 @@ The trainer calls a `Task` in this order:
     fit_metadata   vocabularies and the like, derived from the manifest and kept with the run (default: none)
     classes        names of what the head distinguishes (default: the manifest's classes)
     targets        samples -> target tensors                                                    [must be given]
+    together       targets -> where labels say that sound and picture belong together (default: they do not tell)
+    tracks         targets -> what is seen and heard, so that labels can follow a damage (default: they do not tell)
     extra_inputs   samples -> further input tensors, such as questions (default: none)
     transforms     what to do to every batch that is read (default: nothing)
     build_head     the head                                                                     [must be given]
@@ -35,7 +37,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -66,6 +68,17 @@ class Scores:
     evidence: Evidence | None = field(default=None, compare=False)
     ungrouped: str = field(default="", compare=False)
     without_media: tuple[int, int] = field(default=(0, 0), compare=False)
+
+
+class Together(NamedTuple):
+    """What labels say of sound and picture belonging together.
+
+    `seconds`: bool or 0/1 `[N, T]`, whether something is both seen and heard. `clips`: `[N, K]`, what a clip holds.
+    None where labels do not tell.
+    """
+
+    seconds: Tensor | None = None
+    clips: Tensor | None = None
 
 
 class Scorer(Protocol):
@@ -126,6 +139,18 @@ class Task(ABC):
     def extra_inputs(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """What the head reads besides tokens, first axis `N`."""
         return {}
+
+    def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
+        """What `targets` say of sound and picture belonging together; `training`: only what the task learns from."""
+        return Together()
+
+    def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """What `targets` say is seen and what is heard, `[N, T, K]` each in 0/1; None where they do not tell."""
+        return None
+
+    def with_tracks(self, targets: Mapping[str, Tensor], seen: Tensor, heard: Tensor) -> dict[str, Tensor]:
+        """The targets that are true where this is seen and heard, `[N, T, K]` each; tasks with `tracks` have it."""
+        raise NotImplementedError
 
     def transforms(self, config: RunConfig) -> tuple[BatchTransform, ...]:
         """What is done to the batches of every split as they are read."""

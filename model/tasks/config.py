@@ -94,7 +94,7 @@ class StoresConfig(StrictConfig):
 
 
 class OptimiserConfig(StrictConfig):
-    """`head_lr_factor` multiplies `lr` for the task head."""
+    """`head_lr_factor` multiplies `lr` for the task head and for the maps of the shared agreement."""
 
     name: Literal["adam", "adamw"] = "adamw"
     lr: Positive = 1e-3
@@ -161,13 +161,15 @@ class LossConfig(StrictConfig):
     """Weights of the losses that every task has; 0 leaves a loss out, and tasks add their own.
 
     `load_balance` is AVMoE's. docs/OBJECTIVES.md describes `caption_contrast` (needs CASE), `consistency` (CASE and
-    CASTE) and `selection_entropy` (CASE). The weight of a part that is switched off has no effect.
+    CASTE), `selection_entropy` (CASE) and `correspondence` (CASTE with a shared agreement). The weight of a part that
+    is switched off has no effect.
     """
 
     load_balance: NotNegative = 0.0
     caption_contrast: NotNegative = 0.0
     consistency: NotNegative = 0.0
     selection_entropy: NotNegative = 0.0
+    correspondence: NotNegative = 0.0
 
 
 class MetricConfig(StrictConfig):
@@ -199,6 +201,22 @@ class RunConfig(StrictConfig):
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
     augment: StressConfig = StressConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_gates_where_nothing_teaches(cls, given: Any) -> Any:
+        """CASTE's gates are its own by default where `loss.correspondence` is 0, as in runs older than it."""
+        if not isinstance(given, dict):
+            return given
+        loss, model = given.get("loss", {}), given.get("model", {})
+        weight = loss.get("correspondence") if isinstance(loss, dict) else loss.correspondence
+        if weight or not isinstance(model, dict):
+            return given
+        own = {"adapters": {"caste": {"shared_agreement": False}}}
+        adapters = model.get("adapters", {})
+        if not isinstance(adapters, dict) or not isinstance(adapters.get("caste", {}), dict):
+            return given
+        return {**given, "model": deep_merge(own, model)}
 
     @model_validator(mode="after")
     def _captions_where_needed(self) -> RunConfig:

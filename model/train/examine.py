@@ -15,17 +15,22 @@ from caeav.manifests.core.util import counted
 from caeav.model.tasks.base import Scores
 from caeav.model.tasks.bootstrap import Intervals, intervals
 from caeav.model.tasks.config import StressConfig
+from caeav.model.train.agreement import Calibration, Judged, judge
 from caeav.model.train.card import bare_sentence
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.protocol import stamp
-from caeav.model.train.stress import Stress, active, check_stress, stress_text
+from caeav.model.train.stress import Followed, Stress, active, check_stress, stress_text
+
+FIXED, FOLLOW = "fixed", "follow"
+"""Labels under stress: those of the undamaged clips, or those that are true of the damaged ones."""
 
 
 @dataclass(frozen=True)
 class Examined:
     """`plain`: the score without stress, None when there was no stress. `with_leaks`: the score including leaked clips,
-    None when none were left out. `left_out`: how many were."""
+    None when none were left out. `left_out`: how many were. `agreement`: how true it is, None without CASTE and under
+    stress. `follow`: whether labels followed the stress."""
 
     experiment: Experiment
     split: str
@@ -36,6 +41,8 @@ class Examined:
     plain: Scores | None
     with_leaks: Scores | None
     left_out: int
+    agreement: Judged | None = None
+    follow: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -51,11 +58,13 @@ class Examined:
             "select_on": config.select_on,
             "protocol": stamp(config.protocol, config.select_on),
             "stress": active(self.strengths),
+            "stress_labels": FOLLOW if self.follow else FIXED,
             "score_without_stress": None if self.plain is None else self.plain.value,
             "leaks": None
             if self.with_leaks is None
             else {"left_out": self.left_out, "score_with": self.with_leaks.value},
             "bare": list((self.plain or scores).without_media),
+            "agreement": None if self.agreement is None else self.agreement.as_json(),
             "per_class": [dict(row) for row in scores.per_class],
         }
 
@@ -68,8 +77,13 @@ def examine(
     strengths: StressConfig | None = None,
     seed: int = 0,
     drop_leaks: bool = False,
+    follow: bool = False,
+    calibration: Calibration | None = None,
 ) -> Examined:
-    """Score `model` on `split`; raises `CaeavError` when the split has no clip."""
+    """Score `model` on `split`; raises `CaeavError` when the split has no clip.
+
+    `follow`: score under stress against labels that follow it. `calibration`: the run's, of its agreement.
+    """
     strengths = strengths or StressConfig()
     experiment = experiment.without_leaks() if drop_leaks else experiment
     if not experiment.joined.splits[split]:
@@ -81,7 +95,8 @@ def examine(
         captions=experiment.config.captions,
         shift=strengths.shift,
     )
-    scores = experiment.score(model, split, Stress(strengths, seed) if stressed else None)
+    followed = followed_labels(experiment, split) if follow and stressed else None
+    scores = experiment.score(model, split, Stress(strengths, seed, followed) if stressed else None)
     left_out = removed(experiment.all_splits, experiment.joined.splits)[split]
     return Examined(
         experiment,
@@ -93,15 +108,30 @@ def examine(
         experiment.score(model, split) if stressed else None,
         experiment.score_with_leaks(model, split) if drop_leaks and not stressed else None,
         left_out,
+        None if stressed else judge(experiment, model, split, calibration),
+        follow and stressed,
     )
+
+
+def followed_labels(experiment: Experiment, split: str) -> Followed:
+    """The labels of a split as stress can follow them; raises `CaeavError` where the task's labels cannot."""
+    targets = experiment.targets[split]
+    tracks = experiment.task.tracks(targets)
+    if tracks is None:
+        raise CaeavError(
+            f"--stress-labels follow: labels of task {experiment.task.name!r} do not tell what is seen and heard",
+            hint="leave it away; tasks ave, ave-weak and avvp have it",
+        )
+    return Followed(*tracks, experiment.task.with_tracks)
 
 
 def remarks(found: Examined) -> list[str]:
     """What to say about the score: the effect of stress, of segments without media and of leaked clips."""
     lines, metric, row = [], found.experiment.task.metric, found.experiment.task.sample_noun
     if found.plain is not None:
+        labels = ", labels following it" if found.follow else ""
         lines.append(
-            f"under stress {stress_text(found.strengths)}; without: {metric} {found.plain.value:.2f} %, "
+            f"under stress {stress_text(found.strengths)}{labels}; without: {metric} {found.plain.value:.2f} %, "
             f"a change of {found.scores.value - found.plain.value:+.2f}"
         )
     bare = (found.plain or found.scores).without_media

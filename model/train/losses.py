@@ -1,6 +1,7 @@
-"""What training minimises: the task's losses, the adapters' own, and three light objectives, each with its weight.
+"""What training minimises: the task's losses, the adapters' own, the correspondence of sound and picture
+(`correspondence.py`), and three light objectives, each with its weight.
 
-The objectives are defined here, since the published method names them but gives no formula (reasons in
+The light objectives are defined here, since the published method names them but gives no formula (reasons in
 docs/OBJECTIVES.md). They read `TrunkOutput.aux` and `.agreement` and know no task; an objective whose source a model
 lacks (CASE, CASTE) is absent. Each is a float32 scalar.
 Shapes: `B` clips, `T` segments, `P` projected channels, `L` tokens, `W` caption tokens.
@@ -18,11 +19,13 @@ from torch import Tensor
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.tasks.base import Task
 from caeav.model.tasks.config import RunConfig
+from caeav.model.train.correspondence import correspondence
 from caeav.model.train.network import Output
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 1.0
 TINY = 1e-12
 CONTRAST, CONSISTENCY, ENTROPY = "caption_contrast", "consistency", "selection_entropy"
+CORRESPONDENCE = "correspondence"
 
 
 class _Bounded(torch.autograd.Function):
@@ -129,4 +132,7 @@ def weighted_losses(task: Task, output: Output, batch: TokenBatch, config: RunCo
         **guidance_losses(output.trunk, batch),
     }
     weights = config.loss.model_dump()
+    if output.trunk.match is not None and weights[CORRESPONDENCE]:
+        labels = task.together(batch.targets, training=True)
+        named[CORRESPONDENCE] = correspondence(output.trunk.match, labels, batch)
     return {name: loss * weights[name] for name, loss in named.items() if weights[name]}

@@ -18,7 +18,13 @@ OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
 }
 
 
-def make_optimiser(model: nn.Module, config: OptimiserConfig, head: str = "head.") -> torch.optim.Optimizer:
+FAST = ("head.", "trunk.correspondence.")
+"""How names of parameters begin that learn at the head's rate: they start from nothing, adapters from a backbone."""
+
+
+def make_optimiser(
+    model: nn.Module, config: OptimiserConfig, head: str | tuple[str, ...] = FAST
+) -> torch.optim.Optimizer:
     """Adapters learn at `lr`, parameters whose names begin with `head` at `lr * head_lr_factor`.
 
     Weight decay spares vectors and scalars (norms, biases, gates). Each group holds its undecayed rate as `base_lr`

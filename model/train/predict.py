@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from caeav.manifests.clip import Clip
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import Inputs, TokenBatch
+from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.live import LiveOpener
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.tasks.sample import Sample
+from caeav.model.train.agreement import GATE, Calibration, agreement_logits, read_calibration
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.data import as_batch, taps_of
 from caeav.model.train.evaluate import autocast, choose_device
@@ -37,14 +38,21 @@ FRAMES, AUDIO = "picture", "sound"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run predicts for one clip. `agreement`: how well audio and frames agree, `[T]` in 0..1; None without
-    CASTE. `missing`: what the media lack in each of the `T` segments."""
+    """What a run predicts for one clip. `agreement`: how likely audio and frames belong together, `[T]` in 0..1; None
+    without CASTE. `calibrated`: whether it is that probability; else it is what CASTE's gate says, which may mean
+    anything. `missing`: what the media lack in each of the `T` segments."""
 
     key: str
     times: SegmentTimes
     decoded: TaskPrediction
     agreement: tuple[float, ...] | None
     missing: tuple[tuple[str, ...], ...] = ()
+    calibrated: bool = False
+
+    @property
+    def agreement_name(self) -> str:
+        """What `agreement` is called in tables and pictures."""
+        return "agreement" if self.calibrated else GATE
 
     def agreements(self) -> list[float | None] | None:
         """Agreement per segment with media; None where frames or audio are missing, so that nothing can agree."""
@@ -61,7 +69,7 @@ class Prediction:
         found = self.agreements()
         if found is not None:
             cells = ["-" if a is None else a for a in found]
-            rows = [{**row, "agreement": a} for row, a in zip(rows, cells, strict=True)]
+            rows = [{**row, self.agreement_name: a} for row, a in zip(rows, cells, strict=True)]
         missing = self.missing[: self.times.shown]
         if any(missing):
             rows = [
@@ -93,8 +101,16 @@ class Prediction:
 class Predictor:
     """A run's best weights, ready for clips."""
 
-    def __init__(self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        inputs: Inputs,
+        model: nn.Module,
+        device: torch.device,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.config, self.inputs, self.device = config, inputs, device
+        self._calibration = calibration
         self._task = TASKS[config.task]
         self._model = model.to(device).eval()
 
@@ -110,7 +126,7 @@ class Predictor:
             opened = live(run.token_recipes())
         build = partial(build_network, TASKS[config.task], inputs, config.model, opened)
         model = load_fitting(build, best_weights(run))  # a run folder may come from anywhere
-        return cls(config, inputs, model, choose_device(device))
+        return cls(config, inputs, model, choose_device(device), read_calibration(run))
 
     def check(self, question: str) -> None:
         """Raise `CaeavError` for a question where the task answers none, or for none where it needs one."""
@@ -139,14 +155,23 @@ class Predictor:
         batch = self._batch(sample, arrays, info).to(self.device, torch.float32)
         with autocast(self.device, self.config.training.precision):
             output = self._model(batch)
-        agreement = output.trunk.agreement
+        agreement = self._agreement(output.trunk)
         return Prediction(
             key=key,
             times=times,
             decoded=self._task.decode(output.found, self.inputs, self.config, sample),
-            agreement=None if agreement is None else tuple(agreement[0].float().tolist()),
+            agreement=agreement,
             missing=self._missing(info, times),
+            calibrated=self._calibration is not None,
         )
+
+    def _agreement(self, trunk: TrunkOutput) -> tuple[float, ...] | None:
+        """Of the one clip, calibrated if the run is."""
+        if trunk.agreement is None:
+            return None
+        if self._calibration is None:
+            return tuple(trunk.agreement[0].float().tolist())
+        return tuple(self._calibration.apply(agreement_logits(trunk)[0].cpu().numpy()).tolist())
 
     def _missing(self, info: Mapping[str, Any], times: SegmentTimes) -> tuple[tuple[str, ...], ...]:
         """For each segment, which of the modalities that the run reads the media lack.

@@ -14,6 +14,7 @@ import numpy as np
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, SegmentTimes, plain
+from caeav.model.train.agreement import MEANING
 from caeav.model.train.predict import Prediction
 
 if TYPE_CHECKING:
@@ -24,12 +25,21 @@ JSON_FILE, IMAGE_FILE = "prediction.json", "prediction.png"
 
 def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The prediction with `facts` (run, file, ...), each segment's agreement (null without CASTE, or where frames or
-    audio are missing) and what it lacks; segments after the end of the media are left out."""
+    audio are missing) and what it lacks; segments after the end of the media are left out.
+
+    A run without a calibrated agreement has `caste_gate` instead, and its `agreement` is null.
+    """
     shown = prediction.times.shown
+    said = prediction.agreements()
+    found: dict[str, Any] = {"agreement": None}
+    if said is not None and prediction.calibrated:
+        found = {"agreement": said, "agreement_means": MEANING}
+    elif said is not None:
+        found["caste_gate"] = said
     return {
         **facts,
         **prediction.decoded.as_json(prediction.times),
-        "agreement": prediction.agreements(),
+        **found,
         "missing": [list(lacks) for lacks in prediction.missing[:shown]],
     }
 
@@ -69,7 +79,7 @@ def _is_another(report: Path, file: Path, question: str) -> bool:
 
 
 def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
-    """A PNG: the task's panels below each other, then the agreement of audio and frames over time."""
+    """A PNG: the task's panels below each other, then the agreement of audio and frames over time, or CASTE's gate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,7 +87,8 @@ def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     panels = list(prediction.decoded.panels(times, frames))
     agreements = prediction.agreements()
     if agreements is not None:
-        panels.append(_agreement_panel(agreements, times))
+        words = f"{MEANING.capitalize()} (even at 0.5)" if prediction.calibrated else ""
+        panels.append(_agreement_panel(agreements, times, prediction.agreement_name, words))
     heights = [panel.height for panel in panels]
     figure = Figure(figsize=(times.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # draws into memory; no display is needed
@@ -115,8 +126,13 @@ def _time_axis(axis: Axes, times: SegmentTimes, label: str | None) -> None:
         axis.set_xlabel(label)
 
 
-def _agreement_panel(values: Sequence[float | None], times: SegmentTimes) -> Panel:
-    """How well audio and frames agree, in the middle of every segment; a gap where one of them is missing."""
+def _agreement_panel(
+    values: Sequence[float | None], times: SegmentTimes, name: str = "agreement", words: str = ""
+) -> Panel:
+    """How well audio and frames agree, in the middle of every segment; a gap where one of them is missing.
+
+    name: of the axis; words: what it means, with a line at one half where it is a probability.
+    """
 
     def draw(axis: Axes) -> None:
         middles = [sum(times.bounds(t)) / 2 for t in range(times.shown)]
@@ -125,7 +141,10 @@ def _agreement_panel(values: Sequence[float | None], times: SegmentTimes) -> Pan
         axis.plot(middles, heights, color=BLUE, marker="o", markersize=4)
         axis.set_ylim(0, 1.05)
         axis.set_yticks([0, 0.5, 1])
-        axis.set_ylabel("agreement")
+        axis.set_ylabel(name)
+        if words:
+            axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            axis.set_title(words, loc="left", fontsize=9, color=INK)
         axis.grid(axis="y", alpha=0.3)
 
     return Panel(1.1, draw)

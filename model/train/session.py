@@ -11,6 +11,7 @@ from torch import nn
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.tasks.bootstrap import intervals
+from caeav.model.train.agreement import AGREEMENT_FILE, calibrate
 from caeav.model.train.card import write_card
 from caeav.model.train.checkpoint import (
     load_into,
@@ -46,6 +47,9 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     )
     progress = trainer.fit()
     load_best(run, model)
+    fitted = calibrate(experiment, model, config.select_on)
+    if fitted is not None:
+        run.write(AGREEMENT_FILE, fitted)
     result = _result(experiment, run, model, progress)
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)

@@ -10,7 +10,7 @@ Shapes: `B` samples, `T` segments.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -34,13 +34,16 @@ MOTION = "motion."
 """Taps of this name belong to neither modality, but are computed from frames."""
 
 Arrays = dict[str, Tensor]
+PLACE_SEEN, PLACE_HEARD = "place.visual", "place.audio"
+SEEN, HEARD = "label.visual", "label.audio"
+"""Arrays of our own that are damaged like a modality's: where each second comes from, and what labels say of it."""
 
 
 class Stress:
-    """A `BatchTransform` that damages batches for scoring."""
+    """A `BatchTransform` that damages batches for scoring; labels stay, or `follow` what it does to either modality."""
 
-    def __init__(self, strengths: StressConfig, seed: int = 0) -> None:
-        self._strengths, self._seed = strengths, seed
+    def __init__(self, strengths: StressConfig, seed: int = 0, follow: Followed | None = None) -> None:
+        self._strengths, self._seed, self._follow = strengths, seed, follow
 
     def __call__(
         self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
@@ -48,7 +51,8 @@ class Stress:
         """Leaves training batches as they are."""
         if epoch is not None:
             return batch
-        return _stressed(batch, rows, data, self._strengths, _Source((self._seed,), varied=False))
+        source = _Source((self._seed,), varied=False)
+        return _stressed(batch, rows, data, self._strengths, source, self._follow)
 
 
 class Augment:
@@ -136,29 +140,76 @@ class _Hits:
 
 
 def _stressed(
-    batch: TokenBatch, rows: Sequence[int], data: ClipData, strengths: StressConfig, source: _Source
+    batch: TokenBatch,
+    rows: Sequence[int],
+    data: ClipData,
+    strengths: StressConfig,
+    source: _Source,
+    follow: Followed | None = None,
 ) -> TokenBatch:
     wanted = active(strengths)
     if not wanted:
         return batch
-    arrays = _flat(batch)
+    clips = data.clips_of(rows)
+    segments = batch.frames_ok.shape[1]
+    companions = _Companions(data, segments, follow)
+    arrays = _flat(batch) | companions.own_arrays(clips)
     captions = [name for name in CAPTION_ARRAYS if name in arrays]
     names = {
-        "visual": ["frames_ok", *batch.visual, *_motion(batch)],
-        "audio": ["audio_ok", *batch.audio],
+        "visual": ["frames_ok", *batch.visual, *_motion(batch), PLACE_SEEN, *((SEEN,) if follow else ())],
+        "audio": ["audio_ok", *batch.audio, PLACE_HEARD, *((HEARD,) if follow else ())],
         "captions": captions,
         "caption_tokens": [name for name in captions if not name.endswith("_mask")],
     }
-    clips = data.clips_of(rows)
     for kind, value in wanted.items():
         if kind == "shift":
             _shift(arrays, names["audio"], [_steps(data.clips[clip], int(value), source) for clip in clips])
             continue
-        hits = _hits(kind, value, clips, data, source, batch.frames_ok.shape[1])
+        hits = _hits(kind, value, clips, data, source, segments)
         if hits.places:
             target, damage = DAMAGE[kind]
-            damage(arrays, names[target], hits, data)
-    return _unflat(batch, arrays)
+            damage(arrays, names[target], hits, companions)
+    damaged = _unflat(batch, arrays)
+    damaged.sound_from = _sound_from(arrays[PLACE_SEEN], arrays[PLACE_HEARD], segments)
+    if follow is not None:
+        damaged.targets = follow.targets(batch.targets, arrays[SEEN], arrays[HEARD])
+    return damaged
+
+
+def _sound_from(seen: Tensor, heard: Tensor, segments: int) -> Tensor:
+    """`TokenBatch.sound_from` `[B, T]` from the places that frames and sound of each second come from."""
+    of_clip = seen.div(segments, rounding_mode="floor") == heard.div(segments, rounding_mode="floor")
+    return torch.where(seen == heard, 0, torch.where(of_clip, 1, 2))
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Labels that follow a damage. `seen`, `heard`: `[clips, T, K]`, what labels say of every clip of the split.
+    `targets`: the batch's targets, and both as they are after the damage -> the targets that are true then."""
+
+    seen: Tensor
+    heard: Tensor
+    targets: Callable[[Mapping[str, Tensor], Tensor, Tensor], dict[str, Tensor]]
+
+
+class _Companions:
+    """Clips' arrays with those of our own added, for the batch and for donors."""
+
+    def __init__(self, data: ClipData, segments: int, follow: Followed | None) -> None:
+        self._data, self._segments, self._follow = data, segments, follow
+
+    def clip_arrays(self, clips: Sequence[int]) -> Arrays:
+        """Everything of these clips, `[B, ...]` each."""
+        return {**self._data.clip_arrays(clips), **self.own_arrays(clips)}
+
+    def own_arrays(self, clips: Sequence[int]) -> Arrays:
+        """A number for each second of the split, `[B, T]`, and, if labels follow, these."""
+        index = torch.as_tensor(clips, dtype=torch.long)
+        place = index.unsqueeze(1) * self._segments + torch.arange(self._segments)
+        found = {PLACE_SEEN: place, PLACE_HEARD: place}
+        if self._follow is not None:
+            found |= {SEEN: self._follow.seen[index], HEARD: self._follow.heard[index]}
+        return found
 
 
 def _hits(
@@ -192,14 +243,16 @@ def _shift(arrays: Arrays, names: Sequence[str], steps: Sequence[int]) -> None:
         arrays[name] = torch.stack([x.roll(n, 0) for x, n in zip(arrays[name], steps, strict=True)])
 
 
-def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits, data: ClipData) -> None:
+def _remove(arrays: Arrays, names: Sequence[str], hits: _Hits, data: _Companions) -> None:
     for name in names:
+        if name in (PLACE_SEEN, PLACE_HEARD):
+            continue  # silence has no other place
         arrays[name] = arrays[name].clone()
         arrays[name][hits.places] = 0
 
 
 def _exchange(
-    arrays: Arrays, names: Sequence[str], hits: _Hits, data: ClipData, *, from_segment: bool = False
+    arrays: Arrays, names: Sequence[str], hits: _Hits, data: _Companions, *, from_segment: bool = False
 ) -> None:
     """Replace a clip's arrays by its donor's, as a whole or from the drawn segment on."""
     donated = data.clip_arrays(hits.donors)
@@ -210,7 +263,7 @@ def _exchange(
             arrays[name][place, first:] = donated[name][i, first:]
 
 
-Damage = Callable[[Arrays, Sequence[str], _Hits, ClipData], None]
+Damage = Callable[[Arrays, Sequence[str], _Hits, _Companions], None]
 
 DAMAGE: dict[str, tuple[str, Damage]] = {
     "cut": ("visual", partial(_exchange, from_segment=True)),

@@ -28,6 +28,7 @@ class Unused(NamedTuple):
 
 
 ADAPTERS, MOE, HEAD = "model.adapters.", "model.adapters.avmoe.", "model.head."
+CASTE = "model.adapters.caste."
 
 
 def _no_latents(moe: Any) -> bool:
@@ -48,6 +49,16 @@ EVERYWHERE = (
         (ADAPTERS + "ladder",),
         lambda c: c.model.adapters.placement == "inject",
         "model.adapters.placement is inject",
+    ),
+    Unused(
+        (CASTE + "shared_agreement",),
+        lambda c: c.model.adapters.placement == "inject",
+        "model.adapters.placement is inject, where every gate is its adapter's own",
+    ),
+    Unused(
+        (CASTE + "agreement_dropout", CASTE + "agreement_gradient"),
+        lambda c: not c.model.adapters.caste.shared_agreement or c.model.adapters.placement == "inject",
+        f"{CASTE}shared_agreement is false: every gate is its adapter's own",
     ),
     Unused(
         (MOE + "channel_rank",),

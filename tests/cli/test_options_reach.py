@@ -461,6 +461,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         found=SimpleNamespace(
             scores=scores,
             plain=None,
+            agreement=None,
             with_leaks=None,
             intervals=None,
             majority=30.0,
@@ -480,8 +481,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 def test_eval(run: SimpleNamespace, tmp_path: Path) -> None:
     call(
         *("eval", "--run", "name", "--split", "val", "--stress", "shift=2", "--stress-seed", "7"),
-        *("--drop-leaks", "--device", "cpu", "--home", str(tmp_path), "--json"),
+        *("--drop-leaks", "--device", "cpu", "--home", str(tmp_path), "--json", "--stress-labels", "follow"),
     )
+    assert run.examine.kwargs["follow"] is True
     assert run.find_run.args[1] == "name" and run.reopen.args[1:3] == (run.run, "cpu")
     assert run.load_best.args == (run.run, "model")  # scored are the best weights, not those it begins with
     assert run.examine.args[1:] == ("model", "val")

@@ -27,7 +27,7 @@ from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead, WeakL
 from caeav.model.tasks.ave.loss import ave_loss, weak_ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
-from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
@@ -59,6 +59,21 @@ class AveTask(Task):
         check_labels(inputs, (event.label for sample in samples for event in sample.clip.events))
         rows = [one_hot_seconds(sample, inputs) for sample in samples]
         return {LABELS: stack(rows, inputs.spec.segments, len(inputs.classes) + 1)}
+
+    def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
+        """An event is both seen and heard."""
+        labels = targets[LABELS]
+        return Together(seconds=1 - labels[..., -1], clips=labels[..., :-1].amax(dim=1))
+
+    def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Events, in both modalities."""
+        events = targets[LABELS][..., :-1]
+        return events, events
+
+    def with_tracks(self, targets: Mapping[str, Tensor], seen: Tensor, heard: Tensor) -> dict[str, Tensor]:
+        """An event is where the same class is still both seen and heard."""
+        events = seen * heard  # [N, T, K]
+        return {**targets, LABELS: torch.cat([events, 1 - events.amax(dim=-1, keepdim=True)], dim=-1)}
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and localisation."""
@@ -97,6 +112,11 @@ class WeakAveTask(AveTask):
     name = "ave-weak"
     head_config: ClassVar[type[HeadConfig]] = WeakAveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = WeakAveLossConfig
+
+    def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
+        """As in `ave`, but training does not know the seconds."""
+        found = super().together(targets, training=training)
+        return found._replace(seconds=None) if training else found
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and multiple instance pooling."""

@@ -22,7 +22,7 @@ from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.tasks.avvp.metric import AvvpMetric, clip_scores, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
@@ -64,6 +64,21 @@ class AvvpTask(Task):
             VISUAL: stack([_truth(sample, VISUAL, inputs) for sample in samples], *shape),
             TIMED: torch.tensor([bool(s.clip.events) or s.split != "train" for s in samples]),
         }
+
+    def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
+        """What clips hold; and of clips whose seconds are known, whether a class is seen and heard, not in training."""
+        clips, seconds = targets[LABELS], None
+        if not training and bool(targets[TIMED].all()):
+            seconds = (targets[AUDIO] * targets[VISUAL]).amax(dim=-1)
+        return Together(seconds, clips)
+
+    def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Events of each modality."""
+        return targets[VISUAL], targets[AUDIO]
+
+    def with_tracks(self, targets: Mapping[str, Tensor], seen: Tensor, heard: Tensor) -> dict[str, Tensor]:
+        """Each modality's own track, and the clip's labels from both."""
+        return {**targets, VISUAL: seen, AUDIO: heard, LABELS: torch.maximum(seen, heard).amax(dim=1)}
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Grouping by classes; with `motion` it also reads the one motion tap of the stores."""

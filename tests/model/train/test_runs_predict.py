@@ -148,7 +148,8 @@ def some_prediction(start_s: float = 0.0, agreement: bool = True) -> Prediction:
     for t, name in enumerate(events):
         table[t, ("bell", "dog", BACKGROUND).index(name)] = 0.8
     decoded = Timeline(("bell", "dog"), events, (0.8,) * 6, table)
-    return Prediction("clip", SegmentTimes(start_s, 1.0, 6), decoded, (0.5,) * 6 if agreement else None)
+    said = (0.5,) * 6 if agreement else None
+    return Prediction("clip", SegmentTimes(start_s, 1.0, 6), decoded, said, calibrated=agreement)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +252,16 @@ def test_masks_are_of_the_media_only() -> None:
     times = SegmentTimes(0.0, 1.0, 5, 2.0)
     assert list(masks.files(times)) == ["mask-1.png", "mask-2.png"]
     assert len(masks.rows(times)) == len(masks.as_json(times)["frames"]) == 2
+
+
+def test_a_gate_that_is_no_probability_is_not_called_agreement() -> None:
+    gate = replace(some_prediction(), calibrated=False)
+    value = report_json(gate, {})
+    assert value["agreement"] is None and value["caste_gate"] == [0.5] * 6
+    assert gate.rows()[0]["CASTE's gate"] == 0.5 and "agreement" not in gate.rows()[0]
+    value = report_json(some_prediction(), {})
+    assert value["agreement_means"] == "probability that sound and picture belong together"
+    assert "caste_gate" not in value and some_prediction().rows()[0]["agreement"] == 0.5
 
 
 def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> None:

@@ -301,9 +301,10 @@ def test_head_and_decay_groups(tiny_home: Home) -> None:
     groups = make_optimiser(model, experiment.config.optimiser).param_groups
     rates = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
     assert rates.keys() == {name for name, _ in model.named_parameters()}
+    assert any(name.startswith("trunk.correspondence.") for name in rates)
     shapes = {name: p.ndim for name, p in model.named_parameters()}
     for name, (lr, decay) in rates.items():
-        assert lr == pytest.approx(0.05 if name.startswith("head.") else 0.1)
+        assert lr == pytest.approx(0.05 if name.startswith(("head.", "trunk.correspondence.")) else 0.1)
         assert (decay > 0) == (shapes[name] > 1)
 
 
