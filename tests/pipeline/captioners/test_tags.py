@@ -245,6 +245,14 @@ def test_audio_names_the_dog_and_neither_animal_nor_silence(yamnet: Path) -> Non
     assert captioner.caption([lost]) == [""]
 
 
+@needs_timm
+def test_random_weights_need_no_file_and_no_table() -> None:
+    heard, seen = audio("random:0", threshold=0.01), visual("random:0")
+    assert heard.caption([make_clip()])[0].startswith("The sound of a class ")
+    assert seen.caption([make_clip()]) == ["A picture."]
+    assert heard.describe()["weights"]["digest"] == seen.describe()["weights"]["digest"] == "random:0"
+
+
 def test_nothing_recognised_is_a_sound_not_a_missing_one(tmp_path: Path) -> None:
     assert audio(write_yamnet(tmp_path, {})).caption([make_clip()]) == ["A sound."]
 
