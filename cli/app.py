@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 
 COMMANDS = {
     "synthesise": "synthesise",
@@ -97,7 +98,9 @@ def same_home(hint: str, arguments: Sequence[str]) -> str:
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name == "--home":
-            return f"; with --home {shlex.quote(value or ''.join(arguments[i + 1 : i + 2]))}, as here"
+            home = value or "".join(arguments[i + 1 : i + 2])
+            found = Home.find(home).root == Home.find().root  # without being named
+            return "" if found else f"; with --home {shlex.quote(home)}, as here"
     return ""
 
 

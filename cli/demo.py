@@ -141,8 +141,8 @@ def what_it_shows(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What these scores show and what they do not, given the number of test clips."""
     full, tested = runs["full"], runs["full"]["clips"]["test"]
     said = [
-        "This shows the way, not the scores of papers: generated clips, and the backbone 'classic', fixed descriptors",
-        "that nobody trained.",
+        "This shows the steps, not the scores of papers: the clips are generated, and the backbone 'classic' is",
+        "a set of fixed descriptors that nobody trained.",
     ]
     if tested < FEW_TEST_CLIPS:
         said.append(

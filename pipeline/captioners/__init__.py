@@ -14,6 +14,9 @@ audio_captioners: Registry[Callable[[ModelChoice], Captioner]] = Registry("audio
 visual_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeFrames")
 audio_captioners.register_lazily("descriptor", "caeav.pipeline.captioners.descriptor:DescribeAudio")
 
+visual_captioners.register_lazily("tags", "caeav.pipeline.captioners.tags.visual:TagFrames")
+audio_captioners.register_lazily("tags", "caeav.pipeline.captioners.tags.audio:TagAudio")
+
 visual_captioners.register_lazily("blip2", "caeav.pipeline.captioners.visual:Blip2")
 visual_captioners.register_lazily("vlm:", "caeav.pipeline.captioners.visual:ImageTextModel")
 visual_captioners.register_lazily("file", "caeav.pipeline.captioners.from_file:visual_file")

@@ -1,4 +1,4 @@
-"""The `descriptor` captioners: measure the frames or the audio of a clip, and say it in words; no weights, no labels.
+"""The `descriptor` captioners: measure the frames or the audio of a clip and put it into words; no weights, no labels.
 
 `DescribeAudio` measures loudness, pitch, tone, rhythm and when there is sound. `DescribeFrames` finds what stands out
 and what the ground is like. What stands out is what moves or appears (unlike the frame before and after), coloured

@@ -43,10 +43,14 @@ def test_wrong_usage_is_status_2_and_names_the_mistake(tmp_path: Path) -> None:
         ("caeav runs ls", ["eval"], ""),
         ("caeav runs ls --home h", ["eval", "--home", "h"], ""),
         ("choose another name", ["eval", "--home", "h"], ""),
+        ("caeav runs ls", ["eval", "--home", "mine"], ""),
         ("caeav models convert a b", ["extract", "--home", "h"], ""),
     ],
 )
-def test_the_next_command_is_for_the_same_home(hint: str, arguments: list[str], added: str) -> None:
+def test_the_next_command_is_for_the_same_home(
+    hint: str, arguments: list[str], added: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAEAV_HOME", "mine")
     assert same_home(hint, arguments) == added
 
 

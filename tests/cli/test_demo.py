@@ -26,7 +26,7 @@ def result(test: float, low: float, high: float, clips: int = 9) -> dict[str, An
     }
 
 
-def test_a_small_demo_says_that_it_shows_the_way_and_why_full_is_not_first() -> None:
+def test_a_small_demo_says_what_it_shows_and_why_full_is_not_first() -> None:
     """The case of 60 clips: 62 % with everything, 79 % by sound alone, on 9 clips."""
     runs = {
         "full": result(62.2, 36.7, 84.4),
@@ -34,7 +34,7 @@ def test_a_small_demo_says_that_it_shows_the_way_and_why_full_is_not_first() -> 
         "visual": result(53.3, 30.0, 75.0),
     }
     said = " ".join(what_it_shows(runs))
-    assert said.startswith("This shows the way, not the scores of papers")
+    assert said.startswith("This shows the steps, not the scores of papers")
     assert "'classic'" in said and "With 9 test clips a score is mostly chance" in said
     assert "Here 'audio' is not worse than 'full' on test; their intervals overlap: nothing follows" in said
     rows = score_rows(runs)

@@ -17,8 +17,11 @@ from caeav.pipeline.captioners.random_models import byte_processor, sizes
 from caeav.pipeline.media.clip import DecodedClip
 
 LEARNED = [
-    row for row in MODELS if row.kind.endswith("captioner") and row.learned and not row.name.endswith(":")
+    row
+    for row in MODELS
+    if row.kind.endswith("captioner") and row.learned and not row.name.endswith(":") and row.name != "tags"
 ]
+"""Those that generate text; `tags` are classifiers, with tests of their own."""
 
 
 def made(facts: ModelFacts) -> LearnedCaptioner:

@@ -123,14 +123,22 @@ def test_a_shared_file_is_copied_before_it_is_cut_and_one_of_its_own_is_not(tmp_
             )
 
 
-def test_what_is_made_anew_in_a_slice_stays_out_of_the_store(toys: Toy) -> None:
+def test_what_is_made_anew_in_a_slice_stays_out_of_the_store(
+    toys: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slice that is continued with more clips writes its last shard again."""
     slices = write_slices(toys)
     made = merge(slices)
     before = contents(made.path)
     write_slices(toys, clips=CLIPS + 4)
     assert contents(made.path) == before and verify(made.path).sound
+    steps: list[str] = []
+    for name in ("link_file", "remove"):
+        real = getattr(atomic, name)
+        monkeypatch.setattr(atomic, name, lambda *p, real=real: (steps.append(p[-1].name), real(*p)))
     again = merge(slices)
+    changed = [name for name in steps if name in ("000004.idx", "000004.tar", "c.4", "c.4.0.0.0")]
+    assert changed[:2] == ["000004.idx"] * 2, "the index and its copy go before the files of the shard"
     assert again.summary.stored == CLIPS + 4 - len(FAILING)
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(CLIPS + 4), failing=FAILING)
