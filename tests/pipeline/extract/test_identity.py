@@ -379,7 +379,7 @@ def test_slices_merged_and_converted_stores_know_what_they_were_made_of(
     parts = [run(five, tmp_path / "h", RunOptions(workers=1, part=Slice(i, 2))).path for i in (1, 2)]
     of_first = {clip.media for clip in (*five.clips[:2], five.clips[4])}
     assert set(read_record(parts[0]) or {}) == of_first
-    whole, _ = merge(parts)
+    whole = merge(parts).path
     other, _ = convert(whole, "zarr")
     assert set(read_record(other) or {}) == {clip.media for clip in five.clips}
     other_content(five, small_manifest, 3)
