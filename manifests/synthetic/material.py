@@ -20,7 +20,7 @@ from typing import Any
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted, some_lines, some_of
+from caeav.manifests.core.util import counted, file_sha256, some_lines, some_of
 from caeav.manifests.synthetic.classes import BACKGROUND, MIN_CLASSES, simple_name
 from caeav.manifests.synthetic.material_lists import Offer, background_offers, known_extension, offers
 from caeav.manifests.synthetic.material_media import problem_of
@@ -155,7 +155,7 @@ def _usable(found: Iterable[Offer]) -> tuple[list[MaterialFile], list[str]]:
         if problem:
             left_out.append(f"{offer.name}: {problem}")
             continue
-        digest = _sha256(offer.path)
+        digest = file_sha256(offer.path)
         if (offer.kind, digest) in first:
             left_out.append(f"{offer.name}: it has the same bytes as {first[offer.kind, digest]}")
             continue
@@ -164,11 +164,6 @@ def _usable(found: Iterable[Offer]) -> tuple[list[MaterialFile], list[str]]:
             MaterialFile(offer.kind, offer.cls, offer.path.absolute(), offer.name, offer.split, digest)
         )
     return used, left_out
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_splits(files: Sequence[MaterialFile], shares: Sequence[float]) -> list[MaterialFile]:

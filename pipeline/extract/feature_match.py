@@ -8,7 +8,6 @@ are compared with the `*_order.h5` beside them. Whatever is ambiguous is refused
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Clip, Manifest
-from caeav.manifests.core.util import counted, some_of
+from caeav.manifests.core.util import counted, file_sha256, some_of
 from caeav.pipeline.extract.feature_files import (
     FORMATS,
     SHOWN,
@@ -80,7 +79,7 @@ def match_features(manifest: Manifest, tap: str, given: Path) -> Matched:
 
 def file_entry(path: Path, array: str = "", word: str = "") -> Entry:
     """The feature in a file of one clip."""
-    return Entry(path.name, lambda: one_array(path, array, word), lambda: _sha256(path))
+    return Entry(path.name, lambda: one_array(path, array, word), lambda: file_sha256(path))
 
 
 def clip_names(clips: Sequence[Clip]) -> tuple[dict[str, list[str]], list[str]]:
@@ -146,7 +145,7 @@ def _of_file(manifest: Manifest, tap: str, path: Path, array: str, word: str) ->
     """A file of all clips: one named array per clip, or one array whose rows are clips."""
     held = arrays_in(path)
     names, shared = clip_names(manifest.clips)
-    sha = cache(lambda: _sha256(path))
+    sha = cache(lambda: file_sha256(path))
     if not array:
         groups = _groups(names, [(name, "", name) for name, x in held.items() if x.kind in "fiu"])
         if groups:
@@ -337,8 +336,3 @@ def _matched(
             f"{tap}: {counted(absent, 'clip')} of {len(manifest.clips)} without features in {source}"
         )
     return Matched(entries, source, tuple(remarks))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

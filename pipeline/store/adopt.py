@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caeav.manifests.core import atomic
-from caeav.manifests.core.util import usable_cores
+from caeav.manifests.core.util import file_sha256, usable_cores
 from caeav.pipeline.store.backend import Backend, FileFacts, ShardIndex
 from caeav.pipeline.store.errors import DamagedStore, Problem
-from caeav.pipeline.store.layout import StoreFolder, file_digest, read_capped
+from caeav.pipeline.store.layout import StoreFolder, read_capped
 
 NO_LINK = {
     errno.EXDEV: "other file system",
@@ -79,7 +79,7 @@ def adopt_shards(
     _sync(folder.path / facts.name for index in indexes for facts in index.files)
     if check:
         with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
-            digests = threads.map(lambda one: file_digest(folder.path / one[1].name), unread)
+            digests = threads.map(lambda one: file_sha256(folder.path / one[1].name), unread)
             for (index, facts), digest in zip(unread, digests, strict=True):
                 if digest != facts.sha256:
                     raise _damaged(source, backend, index, facts)

@@ -8,7 +8,6 @@ last and removed before any change. `journal/` is there only while the store is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -42,12 +41,6 @@ def read_capped(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
             f"{path} has {size} bytes; at most {limit} are read", hint="this is not a store's file"
         )
     return path.read_bytes()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

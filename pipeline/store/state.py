@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import file_sha256
 from caeav.manifests.key_index import Keys
 from caeav.manifests.manifest import read_manifest
 from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex, backend_of
@@ -26,7 +27,6 @@ from caeav.pipeline.store.layout import (
     Seal,
     StoreFolder,
     cut,
-    file_digest,
     parse_recipe,
     parse_seal,
     read_capped,
@@ -336,7 +336,7 @@ def _read_seal(folder: StoreFolder, recipe: Recipe, problems: list[Problem]) -> 
         path = folder.path / name
         if not path.is_file():
             what = "the file is missing, though the store was finished"
-        elif file_digest(path) != seal.sha256.get(name):
+        elif file_sha256(path) != seal.sha256.get(name):
             what = (
                 "not the file that was there when the store was finished: complete.json names another sha256"
             )

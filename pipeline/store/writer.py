@@ -15,12 +15,13 @@ from types import MappingProxyType, TracebackType
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.atomic import publish_bytes, unpublish
+from caeav.manifests.core.util import file_sha256
 from caeav.manifests.key_index import KeyIndex
 from caeav.pipeline.store.adopt import Adopted, adopt_shards
 from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
 from caeav.pipeline.store.journal import Journals, source_of
-from caeav.pipeline.store.layout import Seal, StoreFolder, cut, file_digest, shard_clips
+from caeav.pipeline.store.layout import Seal, StoreFolder, cut, shard_clips
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record, append_quarantine, render_quarantine
@@ -428,7 +429,7 @@ def seal_store(
         quarantined=summary.quarantined,
         shards=summary.shards,
         shard_bytes=summary.bytes,
-        sha256={folder.name_of(path): file_digest(path) for path in files},
+        sha256={folder.name_of(path): file_sha256(path) for path in files},
     )
     publish_bytes(folder.seal, seal.render())
 

@@ -7,7 +7,6 @@ Losing it costs only time, so a home that cannot be written to is not an error.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import size_text
+from caeav.manifests.core.util import file_sha256, size_text
 
 FILE = "weights.json"
 LARGE_BYTES = 1 << 30
@@ -76,8 +75,7 @@ def file_digest(path: Path) -> str:
     if state.st_size >= LARGE_BYTES:
         size = size_text(state.st_size, binary=True)
         _tell(f"reading {path.name} ({size}) for its digest, once unless it changes")
-    with real.open("rb") as file:
-        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    digest = f"sha256:{file_sha256(real)}"
     held = _load()
     held["files"][str(real)] = [*stamp, digest]
     _save(held)
