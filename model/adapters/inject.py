@@ -174,6 +174,9 @@ class InjectTrunk(nn.Module):
         output.aux.update(stage_ends)
         return output
 
+    def match(self, batch: TokenBatch) -> None:
+        """None: the deepest taps come too late for an agreement that adapters share; each keeps a gate of its own."""
+
     @torch.no_grad()
     def frozen_visual(self, tokens: Tensor) -> Tensor:
         """The frozen visual backbone alone, without any adapter, on what batches hold: frames or the replayed tap.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
-from caeav.model.adapters.correspondence import Correspondence
+from caeav.model.adapters.correspondence import Correspondence, Match
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
@@ -161,10 +161,8 @@ class LadderTrunk(nn.Module):
     def forward(self, batch: TokenBatch) -> TrunkOutput:
         """A batch's taps and captions -> tokens for the head, agreement, losses and auxiliary tensors."""
         segments = batch.visual[self.names[-1][0]].shape[1]
-        trace, match = Trace(), None
-        if self.correspondence is not None:
-            visual_tap, audio_tap = self.names[-1]
-            match = self.correspondence(batch.visual[visual_tap], batch.audio[audio_tap])
+        trace, match = Trace(), self.match(batch)
+        if match is not None:
             shared = match.logits().sigmoid().flatten()
             trace.shared = shared if self._agreement_gradient else shared.detach()
         change: Pair | None = None
@@ -181,6 +179,13 @@ class LadderTrunk(nn.Module):
         output.aux.update(stage_ends)
         output.match = match
         return output
+
+    def match(self, batch: TokenBatch) -> Match | None:
+        """What the shared agreement is made of; runs no adapter. None where adapters have gates of their own."""
+        if self.correspondence is None:
+            return None
+        visual_tap, audio_tap = self.names[-1]
+        return self.correspondence(batch.visual[visual_tap], batch.audio[audio_tap])  # type: ignore[no-any-return]
 
     def frozen_visual(self, tokens: Tensor) -> Tensor:
         """The deepest visual tap `[B, T, L, C]` as it is: it is the frozen backbone's own output."""

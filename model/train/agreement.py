@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.remembered import media_root
 from caeav.manifests.synthetic.truth import read_truth, truth_of
-from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
+from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.data import SplitData, batches
 from caeav.model.train.evaluate import autocast
@@ -238,14 +239,22 @@ def read_logits(experiment: Experiment, model: nn.Module, data: SplitData) -> tu
         for batch in batches(data, rows, limits.batch_size, limits.workers):
             on_device = batch.to(experiment.device, torch.float32)
             with autocast(experiment.device, limits.precision):
-                trunk: TrunkOutput = model.trunk(on_device)  # type: ignore[operator]
-            if trunk.agreement is None:
+                logits = _logits(cast(Trunk, model.trunk), on_device)
+            if logits is None:
                 return None, np.zeros(0, bool)
-            found.append(agreement_logits(trunk).cpu())
+            found.append(logits.cpu())
             present.append(batch.frames_ok & batch.audio_ok)
     finally:
         model.train(training)
     return torch.cat(found).numpy(), torch.cat(present).numpy()
+
+
+def _logits(trunk: Trunk, batch: TokenBatch) -> Tensor | None:
+    """Logits `[B, T]` of a shared agreement, for which no adapter need run, or of the adapters' own gates."""
+    if (match := trunk.match(batch)) is not None:
+        return match.logits().double()
+    output = trunk(batch)
+    return None if output.agreement is None else agreement_logits(output)
 
 
 def agreement_logits(trunk: TrunkOutput) -> Tensor:
