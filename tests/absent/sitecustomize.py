@@ -38,6 +38,7 @@ PACKAGES = (
     "webdataset",
     "h5py",
     "laion_clap",
+    "ray",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
 

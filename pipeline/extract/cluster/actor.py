@@ -109,7 +109,7 @@ class ShardMaker:
         load = Loader(self._remarks.append)
         for job in self._jobs:
             load(job)
-        devices = self._steady() if uses_devices else ""
+        device, version = self._steady() if uses_devices else ("", "")
         settings = worker_settings(self._jobs)
         workers, deadline_s = given["workers"], given["deadline_s"]
         pool = WorkerPool(SETUP, settings, workers=workers, deadline_s=deadline_s)
@@ -119,19 +119,25 @@ class ShardMaker:
             from caeav.pipeline.extract.device.runner import Runner
 
             resources |= Runner.resources(given["devices"])
-        return {"kind": _kind(devices), "resources": resources, "host": _here(), "remarks": self._told()}
+        return {
+            "kind": _kind(version),
+            "device": device,
+            "resources": resources,
+            "host": _here(),
+            "remarks": self._told(),
+        }
 
-    def _steady(self) -> str:
-        """Compute reproducibly for as long as this process lives; returns the name of the device."""
+    def _steady(self) -> tuple[str, str]:
+        """Compute reproducibly for as long as this process lives -> the device's name in records, and its kind."""
         import torch
 
         from caeav.pipeline.extract.device.devices import choose_devices, device_name, steady
 
         device = choose_devices(self._settings["devices"])[0]
         self._lasting.enter_context(steady())
-        if device.type == "cpu":
-            return f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-        return f"{device_name(device)}, torch {torch.__version__}"
+        name = device_name(device)
+        kind = f"{name} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else name
+        return name, f"{kind}, torch {torch.__version__}"
 
     def _one_at_a_time(self, complete: Complete) -> Complete:
         """The texts of two shards are not embedded at once: tokenizers are not made for it."""

@@ -25,7 +25,7 @@ from caeav.manifests.core.util import counted
 from caeav.pipeline.extract.cluster.actor import suspects
 from caeav.pipeline.extract.cluster.options import GPU, ClusterOptions
 from caeav.pipeline.extract.cluster.ray_cluster import AT_ONCE, ActorLost
-from caeav.pipeline.extract.cluster.shards import ShardTask, group_shards, open_plans, order_of
+from caeav.pipeline.extract.cluster.shards import MAX_FAULTS, ShardTask, group_shards, open_plans, order_of
 from caeav.pipeline.extract.collect import Collector, OpenStore
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.device.options import CPU
@@ -61,7 +61,7 @@ class Cluster(Protocol):
     def __enter__(self) -> Cluster: ...
     def __exit__(self, *_: object) -> None: ...
     def check(self) -> None: ...
-    def nodes(self) -> list[dict[str, float]]: ...
+    def nodes(self) -> list[dict[str, float]] | None: ...
     def start(self, settings: str, cpus: int, gpus: int, accelerator: str) -> Any: ...
     def call(self, actor: Any, method: str, *arguments: str) -> Any: ...
     def wait(self, calls: Sequence[Any], timeout_s: float) -> list[Any]: ...
@@ -176,8 +176,11 @@ class ClusterExtraction:
         now = time.monotonic()
         if self._actors and now - self._sized_s < SIZE_S:
             return
+        nodes = cluster.nodes()
+        if nodes is None:
+            return
         self._sized_s = now
-        size = actors_for(cluster.nodes(), self._options, any(job.device_parts for job in self._jobs))
+        size = actors_for(nodes, self._options, any(job.device_parts for job in self._jobs))
         left = sum(not task.done for task in self._tasks)
         for _ in range(min(size.actors, left) - len(self._actors)):
             settings = json.dumps(self._settings(size))
@@ -284,10 +287,28 @@ class ClusterExtraction:
                 "bytes",
                 hint="choose machines of one kind (--accelerator-type), or allow it: --mixed-devices",
             )
+        if not self._options.mixed_devices:
+            self._check_stored(answer["host"], answer["device"])
         self._start_deaths = 0
         actor.resources = answer["resources"]
         self._tell(answer)
         self._count_resources()
+
+    def _check_stored(self, host: str, device: str) -> None:
+        """Raise `CaeavError` when what is stored already was computed on a device of another name."""
+        for job, store in zip(self._jobs, self._stores, strict=True):
+            writer = store.writer
+            index = next(iter(writer.indexes.values()), None) if job.device_parts else None
+            if index is None:
+                continue
+            facts = backend_of(writer.recipe).open(writer.folder, index).info(0)["facts"]
+            stored = facts.get("device", {}).get("name", device)
+            if stored != device:
+                raise CaeavError(
+                    f"{host} computes on {device}, what {writer.path.name} holds was computed on {stored}: they may "
+                    "not give the same bytes",
+                    hint="choose machines with that device (--accelerator-type), or allow it: --mixed-devices",
+                )
 
     def _count_resources(self) -> None:
         """What can be busy: all actors, and this process, which adopts."""
@@ -334,21 +355,33 @@ class ClusterExtraction:
 
     def _took(self, task: ShardTask, attempt: str, answer: Mapping[str, Any]) -> bool:
         """Adopt what an attempt at a task has staged; False when it is not there or not what it should be."""
-        if answer.get("error") == "disk" and STAGING in answer["path"]:
-            task.failed(answer["what"])
+        if "error" in answer:
+            self._again(task, answer["what"])
+            if task.faults >= MAX_FAULTS:
+                _raise(answer)
             return False
-        _raise(answer)
         self._tell(answer)
         try:
             with self.meter.busy("driver", "adopt"):
                 for store, plan in open_plans(task, self._stores).items():
                     self._adopt(store, plan.number, attempt, answer["stores"][str(store)])
         except (FileNotFoundError, DamagedStore, BadIndex, binascii.Error, KeyError, ValueError) as error:
-            task.failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._again(task, why)
+            if task.faults >= MAX_FAULTS:
+                raise CaeavError(
+                    f"shard {task.number}, made {task.faults} times on the cluster, did not arrive: {why}",
+                    hint="look after the file system of --home: all machines must see what one of them writes; "
+                    "what is finished is kept, run the same command again",
+                ) from None
             return False
         self._media.digested({name: bytes.fromhex(taken) for name, taken in answer["media"].items()})
         self._settle(task)
         return task.done
+
+    def _again(self, task: ShardTask, why: str) -> None:
+        task.faults += 1
+        self._remark(f"shard {task.number} was not made: {why}; attempt {task.faults} of {MAX_FAULTS}")
 
     def _adopt(self, store: int, number: int, attempt: str, made: Mapping[str, Any]) -> None:
         """Quarantine what could not be made of a shard, then take its files over."""

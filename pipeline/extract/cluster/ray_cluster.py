@@ -6,10 +6,12 @@ statistics from here.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +24,8 @@ from caeav.pipeline.extract.cluster.actor import ShardMaker
 from caeav.pipeline.extract.report import Remark
 
 HEAD_S = 10.0
-"""Ray itself ends the process with a message of its own after 60 s without its head."""
+STUCK_S = 20.0
+"""Ray itself ends the process after 60 s without its head, whatever is under way, with a message of its own."""
 SHORT_S = 2.0
 OBJECT_STORE_BYTES = 80 << 20
 AT_ONCE = 2
@@ -56,25 +59,33 @@ class RayCluster:
         where = address.removeprefix("ray://") or str(ray.get_runtime_context().gcs_address)
         self.address = where
         self._answered_s = time.monotonic()
-        self._looked_s = 0.0
+        self._over = threading.Event()
 
     def __enter__(self) -> RayCluster:
+        threading.Thread(target=self._watch_head, name="caeav-head", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._ours and self._answers():  # without a head, Ray would wait for it
             self._ray.shutdown()
+        elif self._ours:
+            atexit.unregister(self._ray.shutdown)
+        self._over.set()
 
     def check(self) -> None:
         """Raise `CaeavError` when the head of the cluster has not answered for a while."""
-        now = time.monotonic()
-        if now - self._looked_s < SHORT_S:
-            return
-        self._looked_s = now
-        if self._answers():
-            self._answered_s = time.monotonic()
-        elif now - self._answered_s > HEAD_S:
+        if time.monotonic() - self._answered_s > HEAD_S:
             raise self._gone()
+
+    def _watch_head(self) -> None:
+        """Note when the head answered last; end the process where Ray, without a head, does not let go of it."""
+        while not self._over.wait(SHORT_S):
+            if self._answers():
+                self._answered_s = time.monotonic()
+            elif time.monotonic() - self._answered_s > HEAD_S + STUCK_S:
+                sys.stderr.write(f"\nerror: {self._gone()}\n")
+                sys.stderr.flush()
+                os._exit(1)
 
     def _gone(self) -> CaeavError:
         return CaeavError(
@@ -85,13 +96,15 @@ class RayCluster:
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
         try:
-            with socket.create_connection((host, int(port)), SHORT_S):
+            with socket.create_connection((host.strip("[]"), int(port)), SHORT_S):
                 return True
         except OSError:
             return False
 
-    def nodes(self) -> list[dict[str, float]]:
-        """The resources of each machine that is there: `CPU`, `GPU`, ..."""
+    def nodes(self) -> list[dict[str, float]] | None:
+        """The resources of each machine that is there: `CPU`, `GPU`, ...; None while the head does not answer."""
+        if not self._answers():
+            return None
         return [dict(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
 
     def start(self, settings: str, cpus: int, gpus: int, accelerator: str) -> Any:

@@ -17,8 +17,8 @@ from caeav.pipeline.store.staged import ShardOrder
 
 STRIKES = 3
 MAX_DEATHS = 12
-MAX_FAULTS = 4
-"""So often may what an attempt staged be missing or damaged."""
+MAX_FAULTS = 3
+"""So often may an attempt end in an error, or what it staged be missing or damaged."""
 
 
 @dataclass(eq=False)
@@ -60,16 +60,6 @@ class ShardTask:
         left = [key for key in (*under_way, *self.alone) if key not in passed]
         self.alone = list(dict.fromkeys(left))
         return None
-
-    def failed(self, why: str) -> None:
-        """What an attempt staged is missing or damaged; raises `CaeavError` when that happens again and again."""
-        self.faults += 1
-        if self.faults >= MAX_FAULTS:
-            raise CaeavError(
-                f"shard {self.number}, made {self.faults} times on the cluster, did not arrive: {why}",
-                hint="look after the file system of --home: all machines must see what one of them writes; "
-                "what is finished is kept, run the same command again",
-            )
 
 
 def group_shards(stores: Sequence[OpenStore]) -> list[ShardTask]:
