@@ -36,11 +36,10 @@ MARK = "CAEAV_TRIAL"
 """A variable in the environment of all that is started, and so known as ours."""
 BACKENDS = ("webdataset", "zarr")
 LONGEST_S = 400.0
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "OMP_NUM_THREADS": "1",
-}
+LOOPBACK = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "1"}
+"""Several nodes on one machine, and on its loopback address alone, as Ray does it on systems without real clusters."""
+LONG_AGO_S = 1_000_000_000
+"""One old time for all media: of young files a home records that their times say nothing yet."""
 
 
 def main() -> int:
@@ -82,45 +81,66 @@ class Trial:
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder, self.args = folder, args
+        os.environ.update(LOOPBACK | {MARK: str(os.getpid())})
+        self.wanted: dict[str, dict[str, str]] = {}
         self.random = random.Random(args.seed)
         self.rounds = self.compared = 0
         self.killed, self.ended = Counter[str](), Counter[str]()
         self.took_s: dict[str, list[float]] = defaultdict(list)
         self.differences: list[str] = []
         self.cluster: Any = None
-        self.command: subprocess.Popen[str] | None = None
+        self.command: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Rounds until so many kills were made."""
+        """Rounds of both formats until so many kills were made; each kind comes once before any comes twice."""
+        self.prepare()
+        while sum(self.killed.values()) < self.args.kills or self.rounds < len(BACKENDS):
+            backend, home = BACKENDS[self.rounds % len(BACKENDS)], self.folder / f"round-{self.rounds}"
+            self.round(home, backend)
+            self.compare(home, backend)
+            self.rounds += 1
+            print(f"round {self.rounds}, {sum(self.killed.values())} kills, {len(self.differences)} differences",
+                  file=sys.stderr, flush=True)  # fmt: skip
+
+    def prepare(self) -> None:
+        """Make the media, and both stores in both formats on this machine alone."""
         media = self.folder / "media"
         caeav("synthesise", "--home", str(self.folder / "home"), "--root", str(media),
               "--clips", str(self.args.clips), "--seconds", "4", "--size", "64", "--fps", "5")  # fmt: skip
         for path in media.rglob("*"):
-            os.utime(
-                path, (1_000_000_000, 1_000_000_000)
-            )  # so that what is recorded of files is the same each time
-        wanted = {}
+            os.utime(path, (LONG_AGO_S, LONG_AGO_S))
         for backend in BACKENDS:
             home = self.folder / f"local-{backend}"
             caeav(*self.arguments(home, backend))
-            wanted[backend] = dict(files(home / "stores"))
-        while sum(self.killed.values()) < self.args.kills:
-            backend = BACKENDS[self.rounds % len(BACKENDS)]
-            home = self.folder / f"round-{self.rounds}"
-            self.round(home, backend)
-            found = dict(files(home / "stores"))
-            for name in sorted(wanted[backend].keys() | found.keys()):
-                if wanted[backend].get(name) != found.get(name):
-                    self.differences.append(f"round {self.rounds}: {name}")
-            self.compared += len(found)
-            self.rounds += 1
-            shutil.rmtree(home)
-            print(f"round {self.rounds}, {sum(self.killed.values())} kills, {len(self.differences)} differences",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            self.wanted[backend] = dict(files(home / "stores"))
+
+    def compare(self, home: Path, backend: str) -> None:
+        """Note the files that differ from those of this machine alone; the home is removed."""
+        wanted, found = self.wanted[backend], dict(files(home / "stores"))
+        self.differences += [
+            f"{home.name}: {name}"
+            for name in sorted(wanted.keys() | found.keys())
+            if wanted.get(name) != found.get(name)
+        ]
+        self.compared += len(found)
+        shutil.rmtree(home)
 
     def arguments(self, home: Path, backend: str) -> list[str]:
         return ["extract", "--captions", "--dataset", "synthetic", "--root", str(self.folder / "media"), "--home",
                 str(home), "--shard-clips", str(self.args.shard_clips), "--backend", backend]  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """What the command says."""
+        return self.folder / "log"
+
+    def begin(self, home: Path, backend: str) -> None:
+        """Start the command."""
+        with self.log.open("w") as log:
+            self.command = subprocess.Popen(
+                [sys.executable, "-m", "caeav.cli", *self.arguments(home, backend), "--engine", "ray"],
+                env={**os.environ, "RAY_ADDRESS": self.cluster.address}, stdout=log, stderr=log,
+            )  # fmt: skip
 
     def round(self, home: Path, backend: str) -> None:
         """One command until it is done, and kills meanwhile."""
@@ -129,20 +149,13 @@ class Trial:
         until_s = time.monotonic() + LONGEST_S
         while True:
             self.ensure_cluster()
-            log = (self.folder / "log").open("w+")
-            self.command = subprocess.Popen(
-                [sys.executable, "-m", "caeav.cli", *self.arguments(home, backend), "--engine", "ray"],
-                env={**os.environ, "RAY_ADDRESS": self.cluster.address}, stdout=log, stderr=log, text=True,
-            )  # fmt: skip
+            self.begin(home, backend)
             last = self.disturb(kills, until_s)
             try:
                 status = self.command.wait(timeout=max(1.0, until_s - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.seek(0)
-                raise SystemExit(f"not done after {kills}:\n{log.read()}") from None
-            log.seek(0)
-            said = log.read()
-            log.close()
+                raise SystemExit(f"not done after {kills}:\n{self.log.read_text()}") from None
+            said = self.log.read_text()
             if status == 0:
                 break
             again += 1
@@ -168,7 +181,9 @@ class Trial:
             left = self.args.kills - sum(self.killed.values())
             if self.command.poll() is not None or not left:
                 return last
-            kind = self.random.choice(self.args.kinds)
+            kind = self.random.choice(
+                [kind for kind in self.args.kinds if not self.killed[kind]] or self.args.kinds
+            )
             if not ACTS[kind](self):
                 continue
             self.killed[kind] += 1
@@ -318,5 +333,4 @@ def caeav(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ[MARK] = str(os.getpid())
     sys.exit(main())

@@ -6,7 +6,6 @@ statistics from here.
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import signal
@@ -66,10 +65,8 @@ class RayCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ours and self._answers():  # without a head, Ray would wait for it
-            self._ray.shutdown()
-        elif self._ours:
-            atexit.unregister(self._ray.shutdown)
+        if self._ours:
+            self._ray.shutdown()  # without a head this takes some seconds
         self._over.set()
 
     def check(self) -> None:
@@ -94,12 +91,7 @@ class RayCluster:
         )
 
     def _answers(self) -> bool:
-        host, _, port = self.address.rpartition(":")
-        try:
-            with socket.create_connection((host.strip("[]"), int(port)), SHORT_S):
-                return True
-        except OSError:
-            return False
+        return not _why_silent(self.address)
 
     def nodes(self) -> list[dict[str, float]] | None:
         """The resources of each machine that is there: `CPU`, `GPU`, ...; None while the head does not answer."""
@@ -154,15 +146,14 @@ def _connect(ray: Any, address: str, remark: Remark) -> None:
     handlers = {number: signal.getsignal(number) for number in ours}
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     wanted = address or os.environ.get("RAY_ADDRESS", "")
+    if wanted not in ("", "auto", "local") and (why := _why_silent(wanted.removeprefix("ray://"))):
+        raise _no_cluster(wanted, why)  # Ray would try for minutes
     try:
         ray.init(address=wanted or "auto", **quiet)
         remark(f"on the Ray cluster at {wanted or ray.get_runtime_context().gcs_address}")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if wanted and wanted != "auto":
-            raise CaeavError(
-                f"no Ray cluster answers at {wanted}: {' '.join(str(error).split())[:300]}",
-                hint="start one (ray start --head), or give its address by RAY_ADDRESS or --engine ray://host:port",
-            ) from None
+            raise _no_cluster(wanted, " ".join(str(error).split())[:300]) from None
         cores = usable_cores()
         ray.init(
             address="local",
@@ -176,3 +167,23 @@ def _connect(ray: Any, address: str, remark: Remark) -> None:
     finally:
         for number, handler in handlers.items():  # Ray has put its own in their place
             signal.signal(number, handler)
+
+
+def _no_cluster(address: str, why: str) -> CaeavError:
+    return CaeavError(
+        f"no Ray cluster answers at {address}: {why}",
+        hint="give the address of a running one, as host:6379 in RAY_ADDRESS or as --engine ray://host:10001; where it "
+        "asks for a token, set RAY_AUTH_MODE=token as on the cluster",
+    )
+
+
+def _why_silent(address: str) -> str:
+    """Why nobody answers at `host:port`; empty when somebody does."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return "this is no host:port"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), SHORT_S):
+            return ""
+    except (OSError, OverflowError) as error:
+        return str(getattr(error, "strerror", None) or error)

@@ -136,6 +136,28 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
         RayCluster("", print)
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("ray://127.0.0.1:1", "Connection refused"),
+        ("http://127.0.0.1:1/", "this is no host:port"),
+        ("head", "this is no host:port"),
+        ("127.0.0.1:99999", ""),
+    ],
+)
+def test_where_nobody_answers_the_error_comes_at_once(
+    address: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for minutes, whatever the address."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(CaeavError, match=rf"no Ray cluster answers at {address}: .*{why}.*\n.*host:6379"):
+        RayCluster("", print)
+    with pytest.raises(CaeavError, match="no Ray cluster answers at ray://127.0.0.1:2"):
+        RayCluster("ray://127.0.0.1:2", print)
+
+
 def test_a_head_that_is_gone_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = "{}:{}".format(*server.getsockname())
@@ -150,6 +172,7 @@ def test_a_head_that_is_gone_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
             cluster.check()
             assert cluster._answers()
             server.close()
+            cluster._ours = False
             time.sleep(0.6)
             assert cluster.nodes() is None
             with pytest.raises(
