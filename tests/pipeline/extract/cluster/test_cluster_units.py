@@ -154,7 +154,7 @@ def test_where_nobody_answers_the_error_comes_at_once(
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(CaeavError, match=rf"no Ray cluster answers at {address}: .*{why}.*\n.*host:6379"):
         RayCluster("", print)
-    with pytest.raises(CaeavError, match="no Ray cluster answers at ray://127.0.0.1:2"):
+    with pytest.raises(CaeavError, match=r"no Ray cluster answers at ray://127\.0\.0\.1:2"):
         RayCluster("ray://127.0.0.1:2", print)
 
 
