@@ -126,13 +126,12 @@ class TokenDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = range(len(self))[index]  # raises IndexError past the end, counts negative ones from there
         data = self._open()
-        clips = data.clips_of([row])
+        clips = data.clips_of([index])
         arrays = {name: x[0] for name, x in data.clip_arrays(clips).items()}
-        targets, extra = data.labels(row)
+        targets, extra = data.labels(index)
         return {
-            "key": data.keys[row],
+            "key": data.keys[index],
             "tokens": {name: x for name, x in arrays.items() if name not in (*CAPTION_ARRAYS, *FLAGS)},
             "captions": {name: arrays[name] for name in CAPTION_ARRAYS if name in arrays},
             **{name: arrays[name] for name in FLAGS},
