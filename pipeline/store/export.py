@@ -140,7 +140,7 @@ def seconds_of(clip: Clip, manifest: Manifest) -> NDArray[np.float32]:
     on = active_segments(clip.events, manifest.classes, manifest.segments, manifest.segment_s)
     labels = np.concatenate([on, 1 - on.max(axis=1, keepdims=True)], axis=1)
     first = labels.argmax(axis=1)  # the first of equals
-    return np.eye(labels.shape[1], dtype=np.float32)[first]
+    return np.asarray(np.eye(labels.shape[1], dtype=np.float32)[first])
 
 
 class _Npy:
