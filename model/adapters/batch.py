@@ -170,7 +170,7 @@ def token_mean(tokens: Tensor, weights: Tensor | None) -> Tensor:
     """`[B, T, L, C]` -> `[B, T, C]`, weighted by `[B, T, L]` that add up to 1 in every segment, or plain."""
     if weights is None:
         return tokens.mean(dim=2)
-    return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)  # type: ignore[no-any-return]
+    return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)
 
 
 class Epoch(NamedTuple):

@@ -197,13 +197,17 @@ def _peer_options(
     }
 
 
-PAIRS = {"avmoe": MoePair, "lavish": LavishPair, "dg_sct": DgSctPair}
+PAIRS: dict[str, type[MoePair | LavishPair | DgSctPair]] = {
+    "avmoe": MoePair,
+    "lavish": LavishPair,
+    "dg_sct": DgSctPair,
+}
 
 
 def build_pair(visual: Tap, audio: Tap, config: AdapterConfig) -> MoePair | LavishPair | DgSctPair:
     """The kind of pair that is enabled: how the modalities read each other at one place."""
     (kind,) = config.exchanges()
-    return PAIRS[kind](visual, audio, config)  # type: ignore[no-any-return]
+    return PAIRS[kind](visual, audio, config)
 
 
 def trunk_output(

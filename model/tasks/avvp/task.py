@@ -119,11 +119,13 @@ class AvvpTask(Task):
         return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
 
     def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The official five, from labels of whole clips."""
+        """The official five, from labels of whole clips; three of a probe, which has no class tokens."""
         keep = config.loss
         assert isinstance(keep, AvvpLossConfig)
         labels = batch.targets[LABELS]
-        return avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        found = avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        tokens = output.audio_token_logits is not None
+        return {name: loss for name, loss in found.items() if tokens or not name.endswith("_token")}
 
     def decode(self, output: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """The seconds of both modalities, at the threshold of the metric."""
