@@ -49,6 +49,9 @@ class AvqaTask(Task):
         "prediction": "",
         "probabilities": [0.0],
     }
+    probe_refusal = (
+        "an answer follows from question and clip together, which one layer on pooled tokens cannot join"
+    )
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
         """One per question, in the manifest's order; the split is the question's."""
