@@ -61,7 +61,7 @@ def demo(
         for name in RECIPES
     ]
     took = [(name, _step(arguments)) for name, arguments in steps]
-    from caeav.model.train.report import IMAGE_FILE
+    from caeav.model.train.prediction_files import IMAGE_FILE
     from caeav.model.train.runs import PREDICTIONS
 
     runs = _newest_runs(place)

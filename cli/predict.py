@@ -53,8 +53,8 @@ def predict(
 ) -> None:
     """Apply a run to a clip of a media file: events per second, sounding pixels, or the answer to a question."""
     from caeav.model.train.predict import Predictor
+    from caeav.model.train.prediction_files import folder_for, prediction_json, write_prediction
     from caeav.model.train.protocol import stamp
-    from caeav.model.train.report import folder_for, report_json, write_report
     from caeav.model.train.runs import PREDICTIONS, find_run
     from caeav.pipeline.backbones.weights import remember_at
     from caeav.pipeline.extract.single_file import process_file
@@ -91,7 +91,7 @@ def predict(
         "captions": texts,
     }
     title = f"{file.name}  ({run.name})"
-    written = write_report(prediction, folder, title, facts, list(processed.frames))
+    written = write_prediction(prediction, folder, title, facts, list(processed.frames))
     for remark in prediction.remarks():
         say(f"note: {printable(remark)}")
     for note in facts["notes"]:
@@ -102,7 +102,7 @@ def predict(
             f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
         )
     if as_json:
-        print_json(report_json(prediction, facts))
+        print_json(prediction_json(prediction, facts))
         return
     rows = prediction.rows()
     print_table(list(rows[0]), [list(row.values()) for row in rows])

@@ -27,7 +27,7 @@ class Dropout(nn.Dropout):
         return torch.native_dropout(x, self.p, True)[0] if self.training and self.p > 0 else x
 
 
-def return_free_memory_before(output: Tensor, weight: nn.Parameter) -> Tensor:
+def return_free_memory_before(output: Tensor, weight: Tensor) -> Tensor:
     """`output`, which will give freed pages back as soon as its gradient is there, where `weight` is large.
 
     Its backward pass then begins: it frees what the forward pass kept, and makes a gradient of the size of `weight`.

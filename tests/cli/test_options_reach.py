@@ -518,8 +518,8 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     load = Heard(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
     report = Heard([tmp_path / "x.json"])
-    monkeypatch.setattr("caeav.model.train.report.write_report", report)
-    monkeypatch.setattr("caeav.model.train.report.report_json", lambda prediction, facts: facts)
+    monkeypatch.setattr("caeav.model.train.prediction_files.write_prediction", report)
+    monkeypatch.setattr("caeav.model.train.prediction_files.prediction_json", lambda prediction, facts: facts)
     file = tmp_path / "a film.mp4"
     file.touch()
     at = ("predict", str(file), "--run", "name", "--home", str(tmp_path), "--start", "4")

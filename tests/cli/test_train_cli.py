@@ -298,7 +298,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
 ) -> None:
     """The whole way from media to table gives what the stored tokens and captions of that file give."""
     from caeav.model.train.predict import Predictor
-    from caeav.model.train.report import report_json
+    from caeav.model.train.prediction_files import prediction_json
     from caeav.model.train.runs import find_run
     from caeav.pipeline.store import StoreReader
 
@@ -315,7 +315,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     arrays = {name: x for record in records for name, x in record.arrays.items()}
     wanted = Predictor.load(run, "cpu").predict(clip.key, arrays, records[0].info)
     assert len(found["segments"]) == 4
-    assert found["segments"] == json.loads(json.dumps(report_json(wanted, {})))["segments"]
+    assert found["segments"] == json.loads(json.dumps(prediction_json(wanted, {})))["segments"]
     assert found["captions"] == records[1].info["texts"]
     later = call(home, "predict", str(media / clip.media), "--run", run.name, "--start", "1", "--json")
     assert later.exit_code == 0, later.output
@@ -323,7 +323,7 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
 
 
 def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.report import folder_for
+    from caeav.model.train.prediction_files import folder_for
 
     file, out = tmp_path / "clip.mp4", tmp_path / "clip"
     for question, folder in (("how many?", "clip"), ("how loud?", "clip-2"), (" how many? ", "clip")):
@@ -334,7 +334,7 @@ def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> 
 
 
 def test_predictions_for_files_of_one_name_lie_apart(tmp_path: Path) -> None:
-    from caeav.model.train.report import folder_for
+    from caeav.model.train.prediction_files import folder_for
 
     a, b, out = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4", tmp_path / "clip"
     for file, folder in ((a, "clip"), (b, "clip-2"), (a, "clip"), (b, "clip-2")):

@@ -31,7 +31,7 @@ from caeav.model.tasks.prediction import (
     plain,
     strip_panel,
 )
-from caeav.model.train import report
+from caeav.model.train import prediction_files
 from caeav.model.train.predict import Prediction
 
 TIMES = SegmentTimes(10.0, 2.0, 4)
@@ -283,9 +283,9 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
         keep(figure, *args, **more)
 
     monkeypatch.setattr(Figure, "savefig", saved)
-    report.draw(prediction(), "title $x$")
-    report.draw(prediction(agreement=False), "t" * 200)
-    report.draw(Prediction("c", TIMES, answer(), (0.5,) * 4), "t")
+    prediction_files.draw(prediction(), "title $x$")
+    prediction_files.draw(prediction(agreement=False), "t" * 200)
+    prediction_files.draw(Prediction("c", TIMES, answer(), (0.5,) * 4), "t")
     first, second, third = made
     bars, curve = first.axes
     assert bars.get_xlim() == curve.get_xlim() == (10, 18)
@@ -303,34 +303,36 @@ def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatc
 
 def test_of_many_segments_only_some_have_a_tick() -> None:
     axis = Figure().subplots()
-    report._time_axis(axis, SegmentTimes(0.0, 1.0, 61), "seconds")
+    prediction_files._time_axis(axis, SegmentTimes(0.0, 1.0, 61), "seconds")
     assert [x.get_text() for x in axis.get_xticklabels()][-3:] == ["57", "60", "61"]
 
 
 def test_a_report_of_another_file_or_question_is_not_written_over(tmp_path: Path) -> None:
     folder, file, other = tmp_path / "out", tmp_path / "a.mp4", tmp_path / "b" / "a.mp4"
-    assert report.folder_for(file, folder) == folder
+    assert prediction_files.folder_for(file, folder) == folder
     asked = [(file, "?"), (other, "?"), (file, ""), (file, " ? ")]
     places = []
     for which, question in asked:
-        place = report.folder_for(which, folder, question)
+        place = prediction_files.folder_for(which, folder, question)
         places.append(place.name)
         place.mkdir(exist_ok=True)
         facts = {"file": str(which), "question": question.strip()}
-        (place / report.JSON_FILE).write_text(json.dumps(facts))
+        (place / prediction_files.JSON_FILE).write_text(json.dumps(facts))
     assert places == ["out", "out-2", "out-3", "out"]
-    (folder / report.JSON_FILE).write_text("{")
-    assert report.folder_for(other, folder) == folder
+    (folder / prediction_files.JSON_FILE).write_text("{")
+    assert prediction_files.folder_for(other, folder) == folder
 
 
 def test_a_report_holds_what_the_reading_found_and_its_files(tmp_path: Path) -> None:
     whole = Prediction("c", TIMES, masks(), None, ((), ("sound",), (), ("picture", "sound")))
-    written = report.write_report(whole, tmp_path / "x", "t", {"run": "r", "agreement": "not mine"})
+    written = prediction_files.write_prediction(
+        whole, tmp_path / "x", "t", {"run": "r", "agreement": "not mine"}
+    )
     names = [path.name for path in written]
     assert names == ["prediction.json", "prediction.png", *(f"mask-{t}.png" for t in (1, 2, 3, 4))]
     value = json.loads(written[0].read_text())
     assert value["agreement"] is None and value["run"] == "r" and value["size"] == [4, 6]
     assert value["missing"] == [[], ["sound"], [], ["picture", "sound"]]
     cut = replace(whole, times=replace(TIMES, media_s=14.0))
-    assert report.report_json(cut, {})["missing"] == [[], ["sound"]]
+    assert prediction_files.prediction_json(cut, {})["missing"] == [[], ["sound"]]
     assert written[2].read_bytes() == masks().files(TIMES)["mask-1.png"]

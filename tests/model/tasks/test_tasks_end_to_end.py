@@ -25,7 +25,7 @@ from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.predict import Prediction, Predictor
-from caeav.model.train.report import report_json, write_report
+from caeav.model.train.prediction_files import prediction_json, write_prediction
 from caeav.model.train.runs import Run, create_run
 from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
@@ -233,9 +233,9 @@ def test_a_prediction_is_drawn_and_written(
 ) -> None:
     found = predicted(homes, runs, task, "what is heard?" if task == "avqa" else "")
     frames = [np.full((12, 20, 3), 90, np.uint8)] * found.times.segments
-    written = write_report(found, tmp_path, "title", {"run": "r"}, frames)
+    written = write_prediction(found, tmp_path, "title", {"run": "r"}, frames)
     assert written[1].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert json.loads(written[0].read_text()) == json.loads(json.dumps(report_json(found, {"run": "r"})))
+    assert json.loads(written[0].read_text()) == json.loads(json.dumps(prediction_json(found, {"run": "r"})))
     rows = found.rows()
     assert len(rows) == (3 if task == "avqa" else found.times.segments)
     assert len({tuple(row) for row in rows}) == 1

@@ -23,13 +23,13 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
-from caeav.model.train import report, runs
+from caeav.model.train import prediction_files, runs
 from caeav.model.train.checkpoint import CheckpointError
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.groups import summarise_group
 from caeav.model.train.predict import Prediction, Predictor
-from caeav.model.train.report import draw, report_json, write_report
+from caeav.model.train.prediction_files import draw, prediction_json, write_prediction
 from caeav.model.train.runs import Run, RunError, create_run, find_run, list_runs, summarise
 from caeav.model.train.session import train
 from caeav.pipeline.store.record import Tap
@@ -180,7 +180,7 @@ def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> 
     cut = replace(whole, times=replace(whole.times, media_s=3.5))
     assert [(row["segment"], row["seconds"]) for row in cut.rows()] == [
         (1, "0 to 1"), (2, "1 to 2"), (3, "2 to 3"), (4, "3 to 3.5")]  # fmt: skip
-    value = report_json(cut, {})
+    value = prediction_json(cut, {})
     assert [segment["end_s"] for segment in value["segments"]] == [1.0, 2.0, 3.0, 3.5]
     assert value["agreement"] == [0.5] * 4
     assert value["events"] == [
@@ -199,7 +199,7 @@ def test_the_number_at_an_event_is_the_event_s_own() -> None:
     prediction = Prediction("clip", SegmentTimes(0.0, 1.0, 2), decoded, None)
     rows = [(row["event"], row["probability"], round(row["any event"], 3)) for row in prediction.rows()]
     assert rows == [("bell", 0.5, 0.9), (BACKGROUND, 0.8, 0.2)]
-    segments = report_json(prediction, {})["segments"]
+    segments = prediction_json(prediction, {})["segments"]
     assert [(s["probability"], s["any_event"]) for s in segments] == [(0.5, 0.9), (0.8, 0.2)]
     bars, numbers, line = drawn(decoded, prediction.times)
     assert [bar.get_height() for bar in bars] == pytest.approx([0.5, 0.8])
@@ -256,10 +256,10 @@ def test_masks_are_of_the_media_only() -> None:
 
 def test_a_gate_that_is_no_probability_is_not_called_agreement() -> None:
     gate = replace(some_prediction(), calibrated=False)
-    value = report_json(gate, {})
+    value = prediction_json(gate, {})
     assert value["agreement"] is None and value["caste_gate"] == [0.5] * 6
     assert gate.rows()[0]["CASTE's gate"] == 0.5 and "agreement" not in gate.rows()[0]
-    value = report_json(some_prediction(), {})
+    value = prediction_json(some_prediction(), {})
     assert value["agreement_means"] == "probability that sound and picture belong together"
     assert "caste_gate" not in value and some_prediction().rows()[0]["agreement"] == 0.5
 
@@ -274,7 +274,7 @@ def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> No
     }
     prediction = Predictor.load(run, "cpu").predict("clip000", arrays, info)
     assert [row["missing"] for row in prediction.rows()] == ["-", "-", "sound", "-", "sound", "picture"]
-    value = report_json(prediction, {})
+    value = prediction_json(prediction, {})
     assert [a is None for a in value["agreement"]] == [False, False, True, False, True, True]
     assert value["missing"] == [[], [], ["sound"], [], ["sound"], ["picture"]]
     assert prediction.remarks() == [
@@ -295,12 +295,14 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
     whole = some_prediction()
     lacks = ((), ("sound",), ("sound",), ("picture",), ("sound",), ())
     cut = replace(whole, times=replace(whole.times, media_s=3.5), missing=lacks)
-    assert report._time_label(whole) == "seconds"
-    assert report._time_label(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+    assert prediction_files._time_label(whole) == "seconds"
+    assert (
+        prediction_files._time_label(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+    )
     agreements = cut.agreements()
     assert agreements == [0.5, None, None, None]
     axis = Figure().subplots()
-    report._agreement_panel(agreements, cut.times).draw(axis)
+    prediction_files._agreement_panel(agreements, cut.times).draw(axis)
     [line] = axis.get_lines()
     assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
@@ -336,17 +338,17 @@ def test_spans_join_neighbours_only() -> None:
 
 
 def test_json_holds_rows_events_and_facts(tmp_path: Path) -> None:
-    written = write_report(some_prediction(agreement=False), tmp_path, "title", {"run": "r"})
+    written = write_prediction(some_prediction(agreement=False), tmp_path, "title", {"run": "r"})
     assert [path.name for path in written] == ["prediction.json", "prediction.png"]
     value = json.loads(written[0].read_text())
-    assert value == json.loads(json.dumps(report_json(some_prediction(agreement=False), {"run": "r"})))
+    assert value == json.loads(json.dumps(prediction_json(some_prediction(agreement=False), {"run": "r"})))
     assert value["run"] == "r" and value["classes"] == ["bell", "dog", BACKGROUND]
     assert value["segments"][3]["event"] == "dog" and value["agreement"] is None
     assert value["events"][1] == {"event": "dog", "start_s": 3.0, "end_s": 4.0}
 
 
 def test_a_file_name_that_is_no_utf8_is_escaped_in_json(tmp_path: Path) -> None:
-    write_report(some_prediction(), tmp_path, "title", {"file": "b\udcff.mp4"})
+    write_prediction(some_prediction(), tmp_path, "title", {"file": "b\udcff.mp4"})
     assert json.loads((tmp_path / "prediction.json").read_bytes())["file"] == "b\udcff.mp4"
 
 

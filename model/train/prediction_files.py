@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 JSON_FILE, IMAGE_FILE = "prediction.json", "prediction.png"
 
 
-def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
+def prediction_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The prediction with `facts` (run, file, ...), each segment's agreement (null without CASTE, or where frames or
     audio are missing) and what it lacks; segments after the end of the media are left out.
 
@@ -44,11 +44,13 @@ def report_json(prediction: Prediction, facts: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def write_report(
+def write_prediction(
     prediction: Prediction, folder: Path, title: str, facts: Mapping[str, Any], frames: Frames = ()
 ) -> list[Path]:
     """Publish a prediction into `folder`; returns the files written."""
-    text = json.dumps(report_json(prediction, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = (
+        json.dumps(prediction_json(prediction, facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     files = {
         JSON_FILE: text.encode(
             "utf-8", "backslashreplace"
@@ -70,12 +72,12 @@ def folder_for(file: Path, folder: Path, question: str = "") -> Path:
     return place
 
 
-def _is_another(report: Path, file: Path, question: str) -> bool:
+def _is_another(found: Path, file: Path, question: str) -> bool:
     try:
-        seen = json.loads(report.read_text(encoding="utf-8"))
+        seen = json.loads(found.read_text(encoding="utf-8"))
         return Path(seen["file"]).resolve() != file.resolve() or seen.get("question", "") != question.strip()
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return False  # no report, or none worth keeping
+        return False  # no prediction, or none worth keeping
 
 
 def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
