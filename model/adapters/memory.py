@@ -33,7 +33,7 @@ def return_free_memory_before(output: Tensor, weight: Tensor) -> Tensor:
     Its backward pass then begins: it frees what the forward pass kept, and makes a gradient of the size of `weight`.
     """
     if output.requires_grad and output.device.type == "cpu" and weight.nbytes >= WORTH_BYTES:
-        output.register_hook(_trim)
+        output.register_hook(_trim)  # type: ignore[no-untyped-call]
     return output
 
 
