@@ -137,7 +137,7 @@ def test_the_site_names_every_command_and_setting() -> None:
 
 def test_the_sites_first_page_links_inside_the_site() -> None:
     text = site().first_page()
-    assert "](docs/" not in text and "CONTRIBUTING.md)" not in text and "](STORES.md" in text
+    assert "](docs/" not in text and "CONTRIBUTING.md)" not in text and "](GUARANTEES.md" in text
 
 
 def test_the_site_lists_every_page(repository: Path) -> None:
