@@ -39,6 +39,8 @@ PACKAGES = (
     "h5py",
     "laion_clap",
     "ray",
+    "pyarrow",
+    "plotly",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
 
