@@ -36,6 +36,8 @@ MARK = "CAEAV_TRIAL"
 """A variable in the environment of all that is started, and so known as ours."""
 BACKENDS = ("webdataset", "zarr")
 LONGEST_S = 400.0
+MOST = 8
+"""Kills during one command."""
 LOOPBACK = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "1"}
 """Several nodes on one machine, and on its loopback address alone, as Ray does it on systems without real clusters."""
 LONG_AGO_S = 1_000_000_000
@@ -58,6 +60,8 @@ def main() -> int:
         trial = Trial(Path(folder), args)
         try:
             trial.run()
+        except KeyboardInterrupt:
+            print("interrupted; so far:")
         finally:
             trial.stop()
     print(f"{trial.rounds} rounds of 2 stores of {args.clips} clips, {time.monotonic() - began_s:.0f} s\n")
@@ -168,14 +172,14 @@ class Trial:
             self.took_s[kind].append(time.monotonic() - at_s)
 
     def disturb(self, kills: list[tuple[str, float]], until_s: float) -> str:
-        """Kill at random moments while actors work, at most three times a command -> the last kind that ends it."""
+        """Kill at random moments while actors work, at most `MOST` times a command -> the last kind that ends it."""
         last = ""
-        for _ in range(self.random.randint(1, 3)):
+        for _ in range(self.random.randint(1, MOST)):
             while not self.actors():
                 time.sleep(0.1)
                 if self.command.poll() is not None or time.monotonic() > until_s:
                     return last
-            pause_s = time.monotonic() + self.random.uniform(0.0, 4.0)
+            pause_s = time.monotonic() + self.random.uniform(0.0, 3.0)
             while time.monotonic() < pause_s and self.command.poll() is None:
                 time.sleep(0.05)
             left = self.args.kills - sum(self.killed.values())
@@ -216,12 +220,16 @@ class Trial:
         return False
 
     def kill_raylet(self) -> bool:
+        if not self.nodes():
+            return False
         node = self.random.choice(self.nodes())
         node.kill_raylet(check_alive=False)
         self.replace(node)
         return True
 
     def remove_node(self) -> bool:
+        if not self.nodes():
+            return False
         node = self.random.choice(self.nodes())
         self.replace(node)
         return True
@@ -229,7 +237,14 @@ class Trial:
     def replace(self, node: Any) -> None:
         """Remove a node ungracefully; another one joins."""
         self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+        self.add_node()
+
+    def add_node(self) -> None:
+        """A node more, if it starts within the time that Ray gives it: on a busy machine it may not."""
+        try:
+            self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+        except Exception as error:  # Ray raises no other
+            print(f"a node did not start: {error}", file=sys.stderr)
 
     def kill_driver(self) -> bool:
         self.command.kill()
@@ -262,7 +277,7 @@ class Trial:
             head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
             self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         while len(self.cluster.worker_nodes) < self.args.nodes:
-            self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+            self.add_node()
         for process in of_cluster():  # one that was stopped, of a command that is over
             with suppress(psutil.NoSuchProcess):
                 process.resume()

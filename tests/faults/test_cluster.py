@@ -25,6 +25,7 @@ from caeav.pipeline.extract import local
 from caeav.pipeline.extract.cluster import actor as actor_module
 from caeav.pipeline.extract.cluster import driver, ray_cluster, shards
 from caeav.pipeline.extract.cluster.options import ClusterOptions
+from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader, StoreWriter, list_stores
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -118,6 +119,62 @@ def test_a_clip_that_kills_is_found_and_quarantined(
         assert (entries[poison].stage, entries[poison].attempts) == ("compute", shards.STRIKES)
         assert "died 3 times, with no other clip under way" in entries[poison].reason
         assert len(reader) == 2
+
+
+def test_a_shard_with_suspects_has_its_actor_to_itself(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its suspects come first, none beside another clip; a second shard waits meanwhile."""
+    monkeypatch.setattr(actor_module, "WorkerPool", WorkerPool)  # children, several at once
+    keys = small.manifest.keys
+    seen: list[list[str]] = []
+
+    class Careful(ThreadCluster):
+        CPUS = (2.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                order = json.loads(arguments[0])
+                if not order["alone"]:
+                    assert number == 0
+                    raise Killed
+                place = next((tmp_path / "home").rglob(f"staging/{order['attempt']}/under-way"))
+                seen.append(place.read_text().split())
+                assert len(list((tmp_path / "home").rglob("staging/*/under-way"))) == 1
+            return answer
+
+    def died(self: shards.ShardTask, *_: object) -> None:
+        self.alone = [key for key in (keys[1], keys[2]) if keys.index(key) // 2 == self.number]
+
+    monkeypatch.setattr(shards.ShardTask, "died", died)
+    on(Careful)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+    assert sorted(seen) == sorted(
+        [[f"+{keys[1]}", f"-{keys[1]}", f"+{keys[0]}", f"-{keys[0]}"], [f"+{keys[2]}", f"-{keys[2]}"]]
+    )
+
+
+def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
+    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quarantine has the same entries, and the shard without the clip the same bytes."""
+    answer, bad = local.WorkerPool._answer, small.manifest.clips[0].key
+
+    def failing(self: Any, request: Mapping[str, Any]) -> Any:
+        arrays, info = answer(self, request)
+        if request["id"] != bad:
+            return arrays, info
+        left = {name: array for name, array in arrays.items() if not name.startswith("0/")}
+        return left, {**info, "failed": {"0": "it cannot"}}
+
+    monkeypatch.setattr(local.WorkerPool, "_answer", failing)
+    small.extract(tmp_path / "local")
+    on(ThreadCluster)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == contents(tmp_path / "local")
+    [tokens] = (tmp_path / "home").rglob("tokens-*/quarantine.jsonl")
+    assert "it cannot" in tokens.read_text()
 
 
 def test_processes_that_die_for_no_clip_are_given_up(

@@ -137,6 +137,35 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
+    ("kind", "text", "machine"),
+    [
+        ("ActorDiedError", "The actor is dead because its worker process has died.", False),
+        ("ActorDiedError", "The actor died because its node has died.", True),
+        ("ActorUnavailableError", "RPC error: its worker process has died, or not", True),
+        ("RayError", "anything else", True),
+    ],
+)
+def test_only_a_process_that_died_by_itself_is_held_against_its_clips(
+    kind: str, text: str, machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+    errors.ActorDiedError = type("ActorDiedError", (errors.RayError,), {})
+    errors.ActorUnavailableError = type("ActorUnavailableError", (errors.RayError,), {})
+
+    def get(call: object) -> None:
+        raise getattr(errors, kind)(text)
+
+    context = SimpleNamespace(gcs_address="127.0.0.1:1")
+    ray = SimpleNamespace(
+        is_initialized=lambda: True, get_runtime_context=lambda: context, get=get, exceptions=errors
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(ray_cluster.ActorLost) as lost:
+        RayCluster("", print).answer("call")
+    assert lost.value.machine is machine
+
+
+@pytest.mark.parametrize(
     ("address", "why"),
     [
         ("127.0.0.1:1", "Connection refused"),
