@@ -90,11 +90,11 @@ def test_the_slurm_script_starts_a_head_then_the_others_then_the_command(page: s
 
 def test_the_yaml_is_one_that_ray_takes(page: str, needs: object) -> None:
     needs("ray")  # type: ignore[operator]
-    from ray.autoscaler._private.util import validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
 
     [text] = blocks(page, "yaml")
     config = yaml.safe_load(text)
     assert config["provider"]["type"] == "local" and "caeav[ray" in config["setup_commands"][0]
     starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
     assert any("--num-cpus=0" in line for line in starts)
-    validate_config(config)
+    validate_config(prepare_config(config))  # as `ray up` does
