@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train",
     "eval": "evaluate",
     "predict": "predict",
+    "report": "report",
     "runs": "runs",
     "store": "store",
     "demo": "demo",

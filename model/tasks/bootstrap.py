@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -87,6 +88,38 @@ def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) 
     A resample whose denominator is zero (it drew no clip with this type of question) does not count for that score; a
     score without any other is left out.
     """
+    scores = _resampled(evidence, seed, resamples)
+    return Intervals(_bounds(evidence, scores), evidence.unit, _count(evidence), resamples)
+
+
+def differences(
+    first: Evidence, second: Evidence, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[dict[str, float], Intervals]:
+    """How much higher the second's scores are than the first's, and percentile intervals of that, in points.
+
+    Both must be about the same rows, in the same order: each resample draws the same rows for both, so what makes a row
+    hard for both does not widen the interval. Raises `ValueError` for different scores or numbers of rows.
+    """
+    if list(first.parts) != list(second.parts) or _count(first) != _count(second):
+        raise ValueError("a paired difference needs the same scores of the same rows")
+    # equal seeds draw equal rows
+    draws = _resampled(second, seed, resamples) - _resampled(first, seed, resamples)
+    values = {}
+    for name in first.parts:
+        before, after = (
+            float(held.parts[name][0].double().sum() / held.parts[name][1].double().sum())
+            for held in (first, second)
+        )
+        values[name] = 100 * (after - before)
+    return values, Intervals(_bounds(first, draws), first.unit, _count(first), resamples)
+
+
+def _count(evidence: Evidence) -> int:
+    return len(next(iter(evidence.parts.values()))[0])
+
+
+def _resampled(evidence: Evidence, seed: int, resamples: int) -> NDArray[np.float64]:
+    """Scores in percent of every resample `[R, S]`, in the order of `parts`; NaN where nothing was drawn."""
     names = list(evidence.parts)
     top, bottom = (
         np.stack([np.asarray(evidence.parts[name][i].double().cpu()) for name in names], axis=1)  # [N, S]
@@ -101,12 +134,15 @@ def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) 
         ratios.append(
             np.divide(drawn @ top, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
         )
-    scores = 100 * np.concatenate(ratios)  # [R, S]
+    return np.asarray(100 * np.concatenate(ratios))
+
+
+def _bounds(evidence: Evidence, scores: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+    """Percentiles of every score that was drawn at all."""
     edge = (100 - LEVEL) / 2
-    bounds = {
+    return {
         name: (float(low), float(high))
-        for name, column in zip(names, scores.T, strict=True)
+        for name, column in zip(evidence.parts, scores.T, strict=True)
         if not np.isnan(column).all()
         for low, high in [np.nanpercentile(column, [edge, 100 - edge])]
     }
-    return Intervals(bounds, evidence.unit, count, resamples)
