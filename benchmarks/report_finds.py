@@ -4,8 +4,8 @@
 
 480 clips, of which 30 are misaligned as the generator makes it (each kind of it); 30 others get a wrong label, and 10
 test clips become copies of train clips. The set is extracted and reported by the commands a user would type, and
-counted is how many of each are among the first 100 entries of their list. With `--train` a run is trained too, and what its own
-lists find in the test split is printed.
+counted is how many of each are among the first 100 entries of their list. With `--train` a run is trained too, and
+what its own lists find in the test split is printed.
 """
 
 from __future__ import annotations
