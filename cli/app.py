@@ -25,6 +25,7 @@ COMMANDS = {
     "caption": "caption",
     "import": "imports",
     "train": "train",
+    "compare": "compare",
     "eval": "evaluate",
     "predict": "predict",
     "runs": "runs",
