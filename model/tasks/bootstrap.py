@@ -18,6 +18,7 @@ from torch import Tensor
 
 RESAMPLES = 1000
 LEVEL = 95.0
+EDGES = (100 - LEVEL) / 2, (100 + LEVEL) / 2
 AT_ONCE = 100
 """Resamples drawn together; keeps memory small for ten thousand clips."""
 
@@ -102,12 +103,11 @@ def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) 
             np.divide(drawn @ top, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
         )
     scores = 100 * np.concatenate(ratios)  # [R, S]
-    edge = (100 - LEVEL) / 2
     bounds = {
         name: (float(low), float(high))
         for name, column in zip(names, scores.T, strict=True)
         if not np.isnan(column).all()
-        for low, high in [np.nanpercentile(column, [edge, 100 - edge])]
+        for low, high in [np.nanpercentile(column, EDGES)]
     }
     return Intervals(bounds, evidence.unit, count, resamples)
 
@@ -141,8 +141,7 @@ def interval_over_seeds(
     found = 100 * np.concatenate(means)
     if np.isnan(found).all():
         return None
-    edge = (100 - LEVEL) / 2
-    low, high = np.nanpercentile(found, [edge, 100 - edge])
+    low, high = np.nanpercentile(found, EDGES)
     return float(low), float(high)
 
 
