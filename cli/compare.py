@@ -23,8 +23,10 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
 
 if TYPE_CHECKING:
+    from caeav.model.adapters.live import Live, LiveOpener
     from caeav.model.train.comparison import Cell
     from caeav.model.train.comparison_table import Comparison
+    from caeav.pipeline.store import Recipe
 
 RECIPES = "probe,none,lavish,dg-sct,avmoe,full"
 SEEDS = "0,1,2,3,4"
@@ -73,7 +75,10 @@ def compare(
     inject_from: Annotated[
         str | None,
         typer.Option(
-            "--inject-from", metavar="STAGE", help="Adapters inside the live backbones.", show_default=False
+            "--inject-from",
+            metavar="STAGE",
+            help="Adapters inside the live backbones; probes stay on cached taps.",
+            show_default=False,
         ),
     ] = None,
     split: Annotated[Literal["val", "test"], typer.Option("--split", help="Which clips to score.")] = "test",
@@ -117,14 +122,15 @@ def compare(
     strengths = StressConfig() if stress == "none" else parse_stress(stress)
     dataset = choose_dataset(place, dataset, task, config, assignments or [])
     task = task or task_of(place, dataset)
-    options: dict[str, Any] = {"dataset": dataset} if dataset else {}
-    if inject_from:
-        options |= {"model.adapters.placement": "inject", "model.adapters.inject_from": inject_from}
-    measures = Measures(split, strengths)
+    measures, opener = Measures(split, strengths), _opened_once(place)
     experiments = {}
     for recipe in names:
+        options: dict[str, Any] = {"dataset": dataset} if dataset else {}
         resolved = resolve_config(task, recipe, config, assignments or [], options)
-        experiments[recipe] = prepare(place, resolved, live_opener(place))
+        if inject_from and resolved.model.probe.kind == "none":  # a probe reads cached taps
+            options |= {"model.adapters.placement": "inject", "model.adapters.inject_from": inject_from}
+            resolved = resolve_config(task, recipe, config, assignments or [], options)
+        experiments[recipe] = prepare(place, resolved, opener)
         measures.check(experiments[recipe])
     cells = plan(place, experiments, numbers)
     command = _command(
@@ -147,6 +153,20 @@ def compare(
         return
     _show(table)
     say(f"written: {', '.join(str(folder / f'table.{kind}') for kind in ('md', 'csv', 'json'))}")
+
+
+def _opened_once(home: Home) -> LiveOpener:
+    """Opens the live backbones of stores, the same for all recipes."""
+    opener = live_opener(home)
+    held: dict[tuple[str, ...], Live] = {}
+
+    def opened(recipes: Sequence[Recipe]) -> Live:
+        key = tuple(recipe.fingerprint for recipe in recipes)
+        if key not in held:
+            held[key] = opener(recipes)
+        return held[key]
+
+    return opened
 
 
 def _recipe_list(text: str, baseline: str) -> list[str]:
