@@ -22,9 +22,10 @@ from caeav.model.tasks.config import RunConfig, StressConfig
 from caeav.model.train.agreement import judge, read_calibration
 from caeav.model.train.experiment import Experiment, reopen
 from caeav.model.train.loop import Watcher
-from caeav.model.train.runs import STORES, Run, create_run, list_runs
+from caeav.model.train.runs import Run, create_run, list_runs
 from caeav.model.train.session import load_best, train
 from caeav.model.train.stress import CAPTION_KINDS, Stress, active, check_stress
+from caeav.model.train.used_stores import STORES
 from caeav.pipeline.store.errors import StoreBusy
 from caeav.pipeline.store.lock import WriterLock
 
