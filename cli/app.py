@@ -26,6 +26,7 @@ COMMANDS = {
     "caption": "caption",
     "import": "imports",
     "train": "train",
+    "compare": "compare",
     "eval": "evaluate",
     "predict": "predict",
     "report": "report",

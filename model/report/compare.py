@@ -12,7 +12,7 @@ from caeav.model.report.cards import Media, Row
 from caeav.model.report.page import Block, Page, Section, card_list, card_lists, table, text
 from caeav.model.report.run import Subject, card_of
 from caeav.model.tasks.avvp.metric import clip_f, clip_scores, level_counts
-from caeav.model.tasks.bootstrap import Evidence, differences, mean_of
+from caeav.model.tasks.bootstrap import LEVEL, RESAMPLES, Evidence, interval_over_seeds, mean_of
 
 SHOWN = 60
 IGNORED = ("seed",)
@@ -88,20 +88,19 @@ def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[B
     if not pairs:
         return [text(f"{names}: no clips that both keep predictions of; caeav eval --run writes them.")]
     different = sum(a["truth"] != b["truth"] for a, b in pairs)
-    values, found = differences(*(evidence(first, [pair[i] for pair in pairs]) for i in (0, 1)))
-    rows = [
-        (
-            name,
-            f"{value:+.2f}",
-            "{:+.2f} to {:+.2f}".format(*found.bounds[name]),
-            "yes" if _apart(found.bounds[name]) else "no",
-        )
-        for name, value in values.items()
-        if name in found.bounds
-    ]
+    before, after = (evidence(first, [pair[i] for pair in pairs]) for i in (0, 1))
+    rows = []
+    for name in before.parts:
+        old, new = before.parts[name], after.parts[name]
+        bounds = interval_over_seeds([new], [old])  # the same clips are drawn for both
+        if bounds is not None:
+            gap = f"{100 * (_ratio(new) - _ratio(old)):+.2f}"
+            beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
+            rows.append((name, gap, f"{bounds[0]:+.2f} to {bounds[1]:+.2f}", beyond))
+    count = len(next(iter(before.parts.values()))[0])
     note = (
-        f"Both runs on the same {len(pairs):,} samples of {split}; {found.level:g} % interval of {found.resamples} "
-        f"paired resamples of {found.count:,} {found.unit}. Another seed may change more than this."
+        f"Both runs on the same {len(pairs):,} samples of {split}; {LEVEL:g} % interval of {RESAMPLES} paired "
+        f"resamples of {count:,} {before.unit}. Another seed may change more than this."
     )
     if different:
         note += f" The truth of {different:,} of them is not the same in both: labels have changed between the runs."
@@ -129,8 +128,8 @@ def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[B
     return blocks
 
 
-def _apart(bounds: tuple[float, float]) -> bool:
-    return bounds[0] > 0 or bounds[1] < 0
+def _ratio(terms: tuple[torch.Tensor, torch.Tensor]) -> float:
+    return float(terms[0].double().sum() / terms[1].double().sum())
 
 
 def evidence(subject: Subject, rows: Sequence[Row]) -> Evidence:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 RESAMPLES = 1000
 LEVEL = 95.0
+EDGES = (100 - LEVEL) / 2, (100 + LEVEL) / 2
 AT_ONCE = 100
 """Resamples drawn together; keeps memory small for ten thousand clips."""
 
@@ -88,38 +88,6 @@ def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) 
     A resample whose denominator is zero (it drew no clip with this type of question) does not count for that score; a
     score without any other is left out.
     """
-    scores = _resampled(evidence, seed, resamples)
-    return Intervals(_bounds(evidence, scores), evidence.unit, _count(evidence), resamples)
-
-
-def differences(
-    first: Evidence, second: Evidence, *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[dict[str, float], Intervals]:
-    """How much higher the second's scores are than the first's, and percentile intervals of that, in points.
-
-    Both must be about the same rows, in the same order: each resample draws the same rows for both, so what makes a row
-    hard for both does not widen the interval. Raises `ValueError` for different scores or numbers of rows.
-    """
-    if list(first.parts) != list(second.parts) or _count(first) != _count(second):
-        raise ValueError("a paired difference needs the same scores of the same rows")
-    # equal seeds draw equal rows
-    draws = _resampled(second, seed, resamples) - _resampled(first, seed, resamples)
-    values = {}
-    for name in first.parts:
-        before, after = (
-            float(held.parts[name][0].double().sum() / held.parts[name][1].double().sum())
-            for held in (first, second)
-        )
-        values[name] = 100 * (after - before)
-    return values, Intervals(_bounds(first, draws), first.unit, _count(first), resamples)
-
-
-def _count(evidence: Evidence) -> int:
-    return len(next(iter(evidence.parts.values()))[0])
-
-
-def _resampled(evidence: Evidence, seed: int, resamples: int) -> NDArray[np.float64]:
-    """Scores in percent of every resample `[R, S]`, in the order of `parts`; NaN where nothing was drawn."""
     names = list(evidence.parts)
     top, bottom = (
         np.stack([np.asarray(evidence.parts[name][i].double().cpu()) for name in names], axis=1)  # [N, S]
@@ -134,15 +102,50 @@ def _resampled(evidence: Evidence, seed: int, resamples: int) -> NDArray[np.floa
         ratios.append(
             np.divide(drawn @ top, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
         )
-    return np.asarray(100 * np.concatenate(ratios))
-
-
-def _bounds(evidence: Evidence, scores: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
-    """Percentiles of every score that was drawn at all."""
-    edge = (100 - LEVEL) / 2
-    return {
+    scores = 100 * np.concatenate(ratios)  # [R, S]
+    bounds = {
         name: (float(low), float(high))
-        for name, column in zip(evidence.parts, scores.T, strict=True)
+        for name, column in zip(names, scores.T, strict=True)
         if not np.isnan(column).all()
-        for low, high in [np.nanpercentile(column, [edge, 100 - edge])]
+        for low, high in [np.nanpercentile(column, EDGES)]
     }
+    return Intervals(bounds, evidence.unit, count, resamples)
+
+
+def interval_over_seeds(
+    runs: Sequence[tuple[Tensor, Tensor]],
+    against: Sequence[tuple[Tensor, Tensor]] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float] | None:
+    """Percentile interval of the mean score of several runs, or of its difference to that of `against`, in percent.
+
+    A run is the terms of its score, `[N]` each, over the same units in all of them; those of `against` are paired with
+    `runs` in their order (by seed). A resample draws units, the same for all runs, and runs, the same on both sides; so
+    the interval tells what other clips and other seeds could change. None where no resample has a score.
+    """
+    rng = np.random.default_rng(seed)
+    count, scored = len(runs[0][0]), [_stacked(side) for side in (runs, against) if side is not None]
+    means = []
+    for first in range(0, resamples, AT_ONCE):
+        size = min(AT_ONCE, resamples - first)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        chosen = rng.integers(len(runs), size=(size, len(runs)))
+        sides = []
+        for top, bottom in scored:
+            below = drawn @ bottom  # [R, S]
+            ratio = np.divide(drawn @ top, below, out=np.full_like(below, np.nan), where=below > 0)
+            sides.append(np.take_along_axis(ratio, chosen, axis=1).mean(axis=1))
+        means.append(sides[0] if against is None else sides[0] - sides[1])
+    found = 100 * np.concatenate(means)
+    if np.isnan(found).all():
+        return None
+    low, high = np.nanpercentile(found, EDGES)
+    return float(low), float(high)
+
+
+def _stacked(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
+    """The numerators and denominators of runs as columns, `[N, S]` each."""
+    top, bottom = (np.stack([run[i].double().numpy() for run in runs], axis=1) for i in (0, 1))
+    return top, bottom
