@@ -41,8 +41,9 @@ PACKAGES = (
     "ray",
     "pyarrow",
     "plotly",
+    "playwright",
 )
-COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
+COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}
 
 
 class _Refusing:
