@@ -38,8 +38,13 @@ BACKENDS = ("webdataset", "zarr")
 LONGEST_S = 400.0
 MOST = 8
 """Kills during one command."""
-LOOPBACK = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "1"}
-"""Several nodes on one machine, and on its loopback address alone, as Ray does it on systems without real clusters."""
+LOOPBACK = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_raylet_start_wait_time_s": "180",
+    "OMP_NUM_THREADS": "1",
+}
+"""Several nodes on one busy machine, and on its loopback address alone, as on systems without real clusters."""
 LONG_AGO_S = 1_000_000_000
 """One old time for all media: of young files a home records that their times say nothing yet."""
 
