@@ -151,7 +151,9 @@ def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[B
         f"paired resamples of {found.units:,} {found.unit}. Another seed may change more than this."
     )
     if found.relabelled:
-        note += f" The truth of {found.relabelled:,} of them is not the same in both: labels have changed between the runs."
+        note += (
+            f" The truth of {found.relabelled:,} of them is not the same in both: labels have changed since."
+        )
     title = f"{names}: difference in points, {found.split}"
     blocks = [table(title, ("score", "difference", "interval", "beyond chance"), rows, note)]
     ordered = [pair for pair in found.pairs[:SHOWN] if pair[0]["score"] != pair[1]["score"]]
