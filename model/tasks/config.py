@@ -117,6 +117,7 @@ class ModelConfig(StrictConfig):
 class StoresConfig(StrictConfig):
     """Which stores of the data set are joined; empty means the only one there is.
 
+    tokens: names of token stores, `NAME:visual` for one modality of one. captions: name of a caption store.
     taps: read only these taps of the stores (all if empty); fewer taps mean fewer bytes per clip. Lists may be given as
     one comma-separated string.
     """
@@ -132,7 +133,12 @@ class StoresConfig(StrictConfig):
 
 
 class OptimiserConfig(StrictConfig):
-    """`head_lr_factor` multiplies `lr` for the task head and for the maps of the shared agreement."""
+    """The optimiser.
+
+    name: Adam, or AdamW with decoupled weight decay. lr: the highest learning rate. weight_decay: of matrices; norms,
+    biases and gates have none. head_lr_factor: multiplies `lr` for the task head and for the maps of the shared
+    agreement.
+    """
 
     name: Literal["adam", "adamw"] = "adamw"
     lr: Positive = 1e-3
@@ -143,7 +149,9 @@ class OptimiserConfig(StrictConfig):
 class ScheduleConfig(StrictConfig):
     """Learning rate over time.
 
-    `step` multiplies it by `step_factor` every `step_epochs`; `cosine` lowers it to the fraction `floor`.
+    name: `none` keeps it, `step` multiplies it by `step_factor` every `step_epochs`, `cosine` lowers it to the fraction
+    `floor`. warmup_epochs: it rises from 0 for so long. step_epochs: how often `step` acts. step_factor: by what.
+    floor: what `cosine` ends at, as a fraction of `lr`.
     """
 
     name: Literal["none", "step", "cosine"] = "cosine"
@@ -156,11 +164,12 @@ class ScheduleConfig(StrictConfig):
 class TrainingConfig(StrictConfig):
     """The training loop.
 
-    clip_norm: largest norm of the gradient; 0 does not clip. early_stop_epochs: epochs without gain before training
-    stops; 0 never stops. workers: threads that read ahead. preload_mb: a data set up to this size is kept in RAM.
-    checkpoint_every_steps: how often the state is saved within an epoch; 0: only after each epoch. samples_per_clip:
-    where samples share clips (questions), up to this many of a clip follow each other in an epoch; the adapters then
-    run once for them.
+    epochs: at most. batch_size: samples in a step. accumulation: batches whose gradients make one step. precision: of
+    the forward pass, by autocast. clip_norm: largest norm of the gradient; 0 does not clip. early_stop_epochs: epochs
+    without gain before training stops; 0 never stops. workers: threads that read ahead. preload_mb: a data set up to
+    this size is kept in RAM. checkpoint_every_steps: how often the state is saved within an epoch; 0: only after each
+    epoch. samples_per_clip: where samples share clips (questions), up to this many of a clip follow each other in an
+    epoch; the adapters then run once for them.
     """
 
     epochs: Count = 30
@@ -198,9 +207,10 @@ class StressConfig(StrictConfig):
 class LossConfig(StrictConfig):
     """Weights of the losses that every task has; 0 leaves a loss out, and tasks add their own.
 
-    `load_balance` is AVMoE's. docs/OBJECTIVES.md describes `caption_contrast` (needs CASE), `consistency` (CASE and
-    CASTE), `selection_entropy` (CASE) and `correspondence` (CASTE with a shared agreement). The weight of a part that
-    is switched off has no effect.
+    load_balance: of AVMoE's experts being used alike. caption_contrast: of captions told apart from other clips' (needs
+    CASE). consistency: of guided and unguided predictions where sound and picture agree (CASE and CASTE).
+    selection_entropy: of CASE's selection being decided. correspondence: of the agreement being true (CASTE with a
+    shared agreement). docs/OBJECTIVES.md describes them. The weight of a part that is switched off has no effect.
     """
 
     load_balance: NotNegative = 0.0
@@ -217,10 +227,11 @@ class MetricConfig(StrictConfig):
 class RunConfig(StrictConfig):
     """One run.
 
-    recipe: the training preset it was started with. select_on: the split that chooses the best epoch (`test` marks the
-    run; it is for comparison with work that did so). protocol: `published` scores as the compared papers did
-    (`train/protocol.py`). drop_leaks: leave out clips whose video is in another split too. captions: join the caption
-    store. augment: damage done to training batches, drawn anew in every epoch.
+    recipe: the training preset it was started with. seed: of weights, order, dropout and augmentation. select_on: the
+    split that chooses the best epoch (`test` marks the run; it is for comparison with work that did so). protocol:
+    `published` scores as the compared papers did (`train/protocol.py`). drop_leaks: leave out clips whose video is in
+    another split too. captions: join the caption store. augment: damage done to training batches, drawn anew in every
+    epoch.
     """
 
     task: str

@@ -120,6 +120,7 @@ def test_settings_of_every_task_have_pages_that_exist(task: str, repository: Pat
     found = settings(task, "full")
     assert len(found) > 80 and len({each.path for each in found}) == len(found)
     assert all((repository / "docs" / each.page).is_file() for each in found)
+    assert [each.path for each in found if not each.meaning and each.path != "training.device"] == []
     assert not any(each.path in ("task", "recipe", "dataset") for each in found)
 
 

@@ -14,12 +14,14 @@ from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, NotNe
 class AveHeadConfig(HeadConfig):
     """Widths and rates of the AVE head (temporal attention and localisation).
 
-    visual_in, audio_in: widths right after the input maps. width: model width; hidden: its feed-forward width. gamma:
-    how much one modality's gate lifts the other. topk_frames: seconds averaged for the clip score of a class;
-    score_weight: weight of that score in the event scores. interaction: let the streams attend each other before the
-    localisation (off in the reference's scripts). squashed_gate: DG-SCT's fourth loss (`loss.gate`) takes the gates'
-    product, a probability already, as a logit, as its code does; False: the product's log odds. reads_agreement: the
-    agreement that CASTE adapters share is evidence for an event in its second; without a shared one it has no effect.
+    heads: of its attentions. encoder_layers, decoder_layers: of the attention in each modality, and across both.
+    dropout: inside the head. visual_dropout: on the visual input. visual_in, audio_in: widths right after the input
+    maps. width: model width; hidden: its feed-forward width. gamma: how much one modality's gate lifts the other.
+    topk_frames: seconds averaged for the clip score of a class; score_weight: weight of that score in the event scores.
+    interaction: let the streams attend each other before the localisation (off in the reference's scripts).
+    squashed_gate: DG-SCT's fourth loss (`loss.gate`) takes the gates' product, a probability already, as a logit, as
+    its code does; False: the product's log odds. reads_agreement: the agreement that CASTE adapters share is evidence
+    for an event in its second; without a shared one it has no effect.
     """
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
@@ -63,7 +65,11 @@ class WeakAveHeadConfig(AveHeadConfig):
 
 
 class AveLossConfig(LossConfig):
-    """Weights of the official three losses, and of DG-SCT's fourth, on the product of the temporal gates."""
+    """Weights of the official three losses, and of DG-SCT's fourth.
+
+    relevance: of whether a second holds an event. event: of which event. score: of the clip's event. gate: on the
+    product of the temporal gates.
+    """
 
     relevance: NotNegative = 1.0
     event: NotNegative = 1.0
@@ -72,7 +78,7 @@ class AveLossConfig(LossConfig):
 
 
 class WeakAveLossConfig(LossConfig):
-    """Weight of the one loss, on whole clips."""
+    """clip: weight of the one loss, on whole clips."""
 
     clip: NotNegative = 1.0
 

@@ -36,7 +36,7 @@ class AvqaHeadConfig(HeadConfig):
 
 
 class AvqaLossConfig(LossConfig):
-    """Weights of the answer's loss and of the matching of audio and frames."""
+    """answer: weight of the answer's loss. match: of the matching of audio and frames."""
 
     answer: NotNegative = 1.0
     match: NotNegative = 0.5

@@ -48,8 +48,8 @@ class AvsHeadConfig(HeadConfig):
 
 
 class AvsLossConfig(LossConfig):
-    """mask: weight of the loss on the pixels of annotated frames. masked: of audio against what the mask covers, by the
-    formula `masked_kind` (`loss.py`); a sum over frames in all but `similarity`, as in the reference."""
+    """mask: weight of the loss on the pixels of annotated frames. masked: of audio against what the mask covers.
+    masked_kind: by which formula (`loss.py`); a sum over frames in all but `similarity`, as in the reference."""
 
     mask: NotNegative = 1.0
     masked: NotNegative = 0.0

@@ -23,9 +23,10 @@ class AvvpHeadConfig(HeadConfig):
     gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that frame probabilities exceed 1
     and seconds hardly differ; True divides by the best second instead (0..1]. own_seconds: a second's probability comes
     from its own token and the clip's groups, and the modality's from its seconds, so that clip labels teach seconds;
-    False leaves seconds to the assignment, as the reference. motion: also read motion features, from the one tap of the
-    stores whose name begins with `motion.`. gates: in front of the grouping, each modality's seconds lift the other's
-    by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on as lifted; False drops that, as DG-SCT.
+    False leaves seconds to the assignment, as the reference. mlp_ratio: hidden width over `width`. motion: also read
+    motion features, from the one tap of the stores whose name begins with `motion.`. gates: in front of the grouping,
+    each modality's seconds lift the other's by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on
+    as lifted; False drops that, as DG-SCT.
     """
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
@@ -58,8 +59,10 @@ class AvvpHeadConfig(HeadConfig):
 class AvvpLossConfig(LossConfig):
     """Weights of the official five losses, and label smoothing.
 
-    A keep of `s` turns a clip label `y` into `s y + (1 - s) / 2` for that modality, because an event that is heard need
-    not be seen.
+    clip: of the clip's labels. audio, visual: of each modality's. audio_token, visual_token: of the class tokens
+    telling their classes apart. audio_keep, visual_keep: how much of a clip label is kept for that modality. A keep of
+    `s` turns a clip label `y` into `s y + (1 - s) / 2` for that modality, because an event that is heard need not be
+    seen.
     """
 
     clip: NotNegative = 1.0
