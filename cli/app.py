@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "compare",
     "eval": "evaluate",
     "predict": "predict",
+    "report": "report",
     "config": "config",
     "runs": "runs",
     "store": "store",

@@ -335,7 +335,11 @@ def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None
         say(f"run: {home.runs / first['run']}")
     where = f"--run {first['run']}{at_home(home)}"
     question = ' --question "..."' if first["rows"] == "questions" else ""
-    say(f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test")
+    named = " ".join(str(result["run"]) for result in results)
+    say(
+        f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test\n"
+        f"      caeav report {named}{at_home(home)}"
+    )
 
 
 def print_group(summary: dict[str, Any]) -> None:
