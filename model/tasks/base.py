@@ -21,6 +21,7 @@ The trainer calls a `Task` in this order:
     extra_inputs   samples -> further input tensors, such as questions (default: none)
     transforms     what to do to every batch that is read (default: nothing)
     build_head     the head                                                                     [must be given]
+    build_probe    a probe in place of the head (default: refused; `probe_refusal` says why)
     forward        call the head on a batch (default: with the adapters' tokens alone)
     losses         head output and batch -> named losses                                        [must be given]
     build_scorer   collects head outputs of a split, returns `Scores`                           [must be given]
@@ -47,8 +48,9 @@ from caeav.manifests.core.registry import Registry
 from caeav.model.adapters.batch import BatchTransform, Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.prediction import TaskPrediction
+from caeav.model.tasks.probe import no_probe
 from caeav.model.tasks.sample import Sample, clip_samples
 
 
@@ -106,6 +108,8 @@ class Task(ABC):
     metric_config: ClassVar[type[MetricConfig]] = MetricConfig
     keeps_stages: ClassVar[bool] = False
     """Whether the head reads the tokens of every stage, not only of the deepest."""
+    probe_refusal: ClassVar[str] = "the task does not say what one would read"
+    """Why the task has no probe."""
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
         """The samples of all splits."""
@@ -168,6 +172,10 @@ class Task(ABC):
     @abstractmethod
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """The head on `trunk`; `config` is a `head_config`."""
+
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A module from a batch to what the head would give; raises `CaeavError` where a probe makes no sense."""
+        raise no_probe(self.name, self.probe_refusal)
 
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
         """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis counts clips."""

@@ -92,6 +92,12 @@ class SplitData:
                 for store in remote:
                     store.expect(keys)
 
+    def labels(self, row: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The targets and the extra inputs of one sample, by name, without the first axis."""
+        return {name: x[row] for name, x in self._targets.items()}, {
+            name: x[row] for name, x in self._extra.items()
+        }
+
     def clips_of(self, rows: Sequence[int]) -> list[int]:
         """Numbers of the clips of the samples at `rows`, each once, in order of first appearance."""
         return list(dict.fromkeys(self.clip_of[row] for row in rows))

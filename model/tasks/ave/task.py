@@ -23,14 +23,22 @@ from caeav.model.tasks.ave.config import (
     WeakAveHeadConfig,
     WeakAveLossConfig,
 )
-from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead, WeakLocalisation
-from caeav.model.tasks.ave.loss import ave_loss, weak_ave_loss
+from caeav.model.tasks.ave.head import (
+    AveHead,
+    AveProbe,
+    Localisation,
+    WeakAveHead,
+    WeakAveProbe,
+    WeakLocalisation,
+)
+from caeav.model.tasks.ave.loss import ave_loss, gate_loss, weak_ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.probe import Probe, chosen_taps
 from caeav.model.tasks.sample import Sample
 
 LABELS = "labels"
@@ -80,10 +88,19 @@ class AveTask(Task):
         assert isinstance(config, AveHeadConfig)
         return AveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A score of every class, and of any event, per second; the clip's class from their mean."""
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        outputs = len(inputs.classes) + 1
+        return AveProbe(Probe([*visual, *audio], outputs, config.probe, config.head.input_norm))
+
     def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The official three."""
-        loss = ave_loss(output.event_relevance, output.event_scores, output.av_score, batch.targets[LABELS])
-        return loss._asdict()
+        """The official three, and DG-SCT's fourth where there are such gates."""
+        labels = batch.targets[LABELS]
+        found = ave_loss(output.event_relevance, output.event_scores, output.av_score, labels)._asdict()
+        if output.gate is not None:
+            found["gate"] = gate_loss(output.gate, labels)
+        return found
 
     def decode(self, output: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
         """The official decision for each second; probabilities P(event now) * P(class), last 1 - P(event now)."""
@@ -122,6 +139,13 @@ class WeakAveTask(AveTask):
         """Temporal attention and multiple instance pooling."""
         assert isinstance(config, WeakAveHeadConfig)
         return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
+
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A probability of every class per second, pooled as the head's."""
+        assert isinstance(config.head, WeakAveHeadConfig)
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        probe = Probe([*visual, *audio], len(inputs.classes), config.probe, config.head.input_norm)
+        return WeakAveProbe(probe, config.head.pooling)
 
     def losses(self, output: WeakLocalisation, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Of whole clips; labels of seconds only say which events occur in the clip."""

@@ -43,6 +43,9 @@ class AvqaTask(Task):
     sample_noun = "question"
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
+    probe_refusal = (
+        "an answer follows from question and clip together, which one layer on pooled tokens cannot join"
+    )
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
         """One per question, in the manifest's order; the split is the question's."""

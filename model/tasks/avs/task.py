@@ -55,7 +55,7 @@ class AvsModel(nn.Module):
         """The output of a trunk that keeps its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
         maps = [x for n, x in trunk.aux.items() if n.startswith("stage") and n.endswith(".visual")]
         maps[-1] = trunk.visual if self.guided else trunk.aux.get("unguided.visual", trunk.visual)
-        output: AvsOutput = self.decoder(maps, trunk.audio)
+        output: AvsOutput = self.decoder(maps, trunk.audio, trunk.audio_weights)
         if output.mask_logits.shape[-2:] == self.size:
             return output
         logits = F.interpolate(
@@ -72,6 +72,7 @@ class AvsTask(Task):
     loss_config: ClassVar[type[LossConfig]] = AvsLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AvsMetricConfig
     keeps_stages = True
+    probe_refusal = "a mask needs the places of tokens, which their mean does not have"
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]

@@ -18,14 +18,15 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.avvp.config import AvvpHeadConfig, AvvpLossConfig, AvvpMetricConfig
-from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
+from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput, AvvpProbe
 from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.tasks.avvp.metric import AvvpMetric, clip_scores, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.probe import Probe, chosen_taps, no_probe
 from caeav.model.tasks.sample import Sample
 
 LABELS, AUDIO, VISUAL, TIMED = "labels", "audio", "visual", "timed"
@@ -99,6 +100,16 @@ class AvvpTask(Task):
             motion_channels=taps[0].channels if config.motion else None,
         )
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """One for each modality, since its own events are asked for."""
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        if not visual or not audio:
+            raise no_probe(
+                self.name, f"taps {', '.join(config.probe.taps)} are of one modality, it asks for both"
+            )
+        norm, classes = config.head.input_norm, len(inputs.classes)
+        return AvvpProbe(*(Probe(taps, classes, config.probe, norm) for taps in (visual, audio)))
+
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
         """With the mean tokens of the motion tap if the head reads one."""
         assert isinstance(head, AvvpHead)
@@ -108,11 +119,13 @@ class AvvpTask(Task):
         return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
 
     def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The official five, from labels of whole clips."""
+        """The official five, from labels of whole clips; three of a probe, which has no class tokens."""
         keep = config.loss
         assert isinstance(keep, AvvpLossConfig)
         labels = batch.targets[LABELS]
-        return avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        found = avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        tokens = output.audio_token_logits is not None
+        return {name: loss for name, loss in found.items() if tokens or not name.endswith("_token")}
 
     def decode(self, output: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """The seconds of both modalities, at the threshold of the metric."""
