@@ -55,7 +55,7 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--root",
-        help="Folder of the data set's official files; remembered.",
+        help="Folder of the data set's official files, or its address (s3://...); remembered.",
         show_default="<home>/data/<dataset>",
     ),
 ]

@@ -28,6 +28,8 @@ from caeav.model.tasks.datasets import task_for_dataset
 from caeav.pipeline.extract.context import WHOLE, RunOptions
 from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.bucket import Bucket
+from caeav.pipeline.store.remote.url import url_of_path
 from caeav.pipeline.store.slices import Slice
 
 Made = TypeVar("Made")
@@ -78,6 +80,16 @@ SliceOption = Annotated[
     ),
 ]
 
+PublishOption = Annotated[
+    str,
+    typer.Option(
+        "--publish",
+        metavar="URL",
+        help="Also put each finished shard below this address: s3://bucket/prefix, gs://, az:// or file://.",
+        show_default=False,
+    ),
+]
+
 MAX_REASONS = 8
 TICK_S = 1.0
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
@@ -110,6 +122,11 @@ def run_options(
         changed,
         relabel,
     )
+
+
+def with_publishing(run: RunOptions, url: str) -> RunOptions:
+    """The same run, with finished shards put below an address; raises `CaeavError` for what is none, at once."""
+    return replace(run, publish=str(Bucket(url).url)) if url else run
 
 
 def load(
@@ -186,11 +203,17 @@ def next_step(
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
     options = [
-        f"--{name.replace('_', '-')} {shlex.quote(f'{x:g}' if isinstance(x, float) else str(x))}"
+        f"--{name.replace('_', '-')} {shlex.quote(_as_typed(x))}"
         for name, x in given.items()
         if x is not None
     ]
     return " ".join(["caeav", command, *options])
+
+
+def _as_typed(value: Path | str | float) -> str:
+    if isinstance(value, Path):
+        return url_of_path(value) or str(value)
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def train_step(dataset: str, home: Path | None) -> str:

@@ -26,7 +26,8 @@ class RunOptions:
     the quarantined clips again. `max_failed`: how many quarantined clips still count as success, a number or `N%` of
     all. `devices`: where torch components compute, see `device/devices.py`. `part`: the slice of a store to make.
     `changed`: what to do with stored clips whose media has changed, `redo` or `keep`; empty: refuse them. `relabel`:
-    whether a data set may lose all of its labels. Raises `CaeavError` for impossible names of devices.
+    whether a data set may lose all of its labels. `publish`: the address below which finished shards are put at once,
+    empty for none. Raises `CaeavError` for impossible names of devices.
     """
 
     workers: int
@@ -37,6 +38,7 @@ class RunOptions:
     part: Slice = WHOLE
     changed: str = ""
     relabel: bool = False
+    publish: str = ""
 
     def __post_init__(self) -> None:
         check_devices(self.devices)

@@ -26,6 +26,7 @@ from caeav.pipeline.extract.preflight import (
 from caeav.pipeline.extract.report import Meter, Report, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.push import Publishing
 
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""
@@ -76,12 +77,14 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
         for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        extraction: Extraction = LocalExtraction(context, jobs, stores, media.decoded)
+        publishing = Publishing(context.options.publish, [store.writer for store in stores], context.remark)
+        stack.enter_context(publishing)
+        extraction: Extraction = LocalExtraction(context, jobs, stores, media.decoded, media.place)
         try:
             extraction.run()
         finally:
             media.finish([store.writer.path for store in stores])
-        return [
+        made = [
             _summary(
                 store,
                 extraction.meter,
@@ -94,6 +97,8 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
             )
             for i, store in enumerate(stores)
         ]
+        publishing.finish()
+        return made
 
 
 def run_lookup(context: RunContext, recipe: Recipe, find: Find, complete: Complete) -> StageSummary:

@@ -21,9 +21,11 @@ from caeav.pipeline.extract.collect import Collector, Filling
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Job
+from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
 from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record
 
@@ -70,7 +72,8 @@ def clip_of(stores: Sequence[Filling], key: str) -> Clip:
 class LocalExtraction:
     """Makes the due clips of one run: from requests to child processes to settled records.
 
-    `media_read` is called with the media of every decoded clip. `notes`: how often each note was made, by store.
+    `media_read` is called with the media of every decoded clip, which are at hand then; `place`: where they lie, if not
+    in the manifest's folder. `notes`: how often each note was made, by store.
     """
 
     def __init__(
@@ -79,11 +82,13 @@ class LocalExtraction:
         jobs: Sequence[Job],
         stores: Sequence[Filling],
         media_read: Callable[[str], object],
+        place: Place | None = None,
     ) -> None:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
         self._context, self._jobs, self._stores, self._media_read = context, jobs, stores, media_read
-        self._root = Path(context.manifest.media_root)
+        self._root, self._place = Path(context.manifest.media_root), place
+        self._files: MediaFiles = FolderFiles(self._root, self._media_of)
         self._plan = plan_clips(stores, self._root)
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
@@ -129,6 +134,9 @@ class LocalExtraction:
                 workers=self._workers,
                 deadline_s=self._context.options.deadline_s,
             )
+            if isinstance(self._place, Address):
+                spool = Spool(self._place, self._context.home, [*self._plan.due], self._media_of, self._nudge)
+                self._files = stack.enter_context(spool)
             self._pool = stack.enter_context(pool)
             for outcome in self._pool.map(self._requests()):
                 self._take(outcome)
@@ -168,13 +176,21 @@ class LocalExtraction:
     def _clip(self, key: str) -> Clip:
         return clip_of(self._stores, key)
 
+    def _media_of(self, key: str) -> str:
+        return self._clip(key).media
+
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
         for key, jobs in self._plan.due.items():
             while not self._enter():
                 yield None
-            clip = self._clip(key)
-            yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
+            try:
+                while (path := self._files.path(key)) is None:
+                    yield None
+            except Lost as lost:
+                self._fail_clip(key, jobs, Failure("media", lost.problem, 1))
+                continue
+            yield {"id": key, "path": path, "start_s": self._clip(key).start_s, "jobs": jobs}
 
     def _enter(self) -> bool:
         with self._lock:
@@ -195,11 +211,7 @@ class LocalExtraction:
             wrong = validate_reply(outcome, {job: self._jobs[job] for job in jobs})
             failure = Failure("decode", wrong, 1) if wrong else None
         if failure is not None:
-            reason = " ".join(failure.reason.split())
-            entry = Quarantined(key, failure.stage, reason, failure.attempts)
-            self._miss(key, jobs)
-            for job in jobs:
-                self._settle(job, key, entry)
+            self._fail_clip(key, jobs, failure)
         else:
             self._media_read(self._clip(key).media)
             spent = outcome.info["spent"]
@@ -212,6 +224,19 @@ class LocalExtraction:
             self._miss(key, [job for job in jobs if job not in waiting])
             for job in waiting:
                 self._submit(job, outcome)
+            self._decoded(key)
+
+    def _fail_clip(self, key: str, jobs: Sequence[int], failure: Failure) -> None:
+        """A clip cannot be made: it is quarantined in all stores that want it."""
+        entry = Quarantined(key, failure.stage, " ".join(failure.reason.split()), failure.attempts)
+        self._miss(key, jobs)
+        for job in jobs:
+            self._settle(job, key, entry)
+        self._decoded(key)
+
+    def _decoded(self, key: str) -> None:
+        """Nothing more is read of a clip's media."""
+        self._files.done(key)
         with self._lock:
             self._decoding -= 1
         self._nudge()

@@ -38,10 +38,11 @@ Made = TypeVar("Made")
 
 
 class ObjectFacts(NamedTuple):
-    """What a listing says of an object: its bytes, and when it was written (ns since 1970)."""
+    """What a listing says of an object: its bytes, when it was written (ns since 1970), and a tag of its content."""
 
     size: int
     written_ns: int
+    tag: str = ""
 
 
 class Bucket:
@@ -71,7 +72,7 @@ class Bucket:
             for some in self._client().list(prefix=prefix or None):
                 for each in some:
                     written = int(each["last_modified"].timestamp() * 1e9)
-                    found[each["path"]] = ObjectFacts(each["size"], written)
+                    found[each["path"]] = ObjectFacts(each["size"], written, each["e_tag"] or "")
             return dict(sorted(found.items()))
 
         if self._is_absent_folder():
@@ -108,11 +109,17 @@ class Bucket:
         """A small object whose sha256 is known; raises `WrongBytes` where it stays another one."""
         return self._verified(name, sha256, lambda: self.read(name))
 
-    def read_range(self, name: str, start: int, end: int) -> bytes:
-        """The bytes `start` to `end` (exclusive) of an object, all of them."""
+    def read_range(self, name: str, start: int, end: int, facts: ObjectFacts | None = None) -> bytes:
+        """The bytes `start` to `end` (exclusive) of an object, all of them; of the one that `facts` describe."""
 
         def got() -> bytes:
-            data = bytes(self._client().get_range(name, start=start, end=end))
+            result = self._client().get(name, options={"range": (start, end)})
+            if facts is not None and not _is_it(result.meta, facts):
+                raise Unusable(
+                    f"{self.address(name)}: is another object now than when it was listed",
+                    hint="run the command again, once nothing is written there any more",
+                )
+            data = bytes(result.bytes())
             if len(data) != end - start:
                 raise RemoteError(
                     f"{self.address(name)}: {len(data)} bytes came of {end - start}, from byte {start} on"
@@ -137,10 +144,13 @@ class Bucket:
 
         self._verified(name, sha256, got, lambda seen: seen.hex())
 
-    def download(self, name: str, size: int, write: Callable[[int, bytes], object]) -> None:
-        """Give an object whose digest nobody knows to `write(offset, bytes)`, in order."""
+    def download(self, name: str, facts: ObjectFacts, write: Callable[[int, bytes], object]) -> None:
+        """Give an object whose digest nobody knows to `write(offset, bytes)`, in order.
+
+        Raises `Unusable` where it is another one by now than the listing said.
+        """
         at = 0
-        for data in self._parts(name, size):
+        for data in self._parts(name, facts.size, facts):
             write(at, data)
             at += len(data)
 
@@ -180,17 +190,17 @@ class Bucket:
         with suppress(ObjectGone):
             self._do(name, lambda: self._client().delete(name), probing=True)
 
-    def _parts(self, name: str, size: int) -> Iterator[bytes]:
+    def _parts(self, name: str, size: int, facts: ObjectFacts | None = None) -> Iterator[bytes]:
         """The parts of an object in order, the next ones under way meanwhile."""
         spans = [(at, min(at + PART_BYTES, size)) for at in range(0, size, PART_BYTES)]
         if len(spans) < 2:
-            yield from (self.read_range(name, *span) for span in spans)
+            yield from (self.read_range(name, *span, facts) for span in spans)
             return
         with ThreadPoolExecutor(min(PARTS_AT_ONCE, len(spans)), thread_name_prefix="caeav-part") as threads:
             waiting: deque[Future[bytes]] = deque()
             try:
                 for span in spans:
-                    waiting.append(threads.submit(self.read_range, name, *span))
+                    waiting.append(threads.submit(self.read_range, name, *span, facts))
                     if len(waiting) > PARTS_AT_ONCE:
                         yield waiting.popleft().result()
                 while waiting:
@@ -241,6 +251,14 @@ class Bucket:
         if self._store is None:
             self._store = _connect(self.url, self.patience)
         return self._store
+
+
+def _is_it(now: Any, facts: ObjectFacts) -> bool:
+    """Whether what is said of an object now fits what a listing said; times there may be whole seconds."""
+    if facts.tag and now["e_tag"]:
+        return bool((now["size"], now["e_tag"]) == (facts.size, facts.tag))
+    apart_s = abs(now["last_modified"].timestamp() - facts.written_ns / 1e9)
+    return bool(now["size"] == facts.size and apart_s < 2)
 
 
 def require_library() -> None:

@@ -230,9 +230,3 @@ class Publishing:
                 if not told:
                     self._remark(f"publishing shard {number} failed and is tried again at the end: {error}")
                 told = True
-
-
-def check_target(url: str) -> None:
-    """Raises `CaeavError` where an address cannot be published to as it is written, before any work is done."""
-    if url:
-        Bucket(url)

@@ -117,7 +117,10 @@ def test_broken_off_at_any_put_it_goes_on_to_the_same_objects(tar: Toy, s3: S3) 
         assert inside(tar, s3) == wanted
 
 
-PUSH = "import sys; from pathlib import Path; from caeav.pipeline.store.remote.push import push; push(Path(sys.argv[1]), sys.argv[2])"
+PUSH = """
+import sys; from pathlib import Path; from caeav.pipeline.store.remote.push import push
+push(Path(sys.argv[1]), sys.argv[2])
+"""
 
 
 def test_a_process_killed_between_payload_and_index_costs_nothing(tar: Toy, s3: S3) -> None:
