@@ -43,6 +43,8 @@ CacheBytesOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+WideOption = Annotated[bool, typer.Option("--wide", help="All columns, however narrow the terminal.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DatasetOption = Annotated[
     str,
     typer.Option(

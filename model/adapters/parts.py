@@ -255,6 +255,8 @@ def _caption_aux(guided: CaseOutput, segments: int) -> dict[str, Tensor]:
         "proj_audio_caption": guided.proj_audio_caption,
         "caption_fit_visual": clip_view(guided.gate_visual, segments),
         "caption_fit_audio": clip_view(guided.gate_audio, segments),
+        "chosen.visual": clip_view(guided.chosen_visual, segments),
+        "chosen.audio": clip_view(guided.chosen_audio, segments),
         "contrastive_temperature": guided.contrastive_temperature,
     }
     for name, p in (("selected_visual", guided.prob_visual), ("selected_audio", guided.prob_audio)):

@@ -28,6 +28,7 @@ The trainer calls a `Task` in this order:
     majority_score the score of a constant answer, for comparison                               [must be given]
     sample_of      a clip outside any data set -> its sample, for prediction (default: no question allowed)
     decode         head output of one clip -> `TaskPrediction`                                  [must be given]
+    outcomes       head output of a batch -> what was true and what was said of each sample     [must be given]
 
 Targets and head outputs are the task's own business; the trainer only passes them on. Higher scores are better.
 Shapes: `N` samples, `B` of a batch, `T` segments, `K` classes.
@@ -106,6 +107,8 @@ class Task(ABC):
     head_config: ClassVar[type[HeadConfig]] = HeadConfig
     loss_config: ClassVar[type[LossConfig]] = LossConfig
     metric_config: ClassVar[type[MetricConfig]] = MetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]]
+    """Forms of `truth`, `prediction` and what else `outcomes` gives: a value of each kind, in lists and mappings."""
     keeps_stages: ClassVar[bool] = False
     """Whether the head reads the tokens of every stage, not only of the deepest."""
     probe_refusal: ClassVar[str] = "the task does not say what one would read"
@@ -198,6 +201,16 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
         """The head's output for a batch of this one sample, for people."""
+
+    @abstractmethod
+    def outcomes(
+        self, output: Any, batch: TokenBatch, samples: Sequence[Sample], inputs: Inputs, config: RunConfig
+    ) -> list[dict[str, Any]]:
+        """For each of `samples`, those of `batch`: what is true and what was predicted, as `outcome_columns` says.
+
+        Besides, `labels`: what the sample is grouped by; `score`: its own share of the metric in 0..1, None if it has
+        none; `confidence`: how sure the prediction is, in 0..1.
+        """
 
 
 TASKS: Registry[Task] = Registry("task")

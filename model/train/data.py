@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,11 @@ class SplitData:
             with self._reading:
                 for store in remote:
                     store.expect(keys)
+
+    def infos(self, row: int) -> list[Mapping[str, Any]]:
+        """What each joined store says of the clip of the sample at `row` besides its arrays (`Record.info`)."""
+        with self._reading:
+            return [store.info(self.clips[self.clip_of[row]]) for store in self._joined.stores]
 
     def labels(self, row: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The targets and the extra inputs of one sample, by name, without the first axis."""

@@ -38,6 +38,9 @@ PACKAGES = (
     "webdataset",
     "h5py",
     "laion_clap",
+    "pyarrow",
+    "plotly",
+    "obstore",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
 

@@ -20,7 +20,7 @@ from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.avvp.config import AvvpHeadConfig, AvvpLossConfig, AvvpMetricConfig
 from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput, AvvpProbe
 from caeav.model.tasks.avvp.loss import avvp_loss
-from caeav.model.tasks.avvp.metric import AvvpMetric, clip_scores, predict_tracks
+from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, clip_scores, level_counts, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
@@ -41,6 +41,11 @@ class AvvpTask(Task):
     head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AvvpMetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]] = {
+        "truth": {AUDIO: [[""]], VISUAL: [[""]]},
+        "prediction": {AUDIO: [[""]], VISUAL: [[""]]},
+        "probabilities": {AUDIO: [[0.0]], VISUAL: [[0.0]]},
+    }
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """None; but val and test splits without any event, where nothing can be scored, are an error."""
@@ -136,6 +141,40 @@ class AvvpTask(Task):
             {AUDIO: audio[0], VISUAL: visual[0]},
             {AUDIO: output.audio_frame_prob[0], VISUAL: output.visual_frame_prob[0]},
         )
+
+    def outcomes(
+        self,
+        output: AvvpOutput,
+        batch: TokenBatch,
+        samples: Sequence[Sample],
+        inputs: Inputs,
+        config: RunConfig,
+    ) -> list[dict[str, Any]]:
+        """What is heard and what is seen in every second, true and predicted; the score is Type@AV of segments."""
+        assert isinstance(config.metric, AvvpMetricConfig)
+        found = (output.audio_frame_prob, output.visual_frame_prob)
+        chance = {name: x.float().clamp(0, 1).cpu() for name, x in zip((AUDIO, VISUAL), found, strict=True)}
+        tracks = predict_tracks(output, config.metric.threshold)  # [B, K, T] each
+        said = {name: x.transpose(1, 2).cpu() for name, x in zip((AUDIO, VISUAL), tracks, strict=True)}
+        true = {name: batch.targets[name].cpu() > 0 for name in (AUDIO, VISUAL)}  # [B, T, K]
+        pairs = [(said[name].transpose(1, 2), true[name].transpose(1, 2)) for name in (AUDIO, VISUAL)]
+        share = clip_scores(clip_f(level_counts(*pairs, events=False)))["type_av"]
+        sure = torch.stack([torch.maximum(p, 1 - p).mean(dim=(1, 2)) for p in chance.values()]).mean(dim=0)
+
+        def named(track: Tensor) -> list[list[str]]:
+            return [[inputs.classes[k] for k in on.nonzero().flatten().tolist()] for on in track]
+
+        return [
+            {
+                "labels": clip_labels(sample),
+                "truth": {name: named(x[i]) for name, x in true.items()},
+                "prediction": {name: named(x[i]) for name, x in said.items()},
+                "probabilities": {name: x[i].tolist() for name, x in chance.items()},
+                "score": float(share[i]),
+                "confidence": float(sure[i]),
+            }
+            for i, sample in enumerate(samples)
+        ]
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
         """A new scorer."""
