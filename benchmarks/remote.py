@@ -170,7 +170,7 @@ def epoch(home: Path, url: str | None, cache: float, step_ms: float) -> tuple[fl
         for x in (*batch.visual.values(), *batch.audio.values()):
             values = x.numpy().reshape(-1).view(np.uint8)
             size += values.size
-            total += int(values.view(np.uint64).sum(dtype=np.uint64))
+            total = (total + int(values.view(np.uint64).sum(dtype=np.uint64))) % 2**64
         time.sleep(step_ms / 1000)
     seconds = time.perf_counter() - begun
     if SUMS.setdefault(len(data), total) != total:

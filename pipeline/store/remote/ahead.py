@@ -11,21 +11,23 @@ from caeav.manifests.core.errors import CaeavError
 
 
 class Ahead:
-    """A thread that brings shards in the order in which they will be read.
+    """Some threads that bring shards, begun in the order in which they will be read.
 
     `bring(number)` has a shard at hand, `size_of(number)` are its bytes. Shards that were brought and are not read to
     their end take at most `room` bytes together, one shard in any case. Only time depends on this: what could not be
     brought is brought by the reader, who meets the error.
     """
 
-    def __init__(self, bring: Callable[[int], object], size_of: Callable[[int], int], room: int) -> None:
+    def __init__(
+        self, bring: Callable[[int], object], size_of: Callable[[int], int], room: int, threads: int = 1
+    ) -> None:
         self._bring, self._size_of = bring, size_of
-        self.room = room
+        self.room, self._most = room, threads
         self._left: Counter[int] = Counter()
         self._next: deque[int] = deque()
         self._held: dict[int, int] = {}
         self._change = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._threads = 0
 
     def expect(self, numbers: Iterable[int]) -> None:
         """Records of these shards will be read, one for each number; an order told before counts no more."""
@@ -35,7 +37,7 @@ class Ahead:
             self._next = deque(left)
             self._held = {number: size for number, size in self._held.items() if number in left}
             self._start()
-            self._change.notify()
+            self._change.notify_all()
 
     def soon(self, number: int) -> None:
         """A shard is wanted before all others."""
@@ -44,7 +46,7 @@ class Ahead:
                 self._next.appendleft(number)
                 self._left[number] += 1
                 self._start()
-                self._change.notify()
+                self._change.notify_all()
 
     def read(self, number: int) -> None:
         """A record of a shard was read."""
@@ -53,12 +55,12 @@ class Ahead:
             if self._left[number] <= 0:
                 del self._left[number]
                 if self._held.pop(number, None) is not None:
-                    self._change.notify()
+                    self._change.notify_all()
 
     def _start(self) -> None:
-        if self._thread is None and self._next:
-            self._thread = threading.Thread(target=self._work, name="caeav-ahead", daemon=True)
-            self._thread.start()
+        while self._threads < min(self._most, len(self._next)):
+            self._threads += 1
+            threading.Thread(target=self._work, name="caeav-ahead", daemon=True).start()
 
     def _work(self) -> None:
         while True:
@@ -68,7 +70,7 @@ class Ahead:
                 ):  # read already, without waiting for this
                     self._next.popleft()
                 if not self._next:
-                    self._thread = None  # the next order begins another one
+                    self._threads -= 1  # the next order begins others
                     return
                 number = self._next[0]
                 size = self._size_of(number)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from caeav.manifests.core.atomic import TEMP_PREFIX, make_folder, rename, sync_file
+from caeav.manifests.core.atomic import TEMP_PREFIX, make_folder, rename
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import file_sha256, size_text
@@ -136,7 +136,7 @@ class ShardCache:
         temp = self._temp(facts)
         try:
             fetch(facts, out)
-            sync_file(out)
+            out.flush()  # not synced: what a power cut damages is found when it is read, and fetched again
             rename(temp, self.path(facts))
         except BaseException:
             temp.unlink(missing_ok=True)

@@ -39,6 +39,8 @@ from caeav.pipeline.store.remote.url import Url
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import PublishedShards, StoreState, inspect
 
+SHARDS_AHEAD = 4
+"""Shards fetched ahead at the same time; each comes in parts too."""
 AT_ONCE = 32
 """Small objects asked for at the same time."""
 
@@ -59,7 +61,7 @@ class RemoteFiles(ShardFiles):
         self.ahead = self._new_ahead(cache.limit)
 
     def _new_ahead(self, room: int) -> Ahead:
-        return Ahead(self._bring, lambda number: self._indexes.facts[number].size, room)
+        return Ahead(self._bring, lambda number: self._indexes.facts[number].size, room, SHARDS_AHEAD)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "ahead": self.ahead.room, "_touched": {}}
