@@ -306,4 +306,10 @@ def _profile() -> Any:
             "AWS_PROFILE names a profile, and profiles are read by boto3, which is not installed",
             hint="pip install boto3, or put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment",
         ) from None
-    return Boto3CredentialProvider()
+    try:
+        return Boto3CredentialProvider()
+    except Exception as error:  # noqa: BLE001 - whatever boto3 says of a profile that is not there or holds nothing
+        raise CaeavError(
+            f"AWS_PROFILE names a profile that boto3 cannot use: {faults.without_credentials(str(error))}",
+            hint="name one of your profiles, or unset AWS_PROFILE",
+        ) from None

@@ -372,6 +372,40 @@ def test_addresses_are_read_as_they_are_written() -> None:
     assert is_url("s3://b/x") and not is_url("a/b") and not is_url("tokens:visual")
 
 
+def test_a_profile_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, needs: Any) -> None:
+    needs("obstore")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(CaeavError, match="AWS_PROFILE names a profile") as raised:
+        Bucket(URL).read("a")
+    assert raised.value.hint
+
+
+def test_another_server_understands_the_same(toy: Toy, s3: S3, needs: Any, tmp_path: Path) -> None:
+    """moto's, which was written by others: conditional puts, parts, listings, removals."""
+    needs("boto3")
+    needs("moto")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")
+            assert push(toy.folder, URL).sent == 3 and push(toy.folder, URL).sent == 0
+            assert contents(pull(address(toy), tmp_path / "pulled").path) == contents(toy.folder)
+            toy.write(toy.manifest(13), retry_failed=True)
+            with pytest.raises(Different):
+                push(toy.folder, URL)
+            push(toy.folder, URL, replace=True)
+            assert all(map(toy.same, open_remote(address(toy), Home(tmp_path / "home"))))
+    finally:
+        server.stop()
+
+
 def test_nothing_of_it_is_imported_by_default() -> None:
     code = (
         "import sys, caeav.cli.app as a; a.build(); import caeav.pipeline.store, caeav.model.train.experiment;"
