@@ -41,8 +41,9 @@ PACKAGES = (
     "pyarrow",
     "plotly",
     "obstore",
+    "playwright",
 )
-COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
+COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}
 
 
 class _Refusing:

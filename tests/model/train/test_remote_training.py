@@ -117,6 +117,7 @@ def test_the_order_within_windows_is_a_function_of_seed_epoch_and_window() -> No
             assert sorted(order) == list(range(48))
             places = [{int(shards[row]) for row in order[at : at + 18]} for at in (0, 18, 36)]
             assert [len(place) for place in places] == [3, 3, 2] and set.union(*places) == set(range(8))
+            assert places != [{0, 1, 2}, {3, 4, 5}, {6, 7}], "shards are shuffled too"
             within = [int(shards[row]) for row in order[:18]]
             assert within != sorted(within), "shuffled among each other"
             if together == 2:

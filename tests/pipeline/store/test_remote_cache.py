@@ -96,6 +96,8 @@ def test_more_than_the_cache_holds_is_refused(cache: ShardCache) -> None:
 def test_files_that_are_needed_together_do_not_displace_each_other(cache: ShardCache) -> None:
     source = Source()
     use(cache, source, 9)
+    later = time.time() + 100  # used last, and it goes all the same
+    os.utime(cache.path(facts(9)), (later, later))
     with cache.holding([facts(n) for n in (1, 2, 3)], source):
         assert there(cache) == [1, 2, 3]
 
