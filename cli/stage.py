@@ -25,9 +25,13 @@ from caeav.manifests.dataset import Source
 from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.datasets import task_for_dataset
+from caeav.pipeline.extract.cluster.options import ClusterOptions, address_of
 from caeav.pipeline.extract.context import WHOLE, RunOptions
+from caeav.pipeline.extract.device.options import AUTO
 from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.bucket import Bucket
+from caeav.pipeline.store.remote.url import url_of_path
 from caeav.pipeline.store.slices import Slice
 
 Made = TypeVar("Made")
@@ -78,6 +82,35 @@ SliceOption = Annotated[
     ),
 ]
 
+PublishOption = Annotated[
+    str,
+    typer.Option(
+        "--publish",
+        metavar="URL",
+        help="Also put each finished shard below this address: s3://bucket/prefix, gs://, az:// or file://.",
+        show_default=False,
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="local|ray|ray://HOST:PORT",
+        help="Who makes the clips: this machine, or a Ray cluster (RAY_ADDRESS, or the one of this machine).",
+    ),
+]
+ActorsOption = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, help="With ray: how many actors.", show_default="as many as fit"),
+]
+AcceleratorOption = Annotated[
+    str, typer.Option("--accelerator-type", help="With ray: the type of GPU, as Ray names it, such as A100.")
+]
+MixedDevicesOption = Annotated[
+    bool,
+    typer.Option("--mixed-devices", help="With ray: devices of several kinds, whose bytes may differ."),
+]
+
 MAX_REASONS = 8
 TICK_S = 1.0
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
@@ -92,6 +125,7 @@ def run_options(
     part: str | None = None,
     changed: str = "",
     relabel: bool = False,
+    cluster: ClusterOptions | None = None,
 ) -> RunOptions:
     """How to run; by default one worker per core this process may use. Says which slice `auto` is."""
     chosen = WHOLE
@@ -105,11 +139,34 @@ def run_options(
         deadline_s,
         retry_failed,
         max_failed,
-        tuple(name.strip() for name in devices.split(",")),
+        tuple(name.strip() for name in devices.split(",")) if cluster is None else (AUTO,),
         chosen,
         changed,
         relabel,
+        cluster,
     )
+
+
+def with_publishing(run: RunOptions, url: str) -> RunOptions:
+    """The same run, with finished shards put below an address; raises `CaeavError` for what is none, at once."""
+    return replace(run, publish=str(Bucket(url).url)) if url else run
+
+
+def cluster_options(
+    engine: str, actors: int | None, workers: int | None, devices: str, accelerator: str, mixed_devices: bool
+) -> ClusterOptions | None:
+    """What is asked of a cluster; None for the local engine, which has no such options (`CaeavError`)."""
+    address = address_of(engine)
+    if address is not None:
+        return ClusterOptions(address, actors, workers, devices, accelerator, mixed_devices)
+    for given, name in (
+        (actors, "actors"),
+        (accelerator, "accelerator-type"),
+        (mixed_devices, "mixed-devices"),
+    ):
+        if given:
+            raise CaeavError(f"--{name} without a cluster", hint="add --engine ray")
+    return None
 
 
 def load(
@@ -186,11 +243,17 @@ def next_step(
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
     options = [
-        f"--{name.replace('_', '-')} {shlex.quote(f'{x:g}' if isinstance(x, float) else str(x))}"
+        f"--{name.replace('_', '-')} {shlex.quote(_as_typed(x))}"
         for name, x in given.items()
         if x is not None
     ]
     return " ".join(["caeav", command, *options])
+
+
+def _as_typed(value: Path | str | float) -> str:
+    if isinstance(value, Path):
+        return url_of_path(value) or str(value)
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def train_step(dataset: str, home: Path | None) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from caeav.pipeline.extract.collect import Collector, Filling, open_stores
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.extract.collect import Collector, Filling, OpenStore, open_stores
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.extract.jobs import Complete, Job
@@ -26,6 +27,7 @@ from caeav.pipeline.extract.preflight import (
 from caeav.pipeline.extract.report import Meter, Report, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.push import Publishing
 
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""
@@ -59,7 +61,8 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
     places = [context.folder / (job.recipe.folder_name + context.options.part.suffix) for job in jobs]
     media = MediaCheck(context, places)
     media.refuse()
-    load = Loader(context.remark)
+    on_cluster = context.options.cluster is not None
+    load = _load_elsewhere if on_cluster else Loader(context.remark)
     for job, place in zip(jobs, places, strict=True):
         if not place.exists():
             load(job)
@@ -76,12 +79,14 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
         for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        extraction: Extraction = LocalExtraction(context, jobs, stores, media.decoded)
+        publishing = Publishing(context.options.publish, [store.writer for store in stores], context.remark)
+        stack.enter_context(publishing)
+        extraction = _extraction(context, jobs, stores, media)
         try:
             extraction.run()
         finally:
             media.finish([store.writer.path for store in stores])
-        return [
+        made = [
             _summary(
                 store,
                 extraction.meter,
@@ -94,6 +99,30 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
             )
             for i, store in enumerate(stores)
         ]
+        publishing.finish()
+        return made
+
+
+def _extraction(
+    context: RunContext, jobs: Sequence[Job], stores: Sequence[OpenStore], media: MediaCheck
+) -> Extraction:
+    """Who makes the shards: this machine, or a cluster."""
+    if context.options.cluster is None:
+        return LocalExtraction(context, jobs, stores, media.decoded, place=media.place)
+    if media.place.url:
+        raise CaeavError(
+            f"media at {media.place.url} with --engine ray: each actor would need them in a folder",
+            hint="copy them to a folder that all machines see, or leave out --engine",
+        )
+    from caeav.pipeline.extract.cluster.driver import ClusterExtraction
+    from caeav.pipeline.extract.cluster.ray_cluster import RayCluster
+
+    address = context.options.cluster.address
+    return ClusterExtraction(context, jobs, stores, media, lambda: RayCluster(address, context.remark))
+
+
+def _load_elsewhere(job: Job) -> None:
+    """Actors load what computes; this machine may have neither the memory nor the device for it."""
 
 
 def run_lookup(context: RunContext, recipe: Recipe, find: Find, complete: Complete) -> StageSummary:
@@ -134,7 +163,7 @@ def _find_all(store: Filling, find: Find, report: Report, meter: Meter) -> None:
 
 
 def _summary(
-    store: Filling,
+    store: OpenStore,
     meter: Meter,
     *,
     began_s: float,

@@ -11,8 +11,9 @@ import heapq
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,11 @@ from caeav.pipeline.extract.collect import Collector, Filling
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Job
+from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
 from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from caeav.pipeline.extract.device.batches import Unit
     from caeav.pipeline.extract.device.runner import Runner
 
+Watch = Callable[[str, bool], object]
+"""Takes a clip's key and whether it begins or is settled; called from any thread."""
+Pool = Callable[[], AbstractContextManager[WorkerPool]]
 CLIPS_PER_WORKER = 4
 """Clips under way for each decoding process."""
 
@@ -71,6 +77,9 @@ class LocalExtraction:
     """Makes the due clips of one run: from requests to child processes to settled records.
 
     `media_read` is called with the media of every decoded clip. `notes`: how often each note was made, by store.
+    `place`: where media lie that are not in the manifest's folder. `keep`: keep finished records in journals. The clips
+    `alone` come first, none beside another. `watch` is told each clip that begins and that is settled. `pool` gives the
+    child processes, by default new ones.
     """
 
     def __init__(
@@ -79,16 +88,26 @@ class LocalExtraction:
         jobs: Sequence[Job],
         stores: Sequence[Filling],
         media_read: Callable[[str], object],
+        *,
+        place: Place | None = None,
+        keep: bool = True,
+        alone: Sequence[str] = (),
+        watch: Watch | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
         self._context, self._jobs, self._stores, self._media_read = context, jobs, stores, media_read
-        self._root = Path(context.manifest.media_root)
+        self._root, self._place = Path(context.manifest.media_root), place
+        self._files: MediaFiles = FolderFiles(self._root, self._media_of)
         self._plan = plan_clips(stores, self._root)
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
         self.meter = Meter(self._resources())
-        self._collector = Collector(stores, context.report, self.meter, self._fail)
+        self._collector = Collector(stores, context.report, self.meter, self._fail, keep=keep)
+        self._alone = tuple(key for key in alone if key in self._plan.due)
+        self._watch = watch or (lambda key, begins: None)
+        self._open_pool = pool or self._new_pool
         self._builder = RecordBuilder(jobs, self._settle)
         self._pool: WorkerPool | None = None
         self._runner: Runner | None = None
@@ -123,16 +142,23 @@ class LocalExtraction:
         with ExitStack() as stack:
             if self._uses_devices:
                 self._start_runner(stack)
-            pool = WorkerPool(
-                SETUP,
-                worker_settings(self._jobs),
-                workers=self._workers,
-                deadline_s=self._context.options.deadline_s,
-            )
-            self._pool = stack.enter_context(pool)
-            for outcome in self._pool.map(self._requests()):
-                self._take(outcome)
+            if isinstance(self._place, Address):
+                self._files = stack.enter_context(
+                    Spool(self._place, self._context.home, [*self._order()], self._media_of, self._nudge)
+                )
+            with self._open_pool() as self._pool:
+                for outcome in self._pool.map(self._requests()):
+                    self._take(outcome)
+                self._pool = None
             self._over.wait()
+
+    def _new_pool(self) -> WorkerPool:
+        return WorkerPool(
+            SETUP,
+            worker_settings(self._jobs),
+            workers=self._workers,
+            deadline_s=self._context.options.deadline_s,
+        )
 
     def _start_runner(self, stack: ExitStack) -> None:
         from caeav.pipeline.extract.device.batches import make_units
@@ -168,17 +194,33 @@ class LocalExtraction:
     def _clip(self, key: str) -> Clip:
         return clip_of(self._stores, key)
 
+    def _media_of(self, key: str) -> str:
+        return self._clip(key).media
+
+    def _order(self) -> Iterator[str]:
+        """The due clips as they are asked for: those alone first."""
+        others = [key for key in self._plan.due if key not in self._alone] if self._alone else self._plan.due
+        return chain(self._alone, others)
+
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
-        for key, jobs in self._plan.due.items():
-            while not self._enter():
+        rooms = chain(repeat(1, len(self._alone) + 1 if self._alone else 0), repeat(self._room))
+        for key, room in zip(self._order(), rooms, strict=False):
+            while not self._enter(room):
                 yield None
-            clip = self._clip(key)
-            yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
+            self._watch(key, True)
+            jobs = self._plan.due[key]
+            try:
+                while (path := self._files.path(key)) is None:
+                    yield None
+            except Lost as lost:
+                self._fail_clip(key, jobs, Failure("media", lost.problem, 1))
+                continue
+            yield {"id": key, "path": path, "start_s": self._clip(key).start_s, "jobs": jobs}
 
-    def _enter(self) -> bool:
+    def _enter(self, room: int) -> bool:
         with self._lock:
-            if self._under_way < self._room:
+            if self._under_way < room:
                 self._under_way += 1
                 self._decoding += 1
                 return True
@@ -195,11 +237,7 @@ class LocalExtraction:
             wrong = validate_reply(outcome, {job: self._jobs[job] for job in jobs})
             failure = Failure("decode", wrong, 1) if wrong else None
         if failure is not None:
-            reason = " ".join(failure.reason.split())
-            entry = Quarantined(key, failure.stage, reason, failure.attempts)
-            self._miss(key, jobs)
-            for job in jobs:
-                self._settle(job, key, entry)
+            self._fail_clip(key, jobs, failure)
         else:
             self._media_read(self._clip(key).media)
             spent = outcome.info["spent"]
@@ -212,6 +250,19 @@ class LocalExtraction:
             self._miss(key, [job for job in jobs if job not in waiting])
             for job in waiting:
                 self._submit(job, outcome)
+            self._decoded(key)
+
+    def _fail_clip(self, key: str, jobs: Sequence[int], failure: Failure) -> None:
+        """A clip cannot be made: it is quarantined in all stores that want it."""
+        entry = Quarantined(key, failure.stage, " ".join(failure.reason.split()), failure.attempts)
+        self._miss(key, jobs)
+        for job in jobs:
+            self._settle(job, key, entry)
+        self._decoded(key)
+
+    def _decoded(self, key: str) -> None:
+        """Nothing more is read of a clip's media."""
+        self._files.done(key)
         with self._lock:
             self._decoding -= 1
         self._nudge()
@@ -235,6 +286,7 @@ class LocalExtraction:
         """A clip is done in one store; called from any thread."""
         if not self._collector.settle(self._stores[job], key, result):
             return
+        self._watch(key, False)
         with self._lock:
             self._under_way -= 1
             self._left -= 1
@@ -244,8 +296,8 @@ class LocalExtraction:
         self._nudge()
 
     def _nudge(self) -> None:
-        if self._pool is not None:
-            self._pool.nudge()
+        if (pool := self._pool) is not None:
+            pool.nudge()
 
     def _remark(self, text: str) -> None:
         self.remarks.append(text)
@@ -255,6 +307,6 @@ class LocalExtraction:
         """Something broke in another thread, and the main thread will raise it; called from any thread."""
         with self._lock:
             self._error = self._error or error
-        if self._pool is not None:
-            self._pool.interrupt(error)
+        if (pool := self._pool) is not None:
+            pool.interrupt(error)
         self._over.set()

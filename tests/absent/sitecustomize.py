@@ -38,8 +38,10 @@ PACKAGES = (
     "webdataset",
     "h5py",
     "laion_clap",
+    "ray",
     "pyarrow",
     "plotly",
+    "obstore",
     "playwright",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}
