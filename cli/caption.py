@@ -13,7 +13,7 @@ import typer
 
 from caeav.cli import datasets, stage
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.datasets import source
+from caeav.cli.datasets import KEEPS, LOOKS, source
 from caeav.cli.options import (
     WEIGHTS_HELP,
     ChangedOption,
@@ -99,6 +99,8 @@ def caption(
     retry_failed: stage.RetryOption = False,
     max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
     publish: stage.PublishOption = "",
+    limit: stage.LimitOption = None,
+    dry_run: stage.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Caption the frames and the audio of every clip; store the captions and their embeddings."""
@@ -106,6 +108,7 @@ def caption(
         return
     from caeav.pipeline.extract.captions import caption as run_caption
     from caeav.pipeline.extract.device.options import ComputeOptions
+    from caeav.pipeline.extract.forecast import record_rate
     from caeav.pipeline.extract.jobs import CaptionOptions
 
     place = Home.find(home)
@@ -135,12 +138,16 @@ def caption(
         compute=ComputeOptions(batch, precision),
     )
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stage.load(dataset, given, place, relabel=relabel)
+    loaded = stage.load(dataset, given, place, LOOKS if dry_run else KEEPS, relabel, limit)
     manifest, called = loaded.manifest, loaded.called
+    if dry_run:
+        stage.say_plan(RunContext(manifest, place, run), [options], as_json)
+        return
     with stage.telling_changes(as_json):
         summary = stage.with_bar(
             "caption", lambda *tell: run_caption(RunContext(manifest, place, run, *tell), options)
         )
+    record_rate(RunContext(manifest, place, run), [summary])
     step = stage.train_step(called, home)
     stage.finish(summary, as_json, stage.merge_step(manifest.dataset, home) if part else step)
 

@@ -16,9 +16,18 @@ from caeav.cli.options import at_home
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted
 from caeav.manifests.dataset import Source, load_dataset
-from caeav.manifests.readers import Lengths
-from caeav.manifests.remembered import ResolvedDataset, dataset_name, parse_labels, remember, resolve_dataset
+from caeav.manifests.limited import first_clips, whole_of
+from caeav.manifests.readers import OFFICIAL, Lengths
+from caeav.manifests.remembered import (
+    ResolvedDataset,
+    dataset_name,
+    parse_labels,
+    read_memory,
+    remember,
+    resolve_dataset,
+)
 from caeav.pipeline.store.remote.url import is_url, url_of_path
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
@@ -46,11 +55,18 @@ class Loaded:
     source: Source
 
 
-def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = False) -> Loaded:
-    """Load a data set with what the home remembers of it.
+def load(
+    dataset: str, given: Source, home: Home, does: str, relabel: bool = False, limit: int | None = None
+) -> Loaded:
+    """Load a data set with what the home remembers of it; with `limit` only its first clips of each split.
 
+    A limited set has a name of its own (`ave-first20`), and that name means it, too.
     Raises `CaeavError` where an option differs from what is remembered and `relabel` is not given.
     """
+    if not dataset and (last := _last_if_limited(home)):
+        dataset = last
+        say(f"data set {last}, the one last extracted in {home.root}")
+    dataset, first = _without_limit(dataset, home)
     dataset, given = _laid_out(dataset, given, home)
     resolved = resolve_dataset(home, dataset, given, _same_media)
     lengths = _lengths(resolved, home)
@@ -65,9 +81,28 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
     manifest = load_dataset(
         resolved.name_or_folder, resolved.root, home, dataset=resolved.name, lengths=lengths, **cut
     )
+    called, count = dataset or resolved.name, limit or first
+    if count:
+        manifest = first_clips(manifest, count)
+        called = manifest.dataset
+        say(f"{counted(len(manifest.clips), 'clip')}: at most {count} of each split, as data set {called}")
     if does != LOOKS:
-        remember(home, resolved, last=does == IS_LAST)
-    return Loaded(manifest, dataset or resolved.name, resolved.source)
+        remember(home, resolved, last=does == IS_LAST, last_name=manifest.dataset)
+    return Loaded(manifest, called, resolved.source)
+
+
+def _without_limit(dataset: str, home: Home) -> tuple[str, int]:
+    """`ave-first20` -> `ave` and 20, unless a data set or a folder is really called so."""
+    whole, count = whole_of(dataset)
+    known = whole in OFFICIAL or whole in read_memory(home).sources or home.manifest(whole).is_file()
+    taken = dataset in read_memory(home).sources or home.manifest(dataset).is_file() or Path(dataset).is_dir()
+    return (whole, count) if count and known and not taken else (dataset, 0)
+
+
+def _last_if_limited(home: Home) -> str:
+    """The data set last extracted, if it is a limited one."""
+    last = read_memory(home).last
+    return last if _without_limit(last, home)[1] else ""
 
 
 def _laid_out(dataset: str, given: Source, home: Home) -> tuple[str, Source]:

@@ -9,7 +9,7 @@ import typer
 
 from caeav.cli import stage
 from caeav.cli.console import say
-from caeav.cli.datasets import IS_LAST, source
+from caeav.cli.datasets import IS_LAST, LOOKS, source
 from caeav.cli.options import (
     WEIGHTS_HELP,
     ChangedOption,
@@ -109,10 +109,13 @@ def extract(
     retry_failed: stage.RetryOption = False,
     max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
     publish: stage.PublishOption = "",
+    limit: stage.LimitOption = None,
+    dry_run: stage.DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Run again, it continues."""
     from caeav.pipeline.extract.device.options import ComputeOptions
+    from caeav.pipeline.extract.forecast import record_rate
     from caeav.pipeline.extract.jobs import CaptionOptions, StoreOptions, TokenOptions
     from caeav.pipeline.extract.tokens import extract_all
 
@@ -167,12 +170,16 @@ def extract(
             )
         )
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stage.load(dataset, given, place, IS_LAST, relabel)
+    loaded = stage.load(dataset, given, place, LOOKS if dry_run else IS_LAST, relabel, limit)
     manifest, called = loaded.manifest, loaded.called
+    if dry_run:
+        stage.say_plan(RunContext(manifest, place, run), wanted, as_json)
+        return
     with stage.telling_changes(as_json):
         done = stage.with_bar(
             "extract", lambda *tell: extract_all(RunContext(manifest, place, run, *tell), wanted)
         )
+    record_rate(RunContext(manifest, place, run), done)
     if part:
         step = stage.merge_step(manifest.dataset, home)
     elif captions:

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,7 +20,7 @@ from caeav.cli.console import print_json, printable, say
 from caeav.cli.job_array import is_auto, slice_of_task
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted, size_text, usable_cores
+from caeav.manifests.core.util import age_text, counted, size_text, usable_cores
 from caeav.manifests.dataset import Source
 from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
@@ -33,6 +33,10 @@ from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.remote.bucket import Bucket
 from caeav.pipeline.store.remote.url import url_of_path
 from caeav.pipeline.store.slices import Slice
+
+if TYPE_CHECKING:
+    from caeav.pipeline.extract.context import RunContext
+    from caeav.pipeline.extract.jobs import StoreOptions
 
 Made = TypeVar("Made")
 
@@ -82,6 +86,18 @@ SliceOption = Annotated[
     ),
 ]
 
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, metavar="N", help="Only the first N clips of each split, as a data set of its own."
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say how many clips and bytes it would be and how long it takes; make nothing."
+    ),
+]
 PublishOption = Annotated[
     str,
     typer.Option(
@@ -170,10 +186,15 @@ def cluster_options(
 
 
 def load(
-    dataset: str, given: Source, home: Home, does: str = datasets.KEEPS, relabel: bool = False
+    dataset: str,
+    given: Source,
+    home: Home,
+    does: str = datasets.KEEPS,
+    relabel: bool = False,
+    limit: int | None = None,
 ) -> datasets.Loaded:
     """Load the data set; print findings that may make every number wrong, and count the others."""
-    loaded = datasets.load(dataset, given, home, does, relabel)
+    loaded = datasets.load(dataset, given, home, does, relabel, limit)
     for text in warning_lines(loaded.manifest):
         say(f"remark: {printable(text)}")
     if loaded.manifest.findings:
@@ -284,6 +305,32 @@ def _refuse_too_many(summary: StageSummary) -> None:
             hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the media and give --retry-failed, "
             "or allow more by --max-failed",
         )
+
+
+def say_plan(context: RunContext, wanted: Sequence[StoreOptions], as_json: bool) -> None:
+    """What a run would do (`--dry-run`)."""
+    from caeav.pipeline.extract.forecast import forecast
+
+    plan = forecast(context, wanted)
+    if as_json:
+        stores = [{**asdict(store), "path": str(store.path)} for store in plan.stores]
+        print_json({"dataset": context.manifest.dataset, "seconds": plan.seconds, "stores": stores})
+        return
+    for store in plan.stores:
+        each = store.clip_bytes
+        print(store.path)
+        held = f"{store.stored} stored, {store.quarantined} in quarantine"
+        print(f"clips        {store.due} to make of {store.clips}; {held}")
+        size = f"{size_text(each * store.due)}, {size_text(each)} per clip" if each else "not known"
+        print(f"bytes        {size}")
+        if store.problem:
+            print(f"problem      {printable(store.problem)}")
+    if plan.seconds is None:
+        print(
+            "time         not known: no run here has made these stores so; --limit 20 is a run that shows it"
+        )
+    else:
+        print(f"time         about {age_text(plan.seconds)}, as fast as the last run here was")
 
 
 def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:

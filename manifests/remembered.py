@@ -109,8 +109,10 @@ def parse_labels(text: str | None) -> Path | str | None:
     return text if text in (None, CLASS_FOLDERS, NO_LABELS) else Path(text)
 
 
-def remember(home: Home, resolved: ResolvedDataset, *, last: bool) -> None:
+def remember(home: Home, resolved: ResolvedDataset, *, last: bool, last_name: str = "") -> None:
     """Remember a data set as it was resolved, and with `last` that it is the last one; writes only what is new.
+
+    `last_name`: what the last one is called, where only a part of the data set was taken.
 
     Raises `CaeavError` when another process has given its name to another folder since it was resolved.
     """
@@ -124,7 +126,7 @@ def remember(home: Home, resolved: ResolvedDataset, *, last: bool) -> None:
                 hint="run the command again: this data set then gets a name of its own",
             )
         sources = {**memory.sources, name: resolved.source}
-        now = Memory(name if last else memory.last, sources)
+        now = Memory((last_name or name) if last else memory.last, sources)
         if now == memory:
             return
         rows = {key: _row(source) for key, source in sorted(sources.items())}
