@@ -154,6 +154,11 @@ class TrunkOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)
     match: Match | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.visual.device
+
 
 class Epoch(NamedTuple):
     """One pass of training over the data; random draws in it depend on these two values and the row alone."""

@@ -17,6 +17,7 @@ from caeav.model.adapters.caste import Caste
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.moe import AvMoe, load_balance
+from caeav.model.adapters.whole_batch import gather
 from caeav.pipeline.store.record import Tap
 
 
@@ -81,7 +82,8 @@ class MoePair(nn.Module):
         on_visual, on_audio = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
         for modality, output in (("visual", on_visual), ("audio", on_audio)):
             trace.routing[f"routing.{place}.{modality}"] = output.probabilities
-            trace.imbalance.append(load_balance(output.probabilities, uniform_target=self.uniform_target))
+            used = gather(output.probabilities)
+            trace.imbalance.append(load_balance(used, uniform_target=self.uniform_target))
         return Pair(on_visual.residual, on_audio.residual)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 
@@ -186,7 +186,18 @@ def batches(
     epoch: Epoch | None = None,
 ) -> Iterator[TokenBatch]:
     """Batches of `size` samples, the last may be smaller; `workers` threads read ahead without changing the order."""
-    groups = ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
+    return read_batches(data, row_groups(rows, size), workers, epoch)
+
+
+def row_groups(rows: Sequence[int] | NDArray[np.int64], size: int) -> Iterator[list[int]]:
+    """The rows of each batch of `size` samples, the last may be smaller."""
+    return ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
+
+
+def read_batches(
+    data: SplitData, groups: Iterable[Sequence[int]], workers: int = 0, epoch: Epoch | None = None
+) -> Iterator[TokenBatch]:
+    """The batches of these rows, as `batches`."""
     if workers == 0:
         yield from (data.batch(group, epoch) for group in groups)
         return

@@ -22,6 +22,7 @@ from caeav.model.train.checkpoint import (
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
+from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST, Progress
@@ -30,10 +31,15 @@ from caeav.model.train.stress import active
 
 
 def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Train, or go on training, into `run`, score, and return what `result.json` holds."""
-    run.write(ENVIRONMENT, describe_environment(experiment.device))
-    run.write(INPUTS, experiment.inputs.as_json())
-    run.write(STORES, experiment.stores_json())
+    """Train, or go on training, into `run`, score, and return what `result.json` holds.
+
+    Of several processes, which all call this, the main one alone writes; `watchers` are for it too.
+    """
+    processes = experiment.processes
+    if processes.main:
+        run.write(ENVIRONMENT, describe_environment(experiment.device, processes.count))
+        run.write(INPUTS, experiment.inputs.as_json())
+        run.write(STORES, experiment.stores_json())
     config, model = experiment.config, experiment.build()
     trainer = Trainer(
         task=experiment.task,
@@ -44,13 +50,16 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         select=lambda: experiment.score(model, config.select_on),
         checkpoints=run.checkpoints,
         watchers=watchers,
+        processes=processes,
     )
     progress = trainer.fit()
-    load_best(run, model)
+    load_best(run, model, processes)
     fitted = calibrate(experiment, model, config.select_on)
+    result = _result(experiment, run, model, progress)
+    if not processes.main:
+        return result
     if fitted is not None:
         run.write(AGREEMENT_FILE, fitted)
-    result = _result(experiment, run, model, progress)
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
     write_card(run, experiment, result)
@@ -115,7 +124,7 @@ def best_weights(run: Run) -> Path:
     return path
 
 
-def load_best(run: Run, model: nn.Module) -> None:
+def load_best(run: Run, model: nn.Module, processes: Processes = ONE) -> None:
     """Load the weights that scored best on the selection split into `model`."""
-    path = best_weights(run)
-    load_into(model, read_tensors(path)[0], path)
+    tensors, _ = processes.from_main(lambda: read_tensors(best_weights(run)))
+    load_into(model, tensors, run.checkpoints / BEST)
