@@ -7,8 +7,8 @@ with the whole batch. Layers and losses that read other clips call `gather` and 
 know gradients, and do nothing outside `sharing`. The gradient of a loss that every process computes from gathered
 tensors is the mean of the processes' gradients.
 
-Rows are clips, or whole multiples of them (`[B, ...]`, `[BT, ...]`), clip by clip; inside `by_sample()` they are samples,
-several of which may share a clip. A process without clips (`Part.idle`) runs on a clip that counts nowhere.
+Rows are clips, or whole multiples of them (`[B, ...]`, `[BT, ...]`), clip by clip; inside `by_sample()` they are
+samples, several of which may share a clip. A process without clips (`Part.idle`) runs on a clip that counts nowhere.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -48,9 +49,9 @@ class Part:
         bounds = [process * len(number) // processes for process in range(processes + 1)]
         samples = tuple(
             tuple(at for at, clip in enumerate(clip_of) if low <= number[clip] < high)
-            for low, high in zip(bounds, bounds[1:], strict=False)
+            for low, high in pairwise(bounds)
         )
-        clips = tuple(high - low for low, high in zip(bounds, bounds[1:], strict=False))
+        clips = tuple(high - low for low, high in pairwise(bounds))
         return cls(rank, clips, samples)
 
     @property
@@ -228,7 +229,9 @@ def over_all_rows(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def _draw(x: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     """What `fill` draws for a tensor like `x`, of the whole batch, at this process's rows."""
     rows, places = _rows(x)
-    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))  # as they lie in memory, where draws are made
+    order = sorted(
+        range(x.ndim), key=lambda axis: -x.stride(axis)
+    )  # as they lie in memory, where draws are made
     shape = [rows if axis == 0 else x.shape[axis] for axis in order]
     whole = torch.empty(shape, dtype=x.dtype, device=x.device)
     fill(whole.permute([order.index(axis) for axis in range(x.ndim)]))
@@ -255,7 +258,9 @@ def _attention(
     if dropout_p == 0:
         return F.scaled_dot_product_attention(query, key, value, attn_mask, 0.0, is_causal, **options)
     if is_causal or options or (attn_mask is not None and attn_mask.dtype != torch.bool):
-        raise SharingError("attention with dropout has options that several processes do not know", hint=ALONE)
+        raise SharingError(
+            "attention with dropout has options that several processes do not know", hint=ALONE
+        )
     scale = query.shape[-1] ** -0.25
     weights = (query * scale) @ (key * scale).transpose(-2, -1)
     if attn_mask is not None:
@@ -322,7 +327,17 @@ INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
 REFUSED = {
     getattr(where, name)
     for where, names in (
-        (F, ("alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "gumbel_softmax")),
+        (
+            F,
+            (
+                "alpha_dropout",
+                "dropout1d",
+                "dropout2d",
+                "dropout3d",
+                "feature_alpha_dropout",
+                "gumbel_softmax",
+            ),
+        ),
         (F, ("multi_head_attention_forward", "rrelu")),
         (torch, ("bernoulli", "multinomial", "rand", "rand_like", "randint", "randn_like", "randperm")),
     )

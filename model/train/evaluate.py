@@ -49,7 +49,9 @@ def choose_device(name: str, processes: Processes = ONE) -> torch.device:
     number = int(found[1]) if found and found[1] else None
     if processes.count > 1:
         if number is not None:
-            raise DeviceError(f"{name} for {processes.count} processes", hint="--device cuda: each takes its own")
+            raise DeviceError(
+                f"{name} for {processes.count} processes", hint="--device cuda: each takes its own"
+            )
         number = processes.local
     if number is not None and number >= torch.cuda.device_count():
         raise DeviceError(

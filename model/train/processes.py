@@ -40,6 +40,10 @@ class LostProcessError(CaeavError):
     """Another process of this training has stopped or does not answer."""
 
 
+class AgreedError(CaeavError):
+    """An error that all processes raise, so that one need say it."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """Process `rank` of `count`; `local`: its number on this machine."""
@@ -101,9 +105,7 @@ class Processes:
         for batch in range(batches):
             at, process = divmod(batch, self.count)
             yield {
-                name.partition(" ")[2]: x
-                for name, x in told[process].items()
-                if name.startswith(f"{at} ")
+                name.partition(" ")[2]: x for name, x in told[process].items() if name.startswith(f"{at} ")
             }
 
     def _tell(
@@ -143,7 +145,7 @@ def _split(read: tuple[Tensors, dict[str, Any]], tensors: list[Tensors]) -> dict
 
 def _result(said: Mapping[str, Any]) -> Any:
     if "problem" in said:
-        raise CaeavError(said["problem"], hint=said["hint"])
+        raise AgreedError(said["problem"], hint=said["hint"])
     return said["value"]
 
 
@@ -178,14 +180,16 @@ def joined(processes: Processes) -> Iterator[Processes]:
         yield processes
         return
     if not dist.is_available():
-        raise CaeavError("this build of torch knows one process only", hint="leave --devices and torchrun away")
+        raise CaeavError(
+            "this build of torch knows one process only", hint="leave --devices and torchrun away"
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(processes.local % torch.cuda.device_count())
-    with watching_others():
-        dist.init_process_group(backend, timeout=timedelta(seconds=patience_s()))
     try:
-        yield processes
+        with watching_others():
+            dist.init_process_group(backend, timeout=timedelta(seconds=patience_s()))
+            yield processes
     finally:
         if sys.exc_info()[0] is None:  # else the others may be gone already
             dist.destroy_process_group()
@@ -210,10 +214,10 @@ def watching_others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if isinstance(error, CaeavError) or not any(word in text.lower() for word in SIGNS):
+        if os.environ.get(COUNT, "1") in ("", "1") or not any(word in text.lower() for word in SIGNS):
             raise
         raise LostProcessError(
-            f"another process of this training has stopped, or was silent for {patience_s():g} s "
-            f"({text.splitlines()[0][:200]})",
-            hint="what it says is above, if it could say anything; put that right and resume the run",
+            f"another process of this training has stopped, or was silent for {patience_s():g} s: "
+            f"{text.splitlines()[0].rpartition('] ')[2][:120]}",
+            hint="read what it says, if it could say anything, and put that right",
         ) from error

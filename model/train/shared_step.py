@@ -55,7 +55,9 @@ class StepLosses:
         if processes.count > 1:
             # Statistics of batch norms are equal anyway; which parameters have no part in a loss depends on the batch.
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # the option's new name is unknown to older versions
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # the option's new name is unknown to older versions
                 self._shared = DistributedDataParallel(
                     LossesOfPart(task, model, config), broadcast_buffers=False, find_unused_parameters=True
                 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from caeav.model.train.checkpoint import read_tensors
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.loop import Watcher
 from caeav.model.train.processes import ONE, Processes, from_environment, joined
 from caeav.model.train.resume import LAST
 from caeav.model.train.runs import METRICS, Run, create_run
@@ -42,6 +42,7 @@ SMALL = [
     "training.epochs=1",
     "training.workers=0",
     "schedule.warmup_epochs=0",
+    "optimiser.lr=0.0005",
     "loss.load_balance=0.1",
     "loss.caption_contrast=0.2",
     "loss.consistency=0.3",
@@ -49,7 +50,12 @@ SMALL = [
     "loss.correspondence=1.0",
 ]
 HEADS = {
-    "ave": ["model.head.width=16", "model.head.hidden=16", "model.head.visual_in=16", "model.head.audio_in=16"],
+    "ave": [
+        "model.head.width=16",
+        "model.head.hidden=16",
+        "model.head.visual_in=16",
+        "model.head.audio_in=16",
+    ],
     "ave-weak": ["model.head.width=16"],
     "avvp": ["model.head.width=16", "model.head.drop_path=0.3"],
     "avs-s4": ["model.head.channels=8", "model.head.mask_size=8", "model.head.out_channels=[8,4]"],
@@ -58,6 +64,7 @@ HEADS = {
 }
 REFERENCE = "model.variant=reference"
 NOISY = ["model.adapters.avmoe.router_noise=0.1", "model.adapters.avmoe.uni_attention=frame"]
+TWICE = ["training.epochs=2", "training.checkpoint_every_steps=1"]
 CASES: dict[str, tuple[str, int, list[str]]] = {
     "ave": ("ave", 9, ["training.accumulation=2", "augment.swap=0.4", "augment.mute=0.3", "augment.shift=1"]),
     "ave reference": ("ave", 11, [REFERENCE, *NOISY]),
@@ -66,9 +73,10 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "avvp reference": ("avvp", 10, [REFERENCE]),
     "avs-s4": ("avs-s4", 11, ["loss.masked=0.3", "loss.masked_kind=similarity"]),
     "avs-ms3": ("avs-ms3", 10, ["loss.masked=0.3", "loss.masked_kind=nearest"]),
-    "avs-ms3 divergence": ("avs-ms3", 9, [REFERENCE, "loss.masked=0.3"]),
     "avqa": ("avqa", 13, ["training.samples_per_clip=3"]),
     "avqa reference": ("avqa", 11, [REFERENCE, "training.batch_size=6"]),
+    "stopped in two, resumed in one": ("ave-weak", 9, TWICE),
+    "stopped in one, resumed in two": ("ave-weak", 9, TWICE),
     "bf16": ("ave", 8, ["training.precision=bf16"]),
 }
 """Name -> task, training samples, settings."""
@@ -76,7 +84,7 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
 
 def worlds() -> Any:
     """The test module whose rows and stores are used."""
-    path = Path(__file__).parents[1] / "tasks" / "test_tasks_end_to_end.py"
+    path = Path(__file__).parent / "model" / "tasks" / "test_tasks_end_to_end.py"
     spec = importlib.util.spec_from_file_location("worlds", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -137,15 +145,46 @@ def shortened(made: Experiment, samples: int) -> Experiment:
     return replace(made, joined=replace(made.joined, splits=splits))
 
 
-def trained(home: Home, made: Experiment, processes: Processes) -> dict[str, Any]:
-    """Everything that a training leaves, as numbers."""
-    name = processes.agree(lambda: create_run(home, made.config).name)
-    run = Run(home.runs / name)
+class Stop(Watcher):
+    """Stops in the second epoch, after its second batch."""
+
+    seen = 0
+
+    def batch(self, epoch: int, samples: int) -> None:
+        self.seen += epoch == 2
+        if self.seen == 2:
+            raise StopError
+
+
+class StopError(Exception):
+    pass
+
+
+def new_run(home: Home, made: Experiment, processes: Processes) -> Run:
+    return Run(home.runs / processes.agree(lambda: create_run(home, made.config).name))
+
+
+def stopped(home: Home, made: Experiment, processes: Processes) -> Run:
+    """A run that was interrupted within an epoch, in all processes."""
+    run = new_run(home, made, processes)
+    watchers = [Stop(), *([MetricsLog(run.folder / METRICS)] if processes.main else [])]
+    try:
+        train(replace(made, processes=processes), run, watchers)
+    except StopError:
+        return run
+    raise AssertionError("it was not stopped")
+
+
+def trained(home: Home, made: Experiment, processes: Processes, run: Run | None = None) -> dict[str, Any]:
+    """Everything that a training leaves, as numbers; `run` to go on with one."""
+    run = run or new_run(home, made, processes)
     watchers = [MetricsLog(run.folder / METRICS)] if processes.main else []
     result = train(replace(made, processes=processes), run, watchers)
     if not processes.main:
         return {}
-    records = [{k: v for k, v in r.items() if not k.endswith("_s")} for r in read_metrics(run.folder / METRICS)]
+    records = [
+        {k: v for k, v in r.items() if not k.endswith("_s")} for r in read_metrics(run.folder / METRICS)
+    ]
     return {
         "state": read_tensors(run.checkpoints / LAST)[0],
         "records": records,
@@ -177,6 +216,20 @@ def difference(alone: dict[str, Any], shared: dict[str, Any]) -> dict[str, float
     return found
 
 
+def compared(
+    name: str, home: Home, made: Experiment, processes: Processes
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one process makes, undisturbed, and what several make; both empty but in the main one."""
+    alone = trained(home, made, ONE) if processes.main else {}
+    if name == "stopped in two, resumed in one":
+        run = stopped(home, made, processes)
+        return alone, trained(home, made, ONE, run) if processes.main else {}
+    if name == "stopped in one, resumed in two":
+        begun = processes.agree(lambda: stopped(home, made, ONE).name)
+        return alone, trained(home, made, processes, Run(home.runs / begun))
+    return alone, trained(home, made, processes)
+
+
 def main(root: Path, names: list[str]) -> None:
     """Print a line of JSON for each case."""
     processes = from_environment()
@@ -188,16 +241,13 @@ def main(root: Path, names: list[str]) -> None:
             config = resolve_config(task, "full", None, [*SMALL, *HEADS[task], *sets], {"dataset": "hand"})
             with nullcontext() if name == "bf16" else doubles():
                 made = shortened(prepare(home, config), samples)
-                alone = trained(home, made, ONE) if processes.main else {}
-                shared = trained(home, made, processes)
+                alone, shared = compared(name, home, made, processes)
             if processes.main:
-                steps = shared["records"][-1]["step"]
-                said = {"case": name, "steps": steps, **difference(alone, shared)}
+                said = {"case": name, "steps": shared["records"][-1]["step"], **difference(alone, shared)}
                 said["cpu_s"] = round(time.process_time() - began, 2)
                 print(json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     main(Path(sys.argv[1]), sys.argv[2:] or list(CASES))
