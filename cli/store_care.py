@@ -1,4 +1,4 @@
-"""`caeav store convert|merge|diff|repair|gc`: make stores from stores, compare, repair and delete them.
+"""`caeav store convert|export|merge|diff|repair|gc`: make stores from stores, write them out, compare, repair, delete.
 
 `store.py` has the commands that only look; how a store is named on the command line stands here for both.
 """
@@ -35,6 +35,7 @@ from caeav.pipeline.store import (
     repair,
     unreferenced,
 )
+from caeav.pipeline.store.export import export
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder, parse_seal, read_capped
 from caeav.pipeline.store.slices import Slice
 
@@ -61,6 +62,7 @@ def register(commands: typer.Typer) -> None:
     """Add the commands to `store`."""
     for name, command in (
         ("convert", convert_command),
+        ("export", export_command),
         ("merge", merge_command),
         ("diff", diff_command),
         ("repair", repair_command),
@@ -126,6 +128,40 @@ def convert_command(
     with clips_bar("convert", 2 * len(StoreReader.open(source))) as bar:
         path, summary = convert(source, backend, bar.update)
     _print_made(path, summary, as_json)
+
+
+def export_command(
+    target: TargetArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="npy (a file a clip), h5 (a row a clip), parquet, or hf (for the library datasets)."
+        ),
+    ],
+    name: NameOption = None,
+    arrays: Annotated[
+        str, typer.Option("--taps", help="Which arrays, separated by commas.", show_default="all")
+    ] = "",
+    pool: Annotated[
+        bool, typer.Option("--pool", help="The mean over each segment's tokens: [T, C] instead of [T, L, C].")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a store out for other programs, with labels, splits and recipe beside it (docs/STORES.md)."""
+    store = StoreReader.open(find_target(target, name, home))
+    chosen = [array.strip() for array in arrays.split(",") if array.strip()]
+    with clips_bar("export", len(store)) as bar:
+        made = export(store, to, folder, arrays=chosen, pool=pool, progress=bar.update)
+    if as_json:
+        print_json({"folder": str(made.folder), "clips": made.clips, "quarantined": made.quarantined})
+        return
+    print(made.folder)
+    say(
+        f"{counted(made.clips, 'clip')} of {printable(store.path.name)} as {to}"
+        + (f"; {made.quarantined} in quarantine, listed in clips.csv" if made.quarantined else "")
+    )
 
 
 def merge_command(

@@ -32,17 +32,19 @@ from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 CAPTION_WORDS, CAPTION_WIDTH = 5, 16
-SMALL = [
-    "model.adapters.avmoe.latents=3",
-    "model.adapters.avmoe.num_skip=1",
-    "model.adapters.case.proj_dim=16",
-    "model.adapters.case.caption_bottleneck=4",
-    "model.adapters.ladder.rank=4",
+TRAINING = [
     "training.batch_size=4",
     "training.epochs=1",
     "training.workers=0",
     "schedule.warmup_epochs=0",
     "optimiser.lr=0.0005",
+]
+FULL = [
+    "model.adapters.avmoe.latents=3",
+    "model.adapters.avmoe.num_skip=1",
+    "model.adapters.case.proj_dim=16",
+    "model.adapters.case.caption_bottleneck=4",
+    "model.adapters.ladder.rank=4",
     "loss.load_balance=0.1",
     "loss.caption_contrast=0.2",
     "loss.consistency=0.3",
@@ -64,6 +66,7 @@ HEADS = {
 }
 REFERENCE = "model.variant=reference"
 NOISY = ["model.adapters.avmoe.router_noise=0.1", "model.adapters.avmoe.uni_attention=frame"]
+PEERS = ("lavish", "dg-sct")
 TWICE = ["training.epochs=2", "training.checkpoint_every_steps=1"]
 CASES: dict[str, tuple[str, int, list[str]]] = {
     "ave": ("ave", 9, ["training.accumulation=2", "augment.swap=0.4", "augment.mute=0.3", "augment.shift=1"]),
@@ -77,6 +80,8 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "avqa reference": ("avqa", 11, [REFERENCE, "training.batch_size=6"]),
     "stopped in two, resumed in one": ("ave-weak", 9, TWICE),
     "stopped in one, resumed in two": ("ave-weak", 9, TWICE),
+    "ave lavish": ("ave", 9, []),
+    "avqa dg-sct": ("avqa", 9, []),
     "bf16": ("ave", 8, ["training.precision=bf16"]),
 }
 """Name -> task, training samples, settings."""
@@ -238,7 +243,9 @@ def main(root: Path, names: list[str]) -> None:
             task, samples, sets = CASES[name]
             began = time.process_time()
             home = Home(root / task)
-            config = resolve_config(task, "full", None, [*SMALL, *HEADS[task], *sets], {"dataset": "hand"})
+            recipe = name.split()[-1] if name.split()[-1] in PEERS else "full"
+            small = [*TRAINING, *HEADS[task], *(FULL if recipe == "full" else [])]
+            config = resolve_config(task, recipe, None, [*small, *sets], {"dataset": "hand"})
             with nullcontext() if name == "bf16" else doubles():
                 made = shortened(prepare(home, config), samples)
                 alone, shared = compared(name, home, made, processes)

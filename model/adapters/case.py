@@ -133,7 +133,8 @@ class CaseOutput:
 
     `proj_visual`, `proj_audio`: `[BT, P]`; `proj_visual_caption`, `proj_audio_caption`: `[B, P]`, a row per caption.
     `prob_visual` `[BT, L]`, `prob_audio` `[BT, M]`: the selector's probabilities, None in eval mode.
-    `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption.
+    `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption. `chosen_visual` `[BT, L]`, `chosen_audio`
+    `[BT, M]`: bool, the tokens that were selected.
     """
 
     visual: Tensor
@@ -148,6 +149,8 @@ class CaseOutput:
     prob_audio: Tensor | None
     gate_visual: Tensor
     gate_audio: Tensor
+    chosen_visual: Tensor
+    chosen_audio: Tensor
     contrastive_temperature: Tensor
 
 
@@ -251,8 +254,8 @@ class Case(nn.Module):
         vc2 = self.get_submodule("ffn_visual_caption")(vc1)
         ac2 = self.get_submodule("ffn_audio_caption")(ac1)
         vc_mean, ac_mean = masked_mean(vc2, visual_mask), masked_mean(ac2, audio_mask)
-        v_out, v_prob, v_gate = self._inject("visual", visual, v4, vc_mean, visual_noise)
-        a_out, a_prob, a_gate = self._inject("audio", audio, a4, ac_mean, audio_noise)
+        v_out, v_prob, v_gate, v_mask = self._inject("visual", visual, v4, vc_mean, visual_noise)
+        a_out, a_prob, a_gate, a_mask = self._inject("audio", audio, a4, ac_mean, audio_noise)
         return CaseOutput(
             visual=v_out,
             audio=a_out,
@@ -266,6 +269,8 @@ class Case(nn.Module):
             prob_audio=a_prob,
             gate_visual=v_gate,
             gate_audio=a_gate,
+            chosen_visual=v_mask,
+            chosen_audio=a_mask,
             contrastive_temperature=self.contrastive_temperature,
         )
 
@@ -288,7 +293,7 @@ class Case(nn.Module):
 
     def _inject(
         self, name: str, tokens: Tensor, refined: Tensor, caption_mean: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gate_gradient):
             own = F.normalize(refined.mean(dim=1), dim=-1, eps=UNIT_EPS)
             caption = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
@@ -298,7 +303,8 @@ class Case(nn.Module):
         gate = fit[:, None, None]
         weights = gate * mask if self.selective_injection else gate * mask + (1 - gate)
         injected = torch.addcmul(tokens, self._through(f"lift_{name}", refined), weights)
-        return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit
+        chosen = (mask > 0).squeeze(-1)  # [BT, L]
+        return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit, chosen
 
     def _through(self, name: str, x: Tensor) -> Tensor:
         """`x` through the map to or from the units' width, where there is one."""

@@ -40,6 +40,12 @@ def clip_view(x: Tensor, segments: int) -> Tensor:
     return x.view(x.shape[0] // segments, segments, *x.shape[1:])
 
 
+def square_side(tokens: int) -> int | None:
+    """The side of the square grid that `tokens` tokens form, None when they form none."""
+    side = math.isqrt(tokens)
+    return side if side * side == tokens else None
+
+
 # ---- token selection (REFERENCE sections 2.4 and 2.7); a token's energy is its squared length ----
 
 

@@ -9,12 +9,14 @@ differs is an option.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.model.adapters.batch import AdapterError
 from caeav.model.adapters.config import UniAttention
 from caeav.model.adapters.kernels.mixture import UpProjection, mix_experts
 from caeav.model.adapters.layers import (
@@ -22,7 +24,9 @@ from caeav.model.adapters.layers import (
     LowRankContext,
     PackedAttention,
     TokenBatchNorm,
+    grouped_product,
     map_tokens,
+    square_side,
 )
 from caeav.model.adapters.whole_batch import over_all_rows
 
@@ -102,7 +106,10 @@ def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor
 
 
 class Bottleneck(nn.Module):
-    """`[pre_norm] -> down -> [BN] -> [ReLU] -> up -> [BN] -> [post_norm] -> [out_gate]`; the gate starts at 0."""
+    """`[pre_norm] -> down -> [BN] -> [ReLU] -> up -> [BN] -> [post_norm] -> [out_gate]`; the gate starts at 0.
+
+    gate_first: the gate comes before post_norm, which divides its size out again (LAVISH's and DG-SCT's AVS copies).
+    """
 
     def __init__(
         self,
@@ -115,9 +122,11 @@ class Bottleneck(nn.Module):
         pre_norm: bool = True,
         post_norm: bool = True,
         out_gate: bool = True,
+        gate_first: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
+        self.gate_first = gate_first
         self.pre_norm = nn.LayerNorm(channels) if pre_norm else None
         self.down = GroupedLinear(channels, bottleneck, groups)
         self.down_bn = TokenBatchNorm(bottleneck) if batch_norm else None
@@ -141,7 +150,15 @@ class Bottleneck(nn.Module):
 
     def output(self, expert: UpProjection) -> Tensor:
         """The expert's own output `[BT, N, C]`."""
+        if self.gate_first:
+            return self._gated_before_norm(expert)
         return mix_experts(self.gated(expert.hidden.new_ones(expert.hidden.shape[0], 1)), [expert])
+
+    def _gated_before_norm(self, expert: UpProjection) -> Tensor:
+        wide = grouped_product(expert.hidden, expert.blocks.transpose(1, 2))
+        wide = wide if expert.batch_norm is None else expert.batch_norm(wide)
+        wide = wide if self.out_gate is None else self.out_gate * wide
+        return wide if expert.norm is None else expert.norm(wide)
 
 
 class CrossExpert(Bottleneck):
@@ -228,6 +245,100 @@ class UniExpert(Bottleneck):
         return self.output(self.prepare(x))
 
 
+# ---- the other modality as context ----
+
+
+class ContextMaps(nn.Module):
+    """The other modality `[BT, M, D]` at this one's tokens and channels `[BT, N, C]`: linear maps over both axes.
+
+    token_rank above 0 goes through that many tokens, with a channel map of channel_rank. resize: no token map; channels
+    are mapped, then the square grid is resized (bicubic) to this modality's (DG-SCT's S4 copy).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        tokens: int,
+        other_channels: int,
+        other_tokens: int,
+        *,
+        token_rank: int = 0,
+        channel_rank: int = 0,
+        resize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.low_rank_context = None
+        self.grids: tuple[int, int] | None = None
+        if resize:
+            self.grids = _side(other_tokens), _side(tokens)
+            self.channel_proj = nn.Linear(other_channels, channels)
+        elif token_rank:
+            self.low_rank_context = LowRankContext(
+                other_tokens, tokens, token_rank, other_channels, channels, channel_rank
+            )
+        else:
+            self.token_proj = nn.Linear(other_tokens, tokens)
+            self.channel_proj = nn.Linear(other_channels, channels)
+
+    def read(self, other: Tensor, queries: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """What each of the queries `[K, C]` reads of the context, `[BT, K, C]`, and the context's mean `[BT, C]`."""
+        counts = [len(part) for part in queries]
+        if self.reads_through_maps(sum(counts)):
+            read, mean = read_through_maps(
+                other, torch.cat(list(queries)), self.token_proj, self.channel_proj
+            )
+            return list(torch.split(read, counts, dim=1)), mean
+        context = self.context(other)
+        return [read_context(part, context) for part in queries], context.mean(dim=1)
+
+    def context(self, other: Tensor) -> Tensor:
+        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mapped, cheaper order first."""
+        if self.low_rank_context is not None:
+            return self.low_rank_context(other)  # type: ignore[no-any-return]
+        if self.grids is not None:
+            return _resized(self.channel_proj(other), *self.grids)
+        tokens, channels = self.token_proj, self.channel_proj
+        tokens_first, channels_first = self._context_costs()
+        if tokens_first <= channels_first:
+            return channels(map_tokens(tokens, other))  # type: ignore[no-any-return]
+        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
+        bias = torch.outer(tokens.bias, channels.weight.sum(dim=1)) + channels.bias  # [N, C]
+        narrow = F.linear(other, channels.weight).transpose(1, 2)
+        return F.linear(narrow, tokens.weight).transpose(1, 2) + bias
+
+    def reads_through_maps(self, queries: int) -> bool:
+        """Whether reading through the maps takes fewer operations than making the context and reading that."""
+        if self.low_rank_context is not None or self.grids is not None or not queries:
+            return False
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        through_maps = queries * (2 * m * d + 2 * m * n + d * c)
+        return through_maps < min(self._context_costs()) + queries * 2 * n * c
+
+    def _context_costs(self) -> tuple[int, int]:
+        """Multiplications per row to make the context: with tokens mapped first, and with channels mapped first."""
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        return n * d * (m + c), m * c * (d + n)
+
+
+def _side(tokens: int) -> int:
+    side = square_side(tokens)
+    if side is None:
+        raise AdapterError(
+            f"{tokens} tokens form no square grid, which resizing one modality to the other's needs",
+            hint="set dg_sct.context_map to linear, or use backbones with square grids",
+        )
+    return side
+
+
+def _resized(x: Tensor, side: int, wanted: int) -> Tensor:
+    """Tokens of a `side x side` grid `[BT, side^2, C]` -> `[BT, wanted^2, C]`, bicubic."""
+    grid = x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
+    grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)
+
+
 # ---- the layer ----
 
 
@@ -264,7 +375,7 @@ class MoeOutput(NamedTuple):
     probabilities: Tensor
 
 
-class AvMoe(nn.Module):
+class AvMoe(ContextMaps):
     """Brings the other modality to this one's tokens and width, routes, and adds up the experts.
 
     `router_noise`: standard deviation of normal noise on the router's logits in training (AVS: 0.01). `token_rank`
@@ -296,18 +407,12 @@ class AvMoe(nn.Module):
         scaled_attention: bool = False,
         nonlinear_uni: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            channels, tokens, other_channels, other_tokens, token_rank=token_rank, channel_rank=channel_rank
+        )
         if cross_experts + uni_experts < 1:
             raise ValueError("an AVMoE layer needs at least one expert")
         self.router_noise = router_noise
-        self.low_rank_context = None
-        if token_rank:
-            self.low_rank_context = LowRankContext(
-                other_tokens, tokens, token_rank, other_channels, channels, channel_rank
-            )
-        else:
-            self.token_proj = nn.Linear(other_tokens, tokens)
-            self.channel_proj = nn.Linear(other_channels, channels)
         options = {
             "scaled": scaled_attention,
             "batch_norm": batch_norm,
@@ -343,48 +448,10 @@ class AvMoe(nn.Module):
             noise = torch.randn(x.shape[0], self.router.fc3.out_features, device=x.device, dtype=x.dtype)
         cross = cast("list[CrossExpert]", list(self.cross_experts))
         uni = cast("list[UniExpert]", list(self.uni_experts))
-        if self.reads_through_maps():
-            queries = [expert.queries() for expert in cross]
-            read, context_mean = read_through_maps(
-                other, torch.cat(queries), self.token_proj, self.channel_proj
-            )
-            reads = list(torch.split(read, [len(part) for part in queries], dim=1))
-        else:
-            context = self.context(other)
-            context_mean = context.mean(dim=1)
-            reads = [read_context(expert.queries(), context) for expert in cross]
+        reads, context_mean = self.read(other, [expert.queries() for expert in cross])
         prepared = [expert.prepare(x, part) for expert, part in zip(cross, reads, strict=True)]
         prepared += [expert.prepare(x) for expert in uni]
         means = torch.cat([x.mean(dim=1), context_mean], dim=-1)
         p = self.router(means, None if noise is None else self.router_noise * noise)
         weights = [expert.gated(p[:, e]) for e, expert in enumerate((*cross, *uni))]
         return MoeOutput(mix_experts(torch.stack(weights, dim=1), prepared), p)
-
-    def context(self, other: Tensor) -> Tensor:
-        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mapped, cheaper order first."""
-        if self.low_rank_context is not None:
-            return self.low_rank_context(other)  # type: ignore[no-any-return]
-        tokens, channels = self.token_proj, self.channel_proj
-        tokens_first, channels_first = self._context_costs()
-        if tokens_first <= channels_first:
-            return channels(map_tokens(tokens, other))  # type: ignore[no-any-return]
-        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
-        bias = torch.outer(tokens.bias, channels.weight.sum(dim=1)) + channels.bias  # [N, C]
-        narrow = F.linear(other, channels.weight).transpose(1, 2)
-        return F.linear(narrow, tokens.weight).transpose(1, 2) + bias
-
-    def reads_through_maps(self) -> bool:
-        """Whether reading through the maps takes fewer operations than making the context and reading that."""
-        if self.low_rank_context is not None or not self.cross_experts:
-            return False
-        latents = sum(cast(CrossExpert, expert).latent_tokens.shape[0] for expert in self.cross_experts)
-        m, n = self.token_proj.in_features, self.token_proj.out_features
-        d, c = self.channel_proj.in_features, self.channel_proj.out_features
-        through_maps = latents * (2 * m * d + 2 * m * n + d * c)
-        return through_maps < min(self._context_costs()) + latents * 2 * n * c
-
-    def _context_costs(self) -> tuple[int, int]:
-        """Multiplications per row to make the context: with tokens mapped first, and with channels mapped first."""
-        m, n = self.token_proj.in_features, self.token_proj.out_features
-        d, c = self.channel_proj.in_features, self.channel_proj.out_features
-        return n * d * (m + c), m * c * (d + n)

@@ -229,9 +229,10 @@ def over_all_rows(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def _draw(x: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     """What `fill` draws for a tensor like `x`, of the whole batch, at this process's rows."""
     rows, places = _rows(x)
+    strides = x.stride()
     order = sorted(
-        range(x.ndim), key=lambda axis: -x.stride(axis)
-    )  # as they lie in memory, where draws are made
+        range(x.ndim), key=lambda axis: -strides[axis]
+    )  # as they lie in memory, which draws follow
     shape = [rows if axis == 0 else x.shape[axis] for axis in order]
     whole = torch.empty(shape, dtype=x.dtype, device=x.device)
     fill(whole.permute([order.index(axis) for axis in range(x.ndim)]))

@@ -236,7 +236,7 @@ def read_logits(experiment: Experiment, model: nn.Module, data: SplitData) -> tu
     found, present = [], []
     model.eval()
 
-    def measure(batch: TokenBatch) -> dict[str, Tensor]:
+    def measure(batch: TokenBatch, first: int) -> dict[str, Tensor]:
         on_device = batch.to(experiment.device, torch.float32)
         with autocast(experiment.device, experiment.config.training.precision):
             logits = _logits(cast(Trunk, model.trunk), on_device)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,13 @@ from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.data import SplitData, read_batches, row_groups
-from caeav.model.train.processes import ONE, Processes
+from caeav.model.train.processes import ONE, Processes, as_tensor, from_tensor
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 GPU = re.compile(r"cuda(?::(\d+))?")
-MEDIA = "media"
-"""Which segments have a medium, among what a scorer measures."""
+MEDIA, ROWS = "media", "rows"
+"""Beside what a scorer measures: which segments have a medium, and what an observer says."""
 
 
 class DeviceError(CaeavError):
@@ -71,18 +72,33 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+class Observer(Protocol):
+    """Makes rows of what a network says of each batch that is scored, and takes them in the order of the samples."""
+
+    def rows(self, first: int, batch: TokenBatch, output: Any) -> list[dict[str, Any]]:
+        """JSON values about the samples from number `first` on; batch and output are on the device."""
+        ...
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        """Called in the main process only."""
+        ...
+
+
 def each_batch(
-    measure: Callable[[TokenBatch], dict[str, Tensor]],
+    measure: Callable[[TokenBatch, int], dict[str, Tensor]],
     data: SplitData,
     rows: Sequence[int],
     config: RunConfig,
     processes: Processes,
 ) -> Iterator[dict[str, Tensor]]:
-    """What `measure` makes of the batches of `rows`, in order, each computed by one of the processes."""
+    """What `measure` makes of the batches of `rows`, in order, each computed by one of the processes; it is also told
+    the first of a batch's rows."""
     limits = config.training
     groups = list(row_groups(rows, limits.batch_size))
-    own = read_batches(data, groups[processes.rank :: processes.count], limits.workers)
-    return processes.in_order(map(measure, own), len(groups))
+    own = groups[processes.rank :: processes.count]
+    read = read_batches(data, own, limits.workers)
+    made = (measure(batch, group[0]) for group, batch in zip(own, read, strict=True))
+    return processes.in_order(made, len(groups))
 
 
 @torch.no_grad()
@@ -93,29 +109,34 @@ def score(
     inputs: Inputs,
     config: RunConfig,
     device: torch.device,
+    observe: Observer | None = None,
     processes: Processes = ONE,
 ) -> Scores:
     """Score `model` on all samples of `data` in their fixed order; train or eval mode is restored afterwards.
 
-    Several processes take turns with whole batches, and all of them return the score.
+    Several processes take turns with whole batches, and all of them return the score. `observe` sees every batch.
     """
     training = model.training
     model.eval()
     scorer = task.build_scorer(inputs, config)
     bare = segments = 0
 
-    def measure(batch: TokenBatch) -> dict[str, Tensor]:
+    def measure(batch: TokenBatch, first: int) -> dict[str, Tensor]:
         on_device = batch.to(device, torch.float32)
         with autocast(device, config.training.precision):
             output = model(on_device)
         media = batch.frames_ok | batch.audio_ok
-        return {MEDIA: media, **scorer.measure(output.found, on_device)}
+        rows = {} if observe is None else {ROWS: as_tensor(observe.rows(first, on_device, output))}
+        return {MEDIA: media, **rows, **scorer.measure(output.found, on_device)}
 
     try:
         for measured in each_batch(measure, data, range(len(data)), config, processes):
             media = measured.pop(MEDIA)
             bare += int((~media).sum())
             segments += media.numel()
+            rows = measured.pop(ROWS, None)
+            if rows is not None and observe is not None and processes.main:
+                observe.keep(from_tensor(rows))
             scorer.take(measured)
     finally:
         model.train(training)

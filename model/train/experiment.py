@@ -25,7 +25,7 @@ from caeav.model.tasks.datasets import mismatch_hint
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import parameter_counts
 from caeav.model.train.data import SplitData, fits
-from caeav.model.train.evaluate import choose_device, score
+from caeav.model.train.evaluate import Observer, choose_device, score
 from caeav.model.train.join import Joined, join_stores, store_facts
 from caeav.model.train.network import Network, build_network
 from caeav.model.train.processes import ONE, Processes
@@ -97,16 +97,22 @@ class Experiment:
     def _network(self) -> Network:
         return build_network(self.task, self.inputs, self.config.model, self.live)
 
-    def score(self, model: nn.Module, split: str, stress: BatchTransform | None = None) -> Scores:
-        """Official score of `model` on `split`, with inputs damaged by `stress`."""
+    def score(
+        self,
+        model: nn.Module,
+        split: str,
+        stress: BatchTransform | None = None,
+        observe: Observer | None = None,
+    ) -> Scores:
+        """Official score of `model` on `split`, with inputs damaged by `stress`; `observe` sees every batch."""
         data = self.data[split] if stress is None else self.data[split].transformed(stress)
-        return score(self.task, model, data, self.inputs, self.config, self.device, self.processes)
+        return score(self.task, model, data, self.inputs, self.config, self.device, observe, self.processes)
 
     def score_with_leaks(self, model: nn.Module, split: str) -> Scores:
         """Official score of `model` on `split` including the clips left out as leaked."""
         samples = self.all_splits[split]
         data = self._data(samples, self.task.targets(self.inputs, samples), preload=False)
-        return score(self.task, model, data, self.inputs, self.config, self.device, self.processes)
+        return score(self.task, model, data, self.inputs, self.config, self.device, processes=self.processes)
 
     def without_leaks(self) -> Experiment:
         """The same without clips whose video is in another split too; itself when they are left out already."""

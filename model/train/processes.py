@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -69,7 +69,7 @@ class Processes:
         if self.main:
             said = _attempted(decide)
         [(_, told)] = self._tell({}, said, [0])
-        return _result(told)
+        return cast(Value, _result(told))
 
     def together(self, do: Callable[[], Value]) -> Value:
         """`do()` in every process; where one raises a `CaeavError`, all raise the first one."""
@@ -95,7 +95,7 @@ class Processes:
         [(tensors, told)] = self._tell(held[0] if held else {}, said, [0])
         return dict(tensors), _result(told)
 
-    def in_order(self, own: Iterable[Tensors], batches: int) -> Iterator[Tensors]:
+    def in_order(self, own: Iterable[dict[str, Tensor]], batches: int) -> Iterator[dict[str, Tensor]]:
         """The tensors of all batches in order, where this process made those of batches `rank`, `rank + count`, ..."""
         if self.count == 1:
             yield from own
@@ -128,6 +128,16 @@ class Processes:
 
 
 ONE = Processes()
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A JSON value as uint8 `[bytes]`, to travel among tensors."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_tensor(x: Tensor) -> Any:
+    """The inverse of `as_tensor`."""
+    return json.loads(x.numpy().tobytes())
 
 
 def _attempted(do: Callable[[], Any]) -> dict[str, Any]:

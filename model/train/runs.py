@@ -2,7 +2,8 @@
 
 `<home>/runs/<date-time>-<task>-<recipe>-s<seed>/` holds config.yaml (resolved), inputs.json (classes and shapes),
 stores.json (what was joined), origin.json (command and group), environment.json, metrics.jsonl, tensorboard/,
-checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained: it
+checkpoints/, and when training is finished result.json, predictions.parquet (or .jsonl), adapter.safetensors and
+card.md. A run is self-contained: it
 can be scored or used for prediction wherever its folder is copied. A group of runs (`--seeds`) is described in
 `<name>.group.json` beside them.
 """

@@ -11,7 +11,7 @@ from torch import nn
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.tasks.bootstrap import intervals
-from caeav.model.train.agreement import AGREEMENT_FILE, calibrate
+from caeav.model.train.agreement import AGREEMENT_FILE, Calibration, calibrate
 from caeav.model.train.card import write_card
 from caeav.model.train.checkpoint import (
     load_into,
@@ -22,6 +22,7 @@ from caeav.model.train.checkpoint import (
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
+from caeav.model.train.predictions import keep_predictions
 from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.provenance import describe_environment
@@ -55,11 +56,12 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     progress = trainer.fit()
     load_best(run, model, processes)
     fitted = calibrate(experiment, model, config.select_on)
-    result = _result(experiment, run, model, progress)
+    if fitted is not None and processes.main:
+        run.write(AGREEMENT_FILE, fitted)
+    calibration = None if fitted is None else Calibration(fitted["temperature"], fitted["bias"])
+    result = _result(experiment, run, model, progress, calibration)
     if not processes.main:
         return result
-    if fitted is not None:
-        run.write(AGREEMENT_FILE, fitted)
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
     write_card(run, experiment, result)
@@ -67,11 +69,18 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     return result
 
 
-def _result(experiment: Experiment, run: Run, model: nn.Module, progress: Progress) -> dict[str, Any]:
-    """What `result.json` holds; scores every split but train."""
+def _result(
+    experiment: Experiment,
+    run: Run,
+    model: nn.Module,
+    progress: Progress,
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    """What `result.json` holds; scores every split but train and keeps its predictions."""
     config = experiment.config
     splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
-    scored = {name: experiment.score(model, name) for name in splits}
+    with keep_predictions(run, experiment, calibration) as keeper:
+        scored = {name: experiment.score(model, name, observe=keeper.of(name)) for name in splits}
     result: dict[str, Any] = {
         "run": run.name,
         "group": run.origin()["group"],

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.extract.tokens import extract
@@ -206,7 +206,7 @@ def test_a_process_that_crashes_hangs_or_eats_memory_costs_its_clip_alone(
     name: str, reason: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(engine, "SETUP", "hostile_setup:setup")
+    monkeypatch.setattr(local, "SETUP", "hostile_setup:setup")
     folder = tmp_path / "media"
     shutil.copytree(small.media, folder)
     first, second, third, _ = small.manifest.clips

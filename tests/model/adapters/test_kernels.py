@@ -137,7 +137,7 @@ def test_what_latents_read_through_the_maps_is_what_they_read_of_the_context() -
     torch.manual_seed(0)
     many = AvMoe(12, 5, 10, 7, bottleneck=4, latents=4, cross_experts=2)
     few = AvMoe(12, 5, 10, 7, bottleneck=4, latents=2, cross_experts=2)
-    assert few.reads_through_maps() and not many.reads_through_maps()
+    assert few.reads_through_maps(4) and not many.reads_through_maps(8)
     moe = few.to(DOUBLE)
     other = tensor(3, 7, 10)
     queries = torch.cat([expert.latent_tokens for expert in moe.cross_experts]).detach().requires_grad_()
@@ -162,7 +162,9 @@ def test_the_context_is_made_where_that_takes_fewer_operations() -> None:
     with torch.device("meta"):
         for expected, rows in sizes.items():
             for n, c, m, d, latents in rows:
-                assert AvMoe(c, n, d, m, bottleneck=4, latents=latents).reads_through_maps() is expected
+                assert (
+                    AvMoe(c, n, d, m, bottleneck=4, latents=latents).reads_through_maps(latents) is expected
+                )
 
 
 def test_tokens_attend_latents() -> None:
