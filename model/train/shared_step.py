@@ -32,7 +32,8 @@ class LossesOfPart(nn.Module):
     def __init__(self, task: Task, model: nn.Module, config: RunConfig) -> None:
         super().__init__()
         self.model = model
-        self.unused = nn.Parameter(torch.zeros(()))  # else torch warns where all others are used in the first batch
+        # Else torch warns where all parameters have a part in the first loss.
+        self.unused = nn.Parameter(torch.zeros((), device=next(model.parameters()).device))
         self._task, self._config = task, config
 
     def forward(self, batch: TokenBatch, part: Part) -> dict[str, Tensor]:
