@@ -1,4 +1,4 @@
-"""`caeav store convert|export|merge|diff|repair|gc`: make stores from stores, write them out, compare, repair, delete.
+"""`caeav store convert|export|merge|diff|repair|rm|gc`: stores from stores, written out, compared, mended, removed.
 
 `store.py` has the commands that only look; how a store is named on the command line stands here for both.
 """
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from caeav.cli import datasets
 from caeav.cli.console import confirmed, print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, YesOption
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, some_of
 from caeav.pipeline.store import (
@@ -66,6 +66,7 @@ def register(commands: typer.Typer) -> None:
         ("merge", merge_command),
         ("diff", diff_command),
         ("repair", repair_command),
+        ("rm", rm_command),
         ("gc", gc_command),
     ):
         commands.command(name=name)(command)
@@ -245,6 +246,35 @@ def repair_command(
             print(f"{due}; run the command that made the store again")
 
 
+def rm_command(
+    target: TargetArgument,
+    name: NameOption = None,
+    yes: YesOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Remove one store, after asking; says which runs use it."""
+    from caeav.model.train.used_stores import users
+
+    path = find_target(target, name, home)
+    used = [
+        run
+        for reference, runs in users(Home.find(home)).items()
+        for run in runs
+        if path.parent.name in ("", reference.dataset)
+        and path.name.endswith(f"-{reference.fingerprint[:12]}")
+    ]
+    if used:
+        say(
+            f"{counted(len(used), 'run')} cannot be scored or repeated without it: {some_of(used, SHOWN_KEYS)}"
+        )
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if not confirmed(f"Remove {path.name} of {path.parent.name} ({size_text(size)})?", yes):
+        say("nothing is removed")
+        raise typer.Exit(1)
+    remove_store(path)
+    print(path)
+
+
 def gc_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them, after asking.")] = False,
@@ -252,7 +282,7 @@ def gc_command(
         bool,
         typer.Option("--recent", help="Also those written within the last day."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

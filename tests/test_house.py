@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -44,10 +45,13 @@ FORBIDDEN_CALLS = {
 }
 
 
-def modules(repository: Path) -> Iterator[tuple[str, Path, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((repository / package).rglob("*.py")):
-            yield package, path, ast.parse(path.read_text(), str(path))
+@functools.cache
+def modules(repository: Path) -> list[tuple[str, Path, ast.Module]]:
+    return [
+        (package, path, ast.parse(path.read_text(), str(path)))
+        for package in PACKAGES
+        for path in sorted((repository / package).rglob("*.py"))
+    ]
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -70,6 +74,7 @@ def dotted(path: Path, repository: Path) -> str:
     return ".".join(parts if parts[0] == FACE else ("caeav", *parts))
 
 
+@functools.cache
 def graph(repository: Path) -> dict[str, set[str]]:
     """What each module imports of ours, wherever in it the import stands: at the top, in a function, for types."""
     trees = {
@@ -104,7 +109,7 @@ def test_imports_run_one_way_from_floor_to_floor(repository: Path) -> None:
 
 def test_no_module_imports_itself_by_a_detour(repository: Path) -> None:
     """No circle, imports for types counted too: what is read can be read from the ground up."""
-    left = graph(repository)
+    left = dict(graph(repository))
     while ready := [name for name, imports in left.items() if not imports & left.keys()]:
         for name in ready:
             del left[name]

@@ -28,6 +28,7 @@ from caeav.model.adapters.layers import (
     require_divisible,
     split_heads,
 )
+from caeav.model.adapters.memory import Dropout, return_free_memory_before
 
 NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
 
@@ -66,11 +67,12 @@ class AttentionUnit(nn.Module):
         super().__init__()
         self.attn = SplitAttention(channels, heads, weight_dropout)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`[N, Q, C]`, `[N, S, C]`, mask `[N, S]` -> `[N, Q, C]`."""
-        return self.norm(query + self.dropout(self.attn(query, source, source_mask)))  # type: ignore[no-any-return]
+        out = self.norm(query + self.dropout(self.attn(query, source, source_mask)))
+        return return_free_memory_before(out, self.attn.query.weight)
 
 
 class FeedForwardUnit(nn.Module):
@@ -81,12 +83,14 @@ class FeedForwardUnit(nn.Module):
         self.fc_in = nn.Linear(channels, 2 * channels)
         self.fc_out = nn.Linear(2 * channels, channels)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, S, C]` -> `[N, S, C]`."""
-        hidden = self.dropout(F.relu(self.fc_in(x)))
-        return self.norm(x + self.dropout(self.fc_out(hidden)))  # type: ignore[no-any-return]
+        # The same as dropout behind the ReLU, but one copy less is kept for the backward pass.
+        hidden = F.relu(self.dropout(self.fc_in(x)))
+        out = self.norm(x + self.dropout(self.fc_out(hidden)))
+        return return_free_memory_before(out, self.fc_in.weight)
 
 
 class CaptionMapper(AttentionUnit):

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.model.adapters.kernels.latents import attend_latents
 from caeav.model.adapters.lavish import LavishAdapter
-from caeav.model.adapters.moe import ContextMaps, attend_latents
+from caeav.model.adapters.moe import ContextMaps
 
 
 class DgSctOutput(NamedTuple):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.kernels.products import grouped_product
 
 MIN_TEMPERATURE = 1e-3
 MIN_SUM = 1e-6
@@ -137,12 +138,6 @@ def make_linear(in_channels: int, out_channels: int, rank: int) -> nn.Linear | L
 def last_map(linear: nn.Linear | LowRankLinear) -> nn.Linear:
     """The map whose initial weight and bias decide the size of the output."""
     return linear.up if isinstance(linear, LowRankLinear) else linear
-
-
-def grouped_product(x: Tensor, blocks: Tensor) -> Tensor:
-    """A matrix for each group of channels: `[..., G * k]`, `[G, k, m]` -> `[..., G * m]`."""
-    parts = x.chunk(blocks.shape[0], dim=-1)
-    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=-1)
 
 
 class GroupedLinear(nn.Module):

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.batch import AdapterError
 from caeav.model.adapters.config import UniAttention
+from caeav.model.adapters.kernels.latents import attend_latents, read_through_maps
 from caeav.model.adapters.kernels.mixture import UpProjection, mix_experts
+from caeav.model.adapters.kernels.normed import normed_product
+from caeav.model.adapters.kernels.products import grouped_product
 from caeav.model.adapters.layers import (
     GroupedLinear,
     LowRankContext,
     PackedAttention,
     TokenBatchNorm,
-    grouped_product,
     map_tokens,
     square_side,
 )
@@ -45,38 +47,6 @@ def attention_scale(channels: int, scaled: bool) -> float:
 def read_context(queries: Tensor, context: Tensor) -> Tensor:
     """`softmax(q c^T) c`: queries `[K, C]`, context `[BT, N, C]` -> `[BT, K, C]`."""
     return torch.softmax(queries @ context.transpose(1, 2), dim=-1) @ context
-
-
-def read_through_maps(
-    other: Tensor, queries: Tensor, tokens: nn.Linear, channels: nn.Linear
-) -> tuple[Tensor, Tensor]:
-    """`read_context` and the mean of the context `c = (W_n o + b_n 1^T) W_c^T + 1 b_c^T`, which is never made.
-
-    `other` is `o` `[BT, M, D]`, `queries` `q` `[K, C]`, `tokens` `W_n` (`M -> N`), `channels` `W_c` (`D -> C`); returns
-    `[BT, K, C]` and `[BT, C]`. The maps are applied to the few queries, `a = q W_c` `[K, D]`, and to the few attention
-    weights `S` `[K, N]`:
-
-        q c^T = (a o^T) W_n^T + (a 1) b_n^T + const     (what is equal for all tokens does not change the softmax)
-        S c   = ((S W_n) o + (S b_n) 1^T) W_c^T + 1 b_c^T                               (rows of S sum to 1)
-
-    The token map, the largest matrix of the layer, then meets `2K` vectors a row instead of `min(C, D)`, and the
-    channel map `K` instead of `min(N, M)`. The mean is one more row of `S`.
-    """
-    rows, count = other.shape[0], queries.shape[0]
-    a = queries @ channels.weight  # [K, D]
-    logits = F.linear(a @ other.transpose(1, 2), tokens.weight) + a.sum(dim=1, keepdim=True) * tokens.bias
-    weights = torch.softmax(logits, dim=-1).flatten(0, 1)  # [BT * K, N]
-    mean = weights.new_full((1, tokens.out_features), 1 / tokens.out_features)
-    weights = torch.cat([weights, mean])
-    read, shift = weights @ tokens.weight, weights @ tokens.bias  # [BT * K + 1, M], [BT * K + 1]
-    pooled = torch.baddbmm(shift[:-1].view(rows, count, 1), read[:-1].view(rows, count, -1), other)
-    return channels(pooled), channels(read[-1] @ other + shift[-1])
-
-
-def attend_latents(x: Tensor, latents: Tensor, gate: Tensor, scale: float) -> Tensor:
-    """`x + gate * softmax(scale x R^T) R`: `x` `[BT, N, C]`, latents `R` `[BT, K, C]` -> `[BT, N, C]`."""
-    weights = torch.softmax(torch.bmm(x, (scale * latents).transpose(1, 2)), dim=-1)
-    return torch.baddbmm(x, weights, gate * latents)
 
 
 def latent_attention(
@@ -137,7 +107,8 @@ class Bottleneck(nn.Module):
 
     def bottleneck(self, x: Tensor) -> UpProjection:
         """`[BT, N, C]` through the bottleneck; the layer computes the up-projections of all experts together."""
-        hidden = self.down(x if self.pre_norm is None else self.pre_norm(x))
+        norm = self.pre_norm
+        hidden = self.down(x) if norm is None else normed_product(x, norm, self.down.blocks())
         if self.down_bn is not None:
             hidden = self.down_bn(hidden)
         if self.activation:

@@ -31,9 +31,10 @@ from caeav.model.train.network import Network, build_network
 from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.remarks import some_clips
 from caeav.model.train.resume import seed_epoch
-from caeav.model.train.runs import STORES, Run
+from caeav.model.train.runs import Run
 from caeav.model.train.store_choice import store_setting
 from caeav.model.train.stress import Augment, active, check_stress
+from caeav.model.train.used_stores import STORES
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST, Progress
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, Run
 from caeav.model.train.stress import active
+from caeav.model.train.used_stores import STORES
 
 
 def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
