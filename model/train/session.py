@@ -123,9 +123,15 @@ def _result(
     return result
 
 
+MODEL = "model.safetensors"
+"""Where a packaged run (`package.py`) has its best weights; it has no checkpoints."""
+
+
 def best_weights(run: Run) -> Path:
     """The file with the weights that scored best on the selection split; raises `CaeavError` if there are none yet."""
     path = run.checkpoints / BEST
+    if not path.exists() and (run.folder / MODEL).is_file():
+        return run.folder / MODEL
     if not path.exists():
         raise CaeavError(
             f"run {run.name} has no finished epoch yet ({path} does not exist)",
