@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
     "ave": ("ave", 9, ["training.accumulation=2", "augment.swap=0.4", "augment.mute=0.3", "augment.shift=1"]),
     "ave reference": ("ave", 11, [REFERENCE, *NOISY]),
     "ave-weak": ("ave-weak", 11, []),
-    "avvp": ("avvp", 9, ["training.epochs=2"]),
+    "avvp": ("avvp", 9, []),
     "avvp reference": ("avvp", 10, [REFERENCE]),
     "avs-s4": ("avs-s4", 11, ["loss.masked=0.3", "loss.masked_kind=similarity"]),
     "avs-ms3": ("avs-ms3", 10, ["loss.masked=0.3", "loss.masked_kind=nearest"]),

@@ -246,6 +246,13 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input.mul_(kept) if inplace else input * kept
 
 
+def _native_dropout(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    if not train:
+        return torch.native_dropout(input, p, train)
+    kept = _draw(torch.empty_like(input, dtype=torch.bool), lambda whole: whole.bernoulli_(1 - p))
+    return (input * kept).mul_(1 / (1 - p)), kept
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -319,6 +326,7 @@ INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {
     F.dropout: _dropout,
     F.scaled_dot_product_attention: _attention,
     F.batch_norm: _batch_norm,
+    torch.native_dropout: _native_dropout,
     torch.randn: _normal,
     **{
         getattr(Tensor, name): _in_place(name)

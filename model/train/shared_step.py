@@ -56,6 +56,7 @@ class StepLosses:
         self._shared: DistributedDataParallel | None = None
         if processes.count > 1:
             # Statistics of batch norms are equal anyway; which parameters have no part in a loss depends on the batch.
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # costs a copy of a small vector
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", FutureWarning

@@ -43,7 +43,7 @@ SETS = [
 SETS += ["model.head.width=16", "model.head.hidden=16", "model.head.visual_in=16", "model.head.audio_in=16"]
 COMMAND = [sys.executable, "-m", "caeav.cli", "train", "--task", "ave", "--dataset", "tiny"]
 INJECT = ["model.adapters.placement=inject", "model.adapters.inject_from=stage1"]
-DEADLINE_S = 300
+DEADLINE_S = 1200
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         subprocess.Popen([sys.executable, str(WORKER), str(root)], env=env, stdout=subprocess.PIPE, text=True)
         for env in environments([None, None], dict(os.environ))
     ]
-    said, _ = (process.communicate(timeout=DEADLINE_S)[0] for process in running)
+    try:
+        said, _ = (process.communicate(timeout=DEADLINE_S)[0] for process in running)
+    finally:
+        for process in running:
+            process.kill()
     lines = [json.loads(line) for line in said.splitlines()]
     return {line["case"]: line for line in lines}
 
