@@ -126,7 +126,10 @@ class AvvpTask(Task):
 
     def gather_output(self, output: AvvpOutput, config: LossConfig) -> AvvpOutput:
         """The class tokens' own scores are the same in all processes."""
-        return AvvpOutput(*gathered(tuple(output[:-2])), *output[-2:])
+        whole: AvvpOutput = gathered(output._replace(audio_token_logits=None, visual_token_logits=None))
+        return whole._replace(
+            audio_token_logits=output.audio_token_logits, visual_token_logits=output.visual_token_logits
+        )
 
     def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official five, from labels of whole clips; three of a probe, which has no class tokens."""
