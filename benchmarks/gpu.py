@@ -65,8 +65,8 @@ from caeav.pipeline.store.record import Tap
 
 TOTAL_S, PART_S = 480.0, 120.0
 """For all parts together, and for one of them."""
-SHARE_S = 100.0
-"""For the two processes of `processes`; in small there is no limit but this one."""
+SHARE_S = {True: 600.0, False: 100.0}
+"""For the two processes of `processes`, in small and at real sizes."""
 SEGMENTS, WORDS = 10, (77, 768)
 SMALL_VISUAL, SMALL_AUDIO = ((16, 8), (4, 16)), ((16, 8), (4, 16))
 COLUMNS = ("part", "what", "value", "unit", "difference", "allowed", "state")
@@ -367,7 +367,7 @@ def processes(given: Given) -> list[Row]:
     command += ["--small"] if given.small else []
     running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in environment]
     try:
-        said, _ = (process.communicate(timeout=SHARE_S)[0] for process in running)
+        said, _ = (process.communicate(timeout=SHARE_S[given.small])[0] for process in running)
     finally:
         for process in running:
             process.kill()

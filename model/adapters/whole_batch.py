@@ -120,7 +120,7 @@ def _rows(x: Tensor) -> tuple[int, Tensor]:
         raise RuntimeError(f"{x.shape[0]} rows where this process holds {own}")
     if first is None:
         return total, torch.tensor(part.places, device=x.device)
-    first = min(first, total - 1)  # an idle process draws like its neighbour; nobody sees it
+    # An idle process draws like its neighbour, as the last one never is; nobody sees it.
     return total * each, torch.arange(first * each, (first + own) * each, device=x.device)
 
 
