@@ -19,6 +19,7 @@ from caeav.model.train.checkpoint import (
     trainable_state,
     write_tensors,
 )
+from caeav.model.train.cost import COST, peak_memory_mb
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
@@ -56,6 +57,8 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     )
     progress = trainer.fit()
     load_best(run, model, processes)
+    if processes.main:
+        run.write(COST, {"device": experiment.device.type, "peak_mb": peak_memory_mb(experiment.device)})
     fitted = calibrate(experiment, model, config.select_on)
     if fitted is not None and processes.main:
         run.write(AGREEMENT_FILE, fitted)
