@@ -104,6 +104,7 @@ def children(process: subprocess.Popen[str], count: int) -> list[int]:
     """The processes that it started, in order."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(found := path.read_text().split()) < count:
+        assert process.poll() is None, finished(process)
         time.sleep(0.05)
     return [int(pid) for pid in found]
 
