@@ -14,20 +14,15 @@ of one core. Checkpoints are chosen on validation; the test split, larger than u
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
-import os
-import shutil
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cells import cell_file, spread, train_cell, train_cells
 
 LEVELS = (0.0, 0.3, 0.6)
 HARDEST = 0.6
@@ -60,9 +55,8 @@ class Cell:
 
     def file(self, home: Path, common: str) -> Path:
         """Where its result lies; `common` says what all cells of this call share."""
-        told = json.dumps([self.recipe, self.assignments, self.misaligned, self.seed, common])
         name = f"{self.label}-{self.variant}-m{100 * self.misaligned:.0f}-s{self.seed}"
-        return home / "cells" / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json"
+        return cell_file(home, name, [self.recipe, self.assignments, self.misaligned, self.seed, common])
 
 
 def make_cell(label: str, variant: str, misaligned: float, seed: int, changes: Sequence[str] = ()) -> Cell:
@@ -128,54 +122,17 @@ def make_data(home: Path, level: float, clips: int) -> None:
         )
 
 
-def train_cell(home: Path, cell: Cell, common: Sequence[str], result: Path) -> float:
-    """Train one cell and publish what is needed of it; CPU seconds it took. The run folder is not kept."""
-    import torch
-
-    torch.set_num_threads(1)
-    from caeav.manifests.core.atomic import publish_text
-    from caeav.manifests.core.home import Home
-    from caeav.model.train.config_file import resolve_config
-    from caeav.model.train.experiment import prepare
-    from caeav.model.train.runs import ORIGIN, create_run
-    from caeav.model.train.session import train
-
-    began = time.process_time()
-    place = Home(level_home(home, cell.misaligned))
-    config = resolve_config(
-        "ave", cell.recipe, None, (*common, *cell.assignments, f"seed={cell.seed}"), {"dataset": "synthetic"}
-    )
-    experiment = prepare(place, config)
-    run = create_run(place, experiment.config)
-    run.write(ORIGIN, {"command": "benchmarks/ablation.py", "group": ""})
-    try:
-        found = train(experiment, run)
-    finally:
-        shutil.rmtree(run.folder)
-    seconds = time.process_time() - began
-    kept = {name: found[name] for name in ("scores", "majority", "best_epoch", "epochs", "parameters")}
+def train(home: Path, cell: Cell, common: Sequence[str], result: Path) -> float:
+    """Train and publish one cell; CPU seconds it took."""
+    training = {
+        "task": "ave",
+        "recipe": cell.recipe,
+        "dataset": "synthetic",
+        "assignments": (*common, *cell.assignments),
+        "seed": cell.seed,
+    }
     told = {"label": cell.label, "variant": cell.variant, "misaligned": cell.misaligned, "seed": cell.seed}
-    result.parent.mkdir(parents=True, exist_ok=True)
-    publish_text(result, json.dumps({**told, **kept, "cpu_s": seconds}, indent=2) + "\n")
-    return seconds
-
-
-def train_all(home: Path, todo: Sequence[tuple[Cell, Path]], common: Sequence[str], jobs: int) -> None:
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = {pool.submit(train_cell, home, cell, common, file): cell for cell, file in todo}
-        for done, future in enumerate(as_completed(waiting), 1):
-            cell = waiting[future]
-            said = f"{cell.label} {cell.variant} {100 * cell.misaligned:.0f} % seed {cell.seed}"
-            print(f"[{done}/{len(todo)}] {said}: {future.result():.0f} CPU s", file=sys.stderr, flush=True)
-
-
-def told(values: Sequence[float]) -> str:
-    """`mean ± deviation`, or a dash."""
-    if not values:
-        return "-"
-    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
+    return train_cell(level_home(home, cell.misaligned), training, told, result)
 
 
 def print_grid(results: dict[Cell, dict[str, Any]], seeds: Sequence[int]) -> None:
@@ -195,7 +152,7 @@ def print_grid(results: dict[Cell, dict[str, Any]], seeds: Sequence[int]) -> Non
         + " |"
     )
     for row in ROWS:
-        print(f"| {row} | " + " | ".join(told(scores(row, v, m)) for m in LEVELS for v in variants) + " |")
+        print(f"| {row} | " + " | ".join(spread(scores(row, v, m)) for m in LEVELS for v in variants) + " |")
 
 
 def print_single(results: dict[Cell, dict[str, Any]], cells: Sequence[Cell], title: str) -> None:
@@ -208,7 +165,7 @@ def print_single(results: dict[Cell, dict[str, Any]], cells: Sequence[Cell], tit
         own = [cell for cell in cells if cell.label == label and cell in results]
         val, test = ([results[c]["scores"][split] for c in own] for split in ("val", "test"))
         gaps = [results[c]["scores"]["test"] - base[c.seed] for c in own if c.seed in base]
-        print(f"| {label} | {told(val)} | {told(test)} | {told(gaps) if label != 'full' else ''} |")
+        print(f"| {label} | {spread(val)} | {spread(test)} | {spread(gaps) if label != 'full' else ''} |")
 
 
 def main() -> None:
@@ -239,7 +196,15 @@ def main() -> None:
     todo = [(cell, file) for cell, file in files.items() if not file.exists()][: options.cells]
     for level in sorted({cell.misaligned for cell, _ in todo}):
         make_data(options.home, level, options.clips)
-    train_all(options.home, todo, common, options.jobs)
+    named = [
+        (
+            f"{cell.label} {cell.variant} {100 * cell.misaligned:.0f} % seed {cell.seed}",
+            train,
+            (options.home, cell, common, file),
+        )
+        for cell, file in todo
+    ]
+    train_cells(named, options.jobs)
 
     results = {cell: json.loads(file.read_text()) for cell, file in files.items() if file.exists()}
     print(

@@ -315,6 +315,15 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
     assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
 
 
+def test_plots_are_hatched_and_frames_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hatched: list[str] = []
+    monkeypatch.setattr(
+        prediction_files, "_hatch_missing", lambda axis, _: hatched.append(axis.get_ylabel())
+    )
+    draw(some_prediction(), "title", [np.zeros((4, 6, 3), np.uint8)] * 6)
+    assert hatched == ["probability", "agreement"]
+
+
 def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
     """Media that end at 3.3 s fill less than half of the fourth segment; its audio counts all the same."""
     arrays, info = arrays_of(tiny_home, run, "clip000")
