@@ -32,7 +32,7 @@ lint: $(STAMP)
 # mypy reads the packages as users get them: installed, not from this folder.
 types: $(STAMP)
 	rm -rf build/types build/lib && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
-	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p caeav.manifests -p caeav.pipeline -p caeav.model -p caeav.cli
+	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p caeav
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -41,6 +41,8 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parents[1]
 LISTS = REPOSITORY / "tests" / "mutants"
 PACKAGES = ("manifests", "pipeline", "model", "cli")
+FACE = "caeav"
+"""The folder of the Python interface: the package that the others are imported from."""
 KEYS = {"file", "find", "replace", "tests", "equivalent"}
 WANTED = 0.95
 TIMEOUT_S = 300
@@ -207,11 +209,12 @@ class Tree:
         shutil.copytree(REPOSITORY, root, ignore=skipped)
         names = root / ".names" / "caeav"
         names.mkdir(parents=True)
-        for package in PACKAGES:
-            (names / package).symlink_to(root / package)
+        for held in (*(root / package for package in PACKAGES), *(root / FACE).glob("*.py")):
+            (names / held.name).symlink_to(held)
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(names.parent), os.environ.get("PYTHONPATH")])),
             "CAEAV_SHARED": os.environ.get("CAEAV_SHARED", str(REPOSITORY.parent / "shared")),
+            "PYTHONSAFEPATH": "1",  # else the checkout's own folder `caeav` would be found first
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one, and they take longer than most tests
         }
         # Compiled files are compared with their source by second and size: every version gets a second of its own.
@@ -219,7 +222,7 @@ class Tree:
         self._check()
 
     def _check(self) -> None:
-        asked = [f"caeav.{package}" for package in PACKAGES]
+        asked = ["caeav", *(f"caeav.{package}" for package in PACKAGES)]
         code = f"import importlib; [print(importlib.import_module(n).__file__) for n in {asked}]"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=self.root, env=self.environment, capture_output=True, text=True

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from caeav.cli import everywhere
 from caeav.cli.console import say
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -27,6 +28,7 @@ COMMANDS = {
     "train": "train",
     "eval": "evaluate",
     "predict": "predict",
+    "config": "config",
     "runs": "runs",
     "store": "store",
     "demo": "demo",
@@ -34,7 +36,7 @@ COMMANDS = {
 }
 """Command -> its module, in the order in which one uses them; the help has the same order."""
 
-WITHOUT_HOME = ("models convert", "models ls")
+WITHOUT_HOME = ("models convert", "models ls", "config")
 """Commands that take no `--home`."""
 
 DISK_TROUBLE = {
@@ -70,7 +72,6 @@ def build() -> typer.Typer:
     app = typer.Typer(
         cls=InOrder,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -89,6 +90,11 @@ def build() -> typer.Typer:
     for name in COMMANDS.values():
         importlib.import_module(f"caeav.cli.{name}").register(app)
     return app
+
+
+def command() -> Any:
+    """The command as it runs: `build`, with the options that every command takes."""
+    return everywhere.add_common(typer.main.get_command(build()))
 
 
 def same_home(hint: str, arguments: Sequence[str]) -> str:
@@ -110,14 +116,18 @@ def run() -> None:
     `main` turns 130 into 143 after SIGTERM, and any status into 141 when nobody read the result.
     """
     try:
-        build()()
+        command()()
     except CaeavError as error:
+        everywhere.end(error)
         say(f"error: {error}{same_home(error.hint, sys.argv)}")
         sys.exit(1)
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
+        everywhere.end(error)
         say(
             f"error: {error}\n  next: {DISK_TROUBLE[error.errno]}; what is finished is kept, run the same command again"
         )
         sys.exit(1)
+    finally:
+        everywhere.end()

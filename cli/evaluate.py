@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -80,6 +82,7 @@ def evaluate(
     from caeav.model.train.agreement import read_calibration
     from caeav.model.train.examine import examine, remarks
     from caeav.model.train.experiment import reopen
+    from caeav.model.train.predictions import keep_predictions
     from caeav.model.train.protocol import HONEST, stamp
     from caeav.model.train.runs import find_run
     from caeav.model.train.session import load_best
@@ -100,16 +103,22 @@ def evaluate(
     if stress_curve is not None:
         _curves(experiment, model, run, split, stress_curve, stress_seed, as_json)
         return
-    found = examine(
-        experiment,
-        model,
-        split,
-        strengths=strengths,
-        seed=stress_seed,
-        drop_leaks=drop_leaks,
-        follow=stress_labels == "follow",
-        calibration=read_calibration(run),
-    )
+    calibration = read_calibration(run)
+    with ExitStack() as kept:
+        observe = None
+        if strengths is None and not drop_leaks and _may_keep(run, experiment, split):
+            observe = kept.enter_context(keep_predictions(run, experiment, calibration)).of(split)
+        found = examine(
+            experiment,
+            model,
+            split,
+            strengths=strengths,
+            seed=stress_seed,
+            drop_leaks=drop_leaks,
+            follow=stress_labels == "follow",
+            calibration=calibration,
+            observe=observe,
+        )
     scores, task = found.scores, experiment.task
     result = run.result()
     comparable = found.plain is None and found.with_leaks is None
@@ -148,6 +157,14 @@ def evaluate(
         say(
             f"note: right after training it was {trained:.4f} %, now {scores.value:.4f} %; another device or version?"
         )
+
+
+def _may_keep(run: Run, experiment: Experiment, split: str) -> bool:
+    """Whether the predictions can be kept in the run's folder, which may be somebody else's."""
+    if os.access(run.folder, os.W_OK):
+        return bool(experiment.joined.splits[split])
+    say(f"note: {run.folder} cannot be written, so the predictions are not kept there")
+    return False
 
 
 def _show_agreement(judged: Judged) -> None:

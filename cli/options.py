@@ -31,6 +31,8 @@ HomeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+WideOption = Annotated[bool, typer.Option("--wide", help="All columns, however narrow the terminal.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DatasetOption = Annotated[
     str,
     typer.Option(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from caeav.cli import datasets
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, live_opener, paths_of_taps
 from caeav.manifests.core.errors import CaeavError
@@ -20,16 +22,39 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="A media file.", show_default=False)],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Media files, and folders of them.", show_default=False)
+    ] = None,
+    *,
     run_name: Annotated[
         str,
         typer.Option(
             "--run", help="Name, part of it, or folder of a run; last: the newest.", show_default=False
         ),
     ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Instead of files: the media of a data set's split, by name or folder.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option("--split", help="Which clips of --dataset.")
+    ] = "test",
     start_s: Annotated[
         float, typer.Option("--start", min=0, help="Where the clip begins in the file, in seconds.")
     ] = 0.0,
+    stride_s: Annotated[
+        float | None,
+        typer.Option(
+            "--stride",
+            min=0.1,
+            help="Go through whole files: a window every so many seconds, to the end of the media.",
+            show_default=False,
+        ),
+    ] = None,
     question: Annotated[
         str,
         typer.Option("--question", help="What to answer (runs of task avqa).", show_default=False),
@@ -45,13 +70,17 @@ def predict(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for JSON and image.", show_default="<run>/predictions/<file>"),
+        typer.Option("--out", help="Folder for JSON and images.", show_default="<run>/predictions/<file>"),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Apply a run to a clip of a media file: events per second, sounding pixels, or the answer to a question."""
+    """Apply a run to media files: events per second, sounding pixels, or the answer to a question.
+
+    Of one file: a table, JSON and a picture. Of several, of a folder, with --stride or --dataset: a row per window in
+    one file of JSON Lines, with the pictures beside it.
+    """
     from caeav.model.train.predict import Predictor
     from caeav.model.train.prediction_files import folder_for, prediction_json, write_prediction
     from caeav.model.train.protocol import stamp
@@ -59,9 +88,20 @@ def predict(
     from caeav.pipeline.backbones.weights import remember_at
     from caeav.pipeline.extract.single_file import process_file
 
+    paths = files or []
+    if bool(paths) == (dataset is not None):
+        raise CaeavError(
+            "nothing to predict" if dataset is None else "files and --dataset are two things to predict",
+            hint="give the path of a media file, several, a folder of them, or --dataset NAME --split test",
+        )
+    place = Home.find(home)
+    if len(paths) != 1 or paths[0].is_dir() or stride_s is not None:
+        asked = _Asked(paths, dataset, split, start_s, stride_s, question, features, out)
+        _many(asked, place, run_name, device, as_json)
+        return
+    file = paths[0]
     if not file.is_file():
         raise CaeavError(f"no file {file}", hint="give the path of a media file")
-    place = Home.find(home)
     remember_at(place, say)
     run = find_run(place, run_name)
     predictor = Predictor.load(run, device, live_opener(place))
@@ -110,3 +150,49 @@ def predict(
         if texts.get(name):
             say(f"{name} caption: {printable(texts[name])}")
     say(f"written: {', '.join(str(path) for path in written)}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of a prediction of many."""
+
+    paths: list[Path]
+    dataset: str | None
+    split: str
+    start_s: float
+    stride_s: float | None
+    question: str
+    features: list[str] | None
+    out: Path | None
+
+
+def _many(asked: _Asked, place: Home, run_name: str, device: str, as_json: bool) -> None:
+    """Predict files, folders or a split of a data set."""
+    from caeav.cli.predict_many import folder_of, items_of, items_of_split, name_of, predict_many
+    from caeav.model.tasks.base import TASKS
+    from caeav.model.train.predict import Predictor
+    from caeav.model.train.runs import PREDICTIONS, find_run
+    from caeav.pipeline.backbones.weights import remember_at
+
+    if asked.features:
+        raise CaeavError("--features are those of one clip", hint="predict one file at a time")
+    if asked.dataset is not None and (asked.stride_s is not None or asked.start_s or asked.question):
+        raise CaeavError(
+            "the clips of a data set have their own start and questions",
+            hint="leave --start, --stride and --question away, or give files instead of --dataset",
+        )
+    remember_at(place, say)
+    run = find_run(place, run_name)
+    if asked.dataset is not None:
+        nothing = datasets.source(None, None, None, None, None)
+        manifest = datasets.load(asked.dataset, nothing, place, datasets.LOOKS).manifest
+        items = items_of_split(manifest, asked.split, TASKS[run.config().task].samples(manifest))
+        name = f"{slug(manifest.dataset)}-{asked.split}"
+    else:
+        items = items_of(asked.paths, asked.start_s, asked.question)
+        name = name_of(asked.paths, items)
+    live = live_opener(place)
+    predictor = Predictor.load(run, device, live)
+    predictor.check(items[0].questions[0])
+    folder = asked.out or folder_of(items, run.folder / PREDICTIONS, name)
+    predict_many(run, predictor, items, folder, stride_s=asked.stride_s, device=device, as_json=as_json)

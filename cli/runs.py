@@ -1,4 +1,4 @@
-"""`caeav runs ls|show|table`: list runs, show one, and compare test scores with published numbers."""
+"""`caeav runs ls|show|table|rm`: list runs, show one, compare test scores with published numbers, remove."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption, at_home
+from caeav.cli.console import confirmed, print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption, WideOption, YesOption, at_home
 from caeav.cli.train import print_group
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import age_text, counted, size_text
 
-COLUMNS = ("run", "state", "recipe", "dataset", "seed", "protocol", "best_epoch", "val", "test")
+COLUMNS = ("run", "state", "dataset", "backbones", "set", "protocol", "best_epoch", "val", "test", "age")
+DROPPED = ("best_epoch", "protocol", "state", "age", "dataset", "set", "backbones")
+"""Columns that a narrow terminal does without, the first of them first."""
 
 commands = typer.Typer(no_args_is_help=True, help="List, show and compare training runs.")
 
@@ -22,18 +25,51 @@ def register(app: typer.Typer) -> None:
 
 
 @commands.command()
-def ls(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """All runs, oldest first."""
-    from caeav.model.train.runs import list_runs, summarise
+def ls(home: HomeOption = None, wide: WideOption = False, as_json: JsonOption = False) -> None:
+    """All runs, oldest first: what each was trained on, what was set otherwise than in its recipe, and its scores."""
+    from caeav.model.train.listing import groups, overview
+    from caeav.model.train.runs import list_runs
 
     place = Home.find(home)
-    summaries = [summarise(run) for run in list_runs(place)]
+    found = [overview(run) for run in list_runs(place)]
     if as_json:
-        print_json(summaries)
-    elif summaries:
-        print_table(COLUMNS, [[_shown(summary.get(name)) for name in COLUMNS] for summary in summaries])
-    else:
+        print_json(found)
+        return
+    if not found:
         say(f"no runs in {place.runs}; train one: caeav train --task ave")
+        return
+    rows = [
+        {**row, "set": " ".join(row.get("set", ())), "age": age_text(row["age_s"])}  # one cell each
+        for row in found
+    ]
+    print_table(
+        COLUMNS, [[_shown(row.get(name)) for name in COLUMNS] for row in rows], drop=DROPPED, wide=wide
+    )
+    several = [group for group in groups(found) if len(group["seeds"]) > 1]
+    if several:
+        print()
+        print_table(
+            ("seeds together", "seeds", "val", "test"),
+            [
+                (
+                    group["group"],
+                    ",".join(map(str, group["seeds"])),
+                    _spread(group, "val"),
+                    _spread(group, "test"),
+                )
+                for group in several
+            ],
+            drop=("seeds",),
+            wide=wide,
+        )
+
+
+def _spread(group: dict[str, Any], split: str) -> str:
+    if group[split] is None:
+        return "-"
+    return f"{group[split]:.2f}" + (
+        "" if group[f"{split}_std"] is None else f" ± {group[f'{split}_std']:.2f}"
+    )
 
 
 @commands.command()
@@ -94,6 +130,26 @@ def compare(
         print_json(table.as_json())
     else:
         print(markdown(table), end="")
+
+
+@commands.command()
+def rm(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Names, parts of them, or folders of runs.")
+    ],
+    yes: YesOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Remove runs with their checkpoints and predictions; stores stay."""
+    from caeav.model.train.runs import find_run, remove_run
+
+    found = {run.folder: run for run in (find_run(Home.find(home), name) for name in names)}
+    total = sum(file.stat().st_size for folder in found for file in folder.rglob("*") if file.is_file())
+    listed = ", ".join(run.name for run in found.values())
+    if confirmed(f"Remove {counted(len(found), 'run')} ({size_text(total)}): {listed}?", yes):
+        for run in found.values():
+            remove_run(run)
+            print(run.name)
 
 
 def _shown(value: Any) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,30 +14,54 @@ import typer
 
 from caeav.cli import datasets, store_care
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, WideOption
 from caeav.cli.stage import media_json
 from caeav.cli.store_care import NameOption, TargetArgument, bytes_bar, find_targets
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text
 from caeav.manifests.remembered import media_root
+from caeav.model.train.used_stores import users
 from caeav.pipeline.store import (
     ArraySpec,
     Description,
     Record,
+    Reference,
     Report,
+    StoreInfo,
     StoreReader,
     describe,
     list_slices,
     list_stores,
     verify,
 )
+from caeav.pipeline.store.backend import backend_name
+from caeav.pipeline.store.layout import StoreFolder
+from caeav.pipeline.store.recipe import makers
 from caeav.pipeline.store.slices import Slice
+from caeav.pipeline.store.state import read_recipe
 
 if TYPE_CHECKING:
     from caeav.pipeline.extract.identity import MediaReport
 
 SHOWN_REASONS = 20
+COLUMNS = (
+    *(
+        "data set",
+        "store",
+        "made by",
+        "format",
+        "numbers",
+        "clips",
+        "of",
+        "quarantined",
+        "size",
+        "runs",
+        "state",
+    ),
+)
+DROPPED = ("numbers", "of", "quarantined", "made by", "format", "runs", "size", "state", "data set")
+"""Columns that a narrow terminal does without, the first of them first."""
 
 commands = typer.Typer(
     no_args_is_help=True, help="List, show, verify, convert and mend cached tokens and captions."
@@ -53,14 +78,16 @@ def register(app: typer.Typer) -> None:
 def ls(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
     home: HomeOption = None,
+    wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the stores in the home folder."""
+    """List the stores in the home folder: what made each, how large it is, and how many runs use it."""
     place = Home.find(home)
     stores, named = place.stores, datasets.name(dataset, place) if dataset else None
     infos = [info for info in list_stores(stores) if named in (None, info.dataset)]
     if as_json:
-        print_json([asdict(info) | {"path": str(info.path)} for info in infos])
+        used = users(place)
+        print_json([_info_json(info, used) for info in infos])
         return
     whole = {info.path for info in infos if info.state == "complete"}
     slices = [
@@ -76,16 +103,45 @@ def ls(
     if not infos:
         say(f"no store in {stores}; `caeav extract` makes one")
         return
+    used = users(place)
     print_table(
-        ("data set", "store", "clips", "of", "quarantined", "size", "state"),
+        COLUMNS,
         [
-            (i.dataset, i.path.name, i.clips, i.expected, i.quarantined, size_text(i.bytes), i.state)
+            (
+                i.dataset,
+                i.path.name,
+                *_made(i),
+                i.clips,
+                i.expected,
+                i.quarantined,
+                size_text(i.bytes),
+                sum(len(runs) for reference, runs in used.items() if reference.means(i)),
+                i.state,
+            )
             for i in infos
         ],
+        drop=DROPPED,
+        wide=wide,
     )
     for info in infos:
         if info.problem:
             say(f"{printable(info.path.name)}: {printable(info.problem)}")
+
+
+def _made(info: StoreInfo) -> tuple[str, str, str]:
+    """By what a store was made, in which format, and of which numbers; dashes for one that cannot be read."""
+    try:
+        recipe = read_recipe(StoreFolder(info.path))
+    except (CaeavError, OSError):
+        return "-", "-", "-"
+    return " + ".join(makers(recipe)), backend_name(recipe), str(recipe.fields.get("dtype", "-"))
+
+
+def _info_json(info: StoreInfo, used: Mapping[Reference, list[str]]) -> dict[str, Any]:
+    made_by, form, numbers = _made(info)
+    runs = [run for reference, named in used.items() if reference.means(info) for run in named]
+    words = {"made_by": made_by, "format": form, "numbers": numbers, "runs": runs}
+    return asdict(info) | {"path": str(info.path)} | words
 
 
 @commands.command()

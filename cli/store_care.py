@@ -1,4 +1,4 @@
-"""`caeav store convert|merge|diff|repair|gc`: make stores from stores, compare, repair and delete them.
+"""`caeav store convert|export|merge|diff|repair|rm|gc`: stores from stores, written out, compared, mended, removed.
 
 `store.py` has the commands that only look; how a store is named on the command line stands here for both.
 """
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from caeav.cli import datasets
 from caeav.cli.console import confirmed, print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.options import HomeOption, JsonOption, YesOption
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text, some_of
 from caeav.pipeline.store import (
@@ -35,6 +35,7 @@ from caeav.pipeline.store import (
     repair,
     unreferenced,
 )
+from caeav.pipeline.store.export import export
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder, parse_seal, read_capped
 from caeav.pipeline.store.slices import Slice
 
@@ -61,9 +62,11 @@ def register(commands: typer.Typer) -> None:
     """Add the commands to `store`."""
     for name, command in (
         ("convert", convert_command),
+        ("export", export_command),
         ("merge", merge_command),
         ("diff", diff_command),
         ("repair", repair_command),
+        ("rm", rm_command),
         ("gc", gc_command),
     ):
         commands.command(name=name)(command)
@@ -126,6 +129,40 @@ def convert_command(
     with clips_bar("convert", 2 * len(StoreReader.open(source))) as bar:
         path, summary = convert(source, backend, bar.update)
     _print_made(path, summary, as_json)
+
+
+def export_command(
+    target: TargetArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="npy (a file a clip), h5 (a row a clip), parquet, or hf (for the library datasets)."
+        ),
+    ],
+    name: NameOption = None,
+    arrays: Annotated[
+        str, typer.Option("--taps", help="Which arrays, separated by commas.", show_default="all")
+    ] = "",
+    pool: Annotated[
+        bool, typer.Option("--pool", help="The mean over each segment's tokens: [T, C] instead of [T, L, C].")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a store out for other programs, with labels, splits and recipe beside it (docs/STORES.md)."""
+    store = StoreReader.open(find_target(target, name, home))
+    chosen = [array.strip() for array in arrays.split(",") if array.strip()]
+    with clips_bar("export", len(store)) as bar:
+        made = export(store, to, folder, arrays=chosen, pool=pool, progress=bar.update)
+    if as_json:
+        print_json({"folder": str(made.folder), "clips": made.clips, "quarantined": made.quarantined})
+        return
+    print(made.folder)
+    say(
+        f"{counted(made.clips, 'clip')} of {printable(store.path.name)} as {to}"
+        + (f"; {made.quarantined} in quarantine, listed in clips.csv" if made.quarantined else "")
+    )
 
 
 def merge_command(
@@ -209,6 +246,35 @@ def repair_command(
             print(f"{due}; run the command that made the store again")
 
 
+def rm_command(
+    target: TargetArgument,
+    name: NameOption = None,
+    yes: YesOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Remove one store, after asking; says which runs use it."""
+    from caeav.model.train.used_stores import users
+
+    path = find_target(target, name, home)
+    used = [
+        run
+        for reference, runs in users(Home.find(home)).items()
+        for run in runs
+        if path.parent.name in ("", reference.dataset)
+        and path.name.endswith(f"-{reference.fingerprint[:12]}")
+    ]
+    if used:
+        say(
+            f"{counted(len(used), 'run')} cannot be scored or repeated without it: {some_of(used, SHOWN_KEYS)}"
+        )
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if not confirmed(f"Remove {path.name} of {path.parent.name} ({size_text(size)})?", yes):
+        say("nothing is removed")
+        raise typer.Exit(1)
+    remove_store(path)
+    print(path)
+
+
 def gc_command(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them, after asking.")] = False,
@@ -216,7 +282,7 @@ def gc_command(
         bool,
         typer.Option("--recent", help="Also those written within the last day."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -51,7 +51,8 @@ def train(
         str,
         typer.Option(
             "--recipe",
-            help="full, avmoe, caste, case, none, audio or visual; for avqa also question.",
+            help="full, avmoe, caste, case, none, audio or visual; other methods lavish, dg-sct, probe, probe-mlp; "
+            "for avqa also question.",
         ),
     ] = "full",
     config: Annotated[

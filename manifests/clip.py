@@ -85,6 +85,21 @@ class Finding:
     detail: str
 
 
+def active_segments(
+    events: Sequence[Event], classes: Sequence[str], segments: int, segment_s: float
+) -> NDArray[np.float32]:
+    """`[T, K]` in 0/1: which class is on in which segment.
+
+    An event covers segment `t` if `start <= t < end` in segments, so an event of no or negative length covers none.
+    """
+    on = np.zeros((segments, len(classes)), np.float32)
+    for event in events:
+        for t in range(segments):
+            if event.start_s <= t * segment_s < event.end_s:
+                on[t, classes.index(event.label)] = 1
+    return on
+
+
 def video_of(media: str, extra: Mapping[str, Any]) -> str:
     """What clips of one video share: the official id in `extra`, else the media file."""
     official = extra.get("id")

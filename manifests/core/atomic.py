@@ -8,6 +8,7 @@ name, so that a test can make any of them fail.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -70,7 +71,14 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except (
+        FileNotFoundError
+    ) as error:  # what a file system such as /proc says, where nobody may make a folder
+        if folder.parent.is_dir():
+            raise PermissionError(errno.EPERM, "no folder can be made here", str(folder)) from error
+        raise
     sync_folder(folder.parent)
 
 

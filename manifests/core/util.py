@@ -73,3 +73,11 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def age_text(seconds: float) -> str:
+    """`3 min`, `5 h`, `12 d`: roughly how long ago."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

@@ -41,9 +41,9 @@ def scores(scenarios: Sequence[Scenario], classes: int) -> tuple[Score, ...]:
             float(counts[most] / truth.size),
             "always background" if most == classes else "one class",
         ),
-        best_unimodal("sight alone", seen, truth),
-        best_unimodal("sound alone", heard, truth),
-        Score("sight and sound", _accuracy(_single_labels(seen & heard), truth), "seen and heard"),
+        best_unimodal("visual alone", seen, truth),
+        best_unimodal("audio alone", heard, truth),
+        Score("audio and visual", _accuracy(_single_labels(seen & heard), truth), "seen and heard"),
     )
 
 

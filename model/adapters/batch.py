@@ -144,7 +144,8 @@ class TrunkOutput:
     weighted and added (load balance, ...). `aux`: tensors for objectives and reports. A trunk told to `keep_stages`
     also leaves there `stage<i>.visual` `[B, T, L, C]` for each of its `visual_stages` and, with CASE,
     `unguided.visual`, the tokens as they were before it. `match`: what the agreement was made of, where all CASTE
-    adapters share it.
+    adapters share it. `visual_weights` `[B, T, L]`, `audio_weights` `[B, T, M]`: what each token counts in the mean of
+    its segment (DG-SCT); None: all alike.
     """
 
     visual: Tensor
@@ -153,6 +154,23 @@ class TrunkOutput:
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
     match: Match | None = None
+    visual_weights: Tensor | None = None
+    audio_weights: Tensor | None = None
+
+    def pooled_visual(self) -> Tensor:
+        """The mean visual token of every segment, `[B, T, C]`."""
+        return token_mean(self.visual, self.visual_weights)
+
+    def pooled_audio(self) -> Tensor:
+        """The mean audio token of every segment, `[B, T, D]`."""
+        return token_mean(self.audio, self.audio_weights)
+
+
+def token_mean(tokens: Tensor, weights: Tensor | None) -> Tensor:
+    """`[B, T, L, C]` -> `[B, T, C]`, weighted by `[B, T, L]` that add up to 1 in every segment, or plain."""
+    if weights is None:
+        return tokens.mean(dim=2)
+    return (weights.to(tokens.dtype).unsqueeze(-2) @ tokens).squeeze(-2)
 
 
 class Epoch(NamedTuple):

@@ -28,6 +28,7 @@ from caeav.model.adapters.layers import (
     require_divisible,
     split_heads,
 )
+from caeav.model.adapters.memory import Dropout, return_free_memory_before
 
 NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
 
@@ -66,11 +67,12 @@ class AttentionUnit(nn.Module):
         super().__init__()
         self.attn = SplitAttention(channels, heads, weight_dropout)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`[N, Q, C]`, `[N, S, C]`, mask `[N, S]` -> `[N, Q, C]`."""
-        return self.norm(query + self.dropout(self.attn(query, source, source_mask)))  # type: ignore[no-any-return]
+        out = self.norm(query + self.dropout(self.attn(query, source, source_mask)))
+        return return_free_memory_before(out, self.attn.query.weight)
 
 
 class FeedForwardUnit(nn.Module):
@@ -81,12 +83,14 @@ class FeedForwardUnit(nn.Module):
         self.fc_in = nn.Linear(channels, 2 * channels)
         self.fc_out = nn.Linear(2 * channels, channels)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, S, C]` -> `[N, S, C]`."""
-        hidden = self.dropout(F.relu(self.fc_in(x)))
-        return self.norm(x + self.dropout(self.fc_out(hidden)))  # type: ignore[no-any-return]
+        # The same as dropout behind the ReLU, but one copy less is kept for the backward pass.
+        hidden = F.relu(self.dropout(self.fc_in(x)))
+        out = self.norm(x + self.dropout(self.fc_out(hidden)))
+        return return_free_memory_before(out, self.fc_in.weight)
 
 
 class CaptionMapper(AttentionUnit):
@@ -133,7 +137,8 @@ class CaseOutput:
 
     `proj_visual`, `proj_audio`: `[BT, P]`; `proj_visual_caption`, `proj_audio_caption`: `[B, P]`, a row per caption.
     `prob_visual` `[BT, L]`, `prob_audio` `[BT, M]`: the selector's probabilities, None in eval mode.
-    `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption.
+    `gate_visual`, `gate_audio`: `[BT]`, how well a segment fits its caption. `chosen_visual` `[BT, L]`, `chosen_audio`
+    `[BT, M]`: bool, the tokens that were selected.
     """
 
     visual: Tensor
@@ -148,6 +153,8 @@ class CaseOutput:
     prob_audio: Tensor | None
     gate_visual: Tensor
     gate_audio: Tensor
+    chosen_visual: Tensor
+    chosen_audio: Tensor
     contrastive_temperature: Tensor
 
 
@@ -251,8 +258,8 @@ class Case(nn.Module):
         vc2 = self.get_submodule("ffn_visual_caption")(vc1)
         ac2 = self.get_submodule("ffn_audio_caption")(ac1)
         vc_mean, ac_mean = masked_mean(vc2, visual_mask), masked_mean(ac2, audio_mask)
-        v_out, v_prob, v_gate = self._inject("visual", visual, v4, vc_mean, visual_noise)
-        a_out, a_prob, a_gate = self._inject("audio", audio, a4, ac_mean, audio_noise)
+        v_out, v_prob, v_gate, v_mask = self._inject("visual", visual, v4, vc_mean, visual_noise)
+        a_out, a_prob, a_gate, a_mask = self._inject("audio", audio, a4, ac_mean, audio_noise)
         return CaseOutput(
             visual=v_out,
             audio=a_out,
@@ -266,6 +273,8 @@ class Case(nn.Module):
             prob_audio=a_prob,
             gate_visual=v_gate,
             gate_audio=a_gate,
+            chosen_visual=v_mask,
+            chosen_audio=a_mask,
             contrastive_temperature=self.contrastive_temperature,
         )
 
@@ -288,7 +297,7 @@ class Case(nn.Module):
 
     def _inject(
         self, name: str, tokens: Tensor, refined: Tensor, caption_mean: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.gate_gradient):
             own = F.normalize(refined.mean(dim=1), dim=-1, eps=UNIT_EPS)
             caption = F.normalize(caption_mean, dim=-1, eps=UNIT_EPS)
@@ -298,7 +307,8 @@ class Case(nn.Module):
         gate = fit[:, None, None]
         weights = gate * mask if self.selective_injection else gate * mask + (1 - gate)
         injected = torch.addcmul(tokens, self._through(f"lift_{name}", refined), weights)
-        return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit
+        chosen = (mask > 0).squeeze(-1)  # [BT, L]
+        return self.get_submodule(f"out_norm_{name}")(injected), probabilities, fit, chosen
 
     def _through(self, name: str, x: Tensor) -> Tensor:
         """`x` through the map to or from the units' width, where there is one."""

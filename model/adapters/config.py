@@ -18,6 +18,7 @@ TemporalMode = Literal["dwconv", "tsm", "tsm+dw"]
 UniAttention = Literal["none", "gated", "frame", "latent"]
 Variant = Literal["reference", "revised"]
 Preset = Literal["reference", "lite"]
+LatentStart = Literal["uniform", "zeros"]
 
 FIXES: dict[str, tuple[Any, Any]] = {
     "case.selective_injection": (False, True),
@@ -31,6 +32,26 @@ FIXES: dict[str, tuple[Any, Any]] = {
 }
 """Setting -> its value in the variant `reference`, its value in `revised`."""
 
+PEER_FIXES: dict[str, tuple[Any, Any]] = {
+    "lavish.scaled_attention": (False, True),
+    "dg_sct.scaled_attention": (False, True),
+    "dg_sct.spatial_last": (False, True),
+}
+"""The same for the adapters of other methods, LAVISH and DG-SCT."""
+
+_AS_AVS = {"latent_start": "zeros", "gate_first": True, "pre_norm": False, "out_gate_audio": False}
+COPIES: dict[str, dict[str, dict[str, Any]]] = {
+    "lavish": {"ave": {}, "avqa": {"latent_start": "zeros"}, "avs": _AS_AVS},
+    "dg_sct": {
+        "ave": {},
+        "avqa": {"latent_start": "zeros", "out_gate_audio": False},
+        "s4": {**_AS_AVS, "context_map": "resize"},
+        "ms3": _AS_AVS,
+    },
+}
+"""Peer -> copy of its published code -> settings in which that copy differs from the one for AVE; in the variant
+`reference` they are the defaults of a configuration that names the copy (`task_copy`)."""
+
 SIZES: dict[str, tuple[Any, Any]] = {
     "caste.map_rank": (0, 48),
     "caste.gate_dim": (128, 64),
@@ -40,6 +61,10 @@ SIZES: dict[str, tuple[Any, Any]] = {
     "avmoe.reduction": (8, 16),
     "case.width": (0, 192),
     "case.proj_dim": (512, 256),
+    "lavish.token_rank": (0, 16),
+    "lavish.channel_rank": (0, 32),
+    "dg_sct.token_rank": (0, 16),
+    "dg_sct.channel_rank": (0, 32),
 }
 """Setting -> its value in the preset `reference`, its value in `lite`."""
 
@@ -61,7 +86,10 @@ def _bundle(settings: Mapping[str, tuple[Any, Any]], which: int) -> dict[str, An
     return bundle
 
 
-VARIANTS: dict[str, dict[str, Any]] = {"reference": _bundle(FIXES, 0), "revised": _bundle(FIXES, 1)}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "reference": _bundle(FIXES | PEER_FIXES, 0),
+    "revised": _bundle(FIXES | PEER_FIXES, 1),
+}
 PRESETS: dict[str, dict[str, Any]] = {"reference": _bundle(SIZES, 0), "lite": _bundle(SIZES, 1)}
 
 
@@ -75,6 +103,11 @@ Count = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Rank = Annotated[int, Field(ge=0)]
+
+
+def bottleneck_width(channels: int, reduction: int, groups: int) -> int:
+    """Width of an adapter's bottleneck: the reference's where that divides into groups, never below `groups`."""
+    return max(groups, channels // reduction // groups * groups)
 
 
 class CasteConfig(StrictConfig):
@@ -128,12 +161,58 @@ class MoeConfig(StrictConfig):
     uniform_target: bool = False
 
     def bottleneck(self, channels: int) -> int:
-        """Bottleneck width for `channels`: the reference's where that divides into groups, never below `groups`."""
-        return max(self.groups, channels // self.reduction // self.groups * self.groups)
+        """Bottleneck width for `channels`."""
+        return bottleneck_width(channels, self.reduction, self.groups)
 
     def skips(self, stage: int) -> bool:
         """Whether the stage with this number, from 0 at the shallow end, goes without AVMoE."""
         return self.num_skip > 1 and (stage + 1) % self.num_skip == 0
+
+
+class LavishConfig(StrictConfig):
+    """LAVISH's adapters, two pairs (p1, p2) in every stage, in place of AVMoE.
+
+    task_copy: which copy of the published code the variant `reference` follows (`COPIES`). latents: `K`. latent_start:
+    `uniform` in 0..1, or `zeros`. gate_first: the output gate comes before the last norm. scaled_attention: products of
+    the latents' attention are divided by sqrt(C). token_rank, channel_rank: as in AVMoE; not the published method.
+    docs/VARIANTS.md has the reasons.
+    """
+
+    enabled: bool = False
+    task_copy: Literal["ave", "avqa", "avs"] = "ave"
+    reduction: Count = 8
+    groups: Count = 2
+    latents: Count = 2
+    latent_start: LatentStart = "uniform"
+    batch_norm: bool = True
+    pre_norm: bool = True
+    post_norm: bool = True
+    out_gate_visual: bool = True
+    out_gate_audio: bool = True
+    gate_first: bool = False
+    scaled_attention: bool = False
+    token_rank: Rank = 0
+    channel_rank: Rank = 0
+
+    def bottleneck(self, channels: int) -> int:
+        """Bottleneck width for `channels`."""
+        return bottleneck_width(channels, self.reduction, self.groups)
+
+
+class DgSctConfig(LavishConfig):
+    """DG-SCT's adapters, likewise: LAVISH's with guidance of channels and places, whose last maps pool the tokens.
+
+    alpha, beta, gamma: weights of the channel, spatial and temporal terms; the last, 0 by default, is of the few-shot
+    copy. context_map: `linear`, or `resize` the other modality's square grid. spatial_last: see docs/VARIANTS.md.
+    """
+
+    task_copy: Literal["ave", "avqa", "s4", "ms3"] = "ave"  # type: ignore[assignment]
+    latents: Count = 32
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.3
+    beta: Annotated[float, Field(ge=0)] = 0.05
+    gamma: Annotated[float, Field(ge=0)] = 0.0
+    context_map: Literal["linear", "resize"] = "linear"
+    spatial_last: bool = False
 
 
 class CaseConfig(StrictConfig):
@@ -156,6 +235,9 @@ class CaseConfig(StrictConfig):
     mask_padding: bool = False
     selective_injection: bool = False
     gate_gradient: bool = False
+
+
+EXCHANGES = ("avmoe", "lavish", "dg_sct")
 
 
 class LadderConfig(StrictConfig):
@@ -192,6 +274,8 @@ class AdapterConfig(StrictConfig):
     preset: Preset = "reference"
     caste: CasteConfig = CasteConfig()
     avmoe: MoeConfig = MoeConfig()
+    lavish: LavishConfig = LavishConfig()
+    dg_sct: DgSctConfig = DgSctConfig()
     case: CaseConfig = CaseConfig()
     placement: Literal["ladder", "inject"] = "ladder"
     inject_from: Literal["stage1", "stage2", "stage3", "stage4"] = "stage1"
@@ -209,6 +293,8 @@ class AdapterConfig(StrictConfig):
             VARIANTS.get(given.get("variant", "reference")),
             PRESETS.get(given.get("preset", "reference")),
         ]
+        if given.get("variant", "reference") == "reference":
+            bundles.append(_of_copies(given))
         defaults: dict[str, Any] = {}
         for bundle in bundles:  # None: an unknown name, which the field itself refuses
             defaults = deep_merge(defaults, bundle or {})
@@ -220,12 +306,38 @@ class AdapterConfig(StrictConfig):
         }
         return deep_merge(defaults, plain)
 
+    @model_validator(mode="after")
+    def _one_exchange(self) -> AdapterConfig:
+        chosen = self.exchanges()
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{' and '.join(f'{name}.enabled' for name in chosen)} are true; allowed: one of them, set the others "
+                "to false"
+            )
+        return self
+
+    def exchanges(self) -> list[str]:
+        """The enabled kinds of pairs that let the modalities read each other: at most one."""
+        return [name for name in EXCHANGES if getattr(self, name).enabled]
+
+    def pairs_at(self, stage: int) -> bool:
+        """Whether the stage with this number, from 0 at the shallow end, has pairs."""
+        chosen = self.exchanges()
+        return bool(chosen) and not (chosen == ["avmoe"] and self.avmoe.skips(stage))
+
     def off(self) -> AdapterConfig:
         """These settings with every adapter switched off."""
+        parts = ("caste", "case", *EXCHANGES)
         return self.model_copy(
-            update={
-                "caste": self.caste.model_copy(update={"enabled": False}),
-                "avmoe": self.avmoe.model_copy(update={"enabled": False}),
-                "case": self.case.model_copy(update={"enabled": False}),
-            }
+            update={name: getattr(self, name).model_copy(update={"enabled": False}) for name in parts}
         )
+
+
+def _of_copies(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the copies that `given` names differ in."""
+    found = {}
+    for peer, copies in COPIES.items():
+        part = given.get(peer, {})
+        name = part.get("task_copy") if isinstance(part, Mapping) else getattr(part, "task_copy", None)
+        found[peer] = copies.get(str(name), {})
+    return found

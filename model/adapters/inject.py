@@ -1,4 +1,4 @@
-"""The inject placement: CASTE and AVMoE inside live frozen backbones, as in the reference (REFERENCE section 3).
+"""The inject placement: adapters inside live frozen backbones, as in the reference (REFERENCE section 3).
 
 The stages of both backbones are walked in parallel; `live.pair_blocks` says which blocks run side by side. With tokens
 `v0`, `a0` entering a paired block, a stage with AVMoE computes
@@ -7,8 +7,8 @@ The stages of both backbones are walked in parallel; `live.pair_blocks` says whi
     v = v0 + attention(v0) + p1(e).v      a = block(a0) + p1(e).a
     v = v + mlp(v) + p2(v, a).v           a = a + p2(v, a).a          (p2 sees v and a before this line)
 
-and a stage without AVMoE adds CASTE's residual to the stream after `attention`. The backbone's own final norm comes
-after CASE.
+LAVISH and DG-SCT take AVMoE's places. A stage without any of them adds CASTE's residual to the stream after
+`attention`. The backbone's own final norm comes after CASE.
 
 Frozen weights get no gradient, but gradients flow through frozen blocks to the adapters below them; nothing is recorded
 before the first adapter. The backbones run in eval mode also while training (the reference's did not, see
@@ -34,7 +34,7 @@ from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.live import AudioStage, Live, VisualBlock, VisualStage, pair_blocks
-from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
+from caeav.model.adapters.parts import Pair, Trace, build_caste, build_pair, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
 
 FRAMES, WINDOWS = "visual.frames", "audio.windows"
@@ -56,10 +56,9 @@ class InjectStage(nn.Module):
         if adapted and config.caste.enabled:
             self.caste_visual = build_caste(visual, audio, config)
             self.caste_audio = build_caste(audio, visual, config)
-        has_moe = adapted and config.avmoe.enabled and not config.avmoe.skips(number)
-        pairs = depths[1] if has_moe else 0
-        self.p1 = nn.ModuleList(MoePair(visual, audio, config) for _ in range(pairs))
-        self.p2 = nn.ModuleList(MoePair(visual, audio, config) for _ in range(pairs))
+        pairs = depths[1] if adapted and config.pairs_at(number) else 0
+        self.p1 = nn.ModuleList(build_pair(visual, audio, config) for _ in range(pairs))
+        self.p2 = nn.ModuleList(build_pair(visual, audio, config) for _ in range(pairs))
 
     def forward(self, x: Pair, stages: tuple[VisualStage, AudioStage], segments: int, trace: Trace) -> Pair:
         """Tokens entering the stage -> tokens at its end, before merging."""

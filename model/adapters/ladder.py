@@ -6,10 +6,11 @@
 A stage follows the reference's paired block (REFERENCE section 3), with one difference that caching forces: a tap is a
 stage's output, so the frozen attention and MLP increments are already in it, and there is one block a stage.
 
-    with AVMoE:    e = x + CASTE(x);  x1 = x + p1(e_own | e_other);  x2 = x1 + p2(x1_own | x1_other)
+    with pairs:    e = x + CASTE(x);  x1 = x + p1(e_own | e_other);  x2 = x1 + p2(x1_own | x1_other)
     without:       x2 = x + CASTE(x)
 
-As in the reference, CASTE therefore only changes what the p1 experts see, unless the stage has no AVMoE.
+p1 and p2 are pairs of AVMoE, or of LAVISH or DG-SCT in its place. As in the reference, CASTE only changes what the p1
+experts see, unless the stage has none.
 
 In the live backbone a change of a stage's tokens would run through the patch merging and the blocks after it. The
 ladder has only the cached taps; `LowRankMerge`, learned and without bias, stands for that first-order response: no
@@ -18,8 +19,6 @@ change below means exactly no change above.
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,15 +26,9 @@ from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch, Trun
 from caeav.model.adapters.case import CaptionGuidance
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.correspondence import Correspondence, Match
-from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.parts import MoePair, Pair, Trace, build_caste, caste_residuals, trunk_output
+from caeav.model.adapters.layers import clip_view, square_side
+from caeav.model.adapters.parts import Pair, Trace, build_caste, build_pair, caste_residuals, trunk_output
 from caeav.pipeline.store.record import Tap
-
-
-def square_side(tokens: int) -> int | None:
-    """The side of the square grid that `tokens` tokens form, None when they form none."""
-    side = math.isqrt(tokens)
-    return side if side * side == tokens else None
 
 
 def merge_patches(x: Tensor, side: int) -> Tensor:
@@ -102,9 +95,8 @@ class LadderStage(nn.Module):
             own_gate = not config.caste.shared_agreement
             self.caste_visual = build_caste(visual, audio, config, own_gate=own_gate)
             self.caste_audio = build_caste(audio, visual, config, own_gate=own_gate)
-        has_moe = config.avmoe.enabled and not config.avmoe.skips(number)
-        self.p1 = MoePair(visual, audio, config) if has_moe else None
-        self.p2 = MoePair(visual, audio, config) if has_moe else None
+        self.p1 = build_pair(visual, audio, config) if config.pairs_at(number) else None
+        self.p2 = build_pair(visual, audio, config) if config.pairs_at(number) else None
 
     def forward(self, taps: Pair, change: Pair | None, segments: int, trace: Trace) -> Pair | None:
         """What adapters add to this stage's taps, given what they added in the stage below; None is nothing."""
@@ -146,7 +138,7 @@ class LadderTrunk(nn.Module):
         self.visual_stages = tuple(visual for visual, _ in pairs)
         self.names = [(visual.name, audio.name) for visual, audio in pairs]
         self.visual_channels, self.audio_channels = (tap.channels for tap in pairs[-1])
-        adapted = config.caste.enabled or config.avmoe.enabled
+        adapted = config.caste.enabled or config.exchanges()
         self.stages = nn.ModuleList(
             LadderStage(i, pair, pairs[i - 1] if i else None, config)
             for i, pair in enumerate(pairs if adapted else [])

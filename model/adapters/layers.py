@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.kernels.products import grouped_product
 
 MIN_TEMPERATURE = 1e-3
 MIN_SUM = 1e-6
@@ -38,6 +39,12 @@ def clip_view(x: Tensor, segments: int) -> Tensor:
     if x.shape[0] % segments:
         raise ValueError(f"{x.shape[0]} rows are not a whole number of clips of {segments} segments")
     return x.view(x.shape[0] // segments, segments, *x.shape[1:])
+
+
+def square_side(tokens: int) -> int | None:
+    """The side of the square grid that `tokens` tokens form, None when they form none."""
+    side = math.isqrt(tokens)
+    return side if side * side == tokens else None
 
 
 # ---- token selection (REFERENCE sections 2.4 and 2.7); a token's energy is its squared length ----
@@ -131,12 +138,6 @@ def make_linear(in_channels: int, out_channels: int, rank: int) -> nn.Linear | L
 def last_map(linear: nn.Linear | LowRankLinear) -> nn.Linear:
     """The map whose initial weight and bias decide the size of the output."""
     return linear.up if isinstance(linear, LowRankLinear) else linear
-
-
-def grouped_product(x: Tensor, blocks: Tensor) -> Tensor:
-    """A matrix for each group of channels: `[..., G * k]`, `[G, k, m]` -> `[..., G * m]`."""
-    parts = x.chunk(blocks.shape[0], dim=-1)
-    return torch.cat([part @ block for part, block in zip(parts, blocks, strict=True)], dim=-1)
 
 
 class GroupedLinear(nn.Module):

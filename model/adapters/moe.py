@@ -9,20 +9,26 @@ differs is an option.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from caeav.model.adapters.batch import AdapterError
 from caeav.model.adapters.config import UniAttention
+from caeav.model.adapters.kernels.latents import attend_latents, read_through_maps
 from caeav.model.adapters.kernels.mixture import UpProjection, mix_experts
+from caeav.model.adapters.kernels.normed import normed_product
+from caeav.model.adapters.kernels.products import grouped_product
 from caeav.model.adapters.layers import (
     GroupedLinear,
     LowRankContext,
     PackedAttention,
     TokenBatchNorm,
     map_tokens,
+    square_side,
 )
 
 FRAME_HEADS = 4
@@ -40,38 +46,6 @@ def attention_scale(channels: int, scaled: bool) -> float:
 def read_context(queries: Tensor, context: Tensor) -> Tensor:
     """`softmax(q c^T) c`: queries `[K, C]`, context `[BT, N, C]` -> `[BT, K, C]`."""
     return torch.softmax(queries @ context.transpose(1, 2), dim=-1) @ context
-
-
-def read_through_maps(
-    other: Tensor, queries: Tensor, tokens: nn.Linear, channels: nn.Linear
-) -> tuple[Tensor, Tensor]:
-    """`read_context` and the mean of the context `c = (W_n o + b_n 1^T) W_c^T + 1 b_c^T`, which is never made.
-
-    `other` is `o` `[BT, M, D]`, `queries` `q` `[K, C]`, `tokens` `W_n` (`M -> N`), `channels` `W_c` (`D -> C`); returns
-    `[BT, K, C]` and `[BT, C]`. The maps are applied to the few queries, `a = q W_c` `[K, D]`, and to the few attention
-    weights `S` `[K, N]`:
-
-        q c^T = (a o^T) W_n^T + (a 1) b_n^T + const     (what is equal for all tokens does not change the softmax)
-        S c   = ((S W_n) o + (S b_n) 1^T) W_c^T + 1 b_c^T                               (rows of S sum to 1)
-
-    The token map, the largest matrix of the layer, then meets `2K` vectors a row instead of `min(C, D)`, and the
-    channel map `K` instead of `min(N, M)`. The mean is one more row of `S`.
-    """
-    rows, count = other.shape[0], queries.shape[0]
-    a = queries @ channels.weight  # [K, D]
-    logits = F.linear(a @ other.transpose(1, 2), tokens.weight) + a.sum(dim=1, keepdim=True) * tokens.bias
-    weights = torch.softmax(logits, dim=-1).flatten(0, 1)  # [BT * K, N]
-    mean = weights.new_full((1, tokens.out_features), 1 / tokens.out_features)
-    weights = torch.cat([weights, mean])
-    read, shift = weights @ tokens.weight, weights @ tokens.bias  # [BT * K + 1, M], [BT * K + 1]
-    pooled = torch.baddbmm(shift[:-1].view(rows, count, 1), read[:-1].view(rows, count, -1), other)
-    return channels(pooled), channels(read[-1] @ other + shift[-1])
-
-
-def attend_latents(x: Tensor, latents: Tensor, gate: Tensor, scale: float) -> Tensor:
-    """`x + gate * softmax(scale x R^T) R`: `x` `[BT, N, C]`, latents `R` `[BT, K, C]` -> `[BT, N, C]`."""
-    weights = torch.softmax(torch.bmm(x, (scale * latents).transpose(1, 2)), dim=-1)
-    return torch.baddbmm(x, weights, gate * latents)
 
 
 def latent_attention(
@@ -101,7 +75,10 @@ def mutual_attention(x: Tensor, gate: Tensor, *, scaled: bool = False) -> Tensor
 
 
 class Bottleneck(nn.Module):
-    """`[pre_norm] -> down -> [BN] -> [ReLU] -> up -> [BN] -> [post_norm] -> [out_gate]`; the gate starts at 0."""
+    """`[pre_norm] -> down -> [BN] -> [ReLU] -> up -> [BN] -> [post_norm] -> [out_gate]`; the gate starts at 0.
+
+    gate_first: the gate comes before post_norm, which divides its size out again (LAVISH's and DG-SCT's AVS copies).
+    """
 
     def __init__(
         self,
@@ -114,9 +91,11 @@ class Bottleneck(nn.Module):
         pre_norm: bool = True,
         post_norm: bool = True,
         out_gate: bool = True,
+        gate_first: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
+        self.gate_first = gate_first
         self.pre_norm = nn.LayerNorm(channels) if pre_norm else None
         self.down = GroupedLinear(channels, bottleneck, groups)
         self.down_bn = TokenBatchNorm(bottleneck) if batch_norm else None
@@ -127,7 +106,8 @@ class Bottleneck(nn.Module):
 
     def bottleneck(self, x: Tensor) -> UpProjection:
         """`[BT, N, C]` through the bottleneck; the layer computes the up-projections of all experts together."""
-        hidden = self.down(x if self.pre_norm is None else self.pre_norm(x))
+        norm = self.pre_norm
+        hidden = self.down(x) if norm is None else normed_product(x, norm, self.down.blocks())
         if self.down_bn is not None:
             hidden = self.down_bn(hidden)
         if self.activation:
@@ -140,7 +120,15 @@ class Bottleneck(nn.Module):
 
     def output(self, expert: UpProjection) -> Tensor:
         """The expert's own output `[BT, N, C]`."""
+        if self.gate_first:
+            return self._gated_before_norm(expert)
         return mix_experts(self.gated(expert.hidden.new_ones(expert.hidden.shape[0], 1)), [expert])
+
+    def _gated_before_norm(self, expert: UpProjection) -> Tensor:
+        wide = grouped_product(expert.hidden, expert.blocks.transpose(1, 2))
+        wide = wide if expert.batch_norm is None else expert.batch_norm(wide)
+        wide = wide if self.out_gate is None else self.out_gate * wide
+        return wide if expert.norm is None else expert.norm(wide)
 
 
 class CrossExpert(Bottleneck):
@@ -227,6 +215,100 @@ class UniExpert(Bottleneck):
         return self.output(self.prepare(x))
 
 
+# ---- the other modality as context ----
+
+
+class ContextMaps(nn.Module):
+    """The other modality `[BT, M, D]` at this one's tokens and channels `[BT, N, C]`: linear maps over both axes.
+
+    token_rank above 0 goes through that many tokens, with a channel map of channel_rank. resize: no token map; channels
+    are mapped, then the square grid is resized (bicubic) to this modality's (DG-SCT's S4 copy).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        tokens: int,
+        other_channels: int,
+        other_tokens: int,
+        *,
+        token_rank: int = 0,
+        channel_rank: int = 0,
+        resize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.low_rank_context = None
+        self.grids: tuple[int, int] | None = None
+        if resize:
+            self.grids = _side(other_tokens), _side(tokens)
+            self.channel_proj = nn.Linear(other_channels, channels)
+        elif token_rank:
+            self.low_rank_context = LowRankContext(
+                other_tokens, tokens, token_rank, other_channels, channels, channel_rank
+            )
+        else:
+            self.token_proj = nn.Linear(other_tokens, tokens)
+            self.channel_proj = nn.Linear(other_channels, channels)
+
+    def read(self, other: Tensor, queries: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """What each of the queries `[K, C]` reads of the context, `[BT, K, C]`, and the context's mean `[BT, C]`."""
+        counts = [len(part) for part in queries]
+        if self.reads_through_maps(sum(counts)):
+            read, mean = read_through_maps(
+                other, torch.cat(list(queries)), self.token_proj, self.channel_proj
+            )
+            return list(torch.split(read, counts, dim=1)), mean
+        context = self.context(other)
+        return [read_context(part, context) for part in queries], context.mean(dim=1)
+
+    def context(self, other: Tensor) -> Tensor:
+        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mapped, cheaper order first."""
+        if self.low_rank_context is not None:
+            return self.low_rank_context(other)  # type: ignore[no-any-return]
+        if self.grids is not None:
+            return _resized(self.channel_proj(other), *self.grids)
+        tokens, channels = self.token_proj, self.channel_proj
+        tokens_first, channels_first = self._context_costs()
+        if tokens_first <= channels_first:
+            return channels(map_tokens(tokens, other))  # type: ignore[no-any-return]
+        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
+        bias = torch.outer(tokens.bias, channels.weight.sum(dim=1)) + channels.bias  # [N, C]
+        narrow = F.linear(other, channels.weight).transpose(1, 2)
+        return F.linear(narrow, tokens.weight).transpose(1, 2) + bias
+
+    def reads_through_maps(self, queries: int) -> bool:
+        """Whether reading through the maps takes fewer operations than making the context and reading that."""
+        if self.low_rank_context is not None or self.grids is not None or not queries:
+            return False
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        through_maps = queries * (2 * m * d + 2 * m * n + d * c)
+        return through_maps < min(self._context_costs()) + queries * 2 * n * c
+
+    def _context_costs(self) -> tuple[int, int]:
+        """Multiplications per row to make the context: with tokens mapped first, and with channels mapped first."""
+        m, n = self.token_proj.in_features, self.token_proj.out_features
+        d, c = self.channel_proj.in_features, self.channel_proj.out_features
+        return n * d * (m + c), m * c * (d + n)
+
+
+def _side(tokens: int) -> int:
+    side = square_side(tokens)
+    if side is None:
+        raise AdapterError(
+            f"{tokens} tokens form no square grid, which resizing one modality to the other's needs",
+            hint="set dg_sct.context_map to linear, or use backbones with square grids",
+        )
+    return side
+
+
+def _resized(x: Tensor, side: int, wanted: int) -> Tensor:
+    """Tokens of a `side x side` grid `[BT, side^2, C]` -> `[BT, wanted^2, C]`, bicubic."""
+    grid = x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
+    grid = F.interpolate(grid, size=(wanted, wanted), mode="bicubic", align_corners=False)
+    return grid.flatten(2).transpose(1, 2)
+
+
 # ---- the layer ----
 
 
@@ -263,7 +345,7 @@ class MoeOutput(NamedTuple):
     probabilities: Tensor
 
 
-class AvMoe(nn.Module):
+class AvMoe(ContextMaps):
     """Brings the other modality to this one's tokens and width, routes, and adds up the experts.
 
     `router_noise`: standard deviation of normal noise on the router's logits in training (AVS: 0.01). `token_rank`
@@ -295,18 +377,12 @@ class AvMoe(nn.Module):
         scaled_attention: bool = False,
         nonlinear_uni: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            channels, tokens, other_channels, other_tokens, token_rank=token_rank, channel_rank=channel_rank
+        )
         if cross_experts + uni_experts < 1:
             raise ValueError("an AVMoE layer needs at least one expert")
         self.router_noise = router_noise
-        self.low_rank_context = None
-        if token_rank:
-            self.low_rank_context = LowRankContext(
-                other_tokens, tokens, token_rank, other_channels, channels, channel_rank
-            )
-        else:
-            self.token_proj = nn.Linear(other_tokens, tokens)
-            self.channel_proj = nn.Linear(other_channels, channels)
         options = {
             "scaled": scaled_attention,
             "batch_norm": batch_norm,
@@ -342,48 +418,10 @@ class AvMoe(nn.Module):
             noise = torch.randn(x.shape[0], self.router.fc3.out_features, device=x.device, dtype=x.dtype)
         cross = cast("list[CrossExpert]", list(self.cross_experts))
         uni = cast("list[UniExpert]", list(self.uni_experts))
-        if self.reads_through_maps():
-            queries = [expert.queries() for expert in cross]
-            read, context_mean = read_through_maps(
-                other, torch.cat(queries), self.token_proj, self.channel_proj
-            )
-            reads = list(torch.split(read, [len(part) for part in queries], dim=1))
-        else:
-            context = self.context(other)
-            context_mean = context.mean(dim=1)
-            reads = [read_context(expert.queries(), context) for expert in cross]
+        reads, context_mean = self.read(other, [expert.queries() for expert in cross])
         prepared = [expert.prepare(x, part) for expert, part in zip(cross, reads, strict=True)]
         prepared += [expert.prepare(x) for expert in uni]
         means = torch.cat([x.mean(dim=1), context_mean], dim=-1)
         p = self.router(means, None if noise is None else self.router_noise * noise)
         weights = [expert.gated(p[:, e]) for e, expert in enumerate((*cross, *uni))]
         return MoeOutput(mix_experts(torch.stack(weights, dim=1), prepared), p)
-
-    def context(self, other: Tensor) -> Tensor:
-        """The other modality `[BT, M, D]` as `[BT, N, C]`: tokens and channels mapped, cheaper order first."""
-        if self.low_rank_context is not None:
-            return self.low_rank_context(other)  # type: ignore[no-any-return]
-        tokens, channels = self.token_proj, self.channel_proj
-        tokens_first, channels_first = self._context_costs()
-        if tokens_first <= channels_first:
-            return channels(map_tokens(tokens, other))  # type: ignore[no-any-return]
-        # The maps commute; the token bias, equal in all channels, then meets the row sums of the channel map.
-        bias = torch.outer(tokens.bias, channels.weight.sum(dim=1)) + channels.bias  # [N, C]
-        narrow = F.linear(other, channels.weight).transpose(1, 2)
-        return F.linear(narrow, tokens.weight).transpose(1, 2) + bias
-
-    def reads_through_maps(self) -> bool:
-        """Whether reading through the maps takes fewer operations than making the context and reading that."""
-        if self.low_rank_context is not None or not self.cross_experts:
-            return False
-        latents = sum(cast(CrossExpert, expert).latent_tokens.shape[0] for expert in self.cross_experts)
-        m, n = self.token_proj.in_features, self.token_proj.out_features
-        d, c = self.channel_proj.in_features, self.channel_proj.out_features
-        through_maps = latents * (2 * m * d + 2 * m * n + d * c)
-        return through_maps < min(self._context_costs()) + latents * 2 * n * c
-
-    def _context_costs(self) -> tuple[int, int]:
-        """Multiplications per row to make the context: with tokens mapped first, and with channels mapped first."""
-        m, n = self.token_proj.in_features, self.token_proj.out_features
-        d, c = self.channel_proj.in_features, self.channel_proj.out_features
-        return n * d * (m + c), m * c * (d + n)

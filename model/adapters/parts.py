@@ -1,4 +1,4 @@
-"""What both placements are built from: pairs of tokens, CASTE and AVMoE of a stage, and the trunk's output.
+"""What both placements are built from: pairs of tokens, the adapters of a stage, and the trunk's output.
 
 Visual tokens `[BT, L, C]`, audio `[BT, M, D]`, clip by clip in `T` segments.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from caeav.model.adapters.batch import AdapterError, TokenBatch, TrunkOutput
 from caeav.model.adapters.case import CaptionGuidance, CaseOutput
 from caeav.model.adapters.caste import Caste
-from caeav.model.adapters.config import AdapterConfig
+from caeav.model.adapters.config import AdapterConfig, DgSctConfig, LavishConfig
+from caeav.model.adapters.dg_sct import DgSctAdapter
+from caeav.model.adapters.lavish import LavishAdapter
 from caeav.model.adapters.layers import clip_view
-from caeav.model.adapters.moe import AvMoe, load_balance
+from caeav.model.adapters.moe import AvMoe, ContextMaps, load_balance
 from caeav.pipeline.store.record import Tap
 
 
@@ -36,13 +39,15 @@ class Trace:
     """What the adapters report during a pass.
 
     `agreement` `[BT]` of the deepest CASTE; `shared`: the one that all of them were given, where they share it;
-    `routing`: probabilities `[BT, E]` of every AVMoE layer; `imbalance`: how unevenly each used its experts (scalars).
+    `routing`: probabilities `[BT, E]` of every AVMoE layer; `imbalance`: how unevenly each used its experts (scalars);
+    `maps`: `[BT, L]` and `[BT, M]`, the last ones of DG-SCT's adapters, by which the head pools.
     """
 
     agreement: Tensor | None = None
     shared: Tensor | None = None
     routing: dict[str, Tensor] = field(default_factory=dict)
     imbalance: list[Tensor] = field(default_factory=list)
+    maps: tuple[Tensor, Tensor] | None = None
 
 
 def build_caste(own: Tap, other: Tap, config: AdapterConfig, *, own_gate: bool = True) -> Caste:
@@ -118,6 +123,93 @@ def _build_moe(own: Tap, other: Tap, config: AdapterConfig, *, out_gate: bool) -
     )
 
 
+class LavishPair(nn.Module):
+    """LAVISH's adapters for both modalities at one place; each is the other's context."""
+
+    def __init__(self, visual: Tap, audio: Tap, config: AdapterConfig) -> None:
+        super().__init__()
+        lavish = config.lavish
+        self.visual = LavishAdapter(
+            **_peer_options(visual, audio, lavish, config.gate_init, lavish.out_gate_visual)
+        )
+        self.audio = LavishAdapter(
+            **_peer_options(audio, visual, lavish, config.gate_init, lavish.out_gate_audio)
+        )
+
+    def forward(self, x: Pair, place: str, trace: Trace) -> Pair:
+        """Both residuals."""
+        return Pair(self.visual(x.visual, x.audio), self.audio(x.audio, x.visual))
+
+
+class DgSctPair(nn.Module):
+    """DG-SCT's adapters for both modalities at one place; each is the other's context."""
+
+    def __init__(self, visual: Tap, audio: Tap, config: AdapterConfig) -> None:
+        super().__init__()
+        dg_sct, own = config.dg_sct, {}
+        for name in ("alpha", "beta", "gamma", "spatial_last"):
+            own[name] = getattr(dg_sct, name)
+        self.visual = DgSctAdapter(
+            **_peer_options(visual, audio, dg_sct, config.gate_init, dg_sct.out_gate_visual), **own
+        )
+        self.audio = DgSctAdapter(
+            **_peer_options(audio, visual, dg_sct, config.gate_init, dg_sct.out_gate_audio), **own
+        )
+
+    def forward(self, x: Pair, place: str, trace: Trace) -> Pair:
+        """Both residuals; the spatial maps are left in `trace`, those of the last pair remain."""
+        on_visual, on_audio = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
+        trace.maps = on_visual.spatial_map, on_audio.spatial_map
+        return Pair(on_visual.residual, on_audio.residual)
+
+
+def _peer_options(
+    own: Tap, other: Tap, peer: LavishConfig, gate_init: float, out_gate: bool
+) -> dict[str, Any]:
+    """What LAVISH's and DG-SCT's adapters for the tokens of `own`, with `other` as context, are built from."""
+    guided = isinstance(peer, DgSctConfig)
+    alike = (own.tokens, own.channels) == (other.tokens, other.channels)
+    maps = None
+    if guided or not alike:
+        maps = ContextMaps(
+            own.channels,
+            own.tokens,
+            other.channels,
+            other.tokens,
+            token_rank=peer.token_rank,
+            channel_rank=peer.channel_rank,
+            resize=isinstance(peer, DgSctConfig) and peer.context_map == "resize",
+        )
+    return {
+        "channels": own.channels,
+        "bottleneck": peer.bottleneck(own.channels),
+        "groups": peer.groups,
+        "latents": peer.latents,
+        "maps": maps,
+        "latent_start": peer.latent_start,
+        "gate_init": gate_init,
+        "scaled": peer.scaled_attention,
+        "batch_norm": peer.batch_norm,
+        "pre_norm": peer.pre_norm,
+        "post_norm": peer.post_norm,
+        "out_gate": out_gate,
+        "gate_first": peer.gate_first,
+    }
+
+
+PAIRS: dict[str, type[MoePair | LavishPair | DgSctPair]] = {
+    "avmoe": MoePair,
+    "lavish": LavishPair,
+    "dg_sct": DgSctPair,
+}
+
+
+def build_pair(visual: Tap, audio: Tap, config: AdapterConfig) -> MoePair | LavishPair | DgSctPair:
+    """The kind of pair that is enabled: how the modalities read each other at one place."""
+    (kind,) = config.exchanges()
+    return PAIRS[kind](visual, audio, config)
+
+
 def trunk_output(
     x: Pair,
     trace: Trace,
@@ -142,9 +234,12 @@ def trunk_output(
     losses = {}
     if trace.imbalance:
         losses["load_balance"] = torch.stack(trace.imbalance).sum()
+    pooling = None if trace.maps is None else tuple(clip_view(weights, segments) for weights in trace.maps)
     return TrunkOutput(
         visual=clip_view(visual_norm(x.visual), segments),
         audio=clip_view(x.audio, segments),
+        visual_weights=None if pooling is None else pooling[0],
+        audio_weights=None if pooling is None else pooling[1],
         agreement=None if trace.agreement is None else clip_view(trace.agreement, segments),
         losses=losses,
         aux=aux,
@@ -160,6 +255,8 @@ def _caption_aux(guided: CaseOutput, segments: int) -> dict[str, Tensor]:
         "proj_audio_caption": guided.proj_audio_caption,
         "caption_fit_visual": clip_view(guided.gate_visual, segments),
         "caption_fit_audio": clip_view(guided.gate_audio, segments),
+        "chosen.visual": clip_view(guided.chosen_visual, segments),
+        "chosen.audio": clip_view(guided.chosen_audio, segments),
         "contrastive_temperature": guided.contrastive_temperature,
     }
     for name, p in (("selected_visual", guided.prob_visual), ("selected_audio", guided.prob_audio)):

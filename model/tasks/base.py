@@ -21,12 +21,14 @@ The trainer calls a `Task` in this order:
     extra_inputs   samples -> further input tensors, such as questions (default: none)
     transforms     what to do to every batch that is read (default: nothing)
     build_head     the head                                                                     [must be given]
+    build_probe    a probe in place of the head (default: refused; `probe_refusal` says why)
     forward        call the head on a batch (default: with the adapters' tokens alone)
     losses         head output and batch -> named losses                                        [must be given]
     build_scorer   collects head outputs of a split, returns `Scores`                           [must be given]
     majority_score the score of a constant answer, for comparison                               [must be given]
     sample_of      a clip outside any data set -> its sample, for prediction (default: no question allowed)
     decode         head output of one clip -> `TaskPrediction`                                  [must be given]
+    outcomes       head output of a batch -> what was true and what was said of each sample     [must be given]
 
 Targets and head outputs are the task's own business; the trainer only passes them on. Higher scores are better.
 Shapes: `N` samples, `B` of a batch, `T` segments, `K` classes.
@@ -47,8 +49,9 @@ from caeav.manifests.core.registry import Registry
 from caeav.model.adapters.batch import BatchTransform, Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.prediction import TaskPrediction
+from caeav.model.tasks.probe import no_probe
 from caeav.model.tasks.sample import Sample, clip_samples
 
 
@@ -104,8 +107,12 @@ class Task(ABC):
     head_config: ClassVar[type[HeadConfig]] = HeadConfig
     loss_config: ClassVar[type[LossConfig]] = LossConfig
     metric_config: ClassVar[type[MetricConfig]] = MetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]]
+    """Forms of `truth`, `prediction` and what else `outcomes` gives: a value of each kind, in lists and mappings."""
     keeps_stages: ClassVar[bool] = False
     """Whether the head reads the tokens of every stage, not only of the deepest."""
+    probe_refusal: ClassVar[str] = "the task does not say what one would read"
+    """Why the task has no probe."""
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
         """The samples of all splits."""
@@ -169,6 +176,10 @@ class Task(ABC):
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """The head on `trunk`; `config` is a `head_config`."""
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A module from a batch to what the head would give; raises `CaeavError` where a probe makes no sense."""
+        raise no_probe(self.name, self.probe_refusal)
+
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
         """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis counts clips."""
         return head(trunk)
@@ -190,6 +201,16 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Any, inputs: Inputs, config: RunConfig, sample: Sample) -> TaskPrediction:
         """The head's output for a batch of this one sample, for people."""
+
+    @abstractmethod
+    def outcomes(
+        self, output: Any, batch: TokenBatch, samples: Sequence[Sample], inputs: Inputs, config: RunConfig
+    ) -> list[dict[str, Any]]:
+        """For each of `samples`, those of `batch`: what is true and what was predicted, as `outcome_columns` says.
+
+        Besides, `labels`: what the sample is grouped by; `score`: its own share of the metric in 0..1, None if it has
+        none; `confidence`: how sure the prediction is, in 0..1.
+        """
 
 
 TASKS: Registry[Task] = Registry("task")

@@ -40,6 +40,27 @@ class HeadConfig(StrictConfig):
     input_norm: Literal["none", "batch", "layer"] = "none"
 
 
+def names_of(given: object) -> object:
+    """Names from a text with commas between them; anything else as it is."""
+    return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
+
+class ProbeConfig(StrictConfig):
+    """A probe in place of the head: `linear`, or `mlp` with one hidden layer of width `hidden`.
+
+    taps: whose mean tokens it reads, one comma-separated string or a list; empty: the deepest of each modality.
+    """
+
+    kind: Literal["none", "linear", "mlp"] = "none"
+    taps: list[str] = Field(default_factory=list)
+    hidden: Count = 256
+
+    @field_validator("taps", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return names_of(given)
+
+
 class ModelConfig(StrictConfig):
     """Everything that decides the model's form.
 
@@ -53,6 +74,24 @@ class ModelConfig(StrictConfig):
     modalities: Modalities = "both"
     adapters: AdapterConfig = AdapterConfig()
     head: SerializeAsAny[HeadConfig] = HeadConfig()
+    probe: ProbeConfig = ProbeConfig()
+
+    @model_validator(mode="after")
+    def _probe_alone(self) -> ModelConfig:
+        adapters = self.adapters
+        given = [
+            *adapters.exchanges(),
+            *(name for name in ("caste", "case") if getattr(adapters, name).enabled),
+        ]
+        others = [f"adapters.{name}.enabled true" for name in given]
+        others += [f"modalities {self.modalities}"] if self.modalities != "both" else []
+        others += ["adapters.placement inject"] if adapters.placement != "ladder" else []
+        if self.probe.kind != "none" and others:
+            raise ValueError(
+                f"probe.kind is {self.probe.kind} with {', '.join(others)}; allowed: no adapters, on cached taps "
+                "(--recipe probe), and probe.taps of one modality for a baseline"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -88,9 +127,7 @@ class StoresConfig(StrictConfig):
     @field_validator("tokens", "taps", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
-        return (
-            [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
-        )
+        return names_of(given)
 
 
 class OptimiserConfig(StrictConfig):

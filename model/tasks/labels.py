@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from caeav.manifests.clip import Event
+from caeav.manifests.clip import Event, active_segments
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import some_of
 from caeav.model.adapters.batch import Inputs
@@ -24,17 +24,8 @@ def check_labels(inputs: Inputs, labels: Iterable[str]) -> None:
 
 
 def active(events: Sequence[Event], inputs: Inputs) -> Tensor:
-    """`[T, K]` in 0/1: which class is on in which segment.
-
-    An event covers segment `t` if `start <= t < end` in segments, so an event of no or negative length covers none.
-    """
-    segments = inputs.spec.segments
-    on = torch.zeros(segments, len(inputs.classes))
-    for event in events:
-        for t in range(segments):
-            if event.start_s <= t * inputs.segment_s < event.end_s:
-                on[t, inputs.classes.index(event.label)] = 1
-    return on
+    """`[T, K]` in 0/1: which class is on in which segment."""
+    return torch.from_numpy(active_segments(events, inputs.classes, inputs.spec.segments, inputs.segment_s))
 
 
 def stack(rows: Sequence[Tensor], *shape: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,17 @@ class SplitData:
         for transform in self._transforms:
             batch = transform(batch, rows, self, epoch)
         return batch
+
+    def infos(self, row: int) -> list[Mapping[str, Any]]:
+        """What each joined store says of the clip of the sample at `row` besides its arrays (`Record.info`)."""
+        with self._reading:
+            return [store.info(self.clips[self.clip_of[row]]) for store in self._joined.stores]
+
+    def labels(self, row: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The targets and the extra inputs of one sample, by name, without the first axis."""
+        return {name: x[row] for name, x in self._targets.items()}, {
+            name: x[row] for name, x in self._extra.items()
+        }
 
     def clips_of(self, rows: Sequence[int]) -> list[int]:
         """Numbers of the clips of the samples at `rows`, each once, in order of first appearance."""

@@ -5,15 +5,16 @@ Selection during training and evaluation afterwards share `score`, so they give 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from caeav.manifests.core.errors import CaeavError, choices
-from caeav.model.adapters.batch import Inputs
+from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.data import SplitData, batches
@@ -49,9 +50,19 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+Observer = Callable[[TokenBatch, Any], None]
+"""Looks at each batch that is scored, on the device, and at what the network made of it."""
+
+
 @torch.no_grad()
 def score(
-    task: Task, model: nn.Module, data: SplitData, inputs: Inputs, config: RunConfig, device: torch.device
+    task: Task,
+    model: nn.Module,
+    data: SplitData,
+    inputs: Inputs,
+    config: RunConfig,
+    device: torch.device,
+    observe: Observer | None = None,
 ) -> Scores:
     """Score `model` on all samples of `data` in their fixed order; train or eval mode is restored afterwards."""
     training, limits = model.training, config.training
@@ -66,6 +77,8 @@ def score(
             with autocast(device, limits.precision):
                 output = model(on_device)
             scorer.add(output.found, on_device)
+            if observe is not None:
+                observe(on_device, output)
     finally:
         model.train(training)
     scores = replace(scorer.result(), without_media=(bare, segments))

@@ -17,6 +17,7 @@ from caeav.model.tasks.bootstrap import Intervals, intervals
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.agreement import Calibration, Judged, judge
 from caeav.model.train.card import bare_sentence
+from caeav.model.train.evaluate import Observer
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.protocol import stamp
@@ -79,10 +80,12 @@ def examine(
     drop_leaks: bool = False,
     follow: bool = False,
     calibration: Calibration | None = None,
+    observe: Observer | None = None,
 ) -> Examined:
     """Score `model` on `split`; raises `CaeavError` when the split has no clip.
 
-    `follow`: score under stress against labels that follow it. `calibration`: the run's, of its agreement.
+    `follow`: score under stress against labels that follow it. `calibration`: the run's, of its agreement. `observe`
+    sees every batch of what is scored.
     """
     strengths = strengths or StressConfig()
     experiment = experiment.without_leaks() if drop_leaks else experiment
@@ -96,7 +99,7 @@ def examine(
         shift=strengths.shift,
     )
     followed = followed_labels(experiment, split) if follow and stressed else None
-    scores = experiment.score(model, split, Stress(strengths, seed, followed) if stressed else None)
+    scores = experiment.score(model, split, Stress(strengths, seed, followed) if stressed else None, observe)
     left_out = removed(experiment.all_splits, experiment.joined.splits)[split]
     return Examined(
         experiment,

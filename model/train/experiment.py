@@ -25,14 +25,15 @@ from caeav.model.tasks.datasets import mismatch_hint
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.checkpoint import parameter_counts
 from caeav.model.train.data import SplitData, fits
-from caeav.model.train.evaluate import choose_device, score
+from caeav.model.train.evaluate import Observer, choose_device, score
 from caeav.model.train.join import Joined, join_stores, store_facts
 from caeav.model.train.network import Network, build_network
 from caeav.model.train.remarks import some_clips
 from caeav.model.train.resume import seed_epoch
-from caeav.model.train.runs import STORES, Run
+from caeav.model.train.runs import Run
 from caeav.model.train.store_choice import store_setting
 from caeav.model.train.stress import Augment, active, check_stress
+from caeav.model.train.used_stores import STORES
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,16 @@ class Experiment:
     def _network(self) -> Network:
         return build_network(self.task, self.inputs, self.config.model, self.live)
 
-    def score(self, model: nn.Module, split: str, stress: BatchTransform | None = None) -> Scores:
-        """Official score of `model` on `split`, with inputs damaged by `stress`."""
+    def score(
+        self,
+        model: nn.Module,
+        split: str,
+        stress: BatchTransform | None = None,
+        observe: Observer | None = None,
+    ) -> Scores:
+        """Official score of `model` on `split`, with inputs damaged by `stress`; `observe` sees every batch."""
         data = self.data[split] if stress is None else self.data[split].transformed(stress)
-        return score(self.task, model, data, self.inputs, self.config, self.device)
+        return score(self.task, model, data, self.inputs, self.config, self.device, observe)
 
     def score_with_leaks(self, model: nn.Module, split: str) -> Scores:
         """Official score of `model` on `split` including the clips left out as leaked."""

@@ -100,35 +100,40 @@ def join_stores(
     captions: bool = True,
     taps: Sequence[str] = (),
     samples: Sampler = clip_samples,
+    by: Mapping[str, str] = BY_SETTING,
 ) -> Joined:
     """Find, open and join the stores of `dataset`; raises `JoinError` when a clip is not accounted for.
 
     A token store named `NAME:visual` or `NAME:audio` contributes that modality only. `taps`: those to read, all when
-    empty. `samples`: makes the task's samples from the manifest.
+    empty. `samples`: makes the task's samples from the manifest. `by`: how the caller names each kind of store.
     """
     remarks: list[str] = []
-    tokens = tuple(_open_tokens(home, dataset, name, remarks) for name in (token_names or ("",)))
-    caption_store = _open(home, dataset, "captions", caption_name, remarks) if captions else None
+    tokens = tuple(_open_tokens(home, dataset, name, remarks, by) for name in (token_names or ("",)))
+    caption_store = _open(home, dataset, "captions", caption_name, remarks, by) if captions else None
     manifest = tokens[0].manifest
     remarks += [*warning_lines(manifest), *label_remarks(home, dataset, manifest)]
     remarks += media_remarks(tokens if caption_store is None else (*tokens, caption_store))
     return join(manifest, tokens, caption_store, remarks, taps=taps, samples=samples)
 
 
-def _open(home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str]) -> StoreReader:
-    path, others = choose_store(home.stores, dataset, kind, name, BY_SETTING[kind])
+def _open(
+    home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str], by: Mapping[str, str]
+) -> StoreReader:
+    path, others = choose_store(home.stores, dataset, kind, name, by[kind])
     remarks += others
     return StoreReader.open(path)
 
 
-def _open_tokens(home: Home, dataset: str, text: str, remarks: list[str]) -> StoreReader:
+def _open_tokens(
+    home: Home, dataset: str, text: str, remarks: list[str], by: Mapping[str, str]
+) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
     name, colon, modality = text.partition(":")
     if colon and modality not in MODALITIES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
         )
-    store = _open(home, dataset, "tokens", name, remarks)
+    store = _open(home, dataset, "tokens", name, remarks, by)
     return OneModality(store, modality) if modality else store
 
 

@@ -75,5 +75,12 @@ def build_network(task: Task, inputs: Inputs, config: ModelConfig, live: Live | 
     """
     adapters = config.adapters if config.modalities == "both" else config.adapters.off()
     trunk = build_trunk(inputs.spec, adapters, live)
+    if config.probe.kind != "none":
+        return Network(trunk, task.build_probe(inputs, config), _call_probe)
     trunk.keep_stages = task.keeps_stages
     return Network(trunk, task.build_head(trunk, inputs, config.head), task.forward, config.modalities)
+
+
+def _call_probe(head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
+    """A probe reads the batch's own tokens."""
+    return head(batch)

@@ -108,8 +108,12 @@ def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
             _hatch_missing(axis, prediction)
     figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
     buffer = BytesIO()
+    layout = figure.get_layout_engine()
+    assert layout is not None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # else it is laid out again, and drawn once more for that
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
 

@@ -2,7 +2,8 @@
 
 `<home>/runs/<date-time>-<task>-<recipe>-s<seed>/` holds config.yaml (resolved), inputs.json (classes and shapes),
 stores.json (what was joined), origin.json (command and group), environment.json, metrics.jsonl, tensorboard/,
-checkpoints/, and when training is finished result.json, adapter.safetensors and card.md. A run is self-contained: it
+checkpoints/, and when training is finished result.json, predictions.parquet (or .jsonl), adapter.safetensors and
+card.md. A run is self-contained: it
 can be scored or used for prediction wherever its folder is copied. A group of runs (`--seeds`) is described in
 `<name>.group.json` beside them.
 """
@@ -10,22 +11,24 @@ can be scored or used for prediction wherever its folder is copied. A group of r
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from caeav.manifests.core.atomic import publish_text
+from caeav.manifests.core.atomic import publish_text, unpublish
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.batch import Inputs
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.config_file import dump_config, load_config
 from caeav.model.train.protocol import HONEST, PUBLISHED, stamp
+from caeav.model.train.used_stores import STORES, references
 from caeav.pipeline.store import Recipe, Reference
 
-CONFIG, INPUTS, STORES, ENVIRONMENT = "config.yaml", "inputs.json", "stores.json", "environment.json"
+CONFIG, INPUTS, ENVIRONMENT = "config.yaml", "inputs.json", "environment.json"
 METRICS, RESULT, CARD, ADAPTER = "metrics.jsonl", "result.json", "card.md", "adapter.safetensors"
 ORIGIN = "origin.json"
 CHECKPOINTS, TENSORBOARD, PREDICTIONS = "checkpoints", "tensorboard", "predictions"
@@ -150,6 +153,12 @@ def find_run(home: Home, name: str) -> Run:
     )
 
 
+def remove_run(run: Run) -> None:
+    """Remove a run's folder; its configuration first, so that an interrupted removal leaves nothing that is listed."""
+    unpublish(run.folder / CONFIG)
+    shutil.rmtree(run.folder)
+
+
 def list_runs(home: Home) -> list[Run]:
     """All run folders, oldest first."""
     if not home.runs.is_dir():
@@ -190,9 +199,7 @@ def referenced_stores(home: Home) -> set[Reference]:
         Run(folder) for folder in folders if (folder / CONFIG).exists() or (folder / STORES).exists()
     ]:
         try:
-            for fact in run.stores()["stores"]:
-                place = PurePosixPath(fact["folder"])
-                found.add(Reference(place.parent.name, fact["fingerprint"]))
+            found.update(references(run.stores()))
         except (RunError, KeyError, TypeError) as error:
             raise RunError(
                 f"run {run.name} does not say which stores it uses: {getattr(error, 'problem', repr(error))}",

@@ -11,7 +11,7 @@ from torch import nn
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.tasks.bootstrap import intervals
-from caeav.model.train.agreement import AGREEMENT_FILE, calibrate
+from caeav.model.train.agreement import AGREEMENT_FILE, calibrate, read_calibration
 from caeav.model.train.card import write_card
 from caeav.model.train.checkpoint import (
     load_into,
@@ -22,11 +22,13 @@ from caeav.model.train.checkpoint import (
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
+from caeav.model.train.predictions import keep_predictions
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST, Progress
-from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, STORES, Run
+from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, Run
 from caeav.model.train.stress import active
+from caeav.model.train.used_stores import STORES
 
 
 def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
@@ -59,10 +61,11 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
 
 
 def _result(experiment: Experiment, run: Run, model: nn.Module, progress: Progress) -> dict[str, Any]:
-    """What `result.json` holds; scores every split but train."""
+    """What `result.json` holds; scores every split but train and keeps its predictions."""
     config = experiment.config
     splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
-    scored = {name: experiment.score(model, name) for name in splits}
+    with keep_predictions(run, experiment, read_calibration(run)) as keeper:
+        scored = {name: experiment.score(model, name, observe=keeper.of(name)) for name in splits}
     result: dict[str, Any] = {
         "run": run.name,
         "group": run.origin()["group"],

@@ -29,6 +29,7 @@ class Unused(NamedTuple):
 
 ADAPTERS, MOE, HEAD = "model.adapters.", "model.adapters.avmoe.", "model.head."
 CASTE = "model.adapters.caste."
+PROBE = "model.probe."
 
 
 def _no_latents(moe: Any) -> bool:
@@ -39,7 +40,37 @@ def _nothing_to_scale(moe: Any) -> bool:
     return not moe.cross_experts and not (moe.uni_experts and moe.uni_attention in ("latent", "gated"))
 
 
+def _of_peer(name: str) -> tuple[Unused, ...]:
+    """Settings of LAVISH's or DG-SCT's adapters that others make useless."""
+    at = f"{ADAPTERS}{name}."
+    return (
+        Unused(
+            (at + "task_copy",),
+            lambda c: c.model.adapters.variant == "revised",
+            f"{ADAPTERS}variant is revised, which follows none of the published copies",
+        ),
+        Unused(
+            (at + "channel_rank",),
+            lambda c: getattr(c.model.adapters, name).token_rank == 0,
+            f"{at}token_rank is 0; the other modality then comes in by full maps",
+        ),
+        Unused(
+            (at + "gate_first",),
+            lambda c: not getattr(c.model.adapters, name).post_norm,
+            f"{at}post_norm is false: there is no norm for the gate to come before",
+        ),
+    )
+
+
 EVERYWHERE = (
+    *_of_peer("lavish"),
+    *_of_peer("dg_sct"),
+    Unused(
+        (ADAPTERS + "dg_sct.token_rank", ADAPTERS + "dg_sct.channel_rank"),
+        lambda c: c.model.adapters.dg_sct.context_map == "resize",
+        f"{ADAPTERS}dg_sct.context_map is resize: there is no token map",
+    ),
+    Unused((PROBE + "hidden",), lambda c: c.model.probe.kind == "linear", f"{PROBE}kind is linear"),
     Unused(
         (ADAPTERS + "inject_from", ADAPTERS + "inject"),
         lambda c: c.model.adapters.placement == "ladder",
@@ -99,7 +130,7 @@ EVERYWHERE = (
     Unused(("stores.captions",), lambda c: not c.captions, "captions is false"),
 )
 WEAK = Unused(
-    tuple(HEAD + name for name in ("topk_frames", "score_weight", "interaction")),
+    tuple(HEAD + name for name in ("topk_frames", "score_weight", "interaction", "squashed_gate")),
     lambda c: True,
     "the head for weak labels has no such part",
 )
@@ -123,7 +154,9 @@ OWN_SECONDS = Unused(
 MASKED = Unused(("loss.masked_kind",), lambda c: c.loss.masked == 0, "loss.masked is 0")
 OF_TASK: Mapping[str, tuple[Unused, ...]] = {
     "ave-weak": (WEAK, OWN_SECONDS),
+    "ave": (Unused((HEAD + "squashed_gate",), lambda c: c.loss.gate == 0, "loss.gate is 0"),),
     "avvp": (
+        Unused((HEAD + "gated_audio",), lambda c: c.model.head.gates == 0, f"{HEAD}gates is 0"),
         Unused(
             (HEAD + "bounded_attention",),
             lambda c: c.model.head.own_seconds,

@@ -1,52 +1,50 @@
 """The engine of stage one: a manifest and jobs in, finished stores out, however often it is interrupted.
 
-`run_stage` makes records from media. Due clips go, in order, to killable child processes, each decoded once for all
-stores that want it; cheap components compute there, the others on devices (`device/runner.py`). What comes back is
-kept at once, collected shard by shard, and published as soon as a shard is whole. The number of clips under way is
-bounded, however many there are. `run_lookup` finds records that are there already: in files, or in another store.
+`run_stage` makes records from media: it opens the stores, has their due clips made (`Extraction`: on this machine by
+`local.py`), and finishes them. `run_lookup` finds records that are there already: in files, or in another store.
 """
 
 from __future__ import annotations
 
-import heapq
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from caeav.manifests.clip import Clip
 from caeav.pipeline.extract.collect import Collector, Filling, open_stores
 from caeav.pipeline.extract.context import RunContext
-from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.extract.jobs import Complete, Job
+from caeav.pipeline.extract.local import LocalExtraction
 from caeav.pipeline.extract.preflight import (
     MEDIA_ROOT,
     Loader,
     check_compatible,
     moved_media,
     other_recipes,
-    why_no_file,
 )
-from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
 from caeav.pipeline.extract.report import Meter, Report, StageSummary
-from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
 
-if TYPE_CHECKING:
-    from caeav.pipeline.extract.device.batches import Unit
-    from caeav.pipeline.extract.device.runner import Runner
-
-CLIPS_PER_WORKER = 4
-"""Clips under way for each decoding process."""
-
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""
+
+
+class Extraction(Protocol):
+    """Makes the due clips of open stores, as published shards or quarantined clips: the part that an engine replaces.
+
+    `notes`: how often each note was made on clips, by store; `meter`: what was busy; `remarks`: what it told the user.
+    """
+
+    @property
+    def notes(self) -> Sequence[Mapping[str, int]]: ...
+    @property
+    def remarks(self) -> Sequence[str]: ...
+    @property
+    def meter(self) -> Meter: ...
+    def run(self) -> None:
+        """Make all of them, or raise; what is finished stays."""
 
 
 def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
@@ -78,7 +76,7 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
         for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        extraction = _Extraction(context, jobs, stores, media)
+        extraction: Extraction = LocalExtraction(context, jobs, stores, media.decoded)
         try:
             extraction.run()
         finally:
@@ -164,221 +162,3 @@ def _summary(
         limit=meter.limit(),
         media=tuple(change for change in media if change.store == writer.path.name),
     )
-
-
-@dataclass(frozen=True)
-class ClipPlan:
-    """The clips to make: `due`, in order, with the numbers of the stores that want each; `lost`: why there is no file.
-
-    Clips are in the order of their places in the stores, so that shards become whole one after the other.
-    """
-
-    due: Mapping[str, Sequence[int]]
-    lost: Mapping[str, str]
-
-
-def plan_clips(stores: Sequence[Filling], root: Path) -> ClipPlan:
-    """Which clips are due in `stores`, whose media lie below `root`."""
-    due: dict[str, list[int]] = {}
-    lost: dict[str, str] = {}
-    shared: dict[tuple[int, ...], list[int]] = {}  # one list for all clips that the same stores want
-    placed = [((store.writer.place(key), key) for key in store.shard_of) for store in stores]
-    for key in dict.fromkeys(key for _, key in heapq.merge(*placed)):
-        why = why_no_file(root / clip_of(stores, key).media)
-        if why:
-            lost[key] = why
-        else:
-            wanting = [i for i, store in enumerate(stores) if key in store.shard_of]
-            due[key] = shared.setdefault(tuple(wanting), wanting)
-    return ClipPlan(due, lost)
-
-
-def clip_of(stores: Sequence[Filling], key: str) -> Clip:
-    """The due clip of this key, from whichever of `stores` wants it."""
-    return next(store for store in stores if key in store.shard_of).clip(key)
-
-
-class _Extraction:
-    """Makes the due clips of one run: from requests to child processes to settled records."""
-
-    def __init__(
-        self, context: RunContext, jobs: Sequence[Job], stores: Sequence[Filling], media: MediaCheck
-    ) -> None:
-        self.notes: list[Counter[str]] = [Counter() for _ in jobs]
-        self.remarks: list[str] = []
-        self._context, self._jobs, self._stores, self._media = context, jobs, stores, media
-        self._root = Path(context.manifest.media_root)
-        self._plan = plan_clips(stores, self._root)
-        self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
-        self._workers = min(context.options.workers, max(1, len(self._plan.due)))
-        self.meter = Meter(self._resources())
-        self._collector = Collector(stores, context.report, self.meter, self._fail)
-        self._builder = RecordBuilder(jobs, self._settle)
-        self._pool: WorkerPool | None = None
-        self._runner: Runner | None = None
-        self._units: Mapping[int, Sequence[Unit]] = {}
-        self._lock = threading.Lock()
-        self._room = CLIPS_PER_WORKER * self._workers
-        self._under_way = self._decoding = 0
-        self._left = len(self._plan.due)
-        self._over = threading.Event()
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        """Make all due clips; without any, no child process is started and no torch imported."""
-        try:
-            self._collector.begin()
-            for key, why in self._plan.lost.items():
-                lost = Quarantined(key, "media", f"{why}: {self._clip(key).media}", 1)
-                for store in self._stores:
-                    if key in store.shard_of:
-                        self._collector.settle(store, key, lost)
-            if self._plan.due:
-                self._compute()
-        except KeyboardInterrupt:
-            self._collector.hurry()
-            raise
-        finally:
-            self._collector.close()
-        if self._error is not None:
-            raise self._error
-
-    def _compute(self) -> None:
-        with ExitStack() as stack:
-            if self._uses_devices:
-                self._start_runner(stack)
-            pool = WorkerPool(
-                SETUP,
-                worker_settings(self._jobs),
-                workers=self._workers,
-                deadline_s=self._context.options.deadline_s,
-            )
-            self._pool = stack.enter_context(pool)
-            for outcome in self._pool.map(self._requests()):
-                self._take(outcome)
-            self._over.wait()
-
-    def _start_runner(self, stack: ExitStack) -> None:
-        from caeav.pipeline.extract.device.batches import make_units
-        from caeav.pipeline.extract.device.runner import Runner
-
-        self._units = make_units(self._jobs)
-        units = [unit for some in self._units.values() for unit in some]
-        self._runner = Runner(
-            units,
-            self._context.options.devices,
-            self._builder.add_result,
-            self._fail,
-            self._remark,
-            self.meter,
-            self._nudge,
-        )
-        stack.callback(self._runner.close)
-        for unit in units:
-            store = self._stores[unit.store]
-            due = [key for key in store.shard_of if key in self._plan.due]
-            self._runner.expect(unit, [(store.shard_of[key], store.place(key)) for key in due])
-        batches = 2 * self._resources()["device"] + 1
-        self._room += batches * max(unit.rows for unit in units)
-
-    def _resources(self) -> dict[str, int]:
-        resources = {"workers": self._workers, "writer": 1}
-        if self._uses_devices:
-            from caeav.pipeline.extract.device.runner import Runner
-
-            resources |= Runner.resources(self._context.options.devices)
-        return resources
-
-    def _clip(self, key: str) -> Clip:
-        return clip_of(self._stores, key)
-
-    def _requests(self) -> Iterator[Request | None]:
-        """Clips in order, None while too many are under way; runs in the pool's thread."""
-        for key, jobs in self._plan.due.items():
-            while not self._enter():
-                yield None
-            clip = self._clip(key)
-            yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
-
-    def _enter(self) -> bool:
-        with self._lock:
-            if self._under_way < self._room:
-                self._under_way += 1
-                self._decoding += 1
-                return True
-            stuck = self._decoding == 0
-        if stuck and self._runner is not None and self._runner.idle:
-            self._runner.flush()  # clips wait for others in batches that there is no room to fill
-        return False
-
-    def _take(self, outcome: Outcome) -> None:
-        """Take the outcome of one clip's child process."""
-        key, jobs = outcome.id, self._plan.due[outcome.id]
-        failure = outcome.failure
-        if failure is None:
-            wrong = validate_reply(outcome, {job: self._jobs[job] for job in jobs})
-            failure = Failure("decode", wrong, 1) if wrong else None
-        if failure is not None:
-            reason = " ".join(failure.reason.split())
-            entry = Quarantined(key, failure.stage, reason, failure.attempts)
-            self._miss(key, jobs)
-            for job in jobs:
-                self._settle(job, key, entry)
-        else:
-            self._media.decoded(self._clip(key).media)
-            spent = outcome.info["spent"]
-            self.meter.add("workers", "decode", spent["decode"])
-            self.meter.add("workers", "backbone", spent["compute"])
-            for job in jobs:
-                rate = str(self._jobs[job].sampling.rate_hz)
-                self.notes[job].update({note["code"] for note in outcome.info["clips"][rate]["notes"]})
-            waiting = self._builder.add_reply(outcome, jobs)
-            self._miss(key, [job for job in jobs if job not in waiting])
-            for job in waiting:
-                self._submit(job, outcome)
-        with self._lock:
-            self._decoding -= 1
-        self._nudge()
-
-    def _submit(self, job: int, outcome: Outcome) -> None:
-        """Have the devices compute their parts of a clip's record."""
-        assert self._runner is not None
-        key, store = outcome.id, self._stores[job]
-        clip, sampling = decoded(outcome, self._jobs[job]), self._jobs[job].sampling
-        for unit in self._units[job]:
-            self._runner.submit(unit, store.shard_of[key], store.place(key), key, clip, sampling)
-
-    def _miss(self, key: str, jobs: Sequence[int]) -> None:
-        """Tell the batches of these jobs not to wait for this clip."""
-        for job in jobs:
-            for unit in self._units.get(job, ()):
-                assert self._runner is not None
-                self._runner.miss(unit, self._stores[job].shard_of[key], self._stores[job].place(key))
-
-    def _settle(self, job: int, key: str, result: Record | Quarantined) -> None:
-        """A clip is done in one store; called from any thread."""
-        if not self._collector.settle(self._stores[job], key, result):
-            return
-        with self._lock:
-            self._under_way -= 1
-            self._left -= 1
-            over = self._left == 0
-        if over:
-            self._over.set()
-        self._nudge()
-
-    def _nudge(self) -> None:
-        if self._pool is not None:
-            self._pool.nudge()
-
-    def _remark(self, text: str) -> None:
-        self.remarks.append(text)
-        self._context.remark(text)
-
-    def _fail(self, error: BaseException) -> None:
-        """Something broke in another thread, and the main thread will raise it; called from any thread."""
-        with self._lock:
-            self._error = self._error or error
-        if self._pool is not None:
-            self._pool.interrupt(error)
-        self._over.set()

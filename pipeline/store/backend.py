@@ -135,6 +135,11 @@ backends.register_lazily("webdataset", "caeav.pipeline.store.formats.webdataset:
 backends.register_lazily("zarr", "caeav.pipeline.store.formats.zarr:ZARR")
 
 
+def backend_name(recipe: Recipe) -> str:
+    """The name of a recipe's backend, whether it is known here or not."""
+    return str(recipe.fields.get(BACKEND_FIELD, DEFAULT_BACKEND))
+
+
 def backend_of(recipe: Recipe) -> Backend:
     """The backend that a recipe names; raises `StoreError` for an unknown one."""
     name = recipe.fields.get(BACKEND_FIELD, DEFAULT_BACKEND)

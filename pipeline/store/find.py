@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from caeav.manifests.core.atomic import TEMP_PREFIX, sync_folder, unpublish
+from caeav.pipeline.store.backend import backend_name
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.journal import journal_bytes
 from caeav.pipeline.store.layout import (
@@ -26,7 +27,7 @@ from caeav.pipeline.store.layout import (
 )
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.media_record import remove_record
-from caeav.pipeline.store.recipe import Recipe, StoreKind, recipe_differences
+from caeav.pipeline.store.recipe import Recipe, StoreKind, makers, recipe_differences
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import inspect, read_recipe
 
@@ -123,11 +124,12 @@ def find_store(
 ) -> Path:
     """The one store of `dataset` and `kind` (None: either kind) below `stores`.
 
-    `name` may be the store's name, its folder's name, or 4 or more first digits of its fingerprint. Raises
-    `StoreError` listing the candidates when none or several match; `by` is how its reader can name one.
+    `name` may be the store's name, its folder's name, or 4 or more first digits of its fingerprint; else the beginning
+    of its name, of a backbone's or captioner's in it, or of its format. Raises `StoreError` listing the candidates when
+    none or several match; `by` is how its reader can name one.
     """
     there = [info for info in list_stores(stores) if info.dataset == dataset and kind in (None, info.kind)]
-    matching = [info for info in there if name is None or _is_called(info, name)]
+    matching = _called(there, name)
     if len(matching) == 1:
         return matching[0].path
     command = "caption" if kind == "captions" else "extract"
@@ -148,9 +150,27 @@ def find_store(
     )
 
 
+def _called(stores: Sequence[StoreInfo], name: str | None) -> list[StoreInfo]:
+    """Those that `name` means: by a whole name if there are such, else by the beginning of a word."""
+    if name is None:
+        return list(stores)
+    return [info for info in stores if _is_called(info, name)] or [
+        info for info in stores if any(word.startswith(name.lower()) for word in _words(info))
+    ]
+
+
 def _is_called(info: StoreInfo, name: str) -> bool:
     by_fingerprint = len(name) >= MIN_PREFIX and info.fingerprint12.startswith(name[:12].lower())
     return name in (info.name, info.path.name) or by_fingerprint
+
+
+def _words(info: StoreInfo) -> list[str]:
+    """What a store may be called in short."""
+    try:
+        recipe = read_recipe(StoreFolder(info.path))
+    except (StoreError, OSError):
+        return [info.name.lower()]
+    return [word.lower() for word in (info.name, *makers(recipe), backend_name(recipe))]
 
 
 @dataclass(frozen=True)

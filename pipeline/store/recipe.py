@@ -64,6 +64,13 @@ def recipe_differences(stored: Any, wanted: Any, path: str = "") -> list[str]:
     return [] if stored == wanted else [f"{path}: {stored!r} -> {wanted!r}"]
 
 
+def makers(recipe: Recipe) -> list[str]:
+    """The names of the backbones or captioners of both modalities, and of what embeds captions; each once."""
+    named = [part for modality in MODALITIES if isinstance(part := recipe.fields.get(modality), Mapping)]
+    inner = [text for part in named if isinstance(text := part.get("text"), Mapping)]
+    return list(dict.fromkeys(str(part.get("name", "")) for part in (*named, *inner) if part.get("name")))
+
+
 def random_parts(described: Mapping[str, Any]) -> list[str]:
     """Names of the components with random weights in a recipe's fields, at any depth."""
     found = []

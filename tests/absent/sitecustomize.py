@@ -38,6 +38,8 @@ PACKAGES = (
     "webdataset",
     "h5py",
     "laion_clap",
+    "pyarrow",
+    "plotly",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
 

@@ -170,7 +170,7 @@ def test_results_that_nobody_reads_are_status_141_whatever_the_command_says(
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int | str | None:
-    monkeypatch.setattr(app, "build", lambda: leaves(error))
+    monkeypatch.setattr(app, "command", lambda: leaves(error))
     with pytest.raises(SystemExit) as left:
         app.run()
     return left.value.code
@@ -196,7 +196,7 @@ def test_errors_a_user_can_act_on_are_status_1_and_others_pass(
         assert run_with(monkeypatch, OSError(number, "it failed", str(Path("x")))) == 1
         told = capsys.readouterr().err
         assert said in told and "run the same command again" in told and "it failed" in told
-    monkeypatch.setattr(app, "build", lambda: leaves(OSError(errno.EIO, "broken")))
+    monkeypatch.setattr(app, "command", lambda: leaves(OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         app.run()
 
@@ -223,7 +223,7 @@ def test_width_is_the_terminal_s_own_there(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(sys, "stdout", Terminal())
     print_table(("a",), [("b",)])
-    assert seen == [None]
+    assert seen[0] is None
 
 
 def test_the_number_of_a_closed_stream_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -445,6 +445,7 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A run that `find_run` gives for any name, and an experiment that `reopen` gives."""
     scores = SimpleNamespace(per_class=(), ungrouped="", details={}, clips=12, value=50.0)
+    (tmp_path / "r").mkdir()
     heard = SimpleNamespace(
         run=SimpleNamespace(
             name="r",
@@ -457,6 +458,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
             build=lambda: "model",
             task=SimpleNamespace(sample_noun="clip", metric="accuracy"),
             config=SimpleNamespace(protocol="honest", select_on="val"),
+            joined=SimpleNamespace(splits={"val": (), "test": ()}),
         ),
         found=SimpleNamespace(
             scores=scores,

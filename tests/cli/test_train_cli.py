@@ -322,6 +322,102 @@ def test_predict_decodes_the_file_to_what_the_stores_hold(
     assert json.loads(later.stdout)["segments"] != found["segments"]  # and it begins where it is told to
 
 
+def test_many_files_are_predicted_at_once_as_each_alone(
+    decoded: tuple[Home, dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Components are made once for all of them, and one that is damaged costs only itself."""
+    from caeav.pipeline.extract import single_file
+
+    home, trained, media = decoded
+    films = sorted(media.rglob("*.mp4"))[:3]
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name, film in zip(("a.mp4", "c.mp4", "d.mp4"), films, strict=True):
+        (folder / name).symlink_to(film)
+    (folder / "b.mp4").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("no media")
+    made: list[Any] = []
+    job_of = single_file.job_of
+    monkeypatch.setattr(single_file, "job_of", lambda recipe: made.append(recipe) or job_of(recipe))
+    out = tmp_path / "out"
+    result = call(home, "predict", str(folder), "--run", trained["run"], "--out", str(out))
+    assert "1 file of 4 could not be predicted" in refused(result) and str(folder / "b.mp4") in refused(
+        result
+    )
+    assert f"failed: {folder / 'b.mp4'}" in result.stderr and len(made) == 2
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    assert "error" in rows[1] and sorted(p.name for p in out.iterdir()) == [
+        "a.png",
+        "c.png",
+        "d.png",
+        "predictions.jsonl",
+    ]
+    alone = call(home, "predict", str(films[1]), "--run", trained["run"], "--json")
+    assert rows[2]["segments"] == json.loads(alone.stdout)["segments"]
+    for name in ("a", "c", "d"):
+        assert f"{name}.mp4" in result.stdout
+
+
+def test_windows_go_through_a_whole_file_and_end_with_it(
+    decoded: tuple[Home, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    home, trained, media = decoded
+    film = sorted(media.rglob("*.mp4"))[0]  # of 4 s, as long as a window
+    out = tmp_path / "out"
+    result = call(home, "predict", str(film), "--run", trained["run"], "--stride", "1.5", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [row["start_s"] for row in rows] == [0.0, 1.5, 3.0]
+    assert [len(row["segments"]) for row in rows] == [4, 3, 1]  # rows end where the media do
+    assert all(row["end_s"] <= 4.1 and row["segments"][-1]["end_s"] == row["end_s"] for row in rows)
+    assert (out / f"{film.stem}-from-1.5s.png").exists()
+
+
+def test_a_split_is_predicted_from_its_media(
+    decoded: tuple[Home, dict[str, Any], Path], tmp_path: Path
+) -> None:
+    home, trained, _ = decoded
+    at = ("predict", "--run", trained["run"], "--dataset", "synthetic")
+    result = call(home, *at, "--split", "val", "--json", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    from caeav.manifests.dataset import load_dataset
+
+    wanted = [clip.key for clip in load_dataset("synthetic", None, home).clips if clip.split == "val"]
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["picture"] for row in rows] == [f"{key}.png" for key in wanted]
+    assert json.loads(result.stdout)["windows"] == len(wanted)
+    assert "have their own start and questions" in refused(call(home, *at, "--stride", "2"))
+    assert "two things to predict" in refused(call(home, *at, "x.mp4"))
+    assert "nothing to predict" in refused(call(home, "predict", "--run", trained["run"]))
+
+
+def test_rows_of_windows_are_written_in_order_whatever_order_they_come_in(tmp_path: Path) -> None:
+    from caeav.cli.predict_many import Item, Ordered, Windows
+    from caeav.manifests.core.atomic import publishing
+
+    items = [Item(Path("a"), "a"), Item(Path("b"), "b", 2.0)]
+    windows = Windows(items)
+    parts = iter(windows)
+    a, b = next(parts), next(parts)
+    assert a is not None and b is not None and next(parts) is None  # none at the moment: both may have more
+    windows.settle(0, items[0], [])
+    windows.settle(1, items[1], [4.0, 6.0])
+    assert [getattr(part, "start_s", None) for part in (next(parts), next(parts))] == [4.0, 6.0]
+    assert next(parts) is None
+    windows.settle(1, items[1], [])
+    windows.settle(1, items[1], [])
+    assert list(parts) == []
+    with publishing(tmp_path / "rows") as out:
+        ordered = Ordered(out)
+        ordered.windows[1] = 2
+        ordered.add(1, 1, [{"at": 3}])
+        ordered.add(1, 0, [{"at": 1}, {"at": 2}])
+        ordered.windows[0] = 1
+        ordered.add(0, 0, [{"at": 0}])
+    assert [json.loads(line)["at"] for line in (tmp_path / "rows").read_text().splitlines()] == [0, 1, 2, 3]
+
+
 def test_answers_to_several_questions_about_a_file_lie_apart(tmp_path: Path) -> None:
     from caeav.model.train.prediction_files import folder_for
 

@@ -21,7 +21,7 @@ from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.extract import decode_job, engine
+from caeav.pipeline.extract import decode_job, local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.tokens import extract_all
@@ -41,7 +41,7 @@ class InlinePool:
     """Stands for `WorkerPool`: the same job in this process, and each clip once, so that hundreds of runs are cheap."""
 
     def __init__(self, setup: str, settings: Mapping[str, Any], **_: Any) -> None:
-        assert setup == engine.SETUP
+        assert setup == local.SETUP
         self._settings = dict(settings)
         self._job: Callable[[Mapping[str, Any]], Any] | None = None
         self._errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
@@ -123,7 +123,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips are decoded in this process."""
-    monkeypatch.setattr(engine, "WorkerPool", InlinePool)
+    monkeypatch.setattr(local, "WorkerPool", InlinePool)
 
 
 @pytest.fixture(scope="session")

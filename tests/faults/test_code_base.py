@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = ("manifests", "pipeline", "model", "cli", "benchmarks")
+FOLDERS = ("manifests", "pipeline", "model", "cli", "caeav", "benchmarks")
 MODULES = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "pty", "code"}
 HARMLESS = {"pickle.UnpicklingError"}  # what torch.load(weights_only=True) raises
 CALLS = {

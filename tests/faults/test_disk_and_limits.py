@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_command import ForkedCommand
 
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.extract.tokens import extract
@@ -33,18 +34,15 @@ DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3
 
 def command(small: Any, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """`caeav extract` of the whole generated set in a process of its own."""
-    line = [
-        sys.executable,
-        "-m",
-        "caeav.cli",
-        "extract",
-        "--dataset",
-        "synthetic",
-        "--root",
-        str(small.media),
-    ]
+    line = ["extract", "--dataset", "synthetic", "--root", str(small.media)]
     line += ["--home", str(home), "--workers", "1", "--shard-clips", "3"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=240, check=False, **options)
+    if options:
+        program = [sys.executable, "-m", "caeav.cli", *line]
+        return subprocess.run(program, capture_output=True, text=True, timeout=240, check=False, **options)
+    process = ForkedCommand(line)
+    out, error = process.communicate(timeout=240)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(line, process.returncode, out, error)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +204,7 @@ def test_a_process_that_crashes_hangs_or_eats_memory_costs_its_clip_alone(
     name: str, reason: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(engine, "SETUP", "hostile_setup:setup")
+    monkeypatch.setattr(local, "SETUP", "hostile_setup:setup")
     folder = tmp_path / "media"
     shutil.copytree(small.media, folder)
     first, second, third, _ = small.manifest.clips

@@ -15,7 +15,7 @@ import pytest
 
 from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import collect, engine
+from caeav.pipeline.extract import collect, local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.tokens import extract_all
@@ -31,14 +31,14 @@ def asked(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tupl
     """The clips that were decoded, with the stores they were decoded for; clips are decoded in this process."""
     seen: list[tuple[str, tuple[int, ...]]] = []
 
-    inline_pool: Any = engine.WorkerPool
+    inline_pool: Any = local.WorkerPool
 
     class Counting(inline_pool):  # type: ignore[misc]
         def _answer(self, request: Mapping[str, Any]) -> Any:
             seen.append((request["id"], tuple(request["jobs"])))
             return super()._answer(request)
 
-    monkeypatch.setattr(engine, "WorkerPool", Counting)
+    monkeypatch.setattr(local, "WorkerPool", Counting)
     return seen
 
 
@@ -75,14 +75,14 @@ def until(true: Callable[[], bool]) -> None:
 
 def after(clips: int, asked: list[Any], do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call `do` when the next clip after so many is asked for."""
-    answer = engine.WorkerPool._answer
+    answer = local.WorkerPool._answer
 
     def stopped(pool: Any, request: Mapping[str, Any]) -> Any:
         if len(asked) == clips:
             do()
         return answer(pool, request)
 
-    monkeypatch.setattr(engine.WorkerPool, "_answer", stopped)
+    monkeypatch.setattr(local.WorkerPool, "_answer", stopped)
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])

@@ -14,8 +14,10 @@ from typing import Any
 
 import psutil
 import pytest
+from forked_command import ForkedCommand
 
 from caeav.cli import main
+from caeav.manifests.core import atomic
 from caeav.pipeline.store import DamagedStore, IncompleteStore, StoreReader
 from caeav.pipeline.store.lock import WriterLock
 
@@ -23,47 +25,26 @@ TIMES = int(os.environ.get("CAEAV_TIMES", "0"))
 """How often a run is broken off by each signal; by default a few times."""
 
 
-STOPPED = """
-import os, sys
-from caeav.manifests.core import atomic as publish
-from caeav.cli import main
-
-what, step, count = int(sys.argv[1]), int(sys.argv[2]), 0
-del sys.argv[1:3]
-
-def counted(real):
-    def call(*arguments):
-        global count
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), what)
-        return real(*arguments)
-    return call
-
-for name in ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder"):
-    setattr(publish, name, counted(getattr(publish, name)))
-main()
-"""
-"""The command, which sends a signal to itself in the middle of a step that changes the disk."""
+Process = subprocess.Popen[str] | ForkedCommand
 
 
-def start(
-    small: Any,
-    home: Path,
-    backend: str = "webdataset",
-    shard: int = 1,
-    stopped: tuple[signal.Signals, int] | None = None,
-) -> subprocess.Popen[str]:
-    """`caeav extract` in a process of its own; `stopped`: by which signal, at which step."""
-    program = ["-c", STOPPED, *(str(int(each)) for each in stopped)] if stopped else ["-m", "caeav.cli"]
-    line = [sys.executable, *program, "extract", "--dataset", "synthetic", "--root", str(small.media)]
-    line += ["--home", str(home), "--workers", "1", "--shard-clips", str(shard), "--backend", backend]
+def arguments(small: Any, home: Path, backend: str = "webdataset", shard: int = 1) -> list[str]:
+    line = ["extract", "--dataset", "synthetic", "--root", str(small.media), "--home", str(home)]
+    return [*line, "--workers", "1", "--shard-clips", str(shard), "--backend", backend]
+
+
+def start(small: Any, home: Path, **how: Any) -> subprocess.Popen[str]:
+    """`caeav extract` in an interpreter of its own."""
     return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "caeav.cli", *arguments(small, home, **how)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+def end(process: Process) -> tuple[int | None, str]:
     error = process.communicate(timeout=240)[1]
     return process.returncode, error
 
@@ -78,7 +59,7 @@ def indexes(home: Path) -> int:
 
 
 def undisturbed(small: Any, home: Path, contents: Any, **how: Any) -> dict[str, str]:
-    status, error = end(start(small, home, **how))
+    status, error = end(ForkedCommand(arguments(small, home, **how)))
     assert status == 0, error
     return dict(contents(home))
 
@@ -105,14 +86,25 @@ def test_broken_off_at_any_step(
     few_shards: dict[str, str],
     contents: Any,
     sound_so_far: Any,
+    failpoint: Any,
     tmp_path: Path,
 ) -> None:
     """Each run goes on where the last one was stopped, or begins anew when all was done."""
     rng = random.Random(int(what))
+    real = dict(vars(atomic))
+
+    def signalled(name: str, given: tuple[Any, ...]) -> object:
+        os.kill(os.getpid(), what)
+        return real[name](*given)
+
     times = TIMES or 5
     home, hit, rounds = tmp_path / "0", 0, 0
     for _ in range(times):
-        status, error = end(start(small, home, shard=5, stopped=(what, rng.randrange(1, 40))))
+
+        def stop_at(step: int = rng.randrange(1, 40)) -> None:
+            failpoint(step, signalled)
+
+        status, error = end(ForkedCommand(arguments(small, home, shard=5), stop_at))
         if status == 0:
             assert contents(home) == few_shards
             rounds += 1
@@ -125,7 +117,7 @@ def test_broken_off_at_any_step(
         assert sound_so_far(home) <= 1  # it may have been done already
     print(f"{times} times {what.name}: {hit} broke off, {rounds} came when all was done")
     assert hit >= times / 2, "a run has more than forty steps"
-    assert end(start(small, home, shard=5))[0] == 0
+    assert end(ForkedCommand(arguments(small, home, shard=5)))[0] == 0
     assert contents(home) == few_shards
 
 
@@ -145,7 +137,7 @@ def test_no_decoding_process_is_left_behind_nor_a_clip_lost(
     assert status == ENDS[what], error
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert not any(path.stat().st_size for path in tmp_path.glob("stores/*/*/quarantine.jsonl"))
-    assert end(start(small, tmp_path, shard=5))[0] == 0
+    assert end(ForkedCommand(arguments(small, tmp_path, shard=5)))[0] == 0
     assert contents(tmp_path) == few_shards
 
 
@@ -224,7 +216,7 @@ def test_ctrl_c_ends_the_wait(small: Any, calm: dict[str, str], tmp_path: Path) 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
 def test_a_reader_during_writing_sees_whole_shards_only(backend: str, small: Any, tmp_path: Path) -> None:
-    process = start(small, tmp_path, backend)
+    process = ForkedCommand(arguments(small, tmp_path, backend))
     seen: list[int] = []
     refused = 0
     while process.poll() is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -138,6 +139,19 @@ def test_a_removal_and_a_new_folder_are_synced(tmp_path: Path, steps: list[tuple
     remove_folder(tmp_path / "p" / "q")
     assert steps[2:] == [("remove", "f"), ("sync_folder", "q"), ("sync_folder", "p")]
     assert not (tmp_path / "p" / "q").exists()
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_without_permission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc is, where making a folder fails as if the one above were missing."""
+
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with pytest.raises(PermissionError, match=r"no folder can be made here: '.*/new'"):
+        atomic.make_folder(tmp_path / "new")
 
 
 def test_folders_above_a_file_are_made(tmp_path: Path) -> None:

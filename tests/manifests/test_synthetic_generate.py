@@ -97,7 +97,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str, text: 
 def test_summary_counts_what_was_made(made: Path) -> None:
     summary = synthesise(made, SyntheticOptions(**SMALL))
     assert sum(summary.splits.values()) == sum(summary.kinds.values()) == sum(summary.classes.values()) == 6
-    assert [s.knows for s in summary.scores] == ["nothing", "sight alone", "sound alone", "sight and sound"]
+    assert [s.knows for s in summary.scores] == ["nothing", "visual alone", "audio alone", "audio and visual"]
 
 
 def run(*arguments: str) -> Any:
@@ -113,7 +113,7 @@ def test_the_command_prints_counts_and_bounds(tmp_path: Path) -> None:
     result = run("--home", str(tmp_path), *small)
     assert result.exit_code == 0, result.output
     assert "wrote 5 clips" in result.stderr
-    assert "sight alone" in result.stdout and "split train" in result.stdout
+    assert "visual alone" in result.stdout and "split train" in result.stdout
     again = run("--home", str(tmp_path), "--json", *small)
     facts = json.loads(again.stdout)
     assert facts["root"] == str(tmp_path / "data" / "synthetic")
@@ -121,9 +121,9 @@ def test_the_command_prints_counts_and_bounds(tmp_path: Path) -> None:
     assert facts["options"]["mix"] == {"offscreen": 0.0, "silent": 2.0, "wrong_sound": 0.0, "cut": 1.0}
     assert [b["knows"] for b in facts["bounds"]] == [
         "nothing",
-        "sight alone",
-        "sound alone",
-        "sight and sound",
+        "visual alone",
+        "audio alone",
+        "audio and visual",
     ]
 
 

@@ -99,7 +99,7 @@ def test_neither_modality_alone_solves_a_layout_and_both_do(layout: str) -> None
         s.knows: s.accuracy
         for s in layouts[layout].scores(o, [layouts[layout].plan(o, i) for i in range(MANY)])
     }
-    assert scores.pop("sight and sound") == pytest.approx(1.0)
+    assert scores.pop("audio and visual") == pytest.approx(1.0)
     assert scores["nothing"] < max(scores.values()) < 0.85
 
 

@@ -98,9 +98,9 @@ def test_each_rule_names_the_seconds_that_it_says(span: str, seconds: list[int])
 
 def test_the_best_rule_is_told_and_counted_over_all_seconds() -> None:
     assert len(PICKS) * len(SPANS) == 24
-    best = best_unimodal("sight alone", MASK, np.array([[3, 3, 3, 2, 2, 2]]))
+    best = best_unimodal("visual alone", MASK, np.array([[3, 3, 3, 2, 2, 2]]))
     assert (best.accuracy, best.rule) == (1.0, "the longest not throughout class, whenever it is present")
-    hidden = best_unimodal("sight alone", MASK, np.array([[3, 3, 3, 3, 3, 1]]))
+    hidden = best_unimodal("visual alone", MASK, np.array([[3, 3, 3, 3, 3, 1]]))
     assert hidden.accuracy == pytest.approx(5 / 6)
     assert hidden.rule.endswith("nothing where several are")
 

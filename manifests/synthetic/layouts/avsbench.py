@@ -83,8 +83,8 @@ class _Avs:
         best = max(rules, key=lambda rule: rules[rule])
         return (
             oracle.Score("nothing", empty, "no pixel"),
-            oracle.Score("sight alone", rules[best], best),
-            oracle.Score("sight and sound", 1.0, "the objects that sound"),
+            oracle.Score("visual alone", rules[best], best),
+            oracle.Score("audio and visual", 1.0, "the objects that sound"),
         )
 
 

@@ -86,11 +86,13 @@ class _Llp:
 
         return (
             best("nothing", {"no event": (nothing, nothing)}),
-            best("sight alone", {"what is seen is heard": (seen, seen), "nothing is heard": (nothing, seen)}),
             best(
-                "sound alone", {"what is heard is seen": (heard, heard), "nothing is seen": (heard, nothing)}
+                "visual alone", {"what is seen is heard": (seen, seen), "nothing is heard": (nothing, seen)}
             ),
-            best("sight and sound", {"each by its sense": (heard, seen)}),
+            best(
+                "audio alone", {"what is heard is seen": (heard, heard), "nothing is seen": (heard, nothing)}
+            ),
+            best("audio and visual", {"each by its modality": (heard, seen)}),
         )
 
 

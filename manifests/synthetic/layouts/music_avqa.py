@@ -154,9 +154,9 @@ class _MusicAvqa:
                 "the most frequent answer",
             ),
             score("the question alone", "", "the most frequent answer to its template"),
-            score("sight alone", "Visual", "visual questions, else as by the question alone"),
-            score("sound alone", "Audio", "audio questions, else as by the question alone"),
-            oracle.Score("sight and sound", 1.0, "all that is asked"),
+            score("visual alone", "Visual", "visual questions, else as by the question alone"),
+            score("audio alone", "Audio", "audio questions, else as by the question alone"),
+            oracle.Score("audio and visual", 1.0, "all that is asked"),
         )
 
 

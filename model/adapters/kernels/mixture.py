@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.adapters.kernels.precision import own_precision, working_dtype
-from caeav.model.adapters.layers import TokenBatchNorm, grouped_product
+from caeav.model.adapters.kernels.products import grouped_product
+from caeav.model.adapters.layers import TokenBatchNorm
 
 
 class UpProjection(NamedTuple):

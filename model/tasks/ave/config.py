@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,8 +17,11 @@ class AveHeadConfig(HeadConfig):
     visual_in, audio_in: widths right after the input maps. width: model width; hidden: its feed-forward width. gamma:
     how much one modality's gate lifts the other. topk_frames: seconds averaged for the clip score of a class;
     score_weight: weight of that score in the event scores. interaction: let the streams attend each other before the
-    localisation (off in the reference's scripts).
+    localisation (off in the reference's scripts). squashed_gate: DG-SCT's fourth loss (`loss.gate`) takes the gates'
+    product, a probability already, as a logit, as its code does; False: the product's log odds.
     """
+
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {"squashed_gate": (True, False)}
 
     visual_in: Count = 512
     audio_in: Count = 128
@@ -32,6 +36,7 @@ class AveHeadConfig(HeadConfig):
     topk_frames: Count = 4
     score_weight: float = 0.3
     interaction: bool = False
+    squashed_gate: bool = True
 
     @model_validator(mode="after")
     def _check_heads(self) -> AveHeadConfig:
@@ -41,7 +46,7 @@ class AveHeadConfig(HeadConfig):
 
 
 class WeakAveHeadConfig(AveHeadConfig):
-    """The same for weak labels, where `topk_frames`, `score_weight` and `interaction` have no effect.
+    """The same for weak labels, where `topk_frames`, `score_weight`, `interaction` and `squashed_gate` have no effect.
 
     pooling: a clip's probability is the mean of its seconds', their maximum, or `linear`: the mean weighted by the
     probabilities themselves, which rewards sure seconds without asking for all of them. context: put the supervised
@@ -53,11 +58,12 @@ class WeakAveHeadConfig(AveHeadConfig):
 
 
 class AveLossConfig(LossConfig):
-    """Weights of the official three losses."""
+    """Weights of the official three losses, and of DG-SCT's fourth, on the product of the temporal gates."""
 
     relevance: NotNegative = 1.0
     event: NotNegative = 1.0
     score: NotNegative = 1.0
+    gate: NotNegative = 0.0
 
 
 class WeakAveLossConfig(LossConfig):

@@ -6,19 +6,22 @@ modality into streams `[B, T, d]`. `K` foreground classes; background is the abs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.adapters.layers import PackedAttention
 from caeav.model.tasks.ave.config import AveHeadConfig, WeakAveHeadConfig
 from caeav.model.tasks.layers import POOLS, ChannelNorm, TemporalStack
+from caeav.model.tasks.probe import Probe
 
 INTER_WEIGHT_DROPOUT = 0.2
 INTER_DROPOUT = 0.1
+GATE_EPS = 1e-6
 LOG_ONE = -1e-6
 """Upper bound of log probabilities, so that their complement has a logarithm."""
 
@@ -76,13 +79,15 @@ class TemporalAttention(nn.Module):
 
 
 class Localisation(NamedTuple):
-    """Logits: `event_relevance` `[B, T]`, `event_scores` `[B, K]`, `av_score` `[B, K]`; streams `[B, T, d]`."""
+    """Logits: `event_relevance` `[B, T]`, `event_scores` `[B, K]`, `av_score` `[B, K]`, of the temporal gates `gate`
+    `[B, T]` (None without them); streams `[B, T, d]`."""
 
     event_relevance: Tensor
     event_scores: Tensor
     av_score: Tensor
     visual: Tensor
     audio: Tensor
+    gate: Tensor | None = None
 
 
 class Interaction(nn.Module):
@@ -147,14 +152,17 @@ class AveHead(nn.Module):
         super().__init__()
         self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
         self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
+        self.squashed_gate = config.squashed_gate
         self.temporal_attention = TemporalAttention(visual_channels, audio_channels, config)
         self.localisation = LocalisationHead(classes, config)
 
     def forward(self, trunk: TrunkOutput) -> Localisation:
         """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `Localisation`."""
-        visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
+        visual, audio = self.visual_norm(trunk.pooled_visual()), self.audio_norm(trunk.pooled_audio())
         streams = self.temporal_attention(visual, audio)
-        return self.localisation(streams.visual, streams.audio)  # type: ignore[no-any-return]
+        found: Localisation = self.localisation(streams.visual, streams.audio)
+        gate = streams.gate.squeeze(-1)
+        return found._replace(gate=gate if self.squashed_gate else torch.logit(gate.float(), eps=GATE_EPS))
 
 
 class WeakLocalisation(NamedTuple):
@@ -211,8 +219,38 @@ class WeakAveHead(nn.Module):
 
     def forward(self, trunk: TrunkOutput) -> WeakLocalisation:
         """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `WeakLocalisation`."""
-        visual, audio = self.visual_norm(trunk.visual.mean(dim=2)), self.audio_norm(trunk.audio.mean(dim=2))
+        visual, audio = self.visual_norm(trunk.pooled_visual()), self.audio_norm(trunk.pooled_audio())
         visual, audio = self.streams(visual, audio)[:2]
         seconds = F.logsigmoid(self.seen(visual)) + F.logsigmoid(self.heard(audio))
-        clip = self.pool(seconds.float().exp()).clamp(1e-6, 1 - 1e-6).log()
-        return WeakLocalisation(seconds, clip)
+        return pooled_seconds(seconds, self.pool)
+
+
+def pooled_seconds(seconds: Tensor, pool: Callable[[Tensor], Tensor]) -> WeakLocalisation:
+    """Log probabilities of seconds `[B, T, K]` with those of the clip."""
+    return WeakLocalisation(seconds, pool(seconds.float().exp()).clamp(1e-6, 1 - 1e-6).log())
+
+
+class AveProbe(nn.Module):
+    """A probe's `K + 1` numbers per second: scores of the classes, then relevance; the clip's scores are means."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__()
+        self.probe = probe
+
+    def forward(self, batch: TokenBatch) -> Localisation:
+        """A batch -> `Localisation`, whose streams are the numbers themselves."""
+        seconds = self.probe(batch)  # [B, T, K + 1]
+        classes, relevance = seconds[..., :-1].mean(dim=1), seconds[..., -1]
+        return Localisation(relevance, classes, classes, seconds, seconds)
+
+
+class WeakAveProbe(nn.Module):
+    """A probe's numbers as logits of every class being both seen and heard in a second."""
+
+    def __init__(self, probe: Probe, pooling: str) -> None:
+        super().__init__()
+        self.probe, self.pool = probe, POOLS[pooling]
+
+    def forward(self, batch: TokenBatch) -> WeakLocalisation:
+        """A batch -> `WeakLocalisation`."""
+        return pooled_seconds(F.logsigmoid(self.probe(batch)), self.pool)

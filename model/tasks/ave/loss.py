@@ -41,6 +41,11 @@ def ave_loss(event_relevance: Tensor, event_scores: Tensor, av_score: Tensor, la
     return AveLoss(relevance, event, score)
 
 
+def gate_loss(gate: Tensor, labels: Tensor) -> Tensor:
+    """DG-SCT's fourth: BCE of the temporal gates' logits `[B, T]` against whether the second has an event."""
+    return F.binary_cross_entropy_with_logits(gate.float(), labels[..., :-1].amax(dim=-1).float())
+
+
 def weak_ave_loss(clip: Tensor, labels: Tensor) -> Tensor:
     """Weak: BCE of log probabilities `clip` `[B, K]` against the events that occur anywhere in the clip."""
     log_p = clip.float().clamp(max=LOG_ONE)

@@ -22,6 +22,7 @@ from caeav.model.tasks.prediction import (
     draw_spans,
     legend_above,
     number,
+    spans_text,
     strip_panel,
 )
 
@@ -58,6 +59,10 @@ class Timeline(TaskPrediction):
     def spans(self, times: SegmentTimes) -> list[Span]:
         """Events with start and end, without background."""
         return times.spans([None if name == BACKGROUND else name for name in self.events])
+
+    def headline(self, times: SegmentTimes) -> str:
+        """The events, or that there is none."""
+        return spans_text(self.spans(times)) or BACKGROUND
 
     def any_event(self, t: int) -> float:
         """Probability that segment `t` holds any event; from one half on, the likeliest event is predicted."""

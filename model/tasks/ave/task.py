@@ -23,14 +23,22 @@ from caeav.model.tasks.ave.config import (
     WeakAveHeadConfig,
     WeakAveLossConfig,
 )
-from caeav.model.tasks.ave.head import AveHead, Localisation, WeakAveHead, WeakLocalisation
-from caeav.model.tasks.ave.loss import ave_loss, weak_ave_loss
+from caeav.model.tasks.ave.head import (
+    AveHead,
+    AveProbe,
+    Localisation,
+    WeakAveHead,
+    WeakAveProbe,
+    WeakLocalisation,
+)
+from caeav.model.tasks.ave.loss import ave_loss, gate_loss, weak_ave_loss
 from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.probe import Probe, chosen_taps
 from caeav.model.tasks.sample import Sample
 
 LABELS = "labels"
@@ -44,6 +52,11 @@ class AveTask(Task):
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AveMetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]] = {
+        "truth": [""],
+        "prediction": [""],
+        "probabilities": [[0.0]],
+    }
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """None; but a train split without any event, where all is background, is an error."""
@@ -80,18 +93,51 @@ class AveTask(Task):
         assert isinstance(config, AveHeadConfig)
         return AveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A score of every class, and of any event, per second; the clip's class from their mean."""
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        outputs = len(inputs.classes) + 1
+        return AveProbe(Probe([*visual, *audio], outputs, config.probe, config.head.input_norm))
+
     def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The official three."""
-        loss = ave_loss(output.event_relevance, output.event_scores, output.av_score, batch.targets[LABELS])
-        return loss._asdict()
+        """The official three, and DG-SCT's fourth where there are such gates."""
+        labels = batch.targets[LABELS]
+        found = ave_loss(output.event_relevance, output.event_scores, output.av_score, labels)._asdict()
+        if output.gate is not None:
+            found["gate"] = gate_loss(output.gate, labels)
+        return found
 
     def decode(self, output: Localisation, inputs: Inputs, config: RunConfig, sample: Sample) -> Timeline:
-        """The official decision for each second; probabilities P(event now) * P(class), last 1 - P(event now)."""
+        """The official decision for each second."""
         chosen = predict_seconds(output.event_relevance, output.event_scores)[0]  # [T]
-        classes = output.event_scores[:1].float().softmax(dim=-1)  # [1, K]
-        relevant = output.event_relevance[0].float().sigmoid().unsqueeze(-1)  # [T, 1]
-        table = torch.cat([relevant * classes, 1 - relevant], dim=-1)  # [T, K + 1]
-        return Timeline.of(chosen, table, inputs.classes)
+        return Timeline.of(chosen, second_probabilities(output)[0], inputs.classes)
+
+    def outcomes(
+        self,
+        output: Localisation,
+        batch: TokenBatch,
+        samples: Sequence[Sample],
+        inputs: Inputs,
+        config: RunConfig,
+    ) -> list[dict[str, Any]]:
+        """The event of every second, true and predicted; all probabilities, background last."""
+        names = (*inputs.classes, BACKGROUND)
+        chosen = predict_seconds(output.event_relevance, output.event_scores).cpu()  # [B, T]
+        table = second_probabilities(output).cpu()  # [B, T, K + 1]
+        truth = batch.targets[LABELS].argmax(dim=-1).cpu()  # [B, T]
+        sure = table.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).mean(dim=1)
+        right = (chosen == truth).double().mean(dim=1)
+        return [
+            {
+                "labels": list(sample.clip.labels()),
+                "truth": [names[k] for k in truth[i].tolist()],
+                "prediction": [names[k] for k in chosen[i].tolist()],
+                "probabilities": table[i].tolist(),
+                "score": float(right[i]),
+                "confidence": float(sure[i]),
+            }
+            for i, sample in enumerate(samples)
+        ]
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AveScorer:
         """A new scorer."""
@@ -123,9 +169,23 @@ class WeakAveTask(AveTask):
         assert isinstance(config, WeakAveHeadConfig)
         return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """A probability of every class per second, pooled as the head's."""
+        assert isinstance(config.head, WeakAveHeadConfig)
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        probe = Probe([*visual, *audio], len(inputs.classes), config.probe, config.head.input_norm)
+        return WeakAveProbe(probe, config.head.pooling)
+
     def losses(self, output: WeakLocalisation, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Of whole clips; labels of seconds only say which events occur in the clip."""
         return {"clip": weak_ave_loss(output.clip, batch.targets[LABELS])}
+
+
+def second_probabilities(output: Localisation) -> Tensor:
+    """`[B, T, K + 1]`: P(event now) * P(class) of each class, last 1 - P(event now)."""
+    classes = output.event_scores.float().softmax(dim=-1).unsqueeze(1)  # [B, 1, K]
+    relevant = output.event_relevance.float().sigmoid().unsqueeze(-1)  # [B, T, 1]
+    return torch.cat([relevant * classes, 1 - relevant], dim=-1)
 
 
 def one_hot_seconds(sample: Sample, inputs: Inputs) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.batch import TrunkOutput, token_mean
 from caeav.model.adapters.layers import PackedAttention
 from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.layers import ChannelNorm
@@ -118,9 +118,8 @@ class AvqaHead(nn.Module):
         `clip_of` `[B]`: the index of each question's clip; None: one question per clip, in order. Negatives of the
         batch are made here, in training; a batch of one clip has none.
         """
-        audio = self.audio_fc2(
-            F.relu(self.audio_fc1(self.audio_in_norm(trunk.audio).mean(dim=2)))
-        )  # [U, T, d]
+        heard = token_mean(self.audio_in_norm(trunk.audio), trunk.audio_weights)
+        audio = self.audio_fc2(F.relu(self.audio_fc1(heard)))  # [U, T, d]
         tokens = self.visual_in_norm(trunk.visual)
         visual = self._grounded(tokens, audio)
         match_positive = self._match(audio, visual)

@@ -43,6 +43,10 @@ class Answer(TaskPrediction):
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return cls(question, tuple((answers[i], p) for i, p in pairs), unknown)
 
+    def headline(self, times: SegmentTimes) -> str:
+        """The likeliest answer and its probability."""
+        return f"{self.best[0][0]} ({self.best[0][1]:.2f})"
+
     def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """A row per answer."""
         return [{"answer": name, "probability": p} for name, p in self.best]

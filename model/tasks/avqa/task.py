@@ -43,6 +43,15 @@ class AvqaTask(Task):
     sample_noun = "question"
     head_config: ClassVar[type[HeadConfig]] = AvqaHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvqaLossConfig
+    outcome_columns: ClassVar[Mapping[str, Any]] = {
+        "question": "",
+        "truth": "",
+        "prediction": "",
+        "probabilities": [0.0],
+    }
+    probe_refusal = (
+        "an answer follows from question and clip together, which one layer on pooled tokens cannot join"
+    )
 
     def samples(self, manifest: Manifest) -> Sequence[Sample]:
         """One per question, in the manifest's order; the split is the question's."""
@@ -146,6 +155,31 @@ class AvqaTask(Task):
             output.answer_logits[0].float().softmax(dim=-1),
             tuple(word for word in sample.detail["words"] if word.lower() not in words),
         )
+
+    def outcomes(
+        self,
+        output: AvqaOutput,
+        batch: TokenBatch,
+        samples: Sequence[Sample],
+        inputs: Inputs,
+        config: RunConfig,
+    ) -> list[dict[str, Any]]:
+        """The answer, true and predicted, and the probabilities of all answers."""
+        table = output.answer_logits.float().softmax(dim=-1).cpu()  # [N, answers]
+        chosen = output.answer_logits.argmax(dim=-1).tolist()
+        right = (output.answer_logits.argmax(dim=-1) == batch.targets[ANSWER]).tolist()
+        return [
+            {
+                "labels": [" ".join(sample.detail["type"])],
+                "question": sample.detail["text"],
+                "truth": sample.detail["answer"],
+                "prediction": inputs.classes[chosen[i]],
+                "probabilities": table[i].tolist(),
+                "score": float(right[i]),
+                "confidence": float(table[i, chosen[i]]),
+            }
+            for i, sample in enumerate(samples)
+        ]
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvqaScorer:
         """A new scorer."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.batch import token_mean
 from caeav.model.adapters.layers import TokenBatchNorm
 from caeav.model.tasks.avs.config import AvsHeadConfig
 from caeav.model.tasks.avs.decoder import MaskDecoder
@@ -178,13 +179,16 @@ class AvsHead(MaskDecoder):
             self.add_module(f"stage_proj{scale}", nn.Linear(channels, config.channels))
             self.add_module(f"tpavi{scale}", Tpavi(config.channels, config.audio_in))
 
-    def forward(self, taps: Sequence[Tensor], audio: Tensor) -> AvsOutput:
-        """Visual taps fine to coarse `[B, T, L_i, C_i]`, audio `[B, T, M, D]` -> `AvsOutput`."""
+    def forward(
+        self, taps: Sequence[Tensor], audio: Tensor, audio_weights: Tensor | None = None
+    ) -> AvsOutput:
+        """Visual taps fine to coarse `[B, T, L_i, C_i]`, audio `[B, T, M, D]` with weights of its mean `[B, T, M]` ->
+        `AvsOutput`."""
         maps = []
         for scale, (tokens, size) in enumerate(zip(taps, self.sizes, strict=True), start=1):
             tokens = self.get_submodule(f"stage_norm{scale}")(tokens)
             maps.append(token_maps(self.get_submodule(f"stage_proj{scale}")(tokens), size))
-        maps, audio = self.temporal(maps, self.audio_in(self.audio_norm(audio).mean(dim=2)))
+        maps, audio = self.temporal(maps, self.audio_in(token_mean(self.audio_norm(audio), audio_weights)))
         clips, frames = audio.shape[:2]
         grids, aligned = [], []
         for scale, (tokens, size) in enumerate(zip(maps, self.sizes, strict=True), start=1):

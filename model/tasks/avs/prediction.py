@@ -40,6 +40,10 @@ class Masks(TaskPrediction):
         """The masks, bool `[T, H, W]`."""
         return self.probability > 0.5
 
+    def headline(self, times: SegmentTimes) -> str:
+        """How much of the picture sounds."""
+        return f"{100 * float(self.on[: times.shown].mean()):.3g} % of the picture sounds"
+
     def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """A row per frame: how much of it sounds, and the highest probability."""
         return [

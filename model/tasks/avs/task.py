@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.masks import unpack_mask
+from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.avs.config import AvsHeadConfig, AvsLossConfig, AvsMetricConfig
@@ -55,7 +55,7 @@ class AvsModel(nn.Module):
         """The output of a trunk that keeps its stages -> `AvsOutput` with masks `[B, T, H, W]`."""
         maps = [x for n, x in trunk.aux.items() if n.startswith("stage") and n.endswith(".visual")]
         maps[-1] = trunk.visual if self.guided else trunk.aux.get("unguided.visual", trunk.visual)
-        output: AvsOutput = self.decoder(maps, trunk.audio)
+        output: AvsOutput = self.decoder(maps, trunk.audio, trunk.audio_weights)
         if output.mask_logits.shape[-2:] == self.size:
             return output
         logits = F.interpolate(
@@ -71,7 +71,13 @@ class AvsTask(Task):
     head_config: ClassVar[type[HeadConfig]] = AvsHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvsLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AvsMetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]] = {
+        "truth": [""],
+        "prediction": [""],
+        "probabilities": [0.0],
+    }
     keeps_stages = True
+    probe_refusal = "a mask needs the places of tokens, which their mean does not have"
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
@@ -144,6 +150,40 @@ class AvsTask(Task):
     def decode(self, output: AvsOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Masks:
         """The masks."""
         return Masks(output.mask_logits[0].float().sigmoid().cpu().numpy())
+
+    def outcomes(
+        self,
+        output: AvsOutput,
+        batch: TokenBatch,
+        samples: Sequence[Sample],
+        inputs: Inputs,
+        config: RunConfig,
+    ) -> list[dict[str, Any]]:
+        """The masks of every frame as texts of a manifest, true (None: not known) and predicted, and the mean
+        probability within the predicted one; the score is the mean IoU of the known frames."""
+        size = output.mask_logits.shape[-2:]
+        true, known = masks_of(batch.targets, size), batch.targets[KNOWN]
+        rows = []
+        for i, sample in enumerate(samples):
+            chance = output.mask_logits[i].float().sigmoid()  # [T, H, W]
+            said = chance > 0.5
+            pixels = said.flatten(1).sum(dim=1)
+            inside = (chance * said).flatten(1).sum(dim=1) / pixels.clamp_min(1)
+            overlap = frame_iou(output.mask_logits[i][known[i]], true[i][known[i]])
+            rows.append(
+                {
+                    "labels": list(groups_of(sample)),
+                    "truth": [
+                        pack_mask(mask.cpu().numpy()) if ok else None
+                        for mask, ok in zip(true[i], known[i].tolist(), strict=True)
+                    ],
+                    "prediction": [pack_mask(mask.cpu().numpy()) for mask in said],
+                    "probabilities": inside.tolist(),
+                    "score": float(overlap.mean()) if len(overlap) else None,
+                    "confidence": float(torch.maximum(chance, 1 - chance).mean()),
+                }
+            )
+        return rows
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvsScorer:
         """A new scorer."""

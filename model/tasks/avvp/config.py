@@ -24,12 +24,14 @@ class AvvpHeadConfig(HeadConfig):
     and seconds hardly differ; True divides by the best second instead (0..1]. own_seconds: a second's probability comes
     from its own token and the clip's groups, and the modality's from its seconds, so that clip labels teach seconds;
     False leaves seconds to the assignment, as the reference. motion: also read motion features, from the one tap of the
-    stores whose name begins with `motion.`.
+    stores whose name begins with `motion.`. gates: in front of the grouping, each modality's seconds lift the other's
+    by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on as lifted; False drops that, as DG-SCT.
     """
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
         "bounded_attention": (False, True),
         "own_seconds": (False, True),
+        "gated_audio": (False, True),
     }
 
     width: Annotated[int, Field(ge=2)] = 128
@@ -43,6 +45,8 @@ class AvvpHeadConfig(HeadConfig):
     bounded_attention: bool = False
     own_seconds: bool = False
     motion: bool = False
+    gates: Annotated[float, Field(ge=0)] = 0.0
+    gated_audio: bool = False
 
     @model_validator(mode="after")
     def _check_heads(self) -> AvvpHeadConfig:

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.tasks.avvp.config import AvvpHeadConfig
+from caeav.model.tasks.avvp.gates import SegmentGates
 from caeav.model.tasks.avvp.grouping import GroupOutput, GroupTransformer
 from caeav.model.tasks.layers import ChannelNorm, linear_pool
+from caeav.model.tasks.probe import Probe
 
 INIT_STD = 0.02
+GATE_HEADS, GATE_LAYERS, GATE_FFN, GATE_DROPOUT = 4, 2, 8, 0.1
+"""Of DG-SCT's gates: heads and layers of its encoders, their feed-forward width as a multiple of the model's."""
 
 
 class MotionError(CaeavError):
@@ -29,8 +33,8 @@ class MotionError(CaeavError):
 class AvvpOutput(NamedTuple):
     """Probabilities: `clip_prob`, `audio_prob`, `visual_prob` `[B, K]`; `*_frame_prob` `[B, T, K]`.
 
-    `*_token_logits` `[K, K]`: class scores of the class tokens themselves. With the reference's attention, frame
-    probabilities reach 1.24.
+    `*_token_logits` `[K, K]`: class scores of the class tokens themselves, None without such tokens. With the
+    reference's attention, frame probabilities reach 1.24.
     """
 
     clip_prob: Tensor
@@ -38,8 +42,8 @@ class AvvpOutput(NamedTuple):
     visual_prob: Tensor
     audio_frame_prob: Tensor
     visual_frame_prob: Tensor
-    audio_token_logits: Tensor
-    visual_token_logits: Tensor
+    audio_token_logits: Tensor | None
+    visual_token_logits: Tensor | None
 
 
 def frame_attention(logits: Tensor, *, bounded: bool) -> Tensor:
@@ -78,6 +82,17 @@ class AvvpHead(nn.Module):
         self.visual_in = nn.Linear(visual_channels, width)
         self.motion_in = None if motion_channels is None else nn.Linear(motion_channels, width)
         self.visual_fuse = None if motion_channels is None else nn.Linear(2 * width, width)
+        self.gates = None
+        self.gated_audio = config.gated_audio
+        if config.gates:
+            self.gates = SegmentGates(
+                width,
+                heads=GATE_HEADS,
+                hidden=GATE_FFN * width,
+                layers=GATE_LAYERS,
+                dropout=GATE_DROPOUT,
+                gamma=config.gates,
+            )
 
         def group(depth: int, other_segments: int | None = None) -> GroupTransformer:
             return GroupTransformer(
@@ -109,8 +124,11 @@ class AvvpHead(nn.Module):
 
         Raises `MotionError` if motion features are given to a head built without them, or missing from one with them.
         """
-        audio_segments = self.audio_in(self.audio_norm(trunk.audio.mean(dim=2)))  # [B, T, d]
-        visual_segments = self._fuse(self.visual_in(self.visual_norm(trunk.visual.mean(dim=2))), motion)
+        audio_segments = self.audio_in(self.audio_norm(trunk.pooled_audio()))  # [B, T, d]
+        visual_segments = self._fuse(self.visual_in(self.visual_norm(trunk.pooled_visual())), motion)
+        if self.gates is not None:
+            visual_segments, gated = self.gates(visual_segments, audio_segments)
+            audio_segments = gated if self.gated_audio else audio_segments
         visual = self.visual_group(visual_segments, self.visual_class_tokens)
         audio = self.audio_group(audio_segments, self.audio_class_tokens, visual_segments)
         across = self.cross_group(audio.groups, visual.groups)
@@ -145,3 +163,17 @@ class AvvpHead(nn.Module):
         if self.motion_in is None or self.visual_fuse is None:
             return visual
         return self.visual_fuse(torch.cat([visual, self.motion_in(motion)], dim=-1))  # type: ignore[no-any-return]
+
+
+class AvvpProbe(nn.Module):
+    """A probe of each modality: logits of every class in a second; clips by pooling, across modalities by either."""
+
+    def __init__(self, visual: Probe, audio: Probe) -> None:
+        super().__init__()
+        self.visual, self.audio = visual, audio
+
+    def forward(self, batch: TokenBatch) -> AvvpOutput:
+        """A batch -> `AvvpOutput`."""
+        seen, heard = self.visual(batch).sigmoid(), self.audio(batch).sigmoid()  # [B, T, K]
+        visual, audio = linear_pool(seen), linear_pool(heard)
+        return AvvpOutput(1 - (1 - visual) * (1 - audio), audio, visual, heard, seen, None, None)

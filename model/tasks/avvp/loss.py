@@ -36,13 +36,18 @@ def avvp_loss(
     `labels` `[B, K]` in 0..1. A keep of `s` turns a label `y` into `s y + (1 - s) / 2`.
     """
     labels = labels.to(torch.promote_types(output.clip_prob.dtype, torch.float32))
-    names = torch.arange(output.audio_token_logits.shape[0], device=labels.device)
     clip = _bce(output.clip_prob, labels)
     audio = _bce(output.audio_prob, audio_keep * labels + (1 - audio_keep) / 2)
     visual = _bce(output.visual_prob, visual_keep * labels + (1 - visual_keep) / 2)
-    audio_token = F.cross_entropy(output.audio_token_logits, names)
-    visual_token = F.cross_entropy(output.visual_token_logits, names)
-    return AvvpLoss(clip, audio, visual, audio_token, visual_token)
+    tokens = (output.audio_token_logits, output.visual_token_logits)
+    return AvvpLoss(clip, audio, visual, *(_own_class(logits, clip) for logits in tokens))
+
+
+def _own_class(logits: Tensor | None, like: Tensor) -> Tensor:
+    """Cross entropy of the class tokens' scores `[K, K]` against their own classes; 0 without tokens."""
+    if logits is None:
+        return torch.zeros_like(like)
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def _bce(probability: Tensor, target: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from caeav.model.tasks.prediction import (
     legend_above,
     number,
     plain,
+    spans_text,
     strip_panel,
 )
 
@@ -62,6 +63,13 @@ class Tracks(TaskPrediction):
             for k, name in enumerate(self.classes)
             for span in times.spans([name if active else None for active in on[:, k]])
         ]
+
+    def headline(self, times: SegmentTimes) -> str:
+        """What is heard and what is seen."""
+        return "; ".join(
+            f"{word} {spans_text(self.spans(times, modality)) or 'nothing'}"
+            for word, modality in (("heard:", "audio"), ("seen:", "visual"))
+        )
 
     def rows(self, times: SegmentTimes) -> list[dict[str, Any]]:
         """A row per segment with what is heard and what is seen, each with its probability."""

@@ -18,14 +18,15 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.avvp.config import AvvpHeadConfig, AvvpLossConfig, AvvpMetricConfig
-from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput
+from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput, AvvpProbe
 from caeav.model.tasks.avvp.loss import avvp_loss
-from caeav.model.tasks.avvp.metric import AvvpMetric, clip_scores, predict_tracks
+from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, clip_scores, level_counts, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.base import Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
-from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
+from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.probe import Probe, chosen_taps, no_probe
 from caeav.model.tasks.sample import Sample
 
 LABELS, AUDIO, VISUAL, TIMED = "labels", "audio", "visual", "timed"
@@ -40,6 +41,11 @@ class AvvpTask(Task):
     head_config: ClassVar[type[HeadConfig]] = AvvpHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AvvpLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AvvpMetricConfig
+    outcome_columns: ClassVar[Mapping[str, Any]] = {
+        "truth": {AUDIO: [[""]], VISUAL: [[""]]},
+        "prediction": {AUDIO: [[""]], VISUAL: [[""]]},
+        "probabilities": {AUDIO: [[0.0]], VISUAL: [[0.0]]},
+    }
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """None; but val and test splits without any event, where nothing can be scored, are an error."""
@@ -99,6 +105,16 @@ class AvvpTask(Task):
             motion_channels=taps[0].channels if config.motion else None,
         )
 
+    def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
+        """One for each modality, since its own events are asked for."""
+        visual, audio = chosen_taps(inputs.spec, config.probe.taps)
+        if not visual or not audio:
+            raise no_probe(
+                self.name, f"taps {', '.join(config.probe.taps)} are of one modality, it asks for both"
+            )
+        norm, classes = config.head.input_norm, len(inputs.classes)
+        return AvvpProbe(*(Probe(taps, classes, config.probe, norm) for taps in (visual, audio)))
+
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> AvvpOutput:
         """With the mean tokens of the motion tap if the head reads one."""
         assert isinstance(head, AvvpHead)
@@ -108,11 +124,13 @@ class AvvpTask(Task):
         return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
 
     def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
-        """The official five, from labels of whole clips."""
+        """The official five, from labels of whole clips; three of a probe, which has no class tokens."""
         keep = config.loss
         assert isinstance(keep, AvvpLossConfig)
         labels = batch.targets[LABELS]
-        return avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        found = avvp_loss(output, labels, visual_keep=keep.visual_keep, audio_keep=keep.audio_keep)._asdict()
+        tokens = output.audio_token_logits is not None
+        return {name: loss for name, loss in found.items() if tokens or not name.endswith("_token")}
 
     def decode(self, output: AvvpOutput, inputs: Inputs, config: RunConfig, sample: Sample) -> Tracks:
         """The seconds of both modalities, at the threshold of the metric."""
@@ -123,6 +141,40 @@ class AvvpTask(Task):
             {AUDIO: audio[0], VISUAL: visual[0]},
             {AUDIO: output.audio_frame_prob[0], VISUAL: output.visual_frame_prob[0]},
         )
+
+    def outcomes(
+        self,
+        output: AvvpOutput,
+        batch: TokenBatch,
+        samples: Sequence[Sample],
+        inputs: Inputs,
+        config: RunConfig,
+    ) -> list[dict[str, Any]]:
+        """What is heard and what is seen in every second, true and predicted; the score is Type@AV of segments."""
+        assert isinstance(config.metric, AvvpMetricConfig)
+        found = (output.audio_frame_prob, output.visual_frame_prob)
+        chance = {name: x.float().clamp(0, 1).cpu() for name, x in zip((AUDIO, VISUAL), found, strict=True)}
+        tracks = predict_tracks(output, config.metric.threshold)  # [B, K, T] each
+        said = {name: x.transpose(1, 2).cpu() for name, x in zip((AUDIO, VISUAL), tracks, strict=True)}
+        true = {name: batch.targets[name].cpu() > 0 for name in (AUDIO, VISUAL)}  # [B, T, K]
+        pairs = [(said[name].transpose(1, 2), true[name].transpose(1, 2)) for name in (AUDIO, VISUAL)]
+        share = clip_scores(clip_f(level_counts(*pairs, events=False)))["type_av"]
+        sure = torch.stack([torch.maximum(p, 1 - p).mean(dim=(1, 2)) for p in chance.values()]).mean(dim=0)
+
+        def named(track: Tensor) -> list[list[str]]:
+            return [[inputs.classes[k] for k in on.nonzero().flatten().tolist()] for on in track]
+
+        return [
+            {
+                "labels": clip_labels(sample),
+                "truth": {name: named(x[i]) for name, x in true.items()},
+                "prediction": {name: named(x[i]) for name, x in said.items()},
+                "probabilities": {name: x[i].tolist() for name, x in chance.items()},
+                "score": float(share[i]),
+                "confidence": float(sure[i]),
+            }
+            for i, sample in enumerate(samples)
+        ]
 
     def build_scorer(self, inputs: Inputs, config: RunConfig) -> AvvpScorer:
         """A new scorer."""

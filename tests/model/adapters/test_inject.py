@@ -331,3 +331,22 @@ def test_frames_of_other_clips_pass_through_the_frozen_backbone_alone(live: Live
     with torch.no_grad():
         alone = live.visual.module.eval().forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
     assert torch.allclose(seen[0].flip(0).flatten(0, 1), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("peer", ["lavish", "dg_sct"])
+def test_the_peers_sit_in_every_pair_of_blocks(live: Live, batch: TokenBatch, peer: str) -> None:
+    off = {name: {"enabled": False} for name in ("caste", "avmoe", "case")}
+    asked = AdapterConfig.model_validate(
+        {**off, "placement": "inject", peer: {"enabled": True, "latents": 2}}
+    )
+    trunk = InjectTrunk(FROM_FRAMES, live, asked)
+    plain = InjectTrunk(FROM_FRAMES, live, asked.off()).eval()(batch)
+    assert [len(stage.p1) for stage in trunk.stages] == [2, 2, 2, 2]
+    assert torch.equal(trunk.eval()(batch).visual, plain.visual)  # gates at zero
+    randomise(trunk)
+    out = trunk(batch)
+    assert not torch.allclose(out.visual, plain.visual)
+    assert (out.visual_weights is None) == (peer == "lavish")
+    (out.pooled_visual().sum() + out.pooled_audio().sum()).backward()
+    assert all(p.grad is not None for p in trunk.parameters())
+    assert all(p.grad is None for module in live.modules for p in module.parameters())

@@ -9,10 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from caeav.model.adapters.kernels import normed
+from caeav.model.adapters.kernels.latents import (
+    attend_latents,
+    plain_attend_latents,
+    plain_read_through_maps,
+    read_through_maps,
+)
 from caeav.model.adapters.kernels.mixture import UpProjection, mix_experts, plain_mix_experts
+from caeav.model.adapters.kernels.normed import normed_product, plain_normed_product
 from caeav.model.adapters.kernels.pooling import plain_pool_and_select, pool_and_select
-from caeav.model.adapters.layers import TokenBatchNorm, grouped_product
-from caeav.model.adapters.moe import AvMoe, attend_latents, read_context, read_through_maps
+from caeav.model.adapters.kernels.products import grouped_product, plain_grouped_product
+from caeav.model.adapters.layers import TokenBatchNorm
+from caeav.model.adapters.moe import AvMoe, read_context
 
 DOUBLE = torch.float64
 
@@ -127,17 +136,53 @@ def test_norms_of_tokens_that_hardly_vary_are_exact_and_finite() -> None:
     assert even.isfinite().all()
 
 
-def test_grouped_product() -> None:
+def test_grouped_product_equals_its_plain_formula() -> None:
     torch.manual_seed(0)
-    left, right = tensor(5, 6), tensor(3, 2, 4)
-    torch.testing.assert_close(grouped_product(left, right), left @ torch.block_diag(*right))
+    x, blocks = tensor(2, 5, 6), tensor(3, 2, 4)
+    torch.testing.assert_close(grouped_product(x, blocks), x @ torch.block_diag(*blocks))
+    assert_equal_with_gradients(
+        lambda: [grouped_product(x, blocks)], lambda: [plain_grouped_product(x, blocks)], [x, blocks]
+    )
+
+
+@pytest.mark.parametrize("pieces", [2, 7])
+def test_normed_product_equals_its_plain_formula(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normed, "WORTH_NUMBERS", 7 * 6)
+    monkeypatch.setitem(normed.PIECE, "cpu", pieces * 6)  # of seven tokens two at a time, or all
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(6).to(DOUBLE)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    x, blocks = tensor(1, 7, 6), tensor(2, 2, 3)
+    assert_equal_with_gradients(
+        lambda: [normed_product(x, norm, blocks)],
+        lambda: [plain_normed_product(x, norm, blocks)],
+        [x, blocks, *norm.parameters()],
+    )
+    assert torch.autograd.gradcheck(lambda x, b: normed_product(x, norm, b), (x, blocks))
+    assert kept_shapes(lambda: normed_product(x, norm, blocks)) == {(7, 6), (7, 4), (7, 1)}
+    monkeypatch.setattr(normed, "WORTH_NUMBERS", 7 * 6 + 1)  # few tokens: the plain formula itself
+    assert kept_shapes(lambda: normed_product(x, norm, blocks)) != {(7, 6), (7, 4), (7, 1)}
+
+
+def kept_shapes(run: Callable[[], Tensor]) -> set[tuple[int, ...]]:
+    """Shapes that autograd keeps, of tensors with a row for each of seven tokens."""
+    shapes: set[tuple[int, ...]] = set()
+
+    def note(x: Tensor) -> Tensor:
+        shapes.add(tuple(x.shape))
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        run()
+    return {shape for shape in shapes if 7 in shape}
 
 
 def test_what_latents_read_through_the_maps_is_what_they_read_of_the_context() -> None:
     torch.manual_seed(0)
     many = AvMoe(12, 5, 10, 7, bottleneck=4, latents=4, cross_experts=2)
     few = AvMoe(12, 5, 10, 7, bottleneck=4, latents=2, cross_experts=2)
-    assert few.reads_through_maps() and not many.reads_through_maps()
+    assert few.reads_through_maps(4) and not many.reads_through_maps(8)
     moe = few.to(DOUBLE)
     other = tensor(3, 7, 10)
     queries = torch.cat([expert.latent_tokens for expert in moe.cross_experts]).detach().requires_grad_()
@@ -151,6 +196,9 @@ def test_what_latents_read_through_the_maps_is_what_they_read_of_the_context() -
         of_the_context,
         [other, queries, *moe.token_proj.parameters(), *moe.channel_proj.parameters()],
     )
+    torch.testing.assert_close(
+        plain_read_through_maps(other, queries, moe.token_proj, moe.channel_proj), of_the_context()
+    )
 
 
 def test_the_context_is_made_where_that_takes_fewer_operations() -> None:
@@ -162,19 +210,25 @@ def test_the_context_is_made_where_that_takes_fewer_operations() -> None:
     with torch.device("meta"):
         for expected, rows in sizes.items():
             for n, c, m, d, latents in rows:
-                assert AvMoe(c, n, d, m, bottleneck=4, latents=latents).reads_through_maps() is expected
+                assert (
+                    AvMoe(c, n, d, m, bottleneck=4, latents=latents).reads_through_maps(latents) is expected
+                )
 
 
 def test_tokens_attend_latents() -> None:
     torch.manual_seed(0)
-    x, latents, gate = tensor(2, 9, 5), tensor(2, 4, 5), tensor(1)
+    sources = x, latents, gate = tensor(2, 9, 5), tensor(2, 4, 5), tensor(1)
     wanted = x + gate * torch.softmax(0.3 * x @ latents.transpose(1, 2), -1) @ latents
-    torch.testing.assert_close(attend_latents(x, latents, gate, 0.3), wanted)
+    torch.testing.assert_close(attend_latents(*sources, 0.3), wanted)
+    assert_equal_with_gradients(
+        lambda: [attend_latents(*sources, 0.3)], lambda: [plain_attend_latents(*sources, 0.3)], sources
+    )
 
 
 @pytest.mark.parametrize("latents", [2, 8])  # few: read through the maps; many: the context is made
 @pytest.mark.parametrize("norms", [True, False])
-def test_the_layer_in_half_precision(latents: int, norms: bool) -> None:
+def test_the_layer_in_half_precision(latents: int, norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normed, "WORTH_NUMBERS", 0)
     torch.manual_seed(0)
     moe = AvMoe(
         12, 5, 10, 7, bottleneck=4, latents=latents, batch_norm=norms, pre_norm=norms, post_norm=norms

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from caeav.model.adapters.batch import CaptionSpec
 from caeav.model.adapters.case import Case
-from caeav.model.adapters.config import FIXES, PRESETS, SIZES, VARIANTS, AdapterConfig, CaseConfig
+from caeav.model.adapters.config import FIXES, PEER_FIXES, PRESETS, SIZES, VARIANTS, AdapterConfig, CaseConfig
 from caeav.model.adapters.ladder import LadderTrunk
 from caeav.model.adapters.layers import TokenSelector, token_topk_mask
 from caeav.model.adapters.moe import CrossExpert, UniExpert, latent_attention, load_balance, mutual_attention
@@ -53,12 +53,12 @@ def test_the_default_is_the_published_method() -> None:
 
 
 def test_a_bundle_sets_exactly_its_settings() -> None:
-    assert changed(AdapterConfig(), AdapterConfig(variant="revised")) == {"variant", *FIXES}
+    assert changed(AdapterConfig(), AdapterConfig(variant="revised")) == {"variant", *FIXES, *PEER_FIXES}
     assert changed(AdapterConfig(), AdapterConfig(preset="lite")) == {"preset", *SIZES}
     both = settings(AdapterConfig(variant="revised", preset="lite"))
     assert {name: both[name] for name in FIXES | SIZES} == {n: v[1] for n, v in (FIXES | SIZES).items()}
     assert all(
-        bundle.keys() <= settings(AdapterConfig()).keys() | {"case", "avmoe", "caste"}
+        bundle.keys() <= settings(AdapterConfig()).keys() | {"case", "avmoe", "caste", "lavish", "dg_sct"}
         for bundle in (*VARIANTS.values(), *PRESETS.values())
     )
 

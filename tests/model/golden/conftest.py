@@ -1,7 +1,7 @@
 """Golden vectors of the reference: finding them, loading them, comparing with them.
 
-Every file in `$CAEAV_SHARED/golden` must belong to a kind below (longest prefix of its name wins), so further
-vectors with other seeds and shapes are taken up by themselves and a new kind cannot pass unnoticed.
+Every file in `$CAEAV_SHARED/golden` and `golden_peers` must belong to a kind below (longest prefix of its name wins),
+so further vectors with other seeds and shapes are taken up by themselves and a new kind cannot pass unnoticed.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ KINDS = {
     **dict.fromkeys(["avqa_question_encoder", "loss_avqa"], "avqa"),
     **dict.fromkeys(["metric_avvp", "metric_avvp_threshold", "metric_avs"], "metrics"),
     "net_": "net",
+    **dict.fromkeys(["lavish_adapter", "dgsct_adapter"], "peers"),
+    "dgsct_temporal_ave": "ave",
+    "dgsct_temporal_avs": "avs",
+    "dgsct_temporal_avvp": "avvp",
 }
 
 
@@ -66,15 +70,15 @@ def kind_of(name: str) -> str | None:
     return max((kind for kind in KINDS if name.startswith(kind)), key=len, default=None)
 
 
-def golden_folder() -> Path:
-    """`$CAEAV_SHARED/golden`, as tests/conftest.py resolves it."""
+def golden_folders() -> list[Path]:
+    """The folders of vectors in `$CAEAV_SHARED`, as tests/conftest.py resolves it."""
     root = os.environ.get("CAEAV_SHARED", str(Path(__file__).resolve().parents[4] / "shared"))
-    return Path(root) / "golden"
+    return [Path(root) / "golden", Path(root) / "golden_peers"]
 
 
-def vector_names() -> list[str]:
-    """Every vector there is, or none where the folder is absent."""
-    return sorted(path.stem for path in golden_folder().glob("*.safetensors"))
+def vector_paths() -> dict[str, Path]:
+    """Name -> file of every vector there is; none where the folders are absent."""
+    return {path.stem: path for folder in golden_folders() for path in sorted(folder.glob("*.safetensors"))}
 
 
 @dataclass
@@ -157,6 +161,9 @@ def check(vector: Vector, build: Callable[[Vector], nn.Module], forward: Forward
         run = evaluate(vector, build(vector), forward, dtype)
         wanted = {**vector.group("output"), **vector.group("output64")}  # float64 where there is one
         assert wanted and wanted.keys() <= run.outputs.keys()
+        wanted |= {
+            n: x for n, x in {**vector.group("mid"), **vector.group("mid64")}.items() if n in run.outputs
+        }
         for name, want in wanted.items():
             got = run.outputs[name]
             assert got.shape == want.shape, name
@@ -188,10 +195,10 @@ def check(vector: Vector, build: Callable[[Vector], nn.Module], forward: Forward
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that take `vector` run once for every vector of their module's `GROUP`."""
     if "vector" in metafunc.fixturenames:
-        names = [name for name in vector_names() if KINDS.get(kind_of(name) or "") == metafunc.module.GROUP]
+        names = [name for name in vector_paths() if KINDS.get(kind_of(name) or "") == metafunc.module.GROUP]
         if not names:
-            root = golden_folder().parent
-            reason = f"no vectors of group {metafunc.module.GROUP!r} in {golden_folder()}"
+            root = golden_folders()[0].parent
+            reason = f"no vectors of group {metafunc.module.GROUP!r} in {root}"
             if not root.is_dir():  # as the fixture `shared` says it
                 reason = f"no shared data at {root}; set CAEAV_SHARED"
             names = [pytest.param("", marks=pytest.mark.skip(reason=reason))]
@@ -201,11 +208,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def vector(request: pytest.FixtureRequest) -> Vector:
     name: str = request.param
-    path = golden_folder() / name
+    path = vector_paths()[name]
     kind = kind_of(name)
     assert kind is not None
     meta = json.loads(path.with_suffix(".json").read_text())
-    return Vector(name, kind, meta, load_file(path.with_suffix(".safetensors")))
+    return Vector(name, kind, meta, load_file(path))
 
 
 @pytest.fixture
@@ -221,4 +228,4 @@ def kinds() -> dict[str, str]:
 @pytest.fixture
 def all_vectors(shared: Path) -> dict[str, str | None]:
     """Every vector's name and kind."""
-    return {name: kind_of(name) for name in vector_names()}
+    return {name: kind_of(name) for name in vector_paths()}

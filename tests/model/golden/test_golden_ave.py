@@ -86,6 +86,7 @@ def run_loss(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
 
 TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] = {
     "ave_temporal_attention": (build_temporal, run_temporal),
+    "dgsct_temporal_ave": (build_temporal, run_temporal),
     "ave_localisation_head": (build_localisation, run_localisation),
     "loss_metric_ave": (lambda v: nn.Module(), run_loss),
 }

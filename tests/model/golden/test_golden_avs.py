@@ -42,6 +42,17 @@ def scales_of(v: Vector, prefix: str = "input.f") -> int:
     return sum(name.startswith(prefix) and name[len(prefix) :].isdigit() for name in v.tensors)
 
 
+def build_peer_temporal(v: Vector) -> nn.Module:
+    return build_temporal(v, "input.map")
+
+
+def run_peer_temporal(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    """DG-SCT's vectors count their maps from 0."""
+    numbered = {f"f{int(n[3:]) + 1}" if n.startswith("map") else n: value for n, value in x.items()}
+    found = run_temporal(m, numbered, v)
+    return {f"map{int(n[1:]) - 1}" if n[0] == "f" else n: value for n, value in found.items()}
+
+
 def maps_of(x: Tensors) -> list[Tensor]:
     return [x[f"f{i}"] for i in range(1, 1 + sum(name[1:].isdigit() and name[0] == "f" for name in x))]
 
@@ -71,7 +82,7 @@ def run_tpavi(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     return found if aligned is None else {**found, "audio": aligned}
 
 
-def build_temporal(v: Vector) -> nn.Module:
+def build_temporal(v: Vector, prefix: str = "input.f") -> nn.Module:
     layers = {n.split(".")[4] for n in v.tensors if n.startswith("param.visual_encoder.0.layers.")}
     config = AvsHeadConfig(
         channels=v.shape("param.visual_in.0.weight")[1],
@@ -81,7 +92,7 @@ def build_temporal(v: Vector) -> nn.Module:
         encoder_layers=len(layers),
         gamma=v.hyper("gamma"),
     )
-    return TemporalGates(scales_of(v), config)
+    return TemporalGates(scales_of(v, prefix), config)
 
 
 def run_temporal(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
@@ -125,6 +136,7 @@ def run_ms3(term: Callable[..., Tensor]) -> Callable[..., Tensors]:
 
 TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] = {
     "avs_temporal_attention": (build_temporal, run_temporal),
+    "dgsct_temporal_avs": (build_peer_temporal, run_peer_temporal),
     "avs_tpavi": (build_tpavi, run_tpavi),
     "avs_decoder": (build_decoder, lambda m, x, v: {"mask_logits": m(maps_of(x))[0]}),
     "avs_fusion_block": (build_fusion, lambda m, x, v: {"y": m(x["coarse"], x.get("skip"))}),

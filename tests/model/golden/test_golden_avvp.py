@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caeav.model.tasks.avvp.gates import SegmentGates
 from caeav.model.tasks.avvp.grouping import GroupTransformer
 from caeav.model.tasks.avvp.head import AvvpOutput, frame_attention
 from caeav.model.tasks.avvp.loss import avvp_loss
@@ -64,8 +65,25 @@ def run_loss(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     }
 
 
+def build_gates(v: Vector) -> nn.Module:
+    return SegmentGates(
+        v.shape("input.visual")[2],
+        heads=v.hyper("heads"),
+        hidden=v.hyper("ffn"),
+        layers=v.hyper("encoder_layers"),
+        dropout=0.1,
+        gamma=v.hyper("gamma"),
+    )
+
+
+def run_gates(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    visual, audio = m(x["visual"], x["audio"])
+    return {"visual": visual, "audio": audio}
+
+
 TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] = {
     "avvp_group_transformer": (build_group, lambda m, x, v: m(x)),
+    "dgsct_temporal_avvp": (build_gates, run_gates),
     "loss_avvp": (lambda v: nn.Module(), run_loss),
 }
 

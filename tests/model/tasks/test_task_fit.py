@@ -15,6 +15,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.manifests.readers import MARKER_FILES
+from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
 from caeav.model.tasks.base import TASKS
@@ -159,7 +160,7 @@ def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     inputs: Any = SimpleNamespace(classes=("a", "b", "c"))
     head = TASKS["ave-weak"].build_head(trunk, inputs, config.model.head)
     assert isinstance(head, WeakAveHead)
-    out: Any = SimpleNamespace(visual=torch.randn(2, 5, 4, 12), audio=torch.randn(2, 5, 6, 8))
+    out = TrunkOutput(torch.randn(2, 5, 4, 12), torch.randn(2, 5, 6, 8))
     assert head(out).seconds.shape == (2, 5, 3)
     clip = torch.rand(2, 3).log().requires_grad_()
     labels = torch.eye(4)[torch.tensor([[0, 3, 3], [1, 1, 3]])]

@@ -19,13 +19,14 @@ import torch
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.masks import pack_mask
+from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.model.adapters.batch import NEGATIVE, Epoch
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.predict import Prediction, Predictor
 from caeav.model.train.prediction_files import prediction_json, write_prediction
+from caeav.model.train.predictions import read_predictions
 from caeav.model.train.runs import Run, create_run
 from caeav.model.train.session import train
 from caeav.pipeline.store import Recipe, Record, open_for_writing
@@ -243,6 +244,46 @@ def test_a_prediction_is_drawn_and_written(
         from PIL import Image
 
         assert Image.open(tmp_path / "mask-3.png").size == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("task", WORLDS)
+def test_the_rows_that_are_kept_add_up_to_the_score(
+    homes: dict[str, Home], runs: dict[str, Any], task: str
+) -> None:
+    run, result = runs[task]
+    rows = list(read_predictions(run))
+    samples = {split: reopen(homes[task], run).joined.splits[split] for split in ("val", "test")}
+    assert [(row["split"], row["key"]) for row in rows] == [
+        (split, sample.key) for split, held in samples.items() for sample in held
+    ]
+    for split, score in result["scores"].items():
+        own = [row["score"] for row in rows if row["split"] == split]
+        assert 100 * float(np.mean(own)) == pytest.approx(score, abs=1e-3)
+    for row in rows:
+        assert 0.3 < row["confidence"] <= 1 and row["labels"]
+        if task == "avqa":
+            assert (
+                row["question"].startswith("What is ") and (row["truth"] == row["prediction"]) == row["score"]
+            )
+            assert row["probabilities"][CLASSES.index(row["prediction"])] == max(row["probabilities"])
+        elif task.startswith("avs"):
+            known = [
+                (unpack_mask(a), unpack_mask(b))
+                for a, b in zip(row["truth"], row["prediction"], strict=True)
+                if a
+            ]
+            ious = [(a & b).sum() / (a | b).sum() for a, b in known]
+            assert float(np.mean(ious)) == pytest.approx(row["score"], abs=1e-4)
+        elif task == "avvp":
+            for modality in ("audio", "visual"):
+                for names, chance in zip(
+                    row["prediction"][modality], row["probabilities"][modality], strict=True
+                ):
+                    assert all(chance[CLASSES.index(name)] >= 0.5 for name in names)
+        else:
+            hits = [a == b for a, b in zip(row["truth"], row["prediction"], strict=True)]
+            assert float(np.mean(hits)) == pytest.approx(row["score"])
+            assert np.allclose(np.sum(row["probabilities"], axis=1), 1, atol=1e-5)
 
 
 def test_avvp_targets_come_from_labels_in_train_and_from_events_elsewhere(homes: dict[str, Home]) -> None:

@@ -17,7 +17,8 @@ from caeav.model.train.card import besides, card_text, introduction
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.provenance import describe_environment, environment_differences
-from caeav.model.train.runs import STORES, Run, RunError, create_run
+from caeav.model.train.runs import Run, RunError, create_run
+from caeav.model.train.used_stores import STORES
 
 SMALL = ["model.head.width=16", "model.adapters.avmoe.enabled=false"]
 INTERVALS = {"level": 95, "resamples": 2000, "unit": "clips"}

@@ -35,7 +35,8 @@ def test_every_packaged_recipe_is_valid_and_says_its_name(task: str, name: str) 
 
 def test_recipes_are_listed() -> None:
     assert preset_names("ave")[0] == "full"
-    assert set(preset_names("ave")) == {"full", "avmoe", "caste", "case", "none", "audio", "visual"}
+    own = {"full", "avmoe", "caste", "case", "none", "audio", "visual"}
+    assert set(preset_names("ave")) == own | {"lavish", "dg-sct", "probe", "probe-mlp"}
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -204,6 +205,10 @@ def test_a_file_too_large_for_a_configuration_is_not_parsed(
     assert "larger than 10 bytes" in faults_of(file=tmp_path / "big.yaml")
 
 
+IDLE = ("bounded_attention", "squashed_gate", "gated_audio")
+"""Fixes that other settings of the recipes make idle."""
+
+
 @pytest.mark.parametrize("task", TASKS.names())
 def test_the_variant_of_the_model_is_that_of_its_head_too(task: str) -> None:
     fixes = TASKS[task].head_config.FIXES
@@ -212,7 +217,7 @@ def test_the_variant_of_the_model_is_that_of_its_head_too(task: str) -> None:
         assert model.adapters.variant == variant
         assert {name: getattr(model.head, name) for name in fixes} == {n: v[number] for n, v in fixes.items()}
     for name, (before, _) in fixes.items():  # one fix turned back, the others stay
-        if isinstance(before, bool) and name != "bounded_attention":  # which own_seconds makes idle
+        if isinstance(before, bool) and name not in IDLE:
             head = resolve_config(task, assignments=[f"model.head.{name}={str(before).lower()}"]).model.head
             assert {n: getattr(head, n) for n in fixes} == {
                 n: before if n == name else v[1] for n, v in fixes.items()

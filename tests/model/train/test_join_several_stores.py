@@ -17,7 +17,8 @@ from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData
 from caeav.model.train.experiment import prepare, reopen
 from caeav.model.train.join import JoinError, join_stores, store_facts
-from caeav.model.train.runs import STORES, create_run, referenced_stores
+from caeav.model.train.runs import create_run, referenced_stores
+from caeav.model.train.used_stores import STORES
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.extract.single_file import process_file

@@ -37,7 +37,7 @@ CAPTION = CaptionSpec(5, 16)
 SPEC = InputSpec(
     T,
     (Tap("visual.stage1", 16, 8), Tap("visual.stage2", 4, 16)),
-    (Tap("audio.stage1", 16, 8), Tap("audio.stage2", 4, 16)),
+    (Tap("audio.stage1", 4, 32), Tap("audio.stage2", 4, 16)),
     CAPTION,
     CAPTION,
 )
@@ -50,9 +50,9 @@ SMALL = {
     "avqa": ["match_widths=[8, 8, 8]", "answer_hidden=8"],
 }
 ON = {
-    "ave": ["loss.load_balance=0.1"],
+    "ave": ["loss.load_balance=0.1", "loss.gate=0.5"],
     "ave-weak": ["loss.caption_contrast=0.1"],
-    "avvp": [],
+    "avvp": ["model.head.gates=0.5"],
     "avs-s4": ["loss.masked=0.5"],
     "avqa": ["loss.match=0.5"],
 }
@@ -68,6 +68,11 @@ OTHER: dict[str, Any] = {  # where a value twice as large is none that is allowe
     "model.head.heads": 1,
     "model.head.topk_frames": 2,
     "model.head.pad_index": 1,
+    **{
+        f"model.adapters.{peer}.{name}": value
+        for peer in ("lavish", "dg_sct")
+        for name, value in (("groups", 1), ("reduction", 2), ("alpha", 0.6))
+    },
 }
 
 
@@ -217,6 +222,9 @@ def changed(task: str, path: str, value: Any, base: list[str]) -> tuple[bool, st
         return False, str(refusal)
 
 
+PEERS = "model.adapters.lavish.", "model.adapters.dg_sct."
+OFF = (*PEERS, "model.probe.")
+"""Parts that are switched off in the recipe `full`, so that their settings may have no effect."""
 SECTIONS = {"ave": ("model.", "loss.", "metric.", "optimiser.", "schedule.")}
 
 
@@ -228,7 +236,9 @@ def test_another_value_changes_something_or_is_refused(task: str) -> None:
     assert same(config, plain)  # else everything would seem to have an effect
     ignored, refused = [], set()
     for path, value in leaves(config.model_dump()):
-        if not path.startswith((*SECTIONS.get(task, ("model.head.", "metric.")), "loss.")):
+        if not path.startswith((*SECTIONS.get(task, ("model.head.", "metric.")), "loss.")) or path.startswith(
+            OFF
+        ):
             continue
         for other in others(task, path, value):
             try:
@@ -251,11 +261,45 @@ REFUSED = {
         "schedule.step_epochs",
         "schedule.step_factor",
     },
-    "ave-weak": {"model.head.topk_frames", "model.head.score_weight", "model.head.interaction"},
+    "ave-weak": {
+        "model.head.topk_frames",
+        "model.head.score_weight",
+        "model.head.interaction",
+        "model.head.squashed_gate",
+    },
     "avvp": {"model.head.bounded_attention", "model.head.motion"},
     "avs-s4": set(),
     "avqa": set(),
 }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "part", "more", "refused"),
+    [
+        ("lavish", PEERS[0], [], {"channel_rank"}),
+        ("dg-sct", PEERS[1], ["model.adapters.dg_sct.gamma=0.5"], {"channel_rank"}),
+        ("probe", "model.probe.", [], {"hidden"}),
+        ("probe-mlp", "model.probe.", [], set()),
+    ],
+)
+def test_another_value_for_a_peer_or_probe_likewise(
+    recipe: str, part: str, more: list[str], refused: set[str]
+) -> None:
+    base = ["model.variant=reference", *small("ave", *more)]
+    config = resolve_config("ave", recipe, assignments=base)
+    plain, ignored, found = list(seen(config)), [], set()
+    for path, value in leaves(config.model_dump()):
+        if not path.startswith(part) or path.endswith((".enabled", ".kind")):
+            continue
+        values = [["visual.stage1"]] if path.endswith(".taps") else others("ave", path, value)
+        for other in values:
+            try:
+                if same(resolve_config("ave", recipe, assignments=base, options={path: other}), plain):
+                    ignored.append(f"{path}={other} (now {value})")
+            except CaeavError as refusal:
+                assert path in str(refusal), refusal
+                found.add(path.removeprefix(part))
+    assert ignored == [] and found == refused
 
 
 @pytest.mark.parametrize(("task", "path", "value", "base"), [
@@ -267,6 +311,8 @@ REFUSED = {
     ("ave", "model.adapters.avmoe.scaled_attention", False,
      ["model.adapters.avmoe.cross_experts=0", "model.adapters.avmoe.uni_attention=gated"]),
     ("avvp", "model.head.bounded_attention", False, ["model.head.own_seconds=false"]),
+    ("ave", "model.head.squashed_gate", True, ["loss.gate=1"]),
+    ("avvp", "model.head.gated_audio", False, ["model.head.gates=0.5"]),
     ("ave-weak", "model.head.visual_dropout", 0.9, ["model.head.context=false"]),
     ("avqa", "model.head.pad_index", 2, []),
 ])  # fmt: skip
@@ -295,6 +341,12 @@ def test_where_the_other_setting_lets_it_act_it_acts(
     ("ave-weak", "model.head.topk_frames=2", "the head for weak labels has no such part"),
     ("avvp", "model.head.bounded_attention=false", "own_seconds is true"),
     ("avvp", "loss.audio_keep=0.5 loss.audio=0", "loss.audio is 0"),
+    ("ave", "model.head.squashed_gate=true loss.gate=0", "loss.gate is 0"),
+    ("avvp", "model.head.gated_audio=false", "gates is 0"),
+    ("ave", "model.adapters.lavish.task_copy=avs", "variant is revised, which follows none"),
+    ("ave", "model.adapters.dg_sct.channel_rank=4", "model.adapters.dg_sct.token_rank is 0"),
+    ("ave", "model.adapters.dg_sct.token_rank=4 model.adapters.dg_sct.context_map=resize", "no token map"),
+    ("ave", "model.adapters.dg_sct.gate_first=true model.adapters.dg_sct.post_norm=false", "post_norm is false"),
     ("avvp", "loss.visual_keep=0.5 loss.visual=0", "loss.visual is 0"),
     ("avs-ms3", "loss.masked_kind=nearest", "loss.masked is 0"),
     ("avqa", "model.head.negatives=mixed", "loss.match is 0"),

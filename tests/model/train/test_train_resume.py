@@ -6,9 +6,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -268,28 +267,19 @@ def test_a_state_with_other_counters_is_of_another_version(tmp_path: Path) -> No
         resume_module.load_progress(tmp_path, model, optimiser)
 
 
-CHILD = """
-import sys
-from caeav.manifests.core.home import Home
-from caeav.model.train.experiment import reopen
-from caeav.model.train.session import train
-from caeav.model.train.log import MetricsLog
-from caeav.model.train.runs import METRICS, Run
-from pathlib import Path
-import torch
-torch.set_num_threads(int(sys.argv[3]))
-home, run = Home(Path(sys.argv[1])), Run(Path(sys.argv[2]))
-print("ready", flush=True)
-train(reopen(home, run), run, [MetricsLog(run.folder / METRICS)])
-"""
-
-
-def child(home: Home, run: Run) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(home.root), str(run.folder), str(torch.get_num_threads())],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def child(home: Home, run: Run) -> int:
+    """The training in a process of its own: its id."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            train(reopen(home, run), run, [MetricsLog(run.folder / METRICS)])
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)  # a child of pytest must not go on as pytest
+    return pid
 
 
 def test_killed_at_random_moments(
@@ -298,14 +288,11 @@ def test_killed_at_random_moments(
     """SIGKILL twice, each time somewhere in the run; then the rest undisturbed."""
     _, run = new_run(tiny_home)
     for _ in range(2):
-        process = child(tiny_home, run)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        pid = child(tiny_home, run)
         time.sleep(chance.uniform(0.0, 1.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    process = child(tiny_home, run)
-    assert process.wait(timeout=300) == 0
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert os.waitpid(child(tiny_home, run), 0)[1] == 0
     result = run.result()
     assert result is not None
     assert_the_same(run, result, undisturbed)

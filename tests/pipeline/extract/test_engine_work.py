@@ -14,7 +14,7 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.extract.jobs import TokenOptions
@@ -72,7 +72,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
     """The pools that were made."""
     monkeypatch.setattr(Pool, "made", [], raising=False)
     monkeypatch.setattr(Pool, "answer", lambda self, request: None)
-    monkeypatch.setattr(engine, "WorkerPool", Pool)
+    monkeypatch.setattr(local, "WorkerPool", Pool)
     return Pool.made
 
 
@@ -225,8 +225,8 @@ def test_stopped_with_ctrl_c_what_was_settled_is_kept(
         return None
 
     hurried: list[bool] = []
-    hurry = engine.Collector.hurry
-    monkeypatch.setattr(engine.Collector, "hurry", lambda self: (hurried.append(True), hurry(self))[1])
+    hurry = local.Collector.hurry
+    monkeypatch.setattr(local.Collector, "hurry", lambda self: (hurried.append(True), hurry(self))[1])
     monkeypatch.setattr(Pool, "answer", stopped)
     with pytest.raises(KeyboardInterrupt):
         extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)

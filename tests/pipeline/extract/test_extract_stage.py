@@ -20,7 +20,7 @@ import caeav.cli.extract
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.collect import unfit
 from caeav.pipeline.extract.context import RunContext, RunOptions, failure_limit
 from caeav.pipeline.extract.jobs import TokenOptions
@@ -63,7 +63,7 @@ def test_a_second_run_does_nothing_and_starts_no_process(
 ) -> None:
     manifest = first(small_manifest, 3)
     before = digests(extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS).path)
-    monkeypatch.setattr(engine, "WorkerPool", None)
+    monkeypatch.setattr(local, "WorkerPool", None)
     again = extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS)
     assert again.due == 0
     assert again.stored == 3

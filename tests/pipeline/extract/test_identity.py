@@ -15,7 +15,7 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine, identity
+from caeav.pipeline.extract import identity, local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
@@ -146,7 +146,7 @@ def test_redo_makes_exactly_the_changed_clips_anew(
     assert (again.due, again.stored) == (1, 3)
     assert [change.key for change in again.media] == [five.clips[1].key]
     assert digests(again.path) == digests(run_stage(few, tmp_path / "fresh").path)
-    monkeypatch.setattr(engine, "WorkerPool", None)
+    monkeypatch.setattr(local, "WorkerPool", None)
     assert run_stage(few, tmp_path / "h").media == ()
     Path(five.media_root).rename(tmp_path / "elsewhere")
     moved = replace(few, media_root=str(tmp_path / "elsewhere"))

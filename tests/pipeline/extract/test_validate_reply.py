@@ -13,7 +13,7 @@ import pytest
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.decode_job import setup, worker_settings
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
@@ -102,12 +102,12 @@ def test_a_child_that_lies_costs_its_clip_in_all_stores(
     manifest = replace(small_manifest, clips=small_manifest.clips[:2])
     liar = manifest.clips[0].key
 
-    class Lying(engine.WorkerPool):
+    class Lying(local.WorkerPool):
         def map(self, requests: Any) -> Any:
             for outcome in super().map(requests):
                 yield replace(outcome, info={}) if outcome.id == liar else outcome
 
-    monkeypatch.setattr(engine, "WorkerPool", Lying)
+    monkeypatch.setattr(local, "WorkerPool", Lying)
     options = [TokenOptions(), CaptionOptions()]
     for summary in extract_all(
         RunContext(manifest, Home(tmp_path), RunOptions(1), lambda progress: None), options

@@ -15,7 +15,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.batches import Batches
 from caeav.pipeline.extract.device.options import ComputeOptions
@@ -175,7 +175,7 @@ def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
     extract_all(RunContext(first(manifest, 4), Home(tmp_path / "together"), ONE, quiet), several()[2:3])
     with pytest.raises(KeyboardInterrupt):
         extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, broken_off_at(2)), several()[4:])
-    monkeypatch.setattr(engine, "WorkerPool", Counting)
+    monkeypatch.setattr(local, "WorkerPool", Counting)
     both = RunOptions(workers=2, devices=("cpu", "cpu"))
     together = extract_all(RunContext(manifest, Home(tmp_path / "together"), both, quiet), several())
     assert [s.due for s in together[:4]] == [9, 0, 5, 9] and 0 < together[4].due < 9

@@ -19,7 +19,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import visual_backbones
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.batches import Batch, Unit
 from caeav.pipeline.extract.device.devices import choose_devices
@@ -253,7 +253,7 @@ def test_clips_under_way_stay_few_however_slow_the_device_is(
         with lock:
             done = progress.done
 
-    monkeypatch.setattr(engine, "WorkerPool", Counting)
+    monkeypatch.setattr(local, "WorkerPool", Counting)
     options = replace(OPTIONS, compute=ComputeOptions(batch=2))
     summary = extract(RunContext(small_manifest, Home(tmp_path), ONE, report), options)
     assert summary.stored == asked == 24

@@ -1,0 +1,129 @@
+"""What every command takes (-h, -q, -v, --log-file), options that are settings, and `caeav config`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from caeav.cli import app, everywhere
+from caeav.cli.everywhere import Remarks, add_common
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.adapters.config import CasteConfig
+from caeav.model.tasks.base import TASKS
+from caeav.model.train.settings import meanings, settings
+
+
+def caeav(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "caeav.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env={**os.environ, "CAEAV_HOME": str(cwd / "home")},
+    )
+
+
+def leaves(command: object, path: str = "caeav") -> list[tuple[str, object]]:
+    below = getattr(command, "commands", None)
+    if below is None:
+        return [(path, command)]
+    return [found for name, inner in below.items() for found in leaves(inner, f"{path} {name}")]
+
+
+def test_every_command_takes_them_and_no_option_means_two_things() -> None:
+    found = leaves(add_common(typer.main.get_command(app.build())))
+    assert len(found) > 25
+    for path, command in found:
+        names = [name for parameter in command.params for name in parameter.opts]  # type: ignore[attr-defined]
+        assert {"-q", "-v", "--quiet", "--verbose", "--log-file"} <= set(names), path
+        assert len(names) == len(set(names)), path
+
+
+def test_quiet_shows_results_and_how_much_was_not_said(tmp_path: Path) -> None:
+    loud = caeav("store", "ls", cwd=tmp_path)
+    quiet = caeav("store", "ls", "-q", "--log-file", "logs/all.txt", cwd=tmp_path)
+    assert "no store in" in loud.stderr and "no store in" not in quiet.stderr
+    assert quiet.stderr == "1 remark not shown (--quiet); all of it is in logs/all.txt\n"
+    log = (tmp_path / "logs/all.txt").read_text()
+    assert "store ls -q --log-file logs/all.txt" in log and "no store in" in log
+
+
+def test_errors_are_never_hidden_and_verbose_says_where_they_arose(tmp_path: Path) -> None:
+    quiet = caeav("runs", "show", "last", "-q", cwd=tmp_path)
+    assert quiet.returncode == 1 and "error: no run 'last'" in quiet.stderr
+    assert "Traceback" not in quiet.stderr and "not shown" not in quiet.stderr
+    verbose = caeav("runs", "show", "last", "-v", cwd=tmp_path)
+    assert "find_run" in verbose.stderr and all(line.startswith("[") for line in verbose.stderr.splitlines())
+
+
+def test_an_option_that_is_a_setting_is_named(tmp_path: Path) -> None:
+    for option, path in (("--epochs", "training.epochs"), ("--batch-size", "training.batch_size")):
+        refused = caeav("train", option, "3", cwd=tmp_path)
+        assert refused.returncode == 2 and f"--set {path}=VALUE" in refused.stderr
+    assert "--set" not in caeav("train", "--zzz", cwd=tmp_path).stderr
+    assert "--set" not in caeav("store", "ls", "--epochs", cwd=tmp_path).stderr
+
+
+def test_a_bar_is_passed_on_and_kept_nowhere(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    remarks = Remarks(shown)
+    remarks.log_to(tmp_path / "log")
+    remarks.write("\r 10%|#\r 20%|##\x1b[A")
+    remarks.write("one\ntw")
+    remarks.write("o\n")
+    assert shown.getvalue() == "\r 10%|#\r 20%|##\x1b[Aone\ntwo\n"
+    kept = (tmp_path / "log").read_text().splitlines()[2:]
+    assert [line.partition("] ")[2] for line in kept] == ["one", "two"]
+
+
+def test_after_quiet_everything_is_shown_again() -> None:
+    shown = io.StringIO()
+    remarks = Remarks(shown)
+    remarks.quiet = True
+    remarks.write("one\n\ntwo\n")
+    assert not remarks.isatty() and shown.getvalue() == ""
+    remarks.end()
+    remarks.write("three\n")
+    assert shown.getvalue() == "2 remarks not shown (--quiet)\nthree\n"
+
+
+def test_a_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaeavError, match="name a file in a folder"):
+        Remarks(io.StringIO()).log_to(tmp_path / "file" / "log")
+    assert everywhere.HELP == ("-h", "--help")
+
+
+def test_config_lists_settings_with_defaults_and_meaning(tmp_path: Path) -> None:
+    listed = json.loads(caeav("config", "--json", "--task", "avvp", cwd=tmp_path).stdout)
+    by_path = {each["path"]: each for each in listed}
+    assert by_path["training.epochs"]["allowed"] == "whole number >= 1"
+    assert by_path["schedule.name"]["allowed"] == "none | step | cosine"
+    assert by_path["model.head.own_seconds"]["default"] is True  # as the preset has it
+    assert "clip labels teach seconds" in by_path["model.head.own_seconds"]["meaning"]
+    assert by_path["augment.shift"]["page"] == "ROBUSTNESS.md"
+    found = caeav("config", "warmup", cwd=tmp_path)
+    assert "schedule.warmup_epochs" in found.stdout and "training.epochs" not in found.stdout
+    assert "caeav config lists all" in caeav("config", "nothing-like-it", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_settings_of_every_task_have_pages_that_exist(task: str, repository: Path) -> None:
+    found = settings(task, "full")
+    assert len(found) > 80 and len({each.path for each in found}) == len(found)
+    assert all((repository / "docs" / each.page).is_file() for each in found)
+    assert not any(each.path in ("task", "recipe", "dataset") for each in found)
+
+
+def test_meanings_end_where_the_next_begins() -> None:
+    told = meanings(CasteConfig)
+    assert told["topk_ratio"] == "share of the tokens that are enriched."
+    assert told["map_rank"].startswith("rank of the four")

@@ -1,0 +1,136 @@
+"""`runs ls`, `store ls`, `rm` of both, and short names: what tells runs and stores apart."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from caeav.cli import console, runs, store, train
+from caeav.cli.console import print_table
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import age_text
+from caeav.pipeline.store import convert, find_store, list_stores
+
+FAST = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe", "none", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The tiny stores, the tokens in both formats, and two runs of one group."""
+    path = Path(__file__).parents[1] / "model" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("tiny_stores_of_lists", path)
+    assert spec and spec.loader
+    stores = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stores)
+    made: Home = stores.write_tiny_home(tmp_path_factory.mktemp("lists") / "home")
+    assert call(made, "train", "--dataset", "tiny", *FAST, "--seeds", "1,2").exit_code == 0
+    convert(find_store(made.stores, "tiny", "tokens"), "zarr")
+    return made
+
+
+def call(home: Home, *arguments: str) -> Result:
+    app = typer.Typer()
+    for module in (train, runs, store):
+        module.register(app)
+    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+
+
+def test_runs_say_backbones_changes_and_seeds_together(home: Home) -> None:
+    listed = json.loads(call(home, "runs", "ls", "--json").stdout)
+    assert [row["seed"] for row in listed] == [1, 2]
+    assert listed[0]["set"] == ["model.head.width=16", "training.epochs=1"]
+    assert listed[0]["backbones"] and listed[0]["age_s"] >= 0
+    shown = call(home, "runs", "ls").stdout
+    mean = sum(row["test"] for row in listed) / 2
+    deviation = abs(listed[0]["test"] - listed[1]["test"]) / 2**0.5
+    assert f"{mean:.2f} ± {deviation:.2f}" in shown and "1,2" in shown
+    assert "model.head.width=16 training.epochs=1" in shown
+
+
+def test_stores_say_what_made_them_and_who_uses_them(home: Home) -> None:
+    listed = {Path(row["path"]).name: row for row in json.loads(call(home, "store", "ls", "--json").stdout)}
+    formats = {row["format"]: row for row in listed.values() if row["kind"] == "tokens"}
+    assert set(formats) == {"webdataset", "zarr"}
+    assert len(formats["webdataset"]["runs"]) == 2 and formats["zarr"]["runs"] == []
+    assert formats["zarr"]["made_by"] == formats["webdataset"]["made_by"]
+    assert "made by" in call(home, "store", "ls").stdout
+
+
+def test_short_names_are_enough_where_they_fit_one(home: Home) -> None:
+    zarr = find_store(home.stores, "tiny", "tokens", "zarr")
+    assert find_store(home.stores, "tiny", "tokens", "web") != zarr
+    assert find_store(home.stores, "tiny", None, "zar") == zarr
+    with pytest.raises(CaeavError, match="2 stores match"):
+        find_store(home.stores, "tiny", "tokens", "tiny")
+    with pytest.raises(CaeavError, match="no tokens store of tiny called 'arr'"):
+        find_store(home.stores, "tiny", "tokens", "arr")
+
+
+def test_a_store_is_removed_when_it_is_named_and_asked_for(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zarr = find_store(home.stores, "tiny", "tokens", "zarr")
+    refused = call(home, "store", "rm", "tiny", "--store", "zarr")
+    assert isinstance(refused.exception, CaeavError) and "--yes" in str(refused.exception) and zarr.is_dir()
+    [used] = [info.path for info in list_stores(home.stores) if info.kind == "tokens" and info.path != zarr]
+    warned = call(home, "store", "rm", str(used))
+    assert "2 runs cannot be scored or repeated without it" in warned.stderr
+    assert call(home, "store", "rm", "tiny", "--store", "zarr", "--yes").exit_code == 0
+    assert not zarr.exists() and len(list_stores(home.stores)) == 2
+
+
+def test_runs_are_removed_all_or_none(home: Home) -> None:
+    names = [row["run"] for row in json.loads(call(home, "runs", "ls", "--json").stdout)]
+    assert isinstance(call(home, "runs", "rm", names[0], "nothing", "--yes").exception, CaeavError)
+    assert (home.runs / names[0]).is_dir()
+    assert call(home, "runs", "rm", names[0], "--yes").stdout.split() == [names[0]]
+    assert not (home.runs / names[0]).exists() and (home.runs / names[1]).is_dir()
+
+
+def table(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **more: object
+) -> tuple[str, str]:
+    monkeypatch.setattr(console, "Console", lambda **given: _console(width, given))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_table(
+        ("run", "words", "n"),
+        [("a-name-of-twenty-char", "some words", 3)],
+        drop=("words", "n"),
+        **more,  # type: ignore[arg-type]
+    )
+    shown = capsys.readouterr()
+    return shown.out, shown.err
+
+
+def _console(width: int, given: dict[str, object]) -> object:
+    from rich.console import Console
+
+    return Console(width=given.get("width") or width, file=sys.stdout, color_system=None)  # type: ignore[arg-type]
+
+
+def test_a_narrow_terminal_drops_columns_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = table(100, monkeypatch, capsys)
+    assert "words" in out and err == ""
+    out, err = table(30, monkeypatch, capsys)
+    assert "words" not in out and " n" in out and "words; --wide shows all" in err
+    out, err = table(10, monkeypatch, capsys)
+    assert "a-name-of-twenty-char" in out and "words, n; --wide" in err
+    out, err = table(10, monkeypatch, capsys, wide=True)
+    assert "a-name-of-twenty-char  some words  3" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "5 s"), (60, "1 min"), (119, "1 min"), (7199, "119 min"), (7200, "2 h"), (200000, "2 d")],
+)
+def test_ages_are_rough(seconds: float, text: str) -> None:
+    assert age_text(seconds) == text
