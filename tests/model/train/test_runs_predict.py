@@ -317,9 +317,7 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
 
 def test_plots_are_hatched_and_frames_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     hatched: list[str] = []
-    monkeypatch.setattr(
-        prediction_files, "_hatch_missing", lambda axis, _: hatched.append(axis.get_ylabel())
-    )
+    monkeypatch.setattr(prediction_files, "_hatch_missing", lambda axis, _: hatched.append(axis.get_ylabel()))
     draw(some_prediction(), "title", [np.zeros((4, 6, 3), np.uint8)] * 6)
     assert hatched == ["probability", "agreement"]
 
