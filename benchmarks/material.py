@@ -10,8 +10,8 @@ with every seed; the checkpoint is chosen on val, test is scored once. Models wi
 every clip's captions exchanged for another clip's.
 
 Can be interrupted: finished steps are gone over quickly, a finished cell is a file in `<home>/cells`. What matters most
-is trained first. `--tables` trains nothing and prints what is there; `--config` prints the resolved settings of every
-row. All choices are in benchmarks/settings/material.yaml.
+is trained first. `--tables` trains nothing and prints what is there; `--settings` prints the whole configuration of
+every row. All choices are in benchmarks/settings/material.yaml.
 """
 
 from __future__ import annotations
@@ -299,6 +299,18 @@ def _swapped(held: Mapping[int, Mapping[str, Any]]) -> str:
     return spread(lost) if lost else ""
 
 
+def print_settings(home: Path, tasks: Sequence[str]) -> None:
+    """The whole configuration of every row, as YAML: task, then row."""
+    from caeav.model.train.config_file import resolve_config
+
+    for task, row in itertools.product(tasks, itertools.chain(*groups())):
+        options = {"dataset": DATASET[task]}
+        config = resolve_config(task, row.recipe, None, assignments(home, task, row), options)
+        print(
+            yaml.safe_dump({f"{task}, {row.tokens}, {row}": config.model_dump(mode="json")}, sort_keys=False)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -310,7 +322,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cells", type=int, help="train at most so many now")
     parser.add_argument("--tables", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--settings", action="store_true", help="train nothing, print every configuration")
     options = parser.parse_args()
+    if options.settings:
+        print_settings(options.home, options.tasks)
+        return
     seeds = [int(seed) for seed in options.seeds.split(",")]
     if not options.tables:
         if options.shared is None:
