@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup lint types clean
+.PHONY: demo test setup lint types docs clean
 
 demo: $(STAMP)
 	$(BIN)/caeav demo
@@ -33,6 +33,13 @@ lint: $(STAMP)
 types: $(STAMP)
 	rm -rf build/types build/lib && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p caeav
+
+# The site lies in build/site and opens from there; it loads nothing from elsewhere.
+docs: $(STAMP)
+	grep '==' requirements.lock | grep -v '^torch' >build-constraints.txt
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint build-constraints.txt "mkdocs-material>=9.6" "mkdocstrings[python]>=1"
+	rm build-constraints.txt
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

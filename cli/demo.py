@@ -69,6 +69,7 @@ def demo(
     took.append(("evaluate", _step(["eval", "--run", full, "--split", "test", *at])))
     example = _example(place)
     took.append(("predict", _step(["predict", str(example), "--run", full, *at])))
+    page, why = _report(place, full, at, took)
 
     print()
     print_table(
@@ -86,7 +87,23 @@ def demo(
         print(line)
     drawn = place.runs / full / PREDICTIONS / slug(example.stem) / IMAGE_FILE
     say(f"\neverything lies in {place.root}; the timeline: {drawn}")
+    say(f"the report, to open in a browser: {page}" if page else f"no report: {why}")
     say(f"next: {NEXT}")
+
+
+def _report(place: Home, run: str, at: list[str], took: list[tuple[str, float]]) -> tuple[Path | None, str]:
+    """The page about the run and the generated set, or why there is none."""
+    from caeav.cli.report import REPORT
+    from caeav.model.report.page import require
+
+    try:
+        require()
+    except CaeavError as error:
+        return None, f"{error.problem}; {error.hint}"
+    page = place.runs / run / REPORT
+    arguments = ["report", run, "--dataset", "synthetic", "--out", str(page), *at]
+    took.append(("report", _step(arguments)))
+    return page, ""
 
 
 def _step(arguments: list[str]) -> float:

@@ -1,7 +1,9 @@
-"""`caeav runs ls|show|table|rm`: list runs, show one, compare test scores with published numbers, remove."""
+"""`caeav runs ls|show|table|rm|push|pull`: list runs, show one, compare with published numbers, hand on."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +15,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import age_text, counted, size_text
 
 COLUMNS = ("run", "state", "dataset", "backbones", "set", "protocol", "best_epoch", "val", "test", "age")
+HUB = "hub:"
 DROPPED = ("best_epoch", "protocol", "state", "age", "dataset", "set", "backbones")
 """Columns that a narrow terminal does without, the first of them first."""
 
@@ -150,6 +153,54 @@ def rm(
         for run in found.values():
             remove_run(run)
             print(run.name)
+
+
+@commands.command()
+def push(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name, part of it, or folder of a finished run.")
+    ],
+    to: Annotated[
+        str, typer.Argument(metavar="hub:OWNER/REPO|FOLDER", help="A model repository, or a new folder.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Hand a run on: adapters, head, settings and card as a model repository, or as the folder that would be one."""
+    from caeav.model.train.hub import push_folder
+    from caeav.model.train.package import pack
+    from caeav.model.train.runs import find_run
+
+    place = Home.find(home)
+    run = find_run(place, name)
+    if not to.startswith(HUB):
+        print(pack(run, Path(to)))
+        return
+    with TemporaryDirectory() as folder:
+        print(
+            push_folder(pack(run, Path(folder) / "package"), to.removeprefix(HUB), "model", private=private)
+        )
+
+
+@commands.command()
+def pull(
+    source: Annotated[
+        str, typer.Argument(metavar="hub:OWNER/REPO|FOLDER", help="Where the run was handed on.")
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Take a run that was handed on into this home; then predict and eval find it by its name."""
+    from caeav.model.train.hub import pull_folder
+    from caeav.model.train.package import README, TAKEN, unpack
+
+    place = Home.find(home)
+    with TemporaryDirectory() as folder:
+        package = Path(source)
+        if source.startswith(HUB):
+            package = pull_folder(source.removeprefix(HUB), "model", (*TAKEN, README), Path(folder))
+        run = unpack(package, place)
+    print(run.name)
+    say(f"next: caeav predict FILE --run {run.name}{at_home(place)}")
 
 
 def _shown(value: Any) -> Any:

@@ -128,8 +128,8 @@ def train(
         _begin_rest(place, result["group"], device)
         finish(finished_group(place, result["group"]) or [result], place, as_json)
         return
-    dataset = _chosen_dataset(place, dataset, task, config, assignments or [])
-    task = task or _task_of(place, dataset)
+    dataset = choose_dataset(place, dataset, task, config, assignments or [])
+    task = task or task_of(place, dataset)
     changes["--dataset"] = dataset
     dedicated = {
         "dataset": dataset,
@@ -147,7 +147,7 @@ def train(
     results = _train_all(
         place,
         (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
-        _seed_list(seeds),
+        seed_list(seeds),
         shlex.join(command),
     )
     finish(results, place, as_json)
@@ -253,7 +253,7 @@ def _introduce(experiment: Experiment) -> None:
         say(printable(line))
 
 
-def _chosen_dataset(
+def choose_dataset(
     home: Home, given: str | None, task: str | None, config: Path | None, assignments: list[str]
 ) -> str | None:
     """The data set to train on: the one named, else the last one; None where configuration or task name it."""
@@ -284,7 +284,7 @@ def _names_dataset(config: Path) -> bool:
     return isinstance(value, dict) and "dataset" in value
 
 
-def _task_of(home: Home, dataset: str | None) -> str:
+def task_of(home: Home, dataset: str | None) -> str:
     """The task a data set is labelled for (printed); raises `CaeavError` where it has no labels."""
     if dataset is None:
         return "ave"
@@ -303,7 +303,8 @@ def _task_of(home: Home, dataset: str | None) -> str:
     return task
 
 
-def _seed_list(text: str | None) -> list[int]:
+def seed_list(text: str | None) -> list[int]:
+    """The seeds in a text such as `0,1,2`; raises `CaeavError`."""
     if text is None:
         return []
     try:
@@ -334,7 +335,11 @@ def finish(results: Sequence[dict[str, Any]], home: Home, as_json: bool) -> None
         say(f"run: {home.runs / first['run']}")
     where = f"--run {first['run']}{at_home(home)}"
     question = ' --question "..."' if first["rows"] == "questions" else ""
-    say(f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test")
+    named = " ".join(str(result["run"]) for result in results)
+    say(
+        f"next: caeav predict FILE {where}{question}\n      caeav eval {where} --split test\n"
+        f"      caeav report {named}{at_home(home)}"
+    )
 
 
 def print_group(summary: dict[str, Any]) -> None:

@@ -172,10 +172,12 @@ class MoeConfig(StrictConfig):
 class LavishConfig(StrictConfig):
     """LAVISH's adapters, two pairs (p1, p2) in every stage, in place of AVMoE.
 
-    task_copy: which copy of the published code the variant `reference` follows (`COPIES`). latents: `K`. latent_start:
-    `uniform` in 0..1, or `zeros`. gate_first: the output gate comes before the last norm. scaled_attention: products of
-    the latents' attention are divided by sqrt(C). token_rank, channel_rank: as in AVMoE; not the published method.
-    docs/VARIANTS.md has the reasons.
+    task_copy: which copy of the published code the variant `reference` follows (`COPIES`). reduction: the bottleneck's
+    width is channels // reduction, in whole groups. latents: how many stand between the two token sets. latent_start:
+    `uniform` in 0..1, or `zeros`. batch_norm, pre_norm, post_norm: norms in, before and behind the bottleneck.
+    out_gate_visual, out_gate_audio: a gate that starts at 0 on what an adapter adds. gate_first: the output gate comes
+    before the last norm. scaled_attention: products of the latents' attention are divided by sqrt(C). token_rank,
+    channel_rank: as in AVMoE; not the published method. docs/VARIANTS.md has the reasons.
     """
 
     enabled: bool = False

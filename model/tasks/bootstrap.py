@@ -18,6 +18,7 @@ from torch import Tensor
 
 RESAMPLES = 1000
 LEVEL = 95.0
+EDGES = (100 - LEVEL) / 2, (100 + LEVEL) / 2
 AT_ONCE = 100
 """Resamples drawn together; keeps memory small for ten thousand clips."""
 
@@ -102,11 +103,49 @@ def intervals(evidence: Evidence, *, seed: int = 0, resamples: int = RESAMPLES) 
             np.divide(drawn @ top, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
         )
     scores = 100 * np.concatenate(ratios)  # [R, S]
-    edge = (100 - LEVEL) / 2
     bounds = {
         name: (float(low), float(high))
         for name, column in zip(names, scores.T, strict=True)
         if not np.isnan(column).all()
-        for low, high in [np.nanpercentile(column, [edge, 100 - edge])]
+        for low, high in [np.nanpercentile(column, EDGES)]
     }
     return Intervals(bounds, evidence.unit, count, resamples)
+
+
+def interval_over_seeds(
+    runs: Sequence[tuple[Tensor, Tensor]],
+    against: Sequence[tuple[Tensor, Tensor]] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float] | None:
+    """Percentile interval of the mean score of several runs, or of its difference to that of `against`, in percent.
+
+    A run is the terms of its score, `[N]` each, over the same units in all of them; those of `against` are paired with
+    `runs` in their order (by seed). A resample draws units, the same for all runs, and runs, the same on both sides; so
+    the interval tells what other clips and other seeds could change. None where no resample has a score.
+    """
+    rng = np.random.default_rng(seed)
+    count, scored = len(runs[0][0]), [_stacked(side) for side in (runs, against) if side is not None]
+    means = []
+    for first in range(0, resamples, AT_ONCE):
+        size = min(AT_ONCE, resamples - first)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        chosen = rng.integers(len(runs), size=(size, len(runs)))
+        sides = []
+        for top, bottom in scored:
+            below = drawn @ bottom  # [R, S]
+            ratio = np.divide(drawn @ top, below, out=np.full_like(below, np.nan), where=below > 0)
+            sides.append(np.take_along_axis(ratio, chosen, axis=1).mean(axis=1))
+        means.append(sides[0] if against is None else sides[0] - sides[1])
+    found = 100 * np.concatenate(means)
+    if np.isnan(found).all():
+        return None
+    low, high = np.nanpercentile(found, EDGES)
+    return float(low), float(high)
+
+
+def _stacked(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Any, Any]:
+    """The numerators and denominators of runs as columns, `[N, S]` each."""
+    top, bottom = (np.stack([run[i].double().numpy() for run in runs], axis=1) for i in (0, 1))
+    return top, bottom

@@ -46,9 +46,10 @@ def names_of(given: object) -> object:
 
 
 class ProbeConfig(StrictConfig):
-    """A probe in place of the head: `linear`, or `mlp` with one hidden layer of width `hidden`.
+    """A probe in place of the head.
 
-    taps: whose mean tokens it reads, one comma-separated string or a list; empty: the deepest of each modality.
+    kind: one layer (`linear`), or two (`mlp`). hidden: width of the hidden layer. taps: whose mean tokens it reads, one
+    comma-separated string or a list; empty: the deepest of each modality.
     """
 
     kind: Literal["none", "linear", "mlp"] = "none"

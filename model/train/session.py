@@ -19,6 +19,7 @@ from caeav.model.train.checkpoint import (
     trainable_state,
     write_tensors,
 )
+from caeav.model.train.cost import COST, peak_memory_mb
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
@@ -49,6 +50,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     )
     progress = trainer.fit()
     load_best(run, model)
+    run.write(COST, {"device": experiment.device.type, "peak_mb": peak_memory_mb(experiment.device)})
     fitted = calibrate(experiment, model, config.select_on)
     if fitted is not None:
         run.write(AGREEMENT_FILE, fitted)
@@ -107,9 +109,15 @@ def _result(experiment: Experiment, run: Run, model: nn.Module, progress: Progre
     return result
 
 
+MODEL = "model.safetensors"
+"""Where a packaged run (`package.py`) has its best weights; it has no checkpoints."""
+
+
 def best_weights(run: Run) -> Path:
     """The file with the weights that scored best on the selection split; raises `CaeavError` if there are none yet."""
     path = run.checkpoints / BEST
+    if not path.exists() and (run.folder / MODEL).is_file():
+        return run.folder / MODEL
     if not path.exists():
         raise CaeavError(
             f"run {run.name} has no finished epoch yet ({path} does not exist)",

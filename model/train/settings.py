@@ -22,6 +22,9 @@ from caeav.model.train.config_file import resolve_config
 PAGES = (
     ("model.adapters.placement", "PLACEMENTS.md"),
     ("model.adapters.inject", "PLACEMENTS.md"),
+    ("model.adapters.lavish", "PEERS.md"),
+    ("model.adapters.dg_sct", "PEERS.md"),
+    ("model.probe", "PEERS.md"),
     ("model.adapters", "VARIANTS.md"),
     ("model.variant", "VARIANTS.md"),
     ("model", "TASKS.md"),

@@ -40,8 +40,9 @@ PACKAGES = (
     "laion_clap",
     "pyarrow",
     "plotly",
+    "playwright",
 )
-COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",)}
+COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}
 
 
 class _Refusing:

@@ -25,9 +25,8 @@ def test_version_and_help(tmp_path: Path) -> None:
     shown = caeav("--help", cwd=tmp_path)
     assert shown.returncode == 0
     listed = [line.split()[0] for line in shown.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    order = (
-        "synthesise manifest models extract caption import train eval predict config runs store demo doctor"
-    )
+    order = "synthesise manifest models extract caption import train compare eval predict report config runs store "
+    order += "demo doctor"
     assert listed == order.split()
 
 

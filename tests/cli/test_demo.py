@@ -81,6 +81,7 @@ def test_every_step_is_of_the_demo_s_home_and_seed(monkeypatch: pytest.MonkeyPat
     made = {name: {**result(50, 40, 60), "run": f"run-{name}", "recipe": name} for name in demo.RECIPES}
     monkeypatch.setattr(demo, "_newest_runs", lambda place: made)
     monkeypatch.setattr(demo, "_example", lambda place: Path("x.mp4"))
+    monkeypatch.setattr("caeav.model.report.page.require", lambda: None)
     demo.demo(clips=77, seed=5, home=tmp_path)
     home = str(tmp_path / "demo")
     assert all(step[-2:] == ["--home", home] for step in steps)
@@ -96,13 +97,24 @@ def test_every_step_is_of_the_demo_s_home_and_seed(monkeypatch: pytest.MonkeyPat
             "train",
             "eval",
             "predict",
+            "report",
         )
     ]
     assert steps[0][1:5] == ["--clips", "77", "--seed", "5"]
     trained = [step for step in steps if step[0] == "train"]
     assert [step[step.index("--recipe") + 1] for step in trained] == list(demo.RECIPES)
     assert all(step[step.index("--seeds") + 1] == "5" for step in trained)
-    assert steps[-2][2] == steps[-1][3] == "run-full" and "test" in steps[-2]
+    assert steps[-3][2] == steps[-2][3] == steps[-1][1] == "run-full" and "test" in steps[-3]
+
+
+def test_without_what_a_report_needs_the_demo_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "plotly" else object())
+    took: list[tuple[str, float]] = []
+    page, why = demo._report(Home(tmp_path), "r", [], took)
+    assert page is None and took == []
+    assert why == 'a report needs plotly, which is not installed; pip install "caeav[report]"'
 
 
 def test_the_example_is_a_test_clip_with_something_to_see(

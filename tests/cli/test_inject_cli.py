@@ -267,3 +267,13 @@ def test_weights_that_are_gone_are_named(home: Home) -> None:
     finally:
         away.rename(file)
     assert "hts-at" in said and "sha256:" in said
+
+
+@pytest.mark.parametrize("recipe", ["lavish", "dg-sct"])
+def test_other_methods_train_inside_the_backbones_and_are_scored(home: Home, recipe: str) -> None:
+    result = train_on(home, "--inject-from", "stage4", "--recipe", recipe, "--json")
+    assert result.exit_code == 0, result.output
+    trained = json.loads(result.stdout)
+    assert any(name.startswith("trunk.stages") for name in trained["parameters"])
+    scored = json.loads(succeed(home, "eval", "--run", trained["run"], "--split", "val", "--json").stdout)
+    assert scored["score"] == pytest.approx(trained["scores"]["val"])

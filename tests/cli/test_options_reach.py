@@ -400,7 +400,7 @@ def test_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["1,1", "-1", "a", "", "1,,2"])
 def test_seeds_that_are_none(text: str) -> None:
     with pytest.raises(CaeavError, match="different whole numbers from 0 on"):
-        train._seed_list(text)
+        train.seed_list(text)
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,8 @@ def test_truth_agrees_with_the_official_files(root: Path) -> None:
     assert (facts["segments"], facts["segment_s"], facts["synthetic"]["seed"]) == (6, 1.0, 5)
 
 
-def class_colour_share(frames: NDArray[np.uint8], hue_deg: float) -> NDArray[np.float64]:
+def class_colour_share(hsv: NDArray[np.float64], hue_deg: float) -> NDArray[np.float64]:
     """Share of each frame's pixels that are strongly coloured in the class's hue."""
-    hsv = rgb_to_hsv(frames / 255.0)
     off = np.abs((hsv[..., 0] * 360 - hue_deg + 180) % 360 - 180)
     return np.asarray(((off < 11) & (hsv[..., 1] > 0.6) & (hsv[..., 2] > 0.5)).mean(axis=(1, 2)))
 
@@ -109,8 +108,9 @@ def class_colour_share(frames: NDArray[np.uint8], hue_deg: float) -> NDArray[np.
 def test_objects_are_in_the_picture_when_the_truth_says_so(clips: list[Decoded]) -> None:
     seen_shares, other_shares = [], []
     for clip in clips:
+        hsv = rgb_to_hsv(clip.frames / 255.0)
         for cls in CLASSES[:8]:
-            per_frame = class_colour_share(clip.frames, cls.hue_deg).reshape(6, 5)
+            per_frame = class_colour_share(hsv, cls.hue_deg).reshape(6, 5)
             for t, present in enumerate(clip.truth["seen"]):
                 (seen_shares if cls.name in present else other_shares).extend(per_frame[t])
     assert len(seen_shares) > 300

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import NEGATIVE, CaptionSpec, Inputs, InputSpec, TokenBatch
+from caeav.model.adapters.config import COPIES
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
 from caeav.model.train.config_file import (
@@ -271,6 +272,19 @@ REFUSED = {
     "avs-s4": set(),
     "avqa": set(),
 }
+
+
+@pytest.mark.parametrize("variant", ["reference", "revised"])
+@pytest.mark.parametrize("recipe", ["lavish", "dg-sct"])
+@pytest.mark.parametrize("task", TASKS.names())
+def test_other_methods_learn_and_are_scored_in_every_task(task: str, recipe: str, variant: str) -> None:
+    """In `reference` each with the oddities of the task's own published copy."""
+    config = resolve_config(task, recipe, assignments=[f"model.variant={variant}", *small(task)])
+    peer = getattr(config.model.adapters, recipe.replace("-", "_"))
+    odd = COPIES[recipe.replace("-", "_")][peer.task_copy]
+    assert all((getattr(peer, name) == value) == (variant == "reference") for name, value in odd.items())
+    *_, found, (value, _) = seen(config)
+    assert 0 <= value <= 100 and all(math.isfinite(x) for x in found)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""One HTML page that opens offline: a run, its clips, a store, a data set, several runs beside each other."""

@@ -1,0 +1,167 @@
+"""Several runs beside each other: what differs in their settings, by how much they differ, and on which clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.model.report.cards import Media, Row
+from caeav.model.report.page import Block, Page, Section, card_list, card_lists, table, text
+from caeav.model.report.run import Subject, card_of
+from caeav.model.tasks.avvp.metric import clip_f, clip_scores, level_counts
+from caeav.model.tasks.bootstrap import LEVEL, RESAMPLES, Evidence, interval_over_seeds, mean_of
+
+SHOWN = 60
+IGNORED = ("seed",)
+
+
+def comparison(subjects: Sequence[Subject], page: Page, media: Media) -> Section:
+    """The first run against each of the others; raises `CaeavError` for runs of different tasks."""
+    first = subjects[0]
+    tasks = {subject.run.config().task for subject in subjects}
+    if len(tasks) > 1:
+        raise CaeavError(
+            f"runs of the tasks {', '.join(sorted(tasks))} cannot be compared",
+            hint="compare runs of one task",
+        )
+    blocks: list[Block] = [_overview(subjects), *_settings(subjects)]
+    for other in subjects[1:]:
+        blocks += _against(first, other, page, media)
+    return Section("comparison", "Comparison", blocks)
+
+
+def _overview(subjects: Sequence[Subject]) -> Block:
+    results = [subject.run.result() or {} for subject in subjects]
+    splits = list(dict.fromkeys(split for result in results for split in result["scores"]))
+    rows = [
+        (
+            subject.run.name,
+            result["recipe"],
+            result["dataset"],
+            *(f"{result['scores'][split]:.2f}" if split in result["scores"] else "-" for split in splits),
+            sum(result["parameters"].values()),
+        )
+        for subject, result in zip(subjects, results, strict=True)
+    ]
+    return table(
+        "Runs", ("run", "recipe", "data set", *(f"{split} %" for split in splits), "parameters"), rows
+    )
+
+
+def _settings(subjects: Sequence[Subject]) -> list[Block]:
+    """The settings that are not equal in all runs."""
+    flat = [_flat(subject.run.config().model_dump(mode="json")) for subject in subjects]
+    names = dict.fromkeys(name for held in flat for name in held)
+    rows = [
+        (name, *(str(held.get(name, "-")) for held in flat))
+        for name in names
+        if len({str(held.get(name, "-")) for held in flat}) > 1
+    ]
+    if not rows:
+        return [text("The runs have the same settings.")]
+    return [table("What differs in their settings", ("setting", *(s.run.name for s in subjects)), rows)]
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, held in value.items():
+        if isinstance(held, Mapping):
+            found |= _flat(held, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = held
+    return found
+
+
+def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[Block]:
+    """Paired differences on the split that both kept, and the clips where they differ most."""
+    split = first.split if any(row["split"] == first.split for row in other.rows) else ""
+    held = {row["key"]: row for row in first.rows if row["split"] == split and row["score"] is not None}
+    pairs = [
+        (held[row["key"]], row)
+        for row in other.rows
+        if row["split"] == split and row["key"] in held and row["score"] is not None
+    ]
+    names = f"{other.run.name} against {first.run.name}"
+    if not pairs:
+        return [text(f"{names}: no clips that both keep predictions of; caeav eval --run writes them.")]
+    different = sum(a["truth"] != b["truth"] for a, b in pairs)
+    before, after = (evidence(first, [pair[i] for pair in pairs]) for i in (0, 1))
+    rows = []
+    for name in before.parts:
+        old, new = before.parts[name], after.parts[name]
+        bounds = interval_over_seeds([new], [old])  # the same clips are drawn for both
+        if bounds is not None:
+            gap = f"{100 * (_ratio(new) - _ratio(old)):+.2f}"
+            beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
+            rows.append((name, gap, f"{bounds[0]:+.2f} to {bounds[1]:+.2f}", beyond))
+    count = len(next(iter(before.parts.values()))[0])
+    note = (
+        f"Both runs on the same {len(pairs):,} samples of {split}; {LEVEL:g} % interval of {RESAMPLES} paired "
+        f"resamples of {count:,} {before.unit}. Another seed may change more than this."
+    )
+    if different:
+        note += f" The truth of {different:,} of them is not the same in both: labels have changed between the runs."
+    title = f"{names}: difference in points, {split}"
+    blocks = [table(title, ("score", "difference", "interval", "beyond chance"), rows, note)]
+    ordered = sorted(pairs, key=lambda pair: -abs(pair[0]["score"] - pair[1]["score"]))[:SHOWN]
+    ordered = [pair for pair in ordered if pair[0]["score"] != pair[1]["score"]]
+    clips = [first.clips[a["clip"]] for a, _ in ordered if a["clip"] in first.clips]
+    media.fetch(list({clip.key: clip for clip in clips}.values()))
+    entries = []
+    for a, b in ordered:
+        ids = []
+        for subject, row in ((first, a), (other, b)):
+            name = f"{subject.run.name}/{row['key']}"
+            page.cards[name] = {
+                **card_of(subject, row, media),
+                "title": f"{row['key']}  ({subject.run.name})",
+            }
+            ids.append(name)
+        entries.append((ids, f"{100 * a['score']:.0f} % against {100 * b['score']:.0f} %"))
+    if entries:
+        note = "The clips on which the two runs differ most, both predictions below each other."
+        lists = [card_list("differ", "where they differ", note, entries)]
+        blocks.append(card_lists(f"differ-{other.run.name}", lists))
+    return blocks
+
+
+def _ratio(terms: tuple[torch.Tensor, torch.Tensor]) -> float:
+    return float(terms[0].double().sum() / terms[1].double().sum())
+
+
+def evidence(subject: Subject, rows: Sequence[Row]) -> Evidence:
+    """The scores that rows alone can give, clip by clip: the metric; for AVVP all ten, for AVQA also by modality."""
+    result = subject.run.result() or {}
+    score = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
+    parts = {result["metric"]: mean_of(score)}
+    if isinstance(rows[0]["truth"], Mapping):
+        parts = _tracks(rows, subject.run.inputs().classes)
+    elif isinstance(rows[0]["truth"], str):
+        for modality in dict.fromkeys(row["labels"][0].split()[0] for row in rows):
+            of = torch.tensor([row["labels"][0].split()[0] == modality for row in rows], dtype=torch.float64)
+            parts[modality.lower()] = (score * of, of)
+    places = {key: i for i, key in enumerate(dict.fromkeys(row["clip"] for row in rows))}
+    return Evidence(parts).by_clip([places[row["clip"]] for row in rows])
+
+
+def _tracks(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The ten official scores of AVVP."""
+    place = {name: k for k, name in enumerate(classes)}
+
+    def tracks(column: str, modality: str) -> torch.Tensor:
+        seconds = max(len(row[column][modality]) for row in rows)
+        on = torch.zeros(len(rows), len(classes), seconds, dtype=torch.bool)  # [N, K, T]
+        for i, row in enumerate(rows):
+            for t, names in enumerate(row[column][modality]):
+                on[i, [place[name] for name in names], t] = True
+        return on
+
+    pairs = [(tracks("prediction", m), tracks("truth", m)) for m in ("audio", "visual")]
+    return {
+        f"{level}_{name}": mean_of(x)
+        for level, events in (("segment", False), ("event", True))
+        for name, x in clip_scores(clip_f(level_counts(pairs[0], pairs[1], events=events))).items()
+    }
