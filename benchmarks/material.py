@@ -52,7 +52,6 @@ CAPTIONS = ("truth", "tags", "descriptor")
 GUIDED = ("case", "full")
 """Recipes that read captions; the first captions are trained first."""
 PLAIN = ("caste", "avmoe")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -241,25 +240,6 @@ def look(experiment: Experiment, run: Run) -> dict[str, Any]:
     return found
 
 
-def scores(terms: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Percent by seed, `[..., S]`: `terms` `[S, 2, N]`, `drawn` `[..., N]`, how often each clip counts."""
-    top, bottom = np.moveaxis(terms, 1, 0)  # [S, N]
-    return 100 * (drawn @ top.T) / (drawn @ bottom.T)
-
-
-def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """Mean difference of two rows `[S, 2, N]` of the same seeds and clips, with its 95 % interval: a bootstrap in which
-    clips and seeds are drawn anew, the same for both."""
-    rng = np.random.default_rng(0)
-    seeds, clips = one.shape[0], one.shape[2]
-    drawn = rng.multinomial(clips, np.full(clips, 1 / clips), size=RESAMPLES)
-    which = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-    gaps = ((scores(one, drawn) - scores(other, drawn)) * which).sum(axis=1)
-    whole = np.ones(clips)
-    low, high = np.percentile(gaps, [2.5, 97.5])
-    return float((scores(one, whole) - scores(other, whole)).mean()), float(low), float(high)
-
-
 def print_task(task: str, found: Mapping[tuple[Row, int], Mapping[str, Any]], seeds: Sequence[int]) -> None:
     """One line a row that has results; differences over the seeds that both have."""
     print(f"\n{task}")
@@ -280,13 +260,20 @@ def print_task(task: str, found: Mapping[tuple[Row, int], Mapping[str, Any]], se
 
 
 def _gap(found: Mapping[tuple[Row, int], Mapping[str, Any]], row: Row, held: Mapping[int, Any]) -> str:
+    """Mean difference to `none`, with its 95 % interval over seeds and test clips, both paired."""
+    import torch
+
+    from caeav.model.tasks.bootstrap import interval_over_seeds
+
     base = Row(row.tokens, "none")
     common = [seed for seed in held if (base, seed) in found]
     if row == base or not common:
         return ""
-    one, other = (np.array([found[which, seed]["terms"] for seed in common]) for which in (row, base))
-    gap, low, high = paired(one, other)
-    return f"{gap:+.1f} ({low:+.1f} to {high:+.1f})"
+    cells = [[found[which, seed] for seed in common] for which in (row, base)]
+    one, other = ([cell["scores"]["test"] for cell in side] for side in cells)
+    terms = [[tuple(torch.tensor(part) for part in cell["terms"]) for cell in side] for side in cells]
+    low, high = interval_over_seeds(*terms)
+    return f"{statistics.fmean(one) - statistics.fmean(other):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _agreement(held: Mapping[int, Mapping[str, Any]], key: str) -> str:
