@@ -39,11 +39,12 @@ def train_cell(
     told: dict[str, Any],
     result: Path,
     look: Callable[[Experiment, Run], dict[str, Any]] | None = None,
+    alter: Callable[[Experiment], Experiment] | None = None,
 ) -> float:
     """Train one cell on one thread and publish `told`, what is needed of its result, and what `look` sees in its run;
     CPU seconds it took. The run folder is not kept.
 
-    training: task, recipe, dataset, assignments, seed.
+    training: task, recipe, dataset, assignments, seed. alter: makes another experiment of the one that these prepare.
     """
     import torch
 
@@ -61,6 +62,7 @@ def train_cell(
         training["task"], training["recipe"], None, assignments, {"dataset": training["dataset"]}
     )
     experiment = prepare(place, config)
+    experiment = alter(experiment) if alter else experiment
     run = create_run(place, experiment.config)
     run.write(ORIGIN, {"command": f"benchmarks/{Path(sys.argv[0]).name}", "group": ""})
     try:

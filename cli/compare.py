@@ -24,7 +24,7 @@ from caeav.manifests.core.util import counted
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
-    from caeav.model.train.comparison import Cell
+    from caeav.model.train.comparison import Cell, Measures, Planned
     from caeav.model.train.comparison_table import Comparison
     from caeav.pipeline.store import Recipe
 
@@ -132,19 +132,17 @@ def compare(
             resolved = resolve_config(task, recipe, config, assignments or [], options)
         experiments[recipe] = prepare(place, resolved, opener)
         measures.check(experiments[recipe])
-    cells = plan(place, experiments, numbers)
+    planned = plan(place, list(experiments.values()), numbers)
     command = _command(
         task, dataset, names, seeds, baseline, config, assignments or [], inject_from, split, stress
     )
     first = experiments[names[0]].config
-    _write_origins(cells, command)
     say(
         f"{task} on {first.dataset}: {counted(len(names), 'recipe')} with {counted(len(numbers), 'seed')}; "
-        f"{sum(existed for _, existed in cells)} of {counted(len(cells), 'run')} begun or done before"
+        f"{sum(one.run is not None for one in planned)} of {counted(len(planned), 'run')} begun or done before"
     )
-    runs = [cell for cell, _ in cells]
-    _complete_all(place, runs, (split, stress), jobs, device)
-    table = build_comparison(runs, command, baseline)
+    cells = _complete_all(place, planned, measures, (stress, command), jobs, device)
+    table = build_comparison(cells, command, baseline)
     folder = out or place.root / FOLDER / f"{task}-{first.dataset}"
     text = markdown(table)
     _publish(folder, table, text)
@@ -207,29 +205,36 @@ def _command(
     return shlex.join(words)
 
 
-def _write_origins(cells: Sequence[tuple[Cell, bool]], command: str) -> None:
-    """Say of new runs where they come from."""
-    from caeav.model.train.runs import ORIGIN
-
-    for cell, existed in cells:
-        if not existed:
-            cell.run.write(ORIGIN, {"command": command, "group": "", "seeds": []})
-
-
 def _complete_all(
-    home: Home, cells: Sequence[Cell], measures: tuple[str, str], jobs: int, device: str
-) -> None:
-    """A process for each cell, `jobs` at a time; raises `CaeavError` at the end where some failed."""
-    waiting, failed = list(cells), []
+    home: Home,
+    planned: Sequence[Planned],
+    measures: Measures,
+    asked: tuple[str, str],
+    jobs: int,
+    device: str,
+) -> list[Cell]:
+    """A process for each cell that is not complete, `jobs` at a time; raises `CaeavError` at the end where some failed.
+
+    `asked`: the stress in words, and the command that new runs come from.
+    """
+    from caeav.model.train.comparison import is_complete
+
+    stress, command = asked
+    cells = [
+        one.begun(home, command) for one in planned if one.run is not None and is_complete(one.run, measures)
+    ]
+    waiting, failed = [one for one in planned if one.run is None or not is_complete(one.run, measures)], []
     working: dict[int, tuple[Cell, subprocess.Popen[bytes]]] = {}
     gpus = _gpus(device)
-    done = 0
+    done = len(cells)
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
                 slot = next(i for i in range(jobs) if i not in working)
-                cell = waiting.pop(0)
-                working[slot] = cell, _start(home, cell, measures, device, gpus, slot)
+                cell = waiting.pop(0).begun(home, command)
+                cells.append(cell)
+                words = [str(home.root), cell.run.name, device, measures.split, stress]
+                working[slot] = cell, _start(cell, words, gpus[slot % len(gpus)] if len(gpus) > 1 else None)
             for slot, (cell, process) in list(working.items()):
                 status = process.poll()
                 if status is None:
@@ -238,7 +243,7 @@ def _complete_all(
                 done += 1
                 if status:
                     failed.append(f"{cell.recipe}, seed {cell.seed} (status {status}): {_said(cell)}")
-                say(f"  {done}/{len(cells)}  {cell.recipe}, seed {cell.seed}: {_outcome(cell, status)}")
+                say(f"  {done}/{len(planned)}  {cell.recipe}, seed {cell.seed}: {_outcome(cell, status)}")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         say("interrupted; run the same command again, it goes on")
@@ -249,33 +254,22 @@ def _complete_all(
             process.wait()
     if failed:
         raise CaeavError(
-            f"{counted(len(failed), 'run')} of {len(cells)} failed:\n  " + "\n  ".join(failed),
+            f"{counted(len(failed), 'run')} of {len(planned)} failed:\n  " + "\n  ".join(failed),
             hint=f"{LOG} in the run's folder has all it said; the same command tries again, others are kept",
         )
+    order = [(one.config.seed, one.config.recipe) for one in planned]
+    return sorted(cells, key=lambda cell: order.index((cell.seed, cell.recipe)))
 
 
-def _start(
-    home: Home, cell: Cell, measures: tuple[str, str], device: str, gpus: Sequence[str], slot: int
-) -> subprocess.Popen[bytes]:
-    """The process of a cell. It ends when its standard input is closed, so it does not outlive this one."""
+def _start(cell: Cell, words: Sequence[str], gpu: str | None) -> subprocess.Popen[bytes]:
+    """The process of a cell, on one GPU if it is named. It ends when its standard input is closed, so it does not
+    outlive this one."""
     from caeav.cli import compare_cell
 
-    split, stress = measures
-    environment = dict(os.environ)
-    if len(gpus) > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    environment = dict(os.environ) if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
     with (cell.run.folder / LOG).open("ab") as log:
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                compare_cell.__name__,
-                str(home.root),
-                cell.run.name,
-                device,
-                split,
-                stress,
-            ],
+            [sys.executable, "-m", compare_cell.__name__, *words],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

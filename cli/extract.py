@@ -30,6 +30,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
 from caeav.manifests.readers import OFFICIAL
+from caeav.pipeline.extract.cluster.options import LOCAL
 from caeav.pipeline.extract.context import DEFAULT_DEADLINE_S, DEFAULT_MAX_FAILED, RunContext
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH
 from caeav.pipeline.media.registry import DEFAULT_DECODER
@@ -99,6 +100,10 @@ def extract(
     changed: ChangedOption = "",
     workers: stage.WorkersOption = None,
     devices: stage.DevicesOption = "auto",
+    engine: stage.EngineOption = LOCAL,
+    actors: stage.ActorsOption = None,
+    accelerator: stage.AcceleratorOption = "",
+    mixed_devices: stage.MixedDevicesOption = False,
     part: stage.SliceOption = None,
     deadline_s: stage.DeadlineOption = DEFAULT_DEADLINE_S,
     retry_failed: stage.RetryOption = False,
@@ -111,7 +116,10 @@ def extract(
     from caeav.pipeline.extract.tokens import extract_all
 
     place = Home.find(home)
-    run = stage.run_options(workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel)
+    cluster = stage.cluster_options(engine, actors, workers, devices, accelerator, mixed_devices)
+    run = stage.run_options(
+        workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel, cluster
+    )
     compute = ComputeOptions(batch, precision, compiled)
     written = _written(
         captions,

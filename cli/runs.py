@@ -1,4 +1,4 @@
-"""`caeav runs ls|show|table|rm|push|pull`: list runs, show one, compare with published numbers, hand on."""
+"""`caeav runs ls|show|compare|table|rm|push|pull`: list runs, show and compare them, hand one on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from caeav.manifests.core.util import age_text, counted, size_text
 
 COLUMNS = ("run", "state", "dataset", "backbones", "set", "protocol", "best_epoch", "val", "test", "age")
 HUB = "hub:"
+SHOWN_CLIPS = 10
 DROPPED = ("best_epoch", "protocol", "state", "age", "dataset", "set", "backbones")
 """Columns that a narrow terminal does without, the first of them first."""
 
@@ -115,8 +116,75 @@ def show(
         say(f"not finished; go on with: caeav train --resume {run.name}{at_home(place)}")
 
 
-@commands.command("table")
+@commands.command()
 def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name, part of it, or folder of a finished run.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to hold against it.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Two runs: which settings differ, by how much the second scores above the first, and on which clips."""
+    from caeav.model.report.compare import beyond_chance, differences, differing_settings, require_one_task
+    from caeav.model.report.run import open_run
+    from caeav.model.train.runs import find_run
+
+    place = Home.find(home)
+    subjects = [open_run(find_run(place, name), place) for name in (first, second)]
+    require_one_task(subjects)
+    settings = differing_settings([subject.run.config() for subject in subjects])
+    found = differences(*subjects)
+    for remark in dict.fromkeys(remark for subject in subjects for remark in subject.remarks):
+        say(f"note: {printable(remark)}")
+    apart = (
+        [] if found is None else [(a, b) for a, b in found.pairs if a["score"] != b["score"]][:SHOWN_CLIPS]
+    )
+    if as_json:
+        print_json(
+            {
+                "runs": [subject.run.name for subject in subjects],
+                "settings": [list(row) for row in settings],
+                "split": found.split if found else None,
+                "differences": [
+                    {"score": name, "points": gap, "low": low, "high": high}
+                    for name, gap, low, high in found.scores
+                ]
+                if found
+                else [],
+                "clips": [{"key": a["key"], "scores": [a["score"], b["score"]]} for a, b in apart],
+            }
+        )
+        return
+    if settings:
+        print_table(("setting", *(subject.run.name for subject in subjects)), settings)
+        print()
+    else:
+        say("both have the same settings")
+    if found is None:
+        say("no clips that both keep predictions of: caeav eval --run RUN writes them")
+        return
+    print_table(
+        (f"second above first, {found.split}", "points", "95 % interval", "beyond chance"),
+        [
+            (name, f"{gap:+.2f}", f"{low:+.2f} to {high:+.2f}", beyond_chance(low, high))
+            for name, gap, low, high in found.scores
+        ],
+    )
+    if apart:
+        print()
+        print_table(
+            ("clip", "first", "second"),
+            [(a["key"], f"{a['score']:.2f}", f"{b['score']:.2f}") for a, b in apart],
+        )
+    say(
+        f"paired over {found.units} {found.unit}; another seed may change more than this. "
+        f"To look at them: caeav report {subjects[0].run.name} {subjects[1].run.name}{at_home(place)}"
+    )
+
+
+@commands.command("table")
+def published(
     task: Annotated[
         str | None, typer.Option("--task", help="Only this one.", show_default="all tasks")
     ] = None,

@@ -25,7 +25,9 @@ from caeav.manifests.dataset import Source
 from caeav.manifests.findings import warning_lines
 from caeav.manifests.manifest import with_lazy_clips
 from caeav.model.tasks.datasets import task_for_dataset
+from caeav.pipeline.extract.cluster.options import ClusterOptions, address_of
 from caeav.pipeline.extract.context import WHOLE, RunOptions
+from caeav.pipeline.extract.device.options import AUTO
 from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice
@@ -78,6 +80,26 @@ SliceOption = Annotated[
     ),
 ]
 
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="local|ray|ray://HOST:PORT",
+        help="Who makes the clips: this machine, or a Ray cluster (RAY_ADDRESS, or the one of this machine).",
+    ),
+]
+ActorsOption = Annotated[
+    int | None,
+    typer.Option("--actors", min=1, help="With ray: how many actors.", show_default="as many as fit"),
+]
+AcceleratorOption = Annotated[
+    str, typer.Option("--accelerator-type", help="With ray: the type of GPU, as Ray names it, such as A100.")
+]
+MixedDevicesOption = Annotated[
+    bool,
+    typer.Option("--mixed-devices", help="With ray: devices of several kinds, whose bytes may differ."),
+]
+
 MAX_REASONS = 8
 TICK_S = 1.0
 LOG_EVERY_S = 20.0  # a log file gets a line now and then instead of a bar that redraws itself
@@ -92,6 +114,7 @@ def run_options(
     part: str | None = None,
     changed: str = "",
     relabel: bool = False,
+    cluster: ClusterOptions | None = None,
 ) -> RunOptions:
     """How to run; by default one worker per core this process may use. Says which slice `auto` is."""
     chosen = WHOLE
@@ -105,11 +128,29 @@ def run_options(
         deadline_s,
         retry_failed,
         max_failed,
-        tuple(name.strip() for name in devices.split(",")),
+        tuple(name.strip() for name in devices.split(",")) if cluster is None else (AUTO,),
         chosen,
         changed,
         relabel,
+        cluster,
     )
+
+
+def cluster_options(
+    engine: str, actors: int | None, workers: int | None, devices: str, accelerator: str, mixed_devices: bool
+) -> ClusterOptions | None:
+    """What is asked of a cluster; None for the local engine, which has no such options (`CaeavError`)."""
+    address = address_of(engine)
+    if address is not None:
+        return ClusterOptions(address, actors, workers, devices, accelerator, mixed_devices)
+    for given, name in (
+        (actors, "actors"),
+        (accelerator, "accelerator-type"),
+        (mixed_devices, "mixed-devices"),
+    ):
+        if given:
+            raise CaeavError(f"--{name} without a cluster", hint="add --engine ray")
+    return None
 
 
 def load(

@@ -180,7 +180,7 @@ def test_every_package_folder_is_shipped(repository: Path) -> None:
 )
 def test_start_up_is_light(module: str) -> None:
     """The command answers quickly: nothing heavy is imported before a command asks for it."""
-    heavy = ("torch", "torchvision", "torchaudio", "av", "decord", "matplotlib", "tensorboard")
+    heavy = ("torch", "torchvision", "torchaudio", "av", "decord", "matplotlib", "tensorboard", "ray")
     build = "m.build()" if module.endswith("app") else "pass"
     code = f"import sys, importlib; m = importlib.import_module({module!r}); {build}; "
     code += f"print([h for h in {heavy!r} if h in sys.modules])"

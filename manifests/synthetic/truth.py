@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ MAX_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Of one clip: how its modalities disagree (`aligned`, `silent`, ...), and `together[t]` for every second."""
+    """Of one clip: how its modalities disagree (`aligned`, `silent`, ...), and `together[t]` for every second.
+
+    `seen[t]`, `heard[t]`: names of classes; empty where the set tells of things instead.
+    """
 
     kind: str
     together: tuple[bool, ...]
+    seen: tuple[tuple[str, ...], ...] = ()
+    heard: tuple[tuple[str, ...], ...] = ()
 
 
 def read_truth(root: Path) -> dict[str, Truth]:
@@ -37,7 +42,8 @@ def read_truth(root: Path) -> dict[str, Truth]:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         for line in path.read_text("utf-8").splitlines():
             row = json.loads(line)
-            found[str(row.get("name", row["id"]))] = Truth(str(row["kind"]), _together(row))
+            tracks = () if "things" in row else (_names(row["seen"]), _names(row["heard"]))
+            found[str(row.get("name", row["id"]))] = Truth(str(row["kind"]), _together(row), *tracks)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CaeavError(
             f"cannot read {path}: {error}", hint="make the set again: caeav synthesise"
@@ -49,6 +55,10 @@ def truth_of(clip: Clip, truths: Mapping[str, Truth]) -> Truth | None:
     """The truth of a clip, found by its official name."""
     names = (clip.extra.get("name"), clip.extra.get("id"), Path(clip.media).stem, clip.key)
     return next((truths[name] for name in names if isinstance(name, str) and name in truths), None)
+
+
+def _names(seconds: Iterable[Iterable[object]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(str, second)) for second in seconds)
 
 
 def _together(row: Mapping[str, Any]) -> tuple[bool, ...]:

@@ -113,10 +113,10 @@ def bottleneck_width(channels: int, reduction: int, groups: int) -> int:
 class CasteConfig(StrictConfig):
     """CASTE, one for each modality in every stage.
 
-    topk_ratio: share of the tokens that are enriched. gate_dim: width of the agreement gate. temporal: how tokens mix
-    over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for full ones. shared_agreement:
-    every adapter's gate is the one agreement of `Correspondence` (ladder only) instead of one of its own.
-    agreement_dropout: on what it reads. agreement_gradient: whether the task's losses teach it, too.
+    enabled: whether there is CASTE. topk_ratio: share of the tokens that are enriched. gate_dim: width of the agreement
+    gate. temporal: how tokens mix over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for
+    full ones. shared_agreement: every adapter's gate is the one agreement of `Correspondence` (ladder only) instead of
+    one of its own. agreement_dropout: on what it reads. agreement_gradient: whether the task's losses teach it, too.
     """
 
     enabled: bool = True
@@ -132,11 +132,15 @@ class CasteConfig(StrictConfig):
 class MoeConfig(StrictConfig):
     """AVMoE, two pairs (p1, p2) in every stage that is not skipped.
 
-    reduction: the bottleneck's width is channels // reduction, in whole groups. num_skip: every num_skip-th stage
-    goes without AVMoE; 1 (our default) skips none, the reference's AVE setting is 2. router_noise: noise on the
-    router's logits in training (AVS: 0.01). token_rank, channel_rank: ranks of the maps that bring the other
-    modality to this one's tokens and channels, 0 for full ones. router_width: hidden width of the router.
-    scaled_attention, nonlinear_uni, uniform_target: see docs/VARIANTS.md.
+    enabled: whether there is AVMoE. cross_experts, uni_experts: experts that read the other modality, and those that
+    read their own alone. uni_attention: of the latter over their tokens: none, or one of the published kinds. groups:
+    of the grouped maps inside the experts. latents: tokens through which an expert reads the other modality.
+    batch_norm, pre_norm, post_norm: the norms inside, before and after an expert. out_gate_visual, out_gate_audio: a
+    learnt gate, at 0 at first, on what is added to each modality. reduction: the bottleneck's width is channels //
+    reduction, in whole groups. num_skip: every num_skip-th stage goes without AVMoE; 1 (our default) skips none, the
+    reference's AVE setting is 2. router_noise: noise on the router's logits in training (AVS: 0.01). token_rank,
+    channel_rank: ranks of the maps that bring the other modality to this one's tokens and channels, 0 for full ones.
+    router_width: hidden width of the router. scaled_attention, nonlinear_uni, uniform_target: see docs/VARIANTS.md.
     """
 
     enabled: bool = True
@@ -172,12 +176,13 @@ class MoeConfig(StrictConfig):
 class LavishConfig(StrictConfig):
     """LAVISH's adapters, two pairs (p1, p2) in every stage, in place of AVMoE.
 
-    task_copy: which copy of the published code the variant `reference` follows (`COPIES`). reduction: the bottleneck's
-    width is channels // reduction, in whole groups. latents: how many stand between the two token sets. latent_start:
-    `uniform` in 0..1, or `zeros`. batch_norm, pre_norm, post_norm: norms in, before and behind the bottleneck.
-    out_gate_visual, out_gate_audio: a gate that starts at 0 on what an adapter adds. gate_first: the output gate comes
-    before the last norm. scaled_attention: products of the latents' attention are divided by sqrt(C). token_rank,
-    channel_rank: as in AVMoE; not the published method. docs/VARIANTS.md has the reasons.
+    enabled: whether there are any. task_copy: which copy of the published code the variant `reference` follows
+    (`COPIES`). groups: of the grouped maps inside. reduction: the bottleneck's width is channels // reduction, in whole
+    groups. latents: how many stand between the two token sets. latent_start: `uniform` in 0..1, or `zeros`. batch_norm,
+    pre_norm, post_norm: norms in, before and behind the bottleneck. out_gate_visual, out_gate_audio: a gate that starts
+    at 0 on what an adapter adds. gate_first: the output gate comes before the last norm. scaled_attention: products of
+    the latents' attention are divided by sqrt(C). token_rank, channel_rank: as in AVMoE; not the published method.
+    docs/VARIANTS.md has the reasons.
     """
 
     enabled: bool = False
@@ -220,9 +225,10 @@ class DgSctConfig(LavishConfig):
 class CaseConfig(StrictConfig):
     """CASE with caption mapper and caption adapters, after the last stage; needs captions of both modalities.
 
-    proj_dim: width of the space in which captions and modalities are compared. heads: of CASE's attentions and of the
-    mapper. caption_bottleneck: inner width of the caption adapters. weight_dropout: on attention weights. width: the
-    largest width inside, between a map down and a map up; 0 for the inputs' own widths. mask_padding,
+    enabled: whether there is CASE. topk_ratio: share of the tokens that captions guide. dropout: on what its attentions
+    give. proj_dim: width of the space in which captions and modalities are compared. heads: of CASE's attentions and of
+    the mapper. caption_bottleneck: inner width of the caption adapters. weight_dropout: on attention weights. width:
+    the largest width inside, between a map down and a map up; 0 for the inputs' own widths. mask_padding,
     selective_injection, gate_gradient: see docs/VARIANTS.md.
     """
 

@@ -41,6 +41,11 @@ def build_trunk(spec: InputSpec, config: AdapterConfig, live: Live | None = None
     return InjectTrunk(spec, live, config)
 
 
+def shares_agreement(trunk: Trunk) -> bool:
+    """Whether the trunk's CASTE adapters share one agreement, so that its output has a `match`."""
+    return isinstance(trunk, LadderTrunk) and trunk.correspondence is not None
+
+
 def required_inputs(spec: InputSpec, config: AdapterConfig, *, keeps_stages: bool = False) -> InputSpec:
     """The part of `spec` that the configured placement reads; raises `AdapterError` saying what the stores allow.
 

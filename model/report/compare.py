@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from caeav.model.report.page import Block, Page, Section, card_list, card_lists,
 from caeav.model.report.run import Subject, card_of
 from caeav.model.tasks.avvp.metric import clip_f, clip_scores, level_counts
 from caeav.model.tasks.bootstrap import LEVEL, RESAMPLES, Evidence, interval_over_seeds, mean_of
+from caeav.model.tasks.config import RunConfig
 
 SHOWN = 60
 IGNORED = ("seed",)
@@ -21,16 +23,21 @@ IGNORED = ("seed",)
 def comparison(subjects: Sequence[Subject], page: Page, media: Media) -> Section:
     """The first run against each of the others; raises `CaeavError` for runs of different tasks."""
     first = subjects[0]
+    require_one_task(subjects)
+    blocks: list[Block] = [_overview(subjects), *_settings(subjects)]
+    for other in subjects[1:]:
+        blocks += _against(first, other, page, media)
+    return Section("comparison", "Comparison", blocks)
+
+
+def require_one_task(subjects: Sequence[Subject]) -> None:
+    """Raise `CaeavError` for runs of different tasks."""
     tasks = {subject.run.config().task for subject in subjects}
     if len(tasks) > 1:
         raise CaeavError(
             f"runs of the tasks {', '.join(sorted(tasks))} cannot be compared",
             hint="compare runs of one task",
         )
-    blocks: list[Block] = [_overview(subjects), *_settings(subjects)]
-    for other in subjects[1:]:
-        blocks += _against(first, other, page, media)
-    return Section("comparison", "Comparison", blocks)
 
 
 def _overview(subjects: Sequence[Subject]) -> Block:
@@ -53,16 +60,21 @@ def _overview(subjects: Sequence[Subject]) -> Block:
 
 def _settings(subjects: Sequence[Subject]) -> list[Block]:
     """The settings that are not equal in all runs."""
-    flat = [_flat(subject.run.config().model_dump(mode="json")) for subject in subjects]
+    rows = differing_settings([subject.run.config() for subject in subjects])
+    if not rows:
+        return [text("The runs have the same settings.")]
+    return [table("What differs in their settings", ("setting", *(s.run.name for s in subjects)), rows)]
+
+
+def differing_settings(configs: Sequence[RunConfig]) -> list[tuple[str, ...]]:
+    """`(path, value in the first, value in the second, ...)` of the settings that are not equal in all."""
+    flat = [_flat(config.model_dump(mode="json")) for config in configs]
     names = dict.fromkeys(name for held in flat for name in held)
-    rows = [
+    return [
         (name, *(str(held.get(name, "-")) for held in flat))
         for name in names
         if len({str(held.get(name, "-")) for held in flat}) > 1
     ]
-    if not rows:
-        return [text("The runs have the same settings.")]
-    return [table("What differs in their settings", ("setting", *(s.run.name for s in subjects)), rows)]
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -75,8 +87,24 @@ def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[Block]:
-    """Paired differences on the split that both kept, and the clips where they differ most."""
+@dataclass(frozen=True)
+class Differences:
+    """How much the second of two runs scores above the first, on the samples of `split` that both kept.
+
+    `scores`: name, difference in points, and its interval. `units`: how many `unit` were drawn again. `relabelled`:
+    samples whose truth is not the same in both. `pairs`: both rows of each sample, those that differ most first.
+    """
+
+    split: str
+    scores: list[tuple[str, float, float, float]]
+    units: int
+    unit: str
+    relabelled: int
+    pairs: list[tuple[Row, Row]]
+
+
+def differences(first: Subject, other: Subject) -> Differences | None:
+    """The paired differences of two runs of one task; None without samples that both keep predictions of."""
     split = first.split if any(row["split"] == first.split for row in other.rows) else ""
     held = {row["key"]: row for row in first.rows if row["split"] == split and row["score"] is not None}
     pairs = [
@@ -84,30 +112,51 @@ def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[B
         for row in other.rows
         if row["split"] == split and row["key"] in held and row["score"] is not None
     ]
-    names = f"{other.run.name} against {first.run.name}"
     if not pairs:
-        return [text(f"{names}: no clips that both keep predictions of; caeav eval --run writes them.")]
-    different = sum(a["truth"] != b["truth"] for a, b in pairs)
+        return None
     before, after = (evidence(first, [pair[i] for pair in pairs]) for i in (0, 1))
-    rows = []
+    scores = []
     for name in before.parts:
         old, new = before.parts[name], after.parts[name]
         bounds = interval_over_seeds([new], [old])  # the same clips are drawn for both
         if bounds is not None:
-            gap = f"{100 * (_ratio(new) - _ratio(old)):+.2f}"
-            beyond = "yes" if bounds[0] > 0 or bounds[1] < 0 else "no"
-            rows.append((name, gap, f"{bounds[0]:+.2f} to {bounds[1]:+.2f}", beyond))
-    count = len(next(iter(before.parts.values()))[0])
-    note = (
-        f"Both runs on the same {len(pairs):,} samples of {split}; {LEVEL:g} % interval of {RESAMPLES} paired "
-        f"resamples of {count:,} {before.unit}. Another seed may change more than this."
+            scores.append((name, 100 * (_ratio(new) - _ratio(old)), *bounds))
+    return Differences(
+        split=split,
+        scores=scores,
+        units=len(next(iter(before.parts.values()))[0]),
+        unit=before.unit,
+        relabelled=sum(a["truth"] != b["truth"] for a, b in pairs),
+        pairs=sorted(pairs, key=lambda pair: -abs(pair[0]["score"] - pair[1]["score"])),
     )
-    if different:
-        note += f" The truth of {different:,} of them is not the same in both: labels have changed between the runs."
-    title = f"{names}: difference in points, {split}"
+
+
+def beyond_chance(low: float, high: float) -> str:
+    """Whether an interval leaves out zero."""
+    return "yes" if low > 0 or high < 0 else "no"
+
+
+def _against(first: Subject, other: Subject, page: Page, media: Media) -> list[Block]:
+    """Paired differences on the split that both kept, and the clips where they differ most."""
+    names = f"{other.run.name} against {first.run.name}"
+    found = differences(first, other)
+    if found is None:
+        return [text(f"{names}: no clips that both keep predictions of; caeav eval --run writes them.")]
+    rows = [
+        (name, f"{gap:+.2f}", f"{low:+.2f} to {high:+.2f}", beyond_chance(low, high))
+        for name, gap, low, high in found.scores
+    ]
+    note = (
+        f"Both runs on the same {len(found.pairs):,} samples of {found.split}; {LEVEL:g} % interval of {RESAMPLES} "
+        f"paired resamples of {found.units:,} {found.unit}. Another seed may change more than this."
+    )
+    if found.relabelled:
+        note += (
+            f" The truth of {found.relabelled:,} of them is not the same in both: labels have changed since."
+        )
+    title = f"{names}: difference in points, {found.split}"
     blocks = [table(title, ("score", "difference", "interval", "beyond chance"), rows, note)]
-    ordered = sorted(pairs, key=lambda pair: -abs(pair[0]["score"] - pair[1]["score"]))[:SHOWN]
-    ordered = [pair for pair in ordered if pair[0]["score"] != pair[1]["score"]]
+    ordered = [pair for pair in found.pairs[:SHOWN] if pair[0]["score"] != pair[1]["score"]]
     clips = [first.clips[a["clip"]] for a, _ in ordered if a["clip"] in first.clips]
     media.fetch(list({clip.key: clip for clip in clips}.values()))
     entries = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.remembered import media_root
-from caeav.manifests.synthetic.truth import read_truth, truth_of
+from caeav.manifests.synthetic.truth import Truth, read_truth, truth_of
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.config import StressConfig
@@ -189,10 +189,10 @@ def judge(
     logits, present = read_logits(experiment, model, experiment.data[split])
     if logits is None:
         return None
-    known = _generated(experiment, split)
+    known = generated_truth(experiment, split)
     if known is None:
         return _mismatched(experiment, model, split, logits, present).judged(calibration)
-    truth, kinds = known
+    truth, kinds = np.array([clip.together for clip in known]), np.array([clip.kind for clip in known])
     each = np.broadcast_to(kinds[:, None], truth.shape)
     return Seconds(logits[present], truth[present], each[present], BY_TRUTH).judged(calibration)
 
@@ -265,8 +265,8 @@ def agreement_logits(trunk: TrunkOutput) -> Tensor:
     return trunk.agreement.double().clamp(TINY, 1 - TINY).logit()
 
 
-def _generated(experiment: Experiment, split: str) -> tuple[Flags, NDArray[np.str_]] | None:
-    """Truth `[N, T]` and kind `[N]` of a split's clips, None where they are not all of a generated set."""
+def generated_truth(experiment: Experiment, split: str) -> list[Truth] | None:
+    """The truth of a split's clips, each of `T` seconds; None where they are not all of a generated set."""
     try:
         root = media_root(experiment.home, experiment.config.dataset)
     except CaeavError:  # the media are gone, and with them the truth
@@ -276,9 +276,7 @@ def _generated(experiment: Experiment, split: str) -> tuple[Flags, NDArray[np.st
     found = [truth_of(by_clip[key], truths) for key in experiment.data[split].clips] if truths else []
     segments = experiment.inputs.spec.segments
     known = [truth for truth in found if truth is not None and len(truth.together) == segments]
-    if not known or len(known) < len(found):
-        return None
-    return np.array([truth.together for truth in known]), np.array([truth.kind for truth in known])
+    return known if known and len(known) == len(found) else None
 
 
 def _mismatched(

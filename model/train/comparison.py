@@ -8,7 +8,7 @@ beside it, in `compare.json`: the terms of the score clip by clip, scores under 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from caeav.model.tasks.config import RunConfig, StressConfig
 from caeav.model.train.agreement import judge, read_calibration
 from caeav.model.train.experiment import Experiment, reopen
 from caeav.model.train.loop import Watcher
-from caeav.model.train.runs import Run, create_run, list_runs
+from caeav.model.train.runs import ORIGIN, Run, create_run, list_runs
 from caeav.model.train.session import load_best, train
 from caeav.model.train.stress import CAPTION_KINDS, Stress, active, check_stress
 from caeav.model.train.used_stores import STORES
@@ -38,8 +38,24 @@ Measured = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Planned:
+    """One recipe and seed, its configuration, and its run if that was begun before."""
+
+    config: RunConfig
+    run: Run | None
+
+    def begun(self, home: Home, command: str) -> Cell:
+        """With a run, which is made if there is none; `command`: where a new one comes from."""
+        run = self.run
+        if run is None:
+            run = create_run(home, self.config)
+            run.write(ORIGIN, {"command": command, "group": "", "seeds": []})
+        return Cell(self.config.recipe, self.config.seed, run)
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One recipe and seed, and the run that is or will be it."""
+    """One recipe and seed, and the run that is it."""
 
     recipe: str
     seed: int
@@ -70,19 +86,11 @@ class Measures:
         check_stress(kinds, spec, captions=config.captions, shift=self.strengths.shift)
 
 
-def plan(home: Home, experiments: Mapping[str, Experiment], seeds: Sequence[int]) -> list[tuple[Cell, bool]]:
-    """Every recipe and seed with its run, and whether it existed; seed by seed, so that early cells make whole rows.
-
-    New runs are folders with a configuration, ready to be trained.
-    """
+def plan(home: Home, experiments: Sequence[Experiment], seeds: Sequence[int]) -> list[Planned]:
+    """Every recipe and seed with its run, if there is one; seed by seed. Makes nothing."""
     known = list_runs(home)
-    found = []
-    for seed in seeds:
-        for recipe, experiment in experiments.items():
-            of_seed = experiment.with_seed(seed)
-            run = _existing(known, of_seed)
-            found.append((Cell(recipe, seed, run or create_run(home, of_seed.config)), run is not None))
-    return found
+    every = [experiment.with_seed(seed) for seed in seeds for experiment in experiments]
+    return [Planned(experiment.config, _existing(known, experiment)) for experiment in every]
 
 
 def _existing(known: Sequence[Run], experiment: Experiment) -> Run | None:
@@ -122,8 +130,7 @@ def complete(
     """Train the run to its end if need be, and measure what is missing; one process at a time."""
     lock = _locked(run)
     try:
-        measured = read_measured(run)
-        if run.result() is not None and _has_all(measured, measures, run.config()):
+        if is_complete(run, measures):
             return
         experiment = reopen(home, run, device, live)
         if run.result() is None:
@@ -152,11 +159,14 @@ def read_measured(run: Run) -> Measured | None:
     return run.read(MEASURED) if (run.folder / MEASURED).exists() else None
 
 
-def _has_all(measured: Measured | None, measures: Measures, config: RunConfig) -> bool:
+def is_complete(run: Run, measures: Measures) -> bool:
+    """Whether the run is trained to its end and all of this is measured."""
+    measured = read_measured(run)
     return (
         measured is not None
+        and run.result() is not None
         and measured["split"] == measures.split
-        and measures.stresses(config).keys() <= measured["stress"].keys()
+        and measures.stresses(run.config()).keys() <= measured["stress"].keys()
     )
 
 

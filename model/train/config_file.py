@@ -28,6 +28,10 @@ from caeav.model.train.unused_settings import without_effect
 
 MAX_CONFIG_BYTES = 1_000_000
 OTHER_VERSION = "this run was written by another version of caeav; use that version"
+SECTIONS = {"task", "recipe", "dataset", "stores", "model", "loss", "optimiser", "schedule", "training"}
+"""A file with all of these is a run's own `config.yaml`, which names every setting there was."""
+YOUNGER: Mapping[str, Any] = {"loss": {"correspondence": 0.0}, "model": {"head": {"reads_agreement": False}}}
+"""What runs were trained with that are older than these settings. Heads without one of them do not get it."""
 
 
 class ConfigError(CaeavError):
@@ -178,7 +182,14 @@ def _read_file(path: Path, faults: list[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         faults.append(f"{path}: holds a {type(values).__name__}; allowed: a mapping of configuration keys")
         return {}
-    return values
+    return values if not values.keys() >= SECTIONS else deep_merge(_younger(values["task"]), values)
+
+
+def _younger(task: object) -> dict[str, Any]:
+    """`YOUNGER`, as far as the task has these settings."""
+    head = TASKS[task].head_config.model_fields if isinstance(task, str) and task in TASKS else {}
+    own = {name: value for name, value in YOUNGER["model"]["head"].items() if name in head}
+    return {"loss": YOUNGER["loss"], "model": {"head": own}}
 
 
 def _assign(values: dict[str, Any], text: str, faults: list[str]) -> None:

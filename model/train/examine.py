@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import counted
 from caeav.model.tasks.base import Scores
 from caeav.model.tasks.bootstrap import Intervals, intervals
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.agreement import Calibration, Judged, judge
+from caeav.model.train.agreement import Calibration, Judged, generated_truth, judge
 from caeav.model.train.card import bare_sentence
 from caeav.model.train.evaluate import Observer
 from caeav.model.train.experiment import Experiment
@@ -117,7 +118,10 @@ def examine(
 
 
 def followed_labels(experiment: Experiment, split: str) -> Followed:
-    """The labels of a split as stress can follow them; raises `CaeavError` where the task's labels cannot."""
+    """The labels of a split as stress can follow them: the exact truth of a generated set, else what labels tell.
+
+    Raises `CaeavError` where the task's labels cannot.
+    """
     targets = experiment.targets[split]
     tracks = experiment.task.tracks(targets)
     if tracks is None:
@@ -125,7 +129,22 @@ def followed_labels(experiment: Experiment, split: str) -> Followed:
             f"--stress-labels follow: labels of task {experiment.task.name!r} do not tell what is seen and heard",
             hint="leave it away; tasks ave, ave-weak and avvp have it",
         )
-    return Followed(*tracks, experiment.task.with_tracks)
+    return Followed(*(_exact_tracks(experiment, split) or tracks), experiment.task.with_tracks)
+
+
+def _exact_tracks(experiment: Experiment, split: str) -> tuple[Tensor, Tensor] | None:
+    """What is seen and heard in a generated set by its truth, `[N, T, K]` each; None elsewhere."""
+    classes = {name: i for i, name in enumerate(experiment.inputs.classes)}
+    truths = generated_truth(experiment, split) or []
+    named = {name for truth in truths for second in (*truth.seen, *truth.heard) for name in second}
+    if not named or not named <= classes.keys():
+        return None
+    tracks = torch.zeros(2, len(truths), experiment.inputs.spec.segments, len(classes))
+    for clip, truth in enumerate(truths):
+        for modality, seconds in enumerate((truth.seen, truth.heard)):
+            for t, names in enumerate(seconds):
+                tracks[modality, clip, t, [classes[name] for name in names]] = 1
+    return tracks[0], tracks[1]
 
 
 def remarks(found: Examined) -> list[str]:

@@ -151,10 +151,15 @@ OWN_SECONDS = Unused(
     lambda c: not c.model.head.context,
     f"{HEAD}context is false",
 )
+UNTOLD = Unused(
+    (HEAD + "reads_agreement",),
+    lambda c: c.model.head.reads_agreement and not c.model.adapters.caste.shared_agreement,
+    f"{CASTE}shared_agreement is false: there is no one agreement to read",
+)
 MASKED = Unused(("loss.masked_kind",), lambda c: c.loss.masked == 0, "loss.masked is 0")
 OF_TASK: Mapping[str, tuple[Unused, ...]] = {
-    "ave-weak": (WEAK, OWN_SECONDS),
-    "ave": (Unused((HEAD + "squashed_gate",), lambda c: c.loss.gate == 0, "loss.gate is 0"),),
+    "ave-weak": (WEAK, OWN_SECONDS, UNTOLD),
+    "ave": (Unused((HEAD + "squashed_gate",), lambda c: c.loss.gate == 0, "loss.gate is 0"), UNTOLD),
     "avvp": (
         Unused((HEAD + "gated_audio",), lambda c: c.model.head.gates == 0, f"{HEAD}gates is 0"),
         Unused(

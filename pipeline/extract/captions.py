@@ -35,6 +35,10 @@ def caption(context: RunContext, options: CaptionOptions) -> StageSummary:
         return summary
     for text in other_recipes(context, job.recipe):
         context.remark(text)
+    if context.options.cluster is not None:
+        context.remark(
+            "both captions come from files: there is nothing for a cluster to decode, all is made here"
+        )
     complete = job.complete(context.options.devices)
     return run_lookup(context, job.recipe, lambda key: _texts(job.files, key), complete)
 

@@ -21,6 +21,7 @@ from caeav.pipeline.extract.report import Meter, Progress, Report
 from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
 from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, too_large
 from caeav.pipeline.store.layout import shard_clips
+from caeav.pipeline.store.staged import StagedShard
 
 QUEUED_SHARDS = 1
 SYNC_S = 10.0
@@ -35,7 +36,7 @@ class Filling:
     are not settled. Clips whose records an earlier run kept count for neither.
     """
 
-    def __init__(self, writer: StoreWriter, complete: Complete) -> None:
+    def __init__(self, writer: StoreWriter | StagedShard, complete: Complete) -> None:
         self.writer = writer
         self.complete = complete
         plans = writer.plan()
@@ -50,11 +51,17 @@ class Filling:
 
     def clip(self, key: str) -> Clip:
         """A clip of the store's manifest."""
-        return self.writer.manifest.clips[self.writer.place(key)]
+        return self.writer.clip(key)
 
     def place(self, key: str) -> int:
         """A clip's planned place in its shard, whichever others are missing there."""
         return self.writer.place(key) % self._size
+
+
+class OpenStore(Filling):
+    """A store being filled by the process that holds its lock."""
+
+    writer: StoreWriter
 
 
 def open_stores(
@@ -62,7 +69,7 @@ def open_stores(
     context: RunContext,
     wanted: Sequence[tuple[Recipe, Complete]],
     settle: Callable[[StoreWriter], object] = lambda _: None,
-) -> list[Filling]:
+) -> list[OpenStore]:
     """The stores of these recipes, opened for writing until `stack` ends, in the order given.
 
     A store that another process writes is waited for, after a remark. Stores are opened in the order of their names, so
@@ -82,7 +89,7 @@ def open_stores(
         )
         stack.enter_context(writer)
         settle(writer)
-        opened[recipe.folder_name] = Filling(writer, complete)
+        opened[recipe.folder_name] = OpenStore(writer, complete)
     return [opened[recipe.folder_name] for recipe, _ in wanted]
 
 

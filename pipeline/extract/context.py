@@ -9,6 +9,7 @@ from pathlib import Path
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.extract.device.options import check_devices
 from caeav.pipeline.extract.report import Remark, Report, ignore
 from caeav.pipeline.store import Slice
@@ -26,7 +27,8 @@ class RunOptions:
     the quarantined clips again. `max_failed`: how many quarantined clips still count as success, a number or `N%` of
     all. `devices`: where torch components compute, see `device/devices.py`. `part`: the slice of a store to make.
     `changed`: what to do with stored clips whose media has changed, `redo` or `keep`; empty: refuse them. `relabel`:
-    whether a data set may lose all of its labels. Raises `CaeavError` for impossible names of devices.
+    whether a data set may lose all of its labels. `cluster`: what is asked of a cluster, None: clips are made on this
+    machine. Raises `CaeavError` for impossible names of devices.
     """
 
     workers: int
@@ -37,6 +39,7 @@ class RunOptions:
     part: Slice = WHOLE
     changed: str = ""
     relabel: bool = False
+    cluster: ClusterOptions | None = None
 
     def __post_init__(self) -> None:
         check_devices(self.devices)

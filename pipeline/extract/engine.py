@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from caeav.pipeline.extract.collect import Collector, Filling, open_stores
+from caeav.pipeline.extract.collect import Collector, Filling, OpenStore, open_stores
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.extract.jobs import Complete, Job
@@ -59,7 +59,8 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
     places = [context.folder / (job.recipe.folder_name + context.options.part.suffix) for job in jobs]
     media = MediaCheck(context, places)
     media.refuse()
-    load = Loader(context.remark)
+    on_cluster = context.options.cluster is not None
+    load = _load_elsewhere if on_cluster else Loader(context.remark)
     for job, place in zip(jobs, places, strict=True):
         if not place.exists():
             load(job)
@@ -76,7 +77,7 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
         for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
-        extraction: Extraction = LocalExtraction(context, jobs, stores, media.decoded)
+        extraction = _extraction(context, jobs, stores, media)
         try:
             extraction.run()
         finally:
@@ -94,6 +95,23 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
             )
             for i, store in enumerate(stores)
         ]
+
+
+def _extraction(
+    context: RunContext, jobs: Sequence[Job], stores: Sequence[OpenStore], media: MediaCheck
+) -> Extraction:
+    """Who makes the shards: this machine, or a cluster."""
+    if context.options.cluster is None:
+        return LocalExtraction(context, jobs, stores, media.decoded)
+    from caeav.pipeline.extract.cluster.driver import ClusterExtraction
+    from caeav.pipeline.extract.cluster.ray_cluster import RayCluster
+
+    address = context.options.cluster.address
+    return ClusterExtraction(context, jobs, stores, media, lambda: RayCluster(address, context.remark))
+
+
+def _load_elsewhere(job: Job) -> None:
+    """Actors load what computes; this machine may have neither the memory nor the device for it."""
 
 
 def run_lookup(context: RunContext, recipe: Recipe, find: Find, complete: Complete) -> StageSummary:
@@ -134,7 +152,7 @@ def _find_all(store: Filling, find: Find, report: Report, meter: Meter) -> None:
 
 
 def _summary(
-    store: Filling,
+    store: OpenStore,
     meter: Meter,
     *,
     began_s: float,

@@ -160,6 +160,10 @@ class MediaCheck:
         if name not in self._whole:
             self._whole[name] = whole_digest(self._root, name, media_files)
 
+    def digested(self, whole: Mapping[str, bytes]) -> None:
+        """Take the digests of files that another process has read."""
+        self._whole |= whole
+
     def finish(self, stores: Sequence[Path]) -> None:
         """Add these digests to the records of stores that are still open for writing."""
         for store in stores if self._whole else ():

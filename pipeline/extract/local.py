@@ -11,8 +11,9 @@ import heapq
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from caeav.pipeline.extract.device.batches import Unit
     from caeav.pipeline.extract.device.runner import Runner
 
+Watch = Callable[[str, bool], object]
+"""Takes a clip's key and whether it begins or is settled; called from any thread."""
+Pool = Callable[[], AbstractContextManager[WorkerPool]]
 CLIPS_PER_WORKER = 4
 """Clips under way for each decoding process."""
 
@@ -71,6 +75,8 @@ class LocalExtraction:
     """Makes the due clips of one run: from requests to child processes to settled records.
 
     `media_read` is called with the media of every decoded clip. `notes`: how often each note was made, by store.
+    `keep`: keep finished records in journals. The clips `alone` come first, none beside another. `watch` is told each
+    clip that begins and that is settled. `pool` gives the child processes, by default new ones.
     """
 
     def __init__(
@@ -79,6 +85,11 @@ class LocalExtraction:
         jobs: Sequence[Job],
         stores: Sequence[Filling],
         media_read: Callable[[str], object],
+        *,
+        keep: bool = True,
+        alone: Sequence[str] = (),
+        watch: Watch | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
@@ -88,7 +99,10 @@ class LocalExtraction:
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
         self.meter = Meter(self._resources())
-        self._collector = Collector(stores, context.report, self.meter, self._fail)
+        self._collector = Collector(stores, context.report, self.meter, self._fail, keep=keep)
+        self._alone = tuple(key for key in alone if key in self._plan.due)
+        self._watch = watch or (lambda key, begins: None)
+        self._open_pool = pool or self._new_pool
         self._builder = RecordBuilder(jobs, self._settle)
         self._pool: WorkerPool | None = None
         self._runner: Runner | None = None
@@ -123,16 +137,19 @@ class LocalExtraction:
         with ExitStack() as stack:
             if self._uses_devices:
                 self._start_runner(stack)
-            pool = WorkerPool(
-                SETUP,
-                worker_settings(self._jobs),
-                workers=self._workers,
-                deadline_s=self._context.options.deadline_s,
-            )
-            self._pool = stack.enter_context(pool)
-            for outcome in self._pool.map(self._requests()):
-                self._take(outcome)
+            with self._open_pool() as self._pool:
+                for outcome in self._pool.map(self._requests()):
+                    self._take(outcome)
+                self._pool = None
             self._over.wait()
+
+    def _new_pool(self) -> WorkerPool:
+        return WorkerPool(
+            SETUP,
+            worker_settings(self._jobs),
+            workers=self._workers,
+            deadline_s=self._context.options.deadline_s,
+        )
 
     def _start_runner(self, stack: ExitStack) -> None:
         from caeav.pipeline.extract.device.batches import make_units
@@ -170,15 +187,18 @@ class LocalExtraction:
 
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
-        for key, jobs in self._plan.due.items():
-            while not self._enter():
+        others = [key for key in self._plan.due if key not in self._alone] if self._alone else self._plan.due
+        rooms = chain(repeat(1, len(self._alone) + 1 if self._alone else 0), repeat(self._room))
+        for key, room in zip(chain(self._alone, others), rooms, strict=False):
+            while not self._enter(room):
                 yield None
-            clip = self._clip(key)
+            self._watch(key, True)
+            clip, jobs = self._clip(key), self._plan.due[key]
             yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
 
-    def _enter(self) -> bool:
+    def _enter(self, room: int) -> bool:
         with self._lock:
-            if self._under_way < self._room:
+            if self._under_way < room:
                 self._under_way += 1
                 self._decoding += 1
                 return True
@@ -235,6 +255,7 @@ class LocalExtraction:
         """A clip is done in one store; called from any thread."""
         if not self._collector.settle(self._stores[job], key, result):
             return
+        self._watch(key, False)
         with self._lock:
             self._under_way -= 1
             self._left -= 1
@@ -244,8 +265,8 @@ class LocalExtraction:
         self._nudge()
 
     def _nudge(self) -> None:
-        if self._pool is not None:
-            self._pool.nudge()
+        if (pool := self._pool) is not None:
+            pool.nudge()
 
     def _remark(self, text: str) -> None:
         self.remarks.append(text)
@@ -255,6 +276,6 @@ class LocalExtraction:
         """Something broke in another thread, and the main thread will raise it; called from any thread."""
         with self._lock:
             self._error = self._error or error
-        if self._pool is not None:
-            self._pool.interrupt(error)
+        if (pool := self._pool) is not None:
+            pool.interrupt(error)
         self._over.set()

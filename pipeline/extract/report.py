@@ -87,6 +87,16 @@ class Meter:
         with self._lock:
             self._busy[resource, stage] += seconds
 
+    def resize(self, resources: Mapping[str, int]) -> None:
+        """From now on there are so many of what can be busy."""
+        with self._lock:
+            self._resources = dict(resources)
+
+    def spent(self) -> dict[tuple[str, str], float]:
+        """Busy seconds so far, by resource and stage."""
+        with self._lock:
+            return dict(self._busy)
+
     @contextmanager
     def busy(self, resource: str, stage: str) -> Iterator[None]:
         """Count the time spent inside."""
@@ -99,7 +109,8 @@ class Meter:
     def seconds(self) -> dict[str, float]:
         """Busy seconds by stage, all resources together."""
         with self._lock:
-            return {stage: sum(s for (_, at), s in self._busy.items() if at == stage) for stage in STAGES}
+            stages = dict.fromkeys((*STAGES, *(stage for _, stage in self._busy)))
+            return {stage: sum(s for (_, at), s in self._busy.items() if at == stage) for stage in stages}
 
     def shares(self) -> dict[str, float]:
         """How much of the time each resource was busy, 0..1."""

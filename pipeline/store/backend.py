@@ -160,6 +160,23 @@ def backend_field(name: str) -> dict[str, str]:
     return {} if name == DEFAULT_BACKEND else {BACKEND_FIELD: name}
 
 
+def with_kept(
+    backend: Backend,
+    folder: StoreFolder,
+    old: ShardIndex | None,
+    keys: Sequence[str],
+    records: Mapping[str, Record],
+) -> Iterator[Record]:
+    """The records of `keys`: those given, and for the others those that the `old` shard in `folder` has, checked."""
+    kept = {key: row for row, key in enumerate(old.keys)} if old else {}
+    shard = backend.open(folder, old) if old else None
+    for key in keys:
+        if key in records:
+            yield records[key]
+        elif shard:
+            yield shard.record(kept[key])
+
+
 def orphans(folder: StoreFolder, backend: Backend) -> list[Path]:
     """Shard files without an index, which an interrupted writer left: they belong to no shard."""
     indexed = set(folder.published())

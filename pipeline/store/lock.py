@@ -10,7 +10,9 @@ import time
 import weakref
 from pathlib import Path
 
-from caeav.pipeline.store.errors import DamagedStore, StoreBusy
+from caeav.pipeline.store.errors import DamagedStore, StoreBusy, StoreError
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
@@ -54,6 +56,14 @@ def _lock_file(path: Path) -> int:
         raise StoreBusy(
             f"{path.parent} is being written by the process with pid {holder}",
             hint="wait until it is done, or stop it; what it finished is kept",
+        ) from None
+    except OSError as error:
+        os.close(fd)
+        if error.errno not in NO_LOCKS:
+            raise
+        raise StoreError(
+            f"the file system of {path.parent} has no locks: {error.strerror}",
+            hint="mount it with locks (NFS: version 4, or version 3 with lockd), or put --home elsewhere",
         ) from None
     except BaseException:
         os.close(fd)

@@ -23,6 +23,7 @@ from caeav.pipeline.store.recipe import Recipe, recipe_differences
 from caeav.pipeline.store.record import render_quarantine
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.spare import restore_indexes, withdraw_index
+from caeav.pipeline.store.staged import remove_staging
 from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
@@ -85,6 +86,7 @@ def _resume(
 ) -> StoreWriter:
     for leftover in temp_files(folder, backend_of(recipe)):
         unpublish(leftover)
+    remove_staging(folder.path)
     _write_or_check_recipe(folder, recipe)
     if not folder.manifest.is_file():
         unpublish(folder.seal)

@@ -7,18 +7,18 @@ crash at any point costs only the clips in flight.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
-from caeav.manifests.clip import Manifest
+from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.atomic import publish_bytes, unpublish
 from caeav.manifests.core.util import file_sha256
 from caeav.manifests.key_index import KeyIndex
 from caeav.pipeline.store.adopt import Adopted, adopt_shards
-from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files
+from caeav.pipeline.store.backend import ShardIndex, backend_of, orphans, temp_files, with_kept
 from caeav.pipeline.store.errors import DamagedShard, IncompleteStore, StoreError
 from caeav.pipeline.store.journal import Journals, source_of
 from caeav.pipeline.store.layout import Seal, StoreFolder, cut, shard_clips
@@ -145,24 +145,31 @@ class StoreWriter:
             raise KeyError(key)
         return place
 
+    def clip(self, key: str) -> Clip:
+        """A clip of the manifest; raises `KeyError`."""
+        return self.manifest.clips[self.place(key)]
+
     def plan(self) -> list[ShardPlan]:
         """The shards that need work, ascending; empty when only `finish` remains.
 
         A published shard that has to be written again keeps its records: only the others are `missing`.
         """
-        plans = []
-        for number, planned in enumerate(self._planned):
-            keys: Sequence[str] = planned
-            if self._quarantined:
-                keys = tuple(key for key in planned if key not in self._quarantined)
-            records = self._indexes.records(number)
-            if not records and keys:
-                plans.append(ShardPlan(number, keys, keys, self._kept_of(number, keys)))
-            elif records != len(keys):  # what a shard holds is some of these keys
-                held = set(self._indexes[number].keys)
-                missing = tuple(key for key in keys if key not in held)
-                plans.append(ShardPlan(number, keys, missing, self._kept_of(number, missing)))
-        return plans
+        plans = map(self.plan_shard, range(len(self._planned)))
+        return [plan for plan in plans if plan is not None]
+
+    def plan_shard(self, number: int) -> ShardPlan | None:
+        """The work that a shard needs; None when it needs none."""
+        keys: Sequence[str] = self._planned[number]
+        if self._quarantined:
+            keys = tuple(key for key in keys if key not in self._quarantined)
+        records = self._indexes.records(number)
+        if not records and keys:
+            return ShardPlan(number, keys, keys, self._kept_of(number, keys))
+        if records != len(keys):  # what a shard holds is some of these keys
+            held = set(self._indexes[number].keys)
+            missing = tuple(key for key in keys if key not in held)
+            return ShardPlan(number, keys, missing, self._kept_of(number, missing))
+        return None
 
     def _kept_of(self, number: int, missing: Sequence[str]) -> tuple[str, ...]:
         kept = self._journals.keys(number)
@@ -336,7 +343,8 @@ class StoreWriter:
     def _write(self, number: int, keys: list[str], records: Mapping[str, Record]) -> None:
         other = next((n for n in self._indexes if n != number), None)
         layout = None if other is None else self._indexes[other].layout
-        planned, wanted = self._planned[number], self._records(keys, records, self._indexes.get(number))
+        planned = self._planned[number]
+        wanted = with_kept(self._backend, self.folder, self._indexes.get(number), keys, records)
         try:
             self._indexes[number] = self._backend.write(
                 self.folder, number, self.recipe, planned, wanted, layout
@@ -345,18 +353,6 @@ class StoreWriter:
             if not self.folder.index(number).exists():
                 self._indexes.pop(number, None)
             raise
-
-    def _records(
-        self, keys: list[str], records: Mapping[str, Record], old: ShardIndex | None
-    ) -> Iterator[Record]:
-        """The records of `keys`: those given, and for the others those that the `old` shard has."""
-        kept = {key: row for row, key in enumerate(old.keys)} if old else {}
-        shard = self._backend.open(self.folder, old) if old else None
-        for key in keys:
-            if key in records:
-                yield records[key]
-            elif shard:
-                yield shard.record(kept[key])
 
     def quarantine(self, entry: Quarantined) -> None:
         """Record durably that a clip could not be processed; `entry.attempts` counts this run's attempts.

@@ -38,6 +38,7 @@ PACKAGES = (
     "webdataset",
     "h5py",
     "laion_clap",
+    "ray",
     "pyarrow",
     "plotly",
     "playwright",

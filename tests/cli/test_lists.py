@@ -86,6 +86,20 @@ def test_a_store_is_removed_when_it_is_named_and_asked_for(
     assert not zarr.exists() and len(list_stores(home.stores)) == 2
 
 
+def test_two_runs_are_compared_by_settings_scores_and_clips(home: Home) -> None:
+    names = [row["run"] for row in json.loads(call(home, "runs", "ls", "--json").stdout)]
+    found = json.loads(call(home, "runs", "compare", *names, "--json").stdout)
+    assert found["settings"] == [["seed", "1", "2"]]
+    tests = [json.loads((home.runs / name / "result.json").read_text())["scores"]["test"] for name in names]
+    [score] = found["differences"]
+    assert score["points"] == pytest.approx(tests[1] - tests[0], abs=1e-4)
+    assert score["low"] <= score["points"] <= score["high"] and found["split"] == "test"
+    gaps = [abs(a - b) for a, b in (each["scores"] for each in found["clips"])]
+    assert gaps == sorted(gaps, reverse=True) and all(gaps)
+    shown = call(home, "runs", "compare", *names)
+    assert "beyond chance" in shown.stdout and f"caeav report {names[0]} {names[1]}" in shown.stderr
+
+
 def test_runs_are_removed_all_or_none(home: Home) -> None:
     names = [row["run"] for row in json.loads(call(home, "runs", "ls", "--json").stdout)]
     assert isinstance(call(home, "runs", "rm", names[0], "nothing", "--yes").exception, CaeavError)

@@ -18,10 +18,14 @@ class AveHeadConfig(HeadConfig):
     how much one modality's gate lifts the other. topk_frames: seconds averaged for the clip score of a class;
     score_weight: weight of that score in the event scores. interaction: let the streams attend each other before the
     localisation (off in the reference's scripts). squashed_gate: DG-SCT's fourth loss (`loss.gate`) takes the gates'
-    product, a probability already, as a logit, as its code does; False: the product's log odds.
+    product, a probability already, as a logit, as its code does; False: the product's log odds. reads_agreement: the
+    agreement that CASTE adapters share is evidence for an event in its second; without a shared one it has no effect.
     """
 
-    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {"squashed_gate": (True, False)}
+    FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
+        "squashed_gate": (True, False),
+        "reads_agreement": (False, True),
+    }
 
     visual_in: Count = 512
     audio_in: Count = 128
@@ -37,6 +41,7 @@ class AveHeadConfig(HeadConfig):
     score_weight: float = 0.3
     interaction: bool = False
     squashed_gate: bool = True
+    reads_agreement: bool = False
 
     @model_validator(mode="after")
     def _check_heads(self) -> AveHeadConfig:

@@ -143,11 +143,37 @@ class LocalisationHead(nn.Module):
         return best.mean(dim=1)
 
 
+class AgreementEvidence(nn.Module):
+    """`scale * logit + shift` of the trunk's shared agreement; starts as that logit itself.
+
+    No gradient reaches the agreement, which `loss.correspondence` teaches.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, trunk: TrunkOutput) -> Tensor:
+        """The output of a trunk that shares an agreement -> logits `[B, T]`."""
+        assert trunk.match is not None
+        return self.scale * trunk.match.logits().detach() + self.shift
+
+
 class AveHead(nn.Module):
-    """Mean tokens of both modalities -> temporal attention -> localisation."""
+    """Mean tokens of both modalities -> temporal attention -> localisation.
+
+    `agreement`: the trunk's shared agreement is evidence for the relevance of a second, added to its logit.
+    """
 
     def __init__(
-        self, visual_channels: int, audio_channels: int, classes: int, config: AveHeadConfig
+        self,
+        visual_channels: int,
+        audio_channels: int,
+        classes: int,
+        config: AveHeadConfig,
+        *,
+        agreement: bool = False,
     ) -> None:
         super().__init__()
         self.visual_norm = ChannelNorm(config.input_norm, visual_channels)
@@ -155,21 +181,25 @@ class AveHead(nn.Module):
         self.squashed_gate = config.squashed_gate
         self.temporal_attention = TemporalAttention(visual_channels, audio_channels, config)
         self.localisation = LocalisationHead(classes, config)
+        self.agreement = AgreementEvidence() if agreement else None
 
     def forward(self, trunk: TrunkOutput) -> Localisation:
         """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `Localisation`."""
         visual, audio = self.visual_norm(trunk.pooled_visual()), self.audio_norm(trunk.pooled_audio())
         streams = self.temporal_attention(visual, audio)
         found: Localisation = self.localisation(streams.visual, streams.audio)
+        if self.agreement is not None:
+            found = found._replace(event_relevance=found.event_relevance + self.agreement(trunk))
         gate = streams.gate.squeeze(-1)
         return found._replace(gate=gate if self.squashed_gate else torch.logit(gate.float(), eps=GATE_EPS))
 
 
 class WeakLocalisation(NamedTuple):
-    """Log probabilities: `seconds` `[B, T, K]`, `clip` `[B, K]`."""
+    """Log probabilities: `seconds` `[B, T, K]`, `clip` `[B, K]`; `agreement`: logits `[B, T]`, if the head reads it."""
 
     seconds: Tensor
     clip: Tensor
+    agreement: Tensor | None = None
 
     @property
     def event_scores(self) -> Tensor:
@@ -178,10 +208,15 @@ class WeakLocalisation(NamedTuple):
 
     @property
     def event_relevance(self) -> Tensor:
-        """Logits `[B, T]` of the clip's event in each second: above 0 where its probability exceeds one half."""
+        """Logits `[B, T]` of the clip's event in each second: above 0 where its probability exceeds one half.
+
+        The agreement, independent evidence for an event, is added: clip labels teach probabilities of seconds that are
+        too low, whose order is right.
+        """
         best = self.clip.argmax(dim=-1)[:, None, None].expand(-1, self.seconds.shape[1], 1)
         log_p = self.seconds.gather(-1, best).squeeze(-1).float().clamp(max=LOG_ONE)
-        return log_p - torch.log(-torch.expm1(log_p))
+        own = log_p - torch.log(-torch.expm1(log_p))
+        return own if self.agreement is None else own + self.agreement
 
 
 class OwnSeconds(nn.Module):
@@ -203,10 +238,17 @@ class WeakAveHead(nn.Module):
 
     Every second has a probability of each class being heard and of its being seen; an event is where both are high, so
     its probability is their product. A clip's probability is pooled from its seconds, and only that is trained.
+    `agreement`: the trunk's shared one is evidence when seconds are decided; training does not read it.
     """
 
     def __init__(
-        self, visual_channels: int, audio_channels: int, classes: int, config: WeakAveHeadConfig
+        self,
+        visual_channels: int,
+        audio_channels: int,
+        classes: int,
+        config: WeakAveHeadConfig,
+        *,
+        agreement: bool = False,
     ) -> None:
         super().__init__()
         self.pool = POOLS[config.pooling]
@@ -216,13 +258,17 @@ class WeakAveHead(nn.Module):
         self.streams = streams(visual_channels, audio_channels, config)
         self.seen = nn.Linear(config.width, classes)
         self.heard = nn.Linear(config.width, classes)
+        self.reads_agreement = agreement
 
     def forward(self, trunk: TrunkOutput) -> WeakLocalisation:
         """Tokens `[B, T, L, C]`, `[B, T, M, D]` -> `WeakLocalisation`."""
         visual, audio = self.visual_norm(trunk.pooled_visual()), self.audio_norm(trunk.pooled_audio())
         visual, audio = self.streams(visual, audio)[:2]
         seconds = F.logsigmoid(self.seen(visual)) + F.logsigmoid(self.heard(audio))
-        return pooled_seconds(seconds, self.pool)
+        found = pooled_seconds(seconds, self.pool)
+        if not self.reads_agreement or trunk.match is None:
+            return found
+        return found._replace(agreement=trunk.match.logits().detach())
 
 
 def pooled_seconds(seconds: Tensor, pool: Callable[[Tensor], Tensor]) -> WeakLocalisation:

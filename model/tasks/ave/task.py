@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch
-from caeav.model.adapters.trunk import Trunk
+from caeav.model.adapters.trunk import Trunk, shares_agreement
 from caeav.model.tasks.ave.config import (
     AveHeadConfig,
     AveLossConfig,
@@ -85,13 +85,18 @@ class AveTask(Task):
 
     def with_tracks(self, targets: Mapping[str, Tensor], seen: Tensor, heard: Tensor) -> dict[str, Tensor]:
         """An event is where the same class is still both seen and heard."""
-        events = seen * heard  # [N, T, K]
-        return {**targets, LABELS: torch.cat([events, 1 - events.amax(dim=-1, keepdim=True)], dim=-1)}
+        return {**targets, LABELS: _one_hot(seen * heard)}
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and localisation."""
         assert isinstance(config, AveHeadConfig)
-        return AveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
+        return AveHead(
+            trunk.visual_channels,
+            trunk.audio_channels,
+            len(inputs.classes),
+            config,
+            agreement=config.reads_agreement and shares_agreement(trunk),
+        )
 
     def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
         """A score of every class, and of any event, per second; the clip's class from their mean."""
@@ -167,7 +172,13 @@ class WeakAveTask(AveTask):
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
         """Temporal attention and multiple instance pooling."""
         assert isinstance(config, WeakAveHeadConfig)
-        return WeakAveHead(trunk.visual_channels, trunk.audio_channels, len(inputs.classes), config)
+        return WeakAveHead(
+            trunk.visual_channels,
+            trunk.audio_channels,
+            len(inputs.classes),
+            config,
+            agreement=config.reads_agreement and shares_agreement(trunk),
+        )
 
     def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
         """A probability of every class per second, pooled as the head's."""
@@ -190,10 +201,14 @@ def second_probabilities(output: Localisation) -> Tensor:
 
 def one_hot_seconds(sample: Sample, inputs: Inputs) -> Tensor:
     """`[T, K + 1]` one-hot labels, background last; where events overlap, the first class counts."""
-    on = active(sample.clip.events, inputs)
-    labels = torch.cat([on, (on.sum(dim=1, keepdim=True) == 0).float()], dim=1)
-    first = labels.argmax(dim=1, keepdim=True)  # argmax gives the first of equals
-    return torch.zeros_like(labels).scatter_(1, first, 1.0)
+    return _one_hot(active(sample.clip.events, inputs))
+
+
+def _one_hot(events: Tensor) -> Tensor:
+    """0/1 `[..., K]` -> one-hot `[..., K + 1]`: the first event of a second, else background."""
+    labels = torch.cat([events, 1 - events.amax(dim=-1, keepdim=True)], dim=-1)
+    first = labels.argmax(dim=-1, keepdim=True)  # argmax gives the first of equals
+    return torch.zeros_like(labels).scatter_(-1, first, 1.0)
 
 
 class AveScorer:

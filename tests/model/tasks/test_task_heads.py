@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from caeav.model.adapters.batch import TrunkOutput
+from caeav.model.adapters.correspondence import Match
 from caeav.model.tasks.ave.config import AveHeadConfig, WeakAveHeadConfig
 from caeav.model.tasks.ave.head import AveHead, WeakAveHead
 from caeav.model.tasks.avqa.config import AvqaHeadConfig
@@ -264,6 +265,40 @@ def test_weak_labels_pool_seconds_that_are_seen_and_heard(pooling: str) -> None:
     alone = replace(x, visual=x.visual[:, :1], audio=x.audio[:, :1])
     torch.testing.assert_close(head(alone).seconds, out.seconds[:, :1])  # every second by itself
     assert not torch.allclose(around(alone).seconds, around(x).seconds[:, :1])  # or knowing the whole clip
+
+
+def some_match() -> Match:
+    visual, audio = (torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=-1) for _ in range(2))
+    return Match(visual.requires_grad_(), audio, torch.tensor(4.0), torch.tensor(-0.5))
+
+
+def test_the_agreement_is_evidence_for_the_relevance_of_a_second() -> None:
+    torch.manual_seed(0)
+    config = AveHeadConfig(width=8, hidden=8, visual_in=8, audio_in=6)
+    head, x = AveHead(12, 8, 3, config, agreement=True).eval(), replace(trunk(), match=some_match())
+    plain = AveHead(12, 8, 3, config).eval()
+    plain.load_state_dict(head.state_dict(), strict=False)
+    logits = x.match.logits().detach()
+    torch.testing.assert_close(head(x).event_relevance, plain(x).event_relevance + logits)
+    with torch.no_grad():
+        head.agreement.scale.fill_(2.0)
+        head.agreement.shift.fill_(0.3)
+    found = head(x)
+    torch.testing.assert_close(found.event_relevance, plain(x).event_relevance + 2 * logits + 0.3)
+    torch.testing.assert_close(found.event_scores, plain(x).event_scores)
+    found.event_relevance.sum().backward()
+    assert x.match.visual.grad is None and head.agreement.scale.grad is not None
+
+
+def test_weak_seconds_are_decided_with_the_agreement_but_taught_without() -> None:
+    torch.manual_seed(0)
+    config = WeakAveHeadConfig(width=8)
+    head, x = WeakAveHead(12, 8, 3, config, agreement=True).eval(), replace(trunk(), match=some_match())
+    plain = WeakAveHead(12, 8, 3, config).eval()
+    plain.load_state_dict(head.state_dict())
+    found, without = head(x), plain(x)
+    assert torch.equal(found.clip, without.clip) and torch.equal(found.seconds, without.seconds)
+    torch.testing.assert_close(found.event_relevance, without.event_relevance + x.match.logits().detach())
 
 
 def test_motion_must_go_with_the_head() -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from caeav.manifests.clip import Clip
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.manifests.synthetic.truth import read_truth, truth_of
+from caeav.manifests.synthetic.truth import Truth, read_truth, truth_of
 from caeav.model.adapters.batch import Epoch, TokenBatch
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.correspondence import Correspondence, Match
@@ -38,7 +39,7 @@ from caeav.model.train.agreement import (
     read_calibration,
     reliability,
 )
-from caeav.model.train.config_file import config_class, resolve_config
+from caeav.model.train.config_file import config_class, load_config, resolve_config
 from caeav.model.train.correspondence import SHARPNESS, correspondence
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
@@ -217,6 +218,45 @@ def test_every_caste_adapter_reads_the_one_agreement(tiny_home: Home) -> None:
     assert own.correspondence is None and own(batch).match is None
 
 
+@pytest.mark.parametrize("task", ["ave", "ave-weak"])
+def test_a_head_reads_an_agreement_only_where_there_is_one(task: str, tiny_home: Home) -> None:
+    def reads(*more: str, recipe: str = "caste") -> bool:
+        experiment = prepare(tiny_home, tiny_config(*more, task=task, recipe=recipe))
+        head = experiment.build().head
+        return bool(head.agreement is not None if task == "ave" else head.reads_agreement)
+
+    assert reads()
+    assert not reads("model.head.reads_agreement=false") and not reads("model.variant=reference")
+    assert not reads("loss.correspondence=0") and not reads(recipe="none")
+    useless = "no effect, because model.adapters.caste.shared_agreement is false"
+    with pytest.raises(CaeavError, match=useless):
+        tiny_config("model.variant=reference", "model.head.reads_agreement=true", task=task)
+
+
+@pytest.mark.parametrize("task", ["ave", "ave-weak", "avqa"])
+def test_a_file_from_before_means_what_it_meant(task: str, tmp_path: Path) -> None:
+    values = resolve_config(task).model_dump(mode="json")
+    path = tmp_path / "config.yaml"
+
+    def read() -> list[Any]:
+        path.write_text(yaml.safe_dump(values))
+        return [load_config(path), resolve_config(task, "full", path)]
+
+    for config in read():
+        assert config == resolve_config(task)
+    values["model"]["head"].pop("reads_agreement", None)
+    for config in read():
+        assert not getattr(config.model.head, "reads_agreement", False)
+        assert caste(config) and config.loss.correspondence == 1
+    del values["loss"]["correspondence"], values["model"]["adapters"]["caste"]["shared_agreement"]
+    for config in read():
+        assert not caste(config) and config.loss.correspondence == 0
+    path.write_text(
+        "model: {adapters: {caste: {topk_ratio: 0.5}}}"
+    )  # a user's own, which leaves the rest to us
+    assert resolve_config(task, "full", path).loss.correspondence == 1
+
+
 def test_the_agreement_is_of_the_mean_tokens_whatever_their_scale() -> None:
     made = Correspondence(Tap("visual.s", 3, 5), Tap("audio.s", 2, 4), 6, 0.5)
     torch.manual_seed(0)
@@ -280,6 +320,8 @@ def test_the_truth_of_generated_sets_is_read_back(tmp_path: Path) -> None:
     found = read_truth(tmp_path)
     assert {name: truth.together for name, truth in found.items()} == {
         "x": (False, True, False), "y_1": (False, True, False), "z": (True, True, False)}  # fmt: skip
+    assert found["x"].seen == (("a",), ("a", "b"), ()) and found["x"].heard[0] == ("b",)
+    assert found["z"].seen == found["z"].heard == ()
     clip = Clip("key", "m/z.mp4", 0.0, 3.0)
     assert truth_of(clip, found) is found["z"]
     assert truth_of(Clip("key", "m.mp4", 0.0, 3.0, extra={"id": "y", "name": "y_1"}), found) is found["y_1"]
@@ -313,6 +355,28 @@ def test_labels_of_events_follow_the_sound(tiny_home: Home) -> None:
     assert (swapped <= events).all() and swapped.sum() < events.sum()
     fixed = data.transformed(Stress(StressConfig(swap=1.0))).batch(range(len(data))).targets["labels"]
     assert torch.equal(fixed, plain)
+
+
+def test_in_a_generated_set_labels_follow_its_exact_truth(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is only seen comes together with what is only heard, which labels of events cannot tell."""
+    from caeav.model.train import examine as module
+
+    experiment = prepare(tiny_home, tiny_config())
+    data, first, second = experiment.data["test"], *experiment.inputs.classes[:2]
+    segments = experiment.inputs.spec.segments
+    seen = ((first,), *[(first, second)] * (segments - 1))
+    heard = (*[(second,)] * (segments - 1), (first,))
+    truths = [Truth("silent", (True,) * segments, seen, heard)] * len(data.clips)
+    monkeypatch.setattr(module, "generated_truth", lambda *_: truths)
+    stress = Stress(StressConfig(shift=1), 0, module.followed_labels(experiment, "test"))
+    labels = data.transformed(stress).batch(range(len(data))).targets["labels"].argmax(dim=-1)
+    assert labels.tolist() == [[0] + [1] * (segments - 1)] * len(data)
+    unknown = [Truth("silent", (True,) * segments, (("no such class",),), ((),))] * len(data.clips)
+    monkeypatch.setattr(module, "generated_truth", lambda *_: unknown)
+    told = module.followed_labels(experiment, "test")
+    assert torch.equal(told.seen, experiment.targets["test"]["labels"][..., :-1])
 
 
 def test_each_track_of_llp_follows_its_own_modality() -> None:
@@ -361,8 +425,9 @@ def test_a_run_knows_where_sound_and_picture_belong_together(
     events = experiment.targets["test"]["labels"][..., -1] == 0
     from caeav.model.train import agreement
 
-    kinds = np.array(["even" if number % 2 else "odd" for number in range(len(clips))])
-    monkeypatch.setattr(agreement, "_generated", lambda *_: (events.numpy(), kinds))
+    kinds = ["even" if number % 2 else "odd" for number in range(len(clips))]
+    truths = [Truth(kind, tuple(row)) for kind, row in zip(kinds, events.tolist(), strict=True)]
+    monkeypatch.setattr(agreement, "generated_truth", lambda *_: truths)
     judged = judge(experiment, model, "test", calibration)
     assert judged is not None and judged.against == BY_TRUTH and set(judged.by_kind) == {"even", "odd"}
     assert judged.auc is not None and judged.auc > 0.9
@@ -383,3 +448,30 @@ def test_models_without_a_shared_agreement_have_no_calibration(tiny_home: Home) 
         judged = judge(experiment, model, "test", None)
         assert (judged is None) is (recipe == "none")
         assert judged is None or judged.quantity == GATE
+
+
+def test_truth_is_handed_in_by_the_benchmark_alone(tiny_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network reads the truth of each clip; the same experiment as the product builds it does not."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    import agreement as benchmark
+
+    from caeav.model.train import agreement
+
+    experiment = prepare(tiny_home, tiny_config(*benchmark.ORACLE, recipe="caste"))
+    segments, rng = experiment.inputs.spec.segments, np.random.default_rng(0)
+    truths = {
+        split: [Truth("cut", tuple((rng.random(segments) < 0.5).tolist())) for _ in data.clips]
+        for split, data in experiment.data.items()
+    }
+    monkeypatch.setattr(agreement, "generated_truth", lambda _, split: truths[split])
+    knowing = benchmark.with_truth(experiment)
+    batch = knowing.data["test"].batch([2, 0])
+    told = torch.tensor([truths["test"][clip].together for clip in (2, 0)])
+    match = knowing.build().trunk(batch.to(torch.device("cpu"), torch.float32)).match
+    assert torch.equal(match.logits(), torch.where(told, benchmark.SURE, -benchmark.SURE))
+    plain = experiment.data["test"].batch([2, 0])
+    assert benchmark.TRUTH not in plain.extra
+    own = experiment.build().trunk(plain.to(torch.device("cpu"), torch.float32)).match
+    assert own is not None and not torch.equal(own.logits(), match.logits())
+    assert benchmark.paired({0: 3.0, 1: 5.0, 2: 1.0}, {0: 1.0, 1: 2.0, 7: 0.0}) == "+2.5 [-3.9, +8.9]"
+    assert benchmark.paired({0: 3.0}, {0: 1.0}) == "-"

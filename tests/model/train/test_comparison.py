@@ -22,7 +22,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.tasks.bootstrap import interval_over_seeds
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.comparison import Measures, complete, plan, read_measured
+from caeav.model.train.comparison import Measures, complete, is_complete, plan, read_measured
 from caeav.model.train.comparison_table import Comparison, as_csv, build_comparison, markdown
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.cost import Curve
@@ -43,13 +43,14 @@ def copied(home: Home, folder: Path) -> Home:
     return Home(folder)
 
 
-def experiments(home: Home, recipes: Sequence[str] = RECIPES, *more: str) -> dict[str, Experiment]:
-    return {name: prepare(home, resolve_config("ave", name, assignments=[*SMALL, *more])) for name in recipes}
+def experiments(home: Home, recipes: Sequence[str] = RECIPES, *more: str) -> list[Experiment]:
+    return [prepare(home, resolve_config("ave", name, assignments=[*SMALL, *more])) for name in recipes]
 
 
 def compared(home: Home, seeds: Sequence[int] = (0, 1)) -> Comparison:
-    cells = [cell for cell, _ in plan(home, experiments(home), seeds)]
-    for cell in cells:
+    cells = []
+    for one in plan(home, experiments(home), seeds):
+        cells.append(cell := one.begun(home, "caeav compare"))
         complete(
             home,
             cell.run,
@@ -99,9 +100,10 @@ def test_a_comparison_killed_five_times_gives_the_undisturbed_table(
 
 def test_what_is_done_is_not_done_again(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, table, _ = undisturbed
-    cells = plan(home, experiments(home), (0, 1))
-    assert all(existed for _, existed in cells)
-    assert {cell.run.name for cell, _ in cells} == {name for row in table.rows for name in row.runs}
+    found = plan(home, experiments(home), (0, 1))
+    assert {one.run and one.run.name for one in found} == {name for row in table.rows for name in row.runs}
+    assert all(one.run and is_complete(one.run, Measures("test", STRESS)) for one in found)
+    assert not any(one.run and is_complete(one.run, Measures("val", STRESS)) for one in found)
     before = {path: path.stat().st_mtime_ns for path in home.runs.rglob("*") if path.name != "lock"}
     again = compared(home)
     assert again == table
@@ -113,17 +115,19 @@ def test_another_setting_or_seed_is_another_run(undisturbed: tuple[Home, Compari
     runs = set(home.runs.iterdir())
     more = "training.batch_size=7"
     for made, seeds in ((experiments(home, ["none"], more), (0,)), (experiments(home, ["none"]), (5,))):
-        [(cell, existed)] = plan(home, made, seeds)
-        assert not existed and cell.run.folder not in runs
-        [(again, existed)] = plan(home, made, seeds)
-        assert existed and again.run == cell.run  # begun, though nothing was trained
-        (cell.run.folder / "config.yaml").unlink()
-        cell.run.folder.rmdir()
+        [new] = plan(home, made, seeds)
+        assert new.run is None and set(home.runs.iterdir()) == runs  # planning makes nothing
+        run = new.begun(home, "caeav compare --task ave").run
+        assert run.origin()["command"] == "caeav compare --task ave"
+        [again] = plan(home, made, seeds)
+        assert again.run == run  # begun, though nothing was trained
+        shutil.rmtree(run.folder)
 
 
 def test_a_measure_that_is_missing_is_added(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, _, _ = undisturbed
-    cell, _ = plan(home, experiments(home, ["probe"]), (0,))[0]
+    [cell] = plan(home, experiments(home, ["probe"]), (0,))
+    assert cell.run is not None
     before = read_measured(cell.run)
     assert before is not None and set(before["stress"]) == {"swap 0.5", "shift 1"}  # it reads no captions
     complete(home, cell.run, Measures("test", StressConfig(mute=1)), device="cpu")
@@ -135,10 +139,10 @@ def test_a_measure_that_is_missing_is_added(undisturbed: tuple[Home, Comparison,
 
 def test_the_table_says_what_the_runs_say(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, table, _ = undisturbed
-    cells = {(c.recipe, c.seed): c.run for c, _ in plan(home, experiments(home), (0, 1))}
+    cells = {(c.config.recipe, c.config.seed): c.run for c in plan(home, experiments(home), (0, 1))}
     none = table.rows[1]
     for row in table.rows:
-        results = [cells[row.recipe, seed].result() for seed in (0, 1)]
+        results = [run.result() for seed in (0, 1) if (run := cells[row.recipe, seed])]
         scores = [result["scores"]["test"] for result in results if result]
         assert row.score == pytest.approx(sum(scores) / 2) and list(row.by_seed) == pytest.approx(scores)
         assert row.interval is not None and row.interval[0] <= row.score <= row.interval[1]
@@ -161,7 +165,7 @@ def test_the_table_says_what_the_runs_say(undisturbed: tuple[Home, Comparison, f
 
 
 def test_measures_that_do_not_apply_are_refused_before_anything_starts(tiny_home: Home) -> None:
-    [experiment] = experiments(tiny_home, ["none"]).values()
+    [experiment] = experiments(tiny_home, ["none"])
     with pytest.raises(CaeavError, match="shift=9: a clip has 6 segments"):
         Measures("test", StressConfig(shift=9)).check(experiment)
     empty = Measures("test", StressConfig())

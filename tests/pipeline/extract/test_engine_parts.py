@@ -156,13 +156,15 @@ class Writer:
         self.recipe = Recipe("tokens", "n", {"shard_clips": 2})
         self._plans, self._kept = plans, kept or {}
         self._keys = [key for plan in plans for key in plan.keys]
-        self.manifest = SimpleNamespace(clips=[f"clip {key}" for key in self._keys])
 
     def plan(self) -> Sequence[ShardPlan]:
         return self._plans
 
     def place(self, key: str) -> int:
         return self._keys.index(key)
+
+    def clip(self, key: str) -> str:
+        return f"clip {key}"
 
     def kept(self, number: int) -> dict[str, Record]:
         return self._kept[number]

@@ -1,0 +1,408 @@
+"""Shards made elsewhere and adopted here: whatever happens to those who make them, the bytes are those of a local run.
+
+The cluster is one of threads in this process: actors, orders, answers and staging are the real ones. What only Ray can
+show is in `tests/pipeline/extract/cluster/test_ray.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thread_cluster import Killed, ThreadCluster, use_clusters
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.extract import local
+from caeav.pipeline.extract.cluster import actor as actor_module
+from caeav.pipeline.extract.cluster import driver, ray_cluster, shards
+from caeav.pipeline.extract.cluster.options import ClusterOptions
+from caeav.pipeline.media.workers.pool import WorkerPool
+from caeav.pipeline.store import StoreReader, StoreWriter, list_stores
+
+pytestmark = pytest.mark.usefixtures("inline")
+STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder", "link_file")
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[ThreadCluster]], list[ThreadCluster]]:
+    """`on(Kind)`: extraction on a cluster uses such clusters; those that were used are in the list that it returns."""
+    monkeypatch.setattr(actor_module, "WorkerPool", local.WorkerPool)
+    return lambda kind: use_clusters(monkeypatch, kind)
+
+
+WANTED: dict[str, dict[str, str]] = {}
+
+
+@pytest.fixture
+def wanted(
+    small: Any, inline: None, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
+) -> Callable[[str], dict[str, str]]:
+    """`wanted(backend)`: the files that a local run makes."""
+
+    def of(backend: str = "webdataset") -> dict[str, str]:
+        if backend not in WANTED:
+            small.extract(tmp_path / "wanted", backend)
+            WANTED[backend] = contents(tmp_path / "wanted")
+        return WANTED[backend]
+
+    return of
+
+
+def extract(small: Any, home: Path, backend: str = "webdataset", **options: Any) -> None:
+    small.extract(home, backend, cluster=ClusterOptions(**options))
+
+
+@pytest.mark.parametrize("backend", ["webdataset", "zarr"])
+def test_a_cluster_makes_what_one_machine_makes(
+    backend: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    """Tokens and captions, from one decoding; no order is given twice, and nothing is left of staging."""
+    used = on(ThreadCluster)
+    extract(small, tmp_path / "home", backend)
+    assert contents(tmp_path / "home") == wanted(backend)
+    assert sorted(
+        (order["orders"].keys() - {"0", "1"}, len(order["orders"])) for order in used[0].orders
+    ) == [
+        (set(), 2),
+        (set(), 2),
+    ]
+    assert len(used[0].actors) == 2
+    extract(small, tmp_path / "home", backend)
+    assert len(used) == 1 and contents(tmp_path / "home") == wanted(backend)  # nothing to do: no cluster
+
+
+def test_shards_that_grow_keep_their_records(
+    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New clips, new labels and a quarantined clip that is tried again: only what is missing is made."""
+    home, grown = tmp_path / "home", small.grown(tmp_path / "media")
+    for place in (home, tmp_path / "local"):
+        small.extract(place)
+    grown.extract(tmp_path / "local", retry_failed=True)
+    used = on(ThreadCluster)
+    grown.extract(home, retry_failed=True, cluster=ClusterOptions())
+    assert contents(home) == contents(tmp_path / "local")
+    made = [row[0] for order in used[0].orders for row in order["orders"]["0"]["clips"]]
+    assert made == [small.manifest.clips[3].key, "more"]
+
+
+def test_a_clip_that_kills_is_found_and_quarantined(
+    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process dies whatever else is under way; the others are stored, with the bytes they always have."""
+    poison = small.manifest.clips[1].key
+    real = local.WorkerPool._answer
+
+    def answer(self: Any, request: Mapping[str, Any]) -> Any:
+        if request["id"] == poison and threading.current_thread().name.startswith("ThreadPool"):
+            raise Killed
+        return real(self, request)
+
+    monkeypatch.setattr(local.WorkerPool, "_answer", answer)
+    used = on(ThreadCluster)
+    extract(small, tmp_path / "home")
+    alone = [order["alone"] for order in used[0].orders if order["orders"]["0"]["number"] == 0]
+    assert alone == [[], *[[poison]] * shards.STRIKES, []]
+    for info in list_stores(tmp_path / "home" / "stores"):
+        reader = StoreReader.open(info.path)
+        entries = {entry.key: entry for entry in reader.quarantined}
+        assert sorted(entries) == sorted([poison, small.manifest.clips[3].key])
+        assert (entries[poison].stage, entries[poison].attempts) == ("compute", shards.STRIKES)
+        assert "died 3 times, with no other clip under way" in entries[poison].reason
+        assert len(reader) == 2
+
+
+def test_a_shard_with_suspects_has_its_actor_to_itself(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its suspects come first, none beside another clip; a second shard waits meanwhile."""
+    monkeypatch.setattr(actor_module, "WorkerPool", WorkerPool)  # children, several at once
+    keys = small.manifest.keys
+    seen: list[list[str]] = []
+
+    class Careful(ThreadCluster):
+        CPUS = (2.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                order = json.loads(arguments[0])
+                if not order["alone"]:
+                    assert number == 0
+                    raise Killed
+                place = next((tmp_path / "home").rglob(f"staging/{order['attempt']}/under-way"))
+                seen.append(place.read_text().split())
+                assert len(list((tmp_path / "home").rglob("staging/*/under-way"))) == 1
+            return answer
+
+    def died(self: shards.ShardTask, *_: object) -> None:
+        self.alone = [key for key in (keys[1], keys[2]) if keys.index(key) // 2 == self.number]
+
+    monkeypatch.setattr(shards.ShardTask, "died", died)
+    on(Careful)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+    assert sorted(seen) == sorted(
+        [[f"+{keys[1]}", f"-{keys[1]}", f"+{keys[0]}", f"-{keys[0]}"], [f"+{keys[2]}", f"-{keys[2]}"]]
+    )
+
+
+def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
+    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quarantine has the same entries, and the shard without the clip the same bytes."""
+    answer, bad = local.WorkerPool._answer, small.manifest.clips[0].key
+
+    def failing(self: Any, request: Mapping[str, Any]) -> Any:
+        arrays, info = answer(self, request)
+        if request["id"] != bad:
+            return arrays, info
+        left = {name: array for name, array in arrays.items() if not name.startswith("0/")}
+        return left, {**info, "failed": {"0": "it cannot"}}
+
+    monkeypatch.setattr(local.WorkerPool, "_answer", failing)
+    small.extract(tmp_path / "local")
+    on(ThreadCluster)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == contents(tmp_path / "local")
+    [tokens] = (tmp_path / "home").rglob("tokens-*/quarantine.jsonl")
+    assert "it cannot" in tokens.read_text()
+
+
+def test_processes_that_die_for_no_clip_are_given_up(
+    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+) -> None:
+    class Deadly(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                raise Killed
+            return answer
+
+    used = on(Deadly)
+    with pytest.raises(CaeavError, match=f"was tried {shards.MAX_DEATHS} times, and each time the process"):
+        extract(small, tmp_path / "home")
+    assert len(used[0].orders) >= shards.MAX_DEATHS
+    assert sound_so_far(tmp_path / "home") == 0
+
+
+def test_machines_that_go_strike_nobody(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    class Leaving(ThreadCluster):
+        left = 20
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make" and Leaving.left:
+                Leaving.left -= 1
+                raise ray_cluster.ActorLost("its machine has gone", machine=True)
+            return answer
+
+    used = on(Leaving)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted() and all(not order["alone"] for order in used[0].orders)
+
+
+@pytest.mark.parametrize("what", ["gone", "cut", "flipped", "no index"])
+@pytest.mark.parametrize("backend", ["webdataset", "zarr"])
+def test_what_was_staged_and_is_not_right_is_made_again(
+    backend: str, what: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    class Losing(ThreadCluster):
+        lost: list[Path] = []  # noqa: RUF012
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make" and len(self.lost) < 2:
+                name = json.loads(arguments[0])["attempt"]
+                files = sorted((tmp_path / "home").rglob(f"staging/{name}/shards*/**/*"))
+                file = [path for path in files if path.is_file()][-1]
+                self.lost.append(file)
+                data = bytearray(file.read_bytes())
+                data[len(data) // 2] ^= 1
+                if what == "gone":
+                    file.unlink()
+                elif what == "no index":
+                    made = json.loads(answer)
+                    made["stores"]["1"]["index"] = made["stores"]["1"]["index"][:-8]
+                    return json.dumps(made)
+                else:
+                    file.write_bytes(data if what == "flipped" else data[:-1])
+            return answer
+
+    used = on(Losing)
+    extract(small, tmp_path / "home", backend)
+    assert contents(tmp_path / "home") == wanted(backend)
+    assert len(used[0].orders) == 4
+
+
+def test_what_never_arrives_is_an_error_with_a_next_step(
+    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+) -> None:
+    class Losing(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                for place in (tmp_path / "home").rglob(f"staging/{json.loads(arguments[0])['attempt']}"):
+                    shutil.rmtree(place)
+            return answer
+
+    on(Losing)
+    with pytest.raises(CaeavError, match=r"made 3 times on the cluster, did not arrive: FileNotFoundError"):
+        extract(small, tmp_path / "home")
+    assert sound_so_far(tmp_path / "home") == 0
+
+
+def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "SLOW_S", 0.1)
+    go_on = threading.Event()
+
+    class Slow(ThreadCluster):
+        seen: list[str] = []  # noqa: RUF012
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                shard = json.loads(arguments[0])["attempt"][:6]
+                self.seen.append(shard)
+                if shard == "000000" and self.seen.count(shard) == 1:
+                    go_on.wait(20)
+                elif self.seen.count("000000") == 2:
+                    go_on.set()
+                    time.sleep(0.3)  # the late one comes first
+            return answer
+
+    used = on(Slow)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+    assert sorted(used[0].seen) == ["000000", "000000", "000001"]
+
+
+def test_killed_at_every_step_of_adoption(
+    small: Any,
+    tmp_path: Path,
+    on: Any,
+    wanted: Any,
+    contents: Any,
+    forked: Callable[[Callable[[], object]], int],
+    failpoint: Callable[..., None],
+    die: Callable[..., None],
+    sound_so_far: Callable[[Path], int],
+    fresh_home: Callable[[Path | None], Path],
+) -> None:
+    """The process that holds the locks is killed; the same command, on a cluster or not, goes on to the same bytes."""
+
+    class Own(ThreadCluster):
+        """What the threads of actors do to the disk is done before the step is armed."""
+
+        CPUS = (1.0,)
+
+    on(Own)
+    killed = 0
+    for step in itertools.count(3, 11):
+        home = fresh_home(None)
+
+        def work(home: Path = home, step: int = step) -> None:
+            failpoint(step, die, STEPS)
+            extract(small, home)
+
+        status = forked(work)
+        sound_so_far(home)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, f"step {step}"
+        killed += 1
+        small.extract(home, cluster=ClusterOptions() if killed % 2 else None)
+        assert contents(home) == wanted(), f"killed at step {step}"
+    assert killed > 8
+
+
+def test_devices_of_different_kinds_are_refused_unless_allowed(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    class Mixed(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "set_up" and number == 1:
+                return json.dumps({**json.loads(answer), "kind": "other silicon"})
+            return answer
+
+    on(Mixed)
+    with pytest.raises(CaeavError, match=r"computes with .*other silicon|another one with other silicon"):
+        extract(small, tmp_path / "home")
+    extract(small, tmp_path / "home", mixed_devices=True)
+    assert contents(tmp_path / "home") == wanted()
+
+
+@pytest.mark.parametrize("what", ["store", "media folder", "file"])
+def test_a_machine_that_does_not_see_what_it_needs_says_so(
+    what: str,
+    small: Any,
+    tmp_path: Path,
+    on: Any,
+    wanted: Any,
+    contents: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is the machine that lacks the file, not the clip: nothing is quarantined for it."""
+    used = on(ThreadCluster)
+    with monkeypatch.context() as patch:
+        if what == "store":
+            patch.setattr(actor_module, "sees_staging", lambda store, token: False)
+            told = "does not see the store's folder"
+        elif what == "file":
+            patch.setattr(actor_module, "why_no_file", lambda path: "file not found")
+            told = "which the machine that runs the command sees: file not found"
+        else:
+            start = ThreadCluster.start
+            elsewhere = lambda self, settings, *rest: start(  # noqa: E731
+                self, json.dumps({**json.loads(settings), "media_root": str(tmp_path / "none")}), *rest
+            )
+            patch.setattr(ThreadCluster, "start", elsewhere)
+            told = "does not see the media folder"
+        with pytest.raises(CaeavError, match=told) as refused:
+            extract(small, tmp_path / "home")
+    assert "mount at the same path" in str(refused.value) and len(used) == 1
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
+    small: Any, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of an actor")
+
+    on(ThreadCluster)
+    monkeypatch.setattr(actor_module.ShardMaker, "_check_media", broken)
+    with pytest.raises(
+        RuntimeError, match=r"on the cluster: ZeroDivisionError: of an actor\n(.|\n)*in _make"
+    ):
+        extract(small, tmp_path / "home")
+
+
+def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, forked: Any
+) -> None:
+    home = tmp_path / "home"
+
+    def work() -> None:
+        keep, answer = StoreWriter.keep, local.WorkerPool._answer
+
+        def kept(self: StoreWriter, record: Any) -> None:
+            keep(self, record)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        StoreWriter.keep = kept  # type: ignore[method-assign]
+        local.WorkerPool._answer = lambda *given: (time.sleep(0.2), answer(*given))[1]
+        small.extract(home)
+
+    assert forked(work) == -signal.SIGKILL and list(home.rglob("journal/*.log"))
+    on(ThreadCluster)
+    extract(small, home)
+    assert contents(home) == wanted() and not list(home.rglob("journal"))

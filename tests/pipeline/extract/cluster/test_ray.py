@@ -1,0 +1,66 @@
+"""The commands on a real Ray cluster of this machine: a head and three nodes of one core.
+
+`benchmarks/cluster.py` does the same for longer and kills more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+LONGEST_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def trial(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, needs: Callable[[str], None]
+) -> Iterator[Any]:
+    """The benchmark's trial; its cluster ends with this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        spec = importlib.util.spec_from_file_location("cluster", repository / "benchmarks" / "cluster.py")
+        assert isinstance(spec, ModuleSpec) and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "cluster", module)
+        spec.loader.exec_module(module)
+        for name, value in {**module.LOOPBACK, module.MARK: ""}.items():
+            patch.setenv(name, value)  # Ray reads them when it is imported
+        needs("ray")
+        args = Namespace(kills=2, clips=16, shard_clips=4, nodes=3, seed=0, kinds=["actor", "node"])
+        made = module.Trial(tmp_path_factory.mktemp("cluster"), args)
+        yield made
+        made.stop()
+
+
+def test_tokens_and_captions_in_both_formats_while_an_actor_and_a_machine_are_killed(trial: Any) -> None:
+    """Every file's sha256 is that of a local run."""
+    trial.run()
+    assert trial.differences == [] and trial.compared > 100
+    assert trial.killed == {"actor": 1, "node": 1}
+
+
+def test_without_a_head_the_command_ends_and_the_same_one_goes_on(trial: Any) -> None:
+    """It is killed before any shard can be made; afterwards, here, no cluster is needed to finish."""
+    trial.ensure_cluster()
+    home = trial.folder / "headless"
+    trial.begin(home, "zarr")
+    until_s = time.monotonic() + LONGEST_S
+    while "on the Ray cluster at" not in trial.log.read_text():
+        assert time.monotonic() < until_s, trial.log.read_text()
+        time.sleep(0.05)
+    trial.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    assert trial.command.wait(timeout=LONGEST_S) == 1
+    said = trial.log.read_text()
+    assert "error: the head of the Ray cluster at 127.0.0.1:" in said
+    assert "does not answer any more\n  next: finished shards are kept; once a cluster is there again" in said
+    sys.modules["cluster"].caeav(*trial.arguments(home, "zarr"))
+    trial.compare(home, "zarr")
+    assert trial.differences == []

@@ -1,0 +1,91 @@
+"""A cluster of threads in this process: actors, orders, answers and staging are the real ones, only Ray is not."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from caeav.pipeline.extract.cluster import ray_cluster
+from caeav.pipeline.extract.cluster.actor import ShardMaker
+
+
+class Killed(BaseException):
+    """Stands for the end of an actor's process."""
+
+
+class ThreadCluster:
+    """A `Cluster` of threads. `after(actor, method, answer)` may change an answer, wait, or raise `ActorLost`."""
+
+    address = "this process"
+    CPUS: tuple[float, ...] = (1.0, 1.0)
+
+    def __init__(self, *_: object) -> None:
+        self.threads = ThreadPoolExecutor(16)
+        self.setting_up = threading.Lock()
+        self.actors: list[ShardMaker] = []
+        self.orders: list[dict[str, Any]] = []
+
+    def __enter__(self) -> ThreadCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.threads.shutdown(wait=True)
+        for actor in reversed(self.actors):  # a process would end here
+            actor._lasting.close()
+
+    def check(self) -> None:
+        """Its head is always there."""
+
+    def nodes(self) -> list[dict[str, float]]:
+        return [{"CPU": cpus} for cpus in self.CPUS]
+
+    def start(self, settings: str, cpus: int, gpus: int, accelerator: str) -> ShardMaker:
+        self.actors.append(ShardMaker(settings))
+        return self.actors[-1]
+
+    def call(self, maker: ShardMaker, method: str, *arguments: str) -> Future[str]:
+        if method == "make":
+            self.orders.append(json.loads(arguments[0]))
+        number = self.actors.index(maker)
+
+        def work() -> str:
+            with (
+                self.setting_up if method == "set_up" else nullcontext()
+            ):  # they share torch's random numbers
+                answer = getattr(maker, method)(*arguments)
+            return self.after(number, method, answer, *arguments)
+
+        return self.threads.submit(work)
+
+    def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+        return answer
+
+    def wait(self, calls: Sequence[Future[str]], timeout_s: float) -> list[Future[str]]:
+        return list(wait(calls, 0.05, FIRST_COMPLETED).done)
+
+    def answer(self, call: Future[str]) -> str:
+        try:
+            return call.result()
+        except Killed:
+            raise ray_cluster.ActorLost("killed", machine=False) from None
+
+    def kill(self, actors: Any) -> None:
+        """A thread cannot be killed: what it still makes is a zombie's work."""
+
+
+def use_clusters(monkeypatch: pytest.MonkeyPatch, kind: type[ThreadCluster]) -> list[ThreadCluster]:
+    """Extraction on a cluster uses clusters of this kind from now on; those that were used are in the list."""
+    used: list[ThreadCluster] = []
+
+    def make(*_: object) -> ThreadCluster:
+        used.append(kind())
+        return used[-1]
+
+    monkeypatch.setattr(ray_cluster, "RayCluster", make)
+    return used
