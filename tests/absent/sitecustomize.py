@@ -41,7 +41,6 @@ PACKAGES = (
     "ray",
     "pyarrow",
     "plotly",
-    "obstore",
     "playwright",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}

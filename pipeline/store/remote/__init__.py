@@ -1,1 +1,0 @@
-"""Stores in object stores: put there, brought from there, read from there."""
