@@ -98,6 +98,7 @@ def caption(
     deadline_s: stage.DeadlineOption = DEFAULT_DEADLINE_S,
     retry_failed: stage.RetryOption = False,
     max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
+    publish: stage.PublishOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Caption the frames and the audio of every clip; store the captions and their embeddings."""
@@ -112,6 +113,7 @@ def caption(
     run = stage.run_options(
         workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel, cluster
     )
+    run = stage.with_publishing(run, publish)
     parts = choose(
         {
             "visual": (visual, visual_weights),

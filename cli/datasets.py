@@ -6,7 +6,7 @@ Every command that takes a data set comes through here, so a name, a folder, or 
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import typer
@@ -17,7 +17,9 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source, load_dataset
+from caeav.manifests.readers import Lengths
 from caeav.manifests.remembered import ResolvedDataset, dataset_name, parse_labels, remember, resolve_dataset
+from caeav.pipeline.store.remote.url import is_url, url_of_path
 
 LOOKS, KEEPS, IS_LAST = "looks", "keeps", "is last"
 """What a command does with a data set: only look at it; write something, so it is remembered; or extract it, so it
@@ -49,9 +51,9 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
 
     Raises `CaeavError` where an option differs from what is remembered and `relabel` is not given.
     """
-    from caeav.pipeline.media.lengths import lengths_in
-
+    dataset, given = _laid_out(dataset, given, home)
     resolved = resolve_dataset(home, dataset, given, _same_media)
+    lengths = _lengths(resolved, home)
     for text in resolved.notes:
         say(text)
     if does != LOOKS:
@@ -61,11 +63,41 @@ def load(dataset: str, given: Source, home: Home, does: str, relabel: bool = Fal
     cut = {} if resolved.built else asdict(resolved.source)
     cut.pop("root", None)
     manifest = load_dataset(
-        resolved.name_or_folder, resolved.root, home, dataset=resolved.name, lengths=lengths_in(home), **cut
+        resolved.name_or_folder, resolved.root, home, dataset=resolved.name, lengths=lengths, **cut
     )
     if does != LOOKS:
         remember(home, resolved, last=does == IS_LAST)
     return Loaded(manifest, dataset or resolved.name, resolved.source)
+
+
+def _laid_out(dataset: str, given: Source, home: Home) -> tuple[str, Source]:
+    """An address that stands for a folder, of a data set or its `--root`, as the folder with its layout."""
+    url, folder = url_of_path(given.root), is_url(dataset)
+    if not (url or folder):
+        return dataset, given
+    from caeav.pipeline.extract.places import lay_out
+
+    if folder:
+        dataset = str(lay_out(dataset, home))
+    return dataset, replace(given, root=lay_out(url, home)) if url else given
+
+
+def _lengths(resolved: ResolvedDataset, home: Home) -> Lengths:
+    """How long media are: in the folder that was resolved, brought up to date where it has the layout of an address."""
+    from caeav.pipeline.extract.places import address_of, lay_out
+    from caeav.pipeline.media.lengths import lengths_in
+
+    folder = resolved.root or resolved.source.root or Path(resolved.name_or_folder)
+    url = address_of(folder) if folder.is_dir() else ""
+    if not url:
+        return lengths_in(home)
+    lay_out(url, home)
+    if resolved.source.stride_s:
+        raise CaeavError(
+            f"--stride-seconds with media at {url}: how long files are would have to be read from each of them",
+            hint="say in a label file where clips begin (--labels), or copy the media to this machine",
+        )
+    return lambda paths: [None] * len(paths)
 
 
 def name(dataset: str, home: Home) -> str:

@@ -108,6 +108,7 @@ def extract(
     deadline_s: stage.DeadlineOption = DEFAULT_DEADLINE_S,
     retry_failed: stage.RetryOption = False,
     max_failed: stage.MaxFailedOption = DEFAULT_MAX_FAILED,
+    publish: stage.PublishOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Run again, it continues."""
@@ -120,6 +121,7 @@ def extract(
     run = stage.run_options(
         workers, deadline_s, retry_failed, max_failed, devices, part, changed, relabel, cluster
     )
+    run = stage.with_publishing(run, publish)
     compute = ComputeOptions(batch, precision, compiled)
     written = _written(
         captions,

@@ -5,6 +5,7 @@ A model is chosen by its name, `--<part>-weights` and `--set <part>.<key>=<value
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import parse_setting
 from caeav.manifests.readers import MARKER_FILES
+from caeav.pipeline.store.remote.cache import LIMIT_VARIABLE, parse_bytes
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
@@ -28,6 +30,16 @@ HomeOption = Annotated[
     Path | None,
     typer.Option(
         "--home", envvar="CAEAV_HOME", help="Folder of data, stores and runs.", show_default="./caeav_home"
+    ),
+]
+CacheBytesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-bytes",
+        envvar=LIMIT_VARIABLE,
+        metavar="BYTES",
+        help="For stores at an address (s3://...): how many bytes of their shards may lie on this machine, as 50GB.",
+        show_default="32GB",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -45,7 +57,7 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--root",
-        help="Folder of the data set's official files; remembered.",
+        help="Folder of the data set's official files, or its address (s3://...); remembered.",
         show_default="<home>/data/<dataset>",
     ),
 ]
@@ -92,6 +104,12 @@ SetOption = Annotated[
         help="One setting of a model, e.g. visual.preset=reference; repeatable. `caeav models show` lists them.",
     ),
 ]
+
+
+def limit_cache(given: str | None) -> None:
+    """Let this command and the processes it starts keep so many bytes of shards; raises `CaeavError` for no number."""
+    if given:
+        os.environ[LIMIT_VARIABLE] = str(parse_bytes(given))
 
 
 def choose(

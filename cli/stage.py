@@ -30,6 +30,8 @@ from caeav.pipeline.extract.context import WHOLE, RunOptions
 from caeav.pipeline.extract.device.options import AUTO
 from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.bucket import Bucket
+from caeav.pipeline.store.remote.url import url_of_path
 from caeav.pipeline.store.slices import Slice
 
 Made = TypeVar("Made")
@@ -80,6 +82,15 @@ SliceOption = Annotated[
     ),
 ]
 
+PublishOption = Annotated[
+    str,
+    typer.Option(
+        "--publish",
+        metavar="URL",
+        help="Also put each finished shard below this address: s3://bucket/prefix, gs://, az:// or file://.",
+        show_default=False,
+    ),
+]
 EngineOption = Annotated[
     str,
     typer.Option(
@@ -134,6 +145,11 @@ def run_options(
         relabel,
         cluster,
     )
+
+
+def with_publishing(run: RunOptions, url: str) -> RunOptions:
+    """The same run, with finished shards put below an address; raises `CaeavError` for what is none, at once."""
+    return replace(run, publish=str(Bucket(url).url)) if url else run
 
 
 def cluster_options(
@@ -227,11 +243,17 @@ def next_step(
     if home is not None and os.environ.get("CAEAV_HOME") == str(home):
         given.pop("home")
     options = [
-        f"--{name.replace('_', '-')} {shlex.quote(f'{x:g}' if isinstance(x, float) else str(x))}"
+        f"--{name.replace('_', '-')} {shlex.quote(_as_typed(x))}"
         for name, x in given.items()
         if x is not None
     ]
     return " ".join(["caeav", command, *options])
+
+
+def _as_typed(value: Path | str | float) -> str:
+    if isinstance(value, Path):
+        return url_of_path(value) or str(value)
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def train_step(dataset: str, home: Path | None) -> str:

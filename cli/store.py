@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from caeav.cli import datasets, store_care
+from caeav.cli import datasets, store_care, store_remote
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, WideOption
 from caeav.cli.stage import media_json
@@ -38,6 +38,7 @@ from caeav.pipeline.store import (
 from caeav.pipeline.store.backend import backend_name
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import makers
+from caeav.pipeline.store.remote.url import is_url
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
@@ -71,17 +72,30 @@ commands = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands as `store`."""
     store_care.register(commands)
+    store_remote.register(commands)
     app.add_typer(commands, name="store")
 
 
 @commands.command()
 def ls(
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]", help="Those at or below an address in an object store.", show_default=False
+        ),
+    ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only those of this data set.")] = None,
     home: HomeOption = None,
     wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the stores in the home folder: what made each, how large it is, and how many runs use it."""
+    """List the stores in the home folder: what made each, how large it is, and how many runs use it.
+
+    With an address: those in an object store.
+    """
+    if url is not None:
+        store_remote.print_list(url, dataset, as_json)
+        return
     place = Home.find(home)
     stores, named = place.stores, datasets.name(dataset, place) if dataset else None
     infos = [info for info in list_stores(stores) if named in (None, info.dataset)]
@@ -186,6 +200,17 @@ def verify_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare everything with its checksums; exit status 1 unless all is finished and sound."""
+    if is_url(target):
+        store_remote.check_unmixed(target, {"--store": name, "--media": media, "--root": root})
+        report = store_remote.verify_address(target)
+        if as_json:
+            print_json(_report_json(report, None) | {"path": target})
+        else:
+            print(target)
+            _print_report(report, store_remote.CURE)
+        if not report.sound:
+            raise typer.Exit(1)
+        return
     if root is not None and not media:
         raise CaeavError(
             f"--root {root} without --media", hint="add --media: stores themselves need no media"
@@ -293,16 +318,15 @@ def _print_arrays(arrays: Any) -> None:
     print_table(("array", "shape", "dtype"), rows)
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Report, cure: str = "") -> None:
     for remark in report.remarks:
         say(printable(remark))
     if report.problems:
         rows = [(p.where, p.key, p.what) for p in report.problems]
         print_table(("file", "key", "problem"), rows)
-        if any(p.shard is not None for p in report.problems):
-            say(
-                f"to drop what is damaged: caeav store repair {report.path}; the command that made the store fills it"
-            )
+        if cure or any(p.shard is not None for p in report.problems):
+            drop = f"to drop what is damaged: caeav store repair {report.path}"
+            say(cure or f"{drop}; the command that made the store fills it")
     held = f"{counted(report.stored, 'clip')} in {counted(report.shards, 'shard')}, {size_text(report.bytes)}"
     counts = f"{held}, {report.quarantined} quarantined"
     if report.sound:

@@ -11,12 +11,14 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption, at_home, live_opener
+from caeav.cli.options import CacheBytesOption, HomeOption, JsonOption, at_home, limit_cache, live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
 from caeav.model.tasks.datasets import mismatch_hint, task_for_dataset, task_from_labels
 from caeav.pipeline.store import StoreReader, list_stores
+from caeav.pipeline.store.recipe import MODALITIES
+from caeav.pipeline.store.remote.url import Url, is_url, parse_url
 
 if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
@@ -95,6 +97,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    cache_bytes: CacheBytesOption = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Resume this run.", show_default=False)
     ] = None,
@@ -106,6 +109,7 @@ def train(
     from caeav.model.train.groups import finished_group
 
     place = Home.find(home)
+    limit_cache(cache_bytes)
     changes = {
         "--dataset": dataset,
         "--config": config,
@@ -129,7 +133,7 @@ def train(
         finish(finished_group(place, result["group"]) or [result], place, as_json)
         return
     dataset = choose_dataset(place, dataset, task, config, assignments or [])
-    task = task or task_of(place, dataset)
+    task = task or task_of(place, dataset, _address_in(assignments or []))
     changes["--dataset"] = dataset
     dedicated = {
         "dataset": dataset,
@@ -259,6 +263,8 @@ def choose_dataset(
     """The data set to train on: the one named, else the last one; None where configuration or task name it."""
     if given is not None:
         return datasets.name(given, home)
+    if address := _address_in(assignments):
+        return address.parent.name
     if any(text.startswith("dataset=") for text in assignments) or (config and _names_dataset(config)):
         return None
     try:
@@ -273,6 +279,16 @@ def choose_dataset(
     return last
 
 
+def _address_in(assignments: Sequence[str]) -> Url | None:
+    """The first address among the token stores that `--set` names; its last folder but one is the data set's."""
+    for text in assignments:
+        name, _, value = text.partition("=")
+        first = value.strip("[]\"' ").partition(",")[0].strip()
+        if name.strip() == "stores.tokens" and is_url(first):
+            return parse_url(first)
+    return None
+
+
 def _names_dataset(config: Path) -> bool:
     """Whether a configuration file names a data set; True too where it cannot be read, which is refused later."""
     import yaml
@@ -284,14 +300,16 @@ def _names_dataset(config: Path) -> bool:
     return isinstance(value, dict) and "dataset" in value
 
 
-def task_of(home: Home, dataset: str | None) -> str:
+def task_of(home: Home, dataset: str | None, address: Url | None = None) -> str:
     """The task a data set is labelled for (printed); raises `CaeavError` where it has no labels."""
     if dataset is None:
         return "ave"
     manifests = [info.path for info in list_stores(home.stores) if info.dataset == dataset]
     task = task_for_dataset(dataset)
-    if not task and not manifests:
+    if not task and not manifests and address is None:
         return "ave"  # that there is no store is said where it is looked for
+    if not task and address is not None:
+        task = task_from_labels(_open_address(home, address).manifest)
     task = task or task_from_labels(StoreReader.open(manifests[-1], allow_partial=True).manifest)
     if not task:
         raise CaeavError(
@@ -301,6 +319,13 @@ def task_of(home: Home, dataset: str | None) -> str:
         )
     say(f"task {task}, for which {dataset} is labelled")
     return task
+
+
+def _open_address(home: Home, address: Url) -> StoreReader:
+    from caeav.pipeline.store.remote.reading import open_remote
+
+    name, _, modality = str(address).rpartition(":")
+    return open_remote(name if modality in MODALITIES else str(address), home)
 
 
 def seed_list(text: str | None) -> list[int]:

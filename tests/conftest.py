@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,28 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set CAEAV_SHARED")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A server that speaks S3, one for all tests."""
+    from s3_server import S3
+
+    with S3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Any, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The server without any object or fault, its address in the environment, and clients that lose patience soon."""
+    needs("obstore")
+    from caeav.pipeline.store.remote import faults
+
+    s3_server.clear()
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(faults, "PATIENCE", faults.Patience(4, 0.005, 0.02, 20.0))
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,10 @@ class Output:
         """Add `data` (bytes, or an array's buffer)."""
         write_bytes(self._file, data)
 
+    def rewind(self) -> None:
+        """Go on writing at the beginning: what is written next takes the place of what was."""
+        self._file.seek(0)
+
     def resize(self, size: int) -> None:
         """Give what is written this size: cut off its end, or append zeros."""
         self._file.flush()

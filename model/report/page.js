@@ -96,7 +96,9 @@
     if (card.problem) made.appendChild(make("p", "gone", card.problem));
     const grid = make("div", "seconds");
     const line = (what, content) => put(grid, make("span", "what", what), content);
-    if (card.times.length) line("seconds", cells(card.times, (time) => make("span", "cell time", time)));
+    const timed = card.strip || card.sound || card.agreement || card.masks.length || card.rows.length;
+    if (timed) grid.style.maxWidth = `${84 + 130 * card.times.length}px`;
+    if (timed) line("seconds", cells(card.times, (time) => make("span", "cell time", time)));
     if (card.strip) {
       const strip = put(make("div", "strip"), image(card.strip, "", "frames, one a second"));
       if (tokens && card.chosen) strip.appendChild(overlay(card));

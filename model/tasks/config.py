@@ -118,12 +118,14 @@ class StoresConfig(StrictConfig):
     """Which stores of the data set are joined; empty means the only one there is.
 
     taps: read only these taps of the stores (all if empty); fewer taps mean fewer bytes per clip. Lists may be given as
-    one comma-separated string.
+    one comma-separated string. window_shards: an epoch is shuffled within windows of so many shards of the first token
+    store, 0 over all; left out, it follows from the cache where stores come from a bucket (docs/REMOTE.md), else 0.
     """
 
     tokens: list[str] = Field(default_factory=list)
     captions: str = ""
     taps: list[str] = Field(default_factory=list)
+    window_shards: NotNegativeInt | None = None
 
     @field_validator("tokens", "taps", mode="before")
     @classmethod

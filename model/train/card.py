@@ -33,8 +33,11 @@ def introduction(experiment: Experiment) -> list[str]:
     if config.protocol == PUBLISHED:
         lines.append(f"  protocol  published: {AS_PUBLISHED[config.task].rules}")
     for store in joined.stores:
+        name, clips = store.url or store.path.name, counted(len(store.keys), "clip")
+        lines.append(f"  {store.recipe.kind:<9} {name}: {clips}, {_shapes_text(store)}")
+    if config.stores.window_shards:
         lines.append(
-            f"  {store.recipe.kind:<9} {store.path.name}: {counted(len(store.keys), 'clip')}, {_shapes_text(store)}"
+            f"  order     within windows of {counted(config.stores.window_shards, 'shard')}, as the cache holds no more"
         )
     noun = experiment.task.sample_noun
     counts = ", ".join(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 from caeav.model.adapters.batch import BatchTransform, Epoch, InputSpec, TokenBatch
 from caeav.model.tasks.sample import Sample, Samples
 from caeav.model.train.join import Joined
+from caeav.model.train.windows import window_order
 from caeav.pipeline.store import Record, StoreReader
 from caeav.pipeline.store.record import Tap
 
@@ -57,6 +59,7 @@ class SplitData:
         self._reading = threading.Lock()
         self._stacked: dict[str, Tensor] | None = None
         if preload and self.keys:
+            self.expect([[row] for row in np.unique(np.asarray(self.clip_of), return_index=True)[1]])
             self._stacked = self._read(range(len(self.clips)))
 
     def __len__(self) -> int:
@@ -75,6 +78,20 @@ class SplitData:
         for transform in self._transforms:
             batch = transform(batch, rows, self, epoch)
         return batch
+
+    @cached_property
+    def shards(self) -> NDArray[np.int64]:
+        """The shard of each sample's clip in the first token store: the blocks of `windows.py`."""
+        return self._joined.tokens[0].shards_of(self.clips)[np.asarray(self.clip_of, np.int64)]
+
+    def expect(self, groups: Iterable[Sequence[int]]) -> None:
+        """Say that the batches of these rows come next, in this order, so that shards are fetched ahead."""
+        remote = [store for store in self._joined.stores if store.url]
+        if remote and self._stacked is None:
+            keys = [self.clips[clip] for rows in groups for clip in self.clips_of(rows)]
+            with self._reading:
+                for store in remote:
+                    store.expect(keys)
 
     def infos(self, row: int) -> list[Mapping[str, Any]]:
         """What each joined store says of the clip of the sample at `row` besides its arrays (`Record.info`)."""
@@ -168,14 +185,28 @@ def fits(joined: Joined, clips: int, budget_mb: int) -> bool:
 
 
 def epoch_order(
-    rows: int, seed: int, epoch: int, clip_of: Sequence[int] = (), together: int = 1
+    rows: int,
+    seed: int,
+    epoch: int,
+    clip_of: Sequence[int] = (),
+    together: int = 1,
+    shards: NDArray[np.int64] | None = None,
+    window: int = 0,
 ) -> NDArray[np.int64]:
     """Rows `0..rows-1` in the order of training epoch `epoch`; an interrupted epoch continues at `[position:]`.
 
     With `together` above 1, up to that many rows of one clip (`clip_of`: each row's clip) follow each other: a clip's
-    rows are shuffled and cut into such groups, then all groups are shuffled.
+    rows are shuffled and cut into such groups, then all groups are shuffled. With a `window` all this is done within
+    windows of so many shards (`shards`: each row's), see `windows.py`.
     """
     rng = np.random.default_rng([seed, epoch])
+    order = _whole_order(rng, rows, clip_of, together)
+    return order if shards is None or not window else window_order(order, shards, window, rng)
+
+
+def _whole_order(
+    rng: np.random.Generator, rows: int, clip_of: Sequence[int], together: int
+) -> NDArray[np.int64]:
     order = rng.permutation(rows)
     if together == 1 or not rows:
         return order
@@ -198,7 +229,8 @@ def batches(
     epoch: Epoch | None = None,
 ) -> Iterator[TokenBatch]:
     """Batches of `size` samples, the last may be smaller; `workers` threads read ahead without changing the order."""
-    groups = ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
+    groups = [[int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size)]
+    data.expect(groups)
     if workers == 0:
         yield from (data.batch(group, epoch) for group in groups)
         return

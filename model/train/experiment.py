@@ -34,6 +34,8 @@ from caeav.model.train.runs import Run
 from caeav.model.train.store_choice import store_setting
 from caeav.model.train.stress import Augment, active, check_stress
 from caeav.model.train.used_stores import STORES
+from caeav.model.train.windows import fitting_window
+from caeav.pipeline.store.remote.cache import cache_limit
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     pinned = config.stores.model_copy(
         update={
             "tokens": [store_setting(store) for store in joined.tokens],
-            "captions": joined.captions.path.name if joined.captions is not None else "",
+            "captions": store_setting(joined.captions) if joined.captions is not None else "",
+            "window_shards": _window(config, joined),
         }
     )
     manifest = joined.manifest
@@ -213,6 +216,17 @@ def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | N
                 hint="restore it, or train a new run",
             )
     return experiment
+
+
+def _window(config: RunConfig, joined: Joined) -> int:
+    """Shards per window of an epoch: as the run says, else what the cache of a bucket's stores holds; 0 for all."""
+    if config.stores.window_shards is not None:
+        return config.stores.window_shards
+    if not any(store.url for store in joined.stores):
+        return 0
+    clips = sum(map(joined.clips, joined.splits))
+    in_memory = fits(joined, clips, config.training.preload_mb)
+    return 0 if in_memory else fitting_window(joined.stores, cache_limit())
 
 
 def _empty_split_hint(joined: Joined, split: str, dataset: str) -> str:

@@ -34,6 +34,8 @@ from caeav.pipeline.store import StoreKind, StoreReader
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import MODALITIES
 from caeav.pipeline.store.record import Tap
+from caeav.pipeline.store.remote.reading import open_remote, share_room
+from caeav.pipeline.store.remote.url import is_url
 
 SHOWN_KEYS = 5
 Sampler = Callable[[Manifest], Sequence[Sample]]
@@ -110,6 +112,7 @@ def join_stores(
     remarks: list[str] = []
     tokens = tuple(_open_tokens(home, dataset, name, remarks, by) for name in (token_names or ("",)))
     caption_store = _open(home, dataset, "captions", caption_name, remarks, by) if captions else None
+    share_room(tokens if caption_store is None else (*tokens, caption_store))
     manifest = tokens[0].manifest
     remarks += [*warning_lines(manifest), *label_remarks(home, dataset, manifest)]
     remarks += media_remarks(tokens if caption_store is None else (*tokens, caption_store))
@@ -119,16 +122,32 @@ def join_stores(
 def _open(
     home: Home, dataset: str, kind: StoreKind, name: str, remarks: list[str], by: Mapping[str, str]
 ) -> StoreReader:
+    if is_url(name):
+        return _open_address(home, dataset, kind, name)
     path, others = choose_store(home.stores, dataset, kind, name, by[kind])
     remarks += others
     return StoreReader.open(path)
+
+
+def _open_address(home: Home, dataset: str, kind: StoreKind, url: str) -> StoreReader:
+    """The store at an address; raises `JoinError` for one of another kind or data set."""
+    store = open_remote(url, home)
+    held = (store.recipe.kind, store.manifest.dataset)
+    if held != (kind, dataset):
+        raise JoinError(
+            f"{store.url} holds {held[0]} of {held[1]}; {kind} of {dataset} are needed",
+            hint=f"name another address, or train on it: --dataset {held[1]}",
+        )
+    return store
 
 
 def _open_tokens(
     home: Home, dataset: str, text: str, remarks: list[str], by: Mapping[str, str]
 ) -> StoreReader:
     """`NAME`, `NAME:visual` or `NAME:audio` -> the store, or its one modality."""
-    name, colon, modality = text.partition(":")
+    name, colon, modality = text.rpartition(":") if ":" in text else (text, "", "")
+    if is_url(text) and modality not in MODALITIES:
+        name, colon, modality = text, "", ""
     if colon and modality not in MODALITIES:
         raise JoinError(
             f"{text!r} names no modality of a store", hint=f"write {name}:visual or {name}:audio, or {name}"
@@ -293,5 +312,7 @@ def store_facts(joined: Joined, home: Home) -> list[dict[str, Any]]:
 
 
 def _relative(store: StoreReader, home: Home) -> str:
+    if store.url:
+        return store.url
     folder = store.path.absolute()
     return folder.relative_to(home.root).as_posix() if folder.is_relative_to(home.root) else folder.name

@@ -160,7 +160,16 @@ class Trainer:
         """One pass over the data, or the rest of one; mean losses over samples and the last learning rate."""
         limits = self.config.training
         samples, group = len(self.data), limits.batch_size * limits.accumulation
-        order = epoch_order(samples, self.config.seed, number, self.data.clip_of, limits.samples_per_clip)
+        window = self.config.stores.window_shards or 0
+        order = epoch_order(
+            samples,
+            self.config.seed,
+            number,
+            self.data.clip_of,
+            limits.samples_per_clip,
+            self.data.shards if window else None,
+            window,
+        )
         order = order[progress.position :]
         sums = {name: x.to(self.device) for name, x in sums_before.items()}
         seen, factor = progress.position, 1.0

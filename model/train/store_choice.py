@@ -45,8 +45,10 @@ class OneModality(StoreReader):
 
 
 def store_setting(store: StoreReader) -> str:
-    """A joined store as `stores.tokens` names it: the folder's name, with `:modality` where only one is read."""
-    return f"{store.path.name}:{store.modality}" if isinstance(store, OneModality) else store.path.name
+    """A joined store as `stores.tokens` names it: the folder's name or the address, with `:modality` where only one
+    is read."""
+    name = store.url or store.path.name
+    return f"{name}:{store.modality}" if isinstance(store, OneModality) else name
 
 
 def whole_fingerprint(store: StoreReader) -> str:

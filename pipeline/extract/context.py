@@ -28,7 +28,8 @@ class RunOptions:
     all. `devices`: where torch components compute, see `device/devices.py`. `part`: the slice of a store to make.
     `changed`: what to do with stored clips whose media has changed, `redo` or `keep`; empty: refuse them. `relabel`:
     whether a data set may lose all of its labels. `cluster`: what is asked of a cluster, None: clips are made on this
-    machine. Raises `CaeavError` for impossible names of devices.
+    machine. `publish`: the address below which finished shards are put at once, empty for none. Raises `CaeavError`
+    for impossible names of devices.
     """
 
     workers: int
@@ -40,6 +41,7 @@ class RunOptions:
     changed: str = ""
     relabel: bool = False
     cluster: ClusterOptions | None = None
+    publish: str = ""
 
     def __post_init__(self) -> None:
         check_devices(self.devices)

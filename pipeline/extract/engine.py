@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.collect import Collector, Filling, OpenStore, open_stores
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.identity import MediaCheck
@@ -26,6 +27,7 @@ from caeav.pipeline.extract.preflight import (
 from caeav.pipeline.extract.report import Meter, Report, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
+from caeav.pipeline.store.remote.push import Publishing
 
 Find = Callable[[str], Record | Quarantined]
 """A clip's record by its key, or why there is none."""
@@ -77,12 +79,14 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
         for job, clips in zip(jobs, due, strict=True):
             if clips:
                 load(job)
+        publishing = Publishing(context.options.publish, [store.writer for store in stores], context.remark)
+        stack.enter_context(publishing)
         extraction = _extraction(context, jobs, stores, media)
         try:
             extraction.run()
         finally:
             media.finish([store.writer.path for store in stores])
-        return [
+        made = [
             _summary(
                 store,
                 extraction.meter,
@@ -95,6 +99,8 @@ def run_stage(context: RunContext, jobs: Sequence[Job]) -> list[StageSummary]:
             )
             for i, store in enumerate(stores)
         ]
+        publishing.finish()
+        return made
 
 
 def _extraction(
@@ -102,7 +108,12 @@ def _extraction(
 ) -> Extraction:
     """Who makes the shards: this machine, or a cluster."""
     if context.options.cluster is None:
-        return LocalExtraction(context, jobs, stores, media.decoded)
+        return LocalExtraction(context, jobs, stores, media.decoded, place=media.place)
+    if media.place.url:
+        raise CaeavError(
+            f"media at {media.place.url} with --engine ray: each actor would need them in a folder",
+            hint="copy them to a folder that all machines see, or leave out --engine",
+        )
     from caeav.pipeline.extract.cluster.driver import ClusterExtraction
     from caeav.pipeline.extract.cluster.ray_cluster import RayCluster
 

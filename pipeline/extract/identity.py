@@ -16,6 +16,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError, choices
 from caeav.manifests.core.util import counted
 from caeav.pipeline.extract.context import RunContext
+from caeav.pipeline.extract.places import place_of
 from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
@@ -23,12 +24,10 @@ from caeav.pipeline.store.media_record import (
     UNSURE,
     Facts,
     MediaChange,
-    digests,
     look,
     read_record,
     read_records,
     record_path,
-    whole_digest,
     write_record,
 )
 from caeav.pipeline.store.state import inspect
@@ -74,8 +73,8 @@ def check_changed(changed: str) -> None:
 class MediaCheck:
     """Compares the media of a manifest with what is recorded for some stores of its data set.
 
-    `folders`: the stores' folders, which need not exist. Call `refuse` before anything is written, and `settle` when a
-    store is open for writing; `changes` are those met so far.
+    `folders`: the stores' folders, which need not exist; `place`: where the media lie. Call `refuse` before anything is
+    written, and `settle` when a store is open for writing; `changes` are those met so far.
     """
 
     def __init__(self, context: RunContext, folders: Sequence[Path]) -> None:
@@ -84,6 +83,7 @@ class MediaCheck:
         self.changes: list[MediaChange] = []
         self._dataset, self._remark = manifest.dataset, context.remark
         self._root = Path(manifest.media_root)
+        self.place = place_of(self._root)
         self._media = dict.fromkeys(clip.media for clip in manifest.clips)
         records = [read_record(folder) or {} for folder in folders]
         recorded = dict.fromkeys(name for record in records for name in record)
@@ -158,7 +158,7 @@ class MediaCheck:
     def decoded(self, name: str) -> None:
         """Take the digest of all bytes of a file that was just read, if it is not very large."""
         if name not in self._whole:
-            self._whole[name] = whole_digest(self._root, name, media_files)
+            self._whole[name] = self.place.whole_digest(name)
 
     def digested(self, whole: Mapping[str, bytes]) -> None:
         """Take the digests of files that another process has read."""
@@ -253,7 +253,7 @@ class MediaCheck:
 
     def _digest(self, names: Sequence[str]) -> dict[str, bytes]:
         missing = [name for name in names if name not in self._digests]
-        self._digests |= digests(self._root, missing, media_files)
+        self._digests |= self.place.digests(missing)
         return {name: self._digests[name] for name in names}
 
 
@@ -277,7 +277,7 @@ def same_media(stores: Path, root: Path) -> tuple[int, int]:
     recorded = read_records(stores)
     now = look(root, [*recorded], media_files)
     there = [name for name, facts in recorded.items() if (f := now[name]) and f.size == facts.size]
-    taken = digests(root, there, media_files)
+    taken = place_of(root).digests(there)
     return sum(taken[name] == recorded[name].digest for name in there), len(recorded)
 
 
@@ -301,14 +301,11 @@ def verify_media(store: Path, root: Path) -> MediaReport:
     record = read_record(store) or {}
     now = look(root, [*record], media_files)
     there = [name for name in record if now[name] is not None]
-    taken = digests(root, there, media_files)
+    place = place_of(root)
+    taken = place.digests(there)
     other = {name for name in record if taken.get(name) != record[name].digest}
     for name in there:
-        if (
-            name not in other
-            and record[name].whole
-            and whole_digest(root, name, media_files) != record[name].whole
-        ):
+        if name not in other and record[name].whole and place.whole_digest(name) != record[name].whole:
             other.add(name)
     stored = {key for index in state.indexes.values() for key in index.keys}
     changes = []

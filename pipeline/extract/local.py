@@ -22,9 +22,11 @@ from caeav.pipeline.extract.collect import Collector, Filling
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Job
+from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
 from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record
 
@@ -75,8 +77,9 @@ class LocalExtraction:
     """Makes the due clips of one run: from requests to child processes to settled records.
 
     `media_read` is called with the media of every decoded clip. `notes`: how often each note was made, by store.
-    `keep`: keep finished records in journals. The clips `alone` come first, none beside another. `watch` is told each
-    clip that begins and that is settled. `pool` gives the child processes, by default new ones.
+    `place`: where media lie that are not in the manifest's folder. `keep`: keep finished records in journals. The clips
+    `alone` come first, none beside another. `watch` is told each clip that begins and that is settled. `pool` gives the
+    child processes, by default new ones.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class LocalExtraction:
         stores: Sequence[Filling],
         media_read: Callable[[str], object],
         *,
+        place: Place | None = None,
         keep: bool = True,
         alone: Sequence[str] = (),
         watch: Watch | None = None,
@@ -94,7 +98,8 @@ class LocalExtraction:
         self.notes: list[Counter[str]] = [Counter() for _ in jobs]
         self.remarks: list[str] = []
         self._context, self._jobs, self._stores, self._media_read = context, jobs, stores, media_read
-        self._root = Path(context.manifest.media_root)
+        self._root, self._place = Path(context.manifest.media_root), place
+        self._files: MediaFiles = FolderFiles(self._root, self._media_of)
         self._plan = plan_clips(stores, self._root)
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
@@ -137,6 +142,10 @@ class LocalExtraction:
         with ExitStack() as stack:
             if self._uses_devices:
                 self._start_runner(stack)
+            if isinstance(self._place, Address):
+                self._files = stack.enter_context(
+                    Spool(self._place, self._context.home, [*self._order()], self._media_of, self._nudge)
+                )
             with self._open_pool() as self._pool:
                 for outcome in self._pool.map(self._requests()):
                     self._take(outcome)
@@ -185,16 +194,29 @@ class LocalExtraction:
     def _clip(self, key: str) -> Clip:
         return clip_of(self._stores, key)
 
+    def _media_of(self, key: str) -> str:
+        return self._clip(key).media
+
+    def _order(self) -> Iterator[str]:
+        """The due clips as they are asked for: those alone first."""
+        others = [key for key in self._plan.due if key not in self._alone] if self._alone else self._plan.due
+        return chain(self._alone, others)
+
     def _requests(self) -> Iterator[Request | None]:
         """Clips in order, None while too many are under way; runs in the pool's thread."""
-        others = [key for key in self._plan.due if key not in self._alone] if self._alone else self._plan.due
         rooms = chain(repeat(1, len(self._alone) + 1 if self._alone else 0), repeat(self._room))
-        for key, room in zip(chain(self._alone, others), rooms, strict=False):
+        for key, room in zip(self._order(), rooms, strict=False):
             while not self._enter(room):
                 yield None
             self._watch(key, True)
-            clip, jobs = self._clip(key), self._plan.due[key]
-            yield {"id": key, "path": str(self._root / clip.media), "start_s": clip.start_s, "jobs": jobs}
+            jobs = self._plan.due[key]
+            try:
+                while (path := self._files.path(key)) is None:
+                    yield None
+            except Lost as lost:
+                self._fail_clip(key, jobs, Failure("media", lost.problem, 1))
+                continue
+            yield {"id": key, "path": path, "start_s": self._clip(key).start_s, "jobs": jobs}
 
     def _enter(self, room: int) -> bool:
         with self._lock:
@@ -215,11 +237,7 @@ class LocalExtraction:
             wrong = validate_reply(outcome, {job: self._jobs[job] for job in jobs})
             failure = Failure("decode", wrong, 1) if wrong else None
         if failure is not None:
-            reason = " ".join(failure.reason.split())
-            entry = Quarantined(key, failure.stage, reason, failure.attempts)
-            self._miss(key, jobs)
-            for job in jobs:
-                self._settle(job, key, entry)
+            self._fail_clip(key, jobs, failure)
         else:
             self._media_read(self._clip(key).media)
             spent = outcome.info["spent"]
@@ -232,6 +250,19 @@ class LocalExtraction:
             self._miss(key, [job for job in jobs if job not in waiting])
             for job in waiting:
                 self._submit(job, outcome)
+            self._decoded(key)
+
+    def _fail_clip(self, key: str, jobs: Sequence[int], failure: Failure) -> None:
+        """A clip cannot be made: it is quarantined in all stores that want it."""
+        entry = Quarantined(key, failure.stage, " ".join(failure.reason.split()), failure.attempts)
+        self._miss(key, jobs)
+        for job in jobs:
+            self._settle(job, key, entry)
+        self._decoded(key)
+
+    def _decoded(self, key: str) -> None:
+        """Nothing more is read of a clip's media."""
+        self._files.done(key)
         with self._lock:
             self._decoding -= 1
         self._nudge()

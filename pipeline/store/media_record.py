@@ -17,11 +17,12 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 
@@ -204,34 +205,50 @@ def _look(path: str, files_of: FilesOf, now: float) -> Facts | None:
 
 def whole_digest(root: Path, name: str, files_of: FilesOf) -> bytes:
     """The digest of all bytes of one of the media; empty if it cannot be read or has more than `WHOLE_BYTES`."""
-    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
     try:
         files = [Path(path) for path in files_of(os.path.join(root, name))]  # noqa: PTH118
         if sum(path.stat().st_size for path in files) > WHOLE_BYTES:
             return b""
-        for path in files:
-            data = path.read_bytes()
-            whole.update(len(data).to_bytes(8, "little"))
-            whole.update(data)
+        return digest_of_files(path.read_bytes() for path in files)
     except OSError:
         return b""
+
+
+def digest_of_files(contents: Iterable[bytes]) -> bytes:
+    """The digest of all bytes of media: the content of each of their files."""
+    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for data in contents:
+        whole.update(len(data).to_bytes(8, "little"))
+        whole.update(data)
+    return whole.digest()
+
+
+def ends_digest(files: Iterable[tuple[int, Callable[[int, int], bytes]]]) -> bytes:
+    """The digest of media: of each of their files the size, and a function that reads from one byte to another."""
+    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for size, read in files:
+        whole.update(size.to_bytes(8, "little"))
+        whole.update(read(0, min(size, END_BYTES)))
+        if size > END_BYTES:
+            whole.update(read(max(END_BYTES, size - END_BYTES), size))
     return whole.digest()
 
 
 def _digest(files: Sequence[str]) -> bytes:
-    whole = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    try:
+    def opened() -> Iterator[tuple[int, Callable[[int, int], bytes]]]:
         for path in files:
             with open(path, "rb") as file:  # noqa: PTH123
-                size = os.fstat(file.fileno()).st_size
-                whole.update(size.to_bytes(8, "little"))
-                whole.update(file.read(END_BYTES))
-                if size > END_BYTES:
-                    file.seek(max(END_BYTES, size - END_BYTES))
-                    whole.update(file.read(END_BYTES))
+                yield os.fstat(file.fileno()).st_size, partial(_read, file)
+
+    try:
+        return ends_digest(opened())
     except OSError:
         return b""
-    return whole.digest()
+
+
+def _read(file: BinaryIO, start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(end - start)
 
 
 def _sha256(data: bytes) -> str:

@@ -9,7 +9,7 @@ indexes, and the rows of a large manifest, are read when they are needed.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.key_index import KeyIndex, Keys
-from caeav.pipeline.store.backend import Shard, backend_of
+from caeav.pipeline.store.backend import Backend, Shard, ShardIndex, backend_of
 from caeav.pipeline.store.dtypes import floats
-from caeav.pipeline.store.errors import Problem, StoreError
+from caeav.pipeline.store.errors import DamagedShard, Problem, StoreError
+from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.state import StoreState, inspect
@@ -91,11 +92,43 @@ class Fetcher:
                 shard.fetch(row)
 
 
+class ShardFiles:
+    """Where the files of shards come from: here, from the store's folder, where they lie already.
+
+    `url` is the store's address in an object store, and empty here; `remote/reading.py` has the other kind.
+    """
+
+    url = ""
+
+    def open(self, backend: Backend, folder: StoreFolder, index: ShardIndex) -> Shard:
+        """Open a shard, its files being there."""
+        return backend.open(folder, index)
+
+    def used(self, index: ShardIndex) -> None:
+        """Note that a record of a shard is read."""
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Records of these shards will be read, one for each number, in this order."""
+
+    def soon(self, number: int) -> bool:
+        """Whether a shard is at hand; if not, it is asked for."""
+        return True
+
+    def gone(self, shards: Mapping[int, Shard]) -> Sequence[int]:
+        """Which of these open shards are at hand no longer and have to be let go."""
+        return ()
+
+    def renew(self, index: ShardIndex) -> bool:
+        """Whether something damaged was put right, so that a record may be read again."""
+        return False
+
+
 class StoreReader:
     """An open store: its `recipe`, `manifest` and `quarantined` clips, and the `keys` it holds, in manifest order."""
 
-    def __init__(self, state: StoreState) -> None:
+    def __init__(self, state: StoreState, files: ShardFiles | None = None) -> None:
         self.path = state.folder.path
+        self.files = files or ShardFiles()
         self.recipe: Recipe = state.recipe
         self.manifest: Manifest = state.manifest
         self.quarantined: tuple[Quarantined, ...] = tuple(
@@ -167,6 +200,32 @@ class StoreReader:
                     fetcher.ask(shard, row)
                 yield _as_floats(self._record(key))
 
+    @property
+    def url(self) -> str:
+        """The store's address in an object store; empty where it lies in a folder."""
+        return self.files.url
+
+    @property
+    def where(self) -> str:
+        """The store's address or folder, for messages."""
+        return self.url or str(self.path)
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """Say which records will be read next, in this order, so that their shards come ahead from an object store."""
+        if self.url:
+            places = (self._places.get(key) for key in keys)
+            self.files.expect(self._shard_and_row(at)[0] for at in places if at is not None)
+
+    def shards_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """The number of the shard of each of `keys`; -1 for those that are not stored."""
+        places = (self._places.get(key) for key in keys)
+        numbers = (-1 if at is None else self._shard_and_row(at)[0] for at in places)
+        return np.fromiter(numbers, np.int64, len(keys))
+
+    def shard_sizes(self) -> Sequence[int]:
+        """The bytes of each shard's files."""
+        return [self._indexes.facts[number].size for number in self._numbers]
+
     def prefetch(self, keys: Iterable[str]) -> None:
         """Ask the system to read the records of `keys` soon, while others are in use; keys not stored are left out."""
         for shard, row in self._unread(keys):
@@ -175,7 +234,17 @@ class StoreReader:
     def _record(self, key: str, *, prefetch: bool = False) -> Record:
         number, row = self._place(key)
         shard = self._shard(number)
-        checked = self._checked.setdefault(number, bytearray(len(shard.index.keys)))
+        try:
+            return self._checked_record(shard, row, prefetch)
+        except DamagedShard:
+            self._shards.pop(number, None)
+            if not self.files.renew(shard.index):
+                raise
+        return self._checked_record(self._shard(number), row, prefetch)
+
+    def _checked_record(self, shard: Shard, row: int, prefetch: bool) -> Record:
+        self.files.used(shard.index)
+        checked = self._checked.setdefault(shard.index.number, bytearray(len(shard.index.keys)))
         if prefetch and not checked[row]:  # the disk can read on while the beginning is checked
             shard.prefetch(row)
         record = shard.record(row, check=not checked[row])
@@ -189,7 +258,8 @@ class StoreReader:
             if at is None:
                 continue
             number, row = self._shard_and_row(at)
-            if number not in self._checked or not self._checked[number][row]:
+            unread = number not in self._checked or not self._checked[number][row]
+            if unread and (number in self._shards or self.files.soon(number)):
                 yield self._shard(number), row
 
     def info(self, key: str) -> dict[str, Any]:
@@ -238,8 +308,10 @@ class StoreReader:
         if number in self._shards:
             self._shards.move_to_end(number)
             return self._shards[number]
+        for other in self.files.gone(self._shards):
+            del self._shards[other]
         index = self._indexes[number]
-        shard = self._backend.open(self._folder, index)
+        shard = self.files.open(self._backend, self._folder, index)
         self._shards[number] = shard
         while len(self._shards) * len(index.files) > OPEN_FILES and len(self._shards) > 1:
             self._shards.popitem(last=False)
@@ -249,11 +321,11 @@ class StoreReader:
         for entry in self.quarantined:
             if entry.key == key:
                 return StoreError(
-                    f"clip {key!r} is quarantined in {self.path}: {entry.stage}: {entry.reason}",
+                    f"clip {key!r} is quarantined in {self.where}: {entry.stage}: {entry.reason}",
                     hint="leave it out, or try it again with --retry-failed",
                 )
         why = "not stored yet" if key in self.missing else "not in its manifest"
-        return StoreError(f"clip {key!r} is not in {self.path}: {why}", hint=f"caeav store show {self.path}")
+        return StoreError(f"clip {key!r} is not in {self.where}: {why}", hint=f"caeav store show {self.path}")
 
     def array_specs(self) -> dict[str, ArraySpec]:
         """Name -> shape and dtype of the arrays in the first record; empty for an empty store."""

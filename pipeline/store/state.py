@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import stat
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,10 +116,22 @@ class InspectedShard:
     digest: bytes
 
 
+SizeOf = Callable[[str], int | None]
+"""The bytes of a shard's file by its name in the store; None where it is not there."""
+
+
 def inspect_shard(
-    folder: StoreFolder, backend: Backend, number: int, fingerprint: str, seal: Seal | None
+    folder: StoreFolder,
+    backend: Backend,
+    number: int,
+    fingerprint: str,
+    seal: Seal | None,
+    size_of: SizeOf | None = None,
 ) -> InspectedShard | Problem:
-    """Read the index of shard `number`; compare it with recipe and seal, and the sizes of the shard's files with it."""
+    """Read the index of shard `number`; compare it with recipe and seal, and the sizes of the shard's files with it.
+
+    `size_of` tells these where the files lie elsewhere.
+    """
     name = folder.index_name(number)
     try:
         data = read_capped(folder.index(number))
@@ -135,24 +148,29 @@ def inspect_shard(
     elif seal and seal.sha256.get(name) != digest.hexdigest():
         what = "not the index that was there when the store was finished: complete.json names another sha256"
     else:
-        return _wrong_file(folder, index) or InspectedShard(index, digest.digest())
+        wrong = _wrong_file(index, size_of or partial(_size_of_file, folder.path))
+        return wrong or InspectedShard(index, digest.digest())
     return Problem(name, what, shard=number)
 
 
-def _wrong_file(folder: StoreFolder, index: ShardIndex) -> Problem | None:
+def _wrong_file(index: ShardIndex, size_of: SizeOf) -> Problem | None:
     for facts in index.files:
-        try:
-            there = (folder.path / facts.name).stat()
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise
-            there = None
-        if there is None or not stat.S_ISREG(there.st_mode):
+        size = size_of(facts.name)
+        if size is None:
             return Problem(facts.name, "the file is missing", shard=index.number)
-        if there.st_size != facts.bytes:
-            what = f"{there.st_size} bytes, its index says {facts.bytes}"
-            return Problem(facts.name, what, shard=index.number)
+        if size != facts.bytes:
+            return Problem(facts.name, f"{size} bytes, its index says {facts.bytes}", shard=index.number)
     return None
+
+
+def _size_of_file(store: Path, name: str) -> int | None:
+    try:
+        there = (store / name).stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return None
+    return there.st_size if stat.S_ISREG(there.st_mode) else None
 
 
 def mismatch(found: InspectedShard, planned: Keys, layout: tuple[Any, ...] | None) -> Problem | None:
@@ -245,10 +263,11 @@ def read_stored_manifest(folder: StoreFolder, sha256: str = "", like: Manifest |
         ) from error
 
 
-def inspect(path: Path, like: Manifest | None = None) -> StoreState:
+def inspect(path: Path, like: Manifest | None = None, size_of: SizeOf | None = None) -> StoreState:
     """Read and compare everything but the content of the shards; rows that `like` has are not checked again.
 
-    Raises `StoreError` when recipe or manifest cannot be read: without them nothing else means anything.
+    `size_of`: of the shards' files, where they lie elsewhere than in the store's folder. Raises `StoreError` when
+    recipe or manifest cannot be read: without them nothing else means anything.
     """
     folder = StoreFolder(path)
     recipe = read_recipe(folder)
@@ -266,7 +285,7 @@ def inspect(path: Path, like: Manifest | None = None) -> StoreState:
     published = folder.published()
     for number in published:
         planned = plan[number] if number < len(plan) else Keys.of(())
-        found = inspect_shard(folder, backend, number, recipe.fingerprint, seal)
+        found = inspect_shard(folder, backend, number, recipe.fingerprint, seal, size_of)
         if not isinstance(found, Problem) and not manifest_doubtful:
             found = mismatch(found, planned, layout) or found
         if isinstance(found, Problem):

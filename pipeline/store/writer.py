@@ -7,7 +7,7 @@ crash at any point costs only the clips in flight.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,8 @@ class StoreWriter:
         self._size = shard_clips(recipe)
         self._planned = self.part.plan(cut(manifest.keys, self._size))
         self._journals = Journals(folder, recipe.fingerprint)
+        self.published: Callable[[int], object] | None = None
+        """Is told the number of each shard that is published, from the writing thread."""
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -250,6 +252,7 @@ class StoreWriter:
             self._unseal()
             if keys:  # a shard is not written when all of its clips failed
                 self._write(plan.number, keys, records)
+                self._tell(plan.number)
         self._journals.drop(plan.number)
 
     def adopt(
@@ -278,6 +281,11 @@ class StoreWriter:
         for index in shards:
             self._indexes[index.number] = index
             self._journals.drop(index.number)
+            self._tell(index.number)
+
+    def _tell(self, number: int) -> None:
+        if self.published is not None:
+            self.published(number)
 
     def drop_damaged(self) -> None:
         """Check the published shards that have to be written again, and drop their damaged records.

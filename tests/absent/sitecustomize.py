@@ -41,6 +41,7 @@ PACKAGES = (
     "ray",
     "pyarrow",
     "plotly",
+    "obstore",
     "playwright",
 )
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}

@@ -15,7 +15,7 @@ import pytest
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import identity, local
+from caeav.pipeline.extract import identity, local, places
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
@@ -175,7 +175,7 @@ def test_a_file_that_was_only_touched_passes_and_is_read_once(
         os.utime(Path(five.media_root) / clip.media, (OLD_S + 9, OLD_S + 9))
     assert run(five, tmp_path / "h").remarks == ()
     read: list[str] = []
-    monkeypatch.setattr(identity, "digests", lambda root, names, of: read.extend(names) or {})
+    monkeypatch.setattr(places, "digests", lambda root, names, of: read.extend(names) or {})
     run(five, tmp_path / "h")
     assert read == []
 
@@ -410,11 +410,11 @@ def test_frames_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
         os.utime(path, (OLD_S, OLD_S))
     names = ["audio_wav/a.wav"]
     first = identity.look(tmp_path, names, identity.media_files)
-    taken = identity.digests(tmp_path, names, identity.media_files)
+    taken = places.digests(tmp_path, names, identity.media_files)
     (frames / "a_2.png").write_bytes(b"y")
     os.utime(frames / "a_2.png", (OLD_S + 1, OLD_S + 1))
     assert identity.look(tmp_path, names, identity.media_files) != first
-    assert identity.digests(tmp_path, names, identity.media_files) != taken
+    assert places.digests(tmp_path, names, identity.media_files) != taken
 
 
 def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tmp_path: Path) -> None:

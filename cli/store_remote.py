@@ -1,0 +1,140 @@
+"""`caeav store push|pull`, and `ls` and `verify` of an address: stores in object stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from caeav.cli.console import print_json, print_table, printable, say
+from caeav.cli.options import HomeOption, JsonOption
+from caeav.cli.store_care import NameOption, TargetArgument, find_targets
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import counted, size_text
+from caeav.pipeline.store import Report
+from caeav.pipeline.store.layout import StoreFolder
+
+UrlArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL", help="An address: s3://bucket/prefix, gs://, az:// or file://.", show_default=False
+    ),
+]
+
+
+CURE = (
+    "to put it right: remove these objects there, then caeav store push from a sound store sends them again"
+)
+
+
+def register(commands: typer.Typer) -> None:
+    """Add the commands to `store`."""
+    commands.command(name="push")(push_command)
+    commands.command(name="pull")(pull_command)
+
+
+def push_command(
+    target: TargetArgument,
+    url: UrlArgument,
+    name: NameOption = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Put it in the place of another state of the store that is there."),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put finished stores below an address, as <URL>/<data set>/<store>: payload, then indexes, the seal last.
+
+    Run again it goes on with what is missing.
+    """
+    from caeav.pipeline.store.remote.push import push
+
+    made = []
+    for path in find_targets(target, name, home):
+        if (
+            not StoreFolder(path).seal.is_file()
+            and name is None
+            and len(find_targets(target, name, home)) > 1
+        ):
+            say(f"{printable(path.name)} is not finished and stays here")
+            continue
+        with _bar("push") as bar:
+            made.append(push(path, url, bar.update, replace=replace))
+    if as_json:
+        print_json([asdict(one) for one in made])
+        return
+    for one in made:
+        print(f"sent         {_shards(one.sent, one.there, one.bytes)}")
+        print(f"store        {printable(one.url)}")
+
+
+def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Bring the store at an address into the home, every file compared with its digest; the same bytes.
+
+    Run again it goes on with what is missing.
+    """
+    from caeav.pipeline.store.remote.pull import pull
+
+    place = Home.find(home)
+    with _bar("pull") as bar:
+        done = pull(url, place.stores, bar.update)
+    if as_json:
+        print_json(asdict(done) | {"path": str(done.path)})
+        return
+    print(f"brought      {_shards(done.came, done.there, done.bytes)}")
+    print(f"store        {printable(done.path)}")
+
+
+def print_list(url: str, dataset: str | None, as_json: bool) -> None:
+    """The stores at or below an address, as `caeav store ls`."""
+    from caeav.pipeline.store.remote.inspecting import list_remote
+
+    found = {address: info for address, info in list_remote(url).items() if dataset in (None, info.dataset)}
+    if as_json:
+        print_json([asdict(info) | {"path": address} for address, info in found.items()])
+        return
+    if not found:
+        say(f"no store at {printable(url)}; `caeav store push` or --publish puts one there")
+        return
+    print_table(
+        ("data set", "store", "clips", "of", "quarantined", "size", "state"),
+        [
+            (i.dataset, i.path.name, i.clips, i.expected, i.quarantined, size_text(i.bytes), i.state)
+            for i in found.values()
+        ],
+    )
+    for address, info in found.items():
+        if info.problem:
+            say(f"{printable(address)}: {printable(info.problem)}")
+
+
+def verify_address(url: str) -> Report:
+    """Read all of the store at an address, with a bar."""
+    from caeav.pipeline.store.remote.inspecting import verify_remote
+
+    with _bar("verify") as bar:
+        return verify_remote(url, bar.update)
+
+
+def check_unmixed(url: str, options: Mapping[str, object]) -> None:
+    """Raises `CaeavError` for options that say nothing about an address."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise CaeavError(
+            f"{', '.join(given)} with {url}", hint="an address names one store; media are not compared there"
+        )
+
+
+def _bar(what: str) -> tqdm[Any]:
+    """A count of bytes; short work shows none."""
+    return tqdm(unit="B", unit_scale=True, desc=what, leave=False, delay=0.5)
+
+
+def _shards(new: int, there: int, size: int) -> str:
+    rest = f"; {there} there already" if there else ""
+    return f"{counted(new, 'shard')}, {size_text(size)}{rest}"

@@ -1,0 +1,1 @@
+"""Stores in object stores: put there, brought from there, read from there."""

@@ -1,0 +1,421 @@
+"""Stores in an object store: the same bytes there and back, payload before index before seal, and every fault met."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_server import S3, Fault
+
+from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
+from caeav.pipeline.store import StoreReader, verify
+from caeav.pipeline.store.errors import DamagedShard, DamagedStore, IncompleteStore, StoreError
+from caeav.pipeline.store.remote import faults
+from caeav.pipeline.store.remote.bucket import PART_BYTES, Bucket
+from caeav.pipeline.store.remote.faults import AccessRefused, Different, ObjectGone, RemoteError, WrongBytes
+from caeav.pipeline.store.remote.inspecting import list_remote, verify_remote
+from caeav.pipeline.store.remote.pull import pull
+from caeav.pipeline.store.remote.push import push
+from caeav.pipeline.store.remote.reading import open_remote
+from caeav.pipeline.store.remote.url import is_url, parse_url, url_of_path
+from caeav.pipeline.store.testing_data import Toy, contents
+
+URL = "s3://bucket/some/prefix"
+
+
+@pytest.fixture(params=["webdataset", "zarr"])
+def toy(request: pytest.FixtureRequest, tmp_path: Path) -> Toy:
+    """A finished store of 10 clips in 3 shards, one clip quarantined."""
+    made = Toy(tmp_path / "stores", request.param)
+    made.write(failing=["clip005"])
+    return made
+
+
+@pytest.fixture
+def tar(tmp_path: Path) -> Toy:
+    """The same in the default format."""
+    made = Toy(tmp_path / "stores")
+    made.write(failing=["clip005"])
+    return made
+
+
+@pytest.fixture
+def impatient(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may take half a second."""
+    monkeypatch.setattr(faults, "PATIENCE", replace(faults.PATIENCE, timeout_s=0.5))
+
+
+def address(toy: Toy) -> str:
+    return f"{URL}/toy/{toy.folder.name}"
+
+
+def inside(toy: Toy, s3: S3) -> dict[str, bytes]:
+    """The objects of the store, by their names in it."""
+    prefix = address(toy).removeprefix("s3://bucket/") + "/"
+    return {name.removeprefix(prefix): data for name, data in s3.objects().items()}
+
+
+def test_there_and_back_are_the_same_bytes(toy: Toy, s3: S3, tmp_path: Path) -> None:
+    sent = push(toy.folder, URL)
+    assert (sent.url, sent.sent, sent.there) == (address(toy), 3, 0)
+    held = contents(toy.folder)
+    wanted = {name: data for name, data in held.items() if not name.startswith((".lock", "spare/"))}
+    assert inside(toy, s3) == wanted
+    told: list[int] = []
+    done = pull(sent.url, tmp_path / "other", told.append)
+    assert (done.came, done.there, sum(told)) == (3, 0, done.bytes)
+    assert contents(done.path) == held and verify(done.path).sound
+    again = pull(sent.url, tmp_path / "other")
+    assert (again.came, again.there) == (0, 3)
+
+
+def test_payload_goes_first_then_the_index_and_the_seal_last(toy: Toy, s3: S3) -> None:
+    push(toy.folder, URL)
+    puts = [key.partition(f"{toy.folder.name}/")[2] for method, key in s3.seen if method == "PUT"]
+    assert puts[0] == "recipe.json" and puts[-1] == "complete.json"
+    for number in range(3):
+        files = StoreReader.open(toy.folder)._indexes[number].files
+        assert max(puts.index(facts.name) for facts in files) < puts.index(f"index/00000{number}.idx")
+
+
+def test_what_is_there_is_not_sent_again(toy: Toy, s3: S3) -> None:
+    push(toy.folder, URL)
+    s3.seen.clear()
+    again = push(toy.folder, URL)
+    assert (again.sent, again.there, again.bytes) == (0, 3, 0)
+    assert not [key for method, key in s3.seen if method == "PUT" and "/shards" in key and "json" not in key]
+
+
+def test_broken_off_at_any_put_it_goes_on_to_the_same_objects(tar: Toy, s3: S3) -> None:
+    """At no point is there an index without its whole shard, or a seal without everything."""
+    push(tar.folder, URL)
+    wanted, puts = inside(tar, s3), s3.requests["PUT"]
+    files = {i.number: i.files[0] for i in StoreReader.open(tar.folder)._indexes.values()}
+    for stop in range(puts):
+        s3.clear()
+        s3.faults = [Fault(403, "PUT", times=1000, after=stop)]
+        with pytest.raises(AccessRefused, match=re.escape(URL)):
+            push(tar.folder, URL)
+        there = inside(tar, s3)
+        assert "complete.json" not in there
+        for number, facts in files.items():
+            if f"index/00000{number}.idx" in there:
+                assert there[facts.name] == wanted[facts.name]
+        with pytest.raises((IncompleteStore, StoreError)):
+            open_remote(address(tar), Home(tar.stores.parent))
+        s3.faults.clear()
+        push(tar.folder, URL)
+        assert inside(tar, s3) == wanted
+
+
+PUSH = """
+import sys; from pathlib import Path; from caeav.pipeline.store.remote.push import push
+push(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_a_process_killed_between_payload_and_index_costs_nothing(tar: Toy, s3: S3) -> None:
+    s3.faults = [Fault("late", "PUT", r"index/", times=9, seconds=20.0)]
+    child = subprocess.Popen([sys.executable, "-c", PUSH, str(tar.folder), URL])
+    deadline = time.monotonic() + 60
+    while (
+        not any("index/" in key for method, key in s3.seen if method == "PUT") and time.monotonic() < deadline
+    ):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    s3.faults.clear()
+    there = inside(tar, s3)
+    assert "shards/000000.tar" in there and "complete.json" not in there
+    assert not verify_remote(address(tar)).finished
+    push(tar.folder, URL)
+    assert verify_remote(address(tar)).sound
+
+
+FAULTS: list[tuple[int | str, type[RemoteError], str]] = [
+    (500, RemoteError, "500 Internal Server Error"),
+    (503, RemoteError, "503 Service Unavailable SlowDown"),
+    ("late", RemoteError, "no answer in time"),
+    ("slow", RemoteError, "no answer in time"),
+    ("truncate", RemoteError, "broke off"),
+    ("wrong", WrongBytes, "sha256"),
+    (404, ObjectGone, "no such object"),
+    (400, AccessRefused, "ExpiredToken"),
+    (403, AccessRefused, "AccessDenied"),
+]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _, _ in FAULTS])
+def test_a_fault_that_passes_is_not_noticed(
+    kind: int | str, tar: Toy, s3: S3, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind in ("late", "slow"):
+        request.getfixturevalue("impatient")
+    push(tar.folder, URL)
+    s3.faults = [Fault(kind, "GET", r"\.tar$", times=1), Fault(kind, "GET", r"\.idx$", times=1)]
+    if kind == 404:
+        s3.faults.pop()  # small files are looked for, not expected
+    store = open_remote(address(tar), Home(tmp_path / "home"))
+    assert [tar.same(record) for record in store] == [True] * 9
+    assert not any(fault.times for fault in s3.faults)
+
+
+@pytest.mark.parametrize(("kind", "error", "says"), FAULTS)
+def test_a_fault_that_stays_is_an_error_and_never_data(
+    kind: int | str,
+    error: type[RemoteError],
+    says: str,
+    tar: Toy,
+    s3: S3,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    if kind in ("late", "slow"):
+        request.getfixturevalue("impatient")
+    push(tar.folder, URL)
+    store = open_remote(address(tar), Home(tmp_path / "home"))
+    s3.faults = [Fault(kind, "GET", r"000001\.tar$", times=1000, seconds=1.2)]
+    seen = []
+    with pytest.raises(error, match=says) as raised:
+        for key in store.keys:
+            seen.append(store.read(key))
+    assert len(seen) == 4 and all(map(tar.same, seen))
+    assert f"{address(tar)}/shards/000001.tar" in raised.value.problem and raised.value.hint
+    attempts = 3 if kind == "wrong" else 4
+    assert 1000 - s3.faults[0].times == attempts, "tried again, and not for ever"
+    assert "a-secret" not in str(raised.value) and "AKIATEST" not in str(raised.value)
+    s3.faults.clear()
+    assert all(map(tar.same, store)), "once the fault has passed the same reader goes on"
+
+
+def test_an_object_that_vanishes_is_an_error(tar: Toy, s3: S3, tmp_path: Path) -> None:
+    push(tar.folder, URL)
+    store = open_remote(address(tar), Home(tmp_path / "home"))
+    s3.faults = [Fault("vanish", "GET", r"000002\.tar$")]
+    with pytest.raises(ObjectGone, match=r"000002\.tar"):
+        store.read("clip009")
+    with pytest.raises(
+        DamagedShard, match=re.escape(f"{address(tar)}/shards/000002.tar: the file is missing")
+    ):
+        open_remote(address(tar), Home(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("name", ["complete.json", "recipe.json", "manifest.jsonl", "index/000001.idx"])
+def test_small_files_that_are_not_what_was_put_there_are_refused(
+    name: str, tar: Toy, s3: S3, tmp_path: Path
+) -> None:
+    push(tar.folder, URL)
+    key = f"{address(tar).removeprefix('s3://bucket/')}/{name}"
+    held = s3.objects()[key]
+    for damaged in (held[: len(held) // 2], held[:-9] + bytes([held[-9] ^ 4]) + held[-8:]):
+        s3.put(key, damaged)
+        with pytest.raises((DamagedStore, WrongBytes), match=re.escape(address(tar))):
+            open_remote(address(tar), Home(tmp_path / "home"))
+        with pytest.raises((DamagedStore, WrongBytes, StoreError)):
+            pull(address(tar), tmp_path / "pulled")
+        assert not list((tmp_path / "pulled").rglob("complete.json"))
+
+
+def test_credentials_that_were_renewed_are_taken(tar: Toy, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is made anew after a refusal, so that what the environment says now counts."""
+    bucket = Bucket(URL)
+    bucket.put("a", b"1")
+    first = bucket._store
+    s3.faults = [Fault(400, "GET", "a$")]
+    assert bucket.read("a") == b"1"
+    assert bucket._store is not first
+
+
+def test_an_answer_that_got_lost_does_no_harm(s3: S3) -> None:
+    """The object is there, the answer says 500: the second attempt finds it, and its bytes are compared."""
+    bucket = Bucket(URL)
+    s3.faults = [Fault("lost", "PUT")]
+    assert bucket.create("index", b"one") is False
+    assert bucket.create("index", b"one") is False
+    with pytest.raises(Different, match=f"{URL}/index: other bytes"):
+        bucket.create("index", b"two")
+    assert bucket.read("index") == b"one"
+
+
+def test_large_objects_come_in_parts_each_tried_by_itself(s3: S3, tmp_path: Path) -> None:
+    import hashlib
+
+    data = os.urandom(PART_BYTES * 3 + 5)
+    (tmp_path / "large").write_bytes(data)
+    bucket = Bucket(URL, patience=None)
+    s3.put("some/prefix/large", data)
+    s3.faults = [Fault(500, "GET", "large", times=2), Fault("truncate", "GET", "large", after=1)]
+    out = bytearray(len(data))
+
+    def write(at: int, part: bytes) -> None:
+        out[at : at + len(part)] = part
+
+    bucket.fetch("large", len(data), hashlib.sha256(data).hexdigest(), write)
+    assert out == data and s3.requests["GET"] == 4 + 3
+
+
+def test_another_state_is_refused_and_replaced_on_request(tar: Toy, s3: S3) -> None:
+    push(tar.folder, URL)
+    before = inside(tar, s3)
+    tar.write(tar.manifest(13), retry_failed=True)
+    with pytest.raises(Different, match="another state of this store") as raised:
+        push(tar.folder, URL)
+    assert "--replace" in raised.value.hint and inside(tar, s3) == before
+    s3.seen.clear()
+    push(tar.folder, URL, replace=True)
+    changes = [(m, k.rpartition("/")[2]) for m, k in s3.seen if m == "PUT" or (m == "POST" and "delete" in k)]
+    assert changes[-1] == ("PUT", "complete.json")
+    assert verify_remote(address(tar)).sound
+    assert verify_remote(address(tar)).stored == 13
+
+
+def test_a_damaged_or_unfinished_store_is_not_published(tar: Toy, s3: S3) -> None:
+    shard = tar.folder / "shards/000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[5000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DamagedShard, match="not the bytes that its index says"):
+        push(tar.folder, URL)
+    assert "complete.json" not in inside(tar, s3) and "shards/000001.tar" not in inside(tar, s3)
+    (tar.folder / "complete.json").unlink()
+    with pytest.raises(IncompleteStore):
+        push(tar.folder, URL)
+
+
+def test_verify_lists_all_that_is_wrong(tar: Toy, s3: S3) -> None:
+    push(tar.folder, URL)
+    prefix = address(tar).removeprefix("s3://bucket/")
+    held = s3.objects()
+    s3.put(f"{prefix}/shards/000000.tar", held[f"{prefix}/shards/000000.tar"][:-1] + b"x")
+    s3.buckets["bucket"].pop(f"{prefix}/shards/000001.tar")
+    s3.put(f"{prefix}/shards/000009.tar", b"stray")
+    told: list[int] = []
+    report = verify_remote(address(tar), told.append)
+    assert {p.where: p.what.partition(" is ")[0] for p in report.problems} == {
+        "shards/000000.tar": "sha256",
+        "shards/000001.tar": "the file",  # is missing
+        "shards/000009.tar": "does not belong to the finished store",
+    }
+    assert not report.sound and sum(told) > 0
+    s3.buckets["bucket"].pop(f"{prefix}/shards/000000.tar")  # as the message says
+    s3.buckets["bucket"].pop(f"{prefix}/shards/000009.tar")
+    assert push(tar.folder, URL).sent == 2
+    assert verify_remote(address(tar)).sound
+
+
+def test_stores_below_an_address_are_listed(tar: Toy, s3: S3) -> None:
+    push(tar.folder, URL)
+    (info,) = list_remote("s3://bucket").values()
+    assert (info.dataset, info.state, info.clips, info.quarantined) == ("toy", "complete", 9, 1)
+    for place in (URL, f"{URL}/toy", address(tar)):
+        assert list_remote(place) == {address(tar): info}
+    s3.buckets["bucket"].pop(f"{address(tar).removeprefix('s3://bucket/')}/complete.json")
+    (info,) = list_remote(URL).values()
+    assert info.state == "partial"
+    assert list_remote("s3://elsewhere") == {}
+
+
+def test_a_pull_that_breaks_off_goes_on_and_foreign_folders_are_left_alone(
+    tar: Toy, s3: S3, tmp_path: Path
+) -> None:
+    push(tar.folder, URL)
+    held, other = contents(tar.folder), tmp_path / "other"
+    s3.faults = [Fault("wrong", "GET", r"000001\.tar$", times=100)]
+    with pytest.raises(WrongBytes):
+        pull(address(tar), other)
+    folder = other / "toy" / tar.folder.name
+    assert not (folder / "complete.json").exists() and not (folder / "shards/000001.tar").exists()
+    with pytest.raises(IncompleteStore):
+        StoreReader.open(folder)
+    s3.faults.clear()
+    pull(address(tar), other)
+    assert contents(folder) == held
+    (folder / "complete.json").write_bytes(held["complete.json"] + b"\n")
+    with pytest.raises(StoreError, match="another state"):
+        pull(address(tar), other)
+
+
+def test_a_folder_of_this_machine_is_an_address_too(toy: Toy, needs: Any, tmp_path: Path) -> None:
+    needs("obstore")
+    url = f"file://{tmp_path / 'far'}"
+    sent = push(toy.folder, url)
+    assert sent.url == f"{url}/toy/{toy.folder.name}" and push(toy.folder, url).sent == 0
+    store = open_remote(sent.url, Home(tmp_path / "home"))
+    assert all(map(toy.same, store)) and len(store) == 9
+    assert verify_remote(sent.url).sound
+    assert contents(pull(sent.url, tmp_path / "pulled").path) == contents(toy.folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://host/x", "s3://user:pass@bucket/x", "s3://bucket/x?sig=abc", "s3://", "s3://b/../c", "gs:x"],
+)
+def test_addresses_with_credentials_or_of_other_schemes_are_refused(text: str) -> None:
+    with pytest.raises(CaeavError) as raised:
+        parse_url(text)
+    assert "pass" not in str(raised.value) and "abc" not in str(raised.value)
+
+
+def test_addresses_are_read_as_they_are_written() -> None:
+    assert str(parse_url("s3://bucket//a/b/")) == "s3://bucket/a/b"
+    assert str(parse_url("file:///a/b")) == "file:///a/b"
+    assert url_of_path(Path("s3://bucket/AVE")) == "s3://bucket/AVE" and url_of_path(Path("a/b")) == ""
+    assert is_url("s3://b/x") and not is_url("a/b") and not is_url("tokens:visual")
+
+
+def test_a_profile_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, needs: Any) -> None:
+    needs("obstore")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(CaeavError, match="AWS_PROFILE names a profile") as raised:
+        Bucket(URL).read("a")
+    assert raised.value.hint
+
+
+def test_another_server_understands_the_same(toy: Toy, s3: S3, needs: Any, tmp_path: Path) -> None:
+    """moto's, which was written by others: conditional puts, parts, listings, removals."""
+    needs("boto3")
+    needs("moto")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="bucket")
+            assert push(toy.folder, URL).sent == 3 and push(toy.folder, URL).sent == 0
+            assert contents(pull(address(toy), tmp_path / "pulled").path) == contents(toy.folder)
+            toy.write(toy.manifest(13), retry_failed=True)
+            with pytest.raises(Different):
+                push(toy.folder, URL)
+            push(toy.folder, URL, replace=True)
+            assert all(map(toy.same, open_remote(address(toy), Home(tmp_path / "home"))))
+    finally:
+        server.stop()
+
+
+def test_nothing_of_it_is_imported_by_default() -> None:
+    code = (
+        "import sys, caeav.cli.app as a; a.build(); import caeav.pipeline.store, caeav.model.train.experiment;"
+        "print([m for m in ('obstore', 'boto3') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_the_library_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(CaeavError, match=r"pip install 'caeav\[remote\]'"):
+        Bucket(URL)
