@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import typer
+from forked_command import run_command
 
 from caeav.cli import app, everywhere
 from caeav.cli.everywhere import Remarks, add_common
@@ -21,14 +20,12 @@ from caeav.model.train.settings import meanings, settings
 
 
 def caeav(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "caeav.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env={**os.environ, "CAEAV_HOME": str(cwd / "home")},
-    )
+    return run_command([*arguments], cwd)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
 
 
 def leaves(command: object, path: str = "caeav") -> list[tuple[str, object]]:
