@@ -36,12 +36,13 @@ MARK = "CAEAV_TRIAL"
 """A variable in the environment of all that is started, and so known as ours."""
 BACKENDS = ("webdataset", "zarr")
 LONGEST_S = 400.0
+TRIES = 4
+"""To start a head: on a busy machine Ray gives up early."""
 MOST = 8
 """Kills during one command."""
 LOOPBACK = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_raylet_start_wait_time_s": "180",
     "OMP_NUM_THREADS": "1",
 }
 """Several nodes on one busy machine, and on its loopback address alone, as on systems without real clusters."""
@@ -278,9 +279,17 @@ class Trial:
         """A cluster with all of its nodes."""
         from ray.cluster_utils import Cluster
 
-        if self.cluster is None:
-            head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-            self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        for left in reversed(range(TRIES)):
+            if self.cluster is not None:
+                break
+            try:
+                self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+            except Exception as error:
+                if not left:
+                    raise
+                print(f"the head did not start: {error}", file=sys.stderr)
+                self.stop_cluster()
         while len(self.cluster.worker_nodes) < self.args.nodes:
             self.add_node()
         for process in of_cluster():  # one that was stopped, of a command that is over

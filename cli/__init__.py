@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from caeav.cli.surroundings import INTERRUPTED, finished_status, leave, settle_in, stopped_status
+from caeav.cli.surroundings import INTERRUPTED, end, finished_status, leave, settle_in, speaks, stopped_status
 
 
 def main() -> None:
@@ -22,8 +22,9 @@ def main() -> None:
         status = leaving.code
     leave()
     if status == INTERRUPTED:
-        print("interrupted; what is finished is kept", file=sys.stderr)
-        sys.exit(stopped_status())
+        if speaks():
+            print("interrupted; what is finished is kept", file=sys.stderr)
+        end(stopped_status())
     try:
         status = finished_status(status)
     except OSError as error:
@@ -32,4 +33,4 @@ def main() -> None:
             file=sys.stderr,
         )
         status = 1
-    sys.exit(status)
+    end(status)

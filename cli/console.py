@@ -30,8 +30,19 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
 
 
+_silent = False
+
+
+def be_silent(silent: bool) -> None:
+    """Whether `say` says nothing from here on: in a process that works for another one."""
+    global _silent
+    _silent = silent
+
+
 def say(text: str) -> None:
     """Lines for the reader (stderr), so that stdout stays a clean result; nothing in them steers a terminal."""
+    if _silent:
+        return
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 

@@ -72,7 +72,7 @@ def evaluate(
             "--drop-leaks", help="Leave out clips whose video is in another split too; prints both scores."
         ),
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -72,7 +72,7 @@ def predict(
         Path | None,
         typer.Option("--out", help="Folder for JSON and images.", show_default="<run>/predictions/<file>"),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

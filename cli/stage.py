@@ -274,7 +274,7 @@ def next_step(
 def _as_typed(value: Path | str | float) -> str:
     if isinstance(value, Path):
         return url_of_path(value) or str(value)
-    return f"{value:g}" if isinstance(value, float) else value
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def train_step(dataset: str, home: Path | None) -> str:

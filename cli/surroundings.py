@@ -7,13 +7,14 @@ it runs before the program is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as shells have it."""
@@ -22,10 +23,14 @@ TERMINATED = 128 + signal.SIGTERM
 UNREAD = 128 + signal.SIGPIPE
 """When stdout was closed before all was written: `caeav store ls | head -1`."""
 
+LAUNCHER = "CAEAV_LAUNCHER"
+"""Of the environment: the process that started this one as one of several, and speaks of how they end."""
+
 LATER_S = 0.02
 
 _ended_by = signal.SIGINT
 _stdout: _Stdout | None = None
+_at_once = False
 
 
 def settle_in() -> None:
@@ -48,6 +53,28 @@ def leave() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_DFL)
+
+
+def speaks() -> bool:
+    """Whether this process tells how it ended: not one that was started to share the work of another."""
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    return LAUNCHER not in os.environ and (alone or os.environ.get("RANK") == "0")
+
+
+def end_at_once() -> None:
+    """Let `end` not wait for what other threads of this process are about."""
+    global _at_once
+    _at_once = True
+
+
+def end(status: int | str | None) -> NoReturn:
+    """Exit with `status`."""
+    if _at_once and (status is None or isinstance(status, int)):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 def stopped_status() -> int:

@@ -12,6 +12,7 @@ import typer
 from caeav.cli import datasets
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import CacheBytesOption, HomeOption, JsonOption, at_home, limit_cache, live_opener
+from caeav.cli.several import one_of_several, start_several
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.remembered import last_dataset
@@ -23,6 +24,7 @@ from caeav.pipeline.store.remote.url import Url, is_url, parse_url
 if TYPE_CHECKING:
     from caeav.model.train.experiment import Experiment
     from caeav.model.train.loop import Watcher
+    from caeav.model.train.processes import Processes
     from caeav.model.train.runs import Run
 
 
@@ -86,7 +88,15 @@ def train(
         bool, typer.Option("--drop-leaks", help="Leave out clips whose video is in another split too.")
     ] = False,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu or cuda.", show_default="auto")
+        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", show_default="auto")
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            help="GPUs that share every batch, as 0,1 (cpu,cpu for two CPU processes): one process each.",
+            show_default=False,
+        ),
     ] = None,
     inject_from: Annotated[
         str | None,
@@ -106,55 +116,61 @@ def train(
 ) -> None:
     """Train adapters and a task head on cached tokens; without --inject-from no backbone is loaded, and never a
     decoder."""
+    if devices is not None:
+        start_several(devices, device)
     from caeav.model.train.groups import finished_group
 
-    place = Home.find(home)
-    limit_cache(cache_bytes)
-    changes = {
-        "--dataset": dataset,
-        "--config": config,
-        "--set": assignments,
-        "--seeds": seeds,
-        "--select-on": select_on,
-        "--protocol": protocol,
-        "--drop-leaks": drop_leaks or None,
-        "--inject-from": inject_from,
-    }
-    if resume is not None:
-        given = [f"--{name}" for name in ("task", "recipe") if _typed(context, name)]
-        given += [name for name, value in changes.items() if value]
-        if given:
-            raise CaeavError(
-                f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
-                hint="leave them out, or train a new run without --resume",
-            )
-        result = _resume(place, resume, device)
-        _begin_rest(place, result["group"], device)
-        finish(finished_group(place, result["group"]) or [result], place, as_json)
-        return
-    dataset = choose_dataset(place, dataset, task, config, assignments or [])
-    task = task or task_of(place, dataset, _address_in(assignments or []))
-    changes["--dataset"] = dataset
-    dedicated = {
-        "dataset": dataset,
-        "select_on": select_on,
-        "protocol": protocol,
-        "drop_leaks": drop_leaks or None,
-        "training.device": device,
-        "model.adapters.placement": "inject" if inject_from else None,
-        "model.adapters.inject_from": inject_from,
-    }
-    command = ["caeav", "train", "--task", task, "--recipe", recipe]
-    for name, value in changes.items():
-        for one in value if isinstance(value, list) else [value]:
-            command += [] if one is None else [name] if one is True else [name, str(one)]
-    results = _train_all(
-        place,
-        (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
-        seed_list(seeds),
-        shlex.join(command),
-    )
-    finish(results, place, as_json)
+    with one_of_several() as processes:
+        place = Home.find(home)
+        limit_cache(cache_bytes)
+        changes = {
+            "--dataset": dataset,
+            "--config": config,
+            "--set": assignments,
+            "--seeds": seeds,
+            "--select-on": select_on,
+            "--protocol": protocol,
+            "--drop-leaks": drop_leaks or None,
+            "--inject-from": inject_from,
+        }
+        if resume is not None:
+            given = [f"--{name}" for name in ("task", "recipe") if _typed(context, name)]
+            given += [name for name, value in changes.items() if value]
+            if given:
+                raise CaeavError(
+                    f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
+                    hint="leave them out, or train a new run without --resume",
+                )
+            result = _resume(place, resume, device, processes)
+            _begin_rest(place, result["group"], device, processes)
+            if processes.main:
+                finish(finished_group(place, result["group"]) or [result], place, as_json)
+            return
+        dataset = choose_dataset(place, dataset, task, config, assignments or [])
+        task = task or task_of(place, dataset)
+        changes["--dataset"] = dataset
+        dedicated = {
+            "dataset": dataset,
+            "select_on": select_on,
+            "protocol": protocol,
+            "drop_leaks": drop_leaks or None,
+            "training.device": device,
+            "model.adapters.placement": "inject" if inject_from else None,
+            "model.adapters.inject_from": inject_from,
+        }
+        command = ["caeav", "train", "--task", task, "--recipe", recipe]
+        for name, value in changes.items():
+            for one in value if isinstance(value, list) else [value]:
+                command += [] if one is None else [name] if one is True else [name, str(one)]
+        results = _train_all(
+            place,
+            (task, recipe, config, assignments or [], {k: v for k, v in dedicated.items() if v is not None}),
+            seed_list(seeds),
+            shlex.join(command),
+            processes,
+        )
+        if processes.main:
+            finish(results, place, as_json)
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -164,24 +180,31 @@ def _typed(context: typer.Context, name: str) -> bool:
 
 
 def _train_all(
-    home: Home, asked: tuple[str, str, Path | None, list[str], dict[str, Any]], seeds: list[int], command: str
+    home: Home,
+    asked: tuple[str, str, Path | None, list[str], dict[str, Any]],
+    seeds: list[int],
+    command: str,
+    processes: Processes,
 ) -> list[dict[str, Any]]:
     """Train one run per seed on the same joined data."""
     from caeav.model.train.config_file import resolve_config
     from caeav.model.train.experiment import prepare
-    from caeav.model.train.runs import ORIGIN, create_run
+    from caeav.model.train.runs import ORIGIN
 
-    experiment = prepare(home, resolve_config(*asked), live_opener(home))
+    experiment = processes.together(
+        lambda: prepare(home, resolve_config(*asked), live_opener(home), processes)
+    )
     results: list[dict[str, Any]] = []
     group = ""
     for seed in seeds or [experiment.config.seed]:
         experiment = experiment.with_seed(seed)
-        run = create_run(home, experiment.config)
+        run = _new_run(home, experiment)
         if len(seeds) > 1 and not group:
             group = f"{run.name.removesuffix(f'-s{seed}')}-seeds-{'-'.join(map(str, seeds))}"
         if not results:
             _introduce(experiment)
-        run.write(ORIGIN, {"command": command, "group": group, "seeds": seeds if group else []})
+        if processes.main:
+            run.write(ORIGIN, {"command": command, "group": group, "seeds": seeds if group else []})
         try:
             results.append(_train_one(experiment, run))
         except KeyboardInterrupt:
@@ -192,39 +215,53 @@ def _train_all(
     return results
 
 
-def _begin_rest(home: Home, group: str, device: str | None) -> None:
+def _new_run(home: Home, experiment: Experiment) -> Run:
+    """A run folder, made by the main process."""
+    from caeav.model.train.runs import Run, create_run
+
+    return Run(home.runs / experiment.processes.agree(lambda: create_run(home, experiment.config).name))
+
+
+def _begin_rest(home: Home, group: str, device: str | None, processes: Processes) -> None:
     """Train the seeds of a group that have no run yet because of an interruption."""
     from caeav.model.train.experiment import reopen
     from caeav.model.train.groups import members
-    from caeav.model.train.runs import ORIGIN, create_run
+    from caeav.model.train.runs import ORIGIN, find_run
 
-    runs = members(home, group)
-    origin = runs[0].origin() if runs else {}
-    begun = {run.config().seed for run in runs}
-    left = [seed for seed in origin.get("seeds", []) if seed not in begun]
-    if left:
-        experiment = reopen(home, runs[0], device, live_opener(home))
-    for seed in left:
-        run = create_run(home, experiment.with_seed(seed).config)
-        run.write(ORIGIN, origin)
+    def missing() -> dict[str, Any]:
+        runs = members(home, group)
+        origin = runs[0].origin() if runs else {}
+        begun = {run.config().seed for run in runs}
+        left = [seed for seed in origin.get("seeds", []) if seed not in begun]
+        return {"run": runs[0].name if runs else "", "origin": origin, "seeds": left}
+
+    rest = processes.agree(missing)
+    if rest["seeds"]:
+        first = find_run(home, rest["run"])
+        experiment = processes.together(lambda: reopen(home, first, device, live_opener(home), processes))
+    for seed in rest["seeds"]:
+        run = _new_run(home, experiment.with_seed(seed))
+        if processes.main:
+            run.write(ORIGIN, rest["origin"])
         _train_one(experiment.with_seed(seed), run)
 
 
-def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
+def _resume(home: Home, name: str, device: str | None, processes: Processes) -> dict[str, Any]:
     """Resume a run; a finished one is only printed."""
     from caeav.model.train.experiment import reopen
     from caeav.model.train.provenance import describe_environment, environment_differences
     from caeav.model.train.runs import ENVIRONMENT, find_run
 
-    run = find_run(home, name)
-    result = run.result()
+    run = processes.together(lambda: find_run(home, name))
+    result = processes.agree(run.result)
     if result is not None:
         say(f"run {run.name} is finished; nothing to do")
         return result
-    experiment = reopen(home, run, device, live_opener(home))
+    experiment = processes.together(lambda: reopen(home, run, device, live_opener(home), processes))
     _introduce(experiment)
-    if (run.folder / ENVIRONMENT).exists():
-        changed = environment_differences(run.read(ENVIRONMENT), describe_environment(experiment.device))
+    if processes.main and (run.folder / ENVIRONMENT).exists():
+        here = describe_environment(experiment.device, processes.count)
+        changed = environment_differences(run.read(ENVIRONMENT), here)
         if changed:
             say(f"  note      numbers may differ from an uninterrupted run, since {'; '.join(changed)}")
     return _train_one(experiment, run)
@@ -232,6 +269,7 @@ def _resume(home: Home, name: str, device: str | None) -> dict[str, Any]:
 
 def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
     from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog
+    from caeav.model.train.processes import LostProcessError, watching_others
     from caeav.model.train.runs import METRICS, TENSORBOARD
     from caeav.model.train.session import train as train_run
 
@@ -241,11 +279,16 @@ def _train_one(experiment: Experiment, run: Run) -> dict[str, Any]:
         TensorBoardLog(run.folder / TENSORBOARD),
         ProgressBar(samples, task.sample_noun, task.metric, experiment.config.select_on),
     ]
+    watchers = watchers if experiment.processes.main else []
     say(f"  run       {run.folder}")
+    further = f"caeav train --resume {run.name}{at_home(experiment.home)}"
     try:
-        return train_run(experiment, run, watchers)
+        with watching_others():
+            return train_run(experiment, run, watchers)
+    except LostProcessError as error:
+        raise LostProcessError(error.problem, hint=f"{error.hint}; then {further}") from error
     except KeyboardInterrupt:
-        say(f"interrupted; continue with: caeav train --resume {run.name}{at_home(experiment.home)}")
+        say(f"interrupted; continue with: {further}")
         raise
 
 
@@ -255,6 +298,8 @@ def _introduce(experiment: Experiment) -> None:
 
     for line in introduction(experiment):
         say(printable(line))
+    if experiment.processes.count > 1:
+        say(f"  processes {experiment.processes.count}, which divide every batch among themselves")
 
 
 def choose_dataset(

@@ -130,6 +130,16 @@ def needs() -> Needs:
     return check
 
 
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips are decoded in this process."""
+    from inline_pool import InlinePool
+
+    from caeav.pipeline.extract import local
+
+    monkeypatch.setattr(local, "WorkerPool", InlinePool)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real media, annotations and vectors: `CAEAV_SHARED`, by default `../shared`."""

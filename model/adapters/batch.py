@@ -157,6 +157,11 @@ class TrunkOutput:
     visual_weights: Tensor | None = None
     audio_weights: Tensor | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.visual.device
+
     def pooled_visual(self) -> Tensor:
         """The mean visual token of every segment, `[B, T, C]`."""
         return token_mean(self.visual, self.visual_weights)

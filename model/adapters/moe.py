@@ -30,6 +30,7 @@ from caeav.model.adapters.layers import (
     map_tokens,
     square_side,
 )
+from caeav.model.adapters.whole_batch import over_all_rows
 
 FRAME_HEADS = 4
 FRAME_DROPOUT = 0.2
@@ -205,7 +206,7 @@ class UniExpert(Bottleneck):
         if self.attention == "gated":
             x = mutual_attention(x, self.attn_gate, scaled=self.scaled)
         elif self.attention == "frame":
-            x = self.frame_attn(x.transpose(0, 1)).transpose(0, 1)
+            x = over_all_rows(lambda rows: self.frame_attn(rows.transpose(0, 1)).transpose(0, 1), x)
         elif self.attention == "latent":
             x = latent_attention(x, x, self.latent_tokens, self.attn_gate, scaled=self.scaled)
         return self.bottleneck(x)

@@ -20,6 +20,7 @@ from caeav.model.adapters.dg_sct import DgSctAdapter
 from caeav.model.adapters.lavish import LavishAdapter
 from caeav.model.adapters.layers import clip_view
 from caeav.model.adapters.moe import AvMoe, ContextMaps, load_balance
+from caeav.model.adapters.whole_batch import gather
 from caeav.pipeline.store.record import Tap
 
 
@@ -86,7 +87,8 @@ class MoePair(nn.Module):
         on_visual, on_audio = self.visual(x.visual, x.audio), self.audio(x.audio, x.visual)
         for modality, output in (("visual", on_visual), ("audio", on_audio)):
             trace.routing[f"routing.{place}.{modality}"] = output.probabilities
-            trace.imbalance.append(load_balance(output.probabilities, uniform_target=self.uniform_target))
+            used = gather(output.probabilities)
+            trace.imbalance.append(load_balance(used, uniform_target=self.uniform_target))
         return Pair(on_visual.residual, on_audio.residual)
 
 

@@ -23,6 +23,7 @@ The trainer calls a `Task` in this order:
     build_head     the head                                                                     [must be given]
     build_probe    a probe in place of the head (default: refused; `probe_refusal` says why)
     forward        call the head on a batch (default: with the adapters' tokens alone)
+    gather_output  head outputs of all processes -> that of the whole batch (default: their rows joined)
     losses         head output and batch -> named losses                                        [must be given]
     build_scorer   collects head outputs of a split, returns `Scores`                           [must be given]
     majority_score the score of a constant answer, for comparison                               [must be given]
@@ -39,7 +40,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.registry import Registry
 from caeav.model.adapters.batch import BatchTransform, Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
+from caeav.model.adapters.whole_batch import gathered
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.prediction import TaskPrediction
@@ -84,16 +86,27 @@ class Together(NamedTuple):
     clips: Tensor | None = None
 
 
-class Scorer(Protocol):
-    """Collects the head's outputs for one split, batch by batch; the result does not depend on the batch size."""
+class Scorer(ABC):
+    """Collects the head's outputs for one split, batch by batch; the result does not depend on the batch size.
+
+    Processes that share the work measure different batches, and each takes what all of them measured, in order.
+    """
 
     def add(self, output: Any, batch: TokenBatch) -> None:
-        """Take the head's output for `batch`."""
-        ...
+        """Count the head's output for `batch`."""
+        self.take(self.measure(output, batch))
 
+    @abstractmethod
+    def measure(self, output: Any, batch: TokenBatch) -> dict[str, Tensor]:
+        """What the score needs to know of a batch, on the CPU; changes nothing here."""
+
+    @abstractmethod
+    def take(self, measured: Mapping[str, Tensor]) -> None:
+        """Count a batch."""
+
+    @abstractmethod
     def result(self) -> Scores:
-        """The score over everything added; the caller must have added at least one sample."""
-        ...
+        """The score over everything taken; the caller must have taken at least one sample."""
 
 
 class Task(ABC):
@@ -183,6 +196,11 @@ class Task(ABC):
     def forward(self, head: nn.Module, trunk: TrunkOutput, batch: TokenBatch) -> Any:
         """Call the head. Where samples share clips (`batch.clip_of`), the trunk's first axis counts clips."""
         return head(trunk)
+
+    def gather_output(self, output: Any, config: LossConfig) -> Any:
+        """The head's output for the whole batch, of which each process has a part; `config`: of the losses, which read
+        it. The default is for tensors whose first axis is `B`."""
+        return gathered(output)
 
     @abstractmethod
     def losses(self, output: Any, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:

@@ -171,7 +171,8 @@ class TrainingConfig(StrictConfig):
     without gain before training stops; 0 never stops. workers: threads that read ahead. preload_mb: a data set up to
     this size is kept in RAM. checkpoint_every_steps: how often the state is saved within an epoch; 0: only after each
     epoch. samples_per_clip: where samples share clips (questions), up to this many of a clip follow each other in an
-    epoch; the adapters then run once for them.
+    epoch; the adapters then run once for them. device: where the network is. Several processes divide a batch among
+    themselves.
     """
 
     epochs: Count = 30
@@ -181,7 +182,7 @@ class TrainingConfig(StrictConfig):
     clip_norm: NotNegative = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     early_stop_epochs: NotNegativeInt = 10
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     workers: Annotated[int, Field(ge=0, le=64)] = 2
     preload_mb: NotNegativeInt = 2048
     checkpoint_every_steps: NotNegativeInt = 0

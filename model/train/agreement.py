@@ -24,8 +24,8 @@ from caeav.manifests.synthetic.truth import Truth, read_truth, truth_of
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.config import StressConfig
-from caeav.model.train.data import SplitData, batches
-from caeav.model.train.evaluate import autocast
+from caeav.model.train.data import SplitData
+from caeav.model.train.evaluate import autocast, each_batch
 from caeav.model.train.experiment import Experiment
 from caeav.model.train.runs import Run
 from caeav.model.train.stress import Stress
@@ -228,22 +228,27 @@ def read_logits(experiment: Experiment, model: nn.Module, data: SplitData) -> tu
     """Logits `[N, T]` of the agreement of every clip of `data`, and where both media are there; None without CASTE."""
     if not hasattr(model, "trunk"):
         return None, np.zeros(0, bool)
-    limits, training = experiment.config.training, model.training
+    training = model.training
     first: dict[int, int] = {}
     for row, clip in enumerate(data.clip_of):
         first.setdefault(clip, row)
     rows = [first[clip] for clip in range(len(data.clips))]
     found, present = [], []
     model.eval()
+
+    def measure(batch: TokenBatch, first: int) -> dict[str, Tensor]:
+        on_device = batch.to(experiment.device, torch.float32)
+        with autocast(experiment.device, experiment.config.training.precision):
+            logits = _logits(cast(Trunk, model.trunk), on_device)
+        held = {} if logits is None else {"logits": logits.cpu()}
+        return {"present": batch.frames_ok & batch.audio_ok, **held}
+
     try:
-        for batch in batches(data, rows, limits.batch_size, limits.workers):
-            on_device = batch.to(experiment.device, torch.float32)
-            with autocast(experiment.device, limits.precision):
-                logits = _logits(cast(Trunk, model.trunk), on_device)
-            if logits is None:
+        for measured in each_batch(measure, data, rows, experiment.config, experiment.processes):
+            if "logits" not in measured:
                 return None, np.zeros(0, bool)
-            found.append(logits.cpu())
-            present.append(batch.frames_ok & batch.audio_ok)
+            found.append(measured["logits"])
+            present.append(measured["present"])
     finally:
         model.train(training)
     return torch.cat(found).numpy(), torch.cat(present).numpy()

@@ -229,7 +229,19 @@ def batches(
     epoch: Epoch | None = None,
 ) -> Iterator[TokenBatch]:
     """Batches of `size` samples, the last may be smaller; `workers` threads read ahead without changing the order."""
-    groups = [[int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size)]
+    return read_batches(data, row_groups(rows, size), workers, epoch)
+
+
+def row_groups(rows: Sequence[int] | NDArray[np.int64], size: int) -> Iterator[list[int]]:
+    """The rows of each batch of `size` samples, the last may be smaller."""
+    return ([int(row) for row in rows[i : i + size]] for i in range(0, len(rows), size))
+
+
+def read_batches(
+    data: SplitData, groups: Iterable[Sequence[int]], workers: int = 0, epoch: Epoch | None = None
+) -> Iterator[TokenBatch]:
+    """The batches of these rows, as `batches`."""
+    groups = [list(group) for group in groups]
     data.expect(groups)
     if workers == 0:
         yield from (data.batch(group, epoch) for group in groups)

@@ -28,6 +28,7 @@ from caeav.model.train.data import SplitData, fits
 from caeav.model.train.evaluate import Observer, choose_device, score
 from caeav.model.train.join import Joined, join_stores, store_facts
 from caeav.model.train.network import Network, build_network
+from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.remarks import some_clips
 from caeav.model.train.resume import seed_epoch
 from caeav.model.train.runs import Run
@@ -40,7 +41,10 @@ from caeav.pipeline.store.remote.cache import cache_limit
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything known before training. `all_splits`: the splits before leaked clips were left out of `joined`."""
+    """Everything known before training. `all_splits`: the splits before leaked clips were left out of `joined`.
+
+    `processes`: those that train and score together; each holds an experiment of its own on its `device`.
+    """
 
     config: RunConfig
     home: Home
@@ -50,6 +54,7 @@ class Experiment:
     inputs: Inputs
     all_splits: Mapping[str, Sequence[Sample]]
     live: Live | None = None
+    processes: Processes = ONE
 
     @cached_property
     def targets(self) -> dict[str, dict[str, Tensor]]:
@@ -104,13 +109,13 @@ class Experiment:
     ) -> Scores:
         """Official score of `model` on `split`, with inputs damaged by `stress`; `observe` sees every batch."""
         data = self.data[split] if stress is None else self.data[split].transformed(stress)
-        return score(self.task, model, data, self.inputs, self.config, self.device, observe)
+        return score(self.task, model, data, self.inputs, self.config, self.device, observe, self.processes)
 
     def score_with_leaks(self, model: nn.Module, split: str) -> Scores:
         """Official score of `model` on `split` including the clips left out as leaked."""
         samples = self.all_splits[split]
         data = self._data(samples, self.task.targets(self.inputs, samples), preload=False)
-        return score(self.task, model, data, self.inputs, self.config, self.device)
+        return score(self.task, model, data, self.inputs, self.config, self.device, processes=self.processes)
 
     def without_leaks(self) -> Experiment:
         """The same without clips whose video is in another split too; itself when they are left out already."""
@@ -136,13 +141,16 @@ class Experiment:
         return other
 
 
-def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Experiment:
+def prepare(
+    home: Home, config: RunConfig, live: LiveOpener | None = None, processes: Processes = ONE
+) -> Experiment:
     """Find the device, join the stores, check the splits; raises `CaeavError` and writes nothing.
 
     `live` opens the stores' backbones where the placement needs them. The experiment's configuration names the joined
     stores in full, so that a run repeats them.
     """
-    device = choose_device(config.training.device)
+    device = choose_device(config.training.device, processes)
+    _require_shares(config, processes)
     task = TASKS[config.task]
     joined = join_stores(
         home,
@@ -186,18 +194,24 @@ def prepare(home: Home, config: RunConfig, live: LiveOpener | None = None) -> Ex
     if live is not None and adapters.placement == "inject":
         backbones = live([store.recipe for store in joined.tokens])
     config = config.model_copy(update={"stores": pinned})
-    experiment = Experiment(config, home, task, device, joined, inputs, all_splits, backbones)
+    experiment = Experiment(config, home, task, device, joined, inputs, all_splits, backbones, processes)
     _ = experiment.targets  # raises for unusable labels
     _ = experiment.parameters  # raises for taps and backbones that do not fit the model
     return experiment
 
 
-def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | None = None) -> Experiment:
+def reopen(
+    home: Home,
+    run: Run,
+    device: str | None = None,
+    live: LiveOpener | None = None,
+    processes: Processes = ONE,
+) -> Experiment:
     """The experiment of an existing run; raises `CaeavError` when its stores or labels have changed."""
     config = run.config()
     if device is not None:
         config = config.model_copy(update={"training": config.training.model_copy(update={"device": device})})
-    experiment = prepare(home, config, live)
+    experiment = prepare(home, config, live, processes)
     if (run.folder / STORES).exists():
         then, now = run.stores(), experiment.stores_json()
         changed = [
@@ -216,6 +230,20 @@ def reopen(home: Home, run: Run, device: str | None = None, live: LiveOpener | N
                 hint="restore it, or train a new run",
             )
     return experiment
+
+
+def _require_shares(config: RunConfig, processes: Processes) -> None:
+    """Refuse what several processes cannot share."""
+    if config.training.batch_size < processes.count:
+        raise CaeavError(
+            f"a batch of {config.training.batch_size} samples for {processes.count} processes",
+            hint="training.batch_size is of the whole batch, which the processes divide; start fewer, or raise it",
+        )
+    if processes.count > 1 and config.model.adapters.inject.frozen_train_mode:
+        raise CaeavError(
+            "inject.frozen_train_mode is true: what the backbones draw cannot be divided among processes",
+            hint="set it to false, or train with a single process",
+        )
 
 
 def _window(config: RunConfig, joined: Joined) -> int:

@@ -15,18 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import deterministic
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import Epoch
+from caeav.model.adapters.batch import Epoch, TokenBatch
+from caeav.model.adapters.whole_batch import Part
 from caeav.model.tasks.base import Scores, Task
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train.data import SplitData, batches, epoch_order
+from caeav.model.train.data import SplitData, epoch_order, read_batches, row_groups
 from caeav.model.train.evaluate import autocast
-from caeav.model.train.losses import weighted_losses
 from caeav.model.train.optimiser import lr_factor, make_optimiser, set_lr
+from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.resume import (
     MidEpoch,
     Progress,
@@ -36,6 +39,7 @@ from caeav.model.train.resume import (
     save_progress,
     seed_epoch,
 )
+from caeav.model.train.shared_step import StepLosses
 
 SHOWN_NAMES = 8
 
@@ -79,7 +83,10 @@ def exact_on_cpu(device: torch.device) -> Iterator[None]:
 
 @dataclass
 class Trainer:
-    """Trains `model` on `data`; `select` scores it after each epoch; its state lies in the folder `checkpoints`."""
+    """Trains `model` on `data`; `select` scores it after each epoch; its state lies in the folder `checkpoints`.
+
+    Several `processes` train the same model, each on a part of every batch; the main one alone saves.
+    """
 
     task: Task
     config: RunConfig
@@ -89,17 +96,20 @@ class Trainer:
     select: Callable[[], Scores]
     checkpoints: Path
     watchers: Sequence[Watcher] = ()
+    processes: Processes = ONE
     optimiser: torch.optim.Optimizer = field(init=False)
+    losses: StepLosses = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimiser = make_optimiser(self.model, self.config.optimiser)
+        self.losses = StepLosses(self.task, self.model, self.config, self.processes)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.training.precision == "fp16")
 
     def fit(self) -> Progress:
         """Train from the last published state to the last epoch or the early stop."""
         limits = self.config.training
-        progress, mid_epoch = load_progress(self.checkpoints, self.model, self.optimiser)
+        progress, mid_epoch = load_progress(self.checkpoints, self.model, self.optimiser, self.processes)
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
         for watcher in self.watchers:
@@ -152,7 +162,8 @@ class Trainer:
             watcher
         ) in self.watchers:  # before the state is saved: a resumed run drops lines of unsaved epochs
             watcher.epoch(record)
-        save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=is_best)
+        if self.processes.main:
+            save_progress(self.checkpoints, self.model, self.optimiser, progress, is_best=is_best)
 
     def _train(
         self, number: int, progress: Progress, sums_before: Mapping[str, Tensor]
@@ -175,15 +186,16 @@ class Trainer:
         seen, factor = progress.position, 1.0
         self.model.train()
         epoch = Epoch(self.config.seed, number)
-        for batch in batches(self.data, order, limits.batch_size, limits.workers, epoch):
-            size = len(batch.keys)
+        for part, batch in self._parts(order, epoch):
+            size = part.size
             of_step = min(group, samples - seen // group * group)  # samples of this optimiser step
             on_device = batch.to(self.device, torch.float32)
-            with autocast(self.device, limits.precision):
-                losses = weighted_losses(self.task, self.model(on_device), on_device, self.config)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            self.scaler.scale(total * (size / of_step)).backward()  # type: ignore[no-untyped-call]
             seen += size
+            with self.losses.accumulating(last=seen % group == 0 or seen == samples):
+                with autocast(self.device, limits.precision):
+                    losses = self.losses(on_device, part)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum()
+                self.scaler.scale(total * (size / of_step)).backward()  # type: ignore[no-untyped-call]
             for name, loss in losses.items():
                 sums[name] = (
                     sums.get(name, torch.zeros((), device=self.device)) + loss.detach().float() * size
@@ -203,6 +215,22 @@ class Trainer:
         means = {name: float(sums[name]) / samples for name in sorted(sums)}
         return means, self.config.optimiser.lr * factor
 
+    def _parts(self, order: NDArray[np.int64], epoch: Epoch) -> Iterator[tuple[Part, TokenBatch]]:
+        """This process's part of every batch."""
+        limits = self.config.training
+
+        def shares() -> Iterator[tuple[Part, list[int]]]:
+            for rows in row_groups(order, limits.batch_size):
+                part = self.processes.part([self.data.clip_of[row] for row in rows])
+                yield part, [rows[place] for place in part.places]
+
+        parts = (part for part, _ in shares())
+        return zip(
+            parts,
+            read_batches(self.data, (rows for _, rows in shares()), limits.workers, epoch),
+            strict=True,
+        )
+
     def _require_finite(self, epoch: int, sums: Mapping[str, Tensor]) -> None:
         """Raise `TrainingError` for infinite or NaN losses and weights, before they replace a sound state."""
         broken = [f"the loss {name}" for name, x in sums.items() if not bool(x.isfinite())] or [
@@ -221,9 +249,11 @@ class Trainer:
         if seen == len(self.data):
             return
         self._require_finite(progress.epoch + 1, sums)
+        if not self.processes.main:
+            return
         progress.position = seen
         progress.scaler = self.scaler.state_dict()
-        mid_epoch = MidEpoch(dict(sums), generator_states())
+        mid_epoch = MidEpoch(dict(sums), generator_states(self.device))
         save_progress(
             self.checkpoints, self.model, self.optimiser, progress, is_best=False, mid_epoch=mid_epoch
         )

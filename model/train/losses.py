@@ -101,7 +101,7 @@ def selection_entropy(probabilities: Tensor) -> Tensor:
 def guidance_losses(trunk: TrunkOutput, batch: TokenBatch) -> dict[str, Tensor]:
     """The objectives whose sources this model has, unweighted and averaged over modalities."""
     aux, found = trunk.aux, {}
-    device = trunk.visual.device.type
+    device = trunk.device.type
     with torch.autocast(device, enabled=False):
         if (
             "proj_visual_caption" in aux

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caeav.manifests.core.atomic import publish_bytes
-from caeav.model.tasks.prediction import BLUE, INK, Frames, Panel, SegmentTimes, plain
+from caeav.model.tasks.prediction import BLUE, GREY, INK, Frames, Panel, SegmentTimes, plain
 from caeav.model.train.agreement import MEANING
 from caeav.model.train.predict import Prediction
 
@@ -81,7 +81,10 @@ def _is_another(found: Path, file: Path, question: str) -> bool:
 
 
 def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
-    """A PNG: the task's panels below each other, then the agreement of audio and frames over time, or CASTE's gate."""
+    """A PNG: the task's panels below each other, then the agreement of audio and frames over time, or CASTE's gate.
+
+    Segments without frames or audio are hatched in all plots over time.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -89,7 +92,7 @@ def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     panels = list(prediction.decoded.panels(times, frames))
     agreements = prediction.agreements()
     if agreements is not None:
-        words = f"{MEANING.capitalize()} (even at 0.5)" if prediction.calibrated else ""
+        words = f"{MEANING.capitalize()} (as likely as not at 0.5)" if prediction.calibrated else ""
         panels.append(_agreement_panel(agreements, times, prediction.agreement_name, words))
     heights = [panel.height for panel in panels]
     figure = Figure(figsize=(times.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")
@@ -101,6 +104,8 @@ def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
             _time_axis(axis, times, _time_label(prediction) if i == last else None)
         axis.spines[["top", "right"]].set_visible(False)
         panel.draw(axis)
+        if panel.timed and axis.axison:
+            _hatch_missing(axis, prediction)
     figure.suptitle(plain(title, 90), x=0.01, ha="left", fontsize=11, color=INK)
     buffer = BytesIO()
     layout = figure.get_layout_engine()
@@ -119,7 +124,7 @@ def _time_label(prediction: Prediction) -> str:
     lacks = {name: [name in lacks for lacks in prediction.missing] for name in names}
     where = {name: prediction.times.segment_list(found) for name, found in lacks.items()}
     text = "; ".join(f"no {name} in {numbers}" for name, numbers in where.items() if numbers)
-    return "seconds" + (f"  (segments above; {text})" if text else "")
+    return "seconds" + (f"  (segments above; hatched: {text})" if text else "")
 
 
 def _time_axis(axis: Axes, times: SegmentTimes, label: str | None) -> None:
@@ -130,6 +135,13 @@ def _time_axis(axis: Axes, times: SegmentTimes, label: str | None) -> None:
     axis.set_xticks(ticks, [""] * len(ticks) if label is None else [f"{tick:.5g}" for tick in ticks])
     if label is not None:
         axis.set_xlabel(label)
+
+
+def _hatch_missing(axis: Axes, prediction: Prediction) -> None:
+    """Hatch, behind what is drawn, the segments in which the media lack what the run reads."""
+    lacking = ["missing" if lacks else None for lacks in prediction.missing]
+    for _, start_s, end_s in prediction.times.spans(lacking):
+        axis.axvspan(start_s, end_s, facecolor="none", edgecolor=GREY, hatch="////", linewidth=0, zorder=0)
 
 
 def _agreement_panel(

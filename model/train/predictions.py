@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -67,20 +67,20 @@ class Keeper:
         self._replaced: set[str] = set()
         self._waiting: list[Row] = []
         self._forms: dict[str, Any] = {}
-        self._at: dict[str, int] = {}
 
     def of(self, split: str) -> Observer:
-        """What is shown every batch of `split`, in the order of its samples."""
+        """What is shown every batch of `split`."""
         self._flush()
         self._replaced.add(split)
-        self._at[split] = 0
+        return _OfSplit(self, split)
 
-        def observe(batch: TokenBatch, output: Any) -> None:
-            self._waiting += self._rows(split, batch, output.found, output.trunk)
-            if len(self._waiting) >= ROWS_AT_ONCE:
-                self._flush()
-
-        return observe
+    def keep(self, rows: list[Row]) -> None:
+        """Take the rows of a batch."""
+        if not self._forms:
+            self._forms = {**COMMON, **self._experiment.task.outcome_columns, **_trunk_forms(rows[0])}
+        self._waiting += rows
+        if len(self._waiting) >= ROWS_AT_ONCE:
+            self._flush()
 
     def finish(self) -> None:
         """Write what waits, then the kept rows of splits that were not scored now."""
@@ -111,10 +111,9 @@ class Keeper:
             return ParquetRows(self._staged.file(self._run.folder / PARQUET), self._forms, classes)
         return LineRows(self._staged.file(self._run.folder / LINES), self._forms)
 
-    def _rows(self, split: str, batch: TokenBatch, found: Any, trunk: TrunkOutput) -> list[Row]:
+    def rows(self, split: str, first: int, batch: TokenBatch, found: Any, trunk: TrunkOutput) -> list[Row]:
+        """Of the samples of a batch, which are those from number `first` of the split on."""
         experiment, data = self._experiment, self._experiment.data[split]
-        first = self._at[split]
-        self._at[split] += len(batch.keys)
         numbers = range(first, first + len(batch.keys))
         samples = [experiment.joined.splits[split][number] for number in numbers]
         outcomes = experiment.task.outcomes(found, batch, samples, experiment.inputs, experiment.config)
@@ -130,8 +129,6 @@ class Keeper:
                 "notes": list(dict.fromkeys(notes)),
             }
             rows.append(_finite({**facts, **of_clips[clip], **outcome}))
-        if not self._forms:
-            self._forms = {**COMMON, **experiment.task.outcome_columns, **_trunk_forms(of_clips[0])}
         return rows
 
     def _of_clips(self, batch: TokenBatch, trunk: TrunkOutput) -> list[Row]:
@@ -170,6 +167,19 @@ class Keeper:
         return rows
 
 
+class _OfSplit(NamedTuple):
+    """The observer of one split."""
+
+    keeper: Keeper
+    split: str
+
+    def rows(self, first: int, batch: TokenBatch, output: Any) -> list[Row]:
+        return self.keeper.rows(self.split, first, batch, output.found, output.trunk)
+
+    def keep(self, rows: list[Row]) -> None:
+        self.keeper.keep(rows)
+
+
 def _trunk_forms(row: Row) -> dict[str, Any]:
     forms: dict[str, Any] = {}
     if ROUTING in row:
@@ -188,6 +198,8 @@ def keep_predictions(run: Run, experiment: Experiment, calibration: Calibration 
     with staging() as staged:
         keeper = Keeper(run, experiment, calibration, staged)
         yield keeper
+        if not experiment.processes.main:  # which made rows for the main one
+            return
         keeper.finish()
         staged.put()
     unpublish(

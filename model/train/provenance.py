@@ -23,8 +23,9 @@ IMPORTED = "features"
 RANDOM_VALUES = " (random values)"
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions and device as JSON values; threads too, since sums over them decide the last bits of a CPU run."""
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Versions and device as JSON values; threads and processes too, since sums over them decide the last bits of a
+    CPU run."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -34,6 +35,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 
@@ -42,6 +44,7 @@ def environment_differences(then: dict[str, Any], now: dict[str, Any]) -> list[s
     pairs = [
         (name, then.get(name), now.get(name)) for name in ("machine", "device", "device_name", "threads")
     ]
+    pairs.append(("processes", then.get("processes", 1), now.get("processes", 1)))
     pairs += [
         (name, then.get("packages", {}).get(name), now["packages"].get(name))
         for name in ("caeav", "torch", "numpy")

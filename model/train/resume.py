@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from caeav.manifests.core.atomic import publish_text, sync_folder, unpublish
 from caeav.model.train.checkpoint import CheckpointError, load_into, read_facts, read_tensors, write_tensors
+from caeav.model.train.processes import ONE, Processes
 
 LAST, BEST, PENDING, STATE = "last.safetensors", "best.safetensors", "best-pending.safetensors", "state.json"
 WEIGHTS, OPTIMISER, LOSS_SUMS, GENERATORS = "model.", "optimiser.", "losses.", "random."
@@ -106,14 +107,18 @@ def settle_best(folder: Path, progress: Progress) -> None:
 
 
 def load_progress(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes = ONE
 ) -> tuple[Progress, MidEpoch]:
-    """Restore the last saved state into `model` and `optimiser`; a fresh `Progress` when there is none."""
+    """Restore the last saved state into `model` and `optimiser`; a fresh `Progress` when there is none.
+
+    The main process reads it for all.
+    """
     path = folder / LAST
-    if not path.exists():
-        unpublish(folder / PENDING)
+    tensors, facts = processes.from_main(lambda: read_tensors(path) if path.exists() else ({}, {}))
+    if not facts:
+        if processes.main:
+            unpublish(folder / PENDING)
         return Progress(), MidEpoch()
-    tensors, facts = read_tensors(path)
     if set(facts) != {f.name for f in fields(Progress)}:
         raise CheckpointError(
             f"{path} holds the counters {sorted(facts)}", hint="it was written by another version of caeav"
@@ -121,7 +126,8 @@ def load_progress(
     progress = Progress(**facts)
     load_into(model, _without_prefix(tensors, WEIGHTS), path)
     _restore_optimiser(optimiser, _without_prefix(tensors, OPTIMISER))
-    settle_best(folder, progress)
+    if processes.main:
+        settle_best(folder, progress)
     return progress, MidEpoch.of(tensors)
 
 
@@ -160,8 +166,9 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(mixed)
 
 
-def generator_states() -> dict[str, Tensor]:
-    """States of python's, numpy's and torch's generators (all devices), by their names in the file."""
+def generator_states(device: torch.device | None = None) -> dict[str, Tensor]:
+    """States of python's, numpy's and torch's generators, by their names in the file. Of GPUs that of `device`, which
+    trains, is kept for all: whichever go on then draw as it would have."""
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one, as seed_epoch seeds it
     words = [*numpy_state["state"]["key"].tolist(), numpy_state["state"]["pos"]]
     states = {
@@ -170,7 +177,8 @@ def generator_states() -> dict[str, Tensor]:
         _TORCH: torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        states |= {f"{_CUDA}{i}": x for i, x in enumerate(torch.cuda.get_rng_state_all())}
+        own = torch.cuda.get_rng_state(device if device is not None and device.type == "cuda" else "cuda")
+        states |= {f"{_CUDA}{i}": own for i in range(torch.cuda.device_count())}
     return states
 
 
@@ -183,4 +191,5 @@ def restore_generators(states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states[_TORCH])
     cuda = [states[name] for name in sorted(states) if name.startswith(_CUDA)]
     if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
+        for i in range(torch.cuda.device_count()):
+            torch.cuda.set_rng_state(cuda[min(i, len(cuda) - 1)], i)

@@ -11,7 +11,7 @@ from torch import nn
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.tasks.bootstrap import intervals
-from caeav.model.train.agreement import AGREEMENT_FILE, calibrate, read_calibration
+from caeav.model.train.agreement import AGREEMENT_FILE, Calibration, calibrate
 from caeav.model.train.card import write_card
 from caeav.model.train.checkpoint import (
     load_into,
@@ -24,6 +24,7 @@ from caeav.model.train.experiment import Experiment
 from caeav.model.train.join import removed
 from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.predictions import keep_predictions
+from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
 from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST, Progress
@@ -33,10 +34,15 @@ from caeav.model.train.used_stores import STORES
 
 
 def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) -> dict[str, Any]:
-    """Train, or go on training, into `run`, score, and return what `result.json` holds."""
-    run.write(ENVIRONMENT, describe_environment(experiment.device))
-    run.write(INPUTS, experiment.inputs.as_json())
-    run.write(STORES, experiment.stores_json())
+    """Train, or go on training, into `run`, score, and return what `result.json` holds.
+
+    Of several processes, which all call this, the main one alone writes; `watchers` are for it too.
+    """
+    processes = experiment.processes
+    if processes.main:
+        run.write(ENVIRONMENT, describe_environment(experiment.device, processes.count))
+        run.write(INPUTS, experiment.inputs.as_json())
+        run.write(STORES, experiment.stores_json())
     config, model = experiment.config, experiment.build()
     trainer = Trainer(
         task=experiment.task,
@@ -47,14 +53,19 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
         select=lambda: experiment.score(model, config.select_on),
         checkpoints=run.checkpoints,
         watchers=watchers,
+        processes=processes,
     )
     progress = trainer.fit()
-    load_best(run, model)
-    run.write(COST, {"device": experiment.device.type, "peak_mb": peak_memory_mb(experiment.device)})
+    load_best(run, model, processes)
+    if processes.main:
+        run.write(COST, {"device": experiment.device.type, "peak_mb": peak_memory_mb(experiment.device)})
     fitted = calibrate(experiment, model, config.select_on)
-    if fitted is not None:
+    if fitted is not None and processes.main:
         run.write(AGREEMENT_FILE, fitted)
-    result = _result(experiment, run, model, progress)
+    calibration = None if fitted is None else Calibration(fitted["temperature"], fitted["bias"])
+    result = _result(experiment, run, model, progress, calibration)
+    if not processes.main:
+        return result
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}
     write_tensors(run.folder / ADAPTER, trainable_state(model), facts)
     write_card(run, experiment, result)
@@ -62,11 +73,17 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     return result
 
 
-def _result(experiment: Experiment, run: Run, model: nn.Module, progress: Progress) -> dict[str, Any]:
+def _result(
+    experiment: Experiment,
+    run: Run,
+    model: nn.Module,
+    progress: Progress,
+    calibration: Calibration | None,
+) -> dict[str, Any]:
     """What `result.json` holds; scores every split but train and keeps its predictions."""
     config = experiment.config
     splits = [name for name in SPLITS[1:] if experiment.joined.splits[name]]
-    with keep_predictions(run, experiment, read_calibration(run)) as keeper:
+    with keep_predictions(run, experiment, calibration) as keeper:
         scored = {name: experiment.score(model, name, observe=keeper.of(name)) for name in splits}
     result: dict[str, Any] = {
         "run": run.name,
@@ -126,7 +143,7 @@ def best_weights(run: Run) -> Path:
     return path
 
 
-def load_best(run: Run, model: nn.Module) -> None:
+def load_best(run: Run, model: nn.Module, processes: Processes = ONE) -> None:
     """Load the weights that scored best on the selection split into `model`."""
-    path = best_weights(run)
-    load_into(model, read_tensors(path)[0], path)
+    tensors, _ = processes.from_main(lambda: read_tensors(best_weights(run)))
+    load_into(model, tensors, run.checkpoints / BEST)

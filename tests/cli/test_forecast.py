@@ -21,7 +21,7 @@ from caeav.pipeline.store import StoreReader, list_stores
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     made = Home(tmp_path_factory.mktemp("forecast") / "home")
-    assert call(made, "synthesise", "--clips", "12", "--seconds", "3", "--seed", "1").exit_code == 0
+    assert call(made, "synthesise", "--clips", "12", "--seconds", "4", "--seed", "1").exit_code == 0
     return made
 
 

@@ -376,7 +376,8 @@ def test_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         *("--protocol", "published", "--drop-leaks", "--device", "cpu", "--inject-from", "stage2"),
         *("--home", str(tmp_path), "--json"),
     )
-    home, (task, recipe, config, assignments, dedicated), seeds, command = asked.args
+    home, (task, recipe, config, assignments, dedicated), seeds, command, processes = asked.args
+    assert processes.count == 1
     assert (home.root, task, recipe, config) == (tmp_path, "avvp", "none", Path("c.yaml"))
     assert assignments == ["training.epochs=2", "seed=3"] and seeds == [4, 5]
     assert dedicated == {
@@ -424,18 +425,23 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
 ) -> None:
     """Of the seeds 1, 2, 3 the first has a run."""
     from caeav.manifests.core.home import Home
+    from caeav.model.train.processes import ONE
 
     origin = {"command": "c", "group": "g", "seeds": [1, 2, 3]}
-    begun = SimpleNamespace(config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
+    begun = SimpleNamespace(name="r", config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
     monkeypatch.setattr("caeav.model.train.groups.members", lambda home, group: [begun])
-    opened = Heard(SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}")))
+    monkeypatch.setattr("caeav.model.train.runs.find_run", lambda home, name: {"r": begun}[name])
+    opened = Heard(
+        SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}", processes=ONE))
+    )
     monkeypatch.setattr("caeav.model.train.experiment.reopen", opened)
     written = Heard()
-    made = Heard(SimpleNamespace(write=written))
+    monkeypatch.setattr("caeav.model.train.runs.Run.write", lambda run, *given: written(*given))
+    made = Heard(SimpleNamespace(name="new"))
     monkeypatch.setattr("caeav.model.train.runs.create_run", made)
     trained = Heard()
     monkeypatch.setattr(train, "_train_one", trained)
-    train._begin_rest(Home(tmp_path), "g", "cpu")
+    train._begin_rest(Home(tmp_path), "g", "cpu", ONE)
     assert [args[1] for args, _ in made.calls] == ["seed 2", "seed 3"]
     assert [args[0].config for args, _ in trained.calls] == ["seed 2", "seed 3"]
     assert opened.args[1:3] == (begun, "cpu") and written.args[1] == origin

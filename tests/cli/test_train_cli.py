@@ -450,7 +450,7 @@ def test_a_question_nobody_answers_is_refused_before_the_file_is_decoded(
     assert "task 'ave' answers no questions" in refused(asked)
 
 
-@pytest.mark.parametrize("name", ["gpu", "0", "cuda:0"])
+@pytest.mark.parametrize("name", ["gpu", "0", "cuda:x"])
 def test_a_device_that_is_none_is_refused_with_those_there_are(
     home: Home, trained: dict[str, Any], tmp_path: Path, name: str
 ) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import queue
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,62 +15,14 @@ from typing import Any
 import pytest
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
-from caeav.pipeline.extract import decode_job, local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 from caeav.pipeline.extract.tokens import extract_all
-from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import StoreReader, list_stores, verify
 from caeav.pipeline.store.media_record import PREFIX, read_record
-
-STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder")
-"""The functions of `publish` that change the disk; everything that must survive goes through them."""
-
-
-ANSWERS: dict[str, Any] = {}
-"""What has been decoded and computed in this process, or in the one it was forked from."""
-
-
-class InlinePool:
-    """Stands for `WorkerPool`: the same job in this process, and each clip once, so that hundreds of runs are cheap."""
-
-    def __init__(self, setup: str, settings: Mapping[str, Any], **_: Any) -> None:
-        assert setup == local.SETUP
-        self._settings = dict(settings)
-        self._job: Callable[[Mapping[str, Any]], Any] | None = None
-        self._errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
-
-    def __enter__(self) -> InlinePool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
-
-    def map(self, requests: Iterable[Mapping[str, Any] | None]) -> Iterator[Outcome]:
-        for request in requests:
-            if not self._errors.empty():
-                raise self._errors.get()
-            if request is not None:
-                yield Outcome(request["id"], *self._answer(request))
-        if not self._errors.empty():
-            raise self._errors.get()
-
-    def _answer(self, request: Mapping[str, Any]) -> Any:
-        name = json.dumps([self._settings, dict(request)], sort_keys=True)
-        if name not in ANSWERS:
-            self._job = self._job or decode_job.setup(self._settings)
-            ANSWERS[name] = self._job(request)
-        return ANSWERS[name]
-
-    def nudge(self) -> None:
-        """Requests are asked for all the time."""
-
-    def interrupt(self, error: BaseException) -> None:
-        self._errors.put(error)
 
 
 def made_long_ago(folder: Path) -> None:
@@ -120,12 +70,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(folder, replace(manifest, clips=clips))
 
 
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips are decoded in this process."""
-    monkeypatch.setattr(local, "WorkerPool", InlinePool)
-
-
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
     """`contents(home)`: sha256 of every file of its stores, by path; locks are empty files and count.
@@ -163,27 +107,6 @@ def forked() -> Callable[[Callable[[], object]], int]:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     return run
-
-
-@pytest.fixture(scope="session")
-def failpoint() -> Callable[..., None]:
-    """`failpoint(step, do, steps)`: call `do(name, arguments)` instead of the step-th step of this process."""
-
-    def arm(step: int, do: Callable[[str, tuple[Any, ...]], object], steps: tuple[str, ...] = STEPS) -> None:
-        count = 0
-
-        def wrapped(name: str, real: Callable[..., object]) -> Callable[..., object]:
-            def call(*args: Any) -> object:
-                nonlocal count
-                count += 1
-                return do(name, args) if count == step else real(*args)
-
-            return call
-
-        for name in steps:
-            setattr(atomic, name, wrapped(name, getattr(atomic, name)))
-
-    return arm
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_command import ForkedCommand
+from failing_steps import STEPS, failpoint
+from forked_command import run_command
 
+from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
@@ -39,10 +41,7 @@ def command(small: Any, home: Path, **options: Any) -> subprocess.CompletedProce
     if options:
         program = [sys.executable, "-m", "caeav.cli", *line]
         return subprocess.run(program, capture_output=True, text=True, timeout=240, check=False, **options)
-    process = ForkedCommand(line)
-    out, error = process.communicate(timeout=240)
-    assert process.returncode is not None
-    return subprocess.CompletedProcess(line, process.returncode, out, error)
+    return run_command(line)
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +140,9 @@ def test_an_error_of_the_disk_at_any_step_loses_nothing(
     small: Any,
     inline: None,
     contents: Any,
-    forked: Any,
-    failpoint: Any,
     sound_so_far: Any,
     fresh_home: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home = fresh_home(None)
     small.extract(home, backend)
@@ -158,14 +156,15 @@ def test_an_error_of_the_disk_at_any_step_loses_nothing(
     for step in itertools.count(first, stride):
         home = fresh_home(None)
 
-        def work(home: Path = home, step: int = step) -> None:
+        with monkeypatch.context() as patched:
+            for name in STEPS:  # undone afterwards
+                patched.setattr(atomic, name, getattr(atomic, name))
             failpoint(step, fail)
+            status = 0
             try:
                 small.extract(home, backend)
             except OSError as error:
-                os._exit(error.errno or 0)
-
-        status = forked(work)
+                status = error.errno or 0
         sound_so_far(home)
         if status == 0:
             break

@@ -34,9 +34,9 @@ def asked(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tupl
     inline_pool: Any = local.WorkerPool
 
     class Counting(inline_pool):  # type: ignore[misc]
-        def _answer(self, request: Mapping[str, Any]) -> Any:
+        def _reply(self, request: Mapping[str, Any]) -> Any:
             seen.append((request["id"], tuple(request["jobs"])))
-            return super()._answer(request)
+            return super()._reply(request)
 
     monkeypatch.setattr(local, "WorkerPool", Counting)
     return seen
@@ -75,14 +75,14 @@ def until(true: Callable[[], bool]) -> None:
 
 def after(clips: int, asked: list[Any], do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call `do` when the next clip after so many is asked for."""
-    answer = local.WorkerPool._answer
+    reply = local.WorkerPool._reply
 
     def stopped(pool: Any, request: Mapping[str, Any]) -> Any:
         if len(asked) == clips:
             do()
-        return answer(pool, request)
+        return reply(pool, request)
 
-    monkeypatch.setattr(local.WorkerPool, "_answer", stopped)
+    monkeypatch.setattr(local.WorkerPool, "_reply", stopped)
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])

@@ -17,7 +17,6 @@ import pytest
 from forked_command import ForkedCommand
 
 from caeav.cli import main
-from caeav.manifests.core import atomic
 from caeav.pipeline.store import DamagedStore, IncompleteStore, StoreReader
 from caeav.pipeline.store.lock import WriterLock
 
@@ -86,25 +85,15 @@ def test_broken_off_at_any_step(
     few_shards: dict[str, str],
     contents: Any,
     sound_so_far: Any,
-    failpoint: Any,
     tmp_path: Path,
 ) -> None:
     """Each run goes on where the last one was stopped, or begins anew when all was done."""
     rng = random.Random(int(what))
-    real = dict(vars(atomic))
-
-    def signalled(name: str, given: tuple[Any, ...]) -> object:
-        os.kill(os.getpid(), what)
-        return real[name](*given)
-
     times = TIMES or 5
     home, hit, rounds = tmp_path / "0", 0, 0
     for _ in range(times):
-
-        def stop_at(step: int = rng.randrange(1, 40)) -> None:
-            failpoint(step, signalled)
-
-        status, error = end(ForkedCommand(arguments(small, home, shard=5), stop_at))
+        stop = ("failing_steps:signal_at", {"step": rng.randrange(1, 40), "number": what})
+        status, error = end(ForkedCommand(arguments(small, home, shard=5), stop))
         if status == 0:
             assert contents(home) == few_shards
             rounds += 1
@@ -160,7 +149,7 @@ def test_an_interrupt_while_the_program_is_loaded(
 
 def test_who_is_to_ignore_sigterm_goes_on_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    monkeypatch.setattr("caeav.cli.app.build", lambda: lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("caeav.cli.app.run", lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with pytest.raises(SystemExit) as leaving:
             main()
@@ -179,7 +168,7 @@ def lock_of(home: Path, calm: dict[str, str]) -> WriterLock:
 def test_of_several_processes_one_writes_and_the_others_wait_for_it(
     small: Any, calm: dict[str, str], contents: Any, tmp_path: Path
 ) -> None:
-    processes = [start(small, tmp_path) for _ in range(3)]
+    processes = [ForkedCommand(arguments(small, tmp_path)) for _ in range(3)]
     ended = [end(process) for process in processes]
     assert [status for status, _ in ended] == [0, 0, 0], ended
     waited = [error for _, error in ended if "is being written by the process with pid" in error]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_steps import failpoint
 
 pytestmark = pytest.mark.usefixtures("inline")
 EVERY_STEP = bool(os.environ.get("CAEAV_EVERY_STEP"))
@@ -42,7 +43,6 @@ def test_killed_at_every_step(
     tmp_path: Path,
     contents: Callable[[Path], dict[str, str]],
     forked: Callable[[Callable[[], object]], int],
-    failpoint: Callable[..., None],
     die: Callable[..., None],
     sound_so_far: Callable[[Path], int],
     fresh_home: Callable[[Path | None], Path],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from caeav.model.adapters.kernels.precision import own_precision, working_dtype
 from caeav.model.adapters.kernels.products import grouped_product
 from caeav.model.adapters.layers import TokenBatchNorm
+from caeav.model.adapters.whole_batch import count, mean_row, own_rows, summed
 
 
 class UpProjection(NamedTuple):
@@ -94,7 +95,8 @@ def _fold(norm: TokenBatchNorm, blocks: Tensor, hidden: Tensor) -> tuple[Tensor,
     if norm.training:
         mean, variance = _product_moments(blocks, hidden)
         with torch.no_grad():
-            unbiased = variance * (hidden.shape[0] / max(hidden.shape[0] - 1, 1))
+            rows = count(hidden)
+            unbiased = variance * (rows / max(rows - 1, 1))
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
     else:
@@ -104,11 +106,11 @@ def _fold(norm: TokenBatchNorm, blocks: Tensor, hidden: Tensor) -> tuple[Tensor,
 
 
 def _product_moments(blocks: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance `[C]` over all tokens of the grouped map of `hidden` `[n, d]`."""
+    """Mean and variance `[C]` over all tokens, of all processes, of the grouped map of `hidden` `[n, d]`."""
     groups = blocks.shape[0]
-    centre = hidden.mean(dim=0)
-    centred = (hidden - centre).view(hidden.shape[0], groups, -1)
-    covariance = torch.bmm(centred.permute(1, 2, 0), centred.transpose(0, 1)) / hidden.shape[0]
+    centre = mean_row(hidden)
+    centred = (own_rows(hidden) - centre).view(-1, groups, blocks.shape[2])
+    covariance = summed(torch.bmm(centred.permute(1, 2, 0), centred.transpose(0, 1))) / count(hidden)
     mean = torch.bmm(blocks, centre.view(groups, -1, 1)).flatten()
     return mean, (torch.bmm(blocks, covariance) * blocks).sum(dim=2).flatten()
 

@@ -20,6 +20,12 @@ def predict_seconds(event_relevance: Tensor, event_scores: Tensor) -> Tensor:
     return torch.where(event_relevance.sigmoid() > 0.5, classes, background)
 
 
+def measure(event_relevance: Tensor, event_scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """`truth` `[B, T]`, the class of each second, and `hit` `[B, T]`; from logits `[B, T]`, `[B, K]` and labels."""
+    truth = labels.argmax(dim=-1).cpu()
+    return {"truth": truth, "hit": predict_seconds(event_relevance, event_scores).cpu() == truth}
+
+
 @dataclass(frozen=True, slots=True)
 class AveScore:
     """Accuracies in 0..1.
@@ -47,12 +53,14 @@ class AveMetric:
 
     def update(self, event_relevance: Tensor, event_scores: Tensor, labels: Tensor) -> None:
         """One batch: logits `[B, T]`, `[B, K]`, labels `[B, T, K + 1]` one-hot, background last."""
-        truth = labels.argmax(dim=-1).flatten().cpu()
-        hit = predict_seconds(event_relevance, event_scores).flatten().cpu() == truth
+        self.take(**measure(event_relevance, event_scores, labels))
+
+    def take(self, truth: Tensor, hit: Tensor) -> None:
+        """One batch, as measured."""
         self._hits += torch.bincount(truth[hit], minlength=self.classes + 1)
-        self._seconds += torch.bincount(truth, minlength=self.classes + 1)
+        self._seconds += torch.bincount(truth.flatten(), minlength=self.classes + 1)
         self._batches.append(hit.double().mean().item())
-        self._clips.append(hit.view(labels.shape[:2]).sum(dim=1))
+        self._clips.append(hit.sum(dim=1))
 
     def compute(self) -> AveScore:
         """The score of all batches so far; raises ValueError before the first one."""

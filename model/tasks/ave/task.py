@@ -32,9 +32,9 @@ from caeav.model.tasks.ave.head import (
     WeakLocalisation,
 )
 from caeav.model.tasks.ave.loss import ave_loss, gate_loss, weak_ave_loss
-from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
+from caeav.model.tasks.ave.metric import AveMetric, measure, predict_seconds
 from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
-from caeav.model.tasks.base import Scores, Task, Together
+from caeav.model.tasks.base import Scorer, Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
@@ -211,16 +211,20 @@ def _one_hot(events: Tensor) -> Tensor:
     return torch.zeros_like(labels).scatter_(-1, first, 1.0)
 
 
-class AveScorer:
+class AveScorer(Scorer):
     """Accuracy over all seconds, or, if `by_batch`, the mean over batches as in the official code."""
 
     def __init__(self, classes: Sequence[str], *, by_batch: bool = False) -> None:
         self._classes, self._by_batch = (*classes, BACKGROUND), by_batch
         self._metric = AveMetric(len(classes))
 
-    def add(self, output: Localisation, batch: TokenBatch) -> None:
-        """Count one batch."""
-        self._metric.update(output.event_relevance, output.event_scores, batch.targets[LABELS])
+    def measure(self, output: Localisation, batch: TokenBatch) -> dict[str, Tensor]:
+        """See `measure` of the metric."""
+        return measure(output.event_relevance, output.event_scores, batch.targets[LABELS])
+
+    def take(self, measured: Mapping[str, Tensor]) -> None:
+        """Count a batch."""
+        self._metric.take(**measured)
 
     def result(self) -> Scores:
         """Accuracy in percent; a row for every class that occurs."""

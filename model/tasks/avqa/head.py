@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from caeav.model.adapters.batch import TrunkOutput, token_mean
 from caeav.model.adapters.layers import PackedAttention
+from caeav.model.adapters.whole_batch import by_sample, count, previous_clip
 from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.layers import ChannelNorm
 
@@ -124,9 +125,9 @@ class AvqaHead(nn.Module):
         visual = self._grounded(tokens, audio)
         match_positive = self._match(audio, visual)
         match_negative = None
-        if self.negatives == "batch" and self.training and len(tokens) > 1:
+        if self.negatives == "batch" and self.training and count(tokens) > 1:
             # Batches are in random order, so the neighbour is a random clip.
-            match_negative = self._match(audio, self._grounded(tokens.roll(1, dims=0), audio))
+            match_negative = self._match(audio, self._grounded(previous_clip(tokens), audio))
         if clip_of is not None:
             audio, visual, match_positive = (
                 x.index_select(0, clip_of) for x in (audio, visual, match_positive)
@@ -136,10 +137,12 @@ class AvqaHead(nn.Module):
             negative = self.visual_in_norm.with_running_statistics(negative)
             match_negative = self._match(audio, self._grounded(negative, audio))
         query = self.question(question)  # [B, d]
-        audio_read = self._attend("audio", query, audio) + audio.mean(dim=1)
-        visual_read = self._attend("visual", query, visual) + visual.mean(dim=1)
-        fused = self.fusion(torch.cat([audio_read, visual_read], dim=-1).tanh())
-        return AvqaOutput(self.answer(self._combine(fused, query)), match_positive, match_negative)
+        with by_sample():
+            audio_read = self._attend("audio", query, audio) + audio.mean(dim=1)
+            visual_read = self._attend("visual", query, visual) + visual.mean(dim=1)
+            fused = self.fusion(torch.cat([audio_read, visual_read], dim=-1).tanh())
+            answer = self.answer(self._combine(fused, query))
+        return AvqaOutput(answer, match_positive, match_negative)
 
     def _grounded(self, tokens: Tensor, audio: Tensor) -> Tensor:
         both = torch.cat([tokens.mean(dim=2), ground(tokens, audio)], dim=-1)

@@ -57,7 +57,10 @@ class AvqaMetric:
                 f"unknown question type {unknown[0]}",
                 hint=f"the official types are {', '.join(f'{a} {b}' for a, b in QUESTION_TYPES)}",
             )
-        hits = (answer_logits.argmax(dim=-1) == answers).tolist()
+        self.take((answer_logits.argmax(dim=-1) == answers).tolist(), kinds)
+
+    def take(self, hits: Sequence[bool], kinds: Sequence[QuestionType]) -> None:
+        """One batch: whether each question was answered rightly, and its type."""
         self._asked.update(kinds)
         self._right.update(kind for kind, hit in zip(kinds, hits, strict=True) if hit)
         self._each += zip(kinds, hits, strict=True)

@@ -24,7 +24,7 @@ from caeav.model.tasks.avqa.loss import UNLISTED, answer_loss, avqa_loss
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
 from caeav.model.tasks.avqa.negatives import Negatives
 from caeav.model.tasks.avqa.prediction import Answer
-from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.base import Scorer, Scores, Task
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import HeadConfig, LossConfig, RunConfig
 from caeav.model.tasks.sample import Sample
@@ -204,16 +204,21 @@ def _index(word: str, words: Mapping[str, int]) -> int:
     return words[UNKNOWN]
 
 
-class AvqaScorer:
+class AvqaScorer(Scorer):
     """Accuracy over all questions, of each type and of each modality."""
 
     def __init__(self) -> None:
         self._metric = AvqaMetric()
 
-    def add(self, output: Any, batch: TokenBatch) -> None:
-        """Count one batch."""
-        kinds = [QUESTION_TYPES[i] for i in batch.targets[TYPE].tolist()]
-        self._metric.update(output.answer_logits, batch.targets[ANSWER], kinds)
+    def measure(self, output: Any, batch: TokenBatch) -> dict[str, Tensor]:
+        """`hit` `[B]`, and `type` `[B]` as in the targets."""
+        hit = output.answer_logits.argmax(dim=-1) == batch.targets[ANSWER]
+        return {"hit": hit.cpu(), TYPE: batch.targets[TYPE].cpu()}
+
+    def take(self, measured: Mapping[str, Tensor]) -> None:
+        """Count a batch."""
+        kinds = [QUESTION_TYPES[i] for i in measured[TYPE].tolist()]
+        self._metric.take(measured["hit"].tolist(), kinds)
 
     def result(self) -> Scores:
         """Accuracy in percent; a row for every type that occurs."""

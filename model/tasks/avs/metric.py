@@ -54,6 +54,16 @@ def f_curves(mask_logits: Tensor, masks: Tensor) -> Tensor:
     return ((1 + BETA2) * precision * recall / (BETA2 * precision + recall)).nan_to_num(nan=0.0)
 
 
+def measure(mask_logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Of a clip's frames `[T, S, S]`, on the CPU: `iou` `[T]`, `curves` `[T, 255]`, `empty` `[T]`, whether the true
+    mask is."""
+    return {
+        "iou": frame_iou(mask_logits, masks).cpu(),
+        "curves": f_curves(mask_logits, masks).cpu(),
+        "empty": ~(masks.flatten(1) > 0).any(dim=1).cpu(),
+    }
+
+
 @dataclass(frozen=True)
 class AvsScore:
     """`mean_iou`, `f_measure` in 0..1, means over calls; `calls` `[calls, 2]`: both per call, for intervals.
@@ -82,9 +92,13 @@ class AvsMetric:
     def update(self, mask_logits: Tensor, masks: Tensor) -> None:
         """One batch: logits and masks (0/1) `[B, T, S, S]`."""
         for logits, truth in zip(mask_logits, masks, strict=True):
-            self._iou.append(frame_iou(logits, truth).cpu())
-            self._curves.append(f_curves(logits, truth).cpu())
-            self._empty.append(~(truth.flatten(1) > 0).any(dim=1).cpu())
+            self.take(**measure(logits, truth))
+
+    def take(self, iou: Tensor, curves: Tensor, empty: Tensor) -> None:
+        """One clip, as measured."""
+        self._iou.append(iou)
+        self._curves.append(curves)
+        self._empty.append(empty)
 
     def compute(self) -> AvsScore:
         """The score of all batches so far; raises ValueError before the first one."""

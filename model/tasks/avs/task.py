@@ -19,6 +19,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.masks import pack_mask, unpack_mask
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
+from caeav.model.adapters.whole_batch import gathered
 from caeav.model.tasks.avs.config import AvsHeadConfig, AvsLossConfig, AvsMetricConfig
 from caeav.model.tasks.avs.head import AvsHead, AvsOutput
 from caeav.model.tasks.avs.loss import (
@@ -27,9 +28,9 @@ from caeav.model.tasks.avs.loss import (
     masked_similarity,
     nearest_sound_divergence,
 )
-from caeav.model.tasks.avs.metric import AvsMetric, frame_iou
+from caeav.model.tasks.avs.metric import AvsMetric, frame_iou, measure
 from caeav.model.tasks.avs.prediction import Masks
-from caeav.model.tasks.base import Scores, Task
+from caeav.model.tasks.base import Scorer, Scores, Task
 from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, RunConfig
 from caeav.model.tasks.sample import Sample
@@ -136,6 +137,12 @@ class AvsTask(Task):
         widths = [tap.channels for tap in trunk.visual_stages]
         height, width = inputs.facts["mask_size"]
         return AvsModel(AvsHead(widths, trunk.audio_channels, config), config.guided, (height, width))
+
+    def gather_output(self, output: AvsOutput, config: LossConfig) -> AvsOutput:
+        """The maps are large; only the masked losses read them."""
+        assert isinstance(config, AvsLossConfig)
+        whole: AvsOutput = gathered(output if config.masked else output._replace(maps=[], audio=[]))
+        return whole
 
     def losses(self, output: AvsOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """Of the masks, and of the audio against what they cover."""
@@ -248,7 +255,7 @@ def constant_ious(mask: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([frame_iou(logits.expand(truth.shape), truth) for truth in known])
 
 
-class AvsScorer:
+class AvsScorer(Scorer):
     """M_J and M_F over the frames with a known mask."""
 
     def __init__(self, classes: Sequence[str], clips_per_call: int) -> None:
@@ -256,12 +263,23 @@ class AvsScorer:
         self._metric = AvsMetric(clips_per_call)
         self._groups: list[Tensor] = []
 
-    def add(self, output: Any, batch: TokenBatch) -> None:
-        """Count one batch."""
+    def measure(self, output: Any, batch: TokenBatch) -> dict[str, Tensor]:
+        """Of the frames with a mask, see `measure` of the metric; `frames` `[B]`, how many; `groups` `[B, K]`."""
         truth, known = masks_of(batch.targets, output.mask_logits.shape[-2:]), batch.targets[KNOWN]
-        for logits, masks, frames in zip(output.mask_logits, truth, known, strict=True):
-            self._metric.update(logits[frames].unsqueeze(0), masks[frames].unsqueeze(0))
-        self._groups += batch.targets[GROUPS].cpu().unbind()
+        clips = [
+            measure(logits[frames], masks[frames])
+            for logits, masks, frames in zip(output.mask_logits, truth, known, strict=True)
+        ]
+        joined = {name: torch.cat([clip[name] for clip in clips]) for name in clips[0]}
+        return {**joined, "frames": known.sum(dim=1).cpu(), GROUPS: batch.targets[GROUPS].cpu()}
+
+    def take(self, measured: Mapping[str, Tensor]) -> None:
+        """Count a batch, clip by clip."""
+        counts = measured["frames"].tolist()
+        clips = {name: torch.split(measured[name], counts) for name in ("iou", "curves", "empty")}
+        for i in range(len(counts)):
+            self._metric.take(**{name: parts[i] for name, parts in clips.items()})
+        self._groups += measured[GROUPS].unbind()
 
     def result(self) -> Scores:
         """M_J in percent; with one clip per call, also both scores of every group of clips."""

@@ -87,6 +87,12 @@ def level_counts(audio: tuple[Tensor, Tensor], visual: tuple[Tensor, Tensor], *,
     return torch.stack([a, v, a + v, av], dim=1)
 
 
+def track_counts(predicted_audio: Tensor, predicted_visual: Tensor, audio: Tensor, visual: Tensor) -> Tensor:
+    """Bool tracks, all `[B, K, T]` -> counts of both levels `[2, B, 4, K, 3]`, on the CPU."""
+    pairs = (predicted_audio.cpu(), audio.cpu()), (predicted_visual.cpu(), visual.cpu())
+    return torch.stack([level_counts(*pairs, events=events) for events in (False, True)])
+
+
 @dataclass(frozen=True, slots=True)
 class LevelScore:
     """Percent. `type_av`: mean of `audio`, `visual` and `audio_visual`; `event_av`: from pooled counts."""
@@ -123,17 +129,22 @@ class AvvpMetric:
 
     def update(self, output: AvvpOutput, audio: Tensor, visual: Tensor) -> None:
         """One batch: the head's output, truth `[B, T, K]` of both modalities in 0/1."""
-        predicted_audio, predicted_visual = predict_tracks(output, self.threshold)
-        self.update_tracks(
-            predicted_audio, predicted_visual, audio.transpose(1, 2) > 0, visual.transpose(1, 2) > 0
+        self.take(self.measure(output, audio, visual))
+
+    def measure(self, output: AvvpOutput, audio: Tensor, visual: Tensor) -> Tensor:
+        """Counts `[2, B, 4, K, 3]` of a batch, see `update`."""
+        return track_counts(
+            *predict_tracks(output, self.threshold), audio.transpose(1, 2) > 0, visual.transpose(1, 2) > 0
         )
 
     def update_tracks(
         self, predicted_audio: Tensor, predicted_visual: Tensor, audio: Tensor, visual: Tensor
     ) -> None:
         """One batch of bool tracks, all `[B, K, T]`."""
-        pairs = (predicted_audio.cpu(), audio.cpu()), (predicted_visual.cpu(), visual.cpu())
-        counts = torch.stack([level_counts(*pairs, events=events) for events in (False, True)])
+        self.take(track_counts(predicted_audio, predicted_visual, audio, visual))
+
+    def take(self, counts: Tensor) -> None:
+        """One batch, as measured."""
         self._clips.append(clip_f(counts))  # [2, B, 4]
         self._counts += counts.sum(dim=1)
 

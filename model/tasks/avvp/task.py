@@ -17,12 +17,13 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch, TrunkOutput
 from caeav.model.adapters.trunk import Trunk
+from caeav.model.adapters.whole_batch import gathered
 from caeav.model.tasks.avvp.config import AvvpHeadConfig, AvvpLossConfig, AvvpMetricConfig
 from caeav.model.tasks.avvp.head import AvvpHead, AvvpOutput, AvvpProbe
 from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.tasks.avvp.metric import AvvpMetric, clip_f, clip_scores, level_counts, predict_tracks
 from caeav.model.tasks.avvp.prediction import Tracks
-from caeav.model.tasks.base import Scores, Task, Together
+from caeav.model.tasks.base import Scorer, Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
 from caeav.model.tasks.labels import active, check_labels, stack
@@ -123,6 +124,13 @@ class AvvpTask(Task):
         [motion] = [x for name, x in batch.extra.items() if name.startswith(MOTION)]
         return head(trunk, motion.mean(dim=2))  # type: ignore[no-any-return]
 
+    def gather_output(self, output: AvvpOutput, config: LossConfig) -> AvvpOutput:
+        """The class tokens' own scores are the same in all processes."""
+        whole: AvvpOutput = gathered(output._replace(audio_token_logits=None, visual_token_logits=None))
+        return whole._replace(
+            audio_token_logits=output.audio_token_logits, visual_token_logits=output.visual_token_logits
+        )
+
     def losses(self, output: AvvpOutput, batch: TokenBatch, config: RunConfig) -> dict[str, Tensor]:
         """The official five, from labels of whole clips; three of a probe, which has no class tokens."""
         keep = config.loss
@@ -204,21 +212,25 @@ def _truth(sample: Sample, modality: str, inputs: Inputs) -> Tensor:
     return active([e for e in sample.clip.events if e.modality in ("", modality)], inputs)
 
 
-class AvvpScorer:
+class AvvpScorer(Scorer):
     """The official F-scores; refuses clips for which only clip labels are known."""
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
         self._classes = classes
         self._metric = AvvpMetric(len(classes), threshold)
 
-    def add(self, output: Any, batch: TokenBatch) -> None:
-        """Count one batch."""
+    def measure(self, output: Any, batch: TokenBatch) -> dict[str, Tensor]:
+        """`counts`, see `AvvpMetric.measure`."""
         if not bool(batch.targets[TIMED].all()):
             raise CaeavError(
                 "these clips have labels of the whole clip only, their seconds cannot be scored",
                 hint="choose a split with events: val or test",
             )
-        self._metric.update(output, batch.targets[AUDIO], batch.targets[VISUAL])
+        return {"counts": self._metric.measure(output, batch.targets[AUDIO], batch.targets[VISUAL])}
+
+    def take(self, measured: Mapping[str, Tensor]) -> None:
+        """Count a batch."""
+        self._metric.take(measured["counts"])
 
     def result(self) -> Scores:
         """All ten scores; a row for every class that occurs in truth or prediction."""

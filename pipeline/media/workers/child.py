@@ -28,7 +28,8 @@ Job = Callable[[Mapping[str, Any]], tuple[wire.Arrays, Mapping[str, Any]]]
 """One request -> arrays and JSON values. Raises `CaeavError` (`DecodeError`) for a failure with a known reason."""
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """End with the process `parent`, which started this one, however it ends (Linux)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
@@ -85,7 +86,7 @@ def main(fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=fd)
     start = wire.receive(sock, REQUEST_BYTES).data
-    _die_with_parent(start["parent"])
+    die_with_parent(start["parent"])
     sys.path[:] = start["path"]
     try:
         _limit_memory(start["memory_bytes"])

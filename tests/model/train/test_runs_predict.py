@@ -297,8 +297,15 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
     cut = replace(whole, times=replace(whole.times, media_s=3.5), missing=lacks)
     assert prediction_files._time_label(whole) == "seconds"
     assert (
-        prediction_files._time_label(cut) == "seconds  (segments above; no sound in 2 to 3; no picture in 4)"
+        prediction_files._time_label(cut)
+        == "seconds  (segments above; hatched: no sound in 2 to 3; no picture in 4)"
     )
+    axis = Figure().subplots()
+    prediction_files._hatch_missing(axis, whole)
+    assert not axis.patches
+    prediction_files._hatch_missing(axis, cut)
+    [hatched] = axis.patches  # one stretch, up to the end of the media
+    assert hatched.get_hatch() and (hatched.get_x(), hatched.get_width()) == (1.0, 2.5)
     agreements = cut.agreements()
     assert agreements == [0.5, None, None, None]
     axis = Figure().subplots()
@@ -306,6 +313,13 @@ def test_the_picture_names_what_is_missing_and_its_curve_has_gaps_there() -> Non
     [line] = axis.get_lines()
     assert list(line.get_xdata()) == [0.5, 1.5, 2.5, 3.25]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, True, True]
+
+
+def test_plots_are_hatched_and_frames_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hatched: list[str] = []
+    monkeypatch.setattr(prediction_files, "_hatch_missing", lambda axis, _: hatched.append(axis.get_ylabel()))
+    draw(some_prediction(), "title", [np.zeros((4, 6, 3), np.uint8)] * 6)
+    assert hatched == ["probability", "agreement"]
 
 
 def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:

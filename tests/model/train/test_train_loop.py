@@ -121,9 +121,9 @@ def test_the_test_split_is_scored_once_and_only_at_the_end(
     asked: list[str] = []
     original = Experiment.score
 
-    def counted(self: Experiment, model: torch.nn.Module, split: str) -> Any:
+    def counted(self: Experiment, model: torch.nn.Module, split: str, **options: Any) -> Any:
         asked.append(split)
-        return original(self, model, split)
+        return original(self, model, split, **options)
 
     monkeypatch.setattr(Experiment, "score", counted)
     train_once(tiny_home, small_config("training.epochs=3", recipe="none"))

@@ -465,7 +465,7 @@ def test_an_existing_run_is_opened_on_the_device_that_is_asked_for(
     asked: list[str] = []
     monkeypatch.setattr(
         "caeav.model.train.experiment.choose_device",
-        lambda name: (asked.append(name), torch.device("cpu"))[1],
+        lambda name, *_: (asked.append(name), torch.device("cpu"))[1],
     )
     run = create_run(tiny_home, plain_config("training.device=cuda"))
     reopen(tiny_home, run, device)

@@ -2,79 +2,41 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import fork_server
 import pytest
+from store_work import FAILING, KILLED, fresh, grown_and_retried, merged, no_links, repaired
 
 from caeav.manifests.core import atomic as publish
-from caeav.pipeline.store import Record, StoreError, StoreReader, StoreWriter, merge, repair, verify
+from caeav.pipeline.store import StoreError, StoreReader, StoreWriter, verify
+from caeav.pipeline.store.testing_data import Toy
 
-KILLED = 77
+Work = Callable[..., object]
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
 WRITES = (*STEPS, "write_bytes")
 """The functions of `publish` that change the disk."""
 LINKS = (*STEPS, "link_file")
-FAILING = ("clip002", "clip013")
 
 
 def run_killed_at(
-    work: Callable[[], object], step: int, steps: tuple[str, ...] = STEPS, told: Path | None = None
+    work: Work, toy: Toy, step: int, steps: tuple[str, ...] = STEPS, told: Path | None = None, **how: Any
 ) -> bool:
-    """Run `work` in a child that dies, as by SIGKILL, just before its `step`-th step; False when it got through.
+    """Do the work in a child that dies, as by SIGKILL, just before its `step`-th step; False when it got through.
 
     `told` gets a line a record that was kept.
     """
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def failing(real: Callable) -> Callable:
-            def call(*args, **kwargs):
-                nonlocal count
-                count += 1
-                if count == step:
-                    os._exit(KILLED)
-                return real(*args, **kwargs)
-
-            return call
-
-        keep = StoreWriter.keep
-
-        def noted(writer: StoreWriter, record: Record) -> None:
-            keep(writer, record)
-            if told is not None:
-                with told.open("a") as out:
-                    out.write(f"{record.key}\n")
-
-        try:
-            StoreWriter.keep = noted
-            for name in steps:
-                setattr(publish, name, failing(getattr(publish, name)))
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+    arguments = {"stores": str(toy.stores), "backend": toy.backend, "step": step, "steps": steps, **how}
+    code = fork_server.run(
+        "store_work:killed_at", work=work.__name__, told=None if told is None else str(told), **arguments
+    )
     assert code in (0, KILLED)
     return code == KILLED
-
-
-def fresh(toy, **kwargs):
-    toy.write(failing=["clip002", "clip009"], **kwargs)
-
-
-def grown_and_retried(toy, **kwargs):
-    toy.write(toy.manifest(14, label="horn"), retry_failed=True, **kwargs)
-
-
-def mended(toy, **kwargs):
-    toy.write(failing=["clip002", "clip009"], **kwargs)
 
 
 def nothing(folder):
@@ -96,18 +58,13 @@ def ruin(folder):
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def repaired(toy, **kwargs):
-    repair(toy.folder)
-    fresh(toy, **kwargs)
-
-
 @pytest.mark.parametrize(
     ("toys", "begin", "damage", "work", "steps", "stride"),
     [
         ("webdataset", None, nothing, fresh, STEPS, 3),
         ("webdataset", None, nothing, fresh, WRITES, 7),
         ("webdataset", fresh, nothing, grown_and_retried, STEPS, 3),
-        ("webdataset", fresh, spoil, mended, STEPS, 2),
+        ("webdataset", fresh, spoil, fresh, STEPS, 2),
         ("webdataset", fresh, ruin, repaired, STEPS, 2),
         ("zarr", None, nothing, fresh, WRITES, 11),
         ("zarr", fresh, nothing, grown_and_retried, STEPS, 9),
@@ -133,7 +90,7 @@ def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride
         step += stride
         shutil.copytree(start.stores, killed.stores)
         told = memory / f"told{step}"
-        if not run_killed_at(lambda: work(killed), step, steps, told):
+        if not run_killed_at(work, killed, step, steps, told):
             break
         look_inside(killed, damage is not nothing)
         due: set[str] = set()
@@ -171,7 +128,7 @@ def test_a_killed_run_can_be_killed_again_and_again(toy, contents):
     calm = toy.at(toy.stores.parent / "calm")
     fresh(calm)
     for step in (25, 20, 15, 12, 9, 14, 18, 7, 30):
-        run_killed_at(lambda: fresh(toy), step)
+        run_killed_at(fresh, toy, step)
     fresh(toy)
     assert contents(toy.folder) == contents(calm.folder)
 
@@ -198,22 +155,18 @@ def test_a_merge_killed_at_any_step_goes_on(
     slices = toys.write_slices(2, toys.manifest(18), FAILING)
     before = [contents(path) for path in slices]
     if not links:
-
-        def refused(old: Path, new: Path) -> None:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(old), None, str(new))
-
-        monkeypatch.setattr(publish, "link_file", refused)
+        monkeypatch.setattr(publish, "link_file", no_links)
     step = 1 - stride
     while True:
         step += stride
-        if not run_killed_at(lambda: merge(slices), step, steps):
+        if not run_killed_at(merged, toys, step, steps, links=links):
             break
         if (toys.folder / "manifest.jsonl").exists():
             report = verify(toys.folder)
             assert not report.problems, f"killed at step {step}"
             assert report.sound == (toys.folder / "complete.json").exists()
             assert all(map(toys.same, StoreReader.open(toys.folder, allow_partial=True)))
-        merge(slices)
+        merged(toys)
         assert contents(toys.folder) == wanted, f"killed at step {step}"
         assert [contents(path) for path in slices] == before, f"killed at step {step}"
         shutil.rmtree(toys.folder)
@@ -228,7 +181,7 @@ def test_a_single_run_goes_on_with_what_a_killed_merge_left(toys, contents) -> N
     slices = toys.write_slices(2, toys.manifest(18), FAILING)
     before = [contents(path) for path in slices]
     for step in range(1, 200, 5):
-        if not run_killed_at(lambda: merge(slices), step, LINKS):
+        if not run_killed_at(merged, toys, step, LINKS):
             break
         toys.write(toys.manifest(18), failing=FAILING)
         assert contents(toys.folder) == wanted, f"killed at step {step}"

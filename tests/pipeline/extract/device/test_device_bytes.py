@@ -57,6 +57,10 @@ def run(
     return extract(RunContext(manifest, Home(home), how, quiet), options)
 
 
+pytestmark = pytest.mark.usefixtures("inline")
+"""Decoding processes are there where a test says so: they change no byte either."""
+
+
 def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Path) -> None:
     summary = run(first(small_manifest, 4), tmp_path, replace(OPTIONS, dtype="float32"))
     assert summary.path.name.startswith("tokens-tiny-")
@@ -80,10 +84,15 @@ def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Pa
     ],
 )
 def test_neither_decoding_processes_nor_device_workers_change_a_byte(
-    small_manifest: Manifest, tmp_path: Path, digests: Digests, how: RunOptions
+    small_manifest: Manifest,
+    tmp_path: Path,
+    digests: Digests,
+    how: RunOptions,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     manifest = first(small_manifest, 13)
     alone = run(manifest, tmp_path / "one")
+    monkeypatch.setattr(local, "WorkerPool", WorkerPool)
     assert digests(run(manifest, tmp_path / "more", how=how).path) == digests(alone.path)
 
 
