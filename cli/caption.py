@@ -108,7 +108,6 @@ def caption(
         return
     from caeav.pipeline.extract.captions import caption as run_caption
     from caeav.pipeline.extract.device.options import ComputeOptions
-    from caeav.pipeline.extract.forecast import record_rate
     from caeav.pipeline.extract.jobs import CaptionOptions
 
     place = Home.find(home)
@@ -138,7 +137,7 @@ def caption(
         compute=ComputeOptions(batch, precision),
     )
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stage.load(dataset, given, place, LOOKS if dry_run else KEEPS, relabel, limit)
+    loaded = stage.load(dataset, given, place, LOOKS if dry_run else KEEPS, relabel=relabel, limit=limit)
     manifest, called = loaded.manifest, loaded.called
     if dry_run:
         stage.say_plan(RunContext(manifest, place, run), [options], as_json)
@@ -147,7 +146,6 @@ def caption(
         summary = stage.with_bar(
             "caption", lambda *tell: run_caption(RunContext(manifest, place, run, *tell), options)
         )
-    record_rate(RunContext(manifest, place, run), [summary])
     step = stage.train_step(called, home)
     stage.finish(summary, as_json, stage.merge_step(manifest.dataset, home) if part else step)
 

@@ -115,7 +115,6 @@ def extract(
 ) -> None:
     """Decode every clip once, run the frozen backbones, store their tokens. Run again, it continues."""
     from caeav.pipeline.extract.device.options import ComputeOptions
-    from caeav.pipeline.extract.forecast import record_rate
     from caeav.pipeline.extract.jobs import CaptionOptions, StoreOptions, TokenOptions
     from caeav.pipeline.extract.tokens import extract_all
 
@@ -170,7 +169,7 @@ def extract(
             )
         )
     given = source(root, labels, segments, segment_s, stride_s)
-    loaded = stage.load(dataset, given, place, LOOKS if dry_run else IS_LAST, relabel, limit)
+    loaded = stage.load(dataset, given, place, LOOKS if dry_run else IS_LAST, relabel=relabel, limit=limit)
     manifest, called = loaded.manifest, loaded.called
     if dry_run:
         stage.say_plan(RunContext(manifest, place, run), wanted, as_json)
@@ -179,7 +178,6 @@ def extract(
         done = stage.with_bar(
             "extract", lambda *tell: extract_all(RunContext(manifest, place, run, *tell), wanted)
         )
-    record_rate(RunContext(manifest, place, run), done)
     if part:
         step = stage.merge_step(manifest.dataset, home)
     elif captions:

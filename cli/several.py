@@ -56,10 +56,11 @@ def without_devices(arguments: list[str]) -> list[str]:
 def one_of_several() -> Iterator[Processes]:
     """Join the processes that train together; a single one where nothing started several."""
     from caeav.model.train.processes import AgreedError, LostProcessError, from_environment, joined
-    from caeav.pipeline.media.workers.child import die_with_parent
 
     processes = from_environment()
     if LAUNCHER in os.environ:
+        from caeav.pipeline.media.workers.child import die_with_parent
+
         die_with_parent(int(os.environ[LAUNCHER]))
     if processes.count == 1:
         yield processes

@@ -80,9 +80,9 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
     """Until all have succeeded (None) or one has failed: which."""
     while True:
         statuses = [process.poll() for process in running]
-        for rank, status in enumerate(statuses):
-            if status:
-                return rank
+        failed = [rank for rank, status in enumerate(statuses) if status]
+        if failed:  # one that a signal ended is why the others stopped
+            return min(failed, key=lambda rank: (running[rank].returncode > 0, rank))
         if all(status == 0 for status in statuses):
             return None
         time.sleep(POLL_S)

@@ -9,6 +9,7 @@ from caeav.pipeline.backbones.describe import random_remarks
 from caeav.pipeline.backbones.weights import remember_at
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.engine import run_stage
+from caeav.pipeline.extract.forecast import record_rate
 from caeav.pipeline.extract.jobs import StoreOptions, TokenOptions
 from caeav.pipeline.extract.report import StageSummary
 
@@ -38,4 +39,6 @@ def extract_all(context: RunContext, options: Sequence[StoreOptions]) -> list[St
     for job in jobs:
         for text in random_remarks(job.recipe.fields):
             context.remark(text)
-    return run_stage(context, jobs)
+    summaries = run_stage(context, jobs)
+    record_rate(context, summaries)
+    return summaries

@@ -18,7 +18,7 @@ from caeav.cli.app import build
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
-from caeav.pipeline.extract import engine
+from caeav.pipeline.extract import local
 from caeav.pipeline.store import StoreReader, list_stores
 
 LONG_AGO = (1_000_000_000, 1_000_000_000)
@@ -201,7 +201,9 @@ def test_a_folder_of_which_nothing_was_made_is_named_as_it_was_given(there: Path
 def test_train_takes_the_last_data_set_and_its_task(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def trained(home: Home, given: tuple[Any, ...], seeds: list[int], command: str) -> list[dict[str, Any]]:
+    def trained(
+        home: Home, given: tuple[Any, ...], seeds: list[int], command: str, *_: object
+    ) -> list[dict[str, Any]]:
         asked.append((given[0], given[4].get("dataset"), command))
         return []
 
@@ -238,16 +240,23 @@ def test_only_what_is_extracted_is_the_last_and_looking_remembers_nothing(
 ) -> None:
     remembered: list[bool] = []
     known = SimpleNamespace(
-        notes=(), changes=(), built=True, name_or_folder="d", root=None, name="mine", source="as it was read"
+        notes=(),
+        changes=(),
+        built=True,
+        name_or_folder="d",
+        root=None,
+        name="mine",
+        source=datasets.source(None, None, None, None, None),
     )
     monkeypatch.setattr(datasets, "resolve_dataset", lambda *_: known)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: "the manifest")
-    monkeypatch.setattr(datasets, "remember", lambda *_, last: remembered.append(last))
+    made = SimpleNamespace(dataset="mine")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: made)
+    monkeypatch.setattr(datasets, "remember", lambda *_, last, last_name: remembered.append(last))
     given = datasets.source(None, None, None, None, None)
     for does in (datasets.LOOKS, datasets.KEEPS, datasets.IS_LAST):
         for asked, called in (("", "mine"), ("d/", "d/")):
             found = datasets.load(asked, given, Home(tmp_path), does)
-            assert found == datasets.Loaded("the manifest", called, "as it was read")  # type: ignore[arg-type]
+            assert found == datasets.Loaded(made, called, known.source)  # type: ignore[arg-type]
     assert remembered == [False, False, True, True]
 
 
@@ -287,7 +296,7 @@ def test_the_deadline_reaches_the_processes_that_decode(
             given.append(deadline_s)
             raise CaeavError("seen")
 
-    monkeypatch.setattr(engine, "WorkerPool", Pool)
+    monkeypatch.setattr(local, "WorkerPool", Pool)
     other = ("--dtype", "float32", "--deadline", 7.5, "--home", there / "home")
     assert "seen" in refusal(command, *other)
     assert given == [7.5]

@@ -36,7 +36,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(datasets, "resolve_dataset", lambda home, dataset, given, same: found.resolved)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "remember", lambda home, resolved, last: found.remembered.append(last))
+    monkeypatch.setattr(
+        datasets, "remember", lambda home, resolved, last, last_name: found.remembered.append(last)
+    )
     monkeypatch.setattr(datasets, "say", found.said.append)
     monkeypatch.setattr(datasets, "is_terminal", lambda: False)
     monkeypatch.setattr("caeav.pipeline.media.lengths.lengths_in", lambda home: f"lengths in {home.root}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_steps import failpoint
 from thread_cluster import Killed, ThreadCluster, use_clusters
 
 from caeav.manifests.core.errors import CaeavError
@@ -100,14 +101,14 @@ def test_a_clip_that_kills_is_found_and_quarantined(
 ) -> None:
     """Its process dies whatever else is under way; the others are stored, with the bytes they always have."""
     poison = small.manifest.clips[1].key
-    real = local.WorkerPool._answer
+    real = local.WorkerPool._reply
 
     def answer(self: Any, request: Mapping[str, Any]) -> Any:
         if request["id"] == poison and threading.current_thread().name.startswith("ThreadPool"):
             raise Killed
         return real(self, request)
 
-    monkeypatch.setattr(local.WorkerPool, "_answer", answer)
+    monkeypatch.setattr(local.WorkerPool, "_reply", answer)
     used = on(ThreadCluster)
     extract(small, tmp_path / "home")
     alone = [order["alone"] for order in used[0].orders if order["orders"]["0"]["number"] == 0]
@@ -159,7 +160,7 @@ def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
     small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Quarantine has the same entries, and the shard without the clip the same bytes."""
-    answer, bad = local.WorkerPool._answer, small.manifest.keys[:2]  # all of a shard
+    answer, bad = local.WorkerPool._reply, small.manifest.keys[:2]  # all of a shard
 
     def failing(self: Any, request: Mapping[str, Any]) -> Any:
         arrays, info = answer(self, request)
@@ -168,7 +169,7 @@ def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
         left = {name: array for name, array in arrays.items() if not name.startswith("0/")}
         return left, {**info, "failed": {"0": "it cannot"}}
 
-    monkeypatch.setattr(local.WorkerPool, "_answer", failing)
+    monkeypatch.setattr(local.WorkerPool, "_reply", failing)
     small.extract(tmp_path / "local")
     on(ThreadCluster)
     extract(small, tmp_path / "home")
@@ -221,7 +222,10 @@ def test_what_was_staged_and_is_not_right_is_made_again(
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             if method == "make" and len(self.lost) < 2:
                 name = json.loads(arguments[0])["attempt"]
-                files = sorted((tmp_path / "home").rglob(f"staging/{name}/shards*/**/*"))
+                places = list(
+                    (tmp_path / "home" / "stores").glob(f"*/*/staging/{name}")
+                )  # others come and go
+                files = sorted(path for place in places for path in place.rglob("*") if "shards" in str(path))
                 file = [path for path in files if path.is_file()][-1]
                 self.lost.append(file)
                 data = bytearray(file.read_bytes())
@@ -291,7 +295,6 @@ def test_killed_at_every_step_of_adoption(
     wanted: Any,
     contents: Any,
     forked: Callable[[Callable[[], object]], int],
-    failpoint: Callable[..., None],
     die: Callable[..., None],
     sound_so_far: Callable[[Path], int],
     fresh_home: Callable[[Path | None], Path],
@@ -392,14 +395,14 @@ def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
     home = tmp_path / "home"
 
     def work() -> None:
-        keep, answer = StoreWriter.keep, local.WorkerPool._answer
+        keep, answer = StoreWriter.keep, local.WorkerPool._reply
 
         def kept(self: StoreWriter, record: Any) -> None:
             keep(self, record)
             os.kill(os.getpid(), signal.SIGKILL)
 
         StoreWriter.keep = kept  # type: ignore[method-assign]
-        local.WorkerPool._answer = lambda *given: (time.sleep(0.2), answer(*given))[1]
+        local.WorkerPool._reply = lambda *given: (time.sleep(0.2), answer(*given))[1]
         small.extract(home)
 
     assert forked(work) == -signal.SIGKILL and list(home.rglob("journal/*.log"))

@@ -423,6 +423,7 @@ ELSEWHERE = {
     "stores.tokens": "test_data_join.py::test_of_several_stores_one_is_named_by_a_setting",
     "stores.captions": "test_data_join.py::test_a_clip_in_quarantine_of_any_joined_store_is_left_out",
     "stores.taps": "test_data_join.py::test_taps_come_in_the_order_of_the_recipe_from_shallow_to_deep",
+    "stores.window_shards": "test_remote_training.py",
     "augment": "test_stress.py::test_augmented_training_data_are_those_of_the_configuration",
     "training.epochs": "test_train_steps.py::test_training_stops_after_so_many_epochs_without_gain",
     "training.early_stop_epochs": "test_train_steps.py::test_training_stops_after_so_many_epochs_without_gain",

@@ -137,7 +137,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(make_home: 
     run = when_begun(home)
     os.kill(pids[1], signal.SIGKILL)
     status, out, err = finished(killed)
-    assert status == 128 + signal.SIGKILL and out == "" and gone(pids)
+    assert status == 128 + signal.SIGKILL and out == "" and gone(pids), err
     assert "process 1 was ended by SIGKILL" in err
     assert "another process of this training has stopped" in err and f"--resume {run.name}" in err
     assert err.count("  run       ") == 1, "one of them speaks"

@@ -396,7 +396,7 @@ def test_what_is_scored_at_the_end_are_the_weights_of_the_best_epoch(
     calls: list[tuple[str, dict[str, Tensor]]] = []
     values = iter([10.0, 30.0, 20.0])
 
-    def scripted(self: Experiment, model: nn.Module, split: str, stress: Any = None) -> Scores:
+    def scripted(self: Experiment, model: nn.Module, split: str, stress: Any = None, **_: Any) -> Scores:
         calls.append((split, {name: x.clone() for name, x in model.state_dict().items()}))
         return Scores(next(values, 5.0), 12)
 
