@@ -252,7 +252,8 @@ def test_what_never_arrives_is_an_error_with_a_next_step(
     class Losing(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             if method == "make":
-                for place in (tmp_path / "home").rglob(f"staging/{json.loads(arguments[0])['attempt']}"):
+                name = json.loads(arguments[0])["attempt"]
+                for place in list((tmp_path / "home" / "stores").glob(f"*/*/staging/{name}")):
                     shutil.rmtree(place)
             return answer
 

@@ -139,6 +139,7 @@ def test_stores_are_asked_for_and_random_weights_told_before_any_work(
     monkeypatch.setattr(token_stage, "remember_at", lambda home, remark: None)
     monkeypatch.setattr(token_stage, "random_remarks", lambda fields: [f"random {fields['dtype']}"])
     monkeypatch.setattr(token_stage, "run_stage", lambda context, jobs: [runs.append(jobs), ["done"]][1])
+    monkeypatch.setattr(token_stage, "record_rate", lambda *_: None)
     context = RunContext(manifest, Home(tmp_path), RUN)
     with pytest.raises(CaeavError, match="no store is asked for"):
         token_stage.extract_all(context, [])
