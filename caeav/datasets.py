@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +22,7 @@ from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.datasets import mismatch_hint, task_for_dataset, task_from_labels
 from caeav.model.tasks.sample import Sample
 from caeav.model.train.data import CAPTION_ARRAYS, SplitData, taps_of
+from caeav.model.train.experiment import inputs_of
 from caeav.model.train.join import Joined, join, join_stores
 
 FLAGS = ("frames_ok", "audio_ok")
@@ -80,11 +80,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
                 taps=taps,
                 samples=chosen.samples,
             )
-            try:
-                facts = chosen.fit_metadata(joined.manifest, joined.splits)
-                inputs = replace(inputs, classes=chosen.classes(joined.manifest, facts), facts=facts)
-            except CaeavError as error:
-                raise CaeavError(error.problem, hint=mismatch_hint(task, dataset) or error.hint) from error
+            inputs = inputs_of(chosen, dataset, joined)
         if not joined.splits[split]:
             counts = ", ".join(f"{name} {len(samples)}" for name, samples in joined.splits.items())
             raise CaeavError(

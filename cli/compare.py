@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption, live_opener
+from caeav.cli.options import HomeOption, JsonOption, TaskOption, TrainedOption, live_opener
 from caeav.cli.train import choose_dataset, seed_list, task_of
 from caeav.manifests.core.atomic import make_folder, publish_text
 from caeav.manifests.core.errors import CaeavError
@@ -44,22 +44,8 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
-            show_default="what the data set is labelled for",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="Whose stores to train on, by name or folder of media.",
-            show_default="the one last extracted",
-        ),
-    ] = None,
+    task: TaskOption = None,
+    dataset: TrainedOption = None,
     recipes: Annotated[str, typer.Option("--recipes", help="Rows of the table, see caeav train.")] = RECIPES,
     seeds: Annotated[str, typer.Option("--seeds", help="Each recipe is trained once for each.")] = SEEDS,
     baseline: Annotated[

@@ -53,6 +53,22 @@ DatasetOption = Annotated[
         show_default="the one last extracted",
     ),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
+        show_default="what the data set is labelled for",
+    ),
+]
+TrainedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Whose stores to train on, by name or folder of media.",
+        show_default="the one last extracted",
+    ),
+]
 RootOption = Annotated[
     Path | None,
     typer.Option(

@@ -256,12 +256,13 @@ def rm_command(
     from caeav.model.train.used_stores import users
 
     path = find_target(target, name, home)
+    place = path.resolve()
+    infos = [info for info in list_stores(place.parents[1]) if info.path == place]
     used = [
         run
         for reference, runs in users(Home.find(home)).items()
         for run in runs
-        if path.parent.name in ("", reference.dataset)
-        and path.name.endswith(f"-{reference.fingerprint[:12]}")
+        if any(map(reference.means, infos))
     ]
     if used:
         say(

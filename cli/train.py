@@ -11,7 +11,16 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import CacheBytesOption, HomeOption, JsonOption, at_home, limit_cache, live_opener
+from caeav.cli.options import (
+    CacheBytesOption,
+    HomeOption,
+    JsonOption,
+    TaskOption,
+    TrainedOption,
+    at_home,
+    limit_cache,
+    live_opener,
+)
 from caeav.cli.several import one_of_several, start_several
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -35,22 +44,8 @@ def register(app: typer.Typer) -> None:
 
 def train(
     context: typer.Context,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="ave, ave-weak, avvp, avs-s4, avs-ms3 or avqa.",
-            show_default="what the data set is labelled for",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="Whose stores to train on, by name or folder of media.",
-            show_default="the one last extracted",
-        ),
-    ] = None,
+    task: TaskOption = None,
+    dataset: TrainedOption = None,
     recipe: Annotated[
         str,
         typer.Option(

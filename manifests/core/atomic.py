@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -165,6 +166,28 @@ def publishing(path: Path) -> Iterator[Output]:
     with staging() as staged:
         yield staged.file(path)
         staged.put()
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something lies at the place of a new folder; an empty folder is none."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+@contextmanager
+def publishing_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside the new `folder`; on success it becomes `folder`, on an error it is removed."""
+    work = temp_path(folder)
+    shutil.rmtree(work, ignore_errors=True)  # of one that was killed
+    work.mkdir(parents=True)
+    try:
+        yield work
+        if folder.exists():
+            folder.rmdir()
+        rename(work, folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def publish_bytes(path: Path, data: bytes) -> None:

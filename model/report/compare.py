@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from caeav.model.report.run import Subject, card_of
 from caeav.model.tasks.avvp.metric import clip_f, clip_scores, level_counts
 from caeav.model.tasks.bootstrap import LEVEL, RESAMPLES, Evidence, interval_over_seeds, mean_of
 from caeav.model.tasks.config import RunConfig
+from caeav.model.train.config_file import flat_settings
 
 SHOWN = 60
 IGNORED = ("seed",)
@@ -68,23 +68,13 @@ def _settings(subjects: Sequence[Subject]) -> list[Block]:
 
 def differing_settings(configs: Sequence[RunConfig]) -> list[tuple[str, ...]]:
     """`(path, value in the first, value in the second, ...)` of the settings that are not equal in all."""
-    flat = [_flat(config.model_dump(mode="json")) for config in configs]
+    flat = [flat_settings(config) for config in configs]
     names = dict.fromkeys(name for held in flat for name in held)
     return [
         (name, *(str(held.get(name, "-")) for held in flat))
         for name in names
         if len({str(held.get(name, "-")) for held in flat}) > 1
     ]
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, held in value.items():
-        if isinstance(held, Mapping):
-            found |= _flat(held, f"{before}{name}.")
-        else:
-            found[f"{before}{name}"] = held
-    return found
 
 
 @dataclass(frozen=True)

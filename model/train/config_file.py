@@ -121,6 +121,19 @@ def load_config(path: Path) -> RunConfig:
         ) from None
 
 
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its path, as `--set` names it, as a JSON value."""
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", config.model_dump(mode="json"))]
+    while waiting:
+        path, value = waiting.pop(0)
+        if isinstance(value, dict):
+            waiting[:0] = [(f"{path}.{name}".lstrip("."), inner) for name, inner in value.items()]
+        else:
+            found[path] = value
+    return found
+
+
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` and `--config` read back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

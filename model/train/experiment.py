@@ -181,15 +181,7 @@ def prepare(
             "window_shards": _window(config, joined),
         }
     )
-    manifest = joined.manifest
-    try:
-        facts = task.fit_metadata(manifest, joined.splits)
-        classes = task.classes(manifest, facts)
-    except CaeavError as error:
-        raise CaeavError(
-            error.problem, hint=mismatch_hint(config.task, config.dataset) or error.hint
-        ) from error
-    inputs = Inputs(config.dataset, classes, manifest.segment_s, joined.spec, facts)
+    inputs = inputs_of(task, config.dataset, joined)
     backbones = None
     if live is not None and adapters.placement == "inject":
         backbones = live([store.recipe for store in joined.tokens])
@@ -198,6 +190,17 @@ def prepare(
     _ = experiment.targets  # raises for unusable labels
     _ = experiment.parameters  # raises for taps and backbones that do not fit the model
     return experiment
+
+
+def inputs_of(task: Task, dataset: str, joined: Joined) -> Inputs:
+    """What a network of `task` is told of the joined data; raises `CaeavError` for labels it cannot use."""
+    manifest = joined.manifest
+    try:
+        facts = task.fit_metadata(manifest, joined.splits)
+        classes = task.classes(manifest, facts)
+    except CaeavError as error:
+        raise CaeavError(error.problem, hint=mismatch_hint(task.name, dataset) or error.hint) from error
+    return Inputs(dataset, classes, manifest.segment_s, joined.spec, facts)
 
 
 def reopen(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from pydantic import BaseModel
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.tasks.config import RunConfig
-from caeav.model.train.config_file import resolve_config
+from caeav.model.train.config_file import flat_settings, resolve_config
 from caeav.model.train.provenance import backbones
 from caeav.model.train.runs import CONFIG, Run, summarise
 
@@ -39,10 +37,10 @@ def changed(config: RunConfig) -> list[str]:
         preset = resolve_config(config.task, config.recipe, options={"dataset": config.dataset})
     except CaeavError:
         return []  # a preset of another version
-    usual = dict(_leaves(preset, ""))
+    usual = flat_settings(preset)
     return [
         f"{path}={_shown(value)}"
-        for path, value in _leaves(config, "")
+        for path, value in flat_settings(config).items()
         if value != usual.get(path) and not path.startswith(OF_EVERY_RUN)
     ]
 
@@ -60,15 +58,6 @@ def groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             facts[f"{split}_std"] = statistics.stdev(scores) if len(scores) > 1 else None
         found.append(facts)
     return found
-
-
-def _leaves(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _shown(value: Any) -> str:

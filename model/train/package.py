@@ -11,13 +11,12 @@ package, each of a limited size; none of them can hold code.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from caeav.manifests.core.atomic import publish_bytes, publish_text, rename, sync_folder, temp_path
+from caeav.manifests.core.atomic import is_taken, publish_bytes, publish_text, publishing_folder
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import size_text
@@ -46,23 +45,17 @@ def pack(run: Run, folder: Path) -> Path:
             f"run {run.name} lacks {', '.join(missing)}",
             hint=f"finish it first: caeav train --resume {run.name}",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise PackageError(f"{folder} is not empty", hint="name a new folder, or remove this one")
-    work = temp_path(folder)
-    shutil.rmtree(work, ignore_errors=True)  # of one that was stopped
-    work.mkdir(parents=True)
-    for name in TAKEN:
-        if name not in (ORIGIN, MODEL) and (run.folder / name).is_file():
-            publish_bytes(work / name, (run.folder / name).read_bytes())
-    publish_bytes(work / MODEL, best_weights(run).read_bytes())
     # the command has paths of the machine it ran on
     origin = {**run.origin(), "command": "", "name": run.name}
-    publish_text(work / ORIGIN, json.dumps(origin, indent=2) + "\n")
-    publish_text(work / README, card(run))
-    if folder.exists():
-        folder.rmdir()
-    rename(work, folder)
-    sync_folder(folder.parent)
+    with publishing_folder(folder) as work:
+        for name in TAKEN:
+            if name not in (ORIGIN, MODEL) and (run.folder / name).is_file():
+                publish_bytes(work / name, (run.folder / name).read_bytes())
+        publish_bytes(work / MODEL, best_weights(run).read_bytes())
+        publish_text(work / ORIGIN, json.dumps(origin, indent=2) + "\n")
+        publish_text(work / README, card(run))
     return folder
 
 
@@ -117,11 +110,8 @@ def unpack(package: Path, home: Home) -> Run:
                 hint="take it from its source again",
             )
     source = Run(package)
-    (
-        source.config(),
-        source.inputs(),
-        source.token_recipes(),
-    )  # each raises for a file that is not what it should be
+    for part in (source.config, source.inputs, source.token_recipes):
+        part()  # raises for a file that is not what it should be
     read_tensors(package / MODEL)
     named = str(source.origin().get("name", "")) or package.name
     name = Path(named).name
@@ -130,17 +120,13 @@ def unpack(package: Path, home: Home) -> Run:
         raise PackageError(
             f"a run called {name} is in {home.runs} already", hint=f"remove it first: caeav runs rm {name}"
         )
-    work = temp_path(place)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    for each in TAKEN:
-        if (package / each).is_file():
-            publish_bytes(work / each, (package / each).read_bytes())
-    if (package / README).is_file():
-        text = (package / README).read_text(encoding="utf-8")
-        publish_text(work / CARD, text.split("---\n\n", 1)[-1])
-    rename(work, place)
-    sync_folder(place.parent)
+    with publishing_folder(place) as work:
+        for each in TAKEN:
+            if (package / each).is_file():
+                publish_bytes(work / each, (package / each).read_bytes())
+        if (package / README).is_file():
+            text = (package / README).read_text(encoding="utf-8")
+            publish_text(work / CARD, text.split("---\n\n", 1)[-1])
     return Run(place)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest, active_segments
-from caeav.manifests.core.atomic import publish_bytes, publish_text, rename, sync_folder, temp_path
+from caeav.manifests.core.atomic import is_taken, publish_bytes, publish_text, publishing_folder
 from caeav.manifests.core.util import some_of
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import render_recipe
@@ -86,15 +85,12 @@ def export(
             f"{store.path.name} has no {some_of(unknown)}; it has {', '.join(held)}",
             hint="name some of these",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise StoreError(f"{folder} is not empty", hint="name a new folder, or remove this one")
     wanted = list(arrays) or held
     clips = [clip for clip in store.manifest.clips if clip.key in store]
     names = names_of(clips)
-    work = temp_path(folder)
-    shutil.rmtree(work, ignore_errors=True)  # of an export that was stopped
-    work.mkdir(parents=True)
-    try:
+    with publishing_folder(folder) as work:
         sink = _sink(to, work, store)
         for clip, record in zip(clips, store.read_each([clip.key for clip in clips]), strict=True):
             kept = {name: _shaped(record.arrays[name], pool) for name in wanted if name in record.arrays}
@@ -104,13 +100,6 @@ def export(
         publish_text(work / "clips.csv", _clips_csv(store, names))
         publish_text(work / "labels.csv", _labels_csv(clips))
         publish_bytes(work / "recipe.json", render_recipe(store.recipe))
-        if folder.exists():
-            folder.rmdir()
-        rename(work, folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return Exported(folder, len(clips), len(store.quarantined))
 
 

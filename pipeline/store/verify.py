@@ -12,7 +12,7 @@ shard goes. Where only something around the records was damaged, nothing is lost
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,23 @@ class Report:
     shards: int = 0
     bytes: int = 0
 
+    @classmethod
+    def of(
+        cls, path: Path, state: StoreState, problems: Iterable[Problem], remarks: tuple[str, ...]
+    ) -> Report:
+        """The report on a store whose files are in `state`."""
+        return cls(
+            path,
+            tuple(problems),
+            remarks,
+            len(state.missing),
+            state.seal is not None,
+            state.stored,
+            len(state.quarantined),
+            len(state.indexes),
+            state.shard_bytes,
+        )
+
     @property
     def sound(self) -> bool:
         """Finished and without damage."""
@@ -73,17 +90,7 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
             lambda number: list(check_shard(folder, backend, state.indexes[number], told)), state.indexes
         ):
             problems += found
-    return Report(
-        path,
-        tuple(problems),
-        remarks,
-        len(state.missing),
-        state.seal is not None,
-        state.stored,
-        len(state.quarantined),
-        len(state.indexes),
-        state.shard_bytes,
-    )
+    return Report.of(path, state, problems, remarks)
 
 
 def check_shard(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_home import write_tiny_home
 
 from caeav.manifests.core.home import Home
 
@@ -25,13 +25,7 @@ SETTINGS = ["training.epochs=2", "model.head.width=16", "model.head.hidden=16"]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """The tiny stores that the tests of `model` train on."""
-    path = Path(__file__).parents[1] / "model" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_stores", path)
-    assert spec and spec.loader
-    stores = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stores)
-    made: Home = stores.write_tiny_home(tmp_path_factory.mktemp("compare") / "home")
-    return made
+    return write_tiny_home(tmp_path_factory.mktemp("compare") / "home")
 
 
 def command(home: Home, *more: str) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from tiny_home import write_tiny_home
 from typer.testing import CliRunner, Result
 
 from caeav.cli import console, runs, store, train
@@ -24,12 +24,7 @@ FAST = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """The tiny stores, the tokens in both formats, and two runs of one group."""
-    path = Path(__file__).parents[1] / "model" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_stores_of_lists", path)
-    assert spec and spec.loader
-    stores = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stores)
-    made: Home = stores.write_tiny_home(tmp_path_factory.mktemp("lists") / "home")
+    made = write_tiny_home(tmp_path_factory.mktemp("lists") / "home")
     assert call(made, "train", "--dataset", "tiny", *FAST, "--seeds", "1,2").exit_code == 0
     convert(find_store(made.stores, "tiny", "tokens"), "zarr")
     return made

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from tiny_home import write_tiny_home
 from typer.testing import CliRunner, Result
 
 from caeav.cli import evaluate, runs, train
@@ -21,13 +20,7 @@ FAST = ["--set", "training.epochs=1", "--set", "model.head.width=16", "--recipe"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    path = Path(__file__).parents[1] / "model" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_stores", path)
-    assert spec and spec.loader
-    stores = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stores)
-    made: Home = stores.write_tiny_home(tmp_path_factory.mktemp("stress") / "home", captions=False)
-    return made
+    return write_tiny_home(tmp_path_factory.mktemp("stress") / "home", captions=False)
 
 
 def call(home: Home, *arguments: str) -> Result:

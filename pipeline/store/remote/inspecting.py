@@ -88,17 +88,7 @@ def verify_remote(url: str, told: Callable[[int], object] = lambda _: None) -> R
         known |= {problem.where for problem in problems}
         strays = [name for name in there if name not in known]
         problems += [Problem(name, "does not belong to the finished store") for name in strays]
-    return Report(
-        place,
-        tuple(problems),
-        state.remarks,
-        len(state.missing),
-        state.seal is not None,
-        state.stored,
-        len(state.quarantined),
-        len(state.indexes),
-        state.shard_bytes,
-    )
+    return Report.of(place, state, problems, state.remarks)
 
 
 def _unfinished(bucket: Bucket, place: Path) -> Report:
