@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial, partialmethod
 from importlib.metadata import version
@@ -141,7 +141,7 @@ def _log_file(path: Path | None) -> None:
 
 
 def common_options() -> list[Any]:
-    """New options for one command, as typer makes them."""
+    """The options as typer makes them; all commands can share them, since options keep no state."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
     @app.command()
@@ -183,13 +183,14 @@ def common_options() -> list[Any]:
     return list(options)
 
 
-def add_common(command: Any) -> Any:
+def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
     """Give `command` and all below it the common options, and an answer to options that are settings of training."""
+    options = options or common_options()
     command.context_settings = {**command.context_settings, "help_option_names": list(HELP)}
     for inner in getattr(command, "commands", {}).values():
-        add_common(inner)
+        add_common(inner, options)
     if not hasattr(command, "commands"):
-        command.params += common_options()
+        command.params += options
         if any("--recipe" in parameter.opts for parameter in command.params):
             command.parse_args = partial(_parse_or_name_the_setting, command.parse_args)
     return command
