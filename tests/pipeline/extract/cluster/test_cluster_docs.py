@@ -15,9 +15,8 @@ import yaml
 from caeav.cli.app import build
 
 STAND_IN = """#!/bin/bash
-printf '%s' "$(basename "$0")" >> "$LOG"
-printf ' %q' "$@" >> "$LOG"
-echo >> "$LOG"
+line="$(basename "$0")$(printf ' %q' "$@")"
+echo "$line" >> "$LOG"  # at once: commands in the background write, too
 if [ "$(basename "$0")" = scontrol ]; then printf 'node1\\nnode2\\nnode3\\n'; fi
 """
 SLURM = {
