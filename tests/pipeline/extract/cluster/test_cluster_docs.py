@@ -17,6 +17,9 @@ from caeav.cli.app import build
 STAND_IN = """#!/bin/bash
 line="$(basename "$0")$(printf ' %q' "$@")"
 echo "$line" >> "$LOG"  # at once: commands in the background write, too
+# a script sleeps until what it began has started: here, until nothing but this is under way
+children=/proc/$PPID/task/$PPID/children
+while [ "$(basename "$0")" = sleep ] && [ "$(cat "$children" 2>/dev/null | wc -w)" -gt 1 ]; do /bin/sleep 0.02; done
 if [ "$(basename "$0")" = scontrol ]; then printf 'node1\\nnode2\\nnode3\\n'; fi
 """
 SLURM = {
