@@ -151,7 +151,18 @@ def test_the_site_names_every_command_and_setting() -> None:
 
 def test_the_sites_first_page_links_inside_the_site() -> None:
     text = site().first_page()
-    assert "](docs/" not in text and "CONTRIBUTING.md)" not in text and "](GUARANTEES.md" in text
+    assert "](docs/" not in text and "](GUARANTEES.md" in text
+    assert "CONTRIBUTING.md" not in text and "CHANGELOG.md" not in text
+
+
+def test_the_first_page_stays_a_first_page(repository: Path) -> None:
+    """A visitor reads one screen or two: commands are listed in docs/OVERVIEW.md, which is to have every one."""
+    text = (repository / "README.md").read_text()
+    assert len(text.splitlines()) <= 80 and "](docs/report.png)" in text
+    assert [line.split()[1] for line in commands(text)] == ["extract", "caption", "train"]
+    overview = (repository / "docs" / "OVERVIEW.md").read_text()
+    named = {line.split()[1] for line in commands(overview)}
+    assert set(root().commands) - named <= {"demo", "synthesise"}
 
 
 def test_the_site_lists_every_page(repository: Path) -> None:
