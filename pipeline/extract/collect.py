@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from caeav.manifests.clip import Clip
+from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.jobs import Complete
 from caeav.pipeline.extract.report import Meter, Progress, Report
@@ -68,7 +69,7 @@ def open_stores(
     stack: ExitStack,
     context: RunContext,
     wanted: Sequence[tuple[Recipe, Complete]],
-    settle: Callable[[StoreWriter], object] = lambda _: None,
+    settle: Callable[[StoreWriter], object] = ignore,
 ) -> list[OpenStore]:
     """The stores of these recipes, opened for writing until `stack` ends, in the order given.
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.extract.device.options import check_devices
-from caeav.pipeline.extract.report import Remark, Report, ignore
+from caeav.pipeline.extract.report import Remark, Report
 from caeav.pipeline.store import Slice
 
 DEFAULT_DEADLINE_S = 60.0

@@ -32,10 +32,6 @@ Remark = Callable[[str], None]
 """Called with what the user should know: that a store is resumed, or grown, or one of several."""
 
 
-def ignore(_: object) -> None:
-    """A `Report` or `Remark` that does nothing; `StageSummary.remarks` holds the remarks too."""
-
-
 @dataclass(frozen=True)
 class StageSummary:
     """What became of one store. `due` clips were worked on by this run in `seconds`; `notes` counts the notes on them.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, ignore
 from caeav.pipeline.extract.cluster.actor import suspects
 from caeav.pipeline.extract.cluster.options import GPU, ClusterOptions
 from caeav.pipeline.extract.cluster.ray_cluster import AT_ONCE, ActorLost
@@ -150,7 +150,7 @@ class ClusterExtraction:
     def _publish_kept(self) -> None:
         """Publish the shards of which an interrupted run on one machine had made every clip."""
         errors: list[BaseException] = []
-        collector = Collector(self._stores, lambda _: None, self.meter, errors.append)
+        collector = Collector(self._stores, ignore, self.meter, errors.append)
         try:
             collector.begin()
         finally:

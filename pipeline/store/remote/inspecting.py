@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem
 from caeav.pipeline.store.find import StoreInfo
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder, parse_seal
@@ -51,7 +51,7 @@ def _info(
     return StoreInfo(*about, "complete", seal.stored, seal.quarantined, seal.expected, seal.shard_bytes)
 
 
-def verify_remote(url: str, told: Callable[[int], object] = lambda _: None) -> Report:
+def verify_remote(url: str, told: OnProgress = ignore) -> Report:
     """Read every object of a store and compare it with its digest; nothing is kept. `told` hears of bytes.
 
     Raises `StoreError` where there is no store, and `RemoteError` where objects cannot be had at all.
