@@ -28,7 +28,7 @@ from caeav.model.tasks.datasets import task_for_dataset
 from caeav.pipeline.extract.cluster.options import ClusterOptions, address_of
 from caeav.pipeline.extract.context import WHOLE, RunOptions
 from caeav.pipeline.extract.device.options import AUTO
-from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
+from caeav.pipeline.extract.progress import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.remote.bucket import Bucket
 from caeav.pipeline.store.remote.url import url_of_path

@@ -18,7 +18,7 @@ from caeav.manifests.clip import Clip
 from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.jobs import Complete
-from caeav.pipeline.extract.report import Meter, Progress, Report
+from caeav.pipeline.extract.progress import Meter, Progress, Report
 from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
 from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, too_large
 from caeav.pipeline.store.layout import shard_clips

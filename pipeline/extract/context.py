@@ -12,7 +12,7 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.extract.device.options import check_devices
-from caeav.pipeline.extract.report import Remark, Report
+from caeav.pipeline.extract.progress import Remark, Report
 from caeav.pipeline.store import Slice
 
 DEFAULT_DEADLINE_S = 60.0

@@ -24,7 +24,7 @@ from caeav.pipeline.extract.preflight import (
     moved_media,
     other_recipes,
 )
-from caeav.pipeline.extract.report import Meter, Report, StageSummary
+from caeav.pipeline.extract.progress import Meter, Report, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.remote.push import Publishing

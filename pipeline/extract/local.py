@@ -24,8 +24,8 @@ from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
-from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record

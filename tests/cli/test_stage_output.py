@@ -12,7 +12,7 @@ from caeav.cli import stage
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
-from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
+from caeav.pipeline.extract.progress import Progress, Remark, Report, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe
 
 

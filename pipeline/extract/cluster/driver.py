@@ -32,7 +32,7 @@ from caeav.pipeline.extract.device.options import CPU
 from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.extract.preflight import why_no_file
-from caeav.pipeline.extract.report import Meter, Progress
+from caeav.pipeline.extract.progress import Meter, Progress
 from caeav.pipeline.store import Quarantined
 from caeav.pipeline.store.adopt import Adopted
 from caeav.pipeline.store.backend import BadIndex, backend_of

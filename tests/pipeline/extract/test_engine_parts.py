@@ -26,8 +26,8 @@ from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.decode_job import record_info
 from caeav.pipeline.extract.embedding import Embedder
 from caeav.pipeline.extract.jobs import CaptionJob, CaptionOptions, Job, TokenJob, TokenOptions, job_of
+from caeav.pipeline.extract.progress import Meter, Progress
 from caeav.pipeline.extract.records import ComputeFailed, RecordBuilder, decoded
-from caeav.pipeline.extract.report import Meter, Progress
 from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import Quarantined, Recipe, Record
