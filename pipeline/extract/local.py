@@ -104,7 +104,7 @@ class LocalExtraction:
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
         self.meter = Meter(self._resources())
-        self._collector = Collector(stores, context.report, self.meter, self._fail, keep=keep)
+        self._collector = Collector(stores, context.on_clip, self.meter, self._fail, keep=keep)
         self._alone = tuple(key for key in alone if key in self._plan.due)
         self._watch = watch or (lambda key, begins: None)
         self._open_pool = pool or self._new_pool

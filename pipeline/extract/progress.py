@@ -26,7 +26,7 @@ class Progress:
     limit: str = field(default="", compare=False)
 
 
-Report = Callable[[Progress], None]
+OnClip = Callable[[Progress], None]
 """Called after every clip that is done."""
 Remark = Callable[[str], None]
 """Called with what the user should know: that a store is resumed, or grown, or one of several."""

@@ -33,7 +33,7 @@ MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """What `verify` found: `problems` are damage, `missing` counts clips that are not there yet."""
 
     path: Path
@@ -49,8 +49,8 @@ class Report:
     @classmethod
     def of(
         cls, path: Path, state: StoreState, problems: Iterable[Problem], remarks: tuple[str, ...]
-    ) -> Report:
-        """The report on a store whose files are in `state`."""
+    ) -> Verification:
+        """What was found of a store whose files are in `state`."""
         return cls(
             path,
             tuple(problems),
@@ -69,7 +69,7 @@ class Report:
         return self.finished and not self.problems and not self.missing
 
 
-def verify(path: Path, progress: OnProgress = ignore) -> Report:
+def verify(path: Path, progress: OnProgress = ignore) -> Verification:
     """Check the store in `path`; `progress` is told bytes as they are read.
 
     Raises `StoreError` only when there is no store at all.
@@ -80,7 +80,7 @@ def verify(path: Path, progress: OnProgress = ignore) -> Report:
     try:
         state = inspect(path)
     except StoreError as error:
-        return Report(path, (Problem("(store)", error.problem),))
+        return Verification(path, (Problem("(store)", error.problem),))
     backend = backend_of(state.recipe)
     problems = [*state.problems, *_unknown_files(state, backend)]
     remarks = state.remarks if state.seal else (*state.remarks, *kept_remarks(folder))
@@ -89,7 +89,7 @@ def verify(path: Path, progress: OnProgress = ignore) -> Report:
             lambda number: list(check_shard(folder, backend, state.indexes[number], progress)), state.indexes
         ):
             problems += found
-    return Report.of(path, state, problems, remarks)
+    return Verification.of(path, state, problems, remarks)
 
 
 def check_shard(

@@ -431,7 +431,7 @@ class ClusterExtraction:
                     under_way[task] = max(under_way.get(task, [0, 0]), counts)
         done = self._settled + sum(counts[0] for counts in under_way.values())
         failed = self._failed + sum(counts[1] for counts in under_way.values())
-        self._context.report(Progress(min(done, self._total), failed, self._total, self.meter.limit()))
+        self._context.on_clip(Progress(min(done, self._total), failed, self._total, self.meter.limit()))
 
 
 def actors_for(nodes: Sequence[Mapping[str, float]], options: ClusterOptions, uses_devices: bool) -> Size:
