@@ -76,6 +76,20 @@ def test_every_command_on_a_page_is_one_the_program_knows(page: Path) -> None:
     assert found == {}
 
 
+def test_guarantees_name_tests_that_exist(repository: Path) -> None:
+    text = "\n".join(path.read_text() for path in (repository / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+    page = (repository / "docs" / "GUARANTEES.md").read_text()
+    named = re.findall(r"::(test_\w+)(\.\.\.)?", page)
+    assert len(named) > 100
+    gone = {
+        name + dots
+        for name, dots in named
+        if name not in defined and not (dots and any(each.startswith(name) for each in defined))
+    }
+    assert gone == set()
+
+
 def test_the_check_sees_what_is_wrong() -> None:
     assert faults("caeav extract --dataset ave --no-such-thing 3") == [
         "caeav extract has no option --no-such-thing"
