@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from caeav.manifests.core.atomic import COPY_BYTES, is_taken, publish_bytes, publish_text, publishing_folder
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.manifests.manifest import read_manifest
 from caeav.pipeline.store.adopt import Adopted, adopt_shards
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_name, backend_of
@@ -34,10 +35,9 @@ from caeav.pipeline.store.state import finished
 
 SHARDS = ("shards/*", "shards.zarr/*", "index/*")
 """Files of a repository that go when a store is put there that lacks them."""
-Told = Callable[[int], object]
 
 
-def pack_store(store: Path, folder: Path, told: Told = lambda _: None) -> Path:
+def pack_store(store: Path, folder: Path, told: OnProgress = ignore) -> Path:
     """Write the package of a finished store into the new folder `folder`; raises `StoreError`.
 
     Shards are linked where that is possible, else copied, and compared with their digests; `told`: their bytes.
@@ -69,7 +69,7 @@ def pack_store(store: Path, folder: Path, told: Told = lambda _: None) -> Path:
     return folder
 
 
-def unpack_store(source: Source, stores: Path, told: Told = lambda _: None) -> Pulled:
+def unpack_store(source: Source, stores: Path, told: OnProgress = ignore) -> Pulled:
     """Make the store of a package below `stores`, in the folder of its data set; raises `StoreError`."""
     try:
         sealed, recipe_data = source.read("complete.json"), source.read("recipe.json")
