@@ -1,6 +1,6 @@
-"""Decodes for the differential test in a process of its own, since some files end the process that decodes them.
+"""Decodes for the differential test in a separate process, since some files crash the process that decodes them.
 
-    python child.py DECODER      one request a line: {"path": ..., "start_s": ...}
+    python child.py DECODER      one request per line: {"path": ..., "start_s": ...}
 
 An answer is its length in 8 bytes, then an npz (no pickle). `Child` is the other end of the pipe.
 """
@@ -24,7 +24,7 @@ DEADLINE_S = 60.0
 
 @dataclass
 class Ours:
-    """What caeav made of one clip. refused: its words, or empty; thumbs `[T, 48, 64, 3]`; shape: width over height."""
+    """One clip decoded by caeav. refused: the error, or empty; thumbs `[T, 48, 64, 3]`; shape: width over height."""
 
     refused: str = ""
     crashed: str = ""
@@ -37,7 +37,7 @@ class Ours:
 
 
 class Child:
-    """A decoder in a process that may die; the next request starts another."""
+    """A decoder in a process that may crash; the next request then starts another."""
 
     def __init__(self, decoder: str) -> None:
         self.decoder = decoder
