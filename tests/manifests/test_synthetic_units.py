@@ -1,4 +1,4 @@
-"""Parts of the generated world one by one: options, names, gates of sound, outlines, motions, stretches and shares."""
+"""Parts of the generated world: options, names, audio gates, outlines, motions, stretches and shares."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_shares_of_kinds_add_up_and_follow_the_weights() -> None:
     )
 
 
-def test_options_are_told_as_before_there_were_layouts_and_questions() -> None:
+def test_default_options_are_written_without_layout_and_questions() -> None:
     assert {"layout", "questions"} & SyntheticOptions().to_json().keys() == set()
-    told = SyntheticOptions(layout="music-avqa", questions=9, mix={"cut": 1}).to_json()
-    assert (told["layout"], told["questions"], told["version"]) == ("music-avqa", 9, 1)
-    assert told["mix"] == {"offscreen": 0.0, "silent": 0.0, "wrong_sound": 0.0, "cut": 1.0}
+    written = SyntheticOptions(layout="music-avqa", questions=9, mix={"cut": 1}).to_json()
+    assert (written["layout"], written["questions"], written["version"]) == ("music-avqa", 9, 1)
+    assert written["mix"] == {"offscreen": 0.0, "silent": 0.0, "wrong_sound": 0.0, "cut": 1.0}
     usual = SyntheticOptions.for_layout("avs-s4", clips=3)
     assert (usual.seconds, usual.size_px, usual.clips) == (5, 224, 3)
     assert SyntheticOptions.for_layout("llp") == SyntheticOptions(layout="llp")
@@ -107,7 +107,7 @@ def test_an_outline_is_about_the_distance_to_the_edge_and_the_object_about_one_i
     assert 0.4 < np.median(steps[np.abs(value) < 0.05]) < 2.5
 
 
-def test_an_object_is_drawn_where_it_is_asked_for_and_cut_at_the_border() -> None:
+def test_an_object_is_drawn_at_its_place_and_cut_at_the_border() -> None:
     fill = np.array([250, 100, 20], np.float32)
     canvas = np.zeros((64, 96, 3), np.float32)
     top, left, inside = stamp(canvas, "disc", 60.0, 30.0, 10.0, 0.0, fill)
