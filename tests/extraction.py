@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from caeav.manifests.clip import Manifest
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 
 
 def quiet(progress: Progress) -> None:

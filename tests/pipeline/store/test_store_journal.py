@@ -88,9 +88,9 @@ def test_kept_records_are_read_back_byte_for_byte(toy):
 def test_readers_and_verify_do_not_count_kept_records_as_stored(started):
     reader = StoreReader.open(started.folder, allow_partial=True)
     assert len(reader) == 0 and len(reader.missing) == 10
-    report = verify(started.folder)
-    assert not report.problems and not report.sound and report.missing == 10
-    assert any("4 clips" in text and "journal" in text for text in report.remarks), report.remarks
+    verified = verify(started.folder)
+    assert not verified.problems and not verified.sound and verified.missing == 10
+    assert any("4 clips" in text and "journal" in text for text in verified.remarks), verified.remarks
     (info,) = list_stores(started.stores)
     assert info.state == "partial" and info.bytes == sum(
         journal_file(started, n).stat().st_size for n in (0, 2)
