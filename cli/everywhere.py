@@ -184,9 +184,13 @@ def common_options() -> list[Any]:
 
 
 def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
-    """Give `command` and all below it the common options, and an answer to options that are settings of training."""
+    """Give `command` and all below it the common options, and an answer to options that are settings of training.
+
+    In lists of commands each stands with the whole first sentence of its help.
+    """
     options = options or common_options()
     command.context_settings = {**command.context_settings, "help_option_names": list(HELP)}
+    command.short_help = first_sentence(command.help or "")
     for inner in getattr(command, "commands", {}).values():
         add_common(inner, options)
     if not hasattr(command, "commands"):
@@ -194,6 +198,12 @@ def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
         if any("--recipe" in parameter.opts for parameter in command.params):
             command.parse_args = partial(_parse_or_name_the_setting, command.parse_args)
     return command
+
+
+def first_sentence(text: str) -> str:
+    """The beginning of a help text, without its full stop."""
+    flat = " ".join(text.split("\n\n")[0].split())
+    return flat.split(". ")[0].removesuffix(".")
 
 
 def _parse_or_name_the_setting(

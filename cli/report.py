@@ -35,7 +35,7 @@ def report(
     run_names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...",
+            metavar="RUN",
             help="Names, parts of them, or folders of runs; several are compared with the first. last: the newest. "
             "Or the folder or the name of what caeav compare wrote.",
             show_default=False,
@@ -59,7 +59,7 @@ def report(
     ] = None,
     home: HomeOption = None,
 ) -> None:
-    """One HTML page to look at: scores and clips, what to check in a data set, runs compared (needs caeav[report])."""
+    """One HTML page to look at: scores and clips, data to check, runs or recipes compared (needs caeav[report])."""
     place = Home.find(home)
     if not run_names and store is None and dataset is None:
         raise CaeavError(

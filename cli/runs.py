@@ -206,7 +206,7 @@ def published(
 @commands.command()
 def rm(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Names, parts of them, or folders of runs.")
+        list[str], typer.Argument(metavar="RUN", help="Names, parts of them, or folders of runs.")
     ],
     yes: YesOption = False,
     home: HomeOption = None,

@@ -167,7 +167,7 @@ def export_command(
 
 def merge_command(
     targets: Annotated[
-        list[str], typer.Argument(metavar="DATASET|PATH...", help="A data set, or the folders of all slices.")
+        list[str], typer.Argument(metavar="DATASET|PATH", help="A data set, or the folders of all slices.")
     ],
     name: NameOption = None,
     check: Annotated[

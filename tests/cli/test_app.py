@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -24,7 +25,8 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert caeav("--version", cwd=tmp_path).stdout.strip() == f"caeav {version('caeav')}"
     shown = caeav("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    listed = [line.split()[0] for line in shown.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    below = shown.stdout.partition("Commands:")[2]
+    listed = [line.split()[0] for line in below.splitlines() if re.match(r" {2}\w", line)]
     order = "synthesise manifest models extract caption import train compare eval predict report config runs store "
     order += "demo doctor"
     assert listed == order.split()

@@ -35,6 +35,18 @@ def leaves(command: object, path: str = "caeav") -> list[tuple[str, object]]:
     return [found for name, inner in below.items() for found in leaves(inner, f"{path} {name}")]
 
 
+def test_lists_of_commands_say_whole_sentences(tmp_path: Path) -> None:
+    for group in ((), ("store",), ("runs",), ("models",)):
+        said = " ".join(caeav(*group, "-h", cwd=tmp_path).stdout.split("Commands:")[1].split())
+        assert "..." not in said
+        below = app.command()
+        for name in group:
+            below = below.commands[name]
+        for name, inner in below.commands.items():
+            assert f"{name} {everywhere.first_sentence(inner.help)}" in said
+    assert everywhere.first_sentence("Do\n  this. Then that.\n\nMore.") == "Do this"
+
+
 def test_every_command_takes_them_and_no_option_means_two_things() -> None:
     found = leaves(add_common(typer.main.get_command(app.build())))
     assert len(found) > 25
