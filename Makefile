@@ -34,7 +34,8 @@ types: $(STAMP)
 	rm -rf build/types build/lib && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p caeav
 
-# The site lies in build/site and opens from there; it loads nothing from elsewhere.
+# The site lies in build/site and opens from there; it loads nothing from elsewhere. Its search needs a server:
+# python -m http.server -d build/site
 docs: $(STAMP)
 	grep '==' requirements.lock | grep -v '^torch' >build-constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint build-constraints.txt "mkdocs-material>=9.6" "mkdocstrings[python]>=1"

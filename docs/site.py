@@ -43,7 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def first_page() -> str:
     """README with its links as seen from docs/, without those to files that the site does not have."""
-    text = re.sub(r"\]\(docs/", "](", README.read_text(encoding="utf-8"))
+    text = re.sub(r"(\[|\]\()docs/", r"\1", README.read_text(encoding="utf-8"))
     return re.sub(r" ·\s\[\w+\]\((CHANGELOG|CONTRIBUTING)\.md\)", "", text)
 
 
