@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tiny_home import write_tiny_home
 
+from caeav.cli.app import run
 from caeav.manifests.core.home import Home
 
 SMALL = ["--task", "ave", "--dataset", "tiny", "--recipes", "probe,none", "--seeds", "0"]
@@ -36,7 +37,7 @@ def command(home: Home, *more: str) -> list[str]:
 
 
 def workers(home: Home) -> list[int]:
-    """Processes of cells of this home."""
+    """The processes that train cells for this home."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -56,7 +57,7 @@ def wait_for(holds: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes by /proc")
-def test_a_killed_comparison_takes_its_processes_along_and_goes_on(home: Home) -> None:
+def test_a_killed_comparison_ends_its_processes_and_is_resumed(home: Home) -> None:
     asked = command(home, "--jobs", "2", "--stress", "swap=0.5,caption_drop=1")
     first = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(workers(home)) == 2, "two processes at once")
@@ -95,15 +96,13 @@ def test_a_killed_comparison_takes_its_processes_along_and_goes_on(home: Home) -
         (["--stress", "shift=6"], "shift=6: a clip has 6 segments"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_anything_is_made(
+def test_invalid_comparisons_are_refused_before_anything_is_made(
     given: list[str],
     said: str,
     home: Home,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from caeav.cli.app import run
-
     before = sorted(home.runs.iterdir()) if home.runs.exists() else []
     monkeypatch.setattr(sys, "argv", [*command(home)[2:], *given])
     with pytest.raises(SystemExit) as ended:
