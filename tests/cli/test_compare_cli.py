@@ -20,6 +20,7 @@ from caeav.cli.app import run
 from caeav.manifests.core.home import Home
 
 SMALL = ["--task", "ave", "--dataset", "tiny", "--recipes", "probe,none", "--seeds", "0"]
+DEADLINE_S = 1200
 SETTINGS = ["training.epochs=2", "model.head.width=16", "model.head.hidden=16"]
 
 
@@ -50,7 +51,7 @@ def workers(home: Home) -> list[int]:
 
 
 def wait_for(holds: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + DEADLINE_S
     while not holds():
         assert time.monotonic() < until, what
         time.sleep(0.02)

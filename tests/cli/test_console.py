@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from commands import Terminal
 from typer.testing import CliRunner
 
 import caeav.cli as cli
@@ -19,11 +20,6 @@ from caeav.cli import app, console, doctor, surroundings
 from caeav.cli.console import confirmed, print_json, print_table, say
 from caeav.cli.doctor import Check
 from caeav.manifests.core.errors import CaeavError
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_messages_keep_their_lines_and_control_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

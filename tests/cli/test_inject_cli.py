@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from commands import invoke, refusal
+from random_weights import randomise
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from typer.testing import Result
 
 from caeav.cli import caption, evaluate, extract, predict, train
@@ -118,12 +119,6 @@ def tiny_htsat(folder: Path) -> Path:
     network.image.norm.running_var.uniform_(50, 200)
     torch.save({"state_dict": files.htsat_names(network)}, folder / "tiny.ckpt")
     return folder / "tiny.ckpt"
-
-
-def randomise(module: nn.Module) -> None:
-    """Weights like those of a trained network: no gate, norm or bias at its initial value."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, mean=1.0 if parameter.ndim == 1 else 0.0, std=0.15)
 
 
 def call(home: Home, *arguments: str) -> Result:

@@ -395,7 +395,7 @@ def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 @pytest.mark.parametrize("text", ["1,1", "-1", "a", "", "1,,2"])
 def test_malformed_seeds_are_refused(text: str) -> None:
-    with pytest.raises(CaeavError, match="different whole numbers from 0 on"):
+    with pytest.raises(CaeavError, match="different whole numbers from 0 on: --seeds 0,1,2"):
         train.seed_list(text)
 
 

@@ -390,27 +390,6 @@ def test_rows_of_windows_are_written_in_order_whatever_order_they_come_in(tmp_pa
     assert [json.loads(line)["at"] for line in (tmp_path / "rows").read_text().splitlines()] == [0, 1, 2, 3]
 
 
-def test_predictions_for_several_questions_about_a_file_get_their_own_folders(tmp_path: Path) -> None:
-    from caeav.model.train.prediction_files import folder_for
-
-    file, out = tmp_path / "clip.mp4", tmp_path / "clip"
-    for question, folder in (("how many?", "clip"), ("how loud?", "clip-2"), (" how many? ", "clip")):
-        assert folder_for(file, out, question) == tmp_path / folder
-        (tmp_path / folder).mkdir(exist_ok=True)
-        held = {"file": str(file), "question": question.strip()}
-        (tmp_path / folder / "prediction.json").write_text(json.dumps(held))
-
-
-def test_predictions_for_files_with_one_name_get_their_own_folders(tmp_path: Path) -> None:
-    from caeav.model.train.prediction_files import folder_for
-
-    a, b, out = tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4", tmp_path / "clip"
-    for file, folder in ((a, "clip"), (b, "clip-2"), (a, "clip"), (b, "clip-2")):
-        assert folder_for(file, out) == tmp_path / folder
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / "prediction.json").write_text(json.dumps({"file": str(file)}))
-
-
 def test_a_question_to_a_task_without_answers_is_refused_before_decoding(
     home: Home, trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
