@@ -90,7 +90,7 @@ def test_guarantees_name_tests_that_exist(repository: Path) -> None:
     assert gone == set()
 
 
-def test_the_check_sees_what_is_wrong() -> None:
+def test_the_check_reports_unknown_commands_and_options() -> None:
     assert faults("caeav extract --dataset ave --no-such-thing 3") == [
         "caeav extract has no option --no-such-thing"
     ]
@@ -107,7 +107,7 @@ def anchor(title: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     wrong = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -41,7 +41,7 @@ def test_no_mutant_is_listed_twice(mutants: ModuleType) -> None:
         ("only text", "allowed keys"),
     ],
 )
-def test_an_entry_of_another_form_is_refused(
+def test_a_malformed_entry_is_refused(
     mutants: ModuleType, tmp_path: Path, entry: str, said: str
 ) -> None:
     path = tmp_path / "model.yaml"
@@ -50,7 +50,7 @@ def test_an_entry_of_another_form_is_refused(
         mutants.read_list(path)
 
 
-def test_a_snippet_that_no_longer_fits_is_told(mutants: ModuleType, tmp_path: Path) -> None:
+def test_a_snippet_or_test_that_is_gone_is_reported(mutants: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
     for find, times in (("x = 2", 0), ("x = 1", 2), ("", 0)):
         stale = mutants.Mutant("m.yaml:1", "a.py", find, "y", ())
