@@ -179,7 +179,7 @@ def _many(asked: _Asked, place: Home, run_name: str, device: str, as_json: bool)
     if asked.dataset is not None and (asked.stride_s is not None or asked.start_s or asked.question):
         raise CaeavError(
             "the clips of a data set have their own start and questions",
-            hint="leave --start, --stride and --question away, or give files instead of --dataset",
+            hint="leave out --start, --stride and --question, or give files instead of --dataset",
         )
     remember_at(place, say)
     run = find_run(place, run_name)

@@ -26,9 +26,7 @@ UrlArgument = Annotated[
 ]
 
 
-CURE = (
-    "to put it right: remove these objects there, then caeav store push from a sound store sends them again"
-)
+CURE = "to repair it: remove these objects there, then caeav store push from a sound store sends them again"
 
 
 def register(commands: typer.Typer) -> None:
@@ -43,14 +41,14 @@ def push_command(
     name: NameOption = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Put it in the place of another state of the store that is there."),
+        typer.Option("--replace", help="Replace another state of the store at the address."),
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put finished stores below an address, as <URL>/<data set>/<store>: payload, then indexes, the seal last.
 
-    Run again it goes on with what is missing.
+    Run again, it continues with what is missing.
     """
     from caeav.pipeline.store.remote.push import push
 
@@ -74,9 +72,9 @@ def push_command(
 
 
 def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Bring the store at an address into the home, every file compared with its digest; the same bytes.
+    """Fetch the store at an address into the home, the same bytes, comparing every file with its digest.
 
-    Run again it goes on with what is missing.
+    Run again, it continues with what is missing.
     """
     from caeav.pipeline.store.remote.pull import pull
 
@@ -86,7 +84,7 @@ def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption 
     if as_json:
         print_json(asdict(done) | {"path": str(done.path)})
         return
-    print(f"brought      {_shards(done.came, done.there, done.bytes)}")
+    print(f"fetched      {_shards(done.came, done.there, done.bytes)}")
     print(f"store        {printable(done.path)}")
 
 

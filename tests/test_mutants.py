@@ -41,9 +41,7 @@ def test_no_mutant_is_listed_twice(mutants: ModuleType) -> None:
         ("only text", "allowed keys"),
     ],
 )
-def test_a_malformed_entry_is_refused(
-    mutants: ModuleType, tmp_path: Path, entry: str, said: str
-) -> None:
+def test_a_malformed_entry_is_refused(mutants: ModuleType, tmp_path: Path, entry: str, said: str) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(f"- {entry}\n")
     with pytest.raises(mutants.Wrong, match=rf"model.yaml:1: .*{said}"):

@@ -203,7 +203,7 @@ def test_doctor_exits_with_1_only_for_a_problem(
     for extra in ([], ["--json"]):
         result = CliRunner().invoke(commands, extra)
         assert result.exit_code == code
-        assert ("to put right: thing" in result.stderr) is bool(code)
+        assert ("to fix: thing" in result.stderr) is bool(code)
     assert json.loads(result.stdout)[1] == {"about": "thing", "status": status, "detail": "how it is"}
 
 

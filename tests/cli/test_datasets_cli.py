@@ -109,7 +109,7 @@ def test_other_labels_need_relabel(moved: Path, command: str) -> None:
     assert f"--labels {moved / 'l.csv'}, now it is {moved / 'o.csv'}" in said and "--relabel" in said
     assert files_of(moved / "home" / "stores") == before
     if command == "extract":
-        assert "taken, as --relabel says" in call(*asked, "--relabel").stderr
+        assert "used from now on, as --relabel says" in call(*asked, "--relabel").stderr
         assert manifest(moved).classes == ("cat", "wolf")
         assert str(moved / "o.csv") in call("extract", "--home", moved / "home").stderr
 
@@ -129,7 +129,7 @@ def test_looking_at_other_labels_changes_nothing_and_says_so(moved: Path) -> Non
     asked = ("--labels", moved / "o.csv", "--home", moved / "home")
     before = files_of(moved / "home" / "stores")
     shown = call("manifest", "show", *asked)
-    assert "wolf" in shown.stdout and "only this command looks at it so" in shown.stderr
+    assert "wolf" in shown.stdout and "only this command uses it" in shown.stderr
     assert files_of(moved / "home" / "stores") == before
 
 
@@ -194,7 +194,7 @@ def test_a_folder_without_stores_is_named_as_it_was_given(moved: Path) -> None:
     write_wav(moved / "other" / "c.wav", 3)
     for asked in (("train",), ("caption", "export"), ("caption", "embed"), ("store", "ls")):
         said = refusal(*asked, "--dataset", moved / "other", "--home", moved / "home")
-        assert f"nothing was made of {moved / 'other'} in {moved / 'home'} yet" in said, asked
+        assert f"there is no store of {moved / 'other'} in {moved / 'home'} yet" in said, asked
         assert f"caeav extract --dataset {moved / 'other'} --home {moved / 'home'}" in said
 
 

@@ -86,7 +86,7 @@ def test_a_command_that_only_looks_reports_a_change(calls: Calls, tmp_path: Path
     datasets.load("typed", Source(), Home(tmp_path), LOOKS)
     assert calls.said == [
         "taken from x",
-        "note: labels a instead of b; stride 1 instead of 2; only this command looks at it so",
+        "note: labels a instead of b; stride 1 instead of 2; only this command uses it",
     ]
 
 
@@ -98,7 +98,7 @@ def test_a_change_is_refused_before_anything_is_read_unless_relabel_is_given(
         datasets.load("typed", Source(), Home(tmp_path), IS_LAST)
     assert calls.loads == [] and calls.remembered == []
     datasets.load("typed", Source(), Home(tmp_path), IS_LAST, relabel=True)
-    assert calls.said[-1] == "a; b: taken, as --relabel says" and calls.remembered == [True]
+    assert calls.said[-1] == "a; b: used from now on, as --relabel says" and calls.remembered == [True]
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -123,10 +123,10 @@ def test_a_name_needs_a_store_of_that_data_set(
     monkeypatch.setattr(
         datasets, "dataset_name", lambda home, dataset, same: "ave" if dataset in ("", "d/x y") else dataset
     )
-    with pytest.raises(CaeavError, match=r"nothing was made of ave in .* yet") as raised:
+    with pytest.raises(CaeavError, match=r"there is no store of ave in .* yet") as raised:
         datasets.name("", home)
     assert raised.value.hint == f"caeav extract --dataset ave --home {tmp_path}"
-    with pytest.raises(CaeavError, match="nothing was made of d/x y in") as raised:
+    with pytest.raises(CaeavError, match="there is no store of d/x y in") as raised:
         datasets.name("d/x y", home)
     assert "--dataset 'd/x y'" in raised.value.hint
     assert datasets.name("other", home) == "other" and calls.said == []

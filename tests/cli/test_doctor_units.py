@@ -52,8 +52,8 @@ def test_what_a_decoder_makes_of_the_sample_is_measured(monkeypatch: pytest.Monk
         assert "wrong order or shade" in measured(levels, 440, monkeypatch)["problem"]
     assert "comes out as 220 Hz" in measured((60, 120, 180), 220, monkeypatch)["problem"]
     assert "comes out as 450 Hz" in measured((60, 120, 180), 450, monkeypatch)["problem"]
-    assert measured((60, 120, 180), 440, monkeypatch, frames=None) == {"problem": "no pictures came out"}
-    assert measured((60, 120, 180), 440, monkeypatch, wave=None) == {"problem": "no sound came out"}
+    assert measured((60, 120, 180), 440, monkeypatch, frames=None) == {"problem": "no frames came out"}
+    assert measured((60, 120, 180), 440, monkeypatch, wave=None) == {"problem": "no audio came out"}
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, name: str, reason: str = "", **info: Any) -> doctor.Check:
@@ -76,10 +76,10 @@ def outcome(monkeypatch: pytest.MonkeyPatch, name: str, reason: str = "", **info
 
 
 def test_only_the_default_decoder_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = outcome(monkeypatch, doctor.DEFAULT_DECODER, "broken\n  next: mend it\nmore")
-    assert (failed.status, failed.detail) == ("problem", "broken; mend it") and "(default)" in failed.about
+    failed = outcome(monkeypatch, doctor.DEFAULT_DECODER, "broken\n  next: fix it\nmore")
+    assert (failed.status, failed.detail) == ("problem", "broken; fix it") and "(default)" in failed.about
     assert outcome(monkeypatch, "decord", "not installed").status == "absent"
-    assert outcome(monkeypatch, "decord", problem="no sound came out").status == "problem"
+    assert outcome(monkeypatch, "decord", problem="no audio came out").status == "problem"
     fine = outcome(monkeypatch, "decord", version="v", frames=3, samples=48_000, hz=440)
     assert (fine.status, fine.detail) == ("ok", "v; sample: 3 frames, 48000 samples")
 

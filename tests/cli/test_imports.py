@@ -135,7 +135,7 @@ def test_too_many_clips_without_features_are_counted_and_an_error(home: Home, tm
     made = call(home, *arguments)
     assert isinstance(made.exception, CaeavError)
     assert "8 of 16 clips are quarantined; --max-failed allows" in str(made.exception)
-    assert "mend the features and import again" in str(made.exception)
+    assert "fix the features and import again" in str(made.exception)
     assert "stored       8 of 16" in made.stdout and "8 x features: no file" in made.stdout
     assert "audio.vggish: 8 clips of 16 without features in audio.vggish" in made.stderr
     assert call(home, *arguments, "--max-failed", "8").exit_code == 0

@@ -116,7 +116,7 @@ def test_too_many_failures_are_an_error_after_the_summary(
     message = "2 of 10 clips are quarantined; --max-failed allows 1\n"
     with pytest.raises(CaeavError, match=message) as refused:
         stages.finish(summary(max_failed=1), as_json, "")
-    assert "quarantine.jsonl; mend the media and give --retry-failed" in str(refused.value)
+    assert "quarantine.jsonl; fix the media and give --retry-failed" in str(refused.value)
     assert "no video" in capsys.readouterr().out
     for place in (0, 1):  # whichever store it is
         several = [summary(), summary()]

@@ -179,7 +179,9 @@ def test_ls_shows_one_data_set_and_reports_damage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(store.datasets, "name", lambda dataset, home: dataset)
     result = call("ls")
     assert A.name in result.stdout and B.name in result.stdout and "its index is torn" in result.stderr
-    assert "besides, 1 slice, put together by caeav store merge: mine" in result.stderr  # A itself is whole
+    assert (
+        "not merged yet, 1 slice (caeav store merge joins them): mine" in result.stderr
+    )  # A itself is whole
     result = call("ls", "--dataset", "mine")
     assert A.name in result.stdout and B.name not in result.stdout and "torn" not in result.stderr
     assert [row["dataset"] for row in json.loads(call("ls", "--dataset", "other", "--json").stdout)] == [

@@ -260,7 +260,7 @@ def test_a_gate_that_is_no_probability_is_not_called_agreement() -> None:
     assert value["agreement"] is None and value["caste_gate"] == [0.5] * 6
     assert gate.rows()[0]["CASTE's gate"] == 0.5 and "agreement" not in gate.rows()[0]
     value = prediction_json(some_prediction(), {})
-    assert value["agreement_means"] == "probability that sound and picture belong together"
+    assert value["agreement_means"] == "probability that audio and frames belong together"
     assert "caste_gate" not in value and some_prediction().rows()[0]["agreement"] == 0.5
 
 
