@@ -1,4 +1,4 @@
-"""The report on this machine: weights, packages, devices and decoders."""
+"""What doctor tells about this machine: weights, packages, devices and decoders."""
 
 from __future__ import annotations
 

@@ -142,10 +142,10 @@ def test_build_passes_its_options_on_and_prints_both_digests(
 
 
 def printed(capsys: pytest.CaptureFixture[str], made: Manifest) -> str:
-    report = check(made)
-    manifest.print_counts(report)
-    manifest.print_classes(report)
-    manifest.print_findings(report)
+    checked = check(made)
+    manifest.print_counts(checked)
+    manifest.print_classes(checked)
+    manifest.print_findings(checked)
     shown = capsys.readouterr()
     return shown.out + shown.err
 

@@ -1,4 +1,4 @@
-"""The report on a manifest: counts, missing media, leaks, and the score of a constant answer."""
+"""What `check` says of a manifest: counts, missing media, leaks, and the score of a constant answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def manifest(*clips: Clip, root: Path | str = "", findings: tuple[Finding, ...] 
 
 
 def test_counts_by_split_and_class() -> None:
-    report = check(
+    checked = check(
         manifest(
             clip("a", "train", Event("dog", 0, 10)),
             clip("b", "train", Event("dog", 0, 1), Event("dog", 2, 3), Event("bell", 0, 1)),
@@ -34,20 +34,20 @@ def test_counts_by_split_and_class() -> None:
             clip("d", ""),
         )
     )
-    assert report.clips == 4
-    assert report.splits == {"train": 2, "test": 1, "": 1}
-    assert report.classes == {"bell": {"train": 1}, "dog": {"train": 2, "test": 1}}
+    assert checked.clips == 4
+    assert checked.splits == {"train": 2, "test": 1, "": 1}
+    assert checked.classes == {"bell": {"train": 1}, "dog": {"train": 2, "test": 1}}
 
 
 def test_baselines_count_seconds_and_name_the_best_constant_answer() -> None:
-    report = check(
+    checked = check(
         manifest(
             clip("a", "train", Event("dog", 2, 10)),
             clip("b", "train", Event("bell", 0, 3)),
             clip("c", "test", Event("bell", 9, 10)),
         )
     )
-    train, test = report.shares["train"], report.shares["test"]
+    train, test = checked.shares["train"], checked.shares["test"]
     assert (train.seconds, train.event_share) == (20, pytest.approx(11 / 20))
     assert (train.majority_label, train.majority_accuracy) == ("background", pytest.approx(9 / 20))
     assert (test.event_share, test.majority_accuracy) == (pytest.approx(0.1), pytest.approx(0.9))
@@ -57,28 +57,28 @@ def test_baselines_count_seconds_and_name_the_best_constant_answer() -> None:
 
 def test_baselines_of_the_real_set_follow_from_its_annotation_lines(shared: Path) -> None:
     root = shared / "data" / "annotations" / "ave"
-    report = check(readers["ave"](root, ReadOptions("ave")))
+    checked = check(readers["ave"](root, ReadOptions("ave")))
     for split in ("train", "val", "test"):
         rows = [line.split("&") for line in (root / f"{split}Set.txt").read_text().splitlines()]
         seconds = sum(int(row[4]) - int(row[3]) for row in rows)
-        assert report.shares[split].event_share == pytest.approx(seconds / (10 * len(rows)))
-        assert report.shares[split].majority_label == "background"
-    counted = sum(sum(of_class.values()) for of_class in report.classes.values())
+        assert checked.shares[split].event_share == pytest.approx(seconds / (10 * len(rows)))
+        assert checked.shares[split].majority_label == "background"
+    counted = sum(sum(of_class.values()) for of_class in checked.classes.values())
     assert counted == 4143
-    assert sum(report.classes["Church bell"].values()) == 188
+    assert sum(checked.classes["Church bell"].values()) == 188
 
 
 def test_the_real_annotations_without_media_are_reported_not_refused(shared: Path) -> None:
-    report = check(readers["ave"](shared / "data" / "annotations" / "ave", ReadOptions("ave")))
-    assert len(report.missing) == 4143
-    assert {group.code: group.count for group in report.findings} == {
+    checked = check(readers["ave"](shared / "data" / "annotations" / "ave", ReadOptions("ave")))
+    assert len(checked.missing) == 4143
+    assert {group.code: group.count for group in checked.findings} == {
         "missing_media": 4143,
         "id_in_two_splits": 18,
         "zero_length_event": 1,
         "repeated_id": 45,
         "dash_id": 1,
     }
-    assert all(len(group.examples) <= 3 for group in report.findings)
+    assert all(len(group.examples) <= 3 for group in checked.findings)
 
 
 def test_segments_are_labelled_as_start_inclusive_end_exclusive() -> None:
@@ -120,16 +120,16 @@ def test_one_video_in_two_splits_is_found_by_id_or_media(tmp_path: Path) -> None
 
 def test_the_report_is_json(tmp_path: Path) -> None:
     rows = manifest(clip("a", "train", Event("dog", 1, 1)), root=tmp_path)
-    report = json.loads(json.dumps(check(rows).as_json(), allow_nan=False))
-    assert report["missing"] == ["a"]
-    assert report["splits"] == {"train": 1}
-    assert [group["code"] for group in report["findings"]] == ["missing_media", "zero_length_event"]
-    assert report["shares"]["train"]["majority_label"] == "background"
+    checked = json.loads(json.dumps(check(rows).as_json(), allow_nan=False))
+    assert checked["missing"] == ["a"]
+    assert checked["splits"] == {"train": 1}
+    assert [group["code"] for group in checked["findings"]] == ["missing_media", "zero_length_event"]
+    assert checked["shares"]["train"]["majority_label"] == "background"
 
 
 def test_an_empty_manifest_gives_an_empty_report() -> None:
-    report = check(manifest())
-    assert (report.clips, report.splits, report.shares) == (0, {}, {})
+    checked = check(manifest())
+    assert (checked.clips, checked.splits, checked.shares) == (0, {}, {})
 
 
 def test_unknown_finding_codes_are_kept() -> None:
@@ -158,11 +158,11 @@ def test_a_finding_needs_a_listed_code() -> None:
 
 def test_events_are_counted_per_modality() -> None:
     events = (Event("dog", 0, 4, "audio"), Event("dog", 2, 5, "audio"), Event("bell", 8, 10, "visual"))
-    report = check(manifest(clip("a", "test", *events), clip("b", "test"), clip("c", "train")))
-    audio, visual = report.modalities["test"]["audio"], report.modalities["test"]["visual"]
+    checked = check(manifest(clip("a", "test", *events), clip("b", "test"), clip("c", "train")))
+    audio, visual = checked.modalities["test"]["audio"], checked.modalities["test"]["visual"]
     assert (audio.events, audio.event_share, audio.clips_without) == (2, 5 / 20, 1)
     assert (visual.events, visual.event_share, visual.clips_without) == (1, 2 / 20, 1)
-    assert "train" not in report.modalities
+    assert "train" not in checked.modalities
 
 
 def test_masks_give_their_area_and_the_score_of_a_constant_mask() -> None:
@@ -209,13 +209,13 @@ def test_seconds_follow_from_the_segment_length() -> None:
 
 
 def test_a_clip_with_audio_events_alone_counts_as_without_visual_events() -> None:
-    report = check(
+    checked = check(
         manifest(
             clip("a", "val", Event("dog", 0, 5, "audio")),
             clip("b", "val", Event("dog", 0, 2, "audio"), Event("dog", 0, 1, "visual")),
         )
     )
-    audio, visual = report.modalities["val"]["audio"], report.modalities["val"]["visual"]
+    audio, visual = checked.modalities["val"]["audio"], checked.modalities["val"]["visual"]
     assert (audio.events, audio.event_share, audio.clips_without) == (2, pytest.approx(7 / 20), 0)
     assert (visual.events, visual.event_share, visual.clips_without) == (1, pytest.approx(1 / 20), 1)
 
@@ -226,7 +226,7 @@ def asked(key: str, *questions: tuple[str, str, str]) -> Clip:
 
 
 def test_questions_are_counted_one_by_one_and_videos_once() -> None:
-    report = check(
+    checked = check(
         manifest(
             asked(
                 "a", ("train", "Counting", "dog"), ("train", "Counting", "dog"), ("test", "Counting", "dog")
@@ -237,14 +237,14 @@ def test_questions_are_counted_one_by_one_and_videos_once() -> None:
             asked("c", ("test", "Counting", "bell")),
         )
     )
-    test = report.questions["test"]
+    test = checked.questions["test"]
     assert list(test) == ["all", "Audio Comparative", "Audio Counting"]
     assert (test["all"].questions, test["all"].videos) == (5, 3)
     assert (test["all"].majority_answer, test["all"].majority_accuracy) == ("dog", pytest.approx(3 / 5))
     assert (test["Audio Counting"].questions, test["Audio Counting"].videos) == (4, 3)
-    assert report.classes == {"bell": {"test": 2}, "dog": {"train": 2, "test": 3}}
-    assert report.leaked == {"train": {"test": 2}, "test": {"train": 1}}  # questions, not videos
-    [leak] = [group for group in report.findings if group.code == "video_in_two_splits"]
+    assert checked.classes == {"bell": {"test": 2}, "dog": {"train": 2, "test": 3}}
+    assert checked.leaked == {"train": {"test": 2}, "test": {"train": 1}}  # questions, not videos
+    [leak] = [group for group in checked.findings if group.code == "video_in_two_splits"]
     assert leak.examples[0].detail.startswith("1 of the 3 videos of test are in train too, such as a")
 
 
@@ -278,10 +278,10 @@ def test_a_report_shows_three_examples_per_finding_and_counts_all() -> None:
 
 def test_clips_of_one_video_leak_only_between_splits() -> None:
     same = (clip("a", "train", video="v"), clip("b", "train", video="v"), clip("c", "", video="v"))
-    report = check(manifest(*same))
-    assert report.leaked == {} and "id_in_two_splits" not in {g.code for g in report.findings}
-    report = check(manifest(*same, clip("d", "val", video="v"), clip("e", "test", video="v")))
-    assert report.leaked == {
+    checked = check(manifest(*same))
+    assert checked.leaked == {} and "id_in_two_splits" not in {g.code for g in checked.findings}
+    checked = check(manifest(*same, clip("d", "val", video="v"), clip("e", "test", video="v")))
+    assert checked.leaked == {
         "train": {"val": 2, "test": 2},
         "val": {"train": 1, "test": 1},
         "test": {"train": 1, "val": 1},
@@ -293,8 +293,8 @@ def test_clips_of_one_video_leak_only_between_splits() -> None:
 
 
 def test_only_an_event_that_ends_where_it_starts_has_zero_length() -> None:
-    report = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
-    [group] = [g for g in report.findings if g.code == "zero_length_event"]
+    checked = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
+    [group] = [g for g in checked.findings if g.code == "zero_length_event"]
     assert group.count == 1 and group.examples[0].detail == "'dog' from 2 s to 2 s"
 
 

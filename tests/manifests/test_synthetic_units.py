@@ -8,7 +8,7 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import audio
 from caeav.manifests.synthetic.audio import RHYTHMIC, VOICES
-from caeav.manifests.synthetic.classes import CLASSES, class_names, plain, underscored
+from caeav.manifests.synthetic.classes import CLASSES, class_names, llp_name, simple_name
 from caeav.manifests.synthetic.layouts import llp
 from caeav.manifests.synthetic.layouts.music_avqa import LAYOUT, _split_of
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
@@ -69,9 +69,9 @@ def test_default_options_are_written_without_layout_and_questions() -> None:
 
 def test_names_of_classes_are_written_as_each_set_would() -> None:
     assert class_names(6)[5] == "Hopping box, square"
-    assert underscored(7)[5:] == ("Hopping_box_square", "Circling_cross_(plus)")
-    assert plain(7)[5:] == ("hopping_box_square", "circling_cross_plus")
-    assert len(underscored(5)) == len(plain(5)) == 5
+    last = class_names(7)[5:]
+    assert [*map(llp_name, last)] == ["Hopping_box_square", "Circling_cross_(plus)"]
+    assert [*map(simple_name, last)] == ["hopping_box_square", "circling_cross_plus"]
 
 
 def test_every_class_has_its_own_shape_motion_and_voice_and_a_hue_of_its_own() -> None:

@@ -32,7 +32,7 @@ from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Complete, Job, job_of
 from caeav.pipeline.extract.local import LocalExtraction
 from caeav.pipeline.extract.preflight import Loader, why_no_file
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import Recipe, Record
