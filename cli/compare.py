@@ -1,4 +1,4 @@
-"""`caeav compare`: train several recipes with several seeds, as far as they are missing, and put them in one table."""
+"""`caeav compare`: train several recipes with several seeds, where runs are missing, and put them in one table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compare(
     task: TaskOption = None,
     dataset: TrainedOption = None,
     recipes: Annotated[str, typer.Option("--recipes", help="Recipes to compare, see caeav train.")] = RECIPES,
-    seeds: Annotated[str, typer.Option("--seeds", help="Each recipe is trained once for each.")] = SEEDS,
+    seeds: Annotated[str, typer.Option("--seeds", help="Each recipe is trained once with each.")] = SEEDS,
     baseline: Annotated[
         str, typer.Option("--baseline", help="The recipe that the others are compared with.")
     ] = "none",

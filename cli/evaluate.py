@@ -168,7 +168,7 @@ def _may_keep(run: Run, experiment: Experiment, split: str) -> bool:
 
 
 def _show_agreement(judged: Judged) -> None:
-    """How true the agreement is, kind by kind; for a probability also what was said of seconds, and what was so."""
+    """How true the agreement is, kind by kind; for a probability also predicted against observed, by tenths."""
     whole = {"seconds": judged.seconds, "auc": judged.auc, "calibration_error": judged.calibration_error}
     rows = [["all", *whole.values()], *([kind, *row.values()] for kind, row in judged.by_kind.items())]
     shown = [["-" if value is None else value for value in row] for row in rows]

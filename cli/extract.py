@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 SEVERAL = (
-    " Several, by commas, make a store each, with the audio backbone of the same place; none leaves it out."
+    " Several, separated by commas, give one store each, paired with --audio by place; none leaves it out."
 )
 
 

@@ -197,7 +197,7 @@ def check(
         return
     if not checked.against:
         say(
-            "nothing is recorded for these weights and settings, so nothing was compared; --record keeps its features"
+            "nothing is recorded for these weights and settings, so nothing was compared; --record keeps these features"
         )
         raise typer.Exit(NO_RECORD)
     if checked.differences:

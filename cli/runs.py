@@ -113,7 +113,7 @@ def show(
         print("\n".join(printable(line) for line in card.read_text(encoding="utf-8").splitlines()))
     else:
         print_table(["what", "value"], [[key, _shown(value)] for key, value in summarise(run).items()])
-        say(f"not finished; go on with: caeav train --resume {run.name}{at_home(place)}")
+        say(f"not finished; continue with: caeav train --resume {run.name}{at_home(place)}")
 
 
 @commands.command()

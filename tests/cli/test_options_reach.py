@@ -538,7 +538,7 @@ def test_predict_passes_its_options_on(
     assert folder.name.startswith("a_film") and folder.name.endswith("-from-4s")
     assert folder.parent == run.run.folder / "predictions"
     assert (facts["start_s"], facts["captions"]) == (4.0, written.info["texts"])
-    for text in ("note: look", "note: c: d", "lasts 20.0 s, this is 4 to 14 s; go on with --start 14"):
+    for text in ("note: look", "note: c: d", "lasts 20.0 s, this is 4 to 14 s; continue with --start 14"):
         assert text in result.stderr
     assert "visual caption: a dog" in result.stderr and "audio caption" not in result.stderr
     when.media_s = 14.9

@@ -164,7 +164,7 @@ def test_an_unfinished_run_is_resumed(home: Home, trained: dict[str, Any]) -> No
     run = create_run(home, first.config())
     run.write(ORIGIN, first.origin())
     shown = call(home, "runs", "show", run.name)
-    assert f"go on with: caeav train --resume {run.name}" in shown.stderr
+    assert f"continue with: caeav train --resume {run.name}" in shown.stderr
     result = json.loads(call(home, "train", "--resume", run.name, "--json").stdout)
     assert {**result, "run": ""} == {**trained, "run": ""}
     assert "caeav train --task ave --recipe none --dataset tiny" in (run.folder / "card.md").read_text()
@@ -230,7 +230,7 @@ def test_predict_prints_a_table_and_writes_json_and_picture(
         [str(n + 1), str(n + 3), "to", str(n + 4)] for n in range(6)
     ]
     assert "short_audio: bad \\x1b[31m" in result.stderr
-    assert "the file lasts 99.0 s, this is 3 to 9 s; go on with --start 9" in result.stderr
+    assert "the file lasts 99.0 s, this is 3 to 9 s; continue with --start 9" in result.stderr
     value = json.loads((out / "prediction.json").read_text())
     assert len(value["segments"]) == 6 and value["run"] == trained["run"]
     assert value["protocol"] == "honest"
