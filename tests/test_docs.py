@@ -1,8 +1,7 @@
-"""The pages people read: links lead somewhere, and every command in them is one that the program knows."""
+"""The pages people read: links have targets, and every command in them is one that the program knows."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import unicodedata
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from module_files import load_module
 
 from caeav.cli import app
 from caeav.model.tasks.base import TASKS
@@ -128,11 +128,7 @@ def test_links_have_targets(page: Path) -> None:
 
 @cache
 def site() -> Any:
-    spec = importlib.util.spec_from_file_location("caeav_docs_site", REPOSITORY / "docs" / "site.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module("caeav_docs_site", REPOSITORY / "docs" / "site.py")
 
 
 def test_the_site_names_every_command_and_setting() -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from module_files import load_module
 
 
 @pytest.fixture(scope="module")
 def mutants(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", repository / "benchmarks" / "mutants.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module: ModuleType = load_module("mutants", repository / "benchmarks" / "mutants.py")
     return module
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import invoke, refusal
+from module_files import load_module
 from random_weights import randomise
 from safetensors.torch import save_file
 from torch import Tensor
@@ -107,10 +108,7 @@ def tiny_swin(folder: Path) -> Path:
 def tiny_htsat(folder: Path) -> Path:
     """An HTS-AT in the published format."""
     path = Path(__file__).parents[1] / "pipeline" / "backbones" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_sound", path)
-    assert spec and spec.loader
-    files = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(files)
+    files = load_module("tiny_audio", path)
     torch.manual_seed(2)
     sizes: dict[str, Any] = {"channels": 8, "depths": (2, 2, 2, 2), "heads": (2, 2, 4, 4), "window": 4}
     network = Htsat(HtsatConfig(front_end=FrontEnd(**FRONT, image_size=64), **sizes))
