@@ -81,6 +81,8 @@ def test_a_table_shows_its_cells_whole_and_escaped(capsys: pytest.CaptureFixture
     assert first.split() == ["[red]a[/red]", "\\x1b", "1.235"]
     assert second.split() == [long, "20"]
     assert len(head) == len(first) == len(second)  # numbers end in one column
+    print_table(("what", "why"), [("a", "word " * 40)])
+    assert len(capsys.readouterr().out.splitlines()) == 2  # a file has room for a sentence
 
 
 def status_of_main(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> object:
