@@ -1,7 +1,7 @@
-"""Shards made elsewhere and adopted here: whatever happens to those who make them, the bytes are those of a local run.
+"""Shards made on a cluster: whatever happens to its processes, the store has the bytes of a local run.
 
-The cluster is one of threads in this process: actors, orders, answers and staging are the real ones. What only Ray can
-show is in `tests/pipeline/extract/cluster/test_ray.py`.
+The cluster consists of threads in this process; actors, orders, answers and staging are real. What only Ray can show
+is in `tests/pipeline/extract/cluster/test_ray.py`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder", "link_fi
 
 
 @pytest.fixture
-def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[ThreadCluster]], list[ThreadCluster]]:
-    """`on(Kind)`: extraction on a cluster uses such clusters; those that were used are in the list that it returns."""
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[ThreadCluster]], list[ThreadCluster]]:
+    """`use(Kind)`: make extraction use clusters of this kind; the returned list fills with those it uses."""
     monkeypatch.setattr(actor_module, "WorkerPool", local.WorkerPool)
     return lambda kind: use_clusters(monkeypatch, kind)
 
@@ -47,7 +47,7 @@ WANTED: dict[str, dict[str, str]] = {}
 def wanted(
     small: Any, inline: None, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
 ) -> Callable[[str], dict[str, str]]:
-    """`wanted(backend)`: the files that a local run makes."""
+    """`wanted(backend)`: the files of a local run."""
 
     def of(backend: str = "webdataset") -> dict[str, str]:
         if backend not in WANTED:
@@ -63,11 +63,11 @@ def extract(small: Any, home: Path, backend: str = "webdataset", **options: Any)
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
-def test_a_cluster_makes_what_one_machine_makes(
-    backend: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_cluster_makes_the_bytes_of_a_local_run(
+    backend: str, small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
-    """Tokens and captions, from one decoding; no order is given twice, and nothing is left of staging."""
-    used = on(ThreadCluster)
+    """Tokens and captions come from one decoding; no order is given twice, and staging is removed."""
+    used = use(ThreadCluster)
     extract(small, tmp_path / "home", backend)
     assert contents(tmp_path / "home") == wanted(backend)
     assert sorted(
@@ -78,28 +78,30 @@ def test_a_cluster_makes_what_one_machine_makes(
     ]
     assert len(used[0].actors) == 2
     extract(small, tmp_path / "home", backend)
-    assert len(used) == 1 and contents(tmp_path / "home") == wanted(backend)  # nothing to do: no cluster
+    assert len(used) == 1 and contents(tmp_path / "home") == wanted(
+        backend
+    )  # nothing is due: no cluster is started
 
 
-def test_shards_that_grow_keep_their_records(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_grown_data_set_only_has_its_missing_clips_made(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New clips, new labels and a quarantined clip that is tried again: only what is missing is made."""
+    """With new clips, new labels and a retried quarantined clip."""
     home, grown = tmp_path / "home", small.grown(tmp_path / "media")
     for place in (home, tmp_path / "local"):
         small.extract(place)
     grown.extract(tmp_path / "local", retry_failed=True)
-    used = on(ThreadCluster)
+    used = use(ThreadCluster)
     grown.extract(home, retry_failed=True, cluster=ClusterOptions())
     assert contents(home) == contents(tmp_path / "local")
     made = [row[0] for order in used[0].orders for row in order["orders"]["0"]["clips"]]
     assert made == [small.manifest.clips[3].key, "more"]
 
 
-def test_a_clip_that_kills_is_found_and_quarantined(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_clip_that_kills_its_process_is_quarantined(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process dies whatever else is under way; the others are stored, with the bytes they always have."""
+    """Its process dies whatever runs beside it; all other clips are stored with their usual bytes."""
     poison = small.manifest.clips[1].key
     real = local.WorkerPool._reply
 
@@ -109,7 +111,7 @@ def test_a_clip_that_kills_is_found_and_quarantined(
         return real(self, request)
 
     monkeypatch.setattr(local.WorkerPool, "_reply", answer)
-    used = on(ThreadCluster)
+    used = use(ThreadCluster)
     extract(small, tmp_path / "home")
     alone = [order["alone"] for order in used[0].orders if order["orders"]["0"]["number"] == 0]
     assert alone == [[], *[[poison]] * shards.STRIKES, []]
@@ -122,10 +124,10 @@ def test_a_clip_that_kills_is_found_and_quarantined(
         assert len(reader) == 2
 
 
-def test_a_shard_with_suspects_has_its_actor_to_itself(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_with_suspected_clips_has_its_actor_to_itself(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its suspects come first, none beside another clip; a second shard waits meanwhile."""
+    """Suspected clips come first and each alone; a second shard waits meanwhile."""
     monkeypatch.setattr(actor_module, "WorkerPool", WorkerPool)  # children, several at once
     keys = small.manifest.keys
     seen: list[list[str]] = []
@@ -148,7 +150,7 @@ def test_a_shard_with_suspects_has_its_actor_to_itself(
         self.alone = [key for key in (keys[1], keys[2]) if keys.index(key) // 2 == self.number]
 
     monkeypatch.setattr(shards.ShardTask, "died", died)
-    on(Careful)
+    use(Careful)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
     assert sorted(seen) == sorted(
@@ -156,10 +158,10 @@ def test_a_shard_with_suspects_has_its_actor_to_itself(
     )
 
 
-def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_clip_that_fails_is_quarantined_as_in_a_local_run(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quarantine has the same entries, and the shard without the clip the same bytes."""
+    """The quarantine has the same entries, and the shard without the clip has the same bytes."""
     answer, bad = local.WorkerPool._reply, small.manifest.keys[:2]  # all of a shard
 
     def failing(self: Any, request: Mapping[str, Any]) -> Any:
@@ -171,15 +173,15 @@ def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
 
     monkeypatch.setattr(local.WorkerPool, "_reply", failing)
     small.extract(tmp_path / "local")
-    on(ThreadCluster)
+    use(ThreadCluster)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == contents(tmp_path / "local")
     [tokens] = (tmp_path / "home").rglob("tokens-*/quarantine.jsonl")
     assert "it cannot" in tokens.read_text()
 
 
-def test_processes_that_die_for_no_clip_are_given_up(
-    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+def test_a_shard_whose_processes_always_die_is_an_error(
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any
 ) -> None:
     class Deadly(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -187,15 +189,15 @@ def test_processes_that_die_for_no_clip_are_given_up(
                 raise Killed
             return answer
 
-    used = on(Deadly)
+    used = use(Deadly)
     with pytest.raises(CaeavError, match=f"was tried {shards.MAX_DEATHS} times, and each time the process"):
         extract(small, tmp_path / "home")
     assert len(used[0].orders) >= shards.MAX_DEATHS
-    assert sound_so_far(tmp_path / "home") == 0
+    assert assert_sound(tmp_path / "home") == 0
 
 
-def test_machines_that_go_strike_nobody(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_lost_machine_counts_against_no_clip(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     class Leaving(ThreadCluster):
         left = 20
@@ -206,15 +208,15 @@ def test_machines_that_go_strike_nobody(
                 raise ray_cluster.ActorLost("its machine has gone", machine=True)
             return answer
 
-    used = on(Leaving)
+    used = use(Leaving)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted() and all(not order["alone"] for order in used[0].orders)
 
 
 @pytest.mark.parametrize("what", ["gone", "cut", "flipped", "no index"])
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
-def test_what_was_staged_and_is_not_right_is_made_again(
-    backend: str, what: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_damaged_staged_shard_is_made_again(
+    backend: str, what: str, small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     turns = itertools.count()  # threads ask at the same time, and each gets its own number
 
@@ -222,7 +224,7 @@ def test_what_was_staged_and_is_not_right_is_made_again(
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             if method == "make" and next(turns) < 2:
                 name = json.loads(arguments[0])["attempt"]
-                # other attempts come and go
+                # not every attempt: others are made and removed at the same time
                 places = list((tmp_path / "home" / "stores").glob(f"*/*/staging/{name}"))
                 files = sorted(path for place in places for path in place.rglob("*") if "shards" in str(path))
                 file = [path for path in files if path.is_file()][-1]
@@ -238,14 +240,14 @@ def test_what_was_staged_and_is_not_right_is_made_again(
                     file.write_bytes(data if what == "flipped" else data[:-1])
             return answer
 
-    used = on(Losing)
+    used = use(Losing)
     extract(small, tmp_path / "home", backend)
     assert contents(tmp_path / "home") == wanted(backend)
     assert len(used[0].orders) == 4
 
 
-def test_what_never_arrives_is_an_error_with_a_next_step(
-    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+def test_a_shard_that_never_arrives_is_an_error(
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any
 ) -> None:
     class Losing(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -255,14 +257,14 @@ def test_what_never_arrives_is_an_error_with_a_next_step(
                     shutil.rmtree(place)
             return answer
 
-    on(Losing)
+    use(Losing)
     with pytest.raises(CaeavError, match=r"made 3 times on the cluster, did not arrive: FileNotFoundError"):
         extract(small, tmp_path / "home")
-    assert sound_so_far(tmp_path / "home") == 0
+    assert assert_sound(tmp_path / "home") == 0
 
 
-def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_straggler_is_overtaken_and_its_late_answer_ignored(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "SLOW_S", 0.1)
     go_on = threading.Event()
@@ -281,7 +283,7 @@ def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
                     time.sleep(0.3)  # the late one comes first
             return answer
 
-    used = on(Slow)
+    used = use(Slow)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
     assert sorted(used[0].seen) == ["000000", "000000", "000001"]
@@ -290,22 +292,22 @@ def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
 def test_killed_at_every_step_of_adoption(
     small: Any,
     tmp_path: Path,
-    on: Any,
+    use: Any,
     wanted: Any,
     contents: Any,
     forked: Callable[[Callable[[], object]], int],
     die: Callable[..., None],
-    sound_so_far: Callable[[Path], int],
+    assert_sound: Callable[[Path], int],
     fresh_home: Callable[[Path | None], Path],
 ) -> None:
-    """The process that holds the locks is killed; the same command, on a cluster or not, goes on to the same bytes."""
+    """The process that holds the locks is killed; the same command, with or without a cluster, makes the same bytes."""
 
     class Own(ThreadCluster):
-        """What the threads of actors do to the disk is done before the step is armed."""
+        """With a single actor."""
 
         CPUS = (1.0,)
 
-    on(Own)
+    use(Own)
     killed = 0
     for step in itertools.count(3, 11):
         home = fresh_home(None)
@@ -315,7 +317,7 @@ def test_killed_at_every_step_of_adoption(
             extract(small, home)
 
         status = forked(work)
-        sound_so_far(home)
+        assert_sound(home)
         if status == 0:
             break
         assert status == -signal.SIGKILL, f"step {step}"
@@ -326,7 +328,7 @@ def test_killed_at_every_step_of_adoption(
 
 
 def test_devices_of_different_kinds_are_refused_unless_allowed(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     class Mixed(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -334,7 +336,7 @@ def test_devices_of_different_kinds_are_refused_unless_allowed(
                 return json.dumps({**json.loads(answer), "kind": "other silicon"})
             return answer
 
-    on(Mixed)
+    use(Mixed)
     with pytest.raises(CaeavError, match=r"computes with .*other silicon|another one with other silicon"):
         extract(small, tmp_path / "home")
     extract(small, tmp_path / "home", mixed_devices=True)
@@ -342,17 +344,17 @@ def test_devices_of_different_kinds_are_refused_unless_allowed(
 
 
 @pytest.mark.parametrize("what", ["store", "media folder", "file"])
-def test_a_machine_that_does_not_see_what_it_needs_says_so(
+def test_a_machine_without_store_or_media_ends_the_run(
     what: str,
     small: Any,
     tmp_path: Path,
-    on: Any,
+    use: Any,
     wanted: Any,
     contents: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is the machine that lacks the file, not the clip: nothing is quarantined for it."""
-    used = on(ThreadCluster)
+    """The machine lacks the file, not the clip: nothing is quarantined."""
+    used = use(ThreadCluster)
     with monkeypatch.context() as patch:
         if what == "store":
             patch.setattr(actor_module, "sees_staging", lambda store, token: False)
@@ -374,13 +376,13 @@ def test_a_machine_that_does_not_see_what_it_needs_says_so(
     assert contents(tmp_path / "home") == wanted()
 
 
-def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
-    small: Any, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_exception_on_the_cluster_is_raised_with_its_traceback(
+    small: Any, tmp_path: Path, use: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of an actor")
 
-    on(ThreadCluster)
+    use(ThreadCluster)
     monkeypatch.setattr(actor_module.ShardMaker, "_check_media", broken)
     with pytest.raises(
         RuntimeError, match=r"on the cluster: ZeroDivisionError: of an actor\n(.|\n)*in _make"
@@ -388,8 +390,8 @@ def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
         extract(small, tmp_path / "home")
 
 
-def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, forked: Any
+def test_clips_in_the_journal_of_a_killed_local_run_are_published_or_made_again(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, forked: Any
 ) -> None:
     home = tmp_path / "home"
 
@@ -405,6 +407,6 @@ def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
         small.extract(home)
 
     assert forked(work) == -signal.SIGKILL and list(home.rglob("journal/*.log"))
-    on(ThreadCluster)
+    use(ThreadCluster)
     extract(small, home)
     assert contents(home) == wanted() and not list(home.rglob("journal"))
