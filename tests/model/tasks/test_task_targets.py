@@ -14,7 +14,7 @@ from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.masks import pack_mask
 from caeav.model.adapters.batch import NEGATIVE, Epoch, Inputs, InputSpec, TokenBatch, TrunkOutput
-from caeav.model.tasks.avqa.negatives import REFERENCE_FRAMES, Negatives
+from caeav.model.tasks.avqa.task import REFERENCE_FRAMES, Negatives
 from caeav.model.tasks.avs.task import masks_of
 from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
