@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from caeav.pipeline.extract.cluster import actor as actor_module
 from caeav.pipeline.extract.cluster import driver, ray_cluster, shards
 from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.store import StoreReader, StoreWriter, list_stores
+from caeav.pipeline.store import StoreError, StoreReader, StoreWriter, list_stores
+from caeav.pipeline.store.staged import StagedShard
+from caeav.pipeline.store.state import StoreState, inspect
 
 pytestmark = pytest.mark.usefixtures("inline")
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder", "link_file")
@@ -60,6 +63,11 @@ def wanted(
 
 def extract(small: Any, home: Path, backend: str = "webdataset", **options: Any) -> None:
     small.extract(home, backend, cluster=ClusterOptions(**options))
+
+
+def states(home: Path) -> list[StoreState]:
+    """What is in the stores of a home."""
+    return [inspect(info.path) for info in list_stores(home / "stores")]
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
@@ -372,6 +380,111 @@ def test_a_machine_that_does_not_see_what_it_needs_says_so(
     assert "mount at the same path" in str(refused.value) and len(used) == 1
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
+
+
+@pytest.mark.parametrize("what", ["ends", "length"])
+def test_a_machine_that_sees_another_file_says_so(
+    what: str,
+    small: Any,
+    tmp_path: Path,
+    on: Any,
+    wanted: Any,
+    contents: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same path with other content: what it makes of it is not stored, and nothing is quarantined for it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(small.media, copy)
+    *_, own, lost = small.manifest.clips
+    changed = copy / own.media
+    data = changed.read_bytes()
+    changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if what == "ends" else data + b"0")
+    start = ThreadCluster.start
+
+    def elsewhere(self: ThreadCluster, settings: str, *rest: Any) -> Any:
+        return start(self, json.dumps({**json.loads(settings), "media_root": str(copy)}), *rest)
+
+    on(ThreadCluster)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadCluster, "start", elsewhere)
+        with pytest.raises(
+            CaeavError, match=rf"^machine \S+ \(pid \d+\) sees another file at {changed} than"
+        ):
+            extract(small, tmp_path / "home")
+    for state in states(tmp_path / "home"):
+        assert set(state.indexes) <= {0} and list(state.quarantined) == [lost.key]
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    """Where ends and length are the same; clips of one file in two shards."""
+    shared, own = small.manifest.clips[0].media, small.manifest.clips[2].media
+
+    class Other(ThreadCluster):
+        CPUS = (1.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            made = json.loads(answer)
+            if method == "make" and own in made["media"]:
+                return json.dumps({**made, "media": {**made["media"], shared: "0" * 32}})
+            return answer
+
+    on(Other)
+    with pytest.raises(
+        CaeavError, match=rf"{shared}: a machine of the cluster has read other bytes than"
+    ) as refused:
+        extract(small, tmp_path / "home")
+    assert "caeav store verify" in refused.value.hint
+    assert [set(state.indexes) for state in states(tmp_path / "home")] == [{0}, {0}]
+    on(ThreadCluster)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_the_first_shards_of_several_actors_are_made_at_the_same_time(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    """No shard is there whose layout they could keep, and the later one comes first."""
+    both, first = threading.Barrier(2), threading.Event()
+
+    class Together(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                both.wait(20)
+                if '"number": 0' in arguments[0]:
+                    first.wait(0.5)
+            return answer
+
+    used = on(Together)
+    extract(small, tmp_path / "home", "zarr")
+    assert contents(tmp_path / "home") == wanted("zarr")
+    assert [order["orders"]["0"]["like"] for order in used[0].orders] == ["", ""]
+
+
+def test_a_first_shard_whose_arrays_fit_no_other_is_refused(
+    small: Any, tmp_path: Path, on: Any, sound_so_far: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run on one machine: a Zarr array has one shape for all clips. What came first stays."""
+    publish = StagedShard.publish
+
+    def cut(self: StagedShard, plan: Any, records: Mapping[str, Any]) -> None:
+        if plan.number == 1 and self.recipe.kind == "tokens":
+            records = {
+                key: replace(record, arrays={name: x[:-1] for name, x in record.arrays.items()})
+                for key, record in records.items()
+            }
+        publish(self, plan, records)
+
+    monkeypatch.setattr(StagedShard, "publish", cut)
+    on(ThreadCluster)
+    with pytest.raises(
+        StoreError, match=r"audio\.stage1.*, and a Zarr array has one shape for all clips\n.*webdataset"
+    ):
+        extract(small, tmp_path / "home", "zarr")
+    assert sound_so_far(tmp_path / "home") == 0
 
 
 def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
