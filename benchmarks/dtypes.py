@@ -24,7 +24,7 @@ from caeav.manifests.dataset import load_dataset
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import StoreReader
 from caeav.pipeline.store.dtypes import DTYPES

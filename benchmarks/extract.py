@@ -35,7 +35,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.options import DEFAULT_BATCH, ComputeOptions
 from caeav.pipeline.extract.jobs import DEFAULT_RATE_HZ, Job, TokenOptions
-from caeav.pipeline.extract.report import STAGES
+from caeav.pipeline.extract.progress import STAGES
 from caeav.pipeline.extract.tokens import extract
 
 SEGMENTS = 10

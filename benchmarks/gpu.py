@@ -60,7 +60,7 @@ from caeav.pipeline.extract.device.isolate import BatchSizes
 from caeav.pipeline.extract.device.network import TokenNetwork
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.streams import DeviceWorker, networks
-from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.store.record import Tap
 
 TOTAL_S, PART_S = 480.0, 120.0

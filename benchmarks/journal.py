@@ -19,7 +19,7 @@ import numpy as np
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.pipeline.extract.collect import Collector, Filling
-from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
 SIZES_MB = (1, 10, 40)

@@ -1,17 +1,16 @@
-"""Do adapters and captions help on learned tokens, real sounds, unseen drawings? Prints the tables of docs/RESULTS.md.
+"""Do adapters and captions help on learned tokens, real sounds, unseen drawings? Makes the tables of docs/RESULTS.md.
 
     python benchmarks/material.py --shared FOLDER --home caeav_home/material [--jobs 2]
 
 FOLDER holds `data/material` (pictures and `pictures.csv`), `data/esc_subset` (recordings and `ESC.csv`), `data/media`
 (videos for backgrounds) and `weights` (EfficientNet-Lite0, YAMNet and its names). Makes the world in the layouts of AVE
 and LLP, tokens of the learned pair and of `classic`, and three kinds of captions: `tags`, `descriptor`, and `truth`:
-sentences in the words of `tags` that name what is seen, what is heard, and when. Then trains every model on every task
-with every seed; the checkpoint is chosen on val, test is scored once. Models with captions are scored once more with
-every clip's captions exchanged for another clip's.
+sentences in the words of `tags` that name what is seen, what is heard, and when. Then one `caeav compare` for every
+task, tokens and captions; its tables lie in `<home>/comparisons`.
 
-Can be interrupted: finished steps are gone over quickly, a finished cell is a file in `<home>/cells`. What matters most
-is trained first. `--tables` trains nothing and prints what is there; `--settings` prints the whole configuration of
-every row. All choices are in benchmarks/settings/material.yaml.
+Can be interrupted: finished steps are gone over quickly, and `caeav compare` goes on where it was. What matters most is
+trained first. `--tables` trains nothing and prints what is there; `--settings` prints the whole configuration of every
+row. All choices are in benchmarks/settings/material.yaml.
 """
 
 from __future__ import annotations
@@ -20,21 +19,14 @@ import argparse
 import csv
 import itertools
 import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from cells import cell_file, spread, train_cell, train_cells
-
-if TYPE_CHECKING:
-    from caeav.model.train.experiment import Experiment
-    from caeav.model.train.runs import Run
 
 CHOSEN = yaml.safe_load((Path(__file__).parent / "settings" / "material.yaml").read_text("utf-8"))
 LAYOUTS = {"ave": "synthetic", "llp": "synthetic-llp"}
@@ -48,33 +40,30 @@ STORE_OF = {
     "tags": "captions-tags-hashed",
     "descriptor": "captions-descriptor-hashed",
 }
-CAPTIONS = ("truth", "tags", "descriptor")
-GUIDED = ("case", "full")
-"""Recipes that read captions; the first captions are trained first."""
-PLAIN = ("caste", "avmoe")
+ALL = ("probe", "none", "lavish", "dg-sct", "avmoe", "caste", "case", "full")
+STRESS = "shift=2,swap=0.5,mute=0.5,blind=0.5,cut=0.5,caption_swap=1"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a table: tokens (`PAIR` or `CLASSIC`), recipe, and captions if it reads any."""
+class Table:
+    """One comparison: tokens (`PAIR` or `CLASSIC`), captions of the recipes that read any, recipes."""
 
     tokens: str
-    recipe: str
-    captions: str = ""
+    captions: str
+    recipes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.recipe}, {self.captions}" if self.captions else self.recipe
+        return f"{self.tokens}-{self.captions}"
 
 
-def groups() -> list[list[Row]]:
-    """All rows, what matters most first; a group is trained on every task before the next."""
-    guided = {words: [Row(PAIR, recipe, words) for recipe in GUIDED] for words in CAPTIONS}
-    return [
-        [Row(PAIR, "none"), *guided[CAPTIONS[0]]],
-        [row for words in CAPTIONS[1:] for row in guided[words]],
-        [Row(PAIR, recipe) for recipe in PLAIN],
-        [Row(CLASSIC, "none"), *(Row(CLASSIC, "full", words) for words in ("truth", "descriptor"))],
-    ]
+TABLES = (
+    Table(PAIR, "truth", ALL),
+    Table(PAIR, "tags", ("none", "case", "full")),
+    Table(PAIR, "descriptor", ("none", "case", "full")),
+    Table(CLASSIC, "truth", ("none", "full")),
+    Table(CLASSIC, "descriptor", ("none", "full")),
+)
+"""What matters most first; each is made for every task before the next."""
 
 
 def caeav(*arguments: str) -> None:
@@ -184,151 +173,73 @@ def store_of(home: Path, dataset: str, name: str) -> Path:
     return found[0]
 
 
-def assignments(home: Path, task: str, row: Row) -> tuple[str, ...]:
-    """All that is set for a row, on top of its recipe."""
-    dataset, what = DATASET[task], "none" if row.recipe == "none" else "adapters"
-    found = [*CHOSEN["common"], *CHOSEN["tokens"][row.tokens], *CHOSEN["models"][what]]
-    found.append(f"stores.tokens={store_of(home, dataset, STORE_OF[row.tokens]).name}")
-    if row.captions:
-        found.append(f"stores.captions={store_of(home, dataset, STORE_OF[row.captions]).name}")
-    return (*found, *CHOSEN["tasks"][task][what])
+def assignments(home: Path, task: str, table: Table) -> list[str]:
+    """All that is set, on top of the recipes."""
+    stores = {"tokens": table.tokens, "captions": table.captions}
+    named = [
+        f"stores.{kind}={store_of(home, DATASET[task], STORE_OF[made]).name}" for kind, made in stores.items()
+    ]
+    return [*CHOSEN["common"], *CHOSEN["tokens"][table.tokens], *CHOSEN["tasks"][task], *named]
 
 
-def cells(home: Path, tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, Row, int, Path]]:
-    """(task, row, seed, file), rows that matter most first."""
-    for group in groups():
-        for task, row, seed in itertools.product(tasks, group, seeds):
-            settings = assignments(home, task, row)
-            name = f"{task}-{row.tokens}-{str(row).replace(', ', '-')}-s{seed}"
-            decides = [task, row.recipe, DATASET[task], settings, seed, CHOSEN["world"]]
-            yield task, row, seed, cell_file(home, name, decides)
+def folder_of(home: Path, task: str, table: Table) -> Path:
+    """Where `caeav compare` writes a table."""
+    return home / "comparisons" / f"{task}-{table}"
 
 
-def train_row(home: Path, task: str, row: Row, seed: int, file: Path) -> float:
-    """Train and publish one cell; CPU seconds it took."""
-    training = {
-        "task": task,
-        "recipe": row.recipe,
-        "dataset": DATASET[task],
-        "assignments": assignments(home, task, row),
-        "seed": seed,
-    }
-    told = {"task": task, "tokens": row.tokens, "recipe": row.recipe, "captions": row.captions, "seed": seed}
-    return train_cell(home, training, {**told, "settings": training["assignments"]}, file, look)
-
-
-def look(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Of the best weights on test: terms of the score per clip, agreement, and the score with captions exchanged."""
-    from caeav.model.tasks.config import StressConfig
-    from caeav.model.train.agreement import judge, read_calibration
-    from caeav.model.train.session import load_best
-    from caeav.model.train.stress import Stress
-
-    model, config = experiment.build(), experiment.config
-    load_best(run, model)
-    scores = experiment.score(model, "test")
-    top, bottom = scores.evidence.parts[experiment.task.metric]
-    found: dict[str, Any] = {"terms": [top.tolist(), bottom.tolist()]}
-    if config.model.adapters.caste.enabled:
-        judged = judge(experiment, model, "test", read_calibration(run))
-        found["agreement"] = {key: getattr(judged, key) for key in ("auc", "calibration_error", "against")}
-    if config.captions:
-        exchanged = Stress(StressConfig(caption_swap=1.0))
-        found["swapped"] = {
-            split: experiment.score(model, split, exchanged).value for split in ("val", "test")
-        }
-    return found
-
-
-def print_task(task: str, found: Mapping[tuple[Row, int], Mapping[str, Any]], seeds: Sequence[int]) -> None:
-    """One line a row that has results; differences over the seeds that both have."""
-    print(f"\n{task}")
-    print(
-        "| tokens | model | seeds | val | test | test minus none | AUC | calibration error | another clip's captions |"
-    )
-    print("|---" * 9 + "|")
-    for row in itertools.chain(*groups()):
-        held = {seed: found[row, seed] for seed in seeds if (row, seed) in found}
-        if not held:
-            continue
-        own = {split: spread([cell["scores"][split] for cell in held.values()]) for split in ("val", "test")}
-        print(
-            f"| {row.tokens} | {row} | {len(held)} | {own['val']} | {own['test']} | "
-            f"{_gap(found, row, held)} | {_agreement(held, 'auc')} | {_agreement(held, 'calibration_error')} | "
-            f"{_swapped(held)} |"
-        )
-
-
-def _gap(found: Mapping[tuple[Row, int], Mapping[str, Any]], row: Row, held: Mapping[int, Any]) -> str:
-    """Mean difference to `none`, with its 95 % interval over seeds and test clips, both paired."""
-    import torch
-
-    from caeav.model.tasks.bootstrap import interval_over_seeds
-
-    base = Row(row.tokens, "none")
-    common = [seed for seed in held if (base, seed) in found]
-    if row == base or not common:
-        return ""
-    cells = [[found[which, seed] for seed in common] for which in (row, base)]
-    one, other = ([cell["scores"]["test"] for cell in side] for side in cells)
-    terms = [[tuple(torch.tensor(part) for part in cell["terms"]) for cell in side] for side in cells]
-    low, high = interval_over_seeds(*terms)
-    return f"{statistics.fmean(one) - statistics.fmean(other):+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _agreement(held: Mapping[int, Mapping[str, Any]], key: str) -> str:
-    values = [cell["agreement"][key] for cell in held.values() if "agreement" in cell]
-    return "" if not values or None in values else f"{statistics.fmean(values):.3f}"
-
-
-def _swapped(held: Mapping[int, Mapping[str, Any]]) -> str:
-    lost = [cell["swapped"]["test"] - cell["scores"]["test"] for cell in held.values() if "swapped" in cell]
-    return spread(lost) if lost else ""
+def compare(home: Path, task: str, table: Table, seeds: str, jobs: int) -> None:
+    """Train and score what is missing of one table."""
+    given = [part for one in assignments(home, task, table) for part in ("--set", one)]
+    words = [
+        "--task",
+        task,
+        "--dataset",
+        DATASET[task],
+        "--recipes",
+        ",".join(table.recipes),
+        "--seeds",
+        seeds,
+    ]
+    out = ["--out", str(folder_of(home, task, table)), "--home", str(home), "--jobs", str(jobs)]
+    caeav("compare", *words, "--stress", STRESS, *given, *out)
 
 
 def print_settings(home: Path, tasks: Sequence[str]) -> None:
-    """The whole configuration of every row, as YAML: task, then row."""
-    from caeav.model.train.config_file import resolve_config
+    """The whole configuration of every row, as YAML: task, table, recipe."""
+    from caeav.model.train.config_file import resolve_recipes
 
-    for task, row in itertools.product(tasks, itertools.chain(*groups())):
-        options = {"dataset": DATASET[task]}
-        config = resolve_config(task, row.recipe, None, assignments(home, task, row), options)
-        print(
-            yaml.safe_dump({f"{task}, {row.tokens}, {row}": config.model_dump(mode="json")}, sort_keys=False)
-        )
+    for table, task in itertools.product(TABLES, tasks):
+        options = {name: {"dataset": DATASET[task]} for name in table.recipes}
+        found = resolve_recipes(task, table.recipes, None, assignments(home, task, table), options)
+        for recipe, config in found.items():
+            whole = {f"{task}, {table}, {recipe}": config.model_dump(mode="json")}
+            print(yaml.safe_dump(whole, sort_keys=False))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shared", type=Path, help="needed unless --tables")
+    parser.add_argument("--shared", type=Path, help="needed unless --tables or --settings")
     parser.add_argument("--home", type=Path, default=Path("caeav_home/material"))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--tasks", nargs="+", choices=list(DATASET), default=list(DATASET))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--cells", type=int, help="train at most so many now")
     parser.add_argument("--tables", action="store_true", help="train nothing, print what is there")
     parser.add_argument("--settings", action="store_true", help="train nothing, print every configuration")
     options = parser.parse_args()
     if options.settings:
         print_settings(options.home, options.tasks)
         return
-    seeds = [int(seed) for seed in options.seeds.split(",")]
     if not options.tables:
         if options.shared is None:
             parser.error("--shared: which folder holds material, recordings, videos and weights?")
         make_world(options.home, options.shared)
-    every = list(cells(options.home, options.tasks, seeds))
-    todo = [cell for cell in every if not cell[3].exists()][: 0 if options.tables else options.cells]
-    train_cells(
-        [(f"{t} {r.tokens} {r} seed {s}", train_row, (options.home, t, r, s, f)) for t, r, s, f in todo],
-        options.jobs,
-    )
-    done = {(t, r, s): json.loads(f.read_text("utf-8")) for t, r, s, f in every if f.exists()}
-    print(f"{len(done)} of {len(every)} cells, seeds {options.seeds}")
-    for task in options.tasks:
-        print_task(task, {(r, s): cell for (t, r, s), cell in done.items() if t == task}, seeds)
+    for table, task in itertools.product(TABLES, options.tasks):
+        made = folder_of(options.home, task, table) / "table.md"
+        if not options.tables:
+            compare(options.home, task, table, options.seeds, options.jobs)
+        print(f"## {task}, {table}\n\n{made.read_text('utf-8') if made.exists() else 'not made yet'}")
 
 
 if __name__ == "__main__":

@@ -113,8 +113,17 @@ def fault(mutant: Mutant, root: Path = REPOSITORY) -> str:
         return f"{mutant.at}: the snippet occurs {times} times in {mutant.file}, not once: {mutant.find!r}"
     if mutant.find == mutant.replace:
         return f"{mutant.at}: the replacement changes nothing in {mutant.file}"
-    gone = [test for test in mutant.tests if not (root / test.partition("::")[0]).exists()]
+    gone = [test for test in mutant.tests if not _is_there(test, root)]
     return f"{mutant.at}: no test {', '.join(gone)}" if gone else ""
+
+
+def _is_there(test: str, root: Path) -> bool:
+    """Whether a file of tests exists, or defines the test that an id names."""
+    file, _, name = test.partition("::")
+    path = root / file
+    return path.is_file() and (
+        not name or f"\ndef {name.partition('[')[0]}(" in path.read_text(encoding="utf-8")
+    )
 
 
 def chosen(only: Sequence[str], changed: frozenset[str] | None) -> list[Mutant]:

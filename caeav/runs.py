@@ -9,6 +9,7 @@ from typing import Any
 
 from caeav.cli.options import live_opener
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import ignore
 from caeav.manifests.keys import slug
 from caeav.model.train.config_file import dump_config
 from caeav.model.train.predict import Prediction, Predictor
@@ -29,7 +30,7 @@ class LoadedRun:
     ) -> LoadedRun:
         """See `caeav.load_run`."""
         place = Home.find(home)
-        remember_at(place, lambda text: None)
+        remember_at(place, ignore)
         found = find_run(place, str(run))
         return cls(found, Predictor.load(found, device, live_opener(place)), device)
 

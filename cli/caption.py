@@ -15,7 +15,8 @@ from caeav.cli import datasets, stage
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.datasets import KEEPS, LOOKS, source
 from caeav.cli.options import (
-    WEIGHTS_HELP,
+    AudioTextWeightsOption,
+    AudioWeightsOption,
     ChangedOption,
     DatasetOption,
     HomeOption,
@@ -27,6 +28,8 @@ from caeav.cli.options import (
     SegmentsOption,
     SetOption,
     StrideOption,
+    VisualTextWeightsOption,
+    VisualWeightsOption,
     choose,
 )
 from caeav.manifests.core.atomic import publish_text
@@ -62,19 +65,17 @@ def caption(
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Captioner of the frames.")] = "descriptor",
-    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
+    visual_weights: VisualWeightsOption = None,
     audio: Annotated[str, typer.Option("--audio", help="Captioner of the audio.")] = "descriptor",
-    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
+    audio_weights: AudioWeightsOption = None,
     visual_text: Annotated[
         str, typer.Option("--visual-text", help="Text backbone of visual captions.")
     ] = "hashed",
-    visual_text_weights: Annotated[
-        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
-    ] = None,
+    visual_text_weights: VisualTextWeightsOption = None,
     audio_text: Annotated[
         str, typer.Option("--audio-text", help="Text backbone of audio captions.")
     ] = "hashed",
-    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
+    audio_text_weights: AudioTextWeightsOption = None,
     settings: SetOption = None,
     decoder: stage.DecoderOption = DEFAULT_DECODER,
     dtype: stage.DtypeOption = "float16",
@@ -221,14 +222,12 @@ def embed(
         str | None,
         typer.Option("--visual-text", help="Text backbone of visual captions.", show_default="the store's"),
     ] = None,
-    visual_text_weights: Annotated[
-        str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)
-    ] = None,
+    visual_text_weights: VisualTextWeightsOption = None,
     audio_text: Annotated[
         str | None,
         typer.Option("--audio-text", help="Text backbone of audio captions.", show_default="the store's"),
     ] = None,
-    audio_text_weights: Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)] = None,
+    audio_text_weights: AudioTextWeightsOption = None,
     settings: SetOption = None,
     dtype: Annotated[
         str | None,

@@ -24,6 +24,7 @@ from caeav.manifests.core.util import counted
 
 if TYPE_CHECKING:
     from caeav.model.adapters.live import Live, LiveOpener
+    from caeav.model.tasks.config import RunConfig
     from caeav.model.train.comparison import Cell, Measures, Planned
     from caeav.model.train.comparison_table import Comparison
     from caeav.pipeline.store import Recipe
@@ -56,7 +57,7 @@ def compare(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One value for all recipes; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="One value for all recipes that use it; repeatable."),
     ] = None,
     inject_from: Annotated[
         str | None,
@@ -98,7 +99,6 @@ def compare(
     from caeav.model.tasks.config import StressConfig
     from caeav.model.train.comparison import Measures, plan
     from caeav.model.train.comparison_table import build_comparison, markdown
-    from caeav.model.train.config_file import resolve_config
     from caeav.model.train.experiment import prepare
     from caeav.model.train.stress import parse_stress
 
@@ -110,12 +110,7 @@ def compare(
     task = task or task_of(place, dataset)
     measures, opener = Measures(split, strengths), _opened_once(place)
     experiments = {}
-    for recipe in names:
-        options: dict[str, Any] = {"dataset": dataset} if dataset else {}
-        resolved = resolve_config(task, recipe, config, assignments or [], options)
-        if inject_from and resolved.model.probe.kind == "none":  # a probe reads cached taps
-            options |= {"model.adapters.placement": "inject", "model.adapters.inject_from": inject_from}
-            resolved = resolve_config(task, recipe, config, assignments or [], options)
+    for recipe, resolved in _resolve(task, dataset, names, config, assignments or [], inject_from).items():
         experiments[recipe] = prepare(place, resolved, opener)
         measures.check(experiments[recipe])
     planned = plan(place, list(experiments.values()), numbers)
@@ -137,6 +132,28 @@ def compare(
         return
     _show(table)
     say(f"written: {', '.join(str(folder / f'table.{kind}') for kind in ('md', 'csv', 'json'))}")
+
+
+def _resolve(
+    task: str,
+    dataset: str | None,
+    recipes: Sequence[str],
+    file: Path | None,
+    assignments: Sequence[str],
+    inject_from: str | None,
+) -> dict[str, RunConfig]:
+    """Each recipe's configuration; probes read cached taps whatever `inject_from` says."""
+    from caeav.model.train.config_file import resolve_recipes
+
+    options: dict[str, dict[str, Any]] = {name: {"dataset": dataset} if dataset else {} for name in recipes}
+    if inject_from:
+        for name, resolved in resolve_recipes(task, recipes, file, assignments, options).items():
+            if resolved.model.probe.kind == "none":
+                options[name] |= {
+                    "model.adapters.placement": "inject",
+                    "model.adapters.inject_from": inject_from,
+                }
+    return resolve_recipes(task, recipes, file, assignments, options)
 
 
 def _opened_once(home: Home) -> LiveOpener:

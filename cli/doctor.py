@@ -70,7 +70,7 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: `ok`, `absent` (an option that is not there) or `problem` (something to put right)."""
+    """One line of the table: `ok`, `absent` (an option that is not there) or `problem` (something to put right)."""
 
     about: str
     status: Status

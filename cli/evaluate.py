@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from caeav.cli.console import print_json, print_table, say
-from caeav.cli.options import HomeOption, JsonOption, live_opener
+from caeav.cli.options import DeviceOption, HomeOption, JsonOption, live_opener
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 
@@ -72,7 +72,7 @@ def evaluate(
             "--drop-leaks", help="Leave out clips whose video is in another split too; prints both scores."
         ),
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: DeviceOption = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from caeav.cli.console import say
 from caeav.cli.datasets import IS_LAST, LOOKS, source
 from caeav.cli.options import (
     WEIGHTS_HELP,
+    AudioWeightsOption,
     ChangedOption,
     DatasetOption,
     HomeOption,
@@ -23,6 +24,7 @@ from caeav.cli.options import (
     SegmentsOption,
     SetOption,
     StrideOption,
+    VisualWeightsOption,
     choose,
 )
 from caeav.manifests.clip import Manifest
@@ -61,9 +63,9 @@ def extract(
     root: RootOption = None,
     home: HomeOption = None,
     visual: Annotated[str, typer.Option("--visual", help="Visual backbone." + SEVERAL)] = "classic",
-    visual_weights: Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)] = None,
+    visual_weights: VisualWeightsOption = None,
     audio: Annotated[str, typer.Option("--audio", help="Audio backbone, likewise.")] = "classic",
-    audio_weights: Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)] = None,
+    audio_weights: AudioWeightsOption = None,
     captions: Annotated[
         bool,
         typer.Option("--captions", help="Write captions too, from the same decoding, as `caeav caption`."),

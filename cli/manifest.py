@@ -22,7 +22,7 @@ from caeav.cli.options import (
     SegmentsOption,
     StrideOption,
 )
-from caeav.manifests.checks import ManifestReport, check, missing_media
+from caeav.manifests.checks import ManifestCheck, check, missing_media
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -69,13 +69,13 @@ def build(
     manifest = load(dataset, given, place, KEEPS, relabel).manifest
     path = place.manifest(manifest.dataset)
     write_manifest(manifest, path)
-    report = check(manifest)
+    checked = check(manifest)
     if as_json:
         digests = {"digest": manifest_digest(manifest), "source_digest": source_digest(manifest)}
-        print_json({"path": str(path), **digests, **report.as_json()})
+        print_json({"path": str(path), **digests, **checked.as_json()})
         return
-    print_counts(report)
-    print_findings(report)
+    print_counts(checked)
+    print_findings(checked)
     say(f"wrote {path}")
 
 
@@ -136,13 +136,13 @@ def check_(
 ) -> None:
     """Report counts per split and class, missing media, leaks between splits, odd rows."""
     given = source(root, labels, segments, segment_s, stride_s)
-    report = check(load(dataset, given, Home.find(home), LOOKS).manifest)
+    checked = check(load(dataset, given, Home.find(home), LOOKS).manifest)
     if as_json:
-        print_json(report.as_json())
+        print_json(checked.as_json())
         return
-    print_counts(report)
-    print_classes(report)
-    print_findings(report)
+    print_counts(checked)
+    print_classes(checked)
+    print_findings(checked)
 
 
 def _select(manifest: Manifest, split: str | None, key: str | None) -> list[Clip]:
@@ -196,42 +196,42 @@ def _print_clip(manifest: Manifest, clip: Clip, as_json: bool) -> None:
         )
 
 
-def print_counts(report: ManifestReport) -> None:
+def print_counts(checked: ManifestCheck) -> None:
     """Print how many clips there are, where media lie, and what a constant answer scores in the labels' metric."""
-    missing = f", {len(report.missing)} of them without media" if report.missing else ""
-    kinds = counted(len(report.classes), *(("answer",) if report.questions else ("class", "classes")))
-    print(printable(f"{report.dataset}: {counted(report.clips, 'clip')}{missing}, {kinds}"))
-    print(printable(f"media: {report.media_root}"))
+    missing = f", {len(checked.missing)} of them without media" if checked.missing else ""
+    kinds = counted(len(checked.classes), *(("answer",) if checked.questions else ("class", "classes")))
+    print(printable(f"{checked.dataset}: {counted(checked.clips, 'clip')}{missing}, {kinds}"))
+    print(printable(f"media: {checked.media_root}"))
     print()
-    if report.questions:
-        _print_questions(report)
-    elif report.masks:
-        _print_masks(report)
-    elif report.modalities:
-        _print_modalities(report)
+    if checked.questions:
+        _print_questions(checked)
+    elif checked.masks:
+        _print_masks(checked)
+    elif checked.modalities:
+        _print_modalities(checked)
     else:
-        _print_seconds(report)
-    _print_leaks(report)
+        _print_seconds(checked)
+    _print_leaks(checked)
 
 
-def _print_seconds(report: ManifestReport) -> None:
+def _print_seconds(checked: ManifestCheck) -> None:
     columns = ["split", "clips", "seconds"]
     rows: list[list[object]] = [
-        [split or NO_SPLIT, count, round(report.shares[split].seconds)]
-        for split, count in report.splits.items()
+        [split or NO_SPLIT, count, round(checked.shares[split].seconds)]
+        for split, count in checked.splits.items()
     ]
     # without events everything would look like background
-    if any(share.event_share for share in report.shares.values()):
+    if any(share.event_share for share in checked.shares.values()):
         columns += ["event seconds", "constant answer scores"]
-        for row, share in zip(rows, (report.shares[split] for split in report.splits), strict=True):
+        for row, share in zip(rows, (checked.shares[split] for split in checked.splits), strict=True):
             row += [f"{share.event_share:.1%}", f"{share.majority_accuracy:.1%} ({share.majority_label})"]
     print_table(columns, rows)
 
 
-def _print_modalities(report: ManifestReport) -> None:
+def _print_modalities(checked: ManifestCheck) -> None:
     rows: list[list[object]] = []
-    for split, count in report.splits.items():
-        shares = report.modalities.get(split, {})
+    for split, count in checked.splits.items():
+        shares = checked.modalities.get(split, {})
         for modality, share in shares.items():
             rows.append(
                 [
@@ -248,10 +248,10 @@ def _print_modalities(report: ManifestReport) -> None:
     print_table(("split", "clips", "labelled", "events", "seconds with any", "clips without any"), rows)
 
 
-def _print_masks(report: ManifestReport) -> None:
+def _print_masks(checked: ManifestCheck) -> None:
     rows: list[list[object]] = []
-    for split, count in report.splits.items():
-        share = report.masks.get(split)
+    for split, count in checked.splits.items():
+        share = checked.masks.get(split)
         row: list[object] = [split or NO_SPLIT, count]
         if share is None:
             row += ["-"] * 5
@@ -263,16 +263,16 @@ def _print_masks(report: ManifestReport) -> None:
     print_table(columns, rows)
 
 
-def _print_questions(report: ManifestReport) -> None:
+def _print_questions(checked: ManifestCheck) -> None:
     columns: list[str] = ["type"]
-    splits = list(report.questions)
+    splits = list(checked.questions)
     for split in splits:
         columns += [f"{split}: questions", "videos", "constant answer scores"]
     rows: list[list[object]] = []
-    for name in dict.fromkeys(name for split in splits for name in report.questions[split]):
+    for name in dict.fromkeys(name for split in splits for name in checked.questions[split]):
         row: list[object] = [name]
         for split in splits:
-            share = report.questions[split].get(name)
+            share = checked.questions[split].get(name)
             if share is None:
                 row += [0, 0, "-"]
             else:
@@ -282,44 +282,44 @@ def _print_questions(report: ManifestReport) -> None:
     print_table(columns, rows)
 
 
-def _print_leaks(report: ManifestReport) -> None:
+def _print_leaks(checked: ManifestCheck) -> None:
     """Print how many scored clips or questions are of videos that another split has too."""
-    scored = {split: others for split, others in report.leaked.items() if split != SPLITS[0]}
+    scored = {split: others for split, others in checked.leaked.items() if split != SPLITS[0]}
     if not scored:
         return
-    what = "questions" if report.questions else "clips"
+    what = "questions" if checked.questions else "clips"
     print()
     for split, others in scored.items():
-        total = report.questions[split]["all"].questions if report.questions else report.splits[split]
+        total = checked.questions[split]["all"].questions if checked.questions else checked.splits[split]
         for other, count in others.items():
             print(f"leak: {count} of {total} {what} of {split} are of videos that {other} has too")
 
 
-def print_classes(report: ManifestReport) -> None:
+def print_classes(checked: ManifestCheck) -> None:
     """Print clips per class and split, or questions per answer and split, and the largest and smallest class."""
-    if not report.classes:
+    if not checked.classes:
         return
-    columns = [split for split in (*SPLITS, "") if any(n.get(split) for n in report.classes.values())]
+    columns = [split for split in (*SPLITS, "") if any(n.get(split) for n in checked.classes.values())]
     print()
-    rows = [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in report.classes.items()]
-    title = "answer" if report.questions else "class"
+    rows = [(name, *(n.get(s, 0) for s in columns), sum(n.values())) for name, n in checked.classes.items()]
+    title = "answer" if checked.questions else "class"
     print_table((title, *(split or NO_SPLIT for split in columns), "all"), rows)
-    if len(report.classes) == 1:
+    if len(checked.classes) == 1:
         return
-    sizes = sorted((sum(n.values()), name) for name, n in report.classes.items())
+    sizes = sorted((sum(n.values()), name) for name, n in checked.classes.items())
     (least, rare), (most, frequent) = sizes[0], sizes[-1]
     print()
     print(printable(f"balance: {frequent} {most} times, {rare} {least} times"))
 
 
-def print_findings(report: ManifestReport) -> None:
+def print_findings(checked: ManifestCheck) -> None:
     """Print findings by kind: the first of each, and more of those that may make every number wrong."""
-    if not report.findings:
+    if not checked.findings:
         say("nothing odd was found")
         return
     print()
     rows: list[tuple[object, ...]] = []
-    for group in report.findings:
+    for group in checked.findings:
         examples = group.examples if group.code in WARNINGS else group.examples[:1]
         said = [f"{found.where}: {found.detail}" for found in examples]
         rows.append((group.code, group.count, group.meaning, said[0]))

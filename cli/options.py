@@ -43,6 +43,7 @@ CacheBytesOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 WideOption = Annotated[bool, typer.Option("--wide", help="All columns, however narrow the terminal.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DatasetOption = Annotated[
@@ -112,6 +113,10 @@ ChangedOption = Annotated[
     ),
 ]
 WEIGHTS_HELP = "Weights: hub:<owner>/<repo>, a folder, a file, or random:<seed> for measurements."
+VisualWeightsOption = Annotated[str | None, typer.Option("--visual-weights", help=WEIGHTS_HELP)]
+AudioWeightsOption = Annotated[str | None, typer.Option("--audio-weights", help=WEIGHTS_HELP)]
+VisualTextWeightsOption = Annotated[str | None, typer.Option("--visual-text-weights", help=WEIGHTS_HELP)]
+AudioTextWeightsOption = Annotated[str | None, typer.Option("--audio-text-weights", help=WEIGHTS_HELP)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

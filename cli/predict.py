@@ -10,7 +10,7 @@ import typer
 
 from caeav.cli import datasets
 from caeav.cli.console import print_json, print_table, printable, say
-from caeav.cli.options import HomeOption, JsonOption, live_opener, paths_of_taps
+from caeav.cli.options import DeviceOption, HomeOption, JsonOption, live_opener, paths_of_taps
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
@@ -72,7 +72,7 @@ def predict(
         Path | None,
         typer.Option("--out", help="Folder for JSON and images.", show_default="<run>/predictions/<file>"),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: DeviceOption = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:

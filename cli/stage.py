@@ -28,7 +28,7 @@ from caeav.model.tasks.datasets import task_for_dataset
 from caeav.pipeline.extract.cluster.options import ClusterOptions, address_of
 from caeav.pipeline.extract.context import WHOLE, RunOptions
 from caeav.pipeline.extract.device.options import AUTO
-from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
+from caeav.pipeline.extract.progress import OnClip, Progress, Remark, StageSummary
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.remote.bucket import Bucket
 from caeav.pipeline.store.remote.url import url_of_path
@@ -214,7 +214,7 @@ def cut_of(given: Source) -> dict[str, Any]:
     }
 
 
-def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
+def with_bar(what: str, work: Callable[[OnClip, Remark], Made]) -> Made:
     """Run a stage under a progress bar: clips/s, remaining, failed, what limits; the clock always runs."""
     from tqdm import tqdm
 
@@ -229,7 +229,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
                 bar.refresh()
                 redrawn = time.time()
 
-    def report(progress: Progress) -> None:
+    def on_clip(progress: Progress) -> None:
         nonlocal bar
         if bar is None:
             bar = tqdm(total=progress.total, desc=what, unit="clip", mininterval=every_s)
@@ -245,7 +245,7 @@ def with_bar(what: str, work: Callable[[Report, Remark], Made]) -> Made:
     ticking = threading.Thread(target=tick, name="caeav-bar", daemon=True)
     ticking.start()
     try:
-        return work(report, remark)
+        return work(on_clip, remark)
     except KeyboardInterrupt:
         say("\nfinished clips are kept; run the same command again to continue")
         raise

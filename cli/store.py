@@ -27,9 +27,9 @@ from caeav.pipeline.store import (
     Description,
     Record,
     Reference,
-    Report,
     StoreInfo,
     StoreReader,
+    Verification,
     describe,
     list_slices,
     list_stores,
@@ -43,7 +43,7 @@ from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
 if TYPE_CHECKING:
-    from caeav.pipeline.extract.identity import MediaReport
+    from caeav.pipeline.extract.identity import MediaVerification
 
 SHOWN_REASONS = 20
 COLUMNS = (
@@ -202,13 +202,13 @@ def verify_command(
     """Compare everything with its checksums; exit status 1 unless all is finished and sound."""
     if is_url(target):
         store_remote.check_unmixed(target, {"--store": name, "--media": media, "--root": root})
-        report = store_remote.verify_address(target)
+        verified = store_remote.verify_address(target)
         if as_json:
-            print_json(_report_json(report, None) | {"path": target})
+            print_json(_verified_json(verified, None) | {"path": target})
         else:
             print(target)
-            _print_report(report, store_remote.CURE)
-        if not report.sound:
+            _print_verified(verified, store_remote.CURE)
+        if not verified.sound:
             raise typer.Exit(1)
         return
     if root is not None and not media:
@@ -217,32 +217,32 @@ def verify_command(
         )
     paths = find_targets(target, name, home)
     with bytes_bar("verify", paths) as bar:
-        reports = [verify(path, bar.update) for path in paths]
-    seen = {report.path: _verify_media(report, root) for report in reports} if media else {}
+        results = [verify(path, bar.update) for path in paths]
+    seen = {verified.path: _verify_media(verified, root) for verified in results} if media else {}
     if as_json:
-        print_json([_report_json(report, seen.get(report.path)) for report in reports])
+        print_json([_verified_json(verified, seen.get(verified.path)) for verified in results])
     else:
-        for report in reports:
-            print(report.path)
-            _print_report(report)
-            if (found := seen.get(report.path)) is not None:
+        for verified in results:
+            print(verified.path)
+            _print_verified(verified)
+            if (found := seen.get(verified.path)) is not None:
                 _print_media(found)
-    if not all(report.sound for report in reports) or any(found and found.changes for found in seen.values()):
+    if not all(one.sound for one in results) or any(found and found.changes for found in seen.values()):
         raise typer.Exit(1)
 
 
-def _verify_media(report: Report, root: Path | None) -> MediaReport | None:
+def _verify_media(verified: Verification, root: Path | None) -> MediaVerification | None:
     """Compare the media of a store's clips; None for a damaged store."""
     from caeav.pipeline.extract.identity import verify_media
 
-    if report.problems:
+    if verified.problems:
         return None
-    store = report.path.resolve()
+    store = verified.path.resolve()
     return verify_media(store, root or media_root(Home(store.parents[2]), store.parent.name))
 
 
-def _report_json(report: Report, media: MediaReport | None) -> dict[str, Any]:
-    value = asdict(report) | {"path": str(report.path), "sound": report.sound}
+def _verified_json(verified: Verification, media: MediaVerification | None) -> dict[str, Any]:
+    value = asdict(verified) | {"path": str(verified.path), "sound": verified.sound}
     if media is not None:
         changes = [media_json(change) for change in media.changes]
         counts = {"compared": media.compared, "whole": media.whole, "unknown": media.unknown}
@@ -250,7 +250,7 @@ def _report_json(report: Report, media: MediaReport | None) -> dict[str, Any]:
     return value
 
 
-def _print_media(found: MediaReport) -> None:
+def _print_media(found: MediaVerification) -> None:
     if found.changes:
         print_table(("media", "key", "what is wrong"), [(x.what, x.key, x.detail) for x in found.changes])
         print(f"MEDIA CHANGED: {len(found.changes)} of {counted(found.compared, 'clip')}")
@@ -318,23 +318,23 @@ def _print_arrays(arrays: Any) -> None:
     print_table(("array", "shape", "dtype"), rows)
 
 
-def _print_report(report: Report, cure: str = "") -> None:
-    for remark in report.remarks:
+def _print_verified(verified: Verification, cure: str = "") -> None:
+    for remark in verified.remarks:
         say(printable(remark))
-    if report.problems:
-        rows = [(p.where, p.key, p.what) for p in report.problems]
+    if verified.problems:
+        rows = [(p.where, p.key, p.what) for p in verified.problems]
         print_table(("file", "key", "problem"), rows)
-        if cure or any(p.shard is not None for p in report.problems):
-            drop = f"to drop what is damaged: caeav store repair {report.path}"
+        if cure or any(p.shard is not None for p in verified.problems):
+            drop = f"to drop what is damaged: caeav store repair {verified.path}"
             say(cure or f"{drop}; the command that made the store fills it")
-    held = f"{counted(report.stored, 'clip')} in {counted(report.shards, 'shard')}, {size_text(report.bytes)}"
-    counts = f"{held}, {report.quarantined} quarantined"
-    if report.sound:
+    held = f"{counted(verified.stored, 'clip')} in {counted(verified.shards, 'shard')}, {size_text(verified.bytes)}"
+    counts = f"{held}, {verified.quarantined} quarantined"
+    if verified.sound:
         print(f"sound: {counts}")
-    elif report.problems:
-        print(f"DAMAGED, {counted(len(report.problems), 'problem')}: {counts}")
+    elif verified.problems:
+        print(f"DAMAGED, {counted(len(verified.problems), 'problem')}: {counts}")
     else:
-        print(f"not finished, {counted(report.missing, 'clip')} missing: {counts}; what is there is sound")
+        print(f"not finished, {counted(verified.missing, 'clip')} missing: {counts}; what is there is sound")
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:

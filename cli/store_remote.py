@@ -15,7 +15,7 @@ from caeav.cli.store_care import NameOption, TargetArgument, find_targets
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text
-from caeav.pipeline.store import Report
+from caeav.pipeline.store import Verification
 from caeav.pipeline.store.layout import StoreFolder
 
 UrlArgument = Annotated[
@@ -113,7 +113,7 @@ def print_list(url: str, dataset: str | None, as_json: bool) -> None:
             say(f"{printable(address)}: {printable(info.problem)}")
 
 
-def verify_address(url: str) -> Report:
+def verify_address(url: str) -> Verification:
     """Read all of the store at an address, with a bar."""
     from caeav.pipeline.store.remote.inspecting import verify_remote
 

@@ -18,8 +18,6 @@ from typing import NoReturn, TextIO
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C, as shells have it."""
-TERMINATED = 128 + signal.SIGTERM
-"""After SIGTERM, which batch systems and `timeout` send before they kill."""
 UNREAD = 128 + signal.SIGPIPE
 """When stdout was closed before all was written: `caeav store ls | head -1`."""
 

@@ -42,9 +42,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def first_page() -> str:
-    """README with its links as seen from docs/, without the one to a file that the site does not have."""
+    """README with its links as seen from docs/, without those to files that the site does not have."""
     text = re.sub(r"\]\(docs/", "](", README.read_text(encoding="utf-8"))
-    return re.sub(r"- \[CONTRIBUTING\.md\]\(CONTRIBUTING\.md\)\n", "", text)
+    return re.sub(r" ·\s\[\w+\]\((CHANGELOG|CONTRIBUTING)\.md\)", "", text)
 
 
 def commands_page() -> str:

@@ -1,6 +1,6 @@
 """Baselines: what constant answers score on a data set, for seconds, modalities, masks and questions.
 
-A model has to beat these numbers before it has learnt anything; `checks.py` puts them into its report.
+A model has to beat these numbers before it has learnt anything; `checks.py` puts them beside its counts.
 """
 
 from __future__ import annotations

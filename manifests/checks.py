@@ -27,7 +27,7 @@ from caeav.manifests.clip import Finding, Manifest
 from caeav.manifests.findings import CODES, WARNINGS, finding, leaks, shared_videos, zero_length_events
 
 EXAMPLES = 3
-"""How many findings of a code a report quotes; the manifest holds all."""
+"""How many findings of a code a check quotes; the manifest holds all."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class ManifestReport:
+class ManifestCheck:
     """The result of `check`; the fields are its JSON keys.
 
     classes: clips by class and split, or questions by answer and split. missing: keys without media. leaked: by split
@@ -63,7 +63,7 @@ class ManifestReport:
     findings: tuple[Group, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON values; the clips without a split are under the empty name."""
+        """As JSON values; the clips without a split are under the empty name."""
         return asdict(self)
 
 
@@ -80,7 +80,7 @@ def missing_media(manifest: Manifest) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def check(manifest: Manifest) -> ManifestReport:
+def check(manifest: Manifest) -> ManifestCheck:
     """Count, look for the media, and group all findings, including those made when the rows were read."""
     missing = missing_media(manifest)
     media = {clip.key: clip.media for clip in manifest.clips}
@@ -93,7 +93,7 @@ def check(manifest: Manifest) -> ManifestReport:
     }
     masks = {split: mask_baseline(clips) for split, clips in of_split.items()}
     modalities = {split: modality_baselines(clips, manifest.segments) for split, clips in of_split.items()}
-    return ManifestReport(
+    return ManifestCheck(
         dataset=manifest.dataset,
         media_root=manifest.media_root,
         clips=len(manifest.clips),

@@ -76,6 +76,20 @@ def test_every_command_on_a_page_is_one_the_program_knows(page: Path) -> None:
     assert found == {}
 
 
+def test_guarantees_name_tests_that_exist(repository: Path) -> None:
+    text = "\n".join(path.read_text() for path in (repository / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+    page = (repository / "docs" / "GUARANTEES.md").read_text()
+    named = re.findall(r"::(test_\w+)(\.\.\.)?", page)
+    assert len(named) > 100
+    gone = {
+        name + dots
+        for name, dots in named
+        if name not in defined and not (dots and any(each.startswith(name) for each in defined))
+    }
+    assert gone == set()
+
+
 def test_the_check_sees_what_is_wrong() -> None:
     assert faults("caeav extract --dataset ave --no-such-thing 3") == [
         "caeav extract has no option --no-such-thing"
@@ -137,7 +151,18 @@ def test_the_site_names_every_command_and_setting() -> None:
 
 def test_the_sites_first_page_links_inside_the_site() -> None:
     text = site().first_page()
-    assert "](docs/" not in text and "CONTRIBUTING.md)" not in text and "](GUARANTEES.md" in text
+    assert "](docs/" not in text and "](GUARANTEES.md" in text
+    assert "CONTRIBUTING.md" not in text and "CHANGELOG.md" not in text
+
+
+def test_the_first_page_stays_a_first_page(repository: Path) -> None:
+    """A visitor reads one screen or two: commands are listed in docs/OVERVIEW.md, which is to have every one."""
+    text = (repository / "README.md").read_text()
+    assert len(text.splitlines()) <= 80 and "](docs/report.png)" in text
+    assert [line.split()[1] for line in commands(text)] == ["extract", "caption", "train"]
+    overview = (repository / "docs" / "OVERVIEW.md").read_text()
+    named = {line.split()[1] for line in commands(overview)}
+    assert set(root().commands) - named <= {"demo", "synthesise"}
 
 
 def test_the_site_lists_every_page(repository: Path) -> None:

@@ -55,9 +55,10 @@ def test_a_snippet_that_no_longer_fits_is_told(mutants: ModuleType, tmp_path: Pa
     for find, times in (("x = 2", 0), ("x = 1", 2), ("", 0)):
         stale = mutants.Mutant("m.yaml:1", "a.py", find, "y", ())
         assert f"occurs {times} times in a.py" in mutants.fault(stale, tmp_path)
-    assert "no test tests/gone.py" in mutants.fault(
-        mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ("tests/gone.py::test_x",)), tmp_path
-    )
+    (tmp_path / "test_a.py").write_text("\ndef test_x(a: int) -> None: ...\n")
+    for test in ("tests/gone.py::test_x", "test_a.py::test", "test_a.py::test_y[1]"):
+        gone = mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ("test_a.py::test_x[1]", "test_a.py", test))
+        assert mutants.fault(gone, tmp_path) == f"m.yaml:1: no test {test}"
     assert mutants.fault(mutants.Mutant("m.yaml:1", "a.py", "= 1\nx", "y", ()), tmp_path) == ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,14 @@ def file_sha256(path: Path) -> str:
     """sha256 (hex) of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+OnProgress = Callable[[int], object]
+"""Is told how many bytes, or clips, more are done."""
+
+
+def ignore(_: object) -> None:
+    """An `OnProgress`, or another function that is told something, where nobody wants to know."""
 
 
 def usable_cores() -> int:

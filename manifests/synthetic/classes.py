@@ -58,13 +58,3 @@ def simple_name(name: str) -> str:
 def class_names(n: int) -> tuple[str, ...]:
     """The names of the first `n` classes, in label order."""
     return tuple(c.name for c in CLASSES[:n])
-
-
-def underscored(n: int) -> tuple[str, ...]:
-    """The same names as LLP would write them: `Hopping_box_square`, `Circling_cross_(plus)`."""
-    return tuple(map(llp_name, class_names(n)))
-
-
-def plain(n: int) -> tuple[str, ...]:
-    """The same names as AVSBench and MUSIC-AVQA would write them: `hopping_box_square`, `circling_cross_plus`."""
-    return tuple(map(simple_name, class_names(n)))

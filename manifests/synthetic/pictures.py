@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from caeav.manifests.synthetic.material_media import resized
-from caeav.manifests.synthetic.sprites import MOTIONS, Field, Image
+from caeav.manifests.synthetic.sprites import Field, Image, Movement
 
 GENTLE = ("bounce", "glide", "hop", "sway")
 BRIGHTNESS = (0.85, 1.1)
@@ -24,18 +24,11 @@ class PictureBody:
     """A moving picture of one shot; `image`: float32 [h, w, 4] at its size in pixels, colours multiplied by alpha."""
 
     image: Image
-    motion: str
-    x_px: float
-    y_px: float
-    room_px: float
-    speed: float
-    phase_s: float
+    movement: Movement
 
     def draw(self, canvas: Image, t: float) -> tuple[int, int, Field]:
         """Draw it as it is at `t` seconds; the top, left and coverage of the window, as `sprites.stamp` gives them."""
-        pose = MOTIONS[self.motion](self.speed * t + self.phase_s)
-        x, y = self.x_px + self.room_px * pose.x, self.y_px + self.room_px * pose.y
-        return paste(canvas, self.image, x, y, pose.scale, pose.angle)
+        return paste(canvas, self.image, *self.movement.at(t))
 
 
 def look_of(picture: Image, radius_px: float, rng: Generator) -> Image:

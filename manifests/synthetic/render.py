@@ -24,7 +24,7 @@ from caeav.manifests.synthetic.material_media import read_background, read_pictu
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.pictures import GENTLE, PictureBody, look_of
 from caeav.manifests.synthetic.scenario import Scenario, generator
-from caeav.manifests.synthetic.sprites import MAX_SCALE, MOTIONS, OUTLINES, Field, Image, colour, stamp
+from caeav.manifests.synthetic.sprites import MAX_SCALE, OUTLINES, Field, Image, Movement, colour, stamp
 
 MUTED = 0.3
 CLUTTER_SHAPES = tuple(OUTLINES)
@@ -45,31 +45,17 @@ ObjectMap = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class _Body:
-    """A moving object of one shot; positions and sizes in pixels."""
+    """A moving object of one shot."""
 
     shape: str
     pattern: str
-    motion: str
     fill: Image
     radius_px: float
-    x_px: float
-    y_px: float
-    room_px: float
-    speed: float
-    phase_s: float
+    movement: Movement
 
     def draw(self, canvas: Image, t: float) -> tuple[int, int, Field]:
-        pose = MOTIONS[self.motion](self.speed * t + self.phase_s)
-        return stamp(
-            canvas,
-            self.shape,
-            self.x_px + self.room_px * pose.x,
-            self.y_px + self.room_px * pose.y,
-            self.radius_px * pose.scale,
-            pose.angle,
-            self.fill,
-            self.pattern,
-        )
+        x, y, scale, angle = self.movement.at(t)
+        return stamp(canvas, self.shape, x, y, self.radius_px * scale, angle, self.fill, self.pattern)
 
 
 @dataclass(frozen=True)
@@ -165,7 +151,7 @@ def _cast_shots(rng: Generator, options: SyntheticOptions, scenario: Scenario, c
         objects: dict[int, PictureBody] = {}
         for number, (image, motion, radius, room, lane) in looks.items():
             tries = [
-                PictureBody(image, motion, *_place(rng, radius, room, lane, size))
+                PictureBody(image, Movement(motion, *_place(rng, radius, room, lane, size)))
                 for _ in range(PICTURE_PLACES)
             ]
             objects[number] = _farthest(tries, objects.values())
@@ -209,11 +195,11 @@ def _shot(rng: Generator, looks: dict[int, _Look], size_px: int) -> _Shot:
 
 def _farthest(tries: Sequence[Body], others: Iterable[Body]) -> Body:
     """The first of the bodies that are farthest from all `others`."""
-    there = list(others)
-    return max(tries, key=lambda body: min((_distance(body, other) for other in there), default=0.0))
+    there = [body.movement for body in others]
+    return max(tries, key=lambda body: min((_distance(body.movement, one) for one in there), default=0.0))
 
 
-def _distance(one: _Body | PictureBody, other: _Body | PictureBody) -> float:
+def _distance(one: Movement, other: Movement) -> float:
     return float(np.hypot(one.x_px - other.x_px, one.y_px - other.y_px)) - one.room_px - other.room_px
 
 
@@ -226,7 +212,7 @@ def _clutter(rng: Generator, size_px: int) -> _Body:
 def _placed(rng: Generator, shape: str, pattern: str, motion: str, look: _Look, size_px: int) -> _Body:
     """A body at a random place."""
     place = _place(rng, MAX_SCALE * look.radius_px, look.room, look.lane, size_px)
-    return _Body(shape, pattern, motion, look.fill, look.radius_px, *place)
+    return _Body(shape, pattern, look.fill, look.radius_px, Movement(motion, *place))
 
 
 def _place(

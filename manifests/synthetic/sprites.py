@@ -116,6 +116,23 @@ MAX_SCALE = 1.3
 """No motion enlarges an object to more than this many times its radius."""
 
 
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """How an object moves in one shot: about a place, at most about `room_px` away from it; in pixels and seconds."""
+
+    motion: str
+    x_px: float
+    y_px: float
+    room_px: float
+    speed: float
+    phase_s: float
+
+    def at(self, t: float) -> tuple[float, float, float, float]:
+        """The object's middle (x, y), scale and angle at `t` seconds."""
+        pose = MOTIONS[self.motion](self.speed * t + self.phase_s)
+        return self.x_px + self.room_px * pose.x, self.y_px + self.room_px * pose.y, pose.scale, pose.angle
+
+
 def _disc(x: Field, y: Field) -> Field:
     return np.hypot(x, y) - 1
 

@@ -17,7 +17,6 @@ from caeav.model.tasks.config import RunConfig
 from caeav.model.train.config_file import flat_settings
 
 SHOWN = 60
-IGNORED = ("seed",)
 
 
 def comparison(subjects: Sequence[Subject], page: Page, media: Media) -> Section:

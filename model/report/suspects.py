@@ -74,13 +74,13 @@ def near_duplicates(
     return [Pair(keys[i], keys[j], value) for (i, j), value in ordered]
 
 
-def held_out_probabilities(vectors: Floats, labels: Floats, videos: Sequence[str], seed: int = 0) -> Floats:
+def held_out_probabilities(vectors: Floats, labels: Floats, videos: Sequence[str]) -> Floats:
     """`[N, K]`: what a linear classifier that saw no clip of the same video says of each clip.
 
     labels: `[N, K]` in 0/1; clips without any are judged and not learned from.
     """
     x = principal(vectors, DIMENSIONS)
-    fold = _folds(videos, seed)
+    fold = _folds(videos)
     target = labels / np.maximum(labels.sum(axis=1, keepdims=True), 1)
     known = labels.any(axis=1)
     found = np.full(labels.shape, 1 / labels.shape[1])
@@ -132,10 +132,10 @@ def apart(keys: Sequence[str], seen: Floats, heard: Floats, classes: Sequence[st
     return sorted(found, key=lambda suspect: -suspect.amount)
 
 
-def _folds(videos: Sequence[str], seed: int) -> NDArray[np.int64]:
+def _folds(videos: Sequence[str]) -> NDArray[np.int64]:
     """The fold of each clip; clips of one video share it."""
     names, of = np.unique(np.array(videos), return_inverse=True)
-    return np.asarray((np.random.default_rng(seed).permutation(len(names)) % FOLDS)[of])
+    return np.asarray((np.random.default_rng(0).permutation(len(names)) % FOLDS)[of])
 
 
 def _fit(x: Floats, target: Floats) -> Floats:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from caeav.manifests.clip import Event, active_segments
+from caeav.manifests.clip import Event, Manifest, active_segments
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import some_of
 from caeav.model.adapters.batch import Inputs
+from caeav.model.tasks.sample import Sample
 
 
 def check_labels(inputs: Inputs, labels: Iterable[str]) -> None:
@@ -20,6 +21,15 @@ def check_labels(inputs: Inputs, labels: Iterable[str]) -> None:
         raise CaeavError(
             f"data set {inputs.dataset!r} has labels that are not classes: {some_of(unknown)}",
             hint="give labels (for a folder of media: a csv, see caeav manifest build --help) and extract again",
+        )
+
+
+def require_events(manifest: Manifest, splits: Mapping[str, Sequence[Sample]], *names: str) -> None:
+    """Raise `CaeavError` unless a sample of the splits of these names has an event."""
+    if not any(sample.clip.events for name in names for sample in splits[name]):
+        raise CaeavError(
+            f"no {' or '.join(names)} clip of data set {manifest.dataset!r} has an event",
+            hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
         )
 
 

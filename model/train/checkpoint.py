@@ -121,11 +121,11 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in model.state_dict().items() if name not in frozen}
 
 
-def parameter_counts(model: nn.Module, depth: int = 2) -> dict[str, int]:
-    """Trainable parameters per part; a part is the first `depth` steps of the parameter names."""
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters per part; a part is the first two steps of the parameter names."""
     counts: dict[str, int] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            part = ".".join(name.split(".")[:-1][:depth]) or name
+            part = ".".join(name.split(".")[:-1][:2]) or name
             counts[part] = counts.get(part, 0) + p.numel()
     return counts

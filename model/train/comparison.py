@@ -171,7 +171,7 @@ def is_complete(run: Run, measures: Measures) -> bool:
 
 
 def measure(experiment: Experiment, model: nn.Module, run: Run, measures: Measures) -> Measured:
-    """Score, its terms, scores under each stress, and the agreement's area under the ROC curve."""
+    """Score, its terms, scores under each stress, how true the agreement is: area under the ROC curve, calibration."""
     split, metric = measures.split, experiment.task.metric
     scores = experiment.score(model, split)
     terms, keys = None, None
@@ -188,6 +188,7 @@ def measure(experiment: Experiment, model: nn.Module, run: Run, measures: Measur
         "terms": terms,
         "keys": keys,
         "agreement_auc": None if judged is None else judged.auc,
+        "calibration_error": None if judged is None else judged.calibration_error,
         "stress": {
             name: experiment.score(model, split, Stress(strengths)).value
             for name, strengths in measures.stresses(experiment.config).items()

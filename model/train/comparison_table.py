@@ -51,6 +51,7 @@ class Row:
     timed: float | None
     stress: Mapping[str, float]
     agreement_auc: float | None
+    calibration_error: float | None
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def _row(
         else None,
         stress={name: statistics.fmean(one.measured["stress"][name] for one in made) for name in names},
         agreement_auc=_mean([one.measured["agreement_auc"] for one in made]),
+        calibration_error=_mean([one.measured.get("calibration_error") for one in made]),
     )
 
 
@@ -231,6 +233,7 @@ def columns(comparison: Comparison) -> list[str]:
         timed,
         *stresses,
         "agreement AUC",
+        "calibration error",
     ]
 
 
@@ -249,6 +252,7 @@ def cells_of(comparison: Comparison) -> list[list[str]]:
             _number(row.timed),
             *(_number(row.stress.get(name)) for name in stresses),
             _number(row.agreement_auc),
+            _number(row.calibration_error, 3),
         ]
         for row in comparison.rows
     ]
@@ -291,6 +295,7 @@ def as_csv(comparison: Comparison) -> str:
         "selected",
         "timed",
         "agreement_auc",
+        "calibration_error",
     ]
     bounds = ["score_low", "score_high", "gain_low", "gain_high"]
     table.writerow(["recipe", *plain, *bounds, *(f"stress {name}" for name in stresses)])

@@ -24,7 +24,7 @@ from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import ModelConfig, RunConfig
 from caeav.model.train.presets import FULL, load_preset, preset_names
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED, departures
-from caeav.model.train.unused_settings import without_effect
+from caeav.model.train.unused_settings import Useless, without_effect
 
 MAX_CONFIG_BYTES = 1_000_000
 OTHER_VERSION = "this run was written by another version of caeav; use that version"
@@ -83,8 +83,38 @@ def resolve_config(
     Raises `ConfigError` with all faults together, each with path, value seen and values allowed. A setting that another
     one makes useless is a fault too.
     """
+    config, useless = _resolved(task, preset, file, assignments, options or {})
+    if useless:
+        raise ConfigError([one.fault for one in useless])
+    return config
+
+
+def resolve_recipes(
+    task: str,
+    recipes: Sequence[str],
+    file: Path | None,
+    assignments: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+) -> dict[str, RunConfig]:
+    """The configurations of several recipes that are given the same settings; `options` of each by its name.
+
+    A setting that is useless in some of them is left out there; one that is useless in all is a fault, as in
+    `resolve_config`.
+    """
+    found = {name: _resolved(task, name, file, assignments, options[name]) for name in recipes}
+    nowhere = set.intersection(*({one.path for one in useless} for _, useless in found.values()))
+    if faults := {
+        one.path: one.fault for _, useless in found.values() for one in useless if one.path in nowhere
+    }:
+        raise ConfigError(list(faults.values()))
+    return {name: _without(config, useless) for name, (config, useless) in found.items()}
+
+
+def _resolved(
+    task: str, preset: str, file: Path | None, assignments: Sequence[str], options: Mapping[str, Any]
+) -> tuple[RunConfig, list[Useless]]:
+    """The configuration, and what was given but has no effect in it; raises `ConfigError` for other faults."""
     faults: list[str] = []
-    options = options or {}
     values = _layered(task, preset, {}, file, assignments, options, faults)
     if values.get("protocol") == PUBLISHED and task in AS_PUBLISHED:
         fixed = AS_PUBLISHED[task].settings
@@ -96,10 +126,19 @@ def resolve_config(
         faults += [_explain(dict(fault), form) for fault in error.errors() if task in TASKS]
         raise ConfigError(faults) from None
     faults += departures(config)
-    faults += without_effect(config, values, _layered(task, preset, {}, None, (), {}, []))
+    useless = list(without_effect(config, values, _layered(task, preset, {}, None, (), {}, [])))
     if faults:
-        raise ConfigError(faults)
-    return config
+        raise ConfigError([*faults, *(one.fault for one in useless)])
+    return config, useless
+
+
+def _without(config: RunConfig, useless: Sequence[Useless]) -> RunConfig:
+    """With these settings as preset and defaults have them."""
+    values, faults = config.model_dump(), list[str]()
+    for one in useless:
+        _put(values, one.path, one.otherwise, one.path, faults)
+    assert not faults, faults
+    return type(config).model_validate(values)
 
 
 def load_config(path: Path) -> RunConfig:

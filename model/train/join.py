@@ -32,16 +32,13 @@ from caeav.model.train.remarks import (
 from caeav.model.train.store_choice import OneModality, choose_store, whole_fingerprint
 from caeav.pipeline.store import StoreKind, StoreReader
 from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.recipe import MODALITIES
+from caeav.pipeline.store.recipe import COMMANDS, MODALITIES
 from caeav.pipeline.store.record import Tap
 from caeav.pipeline.store.remote.reading import open_remote, share_room
 from caeav.pipeline.store.remote.url import is_url
 
-SHOWN_KEYS = 5
 Sampler = Callable[[Manifest], Sequence[Sample]]
 
-COMMANDS = {"tokens": "extract", "captions": "caption"}
-"""The command that makes each kind of store."""
 BY_SETTING = {"tokens": "--set stores.tokens=[FOLDER]", "captions": "--set stores.captions=FOLDER"}
 
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from caeav.manifests.clip import SPLITS, Manifest
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, some_of
 from caeav.manifests.key_index import hash_texts, random_seed
 from caeav.manifests.manifest import holds_rows, manifest_digest, read_manifest
 from caeav.model.tasks.sample import Samples
 from caeav.pipeline.store import StoreReader, random_parts
 from caeav.pipeline.store.media_record import read_record
+from caeav.pipeline.store.recipe import COMMANDS
 
 SHOWN_KEYS = 5
 DROP_LEAKS = "; --drop-leaks leaves such clips out"
@@ -22,8 +23,8 @@ DROP_LEAKS = "; --drop-leaks leaves such clips out"
 
 
 def some_clips(keys: Sequence[str]) -> str:
-    """`7 clips (a, b, c, d, e, ...)`: how many, and the first keys."""
-    return f"{counted(len(keys), 'clip')} ({', '.join(keys[:SHOWN_KEYS])}{', ...' if len(keys) > SHOWN_KEYS else ''})"
+    """`7 clips (a, b, c, d, e and 2 more)`: how many, and the first keys."""
+    return f"{counted(len(keys), 'clip')} ({some_of(keys, SHOWN_KEYS)})"
 
 
 def label_remarks(home: Home, dataset: str, used: Manifest) -> list[str]:
@@ -54,10 +55,10 @@ def media_remarks(stores: Sequence[StoreReader]) -> list[str]:
             else []
         )
         if keys:
-            command = "caption" if store.recipe.kind == "captions" else "extract"
             remarks.append(
                 f"{some_clips(keys)}: {store.path.name} was made from another version of the media than "
-                f"{stores[0].path.name}; caeav {command} --dataset {store.path.parent.name} finds out which is older"
+                f"{stores[0].path.name}; caeav {COMMANDS[store.recipe.kind]} --dataset {store.path.parent.name} "
+                "finds out which is older"
             )
     return remarks
 

@@ -19,7 +19,7 @@ from caeav.pipeline.store import (
 )
 from caeav.pipeline.store.find import MIN_PREFIX
 from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.recipe import MODALITIES
+from caeav.pipeline.store.recipe import COMMANDS, MODALITIES
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import read_recipe
 
@@ -69,8 +69,7 @@ def choose_store(stores: Path, dataset: str, kind: StoreKind, name: str, by: str
     ]
     finished = [info for info in found if info.state == "complete"]
     unfinished = [info for info in found if info.state == "partial"]
-    command = "caption" if kind == "captions" else "extract"
-    cure = f"with the same `caeav {command}`, or delete its folder in {stores / dataset}"
+    cure = f"with the same `caeav {COMMANDS[kind]}`, or delete its folder in {stores / dataset}"
     if len(finished) == 1 and len(found) == 1 + len(unfinished):
         return finished[0].path, [f"{_how_far(info)}, not used; finish it {cure}" for info in unfinished]
     if len(unfinished) > 1 and len(found) == len(unfinished):

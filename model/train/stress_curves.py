@@ -12,6 +12,7 @@ from torch import nn
 
 from caeav.manifests.core.atomic import publish_bytes, publish_text
 from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.manifests.core.util import ignore
 from caeav.model.tasks.base import Scores
 from caeav.model.tasks.bootstrap import intervals
 from caeav.model.tasks.config import StressConfig
@@ -54,7 +55,7 @@ def stress_curves(
     kinds: Sequence[str],
     *,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = ignore,
 ) -> Curves:
     """Score `split` at every strength of every kind, each kind alone; `progress` gets a line per finished kind."""
     if not experiment.joined.splits[split]:

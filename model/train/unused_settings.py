@@ -27,6 +27,14 @@ class Unused(NamedTuple):
     why: str
 
 
+class Useless(NamedTuple):
+    """A given setting without effect: where it is, its value by preset and defaults alone, and the fault in words."""
+
+    path: str
+    otherwise: Any
+    fault: str
+
+
 ADAPTERS, MOE, HEAD = "model.adapters.", "model.adapters.avmoe.", "model.head."
 CASTE = "model.adapters.caste."
 PROBE = "model.probe."
@@ -181,15 +189,18 @@ OF_TASK: Mapping[str, tuple[Unused, ...]] = {
 }
 
 
-def without_effect(config: RunConfig, values: Mapping[str, Any], preset: Mapping[str, Any]) -> Iterator[str]:
-    """One fault per useless setting in `values`, of which `config` was made; `preset`: those no user gave."""
+def without_effect(
+    config: RunConfig, values: Mapping[str, Any], preset: Mapping[str, Any]
+) -> Iterator[Useless]:
+    """The useless settings in `values`, of which `config` was made; `preset`: those no user gave."""
     for unused in (*EVERYWHERE, *OF_TASK.get(config.task, ())):
         if not unused.when(config):
             continue
         for path in (leaf for place in unused.paths for leaf in _leaves(place, values)):
             chosen, otherwise = _at(config.model_dump(), path), _without(config, values, preset, path)
             if chosen != otherwise:
-                yield f"{path}: {chosen!r} has no effect, because {unused.why}; leave it out"
+                fault = f"{path}: {chosen!r} has no effect, because {unused.why}; leave it out"
+                yield Useless(path, otherwise, fault)
 
 
 def _without(config: RunConfig, values: Mapping[str, Any], preset: Mapping[str, Any], path: str) -> object:

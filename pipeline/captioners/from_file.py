@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, some_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import find_weights
 from caeav.pipeline.media.clip import DecodedClip
@@ -240,7 +240,7 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, 
 
 def _some(keys: Sequence[str]) -> str:
     """`3 ('a', 'b', 'c')`, cut after a few."""
-    return f"{len(keys)} ({_quoted(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+    return f"{len(keys)} ({some_of(map(repr, keys), _SHOWN)})"
 
 
 def _quoted(names: Iterable[str]) -> str:

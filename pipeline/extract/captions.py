@@ -14,7 +14,7 @@ from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.engine import run_lookup, run_stage
 from caeav.pipeline.extract.jobs import CaptionJob, CaptionOptions
 from caeav.pipeline.extract.preflight import other_recipes
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import Quarantined, Record, StoreReader
 from caeav.pipeline.store.media_record import carry_record
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from caeav.manifests.clip import Clip
+from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.jobs import Complete
-from caeav.pipeline.extract.report import Meter, Progress, Report
+from caeav.pipeline.extract.progress import Meter, OnClip, Progress
 from caeav.pipeline.store import Quarantined, Recipe, Record, ShardPlan, StoreWriter, open_for_writing
 from caeav.pipeline.store.dtypes import MOST, SCALE, dtype_name, not_finite, too_large
 from caeav.pipeline.store.layout import shard_clips
@@ -68,7 +69,7 @@ def open_stores(
     stack: ExitStack,
     context: RunContext,
     wanted: Sequence[tuple[Recipe, Complete]],
-    settle: Callable[[StoreWriter], object] = lambda _: None,
+    settle: Callable[[StoreWriter], object] = ignore,
 ) -> list[OpenStore]:
     """The stores of these recipes, opened for writing until `stack` ends, in the order given.
 
@@ -102,14 +103,14 @@ class Collector:
     def __init__(
         self,
         stores: Sequence[Filling],
-        report: Report,
+        on_clip: OnClip,
         meter: Meter,
         fail: Callable[[BaseException], None],
         *,
         keep: bool = True,
     ) -> None:
         self._stores = stores
-        self._report = report
+        self._on_clip = on_clip
         self._meter = meter
         self._fail = fail
         self._keep = keep
@@ -131,7 +132,7 @@ class Collector:
     def begin(self) -> None:
         """Report how many clips are due, and publish the shards for which an earlier run kept every clip."""
         if self.total:
-            self._report(Progress(0, 0, self.total))
+            self._on_clip(Progress(0, 0, self.total))
         for store in self._stores:
             for number in [n for n, waiting in store.waiting.items() if not waiting]:
                 self._publish(store, number)
@@ -154,7 +155,7 @@ class Collector:
             done = self._open[key] == 0
             self._done += done
             if done:
-                self._report(Progress(self._done, len(self._failed), self.total, self._meter.limit()))
+                self._on_clip(Progress(self._done, len(self._failed), self.total, self._meter.limit()))
         if whole:
             self._publish(store, number)
         return done

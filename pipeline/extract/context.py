@@ -9,9 +9,10 @@ from pathlib import Path
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.core.util import ignore
 from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.extract.device.options import check_devices
-from caeav.pipeline.extract.report import Remark, Report, ignore
+from caeav.pipeline.extract.progress import OnClip, Remark
 from caeav.pipeline.store import Slice
 
 DEFAULT_DEADLINE_S = 60.0
@@ -49,12 +50,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every step of a run needs; `report` is called after every clip, `remark` with what the user should know."""
+    """What every step of a run needs; `on_clip` is called after every clip, `remark` with what the user should know."""
 
     manifest: Manifest
     home: Home
     options: RunOptions
-    report: Report = ignore
+    on_clip: OnClip = ignore
     remark: Remark = ignore
 
     @property

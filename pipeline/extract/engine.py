@@ -23,7 +23,7 @@ from caeav.pipeline.extract.preflight import (
     moved_media,
     other_recipes,
 )
-from caeav.pipeline.extract.report import Meter, Report, StageSummary
+from caeav.pipeline.extract.progress import Meter, OnClip, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.remote.push import Publishing
@@ -133,16 +133,16 @@ def run_lookup(context: RunContext, recipe: Recipe, find: Find, complete: Comple
         for text in store.writer.remarks:
             context.remark(text)
         due = len(store.shard_of)
-        _find_all(store, find, context.report, meter)
+        _find_all(store, find, context.on_clip, meter)
         return _summary(
             store, meter, began_s=began_s, due=due, remarks=store.writer.remarks, max_failed=limit
         )
 
 
-def _find_all(store: Filling, find: Find, report: Report, meter: Meter) -> None:
+def _find_all(store: Filling, find: Find, on_clip: OnClip, meter: Meter) -> None:
     errors: list[BaseException] = []
     collector = Collector(
-        [store], report, meter, errors.append, keep=False
+        [store], on_clip, meter, errors.append, keep=False
     )  # records are cheap to find again
     try:
         collector.begin()

@@ -28,7 +28,7 @@ from caeav.pipeline.extract.feature_files import MAX_BYTES, FeatureError, FileAr
 from caeav.pipeline.extract.feature_match import Entry, match_features
 from caeav.pipeline.extract.jobs import keep_as_is, known_dtype
 from caeav.pipeline.extract.preflight import other_recipes
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import Quarantined, Recipe, Record
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.dtypes import floats, not_finite, stored

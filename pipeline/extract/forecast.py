@@ -18,7 +18,7 @@ from caeav.manifests.core.atomic import publish_text
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.jobs import StoreOptions
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import Recipe, StoreError, StoreReader
 from caeav.pipeline.store.recipe import MODALITIES
 

@@ -303,7 +303,7 @@ def same_media(stores: Path, root: Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class MediaReport:
+class MediaVerification:
     """What `verify_media` found.
 
     Stored clips: `compared` with the record, `whole` of these byte for byte, `unknown` without a record; and `changes`.
@@ -316,7 +316,7 @@ class MediaReport:
     changes: tuple[MediaChange, ...]
 
 
-def verify_media(store: Path, root: Path) -> MediaReport:
+def verify_media(store: Path, root: Path) -> MediaVerification:
     """Read the media of a store's clips below `root` again, all bytes where these were recorded, and compare."""
     state = inspect(store)
     record = read_record(store) or {}
@@ -344,4 +344,4 @@ def verify_media(store: Path, root: Path) -> MediaReport:
             detail = f"is no file in {root}" if gone else "is not what it was made of"
             what: Literal["gone", "changed"] = "gone" if gone else "changed"
             changes.append(MediaChange(store.name, clip.key, clip.media, what, f"{clip.media} {detail}"))
-    return MediaReport(store, compared, whole, unknown, tuple(changes))
+    return MediaVerification(store, compared, whole, unknown, tuple(changes))

@@ -24,8 +24,8 @@ from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
-from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool, spool_folder
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record
@@ -106,7 +106,7 @@ class LocalExtraction:
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
         self._workers = min(context.options.workers, max(1, len(self._plan.due)))
         self.meter = Meter(self._resources())
-        self._collector = Collector(stores, context.report, self.meter, self._fail, keep=keep)
+        self._collector = Collector(stores, context.on_clip, self.meter, self._fail, keep=keep)
         self._alone = tuple(key for key in alone if key in self._plan.due)
         self._watch = watch or (lambda key, begins: None)
         self._open_pool = pool or self._new_pool

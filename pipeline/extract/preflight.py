@@ -12,7 +12,7 @@ from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.jobs import Job
-from caeav.pipeline.extract.report import Remark
+from caeav.pipeline.extract.progress import Remark
 from caeav.pipeline.store import Recipe, find_other_recipes
 
 MEDIA_ROOT = "media_root"

@@ -11,7 +11,7 @@ from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.engine import run_stage
 from caeav.pipeline.extract.forecast import record_rate
 from caeav.pipeline.extract.jobs import StoreOptions, TokenOptions
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 
 
 def extract(context: RunContext, options: TokenOptions) -> StageSummary:

@@ -42,7 +42,6 @@ class Scan:
 
     video_s: list[float] = field(default_factory=list)
     audio_s: float = 0.0
-    audio_packets: int = 0
     audio_start_s: float | None = None
     video_end_s: float | None = None
     audio_end_s: float | None = None
@@ -184,7 +183,6 @@ def _read_packets(
                     if packet.is_keyframe and time_s <= first_wanted_s:
                         found.key_s = time_s
                 else:
-                    found.audio_packets += 1
                     found.audio_start_s = time_s if found.audio_start_s is None else found.audio_start_s
                     found.audio_end_s = max(found.audio_end_s or 0.0, time_s + length_s)
                     found.rate_changes |= _has_partial_sample(length_s, tick, facts)

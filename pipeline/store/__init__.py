@@ -35,7 +35,7 @@ from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import Recipe, StoreKind, random_parts, recipe_differences
 from caeav.pipeline.store.record import Quarantined, Record
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.verify import Repair, Report, repair, verify
+from caeav.pipeline.store.verify import Repair, Verification, repair, verify
 from caeav.pipeline.store.writer import ShardPlan, StoreWriter, Summary
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "Record",
     "Reference",
     "Repair",
-    "Report",
     "ShardPlan",
     "Slice",
     "StoreBusy",
@@ -66,6 +65,7 @@ __all__ = [
     "StoreReader",
     "StoreWriter",
     "Summary",
+    "Verification",
     "backends",
     "compare",
     "convert",

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caeav.manifests.core import atomic
-from caeav.manifests.core.util import file_sha256, usable_cores
+from caeav.manifests.core.util import file_sha256, ignore, usable_cores
 from caeav.pipeline.store.backend import Backend, FileFacts, ShardIndex
 from caeav.pipeline.store.errors import DamagedStore, Problem
 from caeav.pipeline.store.layout import StoreFolder, read_capped
@@ -134,7 +134,7 @@ def _take_index(source: StoreFolder, old: Path, new: Path, wanted: bytes) -> Non
 
 def _damaged(source: StoreFolder, backend: Backend, index: ShardIndex, facts: FileFacts) -> DamagedStore:
     """The error for a file that is not what its index says, as exact as reading all of its shard makes it."""
-    for found in backend.open(source, index).check(lambda _: None):
+    for found in backend.open(source, index).check(ignore):
         return Problem(found.where, found.what, found.key, index.number).error(source.path)
     what = "not the bytes that its index says: the store was written meanwhile"
     return Problem(facts.name, what, shard=index.number).error(source.path)

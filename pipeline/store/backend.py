@@ -7,13 +7,14 @@ files it describes: a shard without an index does not exist. `testing.py` has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from caeav.manifests.core.atomic import TEMP_PREFIX
 from caeav.manifests.core.registry import Registry
+from caeav.manifests.core.util import OnProgress
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
@@ -87,7 +88,7 @@ class Shard(Protocol):
     def fetch(self, row: int) -> None:
         """Have a record in memory before returning. Only a hint, from another thread than the one that reads."""
 
-    def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
+    def check(self, progress: OnProgress) -> Iterator[Damage]:
         """Read every byte once and report all that is not as written; `progress` is told bytes as they are read."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.pipeline.store.dtypes import floats
 from caeav.pipeline.store.reader import ArraySpec, StoreReader
 from caeav.pipeline.store.recipe import recipe_differences
@@ -94,9 +95,7 @@ class Differences:
         return not (self.only_a or self.only_b or self.quarantine or self.arrays or self.facts)
 
 
-def compare(
-    a: StoreReader, b: StoreReader, progress: Callable[[int], object] = lambda _: None
-) -> Differences:
+def compare(a: StoreReader, b: StoreReader, progress: OnProgress = ignore) -> Differences:
     """Compare every record that both stores hold, as stored; `progress` is told each clip."""
     found = Differences(
         recipe=tuple(recipe_differences(a.recipe.as_json(), b.recipe.as_json())),

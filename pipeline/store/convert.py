@@ -7,10 +7,10 @@ back and compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.pipeline.store.backend import BACKEND_FIELD, backend_field
 from caeav.pipeline.store.contents import compare
 from caeav.pipeline.store.errors import StoreError
@@ -21,12 +21,6 @@ from caeav.pipeline.store.recipe import Recipe
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.writer import Summary
 
-Progress = Callable[[int], object]
-
-
-def ignore(_: int) -> None:
-    """Report no progress."""
-
 
 def converted_recipe(recipe: Recipe, backend: str) -> Recipe:
     """The recipe of the same content in another backend; raises `StoreError` for an unknown backend."""
@@ -34,7 +28,7 @@ def converted_recipe(recipe: Recipe, backend: str) -> Recipe:
     return replace(recipe, fields=kept | backend_field(backend))
 
 
-def convert(source: Path, backend: str, progress: Progress = ignore) -> tuple[Path, Summary]:
+def convert(source: Path, backend: str, progress: OnProgress = ignore) -> tuple[Path, Summary]:
     """Make the store of `source` in another backend, beside it; `progress` is told each clip twice.
 
     Raises `StoreError` when `source` has that backend already, is a slice, or something else lies there.
@@ -48,7 +42,7 @@ def convert(source: Path, backend: str, progress: Progress = ignore) -> tuple[Pa
     return _copy(reader, source.resolve().parent, recipe, progress)
 
 
-def _copy(source: StoreReader, folder: Path, recipe: Recipe, progress: Progress) -> tuple[Path, Summary]:
+def _copy(source: StoreReader, folder: Path, recipe: Recipe, progress: OnProgress) -> tuple[Path, Summary]:
     """Write what `source` holds into the store of `recipe` below `folder`, finish it and compare all of it."""
     with open_for_writing(folder, recipe, source.manifest) as writer:
         due = {key for plan in writer.plan() for key in plan.missing}
@@ -63,7 +57,7 @@ def _copy(source: StoreReader, folder: Path, recipe: Recipe, progress: Progress)
     return writer.path, summary
 
 
-def _check_same(source: StoreReader, made: StoreReader, progress: Progress) -> None:
+def _check_same(source: StoreReader, made: StoreReader, progress: OnProgress) -> None:
     """Raise `StoreError` unless `made` holds everything in `source` as it was, and nothing else."""
     found = compare(source, made, progress)
     wrong = {*found.only_a, *found.only_b}

@@ -17,7 +17,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest, active_segments
 from caeav.manifests.core.atomic import is_taken, publish_bytes, publish_text, publishing_folder
-from caeav.manifests.core.util import some_of
+from caeav.manifests.core.util import OnProgress, ignore, some_of
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import render_recipe
 from caeav.pipeline.store.reader import StoreReader
@@ -38,7 +38,6 @@ FORMATS = ("npy", "h5", "parquet", "hf")
 ROWS_AT_ONCE = 64
 NO_SPLIT = "unassigned"
 """What rows without a split are called where each split is a file."""
-Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def export(
     *,
     arrays: Sequence[str] = (),
     pool: bool = False,
-    progress: Progress = lambda clips: None,
+    progress: OnProgress = ignore,
 ) -> Exported:
     """Write `store` into the new folder `folder` in the format `to`; `progress` is told of each clip.
 

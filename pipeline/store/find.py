@@ -27,7 +27,7 @@ from caeav.pipeline.store.layout import (
 )
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.media_record import remove_record
-from caeav.pipeline.store.recipe import Recipe, StoreKind, makers, recipe_differences
+from caeav.pipeline.store.recipe import COMMANDS, Recipe, StoreKind, makers, recipe_differences
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import inspect, read_recipe
 
@@ -132,7 +132,7 @@ def find_store(
     matching = _called(there, name)
     if len(matching) == 1:
         return matching[0].path
-    command = "caption" if kind == "captions" else "extract"
+    command = COMMANDS[kind or "tokens"]
     asked = f"{f'{kind} ' if kind else ''}store of {dataset}" + (f" called {name!r}" if name else "")
     candidates = "".join(
         f"\n    {info.path.name} ({info.state}, {info.clips} clips)" for info in matching or there

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.manifests.manifest import manifest_digest, source_digest
 from caeav.pipeline.store.adopt import Adopted
 from caeav.pipeline.store.contents import Differences, compare_records
-from caeav.pipeline.store.convert import Progress, ignore
 from caeav.pipeline.store.errors import StoreError
 from caeav.pipeline.store.layout import StoreFolder
 from caeav.pipeline.store.media_record import carry_record
@@ -36,7 +36,7 @@ class Merged:
     adopted: Adopted = field(default_factory=Adopted)
 
 
-def merge(slices: Sequence[Path], progress: Progress = ignore, *, check: bool = True) -> Merged:
+def merge(slices: Sequence[Path], progress: OnProgress = ignore, *, check: bool = True) -> Merged:
     """Make the store whose slices are in these folders, beside the first; `progress` is told each stored clip.
 
     With `check` every byte that is taken over is read once and compared with its digest; without, sizes are compared,

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 StoreKind = Literal["tokens", "captions"]
+COMMANDS: Mapping[StoreKind, str] = {"tokens": "extract", "captions": "caption"}
+"""The command that makes each kind of store."""
 Modality = Literal["visual", "audio"]
 MODALITIES: tuple[Modality, ...] = ("visual", "audio")
 """Fields of a recipe that say what made the tokens or captions of each modality."""

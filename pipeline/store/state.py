@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import file_sha256
+from caeav.manifests.core.util import file_sha256, some_of
 from caeav.manifests.key_index import Keys
 from caeav.manifests.manifest import read_manifest
 from caeav.pipeline.store.backend import Backend, BadIndex, ShardIndex, backend_of
@@ -33,7 +33,7 @@ from caeav.pipeline.store.layout import (
     read_capped,
     shard_clips,
 )
-from caeav.pipeline.store.recipe import Recipe
+from caeav.pipeline.store.recipe import COMMANDS, Recipe
 from caeav.pipeline.store.record import Quarantined, read_quarantine
 from caeav.pipeline.store.slices import Slice
 
@@ -225,13 +225,13 @@ class StoreState:
 
     def incomplete(self) -> IncompleteStore:
         """The error that says why this store is not finished."""
-        first = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
+        first = some_of(self.missing)
         what = (
             f"{len(self.missing)} of {self.expected} clips are neither stored nor quarantined: {first}"
             if self.missing
             else "every clip is there, but the writer was stopped before it closed the store"
         )
-        command = {"tokens": "extract", "captions": "caption"}[self.recipe.kind]
+        command = COMMANDS[self.recipe.kind]
         return IncompleteStore(
             f"{self.folder.path} is not finished: {what}", hint=f"run `caeav {command}` again to finish it"
         )

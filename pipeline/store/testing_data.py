@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from caeav.manifests.clip import Clip, Event, Manifest
+from caeav.manifests.core.util import ignore
 from caeav.pipeline.store.backend import DEFAULT_BACKEND, backend_field
 from caeav.pipeline.store.contents import same_arrays
 from caeav.pipeline.store.opening import open_for_writing
@@ -73,7 +74,7 @@ class Toy:
         retry_failed: bool = False,
         root: Path | None = None,
         recipe: Recipe | None = None,
-        seen: Callable[[StoreWriter], object] = lambda _: None,
+        seen: Callable[[StoreWriter], object] = ignore,
     ) -> Summary:
         """Extract as a run would: plan, compute, keep, quarantine, publish, finish."""
         with open_for_writing(

@@ -12,13 +12,13 @@ shard goes. Where only something around the records was damaged, nothing is lost
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.core.atomic import resize_file, unpublish
-from caeav.manifests.core.util import usable_cores
+from caeav.manifests.core.util import OnProgress, ignore, usable_cores
 from caeav.pipeline.store.backend import Backend, ShardIndex, backend_of, orphans, temp_files
 from caeav.pipeline.store.errors import DamagedShard, DamagedStore, Problem, StoreError
 from caeav.pipeline.store.journal import journal_files, kept_remarks
@@ -33,7 +33,7 @@ MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """What `verify` found: `problems` are damage, `missing` counts clips that are not there yet."""
 
     path: Path
@@ -49,8 +49,8 @@ class Report:
     @classmethod
     def of(
         cls, path: Path, state: StoreState, problems: Iterable[Problem], remarks: tuple[str, ...]
-    ) -> Report:
-        """The report on a store whose files are in `state`."""
+    ) -> Verification:
+        """What was found of a store whose files are in `state`."""
         return cls(
             path,
             tuple(problems),
@@ -69,7 +69,7 @@ class Report:
         return self.finished and not self.problems and not self.missing
 
 
-def verify(path: Path, progress: Callable[[int], object] | None = None) -> Report:
+def verify(path: Path, progress: OnProgress = ignore) -> Verification:
     """Check the store in `path`; `progress` is told bytes as they are read.
 
     Raises `StoreError` only when there is no store at all.
@@ -80,21 +80,20 @@ def verify(path: Path, progress: Callable[[int], object] | None = None) -> Repor
     try:
         state = inspect(path)
     except StoreError as error:
-        return Report(path, (Problem("(store)", error.problem),))
+        return Verification(path, (Problem("(store)", error.problem),))
     backend = backend_of(state.recipe)
     problems = [*state.problems, *_unknown_files(state, backend)]
     remarks = state.remarks if state.seal else (*state.remarks, *kept_remarks(folder))
     with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
-        told = progress or (lambda _: None)
         for found in threads.map(
-            lambda number: list(check_shard(folder, backend, state.indexes[number], told)), state.indexes
+            lambda number: list(check_shard(folder, backend, state.indexes[number], progress)), state.indexes
         ):
             problems += found
-    return Report.of(path, state, problems, remarks)
+    return Verification.of(path, state, problems, remarks)
 
 
 def check_shard(
-    folder: StoreFolder, backend: Backend, index: ShardIndex, progress: Callable[[int], object]
+    folder: StoreFolder, backend: Backend, index: ShardIndex, progress: OnProgress
 ) -> Iterator[Problem]:
     """Everything that is wrong with one shard whose index is sound."""
     try:
@@ -131,7 +130,7 @@ class Repair:
     finished: bool
 
 
-def repair(path: Path, progress: Callable[[int], object] = lambda _: None) -> Repair:
+def repair(path: Path, progress: OnProgress = ignore) -> Repair:
     """Check everything in the store and drop what is not as written; `progress` is told bytes as they are read.
 
     Raises `StoreError` when there is no store, when it is being written, or when the recipe is damaged.

@@ -166,9 +166,9 @@ def test_verify_of_media_ends_with_1_when_they_changed(there: Path) -> None:
     for more in ((), ("--json",)):
         done = CliRunner().invoke(build(), ["store", "verify", "clips", "--media", *map(str, home), *more])
         assert done.exit_code == 1 and "dog__a" in done.stdout and "changed" in done.stdout
-    reports = json.loads(done.stdout)
-    by_kind = {report["path"].rpartition("/")[2].partition("-")[0]: report for report in reports}
-    assert all(report["sound"] for report in reports)
+    verifications = json.loads(done.stdout)
+    by_kind = {verified["path"].rpartition("/")[2].partition("-")[0]: verified for verified in verifications}
+    assert all(verified["sound"] for verified in verifications)
     assert [x["key"] for x in by_kind["tokens"]["media"]["changes"]] == ["dog__a"]
     assert by_kind["captions"]["media"]["unknown"] == 2  # made of a file of texts
     assert CliRunner().invoke(build(), ["store", "verify", "clips", *map(str, home)]).exit_code == 0

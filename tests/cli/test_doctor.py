@@ -1,4 +1,4 @@
-"""The report on this machine: what it says of weights agrees with `caeav models ls`."""
+"""What doctor says of this machine: what it says of weights agrees with `caeav models ls`."""
 
 from __future__ import annotations
 

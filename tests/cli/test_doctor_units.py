@@ -1,4 +1,4 @@
-"""What the report calls a problem, check by check; and what the catalogue finds by a name."""
+"""What doctor calls a problem, check by check; and what the catalogue finds by a name."""
 
 from __future__ import annotations
 

@@ -173,8 +173,8 @@ def test_every_layout_prints_what_its_labels_are(tmp_path: Path) -> None:
     assert "question" in shown and "Visual" in shown
     shown, _ = call("show", "--dataset", "synthetic-avs-ms3", "--home", tmp_path, "--limit", "2")
     assert "5 masks" not in shown and "4 masks" in shown
-    report = call_json("check", "--dataset", "synthetic-avs-ms3", "--home", tmp_path)
-    assert report["masks"]["test"]["masks"] == report["masks"]["test"]["frames"]
+    checked = call_json("check", "--dataset", "synthetic-avs-ms3", "--home", tmp_path)
+    assert checked["masks"]["test"]["masks"] == checked["masks"]["test"]["frames"]
 
 
 def test_leaks_of_what_is_scored_are_printed(tmp_path: Path) -> None:

@@ -149,10 +149,10 @@ def test_build_writes_what_it_was_asked_for_and_tells_both_digests(
 
 
 def printed(capsys: pytest.CaptureFixture[str], made: Manifest) -> str:
-    report = check(made)
-    manifest_command.print_counts(report)
-    manifest_command.print_classes(report)
-    manifest_command.print_findings(report)
+    checked = check(made)
+    manifest_command.print_counts(checked)
+    manifest_command.print_classes(checked)
+    manifest_command.print_findings(checked)
     shown = capsys.readouterr()
     return shown.out + shown.err
 

@@ -12,7 +12,7 @@ from caeav.cli import stage
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import Source
-from caeav.pipeline.extract.report import Progress, Remark, Report, StageSummary
+from caeav.pipeline.extract.progress import OnClip, Progress, Remark, StageSummary
 from caeav.pipeline.store import Quarantined, Recipe
 
 
@@ -22,8 +22,8 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
     monkeypatch.setattr(stage, "LOG_EVERY_S", 0.3)
     monkeypatch.setattr(stage, "TICK_S", 0.05)
 
-    def slow(report: Report, remark: Remark) -> None:
-        report(Progress(0, 0, 2))
+    def slow(on_clip: OnClip, remark: Remark) -> None:
+        on_clip(Progress(0, 0, 2))
         assert "0/2" in capsys.readouterr().err
         while capsys.readouterr().err.count("caption:   0%") == 0:  # what the clock alone redraws
             time.sleep(0.02)
@@ -32,7 +32,7 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
         lines = capsys.readouterr().err.count("caption:   0%")
         assert lines <= 1 + (time.monotonic() - began) / stage.LOG_EVERY_S
         remark("one thing")
-        report(Progress(2, 1, 2))
+        on_clip(Progress(2, 1, 2))
 
     stage.with_bar("caption", slow)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()

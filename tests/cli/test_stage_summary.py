@@ -15,7 +15,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.context import WHOLE, failure_limit
 from caeav.pipeline.extract.identity import MediaChanged
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import Quarantined, Recipe
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.slices import Slice

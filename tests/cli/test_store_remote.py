@@ -55,8 +55,8 @@ def test_verify_of_an_address_says_what_is_wrong(toy: Toy, s3: S3, tmp_path: Pat
     damaged = run("store", "verify", url)
     assert damaged.exit_code == 1 and "shards/000001.tar" in damaged.stdout
     assert "caeav store push from a sound store" in damaged.stderr and "repair" not in damaged.output
-    report = json.loads(run("store", "verify", url, "--json").stdout)
-    assert (report["path"], report["sound"], len(report["problems"])) == (url, False, 1)
+    verified = json.loads(run("store", "verify", url, "--json").stdout)
+    assert (verified["path"], verified["sound"], len(verified["problems"])) == (url, False, 1)
     mixed = run("store", "verify", url, "--media")
     assert isinstance(mixed.exception, CaeavError) and "--media" in str(mixed.exception)
 

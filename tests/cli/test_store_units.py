@@ -14,14 +14,14 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import store, store_care
 from caeav.cli.store_care import find_target, find_targets, is_store
-from caeav.pipeline.extract.identity import MediaReport
-from caeav.pipeline.store import Differences, Report, StoreInfo
+from caeav.pipeline.extract.identity import MediaVerification
+from caeav.pipeline.store import Differences, StoreInfo, Verification
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.media_record import MediaChange
 from caeav.pipeline.store.verify import Repair
 
 A, B = Path("h/stores/mine/tokens-a-0123456789ab"), Path("h/stores/mine/tokens-b-0123456789ab")
-SOUND = Report(A, (), finished=True, stored=3, shards=1, bytes=1500)
+SOUND = Verification(A, (), finished=True, stored=3, shards=1, bytes=1500)
 CHANGE = MediaChange("s", "k", "k.mp4", "gone", "k.mp4 is no file")
 
 
@@ -46,24 +46,26 @@ def info(path: Path, dataset: str = "mine", **other: Any) -> StoreInfo:
 
 
 @pytest.mark.parametrize(
-    ("reports", "status", "said"),
+    ("verifications", "status", "said"),
     [
         ((SOUND, SOUND), 0, "sound: 3 clips in 1 shard, 1.5 kB, 0 quarantined"),
-        ((SOUND, Report(B, (), missing=2)), 1, "not finished, 2 clips missing"),
-        ((Report(A, (Problem("f", "torn", shard=0),), finished=True), SOUND), 1, "DAMAGED, 1 problem"),
+        ((SOUND, Verification(B, (), missing=2)), 1, "not finished, 2 clips missing"),
+        ((Verification(A, (Problem("f", "torn", shard=0),), finished=True), SOUND), 1, "DAMAGED, 1 problem"),
     ],
 )
 def test_verify_ends_with_1_unless_all_is_sound(
-    reports: tuple[Report, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
+    verifications: tuple[Verification, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = dict(zip((A, B), reports, strict=True))
+    found = dict(zip((A, B), verifications, strict=True))
     monkeypatch.setattr(store, "verify", lambda path, progress: found[path])
     result = call("verify", "mine")
     assert result.exit_code == status and said in result.stdout
     assert ("caeav store repair" in result.stderr) is ("DAMAGED" in said)
     result = call("verify", "mine", "--json")
     assert result.exit_code == status
-    assert [row["sound"] for row in json.loads(result.stdout)] == [report.sound for report in reports]
+    assert [row["sound"] for row in json.loads(result.stdout)] == [
+        verified.sound for verified in verifications
+    ]
 
 
 @pytest.mark.parametrize(("changes", "status"), [((), 0), ((CHANGE,), 1)])
@@ -72,12 +74,12 @@ def test_verify_of_media(
 ) -> None:
     asked: list[tuple[Path, Path]] = []
 
-    def verify_media(path: Path, root: Path) -> MediaReport:
+    def verify_media(path: Path, root: Path) -> MediaVerification:
         asked.append((path, root))
-        return MediaReport(path, 5, 3, 1, changes)
+        return MediaVerification(path, 5, 3, 1, changes)
 
     monkeypatch.setattr("caeav.pipeline.extract.identity.verify_media", verify_media)
-    monkeypatch.setattr(store, "verify", lambda path, progress: Report(path, (), finished=True))
+    monkeypatch.setattr(store, "verify", lambda path, progress: Verification(path, (), finished=True))
     result = call("verify", "mine", "--media", "--root", "r")
     assert result.exit_code == status and asked == [(A.resolve(), Path("r")), (B.resolve(), Path("r"))]
     said = (

@@ -137,11 +137,11 @@ def sound_so_far() -> Callable[[Path], int]:
             if info.state == "damaged":  # nothing but the recipe has been written
                 assert "manifest" in info.problem and not (info.path / "complete.json").exists(), info.problem
                 continue
-            report = verify(info.path)
-            assert not report.problems, report.problems
-            assert report.sound == (info.state == "complete") == (info.path / "complete.json").exists()
-            assert sum(1 for _ in StoreReader.open(info.path, allow_partial=True)) == report.stored
-            finished += report.sound
+            verified = verify(info.path)
+            assert not verified.problems, verified.problems
+            assert verified.sound == (info.state == "complete") == (info.path / "complete.json").exists()
+            assert sum(1 for _ in StoreReader.open(info.path, allow_partial=True)) == verified.stored
+            finished += verified.sound
         return finished
 
     return look

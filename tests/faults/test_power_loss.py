@@ -214,9 +214,9 @@ def test_a_power_cut_after_any_step_loses_nothing_published(
             lost = [name for name in disk.promised if not (cut / name).is_file()]
             assert not lost, f"after step {number}"
             if (after.folder / "manifest.jsonl").exists():
-                report = verify(after.folder)
-                assert not report.problems, f"after step {number}: {report.problems}"
-                assert report.sound == (after.folder / "complete.json").exists()
+                verified = verify(after.folder)
+                assert not verified.problems, f"after step {number}: {verified.problems}"
+                assert verified.sound == (after.folder / "complete.json").exists()
                 assert all(map(after.same, StoreReader.open(after.folder, allow_partial=True)))
             due: set[str] = set()
             work(after, lambda writer, due=due: due.update(to_make(writer)))
@@ -248,9 +248,9 @@ def test_a_power_cut_in_a_merge_costs_nothing(
             disk.rebuild(cut, keeps)
             after = toy.at(cut / "stores")
             if (after.folder / "manifest.jsonl").exists():
-                report = verify(after.folder)
-                assert not report.problems, f"after step {number}: {report.problems}"
-                assert report.sound == (after.folder / "complete.json").exists()
+                verified = verify(after.folder)
+                assert not verified.problems, f"after step {number}: {verified.problems}"
+                assert verified.sound == (after.folder / "complete.json").exists()
             merge([after.dataset / path.name for path in slices])
             assert contents(after.folder) == wanted, f"after step {number}"
             assert [contents(after.dataset / path.name) for path in slices] == kept, f"after step {number}"

@@ -1,4 +1,4 @@
-"""Archives of strangers: what they claim is held against a cap before anything is read."""
+"""Archives from strangers: the sizes they claim are compared with a cap before anything is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def archive(*members: tuple[str, int]) -> io.BytesIO:
     return held
 
 
-def test_an_archive_may_claim_as_much_as_is_allowed_over_all_members() -> None:
+def test_the_claimed_sizes_of_all_members_together_are_capped() -> None:
     held = archive(("a", 600), ("b", 400))
     with open_archive(held, 1000) as file:
         assert file.read("b") == bytes(400)
@@ -30,6 +30,6 @@ def test_an_archive_may_claim_as_much_as_is_allowed_over_all_members() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_twice_is_refused() -> None:
+def test_an_archive_with_one_name_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="a name twice"), open_archive(archive(("a", 1), ("a", 2)), 10):
         pass

@@ -1,4 +1,4 @@
-"""The one way files come into being, step by step: what is written, synced, renamed and removed, in which order."""
+"""How files are written, step by step: what is written, synced, renamed and removed, and in which order."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove")
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Every step that changes the disk, with the name of the file or folder, as it happens."""
-    noted: list[tuple[str, str]] = []
+    made: list[tuple[str, str]] = []
 
-    def noting(name: str) -> None:
+    def record(name: str) -> None:
         real = getattr(atomic, name)
 
         def step(first: object, *rest: object) -> None:
-            noted.append((name, Path(str(getattr(first, "name", first))).name))
+            made.append((name, Path(str(getattr(first, "name", first))).name))
             real(first, *rest)
 
         monkeypatch.setattr(atomic, name, step)
 
     for name in STEPS:
-        noting(name)
-    return noted
+        record(name)
+    return made
 
 
 def test_a_file_is_written_synced_renamed_and_its_folder_synced(
@@ -57,8 +57,8 @@ def test_a_file_is_written_synced_renamed_and_its_folder_synced(
     assert os.listdir(tmp_path) == ["a"]  # noqa: PTH208
 
 
-def test_syncing_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both kinds of sync flush the very file or folder that is meant, and what is buffered before."""
+def test_both_kinds_of_sync_call_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the right file or folder, after what is buffered has been written."""
     seen: list[tuple[int, int]] = []
 
     def fsync(number: int) -> None:
@@ -86,7 +86,7 @@ def test_several_files_are_all_on_the_disk_before_the_first_is_renamed(
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("synced", [False, True])
-def test_what_is_broken_off_leaves_what_was_there_and_no_temp_file(
+def test_an_interrupted_write_keeps_the_old_file_and_leaves_no_temp_file(
     tmp_path: Path, error: type[BaseException], synced: bool
 ) -> None:
     publish_bytes(tmp_path / "a", b"old")
@@ -100,7 +100,7 @@ def test_what_is_broken_off_leaves_what_was_there_and_no_temp_file(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_a_sync_that_fails_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_bytes(tmp_path / "a", b"old")
 
     def full(out: object) -> None:
@@ -141,10 +141,10 @@ def test_a_removal_and_a_new_folder_are_synced(tmp_path: Path, steps: list[tuple
     assert not (tmp_path / "p" / "q").exists()
 
 
-def test_a_place_where_no_folder_can_be_made_is_one_without_permission(
+def test_a_folder_that_cannot_be_made_is_a_permission_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As /proc is, where making a folder fails as if the one above were missing."""
+    """As in /proc, where making a folder fails as if its parent were missing."""
 
     def refused(path: Path, *_: object, **__: object) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

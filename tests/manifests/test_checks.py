@@ -1,4 +1,4 @@
-"""The report on a manifest: counts, media that is missing now, leaks, and what a constant answer scores."""
+"""What `check` says of a manifest: counts, missing media, leaks, and the score of a constant answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def manifest(*clips: Clip, root: Path | str = "", findings: tuple[Finding, ...] 
 
 
 def test_counts_by_split_and_class() -> None:
-    report = check(
+    checked = check(
         manifest(
             clip("a", "train", Event("dog", 0, 10)),
             clip("b", "train", Event("dog", 0, 1), Event("dog", 2, 3), Event("bell", 0, 1)),
@@ -34,20 +34,20 @@ def test_counts_by_split_and_class() -> None:
             clip("d", ""),
         )
     )
-    assert report.clips == 4
-    assert report.splits == {"train": 2, "test": 1, "": 1}
-    assert report.classes == {"bell": {"train": 1}, "dog": {"train": 2, "test": 1}}
+    assert checked.clips == 4
+    assert checked.splits == {"train": 2, "test": 1, "": 1}
+    assert checked.classes == {"bell": {"train": 1}, "dog": {"train": 2, "test": 1}}
 
 
-def test_shares_count_seconds_and_name_the_best_constant_answer() -> None:
-    report = check(
+def test_baselines_count_seconds_and_name_the_best_constant_answer() -> None:
+    checked = check(
         manifest(
             clip("a", "train", Event("dog", 2, 10)),
             clip("b", "train", Event("bell", 0, 3)),
             clip("c", "test", Event("bell", 9, 10)),
         )
     )
-    train, test = report.shares["train"], report.shares["test"]
+    train, test = checked.shares["train"], checked.shares["test"]
     assert (train.seconds, train.event_share) == (20, pytest.approx(11 / 20))
     assert (train.majority_label, train.majority_accuracy) == ("background", pytest.approx(9 / 20))
     assert (test.event_share, test.majority_accuracy) == (pytest.approx(0.1), pytest.approx(0.9))
@@ -55,30 +55,30 @@ def test_shares_count_seconds_and_name_the_best_constant_answer() -> None:
     assert (dogs.majority_label, dogs.majority_accuracy, dogs.event_share) == ("dog", pytest.approx(0.8), 1)
 
 
-def test_the_real_shares_are_those_of_the_annotation_lines(shared: Path) -> None:
+def test_baselines_of_the_real_set_follow_from_its_annotation_lines(shared: Path) -> None:
     root = shared / "data" / "annotations" / "ave"
-    report = check(readers["ave"](root, ReadOptions("ave")))
+    checked = check(readers["ave"](root, ReadOptions("ave")))
     for split in ("train", "val", "test"):
         rows = [line.split("&") for line in (root / f"{split}Set.txt").read_text().splitlines()]
         seconds = sum(int(row[4]) - int(row[3]) for row in rows)
-        assert report.shares[split].event_share == pytest.approx(seconds / (10 * len(rows)))
-        assert report.shares[split].majority_label == "background"
-    counted = sum(sum(of_class.values()) for of_class in report.classes.values())
+        assert checked.shares[split].event_share == pytest.approx(seconds / (10 * len(rows)))
+        assert checked.shares[split].majority_label == "background"
+    counted = sum(sum(of_class.values()) for of_class in checked.classes.values())
     assert counted == 4143
-    assert sum(report.classes["Church bell"].values()) == 188
+    assert sum(checked.classes["Church bell"].values()) == 188
 
 
-def test_all_media_of_the_real_annotations_are_missing_and_nothing_fails(shared: Path) -> None:
-    report = check(readers["ave"](shared / "data" / "annotations" / "ave", ReadOptions("ave")))
-    assert len(report.missing) == 4143
-    assert {group.code: group.count for group in report.findings} == {
+def test_the_real_annotations_without_media_are_reported_not_refused(shared: Path) -> None:
+    checked = check(readers["ave"](shared / "data" / "annotations" / "ave", ReadOptions("ave")))
+    assert len(checked.missing) == 4143
+    assert {group.code: group.count for group in checked.findings} == {
         "missing_media": 4143,
         "id_in_two_splits": 18,
         "zero_length_event": 1,
         "repeated_id": 45,
         "dash_id": 1,
     }
-    assert all(len(group.examples) <= 3 for group in report.findings)
+    assert all(len(group.examples) <= 3 for group in checked.findings)
 
 
 def test_segments_are_labelled_as_start_inclusive_end_exclusive() -> None:
@@ -89,9 +89,10 @@ def test_segments_are_labelled_as_start_inclusive_end_exclusive() -> None:
     assert labels == (frozenset(), frozenset(), dog, dog | bell, bell, *[frozenset()] * 5)
 
 
-def test_media_is_looked_for_now_and_listed_by_key(tmp_path: Path) -> None:
+def test_missing_media_is_looked_up_anew_and_listed_by_key(tmp_path: Path) -> None:
     (tmp_path / "AVE" / "b.mp4").mkdir(parents=True)  # a folder is no media file
     (tmp_path / "AVE" / "a.mp4").touch()
+    (tmp_path / "c.mp4").touch()  # not where clip c has it
     rows = manifest(
         clip("a", ""), clip("b", ""), clip("c", ""), clip("d", "", media="gone/d.mp4"), root=tmp_path
     )
@@ -100,7 +101,7 @@ def test_media_is_looked_for_now_and_listed_by_key(tmp_path: Path) -> None:
     assert missing_media(rows) == ("b", "d")
 
 
-def test_missing_media_noted_by_a_reader_is_not_counted_twice_nor_after_it_came(tmp_path: Path) -> None:
+def test_missing_media_that_a_reader_reported_is_counted_once_and_only_while_missing(tmp_path: Path) -> None:
     noted = (finding("missing_media", "a.mp4", "named in labels.csv"),)
     rows = manifest(clip("a", "", media="a.mp4"), root=tmp_path, findings=noted)
     assert [(group.code, group.count) for group in check(rows).findings] == [("missing_media", 1)]
@@ -112,32 +113,31 @@ def test_one_video_in_two_splits_is_found_by_id_or_media(tmp_path: Path) -> None
     by_id = manifest(clip("a", "train", video="x"), clip("b", "test", video="x"), clip("c", "", video="x"))
     by_media = manifest(clip("a", "train", media="m.mp4"), clip("b", "val", media="m.mp4"))
     fine = manifest(clip("a", "train", video="x"), clip("b", "train", video="x"))
-    for rows, count in ((by_id, 1), (by_media, 1), (fine, 0)):
-        groups = {group.code: group for group in check(rows).findings}
-        assert ("id_in_two_splits" in groups) == bool(count)
+    for rows, leaks in ((by_id, True), (by_media, True), (fine, False)):
+        assert ("id_in_two_splits" in {group.code for group in check(rows).findings}) is leaks
     assert check(by_id).findings[1].examples[0].detail == "train: a; test: b"
 
 
 def test_the_report_is_json(tmp_path: Path) -> None:
     rows = manifest(clip("a", "train", Event("dog", 1, 1)), root=tmp_path)
-    report = json.loads(json.dumps(check(rows).as_json(), allow_nan=False))
-    assert report["missing"] == ["a"]
-    assert report["splits"] == {"train": 1}
-    assert [group["code"] for group in report["findings"]] == ["missing_media", "zero_length_event"]
-    assert report["shares"]["train"]["majority_label"] == "background"
+    checked = json.loads(json.dumps(check(rows).as_json(), allow_nan=False))
+    assert checked["missing"] == ["a"]
+    assert checked["splits"] == {"train": 1}
+    assert [group["code"] for group in checked["findings"]] == ["missing_media", "zero_length_event"]
+    assert checked["shares"]["train"]["majority_label"] == "background"
 
 
-def test_a_manifest_empty_split_hint_is_reported_too() -> None:
-    report = check(manifest())
-    assert (report.clips, report.splits, report.shares) == (0, {}, {})
+def test_an_empty_manifest_gives_an_empty_report() -> None:
+    checked = check(manifest())
+    assert (checked.clips, checked.splits, checked.shares) == (0, {}, {})
 
 
-def test_codes_of_other_origin_are_kept() -> None:
+def test_unknown_finding_codes_are_kept() -> None:
     rows = replace(manifest(), findings=(Finding("future_code", "x", "y"),))
     assert [group.code for group in check(rows).findings] == ["future_code"]
 
 
-def test_what_may_make_every_number_wrong_comes_first_and_is_told_where_data_is_used() -> None:
+def test_warnings_come_first_and_are_shown_where_data_is_used() -> None:
     found = (finding("no_split", "a", "x"), finding("names_taken_for", "l.csv", "a -> a.mp4"))
     found = (*found, finding("doubtful_times", "l.csv", "2000 to 5000"))
     rows = replace(manifest(clip("k", "")), findings=found)
@@ -150,22 +150,22 @@ def test_what_may_make_every_number_wrong_comes_first_and_is_told_where_data_is_
     assert set(WARNINGS) <= set(CODES)
 
 
-def test_a_code_without_meaning_cannot_be_used() -> None:
+def test_a_finding_needs_a_listed_code() -> None:
     assert all(meaning for meaning in CODES.values())
     with pytest.raises(ValueError, match="not listed"):
         finding("typo", "", "")
 
 
-def test_modalities_are_counted_apart() -> None:
+def test_events_are_counted_per_modality() -> None:
     events = (Event("dog", 0, 4, "audio"), Event("dog", 2, 5, "audio"), Event("bell", 8, 10, "visual"))
-    report = check(manifest(clip("a", "test", *events), clip("b", "test"), clip("c", "train")))
-    audio, visual = report.modalities["test"]["audio"], report.modalities["test"]["visual"]
+    checked = check(manifest(clip("a", "test", *events), clip("b", "test"), clip("c", "train")))
+    audio, visual = checked.modalities["test"]["audio"], checked.modalities["test"]["visual"]
     assert (audio.events, audio.event_share, audio.clips_without) == (2, 5 / 20, 1)
     assert (visual.events, visual.event_share, visual.clips_without) == (1, 2 / 20, 1)
-    assert "train" not in report.modalities
+    assert "train" not in checked.modalities
 
 
-def test_masks_give_areas_and_what_a_constant_mask_scores() -> None:
+def test_masks_give_their_area_and_the_score_of_a_constant_mask() -> None:
     half = np.zeros((4, 4), dtype=bool)
     half[:2] = True
     corner = np.zeros((4, 4), dtype=bool)
@@ -175,33 +175,11 @@ def test_masks_give_areas_and_what_a_constant_mask_scores() -> None:
     share = check(manifest(rows)).masks["val"]
     assert (share.frames, share.masks, share.empty) == (5, 4, 1)
     assert share.area == pytest.approx((8 + 8 + 1) / 16 / 4)
-    # the upper half (in two of four frames: not more than half) is left out but for the corner, which three have
+    # of the upper half, which is in two of four frames, only the corner is in more than half of them
     assert share.constant_iou == pytest.approx(
         max((0.5 + 0.5 + 1 / 16) / 4, (1 / 8 + 1 / 8 + 1 + 15 / 16) / 4)
     )
     assert check(manifest(rows)).classes["dog"] == {"val": 1}
-
-
-def question(split: str, kind: str, answer: str) -> dict[str, object]:
-    return {"split": split, "type": ["Audio", kind], "answer": answer}
-
-
-def test_questions_are_counted_by_type_and_leak_by_video() -> None:
-    asked = [question("train", "Counting", "yes"), question("test", "Counting", "no")]
-    alone = [question("test", "Comparative", "no"), question("test", "Counting", "yes")]
-    report = check(
-        manifest(
-            Clip("a", "a.mp4", 0.0, 60.0, extra={"id": "a", "questions": asked}),
-            Clip("b", "b.mp4", 0.0, 60.0, extra={"id": "b", "questions": alone}),
-        )
-    )
-    test = report.questions["test"]
-    assert (test["all"].questions, test["all"].videos) == (3, 2)
-    assert (test["all"].majority_answer, test["all"].majority_accuracy) == ("no", pytest.approx(2 / 3))
-    assert test["Audio Counting"].questions == 2
-    assert report.leaked == {"train": {"test": 1}, "test": {"train": 1}}
-    assert report.classes["no"] == {"test": 2}
-    assert [group.code for group in report.findings if "splits" in group.code] == ["video_in_two_splits"]
 
 
 def test_leaked_clips_are_counted_by_the_split_they_leak_into() -> None:
@@ -221,7 +199,7 @@ def test_of_equally_frequent_answers_background_comes_first_then_the_order_of_cl
     assert both.shares["train"].majority_label == "bell"
 
 
-def test_seconds_are_counted_in_the_length_of_segments() -> None:
+def test_seconds_follow_from_the_segment_length() -> None:
     halves = replace(manifest(clip("a", "train")), segments=20, segment_s=0.5)
     assert check(halves).shares["train"].seconds == 10
     labels = segment_labels(clip("a", "train", Event("dog", 0.3, 0.7)), 20)
@@ -230,14 +208,14 @@ def test_seconds_are_counted_in_the_length_of_segments() -> None:
     assert [bool(found) for found in labels[:3]] == [True, False, False]
 
 
-def test_a_clip_with_events_of_the_other_modality_alone_is_without() -> None:
-    report = check(
+def test_a_clip_with_audio_events_alone_counts_as_without_visual_events() -> None:
+    checked = check(
         manifest(
             clip("a", "val", Event("dog", 0, 5, "audio")),
             clip("b", "val", Event("dog", 0, 2, "audio"), Event("dog", 0, 1, "visual")),
         )
     )
-    audio, visual = report.modalities["val"]["audio"], report.modalities["val"]["visual"]
+    audio, visual = checked.modalities["val"]["audio"], checked.modalities["val"]["visual"]
     assert (audio.events, audio.event_share, audio.clips_without) == (2, pytest.approx(7 / 20), 0)
     assert (visual.events, visual.event_share, visual.clips_without) == (1, pytest.approx(1 / 20), 1)
 
@@ -248,7 +226,7 @@ def asked(key: str, *questions: tuple[str, str, str]) -> Clip:
 
 
 def test_questions_are_counted_one_by_one_and_videos_once() -> None:
-    report = check(
+    checked = check(
         manifest(
             asked(
                 "a", ("train", "Counting", "dog"), ("train", "Counting", "dog"), ("test", "Counting", "dog")
@@ -259,14 +237,14 @@ def test_questions_are_counted_one_by_one_and_videos_once() -> None:
             asked("c", ("test", "Counting", "bell")),
         )
     )
-    test = report.questions["test"]
+    test = checked.questions["test"]
     assert list(test) == ["all", "Audio Comparative", "Audio Counting"]
     assert (test["all"].questions, test["all"].videos) == (5, 3)
     assert (test["all"].majority_answer, test["all"].majority_accuracy) == ("dog", pytest.approx(3 / 5))
     assert (test["Audio Counting"].questions, test["Audio Counting"].videos) == (4, 3)
-    assert report.classes == {"bell": {"test": 2}, "dog": {"train": 2, "test": 3}}
-    assert report.leaked == {"train": {"test": 2}, "test": {"train": 1}}  # questions, not videos
-    [leak] = [group for group in report.findings if group.code == "video_in_two_splits"]
+    assert checked.classes == {"bell": {"test": 2}, "dog": {"train": 2, "test": 3}}
+    assert checked.leaked == {"train": {"test": 2}, "test": {"train": 1}}  # questions, not videos
+    [leak] = [group for group in checked.findings if group.code == "video_in_two_splits"]
     assert leak.examples[0].detail.startswith("1 of the 3 videos of test are in train too, such as a")
 
 
@@ -275,13 +253,13 @@ def masks_of(*masks: np.ndarray | None) -> Clip:
     return replace(clip("m", "train"), extra={"masks": packed})
 
 
-def test_constant_masks_and_what_counts_as_empty() -> None:
+def test_the_best_constant_mask_and_empty_masks() -> None:
     left, none = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
     left[:, :2] = True
     share = check(manifest(masks_of(left, none, None))).masks["train"]
     assert (share.frames, share.masks, share.empty) == (3, 2, 1)
     assert share.area == pytest.approx(0.25)
-    # nothing: (0 + 1) / 2; everything: (0.5 + 0) / 2; the half (more than half of the frames: none) as nothing
+    # nothing: (0 + 1) / 2; everything: (0.5 + 0) / 2; no pixel is in more than half of the frames
     assert (share.constant, share.constant_iou) == ("nothing", pytest.approx(0.5))
     share = check(manifest(masks_of(left, left, ~left))).masks["train"]
     assert share.constant == "the pixels that sound in half of the frames"
@@ -290,28 +268,20 @@ def test_constant_masks_and_what_counts_as_empty() -> None:
     assert (share.constant, share.constant_iou) == ("everything", pytest.approx(0.75))
 
 
-def test_a_folder_called_like_the_media_is_no_media(tmp_path: Path) -> None:
-    (tmp_path / "AVE" / "a.mp4").mkdir(parents=True)
-    (tmp_path / "AVE" / "b.mp4").touch()
-    (tmp_path / "c.mp4").touch()
-    found = missing_media(manifest(clip("a", ""), clip("b", ""), clip("c", ""), root=tmp_path))
-    assert found == ("a", "c")
-
-
-def test_findings_are_few_in_a_report_and_all_counted() -> None:
+def test_a_report_shows_three_examples_per_finding_and_counts_all() -> None:
     many = tuple(finding("damaged_row", f"x:{i}", "d") for i in range(5))
     groups = check(manifest(clip("a", ""), findings=(*many, Finding("of_another", "w", "d")))).findings
-    by = {group.code: group for group in groups}
-    assert (by["damaged_row"].count, len(by["damaged_row"].examples)) == (5, 3)
-    assert by["of_another"].meaning == "" and groups[-1].code == "of_another"
+    by_code = {group.code: group for group in groups}
+    assert (by_code["damaged_row"].count, len(by_code["damaged_row"].examples)) == (5, 3)
+    assert by_code["of_another"].meaning == "" and groups[-1].code == "of_another"
 
 
-def test_clips_of_one_video_in_one_split_or_in_none_are_no_leak() -> None:
+def test_clips_of_one_video_leak_only_between_splits() -> None:
     same = (clip("a", "train", video="v"), clip("b", "train", video="v"), clip("c", "", video="v"))
-    report = check(manifest(*same))
-    assert report.leaked == {} and "id_in_two_splits" not in {g.code for g in report.findings}
-    report = check(manifest(*same, clip("d", "val", video="v"), clip("e", "test", video="v")))
-    assert report.leaked == {
+    checked = check(manifest(*same))
+    assert checked.leaked == {} and "id_in_two_splits" not in {g.code for g in checked.findings}
+    checked = check(manifest(*same, clip("d", "val", video="v"), clip("e", "test", video="v")))
+    assert checked.leaked == {
         "train": {"val": 2, "test": 2},
         "val": {"train": 1, "test": 1},
         "test": {"train": 1, "val": 1},
@@ -322,15 +292,15 @@ def test_clips_of_one_video_in_one_split_or_in_none_are_no_leak() -> None:
     assert check(manifest(*numbered)).leaked == {"train": {"test": 1}, "test": {"train": 1}}
 
 
-def test_an_event_of_a_moment_is_without_length_and_a_short_one_is_not() -> None:
-    report = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
-    [group] = [g for g in report.findings if g.code == "zero_length_event"]
+def test_only_an_event_that_ends_where_it_starts_has_zero_length() -> None:
+    checked = check(manifest(clip("a", "train", Event("dog", 2, 2), Event("bell", 2, 2.5))))
+    [group] = [g for g in checked.findings if g.code == "zero_length_event"]
     assert group.count == 1 and group.examples[0].detail == "'dog' from 2 s to 2 s"
 
 
-def test_what_is_told_comes_in_a_fixed_order() -> None:
+def test_warnings_come_in_a_fixed_order() -> None:
     codes = ["unmerged_streams", "past_the_end", "damaged_row", "few_names_found", "clip_cut_in_two"]
-    said = warning_lines(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
+    lines = warning_lines(manifest(findings=tuple(finding(code, "w", code) for code in codes)))
     order = ["few_names_found", "past_the_end", "clip_cut_in_two", "unmerged_streams"]
-    assert [line.rsplit(" ", 1)[1] for line in said] == [f"{code})" for code in order]
-    assert said[1] == f"{CODES['past_the_end']} (w: past_the_end)"
+    assert [line.rsplit(" ", 1)[1] for line in lines] == [f"{code})" for code in order]
+    assert lines[1] == f"{CODES['past_the_end']} (w: past_the_end)"

@@ -1,4 +1,4 @@
-"""What a clip says of itself, how a manifest counts its clips, and where the home folder is."""
+"""Labels and source of a clip, split counts of a manifest, and the place of the home folder."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def clip(key: str = "a", split: str = "", **extra: object) -> Clip:
         ({"labels": []}, ()),
     ],
 )
-def test_labels_of_a_clip_are_listed_ones_else_its_category_else_those_of_events(
+def test_labels_come_from_the_list_else_the_category_else_the_events(
     extra: dict[str, object], labels: tuple[str, ...]
 ) -> None:
     assert clip(**extra).labels() == labels
 
 
-def test_tokens_are_decided_by_key_media_and_times_alone() -> None:
+def test_the_source_of_a_clip_is_its_key_media_and_times() -> None:
     assert clip("a", "train", x=1).source() == clip("a", "test").source() == ("a", "a.mp4", 2.0, 10.0)
 
 
-def test_splits_are_counted_in_their_order_and_empty_ones_not_at_all() -> None:
+def test_split_counts_keep_the_order_and_leave_out_empty_splits() -> None:
     clips = [clip(str(n), split) for n, split in enumerate(("", "test", "train", "test", "train", "train"))]
     manifest = Manifest("mine", 10, 1.0, (), clips)
     assert list(manifest.split_counts().items()) == [("train", 3), ("test", 2), ("", 1)]
     assert list(manifest.keys) == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_the_home_folder_is_the_one_given_else_of_the_environment_else_the_usual(
+def test_the_home_is_the_given_folder_else_the_environments_else_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""From a data set's name to its manifest: which reader, which folder, and what an unknown name is told."""
+"""From a data set's name to its manifest: the reader, the folder, and what is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def media(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ave", "synthetic"])
-def test_official_sets_are_looked_for_in_the_home_or_at_root(home: Home, tmp_path: Path, name: str) -> None:
+def test_official_sets_are_read_from_the_home_or_from_root(home: Home, tmp_path: Path, name: str) -> None:
     at_root = load_dataset(name, official(tmp_path / "elsewhere"), home)
     official(home.data(name))
     at_home = load_dataset(name, None, home)
@@ -45,9 +45,7 @@ def test_official_sets_are_looked_for_in_the_home_or_at_root(home: Home, tmp_pat
     assert at_home.media_root == str(home.data(name))
 
 
-def test_a_built_manifest_stands_in_where_the_official_files_are_not_at_home(
-    home: Home, tmp_path: Path
-) -> None:
+def test_a_built_manifest_is_used_where_the_home_has_no_official_files(home: Home, tmp_path: Path) -> None:
     built = load_dataset("ave", official(tmp_path / "elsewhere"), home)
     write_manifest(built, home.manifest("ave"))
     assert load_dataset("ave", None, home) == built
@@ -56,7 +54,7 @@ def test_a_built_manifest_stands_in_where_the_official_files_are_not_at_home(
 
 
 @pytest.mark.parametrize("name", ["json_update/avqa-train.json", "data/avqa-val.json", "avqa-test.json"])
-def test_official_questions_come_before_a_built_manifest_wherever_they_are_read(
+def test_official_question_files_in_any_known_folder_precede_a_built_manifest(
     home: Home, tmp_path: Path, name: str
 ) -> None:
     def questions(root: Path, video: str) -> Path:
@@ -71,9 +69,7 @@ def test_official_questions_come_before_a_built_manifest_wherever_they_are_read(
     assert [clip.key for clip in load_dataset("music-avqa", None, home).clips] == ["now"]
 
 
-def test_a_folder_is_called_after_its_name_and_its_built_manifest_is_found_by_it(
-    home: Home, tmp_path: Path
-) -> None:
+def test_a_folder_names_its_data_set_and_finds_its_built_manifest(home: Home, tmp_path: Path) -> None:
     manifest = load_dataset(str(media(tmp_path / "my clips")), None, home)
     assert manifest.dataset == "my_clips"
     write_manifest(manifest, home.manifest("my_clips"))
@@ -82,7 +78,7 @@ def test_a_folder_is_called_after_its_name_and_its_built_manifest_is_found_by_it
         load_dataset("my_clips", None, home, labels=tmp_path / "x.csv")
 
 
-def test_a_folder_named_like_an_official_set_does_not_take_its_place(home: Home, tmp_path: Path) -> None:
+def test_a_folder_named_like_an_official_set_gets_another_name(home: Home, tmp_path: Path) -> None:
     assert load_dataset(f"{media(tmp_path / 'ave')}", None, home).dataset == "ave-folder"
 
 
@@ -91,7 +87,7 @@ def test_the_current_folder_has_its_real_name(tmp_path: Path, monkeypatch: pytes
     assert folder_dataset(Path()) == "clips"
 
 
-def test_labels_and_cut_reach_the_folder_reader(home: Home, tmp_path: Path) -> None:
+def test_labels_and_segments_reach_the_folder_reader(home: Home, tmp_path: Path) -> None:
     folder = media(tmp_path / "m")
     labels = tmp_path / "any.csv"
     labels.write_text("file,label\na.mp4,dog\n")
@@ -108,14 +104,14 @@ def test_the_home_folder_within_the_media_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["avee", "no/such/folder", ""])
-def test_an_unknown_name_is_told_what_would_do(home: Home, name: str) -> None:
+def test_an_unknown_name_is_refused_with_what_is_possible(home: Home, name: str) -> None:
     with pytest.raises(CaeavError, match=f"no data set '{name}'") as raised:
         load_dataset(name, None, home)
     assert str(home.data("ave")) in str(raised.value)
     assert "synthetic" in str(raised.value)
 
 
-def test_absent_official_files_are_named_with_their_place(home: Home) -> None:
+def test_missing_official_files_are_named_with_their_place(home: Home) -> None:
     with pytest.raises(
         CaeavError, match=r"Annotations\.txt, trainSet\.txt, valSet\.txt, testSet\.txt"
     ) as raised:
@@ -129,7 +125,7 @@ def test_root_is_for_official_sets_only(home: Home, tmp_path: Path) -> None:
         load_dataset(str(media(tmp_path / "m")), tmp_path, home)
 
 
-def test_a_root_that_is_given_is_read_though_a_manifest_was_built(home: Home, tmp_path: Path) -> None:
+def test_a_given_root_precedes_a_built_manifest(home: Home, tmp_path: Path) -> None:
     write_manifest(load_dataset("ave", official(tmp_path / "before"), home), home.manifest("ave"))
     now = official(tmp_path / "now")
     assert load_dataset("ave", now, home).media_root == str(now)
@@ -137,7 +133,7 @@ def test_a_root_that_is_given_is_read_though_a_manifest_was_built(home: Home, tm
         load_dataset("ave", None, home, segments=3)
 
 
-def test_a_folder_may_be_called_otherwise_and_its_lengths_are_asked_of_who_knows(
+def test_a_folder_may_get_another_name_and_its_lengths_come_from_the_caller(
     home: Home, tmp_path: Path
 ) -> None:
     folder = media(tmp_path / "m")

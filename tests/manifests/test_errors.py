@@ -1,4 +1,4 @@
-"""What an error says of a name that is not known."""
+"""Errors about unknown names, and errors from other processes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NAMES = ("clap", "clip-vit-l14", "swinv2-large", "timm:<name>")
         ("xyz", ""),
     ],
 )
-def test_the_nearest_known_name_is_offered(typed: str, meant: str) -> None:
+def test_the_nearest_known_name_is_suggested(typed: str, meant: str) -> None:
     assert did_you_mean(typed, NAMES) == (f"did you mean {meant!r}?" if meant else "")
     assert choices(typed, NAMES).endswith(f"choose one of: {', '.join(NAMES)}")
 
 
-def test_a_registry_offers_it() -> None:
+def test_a_registry_suggests_the_nearest_name() -> None:
     models: Registry[int] = Registry("model")
     models.register("resnet")(1)
     models.register("timm:")(2)
@@ -36,7 +36,7 @@ def test_a_registry_offers_it() -> None:
         models["resnt"]
 
 
-def test_an_error_says_its_problem_and_the_next_step_also_out_of_another_process() -> None:
+def test_an_error_keeps_its_problem_and_next_step_when_pickled() -> None:
     error = CaeavError("no file x", hint="look for it")
     assert (error.problem, error.hint, str(error)) == (
         "no file x",
@@ -48,7 +48,7 @@ def test_an_error_says_its_problem_and_the_next_step_also_out_of_another_process
     assert type(back) is CaeavError and str(back) == str(error)
 
 
-def test_the_beginning_of_a_name_counts_from_three_letters_on() -> None:
+def test_a_prefix_of_three_letters_or_more_suggests_a_name() -> None:
     names = ("resnet", "vit-large", "vit")
     assert did_you_mean("vit", names) == "did you mean 'vit-large'?"
     assert did_you_mean("r", names) == "" and did_you_mean("res", names) == "did you mean 'resnet'?"

@@ -1,4 +1,4 @@
-"""The label csv: what spreadsheets write is read, and what is wrong is told all at once with line numbers."""
+"""The label csv: what spreadsheets write is read, and all errors are reported at once with line numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(folder: Path, data: bytes) -> list[LabelRow]:
     return read_labels(folder / "l.csv", ReadLog())
 
 
-def test_byte_order_mark_crlf_quotes_blanks_and_column_order_are_ordinary(tmp_path: Path) -> None:
+def test_byte_order_mark_crlf_quotes_blanks_and_any_column_order_are_accepted(tmp_path: Path) -> None:
     data = '\ufefflabel,file,end_s,start_s\r\n\r\n"Frying, ""hot""", ./a b.mp4 ,2,1.5\r\n,c.mp4,,'
     assert read(tmp_path, data.encode()) == [
         LabelRow(3, "a b.mp4", (1.5, 2.0), 'Frying, "hot"', ""),
@@ -34,7 +34,7 @@ def test_byte_order_mark_crlf_quotes_blanks_and_column_order_are_ordinary(tmp_pa
     ]
 
 
-def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
+def test_columns_of_times_and_split_are_optional(tmp_path: Path) -> None:
     assert read(tmp_path, b"file,label\na.mp4,dog\n") == [LabelRow(2, "a.mp4", None, "dog", "")]
 
 
@@ -52,25 +52,25 @@ def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
         (HEAD.decode().encode("utf-16"), "not UTF-8"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
+def test_a_file_that_is_no_label_csv_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
     with pytest.raises(CaeavError, match=r"l\.csv") as raised:
         read(tmp_path, data)
     assert says in str(raised.value)
 
 
-def test_a_label_file_without_rows_says_nothing_of_any_file_and_is_refused(tmp_path: Path) -> None:
+def test_a_label_file_without_rows_is_refused(tmp_path: Path) -> None:
     for text, words in (("", "is empty"), ("file,label\n\n", "has a header and no rows")):
         (tmp_path / "l.csv").write_text(text)
         with pytest.raises(CaeavError, match=f"l.csv: the label file {words}"):
             read_labels(tmp_path / "l.csv", ReadLog())
 
 
-def test_an_absent_label_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"none\.csv cannot be read"):
         read_labels(tmp_path / "none.csv", ReadLog())
 
 
-def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     bad = [
         b"../a.mp4,0,1,dog,train",
         b"/a.mp4,0,1,dog,train",
@@ -112,8 +112,8 @@ def test_broken_quotes_and_endless_fields_are_errors_with_a_line(tmp_path: Path,
         read(tmp_path, HEAD + b"ok.mp4,0,1,dog,train\n" + tail)
 
 
-def read_said(folder: Path, text: str) -> tuple[list[LabelRow], list[str]]:
-    """Rows of files that are there, and what is said of how they were read."""
+def read_with_remarks(folder: Path, text: str) -> tuple[list[LabelRow], list[str]]:
+    """Rows of files that exist, and what is reported about how they were read."""
     for name in ("a.mp4", "b.mp4"):
         (folder / name).touch()
     (folder / "l.csv").write_text(text)
@@ -144,20 +144,20 @@ def read_said(folder: Path, text: str) -> tuple[list[LabelRow], list[str]]:
         ('file, start_s, end_s, label\na.mp4, 1.5, 2, "dog, barking"\n', ""),
     ],
 )
-def test_other_ways_to_write_the_same_row_are_read_and_said(tmp_path: Path, text: str, said: str) -> None:
-    rows, details = read_said(tmp_path, text)
+def test_other_ways_to_write_a_row_are_read_and_reported(tmp_path: Path, text: str, said: str) -> None:
+    rows, details = read_with_remarks(tmp_path, text)
     assert [(row.file, row.times, row.label) for row in rows] == [("a.mp4", (1.5, 2.0), "dog, barking")]
     assert len(details) == bool(said)
     assert all(said in detail for detail in details)
 
 
-def test_lines_are_counted_from_the_first_also_behind_a_line_for_excel(tmp_path: Path) -> None:
+def test_line_numbers_count_the_sep_line_of_excel(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="line 3: label is 'Background'"):
         read(tmp_path, b"sep=;\nfile;label\na.mp4;Background\n")
 
 
-def test_a_split_in_another_case_is_that_split(tmp_path: Path) -> None:
-    rows, details = read_said(tmp_path, "file,label,split\na.mp4,dog,Train\nb.mp4,dog,TEST\n")
+def test_split_names_may_have_another_case(tmp_path: Path) -> None:
+    rows, details = read_with_remarks(tmp_path, "file,label,split\na.mp4,dog,Train\nb.mp4,dog,TEST\n")
     assert [row.split for row in rows] == ["train", "test"] and details == ["split names in another case"]
 
 
@@ -171,19 +171,19 @@ def test_a_split_in_another_case_is_that_split(tmp_path: Path) -> None:
         ("90", "1:31,25", (90, 91.25)),
     ],
 )
-def test_clock_times_are_minutes_and_seconds_or_hours_too(
+def test_clock_times_are_minutes_and_seconds_with_optional_hours(
     tmp_path: Path, start: str, end: str, seconds: tuple[float, float]
 ) -> None:
     assert read(tmp_path, HEAD + f'a.mp4,{start},"{end}",dog,\n'.encode())[0].times == seconds
 
 
 @pytest.mark.parametrize("time", ["1:60", "1:2:3:4", "1:60:00", "1:", ":30", "-1:30"])
-def test_what_is_no_clock_time_is_refused(tmp_path: Path, time: str) -> None:
+def test_malformed_clock_times_are_refused(tmp_path: Path, time: str) -> None:
     with pytest.raises(CaeavError, match=f"start_s is '{time}'"):
         read(tmp_path, HEAD + f"a.mp4,{time},5000,dog,\n".encode())
 
 
-def test_a_comma_that_may_part_thousands_is_refused(tmp_path: Path) -> None:
+def test_a_comma_that_may_separate_thousands_is_refused(tmp_path: Path) -> None:
     rows = b'a.mp4,"1,500","2,000",dog,\n'
     with pytest.raises(CaeavError, match=r"'1,500' may be 1\.500 or 1500"):
         read(tmp_path, HEAD + rows)
@@ -194,7 +194,7 @@ def test_a_comma_that_may_part_thousands_is_refused(tmp_path: Path) -> None:
         read(tmp_path, HEAD + b'a.mp4,"1,5",2.500,dog,\n')
 
 
-def test_milliseconds_past_a_day_are_told_as_such(tmp_path: Path) -> None:
+def test_times_past_a_day_hint_at_milliseconds(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="if these are milliseconds, name the columns start_ms,end_ms"):
         read(tmp_path, HEAD + b"a.mp4,90000,100000,dog,\n")
     with pytest.raises(CaeavError) as raised:
@@ -204,12 +204,12 @@ def test_milliseconds_past_a_day_are_told_as_such(tmp_path: Path) -> None:
         read(tmp_path, b"file,start_ms,end_ms,label\na.mp4,9e12,9e13,dog\n")
 
 
-def test_ends_that_are_lengths_are_told_as_such(tmp_path: Path) -> None:
+def test_several_ends_before_their_starts_hint_at_lengths(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="not a length: write start plus length"):
         read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,10,dog,\nb.mp4,0,10,dog,\n")
 
 
-def test_one_backwards_row_among_others_is_just_wrong(tmp_path: Path) -> None:
+def test_a_single_end_before_its_start_is_a_plain_error(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="next: mend these lines"):
         read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,40,dog,\nb.mp4,0,10,dog,\n")
 
@@ -218,13 +218,13 @@ def test_a_day_is_the_latest_time(tmp_path: Path) -> None:
     assert read(tmp_path, HEAD + b"a.mp4,0,86400,dog,\n")[0].times == (0.0, 86400.0)
 
 
-def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+def test_columns_without_a_name_are_ignored(tmp_path: Path) -> None:
     assert read(tmp_path, b"file,label,,\na.mp4,dog,x,\n")[0].columns == ()
 
 
 def test_other_columns_are_kept_with_their_rows(tmp_path: Path) -> None:
     text = ",file,label,annotator,id,note\n0,a.mp4,dog,Ann,7,\n1,b.mp4,cat,Bo,8,loud\n"
-    rows, _ = read_said(tmp_path, text)
+    rows, _ = read_with_remarks(tmp_path, text)
     assert [row.columns for row in rows] == [
         (("annotator", "Ann"), ("id", "7")),
         (("annotator", "Bo"), ("id", "8"), ("note", "loud")),
@@ -245,21 +245,19 @@ def test_other_columns_are_kept_with_their_rows(tmp_path: Path) -> None:
         ("file,label,note,note", "note twice"),
     ],
 )
-def test_columns_that_would_be_passed_over_are_refused_with_their_likely_name(
-    tmp_path: Path, header: str, says: str
-) -> None:
+def test_misnamed_columns_are_refused_with_the_likely_name(tmp_path: Path, header: str, says: str) -> None:
     with pytest.raises(CaeavError) as raised:
         read(tmp_path, f"{header}\na.mp4,dog,0,1,2\n".encode())
     for said in says.split("|"):
         assert said in str(raised.value)
 
 
-def test_a_column_named_like_another_beside_that_one_is_just_a_column(tmp_path: Path) -> None:
+def test_an_alias_beside_the_real_column_is_an_extra_column(tmp_path: Path) -> None:
     [row] = read(tmp_path, b"file,label,video,subset,start_s,end_s,start\na.mp4,dog,v1,train-clean,0,1,x\n")
     assert row.columns == (("video", "v1"), ("subset", "train-clean"), ("start", "x"))
 
 
-def test_splits_in_a_column_of_another_name_are_not_passed_over(tmp_path: Path) -> None:
+def test_a_column_of_splits_under_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CaeavError, match="the column 'subset' holds test, train, and there is no column"
     ) as e:
@@ -268,7 +266,7 @@ def test_splits_in_a_column_of_another_name_are_not_passed_over(tmp_path: Path) 
     assert len(read(tmp_path, b"file,label,subset,split\na.mp4,dog,train,test\n")) == 1
 
 
-def test_clips_of_their_own_may_begin_anywhere(tmp_path: Path) -> None:
+def test_rows_may_name_clips_that_begin_anywhere(tmp_path: Path) -> None:
     head = b"file,clip_start_s,clip_end_s,label\n"
     rows = read(tmp_path, head + b"a.mp4,37,47,dog\na.mp4,0:50,,cat\n")
     assert [(row.clip, row.times) for row in rows] == [((37.0, 47.0), None), ((50.0, None), None)]
@@ -285,16 +283,16 @@ def ranges(*times: tuple[float, float]) -> list[Range]:
     return [Range(n + 2, f"{n}.mp4", float(start), float(end)) for n, (start, end) in enumerate(times)]
 
 
-def test_long_ranges_in_whole_numbers_are_doubted_and_others_are_not() -> None:
-    said = doubt_seconds(ranges((2000, 5000), (0, 2000)))
-    assert "last 2500 s (42 minutes) at the median, such as line 2, 2000 to 5000: seconds?" in said
-    assert "start_ms" in said
+def test_only_long_ranges_in_whole_numbers_are_questioned() -> None:
+    question = doubt_seconds(ranges((2000, 5000), (0, 2000)))
+    assert "last 2500 s (42 minutes) at the median, such as line 2, 2000 to 5000: seconds?" in question
+    assert "start_ms" in question
     assert not doubt_seconds(ranges((2000, 2005), (3000, 3010)))
     assert not doubt_seconds(ranges((2000.5, 5000), (0, 2000)))
     assert not doubt_seconds([])
 
 
-def test_labels_are_held_against_their_media() -> None:
+def test_labels_are_compared_with_the_length_of_their_media() -> None:
     rows = ranges((0, 10), (20, 30), (5, 10.4))
     past, hopeless = past_the_end(rows, {"0.mp4": 10.0, "1.mp4": 12.0, "2.mp4": 10.0})
     assert [(row.file, length) for row, length in past] == [("1.mp4", 12.0)] and not hopeless
@@ -308,9 +306,9 @@ def test_labels_are_held_against_their_media() -> None:
     assert past_the_end([], {}) == ([], False)
 
 
-def test_the_farthest_rows_are_looked_at_and_some_of_the_others() -> None:
+def test_the_farthest_rows_and_a_sample_of_the_others_are_checked() -> None:
     rows = [Range(n, f"{n}.mp4", 0, n) for n in range(1000)] + [Range(5000, "999.mp4", 5, 999)]
-    looked = farthest_ranges(rows)
-    assert [row.line for row in looked[:17]] == [5000, *range(998, 983, -1), 983]
-    assert 24 < len(looked) <= 32 and looked[-1].line < 60
+    checked = farthest_ranges(rows)
+    assert [row.line for row in checked[:17]] == [5000, *range(998, 983, -1), 983]
+    assert 24 < len(checked) <= 32 and checked[-1].line < 60
     assert farthest_ranges(rows[:3]) == rows[2::-1]

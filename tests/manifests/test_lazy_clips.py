@@ -1,4 +1,4 @@
-"""Large manifests: rows that stay in their file are the rows that were written, and keys in a table are the keys."""
+"""Large manifests: rows left in their file equal the rows written, and an index of keys finds each key."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ MANIFEST = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS)
 
 
 @pytest.fixture
-def filed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def lazy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest file whose rows are read when they are asked for."""
     monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     path = tmp_path / "manifest.jsonl"
     write_manifest(MANIFEST, path)
     return path
 
 
-def test_rows_left_in_the_file_are_the_clips_that_were_written(filed: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(filed)
+def test_rows_left_in_the_file_equal_the_clips_written(lazy_file: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(lazy_file)
     assert isinstance(manifest.clips, LazyClips)
     assert tuple(manifest.clips) == CLIPS
     assert [manifest.clips[i] for i in (0, -1)] == [CLIPS[0], CLIPS[-1]]
@@ -50,37 +51,37 @@ def test_rows_left_in_the_file_are_the_clips_that_were_written(filed: Path, tmp_
     assert manifest.split_counts() == MANIFEST.split_counts() == {"train": 1, "val": 1, "test": 1, "": 1}
     assert manifest_digest(manifest) == manifest_digest(MANIFEST)
     write_manifest(manifest, tmp_path / "again.jsonl")
-    assert (tmp_path / "again.jsonl").read_bytes() == filed.read_bytes()
+    assert (tmp_path / "again.jsonl").read_bytes() == lazy_file.read_bytes()
     with pytest.raises(IndexError):
         manifest.clips[4]
 
 
-def test_they_outlive_the_file_and_travel_while_it_stays(filed: Path) -> None:
-    clips = read_manifest(filed).clips
+def test_lazy_clips_outlive_their_file_and_are_unpickled_while_it_is_unchanged(lazy_file: Path) -> None:
+    clips = read_manifest(lazy_file).clips
     assert tuple(pickle.loads(pickle.dumps(clips))) == CLIPS
     sent = pickle.dumps(clips)
-    write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:2]), filed)
+    write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:2]), lazy_file)
     assert tuple(clips) == CLIPS
     with pytest.raises(CaeavError, match="replaced"):
         tuple(pickle.loads(sent))
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_every_row_is_checked_before_it_is_used(filed: Path, known: bool) -> None:
-    """At once, or, where the file is the one whose digest the seal names, when it is asked for."""
-    filed.write_bytes(filed.read_bytes().replace(b'"label": "dog"', b'"label": "cat"'))
-    sha256 = hashlib.sha256(filed.read_bytes()).hexdigest() if known else "0" * 64
+def test_every_row_is_checked_before_it_is_used(lazy_file: Path, known: bool) -> None:
+    """At once, or, for a file whose digest the seal names, when the row is asked for."""
+    lazy_file.write_bytes(lazy_file.read_bytes().replace(b'"label": "dog"', b'"label": "cat"'))
+    sha256 = hashlib.sha256(lazy_file.read_bytes()).hexdigest() if known else "0" * 64
     if not known:
         with pytest.raises(ManifestError, match=r"manifest.jsonl:4: an event's label is 'cat'"):
-            read_manifest(filed, sha256=sha256)
+            read_manifest(lazy_file, sha256=sha256)
         return
-    clips = read_manifest(filed, sha256=sha256).clips
+    clips = read_manifest(lazy_file, sha256=sha256).clips
     assert clips[0] == CLIPS[0]
     with pytest.raises(ManifestError, match=r"manifest.jsonl:4: an event's label is 'cat'"):
         clips[2]
 
 
-def test_the_video_of_a_row_is_its_official_id_or_its_file(filed: Path) -> None:
+def test_the_video_of_a_row_is_its_id_or_its_file(lazy_file: Path) -> None:
     extras = (
         {"id": "a-b_c"},
         {"id": "", "x": 1},
@@ -96,72 +97,74 @@ def test_the_video_of_a_row_is_its_official_id_or_its_file(filed: Path) -> None:
         Clip(f"k{i}", '"extra": {"id": "é.mp4', 0.0, 9.0, "train", (label,), extra)
         for i, extra in enumerate(extras)
     ]
-    write_manifest(Manifest("toy", 10, 1.0, (), tuple(clips)), filed)
-    stored = read_manifest(filed).clips
+    write_manifest(Manifest("toy", 10, 1.0, (), tuple(clips)), lazy_file)
+    stored = read_manifest(lazy_file).clips
     assert isinstance(stored, LazyClips)
     rows = np.array([7, 0, 1, 2, 3, 4, 5, 6])
     wanted = [video_of(clips[row].media, clips[row].extra) for row in rows]
     assert [name.decode() for name in stored.videos(rows)] == wanted
 
 
-def test_lost_rows_torn_lines_and_keys_that_are_there_twice_are_refused(filed: Path) -> None:
-    whole = filed.read_bytes()
+def test_lost_rows_torn_lines_and_duplicate_keys_are_refused(lazy_file: Path) -> None:
+    whole = lazy_file.read_bytes()
     lines = whole.splitlines(keepends=True)
     for bad, says in (
         (b"".join(lines[:-1]), "rows were lost"),
         (whole[:-30], "torn"),
         (whole.replace(b"last_one", b"plain"), "key is 'plain', it must be in no other row"),
     ):
-        filed.write_bytes(bad)
+        lazy_file.write_bytes(bad)
         with pytest.raises(ManifestError, match=says):
-            read_manifest(filed)
+            read_manifest(lazy_file)
 
 
-def test_rows_written_otherwise_are_read_as_ever(filed: Path) -> None:
-    filed.write_bytes(filed.read_bytes().replace(b'{"key": "plain", ', b'{ "key": "plain", '))
-    manifest = read_manifest(filed)
+def test_rows_in_another_json_style_are_read_at_once(lazy_file: Path) -> None:
+    lazy_file.write_bytes(lazy_file.read_bytes().replace(b'{"key": "plain", ', b'{ "key": "plain", '))
+    manifest = read_manifest(lazy_file)
     assert isinstance(manifest.clips, tuple)
     assert manifest == MANIFEST
 
 
-def test_growing_by_nothing_makes_no_clip(filed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, current = read_manifest(filed), read_manifest(filed)
+def test_an_update_without_changes_makes_no_clip_objects(
+    lazy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, current = read_manifest(lazy_file), read_manifest(lazy_file)
     monkeypatch.setattr(LazyClips, "_clip", None)
     grown, growth = update_manifest(stored, current)
     assert not growth
     assert grown == stored
 
 
-def test_many_clips_are_put_out_of_the_memory_and_stay_the_same(
+def test_many_clips_move_out_of_memory_and_stay_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     few = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[:3], "/media", {"a": "b"})
-    assert manifest_file.with_lazy_clips(few) is few
     monkeypatch.setattr("caeav.manifests.manifest.LAZY_CLIPS", 4)
+    assert manifest_file.with_lazy_clips(few) is few
     many = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"})
-    away = manifest_file.with_lazy_clips(many)
-    assert isinstance(away.clips, LazyClips)
-    assert away == many
-    assert manifest_file.with_lazy_clips(away) is away
+    lazy = manifest_file.with_lazy_clips(many)
+    assert isinstance(lazy.clips, LazyClips)
+    assert lazy == many
+    assert manifest_file.with_lazy_clips(lazy) is lazy
     with pytest.raises(ManifestError, match="in no other row"):
         manifest_file.with_lazy_clips(Manifest("toy", 10, 1.0, ("bell", "dog"), (*CLIPS, CLIPS[0])))
 
 
-def test_rows_that_another_manifest_has_are_not_checked_again(
-    filed: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_of_a_checked_manifest_are_not_checked_again(
+    lazy_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked = read_manifest(filed)
+    checked = read_manifest(lazy_file)
     fewer = Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS[1:])
-    monkeypatch.setattr(LazyClips, "_clip", None)
-    assert read_manifest(filed, like=checked).keys == MANIFEST.keys
+    monkeypatch.setattr(LazyClips, "_clip", None)  # a row that is checked raises TypeError
+    assert read_manifest(lazy_file, like=checked).keys == MANIFEST.keys
     with pytest.raises(TypeError):
-        read_manifest(filed, like=fewer)
+        read_manifest(lazy_file, like=fewer)
     with pytest.raises(TypeError):  # a label may be none of these classes
-        read_manifest(filed, like=Manifest("toy", 10, 1.0, ("bell",), checked.clips))
+        read_manifest(lazy_file, like=Manifest("toy", 10, 1.0, ("bell",), checked.clips))
 
 
-def test_a_file_with_the_same_rows_is_known_without_reading_them(filed: Path, tmp_path: Path) -> None:
-    manifest, other = read_manifest(filed), tmp_path / "other.jsonl"
+def test_a_file_with_the_same_rows_is_recognised(lazy_file: Path, tmp_path: Path) -> None:
+    manifest, other = read_manifest(lazy_file), tmp_path / "other.jsonl"
     write_manifest(Manifest("toy", 10, 1.0, ("bell", "dog"), CLIPS, "/media", {"a": "b"}), other)
     assert holds_rows(other, manifest)
     write_manifest(Manifest("toy", 10, 1.0, ("dog", "bell"), CLIPS), other)
@@ -173,45 +176,46 @@ def test_a_file_with_the_same_rows_is_known_without_reading_them(filed: Path, tm
 @given(
     st.lists(st.text("ab-_9", min_size=1, max_size=5), max_size=40), st.integers(-3, 44), st.integers(-3, 44)
 )
-def test_keys_are_a_sequence_like_the_tuple(given: list[str], start: int, stop: int) -> None:
-    keys = Keys.of(given)
-    assert keys == tuple(given)
-    assert tuple(given) == keys
-    assert list(keys) == given
-    assert keys[start:stop] == tuple(given[start:stop])
-    assert list(keys[start:stop]) == given[start:stop]
-    assert [keys[i] for i in range(len(keys))] == given
-    assert Keys.joined([keys[:3], given[3:]]) == keys
+def test_keys_behave_like_a_tuple(names: list[str], start: int, stop: int) -> None:
+    keys = Keys.of(names)
+    assert keys == tuple(names)
+    assert tuple(names) == keys
+    assert list(keys) == names
+    assert keys[start:stop] == tuple(names[start:stop])
+    assert list(keys[start:stop]) == names[start:stop]
+    assert [keys[i] for i in range(len(keys))] == names
+    assert Keys.joined([keys[:3], names[3:]]) == keys
     part = keys[start:stop]
     assert Keys(part.blob, part.ends) == part
-    assert keys[::2] == tuple(given[::2])
+    assert keys[::2] == tuple(names[::2])
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=4), max_size=30))
-def test_places_of_keys_and_the_first_that_is_there_twice(given: list[str]) -> None:
-    places = KeyIndex(Keys.of(given))
-    for key in {*given, "d", "", "aé"}:
-        assert places.get(key) == (given.index(key) if key in given else None)
-    assert (places.duplicate() is None) == (len(set(given)) == len(given))
+def test_the_index_gives_positions_and_a_duplicate(names: list[str]) -> None:
+    index = KeyIndex(Keys.of(names))
+    for key in {*names, "d", "", "aé", "\ud800"}:
+        assert index.get(key) == (names.index(key) if key in names else None)
+    repeated = [i for i, name in enumerate(names) if name in names[:i]]
+    assert index.duplicate() in (repeated or [None])
 
 
-def test_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_index, "hash_text", lambda *_: 7)
     monkeypatch.setattr(key_index, "hash_texts", lambda blob, ends, seed: np.full(len(ends), 7, np.uint64))
-    places = KeyIndex(Keys.of(["a", "b", "c"]))
-    assert [places.get(key) for key in "abcd"] == [0, 1, 2, None]
-    assert places.duplicate() is None
+    index = KeyIndex(Keys.of(["a", "b", "c"]))
+    assert [index.get(key) for key in "abcd"] == [0, 1, 2, None]
+    assert index.duplicate() is None
     assert KeyIndex(Keys.of(["a", "b", "a"])).duplicate() == 2
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30), st.integers(0, 2**64 - 1))
-def test_a_text_has_one_hash_alone_or_among_others(texts: list[bytes], seed: int) -> None:
+def test_a_text_has_the_same_hash_alone_and_in_a_batch(texts: list[bytes], seed: int) -> None:
     ends = np.cumsum([len(text) for text in texts], dtype=np.uint32)
     hashes = hash_texts(b"".join(texts), ends, seed)
     assert hashes.tolist() == [hash_text(text, seed) for text in texts]
 
 
-def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashing_in_chunks_gives_the_same_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"key {n}".encode() for n in range(9)]
     ends = np.cumsum([len(text) for text in texts]).astype(np.uint32)
     whole = hash_texts(b"".join(texts), ends, 3)
@@ -219,7 +223,7 @@ def test_many_texts_are_hashed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert hash_texts(b"".join(texts), ends, 3).tolist() == whole.tolist()
 
 
-def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:
+def test_hashes_of_similar_keys_differ_and_depend_on_the_seed() -> None:
     keys = Keys.of(f"clip{i:06d}" for i in range(200_000))
     one, other = (hash_texts(keys.blob, keys.ends, seed) for seed in (1, 2))
     assert len(np.unique(one)) == len(np.unique(other)) == 200_000
@@ -228,6 +232,6 @@ def test_hashes_of_many_alike_keys_differ_and_depend_on_the_seed() -> None:
     assert spread.min() > 600 and spread.max() < 980  # 781 in each is even
 
 
-def test_places_travel_with_their_seed() -> None:
-    places = pickle.loads(pickle.dumps(KeyIndex(Keys.of(["a", "bcdefghijkl"]))))
-    assert [places.get(key) for key in ("bcdefghijkl", "a", "b")] == [1, 0, None]
+def test_an_index_is_pickled_with_its_seed() -> None:
+    index = pickle.loads(pickle.dumps(KeyIndex(Keys.of(["a", "bcdefghijkl"]))))
+    assert [index.get(key) for key in ("bcdefghijkl", "a", "b")] == [1, 0, None]

@@ -1,4 +1,4 @@
-"""Folders and csv files joined to a material: what is found, how it is divided, what is left out, what lacks."""
+"""Folders and csv files joined to a material: what is found, how it is split, what is left out, what is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     return make_material(tmp_path / "mine")
 
 
-def fails(*sources: Path, **other: object) -> str:
+def refusal(*sources: Path, **other: object) -> str:
     with pytest.raises(CaeavError) as caught:
         load_material(sources, **other)  # type: ignore[arg-type]
     return str(caught.value)
@@ -56,7 +56,7 @@ def test_each_split_gets_a_file_of_each_class_before_any_gets_two(folder: Path) 
     assert {f.split for f in only_train.files} == {"train"}
 
 
-def test_how_files_are_divided_follows_from_their_names_alone(folder: Path, tmp_path: Path) -> None:
+def test_how_files_are_split_follows_from_their_names_alone(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "elsewhere")
     assert load_material([copy]).to_json() == load_material([folder]).to_json()
     save_sound(copy / "sounds" / "dog" / "2.wav", 8, 8)
@@ -98,7 +98,7 @@ def test_two_sources_are_joined_and_folds_become_splits(folder: Path, tmp_path: 
     }
 
 
-def test_backgrounds_are_found_at_any_depth_and_divided_too(folder: Path, tmp_path: Path) -> None:
+def test_backgrounds_are_found_at_any_depth_and_split_too(folder: Path, tmp_path: Path) -> None:
     places = [folder / "backgrounds" / "a.png", *(tmp_path / "far" / "in" / f"{n}.png" for n in range(2))]
     for n, place in enumerate(places):
         save_picture(place, 3, 20 + n)
@@ -106,10 +106,10 @@ def test_backgrounds_are_found_at_any_depth_and_divided_too(folder: Path, tmp_pa
     assert Counter(splits(material, "background", "").values()) == {"train": 1, "val": 1, "test": 1}
     assert set(splits(material, "background", "")) == {"a.png", "in/0.png", "in/1.png"}
     places[0].unlink()
-    assert "all: no background for test (train 1, val 1, test 0)" in fails(
+    assert "all: no background for test (train 1, val 1, test 0)" in refusal(
         folder, backgrounds=tmp_path / "far"
     )
-    assert "is not a folder" in fails(folder, backgrounds=tmp_path / "nowhere")
+    assert "is not a folder" in refusal(folder, backgrounds=tmp_path / "nowhere")
 
 
 def test_files_that_cannot_be_used_are_left_out_with_the_reason(folder: Path) -> None:
@@ -138,16 +138,16 @@ def test_files_that_cannot_be_used_are_left_out_with_the_reason(folder: Path) ->
     assert len(left_out) == 8
 
 
-def test_what_lacks_is_said(folder: Path, tmp_path: Path) -> None:
-    assert "has none of pictures/, sounds/, backgrounds/" in fails(tmp_path)
-    assert "no such folder or csv file" in fails(tmp_path / "nowhere")
+def test_missing_material_is_refused_with_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    assert "has none of pictures/, sounds/, backgrounds/" in refusal(tmp_path)
+    assert "no such folder or csv file" in refusal(tmp_path / "nowhere")
     (folder / "sounds" / "dog" / "1.wav").unlink()
-    text = fails(folder)
+    text = refusal(folder)
     assert "dog: no sound for test (train 1, val 1, test 0)" in text or "dog: no sound for val" in text
     assert "picture" not in text and "--splits 0.8,0,0.2" in text
     assert load_material([folder], shares=(0.8, 0.0, 0.2)).classes == CLASSES
     shutil.rmtree(folder / "sounds" / "dog")
-    text = fails(folder)
+    text = refusal(folder)
     assert "4 classes of the material have a picture and a sound (bell, cat, drum, rain (heavy))" in text
     assert "at least 5 are needed" in text and "dog: no sound" in text
 
@@ -155,13 +155,13 @@ def test_what_lacks_is_said(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["background", "Yes", "a&b", "tab\tb", "-x", "MIDDLE"])
 def test_names_that_official_lists_cannot_hold_are_refused(folder: Path, name: str) -> None:
     (folder / "pictures" / "dog").rename(folder / "pictures" / name)
-    assert "cannot be names of classes" in fails(folder)
+    assert "cannot be names of classes" in refusal(folder)
 
 
 def test_names_that_would_be_written_alike_are_refused(folder: Path) -> None:
     for kind in ("pictures", "sounds"):
         (folder / kind / "cat").rename(folder / kind / "Rain heavy")
-    assert "'Rain heavy', 'rain (heavy)'" in fails(folder)
+    assert "'Rain heavy', 'rain (heavy)'" in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_names_that_would_be_written_alike_are_refused(folder: Path) -> None:
         ("file,class\n\udcff,dog\n", "not a csv file in UTF-8"),
     ],
 )
-def test_a_csv_that_is_wrong_is_refused_by_line(folder: Path, text: str, said: str) -> None:
+def test_a_wrong_csv_is_refused_with_its_line(folder: Path, text: str, said: str) -> None:
     path = folder / "list.csv"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    assert said in fails(path)
+    assert said in refusal(path)
 
 
-def test_the_extension_tells_the_kind_of_a_listed_file_and_what_may_be_one(folder: Path) -> None:
+def test_the_kind_of_a_listed_file_follows_from_its_extension(folder: Path) -> None:
     path = folder / "list.csv"
     path.write_text("file,class\ndog/0.png,dog\ndog/0.wav,dog\ndog/1.png,\n")
     save_picture(folder / "backgrounds" / "dog" / "1.png", 1, 1)

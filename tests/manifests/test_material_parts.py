@@ -1,7 +1,8 @@
-"""Recordings cut to what can be heard, pictures with their alpha, and frames behind them."""
+"""Recordings cut to their audible parts, pictures with alpha, and the frames behind them."""
 
 from __future__ import annotations
 
+import wave as wave_files
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_click_does_not_make_the_rest_of_a_recording_quiet() -> None:
     assert loud_stretches(tick * 1e-4, RATE_HZ) == []
 
 
-def test_a_start_is_drawn_among_the_sounds() -> None:
+def test_playing_starts_at_any_of_the_sounds() -> None:
     two = np.concatenate((recording(500.0, 0.3, 1.0), recording(1500.0, 0.3, 1.0))).astype(np.float64)
     starts = set()
     for seed in range(8):
@@ -65,7 +66,7 @@ def test_a_start_is_drawn_among_the_sounds() -> None:
     assert starts == {500, 1500}
 
 
-def test_every_second_is_loud_enough_and_peaks_are_rounded_off() -> None:
+def test_every_second_is_loud_enough_and_peaks_are_limited() -> None:
     wave = np.random.default_rng(2).standard_normal(6 * RATE_HZ) * np.repeat([1, 0.01, 1, 0.1, 2, 1], RATE_HZ)
     wave[::4000] = 40.0
     level = at_level(wave, 0.1, RATE_HZ)
@@ -106,15 +107,13 @@ def test_longer_recordings_are_cut_and_other_files_refused(tmp_path: Path) -> No
     (tmp_path / "empty.wav").touch()
     assert "it is empty" in problem_of("sound", tmp_path / "empty.wav")
     assert "it is empty" in problem_of("sound", tmp_path / "none.wav")
-    import wave as waves
-
-    with waves.open(str(tmp_path / "six.wav"), "wb") as out:
+    with wave_files.open(str(tmp_path / "six.wav"), "wb") as out:
         out.setparams((6, 2, 8000, 0, "NONE", ""))
         out.writeframes(b"\x10\x10" * 6 * 8000)
     assert problem_of("sound", tmp_path / "six.wav") == "it has 6 channels; mono and stereo are read"
 
 
-def test_a_background_is_a_square_of_a_frame_drawn_by_the_clip(tmp_path: Path) -> None:
+def test_a_background_is_a_random_square_of_a_random_frame(tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     grey = (np.full((64, 64, 3), 5 * i, np.uint8) for i in range(50))
     film.write_bytes(mp4(grey, np.zeros(80_000, np.float32), size_px=64, fps=10, rate_hz=16_000))
@@ -156,7 +155,7 @@ def square(size: int = 10) -> NDArray[np.float32]:
     return image
 
 
-def test_a_picture_is_drawn_where_it_is_asked_for_and_cut_at_the_border() -> None:
+def test_a_picture_is_drawn_at_its_place_and_cut_at_the_border() -> None:
     canvas = np.full((40, 60, 3), 50, np.float32)
     top, left, cover = paste(canvas, square(), 30.0, 20.0, 1.0, 0.0)
     assert cover.sum() == pytest.approx(100, rel=0.01)
@@ -173,7 +172,7 @@ def test_a_picture_is_drawn_where_it_is_asked_for_and_cut_at_the_border() -> Non
     assert np.array_equal(canvas, before)
 
 
-def test_a_picture_turns_as_shapes_do_and_grows() -> None:
+def test_a_picture_turns_and_scales() -> None:
     canvas = np.zeros((60, 60, 3), np.float32)
     _, _, cover = paste(canvas, square(), 30.0, 30.0, 2.0, np.pi / 2)
     assert cover.sum() == pytest.approx(400, rel=0.02)
@@ -189,7 +188,7 @@ def test_half_transparent_pixels_let_half_through() -> None:
     assert cover.max() == pytest.approx(0.25)
 
 
-def test_a_look_has_the_size_of_an_object_and_its_brightness_alone_changes() -> None:
+def test_a_look_has_the_object_size_and_varies_in_brightness_and_mirroring() -> None:
     sizes, mirrored = set(), set()
     for seed in range(8):
         look = look_of(resized(square(40), 40, 80), 15.0, np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""Sets made of material: what truth says is really seen and heard, in drawings and recordings of the clip's split."""
+"""Sets made of material: their truth can be measured in the media, which use files of the clip's split."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import typer
-from material_world import CLASSES, hue, make_material, pitch_hz, save_picture
+from commands import invoke
+from material_world import CLASSES, hue, make_material, pitch_hz
 from matplotlib.colors import rgb_to_hsv
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import Result
 
-from caeav.cli import synthesise as command
+from caeav.cli import synthesise as synthesise_command
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -108,7 +108,7 @@ def test_each_layout_is_read_whole_without_leaks(home: Home, sets: dict[str, Man
 
 
 @pytest.mark.parametrize("layout", SIZES)
-def test_a_clip_uses_files_of_its_split_alone(
+def test_a_clip_uses_files_of_its_split_only(
     home: Home, sets: dict[str, Manifest], material: Material, layout: str
 ) -> None:
     split_of = {(f.kind, f.name): f.split for f in material.files}
@@ -125,7 +125,7 @@ def test_a_clip_uses_files_of_its_split_alone(
     assert all(used.values()) and not used["train"] & used["test"] and not used["val"] & used["test"]
 
 
-def test_what_is_heard_and_seen_is_in_the_decoded_file_and_nothing_else(
+def test_the_decoded_audio_holds_each_sound_in_its_seconds_only(
     home: Home, sets: dict[str, Manifest]
 ) -> None:
     for row in truth(home, "ave"):
@@ -227,10 +227,9 @@ def test_other_material_is_refused_in_the_same_folder(
 
 
 def test_backgrounds_are_behind_the_pictures_and_change_at_a_cut(folder: Path, tmp_path: Path) -> None:
-    for n, value in enumerate((40, 120, 200)):
-        (tmp_path / "walls").mkdir(exist_ok=True)
+    (tmp_path / "walls").mkdir()
+    for value in (40, 120, 200):
         Image.fromarray(np.full((80, 50, 3), value, np.uint8)).save(tmp_path / "walls" / f"{value}.png")
-        save_picture(tmp_path / "unused" / f"{n}.png", 0, n)
     walled = load_material([folder], tmp_path / "walls", (1.0, 0.0, 0.0))
     made = SyntheticOptions(
         clips=30, seconds=4, size_px=64, fps=4, material=walled, classes=5, splits=(1.0, 0.0, 0.0)
@@ -260,7 +259,7 @@ standard deviation of its frames."""
 
 
 @pytest.mark.parametrize("layout", GENERATED)
-def test_the_generated_world_is_what_it_was(layout: str, tmp_path: Path) -> None:
+def test_sets_without_material_are_what_they_were(layout: str, tmp_path: Path) -> None:
     made = SyntheticOptions(layout=layout, clips=12, seconds=5, size_px=64, fps=4, seed=7)
     scenarios = [layouts[layout].plan(made, i) for i in range(12)]
     layouts[layout].write_lists(tmp_path, made, scenarios, assign_splits(made, scenarios))
@@ -275,11 +274,8 @@ def test_the_generated_world_is_what_it_was(layout: str, tmp_path: Path) -> None
     assert (images.mean(), images.std()) == pytest.approx((mean, spread), abs=0.01)
 
 
-def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    command.register(app)
-    return CliRunner().invoke(app, ["synthesise", *arguments])
+def run(*arguments: str) -> Result:
+    return invoke([synthesise_command], "synthesise", *arguments)
 
 
 def test_the_command_makes_a_set_of_material_and_says_what_it_left_out(folder: Path, tmp_path: Path) -> None:

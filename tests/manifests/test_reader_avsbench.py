@@ -1,4 +1,4 @@
-"""AVSBench's two sets: the real lists to their counts, and masks as the official loader binarises them."""
+"""AVSBench's two sets: counts of the real lists, and masks binarised as in the official loader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reader_findings import codes
 
+from caeav.manifests import masks
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.findings import leaked_keys
@@ -27,10 +29,6 @@ SPOT[20:90, 100:190] = True
 
 def read(root: Path, dataset: str) -> Manifest:
     return readers[dataset](root, ReadOptions(dataset))
-
-
-def codes(manifest: Manifest) -> Counter[str]:
-    return Counter(found.code for found in manifest.findings)
 
 
 def save(mask: np.ndarray, path: Path, mode: str = "1") -> Path:
@@ -79,7 +77,7 @@ def test_s4_masks_are_packed_into_the_rows(tmp_path: Path) -> None:
     (tmp_path / "Single-source/s4_meta_data.csv").write_text(f"name,start,category,split\n{rows}")
     data = tmp_path / "Single-source/s4_data"
     save(SPOT, data / "gt_masks/train/horse_clip-clop/-a/-a_1.png")
-    save(SPOT, data / "gt_masks/train/horse_clip-clop/-a/-a_2.png")  # never looked at: train has one
+    save(SPOT, data / "gt_masks/train/horse_clip-clop/-a/-a_2.png")  # ignored: train has one
     for number in (1, 2, 3, 5):
         save(SPOT & (number != 3), data / f"gt_masks/test/race_car/b_b/b_b_{number}.png", "L")
     (data / "gt_masks/test/race_car/b_b/b_b_5.png").write_bytes(b"nothing")
@@ -94,7 +92,7 @@ def test_s4_masks_are_packed_into_the_rows(tmp_path: Path) -> None:
     assert [mask is not None for mask in test.extra["masks"]] == [True, True, True, False, False]
     assert not unpack_mask(test.extra["masks"][2]).any()
     assert train.media == "Single-source/s4_data/audio_wav/train/horse_clip-clop/-a.wav"
-    assert test.media == "Single-source/s4_data/audio_wav/test/race_car/b_b.wav"  # it has pictures
+    assert test.media == "Single-source/s4_data/audio_wav/test/race_car/b_b.wav"  # it has frames
     assert val.media == "Single-source/s4_data/raw_videos/val/race_car/c.mp4"
     assert codes(manifest) == {
         "missing_mask": 1 + 5,
@@ -107,7 +105,7 @@ def test_s4_masks_are_packed_into_the_rows(tmp_path: Path) -> None:
     }
 
 
-def test_ms3_has_five_masks_in_train_and_its_own_places(tmp_path: Path) -> None:
+def test_ms3_has_five_masks_in_train_and_its_own_folders(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,train\n")
     for number in range(1, 6):
         save(SPOT, tmp_path / f"ms3_data/gt_masks/train/xv7eM6-UmkY_36/xv7eM6-UmkY_36_{number}.png", "L")
@@ -136,7 +134,7 @@ def test_a_black_and_white_mask_is_the_same_however_it_is_stored(
     assert not empty.mask.any()
 
 
-def test_values_between_are_dithered_for_s4_and_halved_for_ms3_as_officially(tmp_path: Path) -> None:
+def test_soft_masks_are_dithered_for_s4_and_thresholded_for_ms3_as_officially(tmp_path: Path) -> None:
     path = tmp_path / "soft.png"
     Image.fromarray(np.full((8, 8), 100, dtype=np.uint8)).save(path)
     s4, ms3 = read_mask(path, "1"), read_mask(path, "P")
@@ -151,7 +149,7 @@ def test_values_between_are_dithered_for_s4_and_halved_for_ms3_as_officially(tmp
     assert np.array_equal(read_mask(path, "P").mask, SPOT)
 
 
-def test_the_one_real_clip_with_masks_goes_through(shared: Path, tmp_path: Path) -> None:
+def test_real_masks_are_read_as_the_union_of_their_objects(shared: Path, tmp_path: Path) -> None:
     real = shared / "data" / "avs_masks"
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nJesus_tpt_vn,test\n")
     target = tmp_path / "ms3_data/gt_masks/test/Jesus_tpt_vn"
@@ -166,7 +164,7 @@ def test_the_one_real_clip_with_masks_goes_through(shared: Path, tmp_path: Path)
         assert np.array_equal(unpack_mask(text), (both[0] > 127) | (both[1] > 127))
 
 
-def test_masks_come_back_and_what_is_none_is_refused() -> None:
+def test_packed_masks_are_read_back_and_malformed_ones_refused() -> None:
     rng = np.random.default_rng(0)
     for shape in ((1, 1), (3, 17), (224, 224)):
         mask = rng.random(shape) < 0.3
@@ -188,7 +186,7 @@ def test_masks_come_back_and_what_is_none_is_refused() -> None:
 
 
 def claims(side: int) -> bytes:
-    """A PNG of a few bytes whose header speaks of `side` x `side` pixels."""
+    """A PNG of a few bytes whose header claims `side` x `side` pixels."""
     parts = (
         b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0),
         b"IDAT" + zlib.compress(b"\0" * 99),
@@ -197,15 +195,15 @@ def claims(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_a_mask_file_that_claims_any_size_is_a_finding(tmp_path: Path) -> None:
+def test_a_mask_file_that_claims_a_huge_size_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
-    masks = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
+    mask_folder = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
     for number, side in enumerate((5_000, 60_000), start=1):
-        save(SPOT, masks / f"xv7eM6-UmkY_36_{number}.png").write_bytes(claims(side))
+        save(SPOT, mask_folder / f"xv7eM6-UmkY_36_{number}.png").write_bytes(claims(side))
     manifest = read(tmp_path, "avs-ms3")
     assert manifest.clips[0].extra["masks"] == [None] * 5
     assert codes(manifest) == {"damaged_mask": 2, "missing_mask": 3}
-    path = masks / "xv7eM6-UmkY_36_3.png"
+    path = mask_folder / "xv7eM6-UmkY_36_3.png"
     Image.fromarray(np.ones((4, 5_000), dtype=np.uint8)).save(path)
     assert codes(read(tmp_path, "avs-ms3")) == {"damaged_mask": 3, "missing_mask": 2}
 
@@ -213,7 +211,7 @@ def test_a_mask_file_that_claims_any_size_is_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "order", [("train", "val", "test"), ("test", "val", "train"), ("val", "train", "test")]
 )
-def test_a_name_in_several_splits_is_in_the_latest_once_whatever_the_order(
+def test_a_name_in_several_splits_counts_once_in_the_last_split_whatever_the_order(
     tmp_path: Path, order: tuple[str, ...]
 ) -> None:
     rows = "".join(f"xv7eM6-UmkY_36,{split}\n" for split in order) + "A7N2Japi3-A_4,train\n"
@@ -232,7 +230,7 @@ def test_a_name_in_several_splits_is_in_the_latest_once_whatever_the_order(
 
 
 @pytest.mark.parametrize("place", ["", "Single-source/", "AVSBench_data/Single-source/"])
-def test_the_list_and_its_data_may_lie_at_three_places(tmp_path: Path, place: str) -> None:
+def test_the_list_and_its_data_may_be_in_three_places(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
     (tmp_path / f"{place}s4_meta_data.csv").write_text("name,start,category,split\nx,0,race_car,test\n")
     [clip] = read(tmp_path, "avs-s4").clips
@@ -246,7 +244,7 @@ def test_the_folder_of_the_set_is_preferred_to_the_root(tmp_path: Path) -> None:
     assert [clip.split for clip in read(tmp_path, "avs-ms3").clips] == ["val"]
 
 
-def test_classes_are_s4s_own_order_where_its_categories_are_used_else_that_of_appearance(
+def test_classes_have_the_official_s4_order_else_the_order_of_appearance(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "s4_meta_data.csv"
@@ -264,7 +262,7 @@ def test_a_clips_own_name_is_kept_where_it_is_not_the_video_id(tmp_path: Path) -
     assert extras == [{"id": "xv7eM6-UmkY", "name": "xv7eM6-UmkY_36"}, {"id": "A7N2Japi3-A"}]
 
 
-def test_masks_of_several_sizes_are_said(tmp_path: Path) -> None:
+def test_masks_of_several_sizes_are_reported(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
     folder = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
     for number in range(1, 6):
@@ -275,7 +273,7 @@ def test_masks_of_several_sizes_are_said(tmp_path: Path) -> None:
     assert not codes(read(tmp_path, "avs-ms3"))
 
 
-def test_soft_masks_are_said_and_hard_ones_not(tmp_path: Path) -> None:
+def test_only_soft_masks_are_reported(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nxv7eM6-UmkY_36,test\n")
     folder = tmp_path / "ms3_data/gt_masks/test/xv7eM6-UmkY_36"
     for number in range(1, 6):
@@ -286,7 +284,7 @@ def test_soft_masks_are_said_and_hard_ones_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["avss_metadata.csv", "metadata.csv", "AVSBench_semantic/metadata.csv"])
-def test_the_semantic_list_may_lie_at_three_places(tmp_path: Path, place: str) -> None:
+def test_the_semantic_list_may_be_in_three_places(tmp_path: Path, place: str) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text("video_id,split\nA7N2Japi3-A_4,test\n")
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(
@@ -296,18 +294,13 @@ def test_the_semantic_list_may_lie_at_three_places(tmp_path: Path, place: str) -
     assert read(tmp_path, "avs-ms3").clips[0].extra["objects"] == ["dog"]
 
 
-@pytest.mark.parametrize(
-    ("start", "second"),
-    [("5", None), ("6", "short_source")],
-)
-def test_a_clip_that_ends_with_its_source_is_not_short(
-    tmp_path: Path, start: str, second: str | None
-) -> None:
+@pytest.mark.parametrize(("start", "short"), [("5", False), ("6", True)])
+def test_a_clip_that_ends_with_its_source_is_not_short(tmp_path: Path, start: str, short: bool) -> None:
     (tmp_path / "s4_meta_data.csv").write_text(f"name,start,category,split\nA7N2Japi3-A,{start},ant,test\n")
-    assert ("short_source" in codes(read(tmp_path, "avs-s4"))) == (second is not None)
+    assert ("short_source" in codes(read(tmp_path, "avs-s4"))) is short
 
 
-def test_a_category_that_is_a_path_costs_its_row(tmp_path: Path) -> None:
+def test_a_row_whose_category_is_a_path_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "s4_meta_data.csv").write_text(
         "name,start,category,split\nA7N2Japi3-A,0,../ant,test\nB7N2Japi3-A,0,ant,test\nC7N2Japi3-A,0,ant,dev\n"
     )
@@ -316,7 +309,7 @@ def test_a_category_that_is_a_path_costs_its_row(tmp_path: Path) -> None:
     assert codes(manifest) == {"damaged_row": 2, "no_masks": 1}
 
 
-def test_bad_lists_are_told(tmp_path: Path) -> None:
+def test_missing_and_unreadable_lists_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=r"Single-source/s4_meta_data\.csv not found"):
         read(tmp_path, "avs-s4")
     (tmp_path / "s4_meta_data.csv").write_text(
@@ -326,7 +319,7 @@ def test_bad_lists_are_told(tmp_path: Path) -> None:
         read(tmp_path, "avs-s4")
 
 
-def test_ms3_has_its_objects_from_the_list_of_the_semantic_set_where_that_is_there(tmp_path: Path) -> None:
+def test_ms3_takes_its_objects_from_the_semantic_list_where_there_is_one(tmp_path: Path) -> None:
     (tmp_path / "ms3_meta_data.csv").write_text(
         "video_id,split\nxv7eM6-UmkY_36,train\nA7N2Japi3-A_4,test\nb,val\n"
     )
@@ -349,9 +342,7 @@ def test_every_real_ms3_clip_is_in_the_semantic_list(official: Path) -> None:
     assert sum(not clip.extra["objects"] for clip in clips) <= 5
 
 
-def test_the_text_of_a_mask_is_held_against_its_caps(monkeypatch: pytest.MonkeyPatch) -> None:
-    from caeav.manifests import masks
-
+def test_side_and_length_of_a_packed_mask_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     text = pack_mask(np.zeros((6, 4), bool))
     assert unpack_mask(text).shape == (6, 4)
     monkeypatch.setattr(masks, "MAX_SIDE", 5)

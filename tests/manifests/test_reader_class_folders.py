@@ -1,4 +1,4 @@
-"""Class folders as labels: what is read, and what is refused because it could be read in two ways."""
+"""Class folders as labels: what is read, and what is refused as ambiguous."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_folder_is_the_class(tmp_path: Path) -> None:
     assert "2 class folders (cat, dog), no splits" in warning_lines(manifest)[0]
 
 
-def test_a_few_classes_are_named_and_more_are_hinted_at(tmp_path: Path) -> None:
+def test_a_few_classes_are_named_and_more_are_counted(tmp_path: Path) -> None:
     assert (
         "3 class folders (a, b, c), no"
         in warning_lines(read(tmp_path, *(f"{name}/x.mp4" for name in "abc")))[0]
@@ -60,7 +60,7 @@ def test_the_folder_above_is_the_split(tmp_path: Path) -> None:
         *(("test", "test"), ("testing", "test")),
     ],
 )
-def test_what_splits_may_be_called(tmp_path: Path, name: str, split: str) -> None:
+def test_folders_may_name_their_split_in_several_ways(tmp_path: Path, name: str, split: str) -> None:
     assert rows(read(tmp_path, f"{name}/dog/a.mp4")) == [(f"{name}/dog/a.mp4", split, ["dog"])]
 
 
@@ -69,7 +69,7 @@ def test_a_class_may_be_called_like_a_split_beside_other_classes(tmp_path: Path)
     assert manifest.classes == ("bus", "train") and {clip.split for clip in manifest.clips} == {""}
 
 
-def test_a_class_is_the_same_however_its_letters_are_put_together(tmp_path: Path) -> None:
+def test_composed_and_decomposed_letters_are_one_class(tmp_path: Path) -> None:
     apart, together = "cafe\u0301", "caf\u00e9"  # macOS writes the first
     manifest = read(tmp_path, f"train/{apart}/a.mp4", f"test/{together}/b.mp4")
     assert manifest.classes == (together,)
@@ -81,7 +81,7 @@ def test_background_is_no_class(tmp_path: Path) -> None:
     assert rows(manifest)[0] == ("train/Background/b.mp4", "train", [])
 
 
-def test_files_in_no_class_folder_have_no_label_and_no_split_and_are_said(tmp_path: Path) -> None:
+def test_files_in_no_class_folder_have_no_label_and_no_split_and_are_reported(tmp_path: Path) -> None:
     manifest = read(tmp_path, "train/dog/a.mp4", "train/x.mp4", "y.mp4")
     assert rows(manifest)[1:] == [("train/x.mp4", "", []), ("y.mp4", "", [])]
     found = [(f.where, f.detail) for f in manifest.findings if f.code == "unlabelled_file"]
@@ -98,22 +98,16 @@ def test_files_in_no_class_folder_have_no_label_and_no_split_and_are_said(tmp_pa
         (("train/dog/day1/a.mp4",), "1 file too deep for <split>/<class>/<file>"),
     ],
 )
-def test_folders_that_can_be_read_in_two_ways_are_refused(
-    tmp_path: Path, files: tuple[str, ...], says: str
-) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:
     with pytest.raises(CaeavError) as raised:
         read(tmp_path, *files)
     assert says in str(raised.value) and "<split>/<class>/<file>" in str(raised.value)
 
 
-def test_a_label_file_beside_is_not_read_when_folders_are_asked_for(tmp_path: Path) -> None:
+def test_a_label_file_is_not_read_when_labels_come_from_folders(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,label\ndog/a.mp4,cat\n")
     assert rows(read(tmp_path, "dog/a.mp4")) == [("dog/a.mp4", "", ["dog"])]
-    assert rows(readers_default(tmp_path)) == [("dog/a.mp4", "", ["cat"])]
-
-
-def readers_default(root: Path) -> Manifest:
-    return readers["folder"](root, ReadOptions("mine"))
+    assert rows(readers["folder"](tmp_path, ReadOptions("mine"))) == [("dog/a.mp4", "", ["cat"])]
 
 
 def test_a_stride_gives_all_windows_of_a_file_its_class_and_split(tmp_path: Path) -> None:

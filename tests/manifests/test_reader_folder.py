@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from reader_findings import reported
 
 from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -21,10 +22,6 @@ def read(root: Path, labels: Path | None = None, **options: object) -> Manifest:
     write_manifest(manifest, root.parent / "round.jsonl")  # every manifest a reader makes can be written
     assert read_manifest(root.parent / "round.jsonl") == manifest
     return manifest
-
-
-def said(manifest: Manifest, code: str) -> list[tuple[str, str]]:
-    return [(found.where, found.detail) for found in manifest.findings if found.code == code]
 
 
 def rows(manifest: Manifest) -> list[tuple[str, float, str, tuple[Event, ...]]]:
@@ -70,7 +67,7 @@ def test_files_are_found_at_any_depth_in_a_fixed_order_and_hidden_ones_are_not(f
         ("b", "b.MKV"),
         ("z__deep__c", "z/deep/c.webm"),
     ]
-    assert said(manifest, "skipped_files") == [("media", "z/notes.txt")]
+    assert reported(manifest, "skipped_files") == [("media", "z/notes.txt")]
     assert manifest.classes == ()
 
 
@@ -102,15 +99,15 @@ def test_link_loops_end_and_dangling_links_are_kept_as_missing_media(folder: Pat
     ]
 
 
-def test_a_name_that_is_not_utf8_is_left_out_and_said(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_is_left_out_and_reported(folder: Path) -> None:
     (folder / os.fsdecode(b"caf\xe9.mp4")).touch()
     manifest = read(folder)
     assert len(manifest.clips) == 2
-    ((where, _),) = said(manifest, "unreadable_name")
+    ((where, _),) = reported(manifest, "unreadable_name")
     assert where.endswith("caf\\xe9.mp4")
 
 
-def test_a_folder_that_cannot_be_listed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "locked").mkdir()
     listing = Path.iterdir
 
@@ -122,7 +119,7 @@ def test_a_folder_that_cannot_be_listed_is_said(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "iterdir", refuse)
     manifest = read(folder)
     assert len(manifest.clips) == 2
-    assert said(manifest, "unreadable_folder") == [(str(folder / "locked"), "Permission denied")]
+    assert reported(manifest, "unreadable_folder") == [(str(folder / "locked"), "Permission denied")]
 
 
 def test_the_home_folder_inside_the_media_folder_is_no_media(folder: Path) -> None:
@@ -137,7 +134,7 @@ def test_a_folder_without_media_says_what_it_looked_for(tmp_path: Path) -> None:
         readers["folder"](tmp_path, ReadOptions("mine"))
 
 
-def test_clips_may_be_cut_otherwise(folder: Path) -> None:
+def test_number_and_length_of_segments_can_be_chosen(folder: Path) -> None:
     manifest = read(folder, segments=5, segment_s=0.5)
     assert (manifest.segments, manifest.segment_s, manifest.clips[0].seconds) == (5, 0.5, 2.5)
     with pytest.raises(CaeavError, match=r"0 x 1\.0 s"):
@@ -158,7 +155,7 @@ def test_each_row_is_an_event_and_classes_are_sorted(folder: Path) -> None:
     assert set(manifest.sources) == {"labels.csv"}
 
 
-def test_an_event_across_windows_becomes_one_clip_a_window_cut_and_relative(folder: Path) -> None:
+def test_an_event_across_windows_becomes_one_clip_per_window_with_relative_times(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,8,31,dog,train\n"))
     assert rows(manifest)[:4] == [
         ("a", 0, "train", (Event("dog", 8.0, 10.0),)),
@@ -168,13 +165,13 @@ def test_an_event_across_windows_becomes_one_clip_a_window_cut_and_relative(fold
     ]
 
 
-def test_only_touched_windows_become_clips_and_edges_do_not_touch(folder: Path) -> None:
+def test_only_overlapped_windows_become_clips(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,20,30,dog,\n"))
     assert rows(manifest)[0] == ("a__20000ms", 20, "", (Event("dog", 0.0, 10.0),))
     assert [clip.media for clip in manifest.clips] == ["a.mp4", "b.MKV"]
 
 
-def test_an_empty_label_is_background_and_no_times_are_the_first_window(folder: Path) -> None:
+def test_an_empty_label_is_background_and_missing_times_mean_the_first_window(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,10,20,,test\na.mp4,,,dog,test\nb.MKV,,,,test\n"))
     assert rows(manifest) == [
         ("a", 0, "test", (Event("dog", 0.0, 10.0),)),
@@ -184,38 +181,38 @@ def test_an_empty_label_is_background_and_no_times_are_the_first_window(folder: 
     assert manifest.classes == ("dog",)
 
 
-def test_a_row_without_split_goes_where_its_file_goes(folder: Path) -> None:
+def test_a_row_without_split_takes_the_split_of_its_file(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,0,1,dog,val\na.mp4,12,13,dog,\n"))
     assert [clip.split for clip in manifest.clips if clip.media == "a.mp4"] == ["val", "val"]
 
 
-def test_a_file_in_two_splits_is_a_leak_kept_as_said(folder: Path) -> None:
+def test_a_file_in_two_splits_is_kept_and_reported_as_a_leak(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,0,1,dog,train\na.mp4,12,13,dog,test\n"))
     assert [clip.split for clip in manifest.clips if clip.media == "a.mp4"] == ["train", "test"]
-    assert said(manifest, "id_in_two_splits") == [("a.mp4", "train: a; test: a__10000ms")]
+    assert reported(manifest, "id_in_two_splits") == [("a.mp4", "train: a; test: a__10000ms")]
 
 
 def test_one_window_in_two_splits_is_not_trained_on(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,0,1,dog,test\na.mp4,2,3,dog,train\n"))
     assert manifest.clips[0].split == "test"
-    assert said(manifest, "row_in_two_splits") == [("a.mp4", "from 0 s on: test, train")]
+    assert reported(manifest, "row_in_two_splits") == [("a.mp4", "from 0 s on: test, train")]
 
 
-def test_named_files_that_are_absent_or_oddly_called_are_kept(folder: Path) -> None:
+def test_rows_of_missing_and_unusual_files_are_kept(folder: Path) -> None:
     (folder / "raw.dat").touch()
     manifest = read(
         label(folder, f"no/such.mp4,0,1,dog,train\nraw.dat,0,1,dog,train\n{'x' * 300}.mp4,,,dog,\n")
     )
     assert [clip.media for clip in manifest.clips][:4] == ["a.mp4", "b.MKV", "no/such.mp4", "raw.dat"]
-    assert [where for where, _ in said(manifest, "missing_media")] == ["no/such.mp4", f"{'x' * 300}.mp4"]
-    assert [where for where, _ in said(manifest, "unlabelled_file")] == ["a.mp4", "b.MKV"]
+    assert [where for where, _ in reported(manifest, "missing_media")] == ["no/such.mp4", f"{'x' * 300}.mp4"]
+    assert [where for where, _ in reported(manifest, "unlabelled_file")] == ["a.mp4", "b.MKV"]
 
 
-def test_duplicate_rows_and_events_without_length_are_said(folder: Path) -> None:
+def test_duplicate_rows_and_events_without_length_are_reported(folder: Path) -> None:
     manifest = read(label(folder, "a.mp4,3,3,dog,\na.mp4,3,3,dog,\nb.MKV,,,dog,\n"))
     assert manifest.clips[0].events == (Event("dog", 3.0, 3.0),)
-    assert said(manifest, "duplicate_row") == [("line 3", "as line 2: a.mp4")]
-    assert said(manifest, "zero_length_event") == [("a", "'dog' from 3 s to 3 s")]
+    assert reported(manifest, "duplicate_row") == [("line 3", "as line 2: a.mp4")]
+    assert reported(manifest, "zero_length_event") == [("a", "'dog' from 3 s to 3 s")]
 
 
 @pytest.mark.parametrize("segment_s", [0.1, 0.3, 0.7, 1 / 3, 0.96])
@@ -230,12 +227,12 @@ def test_windows_of_odd_lengths_keep_every_event_inside_its_clip(folder: Path, s
 def test_official_files_in_the_folder_are_pointed_out(folder: Path) -> None:
     for name in ("Annotations.txt", "trainSet.txt", "valSet.txt", "testSet.txt"):
         (folder / name).touch()
-    ((where, detail),) = said(read(folder), "official_files_ignored")
+    ((where, detail),) = reported(read(folder), "official_files_ignored")
     assert where == "Annotations.txt"
     assert "--dataset ave --root" in detail
 
 
-def test_clips_are_in_the_order_of_their_paths_and_events_in_that_of_their_times(tmp_path: Path) -> None:
+def test_clips_are_sorted_by_path_and_events_by_time(tmp_path: Path) -> None:
     root = tmp_path / "media"
     (root / "a").mkdir(parents=True)
     names = ["a-x.mp4", "a.mp4", "a/x.mp4", "a0.mp4"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from reader_findings import details
 
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -34,10 +35,6 @@ def read(
     return readers["folder"](root, ReadOptions("mine", labels=root / name, lengths=lengths))
 
 
-def said(manifest: Manifest, code: str) -> list[str]:
-    return [found.detail for found in manifest.findings if found.code == code]
-
-
 def measured(**seconds: float | None) -> Lengths:
     def ask(paths: Sequence[Path]) -> list[float | None]:
         return [seconds[path.stem.replace("-", "m")] for path in paths]
@@ -46,7 +43,7 @@ def measured(**seconds: float | None) -> Lengths:
 
 
 def test_vggsounds_list_is_read_and_its_cut_clips_begin_at_0(tmp_path: Path) -> None:
-    # nobody is asked for the length of a file that carries its start
+    # no length is measured for a file named with its start
     manifest = read(tmp_path, VGG, f"{A}_000030.mp4", f"{B}_000000.mp4", lengths=measured())
     assert [(c.key, c.media, c.start_s, c.split, c.events) for c in manifest.clips] == [
         (f"{A}_000030", f"{A}_000030.mp4", 0.0, "test", (Event("mouse, clicking", 0.0, 10.0),)),
@@ -54,7 +51,7 @@ def test_vggsounds_list_is_read_and_its_cut_clips_begin_at_0(tmp_path: Path) -> 
     ]
     assert manifest.clips[0].extra == {"id": A, "name": f"{A}_000030"}
     assert manifest.classes == ("mouse, clicking", "people whistling")
-    assert said(manifest, "labels_read_as") == ["VGGSound's list"] and "list.csv" in manifest.sources
+    assert details(manifest, "labels_read_as") == ["VGGSound's list"] and "list.csv" in manifest.sources
 
 
 @pytest.mark.parametrize(
@@ -72,7 +69,7 @@ def test_vggsounds_list_is_read_and_its_cut_clips_begin_at_0(tmp_path: Path) -> 
     ],
 )
 @pytest.mark.parametrize("text", [VGG, AUDIOSET])
-def test_a_file_that_carries_its_start_is_the_clip(tmp_path: Path, text: str, file: str) -> None:
+def test_a_file_named_with_its_start_is_the_clip(tmp_path: Path, text: str, file: str) -> None:
     clips = {clip.extra["id"]: clip for clip in read(tmp_path, text, file).clips}
     assert (clips[A].media, clips[A].start_s, clips[A].key) == (file, 0.0, f"{A}_000030")
 
@@ -84,7 +81,7 @@ def test_audiosets_list_is_read_with_its_comments_and_labels(tmp_path: Path) -> 
         (f"{A}_000030", 0.0, "train", ("/m/09x0r", "/t/dd00088")),
         (f"{B}_2500ms", 0.0, "train", ("/m/09x0r",)),
     ]
-    assert said(manifest, "labels_read_as") == ["AudioSet's list; all rows are in train"]
+    assert details(manifest, "labels_read_as") == ["AudioSet's list; all rows are in train"]
     assert [clip.split for clip in read(tmp_path, AUDIOSET, name="eval_segments.csv").clips] == [
         "test",
         "test",
@@ -93,40 +90,40 @@ def test_audiosets_list_is_read_with_its_comments_and_labels(tmp_path: Path) -> 
         assert [clip.split for clip in read(tmp_path, AUDIOSET, name=name).clips] == ["", ""]
 
 
-def test_audiosets_own_names_are_taken_for_its_label_ids(tmp_path: Path) -> None:
+def test_audiosets_display_names_replace_its_label_ids(tmp_path: Path) -> None:
     (tmp_path / "class_labels_indices.csv").write_text('index,mid,display_name\n0,/m/09x0r,"Speech, any"\n')
     manifest = read(tmp_path, AUDIOSET, f"{A}_30000_40000.mp4")
     assert manifest.classes == ("/t/dd00088", "Speech, any")
     assert "class_labels_indices.csv" in manifest.sources
 
 
-def test_a_file_named_by_the_id_alone_is_the_clip_or_the_video_by_its_length(tmp_path: Path) -> None:
+def test_a_file_named_by_its_id_alone_is_clip_or_whole_video_by_its_length(tmp_path: Path) -> None:
     files = (f"{A}.mp4", f"{B}.mp4")
     text = f"{A},30,dog,test\n{B},40,cat,train\n"
     known = {"m0_Jh4kDv5A": 10.03, B: 200.0}
     manifest = read(tmp_path, text, *files, lengths=measured(**known))
     assert [(clip.media, clip.start_s) for clip in manifest.clips] == [(files[0], 0.0), (files[1], 40.0)]
-    [detail] = said(manifest, "named_by_id")
+    [detail] = details(manifest, "named_by_id")
     assert (
         "1 are no longer than the clip and begin at 0, 1 are longer and begin at the list's second" in detail
     )
     manifest = read(tmp_path, text, *files)
     assert [clip.start_s for clip in manifest.clips] == [30.0, 40.0]
-    assert "2 of unknown length are taken for whole videos" in said(manifest, "named_by_id")[0]
+    assert "2 of unknown length are taken for whole videos" in details(manifest, "named_by_id")[0]
     assert (
         len([line for line in warning_lines(manifest) if "may hold the clip or the whole video" in line]) == 1
     )
 
 
-def test_a_cut_clip_begins_at_0_also_where_the_list_begins_early_and_is_counted_once(tmp_path: Path) -> None:
+def test_a_cut_clip_with_two_labels_begins_at_0_and_is_counted_once(tmp_path: Path) -> None:
     text = f"{A},5,dog,test\n{A},5,cat,test\n"
     manifest = read(tmp_path, text, f"Y{A}.mp4", lengths=lambda paths: [10.0] * len(paths))
     [clip] = manifest.clips
     assert (clip.media, clip.start_s, clip.labels()) == (f"Y{A}.mp4", 0.0, ("cat", "dog"))
-    assert ": 1 are no longer than the clip" in said(manifest, "named_by_id")[0]
+    assert ": 1 are no longer than the clip" in details(manifest, "named_by_id")[0]
 
 
-def test_two_clips_of_a_whole_video_are_two_and_of_a_cut_one_are_refused(tmp_path: Path) -> None:
+def test_two_clips_of_one_file_need_a_whole_video(tmp_path: Path) -> None:
     text = f"{A},30,dog,test\n{A},60,cat,train\n"
     manifest = read(tmp_path, text, f"{A}.mp4", lengths=measured(m0_Jh4kDv5A=200.0))
     assert [(clip.start_s, clip.labels()) for clip in manifest.clips] == [(30.0, ("dog",)), (60.0, ("cat",))]
@@ -138,7 +135,7 @@ def test_two_clips_of_a_whole_video_are_two_and_of_a_cut_one_are_refused(tmp_pat
     assert f"{A}_000060.mp4" in str(raised.value)
 
 
-def test_clips_of_one_video_in_two_splits_are_leaks_though_their_files_differ(tmp_path: Path) -> None:
+def test_clips_of_one_video_in_two_splits_leak_though_their_files_differ(tmp_path: Path) -> None:
     text = f"{A},30,dog,test\n{A},60,cat,train\n"
     assert set(leaked_keys(read(tmp_path, text, f"{A}_000030.mp4"))) == {f"{A}_000030", f"{A}_000060"}
 
@@ -147,15 +144,17 @@ def test_several_files_of_one_clip_are_one_clip(tmp_path: Path) -> None:
     manifest = read(tmp_path, VGG, f"{A}_000030.wav", f"video/{A}_000030.mp4", f"{A}.mp4")
     assert [clip.media for clip in manifest.clips if clip.extra.get("id") == A] == [f"video/{A}_000030.mp4"]
     assert len(manifest.clips) == 2
-    assert said(manifest, "several_media")[0].startswith(f"{A}_000030: video/{A}_000030.mp4, {A}_000030.wav")
+    assert details(manifest, "several_media")[0].startswith(
+        f"{A}_000030: video/{A}_000030.mp4, {A}_000030.wav"
+    )
 
 
-def test_clips_without_a_file_are_kept_and_counted_and_all_of_them_refused(tmp_path: Path) -> None:
+def test_missing_files_are_counted_and_a_list_without_any_file_is_refused(tmp_path: Path) -> None:
     manifest = read(tmp_path, VGG, f"{A}_000030.mp4")
-    assert said(manifest, "missing_media") == ["1 of 2 clips"]
+    assert details(manifest, "missing_media") == ["1 of 2 clips"]
     assert any("1 of 2 rows" in line for line in warning_lines(manifest))
     several = read(tmp_path / "several", AUDIOSET, f"{B}_2500_12500.mp4")
-    assert said(several, "missing_media")[0] == "1 of 2 clips"  # though it has two labels
+    assert details(several, "missing_media")[0] == "1 of 2 clips"  # though it has two labels
     (tmp_path / f"{A}_000030.mp4").unlink()
     with pytest.raises(CaeavError, match="none of its 2 clips has a media file") as raised:
         read(tmp_path, VGG)
@@ -167,7 +166,7 @@ def test_case_matters_in_youtube_ids(tmp_path: Path) -> None:
         read(tmp_path, VGG, f"{A.lower()}_000030.mp4")
 
 
-def test_wrong_rows_are_all_told_with_their_lines(tmp_path: Path) -> None:
+def test_all_wrong_rows_are_reported_with_their_lines(tmp_path: Path) -> None:
     bad = f"{A},x,dog,test\n{A},30,dog,valid\n{A},30,dog\na/b,30,dog,test\n{A},30,dog,\n"
     with pytest.raises(CaeavError, match="5 problems") as raised:
         read(tmp_path, VGG + bad, f"{A}_000030.mp4")
@@ -184,23 +183,25 @@ def test_wrong_rows_are_all_told_with_their_lines(tmp_path: Path) -> None:
             read(tmp_path, f"{AUDIOSET}{A}, {start}, {end}, /m/a\n", f"{A}_000030.mp4")
 
 
-def test_shorter_clips_of_audioset_are_taken_with_the_sets_length_and_said(tmp_path: Path) -> None:
+def test_shorter_audioset_clips_get_the_set_length_and_are_reported(tmp_path: Path) -> None:
     text = AUDIOSET + f'{A}, 50.000, 57.000, "/m/09x0r"\n'
     manifest = read(tmp_path, text, f"{A}_30000_40000.mp4", f"{A}_50000_57000.mp4")
     assert [(c.seconds, c.events[0].end_s) for c in manifest.clips if c.extra["id"] == A] == [
         (10, 10),
         (10, 7),
     ]
-    assert len(said(manifest, "short_clip")) == 1
+    assert len(details(manifest, "short_clip")) == 1
 
 
 def test_a_clip_of_audioset_without_labels_is_background(tmp_path: Path) -> None:
     manifest = read(tmp_path, f'{A}, 30, 40, "/m/a"\n{B}, 0, 10, " , "\n', f"{A}.mp4", f"{B}.mp4")
     assert [[event.label for event in clip.events] for clip in manifest.clips] == [["/m/a"], []]
-    assert [clip.extra["id"] for clip in manifest.clips] == [A, B] and not said(manifest, "unlabelled_file")
+    assert [clip.extra["id"] for clip in manifest.clips] == [A, B] and not details(
+        manifest, "unlabelled_file"
+    )
 
 
-def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> None:
+def test_a_line_of_column_names_changes_nothing(tmp_path: Path) -> None:
     manifest = read(tmp_path, "youtube_id,start,label,split\n" + VGG, f"{A}_000030.mp4")
     assert len(manifest.clips) == 2
 
@@ -219,5 +220,5 @@ def test_a_list_with_a_line_of_column_names_is_the_same_list(tmp_path: Path) -> 
         ('"', ""),
     ],
 )
-def test_which_texts_are_lists(text: str, form: str) -> None:
+def test_lists_are_recognised_by_their_rows(text: str, form: str) -> None:
     assert list_format(text) == form

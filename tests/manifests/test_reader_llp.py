@@ -1,4 +1,4 @@
-"""LLP's files: the real ones to their counts, and every oddity a copy of them has or could have."""
+"""LLP's files: counts of the real ones, and every oddity a copy has or could have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reader_findings import codes, reported
 
 from caeav.manifests.baselines import segment_labels
 from caeav.manifests.clip import Event, Manifest
@@ -24,8 +25,8 @@ def read(root: Path) -> Manifest:
     return readers["llp"](root, ReadOptions("llp"))
 
 
-def said(manifest: Manifest, code: str) -> list[str]:
-    return [f"{found.where}: {found.detail}" for found in manifest.findings if found.code == code]
+def report_lines(manifest: Manifest, code: str) -> list[str]:
+    return [f"{where}: {detail}" for where, detail in reported(manifest, code)]
 
 
 def layout(root: Path, train: str, val: str = "", test: str = "", audio: str = "", visual: str = "") -> Path:
@@ -58,8 +59,7 @@ def test_the_real_files_give_their_counts(real: Manifest) -> None:
 
 
 def test_the_real_oddities_are_found_and_counted(real: Manifest) -> None:
-    codes = Counter(found.code for found in real.findings)
-    assert codes == {
+    assert codes(real) == {
         "repeated_label": 1,
         "orphan_event": 25,  # 14 audible rows of 8 names, 11 visible ones of 7
         "duplicate_row": 8,
@@ -74,11 +74,11 @@ def test_the_real_oddities_are_found_and_counted(real: Manifest) -> None:
     }
     meant = {
         line.partition(" is meant")[0].split("; ")[-1]
-        for line in said(real, "orphan_event")
+        for line in report_lines(real, "orphan_event")
         if "meant" in line
     }
     assert {"19jWnmYnlD8_30_40", "1-VMTJRpjbE_150_160"} <= meant
-    assert any("0-3, 1-5, 4-6, 8-10 s" in line for line in said(real, "overlapping_events"))
+    assert any("0-3, 1-5, 4-6, 8-10 s" in line for line in report_lines(real, "overlapping_events"))
 
 
 def test_ground_truth_of_every_second_is_that_of_the_official_code(real: Manifest, official: Path) -> None:
@@ -99,12 +99,18 @@ def test_ground_truth_of_every_second_is_that_of_the_official_code(real: Manifes
                 assert np.array_equal(found, truth.get(clip.extra["name"], np.zeros((25, 10))))
 
 
-def test_the_damaged_copy_of_other_projects_is_told(official: Path, tmp_path: Path, real: Manifest) -> None:
+def test_the_damaged_copy_of_other_projects_is_reported(
+    official: Path, tmp_path: Path, real: Manifest
+) -> None:
     for name in (*WEAK, "AVVP_eval_visual.csv"):
         shutil.copy(official / name, tmp_path)
     shutil.copy(official / "AVVP_eval_audio.dgsct_variant.csv", tmp_path / "AVVP_eval_audio.csv")
     damaged = read(tmp_path)
-    new = [line for line in said(damaged, "orphan_event") if line not in said(real, "orphan_event")]
+    new = [
+        line
+        for line in report_lines(damaged, "orphan_event")
+        if line not in report_lines(real, "orphan_event")
+    ]
     assert len(new) == 3
     assert sum("damaged copy" in line for line in new) == 2
     assert sum("KvIjsmANkxI_10_20 is meant" in line for line in new) == 1
@@ -127,8 +133,7 @@ def test_oddities_are_handled_one_by_one(tmp_path: Path) -> None:
     assert second.key == A and second.extra["id"] == "-aaaaaaaaaa" and second.labels() == ("Speech",)
     assert second.events == (Event("Speech", 8, 10, "audio"), Event("Speech", 1, 3, "audio"))
     assert third.events == (Event("Cat", 2, 4, "visual"), Event("Cat", 4, 6, "visual"))
-    codes = Counter(found.code for found in manifest.findings)
-    assert codes == {
+    assert codes(manifest) == {
         "repeated_label": 1,
         "damaged_row": 2,
         "duplicate_row": 1,
@@ -157,18 +162,18 @@ def test_a_video_in_two_splits_is_a_leak_though_its_names_differ(tmp_path: Path)
     other = f"{A[:11]}_20_30"
     manifest = read(layout(tmp_path, train=f"{A}\tDog\n{C}\tDog\n", test=f"{other}\tDog\n{A}\tDog\n"))
     assert leaked_keys(manifest) == {}  # the same name in both is in test alone
-    assert said(manifest, "row_in_two_splits") == [f"AVVP_test_pd.csv:3: {A}: also in train"]
+    assert report_lines(manifest, "row_in_two_splits") == [f"AVVP_test_pd.csv:3: {A}: also in train"]
     manifest = read(layout(tmp_path, train=f"{A}\tDog\n{C}\tDog\n", test=f"{other}\tDog\n"))
     assert leaked_keys(manifest) == {A: ("test",), other: ("train",)}
 
 
-def test_the_first_line_of_a_name_gives_its_labels_and_the_latest_split_its_split(tmp_path: Path) -> None:
+def test_a_repeated_name_keeps_its_first_labels_and_its_last_split(tmp_path: Path) -> None:
     manifest = read(layout(tmp_path, train=f"{A}\tDog\n", val=f"{A}\tCat\n{A}\tSpeech\n"))
     assert [(clip.split, clip.labels()) for clip in manifest.clips] == [("val", ("Dog",))]
-    assert [len(said(manifest, code)) for code in ("row_in_two_splits", "duplicate_row")] == [1, 1]
+    assert [codes(manifest)[code] for code in ("row_in_two_splits", "duplicate_row")] == [1, 1]
 
 
-def test_a_file_called_by_the_whole_name_is_preferred_to_one_of_the_id(tmp_path: Path) -> None:
+def test_a_file_with_the_whole_name_is_preferred_to_one_with_the_id(tmp_path: Path) -> None:
     root = layout(tmp_path, train=f"{A}\tDog\n{A[:11]}_20_30\tDog\n")
     (root / "video").mkdir()
     for name in (A, A[:11]):
@@ -176,9 +181,9 @@ def test_a_file_called_by_the_whole_name_is_preferred_to_one_of_the_id(tmp_path:
     assert [clip.media for clip in read(root).clips] == [f"video/{A}.mp4", f"video/{A[:11]}.mp4"]
 
 
-def test_an_event_that_begins_with_the_clips_end_is_outside_of_it(tmp_path: Path) -> None:
+def test_an_event_that_begins_at_the_end_of_its_clip_is_skipped(tmp_path: Path) -> None:
     manifest = read(layout(tmp_path, train="", val=f"{A}\tDog\n", audio=f"{A}\t10\t11\tDog\n"))
-    assert manifest.clips[0].events == () and "skipped" in said(manifest, "time_outside")[0]
+    assert manifest.clips[0].events == () and "skipped" in report_lines(manifest, "time_outside")[0]
 
 
 def test_files_in_the_root_are_preferred_to_those_in_data(tmp_path: Path) -> None:
@@ -192,14 +197,14 @@ def test_a_set_with_classes_of_its_own_takes_them_from_categories_txt(tmp_path: 
     (root / "categories.txt").write_text("zebra\nant\n")
     manifest = read(root)
     assert manifest.classes == ("zebra", "ant") and manifest.clips[0].labels() == ("zebra",)
-    assert said(manifest, "unknown_label") == [f"AVVP_train.csv:2: {A}: 'Dog'"]
+    assert report_lines(manifest, "unknown_label") == [f"AVVP_train.csv:2: {A}: 'Dog'"]
 
 
 @pytest.mark.parametrize(
     ("onset", "offset", "event"),
     [("1.9", "3.9", (1, 3)), ("2", "3.0", (2, 3)), ("-1", "3", None), ("0", "inf", None), ("nan", "3", None)],
 )
-def test_times_lose_their_decimals_and_what_is_no_time_costs_its_row(
+def test_times_are_cut_to_whole_seconds_and_rows_without_times_are_skipped(
     tmp_path: Path, onset: str, offset: str, event: tuple[int, int] | None
 ) -> None:
     manifest = read(
@@ -207,17 +212,19 @@ def test_times_lose_their_decimals_and_what_is_no_time_costs_its_row(
     )
     kept = [(found.start_s, found.end_s) for found in manifest.clips[0].events]
     assert kept == [*([event] if event else []), (8, 9)]
-    assert len(said(manifest, "damaged_row")) == (event is None)
-    assert len(said(manifest, "fractional_time")) == (event == (1, 3))
+    assert len(report_lines(manifest, "damaged_row")) == (event is None)
+    assert len(report_lines(manifest, "fractional_time")) == (event == (1, 3))
 
 
-def test_a_name_that_is_not_put_together_as_usual_is_said_and_one_with_a_dot_in_its_id_has_no_decimals(
+def test_unusual_names_are_reported_and_a_dot_in_an_id_is_no_decimal(
     tmp_path: Path,
 ) -> None:
     long = "\u00e9" * 130  # 260 bytes, more than a file's name has
     manifest = read(layout(tmp_path, train=f"{long}\tDog\nfilm\tDog\n{A}\tDog\na.aaaaaaaaa_0_10\tDog\n"))
-    assert said(manifest, "unusual_name") == ["AVVP_train.csv:3: film: not <11 characters>_<start>_<end>"]
-    assert said(manifest, "decimal_times") == [] and len(said(manifest, "damaged_row")) == 1
+    assert report_lines(manifest, "unusual_name") == [
+        "AVVP_train.csv:3: film: not <11 characters>_<start>_<end>"
+    ]
+    assert report_lines(manifest, "decimal_times") == [] and len(report_lines(manifest, "damaged_row")) == 1
 
 
 def test_byte_order_marks_line_ends_and_blanks_make_no_difference(tmp_path: Path) -> None:
@@ -225,16 +232,16 @@ def test_byte_order_marks_line_ends_and_blanks_make_no_difference(tmp_path: Path
     (root / WEAK[0]).write_bytes(f"\ufefffilename\tevent_labels\r\n\r\n {A} \t Dog, Cat \r\n".encode())
     manifest = read(root)
     assert [(clip.key, clip.labels()) for clip in manifest.clips] == [(A, ("Dog", "Cat"))]
-    assert {found.code for found in manifest.findings} == {"dash_id"}
+    assert set(codes(manifest)) == {"dash_id"}
 
 
-def test_rows_with_an_empty_field_or_another_encoding_cost_themselves(tmp_path: Path) -> None:
+def test_rows_with_an_empty_field_or_another_encoding_are_skipped(tmp_path: Path) -> None:
     root = layout(tmp_path, train="")
     lines = (f"{A}\tDog", f"{B}\t", "caf\xe9_bbbbbb_0_10\tDog")
     (root / WEAK[0]).write_bytes("\n".join(("filename\tevent_labels", *lines)).encode("latin-1"))
     manifest = read(root)
     assert [clip.key for clip in manifest.clips] == [A]
-    assert [line.partition(":")[2][:18] for line in said(manifest, "damaged_row")] == [
+    assert [line.partition(":")[2][:18] for line in report_lines(manifest, "damaged_row")] == [
         "3: no event_labels",
         "4: not UTF-8: caf\\",
     ]

@@ -1,4 +1,4 @@
-"""How files become clips: clips that rows name, windows by a stride, and labels held against the media's length."""
+"""How files become clips: clips that rows name, windows by a stride, labels compared with the media's length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from reader_findings import details
 
 from caeav.manifests.clip import Event, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -45,10 +46,6 @@ def read(root: Path, labels: str = "", **options: object) -> Manifest:
     return manifest
 
 
-def said(manifest: Manifest, code: str) -> list[str]:
-    return [found.detail for found in manifest.findings if found.code == code]
-
-
 def rows(manifest: Manifest) -> list[tuple[str, float, str, tuple[Event, ...]]]:
     return [(clip.key, clip.start_s, clip.split, clip.events) for clip in manifest.clips]
 
@@ -74,12 +71,12 @@ def test_several_rows_of_one_clip_are_its_events_and_clips_may_overlap(folder: P
     ]
 
 
-def test_a_clip_without_split_goes_where_its_files_other_clips_go(folder: Path) -> None:
+def test_a_clip_without_split_takes_the_split_of_its_file(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,val\na.mp4,60,70,,,dog,\n")
     assert [clip.split for clip in manifest.clips] == ["val", "val"]
 
 
-def test_a_hair_over_a_windows_edge_touches_no_further_window(folder: Path) -> None:
+def test_rounding_errors_at_a_window_edge_add_no_window(folder: Path) -> None:
     manifest = read(folder, HEAD + "a.mp4,19.9999999,25,dog,\na.mp4,45,50.0000001,dog,\n")
     assert [(clip.start_s, clip.events) for clip in manifest.clips] == [
         (20.0, (Event("dog", 0.0, 5.0),)),
@@ -87,10 +84,10 @@ def test_a_hair_over_a_windows_edge_touches_no_further_window(folder: Path) -> N
     ]
 
 
-def test_a_clip_in_two_splits_is_tested_on_and_not_trained_on(folder: Path) -> None:
+def test_a_clip_in_two_splits_counts_for_test_only(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,test\na.mp4,37,47,,,cat,train\n")
     assert [clip.split for clip in manifest.clips] == ["test"]
-    assert said(manifest, "row_in_two_splits") == ["from 37 s on: test, train"]
+    assert details(manifest, "row_in_two_splits") == ["from 37 s on: test, train"]
 
 
 def test_clips_of_another_length_are_refused_with_the_options_that_fit(folder: Path) -> None:
@@ -105,25 +102,22 @@ def test_clips_of_another_length_are_refused_with_the_options_that_fit(folder: P
         read(folder, CLIPS + "a.mp4,37,,,,dog,train\na.mp4,0,12,,,dog,train\n")
     with pytest.raises(CaeavError, match=r"--segments 1 --segment-seconds 2\.5"):
         read(folder, CLIPS + "a.mp4,37,39.5,,,dog,train\n")
-    assert (
-        len(read(folder, CLIPS + "a.mp4,37,47.03,,,dog,train\n").clips) == 1
-    )  # a frame more is no other length
+    one_frame_more = CLIPS + "a.mp4,37,47.03,,,dog,train\n"
+    assert len(read(folder, one_frame_more).clips) == 1
 
 
-def test_a_shorter_clip_among_full_ones_is_said_and_its_event_ends_where_it_ends(folder: Path) -> None:
+def test_a_shorter_clip_among_full_ones_is_reported_and_its_event_ends_with_it(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,48,52,dog,train\n")
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 1.0, 3.0),)]
-    assert said(manifest, "time_outside") == ["1 event cut to the clip"]
+    assert details(manifest, "time_outside") == ["1 event cut to the clip"]
     manifest = read(folder, CLIPS + "a.mp4,37,47,,,dog,train\na.mp4,47,50,,,dog,train\n")
     assert [clip.events for clip in manifest.clips] == [(Event("dog", 0.0, 10.0),), (Event("dog", 0.0, 3.0),)]
-    assert said(manifest, "short_clip") == ["1 row, such as line 3: 3 s from 47 s on"]
+    assert details(manifest, "short_clip") == ["1 row, such as line 3: 3 s from 47 s on"]
     assert len(warning_lines(manifest)) == 1
 
 
 @pytest.mark.parametrize("times", ["2,5", "47,48", "30,36", "0,0"])
-def test_events_outside_their_clip_are_refused_since_they_count_from_elsewhere(
-    folder: Path, times: str
-) -> None:
+def test_events_outside_their_clip_are_refused(folder: Path, times: str) -> None:
     with pytest.raises(CaeavError, match="lies outside its clip, which begins at 37 s") as raised:
         read(folder, CLIPS + f"a.mp4,37,47,{times},dog,train\n")
     assert "seconds of the media, not of the clip" in str(raised.value)
@@ -137,12 +131,12 @@ def test_an_event_without_length_at_the_very_start_of_a_clip_lies_inside(folder:
 def test_events_that_reach_out_of_their_clip_are_cut_and_counted(folder: Path) -> None:
     manifest = read(folder, CLIPS + "a.mp4,37,47,36,38,dog,train\na.mp4,37,47,46,48,dog,train\n")
     assert manifest.clips[0].events == (Event("dog", 0.0, 1.0), Event("dog", 9.0, 10.0))
-    assert said(manifest, "time_outside") == ["2 events cut to the clip"]
+    assert details(manifest, "time_outside") == ["2 events cut to the clip"]
 
 
-def test_an_event_as_long_as_a_clip_across_two_points_to_the_columns_for_clips(folder: Path) -> None:
+def test_an_event_as_long_as_a_clip_across_two_clips_hints_at_the_clip_columns(folder: Path) -> None:
     manifest = read(folder, HEAD + "a.mp4,37,47,violin,train\na.mp4,0,10,dog,train\na.mp4,2,4,dog,train\n")
-    assert said(manifest, "clip_cut_in_two") == [
+    assert details(manifest, "clip_cut_in_two") == [
         "1 of 3 rows last just 10 s and lie across two clips, such as line 2, 37 to 47 s of a.mp4"
     ]
     assert len(manifest.clips) == 3
@@ -154,7 +148,7 @@ def test_an_event_as_long_as_a_clip_across_two_points_to_the_columns_for_clips(f
     )
 
 
-def test_other_columns_are_in_extra_under_a_name_of_their_own(folder: Path) -> None:
+def test_other_columns_are_kept_in_extra_under_columns(folder: Path) -> None:
     text = "file,label,id,masks,labels\na.mp4,dog,7,x,\na.mp4,cat,8,x,\na.mp4,dog,9,x,\n"
     manifest = read(folder, text)
     assert manifest.clips[0].extra == {"columns": {"id": ["7", "8", "9"], "masks": ["x"]}}
@@ -200,7 +194,9 @@ def test_a_stride_cuts_each_file_over_its_whole_length(folder: Path) -> None:
         ("a__20000ms", "a.mp4", 20.0),
         ("b", "b.mp4", 0.0),
     ]
-    assert said(manifest, "tail_left_out") == ["4.0 s at the ends of 1 file, such as the last 4.0 s of a.mp4"]
+    assert details(manifest, "tail_left_out") == [
+        "4.0 s at the ends of 1 file, such as the last 4.0 s of a.mp4"
+    ]
     assert warning_lines(manifest) == []
 
 
@@ -247,16 +243,16 @@ def test_windows_of_one_file_never_lie_in_two_splits(folder: Path) -> None:
     text = HEAD + "a.mp4,0,1,dog,test\na.mp4,12,13,dog,train\n"
     manifest = read(folder, text, stride_s=10.0, lengths=lengths(a=30.0))
     assert {clip.split for clip in manifest.clips} == {"test"} and not leaked_keys(manifest)
-    assert said(manifest, "row_in_two_splits") == ["all of it: test, train"]
+    assert details(manifest, "row_in_two_splits") == ["all of it: test, train"]
 
 
-def test_rows_that_no_window_touches_are_said(folder: Path) -> None:
+def test_rows_outside_every_window_are_reported(folder: Path) -> None:
     manifest = read(folder, HEAD + "a.mp4,12,15,dog,\n", stride_s=30.0, lengths=lengths(a=70.0))
-    assert said(manifest, "event_in_no_clip") == ["1 row, such as line 2 of a.mp4"]
+    assert details(manifest, "event_in_no_clip") == ["1 row, such as line 2 of a.mp4"]
     assert len(warning_lines(manifest)) == 1 and not any(clip.events for clip in manifest.clips)
 
 
-def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: Path) -> None:
+def test_a_file_of_unknown_length_is_cut_up_to_its_last_row_and_reported(folder: Path) -> None:
     (folder / "b.mp4").touch()
     text = HEAD + "a.mp4,21,28,dog,\ngone.mp4,11,15,dog,\ngone.mp4,2,3,dog,\n"
     manifest = read(folder, text, stride_s=10.0, lengths=lengths(a=None, b=None))
@@ -269,22 +265,22 @@ def test_a_file_of_unknown_length_is_cut_as_far_as_its_rows_go_and_said(folder: 
         ("gone.mp4", 0.0),
         ("gone.mp4", 10.0),
     ]
-    assert said(manifest, "unknown_length") == ["2 files, such as a.mp4"]
+    assert details(manifest, "unknown_length") == ["2 files, such as a.mp4"]
     assert any("2 files, such as a.mp4" in line for line in warning_lines(manifest))
 
 
 @pytest.mark.parametrize("stride", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_stride_that_is_none_is_refused(folder: Path, stride: float) -> None:
+def test_a_stride_must_be_positive_and_finite(folder: Path, stride: float) -> None:
     with pytest.raises(CaeavError, match="--stride-seconds must be more than 0"):
         read(folder, stride_s=stride, lengths=lengths(a=30.0))
 
 
-def test_a_stride_that_makes_endless_clips_is_refused(folder: Path) -> None:
+def test_a_stride_that_makes_too_many_clips_is_refused(folder: Path) -> None:
     with pytest.raises(CaeavError, match="makes more than 2000000 clips"):
         read(folder, stride_s=1e-6, lengths=lengths(a=3600.0))
 
 
-def test_a_stride_beside_clips_that_rows_name_is_refused(folder: Path) -> None:
+def test_a_stride_is_refused_where_rows_name_clips(folder: Path) -> None:
     with pytest.raises(
         CaeavError, match=r"labels\.csv: its rows say where clips begin, and a clip every 5 s"
     ):
@@ -297,10 +293,10 @@ def test_official_data_sets_take_no_stride(tmp_path: Path) -> None:
             readers[name](tmp_path, ReadOptions(name, stride_s=5.0))
 
 
-# --- labels held against the media ---------------------------------------------------------------------
+# --- labels compared with the media --------------------------------------------------------------------
 
 
-def test_milliseconds_are_refused_where_the_media_says_so_and_doubted_where_nobody_knows(
+def test_milliseconds_are_refused_by_the_media_length_and_questioned_without_one(
     folder: Path,
 ) -> None:
     text = HEAD + "a.mp4,2000,5000,dog,train\n"
@@ -315,39 +311,39 @@ def test_milliseconds_are_refused_where_the_media_says_so_and_doubted_where_nobo
     manifest = read(folder, text)
     assert any("2000 to 5000: seconds?" in line for line in warning_lines(manifest))
     assert warning_lines(read(folder, text, lengths=lengths(a=7200.0))) == []
-    assert said(read(folder, text, lengths=lengths(a=None)), "doubtful_times")
+    assert details(read(folder, text, lengths=lengths(a=None)), "doubtful_times")
 
 
-def test_some_labels_past_the_end_are_doubted_with_the_first(folder: Path) -> None:
+def test_some_labels_past_the_end_give_a_warning_with_the_first(folder: Path) -> None:
     (folder / "b.mp4").touch()
     text = HEAD + "a.mp4,5,10,dog,train\nb.mp4,20,30,dog,train\nb.mp4,0,5,dog,train\n"
     manifest = read(folder, text, lengths=lengths(a=10.0, b=12.0))
-    [detail] = said(manifest, "past_the_end")
+    [detail] = details(manifest, "past_the_end")
     assert detail == "1 of 2 rows looked at, line 3: 20 to 30 s of b.mp4, which ends at 12.000 s"
     assert len(warning_lines(manifest)) == 1
     with pytest.raises(CaeavError, match="times are seconds of the media file as it lies here"):
         read(folder, HEAD + "b.mp4,20,30,dog,train\n", lengths=lengths(b=12.0))
 
 
-def test_clips_that_rows_name_are_held_against_the_media_too(folder: Path) -> None:
+def test_clips_that_rows_name_are_compared_with_the_media_too(folder: Path) -> None:
     with pytest.raises(CaeavError, match=r"line 2: 37 to 47 s of a\.mp4, which ends at 10\.000 s"):
         read(folder, CLIPS + "a.mp4,37,47,,,dog,train\n", lengths=lengths(a=10.0))
     text = CLIPS + "a.mp4,37,,,,dog,train\n"
-    assert said(read(folder, text, lengths=lengths(a=45.0)), "past_the_end") == [
+    assert details(read(folder, text, lengths=lengths(a=45.0)), "past_the_end") == [
         "1 of 1 row looked at, line 2: 37 to 47 s of a.mp4, which ends at 45.000 s"
     ]
-    assert said(read(folder, text, lengths=lengths(a=46.6)), "past_the_end") == []
+    assert details(read(folder, text, lengths=lengths(a=46.6)), "past_the_end") == []
 
 
-def test_media_that_is_not_there_is_not_asked_for_its_length(folder: Path) -> None:
+def test_missing_media_is_not_measured(folder: Path) -> None:
     text = HEAD + "a.mp4,5,10,dog,train\ngone.mp4,20,30,dog,train\n"
-    assert said(read(folder, text, lengths=lengths(a=10.0)), "past_the_end") == []
+    assert details(read(folder, text, lengths=lengths(a=10.0)), "past_the_end") == []
 
 
-# --- streams that nobody put together -------------------------------------------------------------------
+# --- streams that were not merged -----------------------------------------------------------------------
 
 
-def test_pictures_and_sound_apart_are_said_with_the_command_that_joins_them(folder: Path) -> None:
+def test_separate_video_and_audio_files_are_reported_with_the_command_that_joins_them(folder: Path) -> None:
     for name in (
         "my film.f137.mp4",
         "my film.f140.m4a",

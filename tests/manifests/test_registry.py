@@ -1,4 +1,4 @@
-"""Tables of names: what is found, what is refused, and that a lazy entry is imported once and only when asked for."""
+"""Registries: what is found, what is refused, and that a lazy entry is imported once and only when asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_name_is_what_was_registered_and_names_are_sorted() -> None:
     assert "first" in table and "third" not in table and 3 not in table
 
 
-def test_a_name_taken_twice_is_a_mistake_of_the_program() -> None:
+def test_registering_a_name_twice_is_a_value_error() -> None:
     table: Registry[int] = Registry("thing")
     table.register("one")(1)
     with pytest.raises(ValueError, match="thing 'one' is registered twice"):

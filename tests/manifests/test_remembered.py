@@ -1,4 +1,4 @@
-"""What a home remembers of its data sets: said once, kept for every command, and never changed in silence."""
+"""What a home remembers about its data sets: given once, kept for every command, never changed silently."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recorded(home: Home, name: str, *files: str) -> None:
     (home.stores / name / "recorded.json").write_text(json.dumps(files))
 
 
-def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -> None:
+def test_options_given_once_are_filled_in_and_reported(home: Home, tmp_path: Path) -> None:
     media, labels = folder(tmp_path / "clips"), tmp_path / "l.csv"
     know(home, str(media), Source(labels=labels, segments=4, stride_s=2.0))
     for asked in ("", "clips", str(media), f"{media}/../clips"):
@@ -82,7 +82,7 @@ def test_what_was_given_once_is_filled_in_and_said(home: Home, tmp_path: Path) -
         (Source(stride_s=1.0), "--stride-seconds 3, now it is 1"),
     ],
 )
-def test_another_value_is_a_change_and_the_same_is_none(
+def test_another_value_is_a_change_and_the_same_value_is_not(
     home: Home, tmp_path: Path, given: Source, words: str
 ) -> None:
     media = folder(tmp_path / "clips")
@@ -93,9 +93,7 @@ def test_another_value_is_a_change_and_the_same_is_none(
     assert resolve_dataset(home, "clips", replace(whole, segments=10), same_names).changes == ()
 
 
-def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_own_is(
-    home: Home, tmp_path: Path
-) -> None:
+def test_first_labels_are_no_change_but_replacing_a_folders_own_labels_is(home: Home, tmp_path: Path) -> None:
     bare, own = folder(tmp_path / "bare"), folder(tmp_path / "own", "a.mp4", "labels.csv")
     for media in (bare, own):
         know(home, str(media))
@@ -105,7 +103,7 @@ def test_labels_for_a_set_that_had_none_are_no_change_but_another_file_than_its_
     assert resolve_dataset(home, str(own), Source(labels=own / "labels.csv"), same_names).changes == ()
 
 
-def test_none_takes_labels_and_stride_back_and_keeps_a_folders_own_label_file_away(
+def test_none_withdraws_labels_and_stride_and_disables_a_folders_own_label_file(
     home: Home, tmp_path: Path
 ) -> None:
     bare, own = folder(tmp_path / "bare"), folder(tmp_path / "own", "a.mp4", "labels.csv")
@@ -127,7 +125,7 @@ def test_none_takes_labels_and_stride_back_and_keeps_a_folders_own_label_file_aw
     assert read_memory(home).sources["fresh"] == Source(root=fresh)
 
 
-def test_an_official_set_keeps_its_root_and_another_one_is_a_change_unless_the_media_are_the_same(
+def test_another_root_of_an_official_set_is_a_change_unless_its_media_are_the_same(
     home: Home, tmp_path: Path
 ) -> None:
     first, copy, other = folder(tmp_path / "1"), folder(tmp_path / "2"), folder(tmp_path / "3", "b.mp4")
@@ -150,7 +148,7 @@ def test_an_official_set_keeps_its_root_and_another_one_is_a_change_unless_the_m
     assert gone.root is None and f"{first}, where ave was read before, is not there" in gone.notes[0]
 
 
-def test_the_place_of_an_official_set_in_the_home_moves_with_the_home(home: Home, tmp_path: Path) -> None:
+def test_an_official_set_inside_the_home_moves_with_the_home(home: Home, tmp_path: Path) -> None:
     folder(home.data("ave"))
     know(home, "ave", Source(root=home.data("ave")))
     assert read_memory(home).sources["ave"].root is None
@@ -176,7 +174,7 @@ def test_two_folders_of_one_name_are_two_data_sets(home: Home, tmp_path: Path) -
     assert media_root(home, second.name) == y
 
 
-def test_a_folder_that_moved_or_was_renamed_stays_its_data_set_with_its_labels(
+def test_a_moved_or_renamed_folder_stays_the_same_data_set_with_its_labels(
     home: Home, tmp_path: Path
 ) -> None:
     old = folder(tmp_path / "clips", "a.mp4", "b.mp4", "mine.csv")
@@ -199,7 +197,7 @@ def test_a_copy_of_the_same_content_is_the_same_data_set(home: Home, tmp_path: P
     assert resolve_dataset(home, str(y), Source(), same_names).name == "clips"
 
 
-def test_a_home_of_old_knows_where_its_media_was(home: Home, tmp_path: Path) -> None:
+def test_a_home_without_memory_knows_its_media_from_its_stores(home: Home, tmp_path: Path) -> None:
     x, y = folder(tmp_path / "x" / "clips"), folder(tmp_path / "y" / "clips")
     note = home.stores / "clips" / "media_root"
     note.parent.mkdir(parents=True)
@@ -212,7 +210,7 @@ def test_a_home_of_old_knows_where_its_media_was(home: Home, tmp_path: Path) -> 
     assert resolve_dataset(home, str(y), Source(), same_names).name == "clips"
 
 
-def test_without_a_last_data_set_the_only_one_is_taken_or_they_are_named(home: Home) -> None:
+def test_without_a_last_data_set_the_only_one_is_taken_or_all_are_named(home: Home) -> None:
     with pytest.raises(CaeavError, match="none was extracted in") as raised:
         last_dataset(home)
     assert "--dataset" in raised.value.hint
@@ -237,7 +235,7 @@ def test_only_an_extraction_makes_a_data_set_the_last(home: Home, tmp_path: Path
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": "caeav-datasets", "version": 9}', "[" * 100_000, '{"format": 1}']
 )
-def test_a_damaged_memory_is_an_error_that_says_what_is_lost(home: Home, text: str) -> None:
+def test_a_damaged_memory_file_is_an_error_with_the_next_step(home: Home, text: str) -> None:
     home.root.mkdir()
     home.remembered.write_text(text)
     with pytest.raises(CaeavError, match="does not say what is known") as raised:
@@ -255,7 +253,7 @@ def test_rows_of_wrong_types_are_refused(home: Home, tmp_path: Path) -> None:
             read_memory(home)
 
 
-def test_names_that_are_no_utf8_come_back(home: Home, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_read_back(home: Home, tmp_path: Path) -> None:
     odd = tmp_path / "clips\udcff"
     odd.mkdir()
     (odd / "a.mp4").touch()
@@ -263,7 +261,7 @@ def test_names_that_are_no_utf8_come_back(home: Home, tmp_path: Path) -> None:
     assert read_memory(home).sources[name].root == odd
 
 
-def test_killed_while_writing_the_old_memory_is_there(
+def test_an_interrupted_write_keeps_the_old_memory(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     know(home, str(folder(tmp_path / "a")))
@@ -294,7 +292,7 @@ def _begin(home: Home, path: str) -> None:
     remember(home, resolve_dataset(home, path, Source(), nothing_known), last=True)
 
 
-def test_processes_at_once_lose_nothing(home: Home, tmp_path: Path) -> None:
+def test_simultaneous_processes_lose_nothing(home: Home, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     paths = [folder(tmp_path / f"set{i}") for i in range(6)]
     running = [context.Process(target=_begin, args=(home, str(path))) for path in paths]
@@ -305,7 +303,7 @@ def test_processes_at_once_lose_nothing(home: Home, tmp_path: Path) -> None:
     assert set(read_memory(home).sources) == {path.name for path in paths}
 
 
-def test_a_built_manifest_stands_in_where_the_folder_is_gone(home: Home, tmp_path: Path) -> None:
+def test_a_built_manifest_is_used_where_the_folder_is_gone(home: Home, tmp_path: Path) -> None:
     media = folder(tmp_path / "clips")
     know(home, str(media), Source(segments=4))
     media.rename(tmp_path / "away")
@@ -318,14 +316,11 @@ def test_a_built_manifest_stands_in_where_the_folder_is_gone(home: Home, tmp_pat
     assert remembered.read_memory(home).sources["clips"].segments == 4
 
 
-def test_another_folder_in_the_place_of_one_that_is_gone_needs_half_of_its_media(
-    home: Home, tmp_path: Path
-) -> None:
+def test_a_folder_replaces_one_that_is_gone_if_it_has_half_of_its_media(home: Home, tmp_path: Path) -> None:
     x = folder(tmp_path / "x" / "clips", "a.mp4", "b.mp4", "c.mp4", "d.mp4")
     know(home, str(x))
     recorded(home, "clips", "a.mp4", "b.mp4", "c.mp4", "d.mp4")
-    x.rename(tmp_path / "gone")
-    (tmp_path / "gone").rename(tmp_path / "y.old")  # not found under any name that is asked for
+    x.rename(tmp_path / "away")  # where nobody looks for it
     half = folder(tmp_path / "half" / "clips", "a.mp4", "b.mp4")
     assert resolve_dataset(home, str(half), Source(), same_names).name == "clips"
     less = folder(tmp_path / "less" / "clips", "a.mp4", "other.mp4")
@@ -333,19 +328,15 @@ def test_another_folder_in_the_place_of_one_that_is_gone_needs_half_of_its_media
     assert found.name.startswith("clips-") and "which holds other media" in found.notes[0]
 
 
-def test_a_folder_of_which_nothing_is_recorded_is_not_taken_for_a_renamed_one(
-    home: Home, tmp_path: Path
-) -> None:
+def test_without_recorded_media_a_folder_is_not_taken_for_a_renamed_one(home: Home, tmp_path: Path) -> None:
     x = folder(tmp_path / "x")
     know(home, str(x))
     x.rename(tmp_path / "y")
-    found = (
-        resolve_dataset(home, str(tmp_path / "z"), Source(), same_names) if folder(tmp_path / "z") else None
-    )
-    assert found is not None and found.name == "z" and not found.notes
+    found = resolve_dataset(home, str(folder(tmp_path / "z")), Source(), same_names)
+    assert found.name == "z" and not found.notes
 
 
-def test_a_folder_whose_name_begins_alike_is_its_own(home: Home, tmp_path: Path) -> None:
+def test_folders_with_a_common_prefix_are_different_data_sets(home: Home, tmp_path: Path) -> None:
     know(home, str(folder(tmp_path / "clips2")))
     found = resolve_dataset(home, str(folder(tmp_path / "clips")), Source(), same_names)
     assert found.name == "clips"

@@ -1,4 +1,4 @@
-"""Making the set: the same bytes whoever makes it, gone on with after an interruption, never mixed up."""
+"""Making the set: the same bytes for any number of processes, resumed after an interruption, never mixed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from commands import invoke
+from typer.testing import Result
 
-from caeav.cli import synthesise as command
+from caeav.cli import synthesise as synthesise_command
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import SyntheticOptions, generate, synthesise
 
@@ -100,11 +100,8 @@ def test_summary_counts_what_was_made(made: Path) -> None:
     assert [s.knows for s in summary.scores] == ["nothing", "visual alone", "audio alone", "audio and visual"]
 
 
-def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    command.register(app)
-    return CliRunner().invoke(app, ["synthesise", *arguments])
+def run(*arguments: str) -> Result:
+    return invoke([synthesise_command], "synthesise", *arguments)
 
 
 def test_the_command_prints_counts_and_bounds(tmp_path: Path) -> None:
@@ -127,13 +124,13 @@ def test_the_command_prints_counts_and_bounds(tmp_path: Path) -> None:
     ]
 
 
-def test_the_command_says_what_is_no_number() -> None:
+def test_the_command_refuses_a_mix_without_numbers() -> None:
     result = run("--mix", "cut=much")
     assert isinstance(result.exception, CaeavError)
     assert "--mix is 'cut=much'" in str(result.exception)
 
 
-def test_the_command_writes_another_layout_where_it_is_looked_for(tmp_path: Path) -> None:
+def test_the_command_writes_another_layout_into_its_own_folder(tmp_path: Path) -> None:
     small = ("--clips", "2", "--classes", "5", "--workers", "1", "--home", str(tmp_path), "--json")
     facts = json.loads(run("--dataset", "avs-s4", "--size", "64", *small).stdout)
     assert facts["root"] == str(tmp_path / "data" / "synthetic-avs-s4")

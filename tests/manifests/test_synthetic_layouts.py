@@ -1,4 +1,4 @@
-"""The world in the other official layouts: every reader takes it as it is, and its labels are what was rendered."""
+"""The generated world in the other official layouts: every reader accepts it, its labels are what was rendered."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_neither_modality_alone_solves_a_layout_and_both_do(layout: str) -> None
     assert scores["nothing"] < max(scores.values()) < 0.85
 
 
-def test_llp_events_are_what_is_seen_and_heard_and_train_has_labels_alone(
+def test_llp_events_are_what_is_seen_and_heard_and_train_has_clip_labels_only(
     home: Home, sets: dict[str, Manifest]
 ) -> None:
     rows = truth(home, "llp")
@@ -146,7 +146,7 @@ def saturated(picture: NDArray[np.uint8], hue_deg: float) -> NDArray[np.bool_]:
 def test_masks_hold_the_pixels_in_the_colours_of_what_sounds(
     home: Home, sets: dict[str, Manifest], layout: str
 ) -> None:
-    """By colour, a path the generator does not take."""
+    """Found by colour, which the generator does not use."""
     hues = {c.name: c.hue_deg for c in CLASSES}
     rows, judged = truth(home, layout), 0
     for clip in sets[layout].clips:
@@ -187,7 +187,7 @@ def test_ms3_has_changing_and_empty_masks_and_a_video_in_two_splits(sets: dict[s
     assert {key[:11] for key in leaked_keys(sets["avs-ms3"])} == {n for n, s in names.items() if len(s) > 1}
 
 
-def test_things_are_rendered_in_their_third_and_as_loud_as_said() -> None:
+def test_things_are_rendered_in_their_third_and_as_loud_as_planned() -> None:
     o = options("music-avqa", clips=12, size_px=96)
     placed = measured = 0
     for i in range(o.clips):

@@ -1,4 +1,4 @@
-"""The generated files, decoded: they are what was promised, and what the truth file says can be measured in them."""
+"""The generated files, decoded: they are as promised, and what the truth file says can be measured in them."""
 
 from __future__ import annotations
 

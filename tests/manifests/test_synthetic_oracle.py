@@ -16,33 +16,33 @@ def clip(
     return Scenario(0, "x" * 11, 0, "aligned", start, end, None, seen, heard)
 
 
-def test_scores_of_a_clip_done_by_hand() -> None:
-    """Seen as labelled, heard throughout: sound alone must guess which three of the four seconds are the event."""
+def test_scores_of_one_clip_computed_by_hand() -> None:
+    """Seen as labelled, heard throughout: audio alone must guess which three of the four seconds are the event."""
     seen = ((), (0,), (0,), (0,))
-    knows_nothing, sight, sound, both = scores([clip(1, 4, seen, ((0,),) * 4)], classes=5)
-    assert knows_nothing.accuracy == 0.75 and knows_nothing.rule == "one class"
-    assert sight.accuracy == both.accuracy == 1.0
-    # Of one clip the best rule is right by luck: it knows the usual length, and one of its rules cuts the start.
-    assert sound.accuracy == 1.0 and "to its end" in sound.rule
+    nothing, visual, audio, both = scores([clip(1, 4, seen, ((0,),) * 4)], classes=5)
+    assert nothing.accuracy == 0.75 and nothing.rule == "one class"
+    assert visual.accuracy == both.accuracy == 1.0
+    # With one clip the best rule is right by luck: it knows the usual length, and one rule cuts the start.
+    assert audio.accuracy == 1.0 and "to its end" in audio.rule
 
 
-def test_one_modality_cannot_choose_between_two_alike() -> None:
-    """Two clips look the same; the sound tells which object is the event."""
+def test_one_modality_cannot_choose_between_two_equal_clips() -> None:
+    """Two clips look the same; the audio tells which object is the event."""
     seen = ((0, 1),) * 4
     zero = clip(0, 4, seen, ((0,),) * 4)
     one = Scenario(1, "y" * 11, 1, "silent", 0, 4, None, seen, ((1,),) * 4)
-    _, sight, sound, both = scores([zero, one], classes=5)
-    assert sight.accuracy == 0.5
-    assert sound.accuracy == both.accuracy == 1.0
+    _, visual, audio, both = scores([zero, one], classes=5)
+    assert visual.accuracy == 0.5
+    assert audio.accuracy == both.accuracy == 1.0
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_by_default_one_modality_stays_well_below_both(seed: int) -> None:
     options = SyntheticOptions(seed=seed)
-    nothing, sight, sound, both = scores([plan(options, i) for i in range(options.clips)], options.classes)
+    nothing, visual, audio, both = scores([plan(options, i) for i in range(options.clips)], options.classes)
     assert both.accuracy == 1.0
     assert nothing.accuracy < 0.5
-    for one in (sight, sound):
+    for one in (visual, audio):
         assert 0.6 < one.accuracy < 0.78
 
 
@@ -96,7 +96,7 @@ def test_each_rule_names_the_seconds_that_it_says(span: str, seconds: list[int])
     assert np.flatnonzero(found[0] == 0).tolist() == seconds and set(found[0]) <= {0, 3}
 
 
-def test_the_best_rule_is_told_and_counted_over_all_seconds() -> None:
+def test_the_best_rule_is_named_and_scored_over_all_seconds() -> None:
     assert len(PICKS) * len(SPANS) == 24
     best = best_unimodal("visual alone", MASK, np.array([[3, 3, 3, 2, 2, 2]]))
     assert (best.accuracy, best.rule) == (1.0, "the longest not throughout class, whenever it is present")

@@ -1,4 +1,4 @@
-"""The lists of the generated set, and what a run makes, keeps and counts: without rendering anything."""
+"""The lists of the generated set, and what a run makes, keeps and counts, without rendering anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = SyntheticOptions(clips=6, classes=5, seconds=4, misaligned=0.0)
 NAMES = class_names(5)
 
 
-class Written:
+class TextLayout:
     """A layout whose media are names of splits in text files."""
 
     measure = "guesses"
@@ -48,18 +48,18 @@ class Written:
 
 @pytest.fixture(autouse=True)
 def written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "layouts", {OPTIONS.layout: Written()})
+    monkeypatch.setattr(generate, "layouts", {OPTIONS.layout: TextLayout()})
 
 
 def test_a_run_makes_what_is_missing_and_counts_it(tmp_path: Path) -> None:
-    root, told = tmp_path / "set", list[tuple[int, int]]()
+    root, progress = tmp_path / "set", list[tuple[int, int]]()
 
     def run() -> generate.Summary:
-        told.clear()
-        return generate.synthesise(root, OPTIONS, 1, lambda *done: told.append(done))
+        progress.clear()
+        return generate.synthesise(root, OPTIONS, 1, lambda *done: progress.append(done))
 
     first = run()
-    assert (first.written, first.kept, told) == (6, 0, [(n, 6) for n in range(7)])
+    assert (first.written, first.kept, progress) == (6, 0, [(n, 6) for n in range(7)])
     splits = (root / "list.txt").read_text().split()
     assert {s: splits.count(s) for s in SPLITS} == first.splits and sum(first.splits.values()) == 6
     for index, split in enumerate(splits):
@@ -67,10 +67,10 @@ def test_a_run_makes_what_is_missing_and_counts_it(tmp_path: Path) -> None:
     (root / splits[2] / "2.txt").unlink()
     (root / splits[4] / "4.txt").write_text("kept")
     again = run()
-    assert (again.written, again.kept, told) == (1, 5, [(5, 6), (6, 6)])
+    assert (again.written, again.kept, progress) == (1, 5, [(5, 6), (6, 6)])
     assert (root / splits[4] / "4.txt").read_text() == "kept"
     done = run()
-    assert (done.written, done.kept, told) == (0, 6, [(6, 6)])
+    assert (done.written, done.kept, progress) == (0, 6, [(6, 6)])
 
 
 def test_a_summary_counts_kinds_classes_and_seconds_of_background(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_summary_counts_kinds_classes_and_seconds_of_background(tmp_path: Path
     assert (done.measure, done.scores, done.root) == ("guesses", (Score("nothing", 0.6, "x"),), tmp_path)
 
 
-def test_no_worker_at_all_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_zero_workers_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="workers is 0"):
         generate.synthesise(tmp_path / "set", OPTIONS, 0)
     assert not (tmp_path / "set").exists()
@@ -112,7 +112,7 @@ def test_a_folder_belongs_to_the_options_it_was_made_with(tmp_path: Path) -> Non
         claim(tmp_path / "other", OPTIONS)
 
 
-def test_the_lists_are_by_class_and_say_every_second(tmp_path: Path) -> None:
+def test_the_lists_are_sorted_by_class_and_label_every_second(tmp_path: Path) -> None:
     made = [
         Scenario(0, "a" * 11, 3, "silent", 1, 3, None, ((3,), (3,), (3,), ()), ((), (3,), (3,), (1,))),
         Scenario(1, "b" * 11, 0, "cut", 0, 2, 2, ((0,), (0,), (), ()), ((0,), (0,), (0,), ())),

@@ -1,4 +1,4 @@
-"""What the generated world shows and what is asked of it: pictures, masks, shots, wav files and facts of a clip."""
+"""What the generated world shows and what is asked about it: frames, masks, shots, wav files and facts of a clip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scene(
     return Scenario(index, "x" * 11, 2, "aligned", 0, len(seen), cut_s, seen, heard, things)
 
 
-def test_objects_are_in_the_picture_in_their_seconds_alone() -> None:
+def test_objects_are_in_the_picture_in_their_seconds_only() -> None:
     with_object = list(render.frames(OPTIONS, scene(((0,), (), (0,), ()), ((),) * 4)))
     without = list(render.frames(OPTIONS, scene(((0,), (), (), ()), ((),) * 4)))
     assert len(with_object) == 16 and with_object[0].shape == (64, 64, 3) and with_object[0].dtype == np.uint8
@@ -42,7 +42,7 @@ def test_objects_are_in_the_picture_in_their_seconds_alone() -> None:
     assert differ == [False] * 8 + [True] * 4 + [False] * 4
 
 
-def test_the_owner_of_a_pixel_is_the_object_it_shows_and_nobody_where_none_is() -> None:
+def test_each_pixel_is_owned_by_the_object_it_shows_or_by_none() -> None:
     stills = list(render.stills(OPTIONS, scene(((0, 3), (), (3,), (0,)), ((),) * 4)))
     object_map = [set(np.unique(owner)) - {render.NO_OBJECT} for _, owner in stills]
     assert 3 in object_map[0] and object_map[1:] == [set(), {3}, {0}] and object_map[0] <= {0, 3}
@@ -98,9 +98,9 @@ def test_masks_and_pictures_and_sound_lie_where_the_sets_have_them(tmp_path: Pat
     for layout, split, count in ((S4, "train", 1), (S4, "test", 4), (MS3, "train", 4), (MS3, "val", 4)):
         root = tmp_path / f"{layout.measure[:3]}{split}{count}{type(layout).__name__}"
         layout.write_clip(root, options, MADE, split)
-        pictures, wav, masks, called = layout.places(MADE, split)
-        assert layout.last_file(root, MADE, split) == root / wav and (root / wav).is_file()
-        assert sorted(p.name for p in (root / pictures).iterdir()) == [called.format(n) for n in range(1, 5)]
+        pictures, audio, masks, pattern = layout.places(MADE, split)
+        assert layout.last_file(root, MADE, split) == root / audio and (root / audio).is_file()
+        assert sorted(p.name for p in (root / pictures).iterdir()) == [pattern.format(n) for n in range(1, 5)]
         name = layout.name(MADE)
         assert sorted(p.name for p in (root / masks).iterdir()) == [
             f"{name}_{n + 1}.png" for n in range(count)
@@ -115,14 +115,14 @@ def test_masks_and_pictures_and_sound_lie_where_the_sets_have_them(tmp_path: Pat
             assert not np.asarray(Image.open(root / masks / f"{name}_4.png")).any()
 
 
-def test_the_best_of_sight_alone_is_told() -> None:
-    everything, sight, both = S4.scores(OPTIONS, [MADE])
+def test_the_best_score_of_visual_alone_is_given() -> None:
+    everything, visual, both = S4.scores(OPTIONS, [MADE])
     # by second: of 2 seen 1 sounds, of 1 none, of 2 both, nothing seen
     assert (everything.accuracy, both.accuracy) == (0.5, 1.0)
-    assert (sight.accuracy, sight.rule) == (pytest.approx((0.5 + 0 + 1 + 1) / 4), "every object")
+    assert (visual.accuracy, visual.rule) == (pytest.approx((0.5 + 0 + 1 + 1) / 4), "every object")
 
 
-def test_every_second_ms3_clip_of_ten_is_of_the_video_before_it() -> None:
+def test_some_ms3_clips_share_the_video_of_their_neighbour() -> None:
     options = SyntheticOptions(clips=50, layout="avs-ms3", size_px=64)
     plans = [MS3.plan(options, index) for index in range(30)]
     twice = {p.index for p in plans if sum(q.clip_id == p.clip_id for q in plans) == 2}
@@ -161,7 +161,7 @@ def test_the_facts_of_a_clip_are_by_the_names_of_classes() -> None:
     assert two.begins_alone("first") == two.begins_alone("last") == ""
 
 
-def test_questions_are_as_many_as_asked_none_twice_and_of_all_types_before_any_again() -> None:
+def test_questions_are_distinct_within_the_limit_and_of_all_types_before_any_repeats() -> None:
     options = SyntheticOptions(clips=9, layout="music-avqa", questions=20)
     for index in range(5):
         made = plan_scene(options, index)

@@ -140,8 +140,8 @@ def test_all_wrong_options_are_listed_together() -> None:
         SyntheticOptions(mix={"cut": 0.0})
 
 
-class Told:
-    """Stands for a generator of chance: says what it is told to, the lowest whole numbers."""
+class Scripted:
+    """Stands in for a random generator: returns the given shares, and the lowest or highest whole numbers."""
 
     def __init__(self, *shares: float, high: bool = False) -> None:
         self.shares, self.high = list(shares), high
@@ -157,7 +157,7 @@ class Told:
 
 
 def timeline(*shares: float, high: bool = False) -> Timeline:
-    return Timeline(SyntheticOptions(classes=5, seconds=10), 1, Told(*shares, high=high))  # type: ignore[arg-type]
+    return Timeline(SyntheticOptions(classes=5, seconds=10), 1, Scripted(*shares, high=high))  # type: ignore[arg-type]
 
 
 def there(made: Timeline, modality: int, cls: int = 1) -> list[int]:

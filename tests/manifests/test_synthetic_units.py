@@ -1,4 +1,4 @@
-"""Parts of the generated world one by one: options, names, gates of sound, outlines, motions, stretches and shares."""
+"""Parts of the generated world: options, names, audio gates, outlines, motions, stretches and shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import audio
 from caeav.manifests.synthetic.audio import RHYTHMIC, VOICES
-from caeav.manifests.synthetic.classes import CLASSES, class_names, plain, underscored
+from caeav.manifests.synthetic.classes import CLASSES, class_names, llp_name, simple_name
 from caeav.manifests.synthetic.layouts import llp
 from caeav.manifests.synthetic.layouts.music_avqa import LAYOUT, _split_of
 from caeav.manifests.synthetic.options import KINDS, SyntheticOptions
@@ -56,11 +56,11 @@ def test_shares_of_kinds_add_up_and_follow_the_weights() -> None:
     )
 
 
-def test_options_are_told_as_before_there_were_layouts_and_questions() -> None:
+def test_default_options_are_written_without_layout_and_questions() -> None:
     assert {"layout", "questions"} & SyntheticOptions().to_json().keys() == set()
-    told = SyntheticOptions(layout="music-avqa", questions=9, mix={"cut": 1}).to_json()
-    assert (told["layout"], told["questions"], told["version"]) == ("music-avqa", 9, 1)
-    assert told["mix"] == {"offscreen": 0.0, "silent": 0.0, "wrong_sound": 0.0, "cut": 1.0}
+    written = SyntheticOptions(layout="music-avqa", questions=9, mix={"cut": 1}).to_json()
+    assert (written["layout"], written["questions"], written["version"]) == ("music-avqa", 9, 1)
+    assert written["mix"] == {"offscreen": 0.0, "silent": 0.0, "wrong_sound": 0.0, "cut": 1.0}
     usual = SyntheticOptions.for_layout("avs-s4", clips=3)
     assert (usual.seconds, usual.size_px, usual.clips) == (5, 224, 3)
     assert SyntheticOptions.for_layout("llp") == SyntheticOptions(layout="llp")
@@ -69,9 +69,9 @@ def test_options_are_told_as_before_there_were_layouts_and_questions() -> None:
 
 def test_names_of_classes_are_written_as_each_set_would() -> None:
     assert class_names(6)[5] == "Hopping box, square"
-    assert underscored(7)[5:] == ("Hopping_box_square", "Circling_cross_(plus)")
-    assert plain(7)[5:] == ("hopping_box_square", "circling_cross_plus")
-    assert len(underscored(5)) == len(plain(5)) == 5
+    last = class_names(7)[5:]
+    assert [*map(llp_name, last)] == ["Hopping_box_square", "Circling_cross_(plus)"]
+    assert [*map(simple_name, last)] == ["hopping_box_square", "circling_cross_plus"]
 
 
 def test_every_class_has_its_own_shape_motion_and_voice_and_a_hue_of_its_own() -> None:
@@ -107,7 +107,7 @@ def test_an_outline_is_about_the_distance_to_the_edge_and_the_object_about_one_i
     assert 0.4 < np.median(steps[np.abs(value) < 0.05]) < 2.5
 
 
-def test_an_object_is_drawn_where_it_is_asked_for_and_cut_at_the_border() -> None:
+def test_an_object_is_drawn_at_its_place_and_cut_at_the_border() -> None:
     fill = np.array([250, 100, 20], np.float32)
     canvas = np.zeros((64, 96, 3), np.float32)
     top, left, inside = stamp(canvas, "disc", 60.0, 30.0, 10.0, 0.0, fill)

@@ -1,4 +1,4 @@
-"""Numbers, sizes and lists as messages write them; the cores to use."""
+"""Numbers, sizes and lists as written in messages; the cores to use."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_sizes_of_memory_are_binary(count: int, text: str) -> None:
     assert size_text(count, binary=True) == text
 
 
-def test_it_is_what_the_process_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
     assert usable_cores() == 3
     assert run_options(None, 1.0, False, "0").workers == 3
 
 
-def test_a_system_that_cannot_tell_has_all_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_affinity_all_cores_are_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert usable_cores() == 7

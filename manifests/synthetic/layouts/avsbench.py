@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.synthetic import oracle
 from caeav.manifests.synthetic.casting import cast
-from caeav.manifests.synthetic.classes import plain
+from caeav.manifests.synthetic.classes import CLASSES, simple_name
 from caeav.manifests.synthetic.layouts.base import write_lines, write_truth
 from caeav.manifests.synthetic.media import png, wav
 from caeav.manifests.synthetic.options import ALIGNED, SyntheticOptions
@@ -107,7 +107,7 @@ class _S4(_Avs):
 
     def places(self, scenario: Scenario, split: str) -> tuple[Path, Path, Path, str]:
         data, name = Path("Single-source/s4_data"), scenario.clip_id
-        category = scenario.category_name or plain(scenario.category + 1)[scenario.category]
+        category = scenario.category_name or simple_name(CLASSES[scenario.category].name)
         place = Path(split, category, name)
         audio = data / "audio_wav" / split / category / f"{name}.wav"
         return data / "visual_frames" / place, audio, data / "gt_masks" / place, name + "_{}.png"

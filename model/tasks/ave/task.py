@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import Inputs, TokenBatch
 from caeav.model.adapters.trunk import Trunk, shares_agreement
 from caeav.model.tasks.ave.config import (
@@ -37,7 +36,7 @@ from caeav.model.tasks.ave.prediction import BACKGROUND, Timeline
 from caeav.model.tasks.base import Scorer, Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
-from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.labels import active, check_labels, require_events, stack
 from caeav.model.tasks.probe import Probe, chosen_taps
 from caeav.model.tasks.sample import Sample
 
@@ -49,6 +48,7 @@ class AveTask(Task):
 
     name = "ave"
     metric = "accuracy"
+    head: ClassVar[type[nn.Module]] = AveHead
     head_config: ClassVar[type[HeadConfig]] = AveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = AveLossConfig
     metric_config: ClassVar[type[MetricConfig]] = AveMetricConfig
@@ -60,11 +60,7 @@ class AveTask(Task):
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """None; but a train split without any event, where all is background, is an error."""
-        if not any(sample.clip.events for sample in splits["train"]):
-            raise CaeavError(
-                f"no train clip of data set {manifest.dataset!r} has an event",
-                hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
-            )
+        require_events(manifest, splits, "train")
         return {}
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -88,9 +84,9 @@ class AveTask(Task):
         return {**targets, LABELS: _one_hot(seen * heard)}
 
     def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
-        """Temporal attention and localisation."""
+        """The head of the task, on as many channels as the trunk gives."""
         assert isinstance(config, AveHeadConfig)
-        return AveHead(
+        return self.head(
             trunk.visual_channels,
             trunk.audio_channels,
             len(inputs.classes),
@@ -161,6 +157,7 @@ class WeakAveTask(AveTask):
     """The registered task `ave-weak`."""
 
     name = "ave-weak"
+    head: ClassVar[type[nn.Module]] = WeakAveHead
     head_config: ClassVar[type[HeadConfig]] = WeakAveHeadConfig
     loss_config: ClassVar[type[LossConfig]] = WeakAveLossConfig
 
@@ -168,17 +165,6 @@ class WeakAveTask(AveTask):
         """As in `ave`, but training does not know the seconds."""
         found = super().together(targets, training=training)
         return found._replace(seconds=None) if training else found
-
-    def build_head(self, trunk: Trunk, inputs: Inputs, config: HeadConfig) -> nn.Module:
-        """Temporal attention and multiple instance pooling."""
-        assert isinstance(config, WeakAveHeadConfig)
-        return WeakAveHead(
-            trunk.visual_channels,
-            trunk.audio_channels,
-            len(inputs.classes),
-            config,
-            agreement=config.reads_agreement and shares_agreement(trunk),
-        )
 
     def build_probe(self, inputs: Inputs, config: ModelConfig) -> nn.Module:
         """A probability of every class per second, pooled as the head's."""

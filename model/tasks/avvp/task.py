@@ -26,7 +26,7 @@ from caeav.model.tasks.avvp.prediction import Tracks
 from caeav.model.tasks.base import Scorer, Scores, Task, Together
 from caeav.model.tasks.bootstrap import Evidence, mean_of
 from caeav.model.tasks.config import HeadConfig, LossConfig, MetricConfig, ModelConfig, RunConfig
-from caeav.model.tasks.labels import active, check_labels, stack
+from caeav.model.tasks.labels import active, check_labels, require_events, stack
 from caeav.model.tasks.probe import Probe, chosen_taps, no_probe
 from caeav.model.tasks.sample import Sample
 
@@ -50,11 +50,7 @@ class AvvpTask(Task):
 
     def fit_metadata(self, manifest: Manifest, splits: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
         """None; but val and test splits without any event, where nothing can be scored, are an error."""
-        if not any(sample.clip.events for split in ("val", "test") for sample in splits[split]):
-            raise CaeavError(
-                f"no val or test clip of data set {manifest.dataset!r} has an event",
-                hint="give events their times (for a folder of media: a csv, see caeav manifest build --help)",
-            )
+        require_events(manifest, splits, "val", "test")
         return {}
 
     def targets(self, inputs: Inputs, samples: Sequence[Sample]) -> dict[str, Tensor]:

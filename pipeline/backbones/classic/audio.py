@@ -36,7 +36,6 @@ FFT = 512
 LOW_HZ = 50.0
 FLOOR_DB = -80.0
 GRID = 8
-CHANNELS = 160
 LAGS = 24
 LOW_PITCH_HZ, HIGH_PITCH_HZ = 70.0, 1200.0
 _POOL = {"mean": (0.0, 1.3), "max": (0.8, 0.9), "std": (0.5, 1.8)}
@@ -231,7 +230,7 @@ def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def summarise(spectra: Spectra) -> Floats:
-    """`[T, CHANNELS]`: one vector per segment."""
+    """`[T, 160]`: one vector per segment."""
     level, above = spectra.level_db, spectra.above_db  # [T, F, BANDS]
     t = len(level)
     halved = level.reshape(t, FRAMES, BANDS // 2, 2).mean(-1)

@@ -74,20 +74,26 @@ class HtsatBackbone(TorchBackbone):
         """The network opened up for adapters inside it, sharing its weights."""
         return LiveHtsat(self._trunk)
 
-    def prepare(self, clip: NDArray[Any]) -> Tensor:
-        """Windows `[T, samples]` float32 as they are; raises `CaeavError` when they are too long for the network."""
+    def check_segment(self, segment_s: float) -> None:
+        """Raise `CaeavError` for segments longer than the network's window, or than the tap of windows declares."""
         front_end = self._trunk.config.front_end
-        if clip.ndim != 2 or clip.shape[1] > front_end.window_s * front_end.rate_hz:
+        samples = round(segment_s * front_end.rate_hz)
+        if samples > front_end.window_s * front_end.rate_hz:
             raise CaeavError(
-                f"{self.name} was given audio of shape {list(clip.shape)}; it takes windows [T, samples] of at most "
-                f"{front_end.window_s * front_end.rate_hz} samples ({front_end.window_s} s)",
-                hint="use shorter segments",
+                f"segments of {segment_s:g} s are too long for {self.name}, whose window is {front_end.window_s} s",
+                hint=f"use shorter segments: --segment-seconds {front_end.window_s}",
             )
-        if WINDOWS in self._settings["taps"] and clip.shape[1] != self._samples:
+        if WINDOWS in self._settings["taps"] and samples != self._samples:
             raise CaeavError(
-                f"segments have {clip.shape[1]} samples, the tap {WINDOWS} was declared with {self._samples}",
-                hint=f"set segment_s of {self.name} to {clip.shape[1] / front_end.rate_hz:g}",
+                f"segments have {samples} samples, the tap {WINDOWS} was declared with {self._samples}",
+                hint=f"set segment_s of {self.name} to {segment_s:g}",
             )
+
+    def prepare(self, clip: NDArray[Any]) -> Tensor:
+        """Windows `[T, samples]` float32 as they are; raises `CaeavError` for a length that does not fit."""
+        if clip.ndim != 2:
+            raise ValueError(f"audio of shape {list(clip.shape)}, expected [T, samples]")
+        self.check_segment(clip.shape[1] / self._trunk.config.front_end.rate_hz)
         return torch.from_numpy(np.ascontiguousarray(clip, dtype=np.float32))
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:

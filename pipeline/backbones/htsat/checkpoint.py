@@ -133,11 +133,11 @@ def network_sizes(published: Mapping[str, Tensor], source: str) -> dict[str, Any
     }
 
 
-def image_size_of(published: Mapping[str, Tensor], usual: int = FrontEnd.image_size) -> int:
-    """The size of the mel image, from the mask of the first shifted block; `usual` where no mask is stored."""
+def image_size_of(published: Mapping[str, Tensor]) -> int:
+    """The size of the mel image, from the mask of the first shifted block; the usual one where no mask is stored."""
     mask = published.get("layers.0.blocks.1.attn_mask")  # [windows, S, S]
     if mask is None:
-        return usual
+        return FrontEnd.image_size
     patch = int(published["patch_embed.proj.weight"].shape[-1])
     return round(math.sqrt(mask.shape[0] * mask.shape[1])) * patch
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from caeav.manifests.core.atomic import publish_bytes
 from caeav.manifests.core.home import Home
-from caeav.manifests.core.util import file_sha256, size_text
+from caeav.manifests.core.util import file_sha256, ignore, size_text
 
 FILE = "weights.json"
 LARGE_BYTES = 1 << 30
@@ -23,14 +23,10 @@ LARGE_BYTES = 1 << 30
 _home: Home | None = None
 
 
-def _ignore(text: str) -> None:
-    """Drop the remark: nobody asked for it."""
+_tell: Callable[[str], object] = ignore
 
 
-_tell: Callable[[str], object] = _ignore
-
-
-def remember_at(home: Home | None, tell: Callable[[str], object] = _ignore) -> None:
+def remember_at(home: Home | None, tell: Callable[[str], object] = ignore) -> None:
     """From now on, this process keeps `weights.json` in `home`, or with None in the default home.
 
     `tell` is called before a large file is read for its digest, and where one of several weights in a file is chosen.

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from caeav.manifests.core.util import some_of
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.cache import file_digest, recall, remember, tell
 from caeav.pipeline.backbones.weights.inspect import find_parts
@@ -194,10 +195,10 @@ class _Request:
         """The file of tensors in a folder."""
         found = next((folder / name for name in self.wants if (folder / name).is_file()), None)
         if found is None:
-            others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)[:_SHOWN]
+            others = sorted(path.name for path in folder.iterdir() if path.suffix in _SUFFIXES)
             raise WeightsError(
                 f"{self.choice.name}: {source} holds none of {', '.join(self.wants)}"
-                + (f", but {', '.join(others)}" if others else ""),
+                + (f", but {some_of(others, _SHOWN)}" if others else ""),
                 hint=f"give a folder with one, or the file{f'; it comes from {origin}' if origin else ''}",
             )
         return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from caeav.manifests.core.util import some_of
 from caeav.pipeline.backbones.weights.pickled import WeightsError, readable
 
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -123,4 +124,4 @@ def _names_in(root: Any, entries: Entries) -> str:
     if not held:
         return ""
     names = [readable(name) for name in held if isinstance(name, str)]
-    return f", but {', '.join(names[:_SHOWN])}" + (", ..." if len(names) > _SHOWN else "") if names else ""
+    return f", but {some_of(names, _SHOWN)}" if names else ""

@@ -19,10 +19,9 @@ from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.base import Modality, TorchBackbone, choose_taps
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import find_weights
-from caeav.pipeline.backbones.weights.load import seeded
-from caeav.pipeline.backbones.yamnet.checkpoint import fill_yamnet, own_mel, read_yamnet
-from caeav.pipeline.backbones.yamnet.frontend import MELS, PLACES, RATE_HZ, SAMPLES, take_patch
-from caeav.pipeline.backbones.yamnet.network import EMBEDDING, LAYERS, TAPPED, Yamnet
+from caeav.pipeline.backbones.yamnet.checkpoint import open_yamnet
+from caeav.pipeline.backbones.yamnet.frontend import PLACES, RATE_HZ, SAMPLES, take_patch
+from caeav.pipeline.backbones.yamnet.network import EMBEDDING, LAYERS, TAPPED
 from caeav.pipeline.store.record import Tap
 
 ORIGIN = (
@@ -49,24 +48,14 @@ class YamnetBackbone(TorchBackbone):
     def __init__(self, choice: ModelChoice) -> None:
         self.name = choice.name
         settings = choice.resolve(DEFAULTS)
-        for key, allowed in (("patch", PLACES), ("mel", (*MELS, None))):
-            if settings[key] not in allowed:
-                raise CaeavError(
-                    f"setting {key!r} of {self.name} is {settings[key]!r}",
-                    hint=choices(str(settings[key]), [text for text in allowed if text]),
-                )
+        if (patch := settings["patch"]) not in PLACES:
+            raise CaeavError(f"setting 'patch' of {self.name} is {patch!r}", hint=choices(str(patch), PLACES))
         stages = [Tap(f"audio.layer{i}", places, LAYERS[i][0]) for i, places in TAPPED.items()]
         self.offered_taps = (*stages, Tap("audio.embedding", 1, EMBEDDING))
         self._taps = choose_taps(self.name, self.offered_taps, settings["taps"] or [x.name for x in stages])
         self._weights = find_weights(choice, default="", wants=FILES, origin=ORIGIN)
-        state = {} if self._weights.seed is not None else read_yamnet(self._weights)
-        mel = own_mel(state) if settings["mel"] is None else settings["mel"]
+        self._network, mel = open_yamnet(self.name, self._weights, settings["mel"])
         self._settings = {**settings, "mel": mel, "taps": [tap.name for tap in self._taps]}
-        with seeded(self._weights):
-            self._network = Yamnet(mel)
-        if state:
-            fill_yamnet(self._network, state, self._weights.source)
-        self._network.requires_grad_(False).eval()
         self.parameters = sum(p.numel() for p in self._network.parameters())
 
     def taps(self) -> tuple[Tap, ...]:

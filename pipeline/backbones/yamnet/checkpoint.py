@@ -22,9 +22,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.weights.find import Weights, WeightsError
-from caeav.pipeline.backbones.weights.load import load_checked, read_weights, strip_prefixes
-from caeav.pipeline.backbones.yamnet.frontend import BANDS, OFFSET, hann_window, mel_weights
+from caeav.pipeline.backbones.weights.load import load_checked, read_weights, seeded, strip_prefixes
+from caeav.pipeline.backbones.yamnet.frontend import BANDS, MELS, OFFSET, hann_window, mel_weights
 from caeav.pipeline.backbones.yamnet.network import Yamnet
 
 EPSILON = 1e-4
@@ -55,6 +56,22 @@ def read_yamnet(weights: Weights) -> dict[str, Tensor]:
 def own_mel(state: Mapping[str, Tensor]) -> str:
     """The mel filters that go with the tensors: `int8` with those of the 8-bit export, which brings its front end."""
     return "int8" if f"{_FRONT_END}mel" in state else "float"
+
+
+def open_yamnet(name: str, weights: Weights, mel: str | None) -> tuple[Yamnet, str]:
+    """The network with its weights, frozen, and the mel filters it has: `mel`, or if None those of the weights.
+
+    Raises `CaeavError`, naming the model `name`, for other filters than there are.
+    """
+    if mel not in (*MELS, None):
+        raise CaeavError(f"setting 'mel' of {name} is {mel!r}", hint=choices(str(mel), MELS))
+    state = {} if weights.seed is not None else read_yamnet(weights)
+    found = own_mel(state) if mel is None else mel
+    with seeded(weights):
+        network = Yamnet(found)
+    if state:
+        fill_yamnet(network, state, weights.source)
+    return network.requires_grad_(False).eval(), found
 
 
 def fill_yamnet(network: Yamnet, state: Mapping[str, Tensor], source: str) -> None:

@@ -15,14 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from caeav.manifests.core.errors import CaeavError, choices
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.weights.find import find_weights
-from caeav.pipeline.backbones.weights.load import seeded
 from caeav.pipeline.backbones.yamnet.audio import FILES, ORIGIN
-from caeav.pipeline.backbones.yamnet.checkpoint import fill_yamnet, own_mel, read_yamnet
-from caeav.pipeline.backbones.yamnet.frontend import MELS, RATE_HZ, SAMPLES, take_patch
-from caeav.pipeline.backbones.yamnet.network import CLASSES, Yamnet
+from caeav.pipeline.backbones.yamnet.checkpoint import open_yamnet
+from caeav.pipeline.backbones.yamnet.frontend import RATE_HZ, SAMPLES, take_patch
+from caeav.pipeline.backbones.yamnet.network import CLASSES
 from caeav.pipeline.captioners.checkpoints import SILENCE, SILENT_BELOW
 from caeav.pipeline.captioners.tags.base import MOST, VERSION, check_settings
 from caeav.pipeline.captioners.tags.names import (
@@ -55,25 +53,14 @@ class TagAudio:
         self.name = choice.name
         settings = choice.resolve({"threshold": THRESHOLD, "names": MOST, "mel": None})
         check_settings(self.name, settings)
-        if settings["mel"] not in (*MELS, None):
-            raise CaeavError(
-                f"setting 'mel' of {self.name} is {settings['mel']!r}",
-                hint=choices(str(settings["mel"]), MELS),
-            )
         self._weights = find_weights(choice, default="", wants=FILES, also=TABLES, origin=ORIGIN)
-        state = {} if self._weights.seed is not None else read_yamnet(self._weights)
+        self._network, mel = open_yamnet(self.name, self._weights, settings["mel"])
         self._classes = (
             [f"Class {k}" for k in range(CLASSES)]
             if self._weights.folder is None
             else audioset_classes(self._weights.folder, CLASSES)
         )
-        mel = own_mel(state) if settings["mel"] is None else settings["mel"]
         self._settings = {**settings, "mel": mel, "threshold": float(settings["threshold"])}
-        with seeded(self._weights):
-            self._network = Yamnet(mel)
-        if state:
-            fill_yamnet(self._network, state, self._weights.source)
-        self._network.requires_grad_(False).eval()
         self.parameters = sum(x.numel() for x in self._network.parameters())
 
     def describe(self) -> Mapping[str, Any]:

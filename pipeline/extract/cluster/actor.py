@@ -34,7 +34,7 @@ from caeav.pipeline.extract.jobs import Complete, Job, job_of
 from caeav.pipeline.extract.local import LocalExtraction
 from caeav.pipeline.extract.places import Place, place_of
 from caeav.pipeline.extract.preflight import Loader, why_no_file
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import Recipe, Record
 from caeav.pipeline.store.layout import StoreFolder

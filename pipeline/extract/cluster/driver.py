@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import counted, ignore
 from caeav.pipeline.extract.cluster.actor import suspects
 from caeav.pipeline.extract.cluster.options import GPU, ClusterOptions
 from caeav.pipeline.extract.cluster.ray_cluster import AT_ONCE, ActorLost
@@ -32,7 +32,7 @@ from caeav.pipeline.extract.device.options import CPU
 from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.extract.jobs import Job
 from caeav.pipeline.extract.preflight import why_no_file
-from caeav.pipeline.extract.report import Meter, Progress
+from caeav.pipeline.extract.progress import Meter, Progress
 from caeav.pipeline.store import Quarantined
 from caeav.pipeline.store.adopt import Adopted
 from caeav.pipeline.store.backend import BadIndex, backend_of
@@ -150,7 +150,7 @@ class ClusterExtraction:
     def _publish_kept(self) -> None:
         """Publish the shards of which an interrupted run on one machine had made every clip."""
         errors: list[BaseException] = []
-        collector = Collector(self._stores, lambda _: None, self.meter, errors.append)
+        collector = Collector(self._stores, ignore, self.meter, errors.append)
         try:
             collector.begin()
         finally:
@@ -433,7 +433,7 @@ class ClusterExtraction:
                     under_way[task] = max(under_way.get(task, [0, 0]), counts)
         done = self._settled + sum(counts[0] for counts in under_way.values())
         failed = self._failed + sum(counts[1] for counts in under_way.values())
-        self._context.report(Progress(min(done, self._total), failed, self._total, self.meter.limit()))
+        self._context.on_clip(Progress(min(done, self._total), failed, self._total, self.meter.limit()))
 
 
 def actors_for(nodes: Sequence[Mapping[str, float]], options: ClusterOptions, uses_devices: bool) -> Size:

@@ -20,7 +20,7 @@ from typing import Any
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import usable_cores
 from caeav.pipeline.extract.cluster.actor import ShardMaker
-from caeav.pipeline.extract.report import Remark
+from caeav.pipeline.extract.progress import Remark
 
 HEAD_S = 10.0
 STUCK_S = 20.0

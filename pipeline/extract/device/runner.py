@@ -23,8 +23,8 @@ from caeav.pipeline.extract.device.devices import choose_devices, device_name, s
 from caeav.pipeline.extract.device.isolate import BatchSizes
 from caeav.pipeline.extract.device.network import as_stored
 from caeav.pipeline.extract.device.streams import DeviceWorker, Made, networks
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.extract.records import ComputeFailed
-from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.media.clip import DecodedClip, Sampling
 
 MAX_HELPERS = 8

@@ -22,7 +22,7 @@ from caeav.pipeline.backbones.base import TorchBackbone
 from caeav.pipeline.extract.device.batches import Batch, Unit
 from caeav.pipeline.extract.device.isolate import BatchSizes, Results, caption_pass, token_pass
 from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
-from caeav.pipeline.extract.report import Meter
+from caeav.pipeline.extract.progress import Meter
 
 UNDER_WAY = 2
 """Batches begun on a GPU before the first of them is waited for."""

@@ -16,7 +16,7 @@ import hashlib
 import re
 import struct
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.core.atomic import Output, Staging
+from caeav.manifests.core.util import OnProgress
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import BadIndex, Damage, FileFacts, Shard, ShardIndex
 from caeav.pipeline.store.formats.common import (
@@ -248,7 +249,7 @@ class TarShard:
         """See `Shard.fetch`."""
         self._file.fetch(self._span(row, "array")[0], self._span(row, "info")[1])
 
-    def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
+    def check(self, progress: OnProgress) -> Iterator[Damage]:
         """See `Shard.check`."""
         rows = range(len(self.index.keys))
         facts = self.index.files[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.core.atomic import Staging
+from caeav.manifests.core.util import OnProgress
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store.backend import Damage, Shard, ShardIndex
 from caeav.pipeline.store.errors import DamagedShard, StoreError
@@ -96,7 +97,7 @@ class ZarrShard:
         for place in range(self._info + 1):
             self._file(place).fetch(*self._span(place, row))
 
-    def check(self, progress: Callable[[int], object]) -> Iterator[Damage]:
+    def check(self, progress: OnProgress) -> Iterator[Damage]:
         """See `Shard.check`."""
         for place, facts in enumerate(self._facts):
             try:
@@ -111,9 +112,7 @@ class ZarrShard:
             if place == self._info and not found:
                 yield from self._unreadable()
 
-    def _check_file(
-        self, place: int, data: Bytes, wanted: str, progress: Callable[[int], object]
-    ) -> Iterator[Damage]:
+    def _check_file(self, place: int, data: Bytes, wanted: str, progress: OnProgress) -> Iterator[Damage]:
         """What is wrong with one file; a wrong sha256 is reported only where nothing more exact was found."""
         name, keys = self._facts[place].name, self.index.keys
         rows = range(len(keys))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from caeav.manifests.core.util import OnProgress, ignore
 from caeav.pipeline.store.errors import DamagedStore, IncompleteStore, Problem
 from caeav.pipeline.store.find import StoreInfo
 from caeav.pipeline.store.layout import FOLDER_PATTERN, StoreFolder, parse_seal
@@ -15,7 +15,7 @@ from caeav.pipeline.store.remote.faults import ObjectGone, WrongBytes
 from caeav.pipeline.store.remote.reading import mirror
 from caeav.pipeline.store.slices import Slice
 from caeav.pipeline.store.state import inspect
-from caeav.pipeline.store.verify import Report
+from caeav.pipeline.store.verify import Verification
 
 SHARDS_AT_ONCE = 4
 
@@ -51,7 +51,7 @@ def _info(
     return StoreInfo(*about, "complete", seal.stored, seal.quarantined, seal.expected, seal.shard_bytes)
 
 
-def verify_remote(url: str, told: Callable[[int], object] = lambda _: None) -> Report:
+def verify_remote(url: str, told: OnProgress = ignore) -> Verification:
     """Read every object of a store and compare it with its digest; nothing is kept. `told` hears of bytes.
 
     Raises `StoreError` where there is no store, and `RemoteError` where objects cannot be had at all.
@@ -64,7 +64,7 @@ def verify_remote(url: str, told: Callable[[int], object] = lambda _: None) -> R
         except IncompleteStore:
             return _unfinished(bucket, place)
         except WrongBytes as error:
-            return Report(place, (Problem("(store)", error.problem),), finished=True)
+            return Verification(place, (Problem("(store)", error.problem),), finished=True)
         there = bucket.list()
         state = inspect(folder.path, size_of=lambda name: there[name].size if name in there else None)
         problems = list(state.problems)
@@ -88,13 +88,13 @@ def verify_remote(url: str, told: Callable[[int], object] = lambda _: None) -> R
         known |= {problem.where for problem in problems}
         strays = [name for name in there if name not in known]
         problems += [Problem(name, "does not belong to the finished store") for name in strays]
-    return Report.of(place, state, problems, state.remarks)
+    return Verification.of(place, state, problems, state.remarks)
 
 
-def _unfinished(bucket: Bucket, place: Path) -> Report:
+def _unfinished(bucket: Bucket, place: Path) -> Verification:
     """A store that is being published: how many shards have their index."""
     there = bucket.list()
     shards = [name for name in there if name.startswith(f"{Path(StoreFolder.index_name(0)).parent}/")]
     size = sum(facts.size for name, facts in there.items() if name.startswith("shards"))
     remark = f"{len(shards)} shards have their index; it is finished when its seal is there"
-    return Report(place, (), (remark,), shards=len(shards), bytes=size)
+    return Verification(place, (), (remark,), shards=len(shards), bytes=size)

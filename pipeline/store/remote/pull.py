@@ -6,13 +6,12 @@ again and goes on with the shards that are not there yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.core.atomic import make_folder, publish_bytes, publishing, unpublish
-from caeav.manifests.core.util import file_sha256
+from caeav.manifests.core.util import OnProgress, file_sha256, ignore
 from caeav.pipeline.store.backend import BadIndex, FileFacts, ShardIndex, backend_of, temp_files
 from caeav.pipeline.store.errors import DamagedStore, Problem, StoreError
 from caeav.pipeline.store.journal import journal_files
@@ -36,7 +35,7 @@ class Pulled:
     bytes: int
 
 
-def pull(url: str, stores: Path, told: Callable[[int], object] = lambda _: None) -> Pulled:
+def pull(url: str, stores: Path, told: OnProgress = ignore) -> Pulled:
     """Make the finished store at an address below `stores`, in the folder of its data set.
 
     Raises `StoreError` where it is not finished, or where the folder holds something else or is being written.

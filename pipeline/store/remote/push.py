@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from caeav.manifests.core.errors import CaeavError
-from caeav.manifests.core.util import file_sha256
+from caeav.manifests.core.util import OnProgress, file_sha256, ignore
 from caeav.pipeline.store.backend import ShardIndex
 from caeav.pipeline.store.errors import Problem
 from caeav.pipeline.store.layout import StoreFolder, read_capped
@@ -28,9 +28,6 @@ from caeav.pipeline.store.state import StoreState, inspect
 from caeav.pipeline.store.writer import StoreWriter
 
 SHARDS_AT_ONCE = 4
-
-Told = Callable[[int], object]
-"""Is told the bytes of shards, as they are there."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def address_of(url: Url, store: Path) -> Url:
     return url / folder.parent.name / folder.name
 
 
-def push(store: Path, url: str, told: Told = lambda _: None, *, replace: bool = False) -> Pushed:
+def push(store: Path, url: str, told: OnProgress = ignore, *, replace: bool = False) -> Pushed:
     """Put a finished store below an address; raises `StoreError` for one that is not finished or not sound.
 
     Every file is read once and compared with its digest before it is sent. With `replace` another state of the store
@@ -76,7 +73,7 @@ class _Sender:
         """Whether a finished store is there."""
         return "complete.json" in self._there
 
-    def send_all(self, state: StoreState, told: Told) -> Pushed:
+    def send_all(self, state: StoreState, told: OnProgress) -> Pushed:
         """Everything that is not there yet, the seal last."""
         bucket, folder = self._bucket, self._folder
         seal = read_capped(folder.seal)

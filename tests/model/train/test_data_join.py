@@ -74,7 +74,7 @@ def test_missing_captions_are_an_error_with_the_next_step(make_home: Callable[..
     home = make_home(uncaptioned=7)
     with pytest.raises(
         JoinError,
-        match=r"7 clips \(clip000, clip001, clip002, clip003, clip004, ...\) of 36 have no captions",
+        match=r"7 clips \(clip000, clip001, clip002, clip003, clip004 and 2 more\) of 36 have no captions",
     ) as error:
         join_stores(home, "tiny")
     assert "caeav caption --dataset tiny" in str(error.value)

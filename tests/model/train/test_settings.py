@@ -27,6 +27,7 @@ from caeav.model.train.config_file import (
     load_config,
     preset_names,
     resolve_config,
+    resolve_recipes,
 )
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import build_network
@@ -386,6 +387,31 @@ def test_a_setting_without_effect_is_refused_with_the_reason(
             resolve_config(task, **how)  # type: ignore[arg-type]
         [fault] = caught.value.faults
         assert fault.startswith(f"{path}: ") and "has no effect, because " in fault and why in fault
+
+
+def test_recipes_that_cannot_use_a_shared_setting_keep_their_own_value() -> None:
+    options: dict[str, dict[str, Any]] = {name: {"dataset": "tiny"} for name in ("none", "case")}
+    shared = ["stores.captions=mine", "training.epochs=3"]
+    found = resolve_recipes("ave", ["none", "case"], None, shared, options)
+    assert found["case"] == resolve_config("ave", "case", None, shared, options["case"])
+    assert found["case"].stores.captions == "mine"
+    # so that a run of the recipe that was trained without the setting is found again
+    assert found["none"] == resolve_config("ave", "none", None, shared[1:], options["none"])
+
+
+def test_a_shared_setting_that_no_recipe_can_use_is_refused_once() -> None:
+    options: dict[str, dict[str, Any]] = {name: {} for name in ("none", "avmoe")}
+    with pytest.raises(ConfigError) as caught:
+        resolve_recipes("ave", ["none", "avmoe"], None, ["stores.captions=mine"], options)
+    [fault] = caught.value.faults
+    assert fault.startswith("stores.captions: 'mine' has no effect, because captions is false")
+
+
+def test_faults_of_a_recipe_are_told_beside_its_settings_without_effect() -> None:
+    options: dict[str, dict[str, Any]] = {name: {} for name in ("none", "case")}
+    with pytest.raises(ConfigError) as caught:
+        resolve_recipes("ave", ["none", "case"], None, ["stores.captions=mine", "training.epochs=0"], options)
+    assert any(fault.startswith("training.epochs: ") for fault in caught.value.faults)
 
 
 @pytest.mark.parametrize("task", TASKS.names())

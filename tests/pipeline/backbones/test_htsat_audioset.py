@@ -141,8 +141,13 @@ def test_another_front_end_than_the_weights_were_trained_with_is_refused(
 
 
 def test_a_segment_longer_than_the_network_sees_is_refused(backbone: HtsAt) -> None:
-    with pytest.raises(CaeavError, match="at most 4000 samples"):
-        backbone.prepare(np.zeros((2, 4001), dtype=np.float32))
+    backbone.check_segment(2.0)
+    for ask in (
+        lambda: backbone.check_segment(2.1),
+        lambda: backbone.prepare(np.zeros((2, 4200), dtype=np.float32)),
+    ):
+        with pytest.raises(CaeavError, match=r"2\.1 s are too long for hts-at, whose window is 2 s"):
+            ask()
 
 
 def test_a_file_of_something_else(tmp_path: Path, tiny_htsat: Path) -> None:

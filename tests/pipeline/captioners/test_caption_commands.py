@@ -27,7 +27,7 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.captions import caption, reembed
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader

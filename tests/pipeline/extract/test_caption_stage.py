@@ -22,7 +22,7 @@ from caeav.pipeline.backbones.classic.text import HashedText
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.store import StoreReader
 
 ONE = RunOptions(workers=1)

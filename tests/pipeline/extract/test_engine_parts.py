@@ -19,15 +19,15 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners.from_file import CaptionFileError
-from caeav.pipeline.extract import collect, engine, preflight, report, single_file
+from caeav.pipeline.extract import collect, engine, preflight, progress, single_file
 from caeav.pipeline.extract.collect import Collector, Filling, unfit
 from caeav.pipeline.extract.components import frames_of, windows_of
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.decode_job import record_info
 from caeav.pipeline.extract.embedding import Embedder
 from caeav.pipeline.extract.jobs import CaptionJob, CaptionOptions, Job, TokenJob, TokenOptions, job_of
+from caeav.pipeline.extract.progress import Meter, Progress
 from caeav.pipeline.extract.records import ComputeFailed, RecordBuilder, decoded
-from caeav.pipeline.extract.report import Meter, Progress
 from caeav.pipeline.media.clip import DecodedClip, Note, Sampling
 from caeav.pipeline.media.workers.pool import Outcome
 from caeav.pipeline.store import Quarantined, Recipe, Record
@@ -306,7 +306,7 @@ def test_what_is_kept_is_synced_in_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_busy_resource_is_named_with_its_longest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     found = Meter({"workers": 4, "writer": 1})
     assert found.limit() == ""
     now[0] = 110.0

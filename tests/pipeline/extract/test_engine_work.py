@@ -18,7 +18,7 @@ from caeav.pipeline.extract import local
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request
 from caeav.pipeline.store import StoreReader, open_for_writing

@@ -18,7 +18,7 @@ from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Recipe, StoreReader

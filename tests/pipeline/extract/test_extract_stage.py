@@ -24,7 +24,7 @@ from caeav.pipeline.extract import local
 from caeav.pipeline.extract.collect import unfit
 from caeav.pipeline.extract.context import RunContext, RunOptions, failure_limit
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.report import Progress
+from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Record, Slice, StoreReader
 from caeav.pipeline.store.dtypes import stored

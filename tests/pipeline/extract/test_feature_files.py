@@ -21,7 +21,7 @@ from caeav.pipeline.extract import feature_files
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.feature_match import match_features
 from caeav.pipeline.extract.features import FeatureError, FeatureOptions, import_features, read_features
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import StoreReader
 
 T = 4

@@ -26,7 +26,7 @@ from caeav.pipeline.extract.features import (
     read_features,
     tokens_shape,
 )
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.store import Recipe, StoreReader
 
 T = 4

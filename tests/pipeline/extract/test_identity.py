@@ -19,7 +19,7 @@ from caeav.pipeline.extract import identity, local, places
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.report import Progress, StageSummary
+from caeav.pipeline.extract.progress import Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import (
     Quarantined,

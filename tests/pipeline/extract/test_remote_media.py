@@ -129,8 +129,8 @@ def test_a_run_from_an_address_gives_the_bytes_of_one_from_a_folder(
     assert not list((home.root / "remote").glob(f"{PREFIX}*"))
     url = f"s3://bucket/out/synthetic/{local.path.name}"
     assert f"published to {url}" in said and verify_remote(url).sound
-    report = verify_media(remote.path, root)
-    assert (report.compared, report.whole, report.changes) == (CLIPS, CLIPS, ())
+    verified = verify_media(remote.path, root)
+    assert (verified.compared, verified.whole, verified.changes) == (CLIPS, CLIPS, ())
     s3.put(f"sets/AVE/{some_media(root)}", b"another")
     lay_out(URL, home)
     assert [change.what for change in verify_media(remote.path, root).changes] == ["changed"]

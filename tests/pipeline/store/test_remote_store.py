@@ -372,13 +372,13 @@ def test_verify_lists_all_that_is_wrong(tar: Toy, s3: S3) -> None:
     s3.buckets["bucket"].pop(f"{prefix}/shards/000001.tar")
     s3.put(f"{prefix}/shards/000009.tar", b"stray")
     told: list[int] = []
-    report = verify_remote(address(tar), told.append)
-    assert {p.where: p.what.partition(" is ")[0] for p in report.problems} == {
+    verified = verify_remote(address(tar), told.append)
+    assert {p.where: p.what.partition(" is ")[0] for p in verified.problems} == {
         "shards/000000.tar": "sha256",
         "shards/000001.tar": "the file",  # is missing
         "shards/000009.tar": "does not belong to the finished store",
     }
-    assert not report.sound and sum(told) > 0
+    assert not verified.sound and sum(told) > 0
     s3.buckets["bucket"].pop(f"{prefix}/shards/000000.tar")  # as the message says
     s3.buckets["bucket"].pop(f"{prefix}/shards/000009.tar")
     assert push(tar.folder, URL).sent == 2

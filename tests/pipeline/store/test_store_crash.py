@@ -112,14 +112,14 @@ def look_inside(toy, spoilt: bool) -> None:
     """What a reader sees right after the kill: refusal or right records, never a wrong one."""
     if not (toy.folder / "manifest.jsonl").exists():
         return
-    report = verify(toy.folder)
-    if report.problems:  # only what was damaged before the run may be
-        assert spoilt and {problem.shard for problem in report.problems} <= {0, 1, None}
+    verified = verify(toy.folder)
+    if verified.problems:  # only what was damaged before the run may be
+        assert spoilt and {problem.shard for problem in verified.problems} <= {0, 1, None}
         for key in ("clip003", "clip004", "clip007"):  # of what was damaged nothing is served
             with suppress(StoreError):
                 assert toy.same(StoreReader.open(toy.folder, allow_partial=True).read(key))
     else:
-        assert report.sound == (toy.folder / "complete.json").exists()
+        assert verified.sound == (toy.folder / "complete.json").exists()
         for record in StoreReader.open(toy.folder, allow_partial=True):
             assert toy.same(record)
 
@@ -162,9 +162,9 @@ def test_a_merge_killed_at_any_step_goes_on(
         if not run_killed_at(merged, toys, step, steps, links=links):
             break
         if (toys.folder / "manifest.jsonl").exists():
-            report = verify(toys.folder)
-            assert not report.problems, f"killed at step {step}"
-            assert report.sound == (toys.folder / "complete.json").exists()
+            verified = verify(toys.folder)
+            assert not verified.problems, f"killed at step {step}"
+            assert verified.sound == (toys.folder / "complete.json").exists()
             assert all(map(toys.same, StoreReader.open(toys.folder, allow_partial=True)))
         merged(toys)
         assert contents(toys.folder) == wanted, f"killed at step {step}"

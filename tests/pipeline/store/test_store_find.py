@@ -117,7 +117,7 @@ def test_a_data_sets_name_means_all_of_its_stores(toy, three, caeav):
     shown = json.loads(caeav("show", "toy", "--json").stdout)
     assert len(mine) > 1 and sorted(Path(facts["path"]).name for facts in shown) == sorted(mine)
     verified = caeav("verify", "toy", "--json")
-    assert sorted(Path(report["path"]).name for report in json.loads(verified.stdout)) == sorted(mine)
+    assert sorted(Path(verified["path"]).name for verified in json.loads(verified.stdout)) == sorted(mine)
     assert verified.exit_code == 1  # one of them is not finished
     assert isinstance(caeav("verify", "unknown").exception, CaeavError)
 
@@ -131,9 +131,9 @@ def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
     data[800] ^= 4
     shard.write_bytes(data)
     damaged = caeav("verify", str(toy.folder), "--json")
-    (report,) = json.loads(damaged.stdout)
-    assert damaged.exit_code == 1 and not report["sound"]
-    assert [(p["where"], p["key"]) for p in report["problems"]] == [("shards/000001.tar", "clip004")]
+    (verified,) = json.loads(damaged.stdout)
+    assert damaged.exit_code == 1 and not verified["sound"]
+    assert [(p["where"], p["key"]) for p in verified["problems"]] == [("shards/000001.tar", "clip004")]
 
 
 def test_what_strangers_write_cannot_drive_the_terminal(toy, caeav):

@@ -272,18 +272,18 @@ def test_a_seal_is_what_is_there_in_numbers(toy) -> None:
     assert all(
         hashlib.sha256((toy.folder / name).read_bytes()).hexdigest() == seal.sha256[name] for name in wanted
     )
-    report = verify(toy.folder)
-    assert (report.stored, report.quarantined, report.shards, report.bytes) == (8, 2, 3, size)
-    assert (report.missing, report.finished, report.sound) == (0, True, True)
+    verified = verify(toy.folder)
+    assert (verified.stored, verified.quarantined, verified.shards, verified.bytes) == (8, 2, 3, size)
+    assert (verified.missing, verified.finished, verified.sound) == (0, True, True)
 
 
 def test_an_open_writer_is_told_by_name_what_is_missing(toy) -> None:
     folder = unfinished(toy, 7)
     with pytest.raises(IncompleteStore, match=r"3 of 7 clips .*: clip004, clip005, clip006") as caught:
         StoreReader.open(folder)
-    assert "..." not in caught.value.problem and "caeav extract" in str(caught.value.hint)
+    assert " more" not in caught.value.problem and "caeav extract" in str(caught.value.hint)
     folder = unfinished(toy.at(toy.stores.parent / "more"), 8)
-    with pytest.raises(IncompleteStore, match=r"4 of 8 clips .*: clip004, clip005, clip006, \.\.\."):
+    with pytest.raises(IncompleteStore, match=r"4 of 8 clips .*: clip004, clip005, clip006 and 1 more"):
         StoreReader.open(folder)
     state = inspect(folder)
     captions = replace(state, recipe=replace(state.recipe, kind="captions"))

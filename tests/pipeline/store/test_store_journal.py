@@ -88,9 +88,9 @@ def test_records_come_back_byte_by_byte(toy):
 def test_readers_and_verify_do_not_take_it_for_stored(begun):
     reader = StoreReader.open(begun.folder, allow_partial=True)
     assert len(reader) == 0 and len(reader.missing) == 10
-    report = verify(begun.folder)
-    assert not report.problems and not report.sound and report.missing == 10
-    assert any("4 clips" in text and "journal" in text for text in report.remarks), report.remarks
+    verified = verify(begun.folder)
+    assert not verified.problems and not verified.sound and verified.missing == 10
+    assert any("4 clips" in text and "journal" in text for text in verified.remarks), verified.remarks
     (info,) = list_stores(begun.stores)
     assert info.state == "partial" and info.bytes == sum(log(begun, n).stat().st_size for n in (0, 2))
     remove_store(begun.folder)

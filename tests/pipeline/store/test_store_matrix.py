@@ -58,10 +58,10 @@ def of_kind(folder: Path, kind: str) -> list[Path]:
 
 def never_silent(toy: Toy, folder: Path, damaged: Path) -> None:
     name = damaged.relative_to(folder).as_posix()
-    report = verify(folder)
-    assert not report.sound, name
+    verified = verify(folder)
+    assert not verified.sound, name
     named = "the recipe in it" if name == "recipe.json" else name
-    assert any(named in str(problem) or name in str(problem) for problem in report.problems), report
+    assert any(named in str(problem) or name in str(problem) for problem in verified.problems), verified
     refused_or_true(toy, folder, name)
 
 

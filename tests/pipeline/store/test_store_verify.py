@@ -30,11 +30,11 @@ from caeav.pipeline.store.payload import (
 )
 from caeav.pipeline.store.state import inspect
 from caeav.pipeline.store.testing_data import Toy
-from caeav.pipeline.store.verify import Report
+from caeav.pipeline.store.verify import Verification
 
 
 def test_a_store_is_sound_when_it_is_finished_without_damage_and_without_a_hole(tmp_path: Path) -> None:
-    good = Report(tmp_path, (), finished=True)
+    good = Verification(tmp_path, (), finished=True)
     assert good.sound
     for other in (
         replace(good, finished=False),
@@ -188,9 +188,9 @@ def test_a_file_that_is_not_as_written_is_named_and_mended(toys, contents, kind:
         data[len(data) // 2] ^= 1
     path.write_bytes(data[:-1] if how == "shorter" else data + b"\n" * (how == "longer"))
     name = path.relative_to(toys.folder).as_posix()
-    report = verify(toys.folder)
-    assert not report.sound and any(
-        name in problem.where or name in problem.what or kind == "recipe" for problem in report.problems
+    verified = verify(toys.folder)
+    assert not verified.sound and any(
+        name in problem.where or name in problem.what or kind == "recipe" for problem in verified.problems
     )
     if not (kind == "payload" and how == "flip") and kind != "spare":
         with pytest.raises(StoreError):

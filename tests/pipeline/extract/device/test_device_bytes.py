@@ -20,7 +20,7 @@ from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device.batches import Batches
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import Progress, StageSummary
+from caeav.pipeline.extract.progress import Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.pyav import PyAVDecoder

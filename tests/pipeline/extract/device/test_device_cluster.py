@@ -22,7 +22,7 @@ from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.device import devices
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.extract.tokens import extract_all
 from caeav.pipeline.store import StoreReader
 

@@ -26,7 +26,7 @@ from caeav.pipeline.extract.device.devices import choose_devices
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.runner import Runner
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.report import Meter, Progress, StageSummary
+from caeav.pipeline.extract.progress import Meter, Progress, StageSummary
 from caeav.pipeline.extract.tokens import extract, extract_all
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader

@@ -21,8 +21,8 @@ from caeav.pipeline.extract.device.network import CaptionNetwork, TokenNetwork
 from caeav.pipeline.extract.device.options import ComputeOptions
 from caeav.pipeline.extract.device.runner import Runner
 from caeav.pipeline.extract.device.streams import DeviceWorker, networks
+from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.extract.records import ComputeFailed
-from caeav.pipeline.extract.report import Meter
 from caeav.pipeline.media.clip import DecodedClip, Sampling
 from caeav.pipeline.store.record import Tap
 

@@ -26,14 +26,10 @@ class Progress:
     limit: str = field(default="", compare=False)
 
 
-Report = Callable[[Progress], None]
+OnClip = Callable[[Progress], None]
 """Called after every clip that is done."""
 Remark = Callable[[str], None]
 """Called with what the user should know: that a store is resumed, or grown, or one of several."""
-
-
-def ignore(_: object) -> None:
-    """A `Report` or `Remark` that does nothing; `StageSummary.remarks` holds the remarks too."""
 
 
 @dataclass(frozen=True)
