@@ -27,6 +27,7 @@ from caeav.pipeline.extract import local
 from caeav.pipeline.extract.cluster import actor as actor_module
 from caeav.pipeline.extract.cluster import driver, ray_cluster, shards
 from caeav.pipeline.extract.cluster.options import ClusterOptions
+from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreError, StoreReader, StoreWriter, list_stores
 from caeav.pipeline.store.staged import StagedShard
@@ -418,9 +419,10 @@ def test_a_machine_that_sees_another_file_says_so(
 
 
 def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where ends and length are the same; clips of one file in two shards."""
+    """Where ends and length are the same; clips of one file in two shards. Then those that are stored are made anew."""
+    monkeypatch.setattr(driver, "AT_ONCE", 1)  # one shard after the other
     shared, own = small.manifest.clips[0].media, small.manifest.clips[2].media
 
     class Other(ThreadCluster):
@@ -429,7 +431,7 @@ def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             made = json.loads(answer)
             if method == "make" and own in made["media"]:
-                return json.dumps({**made, "media": {**made["media"], shared: "0" * 32}})
+                return json.dumps({**made, "media": {**made["media"], shared: "1" * 32}})
             return answer
 
     on(Other)
@@ -437,11 +439,63 @@ def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
         CaeavError, match=rf"{shared}: a machine of the cluster has read other bytes than"
     ) as refused:
         extract(small, tmp_path / "home")
-    assert "caeav store verify" in refused.value.hint
+    assert "--changed redo" in refused.value.hint
     assert [set(state.indexes) for state in states(tmp_path / "home")] == [{0}, {0}]
     on(ThreadCluster)
+    with pytest.raises(MediaChanged) as changed:
+        extract(small, tmp_path / "home")
+    assert {change.key for change in changed.value.changes} == {small.manifest.keys[0]}
+    small.extract(tmp_path / "home", cluster=ClusterOptions(), changed="redo")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_what_is_adopted_leaves_staging_at_once(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "AT_ONCE", 1)
+    seen: list[tuple[set[str], str]] = []
+
+    class Looking(ThreadCluster):
+        CPUS = (1.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                folders = (tmp_path / "home").rglob("staging/*/")
+                seen.append(
+                    ({path.name for path in folders if path.is_dir()}, json.loads(arguments[0])["attempt"])
+                )
+            return answer
+
+    on(Looking)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
+    assert len(seen) == 2 and all(there == {attempt} for there, attempt in seen)
+
+
+def test_machines_that_go_while_their_actors_are_set_up_are_replaced(
+    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+) -> None:
+    """However often; an actor that cannot be set up on a machine that stays is given up."""
+
+    class Leaving(ThreadCluster):
+        left = driver.MAX_START_DEATHS + 2
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "set_up" and Leaving.left:
+                Leaving.left -= 1
+                raise ray_cluster.ActorLost("its node has died", machine=True, left=True)
+            return answer
+
+    class Broken(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            raise ray_cluster.ActorLost("it cannot import caeav", machine=True)
+
+    on(Broken)
+    with pytest.raises(CaeavError, match=r"3 actors died while they were set up: it cannot import caeav"):
+        extract(small, tmp_path / "home")
+    on(Leaving)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted() and not Leaving.left
 
 
 def test_the_first_shards_of_several_actors_are_made_at_the_same_time(

@@ -328,7 +328,7 @@ class ClusterExtraction:
         cluster.kill([actor.handle])
         self._sized_s = 0.0
         self._count_resources()
-        if actor.resources is None:
+        if actor.resources is None and not lost.left:
             self._start_deaths += 1
             if self._start_deaths >= MAX_START_DEATHS:
                 raise CaeavError(

@@ -34,10 +34,13 @@ AT_ONCE = 2
 
 
 class ActorLost(Exception):
-    """An actor is gone and with it its answer; `machine`: its machine or the way there failed, not its own process."""
+    """An actor is gone and with it its answer.
 
-    def __init__(self, why: str, machine: bool) -> None:
-        self.why, self.machine = why, machine
+    `machine`: its machine or the way there failed, not its own process; `left`: the machine is there no more.
+    """
+
+    def __init__(self, why: str, machine: bool, left: bool = False) -> None:
+        self.why, self.machine, self.left = why, machine, left
         super().__init__(why)
 
 
@@ -130,7 +133,7 @@ class RayCluster:
         except errors.RayError as error:
             text = " ".join(str(error).split())
             own = isinstance(error, errors.ActorDiedError) and "worker process has died" in text
-            raise ActorLost(text[-400:], machine=not own) from None
+            raise ActorLost(text[-400:], machine=not own, left="its node has died" in text) from None
         except ConnectionError:
             raise self._gone() from None
 

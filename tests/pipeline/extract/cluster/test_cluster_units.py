@@ -162,7 +162,7 @@ def test_only_a_process_that_died_by_itself_is_held_against_its_clips(
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ray_cluster.ActorLost) as lost:
         RayCluster("", print).answer("call")
-    assert lost.value.machine is machine
+    assert lost.value.machine is machine and lost.value.left is ("node has died" in text)
 
 
 @pytest.mark.parametrize(
