@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipeline" / "media
 
 from cases import FAMILIES
 from differential import DECODERS, Row, compared, loads, no_ffmpeg
-from known import explained, no_longer, unexplained
+from known import explained, outdated, unexplained
 
 
 def print_differences(row: Row, each: bool) -> None:
@@ -91,7 +91,7 @@ def main() -> int:
                 print_differences(row, options.each)
                 rows[family].append(row)
     everything = [row for family in rows.values() for row in family]
-    gone = no_longer(everything)
+    gone = outdated(everything)
     for entry in gone:
         print(f"listed, but differs no more: {entry}")
     strange = sum(len(unexplained(row)) for row in everything)

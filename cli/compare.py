@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -17,7 +16,6 @@ import typer
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import HomeOption, JsonOption, TaskOption, TrainedOption, live_opener
 from caeav.cli.train import choose_dataset, seed_list, task_of
-from caeav.manifests.core.atomic import make_folder, publish_text
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 RECIPES = "probe,none,lavish,dg-sct,avmoe,full"
 SEEDS = "0,1,2,3,4"
 STRESS = "shift=2,swap=0.5,mute=0.5,blind=0.5,cut=0.5"
-FOLDER = "comparisons"
 LOG = "compare.log"
 POLL_S = 0.05
 TAIL = 400
@@ -98,7 +95,8 @@ def compare(
     """
     from caeav.model.tasks.config import StressConfig
     from caeav.model.train.comparison import Measures, plan
-    from caeav.model.train.comparison_table import build_comparison, markdown
+    from caeav.model.train.comparison_files import FILES, folder_of, publish_comparison
+    from caeav.model.train.comparison_table import build_comparison
     from caeav.model.train.experiment import prepare
     from caeav.model.train.stress import parse_stress
 
@@ -124,14 +122,15 @@ def compare(
     )
     cells = _complete_all(place, planned, measures, (stress, command), jobs, device)
     table = build_comparison(cells, command, baseline)
-    folder = out or place.root / FOLDER / f"{task}-{first.dataset}"
-    text = markdown(table)
-    _publish(folder, table, text)
+    folder = out or folder_of(place, task, first.dataset)
+    publish_comparison(folder, table)
+    page, why = _page(place, folder)
     if as_json:
         print_json(table.as_json())
         return
     _show(table)
-    say(f"written: {', '.join(str(folder / f'table.{kind}') for kind in ('md', 'csv', 'json'))}")
+    say(f"written: {', '.join(str(folder / name) for name in FILES)}")
+    say(f"the report, to open in a browser: {page}" if page else f"no report: {why}")
 
 
 def _resolve(
@@ -305,13 +304,16 @@ def _outcome(cell: Cell, status: int) -> str:
     return f"{measured['split']} {measured['metric']} {measured['score']:.2f} %"
 
 
-def _publish(folder: Path, table: Comparison, text: str) -> None:
-    from caeav.model.train.comparison_table import as_csv
+def _page(home: Home, folder: Path) -> tuple[Path | None, str]:
+    """The report of the comparison in `folder`, or why there is none."""
+    from caeav.cli.report import write_report
+    from caeav.model.report.page import require
 
-    make_folder(folder)
-    publish_text(folder / "table.md", text)
-    publish_text(folder / "table.csv", as_csv(table))
-    publish_text(folder / "table.json", json.dumps(table.as_json(), indent=2, allow_nan=False) + "\n")
+    try:
+        require()
+    except CaeavError as error:
+        return None, f"{error.problem}; {error.hint}, then: caeav report {shlex.quote(str(folder))}"
+    return write_report(home, [str(folder)]), ""
 
 
 def _show(table: Comparison) -> None:

@@ -17,8 +17,7 @@ from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted
-from caeav.manifests.dataset import Source, load_dataset
-from caeav.manifests.limited import first_clips, whole_of
+from caeav.manifests.dataset import Source, first_clips, load_dataset, whole_of
 from caeav.manifests.readers import OFFICIAL, Lengths
 from caeav.manifests.remembered import (
     ResolvedDataset,

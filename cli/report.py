@@ -36,7 +36,8 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Names, parts of them, or folders of runs; several are compared with the first. last: the newest.",
+            help="Names, parts of them, or folders of runs; several are compared with the first. last: the newest. "
+            "Or the folder or the name of what caeav compare wrote.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +54,7 @@ def report(
         typer.Option(
             "--out",
             help="The file to write.",
-            show_default="<run>/report.html, else <home>/reports/<name>.html",
+            show_default="<run or comparison>/report.html, else <home>/reports/<name>.html",
         ),
     ] = None,
     home: HomeOption = None,
@@ -62,7 +63,8 @@ def report(
     place = Home.find(home)
     if not run_names and store is None and dataset is None:
         raise CaeavError(
-            "nothing to report on", hint="name a run (last: the newest), --store STORE or --dataset DATASET"
+            "nothing to report on",
+            hint="name a run (last: the newest) or a comparison, --store STORE or --dataset DATASET",
         )
     file = write_report(place, run_names or [], store=store, dataset=dataset, out=out)
     say(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB); open it in a browser, no network is needed")
@@ -76,17 +78,21 @@ def write_report(
     dataset: str | None = None,
     out: Path | None = None,
 ) -> Path:
-    """Write the page and return where it is; raises `CaeavError`."""
+    """Write the page and return where it is; raises `CaeavError`. A name is that of a run or of a comparison."""
     from caeav.model.report.compare import comparison
     from caeav.model.report.page import Page, render, require
+    from caeav.model.report.recipes import recipes_section
     from caeav.model.report.run import open_run, run_sections
+    from caeav.model.train.comparison_files import comparisons_of, find_comparison, read_comparison
     from caeav.model.train.runs import find_run
 
     require()
-    runs = [find_run(home, name) for name in run_names]
+    compared = {name: folder for name in run_names if (folder := find_comparison(home, name)) is not None}
+    runs = [find_run(home, name) for name in run_names if name not in compared]
     subjects = [open_run(run, home) for run in {run.folder: run for run in runs}.values()]
     title = " and ".join(
         [
+            *(f"comparison {folder.resolve().name}" for folder in compared.values()),
             *(subject.run.name for subject in subjects[:2]),
             *([f"{len(subjects) - 2} more"] if len(subjects) > 2 else []),
             *([f"store {store}"] if store else []),
@@ -94,6 +100,14 @@ def write_report(
         ]
     )
     page = Page(title, _made(), notes=[remark for subject in subjects for remark in subject.remarks])
+    tables = list(compared.values())
+    if runs and not tables:
+        tables = comparisons_of(home, [run.name for run in runs])
+    recipes = [
+        recipes_section(read_comparison(folder), home, f"-{number + 1}" if len(tables) > 1 else "")
+        for number, folder in enumerate(tables)
+    ]
+    page.sections += recipes if compared else []
     inputs = {subject.run.config().dataset: subject.run.inputs() for subject in subjects}
     media = {
         name: _media(home, name, held.spec.segments, held.segment_s, page, len(inputs))
@@ -104,7 +118,9 @@ def write_report(
     for number, subject in enumerate(subjects):
         mark = f"-{number + 1}" if len(subjects) > 1 else ""
         page.sections += run_sections(subject, home, page, media[subject.run.config().dataset], mark)
-    name = runs[0].folder / REPORT if len(subjects) == 1 and not (store or dataset) else None
+    page.sections += [] if compared else recipes
+    own = [*compared.values(), *(run.folder for run in runs)]
+    name = own[0] / REPORT if len(own) == 1 and not (store or dataset) else None
     if store is not None:
         _of_store(home, store, page)
     if dataset is not None:

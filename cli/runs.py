@@ -235,9 +235,9 @@ def push(
     home: HomeOption = None,
 ) -> None:
     """Hand a run on: adapters, head, settings and card as a model repository, or as the folder that would be one."""
-    from caeav.model.train.hub import push_folder
     from caeav.model.train.package import pack
     from caeav.model.train.runs import find_run
+    from caeav.pipeline.store.remote.hub import push_folder
 
     place = Home.find(home)
     run = find_run(place, name)
@@ -258,8 +258,8 @@ def pull(
     home: HomeOption = None,
 ) -> None:
     """Take a run that was handed on into this home; then predict and eval find it by its name."""
-    from caeav.model.train.hub import pull_folder
     from caeav.model.train.package import README, TAKEN, unpack
+    from caeav.pipeline.store.remote.hub import pull_folder
 
     place = Home.find(home)
     with TemporaryDirectory() as folder:

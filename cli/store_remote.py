@@ -1,9 +1,11 @@
-"""`caeav store push|pull`, and `ls` and `verify` of an address: stores in object stores."""
+"""`caeav store push|pull`, and `ls` and `verify` of an address: stores in object stores and data set repositories."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +20,13 @@ from caeav.manifests.core.util import counted, size_text
 from caeav.pipeline.store import Verification
 from caeav.pipeline.store.layout import StoreFolder
 
+HUB = "hub:"
 UrlArgument = Annotated[
     str,
     typer.Argument(
-        metavar="URL", help="An address: s3://bucket/prefix, gs://, az:// or file://.", show_default=False
+        metavar="URL|hub:OWNER/REPO|FOLDER",
+        help="An address (s3://bucket/prefix, gs://, az://, file://), a data set repository, or the folder of one.",
+        show_default=False,
     ),
 ]
 
@@ -45,15 +50,25 @@ def push_command(
         bool,
         typer.Option("--replace", help="Put it in the place of another state of the store that is there."),
     ] = False,
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put finished stores below an address, as <URL>/<data set>/<store>: payload, then indexes, the seal last.
 
-    Run again it goes on with what is missing.
+    Run again it goes on with what is missing. Or hand one store on as a data set repository that the library datasets
+    loads too: hub:OWNER/REPO, or a new folder that holds what would be uploaded.
     """
     from caeav.pipeline.store.remote.push import push
 
+    if not is_address(url):
+        if replace:
+            raise CaeavError(
+                "--replace is for addresses", hint="a repository is replaced, a folder must be new"
+            )
+        place = _hand_on(find_targets(target, name, home), url, private)
+        print_json({"url": place}) if as_json else print(printable(place))
+        return
     made = []
     for path in find_targets(target, name, home):
         if (
@@ -74,20 +89,51 @@ def push_command(
 
 
 def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Bring the store at an address into the home, every file compared with its digest; the same bytes.
+    """Bring the store at an address, or one that was handed on, into the home, every file compared with its digest.
 
-    Run again it goes on with what is missing.
+    The bytes are the same. Run again it goes on with what is missing.
     """
+    from caeav.pipeline.store.remote.package import FolderFiles, HubFiles, unpack_store
     from caeav.pipeline.store.remote.pull import pull
 
     place = Home.find(home)
-    with _bar("pull") as bar:
-        done = pull(url, place.stores, bar.update)
+    with _bar("pull") as bar, TemporaryDirectory() as scratch:
+        if is_address(url):
+            done = pull(url, place.stores, bar.update)
+        else:
+            hub = url.removeprefix(HUB) if url.startswith(HUB) else ""
+            source = HubFiles(hub, Path(scratch)) if hub else FolderFiles(Path(url).expanduser())
+            done = unpack_store(source, place.stores, bar.update)
     if as_json:
         print_json(asdict(done) | {"path": str(done.path)})
         return
     print(f"brought      {_shards(done.came, done.there, done.bytes)}")
     print(f"store        {printable(done.path)}")
+
+
+def is_address(place: str) -> bool:
+    """Whether this is an address in an object store, and not a folder or a repository."""
+    return "://" in place
+
+
+def _hand_on(found: Sequence[Path], place: str, private: bool) -> str:
+    """Write the package of the one store that was found, or upload it; where it is now."""
+    from caeav.pipeline.store.remote.hub import push_folder
+    from caeav.pipeline.store.remote.package import SHARDS, pack_store
+
+    if len(found) != 1:
+        raise CaeavError(
+            f"{counted(len(found), 'store')} for one repository: {', '.join(path.name for path in found)}",
+            hint="choose one by --store, or name its folder",
+        )
+    with _bar("push") as bar:
+        if not place.startswith(HUB):
+            return str(pack_store(found[0], Path(place).expanduser(), bar.update))
+        with TemporaryDirectory(
+            dir=found[0].parent, prefix=".push-"
+        ) as beside:  # links reach no other file system
+            package = pack_store(found[0], Path(beside) / "package", bar.update)
+            return push_folder(package, place.removeprefix(HUB), "dataset", private=private, replaced=SHARDS)
 
 
 def print_list(url: str, dataset: str | None, as_json: bool) -> None:

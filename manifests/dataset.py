@@ -5,7 +5,9 @@ This is the one place that knows which name means which reader, and where offici
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.keys import slug
 from caeav.manifests.manifest import read_manifest
 from caeav.manifests.readers import MARKER_FILES, OFFICIAL, SYNTHETIC, Lengths, ReadOptions, readers
+
+_LIMITED = re.compile(r"(?P<whole>.+)-first(?P<count>[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -104,3 +108,31 @@ def folder_dataset(folder: Path) -> str:
     """The data set name of a folder of media: its own name made file-safe, never that of an official set."""
     name = slug(folder.resolve().name)
     return f"{name}-folder" if name in OFFICIAL else name
+
+
+# ---- the first clips of a data set ----
+
+
+def limited_name(whole: str, count: int) -> str:
+    """`ave`, 20 -> `ave-first20`."""
+    return f"{whole}-first{count}"
+
+
+def whole_of(name: str) -> tuple[str, int]:
+    """`ave-first20` -> `ave`, 20; any other name and 0."""
+    found = _LIMITED.fullmatch(name)
+    return (found["whole"], int(found["count"])) if found else (name, 0)
+
+
+def first_clips(manifest: Manifest, count: int) -> Manifest:
+    """The first `count` clips of each split, and of those in none, in their order, as a data set of its own.
+
+    The name alone says what it is, so every command finds it again, and its stores lie apart from those of the whole.
+    """
+    seen: Counter[str] = Counter()
+    kept = []
+    for clip in manifest.clips:
+        seen[clip.split] += 1
+        if seen[clip.split] <= count:
+            kept.append(clip)
+    return replace(manifest, dataset=limited_name(manifest.dataset, count), clips=tuple(kept))

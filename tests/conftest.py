@@ -1,8 +1,8 @@
-"""Fixtures for all tests: where the shared real data lie, a single-threaded torch, interrupts that arrive, and what
-is optional: tests skip for want of it, and the reasons come in one list at the end.
+"""Fixtures for all tests: shared real data, one thread per process, working interrupts, optional packages.
 
-`CAEAV_TEST_WITHOUT=torchcodec,ffmpeg` runs them as on a machine that lacks these (any of `ABSENT`), child processes
-included; `--skipped-to FILE` writes what was skipped, a line each: reason, tabulator, test.
+A test that needs an optional package or command is skipped where it is missing; the end of the run lists the reasons.
+`CAEAV_TEST_WITHOUT=torchcodec,ffmpeg` runs the tests as on a machine that lacks these (any of `ABSENT`), child
+processes included. `--skipped-to FILE` writes one line per skipped test: reason, tab, test.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,12 +23,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# One thread a process, here and in the processes that tests start: tests run in parallel, and threads that wait for
-# each other on taken cores cost minutes.
+# One thread per process, here and in the processes that tests start: tests run in parallel, and threads that wait for
+# each other on busy cores cost minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts a job in the background lets it ignore Ctrl-C, and what the job starts inherits that; the tests of
-# interrupts need processes that do not.
+# A shell makes background jobs ignore Ctrl-C, and their child processes inherit that; the tests of interrupts need
+# processes that react to it.
 if (
     threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -35,29 +36,29 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-HIDING = REPOSITORY / "tests" / "absent"
+ABSENT_FOLDER = REPOSITORY / "tests" / "absent"
 
 
-def _hiding() -> Any:
-    """`tests/absent/sitecustomize.py`, which hides packages when it is loaded."""
-    spec = importlib.util.spec_from_file_location("caeav_tests_absent", HIDING / "sitecustomize.py")
+def _load_absent() -> Any:
+    """Load `tests/absent/sitecustomize.py`, which hides packages when it is loaded."""
+    spec = importlib.util.spec_from_file_location("caeav_tests_absent", ABSENT_FOLDER / "sitecustomize.py")
     assert isinstance(spec, ModuleSpec) and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_absent = _hiding()
+_absent = _load_absent()
 ABSENT = (*_absent.PACKAGES, *_absent.COMMANDS, "gpu", "shared")
-_away: list[str] = _absent.wanted_away()
-if _away:
-    held = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x and x != str(HIDING)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HIDING), *held])
-    os.environ["PATH"] = _absent.path_without(_away)
-    if "gpu" in _away:
+_hidden: list[str] = _absent.hidden_names()
+if _hidden:
+    others = [x for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x and x != str(ABSENT_FOLDER)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ABSENT_FOLDER), *others])
+    os.environ["PATH"] = _absent.path_without(_hidden)
+    if "gpu" in _hidden:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if "shared" in _away:
-        os.environ["CAEAV_SHARED"] = str(HIDING / "no-shared-data")
+    if "shared" in _hidden:
+        os.environ["CAEAV_SHARED"] = str(ABSENT_FOLDER / "no-shared-data")
 
 settings.register_profile(
     "no-wall-time", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -66,13 +67,12 @@ settings.load_profile("no-wall-time")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where to write what was skipped."""
     parser.addoption("--skipped-to", metavar="FILE", help="write the skipped tests, each with its reason")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to take away what is not known, instead of taking away nothing."""
-    unknown = sorted(set(_away) - set(ABSENT))
+    """Refuse unknown names, which would otherwise hide nothing."""
+    unknown = sorted(set(_hidden) - set(ABSENT))
     if unknown:
         raise pytest.UsageError(
             f"CAEAV_TEST_WITHOUT: {', '.join(unknown)}; known: {', '.join(sorted(ABSENT))}"
@@ -80,12 +80,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str | None:
-    """What is taken away."""
-    return f"taken away for this run: {', '.join(_away)}" if _away else None
+    return f"hidden in this run: {', '.join(_hidden)}" if _hidden else None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Every reason for skipping in one line, with the number of tests."""
+    """Print each reason for skipping once, with the number of tests."""
     skipped = [(_reason(report), report.nodeid) for report in terminalreporter.stats.get("skipped", [])]
     if skipped:
         terminalreporter.section("skipped, by reason")
@@ -97,9 +96,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """On one line, without pytest's own prefix."""
-    held = report.longrepr
-    text = held[2] if isinstance(held, tuple) else str(held)
+    """The reason on one line, without pytest's prefix."""
+    shown = report.longrepr
+    text = shown[2] if isinstance(shown, tuple) else str(shown)
     return " ".join(text.removeprefix("Skipped: ").split())
 
 
@@ -108,7 +107,7 @@ Needs = Callable[[str], None]
 
 @pytest.fixture(scope="session")
 def needs() -> Needs:
-    """`needs(name)`: skip the test where a package or command is not there, or does not load."""
+    """`needs(name)` skips the test where a package or command is missing or does not load."""
 
     def check(name: str) -> None:
         if name in _absent.COMMANDS:
@@ -131,8 +130,17 @@ def needs() -> Needs:
 
 
 @pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where the machine has one: syncing, which stores do often, is free there."""
+    shared_memory = Path("/dev/shm")
+    parent = shared_memory if os.access(shared_memory, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips are decoded in this process."""
+    """Decode clips in this process."""
     from inline_pool import InlinePool
 
     from caeav.pipeline.extract import local
@@ -151,7 +159,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Any]:
-    """A server that speaks S3, one for all tests."""
+    """An S3 server in this process, shared by all tests."""
     from s3_server import S3
 
     with S3() as server:
@@ -160,7 +168,7 @@ def s3_server() -> Iterator[Any]:
 
 @pytest.fixture
 def s3(s3_server: Any, needs: Needs, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The server without any object or fault, its address in the environment, and clients that lose patience soon."""
+    """The emptied S3 server; its address is in the environment, and clients retry only briefly."""
     needs("obstore")
     from caeav.pipeline.store.remote import faults
 

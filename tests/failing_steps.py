@@ -1,15 +1,18 @@
-"""Steps of a process that fail, or at which something happens to it."""
+"""Steps that change the disk: make one of them fail, or let something happen at it."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from caeav.manifests.core import atomic
+from caeav.pipeline.store import StoreWriter
 
 STEPS = ("write_bytes", "sync_file", "sync_folder", "rename", "remove", "make_folder")
-"""The functions of `atomic` that change the disk; everything that must survive goes through them."""
+"""The functions of `atomic` that change the disk; everything that must survive a crash goes through them."""
 
 
 def failpoint(step: int, do: Callable[[str, tuple[Any, ...]], object], steps: Sequence[str] = STEPS) -> None:
@@ -28,12 +31,27 @@ def failpoint(step: int, do: Callable[[str, tuple[Any, ...]], object], steps: Se
         setattr(atomic, name, wrapped(name, getattr(atomic, name)))
 
 
+def publish_in_step(counter: str) -> None:
+    """After each published shard, wait until a reader has written into the file `counter` how many shards it saw."""
+    publish, published = StoreWriter.publish, 0
+
+    def paced(writer: StoreWriter, plan: Any, records: Any) -> None:
+        nonlocal published
+        publish(writer, plan, records)
+        published += 1
+        end = time.monotonic() + 60
+        while int(Path(counter).read_text() or 0) < published and time.monotonic() < end:
+            time.sleep(0.002)
+
+    StoreWriter.publish = paced  # type: ignore[method-assign]
+
+
 def signal_at(step: int, number: int) -> None:
-    """The process sends itself a signal just before its step-th step."""
+    """Send this process a signal just before its step-th step."""
     real = dict(vars(atomic))
 
-    def signalled(name: str, given: tuple[Any, ...]) -> object:
+    def signalled(name: str, arguments: tuple[Any, ...]) -> object:
         os.kill(os.getpid(), number)
-        return real[name](*given)
+        return real[name](*arguments)
 
     failpoint(step, signalled)

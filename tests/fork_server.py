@@ -1,8 +1,8 @@
-"""A small process that forks children from itself on request, so that tests pay for no start and no large fork.
+"""A small process that forks child processes on request, so that tests start them quickly.
 
-Forking a worker of pytest, which has loaded everything, takes tens of milliseconds, and a new interpreter hundreds. The
-server has loaded `LOADED` alone. A request names a function and gives its arguments as JSON; files of the child are
-passed along. Children are killed when the process that asked for them ends, or the server.
+Forking a pytest worker, which has loaded everything, takes tens of milliseconds; starting an interpreter takes
+hundreds. The server has loaded only `LOADED`. A request names a function and gives its arguments as JSON, with the
+child's open files. Children are killed when the server ends or the process that requested them.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ LOADED = (
     "pydantic",
 )
 ADDRESS = "CAEAV_TEST_FORK_SERVER"
-"""Variable of the environment with the path of the running server's socket, for children that want children."""
+"""Environment variable with the path of the running server's socket, for children that start children."""
 REQUEST_BYTES = 2**20
 
 
 class Forked:
-    """A child of the server: as much of `subprocess.Popen` as tests need."""
+    """A child of the server, with the part of `subprocess.Popen` that tests need."""
 
     def __init__(
         self,
@@ -64,42 +64,42 @@ class Forked:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """`files` are its stdin, stdout and stderr, and what `function` ("module:name") gets as `files`."""
+        """`files`: stdin, stdout and stderr, then those that `function` ("module:name") gets as `files`."""
         self.returncode: int | None = None
-        self._said = b""
-        self._line = socket.socket(socket.AF_UNIX)
-        self._line.connect(os.environ.get(ADDRESS) or _start())
+        self._received = b""
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(os.environ.get(ADDRESS) or _start())
         request = {
             "function": function,
             "arguments": arguments,
             "environment": dict(os.environ if environment is None else environment),
             "folder": str(folder or Path.cwd()),
         }
-        socket.send_fds(self._line, [json.dumps(request).encode() + b"\n"], list(files))
+        socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], list(files))
         self.pid = int(self._next(None) or 0)
 
     def _next(self, timeout_s: float | None) -> str | None:
-        """The server's next line; None when it does not come in time."""
+        """The server's next line; None after the timeout."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        while b"\n" not in self._said:
+        while b"\n" not in self._received:
             left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([self._line], [], [], left)[0]:
+            if not select.select([self._connection], [], [], left)[0]:
                 return None
-            more = self._line.recv(100)
+            more = self._connection.recv(100)
             if not more:
                 raise RuntimeError("the fork server of the tests has ended")
-            self._said += more
-        line, _, self._said = self._said.partition(b"\n")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
         return line.decode()
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, negative for a signal; raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
-            told = self._next(timeout)
-            if told is None:
+            line = self._next(timeout)
+            if line is None:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-            self.returncode = int(told)
-            self._line.close()
+            self.returncode = int(line)
+            self._connection.close()
         return self.returncode
 
     def poll(self) -> int | None:
@@ -110,12 +110,12 @@ class Forked:
             return None
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens when it has ended."""
+        """Send a signal, unless the child has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """By SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -129,7 +129,7 @@ def decode_worker(
     start_new_session: bool,
     env: Mapping[str, str],
 ) -> Forked:
-    """`subprocess.Popen` as `caeav.pipeline.media.workers.process` calls it, the interpreter being there already."""
+    """Stand in for `subprocess.Popen` as `caeav.pipeline.media.workers.process` calls it, without a new interpreter."""
     interpreter, option, text, code = command
     assert (interpreter, option, text) == (sys.executable, "-P", "-c") and start_new_session
     assert stdin == stdout == subprocess.DEVNULL
@@ -140,7 +140,7 @@ def decode_worker(
 
 
 def run_code(code: str, number: int, parent: int, files: Sequence[int]) -> None:
-    """Run a program that expects a file under a number, and to be the child of `parent`."""
+    """Run a program that expects a file under a given descriptor, and `parent` as its parent process."""
     os.dup2(files[0], number)
     if files[0] != number:
         os.close(files[0])
@@ -149,21 +149,21 @@ def run_code(code: str, number: int, parent: int, files: Sequence[int]) -> None:
 
 
 def fork_decode_workers() -> None:
-    """From now on this process has the server start its decode workers."""
-    instead = SimpleNamespace(**vars(subprocess))
-    instead.Popen = decode_worker
-    process.subprocess = instead  # type: ignore[attr-defined]
+    """Make this process start its decode workers through the server from now on."""
+    replacement = SimpleNamespace(**vars(subprocess))
+    replacement.Popen = decode_worker
+    process.subprocess = replacement  # type: ignore[attr-defined]
 
 
 def run(function: str, **arguments: Any) -> int:
-    """Call `function` in a child that shares this process's output; its exit status, 1 for an exception."""
+    """Call `function` in a child with this process's output; returns the exit status, 1 for an exception."""
     with Path(os.devnull).open() as nothing:
         return Forked(function, arguments, (nothing.fileno(), 1, 2)).wait()
 
 
 @cache
 def _start() -> str:
-    """Start this process's server; its address."""
+    """Start this process's server and return its address."""
     folder = TemporaryDirectory(prefix="caeav-fork-")
     address = f"{folder.name}/socket"
     server = subprocess.Popen(
@@ -194,7 +194,7 @@ def _serve(address: str) -> None:
     for module in LOADED:
         importlib.import_module(module)
     importlib.import_module("caeav.cli.app").build()  # loads every command
-    gc.disable()  # a collection would copy the pages of all that was loaded
+    gc.disable()  # a collection would copy the memory pages of everything loaded
     gc.freeze()
     print("ready", flush=True)
     running: dict[int, socket.socket] = {}
@@ -205,7 +205,7 @@ def _serve(address: str) -> None:
             _tell_ended(running)
         if 0 in ready:
             break
-        for pid in [pid for pid, line in running.items() if line in ready]:  # nobody asks a second time
+        for pid in [pid for pid, line in running.items() if line in ready]:  # its requester has gone
             _kill(pid)
             running.pop(pid).close()
         if listener in ready:
@@ -254,7 +254,7 @@ def _kill(pid: int) -> None:
 
 
 def _call(request: dict[str, Any], files: list[int]) -> NoReturn:
-    """In the child: as a program whose whole text is the call."""
+    """In the child: make the call as if it were a whole program."""
     status: int | str | None = 1
     try:
         os.setsid()
@@ -272,8 +272,8 @@ def _call(request: dict[str, Any], files: list[int]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         module, _, name = request["function"].partition(":")
-        given = {"files": files[3:]} if files[3:] else {}
-        getattr(importlib.import_module(module), name)(**request["arguments"], **given)
+        more = {"files": files[3:]} if files[3:] else {}
+        getattr(importlib.import_module(module), name)(**request["arguments"], **more)
         status = 0
     except SystemExit as leaving:
         status = leaving.code

@@ -1,7 +1,4 @@
-"""The `caeav` command in a child of the fork server: as `python -m caeav.cli`, but nothing is loaded anew.
-
-For tests that run the command many times.
-"""
+"""The `caeav` command in a child of the fork server: like `python -m caeav.cli`, without loading anything again."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from fork_server import Forked, fork_decode_workers
 
 
 class ForkedCommand(Forked):
-    """As much of `subprocess.Popen` as tests need; in a session of its own."""
+    """The command in its own session, with the part of `subprocess.Popen` that tests need."""
 
     def __init__(
         self,
@@ -26,7 +23,7 @@ class ForkedCommand(Forked):
         before: tuple[str, Mapping[str, Any]] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """`before`, a function ("module:name") and its arguments, is called in the child just before the command."""
+        """`before`: a function ("module:name") and its arguments, called in the child just before the command."""
         self._folder = TemporaryDirectory()
         self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
         line = ["caeav", *arguments]
@@ -35,7 +32,7 @@ class ForkedCommand(Forked):
             super().__init__("forked_command:command", {"line": line, "before": before}, files, None, folder)
 
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """What was printed to both streams, when the command has ended; it is killed when it takes too long."""
+        """Wait for the command and return its stdout and stderr; kill it after the timeout."""
         try:
             self.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -49,14 +46,14 @@ class ForkedCommand(Forked):
 def run_command(
     arguments: Sequence[str], folder: Path | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run` of the command in a folder, by default this process's."""
+    """Like `subprocess.run` of the command, in `folder` or the current one."""
     process = ForkedCommand(arguments, folder=folder)
     out, error = process.communicate(timeout)
     return subprocess.CompletedProcess(list(arguments), process.wait(), out, error)
 
 
 def command(line: list[str], before: tuple[str, Mapping[str, Any]] | None) -> None:
-    """In the child: what the program `caeav` does."""
+    """In the child: do what the program `caeav` does."""
     from caeav.cli import main
 
     fork_decode_workers()

@@ -1,4 +1,4 @@
-"""Decoding without processes, each clip once: for tests of what is made of decoded clips."""
+"""A decode pool without processes that decodes each clip once, for tests of what follows decoding."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from caeav.pipeline.extract import decode_job, local
 from caeav.pipeline.media.workers.pool import Outcome
 
 REPLIES: dict[str, Any] = {}
-"""What has been decoded and computed in this process, or in the one it was forked from."""
+"""Replies computed in this process, or in the one it was forked from, by settings and request."""
 
 
 class InlinePool:
-    """Stands for `WorkerPool`: the same job in this process, and each clip once, so that hundreds of runs are cheap."""
+    """Stands in for `WorkerPool`: does the same job in this process, each clip once, so that many runs are cheap."""
 
     def __init__(self, setup: str, settings: Mapping[str, Any], **_: Any) -> None:
         assert setup == local.SETUP

@@ -1,4 +1,4 @@
-"""A tiny material for tests: each picture has a colour of its own and each recording a pitch of its own."""
+"""A tiny set of source material for tests: each picture has its own colour, each recording its own pitch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recording(hz: float, sounding_s: float = 0.4, silence_s: float = 2.0) -> NDA
 
 
 def save_picture(path: Path, cls: int, number: int) -> None:
-    """A disc of the picture's hue on nothing, 40 by 60 pixels."""
+    """Save a disc in the picture's hue on a transparent ground, 40 by 60 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:40, :60]
     rgba = np.zeros((40, 60, 4), np.uint8)
@@ -44,13 +44,13 @@ def save_picture(path: Path, cls: int, number: int) -> None:
 
 
 def save_sound(path: Path, cls: int, number: float) -> None:
-    """The recording as a WAV file."""
+    """Save the recording as a WAV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(wav(recording(pitch_hz(cls, number)), RATE_HZ))
 
 
 def make_material(root: Path) -> Path:
-    """`pictures/<class>/<number>.png` and `sounds/<class>/<number>.wav`."""
+    """Write `pictures/<class>/<number>.png` and `sounds/<class>/<number>.wav`."""
     for c, name in enumerate(CLASSES):
         for n in range(FILES):
             save_picture(root / "pictures" / name / f"{n}.png", c, n)

@@ -1,8 +1,8 @@
-"""A small server that speaks S3 on the loopback address, and does on request what object stores do on bad days.
+"""A small S3 server on the loopback address that can inject the faults of real object stores.
 
-It keeps objects in memory and knows what a client needs: GET with ranges, HEAD, PUT with `If-None-Match: *`, DELETE,
-listing in pages (`ListObjectsV2`), multipart uploads. It looks at no signature. Every answer can be late (`latency_s`)
-or slow (`bytes_per_s`); a `Fault` spoils those requests that it fits.
+It keeps objects in memory and supports GET with ranges, HEAD, PUT with `If-None-Match: *`, DELETE, paged listing
+(`ListObjectsV2`) and multipart uploads; it checks no signature. All responses can be late (`latency_s`) or slow
+(`bytes_per_s`); a `Fault` applies to the requests it matches.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ERRORS = {
 
 @dataclass
 class Fault:
-    """What befalls the next `times` requests of `method` whose key fits `key` (a regular expression).
+    """What happens to the next `times` requests of `method` whose key matches `key` (a regular expression).
 
-    kind: a status; `late` (an answer after `seconds`), `slow` (a body that takes so long), `truncate` (a body that
-    breaks off), `wrong` (one byte of the body changed), `lost` (done, but answered with 500), `vanish` (the object is
-    removed).
+    kind: an HTTP status; `late` (the response comes after `seconds`), `slow` (the body takes `seconds`), `truncate`
+    (the body breaks off), `wrong` (one byte of the body is changed), `lost` (done, but the response is 500), `vanish`
+    (the object is removed). The first `after` matching requests are left alone.
     """
 
     kind: int | str
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass
 class S3:
-    """Buckets by name, each key -> bytes; `requests` counts what came, `faults` are still to happen."""
+    """Buckets by name, each key -> bytes; `requests` counts by method, `faults` are still to happen."""
 
     buckets: dict[str, dict[str, tuple[bytes, float]]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
@@ -73,10 +73,10 @@ class S3:
         self._server.server_close()
 
     def clear(self) -> None:
-        """No object, no fault, no memory of requests."""
+        """Remove all objects, faults and recorded requests."""
         with self.lock:
-            for held in (self.buckets, self.faults, self.requests, self.seen, self.uploads):
-                held.clear()
+            for recorded in (self.buckets, self.faults, self.requests, self.seen, self.uploads):
+                recorded.clear()
             self.latency_s = self.bytes_per_s = 0.0
 
     @property
@@ -84,7 +84,7 @@ class S3:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def environment(self) -> dict[str, str]:
-        """What a client takes from the environment to find this server."""
+        """The environment variables with which a client finds this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "AKIATESTKEYOFNOBODY",
@@ -101,7 +101,7 @@ class S3:
             self.buckets.setdefault(bucket, {})[key] = (data, time.time())
 
     def fault(self, method: str, key: str) -> Fault | None:
-        """The fault that befalls this request, if any; it is counted."""
+        """The fault that applies to this request, if any; its counters go down."""
         with self.lock:
             for one in self.faults:
                 if one.times and one.method in (method, "*") and re.search(one.key, key):

@@ -1,11 +1,10 @@
 """Run by `test_several_processes.py` in two processes: trains each case in one process and in both, and compares.
 
-In float64, which the product does not use: `Tensor.float` keeps doubles here, and batches become doubles.
+It computes in float64, which the product does not use: `Tensor.float` keeps doubles here, and batches become doubles.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from module_files import load_module
 
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.batch import TokenBatch
@@ -87,23 +87,16 @@ CASES: dict[str, tuple[str, int, list[str]]] = {
 """Name -> task, training samples, settings."""
 
 
-def worlds() -> Any:
-    """The test module whose rows and stores are used."""
-    path = Path(__file__).parent / "model" / "tasks" / "test_tasks_end_to_end.py"
-    spec = importlib.util.spec_from_file_location("worlds", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def write_home(root: Path, task: str) -> Home:
-    """Tokens and captions of a small set for `task`."""
-    made = worlds()
-    rows = (made.WORLDS | {"ave": made.ave_rows})[task](24)
-    home: Home = made.write_home(root, "hand", rows, () if task == "avs-ms3" else made.CLASSES)
+    """Write token and caption stores of a small data set for `task`."""
+    path = Path(__file__).parent / "model" / "tasks" / "test_tasks_end_to_end.py"
+    source = load_module("tasks_end_to_end", path)
+    rows = (source.WORLDS | {"ave": source.ave_rows})[task](24)
+    home: Home = source.write_home(root, "hand", rows, () if task == "avs-ms3" else source.CLASSES)
     rng = np.random.default_rng(9)
-    manifest = made.Manifest("hand", len(rows[0][1]), 1.0, made.CLASSES, tuple(clip for clip, _, _ in rows))
+    manifest = source.Manifest(
+        "hand", len(rows[0][1]), 1.0, source.CLASSES, tuple(clip for clip, _, _ in rows)
+    )
     recipe = Recipe("captions", "hand", {"made": "by the tests", "shard_clips": 16})
     with open_for_writing(home.stores / "hand", recipe, manifest) as writer:
         for plan in writer.plan():
@@ -113,7 +106,7 @@ def write_home(root: Path, task: str) -> Home:
 
 
 def caption(key: str, kind: int, rng: np.random.Generator) -> Record:
-    """One of five captions, so that some clips share theirs; its length differs, too."""
+    """One of five captions of different lengths, so that some clips share a caption."""
     arrays: dict[str, Any] = {}
     for modality in ("visual_caption", "audio_caption"):
         x = np.random.default_rng([kind, len(modality)]).normal(size=(CAPTION_WORDS, CAPTION_WIDTH))
@@ -124,14 +117,14 @@ def caption(key: str, kind: int, rng: np.random.Generator) -> Record:
 
 @contextmanager
 def doubles() -> Iterator[None]:
-    """Compute in float64 in here."""
-    narrow, moved = torch.Tensor.float, TokenBatch.to
+    """Compute in float64."""
+    real_float, real_to = torch.Tensor.float, TokenBatch.to
 
     def wide(x: torch.Tensor) -> torch.Tensor:
-        return x if x.dtype == torch.float64 else narrow(x)
+        return x if x.dtype == torch.float64 else real_float(x)
 
     def to(batch: TokenBatch, device: torch.device, dtype: torch.dtype | None = None) -> TokenBatch:
-        return moved(batch, device, torch.float64 if dtype == torch.float32 else dtype)
+        return real_to(batch, device, torch.float64 if dtype == torch.float32 else dtype)
 
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = wide  # type: ignore[method-assign]
@@ -140,12 +133,12 @@ def doubles() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.Tensor.float = narrow  # type: ignore[method-assign]
-        TokenBatch.to = moved  # type: ignore[method-assign]
+        torch.Tensor.float = real_float  # type: ignore[method-assign]
+        TokenBatch.to = real_to  # type: ignore[method-assign]
 
 
 def shortened(made: Experiment, samples: int) -> Experiment:
-    """With the first `samples` training samples, so that the last batch is a ragged one."""
+    """Keep the first `samples` training samples, so that the last batch is ragged."""
     splits = {**made.joined.splits, "train": made.joined.splits["train"][:samples]}
     return replace(made, joined=replace(made.joined, splits=splits))
 
@@ -170,18 +163,18 @@ def new_run(home: Home, made: Experiment, processes: Processes) -> Run:
 
 
 def stopped(home: Home, made: Experiment, processes: Processes) -> Run:
-    """A run that was interrupted within an epoch, in all processes."""
+    """A run that was interrupted within an epoch, in all processes alike."""
     run = new_run(home, made, processes)
     watchers = [Stop(), *([MetricsLog(run.folder / METRICS)] if processes.main else [])]
     try:
         train(replace(made, processes=processes), run, watchers)
     except StopError:
         return run
-    raise AssertionError("it was not stopped")
+    raise AssertionError("the run was not stopped")
 
 
 def trained(home: Home, made: Experiment, processes: Processes, run: Run | None = None) -> dict[str, Any]:
-    """Everything that a training leaves, as numbers; `run` to go on with one."""
+    """Train, or resume `run`, and return all results: weights, optimiser state, losses, scores."""
     run = run or new_run(home, made, processes)
     watchers = [MetricsLog(run.folder / METRICS)] if processes.main else []
     result = train(replace(made, processes=processes), run, watchers)
@@ -203,14 +196,14 @@ def numbers(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [x for name in sorted(value) for x in numbers(value[name])]
     if isinstance(value, list):
-        return [x for held in value for x in numbers(held)]
+        return [x for item in value for x in numbers(item)]
     return [float(value)] if isinstance(value, int | float) else []
 
 
 def difference(alone: dict[str, Any], shared: dict[str, Any]) -> dict[str, float]:
-    """The largest ones: of weights and the optimiser's tensors, of losses, of scores."""
+    """The largest difference of the checkpoint's tensors, of the logged records, of the scores, of the agreement."""
     found = {}
-    assert alone["state"].keys() == shared["state"].keys(), "other tensors"
+    assert alone["state"].keys() == shared["state"].keys(), "the checkpoints hold different tensors"
     found["state"] = max(
         float((x.double() - shared["state"][name].double()).abs().max()) for name, x in alone["state"].items()
     )
@@ -224,7 +217,7 @@ def difference(alone: dict[str, Any], shared: dict[str, Any]) -> dict[str, float
 def compared(
     name: str, home: Home, made: Experiment, processes: Processes
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What one process makes, undisturbed, and what several make; both empty but in the main one."""
+    """The results of one undisturbed process and of several; both empty outside the main process."""
     alone = trained(home, made, ONE) if processes.main else {}
     if name == "stopped in two, resumed in one":
         run = stopped(home, made, processes)
@@ -236,7 +229,7 @@ def compared(
 
 
 def main(root: Path, names: list[str]) -> None:
-    """Print a line of JSON for each case."""
+    """Print a line of JSON per case."""
     processes = from_environment()
     with joined(processes):
         for name in names:
@@ -250,9 +243,9 @@ def main(root: Path, names: list[str]) -> None:
                 made = shortened(prepare(home, config), samples)
                 alone, shared = compared(name, home, made, processes)
             if processes.main:
-                said = {"case": name, "steps": shared["records"][-1]["step"], **difference(alone, shared)}
-                said["cpu_s"] = round(time.process_time() - began, 2)
-                print(json.dumps(said), flush=True)
+                line = {"case": name, "steps": shared["records"][-1]["step"], **difference(alone, shared)}
+                line["cpu_s"] = round(time.process_time() - began, 2)
+                print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the crash tests of the store do in a child, which is killed meanwhile."""
+"""What the store's crash tests do in a child process that is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def merged(toy: Toy) -> None:
 
 
 def no_links(old: Path, new: Path) -> None:
-    """A disk without hard links."""
+    """Stands in for `atomic.link_file` on a disk without hard links."""
     raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(old), None, str(new))
 
 
@@ -44,12 +44,12 @@ def killed_at(
     backend: str,
     step: int,
     steps: Sequence[str],
-    told: str | None,
+    log: str | None,
     links: bool = True,
 ) -> None:
-    """Do one of the works above; the process dies, as by SIGKILL, just before the `step`-th of `steps`.
+    """Call the function named `work`; the process ends, as by SIGKILL, just before the `step`-th of `steps`.
 
-    `told` gets a line a record that was kept; without `links` the disk knows no hard links.
+    The file `log` gets the key of each kept record, one per line; without `links` the disk has no hard links.
     """
     count = 0
 
@@ -67,8 +67,8 @@ def killed_at(
 
     def noted(writer: StoreWriter, record: Record) -> None:
         keep(writer, record)
-        if told is not None:
-            with Path(told).open("a") as out:
+        if log is not None:
+            with Path(log).open("a") as out:
                 out.write(f"{record.key}\n")
 
     StoreWriter.keep = noted  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A cluster of threads in this process: actors, orders, answers and staging are the real ones, only Ray is not."""
+"""A cluster of threads in this process: actors, orders, answers and staging are real, only Ray is replaced."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from caeav.pipeline.extract.cluster.actor import ShardMaker
 
 
 class Killed(BaseException):
-    """Stands for the end of an actor's process."""
+    """Stands in for the death of an actor's process."""
 
 
 class ThreadCluster:
@@ -40,7 +40,7 @@ class ThreadCluster:
             actor._lasting.close()
 
     def check(self) -> None:
-        """Its head is always there."""
+        """The head of this cluster is always alive."""
 
     def nodes(self) -> list[dict[str, float]]:
         return [{"CPU": cpus} for cpus in self.CPUS]
@@ -76,11 +76,11 @@ class ThreadCluster:
             raise ray_cluster.ActorLost("killed", machine=False) from None
 
     def kill(self, actors: Any) -> None:
-        """A thread cannot be killed: what it still makes is a zombie's work."""
+        """Do nothing: a thread cannot be killed, so it works on as a zombie process would."""
 
 
 def use_clusters(monkeypatch: pytest.MonkeyPatch, kind: type[ThreadCluster]) -> list[ThreadCluster]:
-    """Extraction on a cluster uses clusters of this kind from now on; those that were used are in the list."""
+    """Make extraction on a cluster use clusters of this kind; the returned list fills with those it uses."""
     used: list[ThreadCluster] = []
 
     def make(*_: object) -> ThreadCluster:

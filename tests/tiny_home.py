@@ -1,21 +1,17 @@
-"""The tiny stores that the tests of `model` train on, for tests in other rooms."""
+"""The tiny stores of tests/model/conftest.py, for tests in other folders."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from module_files import load_module
 
 from caeav.manifests.core.home import Home
 
 
 def write_tiny_home(path: Path, **options: Any) -> Home:
-    """Make them below `path`; options as those of `write_tiny_home` in tests/model/conftest.py."""
-    spec = importlib.util.spec_from_file_location(
-        "tiny_stores", Path(__file__).parent / "model" / "conftest.py"
-    )
-    assert spec and spec.loader
-    stores = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stores)
-    made: Home = stores.write_tiny_home(path, **options)
-    return made
+    """Write them below `path`, with the options of `write_tiny_home` there."""
+    stores = load_module("tiny_stores", Path(__file__).parent / "model" / "conftest.py")
+    home: Home = stores.write_tiny_home(path, **options)
+    return home

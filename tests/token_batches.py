@@ -1,4 +1,4 @@
-"""A small input of both modalities with captions, and batches of any input, for tests of adapters and presets."""
+"""A small input specification with captions, and random batches of any specification."""
 
 from __future__ import annotations
 

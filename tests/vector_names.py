@@ -1,7 +1,7 @@
-"""Parameter names of the golden vectors and how they become ours.
+"""Loads the parameters of golden vectors into our modules.
 
-The vectors' neutral names (REFERENCE.md) are our parameter names, so the table below is short. What differs is the
-shape: the reference wrote linear maps over tokens as convolutions of kernel 1, whose singleton axes we drop.
+The vectors' neutral names (REFERENCE.md) are our parameter names. Only shapes differ: the reference wrote linear maps
+over tokens as convolutions of kernel size 1, whose axes of length 1 we drop.
 
 | vector name ends in | there | here |
 |---|---|---|
@@ -10,7 +10,7 @@ shape: the reference wrote linear maps over tokens as convolutions of kernel 1, 
 | `down.weight`, `up.weight` of experts | `[out, in / groups, 1, 1]` | `[out, in / groups]` |
 | `token_proj.weight` | `[N, M, 1, 1]` | `[N, M]` |
 
-Anything else has the same name and shape. Prefixes `param.` and `buffer.` are the vectors' own and not part of a name.
+Anything else has the same name and shape. The prefixes `param.` and `buffer.` of the vectors are not part of a name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from caeav.manifests.core.errors import CaeavError
 
 
 class VectorMismatchError(CaeavError):
-    """Tensors that are not exactly those a module has."""
+    """The tensors are not exactly those of the module."""
 
 
 def fit_shape(tensor: Tensor, like: Tensor, name: str) -> Tensor:
-    """`tensor` in the shape of `like` when they differ in axes of length 1 only."""
+    """Reshape `tensor` to the shape of `like`, from which only axes of length 1 may differ."""
     if [n for n in tensor.shape if n != 1] != [n for n in like.shape if n != 1]:
         raise VectorMismatchError(
             f"{name} has shape {list(tensor.shape)}, the module has {list(like.shape)}",

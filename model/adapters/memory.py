@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-WORTH_BYTES = 2**22
+WORTH_BYTES = 2**21
 """Freed pages are given back before gradients of at least this size are made."""
 
 

@@ -105,7 +105,7 @@ def differences(first: Subject, other: Subject) -> Differences | None:
         return None
     before, after = (evidence(first, [pair[i] for pair in pairs]) for i in (0, 1))
     scores = []
-    for name in before.parts:
+    for name in (name for name in before.parts if name in after.parts):
         old, new = before.parts[name], after.parts[name]
         bounds = interval_over_seeds([new], [old])  # the same clips are drawn for both
         if bounds is not None:
@@ -171,7 +171,8 @@ def _ratio(terms: tuple[torch.Tensor, torch.Tensor]) -> float:
 
 
 def evidence(subject: Subject, rows: Sequence[Row]) -> Evidence:
-    """The scores that rows alone can give, clip by clip: the metric; for AVVP all ten, for AVQA also by modality."""
+    """The scores that rows alone can give, clip by clip: the metric; for AVVP all ten, for AVQA also by modality, for
+    AVS also M_F (not of runs of older versions, which did not keep it)."""
     result = subject.run.result() or {}
     score = torch.tensor([row["score"] for row in rows], dtype=torch.float64)
     parts = {result["metric"]: mean_of(score)}
@@ -181,6 +182,10 @@ def evidence(subject: Subject, rows: Sequence[Row]) -> Evidence:
         for modality in dict.fromkeys(row["labels"][0].split()[0] for row in rows):
             of = torch.tensor([row["labels"][0].split()[0] == modality for row in rows], dtype=torch.float64)
             parts[modality.lower()] = (score * of, of)
+    else:
+        said = [row["f_measure"] for row in rows if row.get("f_measure") is not None]
+        if len(said) == len(rows):
+            parts["f_measure"] = mean_of(torch.tensor(said, dtype=torch.float64))
     places = {key: i for i, key in enumerate(dict.fromkeys(row["clip"] for row in rows))}
     return Evidence(parts).by_clip([places[row["clip"]] for row in rows])
 

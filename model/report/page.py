@@ -58,10 +58,20 @@ def facts(rows: Iterable[tuple[str, object]]) -> Block:
     return {"kind": "facts", "rows": shown}
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> Block:
-    """A table; numbers stand right."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    note: str = "",
+    *,
+    measured: bool = False,
+) -> Block:
+    """A table; numbers stand right and are not broken, and so is all but the first column of a `measured` one."""
     body = list(rows)
-    numeric = [all(isinstance(row[i], int | float) for row in body) for i in range(len(columns))]
+    numeric = [
+        (measured and i > 0) or all(isinstance(row[i], int | float) for row in body)
+        for i in range(len(columns))
+    ]
     return {
         "kind": "table",
         "title": title,
@@ -84,6 +94,11 @@ def figure(
         "layout": dict(layout),
         "note": note,
     }
+
+
+def figure_row(figures: Sequence[Block]) -> Block:
+    """Figures beside each other where there is room."""
+    return {"kind": "row", "figures": list(figures)}
 
 
 def card_lists(name: str, lists: Sequence[Mapping[str, Any]]) -> Block:
@@ -137,7 +152,12 @@ def render(page: Page) -> bytes:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string((held / "page.html.j2").read_text("utf-8"))
-    blocks = [block for section in page.sections for block in section.blocks]
+    blocks = [
+        inner
+        for section in page.sections
+        for block in section.blocks
+        for inner in (block["figures"] if block["kind"] == "row" else [block])
+    ]
     data = {
         "cards": page.cards,
         "lists": {block["id"]: block["lists"] for block in blocks if block["kind"] == "cards"},

@@ -266,7 +266,7 @@ def caption(comparison: Comparison) -> str:
     if made.budget_s is not None:
         timed = f" In {made.budget_s:.0f} s: the best {made.select_on} score in the time of training {made.baseline}."
     return (
-        f"{made.task} on {literal(made.dataset)}, {made.clips} in {made.split}, seeds {seeds}, majority "
+        f"{made.task} on {made.dataset}, {made.clips} in {made.split}, seeds {seeds}, majority "
         f"{made.majority:.2f}, {', '.join(made.devices) or 'device not known'}. Means over seeds; in brackets "
         f"{LEVEL:g} % intervals over test clips and seeds, differences paired by both. Each epoch is the best by "
         f"{made.select_on}.{timed} Stress: every kind alone, labels as they were."
@@ -277,7 +277,7 @@ def markdown(comparison: Comparison) -> str:
     """The command, the table, and what its numbers are."""
     rows = [[literal(cell) for cell in row] for row in cells_of(comparison)]
     heads = [literal(name) for name in columns(comparison)]
-    return f"    {comparison.command}\n\n{markdown_table(heads, rows)}\n\n{caption(comparison)}\n"
+    return f"    {comparison.command}\n\n{markdown_table(heads, rows)}\n\n{literal(caption(comparison))}\n"
 
 
 def as_csv(comparison: Comparison) -> str:

@@ -28,34 +28,30 @@ MEDIA, ROWS = "media", "rows"
 """Beside what a scorer measures: which segments have a medium, and what an observer says."""
 
 
-class DeviceError(CaeavError):
-    """A device that is unknown or not there."""
-
-
 def choose_device(name: str, processes: Processes = ONE) -> torch.device:
     """The device called `auto`, `cpu`, `cuda` or `cuda:<number>`; of several processes each takes a GPU of its own.
 
-    Raises `DeviceError` for other names, and for GPUs that are not there.
+    Raises `CaeavError` for other names, and for GPUs that are not there.
     """
     found = GPU.fullmatch(name)
     if name not in ("auto", "cpu") and not found:
-        raise DeviceError(f"unknown device {name!r}", hint=choices(name, DEVICES))
+        raise CaeavError(f"unknown device {name!r}", hint=choices(name, DEVICES))
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise DeviceError(
+        raise CaeavError(
             f"training.device: {name!r}, but torch finds no CUDA device",
             hint="--device auto, or --device cpu",
         )
     number = int(found[1]) if found and found[1] else None
     if processes.count > 1:
         if number is not None:
-            raise DeviceError(
+            raise CaeavError(
                 f"{name} for {processes.count} processes", hint="--device cuda: each takes its own"
             )
         number = processes.local
     if number is not None and number >= torch.cuda.device_count():
-        raise DeviceError(
+        raise CaeavError(
             f"GPU {number}, but torch finds {torch.cuda.device_count()} here, numbered from 0",
             hint="name one of these, or start fewer processes",
         )

@@ -96,10 +96,16 @@ def export(
             sink.add(clip, names[clip.key], replace(record, arrays=kept))
             progress(1)
         sink.close()
-        publish_text(work / "clips.csv", _clips_csv(store, names))
-        publish_text(work / "labels.csv", _labels_csv(clips))
+        write_lists(store, work)
         publish_bytes(work / "recipe.json", render_recipe(store.recipe))
     return Exported(folder, len(clips), len(store.quarantined))
+
+
+def write_lists(store: StoreReader, folder: Path) -> None:
+    """Write clips.csv and labels.csv of a store into `folder`."""
+    clips = [clip for clip in store.manifest.clips if clip.key in store]
+    publish_text(folder / "clips.csv", _clips_csv(store, names_of(clips)))
+    publish_text(folder / "labels.csv", _labels_csv(clips))
 
 
 def names_of(clips: Sequence[Clip]) -> dict[str, str]:
@@ -302,31 +308,42 @@ class _Parquet:
         return column.cast(field.type)
 
     def _readme(self) -> str:
-        """The card: where the files of each split are, and how the store was made."""
-        store = self._store
-        files = "".join(
-            f"      - split: {split}\n        path: data/{split}.parquet\n" for split in sorted(self._counts)
+        """The card, with the places of each split's file."""
+        splits = sorted(self._counts)
+        files = "".join(f"      - split: {split}\n        path: data/{split}.parquet\n" for split in splits)
+        return card(
+            self._store,
+            f"configs:\n  - config_name: default\n    data_files:\n{files}",
+            '    from datasets import load_dataset\n    data = load_dataset("FOLDER")\n\n'
+            "Labels are in the columns `labels` and `events`, and in labels.csv.\n",
+            self._counts,
+            [name for name in self._store.array_specs() if name in self._features],
         )
-        counts = "".join(f"| {split} | {count} |\n" for split, count in sorted(self._counts.items()))
-        shapes = "".join(
-            f"| `{name}` | {' x '.join(map(str, spec.shape))} | {spec.dtype} |\n"
-            for name, spec in store.array_specs().items()
-            if name in self._features
-        )
-        recipe = json.dumps(store.recipe.as_json(), indent=2, ensure_ascii=False)
-        return (
-            f"---\nconfigs:\n  - config_name: default\n    data_files:\n{files}"
-            "tags:\n  - audio-visual\n  - caeav\n---\n\n"
-            f"# {store.manifest.dataset}: {store.recipe.kind} of {store.recipe.name}\n\n"
-            "Cached outputs of frozen networks for every clip, exported by caeav. Read them with\n\n"
-            "    from datasets import load_dataset\n"
-            '    data = load_dataset("FOLDER")\n\n'
-            f"| split | clips |\n|---|---|\n{counts}\n"
-            f"| array | as stored | numbers |\n|---|---|---|\n{shapes}\n"
-            f"{len(store.quarantined)} clips could not be processed; clips.csv says why. Labels: the columns "
-            "`labels` and `events`, and labels.csv. The media are not in here, and keep the licence they have.\n\n"
-            f"Made with this recipe, fingerprint {store.recipe.fingerprint}:\n\n```json\n{recipe}\n```\n"
-        )
+
+
+def card(
+    store: StoreReader, head: str, reading: str, counts: Mapping[str, int], arrays: Sequence[str]
+) -> str:
+    """The card of a data set repository: what its arrays are, how they are read, how they were made.
+
+    head: YAML lines that say what lies where. reading: how to read it, Markdown. counts: clips of each split.
+    """
+    said = "".join(f"| {split} | {count} |\n" for split, count in sorted(counts.items()))
+    specs = store.array_specs()
+    shapes = "".join(
+        f"| `{name}` | {' x '.join(map(str, specs[name].shape))} | {specs[name].dtype} |\n" for name in arrays
+    )
+    recipe = json.dumps(store.recipe.as_json(), indent=2, ensure_ascii=False)
+    return (
+        f"---\n{head}tags:\n  - audio-visual\n  - caeav\n---\n\n"
+        f"# {store.manifest.dataset}: {store.recipe.kind} of {store.recipe.name}\n\n"
+        f"Cached outputs of frozen networks for every clip, made by caeav. Read them with\n\n{reading}\n"
+        f"| split | clips |\n|---|---|\n{said}\n"
+        f"| array | as stored | numbers |\n|---|---|---|\n{shapes}\n"
+        f"{len(store.quarantined)} clips could not be processed; clips.csv says why. The media are not in here, and "
+        "keep the licence they have.\n\n"
+        f"Made with this recipe, fingerprint {store.recipe.fingerprint}:\n\n```json\n{recipe}\n```\n"
+    )
 
 
 def _value(dtype: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from caeav.pipeline.store.media_record import carry_record
 from caeav.pipeline.store.opening import open_for_writing
 from caeav.pipeline.store.reader import StoreReader
 from caeav.pipeline.store.slices import Slice
-from caeav.pipeline.store.state import StoreState, inspect
+from caeav.pipeline.store.state import StoreState, finished, inspect
 from caeav.pipeline.store.writer import Summary
 
 AT_ONCE = 64
@@ -46,7 +46,7 @@ def merge(slices: Sequence[Path], progress: OnProgress = ignore, *, check: bool 
     paths = [path.resolve() for path in slices]
     parts = [Slice.of_folder(path.name) for path in paths]
     _check_slices(paths, parts)
-    states = [_finished(path) for path in paths]
+    states = [finished(path) for path in paths]
     first = states[0]
     _check_manifests(states)
     by_number = {part.number: state for (_, part), state in zip(parts, states, strict=True)}
@@ -74,16 +74,6 @@ def merge(slices: Sequence[Path], progress: OnProgress = ignore, *, check: bool 
         summary = writer.finish()
     carry_record(paths, made.path)
     return Merged(made.path, summary, adopted)
-
-
-def _finished(path: Path) -> StoreState:
-    """What is in the folder of a slice; raises `StoreError` unless it is finished, and sound as far as sizes tell."""
-    state = inspect(path)
-    if state.problems:
-        raise state.problems[0].error(path, len(state.problems) - 1)
-    if state.missing or state.seal is None:
-        raise state.incomplete()
-    return state
 
 
 def _check_manifests(slices: Sequence[StoreState]) -> None:

@@ -308,6 +308,16 @@ def inspect(path: Path, like: Manifest | None = None, size_of: SizeOf | None = N
     return replace(state, problems=tuple(problems))
 
 
+def finished(path: Path) -> StoreState:
+    """What is in the folder of a store; raises `StoreError` unless it is finished, and sound as far as sizes tell."""
+    state = inspect(path)
+    if state.problems:
+        raise state.problems[0].error(path, len(state.problems) - 1)
+    if state.missing or state.seal is None:
+        raise state.incomplete()
+    return state
+
+
 def _absent(plan: Sequence[Keys], indexes: PublishedShards) -> Keys:
     """Planned keys that are not stored, in order."""
     parts: list[Sequence[str]] = []

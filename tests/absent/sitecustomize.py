@@ -1,8 +1,8 @@
-"""Takes optional things away from a Python process, as they are missing on a fresh machine: `CAEAV_TEST_WITHOUT`.
+"""Hides the packages named in `CAEAV_TEST_WITHOUT` from a Python process, as if they were not installed.
 
-Python imports a module of this name at its start wherever its folder is in `PYTHONPATH`; `tests/conftest.py` puts it
-there when the variable is set, so that the processes which tests start lack the same things, and runs it in its own
-process too. Commands are taken away by a `PATH` without them, which `conftest.py` sets.
+Python imports a module of this name at start-up when its folder is in `PYTHONPATH`. `tests/conftest.py` puts it there
+when the variable is set, so that child processes of tests lack the same packages, and loads it in its own process too.
+Commands are hidden by a `PATH` without them, which `conftest.py` sets.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-# Installed from a wheel, but its compiled part wants the system's FFmpeg; the first line is the library's own.
-LOADS_NOT = {
+# Installed from a wheel, but its compiled part needs the system's FFmpeg; the first line is the library's own.
+FAILS_TO_LOAD = {
     "torchcodec": (
         "Could not load libtorchcodec. Likely causes:\n"
         "  1. FFmpeg is not properly installed in your environment.\n"
@@ -26,7 +26,7 @@ LOADS_NOT = {
     )
 }
 DISTRIBUTIONS = {"open_clip": "open_clip_torch", "laion_clap": "laion-clap"}
-# Not zarr: it brings a plugin that pytest has loaded before anything can be taken away.
+# Not zarr: pytest has loaded its plugin before anything can be hidden.
 PACKAGES = (
     "torchcodec",
     "decord",
@@ -47,8 +47,8 @@ PACKAGES = (
 COMMANDS = {"ffmpeg": ("ffmpeg", "ffprobe"), "strace": ("strace",), "chromium": ("chromium",)}
 
 
-class _Refusing:
-    """The loader of a package that is there and does not load."""
+class _FailingLoader:
+    """The loader of a package that is installed and does not load."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -61,18 +61,20 @@ class _Refusing:
 
 
 class Without:
-    """`PathFinder`, but for some packages: not found, their metadata neither, or found and not loading."""
+    """`PathFinder` that does not find some packages and their metadata, or finds them and fails to load them."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
-        self._gone = {DISTRIBUTIONS.get(name, name) for name in self._names - LOADS_NOT.keys()}
+        self._gone = {DISTRIBUTIONS.get(name, name) for name in self._names - FAILS_TO_LOAD.keys()}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: Any = None
     ) -> ModuleSpec | None:
         if name not in self._names:
             return PathFinder.find_spec(name, path, target)
-        return ModuleSpec(name, _Refusing(LOADS_NOT[name])) if name in LOADS_NOT else None  # type: ignore[arg-type]
+        if name in FAILS_TO_LOAD:
+            return ModuleSpec(name, _FailingLoader(FAILS_TO_LOAD[name]))  # type: ignore[arg-type]
+        return None
 
     def find_distributions(self, *arguments: Any, **options: Any) -> Iterable[Any]:
         found = PathFinder.find_distributions(*arguments, **options)  # type: ignore[attr-defined]
@@ -82,20 +84,20 @@ class Without:
         PathFinder.invalidate_caches()
 
 
-def wanted_away() -> list[str]:
+def hidden_names() -> list[str]:
     """The names in `CAEAV_TEST_WITHOUT`."""
     return [name.strip() for name in os.environ.get("CAEAV_TEST_WITHOUT", "").split(",") if name.strip()]
 
 
 def hide_packages() -> None:
-    """In this process, once."""
-    names = [name for name in wanted_away() if name in PACKAGES]
+    """Hide them in this process; a second call changes nothing."""
+    names = [name for name in hidden_names() if name in PACKAGES]
     if names and PathFinder in sys.meta_path:
         sys.meta_path[sys.meta_path.index(PathFinder)] = Without(names)  # type: ignore[call-overload]
 
 
 def path_without(names: Iterable[str]) -> str:
-    """`PATH` with every folder that holds one of the commands replaced by a folder of links to all else in it."""
+    """`PATH` in which each folder that holds one of the commands is replaced by links to its other files."""
     commands = {command for name in names for command in COMMANDS.get(name, ())}
     folders = []
     for folder in os.environ.get("PATH", "").split(os.pathsep):

@@ -69,6 +69,9 @@ def test_a_killed_comparison_takes_its_processes_along_and_goes_on(home: Home) -
     assert re.search(r"2/2  (probe|none), seed 0: test accuracy \d", done.stderr)
     folder = home.root / "comparisons" / "ave-tiny"
     assert f"written: {folder / 'table.md'}" in done.stderr
+    page = folder / "report.html"
+    assert f"the report, to open in a browser: {page}" in done.stderr or "no report: " in done.stderr
+    assert page.exists() == ("no report: " not in done.stderr)
     table = json.loads((folder / "table.json").read_text())
     assert [row["recipe"] for row in table["rows"]] == ["probe", "none"]
     assert all(

@@ -85,6 +85,8 @@ def test_a_table_shows_what_it_is_given_and_cuts_nothing(capsys: pytest.CaptureF
     assert first.split() == ["[red]a[/red]", "\\x1b", "1.235"]
     assert second.split() == [long, "20"]
     assert len(head) == len(first) == len(second) + 0  # numbers end in one column
+    print_table(("what", "why"), [("a", "word " * 40)])
+    assert len(capsys.readouterr().out.splitlines()) == 2  # a file has room for a sentence
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> object:

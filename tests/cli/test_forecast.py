@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from caeav.cli import caption, extract, synthesise
 from caeav.manifests.core.home import Home
-from caeav.manifests.limited import limited_name, whole_of
+from caeav.manifests.dataset import limited_name, whole_of
 from caeav.manifests.remembered import last_dataset
 from caeav.pipeline.extract import forecast
 from caeav.pipeline.store import StoreReader, list_stores

@@ -6,13 +6,13 @@ import hashlib
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from extraction import make_old
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
@@ -25,21 +25,15 @@ from caeav.pipeline.store import StoreReader, list_stores, verify
 from caeav.pipeline.store.media_record import PREFIX, read_record
 
 
-def made_long_ago(folder: Path) -> None:
-    """Give all files one old time: of young ones a home records that their times say nothing yet."""
-    for path in folder.rglob("*"):
-        os.utime(path, (1_000_000_000, 1_000_000_000))
-
-
 @dataclass(frozen=True)
 class Small:
-    """The data set and what is made of it; `media` must not be changed."""
+    """A data set and its extraction; tests must not change `media`."""
 
     media: Path
     manifest: Manifest
 
     def extract(self, root: Path, backend: str = "webdataset", **run: Any) -> None:
-        """Tokens and captions into stores below `root`."""
+        """Extract tokens and captions into stores below `root`."""
         options = [
             TokenOptions(shard_clips=2, backend=backend),
             CaptionOptions(shard_clips=2, backend=backend),
@@ -49,22 +43,22 @@ class Small:
         )
 
     def grown(self, folder: Path) -> Small:
-        """The same with the missing file there (in a copy of the media), a clip relabelled, and a clip more."""
+        """A copy in which the missing file exists, one clip has other labels, and there is one more clip."""
         shutil.copytree(self.media, folder)
-        first, *others, lost = self.manifest.clips
-        shutil.copy(folder / first.media, folder / lost.media)
-        made_long_ago(folder)
-        clips = (replace(first, events=()), *others, lost, replace(first, key="more", start_s=0.5))
+        first, *others, missing = self.manifest.clips
+        shutil.copy(folder / first.media, folder / missing.media)
+        make_old(folder.rglob("*"))
+        clips = (replace(first, events=()), *others, missing, replace(first, key="more", start_s=0.5))
         manifest = replace(self.manifest, clips=clips, media_root=str(folder))
         return replace(self, media=folder, manifest=manifest)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """Three clips of 4 s that exist, and one that does not."""
+    """Three clips of 4 s, and one whose file is missing."""
     folder = tmp_path_factory.mktemp("faults") / "synthetic"
     synthesise(folder, SyntheticOptions(clips=12, classes=5, seconds=4, size_px=64, fps=5), workers=1)
-    made_long_ago(folder)
+    make_old(folder.rglob("*"))
     manifest = load_dataset("synthetic", folder, Home(folder.parent / "home"))
     clips = (*manifest.clips[:3], replace(manifest.clips[3], media="gone.mp4"))
     return Small(folder, replace(manifest, clips=clips))
@@ -72,9 +66,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
-    """`contents(home)`: sha256 of every file of its stores, by path; locks are empty files and count.
+    """`contents(home)`: the sha256 of every file of its stores by path, empty lock files included.
 
-    What is recorded of media beside a store counts without the digests of whole files, which a kill costs.
+    The media record beside a store counts without the digests of whole files, which are lost in a kill.
     """
 
     def of(home: Path) -> dict[str, str]:
@@ -93,7 +87,7 @@ def contents() -> Callable[[Path], dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def forked() -> Callable[[Callable[[], object]], int]:
-    """`forked(work)`: run it in a child process; its exit status, negative for a signal, 1 for an exception."""
+    """`forked(work)`: call it in a child process; the exit status is negative for a signal, 1 for an exception."""
 
     def run(work: Callable[[], object]) -> int:
         child = os.fork()
@@ -111,7 +105,7 @@ def forked() -> Callable[[Callable[[], object]], int]:
 
 @pytest.fixture(scope="session")
 def die() -> Callable[[str, tuple[Any, ...]], None]:
-    """A step at which the process is killed; half of what it was to write has reached the disk."""
+    """A step at which the process is killed; of a write, half has reached the disk."""
 
     def killed(name: str, args: tuple[Any, ...]) -> None:
         if name == "write_bytes":
@@ -125,10 +119,10 @@ def die() -> Callable[[str, tuple[Any, ...]], None]:
 
 
 @pytest.fixture(scope="session")
-def sound_so_far() -> Callable[[Path], int]:
-    """`sound_so_far(home)`: every store there opens or is plainly unfinished, and every record in it is sound.
+def assert_sound() -> Callable[[Path], int]:
+    """`assert_sound(home)`: every store is complete or says it is unfinished, and every record is sound.
 
-    Gives the number of finished stores.
+    Returns the number of complete stores.
     """
 
     def look(home: Path) -> int:
@@ -148,16 +142,14 @@ def sound_so_far() -> Callable[[Path], int]:
 
 
 @pytest.fixture
-def fresh_home(tmp_path: Path) -> Iterator[Callable[[Path | None], Path]]:
-    """`fresh_home(begin)`: a home folder that is a copy of `begin`, or empty; in memory, where syncing is free."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
-        home = Path(folder) / "home"
+def fresh_home(memory: Path) -> Callable[[Path | None], Path]:
+    """`fresh_home(begin)`: a copy of the folder `begin`, or an empty home; in memory, where syncing is free."""
+    home = memory / "home"
 
-        def make(begin: Path | None = None) -> Path:
-            shutil.rmtree(home, ignore_errors=True)
-            if begin is not None:
-                shutil.copytree(begin, home)
-            return home
+    def make(begin: Path | None = None) -> Path:
+        shutil.rmtree(home, ignore_errors=True)
+        if begin is not None:
+            shutil.copytree(begin, home)
+        return home
 
-        yield make
+    return make

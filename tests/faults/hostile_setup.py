@@ -1,4 +1,4 @@
-"""What a decoding process does in these tests: the real work, except for the clips whose file name says otherwise."""
+"""A decode process that does the real work but crashes, hangs or takes memory for files of these names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from caeav.pipeline.extract import decode_job
 
 
 def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], decode_job.Reply]:
-    """As `worker.setup`; the accident happens before the clip is decoded."""
-    answer = decode_job.setup(settings)
+    """As `decode_job.setup`; the accident happens before the clip is decoded."""
+    reply = decode_job.setup(settings)
 
     def accident(request: Mapping[str, Any]) -> decode_job.Reply:
         name = Path(request["path"]).stem
@@ -26,8 +26,8 @@ def setup(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], decode_j
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
             time.sleep(1000)
         elif name == "memory":
-            hold = np.empty(1 << 36, np.uint8)  # 64 GiB, none of it touched
-            raise AssertionError(f"{hold.nbytes} bytes were given")
-        return answer(request)
+            array = np.empty(1 << 36, np.uint8)  # 64 GiB, none of it touched
+            raise AssertionError(f"{array.nbytes} bytes were allocated")
+        return reply(request)
 
     return accident

@@ -1,7 +1,7 @@
-"""Shards made elsewhere and adopted here: whatever happens to those who make them, the bytes are those of a local run.
+"""Shards made on a cluster: whatever happens to its processes, the store has the bytes of a local run.
 
-The cluster is one of threads in this process: actors, orders, answers and staging are the real ones. What only Ray can
-show is in `tests/pipeline/extract/cluster/test_ray.py`.
+The cluster consists of threads in this process; actors, orders, answers and staging are real. What only Ray can show
+is in `tests/pipeline/extract/cluster/test_ray.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder", "link_fi
 
 
 @pytest.fixture
-def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[ThreadCluster]], list[ThreadCluster]]:
-    """`on(Kind)`: extraction on a cluster uses such clusters; those that were used are in the list that it returns."""
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[ThreadCluster]], list[ThreadCluster]]:
+    """`use(Kind)`: make extraction use clusters of this kind; the returned list fills with those it uses."""
     monkeypatch.setattr(actor_module, "WorkerPool", local.WorkerPool)
     return lambda kind: use_clusters(monkeypatch, kind)
 
@@ -51,7 +51,7 @@ WANTED: dict[str, dict[str, str]] = {}
 def wanted(
     small: Any, inline: None, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
 ) -> Callable[[str], dict[str, str]]:
-    """`wanted(backend)`: the files that a local run makes."""
+    """`wanted(backend)`: the files of a local run."""
 
     def of(backend: str = "webdataset") -> dict[str, str]:
         if backend not in WANTED:
@@ -72,11 +72,11 @@ def states(home: Path) -> list[StoreState]:
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
-def test_a_cluster_makes_what_one_machine_makes(
-    backend: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_cluster_makes_the_bytes_of_a_local_run(
+    backend: str, small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
-    """Tokens and captions, from one decoding; no order is given twice, and nothing is left of staging."""
-    used = on(ThreadCluster)
+    """Tokens and captions come from one decoding; no order is given twice, and staging is removed."""
+    used = use(ThreadCluster)
     extract(small, tmp_path / "home", backend)
     assert contents(tmp_path / "home") == wanted(backend)
     assert sorted(
@@ -87,28 +87,30 @@ def test_a_cluster_makes_what_one_machine_makes(
     ]
     assert len(used[0].actors) == 2
     extract(small, tmp_path / "home", backend)
-    assert len(used) == 1 and contents(tmp_path / "home") == wanted(backend)  # nothing to do: no cluster
+    assert len(used) == 1 and contents(tmp_path / "home") == wanted(
+        backend
+    )  # nothing is due: no cluster is started
 
 
-def test_shards_that_grow_keep_their_records(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_grown_data_set_only_has_its_missing_clips_made(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New clips, new labels and a quarantined clip that is tried again: only what is missing is made."""
+    """With new clips, new labels and a retried quarantined clip."""
     home, grown = tmp_path / "home", small.grown(tmp_path / "media")
     for place in (home, tmp_path / "local"):
         small.extract(place)
     grown.extract(tmp_path / "local", retry_failed=True)
-    used = on(ThreadCluster)
+    used = use(ThreadCluster)
     grown.extract(home, retry_failed=True, cluster=ClusterOptions())
     assert contents(home) == contents(tmp_path / "local")
     made = [row[0] for order in used[0].orders for row in order["orders"]["0"]["clips"]]
     assert made == [small.manifest.clips[3].key, "more"]
 
 
-def test_a_clip_that_kills_is_found_and_quarantined(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_clip_that_kills_its_process_is_quarantined(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process dies whatever else is under way; the others are stored, with the bytes they always have."""
+    """Its process dies whatever runs beside it; all other clips are stored with their usual bytes."""
     poison = small.manifest.clips[1].key
     real = local.WorkerPool._reply
 
@@ -118,7 +120,7 @@ def test_a_clip_that_kills_is_found_and_quarantined(
         return real(self, request)
 
     monkeypatch.setattr(local.WorkerPool, "_reply", answer)
-    used = on(ThreadCluster)
+    used = use(ThreadCluster)
     extract(small, tmp_path / "home")
     alone = [order["alone"] for order in used[0].orders if order["orders"]["0"]["number"] == 0]
     assert alone == [[], *[[poison]] * shards.STRIKES, []]
@@ -131,10 +133,10 @@ def test_a_clip_that_kills_is_found_and_quarantined(
         assert len(reader) == 2
 
 
-def test_a_shard_with_suspects_has_its_actor_to_itself(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_with_suspected_clips_has_its_actor_to_itself(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its suspects come first, none beside another clip; a second shard waits meanwhile."""
+    """Suspected clips come first and each alone; a second shard waits meanwhile."""
     monkeypatch.setattr(actor_module, "WorkerPool", WorkerPool)  # children, several at once
     keys = small.manifest.keys
     seen: list[list[str]] = []
@@ -157,7 +159,7 @@ def test_a_shard_with_suspects_has_its_actor_to_itself(
         self.alone = [key for key in (keys[1], keys[2]) if keys.index(key) // 2 == self.number]
 
     monkeypatch.setattr(shards.ShardTask, "died", died)
-    on(Careful)
+    use(Careful)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
     assert sorted(seen) == sorted(
@@ -165,10 +167,10 @@ def test_a_shard_with_suspects_has_its_actor_to_itself(
     )
 
 
-def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
-    small: Any, tmp_path: Path, on: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_clip_that_fails_is_quarantined_as_in_a_local_run(
+    small: Any, tmp_path: Path, use: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quarantine has the same entries, and the shard without the clip the same bytes."""
+    """The quarantine has the same entries, and the shard without the clip has the same bytes."""
     answer, bad = local.WorkerPool._reply, small.manifest.keys[:2]  # all of a shard
 
     def failing(self: Any, request: Mapping[str, Any]) -> Any:
@@ -180,15 +182,15 @@ def test_a_clip_that_fails_on_the_cluster_fails_as_it_does_here(
 
     monkeypatch.setattr(local.WorkerPool, "_reply", failing)
     small.extract(tmp_path / "local")
-    on(ThreadCluster)
+    use(ThreadCluster)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == contents(tmp_path / "local")
     [tokens] = (tmp_path / "home").rglob("tokens-*/quarantine.jsonl")
     assert "it cannot" in tokens.read_text()
 
 
-def test_processes_that_die_for_no_clip_are_given_up(
-    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+def test_a_shard_whose_processes_always_die_is_an_error(
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any
 ) -> None:
     class Deadly(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -196,15 +198,15 @@ def test_processes_that_die_for_no_clip_are_given_up(
                 raise Killed
             return answer
 
-    used = on(Deadly)
+    used = use(Deadly)
     with pytest.raises(CaeavError, match=f"was tried {shards.MAX_DEATHS} times, and each time the process"):
         extract(small, tmp_path / "home")
     assert len(used[0].orders) >= shards.MAX_DEATHS
-    assert sound_so_far(tmp_path / "home") == 0
+    assert assert_sound(tmp_path / "home") == 0
 
 
-def test_machines_that_go_strike_nobody(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_lost_machine_counts_against_no_clip(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     class Leaving(ThreadCluster):
         left = 20
@@ -215,15 +217,15 @@ def test_machines_that_go_strike_nobody(
                 raise ray_cluster.ActorLost("its machine has gone", machine=True)
             return answer
 
-    used = on(Leaving)
+    used = use(Leaving)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted() and all(not order["alone"] for order in used[0].orders)
 
 
 @pytest.mark.parametrize("what", ["gone", "cut", "flipped", "no index"])
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
-def test_what_was_staged_and_is_not_right_is_made_again(
-    backend: str, what: str, small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+def test_a_damaged_staged_shard_is_made_again(
+    backend: str, what: str, small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     turns = itertools.count()  # threads ask at the same time, and each gets its own number
 
@@ -231,7 +233,7 @@ def test_what_was_staged_and_is_not_right_is_made_again(
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             if method == "make" and next(turns) < 2:
                 name = json.loads(arguments[0])["attempt"]
-                # other attempts come and go
+                # not every attempt: others are made and removed at the same time
                 places = list((tmp_path / "home" / "stores").glob(f"*/*/staging/{name}"))
                 files = sorted(path for place in places for path in place.rglob("*") if "shards" in str(path))
                 file = [path for path in files if path.is_file()][-1]
@@ -247,14 +249,14 @@ def test_what_was_staged_and_is_not_right_is_made_again(
                     file.write_bytes(data if what == "flipped" else data[:-1])
             return answer
 
-    used = on(Losing)
+    used = use(Losing)
     extract(small, tmp_path / "home", backend)
     assert contents(tmp_path / "home") == wanted(backend)
     assert len(used[0].orders) == 4
 
 
-def test_what_never_arrives_is_an_error_with_a_next_step(
-    small: Any, tmp_path: Path, on: Any, sound_so_far: Any
+def test_a_shard_that_never_arrives_is_an_error(
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any
 ) -> None:
     class Losing(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -264,14 +266,14 @@ def test_what_never_arrives_is_an_error_with_a_next_step(
                     shutil.rmtree(place)
             return answer
 
-    on(Losing)
+    use(Losing)
     with pytest.raises(CaeavError, match=r"made 3 times on the cluster, did not arrive: FileNotFoundError"):
         extract(small, tmp_path / "home")
-    assert sound_so_far(tmp_path / "home") == 0
+    assert assert_sound(tmp_path / "home") == 0
 
 
-def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_straggler_is_overtaken_and_its_late_answer_ignored(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "SLOW_S", 0.1)
     go_on = threading.Event()
@@ -290,7 +292,7 @@ def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
                     time.sleep(0.3)  # the late one comes first
             return answer
 
-    used = on(Slow)
+    used = use(Slow)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
     assert sorted(used[0].seen) == ["000000", "000000", "000001"]
@@ -299,22 +301,22 @@ def test_a_straggler_is_overtaken_and_its_late_answer_is_a_duplicate(
 def test_killed_at_every_step_of_adoption(
     small: Any,
     tmp_path: Path,
-    on: Any,
+    use: Any,
     wanted: Any,
     contents: Any,
     forked: Callable[[Callable[[], object]], int],
     die: Callable[..., None],
-    sound_so_far: Callable[[Path], int],
+    assert_sound: Callable[[Path], int],
     fresh_home: Callable[[Path | None], Path],
 ) -> None:
-    """The process that holds the locks is killed; the same command, on a cluster or not, goes on to the same bytes."""
+    """The process that holds the locks is killed; the same command, with or without a cluster, makes the same bytes."""
 
     class Own(ThreadCluster):
-        """What the threads of actors do to the disk is done before the step is armed."""
+        """With a single actor."""
 
         CPUS = (1.0,)
 
-    on(Own)
+    use(Own)
     killed = 0
     for step in itertools.count(3, 11):
         home = fresh_home(None)
@@ -324,7 +326,7 @@ def test_killed_at_every_step_of_adoption(
             extract(small, home)
 
         status = forked(work)
-        sound_so_far(home)
+        assert_sound(home)
         if status == 0:
             break
         assert status == -signal.SIGKILL, f"step {step}"
@@ -335,7 +337,7 @@ def test_killed_at_every_step_of_adoption(
 
 
 def test_devices_of_different_kinds_are_refused_unless_allowed(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     class Mixed(ThreadCluster):
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
@@ -343,7 +345,7 @@ def test_devices_of_different_kinds_are_refused_unless_allowed(
                 return json.dumps({**json.loads(answer), "kind": "other silicon"})
             return answer
 
-    on(Mixed)
+    use(Mixed)
     with pytest.raises(CaeavError, match=r"computes with .*other silicon|another one with other silicon"):
         extract(small, tmp_path / "home")
     extract(small, tmp_path / "home", mixed_devices=True)
@@ -351,17 +353,17 @@ def test_devices_of_different_kinds_are_refused_unless_allowed(
 
 
 @pytest.mark.parametrize("what", ["store", "media folder", "file"])
-def test_a_machine_that_does_not_see_what_it_needs_says_so(
+def test_a_machine_without_store_or_media_ends_the_run(
     what: str,
     small: Any,
     tmp_path: Path,
-    on: Any,
+    use: Any,
     wanted: Any,
     contents: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is the machine that lacks the file, not the clip: nothing is quarantined for it."""
-    used = on(ThreadCluster)
+    """The machine lacks the file, not the clip: nothing is quarantined."""
+    used = use(ThreadCluster)
     with monkeypatch.context() as patch:
         if what == "store":
             patch.setattr(actor_module, "sees_staging", lambda store, token: False)
@@ -388,7 +390,7 @@ def test_a_machine_that_sees_another_file_says_so(
     what: str,
     small: Any,
     tmp_path: Path,
-    on: Any,
+    use: Any,
     wanted: Any,
     contents: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -405,7 +407,7 @@ def test_a_machine_that_sees_another_file_says_so(
     def elsewhere(self: ThreadCluster, settings: str, *rest: Any) -> Any:
         return start(self, json.dumps({**json.loads(settings), "media_root": str(copy)}), *rest)
 
-    on(ThreadCluster)
+    use(ThreadCluster)
     with monkeypatch.context() as patch:
         patch.setattr(ThreadCluster, "start", elsewhere)
         with pytest.raises(
@@ -419,7 +421,7 @@ def test_a_machine_that_sees_another_file_says_so(
 
 
 def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where ends and length are the same; clips of one file in two shards. Then those that are stored are made anew."""
     monkeypatch.setattr(driver, "AT_ONCE", 1)  # one shard after the other
@@ -434,14 +436,14 @@ def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
                 return json.dumps({**made, "media": {**made["media"], shared: "1" * 32}})
             return answer
 
-    on(Other)
+    use(Other)
     with pytest.raises(
         CaeavError, match=rf"{shared}: a machine of the cluster has read other bytes than"
     ) as refused:
         extract(small, tmp_path / "home")
     assert "--changed redo" in refused.value.hint
     assert [set(state.indexes) for state in states(tmp_path / "home")] == [{0}, {0}]
-    on(ThreadCluster)
+    use(ThreadCluster)
     with pytest.raises(MediaChanged) as changed:
         extract(small, tmp_path / "home")
     assert {change.key for change in changed.value.changes} == {small.manifest.keys[0]}
@@ -450,7 +452,7 @@ def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
 
 
 def test_what_is_adopted_leaves_staging_at_once(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "AT_ONCE", 1)
     seen: list[tuple[set[str], str]] = []
@@ -466,14 +468,14 @@ def test_what_is_adopted_leaves_staging_at_once(
                 )
             return answer
 
-    on(Looking)
+    use(Looking)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
     assert len(seen) == 2 and all(there == {attempt} for there, attempt in seen)
 
 
 def test_machines_that_go_while_their_actors_are_set_up_are_replaced(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     """However often; an actor that cannot be set up on a machine that stays is given up."""
 
@@ -490,16 +492,16 @@ def test_machines_that_go_while_their_actors_are_set_up_are_replaced(
         def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
             raise ray_cluster.ActorLost("it cannot import caeav", machine=True)
 
-    on(Broken)
+    use(Broken)
     with pytest.raises(CaeavError, match=r"3 actors died while they were set up: it cannot import caeav"):
         extract(small, tmp_path / "home")
-    on(Leaving)
+    use(Leaving)
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted() and not Leaving.left
 
 
 def test_the_first_shards_of_several_actors_are_made_at_the_same_time(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
 ) -> None:
     """No shard is there whose layout they could keep, and the later one comes first."""
     both, first = threading.Barrier(2), threading.Event()
@@ -512,14 +514,14 @@ def test_the_first_shards_of_several_actors_are_made_at_the_same_time(
                     first.wait(0.5)
             return answer
 
-    used = on(Together)
+    used = use(Together)
     extract(small, tmp_path / "home", "zarr")
     assert contents(tmp_path / "home") == wanted("zarr")
     assert [order["orders"]["0"]["like"] for order in used[0].orders] == ["", ""]
 
 
 def test_a_first_shard_whose_arrays_fit_no_other_is_refused(
-    small: Any, tmp_path: Path, on: Any, sound_so_far: Any, monkeypatch: pytest.MonkeyPatch
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a run on one machine: a Zarr array has one shape for all clips. What came first stays."""
     publish = StagedShard.publish
@@ -533,21 +535,21 @@ def test_a_first_shard_whose_arrays_fit_no_other_is_refused(
         publish(self, plan, records)
 
     monkeypatch.setattr(StagedShard, "publish", cut)
-    on(ThreadCluster)
+    use(ThreadCluster)
     with pytest.raises(
         StoreError, match=r"audio\.stage1.*, and a Zarr array has one shape for all clips\n.*webdataset"
     ):
         extract(small, tmp_path / "home", "zarr")
-    assert sound_so_far(tmp_path / "home") == 0
+    assert assert_sound(tmp_path / "home") == 0
 
 
-def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
-    small: Any, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_exception_on_the_cluster_is_raised_with_its_traceback(
+    small: Any, tmp_path: Path, use: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("of an actor")
 
-    on(ThreadCluster)
+    use(ThreadCluster)
     monkeypatch.setattr(actor_module.ShardMaker, "_check_media", broken)
     with pytest.raises(
         RuntimeError, match=r"on the cluster: ZeroDivisionError: of an actor\n(.|\n)*in _make"
@@ -555,8 +557,8 @@ def test_a_mistake_on_the_cluster_is_raised_with_its_trace(
         extract(small, tmp_path / "home")
 
 
-def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
-    small: Any, tmp_path: Path, on: Any, wanted: Any, contents: Any, forked: Any
+def test_clips_in_the_journal_of_a_killed_local_run_are_published_or_made_again(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, forked: Any
 ) -> None:
     home = tmp_path / "home"
 
@@ -572,6 +574,6 @@ def test_clips_kept_by_a_run_that_broke_off_here_are_published_or_made_again(
         small.extract(home)
 
     assert forked(work) == -signal.SIGKILL and list(home.rglob("journal/*.log"))
-    on(ThreadCluster)
+    use(ThreadCluster)
     extract(small, home)
     assert contents(home) == wanted() and not list(home.rglob("journal"))

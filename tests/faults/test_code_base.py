@@ -1,4 +1,4 @@
-"""The code base itself: nothing that runs what a file says, in the packages and in the benchmarks."""
+"""Packages and benchmarks call nothing that could execute the content of a file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SUBPROCESS = {"run", "Popen", "call", "check_call", "check_output", "getoutput",
 YAML = {"yaml.safe_load", "yaml.safe_dump", "yaml.dump", "yaml.YAMLError"}
 
 
-def wrong(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and reason of everything that could run what data say."""
+def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and reason of everything that could execute data."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             base = f"{node.module}." if isinstance(node, ast.ImportFrom) and node.module else ""
@@ -42,23 +42,23 @@ def wrong(tree: ast.AST) -> Iterator[tuple[int, str]]:
         ):
             yield node.lineno, "a pipe: URL"
         elif isinstance(node, ast.Call):
-            yield from ((node.lineno, what) for what in _wrong_call(node))
+            yield from ((node.lineno, what) for what in _unsafe_call(node))
 
 
-def _wrong_call(node: ast.Call) -> Iterator[str]:
+def _unsafe_call(node: ast.Call) -> Iterator[str]:
     called = ast.unparse(node.func)
-    given = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg}
+    keywords = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg}
     last = called.rpartition(".")[2]
     if called in CALLS:
         yield called
-    if called == "torch.load" and given.get("weights_only") != "True":
+    if called == "torch.load" and keywords.get("weights_only") != "True":
         yield "torch.load without weights_only"
-    if called in ("np.load", "numpy.load") and given.get("allow_pickle") != "False":
+    if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
         yield "np.load that could unpickle"
     for name in ("allow_pickle", "trust_remote_code", "shell"):
-        if given.get(name, "False") != "False":
-            yield f"{name}={given[name]}"
-    if given.get("weights_only", "True") != "True":
+        if keywords.get(name, "False") != "False":
+            yield f"{name}={keywords[name]}"
+    if keywords.get("weights_only", "True") != "True":
         yield "weights_only is not True"
     texts = any(isinstance(argument, ast.Constant | ast.JoinedStr) for argument in node.args[:1])
     if called.startswith("subprocess.") and last in SUBPROCESS and texts:
@@ -73,15 +73,15 @@ def _wrong_call(node: ast.Call) -> Iterator[str]:
 
 
 ARCHIVES = "manifests/core/archive.py:"
-"""The one module that opens archives: it holds what they claim against a cap first."""
+"""The only module that opens archives: it first compares their claimed sizes with a cap."""
 
 
-def test_nothing_runs_what_a_file_says(repository: Path) -> None:
+def test_no_call_can_execute_the_content_of_a_file(repository: Path) -> None:
     found = [
         f"{path.relative_to(repository)}:{line}: {what}"
         for folder in FOLDERS
         for path in sorted((repository / folder).rglob("*.py"))
-        for line, what in wrong(ast.parse(path.read_text(), str(path)))
+        for line, what in unsafe(ast.parse(path.read_text(), str(path)))
     ]
     found = [text for text in found if not (text.startswith(ARCHIVES) and text.endswith(": ZipFile"))]
     assert found == []
@@ -107,5 +107,5 @@ def test_nothing_runs_what_a_file_says(repository: Path) -> None:
         "ZipFile(p)",
     ],
 )
-def test_the_scan_finds_what_it_is_for(text: str) -> None:
-    assert list(wrong(ast.parse(text)))
+def test_the_scan_finds_every_forbidden_form(text: str) -> None:
+    assert list(unsafe(ast.parse(text)))

@@ -1,6 +1,6 @@
-"""A full disk, a read-only one, no permission, no file handles, processes that crash, hang or eat memory.
+"""Full and read-only disks, missing permissions, too few file handles, and decode processes that crash or hang.
 
-Each is a clear error with a next step, nothing that was finished is lost, and the same command goes on afterwards.
+Each is a clear error with a next step, nothing finished is lost, and the same command continues afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3
 
 
 def command(small: Any, home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`caeav extract` of the whole generated set in a process of its own."""
+    """Run `caeav extract` on the whole generated data set in a separate process."""
     line = ["extract", "--dataset", "synthetic", "--root", str(small.media)]
     line += ["--home", str(home), "--workers", "1", "--shard-clips", "3"]
     if options:
@@ -46,7 +46,7 @@ def command(small: Any, home: Path, **options: Any) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def wanted(small: Any, contents: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What an undisturbed command leaves."""
+    """The files of an undisturbed command."""
     home = tmp_path_factory.mktemp("calm")
     done = command(small, home)
     assert done.returncode == 0, done.stderr
@@ -55,26 +55,24 @@ def wanted(small: Any, contents: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """The mount point of a small file system, used by this test only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
     mount = shutil.which("mount")
     options = ["-t", "tmpfs", "-o", "size=64m", "caeav-test"]
-    tried = mount and subprocess.run(
-        [mount, *options, str(place)], capture_output=True, text=True, check=False
+    done = mount and subprocess.run(
+        [mount, *options, str(folder)], capture_output=True, text=True, check=False
     )
-    if not tried or tried.returncode:
-        pytest.skip(
-            f"may not mount a small disk here: {tried.stderr.strip() if tried else 'no mount command'}"
-        )
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    if not done or done.returncode:
+        pytest.skip(f"cannot mount a small disk here: {done.stderr.strip() if done else 'no mount command'}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def assert_clear(done: subprocess.CompletedProcess[str], *said: str) -> None:
+def assert_clear_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("error: ") == 1
-    for text in ("next: ", *said):
+    for text in ("next: ", *parts):
         assert text in done.stderr
 
 
@@ -83,16 +81,18 @@ def resize(disk: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", str(disk)], check=True)
 
 
-def test_a_full_disk(
-    small: Any, wanted: dict[str, str], contents: Any, sound_so_far: Any, tiny_disk: Path
+def test_a_full_disk_is_a_clear_error_and_keeps_finished_shards(
+    small: Any, wanted: dict[str, str], contents: Any, assert_sound: Any, tiny_disk: Path
 ) -> None:
     command(small, tiny_disk / "home")
     shards = [path.stat().st_size for path in tiny_disk.rglob("*.tar")]
     shutil.rmtree(tiny_disk / "home")
     resize(tiny_disk, str(int(sum(shards) * 0.6)))
     done = command(small, tiny_disk / "home")
-    assert_clear(done, "No space left on device", "make room on that disk", "run the same command again")
-    assert sound_so_far(tiny_disk / "home") == 0
+    assert_clear_error(
+        done, "No space left on device", "make room on that disk", "run the same command again"
+    )
+    assert assert_sound(tiny_disk / "home") == 0
     assert not list(tiny_disk.rglob(".part-*"))
     kept = {name: digest for name, digest in contents(tiny_disk / "home").items() if ".tar" in name}
     assert kept and kept.items() < wanted.items()
@@ -101,12 +101,12 @@ def test_a_full_disk(
     assert again.returncode == 0 and contents(tiny_disk / "home") == wanted
 
 
-def test_a_disk_that_turns_read_only(
+def test_a_read_only_disk_is_a_clear_error_and_can_be_read(
     small: Any, wanted: dict[str, str], contents: Any, tiny_disk: Path
 ) -> None:
     resize(tiny_disk, "ro")
     done = command(small, tiny_disk / "home")
-    assert_clear(done, "Read-only file system", "choose a --home on a writable disk")
+    assert_clear_error(done, "Read-only file system", "choose a --home on a writable disk")
     resize(tiny_disk, "64m")
     assert command(small, tiny_disk / "home").returncode == 0
     assert contents(tiny_disk / "home") == wanted
@@ -115,32 +115,32 @@ def test_a_disk_that_turns_read_only(
     assert len(list(StoreReader.open(store))) == 12  # reading needs no writing
 
 
-def like_anybody() -> None:
-    """Give up root's right to ignore permissions; nothing happens where there is none."""
+def drop_root_rights() -> None:
+    """Give up root's right to ignore permissions; other users have nothing to give up."""
     for right in (DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER):
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0)
 
 
-def test_no_permission(small: Any, tmp_path: Path) -> None:
+def test_a_missing_permission_is_a_clear_error(small: Any, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o555)
-    done = command(small, home, preexec_fn=like_anybody)
+    done = command(small, home, preexec_fn=drop_root_rights)
     if os.geteuid() == 0 and done.returncode == 0:
         pytest.skip("runs as root, whose rights cannot be dropped here")
-    assert_clear(done, "Permission denied", "get permission for that path, or choose another --home")
+    assert_clear_error(done, "Permission denied", "get permission for that path, or choose another --home")
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize(("backend", "stride"), [("webdataset", 7), ("zarr", 29)])
-def test_an_error_of_the_disk_at_any_step_loses_nothing(
+def test_a_disk_error_at_any_step_loses_nothing(
     code: int,
     backend: str,
     stride: int,
     small: Any,
     inline: None,
     contents: Any,
-    sound_so_far: Any,
+    assert_sound: Any,
     fresh_home: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -165,28 +165,28 @@ def test_an_error_of_the_disk_at_any_step_loses_nothing(
                 small.extract(home, backend)
             except OSError as error:
                 status = error.errno or 0
-        sound_so_far(home)
+        assert_sound(home)
         if status == 0:
             break
         assert status == code, f"step {step}"
         failed += 1
-        assert not list(home.rglob(".part-*")), f"step {step}: what could not be published is taken away"
+        assert not list(home.rglob(".part-*")), f"step {step}: temp files must be removed"
         small.extract(home, backend)
         assert contents(home) == wanted, f"step {step}"
     assert failed > 8
 
 
 @pytest.mark.parametrize("handles", [6, 9, 16, 24, 32])
-def test_too_many_open_files(
-    handles: int, small: Any, wanted: dict[str, str], contents: Any, sound_so_far: Any, tmp_path: Path
+def test_too_few_file_handles_are_a_clear_error_or_suffice(
+    handles: int, small: Any, wanted: dict[str, str], contents: Any, assert_sound: Any, tmp_path: Path
 ) -> None:
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
 
     done = command(small, tmp_path, preexec_fn=few)
     if done.returncode:
-        assert_clear(done, "ulimit -n")
-        sound_so_far(tmp_path)
+        assert_clear_error(done, "ulimit -n")
+        assert_sound(tmp_path)
         assert command(small, tmp_path).returncode == 0
     assert contents(tmp_path) == wanted
 
@@ -199,7 +199,7 @@ def test_too_many_open_files(
         ("memory", "out of memory (limit "),
     ],
 )
-def test_a_process_that_crashes_hangs_or_eats_memory_costs_its_clip_alone(
+def test_a_decode_process_that_crashes_hangs_or_takes_memory_costs_only_its_clip(
     name: str, reason: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

@@ -1,4 +1,4 @@
-"""What is finished stays finished, in the middle of a shard too: after Ctrl-C, SIGTERM, SIGKILL, a full disk."""
+"""Finished clips are kept even within an unfinished shard: after Ctrl-C, SIGKILL, a full disk."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import errno
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from caeav.manifests.core import atomic
 from caeav.manifests.core.home import Home
@@ -23,12 +23,12 @@ from caeav.pipeline.store import Record, StoreWriter
 from caeav.pipeline.store.slices import Slice
 
 SHARD = 8
-"""More than there are clips: nothing is published before all are done."""
+"""More clips per shard than there are clips: nothing is published before all are finished."""
 
 
 @pytest.fixture
-def asked(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
-    """The clips that were decoded, with the stores they were decoded for; clips are decoded in this process."""
+def decoded(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
+    """The decoded clips, each with the stores it was decoded for; decoding runs in this process."""
     seen: list[tuple[str, tuple[int, ...]]] = []
 
     inline_pool: Any = local.WorkerPool
@@ -43,8 +43,8 @@ def asked(inline: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tupl
 
 
 @pytest.fixture
-def keeping(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What has been kept, by the names of store and clip."""
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kind of store and the key of each record that was kept."""
     done: list[str] = []
     keep = StoreWriter.keep
 
@@ -57,7 +57,7 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def extract(small: Any, home: Path, backend: str = "webdataset", shard: int = SHARD, **run: Any) -> list[int]:
-    """Tokens and captions of `small` in one pass; how many clips each store had to make."""
+    """Extract tokens and captions of `small` in one pass; returns how many clips were due in each store."""
     options = [
         TokenOptions(shard_clips=shard, backend=backend),
         CaptionOptions(shard_clips=shard, backend=backend),
@@ -66,19 +66,14 @@ def extract(small: Any, home: Path, backend: str = "webdataset", shard: int = SH
     return [summary.due for summary in done]
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true() and time.monotonic() < end:
-        time.sleep(0.002)
-    assert true()
-
-
-def after(clips: int, asked: list[Any], do: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call `do` when the next clip after so many is asked for."""
+def call_after(
+    clips: int, decoded: list[Any], do: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Call `do` when the next clip is requested after `clips` clips were decoded."""
     reply = local.WorkerPool._reply
 
     def stopped(pool: Any, request: Mapping[str, Any]) -> Any:
-        if len(asked) == clips:
+        if len(decoded) == clips:
             do()
         return reply(pool, request)
 
@@ -91,34 +86,34 @@ def test_finished_clips_of_an_open_shard_are_not_made_again(
     how: str,
     backend: str,
     small: Any,
-    asked: list[Any],
-    keeping: list[str],
+    decoded: list[Any],
+    kept: list[str],
     forked: Callable[[Callable[[], object]], int],
     contents: Callable[[Path], dict[str, str]],
-    sound_so_far: Callable[[Path], int],
+    assert_sound: Callable[[Path], int],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     calm, home = tmp_path / "calm", tmp_path / "home"
     assert extract(small, calm, backend) == [4, 4]
-    asked.clear()
+    decoded.clear()
 
     def work() -> None:
-        keeping.clear()
+        kept.clear()
 
         def stop() -> None:
             if how == "killed":
-                until(lambda: len(keeping) == 4)
+                wait_until(lambda: len(kept) == 4)
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "interrupted":
                 raise KeyboardInterrupt
-            until(lambda: len(keeping) == 4)
+            wait_until(lambda: len(kept) == 4)
             monkeypatch.setattr(atomic, "write_bytes", full)
 
         def full(*_: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        after(2, asked, stop, monkeypatch)
+        call_after(2, decoded, stop, monkeypatch)
         try:
             extract(small, home, backend)
         except KeyboardInterrupt:
@@ -127,20 +122,20 @@ def test_finished_clips_of_an_open_shard_are_not_made_again(
             os._exit(error.errno or 0)
 
     assert forked(work) == {"killed": -signal.SIGKILL, "interrupted": 130, "full": errno.ENOSPC}[how]
-    assert sound_so_far(home) == 0
+    assert assert_sound(home) == 0
     assert extract(small, home, backend) == [1, 1], "the missing file was quarantined, the third clip is left"
-    assert [key for key, _ in asked] == [small.manifest.clips[2].key]
+    assert [key for key, _ in decoded] == [small.manifest.clips[2].key]
     assert contents(home) == contents(calm)
     assert not list(home.rglob("journal"))
 
 
-def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shards(
-    small: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+def test_an_interrupted_run_keeps_finished_clips_without_writing_further_shards(
+    small: Any, decoded: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
 ) -> None:
-    """A shard that is whole but waits to be written is kept in a journal: on the way out there may be no time."""
+    """A complete shard that waits to be written is kept in a journal: a stopping process may have no time to write."""
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm, shard=1)
-    asked.clear()
+    decoded.clear()
     held, begun = [], threading.Event()
     write_shard = collect.Collector._write_shard
 
@@ -158,20 +153,20 @@ def test_interrupted_everything_settled_is_kept_and_nothing_waits_for_whole_shar
             begun.wait(60)
             raise KeyboardInterrupt
 
-        after(1, asked, stop, patched)
+        call_after(1, decoded, stop, patched)
         with pytest.raises(KeyboardInterrupt):
             extract(small, home, shard=1)
-    assert len(held) == 1, "the one that was being written is, the other is not begun"
+    assert len(held) == 1, "the shard under way is written, the next one is not begun"
     assert extract(small, home, shard=1) == [2, 2]
     assert contents(home) == contents(calm)
 
 
-def test_interrupted_while_a_whole_shard_waits_to_be_taken_nothing_of_it_is_lost(
-    small: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+def test_an_interrupt_before_a_complete_shard_is_published_loses_none_of_its_clips(
+    small: Any, decoded: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
 ) -> None:
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm)
-    asked.clear()
+    decoded.clear()
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -180,23 +175,23 @@ def test_interrupted_while_a_whole_shard_waits_to_be_taken_nothing_of_it_is_lost
         patched.setattr(collect.Collector, "_publish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             extract(small, home)
-    assert len(asked) == 3
+    assert len(decoded) == 3
     assert extract(small, home) == [0, 1], "the tokens of all three are kept, the captions of two"
     assert contents(home) == contents(calm)
 
 
-def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
+def test_a_clip_finished_in_one_store_is_made_only_for_the_others(
     small: Any,
-    asked: list[Any],
-    keeping: list[str],
+    decoded: list[Any],
+    kept: list[str],
     monkeypatch: pytest.MonkeyPatch,
     contents: Any,
     tmp_path: Path,
 ) -> None:
     calm, home = tmp_path / "calm", tmp_path / "home"
     extract(small, calm)
-    asked.clear()
-    keeping.clear()
+    decoded.clear()
+    kept.clear()
     settle = collect.Collector.settle
 
     def first_store_only(collector: Any, store: Any, key: str, result: Any) -> bool:
@@ -209,36 +204,36 @@ def test_a_clip_finished_in_one_store_is_made_for_the_others_alone(
         with pytest.raises(KeyboardInterrupt):
             extract(small, home)
     first, second, third, _ = (clip.key for clip in small.manifest.clips)
-    assert {*keeping} == {f"tokens {first}"}
-    asked.clear()
+    assert {*kept} == {f"tokens {first}"}
+    decoded.clear()
     assert extract(small, home) == [2, 3]
-    assert asked == [(first, (1,)), (second, (0, 1)), (third, (0, 1))]
+    assert decoded == [(first, (1,)), (second, (0, 1)), (third, (0, 1))]
     assert contents(home) == contents(calm)
 
 
-def test_a_slice_keeps_its_own(
-    small: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+def test_a_slice_keeps_its_finished_clips(
+    small: Any, decoded: list[Any], monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
 ) -> None:
     calm, home = tmp_path / "calm", tmp_path / "home"
     part = Slice(1, 2)
     assert extract(small, calm, shard=2, part=part) == [2, 2]
-    asked.clear()
+    decoded.clear()
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        after(1, asked, stop, patched)
+        call_after(1, decoded, stop, patched)
         with pytest.raises(KeyboardInterrupt):
             extract(small, home, shard=2, part=part)
     assert extract(small, home, shard=2, part=part) == [1, 1]
     assert contents(home) == contents(calm)
 
 
-def test_what_is_kept_is_synced_in_time(
-    small: Any, asked: list[Any], keeping: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_kept_records_are_synced_in_time(
+    small: Any, decoded: list[Any], kept: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Also while nothing more comes: a clip of a large captioner takes minutes."""
+    """Even while no further clip finishes: one clip can take minutes with a large captioner."""
     synced: list[str] = []
     sync = StoreWriter.sync
 
@@ -249,19 +244,19 @@ def test_what_is_kept_is_synced_in_time(
 
     monkeypatch.setattr(StoreWriter, "sync", noted)
     monkeypatch.setattr(collect, "SYNC_S", 0.05)
-    after(2, asked, lambda: until(lambda: {*synced} == {"tokens", "captions"}), monkeypatch)
+    call_after(2, decoded, lambda: wait_until(lambda: {*synced} == {"tokens", "captions"}), monkeypatch)
     extract(small, tmp_path)
-    assert len(keeping) == 4, "the last clip of a shard follows at once"
+    assert len(kept) == 4, "the last clip of the shard completes it and is not kept"
 
 
-def test_on_the_way_out_what_is_kept_is_synced(
-    small: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_interrupted_run_syncs_kept_records(
+    small: Any, decoded: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    left: list[bool] = []
+    unsynced_at_close: list[bool] = []
     close = StoreWriter.close
 
     def closing(writer: StoreWriter) -> None:
-        left.append(writer.unsynced)
+        unsynced_at_close.append(writer.unsynced)
         close(writer)
 
     monkeypatch.setattr(StoreWriter, "close", closing)
@@ -269,7 +264,7 @@ def test_on_the_way_out_what_is_kept_is_synced(
     def stop() -> None:
         raise KeyboardInterrupt
 
-    after(2, asked, stop, monkeypatch)
+    call_after(2, decoded, stop, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         extract(small, tmp_path)
-    assert left == [False, False] and list(tmp_path.rglob("journal/000000.log"))
+    assert unsynced_at_close == [False, False] and list(tmp_path.rglob("journal/000000.log"))

@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: no code runs, nothing is allocated for what a header merely claims, keys are listed."""
+"""Untrusted checkpoints: no code runs, no memory is allocated for a header's claims, wrong keys are listed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile_pickle import Hostile
 from torch import nn
 
 from caeav.manifests.core.errors import CaeavError
@@ -23,13 +24,6 @@ from caeav.model.train.checkpoint import (
 )
 from caeav.pipeline.backbones.weights.load import load_checked
 from caeav.pipeline.backbones.weights.load import read_tensors as read_weights
-
-
-class Thief:
-    """What a hostile checkpoint would run on being unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("executed",)
 
 
 def crafted(path: Path, header: Any, data: bytes = b"") -> Path:
@@ -55,7 +49,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers_that_claim_what_is_not_there_are_refused(name: str, tmp_path: Path) -> None:
+def test_headers_with_false_claims_are_refused(name: str, tmp_path: Path) -> None:
     path = crafted(tmp_path / "w.safetensors", HEADERS[name], bytes(4))
     for read in (read_tensors, read_facts):
         with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
@@ -73,7 +67,7 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_pipes_devices_and_folders_are_refused_without_reading(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.safetensors")
     (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
     (tmp_path / "folder.safetensors").mkdir()
@@ -84,8 +78,10 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
             read_facts(path)
 
 
-def test_a_pickle_under_our_name_is_not_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"x": Thief()}, tmp_path / "w.safetensors")
+def test_a_pickle_named_safetensors_is_not_unpickled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"x": Hostile()}, tmp_path / "w.safetensors")
     for read in (read_tensors, read_weights):
         with pytest.raises(CaeavError):
             read(tmp_path / "w.safetensors")
@@ -100,21 +96,21 @@ def test_missing_unexpected_and_misshapen_keys_are_listed_and_nothing_is_loaded(
     tensors, _ = read_tensors(tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError) as refused:
         load_into(model, tensors, tmp_path / "w.safetensors")
-    for said in (
+    for text in (
         "2 missing: 1.bias, 1.weight",
         "1 unexpected: stranger",
         "0.weight [5, 3] where the model has [2, 3]",
     ):
-        assert said in str(refused.value)
+        assert text in str(refused.value)
     with pytest.raises(CaeavError) as refused:
         load_checked(model, tensors, source="w")
-    for said in ("missing: 1.weight, 1.bias", "unexpected: stranger", "0.weight is [5, 3], needed [2, 3]"):
-        assert said in str(refused.value)
+    for text in ("missing: 1.weight, 1.bias", "unexpected: stranger", "0.weight is [5, 3], needed [2, 3]"):
+        assert text in str(refused.value)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
 def test_shapes_are_compared_before_anything_is_allocated(tmp_path: Path) -> None:
-    """A run folder can claim inputs of any size; its network is only allocated when the weights have that size."""
+    """A run folder can claim inputs of any size; the network is allocated only when the weights have that size."""
     path = tmp_path / "w.safetensors"
     write_tensors(path, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, {})
     made: list[str] = []

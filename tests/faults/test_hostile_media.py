@@ -1,8 +1,7 @@
-"""Damaged and malicious media: every variant is decoded, refused in words, or costs one process; never the run."""
+"""Damaged and malicious media are decoded, refused with a reason, or cost one decode process; never the run."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from module_files import load_module
 
 from caeav.pipeline.media import scan
 from caeav.pipeline.media.clip import PROCESS_BYTES, DecodeError, Limits, Sampling
@@ -20,12 +20,8 @@ from caeav.pipeline.media.registry import decoders
 
 @pytest.fixture(scope="module")
 def fuzz(repository: Path) -> Any:
-    """The benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("fuzz_media", repository / "benchmarks" / "fuzz_media.py")
-    assert spec and spec.loader
-    module = sys.modules["fuzz_media"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The fuzz benchmark as a module."""
+    return load_module("fuzz_media", repository / "benchmarks" / "fuzz_media.py")
 
 
 def test_damaged_real_files_never_end_the_run(
@@ -45,8 +41,7 @@ def test_damaged_real_files_never_end_the_run(
     assert peak_mib * 2**20 < PROCESS_BYTES / 4
 
 
-def test_a_clip_is_called_wrong_when_it_is_not_whole(fuzz: Any) -> None:
-    """The benchmark's own check can fail."""
+def test_the_benchmark_detects_wrong_clips(fuzz: Any) -> None:
     made = fuzz.DecodedClip(np.zeros((2, 4, 4, 3), np.uint8), None, (True,) * 3, (True,) * 3)
     assert "pictures of shape" in fuzz.wrong(made)
     made = fuzz.DecodedClip(
@@ -57,7 +52,7 @@ def test_a_clip_is_called_wrong_when_it_is_not_whole(fuzz: Any) -> None:
 
 
 def avi(path: Path, pictures: int = 10) -> bytes:
-    """Five pictures a second without sound."""
+    """Five frames per second without audio."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mpeg4", rate=5)
         stream.width = stream.height = 64
@@ -69,7 +64,7 @@ def avi(path: Path, pictures: int = 10) -> bytes:
     return path.read_bytes()
 
 
-def test_a_codec_that_nobody_knows_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_unknown_codec_is_refused(tmp_path: Path) -> None:
     data = avi(tmp_path / "plain.avi")
     assert data.count(b"FMP4") == 2
     (tmp_path / "odd.avi").write_bytes(data.replace(b"FMP4", b"\xff\xfeQ\x01"))
@@ -77,13 +72,11 @@ def test_a_codec_that_nobody_knows_is_refused_in_words(tmp_path: Path) -> None:
         decoders["pyav"]().decode(str(tmp_path / "odd.avi"), 0.0, Sampling(2, 1.0, 16_000))
 
 
-def test_a_file_in_which_no_place_can_be_gone_to_is_refused_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some damaged MP4 files answer every seek with an error; found by the fuzz run."""
+def test_a_file_that_cannot_be_seeked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every seek fails in some damaged MP4 files; found by the fuzz run."""
     avi(tmp_path / "deep.avi", pictures=50)
 
-    class Stubborn:
+    class Unseekable:
         def __init__(self, real: Any) -> None:
             self._real = real
 
@@ -96,10 +89,10 @@ def test_a_file_in_which_no_place_can_be_gone_to_is_refused_in_words(
     open_media = scan.open_media
 
     @contextmanager
-    def stubborn(path: str, limits: Limits) -> Iterator[Any]:
+    def open_unseekable(path: str, limits: Limits) -> Iterator[Any]:
         with open_media(path, limits) as container:
-            yield Stubborn(container)
+            yield Unseekable(container)
 
-    monkeypatch.setattr(scan, "open_media", stubborn)
+    monkeypatch.setattr(scan, "open_media", open_unseekable)
     with pytest.raises(DecodeError, match="no place in the file can be gone to: Operation not permitted"):
         decoders["pyav"]().decode(str(tmp_path / "deep.avi"), 7.0, Sampling(2, 1.0, 16_000))

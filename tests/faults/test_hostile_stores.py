@@ -1,4 +1,4 @@
-"""Stores and manifests from strangers: what they say is never obeyed, only compared, shown harmlessly or refused.
+"""Untrusted stores and manifests: their content is never obeyed, only compared, escaped or refused.
 
 Hostile indexes, payload headers, seals and layouts are tested beside the formats (`tests/pipeline/store`).
 """
@@ -48,10 +48,10 @@ def toys(tmp_path: Path, request: pytest.FixtureRequest) -> Toy:
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Reading must not wait for anybody: an alarm ends it."""
+    """Fail when the block takes longer: reading must not block."""
 
     def late(*_: object) -> None:
-        raise TimeoutError("it waited")
+        raise TimeoutError("reading blocked")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -83,7 +83,9 @@ def as_folder(path: Path) -> None:
     "name",
     ["recipe.json", "manifest.jsonl", "quarantine.jsonl", "complete.json", "index/000001.idx", "payload"],
 )
-def test_what_is_no_plain_file_is_refused_at_once(name: str, make: Callable[[Path], None], toys: Toy) -> None:
+def test_pipes_devices_loops_and_folders_are_refused_without_reading(
+    name: str, make: Callable[[Path], None], toys: Toy
+) -> None:
     payload = {"webdataset": "shards/000001.tar", "zarr": "shards.zarr/visual.stage1/c.1.0.0.0"}[toys.backend]
     path = toys.folder / (payload if name == "payload" else name)
     path.unlink()
@@ -97,7 +99,7 @@ def test_what_is_no_plain_file_is_refused_at_once(name: str, make: Callable[[Pat
             assert name in ("recipe.json", "manifest.jsonl")
 
 
-def link(member: tarfile.TarInfo, kind: bytes) -> None:
+def make_link(member: tarfile.TarInfo, kind: bytes) -> None:
     member.type, member.linkname = kind, "/etc/passwd"
 
 
@@ -105,17 +107,17 @@ MEMBERS: dict[str, Callable[[tarfile.TarInfo], object]] = {
     "parent": lambda member: setattr(member, "name", "../../../../evil.safetensors"),
     "absolute": lambda member: setattr(member, "name", "/evil.safetensors"),
     "pickle": lambda member: setattr(member, "name", "clip000.pyd"),
-    "link": lambda member: link(member, tarfile.SYMTYPE),
-    "hard link": lambda member: link(member, tarfile.LNKTYPE),
-    "device": lambda member: link(member, tarfile.CHRTYPE),
-    "fifo": lambda member: link(member, tarfile.FIFOTYPE),
+    "link": lambda member: make_link(member, tarfile.SYMTYPE),
+    "hard link": lambda member: make_link(member, tarfile.LNKTYPE),
+    "device": lambda member: make_link(member, tarfile.CHRTYPE),
+    "fifo": lambda member: make_link(member, tarfile.FIFOTYPE),
     "huge": lambda member: setattr(member, "size", 8**11 - 1),
 }
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_members_of_a_forged_tar_are_not_obeyed(kind: str, tmp_path: Path) -> None:
-    """Every digest fits. Names, types and sizes in the tar are never read, only compared by `verify`."""
+def test_tar_headers_of_a_forged_shard_are_not_obeyed(kind: str, tmp_path: Path) -> None:
+    """All digests match. Names, types and sizes in the tar are never used, only compared by `verify`."""
     toy = Toy(tmp_path / "stores")
     toy.write()
     folder = StoreFolder(toy.folder)
@@ -139,7 +141,6 @@ def test_members_of_a_forged_tar_are_not_obeyed(kind: str, tmp_path: Path) -> No
 
 
 def test_a_compression_bomb_in_the_place_of_a_shard_is_not_unpacked(toys: Toy) -> None:
-    """Nothing in a store is compressed, so nothing is ever unpacked."""
     bomb = io.BytesIO()
     with gzip.GzipFile(fileobj=bomb, mode="wb", mtime=0) as out:
         out.write(bytes(64 << 20))
@@ -153,8 +154,8 @@ def test_a_compression_bomb_in_the_place_of_a_shard_is_not_unpacked(toys: Toy) -
     tracemalloc.stop()
 
 
-def test_zarr_metadata_is_never_followed(tmp_path: Path) -> None:
-    """Codecs, sizes and storage transformers of a stranger's documents are compared, not used."""
+def test_zarr_metadata_is_compared_and_not_used(tmp_path: Path) -> None:
+    """Codecs, sizes and storage transformers of the documents are compared, not used."""
     toy = Toy(tmp_path / "stores", "zarr")
     toy.write()
     document = toy.folder / "shards.zarr" / "visual.stage1" / "zarr.json"
@@ -171,7 +172,7 @@ def test_zarr_metadata_is_never_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["../x", "a/b", "/etc/passwd", "a\\b", ".", "a.b", "", "x" * 201, "a\0b", "é", "a b"]
 )
-def test_keys_that_are_no_names_are_refused_everywhere(key: str, tmp_path: Path) -> None:
+def test_unsafe_keys_are_refused_in_manifests_and_stores(key: str, tmp_path: Path) -> None:
     toy = Toy(tmp_path / "stores")
     manifest = toy.manifest(2)
     bad = replace(manifest, clips=(replace(manifest.clips[0], key=key), manifest.clips[1]))
@@ -200,8 +201,8 @@ def test_manifests_cannot_point_outside_the_media_folder(media: str, tmp_path: P
         read_manifest(tmp_path / "m.jsonl")
 
 
-def test_an_annotation_file_cannot_point_outside_either(small: Any, tmp_path: Path) -> None:
-    """The official layout of AVE with an id that climbs: its row is left out and said."""
+def test_annotations_cannot_point_outside_the_media_folder(small: Any, tmp_path: Path) -> None:
+    """A row of AVE's official layout whose id leads out of the folder is left out and reported."""
     (tmp_path / "AVE").mkdir()
     first = Path(small.manifest.clips[0].media).stem
     for path in small.media.iterdir():
@@ -214,8 +215,8 @@ def test_an_annotation_file_cannot_point_outside_either(small: Any, tmp_path: Pa
 
 
 @pytest.fixture
-def poisoned(tmp_path: Path) -> Path:
-    """A home with a store whose labels, notes, facts, quarantine reasons and class names are hostile text."""
+def hostile_home(tmp_path: Path) -> Path:
+    """A home with a store in which labels, notes, facts, quarantine reasons and class names are hostile text."""
     toy = Toy(tmp_path / "stores")
     clips = tuple(
         Clip(f"clip{i}", f"{i}.mp4", 0.0, 10.0, "train", (Event(EVIL, 1.0, 2.0),)) for i in range(3)
@@ -244,35 +245,35 @@ def poisoned(tmp_path: Path) -> Path:
         ["runs", "show", EVIL],
     ],
 )
-def test_hostile_text_reaches_no_terminal(
+def test_terminal_escapes_in_a_store_reach_no_terminal(
     command: list[str],
     as_json: bool,
-    poisoned: Path,
+    hostile_home: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = ["caeav", *command, "--home", str(poisoned), *(["--json"] if as_json else [])]
+    line = ["caeav", *command, "--home", str(hostile_home), *(["--json"] if as_json else [])]
     monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(SystemExit):
         run()
-    said = capsys.readouterr()
-    for text in (said.out, said.err):
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
         assert not any(c in text for c in BAD_CHARACTERS), repr(text)
-    if as_json and said.out:
-        assert json.loads(said.out)
+    if as_json and printed.out:
+        assert json.loads(printed.out)
 
 
-def test_what_is_said_keeps_its_lines_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_keep_line_breaks_and_escape_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     say(f"error: {EVIL}\n  next: é")
     text = capsys.readouterr().err
     assert text.count("\n") == 2 and "next: é" in text and "\\x1b]0;owned" in text
     assert not any(c in text for c in BAD_CHARACTERS)
 
 
-def test_json_says_the_same_without_steering(
-    poisoned: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_json_output_keeps_hostile_text_intact(
+    hostile_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = ["store", "show", "toy", "--key", "clip0", "--home", str(poisoned), "--json"]
+    line = ["store", "show", "toy", "--key", "clip0", "--home", str(hostile_home), "--json"]
     build()(line, standalone_mode=False)
     [record] = json.loads(capsys.readouterr().out)
     assert record["info"][EVIL] == EVIL

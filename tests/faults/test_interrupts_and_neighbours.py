@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment; several processes at one store: one writes, others wait, readers see whole shards."""
+"""Interrupts at any moment; several processes at one store: one writes, others wait, readers see whole shards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from caeav.pipeline.store import DamagedStore, IncompleteStore, StoreReader
 from caeav.pipeline.store.lock import WriterLock
 
 TIMES = int(os.environ.get("CAEAV_TIMES", "0"))
-"""How often a run is broken off by each signal; by default a few times."""
+"""How often each signal interrupts a run; by default a few times."""
 
 
 Process = subprocess.Popen[str] | ForkedCommand
@@ -33,7 +33,7 @@ def arguments(small: Any, home: Path, backend: str = "webdataset", shard: int = 
 
 
 def start(small: Any, home: Path, **how: Any) -> subprocess.Popen[str]:
-    """`caeav extract` in an interpreter of its own."""
+    """Start `caeav extract` in a new interpreter."""
     return subprocess.Popen(
         [sys.executable, "-m", "caeav.cli", *arguments(small, home, **how)],
         stdout=subprocess.PIPE,
@@ -65,56 +65,56 @@ def undisturbed(small: Any, home: Path, contents: Any, **how: Any) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def calm(small: Any, tmp_path_factory: pytest.TempPathFactory, contents: Any) -> dict[str, str]:
-    """What an undisturbed command leaves."""
+    """The files of an undisturbed command."""
     return undisturbed(small, tmp_path_factory.mktemp("calm"), contents)
 
 
 @pytest.fixture(scope="module")
 def few_shards(small: Any, tmp_path_factory: pytest.TempPathFactory, contents: Any) -> dict[str, str]:
-    """The same with several clips a shard, which are kept in journals meanwhile."""
+    """The same with several clips per shard, which are kept in journals until the shard is written."""
     return undisturbed(small, tmp_path_factory.mktemp("few"), contents, shard=5)
 
 
-ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 
 
-@pytest.mark.parametrize("what", ENDS)
-def test_broken_off_at_any_step(
+@pytest.mark.parametrize("what", EXIT_STATUS)
+def test_interrupted_at_any_step_the_next_run_continues(
     what: signal.Signals,
     small: Any,
     few_shards: dict[str, str],
     contents: Any,
-    sound_so_far: Any,
+    assert_sound: Any,
     tmp_path: Path,
 ) -> None:
-    """Each run goes on where the last one was stopped, or begins anew when all was done."""
+    """Each run continues where the last one stopped, or starts in a new home when that one had finished."""
     rng = random.Random(int(what))
     times = TIMES or 5
-    home, hit, rounds = tmp_path / "0", 0, 0
+    home, interrupted, finished = tmp_path / "0", 0, 0
     for _ in range(times):
         stop = ("failing_steps:signal_at", {"step": rng.randrange(1, 40), "number": what})
         status, error = end(ForkedCommand(arguments(small, home, shard=5), stop))
         if status == 0:
             assert contents(home) == few_shards
-            rounds += 1
-            home = tmp_path / str(rounds)
+            finished += 1
+            home = tmp_path / str(finished)
             continue
-        assert status == ENDS[what], error
+        assert status == EXIT_STATUS[what], error
         if what != signal.SIGKILL:
             assert "Traceback" not in error and error.endswith("interrupted; what is finished is kept\n")
-        hit += 1
-        assert sound_so_far(home) <= 1  # it may have been done already
-    print(f"{times} times {what.name}: {hit} broke off, {rounds} came when all was done")
-    assert hit >= times / 2, "a run has more than forty steps"
+        interrupted += 1
+        assert assert_sound(home) <= 1  # the store may have been complete already
+    print(f"{times} times {what.name}: {interrupted} runs interrupted, {finished} finished before")
+    assert interrupted >= times / 2, "a run has more than forty steps"
     assert end(ForkedCommand(arguments(small, home, shard=5)))[0] == 0
     assert contents(home) == few_shards
 
 
-@pytest.mark.parametrize("what", ENDS)
-def test_no_decoding_process_is_left_behind_nor_a_clip_lost(
+@pytest.mark.parametrize("what", EXIT_STATUS)
+def test_a_signal_to_all_processes_leaves_none_running_and_quarantines_no_clip(
     what: signal.Signals, small: Any, few_shards: dict[str, str], contents: Any, tmp_path: Path
 ) -> None:
-    """A batch system tells every process of a job: those that decode are not to die of it before the parent knows."""
+    """A batch system signals every process of a job: decode processes must not die of it before their parent knows."""
     process = start(small, tmp_path, shard=5)
     root = psutil.Process(process.pid)
     wait_for(lambda: any(tmp_path.glob("stores/*/*/journal/*.log")), process)
@@ -123,7 +123,7 @@ def test_no_decoding_process_is_left_behind_nor_a_clip_lost(
     for each in (*children, root) if what != signal.SIGKILL else (root,):
         each.send_signal(what)
     status, error = end(process)
-    assert status == ENDS[what], error
+    assert status == EXIT_STATUS[what], error
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert not any(path.stat().st_size for path in tmp_path.glob("stores/*/*/quarantine.jsonl"))
     assert end(ForkedCommand(arguments(small, tmp_path, shard=5)))[0] == 0
@@ -131,7 +131,7 @@ def test_no_decoding_process_is_left_behind_nor_a_clip_lost(
 
 
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_the_program_is_loaded(
+def test_an_interrupt_while_the_program_loads_ends_it_cleanly(
     what: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
@@ -140,14 +140,16 @@ def test_an_interrupt_while_the_program_is_loaded(
         with pytest.raises(SystemExit) as leaving:
             main()
         if what == signal.SIGTERM:
-            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, "a second one cuts nothing short"
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN, (
+                "a second signal must interrupt nothing"
+            )
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert leaving.value.code == ENDS[what]
+    assert leaving.value.code == EXIT_STATUS[what]
     assert capsys.readouterr().err == "interrupted; what is finished is kept\n"
 
 
-def test_who_is_to_ignore_sigterm_goes_on_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_started_with_sigterm_ignored_keeps_ignoring_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     monkeypatch.setattr("caeav.cli.app.run", lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
@@ -158,14 +160,14 @@ def test_who_is_to_ignore_sigterm_goes_on_ignoring_it(monkeypatch: pytest.Monkey
     assert leaving.value.code == 0
 
 
-def lock_of(home: Path, calm: dict[str, str]) -> WriterLock:
-    """The lock of the store that the command will make, in a home where nothing was made yet."""
+def lock_store(home: Path, calm: dict[str, str]) -> WriterLock:
+    """Take the lock of the store that the command will write, in a new home."""
     (store,) = {Path(name).parent for name in calm if name.endswith("/recipe.json")}
     (home / store).mkdir(parents=True)
     return WriterLock(home / store / ".lock")
 
 
-def test_of_several_processes_one_writes_and_the_others_wait_for_it(
+def test_one_of_several_processes_writes_and_the_others_wait(
     small: Any, calm: dict[str, str], contents: Any, tmp_path: Path
 ) -> None:
     processes = [ForkedCommand(arguments(small, tmp_path)) for _ in range(3)]
@@ -176,14 +178,14 @@ def test_of_several_processes_one_writes_and_the_others_wait_for_it(
     assert contents(tmp_path) == calm
 
 
-def test_who_waits_goes_on_when_the_other_was_stopped_too_early(
+def test_a_waiting_process_continues_when_the_writer_stopped_early(
     small: Any, calm: dict[str, str], contents: Any, tmp_path: Path
 ) -> None:
-    lock = lock_of(tmp_path, calm)
+    lock = lock_store(tmp_path, calm)
     process = start(small, tmp_path)
     assert process.stderr
-    said = next(line for line in process.stderr if "is being written" in line)
-    assert f"pid {os.getpid()};" in said
+    message = next(line for line in process.stderr if "is being written" in line)
+    assert f"pid {os.getpid()};" in message
     assert indexes(tmp_path) == 0
     lock.release()
     status, error = end(process)
@@ -192,7 +194,7 @@ def test_who_waits_goes_on_when_the_other_was_stopped_too_early(
 
 
 def test_ctrl_c_ends_the_wait(small: Any, calm: dict[str, str], tmp_path: Path) -> None:
-    lock = lock_of(tmp_path, calm)
+    lock = lock_store(tmp_path, calm)
     process = start(small, tmp_path)
     assert process.stderr
     next(line for line in process.stderr if "is being written" in line)
@@ -204,8 +206,14 @@ def test_ctrl_c_ends_the_wait(small: Any, calm: dict[str, str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
-def test_a_reader_during_writing_sees_whole_shards_only(backend: str, small: Any, tmp_path: Path) -> None:
-    process = ForkedCommand(arguments(small, tmp_path, backend))
+def test_a_reader_of_a_store_being_written_sees_whole_shards_only(
+    backend: str, small: Any, tmp_path: Path
+) -> None:
+    """The writer waits after each shard until the reader has looked."""
+    counter = tmp_path / "seen"
+    counter.write_text("")
+    pace = ("failing_steps:publish_in_step", {"counter": str(counter)})
+    process = ForkedCommand(arguments(small, tmp_path, backend), pace)
     seen: list[int] = []
     refused = 0
     while process.poll() is None:
@@ -218,13 +226,14 @@ def test_a_reader_during_writing_sees_whole_shards_only(backend: str, small: Any
             keys = [record.key for record in reader]
             assert keys == list(reader.keys) and set(keys).isdisjoint(reader.missing)
             seen.append(len(keys))
+            counter.write_text(str(len(keys)))
             try:
                 StoreReader.open(recipe.parent)
             except IncompleteStore:
                 refused += 1
             else:
                 assert len(keys) == 12 or (recipe.parent / "complete.json").exists()
-        time.sleep(0.02)
+        time.sleep(0.002)
     assert end(process)[0] == 0
-    assert seen == sorted(seen), "what has been seen stays"
-    assert len(set(seen)) > 2 and refused
+    assert seen == sorted(seen), "what has been seen must stay"
+    assert set(range(1, 12)) < {*seen} and refused

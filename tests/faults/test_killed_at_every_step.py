@@ -1,7 +1,6 @@
-"""SIGKILL at every write, sync, rename, removal and folder of an extraction: nothing is lost and nothing is wrong.
+"""SIGKILL at every write, sync, rename, removal and folder creation of an extraction: nothing is lost or wrong.
 
-Every write is one of hundreds into the same temp file: only some of the steps are tried, unless `CAEAV_EVERY_STEP` is
-set.
+There are hundreds of writes into each temp file, so only some steps are tried unless `CAEAV_EVERY_STEP` is set.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ALL = ("write_bytes", *CHANGES)
         ("zarr", True, ALL, 71),
     ],
 )
-def test_killed_at_every_step(
+def test_killed_at_any_step_the_next_run_continues(
     backend: str,
     grow: bool,
     steps: tuple[str, ...],
@@ -44,7 +43,7 @@ def test_killed_at_every_step(
     contents: Callable[[Path], dict[str, str]],
     forked: Callable[[Callable[[], object]], int],
     die: Callable[..., None],
-    sound_so_far: Callable[[Path], int],
+    assert_sound: Callable[[Path], int],
     fresh_home: Callable[[Path | None], Path],
 ) -> None:
     begin = None
@@ -64,7 +63,7 @@ def test_killed_at_every_step(
             small.extract(home, backend, retry_failed=grow)
 
         status = forked(work)
-        finished = sound_so_far(home)
+        finished = assert_sound(home)
         if status == 0:
             assert finished == 2
             break

@@ -1,8 +1,8 @@
-"""Power cuts: what is on the disk after any step, whatever the file system kept of what was not synced.
+"""Power cuts after any step, whatever the file system kept of unsynced changes.
 
-A recorder notes every call that changes the disk; from its record the disk is rebuilt as a cut would leave it: with
-nothing but what was synced, with every name but only synced bytes, and mixtures of both. The real calls of a real
-command are checked by strace, where that is installed.
+A recorder notes every call that changes the disk. From its record the disk is rebuilt as a power cut would leave it:
+with synced changes only, with all names but only synced bytes, and with mixtures of both. The system calls of a real
+command are checked with strace, where it is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from store_files import due_clips
 
 from caeav.pipeline.store import StoreReader, merge, verify
 from caeav.pipeline.store.testing_data import Toy, contents
@@ -27,7 +28,10 @@ from caeav.pipeline.store.writer import StoreWriter
 
 @dataclass
 class Disk:
-    """Folders as `{name: id}`, now and as last synced, and each file's bytes as last synced."""
+    """Folders as `{name: inode}` (-1: a folder), now and as last synced, and each file's bytes as last synced.
+
+    `promised` names the files of published shards, `kept` the clips in synced journals.
+    """
 
     root: Path
     now: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -51,7 +55,7 @@ class Disk:
         return self.now[str(Path(self.name(path)).parent)].pop(Path(str(path)).name)
 
     def rebuild(self, where: Path, keeps: Callable[[], bool]) -> None:
-        """The disk after a cut; of each folder `keeps()` says whether changes that were not synced are there."""
+        """Write the disk after a power cut; per folder, `keeps()` says whether its unsynced changes survive."""
         where.mkdir()
         self._fill(where, ".", keeps)
 
@@ -84,7 +88,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
         def inside(path: object) -> bool:
             return str(path).startswith(str(root))
 
-        def look() -> None:  # files come into being by `open`, which is no call of `os`
+        def look() -> None:  # files are created by `open`, which is not recorded
             for name in list(disk.now):
                 for path in (root / name).iterdir() if (root / name).is_dir() else ():
                     if path.is_file():
@@ -139,9 +143,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
             return {disk.name(writer.path / name) for name in names}
 
         def publish(writer: StoreWriter, plan: Any, records: Any) -> None:
-            disk.promised -= files_of(
-                writer, plan.number
-            )  # one that is written anew is, for that moment, none
+            # While a shard is written again, its files are not promised.
+            disk.promised -= files_of(writer, plan.number)
             publish_shard(writer, plan, records)
             disk.promised |= files_of(writer, plan.number)
 
@@ -163,8 +166,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Callable[[], obje
     return run
 
 
-def ways(seed: int) -> Iterator[Callable[[], bool]]:
-    """What a file system may keep of unsynced changes of folders: nothing, all, or some."""
+def survival_rules(seed: int) -> Iterator[Callable[[], bool]]:
+    """What a file system may keep of unsynced changes to folders: nothing, all, or some."""
     yield lambda: False
     yield lambda: True
     rng = random.Random(seed)
@@ -180,12 +183,6 @@ def fresh(toy: Toy, seen: Seen = lambda _: None) -> None:
 
 def grown(toy: Toy, seen: Seen = lambda _: None) -> None:
     toy.write(toy.manifest(14), retry_failed=True, seen=seen)
-
-
-def to_make(writer: StoreWriter) -> Iterator[str]:
-    """The clips that have to be made: neither in a shard nor kept."""
-    for plan in writer.plan():
-        yield from set(plan.missing) - set(plan.kept)
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
@@ -207,7 +204,7 @@ def test_a_power_cut_after_any_step_loses_nothing_published(
     assert len(states) > 30 and any(disk.kept for disk in states)
     some = 1 if backend == "webdataset" or os.environ.get("CAEAV_EVERY_STEP") else 5
     for number, disk in list(enumerate(states))[::some]:
-        for keeps in ways(number):
+        for keeps in survival_rules(number):
             cut = fresh_home(None)
             disk.rebuild(cut, keeps)
             after = toy.at(cut / "stores")
@@ -219,12 +216,12 @@ def test_a_power_cut_after_any_step_loses_nothing_published(
                 assert verified.sound == (after.folder / "complete.json").exists()
                 assert all(map(after.same, StoreReader.open(after.folder, allow_partial=True)))
             due: set[str] = set()
-            work(after, lambda writer, due=due: due.update(to_make(writer)))
-            assert not due & disk.kept, f"after step {number}: made again"
+            work(after, lambda writer, due=due: due.update(due_clips(writer)))
+            assert not due & disk.kept, f"after step {number}: kept clips are made again"
             assert contents(after.folder) == wanted, f"after step {number}"
     last = tmp_path / "last"
     states[-1].rebuild(last, lambda: False)
-    assert contents(toy.at(last / "stores").folder) == wanted, "a finished store is wholly on the disk"
+    assert contents(toy.at(last / "stores").folder) == wanted, "all of a finished store is synced"
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
@@ -243,7 +240,7 @@ def test_a_power_cut_in_a_merge_costs_nothing(
     assert contents(toy.folder) == wanted and len(states) > 30
     some = 1 if backend == "webdataset" or os.environ.get("CAEAV_EVERY_STEP") else 5
     for number, disk in list(enumerate(states))[::some]:
-        for keeps in ways(number):
+        for keeps in survival_rules(number):
             cut = fresh_home(None)
             disk.rebuild(cut, keeps)
             after = toy.at(cut / "stores")
@@ -256,7 +253,7 @@ def test_a_power_cut_in_a_merge_costs_nothing(
             assert [contents(after.dataset / path.name) for path in slices] == kept, f"after step {number}"
     last = tmp_path / "last"
     states[-1].rebuild(last, lambda: False)
-    assert contents(toy.at(last / "stores").folder) == wanted, "a finished store is wholly on the disk"
+    assert contents(toy.at(last / "stores").folder) == wanted, "all of a finished store is synced"
 
 
 CALLS = "openat,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat"
@@ -264,8 +261,8 @@ LINE = re.compile(r"\d+ +(?P<call>\w+)\((?P<args>.*)\) += (?P<result>\d+)(?:<(?P
 PATHS = re.compile(r'"([^"]*)"|<(/[^>]*)>')
 
 
-def whole_lines(trace: str) -> Iterator[str]:
-    """Calls as they end; strace writes one that another thread interrupts in two lines."""
+def joined_lines(trace: str) -> Iterator[str]:
+    """One line per call: strace splits a call that another thread interrupts."""
     begun: dict[str, str] = {}
     for line in trace.splitlines():
         process, _, rest = line.partition(" ")
@@ -277,7 +274,7 @@ def whole_lines(trace: str) -> Iterator[str]:
             yield line
 
 
-def test_the_system_calls_of_a_command_are_in_the_order_that_survives(small: Any, tmp_path: Path) -> None:
+def test_a_command_syncs_in_the_order_that_survives_a_power_cut(small: Any, tmp_path: Path) -> None:
     """Bytes synced before a rename; folder synced after it and before the next change; seal last, index after shard."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
@@ -301,7 +298,7 @@ def test_the_system_calls_of_a_command_are_in_the_order_that_survives(small: Any
     unsynced: set[str] = set()
     changed: dict[str, str] = {}  # folder -> change that is not synced yet
     order: list[str] = []
-    for line in whole_lines(trace.read_text(errors="replace")):
+    for line in joined_lines(trace.read_text(errors="replace")):
         match = LINE.match(line)
         if not match:
             continue
@@ -321,7 +318,7 @@ def test_the_system_calls_of_a_command_are_in_the_order_that_survives(small: Any
             if call.startswith("rename"):
                 assert path not in unsynced, f"renamed before its bytes were synced: {line}"
                 order.append(Path(new).relative_to(home).as_posix())
-            if call.startswith("unlink"):  # a journal whose shard is there needs no sync any more
+            if call.startswith("unlink"):  # the journal of a published shard need not be synced
                 unsynced.discard(path)
             elsewhere = {folder: what for folder, what in changed.items() if folder != str(Path(new).parent)}
             assert not elsewhere, f"{line}\n  while these were not synced: {elsewhere}"

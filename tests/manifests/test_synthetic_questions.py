@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_names import simple_names
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -19,7 +20,6 @@ from caeav.manifests.readers import SYNTHETIC
 from caeav.manifests.readers.common import ReadLog
 from caeav.manifests.readers.music_avqa import TYPES, read_questions
 from caeav.manifests.synthetic import synthesise
-from caeav.manifests.synthetic.classes import plain
 from caeav.manifests.synthetic.layouts.music_avqa import official_item, plan, questions, truth_row
 from caeav.manifests.synthetic.options import SyntheticOptions
 from caeav.manifests.synthetic.questions import TEMPLATES
@@ -81,7 +81,7 @@ def number(n: int) -> str:
 
 def rhythmic(thing: Any) -> bool:
     """The first, third, fifth, ... class of the world: chirps, bursts, beeps and clicks pause, the others do not."""
-    return plain(8).index(thing["class"]) % 2 == 0
+    return simple_names(8).index(thing["class"]) % 2 == 0
 
 
 def neighbour(r: Reader, side: str, thing: Any) -> str:
@@ -174,7 +174,7 @@ def test_all_31_templates_and_nine_types_get_right_answers_over_many_clips(tmp_p
     answers: dict[str, Counter[str]] = {}
     for i in range(MANY):
         scenario = plan(o, i)
-        reader = Reader(truth_row(scenario, "train", plain(o.classes), []))
+        reader = Reader(truth_row(scenario, "train", simple_names(o.classes), []))
         asked = questions(o, scenario)
         items = [official_item(scenario, n, question) for n, question in enumerate(asked)]
         (tmp_path / "q.json").write_text(json.dumps(items))
@@ -213,7 +213,7 @@ def test_more_questions_are_distinct_and_spread_over_the_nine_types(tmp_path: Pa
     counts = Counter[int]()
     for i in range(MANY):
         scenario = plan(many, i)
-        reader = Reader(truth_row(scenario, "train", plain(many.classes), []))
+        reader = Reader(truth_row(scenario, "train", simple_names(many.classes), []))
         asked = questions(many, scenario)
         texts = [(question.text, question.values) for question in asked]
         assert len(set(texts)) == len(asked) <= 14

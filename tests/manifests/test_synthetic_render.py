@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic_names import simple_names
 
 from caeav.manifests.synthetic import render
-from caeav.manifests.synthetic.classes import plain
 from caeav.manifests.synthetic.layouts.avsbench import MS3, S4, sounding_objects
 from caeav.manifests.synthetic.layouts.music_avqa import plan as plan_scene
 from caeav.manifests.synthetic.media import png, wav
@@ -69,8 +69,8 @@ def test_a_thing_stays_in_its_third_and_a_body_in_the_picture(lane: int) -> None
     for _ in range(30):
         look = render._look(rng, OPTIONS, scene(((0,),), ((),)), 0)
         body = render._placed(rng, "disc", "plain", "spin", look, 64)
-        reach = body.room_px + MAX_SCALE * body.radius_px
-        for at in (body.x_px, body.y_px):
+        reach = body.movement.room_px + MAX_SCALE * body.radius_px
+        for at in (body.movement.x_px, body.movement.y_px):
             assert reach - 1e-6 <= at <= 64 - reach + 1e-6
 
 
@@ -166,9 +166,9 @@ def test_questions_are_distinct_within_the_limit_and_of_all_types_before_any_rep
     for index in range(5):
         made = plan_scene(options, index)
         for most in (1, 5, 20):
-            asked = choose_questions(made, plain(8), most, np.random.default_rng(index))
+            asked = choose_questions(made, simple_names(8), most, np.random.default_rng(index))
             assert len(asked) <= most and len(set(asked)) == len(asked)
             kinds = [question.type for question in asked]
             assert max(map(kinds.count, kinds)) <= -(-most // 9)
-        again = choose_questions(made, plain(8), 20, np.random.default_rng(index))
+        again = choose_questions(made, simple_names(8), 20, np.random.default_rng(index))
         assert again == asked

@@ -1,4 +1,4 @@
-"""Small generated media for the tests of the two stages."""
+"""A small generated data set and digests of folders, for the tests of the pipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from caeav.pipeline.backbones.weights import remember_at
 
 @pytest.fixture(autouse=True)
 def own_memory(tmp_path: Path) -> Iterator[None]:
-    """What is remembered of weight files goes into a home of each test's own."""
+    """Keep the remembered digests of weight files in a home that belongs to this test."""
     remember_at(Home(tmp_path / "memory"))
     yield
     remember_at(None)
@@ -25,7 +25,7 @@ def own_memory(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a generated set of 24 clips of 4 s; not to be changed."""
+    """The folder of a generated data set: 24 clips of 4 s. Tests must not change it."""
     folder = tmp_path_factory.mktemp("small") / "synthetic"
     synthesise(folder, SyntheticOptions(clips=24, classes=5, seconds=4, size_px=64, fps=5), workers=1)
     return folder
@@ -33,13 +33,13 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_manifest(small_set: Path, tmp_path: Path) -> Manifest:
-    """The generated set's manifest."""
+    """The manifest of `small_set`."""
     return load_dataset("synthetic", small_set, Home(tmp_path))
 
 
 @pytest.fixture(scope="session")
 def digests() -> Callable[[Path], dict[str, str]]:
-    """`digests(folder)` -> sha256 of every file below it, by relative path."""
+    """`digests(folder)`: the sha256 of every file below it, by relative path."""
 
     def of(folder: Path) -> dict[str, str]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())

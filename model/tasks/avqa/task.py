@@ -8,21 +8,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from caeav.manifests.clip import SPLITS, Clip, Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.util import some_of
-from caeav.model.adapters.batch import NEGATIVE, BatchTransform, Inputs, TokenBatch, TrunkOutput
+from caeav.model.adapters.batch import (
+    NEGATIVE,
+    BatchTransform,
+    ClipData,
+    Epoch,
+    Inputs,
+    TokenBatch,
+    TrunkOutput,
+)
 from caeav.model.adapters.trunk import Trunk
 from caeav.model.tasks.avqa.config import AvqaHeadConfig, AvqaLossConfig
 from caeav.model.tasks.avqa.head import AvqaHead, AvqaOutput
 from caeav.model.tasks.avqa.loss import UNLISTED, answer_loss, avqa_loss
 from caeav.model.tasks.avqa.metric import QUESTION_TYPES, AvqaMetric
-from caeav.model.tasks.avqa.negatives import Negatives
 from caeav.model.tasks.avqa.prediction import Answer
 from caeav.model.tasks.base import Scorer, Scores, Task
 from caeav.model.tasks.bootstrap import Evidence
@@ -33,6 +43,8 @@ QUESTION, ANSWER, TYPE = "question", "answer", "type"
 PAD, UNKNOWN = "<pad>", "<unk>"
 MIN_WORDS = 14
 """Places for words in a question: the official number; more if a question is longer."""
+REFERENCE_FRAMES = 60
+"""Frames per clip that the reference's rejection assumes; a remnant of longer clips."""
 
 
 class AvqaTask(Task):
@@ -237,3 +249,42 @@ class AvqaScorer(Scorer):
 
 
 AVQA = AvqaTask()
+
+
+class Negatives:
+    """Negatives as the reference draws them: frames of other videos, from seed, epoch and row alone.
+
+    A `BatchTransform`: in training, adds `negative.visual` `[B, T, L, C]`, tokens of the deepest visual tap read. They
+    bypass the adapters, so a network with adapters can tell them apart by that alone; the revision takes other clips of
+    the batch instead (`head.py`). `B` samples, `T` segments, `L` tokens, `C` channels, `V` videos of the split.
+
+    For each segment a random number below `T V` (REFERENCE section 6); its quotient by `T` is the video, the remainder
+    the segment. It is drawn again while its quotient by 60 is the clip's own video, which hardly ever keeps that one
+    out. A split of one video has no negatives.
+    """
+
+    def __call__(
+        self, batch: TokenBatch, rows: Sequence[int], data: ClipData, epoch: Epoch | None
+    ) -> TokenBatch:
+        """Leaves batches for scoring as they are."""
+        videos = len(data.clips)
+        if epoch is None or videos < 2:
+            return batch
+        tap = list(batch.visual)[-1]
+        segments = batch.visual[tap].shape[1]
+        drawn = [
+            _draw(np.random.default_rng([*epoch, row]), data.clip_of[row], videos, segments) for row in rows
+        ]
+        clips, places = (torch.tensor(np.stack(x)) for x in zip(*drawn, strict=True))
+        return replace(batch, extra={**batch.extra, NEGATIVE: data.segments(tap, clips, places)})
+
+
+def _draw(
+    rng: np.random.Generator, own: int, videos: int, segments: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of videos and of their segments, both `[T]`."""
+    numbers = rng.integers(videos * segments, size=segments)
+    # In a set of few videos the rejected block may be all there is.
+    while videos * segments > REFERENCE_FRAMES and (rejected := numbers // REFERENCE_FRAMES == own).any():
+        numbers[rejected] = rng.integers(videos * segments, size=int(rejected.sum()))
+    return numbers // segments, numbers % segments

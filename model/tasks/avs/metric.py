@@ -64,6 +64,12 @@ def measure(mask_logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
     }
 
 
+def best_f(curves: Tensor, empty: Tensor) -> float:
+    """M_F of the frames of one call, from their curves `[N, 255]` and which true masks are empty `[N]`."""
+    seen = curves[~empty]
+    return float(seen.mean(dim=0).max()) if len(seen) else 0.0
+
+
 @dataclass(frozen=True)
 class AvsScore:
     """`mean_iou`, `f_measure` in 0..1, means over calls; `calls` `[calls, 2]`: both per call, for intervals.
@@ -113,5 +119,4 @@ class AvsMetric:
     def _call(self, start: int) -> tuple[float, float]:
         clips = slice(start, start + self.clips_per_call)
         iou = torch.cat(self._iou[clips]).mean()
-        curves = torch.cat(self._curves[clips])[~torch.cat(self._empty[clips])]
-        return float(iou), float(curves.mean(dim=0).max()) if len(curves) else 0.0
+        return float(iou), best_f(torch.cat(self._curves[clips]), torch.cat(self._empty[clips]))

@@ -28,7 +28,7 @@ from caeav.model.tasks.avs.loss import (
     masked_similarity,
     nearest_sound_divergence,
 )
-from caeav.model.tasks.avs.metric import AvsMetric, frame_iou, measure
+from caeav.model.tasks.avs.metric import AvsMetric, best_f, frame_iou, measure
 from caeav.model.tasks.avs.prediction import Masks
 from caeav.model.tasks.base import Scorer, Scores, Task
 from caeav.model.tasks.bootstrap import SAMPLES, Evidence, mean_of
@@ -76,6 +76,7 @@ class AvsTask(Task):
         "truth": [""],
         "prediction": [""],
         "probabilities": [0.0],
+        "f_measure": 0.0,
     }
     keeps_stages = True
     probe_refusal = "a mask needs the places of tokens, which their mean does not have"
@@ -167,7 +168,10 @@ class AvsTask(Task):
         config: RunConfig,
     ) -> list[dict[str, Any]]:
         """The masks of every frame as texts of a manifest, true (None: not known) and predicted, and the mean
-        probability within the predicted one; the score is the mean IoU of the known frames."""
+        probability within the predicted one; the score is the mean IoU of the known frames. `f_measure`: M_F of the
+        clip in 0..1, None where it has no known frame or where a call has several clips."""
+        assert isinstance(config.metric, AvsMetricConfig)
+        single = config.metric.clips_per_call == 1
         size = output.mask_logits.shape[-2:]
         true, known = masks_of(batch.targets, size), batch.targets[KNOWN]
         rows = []
@@ -176,7 +180,8 @@ class AvsTask(Task):
             said = chance > 0.5
             pixels = said.flatten(1).sum(dim=1)
             inside = (chance * said).flatten(1).sum(dim=1) / pixels.clamp_min(1)
-            overlap = frame_iou(output.mask_logits[i][known[i]], true[i][known[i]])
+            measured = measure(output.mask_logits[i][known[i]], true[i][known[i]])
+            scored = bool(known[i].any())
             rows.append(
                 {
                     "labels": list(groups_of(sample)),
@@ -186,7 +191,8 @@ class AvsTask(Task):
                     ],
                     "prediction": [pack_mask(mask.cpu().numpy()) for mask in said],
                     "probabilities": inside.tolist(),
-                    "score": float(overlap.mean()) if len(overlap) else None,
+                    "score": float(measured["iou"].mean()) if scored else None,
+                    "f_measure": best_f(measured["curves"], measured["empty"]) if scored and single else None,
                     "confidence": float(torch.maximum(chance, 1 - chance).mean()),
                 }
             )

@@ -8,6 +8,7 @@ at first only the token loss tells classes apart. Frame probabilities are the cl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,14 +17,50 @@ from torch import Tensor, nn
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import TokenBatch, TrunkOutput
 from caeav.model.tasks.avvp.config import AvvpHeadConfig
-from caeav.model.tasks.avvp.gates import SegmentGates
 from caeav.model.tasks.avvp.grouping import GroupOutput, GroupTransformer
-from caeav.model.tasks.layers import ChannelNorm, linear_pool
+from caeav.model.tasks.layers import ChannelNorm, TemporalStack, linear_pool
 from caeav.model.tasks.probe import Probe
 
 INIT_STD = 0.02
 GATE_HEADS, GATE_LAYERS, GATE_FFN, GATE_DROPOUT = 4, 2, 8, 0.1
 """Of DG-SCT's gates: heads and layers of its encoders, their feed-forward width as a multiple of the model's."""
+
+
+@dataclass(frozen=True)
+class _Stack:
+    width: int
+    heads: int
+    hidden: int
+    dropout: float
+
+
+class SegmentGates(nn.Module):
+    """DG-SCT's gates in front of the grouping: `visual * (1 + gamma * audio_gate)` and the reverse.
+
+    A gate in 0..1 per second comes from an LSTM and an encoder, which is half as wide as the seconds; `layers`,
+    `heads`, `hidden`, `dropout` are the encoders'.
+    """
+
+    def __init__(
+        self, width: int, *, heads: int, hidden: int, layers: int, dropout: float, gamma: float
+    ) -> None:
+        super().__init__()
+        self.gamma = gamma
+        half = width // 2
+        stack = _Stack(half, heads, hidden, dropout)
+        self.rnn = nn.ModuleDict(
+            {name: nn.LSTM(width, half, batch_first=True, bidirectional=True) for name in ("visual", "audio")}
+        )
+        self.visual_encoder = TemporalStack(width, layers, stack)
+        self.audio_encoder = TemporalStack(width, layers, stack)
+        self.visual_gate = nn.Sequential(nn.Linear(half, 1), nn.Sigmoid())
+        self.audio_gate = nn.Sequential(nn.Linear(half, 1), nn.Sigmoid())
+
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, T, d]` each -> the same, lifted."""
+        visual_gate = self.visual_gate(self.visual_encoder(self.rnn["visual"](visual)[0]))
+        audio_gate = self.audio_gate(self.audio_encoder(self.rnn["audio"](audio)[0]))
+        return visual * (1 + self.gamma * audio_gate), audio * (1 + self.gamma * visual_gate)
 
 
 class MotionError(CaeavError):

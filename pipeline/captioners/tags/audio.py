@@ -22,7 +22,6 @@ from caeav.pipeline.backbones.yamnet.checkpoint import open_yamnet
 from caeav.pipeline.backbones.yamnet.frontend import RATE_HZ, SAMPLES, take_patch
 from caeav.pipeline.backbones.yamnet.network import CLASSES
 from caeav.pipeline.captioners.checkpoints import SILENCE, SILENT_BELOW
-from caeav.pipeline.captioners.tags.base import MOST, VERSION, check_settings
 from caeav.pipeline.captioners.tags.names import (
     GENERAL,
     NEVER,
@@ -31,7 +30,16 @@ from caeav.pipeline.captioners.tags.names import (
     names_digest,
     spoken,
 )
-from caeav.pipeline.captioners.tags.words import Claim, Scores, claims, sentence, sound
+from caeav.pipeline.captioners.tags.words import (
+    MOST,
+    VERSION,
+    Claim,
+    Scores,
+    check_settings,
+    claims,
+    sentence,
+    sound,
+)
 from caeav.pipeline.media.clip import DecodedClip
 
 THRESHOLD = 0.7

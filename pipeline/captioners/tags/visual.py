@@ -21,9 +21,16 @@ from caeav.pipeline.backbones.efficientnet import EfficientNetLite0
 from caeav.pipeline.backbones.image import DEFAULT_PRESET, PRESETS, FrameSettings, prepare_frames
 from caeav.pipeline.backbones.weights import find_weights
 from caeav.pipeline.backbones.weights.load import read_weights, seeded
-from caeav.pipeline.captioners.tags.base import MOST, VERSION, check_settings
 from caeav.pipeline.captioners.tags.names import KINDS, imagenet_names, names_digest
-from caeav.pipeline.captioners.tags.words import Scores, claims, sentence, thing
+from caeav.pipeline.captioners.tags.words import (
+    MOST,
+    VERSION,
+    Scores,
+    check_settings,
+    claims,
+    sentence,
+    thing,
+)
 from caeav.pipeline.media.clip import DecodedClip
 
 THRESHOLD = 0.5

@@ -6,14 +6,20 @@ counted from 1, as everywhere in captions and tables. Shapes: `T` segments, `K` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.captioners.descriptor import spans_words
 
+VERSION = 1
+"""Of the rules that make words of scores."""
+MOST = 3
+"""How many things a caption names at most, by default: so many fit the 32 words of the `hashed` text encoder."""
 Scores = NDArray[np.float32]
 THROUGHOUT = spans_words([True])
 
@@ -34,6 +40,17 @@ _UNCOUNTED_THINGS = frozenset(
 _COUNTED = frozenset(("ping", "ding", "zing", "boing", "recording"))
 """Ending in -ing, but things that are counted."""
 _AN, _A = ("hour",), ("uni", "uk", "eu", "one-", "use")
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raises `CaeavError` for a `threshold` outside 0..1 and for fewer than one of `names`."""
+    if not 0 < settings["threshold"] <= 1:
+        raise CaeavError(
+            f"setting 'threshold' of {name} is {settings['threshold']}",
+            hint="give a score above 0, at most 1",
+        )
+    if settings["names"] < 1:
+        raise CaeavError(f"setting 'names' of {name} is {settings['names']}", hint="give 1 or more")
 
 
 @dataclass(frozen=True)

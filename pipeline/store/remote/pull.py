@@ -1,4 +1,6 @@
-"""A store from an object store onto this machine's disk, the same bytes: files of shards, then indexes, the seal last.
+"""A store from elsewhere onto this machine's disk, the same bytes: files of shards, then indexes, the seal last.
+
+Elsewhere is an object store, or a store that was packed for a hub (`package.py`).
 
 Every file is compared with its digest as it comes, so nothing wrong is ever in place. A pull that breaks off is run
 again and goes on with the shards that are not there yet.
@@ -18,7 +20,7 @@ from caeav.pipeline.store.journal import journal_files
 from caeav.pipeline.store.layout import StoreFolder, parse_recipe, read_capped
 from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.remote.bucket import Bucket
-from caeav.pipeline.store.remote.reading import check_address, decode_seal, read_seal
+from caeav.pipeline.store.remote.reading import Source, check_address, decode_seal, read_seal
 from caeav.pipeline.store.spare import publish_index
 from caeav.pipeline.store.state import inspect
 
@@ -42,13 +44,20 @@ def pull(url: str, stores: Path, told: OnProgress = ignore) -> Pulled:
     """
     bucket = Bucket(url)
     check_address(bucket.url)
-    sealed = read_seal(bucket)
-    seal = decode_seal(bucket, sealed)
-    folder = StoreFolder(stores / bucket.url.parent.name / bucket.url.name)
-    recipe_data = bucket.read("recipe.json")
+    return take(
+        bucket, read_seal(bucket), StoreFolder(stores / bucket.url.parent.name / bucket.url.name), told
+    )
+
+
+def take(source: Source, sealed: bytes, folder: StoreFolder, told: OnProgress) -> Pulled:
+    """Make the store whose seal has the bytes `sealed` in `folder`; raises as `pull`."""
+    seal = decode_seal(source, sealed)
+    recipe_data = source.read("recipe.json")
     recipe = parse_recipe(recipe_data, folder.recipe)
     if recipe.fingerprint != seal.fingerprint:
-        raise DamagedStore(f"{bucket.url}: recipe and seal do not belong together", hint="publish it again")
+        raise DamagedStore(
+            f"{source.address()}: recipe and seal do not belong together", hint="publish it again"
+        )
     backend = backend_of(recipe)
     make_folder(folder.path)
     lock = WriterLock(folder.lock)
@@ -66,15 +75,15 @@ def pull(url: str, stores: Path, told: OnProgress = ignore) -> Pulled:
             if not name.startswith("index/"):
                 path = folder.path / name
                 make_folder(path.parent)
-                publish_bytes(path, bucket.read_verified(name, sha256))
+                publish_bytes(path, source.read_verified(name, sha256))
 
         def one(name: str) -> tuple[bool, int]:
-            data = bucket.read_verified(name, seal.sha256[name])
+            data = source.read_verified(name, seal.sha256[name])
             try:
                 index = backend.decode_index(data)
             except BadIndex as error:
                 raise Problem(name, str(error)).error(folder.path) from None
-            came = _take(bucket, folder, index)
+            came = _take(source, folder, index)
             size = sum(facts.bytes for facts in index.files)
             told(size)
             return came, size
@@ -106,7 +115,7 @@ def _check_free(folder: StoreFolder, sealed: bytes, recipe: bytes) -> None:
         )
 
 
-def _take(bucket: Bucket, folder: StoreFolder, index: ShardIndex) -> bool:
+def _take(source: Source, folder: StoreFolder, index: ShardIndex) -> bool:
     """Bring one shard, its index last; whether it was not there already."""
     path = folder.index(index.number)
     if path.is_file():
@@ -120,12 +129,12 @@ def _take(bucket: Bucket, folder: StoreFolder, index: ShardIndex) -> bool:
         if not (
             there.is_file() and there.stat().st_size == facts.bytes and file_sha256(there) == facts.sha256
         ):
-            _fetch(bucket, facts, there)
+            _fetch(source, facts, there)
     publish_index(folder, index)
     return True
 
 
-def _fetch(bucket: Bucket, facts: FileFacts, path: Path) -> None:
+def _fetch(source: Source, facts: FileFacts, path: Path) -> None:
     with publishing(path) as out:
 
         def write(at: int, data: bytes) -> None:
@@ -133,4 +142,4 @@ def _fetch(bucket: Bucket, facts: FileFacts, path: Path) -> None:
                 out.rewind()
             out.write(data)
 
-        bucket.fetch(facts.name, facts.bytes, facts.sha256, write)
+        source.fetch(facts.name, facts.bytes, facts.sha256, write)

@@ -24,7 +24,7 @@ from caeav.pipeline.store.layout import StoreFolder, read_capped
 from caeav.pipeline.store.remote.bucket import Bucket
 from caeav.pipeline.store.remote.faults import Different, ObjectGone
 from caeav.pipeline.store.remote.url import Url, parse_url
-from caeav.pipeline.store.state import StoreState, inspect
+from caeav.pipeline.store.state import StoreState, finished
 from caeav.pipeline.store.writer import StoreWriter
 
 SHARDS_AT_ONCE = 4
@@ -52,11 +52,7 @@ def push(store: Path, url: str, told: OnProgress = ignore, *, replace: bool = Fa
     Every file is read once and compared with its digest before it is sent. With `replace` another state of the store
     that is there gives way.
     """
-    state = inspect(store)
-    if state.problems:
-        raise state.problems[0].error(store, len(state.problems) - 1)
-    if state.missing or state.seal is None:
-        raise state.incomplete()
+    state = finished(store)
     sender = _Sender(state.folder, Bucket(address_of(parse_url(url), store)), replace)
     return sender.send_all(state, told)
 

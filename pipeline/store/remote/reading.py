@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from caeav.manifests.core.atomic import make_folder
 from caeav.manifests.core.home import Home
@@ -214,13 +214,33 @@ def read_seal(bucket: Bucket) -> bytes:
     )
 
 
-def decode_seal(bucket: Bucket, data: bytes) -> Seal:
+class Source(Protocol):
+    """Where a store comes from; names are those of its files."""
+
+    def address(self, name: str = "") -> str:
+        """What messages call a file, or the whole."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A small file whole; raises `ObjectGone` where there is none."""
+        ...
+
+    def read_verified(self, name: str, sha256: str) -> bytes:
+        """A small file of this sha256; raises `WrongBytes` for another one."""
+        ...
+
+    def fetch(self, name: str, size: int, sha256: str, write: Callable[[int, bytes], object]) -> None:
+        """Give a file to `write(offset, bytes)` in order; raises `WrongBytes` unless length and sha256 are these."""
+        ...
+
+
+def decode_seal(source: Source, data: bytes) -> Seal:
     """The bytes of a seal -> seal; raises `DamagedStore` naming its address."""
     try:
         return parse_seal(data, Path("complete.json"))
     except DamagedStore:
         raise DamagedStore(
-            f"{bucket.address('complete.json')}: not a seal as this program writes it",
+            f"{source.address('complete.json')}: not a seal as this program writes it",
             hint="publish it again: `caeav store push ... --replace`",
         ) from None
 

@@ -173,6 +173,14 @@ def test_both_units_give_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
         AttentionUnit(8, heads=2)(x, x)  # nothing to hook onto
 
 
+def test_maps_as_wide_as_the_deepest_audio_tokens_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[Tensor] = []
+    monkeypatch.setattr(memory, "_trim", trims.append)
+    x = torch.randn(1, 2, 768, requires_grad=True)
+    AttentionUnit(768)(x, x).sum().backward()
+    assert len(trims) == 1
+
+
 def test_frozen_parameters_and_half_precision() -> None:
     torch.manual_seed(0)
     unit = AttentionUnit(8, heads=2).eval()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caeav.model.tasks.avs.config import AvsHeadConfig
-from caeav.model.tasks.avs.decoder import FusionBlock, MaskDecoder
-from caeav.model.tasks.avs.head import TemporalGates, Tpavi
+from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, TemporalGates, Tpavi
 from caeav.model.tasks.avs.loss import (
     mask_loss,
     masked_divergence,

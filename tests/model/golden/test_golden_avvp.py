@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from caeav.model.tasks.avvp.gates import SegmentGates
 from caeav.model.tasks.avvp.grouping import GroupTransformer
-from caeav.model.tasks.avvp.head import AvvpOutput, frame_attention
+from caeav.model.tasks.avvp.head import AvvpOutput, SegmentGates, frame_attention
 from caeav.model.tasks.avvp.loss import avvp_loss
 
 GROUP = "avvp"

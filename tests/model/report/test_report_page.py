@@ -26,10 +26,17 @@ from caeav.model.report.page import (
     table,
     text,
 )
+from caeav.model.report.recipes import best_so_far, recipes_section
+from caeav.model.tasks.config import StressConfig
+from caeav.model.train.comparison import Cell, Measures, complete
+from caeav.model.train.comparison_files import find_comparison, folder_of, publish_comparison, read_comparison
+from caeav.model.train.comparison_table import Comparison, build_comparison
 from caeav.model.train.config_file import resolve_config
+from caeav.model.train.cost import Curve
 from caeav.model.train.experiment import prepare
+from caeav.model.train.log import MetricsLog
 from caeav.model.train.predictions import read_predictions
-from caeav.model.train.runs import Run, create_run
+from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import train
 
 HOSTILE = "<script>document.title='taken'</script>"
@@ -42,8 +49,21 @@ def runs(tiny_home: Home) -> list[Run]:
     for recipe in ("full", "none"):
         experiment = prepare(tiny_home, resolve_config("ave", recipe, None, FAST, {"dataset": "tiny"}))
         found.append(create_run(tiny_home, experiment.config))
-        train(experiment, found[-1])
+        train(experiment, found[-1], [MetricsLog(found[-1].folder / METRICS)])
     return found
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_home: Home, runs: list[Run]) -> tuple[Path, Comparison]:
+    """The folder and the table of a comparison of the runs, as `caeav compare` makes it."""
+    measures = Measures("test", StressConfig(swap=0.5, caption_drop=1))
+    for run in runs:
+        complete(tiny_home, run, measures, device="cpu")
+    cells = [Cell(run.config().recipe, run.config().seed, run) for run in runs]
+    table = build_comparison(cells, "caeav compare --task ave")
+    folder = folder_of(tiny_home, "ave", "tiny")
+    publish_comparison(folder, table)
+    return folder, table
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +218,102 @@ def test_runs_are_compared_on_the_clips_of_both(
         for a, b in (e["cards"] for e in differ["entries"])
     ]
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_recipes_are_drawn_from_the_table_of_a_comparison(
+    plotly: None, browser: Any, tiny_home: Home, compared: tuple[Path, Comparison], width: int
+) -> None:
+    folder, table = compared
+    file = write_report(tiny_home, [folder.name])
+    assert file == folder / "report.html" and file.stat().st_size < 15_000_000
+    page, wrong = opened(browser, file, width)
+    full = table.rows[0]
+    said = page.locator("#recipes").inner_text()
+    assert full.interval and full.gain is not None and full.gain_interval
+    assert f"{full.score:.2f} ({full.interval[0]:.1f} to {full.interval[1]:.1f})" in said
+    assert f"{full.gain:+.2f} ({full.gain_interval[0]:+.1f} to {full.gain_interval[1]:+.1f})" in said
+    assert f"{full.parameters:,}" in said and full.runs[0] in said
+    drawn = page.locator(".plot:has(.main-svg)").count()
+    assert drawn == 9 - (full.agreement_auc is None)  # gains, scores, 3 costs, 2 of time, stress, agreement
+    assert page.locator('[data-figure="gains"] .errorbar').count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width and wrong == []
+    page.locator("#theme").click()
+    assert wrong == []
+
+
+def test_figures_of_recipes_hold_the_numbers_of_the_table(
+    tiny_home: Home, compared: tuple[Path, Comparison]
+) -> None:
+    table = compared[1]
+    full, none = table.rows
+    section = recipes_section(table, tiny_home, "-2")
+    blocks = [
+        b for block in section.blocks for b in (block["figures"] if block["kind"] == "row" else [block])
+    ]
+    drawn = {block["id"]: block for block in blocks if block["kind"] == "figure"}
+    [gain, base] = drawn["gains-2"]["data"]
+    assert gain["x"] == [full.gain] and base["x"] == [None] and full.gain_interval and full.gain is not None
+    assert gain["error_x"]["array"] == [full.gain_interval[1] - full.gain]
+    sure = not full.gain_interval[0] <= 0 <= full.gain_interval[1]
+    assert gain["marker"]["symbol"] == ("circle" if sure else "circle-open")
+    assert [trace["x"] for trace in drawn["cost-parameters-2"]["data"]] == [
+        [full.parameters],
+        [none.parameters],
+    ]
+    assert drawn["cost-parameters-2"]["layout"]["xaxis"].get("type") == (
+        "log" if full.parameters > 20 * none.parameters else None
+    )
+    assert [trace["x"] for trace in drawn["equal-time-2"]["data"]] == [
+        [full.selected, full.timed],
+        [none.selected, none.timed],
+    ]
+    # the head alone reads no captions: there is no score under their loss
+    [first, second] = drawn["recipe-stress-2"]["data"]
+    assert first["y"] == second["y"] == ["as it is", "swap 0.5", "caption_drop 1"]
+    assert first["x"] == [full.score, full.stress["swap 0.5"], full.stress["caption_drop 1"]]
+    assert second["x"] == [none.score, none.stress["swap 0.5"], None]
+    [curve, _] = drawn["time-curves-2"]["data"]
+    assert curve["x"] == sorted(curve["x"]) and curve["y"][-1] == full.selected
+    elsewhere = recipes_section(table, Home(tiny_home.root / "elsewhere")).blocks
+    assert not any(block.get("id") == "time-curves" for block in elsewhere)  # its runs are not there
+
+
+def test_curves_of_several_seeds_are_one() -> None:
+    curves = [Curve((1.0, 1.0), (50.0, 40.0)), Curve((2.0, 3.0), (60.0, 80.0))]
+    assert best_so_far(curves) == [(2.0, 55.0), (5.0, 65.0)]
+    assert best_so_far([]) == []
+
+
+def test_a_run_shows_the_comparison_that_it_is_part_of(
+    plotly: None, tiny_home: Home, runs: list[Run], compared: tuple[Path, Comparison], tmp_path: Path
+) -> None:
+    part = 'id="recipes"'
+    with_it = write_report(tiny_home, [runs[0].name], out=tmp_path / "with.html").read_text("utf-8")
+    assert part in with_it and with_it.index('id="run"') < with_it.index(part)
+    both = write_report(tiny_home, [run.name for run in runs], out=tmp_path / "both.html").read_text("utf-8")
+    assert part in both
+    other = Run(shutil.copytree(runs[0].folder, tmp_path / "another"))
+    without = write_report(tiny_home, [str(other.folder)], out=tmp_path / "without.html").read_text("utf-8")
+    assert part not in without
+
+
+def test_tables_that_are_none_are_told(
+    tiny_home: Home, compared: tuple[Path, Comparison], tmp_path: Path
+) -> None:
+    folder, table = compared
+    assert read_comparison(folder) == table and find_comparison(tiny_home, str(folder)) == folder
+    assert find_comparison(tiny_home, "no-such") is None
+    held = json.loads((folder / "table.json").read_text())
+    for key, value, said in (
+        ("majority", float("nan"), "not JSON compliant"),
+        ("baseline", "lavish", "no row of the baseline 'lavish'"),
+        ("seeds", [1, 2], "one run and one score for each seed"),
+        ("rows", "none", "no table of a comparison"),
+    ):
+        (tmp_path / "table.json").write_text(json.dumps({**held, key: value}))
+        with pytest.raises(CaeavError, match=said):
+            read_comparison(tmp_path)
 
 
 def test_media_and_stores_that_are_gone_are_told_and_the_rest_is_shown(

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from caeav.model.tasks.avs.config import AvsHeadConfig
-from caeav.model.tasks.avs.decoder import FusionBlock, MaskDecoder, MaskOutput
-from caeav.model.tasks.avs.head import Tpavi
+from caeav.model.tasks.avs.head import FusionBlock, MaskDecoder, MaskOutput, Tpavi
 
 
 def doubled(x: torch.Tensor, corners: bool) -> torch.Tensor:

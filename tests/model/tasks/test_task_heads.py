@@ -16,8 +16,7 @@ from caeav.model.tasks.ave.head import AveHead, WeakAveHead
 from caeav.model.tasks.avqa.config import AvqaHeadConfig
 from caeav.model.tasks.avqa.head import AvqaHead, QuestionEncoder, ground
 from caeav.model.tasks.avs.config import AvsHeadConfig
-from caeav.model.tasks.avs.decoder import ResidualUnit
-from caeav.model.tasks.avs.head import AvsHead, MapError, Tpavi, token_maps
+from caeav.model.tasks.avs.head import AvsHead, MapError, ResidualUnit, Tpavi, token_maps
 from caeav.model.tasks.avvp.config import AvvpHeadConfig
 from caeav.model.tasks.avvp.grouping import Assign, DropPath
 from caeav.model.tasks.avvp.head import AvvpHead, MotionError, frame_attention

@@ -13,7 +13,7 @@ from torch import Tensor
 from caeav.manifests.clip import Clip, Event
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.batch import NEGATIVE, Epoch, Inputs, InputSpec, TokenBatch
-from caeav.model.tasks.avqa.negatives import REFERENCE_FRAMES, Negatives
+from caeav.model.tasks.avqa.task import REFERENCE_FRAMES, Negatives
 from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.tasks.base import TASKS

@@ -259,6 +259,10 @@ def test_the_rows_that_are_kept_add_up_to_the_score(
     for split, score in result["scores"].items():
         own = [row["score"] for row in rows if row["split"] == split]
         assert 100 * float(np.mean(own)) == pytest.approx(score, abs=1e-3)
+        if task.startswith("avs"):
+            f_measures = [row["f_measure"] for row in rows if row["split"] == split]
+            told = result["details"][split]["f_measure"]
+            assert 100 * float(np.mean(f_measures)) == pytest.approx(told, abs=1e-3)
     for row in rows:
         assert 0.3 < row["confidence"] <= 1 and row["labels"]
         if task == "avqa":
@@ -466,6 +470,33 @@ def test_ms3_is_scored_by_objects_and_their_number_where_its_rows_have_them(tmp_
     counts = {row["class"]: row["clips"] for row in scores.per_class}
     assert counts["bell"] == scores.clips == counts.get("(1 sounding)", 0) + counts.get("(2 sounding)", 0)
     assert scores.ungrouped == ""
+
+
+def test_the_f_measure_is_among_the_differences_of_two_runs(
+    homes: dict[str, Home], runs: dict[str, Any]
+) -> None:
+    from caeav.model.report.compare import differences
+    from caeav.model.report.run import Subject
+
+    run = runs["avs-s4"][0]
+    rows = list(read_predictions(run))
+
+    def subject(rows: list[dict[str, Any]]) -> Subject:
+        return Subject(run, rows, {}, lambda key: {}, {}, [])
+
+    better = [{**row, "f_measure": min(1.0, row["f_measure"] + 0.1)} for row in rows]
+    found = differences(subject(rows), subject(better))
+    assert found is not None
+    [(iou, same, *_), (name, gap, low, high)] = found.scores
+    gaps = [
+        b["f_measure"] - a["f_measure"] for a, b in zip(rows, better, strict=True) if a["split"] == "test"
+    ]
+    assert (iou, same, name) == ("mean_iou", 0.0, "f_measure") and low <= gap <= high
+    assert gap == pytest.approx(100 * float(np.mean(gaps)))
+    for row in better:  # as runs of older versions
+        del row["f_measure"]
+    older = differences(subject(rows), subject(better))
+    assert older is not None and [name for name, *_ in older.scores] == ["mean_iou"]
 
 
 def test_why_there_is_no_table_of_classes_is_said(homes: dict[str, Home], tmp_path: Path) -> None:

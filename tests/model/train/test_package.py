@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from caeav.manifests.core.home import Home
-from caeav.model.train import hub
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import prepare, reopen
-from caeav.model.train.hub import HubError, pull_folder, push_folder
 from caeav.model.train.package import MAX_BYTES, MODEL, PackageError, pack, unpack
 from caeav.model.train.predict import Predictor
 from caeav.model.train.runs import ORIGIN, Run, create_run, find_run
 from caeav.model.train.session import train
+from caeav.pipeline.store.remote import hub
+from caeav.pipeline.store.remote.hub import HubError, pull_folder, push_folder
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.whole_batch import Part, SharingError, gather, sharing
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.evaluate import DeviceError, choose_device
+from caeav.model.train.evaluate import choose_device
 from caeav.model.train.experiment import prepare
 from caeav.model.train.launch import environments
 from caeav.model.train.log import read_metrics
@@ -265,5 +265,5 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         ("cuda:1", second, "cuda:1 for 4 processes"),
         ("gpu", ONE, "unknown device 'gpu'"),
     ):
-        with pytest.raises(DeviceError, match=said):
+        with pytest.raises(CaeavError, match=said):
             choose_device(name, processes)

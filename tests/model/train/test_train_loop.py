@@ -22,7 +22,7 @@ from caeav.model.train.checkpoint import (
     write_tensors,
 )
 from caeav.model.train.config_file import resolve_config
-from caeav.model.train.evaluate import DeviceError, choose_device
+from caeav.model.train.evaluate import choose_device
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import Experiment, _empty_split_hint, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
@@ -213,7 +213,7 @@ def test_weights_that_are_no_numbers_never_replace_a_sound_state(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none_is_an_error() -> None:
-    with pytest.raises(DeviceError, match="finds no CUDA device"):
+    with pytest.raises(CaeavError, match="finds no CUDA device"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
 

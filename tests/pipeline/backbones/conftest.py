@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of audio networks, in the published file formats."""
+"""Tiny random checkpoints of audio networks in the published file formats, and a machine without a hub."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CLAP_SIZES = {"channels": 8, "heads": (2, 2, 4, 4), "depths": (2, 2, 2, 2), "win
 
 @dataclass(frozen=True)
 class TinyClap:
-    """One set of random weights in both forms, and the front end to ask the `.pt` for (its own is 48 kHz)."""
+    """The same random weights in both formats, and front-end settings for the `.pt` (whose default is 48 kHz)."""
 
     folder: Path
     file: Path
     front: dict[str, Any]
     model: Any
-    """transformers' ClapModel that the folder was saved from."""
+    """The ClapModel of transformers that was saved to the folder."""
 
 
 def htsat_names(network: Htsat, *, unused: bool = True) -> dict[str, Tensor]:
-    """A network's weights as the published checkpoint lays them out, written from its documentation."""
+    """A network's weights under the names of the published checkpoint, written from its documentation."""
     state = {}
     for name, x in network.state_dict().items():
         name = name.replace("image.norm.", "bn0.").replace("image.filters", "logmel_extractor.melW")
@@ -59,8 +59,15 @@ def htsat_names(network: Htsat, *, unused: bool = True) -> dict[str, Tensor]:
 
 @pytest.fixture
 def published() -> Callable[..., dict[str, Tensor]]:
-    """`htsat_names`."""
+    """`published(network)`: its weights under the published names."""
     return htsat_names
+
+
+@pytest.fixture
+def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty hub cache in `tmp_path / "hub"`, and no network."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture
@@ -78,13 +85,13 @@ def tiny_htsat(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def front() -> dict[str, Any]:
-    """The settings that stand for the tiny networks' front end."""
+    """The settings of the tiny networks' front end."""
     return dict(FRONT)
 
 
 @pytest.fixture
 def tiny_clap(tmp_path: Path) -> Callable[..., TinyClap]:
-    """Makes a tiny CLAP, `fused` or not, as a folder of transformers and as a `.pt` of laion-clap."""
+    """`tiny_clap(fused)`: make a tiny CLAP as a folder of transformers and as a `.pt` of laion-clap."""
 
     import_torchvision()
     import_torchaudio()
@@ -139,7 +146,7 @@ def tiny_clap(tmp_path: Path) -> Callable[..., TinyClap]:
 
 
 def write_laion(model: Any, path: Path) -> None:
-    """transformers' ClapModel -> a training checkpoint as the laion-clap package writes it, from its module names."""
+    """Write a ClapModel of transformers as a training checkpoint with the module names of laion-clap."""
     import numpy as np
 
     state: dict[str, Tensor] = {}
@@ -187,6 +194,5 @@ def _hub_name(name: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
     held: dict[str, Any] = json.loads(path.read_bytes())
     return held

@@ -1,4 +1,4 @@
-"""The parts of HTS-AT and CLAP: windows, shifts, folding, front ends and names, without any weights."""
+"""The parts of HTS-AT and CLAP without weights: windows, shifts, folding, front ends and names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from caeav.pipeline.backbones.weights import WeightsError
 
 
 def bare(kind: Any, **held: Any) -> Any:
-    """An object of a class without what its making would ask for."""
+    """An object of a class with these attributes, made without calling `__init__`."""
     made = object.__new__(kind)
     vars(made).update(held)
     return made
@@ -45,20 +45,20 @@ def grid_of(height: int, width: int) -> Tensor:
     return torch.arange(height * width).reshape(1, -1, 1)
 
 
-def test_windows_go_row_by_row_and_come_back() -> None:
+def test_windows_are_cut_row_by_row_and_joined_again() -> None:
     x = grid_of(4, 6)
     found = to_windows(x, (4, 6), 2)
     assert found[:4, :, 0].tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11], [12, 13, 18, 19]]
     assert torch.equal(from_windows(found, (4, 6), 2), x)
 
 
-def test_the_bias_of_two_places_is_that_of_their_distance_rows_first() -> None:
+def test_the_relative_index_depends_on_row_and_column_offsets() -> None:
     places = [(r, c) for r in range(3) for c in range(3)]
     wanted = [[(qr - kr + 2) * 5 + qc - kc + 2 for kr, kc in places] for qr, qc in places]
     assert relative_index(3).tolist() == wanted
 
 
-def test_places_that_the_shift_brought_together_do_not_look_at_each_other() -> None:
+def test_the_shift_mask_separates_tokens_that_were_not_neighbours() -> None:
     mask = shift_mask((4, 8), 4, 2)
     assert mask.shape == (2, 16, 16) and set(mask.unique().tolist()) == {MASKED, 0.0}
     rolled = torch.arange(32).reshape(4, 8).roll((-2, -2), (0, 1)).reshape(1, -1, 1)
@@ -71,34 +71,34 @@ def test_places_that_the_shift_brought_together_do_not_look_at_each_other() -> N
 
 
 @pytest.mark.parametrize(("grid", "window", "shift"), [((4, 4), 4, 0), ((2, 4), 2, 0), ((8, 8), 4, 2)])
-def test_one_window_is_not_shifted(grid: tuple[int, int], window: int, shift: int) -> None:
+def test_a_grid_of_one_window_is_not_shifted(grid: tuple[int, int], window: int, shift: int) -> None:
     block = HtsatBlock(4, 2, grid, window=4, shift=2)
     assert (block.window, block.shift, block.mask is None) == (window, shift, shift == 0)
 
 
-class Same(nn.Module):
+class IdentityAttention(nn.Module):
     """Attention that leaves every token as it is."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return x
 
 
-def test_a_shifted_block_puts_its_tokens_back_and_adds_to_them() -> None:
+def test_a_shifted_block_restores_the_order_of_its_tokens() -> None:
     block = HtsatBlock(4, 2, (8, 8), window=4, shift=2).eval()
-    block.attn = Same()  # type: ignore[assignment]
+    block.attn = IdentityAttention()  # type: ignore[assignment]
     x = torch.randn(1, 64, 4)
     with torch.no_grad():
         there = x + block.norm1(x)
         torch.testing.assert_close(block(x), there + block.mlp(block.norm2(there)))
 
 
-def test_neighbours_are_merged_down_then_right() -> None:
+def test_patch_merging_takes_neighbours_down_then_right() -> None:
     merging = PatchMerging(1, (2, 4))
     merging.norm, merging.reduction = nn.Identity(), nn.Identity()  # type: ignore[assignment]
     assert merging(grid_of(2, 4)).tolist() == [[[0, 4, 1, 5], [2, 6, 3, 7]]]
 
 
-def test_what_is_left_of_a_dropped_branch_is_scaled_up() -> None:
+def test_stochastic_depth_scales_up_kept_branches() -> None:
     torch.manual_seed(0)
     depth = StochasticDepth(0.75)
     found = depth.train()(torch.ones(400, 2))
@@ -107,7 +107,7 @@ def test_what_is_left_of_a_dropped_branch_is_scaled_up() -> None:
     assert torch.equal(depth.eval()(torch.ones(3)), torch.ones(3))
 
 
-def test_sounds_are_mixed_with_their_opposite_and_time_is_folded_along_frequency() -> None:
+def test_mix_up_uses_the_reversed_batch_and_time_is_folded_into_an_image() -> None:
     x = torch.tensor([[1.0], [2.0], [4.0]])
     assert mix_up(x, torch.tensor([1.0, 0.5, 0.25])).tolist() == [[1.0], [2.0], [1.75]]
     spectrum = torch.arange(16.0).reshape(1, 1, 8, 2)  # eight frames of two bands
@@ -147,7 +147,7 @@ def test_a_front_end_that_makes_no_spectrogram_is_refused(
             parse_front_end("m", {**usual, key: value}, 256)
 
 
-def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() -> None:
+def test_audio_longer_than_the_networks_window_is_refused() -> None:
     trunk = SimpleNamespace(config=SimpleNamespace(front_end=FrontEnd(rate_hz=10, window_s=2)))
     backbone = bare(HtsatBackbone, _trunk=trunk, _settings={"taps": ["audio.stage1"]}, _samples=10, name="m")
     assert backbone.prepare(np.zeros((3, 20))).dtype == torch.float32
@@ -157,7 +157,7 @@ def test_sound_longer_than_the_network_sees_is_refused_and_the_longest_is_not() 
         backbone.prepare(np.zeros(20, np.float32))
 
 
-def test_the_shared_vector_of_clap_is_made_of_the_normed_tokens() -> None:
+def test_claps_embedding_is_projected_from_the_normalised_tokens() -> None:
     front_end = FrontEnd(
         rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
@@ -195,7 +195,7 @@ def test_claps_front_end_is_what_its_folder_states(fused: bool) -> None:
         _stated_front_end(state, "w")
 
 
-def test_spectra_are_normed_by_what_training_saw_of_each_band() -> None:
+def test_spectra_are_normalised_by_the_running_statistics_of_each_band() -> None:
     config = FrontEnd(
         rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
     )
@@ -210,14 +210,14 @@ def test_spectra_are_normed_by_what_training_saw_of_each_band() -> None:
 
 
 def clap_of(monkeypatch: pytest.MonkeyPatch, *names: str, tower: Any = "audio") -> Any:
-    """What is read of a CLAP with tensors under these names, one number each, counted from 0."""
+    """A CLAP read from tensors of these names, each holding its position."""
     state = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
     monkeypatch.setattr(clap_checkpoint, "read_weights", lambda _: state)
     monkeypatch.setattr(clap_checkpoint, "_beside", lambda weights, names: {"audio_config": {"a": names[0]}})
     return clap_checkpoint.read_clap(SimpleNamespace(source="w", folder=None), tower)  # type: ignore[arg-type]
 
 
-def test_both_forms_of_clap_are_read_under_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_formats_of_clap_are_read_under_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
     laion = clap_of(
         monkeypatch,
         *("audio_branch.bn0.bias", "audio_projection.0.bias", "text_branch.x.position_ids"),
@@ -252,7 +252,7 @@ def test_both_forms_of_clap_are_read_under_one_name(monkeypatch: pytest.MonkeyPa
         (("logit_scale_a",), "audio", "it has no audio tower"),
     ],
 )
-def test_what_is_no_clap_is_refused(
+def test_other_checkpoints_are_refused_as_clap(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], tower: str, message: str
 ) -> None:
     with pytest.raises(WeightsError, match=f"w is no CLAP checkpoint: {message}\n"):

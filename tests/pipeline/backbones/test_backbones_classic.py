@@ -1,4 +1,4 @@
-"""The classic backbones: declared shapes, fixed scale, what they must react to, and independence of clips."""
+"""The classic backbones: declared shapes, fixed scale, what changes their tokens, independence of clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = 6
 
 
 def street(seed: int = 0, t: int = T, height: int = 90, width: int = 160) -> NDArray[np.uint8]:
-    """A grey cluttered still ground, `[T, H, W, 3]`."""
+    """A grey, cluttered, still background, `[T, H, W, 3]`."""
     rng = np.random.default_rng(seed)
     ground = rng.integers(60, 160, (height // 5, width // 5, 1)).repeat(5, 0).repeat(5, 1).repeat(3, 2)
     return np.broadcast_to(ground, (t, *ground.shape)).astype(np.uint8).copy()
@@ -73,7 +73,7 @@ def test_tokens_have_the_declared_shapes_and_heads_divide_their_channels(
 
 
 @pytest.mark.parametrize(("registry", "make"), CASES)
-def test_a_clip_does_not_depend_on_its_company(registry: Any, make: Callable[[int], NDArray[Any]]) -> None:
+def test_a_clip_does_not_depend_on_its_batch(registry: Any, make: Callable[[int], NDArray[Any]]) -> None:
     together = registry["classic"](ModelChoice("classic")).tokens([make(0), make(1)])
     alone = registry["classic"](ModelChoice("classic")).tokens([make(1)])[0]
     for name in alone:
@@ -90,7 +90,7 @@ def test_a_clip_does_not_depend_on_its_company(registry: Any, make: Callable[[in
         np.random.default_rng(0).integers(0, 2, (2, 200, 150, 3), dtype=np.uint8) * np.uint8(255),
     ],
 )
-def test_any_picture_gives_values_of_about_unit_scale(frames: NDArray[np.uint8]) -> None:
+def test_any_frames_give_values_of_about_unit_scale(frames: NDArray[np.uint8]) -> None:
     for tokens in visual(frames).values():
         assert np.isfinite(tokens).all()
         assert np.abs(tokens).max() < 25
@@ -99,7 +99,7 @@ def test_any_picture_gives_values_of_about_unit_scale(frames: NDArray[np.uint8])
 
 @pytest.mark.parametrize("level", [0.0, 1e-6, 0.1, 1.0])
 @pytest.mark.parametrize("samples", [1600, RATE, 3 * RATE])
-def test_any_sound_gives_values_of_about_unit_scale(level: float, samples: int) -> None:
+def test_any_audio_gives_values_of_about_unit_scale(level: float, samples: int) -> None:
     windows = (np.random.default_rng(0).uniform(-1, 1, (T, samples)) * level).astype(np.float32)
     for tokens in audio(windows).values():
         assert np.isfinite(tokens).all()
@@ -118,13 +118,13 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 @pytest.mark.parametrize("stage", ["visual.stage1", "visual.stage2", "visual.stage3", "visual.stage4"])
-def test_a_small_object_shows_in_the_segments_it_is_seen_in(stage: str) -> None:
+def test_a_small_object_changes_the_tokens_of_its_segments(stage: str) -> None:
     empty, seen = visual(street())[stage], visual(with_box((220, 30, 30), range(2, 4)))[stage]
     assert distance(seen[3], empty[3]) > 0.05
     assert distance(seen[3], empty[3]) > 1.5 * distance(seen[0], empty[0])
 
 
-def test_the_deepest_tap_tells_colours_apart_wherever_they_are() -> None:
+def test_the_deepest_tap_distinguishes_colours_regardless_of_position() -> None:
     red, blue = (
         visual(with_box(colour, range(T)))["visual.stage4"].mean(1)
         for colour in ((220, 30, 30), (30, 30, 220))
@@ -133,7 +133,7 @@ def test_the_deepest_tap_tells_colours_apart_wherever_they_are() -> None:
     assert across > 1.5 * distance(red[2], red[3])
 
 
-def test_local_tokens_answer_to_their_own_place() -> None:
+def test_local_tokens_react_to_their_own_region() -> None:
     empty, seen = (
         visual(street())["visual.stage1"],
         visual(with_box((220, 30, 30), range(T)))["visual.stage1"],
@@ -145,7 +145,7 @@ def test_local_tokens_answer_to_their_own_place() -> None:
 
 
 @pytest.mark.parametrize("stage", ["audio.stage1", "audio.stage2", "audio.stage3", "audio.stage4"])
-def test_a_sound_shows_in_the_segments_it_is_heard_in(stage: str) -> None:
+def test_a_tone_changes_the_tokens_of_its_segments(stage: str) -> None:
     still, heard = audio(noise())[stage], audio(with_tone(800, range(2, 4)))[stage]
     assert distance(heard[3], still[3]) > 0.3
     assert distance(heard[3], still[3]) > 2 * distance(heard[0], still[0])
@@ -161,13 +161,13 @@ def test_audio_tokens_are_ordered_by_time_then_frequency() -> None:
     assert column == 0
 
 
-def test_pictures_are_refused_that_are_no_frames() -> None:
+def test_arrays_that_are_no_frames_are_refused() -> None:
     with pytest.raises(ValueError, match=r"float64 \(2, 8, 8, 3\), expected uint8"):
         visual_backbones["classic"](ModelChoice("classic")).tokens([np.zeros((2, 8, 8, 3))])
 
 
 @pytest.mark.parametrize(("height", "width"), [(7, 5), (128, 128), (300, 401)])
-def test_resizing_keeps_flat_pictures_flat_and_the_mean(height: int, width: int) -> None:
+def test_resizing_keeps_flat_frames_flat_and_the_mean(height: int, width: int) -> None:
     flat = np.full((1, height, width, 3), 51, dtype=np.uint8)
     np.testing.assert_allclose(resize(flat, 32, 48), 0.2, atol=1e-6)
     varied = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)

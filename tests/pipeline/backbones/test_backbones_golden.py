@@ -1,6 +1,6 @@
-"""What the embedded backbones give, in numbers: a store made by an earlier version must be what this one would make.
+"""Golden numbers of the embedded backbones: this version must give the tokens of earlier ones.
 
-Sums with signs of chance, so that no exchange of places, channels or segments and no other constant leaves them alone.
+The sums have random signs, so that exchanged places, channels or segments and changed constants change them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = 5
 
 
 def frames() -> NDArray[np.uint8]:
-    """A disc that moves over uneven ground, and a cut before segment 3."""
+    """A disc moving over uneven ground, with a cut before segment 3."""
     y, x = np.mgrid[:96, :160]
     found = []
     for t in range(T):
@@ -39,7 +39,7 @@ def frames() -> NDArray[np.uint8]:
 
 
 def windows() -> NDArray[np.float32]:
-    """Knocks, a rising tone from the third second on, and hiss that swells in the last."""
+    """Knocks, a rising tone from the third second on, and hiss that is louder in the last second."""
     n = np.arange(T * 16_000)
     s = n / 16_000
     tone = np.where(s < 2, 0, 0.3 * np.sin(2 * np.pi * (220 * s + 90 * s * s)))
@@ -65,7 +65,7 @@ GOLDEN = {
 }
 
 
-def test_classic_tokens_are_what_they_were() -> None:
+def test_classic_tokens_have_not_changed() -> None:
     found = visual_backbones["classic"](ModelChoice("classic")).tokens([frames()])[0]
     found |= audio_backbones["classic"](ModelChoice("classic")).tokens([windows()])[0]
     assert list(found) == list(GOLDEN)
@@ -73,7 +73,7 @@ def test_classic_tokens_are_what_they_were() -> None:
         assert numbers(x) == pytest.approx(GOLDEN[name], abs=0.0065), name
 
 
-def test_hashed_tokens_are_what_they_were() -> None:
+def test_hashed_tokens_have_not_changed() -> None:
     texts = ["A small Red disc; moves!", "", "Ünder the red disc a dog"]
     tokens, mask = text_backbones["hashed"](ModelChoice("hashed")).encode(texts)
     assert mask.sum(axis=1).tolist() == [5, 0, 6]
@@ -94,7 +94,7 @@ def test_tokens_stay_inside_the_range_of_float16_for_any_input() -> None:
     assert max(float(np.abs(x).max()) for x in taps.values()) <= LIMIT
 
 
-def test_mel_filters_are_means_over_triangles_in_htk_s_scale() -> None:
+def test_mel_filters_are_normalised_triangles_on_the_htk_scale() -> None:
     weights, centres = mel_weights(16_000), band_centres_hz(16_000)
     assert weights.sum(axis=0) == pytest.approx(np.ones(64), rel=1e-5)
     mel = 2595 * np.log10(1 + centres / 700)
@@ -104,7 +104,7 @@ def test_mel_filters_are_means_over_triangles_in_htk_s_scale() -> None:
     assert np.abs(peaks - centres).max() <= 16_000 / 512 / 2 + 1e-6
 
 
-def test_the_cosine_transform_keeps_lengths() -> None:
+def test_the_cosine_transform_is_orthonormal() -> None:
     basis = dct_matrix(12, 12)
     assert basis.T @ basis == pytest.approx(np.eye(12), abs=1e-6)
     assert dct_matrix(12, 3) == pytest.approx(basis[:, :3])
@@ -116,7 +116,7 @@ def test_pitch_lags_go_from_high_to_low() -> None:
     assert (np.diff(np.log(lags)) > 0).all()
 
 
-def test_resizing_weights_cover_what_they_should_both_ways() -> None:
+def test_area_weights_are_right_for_shrinking_and_enlarging() -> None:
     assert area_weights(4, 2).tolist() == [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
     assert area_weights(2, 4) == pytest.approx(
         np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]), abs=1e-6

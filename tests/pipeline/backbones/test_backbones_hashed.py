@@ -1,4 +1,4 @@
-"""Hashed text: fixed in every process, alike for alike words, sensitive to order, and nothing for an empty text."""
+"""Hashed text: the same in every process, similar for similar words, sensitive to order, empty for an empty text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_other_processes_give_the_same_bytes() -> None:
         assert there.stdout.decode().strip() == here
 
 
-def test_a_text_does_not_depend_on_its_company() -> None:
+def test_a_text_does_not_depend_on_its_batch() -> None:
     alone = HashedText(ModelChoice("hashed")).encode(TEXTS[2:])[0][0]
     assert alone.tobytes() == HashedText(ModelChoice("hashed")).encode(TEXTS)[0][2].tobytes()
 
@@ -51,19 +51,19 @@ def cosine(a: str, b: str) -> float:
     return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
 
-def test_words_that_share_letters_are_a_little_alike() -> None:
+def test_words_that_share_letters_have_similar_vectors() -> None:
     assert cosine("moving", "moving") > 0.999
     assert cosine("moving", "moves") > cosine("moving", "red") + 0.05
 
 
-def test_order_and_case() -> None:
+def test_word_order_matters_and_case_does_not() -> None:
     encode = HashedText(ModelChoice("hashed")).encode
     assert encode(["Red Square"])[0].tobytes() == encode(["red square"])[0].tobytes()
     there, back = encode(["red square", "square red"])[0]
     assert np.abs(there.sum(0) - back.sum(0)).max() > 1e-3
 
 
-def test_long_texts_are_cut() -> None:
+def test_long_texts_are_truncated() -> None:
     tokens, mask = HashedText(ModelChoice("hashed")).encode(["word " * 100])
     assert mask.all()
     assert tokens.shape[1] == 32

@@ -1,4 +1,4 @@
-"""CLAP's audio tower from both published forms: the same tokens, and those of transformers."""
+"""CLAP's audio tower from both published formats: the same tokens, and those of transformers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile_pickle import Hostile
 from safetensors.torch import load_file, save_file
 
 from caeav.manifests.core.errors import CaeavError
@@ -20,9 +21,7 @@ from caeav.pipeline.backbones.weights import WeightsError
 EVERY = [f"audio.{place}" for place in ("stage1", "stage2", "stage3", "stage4", "norm", "embedding")]
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+pytestmark = pytest.mark.usefixtures("offline_hub")
 
 
 @pytest.fixture
@@ -38,7 +37,9 @@ def from_folder(tiny: Any, **settings: Any) -> ClapAudio:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_both_forms_give_the_same_tokens(tiny_clap: Callable[..., Any], windows: Any, fused: bool) -> None:
+def test_both_file_formats_give_the_same_tokens(
+    tiny_clap: Callable[..., Any], windows: Any, fused: bool
+) -> None:
     tiny = tiny_clap(fused)
     folder = from_folder(tiny)
     file = ClapAudio(ModelChoice("clap", str(tiny.file), {"taps": EVERY, **tiny.front}))
@@ -59,7 +60,7 @@ def test_the_tokens_are_those_of_transformers(
     tiny = tiny_clap(fused)
     extractor = ClapFeatureExtractor.from_pretrained(tiny.folder)
     inputs = extractor(list(windows), sampling_rate=2000, return_tensors="pt")
-    longer = torch.zeros(3, 1, dtype=torch.bool)  # transformers draws one as longer
+    longer = torch.zeros(3, 1, dtype=torch.bool)  # transformers would mark one at random
     with torch.no_grad():
         wanted = tiny.model.audio_model.audio_encoder(
             inputs["input_features"].float(),
@@ -77,7 +78,7 @@ def test_the_tokens_are_those_of_transformers(
     assert np.allclose(found["audio.embedding"][:, 0], embedded.numpy(), atol=1e-4)
 
 
-def test_sixteen_bits_make_a_difference_that_the_recipe_tells(
+def test_rounding_to_int16_changes_the_tokens_and_the_recipe(
     tiny_clap: Callable[..., Any], windows: Any
 ) -> None:
     tiny = tiny_clap()
@@ -88,7 +89,7 @@ def test_sixteen_bits_make_a_difference_that_the_recipe_tells(
     assert np.abs(a - b).max() > 1e-3
 
 
-def test_declared_taps_are_what_comes_out(tiny_clap: Callable[..., Any], windows: Any) -> None:
+def test_tokens_have_the_declared_taps(tiny_clap: Callable[..., Any], windows: Any) -> None:
     backbone = ClapAudio(
         ModelChoice("clap", str(tiny_clap().folder), {"taps": ["audio.embedding", "audio.stage2"]})
     )
@@ -99,7 +100,9 @@ def test_declared_taps_are_what_comes_out(tiny_clap: Callable[..., Any], windows
     assert np.allclose(np.linalg.norm(found["audio.embedding"], axis=-1), 1, atol=1e-5)
 
 
-def test_a_description_leads_back_to_the_same_backbone(tiny_clap: Callable[..., Any], windows: Any) -> None:
+def test_a_backbone_can_be_made_again_from_its_description(
+    tiny_clap: Callable[..., Any], windows: Any
+) -> None:
     tiny = tiny_clap(True)
     first = from_folder(tiny)
     again = ClapAudio(ModelChoice("clap", str(tiny.folder), first.describe()["settings"]))
@@ -119,8 +122,8 @@ def test_a_missing_and_an_unknown_key_are_named(tiny_clap: Callable[..., Any]) -
     assert "trunk.stages.0.blocks.0.surprise" in str(caught.value)
 
 
-def test_a_tower_alone_is_no_clap(tiny_clap: Callable[..., Any]) -> None:
-    """What `ClapAudioModel.save_pretrained` writes; other loaders fill the rest at random."""
+def test_an_audio_tower_alone_is_refused(tiny_clap: Callable[..., Any]) -> None:
+    """`ClapAudioModel.save_pretrained` writes such files; other loaders fill the rest with random values."""
     tiny = tiny_clap()
     tiny.model.audio_model.save_pretrained(tiny.folder)
     with pytest.raises(WeightsError, match="no CLAP checkpoint"):
@@ -163,20 +166,15 @@ def test_a_folder_without_its_front_end_is_refused(tiny_clap: Callable[..., Any]
 def test_code_in_a_checkpoint_is_refused(
     tiny_clap: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Thief:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (print, ("executed",))
-
     tiny = tiny_clap()
     held = torch.load(tiny.file, weights_only=False)
-    torch.save(held | {"optimizer": Thief()}, tiny.file)
+    torch.save(held | {"optimizer": Hostile()}, tiny.file)
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
         ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front))
     assert "executed" not in capsys.readouterr().out
 
 
-def test_the_default_needs_its_hub_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_without_weights_the_hub_repository_is_named() -> None:
     with pytest.raises(WeightsError, match="laion/clap-htsat-unfused"):
         audio_backbones["clap"](ModelChoice("clap"))
 
@@ -193,7 +191,7 @@ def test_unknown_taps_and_front_ends_are_refused(tiny_clap: Callable[..., Any]) 
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod."])
-def test_prefixes_of_training_come_off(prefix: str, tiny_clap: Callable[..., Any], windows: Any) -> None:
+def test_training_prefixes_are_removed(prefix: str, tiny_clap: Callable[..., Any], windows: Any) -> None:
     tiny = tiny_clap()
     wanted = ClapAudio(ModelChoice("clap", str(tiny.file), tiny.front)).tokens([windows])[0]
     held = torch.load(tiny.file, weights_only=False)

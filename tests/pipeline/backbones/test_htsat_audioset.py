@@ -1,4 +1,4 @@
-"""The `hts-at` store backbone: its taps are the live network's stages, from the published file."""
+"""The `hts-at` backbone of stores: its taps are the live network's stages, from the published file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def windows() -> Any:
     return (0.3 * np.random.default_rng(0).standard_normal((4, 1000))).astype(np.float32)
 
 
-def test_taps_are_what_the_live_network_passes_from_stage_to_stage(backbone: HtsAt, windows: Any) -> None:
+def test_taps_are_the_outputs_of_the_live_networks_stages(backbone: HtsAt, windows: Any) -> None:
     found = backbone.tokens([windows])[0]
     live = backbone.live()
     with torch.no_grad():
@@ -47,10 +47,10 @@ def test_a_clip_does_not_depend_on_its_batch(backbone: HtsAt, windows: Any) -> N
         together = backbone.forward(batch)
     for name, x in alone.items():
         assert np.abs(x - together[name][1].numpy()).max() <= 1e-5 * np.abs(x).max()
-        assert bool(torch.isfinite(together[name]).all()), "an empty place spoils nothing"
+        assert bool(torch.isfinite(together[name]).all()), "an empty clip in the batch must not spoil others"
 
 
-def test_only_the_taps_asked_for_are_declared_and_given(
+def test_only_requested_taps_are_declared_and_returned(
     tiny_htsat: Path, front: dict[str, Any], windows: Any
 ) -> None:
     some = HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**front, "taps": ["audio.stage4", "audio.stage2"]}))
@@ -72,12 +72,12 @@ def test_the_windows_themselves_can_be_a_tap(tiny_htsat: Path, front: dict[str, 
     assert "set segment_s of hts-at to 0.2" in str(caught.value)
 
 
-def test_frozen_in_eval_mode(backbone: HtsAt) -> None:
+def test_the_module_is_frozen_and_in_eval_mode(backbone: HtsAt) -> None:
     assert not backbone.module().training
     assert not any(p.requires_grad for p in backbone.module().parameters())
 
 
-def test_the_recipe_says_everything_but_the_place(
+def test_the_description_holds_all_settings_and_no_path(
     backbone: HtsAt, tiny_htsat: Path, front: dict[str, Any]
 ) -> None:
     message = backbone.describe()
@@ -117,7 +117,7 @@ def test_the_published_front_end_is_the_default_and_avs_has_its_own() -> None:
     assert avs == usual.describe()["settings"] | {"window_s": 5}
 
 
-def test_random_weights_are_those_of_their_seed() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     same, again, other = (
         HtsAt(ModelChoice("hts-at", f"random:{seed}")).module().state_dict()["patches.proj.weight"]
         for seed in (1, 1, 2)
@@ -140,7 +140,7 @@ def test_another_front_end_than_the_weights_were_trained_with_is_refused(
         HtsAt(ModelChoice("hts-at", str(tiny_htsat), {**front, "rate_hz": 3000}))
 
 
-def test_a_segment_longer_than_the_network_sees_is_refused(backbone: HtsAt) -> None:
+def test_a_segment_longer_than_the_networks_window_is_refused(backbone: HtsAt) -> None:
     backbone.check_segment(2.0)
     for ask in (
         lambda: backbone.check_segment(2.1),
@@ -150,7 +150,7 @@ def test_a_segment_longer_than_the_network_sees_is_refused(backbone: HtsAt) -> N
             ask()
 
 
-def test_a_file_of_something_else(tmp_path: Path, tiny_htsat: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path, tiny_htsat: Path) -> None:
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": {"sed_model.x": torch.zeros(1)}}, other)
     with pytest.raises(WeightsError, match="holds no HTS-AT"):
@@ -158,10 +158,10 @@ def test_a_file_of_something_else(tmp_path: Path, tiny_htsat: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "sed_model.", "module.sed_model.", "model.sed_model.", "_orig_mod."])
-def test_the_prefixes_of_training_come_off(
+def test_training_prefixes_are_removed(
     prefix: str, backbone: HtsAt, tiny_htsat: Path, windows: Any, front: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Published by Lightning, with its callbacks: the tokens are those of the plain file."""
+    """A checkpoint of Lightning with callbacks gives the tokens of the plain file."""
     held = torch.load(tiny_htsat, weights_only=True)["state_dict"]
     state = {prefix + name.removeprefix("sed_model."): x for name, x in held.items()}
     callbacks = {"callbacks": {torch.optim.Adam: {"best": "x"}}, "hyper_parameters": Namespace(lr=1)}

@@ -1,4 +1,4 @@
-"""The catalogue says of every model what the model says of itself."""
+"""The catalogue's facts about each model are those that the model declares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from caeav.pipeline.backbones.record_check import (
 VISUAL = [row for row in MODELS if row.kind == "visual backbone" and not row.name.endswith(":")]
 
 
-def test_every_registered_model_has_facts_and_the_other_way_round() -> None:
+def test_every_registered_model_has_facts_and_vice_versa() -> None:
     listed = {kind: sorted(row.name for row in MODELS if row.kind == kind) for kind in REGISTRIES}
     assert listed == {kind: registry_of(kind).names() for kind in REGISTRIES}
 
@@ -38,8 +38,8 @@ def test_visual_backbones_declare_what_the_catalogue_says(facts: ModelFacts) -> 
         assert facts.file == model._network.files[0]
 
 
-def test_the_sample_is_what_it_was() -> None:
-    """Records made elsewhere are of this very clip."""
+def test_the_sample_clip_has_not_changed() -> None:
+    """Records made elsewhere belong to this clip."""
     frames, wave = sample_frames(), sample_wave(32_000)
     assert frames.shape == (2, 270, 480, 3) and frames.dtype == np.uint8
     assert [int(x) for x in frames.astype(np.int64).sum(axis=(0, 1, 2))] == [24541658, 30317503, 28915718]
@@ -60,7 +60,7 @@ def test_the_sample_is_what_it_was() -> None:
     ],
     ids=["channels", "tokens", "shifted", "scaled", "offset", "nan", "shape"],
 )
-def test_statistics_notice(change: object) -> None:
+def test_statistics_detect_changes(change: object) -> None:
     assert callable(change)
     x = np.random.default_rng(0).normal(0.3, 2, (2, 16, 24))
     before = {"tap": array_statistics(x)}
@@ -69,7 +69,7 @@ def test_statistics_notice(change: object) -> None:
     assert differences(before, {}) == ["tap is missing"]
 
 
-def test_random_weights_are_named_wherever_they_are_in_a_recipe() -> None:
+def test_random_weights_are_reported_at_any_depth_of_a_recipe() -> None:
     given = {"weights": {"source": "random:0", "digest": "random:0"}}
     sound = {"weights": {"source": "w", "digest": "sha256:1"}}
     fields = {

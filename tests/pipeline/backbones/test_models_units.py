@@ -1,4 +1,4 @@
-"""Models described and compared: what is shown of one that cannot be built, and which differences are noticed."""
+"""Descriptions and comparisons of models, including models that cannot be built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones import record_check
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.backbones.describe import pull_model, random_remarks, view_model, weights_state
+from caeav.pipeline.backbones.describe import pull_model, view_model, weights_state
 
 
 def statistics(**change: Any) -> dict[str, dict[str, Any]]:
@@ -34,14 +34,14 @@ def statistics(**change: Any) -> dict[str, dict[str, Any]]:
         ({"mean": float("nan")}, ["x: mean nan"]),
     ],
 )
-def test_other_features_are_noticed(change: dict[str, Any], message: list[str]) -> None:
+def test_changed_statistics_are_reported(change: dict[str, Any], message: list[str]) -> None:
     found = record_check.differences(statistics(), statistics(**change))
     assert len(found) == len(message) and all(
         text.startswith(begin) for text, begin in zip(found, message, strict=True)
     )
 
 
-def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
+def test_missing_new_and_changed_arrays_and_texts_are_reported() -> None:
     one, text = statistics(), {"c": {"texts": ["a"]}}
     assert record_check.differences(one, {}) == ["x is missing"]
     assert record_check.differences({}, one) == ["x was not recorded"]
@@ -52,7 +52,7 @@ def test_arrays_and_texts_that_come_and_go_are_noticed() -> None:
     assert record_check.array_statistics(np.array([-5.0, 1.0]))["largest"] == 5.0
 
 
-def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_path: Path) -> None:
+def test_a_users_record_takes_precedence_and_replaces_the_one_before(tmp_path: Path) -> None:
     home, choice = Home(tmp_path), ModelChoice("hashed")
     checked = record_check.check_model(choice, "text encoder", home)
     assert checked.against == "caeav" and checked.differences == []
@@ -66,7 +66,9 @@ def test_a_user_s_record_comes_before_the_package_s_and_replaces_its_own(tmp_pat
     record_check.record(again, choice, "text encoder", home)
     record_check.record(replace(again, key="other"), choice, "text encoder", home)
     kept = record_check.check_model(choice, "text encoder", home)
-    assert kept.against == str(path) and kept.differences == []  # a record of another key leaves it there
+    assert (
+        kept.against == str(path) and kept.differences == []
+    )  # a record under another key does not replace it
     path.write_text("[]")
     with pytest.raises(CaeavError, match="holds no records of models"):
         record_check.check_model(choice, "text encoder", home)
@@ -78,7 +80,7 @@ def facts(**other: Any) -> Any:
     return ModelFacts(**{"name": "m", "kind": "text encoder", "what": "", "input": "", **other})
 
 
-def test_where_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_of_weights_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caeav.pipeline.backbones.describe.is_cached", lambda source: source == "hub:a/b")
     assert weights_state(facts()) == "not needed"
     assert weights_state(facts(licence="MIT")) == "give a file"
@@ -121,9 +123,3 @@ def test_a_model_that_cannot_be_built_is_shown_with_the_first_reason(monkeypatch
     allowed = "never"
     view = view_model(ModelChoice("m", "w"), facts(weights="hub:a/b"))
     assert view.problem == "no weights 'w'" and view.parameters is None and view.taps == ()
-
-
-def test_random_weights_are_reported_by_name() -> None:
-    described = {"weights": {"digest": "random:3", "source": "random:3"}}
-    fields = {"visual": {"name": "v", **described}, "audio": {"name": "a", "weights": {"digest": "sha256:1"}}}
-    assert [text.split()[0] for text in random_remarks(fields)] == ["v"]

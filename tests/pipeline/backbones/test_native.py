@@ -1,4 +1,4 @@
-"""torchvision and torchaudio beside a torch they were not built for; each test in a process of its own."""
+"""torchvision and torchaudio beside a torch they were not built for; each test runs in a separate process."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def _plain_import_works(name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def vision_fits() -> bool:
-    """Whether torchvision's own import works; skips when it is not installed."""
+def vision_loads() -> bool:
+    """Whether a plain import of torchvision works; skips when it is not installed."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     return _plain_import_works("torchvision")
 
 
 @pytest.fixture(scope="module")
-def audio_fits() -> bool:
-    """Likewise torchaudio."""
+def audio_loads() -> bool:
+    """Whether a plain import of torchaudio works; skips when it is not installed."""
     if importlib.util.find_spec("torchaudio") is None:
         pytest.skip("torchaudio is not installed")
     return _plain_import_works("torchaudio")
 
 
-def test_torchvision_transforms_and_models_work(vision_fits: bool) -> None:
+def test_torchvision_transforms_and_models_work(vision_loads: bool) -> None:
     message = _run(
         """
 import sys, torch
@@ -56,8 +56,8 @@ print(tuple(v2.Resize((8, 6))(torch.rand(3, 20, 30)).shape), tuple(torchvision.m
     assert message.split("\n")[0] == "(3, 8, 6) (1000, 512)"
 
 
-def test_a_missing_operator_is_named_when_it_is_called(vision_fits: bool) -> None:
-    if vision_fits:
+def test_a_missing_operator_is_named_when_it_is_called(vision_loads: bool) -> None:
+    if vision_loads:
         pytest.skip("the compiled part of torchvision loads here, so nothing is missing")
     message = _run(
         """
@@ -81,7 +81,7 @@ for call in calls:
     assert message.split() == ["torchvision::nms", "torchvision::nms", "torchvision::deform_conv2d"]
 
 
-def test_torchaudio_transforms_work(audio_fits: bool) -> None:
+def test_torchaudio_transforms_work(audio_loads: bool) -> None:
     message = _run(
         """
 import torch
@@ -97,8 +97,8 @@ print(tuple(ta.functional.lowpass_biquad(x, 16000, 1000.0).shape))
     assert message.split("\n")[:4] == ["(1, 32, 81)", "(1, 8000)", "(98, 23)", "(1, 16000)"]
 
 
-def test_a_missing_torchaudio_operator_is_named(audio_fits: bool) -> None:
-    if audio_fits:
+def test_a_missing_torchaudio_operator_is_named(audio_loads: bool) -> None:
+    if audio_loads:
         pytest.skip("the compiled part of torchaudio loads here, so nothing is missing")
     message = _run(
         """
@@ -116,7 +116,7 @@ except MissingNativeError as error:
 
 
 def test_nothing_is_changed_where_the_plain_import_works() -> None:
-    """Shown with stand-in packages, since here the real ones may not load."""
+    """With a stand-in package, since the real ones may not load here."""
     _run(
         """
 import sys, types
@@ -150,7 +150,7 @@ except CaeavError as error:
     assert message.startswith("torchaudio is not installed") and "caeav[vision]" in message
 
 
-def test_the_embedded_path_imports_neither() -> None:
+def test_decoding_imports_neither_package() -> None:
     _run(
         """
 import sys
@@ -162,10 +162,10 @@ assert not {"torch", "torchvision", "torchaudio", "torchcodec", "decord"} & set(
     )
 
 
-def test_what_an_import_lacks_is_made_up_for_and_tried_again(
+def test_a_failing_import_is_prepared_for_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module that lacks another one is not "not installed"; one that is not there is not prepared for."""
+    """A module that lacks another one counts as installed; for a missing module nothing is prepared."""
     (tmp_path / "caeav_tried.py").write_text("import caeav_lacking\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     message: list[str] = []

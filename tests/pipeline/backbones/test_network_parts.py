@@ -1,4 +1,4 @@
-"""What visual networks and text towers say of themselves and how their places are ordered, without any weights."""
+"""What visual networks and text towers declare, and the order of their taps, without any weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from caeav.pipeline.backbones.timm_models import SwinNetwork, TimmNetwork, _conv
 
 
 def bare(kind: Any, **held: Any) -> Any:
-    """An object of a class without what its making would ask for."""
+    """An object of a class with these attributes, made without calling `__init__`."""
     made = object.__new__(kind)
     vars(made).update(held)
     return made
@@ -38,7 +38,7 @@ def names(word: str, count: int) -> list[str]:
         ("block", 6, (1, 3, 4, 6)),
     ],
 )
-def test_the_deepest_levels_or_blocks_evenly_apart_are_cached(
+def test_the_default_taps_are_the_deepest_levels_or_evenly_spaced_blocks(
     word: str, count: int, chosen: tuple[int, ...]
 ) -> None:
     for family in (TimmNetwork, ClipNetwork) if word == "block" else (TimmNetwork,):
@@ -47,7 +47,7 @@ def test_the_deepest_levels_or_blocks_evenly_apart_are_cached(
     assert bare(SwinNetwork).default_taps(stages) == ["visual.stage1", "visual.stage2"]
 
 
-def test_frames_are_those_of_the_record() -> None:
+def test_frame_settings_come_from_the_models_record() -> None:
     record = SimpleNamespace(
         input_size=(3, 20, 30), crop_pct=0.5, interpolation="bilinear", mean=(1, 2, 3), std=(4, 5, 6)
     )
@@ -71,11 +71,11 @@ def test_frames_are_those_of_the_record() -> None:
         ("", "whoever trained it: timm knows no weights of this architecture"),
     ],
 )
-def test_who_publishes_weights_is_read_from_the_record(url: str, message: str) -> None:
+def test_the_publisher_of_weights_is_read_from_the_record(url: str, message: str) -> None:
     assert _published_by(url) == message
 
 
-def test_clips_publishers_are_those_of_the_same_activation() -> None:
+def test_clips_publishers_are_those_with_the_same_activation() -> None:
     tags: dict[str, dict[str, Any]] = {
         "a": {"hf_hub": "x/one/"},
         "b": {"hf_hub": "x/two/", "quick_gelu": True},
@@ -96,7 +96,7 @@ def test_clips_publishers_are_those_of_the_same_activation() -> None:
 
 
 @pytest.mark.parametrize(("size", "options"), [((8, 8), {}), ((8, 16), {"img_size": (8, 16)})])
-def test_only_another_size_than_its_own_is_asked_of_a_fixed_network(
+def test_a_fixed_network_is_built_with_a_size_only_if_it_differs(
     size: tuple[int, int], options: dict[str, Any]
 ) -> None:
     asked: list[Any] = []
@@ -121,7 +121,7 @@ def test_only_another_size_than_its_own_is_asked_of_a_fixed_network(
 
 
 class Levels(nn.Module):
-    """Stands for a network of timm with places of the widths named."""
+    """Stands in for a network of timm with levels of these widths."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Levels(nn.Module):
         return -x
 
 
-def test_only_what_is_asked_for_is_kept_and_named_by_its_place() -> None:
+def test_only_requested_taps_are_computed_and_returned_in_order() -> None:
     x = torch.arange(12.0).reshape(1, 3, 2, 2)
     network, same, other = bare(TimmNetwork), Levels(8, 8, 8), Levels(4, 8, 8)
     assert list(network.offered(other, x)) == [
@@ -163,7 +163,7 @@ def test_only_what_is_asked_for_is_kept_and_named_by_its_place() -> None:
     assert torch.equal(both["visual.pooled"], -x.reshape(1, 1, 12)) and "visual.block2" in both
 
 
-def test_clips_blocks_are_asked_for_in_order() -> None:
+def test_clips_blocks_are_returned_in_order() -> None:
     asked: list[Any] = []
 
     def intermediates(frames: Tensor, **how: Any) -> Any:
@@ -186,7 +186,7 @@ def test_clips_blocks_are_asked_for_in_order() -> None:
     assert [how["output_fmt"] for how in asked] == ["NLC", "NLC"]
 
 
-def test_a_networks_module_is_made_once_frozen_and_by_chance_only_where_that_is_asked() -> None:
+def test_a_module_is_built_once_frozen_and_without_using_global_random_numbers() -> None:
     made: list[Any] = []
 
     class Network:
@@ -215,14 +215,14 @@ def test_a_networks_module_is_made_once_frozen_and_by_chance_only_where_that_is_
     backbone(1).module()
     backbone(2).module()
     assert len(made) == 3 and made[0] == made[1] != made[2]
-    assert torch.equal(torch.get_rng_state(), before)  # whoever draws numbers elsewhere is not disturbed
+    assert torch.equal(torch.get_rng_state(), before)  # random numbers drawn elsewhere are not affected
 
 
 # --- texts --------------------------------------------------------------------------------------------
 
 
 class Letters(TextTower):
-    """A tower whose tokens are letters, marked in the places behind a text, too."""
+    """A tower whose tokens are letters, with values after the end of a text too."""
 
     def __init__(self, max_tokens: int = 4) -> None:
         super().__init__("letters", max_tokens, 1, 6)
@@ -257,7 +257,7 @@ def test_tokens_are_zero_where_there_is_no_text() -> None:
 
 
 @pytest.mark.parametrize(("count", "fits"), [(2, False), (3, True), (6, True), (7, False)])
-def test_a_text_has_room_for_begin_words_and_end(count: int, fits: bool) -> None:
+def test_max_tokens_must_allow_begin_word_and_end(count: int, fits: bool) -> None:
     if fits:
         assert Letters(count).max_tokens == count
         return
@@ -265,7 +265,7 @@ def test_a_text_has_room_for_begin_words_and_end(count: int, fits: bool) -> None
         Letters(count)
 
 
-def test_a_conversion_of_timms_is_given_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timms_conversion_functions_get_the_arguments_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     here = sys.modules[__name__]

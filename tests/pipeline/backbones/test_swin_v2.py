@@ -1,4 +1,4 @@
-"""Swin-V2 opened up: walking its halves is timm's own forward, bit for bit."""
+"""The live Swin-V2: running it half block by half block equals timm's forward, bit for bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def walk(live: LiveSwinV2, frames: torch.Tensor) -> list[torch.Tensor]:
     ],
     ids=["96", "192", "window6", "oblong"],
 )
-def test_walking_the_halves_is_timms_forward(options: dict[str, Any]) -> None:
+def test_running_half_block_by_half_block_equals_timms_forward(options: dict[str, Any]) -> None:
     live = create(**options)
     size = options["img_size"]
     frames = torch.randn(2, 3, *(size if isinstance(size, tuple) else (size, size)))
@@ -63,7 +63,7 @@ def test_walking_the_halves_is_timms_forward(options: dict[str, Any]) -> None:
         assert torch.equal(end, want.flatten(2).transpose(1, 2))  # timm gives [BT, C, H, W]
 
 
-def test_gradients_are_timms() -> None:
+def test_gradients_equal_timms() -> None:
     live = create(img_size=96)
     frames = torch.randn(1, 3, 96, 96, requires_grad=True)
     walk(live, frames)[-1].square().sum().backward()
@@ -72,7 +72,7 @@ def test_gradients_are_timms() -> None:
     assert ours is not None and torch.equal(ours, frames.grad)
 
 
-def test_the_last_stage_is_not_merged() -> None:
+def test_merging_the_last_stage_is_an_error() -> None:
     with pytest.raises(ValueError, match="last stage"):
         create(img_size=96).stages[-1].merge(torch.zeros(1, 9, 96))
 

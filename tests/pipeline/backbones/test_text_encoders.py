@@ -1,4 +1,4 @@
-"""CLIP's and CLAP's text towers: tokens of tiny checkpoints in the published formats, with their masks."""
+"""CLIP's and CLAP's text towers: tokens and masks of tiny checkpoints in the published formats."""
 
 from __future__ import annotations
 
@@ -21,15 +21,12 @@ from caeav.pipeline.backbones.weights import WeightsError
 TEXTS = ["a dog barks", "", "rain on a roof, and a far train", "a dog barks"]
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-cache"))
+pytestmark = pytest.mark.usefixtures("offline_hub")
 
 
 @pytest.fixture
 def tiny_clip(tmp_path: Path) -> tuple[Any, Path]:
-    """A small CLIP of open_clip, known to it as `caeav-tiny`, and its weight file."""
+    """A small CLIP, registered with open_clip as `caeav-tiny`, and its weight file."""
     open_clip = import_open_clip()
     config = {
         "embed_dim": 12,
@@ -49,7 +46,7 @@ def tiny_clip(tmp_path: Path) -> tuple[Any, Path]:
 
 @pytest.fixture
 def with_tokenizer() -> Callable[[Path], Path]:
-    """Puts a byte tokenizer of 120 entries into a folder: `tokenizer.json`."""
+    """`with_tokenizer(folder)`: write a byte tokenizer of 120 entries to its `tokenizer.json`."""
 
     def put(folder: Path) -> Path:
         from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -90,7 +87,7 @@ def test_clip_tokens_are_those_that_open_clip_pools(tiny_clip: tuple[Any, Path])
 
 
 @pytest.mark.parametrize("which", ["clip", "clap"])
-def test_an_empty_text_has_no_token_and_a_text_not_its_neighbours(
+def test_an_empty_text_has_no_tokens_and_texts_do_not_depend_on_their_batch(
     which: str,
     tiny_clip: tuple[Any, Path],
     tiny_clap: Callable[..., Any],
@@ -110,7 +107,7 @@ def test_an_empty_text_has_no_token_and_a_text_not_its_neighbours(
     assert nothing.shape == (0, encoder.max_tokens, encoder.channels) and no_mask.shape == nothing.shape[:2]
 
 
-def test_a_long_text_is_cut_and_keeps_its_end(tiny_clip: tuple[Any, Path]) -> None:
+def test_a_long_text_is_truncated_and_keeps_its_end_token(tiny_clip: tuple[Any, Path]) -> None:
     encoder = clip(tiny_clip[1], max_tokens=6)
     tokens, mask = encoder.encode(["one two three four five six seven eight"])
     assert mask.all() and tokens.shape == (1, 6, 16)
@@ -137,13 +134,13 @@ def test_an_image_tower_alone_is_refused(tiny_clip: tuple[Any, Path]) -> None:
         clip(path).module()
 
 
-def test_models_with_a_foreign_tokenizer_are_refused() -> None:
+def test_models_with_another_tokenizer_are_refused() -> None:
     for name in ("roberta-ViT-B-32", "no-such-model"):
         with pytest.raises(CaeavError, match="no text tower of its own tokenizer"):
             text_backbones["open_clip:x"](ModelChoice(f"open_clip:{name}", "random:0"))
 
 
-def test_clap_tokens_are_those_of_transformers_from_both_forms(
+def test_clap_tokens_are_those_of_transformers_from_both_formats(
     tiny_clap: Callable[..., Any], with_tokenizer: Callable[[Path], Path]
 ) -> None:
     tiny = tiny_clap()
@@ -165,7 +162,7 @@ def test_clap_tokens_are_those_of_transformers_from_both_forms(
     assert again.describe() == from_file.describe()
 
 
-def test_a_text_tower_alone_will_do_and_an_audio_tower_will_not(
+def test_a_text_tower_alone_is_accepted_and_an_audio_tower_refused(
     tiny_clap: Callable[..., Any], with_tokenizer: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     from transformers import ClapTextModelWithProjection
@@ -197,7 +194,7 @@ def test_a_missing_key_of_the_text_tower_is_named(
         text_backbones["clap"](ModelChoice("clap", str(folder), {"max_tokens": 40})).module()
 
 
-def test_a_tokenizer_that_is_absent_empty_or_another_is_refused(
+def test_a_missing_empty_or_different_tokenizer_is_refused(
     tiny_clap: Callable[..., Any], tmp_path: Path
 ) -> None:
     from tokenizers import Tokenizer, models
@@ -217,7 +214,7 @@ def test_a_tokenizer_that_is_absent_empty_or_another_is_refused(
         text_backbones["clap"](ModelChoice("clap", str(tiny.folder)))
 
 
-def test_a_tokenizer_of_two_files_is_that_of_one(
+def test_a_tokenizer_in_two_files_equals_that_in_one(
     tiny_clap: Callable[..., Any], with_tokenizer: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     tiny = tiny_clap()
@@ -235,13 +232,13 @@ def test_a_tokenizer_of_two_files_is_that_of_one(
     assert torch.equal(a, b) and torch.equal(mask, other)
 
 
-def test_the_length_must_hold_begin_and_end(tiny_clip: tuple[Any, Path]) -> None:
+def test_max_tokens_must_allow_begin_word_and_end(tiny_clip: tuple[Any, Path]) -> None:
     for length in (2, 78):
         with pytest.raises(CaeavError, match=f"max_tokens of open_clip:caeav-tiny is {length}"):
             clip(tiny_clip[1], max_tokens=length)
 
 
-def test_claps_positions_are_counted_from_behind_that_of_the_padding() -> None:
+def test_claps_longest_text_excludes_the_padding_positions() -> None:
     assert text_backbones["clap"](ModelChoice("clap", "random:0", {"max_tokens": 512})).max_tokens == 512
     with pytest.raises(CaeavError, match="max_tokens of clap is 513\n  next: give 3 to 512"):
         text_backbones["clap"](ModelChoice("clap", "random:0", {"max_tokens": 513}))

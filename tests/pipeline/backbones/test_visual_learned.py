@@ -24,10 +24,13 @@ from caeav.pipeline.backbones.image import LearnedVisual
 from caeav.pipeline.backbones.native import import_torchvision
 from caeav.pipeline.extract.jobs import TokenOptions, job_of
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("timm", "open_clip")),
-    reason="caeav[learned] is not there",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("timm", "open_clip")),
+        reason="caeav[learned] is not installed",
+    ),
+    pytest.mark.usefixtures("offline_hub"),
+]
 SWIN = "timm:swinv2_little"
 CLIP = "open_clip:little-vit"
 CLIP_CONFIG = {
@@ -39,7 +42,7 @@ CLIP_CONFIG = {
 
 @pytest.fixture(scope="module", autouse=True)
 def little_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A little Swin-V2 known to timm, and a little CLIP known to open_clip."""
+    """Register a little Swin-V2 with timm, and a little CLIP with open_clip."""
     import_torchvision()
     import open_clip
     from timm.models import generate_default_cfgs, register_model
@@ -60,12 +63,6 @@ def little_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
 
 
-@pytest.fixture(autouse=True)
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def swin(**options: Any) -> Any:
     import timm
 
@@ -77,7 +74,7 @@ def swin(**options: Any) -> Any:
 
 
 def original_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As Microsoft published: merging at the end of a stage, bare head, and constants that are computed elsewhere."""
+    """Microsoft's published layout: merging at the end of a stage, a plain head, and stored constants."""
     renamed = {}
     for name, x in state.items():
         parts = name.split(".")
@@ -140,8 +137,8 @@ def test_swin_taps_are_timms_stages_before_merging(swin_file: Path) -> None:
     assert np.array_equal(found["visual.norm"], norm.numpy())
 
 
-def test_adapters_inside_go_on_from_the_cached_taps(swin_file: Path) -> None:
-    """The live wrapper over the same weights: from the pixels to every stage, and on from any of them."""
+def test_the_live_network_continues_from_cached_taps(swin_file: Path) -> None:
+    """From the pixels to every stage, and onwards from the tap of each stage."""
     names = ["visual.frames", *(f"visual.stage{i}" for i in range(1, 5)), "visual.norm"]
     backbone = make(SWIN, swin_file, taps=names)
     live = backbone.live()
@@ -152,7 +149,9 @@ def test_adapters_inside_go_on_from_the_cached_taps(swin_file: Path) -> None:
         x = live.embed(pixels)
         for i, stage in enumerate(live.stages):
             if i:
-                x = live.stages[i - 1].merge(taps[f"visual.stage{i}"])  # replayed from the stage before
+                x = live.stages[i - 1].merge(
+                    taps[f"visual.stage{i}"]
+                )  # continued from the previous stage's tap
             for block in stage.blocks:
                 x = x + block.attention(x)
                 x = x + block.mlp(x)
@@ -216,7 +215,7 @@ def test_the_default_weights_are_those_in_the_hubs_cache(swin_file: Path, tmp_pa
         ),
     ],
 )
-def test_no_key_of_swin_is_passed_over(
+def test_missing_unexpected_and_misshapen_keys_of_swin_are_refused(
     swin_file: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     state = load_file(swin_file)
@@ -273,7 +272,7 @@ def test_clip_loads_a_distributed_checkpoint_and_another_size(clip_file: Path, t
         (lambda s: s.update({"adapter.weight": torch.zeros(1)}), "unexpected: adapter.weight"),
     ],
 )
-def test_no_key_of_clip_is_passed_over(
+def test_missing_and_unexpected_keys_of_clip_are_refused(
     clip_file: Path, change: Callable[[dict[str, Tensor]], object], message: str
 ) -> None:
     state = load_file(clip_file)
@@ -285,7 +284,7 @@ def test_no_key_of_clip_is_passed_over(
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit", "timm:test_convnext"])
-def test_any_timm_model_by_name(name: str, tmp_path: Path) -> None:
+def test_any_timm_model_can_be_used_by_name(name: str, tmp_path: Path) -> None:
     import timm
 
     torch.manual_seed(0)
@@ -310,7 +309,7 @@ def test_any_timm_model_by_name(name: str, tmp_path: Path) -> None:
     ]
 
 
-def test_a_clips_tokens_do_not_depend_on_its_company(swin_file: Path) -> None:
+def test_a_clips_tokens_do_not_depend_on_its_batch(swin_file: Path) -> None:
     backbone = make(SWIN, swin_file)
     clips = torch.stack([backbone.prepare(frames(2, 30 + i, 50)) for i in range(3)])
     backbone.module()
@@ -363,20 +362,20 @@ def test_wrong_choices_are_refused_with_what_is_allowed(
         ("timm:coatnet_0_224", "timm knows no weights of this architecture"),
     ],
 )
-def test_weights_that_no_hub_name_stands_for_are_named_with_their_publisher(name: str, message: str) -> None:
+def test_weights_without_a_hub_name_are_named_with_their_publisher(name: str, message: str) -> None:
     with pytest.raises(CaeavError, match="has no default weights") as caught:
         make(name)
     assert message in str(caught.value)
 
 
-def test_random_weights_are_named_and_repeat() -> None:
+def test_random_weights_are_named_and_reproducible() -> None:
     one, two, other = (make(SWIN, f"random:{seed}") for seed in (0, 0, 1))
     assert one.describe()["weights"] == {"source": "random:0", "digest": "random:0"}
     a, b, c = (x.module().state_dict()["patch_embed.proj.weight"] for x in (one, two, other))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) -> None:
+def test_a_recipe_finds_its_weights_again_and_refuses_others(swin_file: Path) -> None:
     options = TokenOptions(ModelChoice(SWIN, str(swin_file), {"preset": "reference"}))
     recipe = options.job(4, 1.0).recipe
     assert str(swin_file.parent) not in json.dumps(recipe.as_json())
@@ -404,8 +403,8 @@ def test_a_recipe_leads_back_to_the_weights_and_refuses_others(swin_file: Path) 
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.model.", "backbone."])
-def test_a_training_checkpoint_of_timm_gives_its_average(prefix: str, tmp_path: Path) -> None:
-    """As timm's `load_state_dict(use_ema=True)`: the average before the weights, without the prefix of training."""
+def test_of_a_training_checkpoint_of_timm_the_average_is_taken(prefix: str, tmp_path: Path) -> None:
+    """As by timm's `load_state_dict(use_ema=True)`: the average takes precedence, and training prefixes are removed."""
     import timm
 
     torch.manual_seed(0)
@@ -427,10 +426,8 @@ def test_a_training_checkpoint_of_timm_gives_its_average(prefix: str, tmp_path: 
         np.testing.assert_array_equal(found[name], x)
 
 
-def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
-    swin_file: Path, tmp_path: Path
-) -> None:
-    """Such a recipe names no part: it means `model`, although a path means the average now."""
+def test_an_older_recipe_keeps_the_weights_it_was_made_with(swin_file: Path, tmp_path: Path) -> None:
+    """An older recipe names no part and means `model`, although a path now means the average."""
     state = load_file(swin_file)
     other = {name: x + 1 if name == "norm.weight" else x for name, x in state.items()}
     path = tmp_path / "both.pth"
@@ -444,7 +441,7 @@ def test_a_recipe_of_before_goes_on_from_the_weights_it_was_made_from(
         assert torch.equal(again.module().state_dict()["norm.weight"], wanted["norm.weight"])
 
 
-def test_openais_own_clip_has_the_quick_activation_in_both_towers() -> None:
+def test_openais_clip_uses_quick_gelu_in_both_towers() -> None:
     from caeav.pipeline.backbones import text_backbones
 
     choice = ModelChoice("clip-vit-b32", "random:0")

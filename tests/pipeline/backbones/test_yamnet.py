@@ -1,4 +1,4 @@
-"""YAMNet: equal to values computed by another program, and read from both forms of its weights."""
+"""YAMNet: it gives the values that another program computed, and reads its weights in both formats."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def windows(samples: int = 16_000, t: int = 3) -> NDArray[np.float32]:
 
 
 def keras_arrays() -> dict[str, NDArray[np.float32]]:
-    """Random weights as the authors' file has them: layer by layer, batch norms apart, every name said twice."""
+    """Random weights in the layout of the authors' file: layer by layer, separate batch norms, doubled names."""
     rng = np.random.default_rng(7)
     found: dict[str, NDArray[np.float32]] = {}
 
@@ -96,7 +96,7 @@ def same(x: Tensor, weight: Tensor, step: int, groups: int = 1) -> Tensor:
 
 
 def run_unfolded(held: Mapping[str, NDArray[np.float32]], patch: Tensor) -> tuple[Tensor, Tensor]:
-    """The authors' network as their program runs it, batch norms apart, in float64: embedding and scores."""
+    """Embedding and scores of the authors' network with separate batch norms, in float64."""
     x = patch.double().unsqueeze(1)
 
     def get(layer: str, name: str) -> Tensor:
@@ -144,7 +144,7 @@ def test_real_weights_give_what_another_program_computed(real: Path, sound: str)
     for layer in (4, 6, 12, 14):
         wanted = expected[f"{sound}/layer{layer}.pointwise"]
         tokens = torch.from_numpy(found[f"audio.layer{layer}"])
-        maps = tokens.transpose(1, 2).reshape(wanted.shape)  # tokens are the map's places, row by row
+        maps = tokens.transpose(1, 2).reshape(wanted.shape)  # tokens are the map's positions, row by row
         off = (maps - wanted.float()).abs()
         # layer 4 was stored in half precision, whose rounding is 2^-11 of a value
         rounding = 2.0**-11 * wanted.float().abs() if wanted.dtype is torch.float16 else 0.0
@@ -163,7 +163,7 @@ def test_real_weights_give_what_another_program_computed(real: Path, sound: str)
 
 
 def test_the_exact_filters_differ_from_those_of_the_8_bit_export_by_their_rounding(real: Path) -> None:
-    """The file with the export's weights is run with the export's filters, unless the setting says otherwise."""
+    """Weights of the export are used with the export's filters, unless the setting says otherwise."""
     wave = load_file(real.with_name("yamnet_expected.safetensors"))["1-17367-A.ogg/waveform"].numpy()
     assert make(real).describe()["settings"]["mel"] == "int8"
     assert make().describe()["settings"]["mel"] == "float"
@@ -221,7 +221,7 @@ def test_8_bit_filters_are_whole_multiples_of_one_value() -> None:
     assert 0 < float((exact - rounded).abs().max()) <= float(exact.max()) / 254 * 1.001
 
 
-def test_silence_is_the_offset_s_logarithm() -> None:
+def test_silence_gives_the_logarithm_of_the_offset() -> None:
     assert torch.allclose(LogMel()(torch.zeros(1, 15_600)), torch.tensor(OFFSET).log())
 
 
@@ -236,7 +236,7 @@ def test_silence_is_the_offset_s_logarithm() -> None:
         (31_200, "centre", 7_800, (0, 0)),
     ],
 )
-def test_a_segment_is_heard_at_its_centre_or_from_its_start(
+def test_a_patch_is_taken_from_the_centre_or_the_start_of_a_segment(
     samples: int, place: str, first: int, zeros: tuple[int, int]
 ) -> None:
     whole = torch.arange(1, samples + 1, dtype=torch.float32).repeat(2, 1)
@@ -247,7 +247,7 @@ def test_a_segment_is_heard_at_its_centre_or_from_its_start(
     assert not patch[0, : zeros[0]].any() and not patch[0, 15_600 - zeros[1] :].any()
 
 
-def test_what_is_mostly_not_heard_is_refused() -> None:
+def test_segments_much_longer_than_a_patch_are_refused() -> None:
     make().check_segment(1.95)
     for ask in (lambda: make().check_segment(2), lambda: make().prepare(windows(32_000))):
         with pytest.raises(
@@ -255,7 +255,7 @@ def test_what_is_mostly_not_heard_is_refused() -> None:
         ) as caught:
             ask()
         assert "--segment-seconds 1" in str(caught.value)
-    with pytest.raises(CaeavError, match="too long for yamnet"):  # said before anything is decoded
+    with pytest.raises(CaeavError, match="too long for yamnet"):  # before anything is decoded
         TokenOptions("none", ModelChoice("yamnet", "random:0")).job(segments=5, segment_s=2.0)
 
 
@@ -263,7 +263,7 @@ def test_what_is_mostly_not_heard_is_refused() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_padding_is_tensorflow_s(step: int) -> None:
+def test_padding_equals_tensorflows(step: int) -> None:
     x = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 2, 6, 4)))
     kernel = torch.from_numpy(np.random.default_rng(2).standard_normal((5, 2, 3, 3)))
     assert torch.allclose(F.conv2d(pad_same(x, step), kernel, stride=step), same(x, kernel, step))
@@ -285,8 +285,8 @@ def test_taps_are_what_the_catalogue_says_and_the_embedding_is_the_mean_of_the_l
     assert all((x >= 0).all() for x in found.values())
 
 
-def test_tokens_are_the_places_of_the_map_frame_by_frame() -> None:
-    """A click at the patch's end touches the last tokens only: time runs along the tokens, bands within a frame."""
+def test_tokens_are_ordered_by_frame_then_band() -> None:
+    """A click at the end of the patch changes only the last tokens."""
     wave = np.zeros((1, 15_600), np.float32)
     wave[0, -300:] = 0.5
     backbone = make(taps=["audio.layer4"])
@@ -303,10 +303,10 @@ def test_a_clip_does_not_depend_on_its_batch() -> None:
         together = backbone.forward(torch.stack([torch.zeros_like(prepared), prepared, 0.1 * prepared]))
     for name, x in alone.items():
         assert np.abs(x - together[name][1].numpy()).max() <= 1e-5 * np.abs(x).max()
-        assert bool(torch.isfinite(together[name]).all()), "an empty place spoils nothing"
+        assert bool(torch.isfinite(together[name]).all()), "an empty clip in the batch must not spoil others"
 
 
-def test_the_recipe_says_everything_but_the_place(tmp_path: Path) -> None:
+def test_the_description_holds_all_settings_and_no_path(tmp_path: Path) -> None:
     save_file(make().module().state_dict(), tmp_path / "mine.safetensors")
     told = make(tmp_path / "mine.safetensors").describe()
     assert told["settings"] == {"patch": "centre", "mel": "float", "taps": ALL_TAPS[:4]}
@@ -314,13 +314,13 @@ def test_the_recipe_says_everything_but_the_place(tmp_path: Path) -> None:
     assert make(tmp_path / "mine.safetensors", **told["settings"]).describe() == told
 
 
-def test_random_weights_are_those_of_their_seed() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     same, again, other = (make(f"random:{n}").module().state_dict()["classifier.bias"] for n in (1, 1, 2))
     assert torch.equal(same, again) and not torch.equal(same, other)
 
 
 @pytest.mark.parametrize(("key", "value"), [("patch", "end"), ("mel", "int16")])
-def test_settings_that_do_not_exist(key: str, value: str) -> None:
+def test_invalid_settings_are_refused(key: str, value: str) -> None:
     with pytest.raises(CaeavError, match=f"setting '{key}' of yamnet is '{value}'"):
         make(**{key: value})
 
@@ -328,7 +328,7 @@ def test_settings_that_do_not_exist(key: str, value: str) -> None:
 # --- weights
 
 
-def test_without_weights_the_file_and_its_place_are_named(tmp_path: Path) -> None:
+def test_without_weights_the_file_and_its_address_are_named(tmp_path: Path) -> None:
     for weights in ("", str(tmp_path), str(tmp_path / "absent.h5")):
         with pytest.raises(WeightsError) as caught:
             make(weights)
@@ -336,7 +336,7 @@ def test_without_weights_the_file_and_its_place_are_named(tmp_path: Path) -> Non
         assert "https://storage.googleapis.com/audioset/yamnet.h5" in str(caught.value)
 
 
-def test_a_folder_with_the_file_will_do(tmp_path: Path) -> None:
+def test_a_folder_with_the_file_is_accepted(tmp_path: Path) -> None:
     state = make().module().state_dict()
     save_file(state, tmp_path / "yamnet.safetensors")
     found = make(tmp_path).module().state_dict()
@@ -354,7 +354,7 @@ def test_a_folder_with_the_file_will_do(tmp_path: Path) -> None:
     ],
     ids=["published", "numbered", "named", "without number"],
 )
-def test_the_authors_file_gives_what_their_network_computes(
+def test_the_authors_file_gives_the_values_of_their_network(
     rename: Callable[[str], str], tmp_path: Path
 ) -> None:
     held = keras_arrays()
@@ -402,34 +402,34 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         ),
     ],
 )
-def test_nothing_is_left_at_random_values(
+def test_incomplete_and_wrong_keras_weights_are_refused(
     change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(WeightsError, match=said):
         make(write_h5(tmp_path / "yamnet.h5", damaged(change)))
 
 
-def test_a_front_end_that_is_not_yamnet_s_is_refused(tmp_path: Path) -> None:
+def test_another_front_end_than_yamnets_is_refused(tmp_path: Path) -> None:
     state = dict(make().module().state_dict())
     own = {"mel": mel_weights(), "window": hann_window(), "log_offset": torch.full((BANDS,), OFFSET)}
     whole = state | {f"frontend.{name}": x.contiguous() for name, x in own.items()}
     path = tmp_path / "yamnet.safetensors"
     save_file(whole, path)
-    assert make(path).describe()["settings"]["mel"] == "int8", "an export brings its front end"
+    assert make(path).describe()["settings"]["mel"] == "int8", "an export contains its front end"
     for name, x in own.items():
         save_file(whole | {f"frontend.{name}": 1.01 * x}, path)
         with pytest.raises(WeightsError, match=rf"frontend\.{name} are not YAMNet's front end"):
             make(path)
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match=r"holds no YAMNet: its names are conv1\.weight"):
         make(tmp_path / "other.safetensors")
 
 
-def test_folding_is_exact_in_both_directions() -> None:
-    """A norm of mean 2 and deviation 2 after a filter of ones: half the filter, and beta less one."""
+def test_batch_norms_are_folded_exactly() -> None:
+    """A norm of mean 2 and deviation 2 after a filter of ones gives half the filter and a bias of -1."""
     names = {"kernel:0": torch.ones(3, 3, 1, 4), "bn/beta:0": torch.zeros(4)}
     names |= {"bn/moving_mean:0": torch.full((4,), 2.0), "bn/moving_variance:0": torch.full((4,), 4 - 1e-4)}
     found = from_keras({f"layer1/conv/{name}": x for name, x in names.items()}, "w")

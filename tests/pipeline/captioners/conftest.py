@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, written to disk by the real classes in the real file formats."""
+"""Tiny checkpoints with random weights, written by the real model classes in the real file formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATE_HZ = 16_000
 
 
 def transformers() -> Any:
-    """The library; tests of learned captioners are skipped without it."""
+    """The library; the test is skipped without it."""
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("caeav[learned] is not installed")
     return generate.transformers()
@@ -44,7 +44,7 @@ def byte_tokenizer(*special: str) -> Any:
 
 
 def save(folder: Path, model: Any, processor: Any) -> Path:
-    """Write a checkpoint folder as published ones are."""
+    """Write a checkpoint folder in the published form."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -58,7 +58,7 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """No test here may wait for a network, or leave in a home what it remembers of weights."""
+    """No test here may use the network or the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("CAEAV_HOME", str(tmp_path_factory.mktemp("home")))
@@ -195,7 +195,7 @@ def tiny_qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """BLIP, without a chat template; it changes the ends of its prompt."""
+    """BLIP, which has no chat template and replaces the ends of its prompt."""
     library = transformers()
     letters = "abcdefghijklmnopqrstuvwxyz"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
@@ -358,7 +358,7 @@ def tiny_flamingo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clip() -> Callable[..., DecodedClip]:
-    """`clip(seed, video=True, audio=True)`: four segments of noise and a tone, others for each seed; 0 is silent."""
+    """`clip(seed, video=True, audio=True)`: four segments of noise and a tone that depend on the seed; 0 is silent."""
 
     def make(seed: int, *, video: bool = True, audio: bool = True) -> DecodedClip:
         rng = np.random.default_rng(seed)

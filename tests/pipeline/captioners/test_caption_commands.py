@@ -1,4 +1,4 @@
-"""Through the command: tiny models on real media, texts from files, show, export and back, embedding anew."""
+"""The commands for captions: tiny models on real media, texts from files, show, export and import, embedding again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extraction import quiet
 from numpy.typing import NDArray
 from typer import Typer
 from typer.testing import CliRunner
@@ -27,7 +28,6 @@ from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.extract.captions import caption, reembed
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import StoreReader
@@ -35,12 +35,8 @@ from caeav.pipeline.store import StoreReader
 ONE = RunOptions(workers=1, devices=("cpu",))
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
 class Letters:
-    """A text backbone of the tests: a token a letter, its code in every channel."""
+    """A text backbone for tests: one token per letter, with its code in every channel."""
 
     name = "letters-of-the-tests"
     max_tokens = 5
@@ -63,7 +59,7 @@ class Letters:
 
 @pytest.fixture
 def letters(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name under which `Letters` is found in this test."""
+    """The name under which `Letters` is registered for this test."""
     monkeypatch.setitem(text_backbones._entries, Letters.name, Letters)
     return Letters.name
 
@@ -82,8 +78,8 @@ def good(*arguments: str | Path, command: str = "caption") -> str:
 
 
 @pytest.fixture
-def films(shared: Path, tmp_path: Path) -> Path:
-    """A folder of two real media files, the second without sound."""
+def media_folder(shared: Path, tmp_path: Path) -> Path:
+    """A folder of two real media files, the second without audio."""
     folder = tmp_path / "films"
     folder.mkdir()
     for name in ("vas_fireworks_02997.mp4", "decord_video_90.mov"):
@@ -92,7 +88,7 @@ def films(shared: Path, tmp_path: Path) -> Path:
 
 
 def plain_manifest(*keys: str) -> Manifest:
-    """A data set whose media need not be there."""
+    """A data set whose media need not exist."""
     return Manifest("plain", 2, 1.0, (), tuple(Clip(key, f"{key}.mp4", 0.0, 2.0) for key in keys), "/nowhere")
 
 
@@ -109,12 +105,12 @@ def from_file(path: Path, **more: Any) -> CaptionOptions:
 
 
 def test_models_on_real_media_from_caption_to_export_and_back(
-    films: Path, tmp_path: Path, tiny_blip2: Path, tiny_whisper: Path
+    media_folder: Path, tmp_path: Path, tiny_blip2: Path, tiny_whisper: Path
 ) -> None:
     home = ("--home", tmp_path / "home")
     models = ("--visual", "blip2", "--visual-weights", tiny_blip2, "--set", "visual.max_tokens=5")
     models += ("--audio", "whisper", "--audio-weights", tiny_whisper, "--set", "audio.max_tokens=5")
-    said = good("--dataset", films, *home, "--workers", "1", "--segments", "3", *models)
+    said = good("--dataset", media_folder, *home, "--workers", "1", "--segments", "3", *models)
     assert "stored       2 of 2" in said
     [store] = (tmp_path / "home" / "stores" / "films").glob("captions-*")
     assert store.name.startswith("captions-blip2-whisper-hashed-")
@@ -126,7 +122,7 @@ def test_models_on_real_media_from_caption_to_export_and_back(
     assert all(record.info["texts"]["visual"] for record in records)
     assert str(tmp_path) not in (store / "recipe.json").read_text()
 
-    [film] = films.glob("vas*")
+    [film] = media_folder.glob("vas*")
     alone = process_file(film, TokenOptions().job(3, 1.0).recipe, reader.recipe, device="cpu")
     assert alone.captions is not None
     assert alone.captions.info["texts"] == reader.read(film.stem).info["texts"]
@@ -140,7 +136,7 @@ def test_models_on_real_media_from_caption_to_export_and_back(
     table = tmp_path / "all.csv"
     good("export", "--dataset", "films", *home, "--output", table)
     files = ("--visual", "file", "--visual-weights", table, "--audio", "file", "--audio-weights", table)
-    good("--dataset", films, *home, "--segments", "3", *files)
+    good("--dataset", media_folder, *home, "--segments", "3", *files)
     [again] = (tmp_path / "home" / "stores" / "films").glob("captions-file-hashed-*")
     for ours, theirs in zip(StoreReader.open(again), records, strict=True):
         assert ours.info["texts"] == theirs.info["texts"]
@@ -148,8 +144,8 @@ def test_models_on_real_media_from_caption_to_export_and_back(
             np.testing.assert_array_equal(ours.arrays[name], array)
 
 
-def test_extract_captions_too_with_models_and_weights_and_decodes_once(
-    films: Path,
+def test_extract_with_captions_decodes_each_clip_once(
+    media_folder: Path,
     tmp_path: Path,
     tiny_blip2: Path,
     digests: Callable[[Path], dict[str, str]],
@@ -164,10 +160,23 @@ def test_extract_captions_too_with_models_and_weights_and_decodes_once(
             yield outcome
 
     monkeypatch.setattr(WorkerPool, "map", counting)
-    rows = captions_file(tmp_path, {film.stem: ("", f"sound of {film.stem}") for film in films.iterdir()})
+    rows = captions_file(
+        tmp_path, {film.stem: ("", f"sound of {film.stem}") for film in media_folder.iterdir()}
+    )
     models = {"visual": "blip2", "visual-weights": tiny_blip2, "audio": "file", "audio-weights": rows}
     models |= {"visual-text": "clip-vit-b32", "visual-text-weights": "random:3"}
-    common = ("--dataset", films, "--workers", "1", "--segments", "3", "--batch", "2", "--devices", "cpu")
+    common = (
+        "--dataset",
+        media_folder,
+        "--workers",
+        "1",
+        "--segments",
+        "3",
+        "--batch",
+        "2",
+        "--devices",
+        "cpu",
+    )
     own = [text for name, value in models.items() for text in (f"--{name}", value)]
     good(*common, "--home", tmp_path / "a", *own, "--set", "visual.max_tokens=5")
     decoded.clear()
@@ -176,25 +185,25 @@ def test_extract_captions_too_with_models_and_weights_and_decodes_once(
     made = good(*common, "--home", tmp_path / "b", "--audio", "none,classic", *told, command="extract")
     stores = [Path(each["path"]) for each in json.loads(made)]
     assert [store.name.split("-")[0] for store in stores] == ["tokens", "tokens", "captions"]
-    assert sorted(decoded) == sorted(film.stem for film in films.iterdir())
+    assert sorted(decoded) == sorted(film.stem for film in media_folder.iterdir())
     [alone] = (tmp_path / "a" / "stores" / "films").glob("captions-*")
     assert (alone.name, digests(alone)) == (stores[2].name, digests(stores[2]))
 
 
-def test_more_tokens_than_a_whisper_writes_are_refused_before_there_is_a_store(
-    films: Path, tmp_path: Path, tiny_whisper: Path
+def test_too_many_tokens_for_whisper_are_refused_before_a_store_is_made(
+    media_folder: Path, tmp_path: Path, tiny_whisper: Path
 ) -> None:
-    given = ("--dataset", films, "--home", tmp_path / "home", "--segments", "3", "--workers", "1")
+    given = ("--dataset", media_folder, "--home", tmp_path / "home", "--segments", "3", "--workers", "1")
     error = str(run(*given, "--audio", "whisper", "--audio-weights", tiny_whisper).exception)
     assert "'max_tokens' of whisper is 60" in error and "--set audio.max_tokens=43" in error
     assert not list((tmp_path / "home" / "stores").rglob("captions-*"))
 
 
-def test_extract_refuses_caption_files_without_rows_and_parts_of_no_captions(
-    films: Path, tmp_path: Path
+def test_extract_refuses_caption_files_without_rows_and_caption_options_without_captions(
+    media_folder: Path, tmp_path: Path
 ) -> None:
     rows = captions_file(tmp_path, {"stranger": ("x", "y")})
-    common = ("--dataset", films, "--home", tmp_path / "home", "--segments", "3")
+    common = ("--dataset", media_folder, "--home", tmp_path / "home", "--segments", "3")
     file = ("--caption-visual", "file", "--caption-visual-weights", rows)
     assert "add --captions" in str(run(*common, *file, command="extract").exception)
     assert "--caption-audio-weights without captions" in str(
@@ -222,7 +231,7 @@ def test_captions_from_files_need_no_media_and_empty_means_missing(tmp_path: Pat
     assert (again.stored, again.due) == (2, 0)
 
 
-def test_clips_without_a_row_are_quarantined_or_too_many(tmp_path: Path) -> None:
+def test_clips_without_a_row_are_an_error_or_quarantined(tmp_path: Path) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof"), "stranger": ("", "")})
     with pytest.raises(
         CaeavError, match=r"no row for 2 \('b', 'c'\) of 3 clips of plain; 1 \('stranger'\) row names"
@@ -254,7 +263,7 @@ def test_one_modality_from_a_file_and_the_other_from_media(small_manifest: Manif
     assert "no row for" in lost.reason
 
 
-def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
+def test_embedding_again_gives_the_store_that_captioning_would_give(
     small_manifest: Manifest, tmp_path: Path, digests: Callable[[Path], dict[str, str]], letters: str
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:5])
@@ -273,7 +282,7 @@ def test_embedding_anew_gives_the_store_that_captioning_anew_gives(
         reembed(RunContext(source.manifest, Home(tmp_path / "b"), ONE, quiet), source, None, None, None)
 
 
-def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path, letters: str) -> None:
+def test_embedding_again_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Path, letters: str) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof")})
     home = Home(tmp_path)
     made = caption(
@@ -296,7 +305,7 @@ def test_embedding_anew_keeps_the_quarantine_and_needs_no_captioner(tmp_path: Pa
     assert "embedded that way already" in str(result.exception)
 
 
-def test_hostile_text_cannot_steer_a_terminal_but_is_exported_as_it_is(tmp_path: Path) -> None:
+def test_hostile_captions_are_escaped_on_terminals_and_exported_unchanged(tmp_path: Path) -> None:
     evil = "=cmd|'/c calc'!A1 \x1b]0;owned\x07\x1b[2J\u202e[bold]x[/bold]\nnext, \"line\""
     path = captions_file(tmp_path, {"a": (evil, "")})
     caption(RunContext(plain_manifest("a"), Home(tmp_path), ONE, quiet), from_file(path))
@@ -312,7 +321,7 @@ def test_hostile_text_cannot_steer_a_terminal_but_is_exported_as_it_is(tmp_path:
     assert lines.count("\n") == 1
 
 
-def test_wrong_use_is_told(tmp_path: Path) -> None:
+def test_wrong_options_and_names_are_explained(tmp_path: Path) -> None:
     path = captions_file(tmp_path, {"a": ("a dog", "woof")})
     caption(RunContext(plain_manifest("a"), Home(tmp_path), ONE, quiet), from_file(path))
     at = ("--dataset", "plain", "--home", tmp_path)

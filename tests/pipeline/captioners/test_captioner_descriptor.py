@@ -1,9 +1,10 @@
-"""The descriptor captioner: says what is measurably there, in words that fit the text backbone."""
+"""The descriptor captioner: describes what can be measured, in words that fit the text backbone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from described_clips import RATE, T, describe_audio, describe_frames, tone
 from numpy.typing import NDArray
 
 from caeav.pipeline.backbones.choice import ModelChoice
@@ -11,22 +12,6 @@ from caeav.pipeline.backbones.classic.text import WORDS, HashedText
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.descriptor import colour_word, place_word, spans_words
 from caeav.pipeline.media.clip import DecodedClip
-
-RATE = 16_000
-T = 10
-ALL = (True,) * T
-
-
-def look(frames: NDArray[np.uint8] | None) -> str:
-    return visual_captioners["descriptor"](ModelChoice("descriptor")).caption(
-        [DecodedClip(frames, None, ALL, (False,) * T)]
-    )[0]
-
-
-def listen(wave: NDArray[np.float32] | None) -> str:
-    return audio_captioners["descriptor"](ModelChoice("descriptor")).caption(
-        [DecodedClip(None, wave, (False,) * T, ALL)]
-    )[0]
 
 
 def ground(level: int = 90) -> NDArray[np.uint8]:
@@ -43,69 +28,65 @@ def box(colour: tuple[int, int, int], seen: range, step: int = 10, size: int = 2
     return frames
 
 
-def tone(hz: float, heard: range, level: float = 0.3, gate_hz: float = 0.0) -> NDArray[np.float32]:
-    wave = np.random.default_rng(0).standard_normal(T * RATE) * 0.002
-    time = np.arange(T * RATE) / RATE
-    gate = np.isin(time.astype(int), list(heard)) & (np.sin(2 * np.pi * gate_hz * time + 0.1) > 0)
-    return (wave + gate * level * np.sin(2 * np.pi * hz * time)).astype(np.float32)
-
-
 @pytest.mark.parametrize(
     ("colour", "word"),
     [((225, 30, 30), "red"), ((30, 190, 50), "green"), ((40, 60, 230), "blue"), ((235, 225, 40), "yellow")],
 )
-def test_the_colour_and_the_time_of_a_moving_thing_are_named(colour: tuple[int, int, int], word: str) -> None:
-    text = look(box(colour, range(2, 6)))
+def test_colour_and_time_of_a_moving_object_are_named(colour: tuple[int, int, int], word: str) -> None:
+    text = describe_frames(box(colour, range(2, 6)))
     assert f" {word} " in text
     assert "segments 3 to 6" in text
 
 
-def test_the_direction_is_named() -> None:
-    assert "moves right" in look(box((225, 30, 30), range(T)))
-    assert "moves left" in look(box((225, 30, 30), range(T), step=-10))
+def test_the_direction_of_motion_is_named() -> None:
+    assert "moves right" in describe_frames(box((225, 30, 30), range(T)))
+    assert "moves left" in describe_frames(box((225, 30, 30), range(T), step=-10))
 
 
-def test_an_empty_scene_is_said_to_be_empty() -> None:
-    text = look(np.full((T, 64, 64, 3), 200, dtype=np.uint8))
+def test_an_empty_scene_is_described_as_empty() -> None:
+    text = describe_frames(np.full((T, 64, 64, 3), 200, dtype=np.uint8))
     assert text.startswith("Nothing stands out. The ground is bright plain white")
 
 
-def test_a_cut_is_said_with_its_segment() -> None:
+def test_a_cut_is_named_with_its_segment() -> None:
     frames = ground()
     frames[6:] = 255 - frames[6:, ::-1]
-    assert "The view changes before segment 7" in look(frames)
-    assert "view changes" not in look(ground())
+    assert "The view changes before segment 7" in describe_frames(frames)
+    assert "view changes" not in describe_frames(ground())
 
 
 def test_loudness_pitch_and_time_of_a_sound_are_named() -> None:
-    text = listen(tone(200, range(3, 7)))
+    text = describe_audio(tone(200, range(3, 7)))
     assert text.startswith("A loud low tonal sound")
     assert "in segments 4 to 7" in text
-    assert " high " in listen(tone(1500, range(3, 7)))
-    assert "quiet" in listen(tone(1500, range(3, 7), level=0.015))
+    assert " high " in describe_audio(tone(1500, range(3, 7)))
+    assert "quiet" in describe_audio(tone(1500, range(3, 7), level=0.015))
 
 
-def test_noise_is_told_from_tones() -> None:
+def test_noise_is_distinguished_from_tones() -> None:
     wave = (np.random.default_rng(1).standard_normal(T * RATE) * 0.1).astype(np.float32)
-    assert " noisy sound, steady" in listen(wave)
+    assert " noisy sound, steady" in describe_audio(wave)
 
 
 def test_a_pulsed_sound_is_not_called_steady() -> None:
-    assert "beating evenly" in listen(tone(600, range(3, 7), gate_hz=5))
-    assert "beating fast" in listen(tone(600, range(3, 7), gate_hz=11))
+    assert "beating evenly" in describe_audio(tone(600, range(3, 7), gate_hz=5))
+    assert "beating fast" in describe_audio(tone(600, range(3, 7), gate_hz=11))
 
 
-def test_digital_silence_is_called_silence_and_a_missing_modality_nothing() -> None:
-    assert listen(np.zeros(T * RATE, dtype=np.float32)) == "Silence."
-    assert listen(None) == ""
-    assert look(None) == ""
+def test_digital_silence_is_called_silence_and_a_missing_modality_has_no_text() -> None:
+    assert describe_audio(np.zeros(T * RATE, dtype=np.float32)) == "Silence."
+    assert describe_audio(None) == ""
+    assert describe_frames(None) == ""
 
 
-def test_texts_fit_the_text_backbone_and_never_change() -> None:
+def test_texts_fit_the_text_backbone_and_are_deterministic() -> None:
     clip = box((225, 30, 30), range(2, 6))
     clip[7:] = 255 - clip[7:, ::-1]
     wave = tone(600, range(1, 4), gate_hz=5) + tone(600, range(6, 8), gate_hz=5)
-    for text, again in ((look(clip), look(clip)), (listen(wave), listen(wave))):
+    for text, again in (
+        (describe_frames(clip), describe_frames(clip)),
+        (describe_audio(wave), describe_audio(wave)),
+    ):
         assert text == again
         assert 5 <= len(WORDS.findall(text)) <= HashedText.max_tokens
 

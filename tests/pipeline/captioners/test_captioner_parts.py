@@ -1,4 +1,4 @@
-"""The parts of a learned captioner, without a checkpoint: its inputs, its loop, its decoding and what is refused."""
+"""The parts of a learned captioner without a checkpoint: inputs, batching, decoding, refusals."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def bare(kind: type[LearnedCaptioner], **settings: Any) -> Any:
     return made
 
 
-def sound(seconds: float, level: float = 0.5) -> DecodedClip:
+def audio_clip(seconds: float, level: float = 0.5) -> DecodedClip:
     return DecodedClip(None, np.full(round(seconds * 16_000), level, np.float32), (), (True,))
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(1, 1), (30, 1), (30.1, 2), (60, 2), (61, 3)])
-def test_sound_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: float, count: int) -> None:
-    captioner, clip = bare(audio.Qwen2Audio), sound(seconds)
+def test_audio_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: float, count: int) -> None:
+    captioner, clip = bare(audio.Qwen2Audio), audio_clip(seconds)
     windows = captioner.inputs(clip)
     assert len(windows) == count and len({len(x) for x in windows}) == 1
     assert clip.wave is not None and 0 <= sum(map(len, windows)) - len(clip.wave) < count
@@ -46,11 +46,11 @@ def test_sound_is_cut_into_equal_windows_of_at_most_thirty_seconds(seconds: floa
     assert captioner.inputs(DecodedClip(None, None, (), ())) == []
 
 
-def test_silence_is_what_never_gets_loud() -> None:
+def test_audio_that_never_exceeds_a_level_is_silence() -> None:
     captioner = bare(audio.Qwen2Audio)
-    assert captioner.finish(sound(1, SILENT_BELOW / 2), ["a dog"]) == SILENCE
-    assert captioner.finish(sound(1, -SILENT_BELOW * 2), ["a dog", "a cat"]) == "a dog. a cat."
-    loud = sound(1, 0.0)
+    assert captioner.finish(audio_clip(1, SILENT_BELOW / 2), ["a dog"]) == SILENCE
+    assert captioner.finish(audio_clip(1, -SILENT_BELOW * 2), ["a dog", "a cat"]) == "a dog. a cat."
+    loud = audio_clip(1, 0.0)
     assert loud.wave is not None
     loud.wave[7] = 2 * SILENT_BELOW
     assert captioner.finish(loud, ["a dog"]) == "a dog"
@@ -65,8 +65,8 @@ def test_frames_are_taken_evenly_from_segments_that_have_any() -> None:
     assert captioner.inputs(DecodedClip(None, None, (), ())) == []
 
 
-class Telling(LearnedCaptioner):
-    """Says what it was asked, so that a place can be told from another."""
+class Echo(LearnedCaptioner):
+    """Captions each part with the part's name."""
 
     modality = "visual"
 
@@ -85,8 +85,8 @@ class Telling(LearnedCaptioner):
         return [f"see {part}" for part in parts]
 
 
-def test_a_batch_keeps_its_size_and_texts_of_empty_places_are_thrown_away() -> None:
-    captioner = bare(Telling)
+def test_a_batch_keeps_its_size_and_texts_of_empty_places_are_dropped() -> None:
+    captioner = bare(Echo)
     there = np.zeros((1, 1, 1, 3), np.uint8)
     clips = [
         DecodedClip(x, None, (True,), (), key=key) for key, x in (("a", None), ("b", there), ("c", there))
@@ -96,7 +96,7 @@ def test_a_batch_keeps_its_size_and_texts_of_empty_places_are_thrown_away() -> N
     assert captioner.caption(clips[:1]) == [""] and captioner.caption([]) == []
 
 
-def test_decoding_is_settled_in_every_part_whatever_the_checkpoint_wished() -> None:
+def test_generation_settings_replace_those_of_a_checkpoint_in_every_part() -> None:
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("caeav[learned] is not installed")
     config = generate.transformers().GenerationConfig
@@ -124,28 +124,30 @@ def test_every_setting_reaches_the_decoding(monkeypatch: pytest.MonkeyPatch) -> 
     assert settled == [(captioner.model, Decoding(4, 9, 1.25), captioner.kept)]
 
 
-def test_inputs_lie_where_the_model_lies_in_its_format() -> None:
-    captioner = bare(Telling)
+def test_inputs_are_converted_to_the_models_dtype() -> None:
+    captioner = bare(Echo)
     captioner.module = lambda: nn.Linear(1, 1).to(torch.bfloat16)
     placed = captioner.placed({"pixels": torch.ones(2), "ids": torch.tensor([1, 2]), "sizes": [3]})
     assert {name: x.dtype for name, x in placed.items()} == {"pixels": torch.bfloat16, "ids": torch.int64}
 
 
-def test_only_what_was_written_is_read() -> None:
-    captioner = bare(Telling, max_tokens=2)
+def test_only_new_tokens_are_decoded() -> None:
+    captioner = bare(Echo, max_tokens=2)
     said = lambda rows, **_: [str(row) for row in rows.tolist()]  # noqa: E731
     captioner.processor = SimpleNamespace(tokenizer=SimpleNamespace(batch_decode=said))
     prompt = torch.tensor([[5, 6]])
     assert captioner.decode(torch.tensor([[5, 6, 7]]), prompt) == ["[7]"]
     assert captioner.decode(torch.tensor([[5, 6]]), prompt) == ["[]"]
-    assert captioner.decode(torch.tensor([[1, 7, 8]]), prompt) == ["[1, 7, 8]"]  # a start token on top
+    assert captioner.decode(torch.tensor([[1, 7, 8]]), prompt) == [
+        "[1, 7, 8]"
+    ]  # with an additional start token
     with pytest.raises(CaeavError, match="gave 4 tokens, more than the 2 asked for"):
         captioner.decode(torch.tensor([[1, 7, 8, 9]]), prompt)
     assert new_tokens(torch.tensor([[5]]), prompt, 2).tolist() == [[5]]
 
 
 class Words:
-    """A tokenizer of whole words, `entries` of them."""
+    """A tokenizer of whole words with `entries` entries."""
 
     def __init__(self, entries: int, change: str = "") -> None:
         self.entries, self.change = entries, change
@@ -170,7 +172,7 @@ def test_a_tokenizer_may_change_case_and_blanks_and_no_words() -> None:
 
 
 class Loaded(nn.Module):
-    """What a library gives back, with what it says of the loading."""
+    """A model as a library returns it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,14 +194,14 @@ def found(tmp_path: Path, name: str = "model.safetensors") -> Any:
         ({"missing_keys": {f"k{i}" for i in range(6)}}, "k4, k5\n"),
     ],
 )
-def test_whatever_the_library_says_of_loading_is_refused(tmp_path: Path, info: Any, said: str) -> None:
+def test_every_loading_problem_of_the_library_is_refused(tmp_path: Path, info: Any, said: str) -> None:
     quiet = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": (), "error_msgs": ()}
     factory = SimpleNamespace(from_pretrained=lambda *_, **__: (Loaded(), {**quiet, **info}))
     with pytest.raises(WeightsError, match=said):
         generate.load_model(factory, found(tmp_path), "float32")
 
 
-def test_a_model_comes_frozen_from_its_folder_alone(tmp_path: Path) -> None:
+def test_a_model_is_loaded_frozen_and_only_from_its_folder(tmp_path: Path) -> None:
     asked: list[Any] = []
     quiet = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": (), "error_msgs": ()}
     model = Loaded()
@@ -237,7 +239,7 @@ def test_a_model_comes_frozen_from_its_folder_alone(tmp_path: Path) -> None:
         ('{"model_type": "blip-2"}', ("other.safetensors",), "holds none of model.safetensors"),
     ],
 )
-def test_a_folder_is_of_a_model_that_the_captioner_takes(
+def test_a_folder_must_hold_a_model_of_the_captioners_type(
     tmp_path: Path, config: str, files: Sequence[str], said: str
 ) -> None:
     folder = tmp_path / "w"
@@ -262,7 +264,7 @@ def test_a_file_that_the_library_would_not_find_is_refused(tmp_path: Path) -> No
     assert generate.checkpoint(ModelChoice("m", str(tmp_path)), "").source == tmp_path.name  # of any type
 
 
-def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
+def test_an_audio_captioner_needs_its_sample_rate_and_a_chat_template(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ears = SimpleNamespace(sampling_rate=16_000, n_samples=480_000)
@@ -285,7 +287,7 @@ def test_a_sound_captioner_hears_at_its_rate_and_needs_a_chat_template(
 
 
 @pytest.mark.parametrize("several", [True, False])
-def test_whisper_is_begun_without_timestamps_in_english_if_it_knows_several(several: bool) -> None:
+def test_a_multilingual_whisper_is_prompted_in_english_without_timestamps(several: bool) -> None:
     asked: dict[str, Any] = {}
 
     class Tokenizer:
@@ -315,7 +317,7 @@ def test_whisper_is_begun_without_timestamps_in_english_if_it_knows_several(seve
         _ = captioner.prefix
 
 
-def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> None:
+def test_blip_gets_its_start_token_and_others_the_plain_prompt() -> None:
     captioner = bare(visual.ImageTextModel)
     config = SimpleNamespace(model_type="llava", text_config=SimpleNamespace(bos_token_id=4))
     captioner.model = SimpleNamespace(config=config)
@@ -325,7 +327,7 @@ def test_blip_begins_with_a_token_of_its_own_and_others_with_the_prompt() -> Non
     assert captioner._prompt(given).tolist() == [[4, 2]]
 
 
-def test_blip2_is_asked_with_its_own_prompt_once_per_frame() -> None:
+def test_blip2_gets_its_prompt_once_per_frame() -> None:
     asked: list[Any] = []
     captioner = bare(visual.Blip2, prompt="music")
 

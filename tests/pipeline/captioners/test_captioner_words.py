@@ -1,4 +1,4 @@
-"""Whole sentences of the descriptor captioner, one scene and one sound for every word it has."""
+"""Whole sentences of the descriptor captioner: a scene or a sound for every word it uses."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from described_clips import RATE, SECONDS, T, describe_audio, describe_frames, tone
 from numpy.typing import NDArray
 
-from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners import audio_captioners, visual_captioners
 from caeav.pipeline.captioners.base import evenly, one_caption, tidy
 from caeav.pipeline.captioners.descriptor import IMAGE_SIZE, _blob, pick, place_word, spans_words
-from caeav.pipeline.media.clip import DecodedClip
 
-RATE = 16_000
-T = 10
 RED, BLUE, GREEN = (225, 30, 30), (40, 60, 230), (30, 190, 50)
-SECONDS = np.arange(T * RATE) / RATE
 Place = Callable[[int], tuple[int, int]]
 
 
@@ -37,11 +32,6 @@ def scene(
         y, x = place(t)
         frames[t, y : y + size[0], x : x + size[1]] = colour
     return frames
-
-
-def look(frames: NDArray[np.uint8]) -> str:
-    clip = DecodedClip(frames, None, (True,) * T, (False,) * T)
-    return visual_captioners["descriptor"](ModelChoice("descriptor")).caption([clip])[0]
 
 
 UNEVEN = "The ground is dim uneven grey."
@@ -96,7 +86,7 @@ UNEVEN = "The ground is dim uneven grey."
             "A small red compact thing moves right at the centre throughout. "
             "The ground is bright plain white.",
         ),
-        (  # of two things the stronger alone: what is not connected with it is another thing
+        (  # of two objects only the stronger one; what is not connected to it is another object
             np.maximum(
                 scene(lambda t: (10, 4 + 10 * t)),
                 scene(lambda t: (100, 104 - 10 * t), (14, 14), colour=GREEN),
@@ -105,14 +95,8 @@ UNEVEN = "The ground is dim uneven grey."
         ),
     ],
 )
-def test_a_clip_is_put_into_these_words(frames: NDArray[np.uint8], text: str) -> None:
-    assert look(frames) == text
-
-
-def tone(hz: float, heard: range, level: float = 0.3, gate_hz: float = 0.0) -> NDArray[np.float32]:
-    wave = np.random.default_rng(0).standard_normal(T * RATE) * 0.002
-    gate = np.isin(SECONDS.astype(int), list(heard)) & (np.sin(2 * np.pi * gate_hz * SECONDS + 0.1) > 0)
-    return (wave + gate * level * np.sin(2 * np.pi * hz * SECONDS)).astype(np.float32)
+def test_a_scene_is_described_in_these_words(frames: NDArray[np.uint8], text: str) -> None:
+    assert describe_frames(frames) == text
 
 
 def chirp(begin_hz: float, end_hz: float) -> NDArray[np.float32]:
@@ -152,9 +136,8 @@ SWELL = 0.3 * np.sin(2 * np.pi * 600 * SECONDS) * (0.5 - 0.5 * np.cos(2 * np.pi 
         ),
     ],
 )
-def test_a_sound_is_put_into_these_words(wave: NDArray[np.float32], text: str) -> None:
-    clip = DecodedClip(None, wave, (False,) * T, (True,) * T)
-    assert audio_captioners["descriptor"](ModelChoice("descriptor")).caption([clip]) == [text]
+def test_a_sound_is_described_in_these_words(wave: NDArray[np.float32], text: str) -> None:
+    assert describe_audio(wave) == text
 
 
 def test_every_place_has_its_word() -> None:
@@ -175,7 +158,7 @@ def test_the_longest_spans_are_named_in_order_of_time() -> None:
     assert spans_words([False, False]) == ""
 
 
-def test_a_step_s_bound_belongs_to_the_next_word() -> None:
+def test_a_bound_belongs_to_the_next_word() -> None:
     steps = ((1.0, "low"), (2.0, "middle"))
     assert [pick(x, steps, "high") for x in (0.9, 1.0, 1.9, 2.0)] == ["low", "middle", "middle", "high"]
 
@@ -184,28 +167,31 @@ def test_frames_are_taken_from_the_middle_of_equal_parts() -> None:
     assert evenly([True] * 10, 1) == [5]
     assert evenly([True] * 10, 3) == [1, 5, 8]
     assert evenly([True, False, False, True, True, False], 3) == [0, 3, 4]
+    assert evenly([True, True, False, False], 2) == [0, 1]
     assert evenly([False, True], 3) == [1, 1, 1]
     assert evenly([False, False], 3) == []
 
 
-def test_one_caption_of_several_keeps_the_first_of_those_alike() -> None:
+def test_captions_are_cleaned_and_joined_without_repetitions() -> None:
     assert one_caption(["A dog.", "a dog", "A cat!", " "]) == "A dog. A cat!"
     assert one_caption(["a dog", "A DOG!"]) == "a dog"
     assert one_caption(["one", "two?"]) == "one. two?"
     assert one_caption(["", "..."]) == ""
+    assert one_caption(["  a dog\n barks "]) == "a dog barks"
+    assert one_caption(["red\x1b[31m\u202e dog"]) == "red [31m dog"
     assert tidy(" a\x07b \n c\u2028d ") == "a b c d"
 
 
 @pytest.mark.parametrize("at", [1, 6, 9])
-def test_a_cut_is_told_with_the_first_segment_of_the_new_view(at: int) -> None:
+def test_a_cut_is_named_with_the_first_segment_of_the_new_view(at: int) -> None:
     frames = scene(lambda t: (54, 4 + 10 * t))
     frames[at:] = 255 - frames[at:, ::-1]
-    assert look(frames).endswith(f"The view changes before segment {at + 1}.")
-    assert "view changes" not in look(scene(lambda t: (54, 4 + 10 * t)))
+    assert describe_frames(frames).endswith(f"The view changes before segment {at + 1}.")
+    assert "view changes" not in describe_frames(scene(lambda t: (54, 4 + 10 * t)))
 
 
-def test_a_thing_is_the_region_around_the_heaviest_place_alone() -> None:
-    """Two spots apart are not one thing between them; cells that touch by a corner are."""
+def test_an_object_is_the_region_connected_to_the_strongest_place() -> None:
+    """Separate spots are two objects; cells that touch at a corner are one."""
     rgb, weight = (
         np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.float32),
         np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32),

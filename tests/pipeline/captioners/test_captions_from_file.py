@@ -1,4 +1,4 @@
-"""Captions made elsewhere: both formats, every oddity named with its line, texts kept to the letter."""
+"""Captions from files: both formats, invalid rows named with their line, texts kept unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
-from caeav.pipeline.captioners import audio_captioners, visual_captioners
+from caeav.pipeline.captioners import audio_captioners, from_file, visual_captioners
 from caeav.pipeline.captioners.export import Row, render
 from caeav.pipeline.captioners.from_file import CaptionFileError, FileCaptioner, read_captions
 from caeav.pipeline.media.clip import DecodedClip
@@ -81,12 +81,14 @@ def test_one_column_is_enough_for_its_modality(tmp_path: Path) -> None:
         ("x.jsonl", "[" * 100_000 + "\n", "not JSON"),
     ],
 )
-def test_oddities_are_named_with_their_line(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+def test_invalid_rows_are_named_with_their_line(
+    tmp_path: Path, name: str, text: str | bytes, said: str
+) -> None:
     with pytest.raises(CaptionFileError, match=said):
         read_captions(write(tmp_path, name, text))
 
 
-def test_the_digest_of_the_file_is_what_a_recipe_says(tmp_path: Path) -> None:
+def test_a_recipe_names_the_file_by_its_digest(tmp_path: Path) -> None:
     first = visual_captioners["file"](ModelChoice("file", str(write(tmp_path, "c.csv", CSV)))).describe()
     assert first["weights"]["source"] == "c.csv"
     assert str(tmp_path) not in json.dumps(first)
@@ -96,10 +98,10 @@ def test_the_digest_of_the_file_is_what_a_recipe_says(tmp_path: Path) -> None:
     assert again.text("z") == "1"
     found = visual_captioners["file"](ModelChoice("file", again.describe()["weights"]["digest"]))
     assert isinstance(found, FileCaptioner)
-    assert found.text("z") == "1"  # this machine remembers where the file lies
+    assert found.text("z") == "1"  # the home remembers where the file is
 
 
-def test_a_file_is_needed_and_knows_its_own_clips_only(tmp_path: Path) -> None:
+def test_a_file_captioner_needs_a_file_with_a_row_for_the_clip(tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match="--audio-weights FILE"):
         audio_captioners["file"](ModelChoice("file"))
     with pytest.raises(CaeavError, match="no weights of file at"):
@@ -123,7 +125,7 @@ def test_a_file_is_needed_and_knows_its_own_clips_only(tmp_path: Path) -> None:
     ),
     st.sampled_from(["csv", "jsonl"]),
 )
-def test_what_is_exported_is_read_back_to_the_letter(
+def test_exported_captions_are_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, texts: dict[str, tuple[str, str]], form: str
 ) -> None:
     kept = {key: tuple(t if t.strip() else "" for t in pair) for key, pair in texts.items()}
@@ -134,7 +136,7 @@ def test_what_is_exported_is_read_back_to_the_letter(
     assert {key: (found.texts["visual"][key], found.texts["audio"][key]) for key in kept} == kept
 
 
-def test_hostile_text_is_quoted_in_files_and_left_as_it_is() -> None:
+def test_hostile_text_is_quoted_in_exported_files_and_unchanged() -> None:
     rows = [Row("a", "=1+1", 'say "x"\n\x1b[31m\x9b')]
     assert render(rows, "csv") == '"key","visual","audio"\n"a","=1+1","say ""x""\n\x1b[31m\x9b"\n'
     assert render(rows, "jsonl") == (
@@ -145,8 +147,6 @@ def test_hostile_text_is_quoted_in_files_and_left_as_it_is() -> None:
 def test_a_file_larger_than_allowed_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.pipeline.captioners import from_file
-
     path = tmp_path / "c.csv"
     path.write_bytes(b"key,visual\na,b\n")
     monkeypatch.setattr(from_file, "MAX_BYTES", 15)
@@ -157,7 +157,7 @@ def test_a_file_larger_than_allowed_is_refused_unread(
 
 
 @pytest.mark.parametrize("value", [0, False, [], {}, 3, ["x"]])
-def test_what_is_no_text_is_refused_though_it_is_empty(tmp_path: Path, value: object) -> None:
+def test_values_that_are_no_text_are_refused_even_if_empty(tmp_path: Path, value: object) -> None:
     path = write(tmp_path, "c.jsonl", json.dumps({"key": "a", "visual": value}))
     with pytest.raises(CaptionFileError, match="line 1: visual is "):
         read_captions(path)

@@ -1,4 +1,4 @@
-"""Checkpoints that a library would take with a shrug: lost tensors, empty tokenizers, code, other models."""
+"""Refusals of checkpoints that a library would accept silently: lost tensors, empty tokenizers, code, other models."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_weights_as_a_torch_file_are_read_as_tensors_only(copy: Path, tiny_blip2
 
 
 class _Bomb:
-    """Unpickled without care, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -117,7 +117,7 @@ def test_a_folder_without_its_tokenizer_is_refused(copy: Path) -> None:
         _ = blip2(copy).processor
 
 
-def test_a_tokenizer_that_came_back_empty_or_loses_words_is_refused() -> None:
+def test_an_empty_tokenizer_and_one_that_loses_words_are_refused() -> None:
     class Empty:
         def __len__(self) -> int:
             return 3
@@ -154,7 +154,7 @@ def test_code_in_a_checkpoint_is_never_run(copy: Path, tmp_path: Path) -> None:
     model = visual_captioners["vlm:own"](ModelChoice("vlm:own", str(copy)))
     with pytest.raises(WeightsError, match="needs no code of its own"):
         model.module()
-    assert len(model.processor.tokenizer) > 64  # the files are those of a known processor
+    assert len(model.processor.tokenizer) > 64  # the processor's files are of a known type
     assert not marker.exists()
 
 
@@ -165,7 +165,7 @@ def test_every_file_beside_the_weights_is_part_of_the_digest(copy: Path, tiny_bl
     assert blip2(copy).describe()["weights"]["digest"] != before
 
 
-def test_weights_that_are_not_there_say_how_to_get_them(
+def test_missing_weights_are_an_error_that_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))

@@ -1,4 +1,4 @@
-"""Learned captioners through their real loading code: their own words and nothing by chance."""
+"""Learned captioners through their real loading code: deterministic captions that depend on the clip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.captioners import audio_captioners, visual_captioners
-from caeav.pipeline.captioners.base import evenly, one_caption
+from caeav.pipeline.captioners.base import one_caption
 from caeav.pipeline.captioners.checkpoints import SILENCE
 from caeav.pipeline.captioners.generate import transformers
 from caeav.pipeline.media.clip import DecodedClip
@@ -46,13 +46,13 @@ def test_a_batch_gives_what_each_clip_gives_alone(
     assert together == [model.caption([one])[0] for one in clips]
     assert together[1] == ""
     assert together[0] and together[2]
-    assert len({together[0], together[2], together[3]}) > 1  # it looks at its clip
+    assert len({together[0], together[2], together[3]}) > 1  # captions depend on the clip
     assert not any("in one sentence" in text.casefold() or "photo of" in text for text in together)
     assert model.caption([clips[1]]) == [""]
 
 
 @pytest.mark.parametrize("name", [*VISUAL, *AUDIO])
-def test_what_it_is_stands_in_its_description(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_description_names_settings_and_weights(name: str, request: pytest.FixtureRequest) -> None:
     model = captioner(request, name)
     described = json.loads(json.dumps(model.describe()))
     assert described["settings"]["max_tokens"] == 6
@@ -65,7 +65,7 @@ def test_what_it_is_stands_in_its_description(name: str, request: pytest.Fixture
 
 
 @pytest.mark.parametrize("name", [*VISUAL, *AUDIO])
-def test_the_checkpoints_own_wish_to_sample_is_not_followed(
+def test_sampling_settings_of_a_checkpoint_are_ignored(
     name: str, request: pytest.FixtureRequest, clip: MakeClip, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue({**VISUAL, **AUDIO}[name])
@@ -134,7 +134,7 @@ def test_blip2_with_an_encoder_decoder_has_no_prompt_to_strip(
     assert not any("photo" in text for text in texts)
 
 
-def test_whisper_goes_on_after_start_language_task_and_style(
+def test_whisper_continues_a_prefix_of_language_task_and_prompt(
     request: pytest.FixtureRequest, clip: MakeClip
 ) -> None:
     model = captioner(request, "whisper", prompt="clotho > caption: ")
@@ -179,7 +179,7 @@ def test_several_frames_give_one_caption_of_distinct_sentences(
     assert captioner(request, "blip2", frames=3).caption([still]) == singles[:1]
 
 
-def test_frames_of_other_sizes_share_a_batch(request: pytest.FixtureRequest, clip: MakeClip) -> None:
+def test_frames_of_different_sizes_share_a_batch(request: pytest.FixtureRequest, clip: MakeClip) -> None:
     wide = DecodedClip(np.full((4, 40, 90, 3), 80, dtype=np.uint8), None, (True,) * 4, ())
     for name in VISUAL:
         model = captioner(request, name)
@@ -193,21 +193,6 @@ def test_half_precision_is_a_setting(request: pytest.FixtureRequest, clip: MakeC
     model = captioner(request, "vlm:llava", dtype="bfloat16")
     assert next(model.module().parameters()).dtype == torch.bfloat16
     assert model.caption([clip(1)])[0]
-
-
-def test_frames_past_the_end_are_not_looked_at() -> None:
-    assert evenly([True] * 10, 3) == [1, 5, 8]
-    assert evenly([True] * 10, 1) == [5]
-    assert evenly([True, True, False, False], 2) == [0, 1]
-    assert evenly([False, True, False], 3) == [1, 1, 1]
-    assert evenly([False, False], 2) == []
-
-
-def test_sentences_are_joined_by_rule() -> None:
-    assert one_caption(["  a dog\n barks "]) == "a dog barks"
-    assert one_caption(["a dog", "A dog.", "", "a cat!"]) == "a dog. a cat!"
-    assert one_caption(["...", " "]) == ""
-    assert one_caption(["red\x1b[31m\u202e dog"]) == "red [31m dog"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Captioners at real size with random values: of the size the catalogue says, and able to write."""
+"""Captioners of real size with random weights: their size is that of the catalogue, and they write captions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEARNED = [
     for row in MODELS
     if row.kind.endswith("captioner") and row.learned and not row.name.endswith(":") and row.name != "tags"
 ]
-"""Those that generate text; `tags` are classifiers, with tests of their own."""
+"""Those that generate text; `tags` are classifiers, tested in `test_tags.py`."""
 
 
 def made(facts: ModelFacts) -> LearnedCaptioner:
@@ -43,14 +43,14 @@ def test_the_size_is_what_the_catalogue_says(facts: ModelFacts) -> None:
 
 
 @pytest.mark.parametrize("facts", LEARNED, ids=lambda row: row.name)
-def test_its_tokenizer_has_the_width_of_the_network(facts: ModelFacts) -> None:
+def test_the_tokenizer_has_as_many_entries_as_the_network(facts: ModelFacts) -> None:
     config, _ = sizes[facts.name]()
     tokenizer = byte_processor(facts.name).tokenizer
     check_tokenizer(tokenizer, facts.name)
     assert len(tokenizer) == config.get_text_config().vocab_size
 
 
-def test_the_light_one_writes_at_real_size(clip: Callable[..., DecodedClip]) -> None:
+def test_whisper_of_real_size_writes_captions(clip: Callable[..., DecodedClip]) -> None:
     facts = next(row for row in LEARNED if row.name == "whisper")
     texts = made(facts).caption([clip(1), clip(0)])
     assert texts[0]

@@ -1,4 +1,4 @@
-"""Captioners `tags`: what is claimed and when, in which words, of which weights and names, through the command too."""
+"""The `tags` captioners: what they claim and when, in which words, from which weights and names, also by command."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_table(path: Path, names: Sequence[str]) -> Path:
 
 @pytest.fixture
 def yamnet(tmp_path: Path) -> Path:
-    """Random weights of the real class that hear a dog and, a little, an animal and silence; the table beside them."""
+    """Random weights with high scores for dog, animal and silence; the table of class names beside them."""
     return write_yamnet(tmp_path, {DOG: 3.0, ANIMAL: 4.0, SILENCE: 5.0})
 
 
@@ -68,7 +68,7 @@ def write_yamnet(folder: Path, heard: dict[int, float]) -> Path:
 
 
 def write_lite0(folder: Path, seen: int) -> Path:
-    """Random weights of the real class that see one class of ImageNet."""
+    """Random weights that always recognise the ImageNet class `seen`."""
     torch.manual_seed(6)
     state = Classifier().build({}).state_dict()
     state["classifier.weight"] *= 0.0
@@ -104,25 +104,25 @@ def table(*rows: Sequence[float]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float32)
 
 
-def found(name: str, *active: int) -> Claim:
+def claim(name: str, *active: int) -> Claim:
     return Claim(name, np.array(active, dtype=np.bool_))
 
 
-def test_nothing_is_claimed_below_the_threshold_nor_where_there_are_no_media() -> None:
+def test_nothing_is_claimed_below_the_threshold_or_without_media() -> None:
     scores = table([0.9, 0.49], [0.5, 0.1], [0.9, 0.9])
     [only] = claims(scores, ["dog", "cat"], [True, True, False], threshold=0.5, most=3)
     assert (only.name, only.active.tolist()) == ("dog", [True, True, False])
     assert claims(scores, ["dog", "cat"], [False] * 3, threshold=0.5, most=3) == []
 
 
-def test_the_highest_are_named_in_the_order_of_time() -> None:
+def test_the_highest_scores_are_named_in_order_of_time() -> None:
     scores = table([0.6, 0.0, 0.0], [0.0, 0.0, 0.8], [0.0, 0.7, 0.0])
     names = ["dog", "cat", "owl"]
     assert [c.name for c in claims(scores, names, [True] * 3, threshold=0.5, most=3)] == ["dog", "owl", "cat"]
     assert [c.name for c in claims(scores, names, [True] * 3, threshold=0.5, most=2)] == ["owl", "cat"]
 
 
-def test_neighbours_at_one_time_are_one_thing_called_by_the_strongest() -> None:
+def test_similar_classes_at_the_same_time_are_merged_under_the_strongest() -> None:
     names = ["dog", "bark", "owl", "dog"]
     together = table([0.9, 0.8, 0.0, 0.0], [0.0, 0.8, 0.0, 0.0])
     [only] = claims(together, names, [True] * 2, threshold=0.5, most=3, near=1)
@@ -139,37 +139,37 @@ def test_neighbours_at_one_time_are_one_thing_called_by_the_strongest() -> None:
     ("given", "expected"),
     [
         ([], "A sound."),
-        ([found("dog", 1, 1, 1)], "The sound of a dog."),
+        ([claim("dog", 1, 1, 1)], "The sound of a dog."),
         (
-            [found("dog", 1, 1, 0), found("music", 0, 0, 1)],
+            [claim("dog", 1, 1, 0), claim("music", 0, 0, 1)],
             "The sound of a dog in segments 1 to 2, then music in segment 3.",
         ),
         (
-            [found("dog", 1, 1, 0), found("music", 0, 1, 1)],
+            [claim("dog", 1, 1, 0), claim("music", 0, 1, 1)],
             "The sound of a dog in segments 1 to 2 and music in segments 2 to 3.",
         ),
-        ([found("dog", 1, 1, 1), found("music", 1, 1, 1)], "The sound of a dog and music."),
+        ([claim("dog", 1, 1, 1), claim("music", 1, 1, 1)], "The sound of a dog and music."),
         (
-            [found("dog", 1, 1, 1), found("music", 0, 1, 0)],
+            [claim("dog", 1, 1, 1), claim("music", 0, 1, 0)],
             "The sound of a dog throughout and music in segment 2.",
         ),
         (
-            [found("owl", 1, 0, 0), found("dog", 1, 0, 0), found("music", 0, 0, 1)],
+            [claim("owl", 1, 0, 0), claim("dog", 1, 0, 0), claim("music", 0, 0, 1)],
             "The sound of an owl and a dog in segment 1, then music in segment 3.",
         ),
         (
-            [found("owl", 1, 1, 1), found("dog", 1, 0, 0), found("music", 0, 0, 1)],
+            [claim("owl", 1, 1, 1), claim("dog", 1, 0, 0), claim("music", 0, 0, 1)],
             "The sound of an owl throughout, a dog in segment 1 and music in segment 3.",
         ),
     ],
 )
-def test_sentences(given: list[Claim], expected: str) -> None:
+def test_claims_become_these_sentences(given: list[Claim], expected: str) -> None:
     assert sentence("The sound of", given, [True] * 3, "A sound.", sound) == expected
 
 
-def test_what_fills_all_real_segments_has_no_times() -> None:
+def test_a_claim_in_all_real_segments_has_no_times() -> None:
     assert (
-        sentence("A picture of", [found("dog", 1, 1, 0)], [True, True, False], "", thing)
+        sentence("A picture of", [claim("dog", 1, 1, 0)], [True, True, False], "", thing)
         == "A picture of a dog."
     )
 
@@ -201,7 +201,7 @@ def test_articles_of_things(said: str) -> None:
     assert thing(said.removeprefix("an ").removeprefix("a ")) == said
 
 
-def test_a_kind_is_summed_unless_a_class_of_it_is_certain() -> None:
+def test_a_kind_is_scored_by_its_sum_unless_one_class_is_certain() -> None:
     scores = np.zeros((2, 1000), dtype=np.float32)
     scores[0, [160, 200]] = 0.3, 0.35
     scores[1, [160, 200]] = 0.3, 0.6
@@ -223,14 +223,14 @@ def test_kinds_hold_the_classes_they_name() -> None:
     assert len(numbers) == len(set(numbers))
 
 
-def test_general_classes_only_where_nothing_exact_is_claimed_and_no_places() -> None:
+def test_general_classes_count_only_where_no_exact_one_is_claimed() -> None:
     names = ["Animal", "Dog", "Silence"]
     scores = table([0.9, 0.2, 0.9], [0.9, 0.8, 0.9])
     assert exact_first(scores, names, 0.5).tolist() == table([0, 0.2, 0], [0, 0.8, 0]).tolist()
     assert exact_first(scores, names, 0.85)[:, 0].min() > 0.85
 
 
-def test_names_of_audioset_in_a_sentence() -> None:
+def test_audioset_names_are_worded_for_sentences() -> None:
     pairs = {"Crying, sobbing": "crying", "Zipper (clothing)": "zipper", "Music of Asia": "music of Asia"}
     assert {name: spoken(name) for name in pairs} == pairs
     assert spoken("Livestock, farm animals, working animals") == "farm animals"
@@ -253,11 +253,11 @@ def test_random_weights_need_no_file_and_no_table() -> None:
     assert heard.describe()["weights"]["digest"] == seen.describe()["weights"]["digest"] == "random:0"
 
 
-def test_nothing_recognised_is_a_sound_not_a_missing_one(tmp_path: Path) -> None:
+def test_audio_without_a_recognised_class_is_a_sound(tmp_path: Path) -> None:
     assert audio(write_yamnet(tmp_path, {})).caption([make_clip()]) == ["A sound."]
 
 
-def test_segments_without_real_sound_claim_nothing(yamnet: Path) -> None:
+def test_segments_without_real_audio_claim_nothing(yamnet: Path) -> None:
     clip = make_clip(real=[True, False, True])
     assert audio(yamnet).caption([clip]) == ["The sound of a dog."]
     captioner = audio(yamnet)
@@ -267,7 +267,7 @@ def test_segments_without_real_sound_claim_nothing(yamnet: Path) -> None:
     assert captioner.caption([clip]) == ["The sound of an animal in segment 3."]
 
 
-def test_a_second_is_heard_as_the_backbone_hears_it(yamnet: Path) -> None:
+def test_scores_are_those_of_the_yamnet_backbone(yamnet: Path) -> None:
     captioner, backbone = audio(yamnet), audio_backbones["yamnet"](ModelChoice("yamnet", str(yamnet)))
     windows = make_clip().wave.reshape(3, -1)  # type: ignore[union-attr]
     network = captioner.module()
@@ -277,7 +277,7 @@ def test_a_second_is_heard_as_the_backbone_hears_it(yamnet: Path) -> None:
     np.testing.assert_array_equal(captioner.scores(windows), alone.numpy())
 
 
-def test_of_a_longer_segment_the_highest_score_of_its_patches_counts(yamnet: Path) -> None:
+def test_a_longer_segment_gets_the_highest_score_of_its_patches(yamnet: Path) -> None:
     captioner = audio(yamnet)
     network = captioner.module()
     assert isinstance(network, Yamnet)
@@ -288,7 +288,7 @@ def test_of_a_longer_segment_the_highest_score_of_its_patches_counts(yamnet: Pat
     assert captioner.scores(wave)[:, 0].tolist() == [0.5, 0.25]  # the ends of a third lie outside its patch
 
 
-def test_words_do_not_depend_on_the_batch(yamnet: Path) -> None:
+def test_captions_do_not_depend_on_the_batch(yamnet: Path) -> None:
     captioner = audio(yamnet, threshold=0.5)
     clips = [make_clip(seed=s) for s in range(3)]
     assert captioner.caption(clips) == [captioner.caption([clip])[0] for clip in clips]
@@ -304,7 +304,7 @@ def test_the_table_of_names_is_part_of_the_recipe_and_no_path_is(yamnet: Path) -
     assert after["names"] != before["names"] and after["weights"]["digest"] != before["weights"]["digest"]
 
 
-def test_weights_without_a_table_say_which_file_to_get(yamnet: Path) -> None:
+def test_weights_without_a_table_are_an_error_naming_the_file_to_get(yamnet: Path) -> None:
     (yamnet.parent / "yamnet_class_map.csv").unlink()
     with pytest.raises(WeightsError, match="no table of AudioSet's classes") as error:
         audio(yamnet)
@@ -330,7 +330,7 @@ def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["index,name\n0,x\n", "index,display_name\nx,y\n", "", "\x00", "a" * (2 << 20)]
 )
-def test_other_files_are_no_table(tmp_path: Path, text: str) -> None:
+def test_other_files_are_refused_as_tables(tmp_path: Path, text: str) -> None:
     (tmp_path / "yamnet_class_map.csv").write_text(text)
     with pytest.raises(WeightsError, match="no table of 1 classes"):
         audioset_classes(tmp_path, 1)
@@ -340,13 +340,13 @@ def test_other_files_are_no_table(tmp_path: Path, text: str) -> None:
     ("setting", "value"),
     [("threshold", 0.0), ("threshold", 1.5), ("names", 0), ("mel", "int4"), ("beams", 2)],
 )
-def test_settings_that_cannot_be(yamnet: Path, setting: str, value: Any) -> None:
+def test_invalid_settings_are_refused(yamnet: Path, setting: str, value: Any) -> None:
     with pytest.raises(CaeavError, match=setting):
         audio(yamnet, **{setting: value})
 
 
 @needs_timm
-def test_visual_names_what_it_sees(tmp_path: Path) -> None:
+def test_frames_are_named_by_their_class(tmp_path: Path) -> None:
     captioner = visual(write_lite0(tmp_path, 852))
     facts = find_facts("tags", "visual captioner")
     assert (captioner.parameters, captioner.default_weights) == (facts.parameters, facts.weights)
@@ -368,7 +368,7 @@ def test_a_checkpoint_without_classifier_is_refused(tmp_path: Path) -> None:
 
 
 @needs_timm
-def test_through_the_command_into_a_store(tmp_path: Path, shared: Path, yamnet: Path) -> None:
+def test_the_command_stores_tags_as_captions(tmp_path: Path, shared: Path, yamnet: Path) -> None:
     films = tmp_path / "films"
     films.mkdir()
     for name in ("bento.mp4", "flower_silent.webm"):

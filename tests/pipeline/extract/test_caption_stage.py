@@ -1,4 +1,4 @@
-"""Captioning: texts and embeddings stored together, a missing modality said, the same engine and promises."""
+"""Captioning: texts and embeddings are stored together, a missing modality is noted, bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from extraction import quiet
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -22,18 +23,13 @@ from caeav.pipeline.backbones.classic.text import HashedText
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions
-from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.store import StoreReader
 
 ONE = RunOptions(workers=1)
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
-def write_silent_film(path: Path) -> None:
-    """Two seconds of video without a sound track."""
+def write_silent_video(path: Path) -> None:
+    """Write two seconds of video without an audio track."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=5)
         stream.width = stream.height = 64
@@ -71,10 +67,10 @@ def test_captions_do_not_name_the_classes(small_manifest: Manifest, tmp_path: Pa
         assert all(event.label.lower() not in texts for event in clip.events)
 
 
-def test_a_missing_modality_has_an_empty_text_and_is_said(tmp_path: Path) -> None:
+def test_a_missing_modality_has_an_empty_text_and_a_note(tmp_path: Path) -> None:
     media = tmp_path / "films"
     media.mkdir()
-    write_silent_film(media / "silent.mp4")
+    write_silent_video(media / "silent.mp4")
     manifest = load_dataset(str(media), None, Home(tmp_path), segments=2)
     summary = caption(RunContext(manifest, Home(tmp_path), ONE, quiet), CaptionOptions())
     assert summary.notes["no_audio"] == 1
@@ -97,7 +93,7 @@ def test_workers_and_shard_order_do_not_change_a_byte(
     assert digests(one.path) == digests(two.path)
 
 
-def test_the_command(small_set: Path, tmp_path: Path) -> None:
+def test_the_command_captions_a_data_set(small_set: Path, tmp_path: Path) -> None:
     app = Typer()
     caeav.cli.caption.register(app)
     app.callback()(lambda: None)

@@ -1,4 +1,4 @@
-"""What a child process replies, its decoder replaced: each job gets its own rate, notes and reasons."""
+"""The replies of a child process with a stand-in decoder: each job gets its own rate, notes and reasons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(kind: type[Job], rate_hz: int, **parts: str) -> Job:
 
 @dataclass
 class Decoder:
-    """Gives a wave of its rate, and frames unless there are none."""
+    """Stands in for a decoder: returns a wave filled with its rate, and frames."""
 
     frames: bool = True
     sound: bool = True
@@ -75,14 +75,14 @@ WANTED = [
 ]
 
 
-def test_each_job_gets_the_sound_of_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_job_gets_audio_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder()
     arrays, info = reply(monkeypatch, decoder, WANTED, [0, 1, 2, 3])
     assert decoder.asked == [("f.mp4", 7.5, [16, 8, 4])]  # once
     tokens = {name: float(x) for name, x in arrays.items() if "/" in name}
     assert tokens == {"0/visual.x": 1, "0/audio.x": 16, "1/audio.x": 8}
     assert info["texts"] == {"0": {}, "1": {}, "2": {"audio": "audio at 8"}, "3": {}}
-    assert set(arrays) - set(tokens) == {"frames", "wave@8", "wave@4"}  # nobody asked for that of 16
+    assert set(arrays) - set(tokens) == {"frames", "wave@8", "wave@4"}  # no device component needs that of 16
     assert info["clips"]["8"]["audio_ok"] == [True, False] and info["failed"] == {}
     assert set(info["spent"]) == {"decode", "compute"}
 
@@ -91,7 +91,7 @@ def test_each_job_gets_the_sound_of_its_own_rate(monkeypatch: pytest.MonkeyPatch
     ("wanted", "sent"),
     [([0], set()), ([1], {"frames"}), ([3], {"wave@4"}), ([2], {"frames", "wave@8"})],
 )
-def test_only_what_is_computed_elsewhere_is_sent_as_decoded(
+def test_only_media_for_device_components_are_sent_back(
     wanted: list[int], sent: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays, _ = reply(monkeypatch, Decoder(), WANTED, wanted)
@@ -101,7 +101,7 @@ def test_only_what_is_computed_elsewhere_is_sent_as_decoded(
     assert {name for name in arrays if "/" not in name} == {"frames", f"wave@{rate}"}
 
 
-def test_a_missing_modality_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_modality_is_noted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     _, info = reply(monkeypatch, Decoder(frames=False), WANTED, [0])
     assert [note["code"] for note in info["clips"]["16"]["notes"]] == ["no_video"]
     said = [Note("no_audio", "of its own")]
@@ -111,7 +111,7 @@ def test_a_missing_modality_is_said_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert arrays == {}
 
 
-def test_a_component_s_mistake_costs_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_component_fails_only_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = job(TokenJob, 16, visual="worker", audio="device")
     bad = TokenJob(Recipe("tokens", "bad", bad.recipe.fields), bad.parts)
     arrays, info = reply(monkeypatch, Decoder(), [WANTED[0], bad], [0, 1])

@@ -1,4 +1,4 @@
-"""The parts between a decoded clip and a published shard, each alone: records, collecting, embedding, metering."""
+"""The parts between a decoded clip and a published shard, one by one: records, collecting, embedding, metering."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def outcome(
     return Outcome("k", arrays, {"clips": clips, "texts": texts, "failed": failed or {}})
 
 
-def test_a_record_is_settled_when_its_last_part_has_come() -> None:
+def test_a_record_is_settled_when_its_last_part_arrives() -> None:
     settled: list[tuple[int, str, Record | Quarantined]] = []
     jobs = [
         job(TokenJob, {"visual": part("worker"), "audio": part("worker")}),
@@ -87,7 +87,7 @@ def test_a_record_is_settled_when_its_last_part_has_come() -> None:
     assert settled[2][2].info["facts"]["device"] == {"name": "cpu", "torch": "2"}  # type: ignore[union-attr]
 
 
-def test_what_fails_costs_its_store_the_clip_with_the_first_reason() -> None:
+def test_a_failed_part_quarantines_the_clip_in_its_store_with_the_first_reason() -> None:
     settled: dict[int, Record | Quarantined] = {}
     away = {"visual": part("device"), "audio": part("device")}
     jobs = [job(TokenJob, {"visual": part("worker")}), job(TokenJob, away), job(TokenJob, away)]
@@ -111,7 +111,7 @@ def test_what_fails_costs_its_store_the_clip_with_the_first_reason() -> None:
     assert settled[2] == Quarantined("k", "compute", "RuntimeError: a b", 1)
 
 
-def test_a_clip_is_seen_by_a_job_at_its_own_rate() -> None:
+def test_a_job_gets_a_clip_at_its_own_sample_rate() -> None:
     x = np.ones(4, np.float32)
     arrived = outcome({"frames": np.zeros((T, 2, 2, 3), np.uint8), "wave@8000": x}, {})
     clip = decoded(arrived, job(TokenJob, {}, rate_hz=8000))
@@ -120,7 +120,7 @@ def test_a_clip_is_seen_by_a_job_at_its_own_rate() -> None:
     assert decoded(arrived, job(TokenJob, {})).wave is None
 
 
-def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
+def test_components_get_zeros_for_a_missing_modality() -> None:
     sampling = Sampling(T, 0.5, 10)
     nothing = DecodedClip(None, None, (False,) * T, (True, False), [Note("c", "d")], {"a": 1})
     assert frames_of(nothing, sampling).shape == (T, 64, 64, 3) and not frames_of(nothing, sampling).any()
@@ -149,7 +149,7 @@ def test_what_components_are_given_of_a_clip_without_a_modality() -> None:
 
 
 class Writer:
-    """A store that notes what is done to it, in order."""
+    """Stands in for a store's writer and records the calls in order."""
 
     def __init__(self, plans: Sequence[ShardPlan], kept: dict[int, dict[str, Record]] | None = None) -> None:
         self.did: list[Any] = []
@@ -190,14 +190,14 @@ def plans() -> list[ShardPlan]:
     return [ShardPlan(0, ("a", "b"), ("a", "b")), ShardPlan(1, ("c", "d"), ("c", "d"))]
 
 
-def as_it_is(records: Sequence[Record], place: Callable[[str], int]) -> list[Record]:
+def unchanged(records: Sequence[Record], place: Callable[[str], int]) -> list[Record]:
     return list(records)
 
 
-def collecting(
+def make_collector(
     *writers: Writer, keep: bool = True
 ) -> tuple[Collector, list[Filling], list[Progress], list[BaseException]]:
-    stores = [Filling(writer, as_it_is) for writer in writers]  # type: ignore[arg-type]
+    stores = [Filling(writer, unchanged) for writer in writers]  # type: ignore[arg-type]
     said: list[Progress] = []
     errors: list[BaseException] = []
     return (
@@ -208,9 +208,9 @@ def collecting(
     )
 
 
-def test_clips_leave_as_whole_shards_whatever_order_they_come_in() -> None:
+def test_clips_are_published_in_whole_shards_whatever_their_order() -> None:
     writer = Writer(plans())
-    collector, [store], said, errors = collecting(writer)
+    collector, [store], said, errors = make_collector(writer)
     collector.begin()
     for key in ("c", "a", "d"):
         assert collector.settle(store, key, record(key))
@@ -221,12 +221,12 @@ def test_clips_leave_as_whole_shards_whatever_order_they_come_in() -> None:
     assert writer.did.index(("quarantine", "b", "decode")) < writer.did.index(shards[1])
     assert said == [Progress(0, 0, 4), *(Progress(n, 0, 4) for n in (1, 2, 3)), Progress(4, 1, 4)]
     assert not errors and writer.did[-1] == "sync"
-    assert not any(did[:1] == ("keep",) and did[1] in "d" for did in writer.did)  # its shard followed at once
+    assert not any(did[:1] == ("keep",) and did[1] in "d" for did in writer.did)  # it completed its shard
 
 
-def test_a_clip_is_done_when_it_is_in_every_store_that_wants_it() -> None:
+def test_a_clip_is_done_when_every_store_that_needs_it_has_it() -> None:
     first, second = Writer(plans()), Writer([ShardPlan(1, ("c", "d"), ("d",))])
-    collector, [one, other], said, _ = collecting(first, second)
+    collector, [one, other], said, _ = make_collector(first, second)
     assert collector.total == 4
     assert not collector.settle(one, "d", record("d"))
     assert said == []
@@ -237,9 +237,9 @@ def test_a_clip_is_done_when_it_is_in_every_store_that_wants_it() -> None:
     assert ("publish", 1, ["d"]) in second.did and ("publish", 1, ["c", "d"]) in first.did
 
 
-def test_what_an_earlier_run_kept_is_put_into_its_shard() -> None:
+def test_records_kept_by_an_earlier_run_go_into_their_shard() -> None:
     writer = Writer([ShardPlan(0, ("a", "b"), ("a", "b"), ("a",))], {0: {"a": record("a")}})
-    collector, [store], said, _ = collecting(writer)
+    collector, [store], said, _ = make_collector(writer)
     assert (list(store.shard_of), store.waiting, collector.total) == (["b"], {0: 1}, 1)
     collector.begin()
     collector.settle(store, "b", record("b"))
@@ -247,21 +247,21 @@ def test_what_an_earlier_run_kept_is_put_into_its_shard() -> None:
     assert ("publish", 0, ["a", "b"]) in writer.did and said[0] == Progress(0, 0, 1)
     assert (store.clip("b"), store.place("b")) == ("clip b", 1)
     done = Writer([ShardPlan(0, ("a",), ("a",), ("a",))], {0: {"a": record("a")}})
-    collector, _, said, _ = collecting(done)
-    collector.begin()  # nothing is due but the shard's being written
+    collector, _, said, _ = make_collector(done)
+    collector.begin()  # only the writing of the shard is due
     collector.close()
     assert done.did[0] == ("publish", 0, ["a"]) and said == []
 
 
 def test_places_are_counted_within_a_shard() -> None:
-    store = Filling(Writer(plans()), as_it_is)  # type: ignore[arg-type]
+    store = Filling(Writer(plans()), unchanged)  # type: ignore[arg-type]
     assert [store.place(key) for key in "abcd"] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_broken_off_what_is_settled_is_kept_and_no_shard_begun(keep: bool) -> None:
+def test_after_hurry_settled_clips_are_kept_and_no_shard_is_begun(keep: bool) -> None:
     writer = Writer(plans())
-    collector, [store], _, errors = collecting(writer, keep=keep)
+    collector, [store], _, errors = make_collector(writer, keep=keep)
     collector.settle(store, "a", record("a"))
     collector.hurry()
     collector.settle(store, "b", record("b"))
@@ -271,9 +271,9 @@ def test_broken_off_what_is_settled_is_kept_and_no_shard_begun(keep: bool) -> No
     assert (kept, len(published)) == (({"a", "b"}, 0) if keep else (set(), 1)) and not errors
 
 
-def test_values_that_are_no_numbers_cost_their_clip() -> None:
+def test_non_finite_values_quarantine_their_clip() -> None:
     writer = Writer(plans()[:1])
-    collector, [store], said, _ = collecting(writer)
+    collector, [store], said, _ = make_collector(writer)
     collector.settle(store, "a", record("a", float("nan")))
     collector.settle(store, "b", record("b"))
     collector.close()
@@ -283,22 +283,22 @@ def test_values_that_are_no_numbers_cost_their_clip() -> None:
     assert collector._failed == {"a"} and said[-1].done == 2
 
 
-def test_an_error_while_writing_is_told_once_and_nobody_waits_for_ever() -> None:
+def test_a_write_error_is_reported_once_and_blocks_nobody() -> None:
     writer = Writer([ShardPlan(n, (str(n),), (str(n),)) for n in range(6)])
     writer.publish = lambda plan, records: (_ for _ in ()).throw(OSError("full"))  # type: ignore[method-assign]
-    collector, [store], _, errors = collecting(writer)
+    collector, [store], _, errors = make_collector(writer)
     for n in range(6):
         collector.settle(store, str(n), record(str(n)))
     collector.close()
     assert [str(error) for error in errors] == ["full"]
 
 
-def test_what_is_kept_is_synced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_records_are_synced_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "SYNC_S", 0.01)
     writer = Writer(plans())
     synced = threading.Event()
     writer.sync = synced.set  # type: ignore[method-assign]
-    collector, [store], _, _ = collecting(writer)
+    collector, [store], _, _ = make_collector(writer)
     collector.settle(store, "a", record("a"))
     assert synced.wait(30)
     collector.close()
@@ -322,7 +322,7 @@ def test_a_busy_resource_is_named_with_its_longest_stage(monkeypatch: pytest.Mon
 
 
 class Texts:
-    """A text backbone that says which texts it was given, in which batches."""
+    """A text backbone that records its batches of texts."""
 
     name, max_tokens, channels = "t", 2, 3
 
@@ -372,7 +372,7 @@ def test_texts_are_embedded_in_the_rows_of_their_clips(
         assert other.asked == [["yy", "yyy"], ["", ""]]
 
 
-def test_rows_without_a_clip_and_clips_without_a_row_are_told() -> None:
+def test_rows_without_a_clip_and_clips_without_a_row_are_reported() -> None:
     class File:
         modality, weights = "visual", SimpleNamespace(source="c.csv")
 
@@ -405,7 +405,7 @@ def test_rows_without_a_clip_and_clips_without_a_row_are_told() -> None:
     assert issubclass(CaptionFileError, CaeavError)
 
 
-def test_stores_made_together_share_decoder_and_segments_and_are_different() -> None:
+def test_stores_made_together_must_share_decoder_and_segments_and_differ() -> None:
     def tokens(**other: Any) -> Recipe:
         segments, segment_s = other.pop("segments", 4), other.pop("segment_s", 1.0)
         return TokenOptions(**other).job(segments, segment_s).recipe
@@ -424,7 +424,7 @@ def test_stores_made_together_share_decoder_and_segments_and_are_different() -> 
         )
 
 
-def test_media_that_moved_are_told_once(tmp_path: Path) -> None:
+def test_moved_media_are_reported_once(tmp_path: Path) -> None:
     note = tmp_path / "media_root"
     assert preflight.moved_media(note, "/a", same=True) == []
     assert preflight.moved_media(note, "/a", same=True) == []
@@ -434,7 +434,7 @@ def test_media_that_moved_are_told_once(tmp_path: Path) -> None:
     assert preflight.moved_media(note, "/c", same=False) == ["the media was in /b before, it is now in /c"]
 
 
-def test_why_there_is_no_file(tmp_path: Path) -> None:
+def test_the_reason_for_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     assert preflight.why_no_file(tmp_path / "f") == ""
     assert (
@@ -446,7 +446,7 @@ def test_why_there_is_no_file(tmp_path: Path) -> None:
     assert preflight.why_no_file(tmp_path / ("x" * 300)).startswith("file cannot be looked at (")
 
 
-def test_what_computes_is_loaded_once_having_said_so() -> None:
+def test_components_are_loaded_once_after_a_remark() -> None:
     said: list[str] = []
     loaded: Counter[str] = Counter()
     heavy = SimpleNamespace(name="heavy", runs_in="device", module=lambda: loaded.update(["heavy"]))
@@ -459,7 +459,7 @@ def test_what_computes_is_loaded_once_having_said_so() -> None:
     assert said == ["loading heavy", "loading text"] and loaded == {"heavy": 1, "text": 1}
 
 
-def test_what_decides_bytes_is_in_the_recipe_and_leads_back() -> None:
+def test_a_recipe_holds_what_decides_bytes_and_recreates_its_job() -> None:
     options = TokenOptions(audio="none", dtype="bfloat16", shard_clips=7, backend="zarr")
     recipe = options.job(3, 0.5).recipe
     assert recipe.fields["sampling"] == {"segments": 3, "segment_s": 0.5, "rate_hz": 16_000}
@@ -497,7 +497,7 @@ def test_tokens_of_several_stores_are_real_where_all_are() -> None:
     assert "silent" not in single_file._together([store("x", [True], [True])], []).info
 
 
-def test_a_run_over_what_is_there_already_stops_at_the_first_error() -> None:
+def test_a_lookup_run_stops_at_the_first_error() -> None:
     asked: list[str] = []
     writer = Writer([ShardPlan(n, (str(n),), (str(n),)) for n in range(50)])
     writer.publish = lambda plan, records: (_ for _ in ()).throw(OSError("full"))  # type: ignore[method-assign]
@@ -507,10 +507,10 @@ def test_a_run_over_what_is_there_already_stops_at_the_first_error() -> None:
         return record(key)
 
     with pytest.raises(OSError, match="full"):
-        engine._find_all(Filling(writer, as_it_is), find, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
+        engine._find_all(Filling(writer, unchanged), find, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
     assert len(asked) < 50
     fine = Writer(plans())
-    engine._find_all(Filling(fine, as_it_is), record, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
+    engine._find_all(Filling(fine, unchanged), record, lambda progress: None, Meter({"writer": 1}))  # type: ignore[arg-type]
     assert [did for did in fine.did if did != "sync"] == [
         ("publish", 0, ["a", "b"]),
         ("publish", 1, ["c", "d"]),

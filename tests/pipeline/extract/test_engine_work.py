@@ -1,4 +1,4 @@
-"""What the engine requests of its child processes and makes of their replies, with a pool in this process."""
+"""The engine's requests to child processes and its use of their replies, with a pool in this process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extraction import quiet
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -29,12 +30,8 @@ OTHER = TokenOptions(shard_clips=3)
 ONE = RunOptions(workers=1)
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
 class Pool:
-    """The pool's part in a run: requests are computed here, unless `answer` returns another outcome."""
+    """Stands in for `WorkerPool`: computes requests here, unless `answer` returns another outcome."""
 
     made: list[Pool]
 
@@ -53,7 +50,9 @@ class Pool:
 
     def map(self, requests: Iterable[Request | None]) -> Iterator[Outcome]:
         for request in requests:
-            assert request is not None, "there is always room: each outcome is taken before the next request"
+            assert request is not None, (
+                "each outcome is taken before the next request, so a request must be ready"
+            )
             self.asked.append(request)
             yield self.answer(request) or Outcome(str(request["id"]), *self.job(request))
 
@@ -61,7 +60,7 @@ class Pool:
         return None
 
     def nudge(self) -> None:
-        """Nobody waits."""
+        """Nothing waits."""
 
     def interrupt(self, error: BaseException) -> None:
         """The stage raises it at the end."""
@@ -81,7 +80,7 @@ def five(small_manifest: Manifest) -> Manifest:
     return replace(small_manifest, clips=small_manifest.clips[:5])
 
 
-def test_each_clip_is_asked_for_once_in_order_with_all_that_is_known_of_it(
+def test_each_clip_is_requested_once_in_order_for_all_stores(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     told: list[Progress] = []
@@ -108,7 +107,7 @@ def test_each_clip_is_asked_for_once_in_order_with_all_that_is_known_of_it(
     assert summaries[0].path != summaries[1].path
 
 
-def test_no_more_processes_than_clips_and_none_where_nothing_is_due(
+def test_there_are_no_more_processes_than_due_clips(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     two = replace(five, clips=five.clips[:2])
@@ -121,9 +120,7 @@ def test_no_more_processes_than_clips_and_none_where_nothing_is_due(
         extract(RunContext(replace(five, clips=()), Home(tmp_path), ONE, quiet), OPTIONS)
 
 
-def test_a_store_that_has_a_clip_is_not_given_it_again(
-    five: Manifest, pools: list[Pool], tmp_path: Path
-) -> None:
+def test_a_stored_clip_is_not_made_again(five: Manifest, pools: list[Pool], tmp_path: Path) -> None:
     extract(RunContext(replace(five, clips=five.clips[:3]), Home(tmp_path), ONE, quiet), OPTIONS)
     first, second = extract_all(RunContext(five, Home(tmp_path), ONE, quiet), [OPTIONS, OTHER])
     assert {str(r["id"]): r["jobs"] for r in pools[-1].asked} == {
@@ -160,7 +157,7 @@ def test_a_failure_is_quarantined_in_each_store_with_its_reason_in_one_line(
     assert told[-1].done == 5 and told[-1].failed == 3
 
 
-def test_media_that_is_not_there_is_not_asked_for(five: Manifest, pools: list[Pool], tmp_path: Path) -> None:
+def test_missing_media_are_not_requested(five: Manifest, pools: list[Pool], tmp_path: Path) -> None:
     gone = replace(five.clips[1], media="media/nowhere.mp4")
     summary = extract(
         RunContext(replace(five, clips=(five.clips[0], gone, *five.clips[2:])), Home(tmp_path), ONE, quiet),
@@ -171,7 +168,7 @@ def test_media_that_is_not_there_is_not_asked_for(five: Manifest, pools: list[Po
     assert gone.key not in {request["id"] for request in pools[0].asked} and summary.stored == 4
 
 
-def test_what_was_noted_of_clips_is_counted_by_store(
+def test_notes_are_counted_by_clip_and_store(
     five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def noted(self: Pool, request: Request) -> Outcome:
@@ -194,7 +191,7 @@ def test_what_was_noted_of_clips_is_counted_by_store(
     assert (first.notes["a"], second.notes["a"]) == (2, 5)
 
 
-def test_media_kept_or_gone_is_told_of_the_store_that_has_it_and_its_record_stays(
+def test_kept_and_missing_media_are_reported_for_the_store_that_has_them(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     root = tmp_path / "media"
@@ -216,7 +213,7 @@ def test_media_kept_or_gone_is_told_of_the_store_that_has_it_and_its_record_stay
     assert after is not None and after[changed.media] == before[changed.media]
 
 
-def test_stopped_with_ctrl_c_what_was_settled_is_kept(
+def test_after_ctrl_c_settled_clips_are_kept(
     five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(self: Pool, request: Request) -> Outcome | None:
@@ -237,7 +234,7 @@ def test_stopped_with_ctrl_c_what_was_settled_is_kept(
     assert summary.stored == 5
 
 
-def test_what_breaks_in_the_writing_thread_is_raised(
+def test_an_error_of_the_writing_thread_is_raised(
     five: Manifest, pools: list[Pool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> None:
@@ -248,7 +245,7 @@ def test_what_breaks_in_the_writing_thread_is_raised(
         extract(RunContext(five, Home(tmp_path), ONE, quiet), OPTIONS)
 
 
-def test_what_is_found_on_opening_is_told_and_summed_up(
+def test_remarks_on_opening_are_reported_and_in_the_summary(
     five: Manifest, pools: list[Pool], tmp_path: Path
 ) -> None:
     told: list[str] = []
@@ -262,7 +259,7 @@ def test_what_is_found_on_opening_is_told_and_summed_up(
         assert writer.plan() == []
 
 
-def test_other_media_is_refused_before_a_store_is_touched(
+def test_changed_media_are_refused_before_a_store_is_changed(
     five: Manifest, pools: list[Pool], tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     root = tmp_path / "media"

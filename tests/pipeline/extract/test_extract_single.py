@@ -1,4 +1,4 @@
-"""One file through the recipes of stores: exactly what the stores hold, or a refusal that names the field."""
+"""One file processed by the recipes of stores: exactly what the stores hold, or a refusal that names the field."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extraction import quiet
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -18,7 +19,6 @@ from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.captions import caption
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
-from caeav.pipeline.extract.progress import Progress
 from caeav.pipeline.extract.single_file import process_file
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import Recipe, StoreReader
@@ -28,7 +28,7 @@ WriteWave = Callable[[Path, np.ndarray[Any, Any]], Path]
 
 @pytest.fixture
 def write_wave() -> WriteWave:
-    """`write_wave(path, wave)`: 16 kHz mono, 16 bit."""
+    """`write_wave(path, wave)`: write 16 kHz mono audio of 16 bits."""
 
     def write(path: Path, wave: np.ndarray[Any, Any]) -> Path:
         with wav.open(str(path), "wb") as out:
@@ -41,10 +41,6 @@ def write_wave() -> WriteWave:
     return write
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
 def changed(recipe: Recipe, *path: str, value: object) -> Recipe:
     fields = copy.deepcopy(dict(recipe.fields))
     place = fields
@@ -54,7 +50,7 @@ def changed(recipe: Recipe, *path: str, value: object) -> Recipe:
     return replace(recipe, fields=fields)
 
 
-def test_a_file_gets_exactly_what_its_clip_has_in_the_stores(
+def test_a_file_gets_exactly_the_tokens_and_captions_of_the_stores(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:1])
@@ -85,7 +81,7 @@ def test_a_later_start_gives_later_seconds(small_manifest: Manifest) -> None:
     np.testing.assert_array_equal(whole.frames[2:], later.frames)
 
 
-def test_components_that_are_not_those_of_the_recipe_are_refused_by_field(small_manifest: Manifest) -> None:
+def test_other_components_than_the_recipes_are_refused_naming_the_field(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     recipe = TokenOptions().job(4, 1.0).recipe
     with pytest.raises(CaeavError, match=r"fields\.visual\.version: 99 -> 1"):
@@ -94,7 +90,7 @@ def test_components_that_are_not_those_of_the_recipe_are_refused_by_field(small_
         process_file(path, changed(recipe, "audio", "name", value="gone"))
 
 
-def test_another_decoder_version_is_said_not_refused(small_manifest: Manifest) -> None:
+def test_another_decoder_version_is_noted_and_not_refused(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     recipe = TokenOptions().job(4, 1.0).recipe
     found = process_file(path, changed(recipe, "decoder", "version", value="av 1.0"))
@@ -112,8 +108,8 @@ def test_missing_and_undecodable_files_are_errors_with_the_reason(tmp_path: Path
         process_file(broken, recipe)
 
 
-def test_segments_without_sound_are_told(tmp_path: Path, write_wave: WriteWave) -> None:
-    """Digital silence is sound that is there (`audio_ok`), and still nothing to hear."""
+def test_silent_segments_are_marked(tmp_path: Path, write_wave: WriteWave) -> None:
+    """Digital silence is real audio (`audio_ok`) and yet silent."""
     tone = 0.5 * np.sin(np.arange(16_000) / 5)
     path = write_wave(tmp_path / "gap.wav", np.concatenate([tone, 0 * tone, tone, 1e-5 * tone]))
     found = process_file(path, TokenOptions().job(5, 1.0).recipe)

@@ -1,4 +1,4 @@
-"""Extraction: every clip ends stored or quarantined, twice is once, and only the recipe decides the bytes."""
+"""Extraction: every clip ends stored or quarantined, a second run does nothing, only the recipe decides the bytes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extraction import first, quiet
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -32,14 +33,6 @@ from caeav.pipeline.store.dtypes import stored
 Digests = Callable[[Path], dict[str, str]]
 OPTIONS = TokenOptions(shard_clips=4)
 ONE = RunOptions(workers=1)
-
-
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
-def first(manifest: Manifest, n: int) -> Manifest:
-    return replace(manifest, clips=manifest.clips[:n])
 
 
 def test_tokens_are_stored_as_the_recipe_declares(small_manifest: Manifest, tmp_path: Path) -> None:
@@ -80,7 +73,7 @@ def test_the_number_of_workers_does_not_change_a_byte(
     assert one.path.name == two.path.name
 
 
-def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_be_retried(
+def test_missing_and_broken_media_are_quarantined_with_the_reason_and_can_be_retried(
     small_manifest: Manifest, small_set: Path, tmp_path: Path, digests: Digests
 ) -> None:
     media = tmp_path / "media"
@@ -110,11 +103,11 @@ def test_missing_and_broken_media_are_quarantined_with_the_true_reason_and_can_b
     assert digests(retried.path) == digests(whole.path)
 
 
-def test_a_store_of_another_recipe_is_said_when_a_store_or_its_first_slice_is_begun(
+def test_another_recipes_store_is_reported_when_a_store_or_its_first_slice_is_begun(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     few = replace(small_manifest, clips=small_manifest.clips[:2])
-    first = extract(
+    other = extract(
         RunContext(few, Home(tmp_path), ONE, quiet), replace(OPTIONS, shard_clips=1, dtype="float32")
     )
     told = []
@@ -122,12 +115,12 @@ def test_a_store_of_another_recipe_is_said_when_a_store_or_its_first_slice_is_be
         how = replace(ONE, part=part)
         said = extract(RunContext(few, Home(tmp_path), how, quiet), replace(OPTIONS, shard_clips=1)).remarks
         told.append([text for text in said if "another recipe" in text])
-    assert len(told[0]) == 1 and first.path.name in told[0][0]
+    assert len(told[0]) == 1 and other.path.name in told[0][0]
     assert told[1:] == [[], []]
 
 
-def test_a_name_that_no_file_can_have_costs_its_own_clip(small_manifest: Manifest, tmp_path: Path) -> None:
-    """A label file may name anything; readers keep it as media that is missing."""
+def test_an_impossible_file_name_quarantines_only_its_clip(small_manifest: Manifest, tmp_path: Path) -> None:
+    """A label file may name anything; readers keep it as missing media."""
     sound, long, folder = small_manifest.clips[:3]
     media = tmp_path / "media"
     (media / folder.media).mkdir(parents=True)
@@ -144,7 +137,7 @@ def test_a_name_that_no_file_can_have_costs_its_own_clip(small_manifest: Manifes
     }
 
 
-def test_when_every_clip_fails_the_store_is_finished_and_says_so(
+def test_a_store_whose_clips_all_fail_is_finished_with_too_many_failures(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest = replace(first(small_manifest, 3), media_root=str(tmp_path / "nowhere"))
@@ -153,7 +146,7 @@ def test_when_every_clip_fails_the_store_is_finished_and_says_so(
     assert extract(RunContext(manifest, Home(tmp_path), ONE, quiet), OPTIONS).due == 0
 
 
-def test_a_clip_past_its_deadline_costs_only_itself(small_manifest: Manifest, tmp_path: Path) -> None:
+def test_a_clip_past_its_deadline_is_quarantined_alone(small_manifest: Manifest, tmp_path: Path) -> None:
     summary = extract(
         RunContext(first(small_manifest, 1), Home(tmp_path), RunOptions(1, deadline_s=0.001), quiet), OPTIONS
     )
@@ -223,7 +216,7 @@ def test_values_that_are_not_finite_are_found_and_named() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_values_too_large_for_a_format_say_which_formats_hold_them(dtype: str) -> None:
+def test_values_too_large_for_a_dtype_name_the_dtypes_that_hold_them(dtype: str) -> None:
     large = {"visual.stage1": np.array([[1.0, 7e4], [2.0, -3.0]], np.float32)}
     reason = unfit(Record("a", stored(large, dtype)))
     assert reason.startswith("visual.stage1") and f"beyond 65504 in {dtype}" in reason
@@ -233,7 +226,7 @@ def test_values_too_large_for_a_format_say_which_formats_hold_them(dtype: str) -
     assert "--dtype" not in unfit(Record("a", stored(large, dtype)))
 
 
-def test_failure_limits() -> None:
+def test_failure_limits_are_numbers_or_percentages() -> None:
     assert [failure_limit(text, 45) for text in ("0", "7", "10%", "0%", "100%")] == [0, 7, 5, 0, 45]
     for text in ("ten", "-1", "101%", "", "%", "1.5"):
         with pytest.raises(CaeavError, match="no number of clips"):
@@ -248,7 +241,7 @@ def run_command(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, error
 
 
-def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
+def test_the_command_reports_stored_and_quarantined_clips_and_the_next_step(
     small_manifest: Manifest, tmp_path: Path
 ) -> None:
     media = tmp_path / "my clips"
@@ -270,7 +263,7 @@ def test_the_command_tells_what_is_stored_what_is_not_and_the_next_step(
     assert json.loads(out)["stored"] == 2
 
 
-def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
+def test_embedded_components_import_no_torch(small_manifest: Manifest) -> None:
     path = Path(small_manifest.media_root) / small_manifest.clips[0].media
     code = (
         "import sys; from caeav.pipeline.extract.jobs import *; from caeav.pipeline.extract.decode_job import *\n"
@@ -283,14 +276,14 @@ def test_the_embedded_path_imports_no_torch(small_manifest: Manifest) -> None:
     assert done.stdout.strip() == "['av']"
 
 
-def test_a_set_that_is_not_there_is_an_error_with_the_way_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_an_error_that_says_how_to_get_it(tmp_path: Path) -> None:
     code, _, error = run_command("--dataset", "synthetic", "--home", str(tmp_path))
     assert code == 1
     assert "caeav synthesise" in error
 
 
 def test_every_real_file_ends_stored_or_quarantined(shared: Path, tmp_path: Path, digests: Digests) -> None:
-    """20 real files: several streams, VFR, rotated, silent, damaged, truncated, ..."""
+    """20 real files: with several streams, variable frame rate, rotated, silent, damaged, truncated, ..."""
     media = shared / "data" / "media"
     if not media.is_dir():
         pytest.skip(f"no real media at {media}")

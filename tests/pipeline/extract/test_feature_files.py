@@ -1,4 +1,4 @@
-"""Features in the files and under the names people have them, and what is said of those that cannot be taken."""
+"""Feature files in common formats and under common names, and the errors for others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hostile_pickle import Hostile
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
@@ -112,12 +113,12 @@ def test_every_format_gives_the_same_tokens(form: str, tmp_path: Path) -> None:
     word = "x" if "more" in form else "group/x" if "group" in form else ""
     given = tmp_path / (f"f#{word}" if word else "f")
     assert_all(imported(tmp_path / "home", visual_y=given), "visual.y")
-    if form == "npz with more":  # the array that is called as the tap needs no naming
+    if form == "npz with more":  # an array with the tap's name need not be named
         assert_all(imported(tmp_path / "home2", visual_x=tmp_path / "f"), "visual.x")
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.float16])
-def test_whole_numbers_are_numbers(kind: type, tmp_path: Path) -> None:
+def test_integer_features_are_read(kind: type, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(20).reshape(T, 5).astype(kind))
     held = read_features(tmp_path / "x.npy", T)
     assert held.dtype == np.float32 and held.ravel().tolist() == list(range(20))
@@ -128,7 +129,7 @@ def test_bfloat16_tensors_are_read(tmp_path: Path) -> None:
     assert (read_features(tmp_path / "x.pt", T) == 3).all()
 
 
-def test_a_grid_is_laid_out_row_by_row(tmp_path: Path) -> None:
+def test_a_grid_is_flattened_row_by_row(tmp_path: Path) -> None:
     x = values(0, T, 2, 3, 5)
     np.save(tmp_path / "x.npy", x)
     held = read_features(tmp_path / "x.npy", T)
@@ -147,16 +148,14 @@ def test_a_grid_is_laid_out_row_by_row(tmp_path: Path) -> None:
         ((T, 1, 1, 1, 5), "does not fit"),
     ],
 )
-def test_shapes_that_would_be_read_wrongly_are_refused(
-    shape: tuple[int, ...], said: str, tmp_path: Path
-) -> None:
+def test_ambiguous_shapes_are_refused(shape: tuple[int, ...], said: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(shape, np.float32))
     with pytest.raises(FeatureError, match=said) as caught:
         read_features(tmp_path / "x.npy", T)
     assert "allowed: [4, F], [4, L, F], [4, h, w, F]" in str(caught.value)
 
 
-def test_one_ending_that_all_share_is_taken_and_said(tmp_path: Path) -> None:
+def test_an_ending_shared_by_all_files_is_taken_and_reported(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     for i, name in enumerate(IDS):
         np.save(tmp_path / "f" / f"{name}_vggish.npy", values(i))
@@ -167,7 +166,7 @@ def test_one_ending_that_all_share_is_taken_and_said(tmp_path: Path) -> None:
     assert "audio.y: files called NAME_vggish.npy in f" in remarks
 
 
-def test_of_several_endings_the_taps_own_is_taken_or_none(tmp_path: Path) -> None:
+def test_of_several_endings_only_that_of_the_tap_is_taken(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     for i, name in enumerate(IDS):
         np.save(tmp_path / "f" / f"{name}_rgb.npy", values(i))
@@ -190,7 +189,7 @@ def test_two_formats_of_one_clip_are_refused(tmp_path: Path) -> None:
     assert_all(imported(tmp_path / "h", visual_y=tmp_path / "f" / "*.npy"), "visual.y")
 
 
-def test_names_differ_by_case_and_an_id_is_no_beginning_of_another(tmp_path: Path) -> None:
+def test_names_match_as_a_whole_and_with_their_case(tmp_path: Path) -> None:
     """`F` and `f` are two clips, `b_c` is not clip `b` with an ending, and `a_0_4` not `a`."""
     (tmp_path / "f").mkdir()
     for name in ("F", "b_c", "a_0_4"):
@@ -202,7 +201,7 @@ def test_names_differ_by_case_and_an_id_is_no_beginning_of_another(tmp_path: Pat
     assert "visual.y: 1 file in f not taken: a_0_4.npy" in remarks
 
 
-def test_a_files_name_that_stands_for_several_times_of_it_is_taken_for_none(tmp_path: Path) -> None:
+def test_a_file_name_shared_by_several_windows_matches_none(tmp_path: Path) -> None:
     clips = tuple(Clip(f"v_{s}", "v.mp4", float(s), 4.0, "train", (), {}) for s in (0, 4))
     manifest = Manifest("toy", T, 1.0, (), clips)
     (tmp_path / "f").mkdir()
@@ -230,7 +229,7 @@ def test_a_refusal_names_what_was_found_and_what_is_expected(tmp_path: Path) -> 
         imported(tmp_path / "h", visual_y=tmp_path / "f" / "x.pkl")
 
 
-def test_arrays_without_a_plain_choice_are_named(tmp_path: Path) -> None:
+def test_several_arrays_must_be_chosen_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", rgb=values(0), flow=values(1))
     with pytest.raises(
         FeatureError, match=r"x\.npz holds rgb \[4, 5\], flow \[4, 5\]\n  next: .*TAP=PATH#NAME"
@@ -242,7 +241,7 @@ def test_arrays_without_a_plain_choice_are_named(tmp_path: Path) -> None:
 
 
 def sets(tmp_path: Path, form: str) -> Path:
-    """All clips in one file, in another order than the manifest's, with one that is no clip's."""
+    """Write all clips into one file, in another order than the manifest's and with a row of no clip."""
     order = [3, 0, 4, 2, 1]
     rows = np.stack([values(i) for i in order] + [values(9)])
     names = [IDS[i] for i in order] + ["stranger"]
@@ -272,7 +271,7 @@ def sets(tmp_path: Path, form: str) -> Path:
 @pytest.mark.parametrize(
     "form", ["all.npz", "bytes.npz", "all.npy", "files.npy", "all.h5", "keys.npz", "keys.pt", "keys.h5"]
 )
-def test_one_file_of_all_clips_by_its_names(form: str, tmp_path: Path) -> None:
+def test_one_file_can_hold_all_clips_by_name(form: str, tmp_path: Path) -> None:
     if form.endswith("h5"):
         pytest.importorskip("h5py", reason="h5py is not installed")
     path = sets(tmp_path, form)
@@ -282,8 +281,8 @@ def test_one_file_of_all_clips_by_its_names(form: str, tmp_path: Path) -> None:
     assert (again.path, again.due) == (first.path, 0)
 
 
-def test_a_listed_name_is_not_cut_to_another_clips(tmp_path: Path) -> None:
-    """`-d.e` is a clip; a row called so is not one of a clip `-d`, and `a.mp4` is one of `a`."""
+def test_a_listed_name_with_a_dot_matches_only_its_clip(tmp_path: Path) -> None:
+    """The row `-d.e` belongs to the clip `-d.e` and not to `-d`, and the row `a.mp4` to the clip `a`."""
     called = ("-d", "-d.e", "a")
     clips = tuple(Clip(f"k{i}", f"{x}.mp4", 0.0, 4.0, "train", (), {}) for i, x in enumerate(called))
     np.save(tmp_path / "all.npy", np.stack([values(i) for i in range(2)]))
@@ -366,16 +365,11 @@ def test_hdf5_that_leads_into_other_files_is_refused(tmp_path: Path) -> None:
             read_features(tmp_path / f"{name}.h5", T)
 
 
-class Thief:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("executed",)
-
-
-def test_objects_are_never_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    held = np.array([Thief()], dtype=object)
+def test_no_object_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = np.array([Hostile()], dtype=object)
     np.savez(tmp_path / "x.npz", held)
     np.save(tmp_path / "x.npy", held, allow_pickle=True)
-    torch.save(Thief(), tmp_path / "x.pt")
+    torch.save(Hostile(), tmp_path / "x.pt")
     torch.save(values(0), tmp_path / "y.pt")
     for name, said in {
         "x.npz": "holds no array of numbers",
@@ -432,7 +426,9 @@ def test_files_that_claim_or_unpack_to_too_much_are_refused(
         (65_504.0, "float16", ""),
     ],
 )
-def test_values_that_do_not_fit_say_what_does(value: float, dtype: str, said: str, tmp_path: Path) -> None:
+def test_values_that_do_not_fit_name_a_dtype_that_does(
+    value: float, dtype: str, said: str, tmp_path: Path
+) -> None:
     (tmp_path / "f").mkdir()
     for i, name in enumerate(IDS):
         np.save(tmp_path / "f" / f"{name}.npy", values(i))
@@ -443,8 +439,8 @@ def test_values_that_do_not_fit_say_what_does(value: float, dtype: str, said: st
     assert [q.reason for q in done.quarantined] == ([said] if said else [])
 
 
-def test_plain_folders_have_the_digests_of_before(tmp_path: Path) -> None:
-    """A store made when `.npy` was all there was goes on under its fingerprint."""
+def test_digests_of_plain_folders_have_not_changed(tmp_path: Path) -> None:
+    """A store made when only `.npy` was supported keeps its fingerprint."""
     import hashlib
 
     (tmp_path / "f").mkdir()

@@ -1,4 +1,4 @@
-"""Features made elsewhere become a store as good as an extracted one, and say what does not fit."""
+"""Imported features become a store like an extracted one; files that do not fit are refused with the reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CLIPS = tuple(
 MANIFEST = Manifest("toy", T, 1.0, (), CLIPS)
 RUN = RunOptions(workers=1)
 NAMES = ("abc0_0_4", "-abc1.5", "id2", "abc3", "abc4", "abc5_0_4", "id6")
-"""By key, official name, official id and media file."""
+"""Files named by key, official name, official id and media file."""
 
 
 def values(i: int, *shape: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def run_import(home: Path, **folders: Path) -> StageSummary:
     return import_features(RunContext(MANIFEST, Home(home), RUN, lambda progress: None), options)
 
 
-def test_files_are_found_by_key_name_id_and_media_and_stored_as_they_are(tmp_path: Path) -> None:
+def test_files_are_found_by_key_name_id_and_media_and_stored_unchanged(tmp_path: Path) -> None:
     motion, frames = folder_of(tmp_path / "r2plus1d_18", T, 5), folder_of(tmp_path / "res152", 8 * T, 3)
     done = run_import(tmp_path / "home", motion_r2plus1d=motion, visual_res152=frames)
     assert (done.stored, done.quarantined) == (7, ())
@@ -73,7 +73,7 @@ def test_files_are_found_by_key_name_id_and_media_and_stored_as_they_are(tmp_pat
     assert imported_taps(reader.recipe)[0] == {"name": "motion.r2plus1d", "tokens": 1, "channels": 5}
 
 
-def test_the_same_files_are_the_same_store_wherever_they_lie_and_others_another(tmp_path: Path) -> None:
+def test_the_store_depends_on_the_files_content_and_not_on_their_folder(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "feats", T, 5)
     first = run_import(tmp_path / "home", motion_x=folder)
     again = run_import(tmp_path / "home", motion_x=folder.rename(tmp_path / "moved"))
@@ -82,7 +82,7 @@ def test_the_same_files_are_the_same_store_wherever_they_lie_and_others_another(
     assert run_import(tmp_path / "home", motion_x=tmp_path / "moved").path != first.path
 
 
-def test_a_clip_whose_file_does_not_fit_costs_itself_with_the_reason(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_quarantines_its_clip_with_the_reason(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "feats", T, 5)
     (folder / "abc0_0_4.npy").unlink()
     np.save(folder / "-abc1.5.npy", values(1, T + 1, 5))
@@ -102,7 +102,7 @@ def test_a_clip_whose_file_does_not_fit_costs_itself_with_the_reason(tmp_path: P
     assert {entry.stage for entry in done.quarantined} == {"features"}
 
 
-def test_values_that_are_no_numbers_are_not_stored(tmp_path: Path) -> None:
+def test_non_finite_features_are_not_stored(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "feats", T, 5)
     np.save(folder / "id2.npy", np.full((T, 5), np.inf, np.float32))
     [entry] = run_import(tmp_path / "home", motion_x=folder).quarantined
@@ -114,7 +114,9 @@ def test_values_that_are_no_numbers_are_not_stored(tmp_path: Path) -> None:
     [((T, 5), (T, 1, 5)), ((2 * T, 5), (T, 2, 5)), ((T, 3, 5), (T, 3, 5)), ((8, 3, 5), None), ((5,), None),
      ((T, 0), None), ((T, 2, 2, 5), (T, 4, 5)), ((), None)],
 )  # fmt: skip
-def test_shapes(tmp_path: Path, shape: tuple[int, ...], found: tuple[int, ...] | None) -> None:
+def test_shapes_become_tokens_or_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], found: tuple[int, ...] | None
+) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.ones(shape, np.float64))
     if found is None:
@@ -126,7 +128,7 @@ def test_shapes(tmp_path: Path, shape: tuple[int, ...], found: tuple[int, ...] |
 
 
 @pytest.mark.parametrize("claim", ["(4, 500000000)", "(4, 99999999999999999999)", "(4, -1)", "(True, 4)"])
-def test_a_header_that_claims_what_the_file_does_not_hold_is_refused(tmp_path: Path, claim: str) -> None:
+def test_a_header_with_a_false_shape_is_refused(tmp_path: Path, claim: str) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.ones((T, 5), np.float32))
     data = path.read_bytes()
@@ -141,7 +143,7 @@ def test_a_header_that_claims_what_the_file_does_not_hold_is_refused(tmp_path: P
     [({"r2plus1d": "feats"}, "is not a tap's name"), ({"motion_x": "nowhere"}, "no folder"),
      ({"motion_x": "empty"}, "none of the 0 files")],
 )  # fmt: skip
-def test_what_cannot_be_imported_is_refused_before_there_is_a_store(
+def test_wrong_sources_are_refused_before_a_store_is_made(
     tmp_path: Path, folders: dict[str, str], said: str
 ) -> None:
     folder_of(tmp_path / "feats", T, 5)
@@ -166,7 +168,7 @@ def test_outside_a_data_set_each_imported_tap_needs_a_file_and_each_file_a_tap(t
 
 
 def claimed(shape: tuple[int, ...], kind: str = "f") -> FileArray:
-    """An array of which only the shape may be looked at."""
+    """An array whose shape may be examined but whose values must not be read."""
 
     def unread(*_: int) -> np.ndarray:
         raise AssertionError("its values are read")
@@ -192,7 +194,7 @@ def claimed(shape: tuple[int, ...], kind: str = "f") -> FileArray:
         ((1, 1, T, 5), T, "does not fit"),
     ],
 )
-def test_a_batch_of_one_is_taken_off_and_turned_axes_are_told(
+def test_a_batch_axis_of_one_is_removed_and_transposed_axes_are_refused(
     shape: tuple[int, ...], segments: int, found: tuple[int, ...] | str
 ) -> None:
     if not isinstance(found, str):
@@ -204,7 +206,7 @@ def test_a_batch_of_one_is_taken_off_and_turned_axes_are_told(
     assert ("turn its axes" in caught.value.hint) == ("looks" in found)
 
 
-def test_an_array_too_large_or_of_no_numbers_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_too_large_or_not_numeric_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "MAX_BYTES", T * 2 * 5 * 4)
     assert tokens_shape(claimed((T, 2, 5)), T, "x") == (T, 2, 5)
     with pytest.raises(FeatureError, match="x cannot be read: larger than 160 bytes"):
@@ -226,7 +228,7 @@ def test_an_array_too_large_or_of_no_numbers_is_refused_unread(monkeypatch: pyte
         ("float32", -70_000.0, True),
     ],
 )
-def test_values_too_large_for_the_format_are_refused(dtype: str, value: float, fits: bool) -> None:
+def test_values_too_large_for_the_dtype_are_refused(dtype: str, value: float, fits: bool) -> None:
     array = np.array([[0.0, value]], np.float32)
     if fits:
         _check_values(array, "visual.x", dtype)
@@ -235,7 +237,7 @@ def test_values_too_large_for_the_format_are_refused(dtype: str, value: float, f
         _check_values(array, "visual.x", dtype)
 
 
-def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path) -> None:
+def test_the_store_has_the_requested_name_and_dtype(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "feats", T, 5)
     sources = {"motion.i3d_rgb": folder}
 
@@ -261,7 +263,7 @@ def test_the_store_is_called_as_asked_and_of_the_format_asked_for(tmp_path: Path
         made()
 
 
-def test_files_of_which_none_can_be_read_are_refused_with_the_last_reason(tmp_path: Path) -> None:
+def test_if_no_file_can_be_read_the_last_reason_is_given(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "feats", T + 1, 5)
     with pytest.raises(FeatureError, match=r"shape \[5, 5\] does not fit: id6\.npy"):
         run_import(tmp_path / "home", motion_x=folder)
@@ -286,7 +288,7 @@ def test_a_tap_without_file_and_a_file_without_tap_are_named() -> None:
         features_of([], {"visual.c": Path("c.npy")}, "new")
 
 
-def test_each_file_of_a_clip_is_taken_by_its_tap_and_of_several_arrays_the_one_called_so(
+def test_each_tap_takes_its_file_and_the_array_of_its_name(
     tmp_path: Path,
 ) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones((2, 2)), b=np.zeros((4, 2)))

@@ -1,4 +1,4 @@
-"""A data set is its content: media that changed, went or moved are noticed, told by clip, and made anew if asked."""
+"""Media that changed, disappeared or moved are noticed, reported by clip, and processed again on request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extraction import quiet
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -19,7 +20,7 @@ from caeav.pipeline.extract import identity, local, places
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import MediaChanged, MediaCheck, verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
-from caeav.pipeline.extract.progress import Progress, StageSummary
+from caeav.pipeline.extract.progress import StageSummary
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import (
     Quarantined,
@@ -40,13 +41,9 @@ ONE = RunOptions(workers=1)
 OLD_S = 1_000_000_000
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
 @pytest.fixture
 def five(small_manifest: Manifest, tmp_path: Path) -> Manifest:
-    """Five clips in a folder of their own, long ago."""
+    """Five clips in a separate folder, with old times."""
     manifest = replace(small_manifest, clips=small_manifest.clips[:5], media_root=str(tmp_path / "media"))
     for clip in manifest.clips:
         put(manifest, clip.media, Path(small_manifest.media_root) / clip.media)
@@ -60,14 +57,14 @@ def put(manifest: Manifest, media: str, source: Path, when: int = OLD_S) -> None
     os.utime(target, (when, when))
 
 
-def other_content(manifest: Manifest, small: Manifest, at: int, like: int = 9) -> None:
-    """Clip `at` gets the file of another clip."""
+def replace_media(manifest: Manifest, small: Manifest, at: int, like: int = 9) -> None:
+    """Give clip `at` the file of another clip."""
     put(manifest, manifest.clips[at].media, Path(small.media_root) / small.clips[like].media, OLD_S + 7)
 
 
 @dataclass
-class Made:
-    """What the tests look at of a run."""
+class Result:
+    """The parts of a run that the tests examine."""
 
     path: Path
     due: int
@@ -77,8 +74,8 @@ class Made:
     remarks: tuple[str, ...]
 
 
-def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> Made:
-    """A stage that takes the digest of a file for its tokens, so that no test waits for a decoder."""
+def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> Result:
+    """A run that stores the digest of each file as its tokens, so that no test waits for a decoder."""
     how = replace(how, **changes)  # type: ignore[arg-type]
     recipe = OPTIONS.job(manifest.segments, manifest.segment_s).recipe
     folder, said = Home(home).stores / manifest.dataset, list[str]()
@@ -104,11 +101,11 @@ def run(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -
             writer.publish(plan, records)
         done = writer.finish()
         said += writer.remarks
-    return Made(writer.path, due, done.stored, writer.quarantined, tuple(check.changes), tuple(said))
+    return Result(writer.path, due, done.stored, writer.quarantined, tuple(check.changes), tuple(said))
 
 
 def run_stage(manifest: Manifest, home: Path, how: RunOptions = ONE, **changes: str) -> StageSummary:
-    """The real stage."""
+    """A run of the real stage."""
     return extract(RunContext(manifest, Home(home), replace(how, **changes), quiet), OPTIONS)  # type: ignore[arg-type]
 
 
@@ -117,7 +114,7 @@ def test_a_changed_file_is_refused_by_name_before_anything_is_written(
 ) -> None:
     made = run(five, tmp_path / "h")
     before = digests(tmp_path / "h")
-    other_content(five, small_manifest, 3)
+    replace_media(five, small_manifest, 3)
     longer = replace(small_manifest, clips=small_manifest.clips[:6], media_root=five.media_root)
     for manifest in (five, longer):
         with pytest.raises(MediaChanged) as refused:
@@ -130,7 +127,7 @@ def test_a_changed_file_is_refused_by_name_before_anything_is_written(
     assert digests(tmp_path / "h") == before
 
 
-def test_redo_makes_exactly_the_changed_clips_anew(
+def test_redo_makes_exactly_the_changed_clips_again(
     five: Manifest,
     small_manifest: Manifest,
     tmp_path: Path,
@@ -139,7 +136,7 @@ def test_redo_makes_exactly_the_changed_clips_anew(
 ) -> None:
     few = replace(five, clips=five.clips[:3])
     run_stage(few, tmp_path / "h")
-    other_content(five, small_manifest, 1)
+    replace_media(five, small_manifest, 1)
     with pytest.raises(MediaChanged):
         run_stage(few, tmp_path / "h")
     again = run_stage(few, tmp_path / "h", changed="redo")
@@ -155,11 +152,11 @@ def test_redo_makes_exactly_the_changed_clips_anew(
     assert not run_stage(moved, tmp_path / "h").remarks
 
 
-def test_keep_goes_on_with_what_is_stored_and_is_asked_for_each_time(
+def test_keep_continues_with_stored_clips_and_is_needed_each_time(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     before = digests(run(five, tmp_path / "h").path)
-    other_content(five, small_manifest, 0)
+    replace_media(five, small_manifest, 0)
     kept = run(five, tmp_path / "h", changed="keep")
     assert (kept.due, [change.key for change in kept.media]) == (0, [five.clips[0].key])
     assert digests(kept.path) == before
@@ -167,7 +164,7 @@ def test_keep_goes_on_with_what_is_stored_and_is_asked_for_each_time(
         run(five, tmp_path / "h")
 
 
-def test_a_file_that_was_only_touched_passes_and_is_read_once(
+def test_a_file_with_only_a_new_time_is_accepted_and_read_once(
     five: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(five, tmp_path / "h")
@@ -180,7 +177,7 @@ def test_a_file_that_was_only_touched_passes_and_is_read_once(
     assert read == []
 
 
-def test_what_was_written_just_before_it_was_looked_at_is_compared_by_content(
+def test_recently_written_files_are_compared_by_content(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
     """A coarse clock may give the next version the same time and length."""
@@ -196,25 +193,25 @@ def test_what_was_written_just_before_it_was_looked_at_is_compared_by_content(
         run(five, tmp_path / "h")
 
 
-def test_media_that_is_gone_is_refused_kept_or_quarantined(five: Manifest, tmp_path: Path) -> None:
+def test_missing_media_are_refused_kept_or_quarantined(five: Manifest, tmp_path: Path) -> None:
     run(five, tmp_path / "h")
     gone = five.clips[1]
     (Path(five.media_root) / gone.media).unlink()
     with pytest.raises(MediaChanged, match=f"gone {gone.key}: {gone.media} is no file in"):
         run(five, tmp_path / "h")
     assert run(five, tmp_path / "h", changed="keep").stored == 5
-    assert run(five, tmp_path / "h").stored == 5  # agreed to once
+    assert run(five, tmp_path / "h").stored == 5  # it was accepted once
     shutil.copy(Path(five.media_root) / five.clips[0].media, Path(five.media_root) / gone.media)
     with pytest.raises(
         MediaChanged, match=f"changed {gone.key}"
-    ):  # another file in its place is another matter
+    ):  # another file in its place was not accepted
         run(five, tmp_path / "h")
     (Path(five.media_root) / gone.media).unlink()
     other = run(five, tmp_path / "h2")
     assert len(other.quarantined) == 1
 
 
-def test_redo_of_media_that_is_gone_quarantines_its_clip(five: Manifest, tmp_path: Path) -> None:
+def test_redo_quarantines_clips_of_missing_media(five: Manifest, tmp_path: Path) -> None:
     run(five, tmp_path / "h")
     (Path(five.media_root) / five.clips[1].media).unlink()
     done = run(five, tmp_path / "h", changed="redo")
@@ -222,7 +219,7 @@ def test_redo_of_media_that_is_gone_quarantines_its_clip(five: Manifest, tmp_pat
     assert run(five, tmp_path / "h").due == 0
 
 
-def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path: Path) -> None:
+def test_a_file_with_another_name_is_reported_as_moved(five: Manifest, tmp_path: Path) -> None:
     run(five, tmp_path / "h")
     old, root = five.clips[4], Path(five.media_root)
     (root / "new.mp4").write_bytes((root / old.media).read_bytes())
@@ -237,7 +234,7 @@ def test_a_file_with_another_name_is_said_to_have_moved(five: Manifest, tmp_path
     assert run(now, tmp_path / "h").due == 0
 
 
-def test_a_file_that_was_let_go_does_not_make_a_folder_another_one(five: Manifest, tmp_path: Path) -> None:
+def test_an_accepted_missing_file_does_not_count_against_a_folder(five: Manifest, tmp_path: Path) -> None:
     run(five, tmp_path / "home")
     root = Path(five.media_root)
     (root / five.clips[1].media).unlink()
@@ -247,7 +244,7 @@ def test_a_file_that_was_let_go_does_not_make_a_folder_another_one(five: Manifes
     assert identity.same_media(stores, root) == (4, 4)
 
 
-def test_another_folder_of_other_files_does_not_pass_for_this_one(
+def test_another_folder_with_other_files_is_refused(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
     run(five, tmp_path / "h")
@@ -259,7 +256,7 @@ def test_another_folder_of_other_files_does_not_pass_for_this_one(
     assert len(refused.value.changes) == 5
 
 
-def test_a_quarantined_clip_with_other_media_is_said_and_not_refused(
+def test_a_quarantined_clip_with_other_media_is_reported_and_not_refused(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
     bad = Path(five.media_root) / five.clips[2].media
@@ -279,7 +276,7 @@ def test_a_quarantined_clip_with_other_media_is_said_and_not_refused(
     assert run(five, tmp_path / "h").media == ()
 
 
-def test_a_store_of_old_without_a_record_opens_and_gets_one(
+def test_an_older_store_without_a_media_record_opens_and_gets_one(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     made = run(five, tmp_path / "h")
@@ -291,37 +288,37 @@ def test_a_store_of_old_without_a_record_opens_and_gets_one(
             record_path(made.path).write_bytes(damage)
         assert run(five, tmp_path / "h").due == 0
         assert digests(made.path) == before
-    other_content(five, small_manifest, 0)
+    replace_media(five, small_manifest, 0)
     with pytest.raises(MediaChanged):
         run(five, tmp_path / "h")
 
 
-def test_a_file_that_changes_while_its_clip_is_not_stored_yet_is_no_change(
+def test_a_file_that_changes_before_its_clip_is_stored_is_no_change(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
-    """The record is written before the work: killed then, nothing of the old file is stored."""
+    """The record is written before the work; after a kill nothing of the old file is stored."""
     made = run(five, tmp_path / "h")
     record = record_path(made.path).read_bytes()
     remove_store(made.path)
     assert not record_path(made.path).exists()
     record_path(made.path).write_bytes(record)
-    other_content(five, small_manifest, 3)
+    replace_media(five, small_manifest, 3)
     assert run(five, tmp_path / "h").media == ()
     assert run(five, tmp_path / "h").media == ()
 
 
-def test_a_clip_kept_in_a_journal_counts_no_more_when_its_file_is_another(
+def test_a_kept_record_is_dropped_when_its_file_has_changed(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     recipe = OPTIONS.job(five.segments, five.segment_s).recipe
     folder = Home(tmp_path / "h").stores / five.dataset
     check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
-    with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was whole
+    with open_for_writing(folder, recipe, five) as writer:  # killed before the first shard was complete
         check.settle(writer)
         for at in (0, 2):
             writer.keep(Record(five.clips[at].key, {"visual.stage1": np.zeros(32, np.float16)}, {}))
         writer.sync()
-    other_content(five, small_manifest, 0)
+    replace_media(five, small_manifest, 0)
     check = MediaCheck(RunContext(five, Home(tmp_path / "h"), ONE), [folder / recipe.folder_name])
     check.refuse()
     with open_for_writing(folder, recipe, five) as writer:
@@ -338,7 +335,7 @@ def dropped_once(self: identity.StoreWriter, number: int, keys: Collection[str])
     raise KeyboardInterrupt
 
 
-def test_a_redo_stopped_at_any_point_ends_as_an_undisturbed_one(
+def test_an_interrupted_redo_ends_like_an_undisturbed_one(
     five: Manifest,
     small_manifest: Manifest,
     tmp_path: Path,
@@ -352,7 +349,7 @@ def test_a_redo_stopped_at_any_point_ends_as_an_undisturbed_one(
             put(five, clip.media, Path(small_manifest.media_root) / small_manifest.clips[at].media)
         run(five, home)
         for at in (0, 3):
-            other_content(five, small_manifest, at, 9 + at)
+            replace_media(five, small_manifest, at, 9 + at)
         with monkeypatch.context() as patch:
 
             def stopped(*_: object) -> None:
@@ -373,7 +370,7 @@ def test_a_redo_stopped_at_any_point_ends_as_an_undisturbed_one(
         assert run(five, home).media == ()
 
 
-def test_slices_merged_and_converted_stores_know_what_they_were_made_of(
+def test_merged_and_converted_stores_keep_the_media_record(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
     parts = [run(five, tmp_path / "h", RunOptions(workers=1, part=Slice(i, 2))).path for i in (1, 2)]
@@ -382,7 +379,7 @@ def test_slices_merged_and_converted_stores_know_what_they_were_made_of(
     whole = merge(parts).path
     other, _ = convert(whole, "zarr")
     assert set(read_record(other) or {}) == {clip.media for clip in five.clips}
-    other_content(five, small_manifest, 3)
+    replace_media(five, small_manifest, 3)
     with pytest.raises(MediaChanged):
         run(five, tmp_path / "h")
 
@@ -394,7 +391,7 @@ def test_a_change_between_slices_of_one_file_is_not_lost_in_merging(
     rows = tuple(replace(clip, media=film, start_s=float(i) / 4) for i, clip in enumerate(five.clips))
     windows = replace(five, clips=rows)
     parts = [run(windows, tmp_path / "h", RunOptions(workers=1, part=Slice(1, 2))).path]
-    other_content(five, small_manifest, 0)
+    replace_media(five, small_manifest, 0)
     parts.append(run(windows, tmp_path / "h", RunOptions(workers=1, part=Slice(2, 2))).path)
     merge(parts)
     with pytest.raises(MediaChanged) as refused:
@@ -402,7 +399,7 @@ def test_a_change_between_slices_of_one_file_is_not_lost_in_merging(
     assert len(refused.value.changes) == 5
 
 
-def test_frames_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
+def test_images_beside_a_wav_are_part_of_its_content(tmp_path: Path) -> None:
     wav, frames = tmp_path / "audio_wav" / "a.wav", tmp_path / "visual_frames" / "a"
     for path in (wav, frames / "a_1.png", frames / "a_2.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -417,7 +414,7 @@ def test_frames_beside_a_wav_belong_to_its_content(tmp_path: Path) -> None:
     assert places.digests(tmp_path, names, identity.media_files) != taken
 
 
-def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tmp_path: Path) -> None:
+def test_verify_reads_every_file_whatever_its_time(five: Manifest, tmp_path: Path) -> None:
     made = run(five, tmp_path / "h")
     root = Path(five.media_root)
     sound = verify_media(made.path, root)
@@ -435,7 +432,7 @@ def test_verify_reads_every_file_again_whatever_its_time_says(five: Manifest, tm
     assert verify_media(made.path, root).unknown == 5
 
 
-def test_a_byte_in_the_middle_is_found_by_reading_all(
+def test_a_changed_byte_in_the_middle_is_found_by_whole_digests(
     five: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media_record, "END_BYTES", 16)
@@ -457,7 +454,7 @@ def test_a_byte_in_the_middle_is_found_by_reading_all(
     assert (found.compared, found.whole, found.changes) == (2, 0, ())
 
 
-def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path) -> None:
+def test_unusual_names_and_links_are_recorded(five: Manifest, tmp_path: Path) -> None:
     root = Path(five.media_root)
     odd = "späte\nnacht – \udc80.mp4"
     (root / odd.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")).symlink_to(
@@ -470,10 +467,10 @@ def test_names_of_any_kind_and_links_are_recorded(five: Manifest, tmp_path: Path
     assert list(read_record(tmp_path / "x") or {}) == [odd]
 
 
-def test_stores_read_back_what_redo_made(five: Manifest, small_manifest: Manifest, tmp_path: Path) -> None:
+def test_a_store_returns_the_redone_record(five: Manifest, small_manifest: Manifest, tmp_path: Path) -> None:
     first = run(five, tmp_path / "h")
     before = StoreReader.open(first.path).read(five.clips[3].key).arrays["visual.stage1"].copy()
-    other_content(five, small_manifest, 3)
+    replace_media(five, small_manifest, 3)
     again = run(five, tmp_path / "h", changed="redo")
     assert (StoreReader.open(again.path).read(five.clips[3].key).arrays["visual.stage1"] != before).any()
 
@@ -498,21 +495,21 @@ def test_the_first_twenty_changes_are_listed_and_the_same_of_several_stores_once
     assert (again.changes, str(again)) == (two.changes, str(two))
 
 
-def test_what_to_do_about_changes_is_redo_or_keep() -> None:
+def test_changed_accepts_redo_and_keep() -> None:
     for changed in ("", "redo", "keep"):
         identity.check_changed(changed)
     with pytest.raises(CaeavError, match=r"--changed cannot be 'keeep'\n  next: .*keep"):
         identity.check_changed("keeep")
 
 
-def test_how_much_of_what_was_recorded_lies_in_a_folder(
+def test_the_recorded_files_in_a_folder_are_counted(
     five: Manifest, small_manifest: Manifest, tmp_path: Path
 ) -> None:
     run(five, tmp_path / "h")
     stores, root = tmp_path / "h" / "stores" / five.dataset, Path(five.media_root)
     assert identity.same_media(stores, root) == (5, 5)
     (root / five.clips[0].media).unlink()
-    other_content(five, small_manifest, 1)
+    replace_media(five, small_manifest, 1)
     path = root / five.clips[2].media
     data = bytearray(path.read_bytes())
     data[50] ^= 1
@@ -521,20 +518,20 @@ def test_how_much_of_what_was_recorded_lies_in_a_folder(
     assert identity.same_media(stores, tmp_path) == (0, 5)
 
 
-def test_keep_leaves_every_stored_clip_and_what_was_let_go_stays_quiet(
+def test_keep_leaves_stored_clips_and_does_not_report_accepted_missing_files_again(
     five: Manifest, small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     made = run(five, tmp_path / "h")
     before = digests(made.path)
     (Path(five.media_root) / five.clips[0].media).unlink()
-    other_content(five, small_manifest, 1)
+    replace_media(five, small_manifest, 1)
     kept = run(five, tmp_path / "h", changed="keep")
     assert (kept.due, kept.stored, len(kept.media)) == (0, 5, 2)
     assert any("are kept as they are stored" in text for text in kept.remarks)
     assert digests(made.path) == before
     record = read_record(made.path) or {}
     assert record[five.clips[0].media].stamp == media_record.LET_GO
-    for _ in range(2):  # the change is asked about until it is redone; the file that is gone was let go
+    for _ in range(2):  # the change is refused until it is redone; the missing file was accepted
         with pytest.raises(MediaChanged) as refused:
             run(five, tmp_path / "h")
         assert [c.key for c in refused.value.changes] == [five.clips[1].key]

@@ -1,4 +1,4 @@
-"""An extraction killed at random moments, again and again, ends with the bytes of an undisturbed one."""
+"""An extraction that is repeatedly killed at random moments ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_until
 
 KILLS = 8
 
@@ -23,17 +24,8 @@ def start(dataset: Path, home: Path) -> subprocess.Popen[bytes]:
 
 
 def indexes(home: Path) -> int:
-    """Published shards; a glob alone would count the one being written (`.part-000001.idx`) as well."""
+    """The number of published shards, without the one being written (`.part-000001.idx`)."""
     return len(list(home.glob("stores/*/*/index/[0-9]*.idx")))
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +38,7 @@ def undisturbed(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return home
 
 
-def test_killed_again_and_again_at_random_moments_the_store_is_the_same(
+def test_kills_at_random_moments_do_not_change_the_store(
     small_set: Path, undisturbed: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     rng = random.Random(0)
@@ -82,16 +74,14 @@ def test_killed_again_and_again_at_random_moments_the_store_is_the_same(
             if "/media.tokens-" not in name and name != "rates.json"
         }
         for home in (tmp_path, undisturbed)
-    )  # what is recorded of media lacks the digests of whole files that a kill costs
+    )  # without the media record, whose digests of whole files are lost in a kill
     assert killed == calm
 
 
-def test_interrupted_by_the_user_it_says_how_to_go_on_and_keeps_what_is_done(
-    small_set: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_keeps_finished_shards_and_says_how_to_continue(small_set: Path, tmp_path: Path) -> None:
     process = start(small_set, tmp_path)
     root = psutil.Process(process.pid)
-    assert wait_until(lambda: indexes(tmp_path) >= 2)
+    wait_until(lambda: indexes(tmp_path) >= 2)
     children = root.children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)

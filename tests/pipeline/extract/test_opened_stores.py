@@ -1,4 +1,4 @@
-"""What is asked of stores before anything is made of them: one backbone to open, captions to embed otherwise."""
+"""What stores must fulfil before they are used: one backbone to open, captions to embed in another way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str]]:
     return asked
 
 
-def test_stores_of_one_network_are_opened_whatever_taps_they_hold(parts: list[tuple[Recipe, str]]) -> None:
+def test_stores_of_one_network_open_it_whatever_their_taps(parts: list[tuple[Recipe, str]]) -> None:
     one = tokens({"name": "swin", "weights": "w", "taps": ["a"], "settings": {"taps": "a", "size": 2}})
     other = tokens({"name": "swin", "weights": "w", "taps": ["b"], "settings": {"taps": "b", "size": 2}})
     sound = tokens(None, name="hts-at")
@@ -56,7 +56,7 @@ def test_stores_of_one_network_are_opened_whatever_taps_they_hold(parts: list[tu
         ({"name": "shut", "weights": "w"}, "have swin, shut as visual backbones"),
     ],
 )
-def test_stores_of_several_networks_are_not_opened(
+def test_stores_of_several_networks_are_refused(
     parts: list[tuple[Recipe, str]], other: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(CaeavError, match=said):
@@ -64,7 +64,7 @@ def test_stores_of_several_networks_are_not_opened(
     assert parts == []
 
 
-def test_a_network_that_is_shut_or_not_there_is_refused(parts: list[tuple[Recipe, str]]) -> None:
+def test_a_network_without_open_blocks_and_a_missing_one_are_refused(parts: list[tuple[Recipe, str]]) -> None:
     with pytest.raises(CaeavError, match="have none as audio backbones"):
         open_live([tokens({"name": "swin"})], "audio")
     with pytest.raises(CaeavError, match=r"inside shut: its blocks are not open.*\n.*ladder"):
@@ -99,7 +99,7 @@ def lookups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     return made
 
 
-def test_only_captions_are_embedded_and_only_otherwise(tmp_path: Path, lookups: list[Any]) -> None:
+def test_only_captions_can_be_embedded_and_only_in_another_way(tmp_path: Path, lookups: list[Any]) -> None:
     home = Home(tmp_path)
 
     def embed(source: Any, **other: Any) -> Any:
@@ -117,9 +117,7 @@ def test_only_captions_are_embedded_and_only_otherwise(tmp_path: Path, lookups: 
     assert lookups == []
 
 
-def test_texts_are_those_of_the_source_and_its_quarantined_clips_stay_so(
-    tmp_path: Path, lookups: list[Any]
-) -> None:
+def test_embedding_again_keeps_texts_and_quarantined_clips(tmp_path: Path, lookups: list[Any]) -> None:
     recipe = CaptionOptions().job(10, 1.0).recipe
     gone = Quarantined("lost", "decode", "damaged", 2)
     source = captions(tmp_path, recipe, [gone])
@@ -132,7 +130,7 @@ def test_texts_are_those_of_the_source_and_its_quarantined_clips_stay_so(
     assert carried == ([source.path], made.path)
 
 
-def test_stores_are_asked_for_and_random_weights_told_before_any_work(
+def test_stores_are_required_and_random_weights_reported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, said, runs = Manifest("mine", 4, 0.5, (), ()), list[str](), list[Any]()

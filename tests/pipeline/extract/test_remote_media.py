@@ -1,4 +1,4 @@
-"""Media from an object store, and stores published to one while they are made: the bytes of a run on a disk."""
+"""Media from an object store, and stores published while they are made: the bytes of a run from a disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from s3_server import S3, Fault
 from thread_cluster import ThreadCluster, use_clusters
+from waiting import wait_until
 
 from caeav.cli.datasets import LOOKS, load, source
 from caeav.manifests.clip import Manifest
@@ -41,7 +42,7 @@ CLIPS = 10
 
 @pytest.fixture
 def uploaded(small_set: Path, s3: S3) -> Path:
-    """The small set lies at `URL`; its folder on the disk."""
+    """Upload `small_set` to `URL`; its folder on the disk."""
     for path in sorted(small_set.rglob("*")):
         if path.is_file():
             s3.put(f"sets/AVE/{path.relative_to(small_set).as_posix()}", path.read_bytes())
@@ -59,7 +60,9 @@ def made(home: Home, root: Path, **options: Any) -> tuple[Any, list[str]]:
     return extract(run, TokenOptions("classic", "classic", shard_clips=4)), said
 
 
-def test_the_layout_holds_small_files_and_stand_ins(uploaded: Path, s3: S3, tmp_path: Path) -> None:
+def test_the_layout_holds_small_files_and_placeholders_of_media(
+    uploaded: Path, s3: S3, tmp_path: Path
+) -> None:
     home = Home(tmp_path)
     root = lay_out(URL, home)
     assert address_of(root) == URL and isinstance(place_of(root), Address)
@@ -112,7 +115,7 @@ def test_digests_are_those_of_the_files(uploaded: Path, s3: S3, tmp_path: Path) 
 def test_a_run_from_an_address_gives_the_bytes_of_one_from_a_folder(
     uploaded: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through a spool of the largest file, published meanwhile, with faults that pass."""
+    """With a spool as large as the largest file, temporary faults, and publishing at the same time."""
     largest = max(p.stat().st_size for p in (uploaded / "AVE").iterdir())
     monkeypatch.setenv("CAEAV_SPOOL_BYTES", str(largest))
     local, _ = made(Home(tmp_path / "a"), uploaded)
@@ -194,13 +197,13 @@ def some_media(root: Path) -> str:
     return load_dataset("synthetic", root, Home(root)).clips[0].media
 
 
-def test_an_object_that_vanished_costs_its_clip_and_refused_access_the_run(
+def test_a_vanished_object_quarantines_its_clip_and_refused_access_ends_the_run(
     uploaded: Path, s3: S3, tmp_path: Path
 ) -> None:
     home = Home(tmp_path)
     root = lay_out(URL, home)
     gone = some_media(root)
-    s3.faults = [Fault("vanish", "GET", gone, after=1)]  # once its digest was taken
+    s3.faults = [Fault("vanish", "GET", gone, after=1)]  # after its digest was taken
     done, _ = made(home, root, max_failed="1")
     (entry,) = done.quarantined
     assert entry.stage == "media" and entry.reason == f"object not found: {URL}/{gone}"
@@ -210,7 +213,9 @@ def test_an_object_that_vanished_costs_its_clip_and_refused_access_the_run(
     assert not list((tmp_path / "other/remote").glob(f"{PREFIX}*"))
 
 
-def test_an_object_that_is_another_one_by_now_ends_the_run(uploaded: Path, s3: S3, tmp_path: Path) -> None:
+def test_an_object_that_changed_since_the_listing_ends_the_run(
+    uploaded: Path, s3: S3, tmp_path: Path
+) -> None:
     home = Home(tmp_path)
     root = lay_out(URL, home)
     s3.put(f"sets/AVE/{some_media(root)}", b"shorter")
@@ -235,14 +240,13 @@ def spooled(s3: S3, tmp_path: Path) -> Callable[..., Spool]:
 
 
 def wait_for(spool: Spool, key: str) -> str:
-    deadline = time.monotonic() + 20
-    while (path := spool.path(key)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    return path
+    paths: list[str | None] = []
+    wait_until(lambda: paths.append(spool.path(key)) or paths[-1])
+    assert paths[-1] is not None
+    return paths[-1]
 
 
-def test_files_come_and_go_and_never_take_more_than_their_room(spooled: Callable[..., Spool], s3: S3) -> None:
+def test_spooled_files_never_exceed_the_limit(spooled: Callable[..., Spool], s3: S3) -> None:
     keys = ["a1", "a2", "b1", "c1", "a3", "d1", "e1"]
     most, over = [0], threading.Event()
     with spooled(keys, 2000) as spool:
@@ -257,7 +261,7 @@ def test_files_come_and_go_and_never_take_more_than_their_room(spooled: Callable
         watching.start()
         for key in keys:
             assert Path(wait_for(spool, key)).read_bytes() == key[0].encode() * 1000
-            if key != "a1":  # it stays while its clip is decoded
+            if key != "a1":  # its clip is still being decoded
                 spool.done(key)
         over.set()
         watching.join()
@@ -265,17 +269,17 @@ def test_files_come_and_go_and_never_take_more_than_their_room(spooled: Callable
         assert spool.bytes == 0 and not list(spool.folder.rglob("*.mp4"))
     assert not spool.folder.exists() and 0 < max(most) <= 2000
     assert [key for method, key in s3.seen if key.endswith("a.mp4")] == ["m/a.mp4"], (
-        "shared while it is there"
+        "clips of one file share it"
     )
 
 
-def test_a_file_that_is_larger_than_the_spool_is_an_error(spooled: Callable[..., Spool]) -> None:
+def test_a_file_larger_than_the_spool_is_an_error(spooled: Callable[..., Spool]) -> None:
     with spooled(["a1"], 999) as spool, pytest.raises(CaeavError, match="the spool may hold 999 B") as raised:
         wait_for(spool, "a1")
     assert "CAEAV_SPOOL_BYTES" in raised.value.hint
 
 
-def test_what_vanished_is_lost_and_the_next_file_comes(spooled: Callable[..., Spool], s3: S3) -> None:
+def test_a_vanished_file_is_lost_and_the_next_one_is_fetched(spooled: Callable[..., Spool], s3: S3) -> None:
     s3.faults = [Fault("vanish", "GET", "b.mp4")]
     with spooled(["a1", "b1", "c1"], 1000) as spool:
         wait_for(spool, "a1")
@@ -302,7 +306,7 @@ def writing(toy: Toy) -> StoreWriter:
 
 
 def published(toy: Toy, url: str, stop: int | None = None) -> list[str]:
-    """Make a store and publish it meanwhile; with `stop` break off after so many shards."""
+    """Make a store and publish it at the same time; with `stop`, interrupt after that many shards."""
     said: list[str] = []
     with writing(toy) as writer, Publishing(url, [writer], said.append) as publishing:
         for number, plan in enumerate(writer.plan()):
@@ -314,7 +318,7 @@ def published(toy: Toy, url: str, stop: int | None = None) -> list[str]:
     return said
 
 
-def test_a_run_that_publishes_breaks_off_and_goes_on(tmp_path: Path, s3: S3) -> None:
+def test_an_interrupted_run_that_publishes_continues(tmp_path: Path, s3: S3) -> None:
     toy = Toy(tmp_path / "stores")
     with pytest.raises(KeyboardInterrupt):
         published(toy, "s3://bucket/out", stop=2)
@@ -330,7 +334,7 @@ def test_a_run_that_publishes_breaks_off_and_goes_on(tmp_path: Path, s3: S3) -> 
         if key in before
         and key.endswith(".tar")
         and key.replace("shards", "index").replace(".tar", ".idx") in before
-    ], "what has its index is not sent again"
+    ], "a shard with its index is not sent again"
     (address,) = list_remote("s3://bucket/out")
     assert verify_remote(address).sound
     held = {
@@ -345,14 +349,11 @@ def test_shards_are_sent_while_others_are_made(tmp_path: Path, s3: S3) -> None:
     with writing(toy) as writer, Publishing("s3://bucket/out", [writer], print):
         plan = writer.plan()[0]
         writer.publish(plan, {key: toy.record(key) for key in plan.missing})
-        deadline = time.monotonic() + 20
-        while not any(key.endswith("000000.idx") for key in s3.objects()):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: any(key.endswith("000000.idx") for key in s3.objects()))
 
 
-def test_a_fault_while_publishing_is_told_at_once_and_raised_at_the_end(tmp_path: Path, s3: S3) -> None:
-    """The store on the disk is finished all the same."""
+def test_a_fault_while_publishing_is_reported_at_once_and_raised_at_the_end(tmp_path: Path, s3: S3) -> None:
+    """The store on the disk is still finished."""
     toy = Toy(tmp_path / "stores")
     s3.faults = [Fault(500, "PUT", r"000001\.tar", times=1000)]
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""What a child process sends is held against what it was asked: a wrong reply costs its clip, never the run."""
+"""The reply of a child process is compared with its request: an invalid reply fails its clip, never the run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Change = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def true(small_set: Path) -> Outcome:
-    """What the first clip really gives."""
+def reply(small_set: Path) -> Outcome:
+    """The real reply for the first clip."""
     path = next((small_set / "AVE").iterdir())
     arrays, info = setup(worker_settings(list(JOBS.values())))(
         {"path": str(path), "start_s": 0.0, "jobs": list(JOBS)}
@@ -36,10 +36,10 @@ def true(small_set: Path) -> Outcome:
     return Outcome("a", arrays, info)
 
 
-def test_true_replies_are_valid(true: Outcome) -> None:
-    assert validate_reply(true, JOBS) == ""
-    failed = {**true.info, "failed": {"1": "ValueError: no words"}, "texts": {"0": {}}}
-    assert validate_reply(replace(true, info=failed), JOBS) == ""
+def test_real_replies_are_valid(reply: Outcome) -> None:
+    assert validate_reply(reply, JOBS) == ""
+    failed = {**reply.info, "failed": {"1": "ValueError: no words"}, "texts": {"0": {}}}
+    assert validate_reply(replace(reply, info=failed), JOBS) == ""
 
 
 @pytest.mark.parametrize(
@@ -90,29 +90,29 @@ def test_true_replies_are_valid(true: Outcome) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(true: Outcome, change: Change, said: str) -> None:
-    arrays, info = dict(true.arrays), copy.deepcopy(dict(true.info))
+def test_invalid_replies_are_described(reply: Outcome, change: Change, said: str) -> None:
+    arrays, info = dict(reply.arrays), copy.deepcopy(dict(reply.info))
     change(arrays, info)
     assert said in validate_reply(Outcome("a", arrays, info), JOBS)
 
 
-def test_a_child_that_lies_costs_its_clip_in_all_stores(
+def test_an_invalid_reply_quarantines_the_clip_in_all_stores(
     small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:2])
-    liar = manifest.clips[0].key
+    invalid = manifest.clips[0].key
 
-    class Lying(local.WorkerPool):
+    class Invalid(local.WorkerPool):
         def map(self, requests: Any) -> Any:
             for outcome in super().map(requests):
-                yield replace(outcome, info={}) if outcome.id == liar else outcome
+                yield replace(outcome, info={}) if outcome.id == invalid else outcome
 
-    monkeypatch.setattr(local, "WorkerPool", Lying)
+    monkeypatch.setattr(local, "WorkerPool", Invalid)
     options = [TokenOptions(), CaptionOptions()]
     for summary in extract_all(
         RunContext(manifest, Home(tmp_path), RunOptions(1), lambda progress: None), options
     ):
         [entry] = summary.quarantined
-        assert (entry.key, entry.stage) == (liar, "decode")
+        assert (entry.key, entry.stage) == (invalid, "decode")
         assert entry.reason == "its process sent an invalid reply: KeyError: 'spent'"
         assert list(StoreReader.open(summary.path).keys) == [manifest.clips[1].key]

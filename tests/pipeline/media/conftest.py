@@ -1,4 +1,4 @@
-"""Media written for these tests: frames that say their own number, sound known to the sample."""
+"""Media written for these tests: frames that show their own number, audio known to the sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BITS, BLOCK = 10, 16
 SIZE = (BITS * BLOCK, 4 * BLOCK)  # width, height
 
 
-def number_picture(number: int) -> np.ndarray[Any, Any]:
+def number_frame(number: int) -> np.ndarray[Any, Any]:
     """A grey frame whose upper half shows `number` as black and white blocks, highest bit left."""
     frame = np.full((SIZE[1], SIZE[0], 3), 90, dtype=np.uint8)
     for bit in range(BITS):
@@ -31,7 +31,7 @@ def number_picture(number: int) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` was told; times are of the container's clock."""
+    """A written file and its content; times are on the container's clock."""
 
     path: Path
     frame_s: tuple[float, ...]
@@ -41,12 +41,12 @@ class Written:
 
 Write = Callable[..., Written]
 PLAIN = {".mp3": {"write_xing": "0", "id3v2_version": "0"}}
-"""An mp3 of nothing but sound: no frame that says how long it is."""
+"""An mp3 without the header frame that says how long it is."""
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write(name, frame_s=..., audio=...)`: a file in the format of its suffix; sound is int16 `[C, n]`."""
+    """`write(name, frame_s=..., audio=...)`: write a file in the format of its suffix; audio is int16 `[C, n]`."""
 
     def make(
         name: str,
@@ -89,7 +89,7 @@ def write(tmp_path: Path) -> Write:
                 ]
             for at_s, stream, item in sorted(todo, key=lambda entry: entry[0]):
                 if stream.type == "video":
-                    frame = av.VideoFrame.from_ndarray(number_picture(item), format="rgb24")
+                    frame = av.VideoFrame.from_ndarray(number_frame(item), format="rgb24")
                     frame.pts, frame.time_base = round(at_s * clock), Fraction(1, clock)
                 else:
                     part = pcm[:, item : item + 1024]
@@ -108,7 +108,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="session")
 def read_number() -> Callable[[np.ndarray[Any, Any]], int]:
-    """`read_number(frame)`: which `number_picture` this is."""
+    """`read_number(frame)`: the number that a `number_frame` shows."""
 
     def read(frame: np.ndarray[Any, Any]) -> int:
         number = 0
@@ -122,14 +122,14 @@ def read_number() -> Callable[[np.ndarray[Any, Any]], int]:
 
 @pytest.fixture(params=sorted(decoders))
 def decoder(request: pytest.FixtureRequest, needs: Callable[[str], None]) -> Any:
-    """Each of the decoders in turn; skips one whose library is not there or does not load."""
+    """Each decoder in turn; skipped where its library is missing or does not load."""
     needs({"pyav": "av"}.get(request.param, request.param))
     return decoders[request.param]()
 
 
 @pytest.fixture(scope="session")
 def media_rows(shared: Path) -> list[dict[str, str]]:
-    """The rows of MEDIA.csv: what each real file is."""
+    """The rows of MEDIA.csv: what each real file contains."""
     table = shared / "data" / "media" / "MEDIA.csv"
     if not table.is_file():
         pytest.skip(f"no {table}")
@@ -143,7 +143,7 @@ Decoded = Callable[[str, str], DecodedClip | DecodeError]
 
 @pytest.fixture(scope="session")
 def decoded(shared: Path) -> Decoded:
-    """`decoded(decoder name, file)`: the first 10 s of a real file, decoded once, or why it was not."""
+    """`decoded(decoder name, file)`: the first 10 s of a real file, decoded once, or the error."""
     known: dict[tuple[str, str], DecodedClip | DecodeError] = {}
 
     def get(name: str, file: str) -> DecodedClip | DecodeError:

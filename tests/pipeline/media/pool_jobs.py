@@ -1,4 +1,4 @@
-"""Jobs for the pool's tests: they do what hostile media makes decoders do."""
+"""Jobs for the pool's tests, which misbehave as decoders do on hostile media."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def sleep(request: Mapping[str, Any]) -> Answer:
 
 
 def with_grandchild(request: Mapping[str, Any]) -> Answer:
-    """Start a process that outlives a killed parent, tell its id, and hang."""
+    """Start a process that outlives a killed parent, write both process ids to a file, and hang."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     Path(request["tell"]).write_text(f"{os.getpid()} {child.pid}")
     return sleep(request)
 
 
 def once(request: Mapping[str, Any]) -> Answer:
-    """Crash the first time, work the second."""
+    """Crash the first time, succeed the second."""
     marker = Path(request["marker"])
     if not marker.exists():
         marker.touch()
@@ -96,7 +96,7 @@ def pickled(request: Mapping[str, Any]) -> Answer:
 
 
 def nonsense(request: Mapping[str, Any]) -> Answer:
-    """A decoder broken into: write arbitrary bytes to the parent."""
+    """Send arbitrary bytes to the parent, as a compromised decoder could."""
     for fd in range(3, 64):
         try:
             if stat.S_ISSOCK(os.fstat(fd).st_mode):

@@ -1,4 +1,4 @@
-"""AVI keeps no times: behind bytes that were lost its index says where everything belongs, and nothing else does."""
+"""AVI stores no times: after lost bytes only its index says where frames and audio belong."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from caeav.pipeline.media.registry import decoders
 
 RATE = 16000
 SAMPLING = Sampling(4, 1.0, RATE)
-FPS = 30  # of what `write` writes
+FPS = 30  # as `write` writes
 
 
 def _zeroed(made: Any, first: float, last: float) -> str:
-    """A copy of a file, a share of its bytes (as where a disk lost some) overwritten by zeros."""
+    """A copy of a file with a part of its bytes overwritten by zeros, as after a disk error."""
     content = bytearray(made.path.read_bytes())
     begin, end = round(len(content) * first), round(len(content) * last)
     content[begin:end] = bytes(end - begin)
@@ -30,7 +30,7 @@ def _zeroed(made: Any, first: float, last: float) -> str:
 @pytest.mark.parametrize(
     "audio_codec", ["pcm_s16le", "pcm_s24le", "pcm_mulaw", "adpcm_ms", "mp2", "libmp3lame"]
 )
-def test_behind_a_zeroed_stretch_everything_keeps_its_time(
+def test_frames_and_audio_after_lost_bytes_keep_their_time(
     write: Any, read_number: Any, needs: Any, video_codec: str, audio_codec: str
 ) -> None:
     needs("av")
@@ -40,7 +40,7 @@ def test_behind_a_zeroed_stretch_everything_keeps_its_time(
     pyav = decoders["pyav"]()
     zeroed = _zeroed(made, 0.3, 0.6)
     lost = 0
-    for start_s in (0.0, 3.0, 6.0):  # the last one by a seek
+    for start_s in (0.0, 3.0, 6.0):  # the last one needs a seek
         whole = pyav.decode(str(made.path), start_s, SAMPLING)
         clip = pyav.decode(zeroed, start_s, SAMPLING)
         assert (
@@ -51,7 +51,7 @@ def test_behind_a_zeroed_stretch_everything_keeps_its_time(
         heard, right = clip.wave.reshape(4, RATE), whole.wave.reshape(4, RATE)
         for t in np.flatnonzero(clip.audio_ok):
             off = np.abs(heard[t] - right[t])[np.abs(heard[t]) > 0]
-            assert np.median(off) < 0.01  # of noise of 0.15; where the hole begins half a packet is zeros
+            assert np.median(off) < 0.01  # of noise of 0.15; at the start of the gap half a packet is zeros
         lost_here = clip.frames_ok.count(False) + clip.audio_ok.count(False)
         assert not lost_here or any(n.code == "damaged" for n in clip.notes)
         lost += lost_here
@@ -59,7 +59,9 @@ def test_behind_a_zeroed_stretch_everything_keeps_its_time(
 
 
 @pytest.mark.parametrize("start_s", [0.0, 6.0])
-def test_who_counts_from_the_start_is_not_asked_behind_it(write: Any, decoder: Any, start_s: float) -> None:
+def test_decoders_that_count_from_the_start_refuse_clips_after_lost_bytes(
+    write: Any, decoder: Any, start_s: float
+) -> None:
     noise = np.random.default_rng(5).integers(-9000, 9000, 10 * RATE, dtype=np.int16)
     made = write("a.avi", frame_s=[n / FPS for n in range(10 * FPS)], audio=noise, rate_hz=RATE,
                  clock=FPS, video_codec="mpeg4", audio_codec="pcm_s16le")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cut, flipped, renamed and oversized files: an error or a true account, never a quiet loss."""
+"""Truncated, flipped, renamed and oversized files: an error or true notes, never a silent loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media_signals import note_codes
 
-from caeav.pipeline.media.clip import DecodedClip, DecodeError, Limits, Sampling
+from caeav.pipeline.media.clip import DecodeError, Limits, Sampling
 from caeav.pipeline.media.registry import decoders
 
 SAMPLING = Sampling(4, 1.0, 32000)
@@ -19,24 +20,22 @@ SAMPLING = Sampling(4, 1.0, 32000)
 
 @pytest.fixture
 def good(write: Any) -> bytes:
-    """A 4 s file, H.264 and PCM in Matroska: what is cut off is missing, what is left is exact."""
+    """A file of 4 s, H.264 and PCM in Matroska: after truncation the rest is still exact."""
     audio = np.random.default_rng(1).integers(-20000, 20000, (1, 4 * 32000), dtype=np.int16)
     content: bytes = write("good.mkv", frame_s=[n / 30 for n in range(120)], audio=audio).path.read_bytes()
     return content
 
 
-def _codes(clip: DecodedClip) -> set[str]:
-    return {note.code for note in clip.notes}
-
-
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
-def test_a_cut_file_claims_only_what_it_has(good: bytes, tmp_path: Path, decoder: Any, share: float) -> None:
+def test_a_truncated_file_has_only_its_remaining_content_called_real(
+    good: bytes, tmp_path: Path, decoder: Any, share: float
+) -> None:
     (tmp_path / "whole.mkv").write_bytes(good)
     (tmp_path / "cut.mkv").write_bytes(good[: round(len(good) * share)])
     whole = decoder.decode(str(tmp_path / "whole.mkv"), 0.0, SAMPLING)
     cut = decoder.decode(str(tmp_path / "cut.mkv"), 0.0, SAMPLING)
     assert not all(cut.audio_ok) and not all(cut.frames_ok)
-    assert {"short_audio", "short_video", "damaged"} <= _codes(cut)
+    assert {"short_audio", "short_video", "damaged"} <= note_codes(cut)
     assert any("header promises 4." in note.detail for note in cut.notes)
     audio = cut.wave.reshape(4, -1), whole.wave.reshape(4, -1)
     kept = cut.facts["audio"]["samples"]
@@ -68,11 +67,11 @@ def test_flipped_bytes_give_an_error_or_whole_arrays(
     if clip.wave is not None:
         assert clip.wave.shape == (SAMPLING.samples,) and np.isfinite(clip.wave).all()
     if not all(clip.frames_ok) or not all(clip.audio_ok):
-        assert _codes(clip) & {"damaged", "short_audio", "short_video", "no_video", "no_audio"}
+        assert note_codes(clip) & {"damaged", "short_audio", "short_video", "no_video", "no_audio"}
 
 
-def test_lost_sound_in_the_middle_is_counted(shared: Path, tmp_path: Path) -> None:
-    """AAC packets overwritten: frames stay, lost sound is told in seconds, later sound keeps its time."""
+def test_lost_audio_in_the_middle_is_counted(shared: Path, tmp_path: Path) -> None:
+    """With overwritten AAC packets, frames stay, lost audio is noted in seconds, later audio keeps its time."""
     source = shared / "data" / "media" / "vas_dog_02754.mp4"
     if not source.is_file():
         pytest.skip(f"no {source}")
@@ -96,9 +95,7 @@ def test_lost_sound_in_the_middle_is_counted(shared: Path, tmp_path: Path) -> No
     assert np.abs(holed.wave[later] - whole.wave[later]).max() < 1e-3
 
 
-def test_sound_that_is_promised_but_does_not_decode_keeps_the_pictures(
-    shared: Path, tmp_path: Path, decoder: Any
-) -> None:
+def test_audio_that_does_not_decode_leaves_the_frames(shared: Path, tmp_path: Path, decoder: Any) -> None:
     source = shared / "data" / "media" / "vas_dog_02754.mp4"
     if not source.is_file():
         pytest.skip(f"no {source}")
@@ -117,7 +114,7 @@ def test_sound_that_is_promised_but_does_not_decode_keeps_the_pictures(
     assert any(n.code == "damaged" and "no sample decodes of 10.000 s" in n.detail for n in clip.notes)
 
 
-def test_what_is_not_media_is_refused_by_name(tmp_path: Path, decoder: Any) -> None:
+def test_files_that_are_not_media_are_refused_with_the_reason(tmp_path: Path, decoder: Any) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film\n" * 100)
     (tmp_path / "folder.mp4").mkdir()
@@ -138,7 +135,7 @@ def test_what_is_not_media_is_refused_by_name(tmp_path: Path, decoder: Any) -> N
 
 
 def test_a_file_that_points_at_other_files_is_not_followed(write: Any, tmp_path: Path) -> None:
-    """Playlists and scripts that FFmpeg would open under any name."""
+    """FFmpeg would open playlists and scripts under any name."""
     write("secret.ts", frame_s=[n / 30 for n in range(60)], clock=90000)
     (tmp_path / "list.mp4").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n"
@@ -161,7 +158,7 @@ def test_a_file_that_points_at_other_files_is_not_followed(write: Any, tmp_path:
         ({"frames": 10}, "pictures decoded for one clip: 11 is more than the allowed 10"),
     ],
 )
-def test_every_limit_says_value_and_limit(
+def test_every_limit_is_an_error_with_value_and_limit(
     good: bytes, tmp_path: Path, limits: dict[str, Any], reason: str
 ) -> None:
     path = tmp_path / "good.mkv"

@@ -1,4 +1,4 @@
-"""Encrypted Matroska and scrambled MPEG-TS: refused as what they are, each stream by itself."""
+"""Encrypted Matroska and scrambled MPEG-TS are refused as encrypted, each stream separately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY_ID = bytes(range(16))
 
 
 def _sized(number: str, body: bytes) -> bytes:
-    """A Matroska element, its length in eight bytes."""
+    """A Matroska element with a length of eight bytes."""
     return bytes.fromhex(number) + (len(body) | 1 << 56).to_bytes(8, "big") + body
 
 
@@ -36,14 +36,14 @@ def _elements(data: bytes) -> list[tuple[str, bytes, int]]:
         width = 9 - data[at].bit_length()
         size = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
         at += width
-        size = len(data) - at if size == (1 << 7 * width) - 1 else size  # not known while it is written
+        size = len(data) - at if size == (1 << 7 * width) - 1 else size  # unknown length
         found.append((number, data[at : at + size], at + size))
         at += size
     return found
 
 
 def _encrypted_matroska(path: Path, out: Path, tracks: set[int]) -> None:
-    """The same file, these tracks (from 1) said to be encrypted."""
+    """Write the same file with these tracks (numbered from 1) marked as encrypted."""
     head, segment = _elements(path.read_bytes())
     parts = []
     for number, body, _ in _elements(segment[1]):
@@ -51,7 +51,7 @@ def _encrypted_matroska(path: Path, out: Path, tracks: set[int]) -> None:
             entries = [entry for n, entry, _ in _elements(body) if n == "AE"]
             entries = [_sized("AE", e + ENCRYPTION * (at in tracks)) for at, e in enumerate(entries, 1)]
             body = b"".join(entries)
-        if number not in ("114D9B74", "1C53BB6B", "EC"):  # where things lie
+        if number not in ("114D9B74", "1C53BB6B", "EC"):  # indexes of positions
             parts.append(_sized(number, body))
     out.write_bytes(_sized(head[0], head[1]) + _sized(segment[0], b"".join(parts)))
 
@@ -72,7 +72,7 @@ def test_encrypted_matroska_is_refused_as_such(write: Any, tmp_path: Path, decod
         decoder.decode(str(path), 0.0, SAMPLING)
 
 
-def test_of_a_matroska_whose_pictures_are_encrypted_the_sound_is_kept(write: Any, tmp_path: Path) -> None:
+def test_the_audio_of_a_file_with_encrypted_video_is_kept(write: Any, tmp_path: Path) -> None:
     path = tmp_path / "half.mkv"
     _encrypted_matroska(_plain(write, "plain.mkv"), path, {1})
     clip = decoders["pyav"]().decode(str(path), 0.0, SAMPLING)
@@ -84,7 +84,7 @@ def test_of_a_matroska_whose_pictures_are_encrypted_the_sound_is_kept(write: Any
 
 @pytest.mark.parametrize("before", [0, 4])
 def test_scrambled_mpeg_ts_is_refused_as_such(write: Any, tmp_path: Path, before: int) -> None:
-    """Also where each packet has a clock of four bytes before it (m2ts)."""
+    """Also with four bytes of clock before each packet (m2ts)."""
     plain = _plain(write, "plain.ts")
     with av.open(str(plain)) as container:
         pids = {stream.id for stream in container.streams}

@@ -1,4 +1,4 @@
-"""Times kept to the frame and to the sample: written files whose every frame and sample is known."""
+"""Times are exact to the frame and the sample, on written files whose every frame and sample is known."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media_signals import frame_times, noise
 
+from caeav.pipeline.media.audio import AudioLine
 from caeav.pipeline.media.clip import DecodeError, Sampling
 from caeav.pipeline.media.registry import decoders
 
 RATE = 32000
 LSB = 1.01 / 32768
-
-
-def _noise(seconds: float, rate_hz: int = RATE, channels: int = 1) -> np.ndarray[Any, Any]:
-    generator = np.random.default_rng(0)
-    return generator.integers(-20000, 20000, (channels, round(seconds * rate_hz)), dtype=np.int16)
-
-
-def _even(seconds: float, fps: float = 30.0, from_s: float = 0.0) -> list[float]:
-    return [from_s + n / fps for n in range(round(seconds * fps))]
 
 
 def _shown_at(frame_s: Any, time_s: float) -> int:
@@ -30,11 +23,11 @@ def _shown_at(frame_s: Any, time_s: float) -> int:
 
 @pytest.mark.parametrize("suffix", ["mkv", "mov"])
 @pytest.mark.parametrize("start_s", [0.0, 1.0, 7.25])
-def test_windows_hit_the_frame_and_the_sample(
+def test_clips_have_the_right_frames_and_samples(
     write: Any, decoder: Any, read_number: Any, suffix: str, start_s: float
 ) -> None:
-    """Also deep inside the file, where a seek is needed, at a start that is no whole second."""
-    made = write(f"exact.{suffix}", frame_s=_even(12), audio=_noise(12))
+    """Also far inside the file, where a seek is needed, and at a fraction of a second."""
+    made = write(f"exact.{suffix}", frame_s=frame_times(12), audio=noise(12, RATE))
     sampling = Sampling(4, 1.0, RATE)
     clip = decoder.decode(str(made.path), start_s, sampling)
     shown = [read_number(frame) for frame in clip.frames]
@@ -46,39 +39,39 @@ def test_windows_hit_the_frame_and_the_sample(
 
 
 @pytest.mark.parametrize("rate_hz", [44100, 48000, 22050])
-def test_changing_the_rate_keeps_the_time(write: Any, decoder: Any, rate_hz: int) -> None:
+def test_resampling_keeps_the_time(write: Any, decoder: Any, rate_hz: int) -> None:
     """A tone at another rate, cut from the middle, equals the tone computed for those times."""
     times = np.arange(9 * rate_hz) / rate_hz
     tone = np.round(12000 * np.sin(2 * np.pi * 440 * times)).astype(np.int16)
-    made = write("tone.mov", frame_s=_even(9), audio=tone, rate_hz=rate_hz)
+    made = write("tone.mov", frame_s=frame_times(9), audio=tone, rate_hz=rate_hz)
     clip = decoder.decode(str(made.path), 5.5, Sampling(3, 1.0, RATE))
     wanted = 12000 / 32768 * np.sin(2 * np.pi * 440 * (5.5 + np.arange(3 * RATE) / RATE))
     assert np.abs(clip.wave - wanted).max() < 2e-3  # one sample off would be 0.03
 
 
-def test_sound_that_starts_later_than_the_picture(write: Any, decoder: Any) -> None:
-    made = write("late.mkv", frame_s=_even(4), audio=_noise(3.5), audio_from_s=0.5)
+def test_audio_that_starts_after_the_video_keeps_its_time(write: Any, decoder: Any) -> None:
+    made = write("late.mkv", frame_s=frame_times(4), audio=noise(3.5, RATE), audio_from_s=0.5)
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     half = RATE // 2
     assert not clip.wave[: half - 32].any()
     assert np.abs(clip.wave[half:] - made.audio[0, : 7 * half] / 32768).max() < LSB
-    assert clip.audio_ok == (True, True, True, True)  # half of the first segment is there
+    assert clip.audio_ok == (True, True, True, True)  # half of the first segment is real
     [note] = [note for note in clip.notes if note.code == "short_audio"]
     assert "3.500 of 4.000 s (112000 of 128000 samples), at 0.500-4.000 s" in note.detail
 
 
 @pytest.mark.parametrize("start_s", [4.0, 11.0])
-def test_a_clip_behind_the_end_of_the_sound_is_silent_and_not_called_damaged(
+def test_a_clip_after_the_end_of_the_audio_is_silent_and_not_damaged(
     write: Any, decoder: Any, start_s: float
 ) -> None:
-    made = write("ended.mov", frame_s=_even(14), audio=_noise(3))
+    made = write("ended.mov", frame_s=frame_times(14), audio=noise(3, RATE))
     clip = decoder.decode(str(made.path), start_s, Sampling(3, 1.0, RATE))
     assert all(clip.frames_ok) and not any(clip.audio_ok) and not clip.wave.any()
     assert {note.code for note in clip.notes} - {"longer_media"} == {"short_audio"}
 
 
-def test_pictures_that_start_later_than_the_sound(write: Any, decoder: Any, read_number: Any) -> None:
-    made = write("video_late.mkv", frame_s=_even(2, from_s=2.0), audio=_noise(4))
+def test_video_that_starts_after_the_audio_keeps_its_time(write: Any, decoder: Any, read_number: Any) -> None:
+    made = write("video_late.mkv", frame_s=frame_times(2, from_s=2.0), audio=noise(4, RATE))
     clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     assert [read_number(frame) for frame in clip.frames] == [0, 0, 15, 45]
     assert clip.frames_ok == (False, False, True, True)
@@ -88,32 +81,32 @@ def test_pictures_that_start_later_than_the_sound(write: Any, decoder: Any, read
 
 
 @pytest.mark.parametrize("start_s", [1.0, 8.0])
-def test_a_container_clock_that_does_not_start_at_zero(write: Any, read_number: Any, start_s: float) -> None:
-    """MPEG-TS begins where it likes on its own clock; media time 0 is its first packet."""
-    made = write("clock.ts", frame_s=_even(12), clock=90000)
+def test_media_time_starts_with_the_first_packet(write: Any, read_number: Any, start_s: float) -> None:
+    """The clock of MPEG-TS starts at any value; media time 0 is the first packet."""
+    made = write("clock.ts", frame_s=frame_times(12), clock=90000)
     clip = decoders["pyav"]().decode(str(made.path), start_s, Sampling(2, 1.0, RATE))
     first = round(start_s * 30)
     assert [read_number(frame) for frame in clip.frames] == [first + 15, first + 45]
 
 
-def test_a_decoder_that_gives_the_wrong_picture_is_not_believed(
-    write: Any, read_number: Any, decoder: Any
-) -> None:
-    """In MPEG-TS decord and torchcodec begin at the second key frame; a frame called real is the right one."""
-    made = write("clock.ts", frame_s=_even(4), clock=90000)
+def test_wrong_frames_of_a_decoder_are_not_called_real(write: Any, read_number: Any, decoder: Any) -> None:
+    """In MPEG-TS decord and torchcodec begin at the second key frame; frames called real must be the right ones."""
+    made = write("clock.ts", frame_s=frame_times(4), clock=90000)
     try:
         clip = decoder.decode(str(made.path), 0.0, Sampling(4, 1.0, RATE))
     except DecodeError as error:
-        assert decoder.name != "pyav" and "mpegts" in str(error)  # nothing it says could be checked
+        assert decoder.name != "pyav" and "mpegts" in str(error)  # nothing it returns could be checked
         return
     shown = [read_number(frame) for frame in clip.frames]
     right = [number == 15 + 30 * t for t, number in enumerate(shown)]
-    assert (all(right) and all(clip.frames_ok)) or decoder.name != "pyav"  # marking all as lost is no way out
+    assert (
+        all(right) and all(clip.frames_ok)
+    ) or decoder.name != "pyav"  # PyAV must not mark everything as lost
     assert all(is_right for is_right, ok in zip(right, clip.frames_ok, strict=True) if ok)
     assert all(clip.frames_ok) or "damaged" in {note.code for note in clip.notes}
 
 
-def test_a_variable_frame_rate(write: Any, decoder: Any, read_number: Any) -> None:
+def test_a_variable_frame_rate_is_followed_and_noted(write: Any, decoder: Any, read_number: Any) -> None:
     gaps = np.random.default_rng(3).choice([0.02, 0.04, 0.15], 120)
     frame_s = [0.0, *np.cumsum(gaps)]
     made = write("vfr.mp4", frame_s=frame_s)
@@ -124,37 +117,21 @@ def test_a_variable_frame_rate(write: Any, decoder: Any, read_number: Any) -> No
     assert any(note.code == "variable_frame_rate" and "0.150" in note.detail for note in clip.notes)
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_is_applied_alike(write: Any, decoder: Any, degrees: int) -> None:
-    """The frames come out turned as the container asks, the same way from every decoder."""
-    made = write("turned.mp4", frame_s=_even(1), rotation=degrees)
-    plain = write("plain.mp4", frame_s=_even(1))
-    sampling = Sampling(1, 1.0, RATE)
-    flat = decoders["pyav"]().decode(str(plain.path), 0.0, sampling).frames[0]
-    clip = decoder.decode(str(made.path), 0.0, sampling)
-    turned = clip.frames[0]
-    assert turned.shape == (flat.shape if degrees == 180 else (flat.shape[1], flat.shape[0], 3))
-    assert np.abs(np.rot90(turned, -degrees // 90).astype(int) - flat).mean() < 3
-    assert any(note.code == "rotated" for note in clip.notes) or (degrees == 180 and decoder.name == "decord")
-
-
-def test_five_channels_are_mixed_with_the_centre_loudest(write: Any, decoder: Any) -> None:
-    """A tone in the centre channel alone keeps the share 1 / (1 + 4 surround weights); the bass channel gives none."""
+def test_six_channels_are_mixed_with_ffmpegs_weights(write: Any, decoder: Any) -> None:
+    """A tone in the centre channel gets its weight 1 / 3.4142, one in the LFE channel none."""
     tone = np.round(20000 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)).astype(np.int16)
     silent = np.zeros_like(tone)
     for channel, share in ((0, 0.7071 / 3.4142), (2, 1 / 3.4142), (3, 0.0)):
         audio = np.stack([tone if c == channel else silent for c in range(6)])
-        made = write(f"six{channel}.mkv", frame_s=_even(2), audio=audio, layout="5.1")
+        made = write(f"six{channel}.mkv", frame_s=frame_times(2), audio=audio, layout="5.1")
         clip = decoder.decode(str(made.path), 0.0, Sampling(2, 1.0, RATE))
         assert float(np.abs(clip.wave).max()) == pytest.approx(share * 20000 / 32768, abs=2e-3)
         assert "downmixed" in {note.code for note in clip.notes}
 
 
-def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
-    """Sound after lost packets is not moved forward (PyAV, which gives times; others hand out what they join)."""
-    from caeav.pipeline.media.audio import AudioLine
-
-    pieces = _noise(4)[0].astype(np.float32) / 32768
+def test_a_gap_in_the_audio_keeps_its_place(write: Any) -> None:
+    """Audio after lost packets is not moved forward (with PyAV, which gives times; the others join the rest)."""
+    pieces = noise(4, RATE)[0].astype(np.float32) / 32768
     line = AudioLine(tick_s=1 / RATE, keep_s=(0.0, 10.0))
     for at in range(0, 4 * RATE, 1000):
         if not RATE <= at < 2 * RATE:
@@ -167,29 +144,29 @@ def test_a_hole_in_the_sound_stays_where_it_is(write: Any) -> None:
 
 
 def test_times_rounded_to_milliseconds_do_not_move_samples() -> None:
-    from caeav.pipeline.media.audio import AudioLine
-
     rate = 44100
-    pieces = _noise(3, rate)[0].astype(np.float32)
+    pieces = noise(3, rate)[0].astype(np.float32)
     line = AudioLine(tick_s=0.001, keep_s=(0.0, 10.0))
-    for at in range(10 * 1024, pieces.size, 1024):  # entered in the middle, as after a seek
+    for at in range(10 * 1024, pieces.size, 1024):  # starting in the middle, as after a seek
         line.add(round(at / rate, 3), pieces[at : at + 1024], rate)
     wave = line.audio().window(1.0, rate, rate)
     assert np.array_equal(wave, pieces[rate : 2 * rate])
 
 
-def test_past_the_end_and_before_the_start_are_errors(write: Any, decoder: Any) -> None:
-    made = write("short.mov", frame_s=_even(2), audio=_noise(2))
+def test_clips_before_the_start_or_past_the_end_are_errors(write: Any, decoder: Any) -> None:
+    made = write("short.mov", frame_s=frame_times(2), audio=noise(2, RATE))
     with pytest.raises(DecodeError, match=r"starts at 20\.000 s but the media ends at 2\.0\d\d s"):
         decoder.decode(str(made.path), 20.0, Sampling(4, 1.0, RATE))
     with pytest.raises(DecodeError, match=r"starts at -1\.0 s"):
         decoder.decode(str(made.path), -1.0, Sampling(4, 1.0, RATE))
 
 
-def test_a_length_that_is_only_guessed_refuses_no_clip(write: Any, tmp_path: Path) -> None:
-    """A bare stream's length is guessed from its first bit rate: here 4 s instead of 12."""
+def test_a_guessed_duration_refuses_no_clip(write: Any, tmp_path: Path) -> None:
+    """The duration of a bare stream is guessed from its first bit rate: here 4 s instead of 12 s."""
     parts = [
-        write(f"{rate}.mp3", audio=_noise(seconds), audio_codec="libmp3lame", bit_rate=rate).path.read_bytes()
+        write(
+            f"{rate}.mp3", audio=noise(seconds, RATE), audio_codec="libmp3lame", bit_rate=rate
+        ).path.read_bytes()
         for rate, seconds in ((320_000, 3), (64_000, 9))
     ]
     joined = tmp_path / "joined.mp3"
@@ -200,11 +177,11 @@ def test_a_length_that_is_only_guessed_refuses_no_clip(write: Any, tmp_path: Pat
         decoders["pyav"]().decode(str(joined), 30.0, Sampling(3, 1.0, RATE))
 
 
-def test_sound_alone_and_pictures_alone(write: Any, decoder: Any) -> None:
+def test_files_with_only_audio_or_only_video_are_decoded(write: Any, decoder: Any) -> None:
     sampling = Sampling(2, 1.0, RATE)
-    audio = decoder.decode(str(write("sound.wav", audio=_noise(2)).path), 0.0, sampling)
+    audio = decoder.decode(str(write("sound.wav", audio=noise(2, RATE)).path), 0.0, sampling)
     assert audio.frames is None and audio.frames_ok == (False, False) and all(audio.audio_ok)
     assert {note.code for note in audio.notes} == {"no_video"}
-    silent = decoder.decode(str(write("silent.mp4", frame_s=_even(2)).path), 0.0, sampling)
+    silent = decoder.decode(str(write("silent.mp4", frame_s=frame_times(2)).path), 0.0, sampling)
     assert silent.wave is None and silent.audio_ok == (False, False) and all(silent.frames_ok)
     assert {note.code for note in silent.notes} == {"no_audio"}

@@ -1,4 +1,4 @@
-"""Sound joined end to end: each part follows the one before it, to the sample, whatever the stamps say."""
+"""Joined audio files: each part follows the previous one to the sample, whatever the timestamps say."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _joined(write: Any, tmp_path: Path, suffix: str, codec: str, rates: tuple[in
 def test_the_end_of_a_joined_flac_part_is_not_overlapped_by_the_next(
     write: Any, tmp_path: Path, start_s: float
 ) -> None:
-    """The last frames of a part come without a stamp: parts after it began a quarter of a second early."""
+    """The last frames of a part have no timestamp; the next part once began a quarter of a second early."""
     path = _joined(write, tmp_path, "flac", "flac", (16000,) * 3)
     clip = decoders["pyav"]().decode(str(path), start_s, Sampling(3, 1.0, 16000))
     middles = [start_s + (n + 0.5) / 10 for n in range(30)]
@@ -45,8 +45,8 @@ def test_the_end_of_a_joined_flac_part_is_not_overlapped_by_the_next(
     assert all(clip.audio_ok)
 
 
-def test_bare_aac_whose_rate_changes_is_counted_by_its_samples(write: Any, tmp_path: Path) -> None:
-    """Its demuxer counts on at the first rate, so that a clip from further on lay at another time."""
+def test_bare_aac_with_a_changing_rate_is_timed_by_its_samples(write: Any, tmp_path: Path) -> None:
+    """Its demuxer keeps counting at the first rate, which once put later clips at a wrong time."""
     path = _joined(write, tmp_path, "aac", "aac", (16000, 24000, 32000, 16000))
     ends_s = np.cumsum([(-(-PARTS_S * rate // 1024) + 1) * 1024 / rate for rate in (16000, 24000, 32000)])
     for start_s in (0.0, 3.0, 6.0, 9.0):

@@ -1,4 +1,4 @@
-"""What decord and torchcodec get wrong, put right or refused: the start of Vorbis and Opus, lost packets, joins."""
+"""Known faults of decord and torchcodec are corrected or refused: starts of Vorbis and Opus, lost packets, joins."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media_signals import noise
 
 from caeav.pipeline.media.clip import DecodeError, Sampling
 from caeav.pipeline.media.registry import decoders
@@ -22,10 +23,6 @@ def _clicks() -> np.ndarray[Any, Any]:
     return audio
 
 
-def _noise(seconds: float, rate_hz: int = 16000) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(-9000, 9000, round(seconds * rate_hz), dtype=np.int16)
-
-
 @pytest.mark.parametrize(
     ("name", "codec"),
     [
@@ -36,10 +33,10 @@ def _noise(seconds: float, rate_hz: int = 16000) -> np.ndarray[Any, Any]:
     ],
 )
 @pytest.mark.parametrize("start_s", [0.0, 6.0])
-def test_a_click_is_heard_when_its_picture_is_seen(
+def test_a_click_in_opus_is_at_its_time(
     write: Any, decoder: Any, name: str, codec: str, start_s: float
 ) -> None:
-    """Opus gives 6.5 ms that are to be left out: they move the sound if not counted."""
+    """Opus starts with 6.5 ms that must be dropped; otherwise all audio is late."""
     frames = {} if name == "a.opus" else {"frame_s": [n / 25 for n in range(175)]}
     if name == "a.webm":
         frames["video_codec"] = "libvpx"
@@ -49,8 +46,8 @@ def test_a_click_is_heard_when_its_picture_is_seen(
     assert at / RATE == pytest.approx(0.5, abs=0.0015)
 
 
-def test_decord_places_vorbis_in_webm_where_it_belongs(shared: Path, needs: Any) -> None:
-    """Its first packet gives no sample; decord counted from there, 16 ms early."""
+def test_decord_decodes_vorbis_in_webm_at_the_right_time(shared: Path, needs: Any) -> None:
+    """The first packet gives no sample; decord counts from there, 16 ms early."""
     needs("decord")
     path = str(shared / "data" / "media" / "big_buck_bunny_432_433.webm")
     waves = [decoders[name]().decode(path, 0.0, Sampling(1, 1.0, 44100)).wave for name in ("pyav", "decord")]
@@ -58,10 +55,14 @@ def test_decord_places_vorbis_in_webm_where_it_belongs(shared: Path, needs: Any)
     assert abs(begins[1] - begins[0]) < 22  # half a millisecond: containers round
 
 
-def test_wavpack_in_matroska_is_no_sound_with_holes(write: Any, decoder: Any) -> None:
-    """Its packets have no length; torchcodec gives no sample of the first one, and is not asked."""
+def test_wavpack_in_matroska_is_decoded_whole_or_not_called_real(write: Any, decoder: Any) -> None:
+    """Its packets have no duration; torchcodec gives no sample of the first one, so it is not used."""
     made = write(
-        "a.mkv", frame_s=[n / 25 for n in range(150)], audio=_noise(6), rate_hz=16000, audio_codec="wavpack"
+        "a.mkv",
+        frame_s=[n / 25 for n in range(150)],
+        audio=noise(6, 16000, level=9000),
+        rate_hz=16000,
+        audio_codec="wavpack",
     )
     clip = decoder.decode(str(made.path), 0.0, Sampling(3, 1.0, 16000))
     assert all(clip.frames_ok)
@@ -76,10 +77,10 @@ def test_wavpack_in_matroska_is_no_sound_with_holes(write: Any, decoder: Any) ->
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.wav", "adpcm_ms"), ("b.wav", "adpcm_ima_wav"), ("a.caf", "alac")]
 )
-def test_sound_of_which_packets_are_lost_is_refused_by_name(
+def test_codecs_of_which_torchcodec_loses_packets_are_refused(
     write: Any, decoder: Any, name: str, codec: str
 ) -> None:
-    made = write(name, audio=_noise(4), rate_hz=16000, audio_codec=codec)
+    made = write(name, audio=noise(4, 16000, level=9000), rate_hz=16000, audio_codec=codec)
     if decoder.name != "torchcodec":
         assert all(decoder.decode(str(made.path), 0.0, Sampling(3, 1.0, 16000)).audio_ok)
         return
@@ -89,10 +90,10 @@ def test_sound_of_which_packets_are_lost_is_refused_by_name(
         decoder.decode(str(made.path), 0.0, Sampling(3, 1.0, 16000))
 
 
-def test_a_joined_matroska_is_refused_by_who_shows_the_old_picture(
+def test_a_joined_matroska_is_refused_by_decoders_that_show_stale_frames(
     write: Any, tmp_path: Path, decoder: Any
 ) -> None:
-    """The frames of part two have the times of part one; they are left out, and what then stands is the last one."""
+    """Frames of part two have the times of part one and are dropped; what is then shown is the last of part one."""
     parts = [write(f"{n}.mkv", frame_s=[n / 25 for n in range(100)]).path.read_bytes() for n in range(2)]
     path = tmp_path / "joined.mkv"
     path.write_bytes(b"".join(parts))
@@ -109,10 +110,10 @@ def test_a_joined_matroska_is_refused_by_who_shows_the_old_picture(
     assert refused.value.hint == "use --decoder pyav"
 
 
-def test_torchcodec_calls_no_picture_real_that_is_one_too_old(write: Any, needs: Any) -> None:
-    """It does not give the last frame of ASF files; the one before it has another stamp than the packet."""
+def test_torchcodec_calls_no_stale_frame_of_an_asf_file_real(write: Any, needs: Any) -> None:
+    """It does not give the last frame of ASF files; the one before has another timestamp than the packet."""
     needs("torchcodec")
-    made = write("a.wmv", frame_s=[n / 5 for n in range(13)], audio=_noise(6), rate_hz=16000,
+    made = write("a.wmv", frame_s=[n / 5 for n in range(13)], audio=noise(6, 16000, level=9000), rate_hz=16000,
                  video_codec="wmv2", audio_codec="wmav2", bit_rate=64000)  # fmt: skip
     wanted = Sampling(3, 1.0, 16000)
     right = decoders["pyav"]().decode(str(made.path), 0.0, wanted)

@@ -1,4 +1,4 @@
-"""The parts of decoding alone, on made-up packets, sounds and frames: bounds, orders, sums and words."""
+"""The parts of decoding one by one, on made-up packets, audio and frames: bounds, orders, sums and notes."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def details(clip: Any, code: str) -> list[str]:
     return [note.detail for note in clip.notes if note.code == code]
 
 
-# Sound
+# Audio
 
 
-def test_spans_are_joined_in_order_where_they_touch() -> None:
+def test_touching_spans_are_merged_in_order() -> None:
     assert merge_spans([(3.0, 4.0), (0.0, 2.0), (1.0, 1.5), (2.0, 2.5)]) == [(0.0, 2.5), (3.0, 4.0)]
     assert merge_spans([]) == []
 
 
-def test_sound_counts_what_is_real_between_two_times() -> None:
+def test_real_seconds_of_audio_are_counted_between_two_times() -> None:
     audio = Audio(spans_s=[(0.0, 1.0), (2.0, 5.0)])
     assert audio.within(0.5, 3.0) == pytest.approx(1.5) and audio.within(1.2, 1.8) == 0
     whole = Audio.of(tone(2.0), RATE, 3.0)
@@ -106,7 +106,7 @@ def test_a_window_has_its_samples_at_their_times_and_silence_around_them() -> No
     assert np.allclose(out[1100:1900], 0.5, atol=0.01) and not out[2000:].any()
 
 
-def test_the_rate_is_changed_without_moving_the_sound() -> None:
+def test_resampling_does_not_move_the_audio() -> None:
     assert resample(tone(1.0), RATE, RATE).size == RATE and resample(tone(0), RATE, 10).size == 0
     slow = np.sin(np.arange(8000) / 8000 * 2 * np.pi * 5).astype(np.float32)
     found = Stretch(slow, 8000, 0.0).window(0.0, 4000, 4000)
@@ -117,7 +117,7 @@ def line(**more: Any) -> AudioLine:
     return AudioLine(1 / RATE, (0.0, 100.0), **more)
 
 
-def test_pieces_touch_and_a_jump_is_a_hole_of_its_length() -> None:
+def test_pieces_are_joined_and_a_jump_becomes_a_gap_of_its_length() -> None:
     collected = line()
     assert collected.end_s is None
     collected.add(1.0, tone(0.5), RATE)
@@ -131,22 +131,22 @@ def test_pieces_touch_and_a_jump_is_a_hole_of_its_length() -> None:
     assert stretch.mono.size == 3500 and not stretch.mono[1500:3000].any() and stretch.mono[3000:].all()
 
 
-def test_one_stamp_alone_that_is_off_moves_nothing() -> None:
+def test_a_single_wrong_timestamp_moves_nothing() -> None:
     collected = line()
     for at_s in (0.0, 0.5, 1.3, 1.5, 2.0):
         collected.add(at_s, tone(0.5), RATE)
     assert [(round(a, 3), round(b, 3)) for a, b in collected.audio().spans_s] == [(0.0, 2.5)]
 
 
-def test_pieces_outside_of_what_is_kept_are_left_out() -> None:
+def test_pieces_outside_the_kept_span_are_dropped() -> None:
     collected = AudioLine(1 / RATE, (1.0, 2.0))
     for at_s in (0.0, 0.4, 0.5, 1.5, 2.0, 2.1):
         collected.add(at_s, tone(0.5), RATE)
     assert [piece.start_s for piece in collected._pieces] == [0.5, 1.5, 2.0]
-    assert collected.end_s == pytest.approx(2.6), "it was read as far as that"
+    assert collected.end_s == pytest.approx(2.6), "the end of what was read"
 
 
-def test_times_that_all_are_rounded_agree_on_a_start_between_them() -> None:
+def test_rounded_timestamps_give_a_start_between_them() -> None:
     rough = AudioLine(0.01, (0.0, 10.0))
     rough.add(0.001, tone(0.5), RATE)
     rough.add(0.509, tone(0.5), RATE)
@@ -154,10 +154,10 @@ def test_times_that_all_are_rounded_agree_on_a_start_between_them() -> None:
     exact = AudioLine(0.001, (0.0, 10.0))
     exact.add(0.001, tone(0.5), RATE)
     exact.add(0.509, tone(0.5), RATE)
-    assert exact.audio().spans_s[0][0] == 0.001, "a tick is a sample: the first time is true"
+    assert exact.audio().spans_s[0][0] == 0.001, "with a tick per sample the first time is exact"
 
 
-def test_after_a_seek_the_first_stamp_may_lie_and_most_of_the_others_tell() -> None:
+def test_after_a_seek_most_timestamps_outvote_a_wrong_first_one() -> None:
     for entered, start_s in ((True, 3.0), (False, 3.02)):
         collected = line(entered=entered)
         for at_s in (3.02, 3.5, 4.0, 4.5):
@@ -165,7 +165,7 @@ def test_after_a_seek_the_first_stamp_may_lie_and_most_of_the_others_tell() -> N
         assert collected.audio().spans_s[0][0] == pytest.approx(start_s)
 
 
-def test_where_the_rate_changes_a_new_stretch_begins() -> None:
+def test_a_change_of_rate_begins_a_new_stretch() -> None:
     collected = line()
     collected.add(0.0, tone(1.0), RATE)
     collected.add(None, np.ones(2000, np.float32), 2000)
@@ -180,7 +180,7 @@ def test_where_the_rate_changes_a_new_stretch_begins() -> None:
 # Frames and plans
 
 
-def test_frames_get_their_times_in_the_order_of_showing() -> None:
+def test_frames_get_their_times_in_display_order() -> None:
     order = DisplayOrder(0.1)
     ready = [pair for n, at in enumerate((0.0, 0.3, 0.1, 0.2)) for pair in order.push(n, at)]
     assert len(ready) == 4 - LOOKAHEAD
@@ -194,10 +194,10 @@ def test_frames_get_their_times_in_the_order_of_showing() -> None:
     assert times == sorted(times), "times never go back"
 
 
-def test_a_plan_knows_when_pictures_end_and_which_are_stale() -> None:
+def test_a_plan_knows_when_frames_end_and_which_are_stale() -> None:
     at = plan(start_s=2.0)
     assert (at.end_s, at.wanted_s) == (6.0, [2.5, 3.5, 4.5, 5.5]) and at.frame_gap_s == pytest.approx(0.1)
-    assert at.video_end_s is None, "pictures go on behind the clip"
+    assert at.video_end_s is None, "frames continue after the clip"
     over = plan(Scan(video_s=TENTHS[:10], video_over=True, video_end_s=3.0))
     assert over.video_end_s == 3.0 and over.shown_until_s(0.9) == 3.0
     assert over.shown_until_s(0.5) == pytest.approx(0.6)
@@ -210,15 +210,15 @@ def test_a_plan_knows_when_pictures_end_and_which_are_stale() -> None:
     assert plan(Scan(), bare).frame_gap_s == 0.04 and plan(Scan(), bare).video_end_s is None
 
 
-def test_a_scan_knows_the_picture_of_a_time_and_the_next() -> None:
+def test_a_scan_finds_the_frame_of_a_time_and_the_next() -> None:
     seen = Scan(video_s=[0.0, 0.1, 0.2])
     assert [seen.expected_s(s) for s in (-0.1, 0.0, 0.05, 0.1, 9.0)] == [None, 0.0, 0.0, 0.1, 0.2]
     assert [seen.next_s(s) for s in (-0.1, 0.0, 0.05, 0.1, 0.2)] == [0.0, 0.1, 0.1, 0.2, None]
 
 
-def test_packets_of_sound_are_heard_for_no_longer_than_twice_their_usual_length() -> None:
-    heard = [(0.0, 0.1), (0.1, 0.1), (0.2, 5.0), (5.2, 0.1)]
-    assert _audible_spans(heard) == [
+def test_audio_packets_count_for_at_most_twice_their_usual_length() -> None:
+    audio_frame = [(0.0, 0.1), (0.1, 0.1), (0.2, 5.0), (5.2, 0.1)]
+    assert _audible_spans(audio_frame) == [
         (0.0, 0.1),
         (0.1, 0.2),
         (0.2, pytest.approx(0.4)),
@@ -227,7 +227,7 @@ def test_packets_of_sound_are_heard_for_no_longer_than_twice_their_usual_length(
     assert _audible_spans([]) == []
 
 
-def test_a_packet_with_a_fraction_of_a_sample_is_uneven_where_the_clock_can_tell() -> None:
+def test_partial_samples_are_detected_only_with_a_fine_clock() -> None:
     facts = replace(FACTS, audio=replace(AUDIO, rate_hz=48000))
     fine = 1 / 14_112_000
     assert not _has_partial_sample(1024 / 48000, fine, facts) and _has_partial_sample(
@@ -237,7 +237,7 @@ def test_a_packet_with_a_fraction_of_a_sample_is_uneven_where_the_clock_can_tell
     assert not _has_partial_sample(1024 / 44100, fine, replace(FACTS, audio=None))
 
 
-def test_reading_began_too_late_when_a_stream_that_goes_on_lacks_its_beginning() -> None:
+def test_reading_began_too_late_when_a_continuing_stream_lacks_its_beginning() -> None:
     def late(found: Scan, facts: MediaFacts = FACTS) -> bool:
         return _began_late(found, facts, 10.0, 10.5)
 
@@ -245,7 +245,7 @@ def test_reading_began_too_late_when_a_stream_that_goes_on_lacks_its_beginning()
         Scan(video_s=[10.6], audio_start_s=10.0)
     )
     assert late(Scan(video_s=[], audio_start_s=10.0)) and late(Scan(video_s=[10.0], audio_start_s=10.01))
-    assert not late(Scan(video_s=[10.0])), "its sound is over"
+    assert not late(Scan(video_s=[10.0])), "its audio has ended"
     alone = replace(FACTS, video=None)
     assert late(Scan(), alone) and not late(Scan(audio_start_s=10.0), alone)
     starts = replace(FACTS, audio=replace(AUDIO, start_s=12.0))
@@ -254,7 +254,7 @@ def test_reading_began_too_late_when_a_stream_that_goes_on_lacks_its_beginning()
     assert not late(Scan(video_s=[10.0]), replace(FACTS, audio=None))
 
 
-def test_media_are_over_at_the_latest_end_that_is_no_guess() -> None:
+def test_media_end_with_the_last_stream_unless_that_is_guessed() -> None:
     assert FACTS.end_s == 10.0 and FACTS.is_over(10.0) and not FACTS.is_over(9.99)
     later = replace(FACTS, audio=replace(AUDIO, start_s=1.0))
     assert later.end_s == 11.0 and not later.is_over(10.5)
@@ -277,7 +277,7 @@ def test_media_are_over_at_the_latest_end_that_is_no_guess() -> None:
         ((1, 0, 0, 0, -1), IMAGE[::-1], 0, True),
     ],
 )
-def test_pictures_are_brought_upright(matrix: Any, upright: Any, turned: int, mirrored: bool) -> None:
+def test_frames_are_made_upright(matrix: Any, upright: Any, turned: int, mirrored: bool) -> None:
     orientation = Orientation.of(matrix)
     assert np.array_equal(orientation.apply(IMAGE), upright)
     assert (orientation.mirrored, orientation.askew_deg) == (mirrored, 0)
@@ -288,10 +288,10 @@ def test_pictures_are_brought_upright(matrix: Any, upright: Any, turned: int, mi
     assert found.images == found.shown_s == found.until_s == [None] * 3
 
 
-# The verdict
+# Checks
 
 
-def test_what_is_missing_is_filled_by_the_picture_before_and_at_the_start_by_the_first() -> None:
+def test_missing_frames_are_filled_by_the_previous_or_the_first_frame() -> None:
     a, b = IMAGE, IMAGE[:, ::-1]
     clip = checked_clip("pyav", plan(), shown(None, a, None, b), Audio.of(tone(4), RATE, 0.0))
     assert clip.frames is not None and clip.frames_ok == (False, True, False, True)
@@ -299,7 +299,7 @@ def test_what_is_missing_is_filled_by_the_picture_before_and_at_the_start_by_the
     assert details(clip, "damaged") == ["video: 2 of 4 wanted pictures did not decode"]
 
 
-def test_samples_that_are_no_numbers_are_zero_and_loud_ones_are_cut() -> None:
+def test_non_finite_samples_become_zero_and_loud_ones_are_clipped() -> None:
     wave = tone(4)
     wave[:5] = [np.nan, np.inf, -np.inf, 3.0, -3.0]
     clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), Audio.of(wave, RATE, 0.0))
@@ -308,11 +308,11 @@ def test_samples_that_are_no_numbers_are_zero_and_loud_ones_are_cut() -> None:
     assert details(clip, "damaged") == ["audio: 3 of 4000 samples are not numbers and set to 0"]
 
 
-def test_sound_that_is_short_is_told_by_where_it_is() -> None:
+def test_short_audio_is_noted_with_its_spans() -> None:
     audio = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 1.0), (1.5, 2.0), (3.0, 3.4)])
     lost = Scan(video_s=TENTHS, audio_s=1.95, audio_start_s=0.0, audio_end_s=10.0)
     clip = checked_clip("pyav", plan(lost), shown(*[IMAGE] * 4), audio)
-    assert clip.audio_ok == (True, True, False, False), "half of a second is enough"
+    assert clip.audio_ok == (True, True, False, False), "half a second is enough"
     assert details(clip, "short_audio") == [
         "sound for 1.900 of 4.000 s (1900 of 4000 samples), at 0.000-1.000 s, 1.500-2.000 s, 3.000-3.400 s; "
         "the rest is silence"
@@ -335,7 +335,7 @@ def test_sound_that_is_short_is_told_by_where_it_is() -> None:
         (0.0, None, "the mix of the channels is silent (every sample is zero); this decoder does not tell"),
     ],
 )
-def test_silence_is_told_with_its_reason(level: float, loudest: float | None, said: str) -> None:
+def test_silence_is_noted_with_its_reason(level: float, loudest: float | None, said: str) -> None:
     audio = replace(Audio.of(tone(4, level), RATE, 0.0), loudest=loudest)
     (detail,) = details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio), "silent_audio")
     assert detail.startswith(said)
@@ -343,7 +343,7 @@ def test_silence_is_told_with_its_reason(level: float, loudest: float | None, sa
     assert details(checked_clip("pyav", plan(), shown(*[IMAGE] * 4), loud), "silent_audio") == []
 
 
-def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
+def test_errors_concealed_frames_and_scaling_are_counted_in_notes() -> None:
     frames = shown(*[IMAGE] * 4)
     frames.errors, frames.concealed, frames.resized = ["bad", "worse"], 2, 3
     audio = Audio.of(tone(4), RATE, 0.0)
@@ -372,7 +372,7 @@ def test_errors_concealed_pictures_and_scaling_are_told_in_numbers() -> None:
     assert describe_errors([]) == ""
 
 
-def test_turned_pictures_are_told_with_both_sizes() -> None:
+def test_rotated_frames_are_noted_with_both_sizes() -> None:
     turned = shown(*[np.rot90(IMAGE)] * 4)
     turned.rotated_deg = 90
     audio = Audio.of(tone(4), RATE, 0.0)
@@ -392,7 +392,7 @@ def test_turned_pictures_are_told_with_both_sizes() -> None:
     assert details(checked_clip("pyav", plan(), plain, audio), "rotated") == []
 
 
-def test_pictures_that_begin_late_or_end_early_are_not_real_there() -> None:
+def test_segments_before_the_first_frame_are_not_real() -> None:
     audio = Audio.of(tone(4), RATE, 0.0)
     begins = Scan(video_s=TENTHS[12:], audio_s=4.0, audio_start_s=0.0, audio_end_s=10.0)
     frames = Frames([IMAGE] * 4, [1.2, 1.5, 2.5, 3.5], [1.3, 1.6, 2.6, 3.6])
@@ -411,7 +411,7 @@ def test_pictures_that_begin_late_or_end_early_are_not_real_there() -> None:
     ]
 
 
-def test_what_streams_there_are_is_noted() -> None:
+def test_streams_and_their_formats_are_noted() -> None:
     several = replace(
         FACTS,
         video_streams=2,
@@ -434,7 +434,7 @@ def test_what_streams_there_are_is_noted() -> None:
     assert "but cover art" in stream_notes(replace(FACTS, video=None, covers=1))[0].detail
 
 
-def test_how_a_clip_lies_in_its_media_is_noted() -> None:
+def test_the_position_of_a_clip_in_its_media_is_noted() -> None:
     def codes(scan: Scan, facts: MediaFacts = FACTS, segments: int = 10) -> list[str]:
         return [note.code for note in time_notes(plan(scan, facts, segments=segments))]
 
@@ -465,7 +465,7 @@ def message(**arrays: Any) -> tuple[int, bytearray]:
     return int.from_bytes(data[8:12], "little"), bytearray(data[12:])
 
 
-def test_a_message_comes_back_with_arrays_of_every_shape() -> None:
+def test_messages_with_arrays_of_every_shape_are_unpacked_unchanged() -> None:
     arrays = {
         "x": np.arange(7, dtype=np.int16),
         "none": np.zeros((0, 3), np.float32),
@@ -488,7 +488,7 @@ def test_a_message_comes_back_with_arrays_of_every_shape() -> None:
         pack("k", {}, {"x": np.array(["a"])})
 
 
-def test_an_inbox_takes_messages_in_pieces_and_refuses_too_long_ones() -> None:
+def test_an_inbox_joins_partial_messages_and_refuses_long_ones() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     data = b"".join(bytes(part) for part in pack("k", {"n": 1}, {"x": np.arange(9)}))
@@ -515,7 +515,7 @@ def test_an_inbox_takes_messages_in_pieces_and_refuses_too_long_ones() -> None:
             Inbox(size).read(ours)
 
 
-def test_requests_are_taken_one_after_the_other_as_long_as_there_is_room() -> None:
+def test_requests_are_taken_in_order_while_there_is_room() -> None:
     taken: list[int] = []
 
     def requests() -> Iterator[dict[str, Any] | None]:
@@ -527,7 +527,7 @@ def test_requests_are_taken_one_after_the_other_as_long_as_there_is_room() -> No
 
     run = Run(requests())
     assert run.refill(1) and taken == [0] and run.held == 1
-    assert run.refill(9) and taken == [0, 1], "there was nothing for the moment"
+    assert run.refill(9) and taken == [0, 1], "no request was ready"
     assert run.refill(9) and taken == [0, 1, 2, 3] and [a.id for a in run.waiting] == ["0", "1", "2", "3"]
     assert not run.finished and Attempt({"id": 7}).number == 1
     run.running["0"] = run.waiting.popleft()
@@ -543,7 +543,7 @@ def test_requests_are_taken_one_after_the_other_as_long_as_there_is_room() -> No
     assert not left.refill(9)
 
 
-def test_a_limit_itself_is_allowed(tmp_path: Path) -> None:
+def test_values_up_to_a_limit_are_allowed(tmp_path: Path) -> None:
     Limits().check("size", 5, 5, " bytes")
     with pytest.raises(DecodeError, match="size: 6 bytes is more than the allowed 5 bytes"):
         Limits().check("size", 6, 5, " bytes")
@@ -569,7 +569,7 @@ def test_a_sampling_cuts_a_clip_into_whole_segments() -> None:
     assert sampling.centres_s(1.0) == pytest.approx([1.48, 2.44, 3.4])
 
 
-def test_pictures_of_a_wav_are_looked_for_by_place_first(tmp_path: Path) -> None:
+def test_images_of_a_wav_are_looked_for_in_the_split_folder_first(tmp_path: Path) -> None:
     wav = tmp_path / "audio_wav" / "train" / "a.wav"
     wav.parent.mkdir(parents=True)
     frames = tmp_path / "visual_frames"
@@ -591,7 +591,7 @@ def test_pictures_of_a_wav_are_looked_for_by_place_first(tmp_path: Path) -> None
     assert media_files("b.mp4") == ["b.mp4"]
 
 
-def test_a_jump_is_more_than_rounding_and_a_stamp_alone_moves_nothing_behind_it() -> None:
+def test_small_jumps_are_rounding_and_larger_ones_gaps() -> None:
     for jump_s, spans in ((0.04, [(0.0, 2.0)]), (0.2, [(0.0, 1.0), (1.2, 2.2)])):
         collected = line()
         for at_s in (0.0, 0.5, 1.0 + jump_s, 1.5 + jump_s):
@@ -601,17 +601,17 @@ def test_a_jump_is_more_than_rounding_and_a_stamp_alone_moves_nothing_behind_it(
     collected = AudioLine(0.01, (0.0, 10.0))
     for at_s in (0.0, 0.5, 1.3, 1.5, 2.0):  # the third is off by 0.3 s
         collected.add(at_s, tone(0.5), RATE)
-    assert collected.audio().spans_s == [(0.0, 2.5)], "the start is not moved by it either"
+    assert collected.audio().spans_s == [(0.0, 2.5)], "the start must not move either"
 
 
-def test_a_start_known_to_the_sample_is_the_first_time_given() -> None:
+def test_with_a_fine_clock_the_first_timestamp_is_the_start() -> None:
     collected = AudioLine(1 / 500, (0.0, 10.0))
     for at_s in (0.1, 0.602):
         collected.add(at_s, tone(0.5), 500)
     assert collected.audio().spans_s[0][0] == 0.1
 
 
-def test_little_sound_that_is_missing_is_a_codecs_edge() -> None:
+def test_a_few_missing_milliseconds_of_audio_are_not_noted() -> None:
     audio = Audio([Stretch(tone(4), RATE, 0.0)], [(0.0, 3.96)])
     clip = checked_clip("pyav", plan(), shown(*[IMAGE] * 4), audio)
     assert details(clip, "short_audio") == []
@@ -630,14 +630,13 @@ def test_little_sound_that_is_missing_is_a_codecs_edge() -> None:
     ]
 
 
-def test_packets_that_end_early_behind_the_clip_are_not_its_loss() -> None:
+def test_packets_that_end_early_after_the_clip_are_no_damage() -> None:
     cut = Scan(video_s=TENTHS[:45], audio_end_s=4.5, at_end=True, video_over=True)
     assert [note.code for note in time_notes(plan(cut))] == ["longer_media"]
     assert [note.code for note in time_notes(plan(cut, segments=5))] == ["longer_media", "damaged"]
 
 
-def test_sound_is_called_real_for_a_short_stream_alone() -> None:
-    """Less than half a segment of sound is real where it is all that the stream has."""
+def test_less_than_half_a_segment_of_audio_is_real_only_if_it_is_the_whole_stream() -> None:
     audio = Audio.of(tone(0.3), RATE, 0.0)
     scan = Scan(video_s=TENTHS, audio_s=0.3, audio_start_s=0.0, audio_end_s=0.3, at_end=True)
     facts = replace(FACTS, audio=replace(AUDIO, duration_s=0.3))
@@ -664,7 +663,7 @@ def test_sound_is_called_real_for_a_short_stream_alone() -> None:
     }
 
 
-def test_how_much_sound_there_is_is_counted_at_the_rate_asked_for() -> None:
+def test_audio_samples_are_counted_at_the_requested_rate() -> None:
     audio = Audio.of(np.full(8000, 0.5, np.float32), 2000, 0.0)
     rates = Audio(
         [Stretch(tone(2), RATE, 0.0), Stretch(np.full(4000, 0.5, np.float32), 2000, 2.0)], [(0.0, 4.0)]
@@ -696,7 +695,7 @@ def packet(stream: int, at: int, length: int, kind: str = "audio", pts: int | No
     )
 
 
-def test_the_clock_of_a_second_part_goes_on_where_the_first_ended() -> None:
+def test_the_clock_of_a_second_part_continues_where_the_first_ended() -> None:
     clock = Clock(replace(FACTS, container="mpegts"), restarts=True)
     stamps = []
     for at in (0, 100, 200, 0, 100):
@@ -715,7 +714,7 @@ def test_the_clock_of_a_second_part_goes_on_where_the_first_ended() -> None:
     assert other.dts == 300 and clock.parts == 2, "the other stream enters the same part"
 
 
-def test_a_gap_in_a_recording_is_no_second_part_and_a_far_jump_is() -> None:
+def test_only_a_far_jump_of_the_clock_begins_a_second_part() -> None:
     for jump_s, parts in ((9.0, 1), (11.5, 2)):
         clock = Clock(replace(FACTS, container="mpegts"), restarts=True)
         for at in (0, 100, round(200 + 100 * jump_s)):
@@ -725,19 +724,19 @@ def test_a_gap_in_a_recording_is_no_second_part_and_a_far_jump_is() -> None:
         assert one.dts == (round(200 + 100 * jump_s) if parts == 1 else 200)
 
 
-def test_what_goes_back_where_nothing_can_be_joined_is_left_out() -> None:
+def test_packets_whose_time_goes_back_are_dropped_where_files_cannot_be_joined() -> None:
     clock = Clock(FACTS, restarts=False)
     kept = [clock.straighten(packet(1, at, 100), 0.01) for at in (0, 300, 250, 200, 400)]
-    assert kept == [True, True, True, True, True], "a second is an overlap"
+    assert kept == [True, True, True, True, True], "up to a second counts as overlap"
     assert not clock.straighten(packet(1, 100, 100), 0.01) and clock.left_out == {(1, 100)}
-    assert not clock.straighten(packet(1, 380, 100), 0.01), "once it went back, little is enough"
+    assert not clock.straighten(packet(1, 380, 100), 0.01), "after the first step back a small one is enough"
     assert clock.straighten(packet(1, 395, 100), 0.01) and clock.straighten(packet(0, 100, 4), 0.01)
     joined = Clock(replace(FACTS, container="mpegts"), restarts=False)
     for at in (500, 0):
         assert joined.straighten(packet(1, at, 100), 0.01)
 
 
-def test_pictures_of_an_avi_are_shown_in_the_order_of_decoding() -> None:
+def test_frames_of_an_avi_are_shown_in_decoding_order() -> None:
     for container, codec, pts in (("avi", "h264", 5), ("avi", "mpeg4", 7), ("mov", "h264", 7)):
         facts = replace(FACTS, container=container, video=replace(VIDEO, codec=codec))
         one = packet(0, 5, 1, "video", pts=7)
@@ -748,7 +747,7 @@ def test_pictures_of_an_avi_are_shown_in_the_order_of_decoding() -> None:
 
 
 class Film:
-    """A container of made-up packets, which may break off behind them."""
+    """A container of made-up packets that may end with an error."""
 
     def __init__(self, broken: bool) -> None:
         self.streams = [SimpleNamespace(time_base=0.001), SimpleNamespace(time_base=0.001)]
@@ -781,7 +780,7 @@ def piece(time_s: float, length_s: float = 0.1, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def film(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`film(packets, ...)`: what a scan of the film reads."""
+    """`film(packets, ...)`: the container that a scan reads."""
 
     def make(packets: list[dict[str, Any]], origin_s: float = 0.0, broken: bool = False) -> Film:
         made = Film(broken)
@@ -824,7 +823,7 @@ def read(start_s: float = 0.0, first_s: float = 0.5, seconds: float = 2.0, facts
     return scanning.scan(facts, start_s, first_s, seconds, Limits())
 
 
-def test_a_scan_says_what_is_promised_in_media_time(film: Any) -> None:
+def test_a_scan_reports_what_packets_promise_in_media_time(film: Any) -> None:
     film(whole_film(3), origin_s=5.0)
     found = read(facts=replace(FACTS, origin_s=5.0))
     assert found.video_s[:3] == pytest.approx([0.0, 0.1, 0.2]) and found.audio_start_s == pytest.approx(0.0)
@@ -840,7 +839,7 @@ def test_a_scan_says_what_is_promised_in_media_time(film: Any) -> None:
     )
 
 
-def test_a_scan_ends_a_little_behind_the_clip(film: Any) -> None:
+def test_a_scan_ends_shortly_after_the_clip(film: Any) -> None:
     film(whole_film(20))
     found = read()
     assert not found.at_end and not found.video_over and 3.0 <= found.video_s[-1] <= 3.2
@@ -849,14 +848,14 @@ def test_a_scan_ends_a_little_behind_the_clip(film: Any) -> None:
     assert found.video_over and not found.at_end and 12 < (found.audio_end_s or 0) < 12.3
 
 
-def test_a_clip_far_inside_is_sought_from_a_second_before_it(film: Any) -> None:
+def test_a_clip_far_inside_is_reached_by_a_seek_to_one_second_before(film: Any) -> None:
     made = film(whole_film(30), origin_s=5.0)
     found = read(10.0, 10.5, facts=replace(FACTS, origin_s=5.0))
     assert made.sought == [pytest.approx(14.0)] and found.seek_s == 9.0 and found.key_s is None
     assert found.video_s[0] == pytest.approx(9.0) and found.audio_s == pytest.approx(2.0)
 
 
-def test_after_a_seek_pictures_before_the_first_key_do_not_count(film: Any) -> None:
+def test_after_a_seek_frames_before_the_first_key_frame_do_not_count(film: Any) -> None:
     film(whole_film(30, keys_s=1.5))
     found = read(10.0, 11.0)
     assert found.seek_s == 9.0 and found.video_s[0] == pytest.approx(9.0)
@@ -866,7 +865,7 @@ def test_after_a_seek_pictures_before_the_first_key_do_not_count(film: Any) -> N
     assert made.sought == [9.0]
 
 
-def test_a_seek_that_lands_too_late_is_tried_from_further_and_then_from_the_start(film: Any) -> None:
+def test_a_seek_that_lands_too_late_is_retried_earlier_and_then_from_the_start(film: Any) -> None:
     made = film(whole_film(40, keys_s=7.0))
     found = read(20.0, 20.5)
     assert made.sought == [19.0, 9.0] and found.seek_s == 9.0 and found.video_s[0] == pytest.approx(14.0)
@@ -878,7 +877,7 @@ def test_a_seek_that_lands_too_late_is_tried_from_further_and_then_from_the_star
 @pytest.mark.parametrize(
     "facts", [replace(FACTS, joined=True), replace(FACTS, video=replace(VIDEO, carries_state=True))]
 )
-def test_what_must_be_read_from_its_start_is_not_sought(film: Any, facts: MediaFacts) -> None:
+def test_media_that_must_be_read_from_the_start_are_not_seeked(film: Any, facts: MediaFacts) -> None:
     made = film(whole_film(30))
     found = read(10.0, 10.5, facts=facts)
     assert made.sought == [] and found.seek_s is None and found.key_s is None
@@ -890,7 +889,7 @@ def test_what_must_be_read_from_its_start_is_not_sought(film: Any, facts: MediaF
     assert read(4.9, 5.4).seek_s is None and made.sought == []
 
 
-def test_holes_cuts_and_encryption_are_seen(film: Any) -> None:
+def test_a_scan_detects_gaps_cuts_and_encryption(film: Any) -> None:
     plain = whole_film(3)
     film([one for one in plain if one["stream_index"] == 0 or not 0.5 < one["time_s"] < 1.0])
     found = read()
@@ -910,7 +909,7 @@ def test_holes_cuts_and_encryption_are_seen(film: Any) -> None:
         scanning.scan(FACTS, 0.0, 0.5, 2.0, Limits(packets=5))
 
 
-def test_at_the_end_of_the_file_the_length_of_the_last_packet_is_no_promise(film: Any) -> None:
+def test_the_duration_of_the_last_packet_of_a_file_is_not_promised(film: Any) -> None:
     film([piece(n / 10) for n in range(10)])
     alone = replace(FACTS, video=None)
     found = read(facts=alone)
@@ -919,8 +918,8 @@ def test_at_the_end_of_the_file_the_length_of_the_last_packet_is_no_promise(film
     assert read(facts=alone).audio_s == pytest.approx(2.0)
 
 
-def test_a_place_that_cannot_be_gone_to_is_the_start_or_an_error() -> None:
-    class Stubborn:
+def test_a_failed_seek_falls_back_to_the_start_or_is_an_error() -> None:
+    class Unseekable:
         def __init__(self, times: int) -> None:
             self.times, self.sought = times, []
 
@@ -931,19 +930,19 @@ def test_a_place_that_cannot_be_gone_to_is_the_start_or_an_error() -> None:
 
     facts = replace(FACTS, origin_s=2.0)
     for times, gone in ((0, True), (1, False)):
-        container = Stubborn(times)
+        container = Unseekable(times)
         assert scanning.seek_to(container, facts, 10.0) is gone
         assert container.sought == [12.0, 2.0][: times + 1]
     with pytest.raises(DecodeError, match="no place in the file can be gone to: not there"):
-        scanning.seek_to(Stubborn(2), facts, 10.0)
-    bare = Stubborn(1)
+        scanning.seek_to(Unseekable(2), facts, 10.0)
+    bare = Unseekable(1)
     assert not scanning.seek_to(bare, replace(facts, container="h264"), 10.0) and bare.sought == [12.0]
 
 
-# One stream's sound
+# One audio stream
 
 
-def heard(time_s: float | None, samples: Any, rate_hz: int = RATE) -> Any:
+def audio_frame(time_s: float | None, samples: Any, rate_hz: int = RATE) -> Any:
     """A decoded piece, `[n]` or `[C, n]`."""
     channels = np.atleast_2d(np.asarray(samples, np.float32))
     layout = {1: "mono", 2: "stereo"}[len(channels)]
@@ -959,23 +958,23 @@ def track(**more: Any) -> _AudioTrack:
     return _AudioTrack(plan(**more), SimpleNamespace(time_base=0.001))
 
 
-def test_sound_is_taken_by_its_times_until_the_clip_is_covered() -> None:
+def test_audio_is_taken_by_its_times_until_the_clip_is_covered() -> None:
     taken = track(facts=replace(FACTS, origin_s=5.0))
     assert not taken.done
-    taken.take(heard(5.0, tone(2.0)))
-    taken.take(heard(None, tone(2.05)))
+    taken.take(audio_frame(5.0, tone(2.0)))
+    taken.take(audio_frame(None, tone(2.05)))
     assert taken.collected().spans_s[0][0] == 0.0 and not taken.done, (
-        "the filter wants a little more than the clip"
+        "the filter needs a little more than the clip"
     )
-    taken.take(heard(9.05, tone(0.05)))
+    taken.take(audio_frame(9.05, tone(0.05)))
     assert taken.done and taken.collected().spans_s == [(0.0, pytest.approx(4.1))]
 
 
-def test_after_a_change_of_rate_sound_follows_whatever_its_times_say() -> None:
+def test_after_a_change_of_rate_timestamps_are_ignored() -> None:
     taken = track()
-    taken.take(heard(0.0, tone(1.0)))
-    taken.take(heard(7.0, np.ones(2000, np.float32), 2000))
-    taken.take(heard(2.0, tone(1.0)))
+    taken.take(audio_frame(0.0, tone(1.0)))
+    taken.take(audio_frame(7.0, np.ones(2000, np.float32), 2000))
+    taken.take(audio_frame(2.0, tone(1.0)))
     assert taken.collected().spans_s == [(0.0, pytest.approx(3.0))]
     assert [stretch.rate_hz for stretch in taken.collected().stretches] == [1000, 2000, 1000]
 
@@ -983,16 +982,16 @@ def test_after_a_change_of_rate_sound_follows_whatever_its_times_say() -> None:
 def test_channels_that_cancel_within_the_clip_are_remembered_as_loud() -> None:
     for at_s, loudest in ((1.0, 0.5), (4.0, 0.0)):
         taken = track()
-        taken.take(heard(at_s, [tone(1.0), -tone(1.0)]))
+        taken.take(audio_frame(at_s, [tone(1.0), -tone(1.0)]))
         assert taken.line.loudest == pytest.approx(loudest)
     taken = track()
-    taken.take(heard(0.0, [tone(1.0), tone(1.0)]))
+    taken.take(audio_frame(0.0, [tone(1.0), tone(1.0)]))
     assert taken.line.loudest == 0.0 and taken.collected().stretches[0].mono[500] == pytest.approx(
         0.5, abs=0.01
     )
 
 
-def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
+def test_errors_before_the_clip_are_reported_only_if_nothing_decoded() -> None:
     taken = track(start_s=100.0)
     packet = SimpleNamespace(pts=99_000, duration=1000)
     assert not taken.concerns(packet) and taken.concerns(SimpleNamespace(pts=99_001, duration=1000))
@@ -1003,7 +1002,7 @@ def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
     assert taken.collected().errors == ["sad"]
     taken = track(start_s=100.0)
     taken.early.append("sad")
-    taken.take(heard(100.0, tone(1.0)))
+    taken.take(audio_frame(100.0, tone(1.0)))
     assert taken.collected().errors == []
     for channels, rate_hz, said in ((2, RATE, "audio channels: 2"), (1, 2 * RATE, "audio rate: 2000 Hz")):
         strict = _AudioTrack(
@@ -1011,22 +1010,22 @@ def test_errors_before_the_clip_are_told_where_there_is_nothing_else() -> None:
             SimpleNamespace(time_base=0.001),
         )
         with pytest.raises(DecodeError, match=said):
-            strict.take(heard(0.0, [tone(0.1)] * channels, rate_hz))
+            strict.take(audio_frame(0.0, [tone(0.1)] * channels, rate_hz))
 
 
-# One stream's frames
+# One video stream
 
 
-def seen_at(time_s: float) -> Any:
+def video_frame(time_s: float) -> Any:
     frame = av.VideoFrame.from_ndarray(np.full((4, 8, 3), round(time_s * 10), np.uint8), format="rgb24")
     frame.pts, frame.time_base = round(time_s * 1000), Fraction(1, 1000)
     return frame
 
 
-def test_the_picture_shown_at_each_time_is_the_last_before_it() -> None:
+def test_the_frame_shown_at_a_time_is_the_last_before_it() -> None:
     wanted = _VideoTrack(plan(start_s=1.0), SimpleNamespace(time_base=0.001), skip=False)
     for at_s in (0.9, 1.5, 2.4, 2.6, 4.0):
-        wanted.take(seen_at(at_s))
+        wanted.take(video_frame(at_s))
     assert not wanted.done
     wanted.finish()
     found = wanted.found
@@ -1037,21 +1036,21 @@ def test_the_picture_shown_at_each_time_is_the_last_before_it() -> None:
     late = _VideoTrack(plan(), SimpleNamespace(time_base=0.001), skip=False)
     assert late.late
     for at_s in (1.2, 1.3, 2.7, 2.8):
-        late.take(seen_at(at_s))
+        late.take(video_frame(at_s))
     late.finish()
     assert late.late and late.found.shown_s == pytest.approx([1.2, 1.3, 1.3, 2.8])
     few = _VideoTrack(replace(plan(), limits=Limits(frames=1)), SimpleNamespace(time_base=0.001), skip=False)
-    few.take(seen_at(0.0))
+    few.take(video_frame(0.0))
     with pytest.raises(DecodeError, match="pictures decoded for one clip: 2 is more than the allowed 1"):
-        few.take(seen_at(0.1))
+        few.take(video_frame(0.1))
     small = _VideoTrack(
         replace(plan(), limits=Limits(frame_pixels=31)), SimpleNamespace(time_base=0.001), skip=False
     )
     with pytest.raises(DecodeError, match="picture size: 32 pixels"):
-        small.take(seen_at(0.0))
+        small.take(video_frame(0.0))
 
 
-def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_them() -> None:
+def test_unneeded_frames_far_from_the_wanted_ones_are_skipped() -> None:
     near = _near_wanted(plan(segments=2))
     assert near == [(pytest.approx(0.1), pytest.approx(0.6)), (pytest.approx(1.1), pytest.approx(1.6))]
     other = replace(FACTS, video=replace(VIDEO, codec="mpeg4"))
@@ -1071,10 +1070,10 @@ def test_pictures_far_from_the_wanted_ones_are_left_out_where_no_other_needs_the
     far = _VideoTrack(plan(Scan(TENTHS, key_s=2.0)), SimpleNamespace(time_base=0.001), skip=True)
     packets = [(0, True), (1900, False), (2000, False), (2000, True), (2100, False)]
     wants = [far.wants(SimpleNamespace(pts=at, is_keyframe=key)) for at, key in packets]
-    assert wants == [False, False, False, True, True], "from the last key picture before the first wanted one"
+    assert wants == [False, False, False, True, True], "from the last key frame before the first wanted one"
 
 
-# What a container says
+# Containers
 
 
 def test_streams_start_in_media_time_whatever_the_containers_clock(write: Any) -> None:
@@ -1104,27 +1103,27 @@ def test_cover_art_is_no_video_stream() -> None:
     assert chosen(cover, cover) == (None, 0) == chosen(None)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
     ("dtype", "shape"), [("complex64", [1]), ("object", [1]), ("S8", [1]), ("uint8", [-8]), ("uint8", ["8"])]
 )
-def test_an_array_of_no_known_kind_is_no_message(dtype: str, shape: list[Any]) -> None:
+def test_arrays_of_unknown_dtype_or_shape_are_wire_errors(dtype: str, shape: list[Any]) -> None:
     header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", dtype, shape]]}).encode()
     header += b" " * (-len(header) % 64)
     with pytest.raises(WireError, match="claims dtype"):
         unpack(len(header), bytearray(header + bytes(64)))
 
 
-def test_an_id_that_runs_already_is_a_mistake() -> None:
+def test_an_id_that_is_already_running_is_refused() -> None:
     run = Run(iter([{"id": 1}]))
     run.running["1"] = Attempt({"id": 1})
     with pytest.raises(ValueError, match="'1' is given twice"):
         run.refill(9)
 
 
-def test_a_folder_of_too_many_pictures_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_too_many_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a_1.png", "a_2.JPG", "a_3.jpeg", "a.png", "a_4.gif", "a_5.png.part"):
         (tmp_path / name).touch()
     monkeypatch.setattr(stills, "MAX_IMAGES", 3)
@@ -1140,7 +1139,7 @@ def test_a_folder_of_too_many_pictures_is_refused(tmp_path: Path, monkeypatch: p
 
 
 class Started:
-    """What `subprocess.Popen` is asked for, and a process that has ended with `code`."""
+    """Stands in for `subprocess.Popen`: records its arguments; the process has ended with `code`."""
 
     pid = 0
 
@@ -1159,7 +1158,7 @@ class Started:
         return self.code
 
 
-def test_a_child_is_started_in_a_group_of_its_own_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_is_started_in_its_own_process_group_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working.subprocess, "Popen", Started)
     killed: list[Any] = []
     monkeypatch.setattr(working.os, "killpg", lambda pid, number: killed.append((pid, number)))
@@ -1190,7 +1189,9 @@ def test_a_child_is_started_in_a_group_of_its_own_with_one_thread(monkeypatch: p
         (0, "exited with status 0"),
     ],
 )
-def test_how_a_child_ended_is_told(code: int | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_child_is_described(
+    code: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(working.subprocess, "Popen", Started)
     monkeypatch.setattr(working.os, "killpg", lambda pid, number: None)
     worker = working.Worker(working.Work("a:b", {}, None, 100), 5.0)
@@ -1199,7 +1200,7 @@ def test_how_a_child_ended_is_told(code: int | None, said: str, monkeypatch: pyt
     worker.kill()
 
 
-def test_a_pool_has_a_worker_and_a_deadline() -> None:
+def test_a_pool_needs_a_worker_and_a_deadline() -> None:
     for wrong, said in (({"workers": 0}, "0 workers"), ({"deadline_s": 0}, "a deadline of 0 s")):
         with pytest.raises(CaeavError, match=said):
             WorkerPool("a:b", {}, **wrong)
@@ -1213,12 +1214,12 @@ def test_a_pool_has_a_worker_and_a_deadline() -> None:
     pool.close()
 
 
-def test_times_are_those_of_the_media_in_the_order_of_showing(film: Any) -> None:
+def test_times_are_media_times_in_display_order(film: Any) -> None:
     film([frame(0.0, key=True), frame(0.1, pts=200), frame(0.2, pts=100)])
     assert read().video_s == pytest.approx([0.0, 0.1, 0.2])
     late = _VideoTrack(plan(facts=replace(FACTS, origin_s=5.0)), SimpleNamespace(time_base=0.001), skip=False)
     for at_s in (5.5, 6.5, 7.5, 8.5):
-        late.take(seen_at(at_s))
+        late.take(video_frame(at_s))
     late.finish()
     assert late.found.shown_s == pytest.approx([0.5, 1.5, 2.5, 3.5])
     exact = AudioLine(0.001, (0.0, 10.0))

@@ -1,4 +1,4 @@
-"""The pool with real child processes that hang, crash, leave, leak and lie: each costs its own clip only."""
+"""The pool with real child processes that hang, crash, exit, leak or send nonsense: each loses only its own clip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def jobs_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children import what their parent can."""
+    """Let children import `pool_jobs`."""
     monkeypatch.syspath_prepend(str(HERE))
 
 
@@ -43,8 +43,8 @@ def _all(pool: WorkerPool, requests: list[dict[str, Any]]) -> dict[str, Outcome]
     return {outcome.id: outcome for outcome in outcomes}
 
 
-def _gone(pid: int, within_s: float = 10.0) -> bool:
-    """Whether a process ends (or is only a zombie) within a time that it needs a fraction of."""
+def _ends(pid: int, within_s: float = 10.0) -> bool:
+    """Whether a process ends, or is a zombie, within a generous time."""
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         try:
@@ -56,7 +56,7 @@ def _gone(pid: int, within_s: float = 10.0) -> bool:
     return False
 
 
-def test_arrays_and_facts_come_back_as_they_were() -> None:
+def test_arrays_and_facts_are_returned_unchanged() -> None:
     [outcome] = _all(_pool(), [{"id": "a", "say": "grüße", "n": 5}]).values()
     assert outcome.failure is None and outcome.info["said"] == "grüße" and outcome.info["threads"] == "1"
     assert np.array_equal(outcome.arrays["f"], np.arange(5, dtype=np.float32)[None])
@@ -71,7 +71,7 @@ def test_arrays_and_facts_come_back_as_they_were() -> None:
     assert outcome.arrays["f"].flags.aligned
 
 
-def test_many_requests_over_several_children_and_a_second_map() -> None:
+def test_several_children_share_requests_and_map_can_be_called_again() -> None:
     with _pool(workers=2) as pool:
         first = {o.id: o for o in pool.map({"id": str(n), "do": "big", "value": n} for n in range(12))}
         second = list(pool.map([{"id": "again"}]))
@@ -101,13 +101,13 @@ def test_a_hanging_job_is_killed_and_costs_only_its_own_clip() -> None:
         ("leave", "decode process exited with status 3 (2 attempts)"),
     ],
 )
-def test_a_dying_child_is_replaced_and_its_death_is_named(do: str, reason: str) -> None:
+def test_a_dying_child_is_replaced_and_the_reason_is_named(do: str, reason: str) -> None:
     found = _all(_pool(), [{"id": "bad", "do": do}, {"id": "good"}])
     assert found["bad"].failure is not None and found["bad"].failure.reason == reason
     assert found["good"].failure is None
 
 
-def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path: Path) -> None:
+def test_a_crash_that_does_not_recur_is_retried(tmp_path: Path) -> None:
     [outcome] = _all(_pool(), [{"id": "a", "do": "once", "marker": str(tmp_path / "crashed")}]).values()
     assert outcome.failure is None and (tmp_path / "crashed").exists()
 
@@ -120,14 +120,14 @@ def test_a_crash_that_does_not_come_again_costs_nothing(tmp_path: Path) -> None:
         ("pickled", "TypeError: array 'x' has dtype object, which cannot be sent"),
     ],
 )
-def test_true_failures_are_not_tried_again(do: str, reason: str) -> None:
+def test_reported_failures_are_not_retried(do: str, reason: str) -> None:
     found = _all(_pool(), [{"id": "bad", "do": do}, {"id": "good"}])
     failure = found["bad"].failure
     assert failure is not None and (failure.reason, failure.attempts) == (reason, 1)
     assert found["good"].failure is None
 
 
-def test_a_memory_limit_costs_the_clip_not_the_machine() -> None:
+def test_exceeding_the_memory_limit_fails_only_that_clip() -> None:
     found = _all(_pool(memory_bytes=4 * 2**30), [{"id": "bad", "do": "hungry"}, {"id": "good"}])
     failure = found["bad"].failure
     assert failure is not None and "emory" in failure.reason
@@ -151,7 +151,7 @@ def _message(header: bytes, length: int | None = None) -> str:
         _message(b'{"kind":"result","data":{"id":"bad","info":{}},"arrays":[["x","uint8",[-1]]]}'),
     ],
 )
-def test_a_child_that_lies_is_ended(sent: str) -> None:
+def test_a_child_that_sends_invalid_messages_is_killed(sent: str) -> None:
     found = _all(_pool(deadline_s=20.0), [{"id": "bad", "do": "nonsense", "hex": sent}, {"id": "good"}])
     failure = found["bad"].failure
     assert failure is not None and "message" in failure.reason and failure.attempts == 2
@@ -159,13 +159,13 @@ def test_a_child_that_lies_is_ended(sent: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [[2**70], [2**62, 4], [0, 2**70], [1] * 70, 5, [[1]]])
-def test_an_array_of_any_claimed_shape_is_a_wire_error(shape: Any) -> None:
+def test_impossible_array_shapes_are_wire_errors(shape: Any) -> None:
     header = json.dumps({"kind": "result", "data": {}, "arrays": [["x", "uint8", shape]]}).encode()
     with pytest.raises(WireError):
         unpack(len(header), bytearray(header))
 
 
-def test_a_message_that_never_ends_is_cut_off_by_the_deadline() -> None:
+def test_a_message_that_never_ends_is_ended_by_the_deadline() -> None:
     sent = _message(b'{"kind":"result"}', 10_000)
     found = _all(_pool(deadline_s=0.5), [{"id": "bad", "do": "nonsense", "hex": sent}])
     assert found["bad"].failure is not None and found["bad"].failure.reason.startswith(
@@ -173,11 +173,11 @@ def test_a_message_that_never_ends_is_cut_off_by_the_deadline() -> None:
     )
 
 
-def test_children_are_renewed() -> None:
+def test_children_are_replaced_after_a_number_of_tasks() -> None:
     found = _all(_pool(max_tasks_per_child=2), [{"id": str(n)} for n in range(5)])
     pids = [found[str(n)].info["pid"] for n in range(5)]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
-    assert all(_gone(pid) for pid in pids)
+    assert all(_ends(pid) for pid in pids)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +210,11 @@ def test_requests_are_taken_only_as_fast_as_outcomes() -> None:
         for done in range(1, 6):
             next(outcomes)
             time.sleep(0.05)
-            assert len(taken) <= done + 4  # two a worker
+            assert len(taken) <= done + 4  # two per worker
 
 
-def test_a_nudge_never_waits_however_many_nobody_hears() -> None:
-    """Devices nudge for every clip they finish, also after the last request, when the pool no longer listens."""
+def test_nudging_never_blocks() -> None:
+    """Devices nudge for every finished clip, even after the last request, when the pool no longer reads nudges."""
 
     def nudge() -> None:
         for _ in range(20_000):
@@ -229,7 +229,7 @@ def test_a_nudge_never_waits_however_many_nobody_hears() -> None:
         assert [o.id for o in pool.map([{"id": "again"}])] == ["again"]
 
 
-def test_what_the_callers_iterator_raises_reaches_the_caller() -> None:
+def test_an_exception_of_the_request_iterator_reaches_the_caller() -> None:
     def requests() -> Iterator[dict[str, Any]]:
         yield {"id": "a"}
         raise OSError("manifest gone")
@@ -238,18 +238,18 @@ def test_what_the_callers_iterator_raises_reaches_the_caller() -> None:
         list(pool.map(requests()))
 
 
-def test_an_id_given_twice_at_once_is_a_mistake() -> None:
+def test_an_id_requested_twice_at_once_is_refused() -> None:
     with pytest.raises(ValueError, match="'a' is given twice"), _pool() as pool:
         list(pool.map([{"id": "a"}, {"id": "a"}]))
 
 
-def test_leaving_early_kills_whatever_runs(tmp_path: Path) -> None:
+def test_leaving_early_kills_running_children(tmp_path: Path) -> None:
     tell = tmp_path / "pids"
     with _pool(workers=2) as pool:
         outcomes = pool.map([{"id": "a"}, {"id": "b", "do": "grandchild", "tell": str(tell)}])
         next(outcomes)
         _wait_for(tell)
-    assert all(_gone(int(pid)) for pid in tell.read_text().split())
+    assert all(_ends(int(pid)) for pid in tell.read_text().split())
 
 
 def _wait_for(tell: Path) -> None:
@@ -260,7 +260,7 @@ def _wait_for(tell: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_no_orphans_when_the_parent_dies(tmp_path: Path, end: signal.Signals) -> None:
+def test_children_end_when_their_parent_dies(tmp_path: Path, end: signal.Signals) -> None:
     """Even a child that hangs inside a job ends with its parent."""
     tell = tmp_path / "pids"
     script = f"""
@@ -276,11 +276,9 @@ with WorkerPool("pool_jobs:setup", {{}}, deadline_s=600) as pool:
     parent.send_signal(end)
     parent.wait(30)
     try:
-        assert _gone(child)
+        assert _ends(child)
     finally:
-        os.kill(
-            grandchild, signal.SIGKILL
-        )  # started by the job itself; only a living parent can end its group
+        os.kill(grandchild, signal.SIGKILL)  # started by the job; only a living parent can end its group
 
 
 def test_an_interrupt_ends_the_children_and_reaches_the_caller(tmp_path: Path) -> None:
@@ -300,4 +298,4 @@ except KeyboardInterrupt:
     parent.send_signal(signal.SIGINT)
     said, _ = parent.communicate(timeout=30)
     assert said.strip() == "interrupted"
-    assert all(_gone(int(pid)) for pid in tell.read_text().split())
+    assert all(_ends(int(pid)) for pid in tell.read_text().split())

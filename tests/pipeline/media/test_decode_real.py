@@ -1,4 +1,4 @@
-"""Every real file through every decoder: what comes out is what MEDIA.csv says is in it, and is said truly."""
+"""Every real file through every decoder: content and notes are what MEDIA.csv says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LENGTH_S = 10.0
 
 
 def _expected_codes(row: dict[str, str]) -> dict[str, bool]:
-    """Note code -> whether the file must have it, from its independently measured row."""
+    """Note code -> whether the file must have it, by its independently measured row."""
     video_s = float(row["frames_decoded"]) / float(row["fps_avg"])
     audio_s = float(row["a_seconds_decoded"] or 0)
     return {
@@ -30,7 +30,7 @@ def _expected_codes(row: dict[str, str]) -> dict[str, bool]:
     }
 
 
-def test_notes_and_shapes_are_what_the_files_are(
+def test_notes_and_shapes_match_the_measured_files(
     decoder: Any, decoded: Any, media_rows: list[dict[str, str]]
 ) -> None:
     wrong = []
@@ -60,7 +60,7 @@ def test_notes_and_shapes_are_what_the_files_are(
     assert not wrong, "\n".join(wrong)
 
 
-def test_counted_sound_agrees_with_an_independent_count(
+def test_counted_audio_agrees_with_an_independent_count(
     decoder: Any, decoded: Any, media_rows: list[dict[str, str]]
 ) -> None:
     for row in media_rows:
@@ -72,7 +72,7 @@ def test_counted_sound_agrees_with_an_independent_count(
         assert clip.audio_ok == tuple(t + 0.5 <= real_s for t in range(10)), row["file"]
 
 
-def test_a_file_with_nothing_in_it_is_refused_with_the_true_reason(
+def test_a_file_in_which_nothing_decodes_is_refused_with_the_reason(
     decoder: Any, decoded: Any, media_rows: list[dict[str, str]]
 ) -> None:
     empty = [row for row in media_rows if row["frames_decoded"] == "0"]
@@ -83,10 +83,10 @@ def test_a_file_with_nothing_in_it_is_refused_with_the_true_reason(
         assert row["bytes"] in reason
 
 
-def test_the_decoders_see_and_hear_the_same(
+def test_the_other_decoders_agree_with_pyav(
     decoder: Any, decoded: Any, media_rows: list[dict[str, str]]
 ) -> None:
-    """Against PyAV, segment by segment, wherever both say the segment is real."""
+    """Segment by segment, wherever both call the segment real."""
     if decoder.name == "pyav":
         pytest.skip("the others are compared with this one")
     for row in media_rows:

@@ -1,4 +1,4 @@
-"""Frames that no other needs are not decoded far from the wanted ones, and nobody can tell from the result."""
+"""Frames that no other frame needs are skipped far from the wanted ones, without changing the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLING = Sampling(4, 1.0, 16000)
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """5 s of H.264 at 25 fps with three B-frames between others; every frame has its number in its brightness."""
+    """5 s of H.264 at 25 fps with three B-frames in a row; every frame's brightness tells its number."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     grain = np.random.default_rng(0).integers(0, 60, (96, 128, 3), dtype=np.uint8)
     with av.open(str(path), "w") as out:
@@ -36,7 +36,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Counting(PyAVDecoder):
-    """Counts decoded frames and passes."""
+    """Counts decoded frames."""
 
     decoded = 0
 
@@ -46,7 +46,7 @@ class Counting(PyAVDecoder):
         return frames, audio
 
 
-def both(
+def decode_with_and_without_skipping(
     path: Path, start_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[DecodedClip, DecodedClip, int, int]:
     skipping, whole = Counting(Limits()), Counting(Limits())
@@ -57,10 +57,10 @@ def both(
 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.36, 1.0])
-def test_the_same_pictures_with_fewer_decoded(
+def test_skipping_gives_the_same_frames_with_fewer_decoded(
     film: Path, monkeypatch: pytest.MonkeyPatch, start_s: float
 ) -> None:
-    one, other, few, all_of_them = both(film, start_s, monkeypatch)
+    one, other, few, all_of_them = decode_with_and_without_skipping(film, start_s, monkeypatch)
     assert one.frames is not None and other.frames is not None
     np.testing.assert_array_equal(one.frames, other.frames)
     assert (one.frames_ok, one.notes, one.facts) == (other.frames_ok, other.notes, other.facts)
@@ -68,8 +68,8 @@ def test_the_same_pictures_with_fewer_decoded(
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv"])
-def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: Any, suffix: str) -> None:
-    """No sound is found there; that is no reason to look for it through an hour of frames."""
+def test_a_clip_after_the_end_of_the_audio_is_still_reached_by_a_seek(write: Any, suffix: str) -> None:
+    """The missing audio must not be searched for by decoding all frames before the clip."""
     noise = np.random.default_rng(0).integers(-9000, 9000, (1, 3 * 16000), dtype=np.int16)
     made = write(f"film.{suffix}", frame_s=[n / 30 for n in range(720)], audio=noise, rate_hz=16000)
     decoder = Counting(Limits())
@@ -78,7 +78,7 @@ def test_a_clip_behind_the_end_of_the_sound_is_still_reached_by_a_seek(write: An
     assert decoder.decoded < 6 * 30
 
 
-def test_damage_is_dealt_with_as_if_nothing_had_been_left_out(
+def test_a_damaged_clip_is_decoded_without_skipping(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytearray(film.read_bytes())
@@ -86,7 +86,7 @@ def test_damage_is_dealt_with_as_if_nothing_had_been_left_out(
         data[at] ^= 0xFF
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(data)
-    one, other, few, all_of_them = both(broken, 0.0, monkeypatch)
+    one, other, few, all_of_them = decode_with_and_without_skipping(broken, 0.0, monkeypatch)
     assert "damaged" in {note.code for note in one.notes}
     assert one.frames is not None and other.frames is not None
     np.testing.assert_array_equal(one.frames, other.frames)

@@ -1,4 +1,4 @@
-"""Clips of images beside a wav, as AVSBench has them: which image is shown when, and what is said of bad ones."""
+"""Clips of images beside a wav, as in AVSBench: which image belongs to which second, and notes on bad ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_wav(path: Path, seconds: float = 5.0) -> Path:
     return path
 
 
-def write_pictures(folder: Path, pattern: str, numbers: list[int], size: tuple[int, int] = (8, 6)) -> Path:
+def write_images(folder: Path, pattern: str, numbers: list[int], size: tuple[int, int] = (8, 6)) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         Image.new("RGB", size, COLOURS[number - 1]).save(folder / pattern.format(number))
@@ -38,13 +38,13 @@ def write_pictures(folder: Path, pattern: str, numbers: list[int], size: tuple[i
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """An S4 clip whose id looks like an option."""
-    write_pictures(tmp_path / "visual_frames/train/horse/-a_b", "-a_b_{}.png", [1, 2, 3, 4, 5])
+    """An S4 clip whose id looks like a command-line option."""
+    write_images(tmp_path / "visual_frames/train/horse/-a_b", "-a_b_{}.png", [1, 2, 3, 4, 5])
     return write_wav(tmp_path / "audio_wav/train/horse/-a_b.wav")
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_each_second_shows_its_picture_and_the_wav_is_heard(
+def test_each_second_has_its_image_and_the_audio_of_the_wav(
     clip: Path, decoder: str, needs: Callable[[str], None]
 ) -> None:
     needs({"pyav": "av"}.get(decoder, decoder))
@@ -57,8 +57,8 @@ def test_each_second_shows_its_picture_and_the_wav_is_heard(
     assert decoded.facts["video"] == {"codec": "stills", "fps": 1.0, "height": 6, "width": 8}
 
 
-def test_ms3_keeps_its_pictures_without_the_split_and_with_mp4_in_their_names(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "visual_frames/x_1", "x_1.mp4_{}.png", [1, 2, 3, 4, 5])
+def test_ms3_images_are_found_without_a_split_folder_and_with_mp4_in_their_names(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "visual_frames/x_1", "x_1.mp4_{}.png", [1, 2, 3, 4, 5])
     wav = write_wav(tmp_path / "audio_wav/test/x_1.wav")
     assert stills_folder(str(wav)) == folder
     decoded = decoders["pyav"]().decode(str(wav), 0.0, SAMPLING)
@@ -66,14 +66,14 @@ def test_ms3_keeps_its_pictures_without_the_split_and_with_mp4_in_their_names(tm
     assert [tuple(frame[0, 0].tolist()) for frame in decoded.frames] == COLOURS
 
 
-def test_a_clip_of_one_rate_each_shares_its_pictures(clip: Path) -> None:
+def test_clips_of_several_sample_rates_share_their_images(clip: Path) -> None:
     slow, fast = decoders["pyav"]().decode_each(str(clip), 0.0, [SAMPLING, Sampling(5, 1.0, 16000)])
     assert slow.wave is not None and fast.wave is not None
     assert (slow.wave.size, fast.wave.size) == (40000, 80000)
     assert np.array_equal(slow.frames, fast.frames)
 
 
-def test_a_wav_elsewhere_or_without_pictures_is_plain_sound(tmp_path: Path) -> None:
+def test_a_wav_elsewhere_or_without_images_is_audio_only(tmp_path: Path) -> None:
     (tmp_path / "visual_frames/other").mkdir(parents=True)
     assert stills_folder(str(write_wav(tmp_path / "audio_wav/train/horse/a.wav"))) is None
     assert stills_folder(str(write_wav(tmp_path / "sounds/other.wav"))) is None
@@ -82,7 +82,7 @@ def test_a_wav_elsewhere_or_without_pictures_is_plain_sound(tmp_path: Path) -> N
     assert alone.frames is None and "no_video" in {note.code for note in alone.notes}
 
 
-def test_missing_and_damaged_pictures_are_filled_and_said(clip: Path) -> None:
+def test_missing_and_damaged_images_are_replaced_and_noted(clip: Path) -> None:
     folder = stills_folder(str(clip))
     assert folder is not None
     (folder / "-a_b_5.png").unlink()
@@ -99,7 +99,7 @@ def test_missing_and_damaged_pictures_are_filled_and_said(clip: Path) -> None:
     assert "-a_b_2.png is not a readable picture" in said["damaged"]
 
 
-def test_sound_that_does_not_decode_costs_the_sound_alone(clip: Path) -> None:
+def test_audio_that_does_not_decode_leaves_the_images(clip: Path) -> None:
     clip.write_bytes(b"no wav at all")
     decoded = decoders["pyav"]().decode(str(clip), 0.0, SAMPLING)
     assert decoded.wave is None and decoded.audio_ok == (False,) * 5
@@ -112,7 +112,7 @@ def test_sound_that_does_not_decode_costs_the_sound_alone(clip: Path) -> None:
         decoders["pyav"]().decode(str(clip), 0.0, SAMPLING)
 
 
-def test_limits_hold_for_pictures(clip: Path) -> None:
+def test_limits_apply_to_images(clip: Path) -> None:
     small = decoders["pyav"](Limits(frame_pixels=40))  # type: ignore[call-arg]  # every decoder here takes limits
     decoded = small.decode(str(clip), 0.0, SAMPLING)
     assert decoded.frames is None

@@ -1,4 +1,4 @@
-"""Rules of decoding by numbers alone, no file read: uprightness, clocks that start anew, plans, mixing matrices."""
+"""Rules of decoding without any file: display matrices, clocks that restart, plans, mixing weights."""
 
 from __future__ import annotations
 
@@ -14,41 +14,32 @@ from caeav.pipeline.media.mixing import mix_gain, mix_to_mono
 from caeav.pipeline.media.scan import Plan, Scan
 
 ONE = 1 << 16
-PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+FRAME = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("left_right", [False, True])
 @pytest.mark.parametrize("top_bottom", [False, True])
-def test_a_matrix_shows_each_corner_where_it_says(
-    transposed: bool, left_right: bool, top_bottom: bool
-) -> None:
+def test_a_display_matrix_maps_each_pixel(transposed: bool, left_right: bool, top_bottom: bool) -> None:
     """Point (x, y) of the stored frame is shown at (m0 x + m3 y, m1 x + m4 y)."""
     across, down = (-ONE if left_right else ONE), (-ONE if top_bottom else ONE)
     straight, turned = [across, 0, 0, 0, down, 0], [0, down, 0, across, 0, 0]
     matrix = [*(turned if transposed else straight), 0, 0, 1 << 30]
     found = Orientation.of(matrix)
     assert (found.transposed, found.left_right, found.top_bottom) == (transposed, left_right, top_bottom)
-    shown = found.apply(PICTURE)
+    shown = found.apply(FRAME)
     height, width = shown.shape[:2]
     for y in range(2):
         for x in range(3):
             to_x, to_y = ((matrix[0] * x + matrix[3] * y) // ONE, (matrix[1] * x + matrix[4] * y) // ONE)
             at = (to_y + (height - 1) * top_bottom, to_x + (width - 1) * left_right)
-            assert (shown[at] == PICTURE[y, x]).all()
-    rotations = [np.rot90(PICTURE, k) for k in range(4)]
+            assert (shown[at] == FRAME[y, x]).all()
+    rotations = [np.rot90(FRAME, k) for k in range(4)]
     turned_by = [k for k, each in enumerate(rotations) if each.shape == shown.shape and (each == shown).all()]
     assert found.mirrored is (not turned_by)
     if turned_by:
         assert found.turned_deg % 360 == 90 * turned_by[0]
         assert (found.after_turning(shown) == shown).all()
-
-
-def test_a_matrix_that_asks_for_no_right_angle_is_told() -> None:
-    half = round(ONE * 0.5**0.5)
-    found = Orientation.of([half, half, 0, -half, half, 0, 0, 0, 1 << 30])
-    assert found == Orientation(askew_deg=45)
-    assert Orientation.of([0] * 9) == Orientation()
 
 
 def packet(index: int, at: int, length: int = 40, kind: str = "video") -> Any:
@@ -70,7 +61,7 @@ def straightened(clock: Clock, stamps: list[int]) -> list[int]:
     return found
 
 
-def test_a_clock_that_begins_anew_goes_on_where_it_was() -> None:
+def test_a_clock_that_restarts_continues_where_it_was() -> None:
     clock = Clock(facts(), restarts=True)
     assert straightened(clock, [1000, 1040, 1080]) == [1000, 1040, 1080]
     assert straightened(clock, [0, 40]) == [1120, 1160] and clock.parts == 2
@@ -101,27 +92,6 @@ def test_streams_share_the_parts() -> None:
     assert (audio.dts, frame.dts, clock.parts) == (1500, 1500, 2)
 
 
-def test_where_files_cannot_be_joined_what_goes_back_is_left_out() -> None:
-    clock = Clock(facts("mov"), restarts=False)
-    assert [clock.straighten(packet(0, at), 0.001) for at in (0, 5000, 3000, 5040)] == [
-        True,
-        True,
-        False,
-        True,
-    ]
-    assert clock.left_out == {(0, 3000)}
-    one = Clock(facts("mpegts"), restarts=False)
-    assert all(one.straighten(packet(0, at), 0.001) for at in (0, 5000, 3000))
-
-
-def test_avi_knows_the_order_of_decoding_alone() -> None:
-    for container, codec, shown in (("avi", "h264", 40), ("avi", "mpeg4", 120), ("mov", "h264", 120)):
-        one = packet(0, 40)
-        one.pts = 120
-        Clock(facts(container, codec), restarts=False).straighten(one, 0.001)
-        assert one.pts == shown
-
-
 def plan(video_s: list[float], **other: Any) -> Plan:
     from caeav.pipeline.media.clip import Sampling
 
@@ -130,7 +100,7 @@ def plan(video_s: list[float], **other: Any) -> Plan:
     return Plan(about, scan, 3.0, Sampling(4, 0.5, 10), None)  # type: ignore[arg-type]
 
 
-def test_what_is_wanted_of_a_clip() -> None:
+def test_a_plan_lists_the_wanted_times_and_the_frame_gap() -> None:
     made = plan([0.0, 0.1, 0.2, 0.9])
     assert made.end_s == 5.0 and made.wanted_s == [3.25, 3.75, 4.25, 4.75]
     assert made.frame_gap_s == pytest.approx(0.1)  # the usual one
@@ -140,9 +110,9 @@ def test_what_is_wanted_of_a_clip() -> None:
     assert plan([0.0, 0.1], video_over=True, video_end_s=0.5).video_end_s == 0.5
 
 
-def test_how_long_a_picture_is_shown() -> None:
+def test_a_frame_is_shown_until_the_next_or_the_end_of_its_packet() -> None:
     made = plan([0.0, 0.1, 0.2], video_end_s=0.9)
-    assert made.shown_until_s(0.2) == 0.9  # the last, for as long as its packet says
+    assert made.shown_until_s(0.2) == 0.9  # the last frame, until the end of its packet
     assert made.shown_until_s(0.0) == pytest.approx(0.1)
     assert made.shown_until_s(0.5) == pytest.approx(0.6)
     assert made.is_stale(0.9, 0.2, None) and not made.is_stale(0.89, 0.2, None)
@@ -151,7 +121,7 @@ def test_how_long_a_picture_is_shown() -> None:
     assert [made.scan.next_s(t) for t in (-0.1, 0.0, 0.15, 0.2)] == [0.0, 0.1, 0.2, None]
 
 
-def test_channels_are_mixed_so_that_nothing_clips() -> None:
+def test_channels_are_mixed_without_clipping() -> None:
     ones = np.ones((2, 512), np.float32)
     mono, loudest = mix_to_mono(ones * 0.5, ("FL", "FR"), 16_000)
     assert mono == pytest.approx(np.full(512, 0.5), abs=1e-6) and loudest == 0.5

@@ -1,4 +1,4 @@
-"""How long media files are: headers, bare streams read through, no media, a crash in the library, the memory."""
+"""The lengths of media files: from headers, by reading bare streams, after crashes of the library, remembered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def audio(path: Path, seconds: float) -> Path:
     return path
 
 
-def test_lengths_come_in_order_and_none_where_there_is_none(tmp_path: Path) -> None:
+def test_lengths_are_returned_in_order_and_none_for_unreadable_files(tmp_path: Path) -> None:
     files = [
         audio(tmp_path / "a.wav", 2.5),
         tmp_path / "gone.wav",
@@ -52,7 +52,7 @@ def test_real_media_have_the_lengths_their_players_show(shared: Path) -> None:
         assert length_s(str(media / name)) == pytest.approx(seconds, abs=0.05)
 
 
-def test_a_bare_stream_is_read_through_since_its_header_guesses(tmp_path: Path) -> None:
+def test_a_bare_stream_is_read_to_its_end(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     path = tmp_path / "bare.aac"
     with av.open(str(path), "w", format="adts") as out:
@@ -71,8 +71,8 @@ def test_a_bare_stream_is_read_through_since_its_header_guesses(tmp_path: Path) 
     assert length_s(str(path)) == pytest.approx(100 * 1024 / 16000, abs=0.1)
 
 
-def test_files_joined_end_to_end_are_as_long_as_their_parts_together(tmp_path: Path) -> None:
-    """The header of the first part, or the last stamp, tells one part's length only."""
+def test_a_joined_file_is_as_long_as_its_parts_together(tmp_path: Path) -> None:
+    """The first header and the last timestamp each tell the length of one part only."""
     av = pytest.importorskip("av")
     for suffix, codec, rates in (("flac", "flac", (16000, 16000)), ("adts", "aac", (16000, 32000))):
         parts = []
@@ -91,13 +91,13 @@ def test_files_joined_end_to_end_are_as_long_as_their_parts_together(tmp_path: P
         assert length_s(str(joined)) == pytest.approx(6.0, abs=0.3)
 
 
-def test_what_is_no_media_is_an_error_for_one_file(tmp_path: Path) -> None:
+def test_a_file_that_is_not_media_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"nothing")
     with pytest.raises(DecodeError, match="not readable media"):
         length_s(str(tmp_path / "x.mp4"))
 
 
-def test_a_file_that_ends_the_process_costs_itself_alone(shared: Path, tmp_path: Path) -> None:
+def test_a_file_that_crashes_the_process_affects_no_other(shared: Path, tmp_path: Path) -> None:
     crash = shared / "cases" / "pcm_5.1_film_order.mov"
     if not crash.is_file():
         pytest.skip(f"{crash} is not there")
@@ -128,7 +128,9 @@ def test_lengths_are_remembered_until_the_file_changes(
     assert ask([path]) == [7.0] and asked == [str(path)] * 2
 
 
-def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_are_measured_again_when_the_memory_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lengths, "_measure", lambda paths: [7.0] * len(paths))
     memory, ask = tmp_path / FILE, lengths_in(Home(tmp_path))
     path = audio(tmp_path / "a.wav", 1)
@@ -142,7 +144,7 @@ def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.
 
 
 class Pool:
-    """Stands for the processes: gives the answers prepared for the requests, in their order."""
+    """Stands in for `WorkerPool`: returns prepared answers in the order of requests."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers, self.asked = list(answers), list[Any]()
@@ -165,7 +167,7 @@ class Pool:
             yield Outcome(request["id"], {}, {} if failed else {"seconds": answer}, failed)
 
 
-def test_a_group_without_a_whole_answer_is_asked_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_with_an_incomplete_answer_is_measured_file_by_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "AT_ONCE", 2)
     pool = Pool([1, 2.5], "crashed", [3.0], [4.0], [5.0])
     monkeypatch.setattr(lengths, "WorkerPool", pool)
@@ -174,19 +176,21 @@ def test_a_group_without_a_whole_answer_is_asked_file_by_file(monkeypatch: pytes
     assert pool.how["retries"] == 0 and pool.how["deadline_s"] == lengths.DEADLINE_S
     pool = Pool([1.0], [-1], "crashed", [])
     monkeypatch.setattr(lengths, "WorkerPool", pool)
-    assert lengths._measure(["a", "b", "c"]) == [None, None, None]  # one answer for two files is none
+    assert lengths._measure(["a", "b", "c"]) == [
+        None,
+        None,
+        None,
+    ]  # a single answer for two files is incomplete
     assert pool.asked == [["a", "b"], ["c"], ["a"], ["b"]]
 
 
 @pytest.mark.parametrize("answer", [0, -1.0, float("inf"), float("nan"), "7", None, 1e12])
-def test_an_answer_that_is_no_length_is_none(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+def test_an_invalid_length_is_none(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     monkeypatch.setattr(lengths, "WorkerPool", Pool([answer, 3]))
     assert lengths._measure(["a", "b"]) == [None, 3.0]
 
 
-def test_a_file_is_remembered_by_its_place_whatever_it_is_called_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_remembered_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def measure(paths: list[str]) -> list[float | None]:
@@ -197,7 +201,7 @@ def test_a_file_is_remembered_by_its_place_whatever_it_is_called_from(
     monkeypatch.chdir(tmp_path)
     ask, path = lengths_in(Home(tmp_path / "home")), audio(tmp_path / "a.wav", 1)
     assert ask([Path("a.wav"), path]) == [None, None] and asked == [str(path)]
-    assert ask([path]) == [None] and len(asked) == 1  # that nothing can be told is remembered, too
+    assert ask([path]) == [None] and len(asked) == 1  # an unknown length is remembered too
     with path.open("ab") as file:
         file.write(b"12")
     when = path.stat().st_mtime_ns
@@ -214,7 +218,7 @@ def test_a_file_is_remembered_by_its_place_whatever_it_is_called_from(
 
 
 class Packets:
-    """A container whose packets are given: (kind of stream, time, duration) in quarter seconds."""
+    """A container of given packets: (kind of stream, time, duration) in quarter seconds."""
 
     def __init__(self, *packets: tuple[str, int | None, int | None]) -> None:
         self.packets = packets
@@ -231,7 +235,7 @@ class Packets:
             yield SimpleNamespace(stream=stream, pts=pts, duration=duration, time_base=0.25)
 
 
-def test_a_file_is_read_through_to_the_end_of_its_last_picture_or_sound(
+def test_a_file_without_a_length_ends_with_its_last_audio_or_video_packet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     probing = pytest.importorskip("caeav.pipeline.media.probe")

@@ -1,24 +1,19 @@
-"""The shipped small data set, for the tests of the store: `toy` on the default backend, `toys` on each."""
+"""The small shipped data set for the tests of the store: `toy` on the default backend, `toys` on each backend."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
+from caeav.cli import store as store_commands
 from caeav.pipeline.store.testing_data import Toy
 from caeav.pipeline.store.testing_data import contents as read_contents
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: syncing, of which stores do much, is free there."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -33,5 +28,18 @@ def toys(memory: Path, request: pytest.FixtureRequest) -> Toy:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], Mapping[str, bytes]]:
-    """Every file below a folder with its bytes."""
+    """`contents(folder)`: the bytes of every file below it, by name."""
     return read_contents
+
+
+@pytest.fixture
+def store_command() -> Callable[..., Result]:
+    """`store_command(*arguments)`: run `caeav store ...`."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    store_commands.register(app)
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(app, ["store", *map(str, arguments)])
+
+    return run

@@ -1,4 +1,4 @@
-"""Shards from object stores on this machine's disk: bounded, shared, verified, and fetched ahead."""
+"""The cache of shards from object stores: bounded, shared between processes, verified, filled ahead of reading."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 from s3_server import S3, Fault
+from waiting import wait_until
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -41,7 +41,7 @@ def content(number: int) -> bytes:
 
 
 class Source:
-    """Gives files and counts how often."""
+    """A source of files that records which were fetched."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
@@ -57,7 +57,7 @@ def cache(tmp_path: Path) -> ShardCache:
     return ShardCache(tmp_path / "cache", 3 * SIZE)
 
 
-def there(cache: ShardCache) -> list[int]:
+def cached_numbers(cache: ShardCache) -> list[int]:
     return [number for number in range(20) if cache.has(facts(number))]
 
 
@@ -68,7 +68,7 @@ def use(cache: ShardCache, source: Source, number: int) -> None:
     os.utime(cache.path(facts(number)), ns=(moment, moment))
 
 
-def test_what_was_used_longest_ago_goes_and_the_bytes_stay_bounded(cache: ShardCache) -> None:
+def test_the_least_recently_used_file_is_removed_and_the_size_stays_bounded(cache: ShardCache) -> None:
     source = Source()
     for number in (1, 2, 3):
         use(cache, source, number)
@@ -76,15 +76,15 @@ def test_what_was_used_longest_ago_goes_and_the_bytes_stay_bounded(cache: ShardC
     for number, age in old:
         os.utime(cache.path(facts(number)), (1000 - age, 1000 - age))
     use(cache, source, 4)
-    assert there(cache) == [2, 3, 4], "1 was used longest ago"
+    assert cached_numbers(cache) == [2, 3, 4], "1 was used longest ago"
     cache.touch([facts(3)])
     use(cache, source, 5)
-    assert there(cache) == [3, 4, 5] and cache.used() == 3 * SIZE
+    assert cached_numbers(cache) == [3, 4, 5] and cache.used() == 3 * SIZE
     use(cache, source, 3)
-    assert source.given == [f"shards/{n}.tar" for n in (1, 2, 3, 4, 5)], "what is there is not fetched again"
+    assert source.given == [f"shards/{n}.tar" for n in (1, 2, 3, 4, 5)], "cached files are not fetched again"
 
 
-def test_more_than_the_cache_holds_is_refused(cache: ShardCache) -> None:
+def test_files_larger_than_the_cache_are_refused(cache: ShardCache) -> None:
     files = [facts(n) for n in range(4)]
     with (
         pytest.raises(CaeavError, match=r"3.0 kB, too few for 4.0 kB that") as raised,
@@ -97,14 +97,14 @@ def test_more_than_the_cache_holds_is_refused(cache: ShardCache) -> None:
 def test_files_that_are_needed_together_do_not_displace_each_other(cache: ShardCache) -> None:
     source = Source()
     use(cache, source, 9)
-    later = time.time() + 100  # used last, and it goes all the same
+    later = time.time() + 100  # used last, yet removed
     os.utime(cache.path(facts(9)), (later, later))
     with cache.holding([facts(n) for n in (1, 2, 3)], source):
-        assert there(cache) == [1, 2, 3]
+        assert cached_numbers(cache) == [1, 2, 3]
     assert source.given == [facts(n).name for n in (9, 1, 2, 3)], "each once"
 
 
-def test_a_file_that_could_not_be_fetched_leaves_nothing(cache: ShardCache) -> None:
+def test_a_failed_fetch_leaves_no_file(cache: ShardCache) -> None:
     def breaks(wanted: FileFacts, out: BinaryIO) -> None:
         out.write(b"half")
         raise CaeavError("no")
@@ -114,7 +114,7 @@ def test_a_file_that_could_not_be_fetched_leaves_nothing(cache: ShardCache) -> N
     assert cache.used() == 0 and [path.name for path in cache.folder.iterdir()] == [".lock"]
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_counts(cache: ShardCache) -> None:
+def test_partial_files_of_killed_processes_are_removed_and_those_of_others_count(cache: ShardCache) -> None:
     cache.folder.mkdir()
     left = cache.folder / f".part-{facts(7).sha256}"
     left.write_bytes(bytes(3 * SIZE))
@@ -126,7 +126,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_coun
         file.truncate(SIZE)
         use(cache, source, 2)
         use(cache, source, 3)
-        assert there(cache) == [2, 3] and cache.used() == 3 * SIZE
+        assert cached_numbers(cache) == [2, 3] and cache.used() == 3 * SIZE
 
 
 def test_threads_that_want_the_same_file_fetch_it_once(cache: ShardCache) -> None:
@@ -195,7 +195,7 @@ def test_a_store_is_read_through_a_cache_of_one_shard(
     assert store.keys == local.keys and store.array_specs() == local.array_specs()
     order = [*store.keys[::3], *store.keys[::-1]]
     assert [toy.same(record) for record in store.read_each(order)] == [True] * len(order)
-    # not the lock, nor what is fetched ahead and may be under way
+    # without the lock and files that are being fetched ahead
     files = [path for path in store.files.cache.folder.iterdir() if not path.name.startswith(".")]
     assert sum(path.stat().st_size for path in files) <= limit
     for path in files:
@@ -205,7 +205,7 @@ def test_a_store_is_read_through_a_cache_of_one_shard(
         share_room([opened(toy, tmp_path / "home")])
 
 
-def test_arrays_stay_as_they_are_when_their_shard_has_gone(
+def test_arrays_stay_valid_after_their_shard_left_the_cache(
     tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = Toy(tmp_path / "stores")
@@ -216,7 +216,7 @@ def test_arrays_stay_as_they_are_when_their_shard_has_gone(
     assert all(map(toy.same, records))
 
 
-def test_a_file_that_is_damaged_on_this_machine_is_fetched_again(tmp_path: Path, s3: S3) -> None:
+def test_a_damaged_cached_file_is_fetched_again(tmp_path: Path, s3: S3) -> None:
     toy = Toy(tmp_path / "stores")
     toy.write()
     store = opened(toy, tmp_path / "home")
@@ -236,20 +236,13 @@ def test_a_file_that_is_damaged_on_this_machine_is_fetched_again(tmp_path: Path,
         open_remote(store.url, Home(tmp_path / "home")).read("clip002")
 
 
-def test_a_reader_in_another_process_connects_anew(tmp_path: Path, s3: S3) -> None:
+def test_a_pickled_remote_reader_connects_again(tmp_path: Path, s3: S3) -> None:
     toy = Toy(tmp_path / "stores")
     toy.write()
     store = opened(toy, tmp_path / "home")
     toy.same(store.read("clip000"))
     other = pickle.loads(pickle.dumps(store))
     assert toy.same(other.read("clip009")) and other.url == store.url
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_the_next_shards_are_fetched_while_the_first_is_read(tmp_path: Path, s3: S3) -> None:
@@ -259,41 +252,41 @@ def test_the_next_shards_are_fetched_while_the_first_is_read(tmp_path: Path, s3:
     s3.seen.clear()
     keys = [*store.keys[16:20], *store.keys[0:4], *store.keys[8:12]]
     store.expect(keys)
-    until(lambda: sum(store.files.soon(n) for n in (4, 0, 2)) == 3)
+    wait_until(lambda: sum(store.files.soon(n) for n in (4, 0, 2)) == 3)
     fetched = sorted(key[-10:] for _, key in s3.seen if key.endswith(".tar"))
-    assert fetched == ["000000.tar", "000002.tar", "000004.tar"], "these and no others"
+    assert fetched == ["000000.tar", "000002.tar", "000004.tar"], "no other shard is fetched"
     s3.seen.clear()
     assert all(map(toy.same, map(store.read, keys))) and not s3.seen
 
 
-def test_what_is_fetched_ahead_has_its_room() -> None:
+def test_fetching_ahead_stays_within_its_room() -> None:
     brought: list[int] = []
     ahead = Ahead(brought.append, lambda number: 10, room=25)
     ahead.expect([5, 5, 6, 6, 7, 8])
-    until(lambda: brought == [5, 6])
+    wait_until(lambda: brought == [5, 6])
     time.sleep(0.02)
-    assert brought == [5, 6], "a third one has no room"
+    assert brought == [5, 6], "a third shard does not fit"
     ahead.read(5)
     time.sleep(0.02)
-    assert brought == [5, 6], "5 is not read to its end"
+    assert brought == [5, 6], "5 is not yet read to its end"
     ahead.read(5)
-    until(lambda: brought == [5, 6, 7])
-    ahead.expect([1])  # another order counts instead
-    until(lambda: brought == [5, 6, 7, 1])
+    wait_until(lambda: brought == [5, 6, 7])
+    ahead.expect([1])  # replaces the order given before
+    wait_until(lambda: brought == [5, 6, 7, 1])
     ahead.soon(3)
-    until(lambda: brought[-1] == 3)
+    wait_until(lambda: brought[-1] == 3)
 
 
 @pytest.mark.parametrize(
     ("text", "bytes_"), [("50GB", 50 * 10**9), ("1.5t", 15 * 10**11), ("2000", 2000), ("7 MB", 7 * 10**6)]
 )
-def test_numbers_of_bytes_are_read(text: str, bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_in_bytes_are_parsed(text: str, bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_bytes(text) == bytes_
     monkeypatch.setenv("CAEAV_CACHE_BYTES", text)
     assert cache_limit() == bytes_
 
 
 @pytest.mark.parametrize("text", ["", "0", "many", "-5", "5 EB", "nan", "inf"])
-def test_other_numbers_are_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(CaeavError, match="no number of bytes"):
         parse_bytes(text)

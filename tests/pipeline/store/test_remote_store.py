@@ -1,4 +1,4 @@
-"""Stores in an object store: the same bytes there and back, payload before index before seal, and every fault met."""
+"""Stores in an object store: the same bytes after push and pull, in the order payload, index, seal; faults handled."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tar(tmp_path: Path) -> Toy:
 
 @pytest.fixture
 def impatient(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request may take half a second."""
+    """Requests time out after half a second."""
     monkeypatch.setattr(faults, "PATIENCE", replace(faults.PATIENCE, timeout_s=0.5))
 
 
@@ -61,18 +61,18 @@ def address(toy: Toy) -> str:
     return f"{URL}/toy/{toy.folder.name}"
 
 
-def inside(toy: Toy, s3: S3) -> dict[str, bytes]:
-    """The objects of the store, by their names in it."""
+def objects_of(toy: Toy, s3: S3) -> dict[str, bytes]:
+    """The store's objects by their names within the store."""
     prefix = address(toy).removeprefix("s3://bucket/") + "/"
     return {name.removeprefix(prefix): data for name, data in s3.objects().items()}
 
 
-def test_there_and_back_are_the_same_bytes(toy: Toy, s3: S3, tmp_path: Path) -> None:
+def test_a_store_pushed_and_pulled_has_the_same_bytes(toy: Toy, s3: S3, tmp_path: Path) -> None:
     sent = push(toy.folder, URL)
     assert (sent.url, sent.sent, sent.there) == (address(toy), 3, 0)
     held = contents(toy.folder)
     wanted = {name: data for name, data in held.items() if not name.startswith((".lock", "spare/"))}
-    assert inside(toy, s3) == wanted
+    assert objects_of(toy, s3) == wanted
     told: list[int] = []
     done = pull(sent.url, tmp_path / "other", told.append)
     assert (done.came, done.there, sum(told)) == (3, 0, done.bytes)
@@ -151,7 +151,7 @@ def test_credentials_that_are_none_are_told_at_once(
         Bucket(url).list()
 
 
-def test_payload_goes_first_then_the_index_and_the_seal_last(toy: Toy, s3: S3) -> None:
+def test_push_sends_payload_first_then_the_index_and_the_seal_last(toy: Toy, s3: S3) -> None:
     push(toy.folder, URL)
     puts = [key.partition(f"{toy.folder.name}/")[2] for method, key in s3.seen if method == "PUT"]
     assert puts[0] == "recipe.json" and puts[-1] == "complete.json"
@@ -160,7 +160,7 @@ def test_payload_goes_first_then_the_index_and_the_seal_last(toy: Toy, s3: S3) -
         assert max(puts.index(facts.name) for facts in files) < puts.index(f"index/00000{number}.idx")
 
 
-def test_what_is_there_is_not_sent_again(toy: Toy, s3: S3) -> None:
+def test_objects_already_there_are_not_sent_again(toy: Toy, s3: S3) -> None:
     push(toy.folder, URL)
     s3.seen.clear()
     again = push(toy.folder, URL)
@@ -168,17 +168,17 @@ def test_what_is_there_is_not_sent_again(toy: Toy, s3: S3) -> None:
     assert not [key for method, key in s3.seen if method == "PUT" and "/shards" in key and "json" not in key]
 
 
-def test_broken_off_at_any_put_it_goes_on_to_the_same_objects(tar: Toy, s3: S3) -> None:
+def test_a_push_interrupted_at_any_put_continues_to_the_same_objects(tar: Toy, s3: S3) -> None:
     """At no point is there an index without its whole shard, or a seal without everything."""
     push(tar.folder, URL)
-    wanted, puts = inside(tar, s3), s3.requests["PUT"]
+    wanted, puts = objects_of(tar, s3), s3.requests["PUT"]
     files = {i.number: i.files[0] for i in StoreReader.open(tar.folder)._indexes.values()}
     for stop in range(puts):
         s3.clear()
         s3.faults = [Fault(403, "PUT", times=1000, after=stop)]
         with pytest.raises(AccessRefused, match=re.escape(URL)):
             push(tar.folder, URL)
-        there = inside(tar, s3)
+        there = objects_of(tar, s3)
         assert "complete.json" not in there
         for number, facts in files.items():
             if f"index/00000{number}.idx" in there:
@@ -187,7 +187,7 @@ def test_broken_off_at_any_put_it_goes_on_to_the_same_objects(tar: Toy, s3: S3) 
             open_remote(address(tar), Home(tar.stores.parent))
         s3.faults.clear()
         push(tar.folder, URL)
-        assert inside(tar, s3) == wanted
+        assert objects_of(tar, s3) == wanted
 
 
 PUSH = """
@@ -196,7 +196,7 @@ push(Path(sys.argv[1]), sys.argv[2])
 """
 
 
-def test_a_process_killed_between_payload_and_index_costs_nothing(tar: Toy, s3: S3) -> None:
+def test_a_push_killed_between_payload_and_index_loses_nothing(tar: Toy, s3: S3) -> None:
     s3.faults = [Fault("late", "PUT", r"index/", times=9, seconds=20.0)]
     child = subprocess.Popen([sys.executable, "-c", PUSH, str(tar.folder), URL])
     deadline = time.monotonic() + 60
@@ -207,7 +207,7 @@ def test_a_process_killed_between_payload_and_index_costs_nothing(tar: Toy, s3: 
     child.send_signal(signal.SIGKILL)
     child.wait()
     s3.faults.clear()
-    there = inside(tar, s3)
+    there = objects_of(tar, s3)
     assert "shards/000000.tar" in there and "complete.json" not in there
     assert not verify_remote(address(tar)).finished
     push(tar.folder, URL)
@@ -228,7 +228,7 @@ FAULTS: list[tuple[int | str, type[RemoteError], str]] = [
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _, _ in FAULTS])
-def test_a_fault_that_passes_is_not_noticed(
+def test_a_temporary_fault_is_retried(
     kind: int | str, tar: Toy, s3: S3, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if kind in ("late", "slow"):
@@ -236,14 +236,14 @@ def test_a_fault_that_passes_is_not_noticed(
     push(tar.folder, URL)
     s3.faults = [Fault(kind, "GET", r"\.tar$", times=1), Fault(kind, "GET", r"\.idx$", times=1)]
     if kind == 404:
-        s3.faults.pop()  # small files are looked for, not expected
+        s3.faults.pop()  # a missing small file is not retried
     store = open_remote(address(tar), Home(tmp_path / "home"))
     assert [tar.same(record) for record in store] == [True] * 9
     assert not any(fault.times for fault in s3.faults)
 
 
 @pytest.mark.parametrize(("kind", "error", "says"), FAULTS)
-def test_a_fault_that_stays_is_an_error_and_never_data(
+def test_a_permanent_fault_is_an_error_and_never_data(
     kind: int | str,
     error: type[RemoteError],
     says: str,
@@ -264,10 +264,10 @@ def test_a_fault_that_stays_is_an_error_and_never_data(
     assert len(seen) == 4 and all(map(tar.same, seen))
     assert f"{address(tar)}/shards/000001.tar" in raised.value.problem and raised.value.hint
     attempts = 3 if kind == "wrong" else 4
-    assert 1000 - s3.faults[0].times == attempts, "tried again, and not for ever"
+    assert 1000 - s3.faults[0].times == attempts, "retries are bounded"
     assert "a-secret" not in str(raised.value) and "AKIATEST" not in str(raised.value)
     s3.faults.clear()
-    assert all(map(tar.same, store)), "once the fault has passed the same reader goes on"
+    assert all(map(tar.same, store)), "the same reader must work once the fault has passed"
 
 
 def test_an_object_that_vanishes_is_an_error(tar: Toy, s3: S3, tmp_path: Path) -> None:
@@ -283,9 +283,7 @@ def test_an_object_that_vanishes_is_an_error(tar: Toy, s3: S3, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["complete.json", "recipe.json", "manifest.jsonl", "index/000001.idx"])
-def test_small_files_that_are_not_what_was_put_there_are_refused(
-    name: str, tar: Toy, s3: S3, tmp_path: Path
-) -> None:
+def test_changed_small_files_are_refused(name: str, tar: Toy, s3: S3, tmp_path: Path) -> None:
     push(tar.folder, URL)
     key = f"{address(tar).removeprefix('s3://bucket/')}/{name}"
     held = s3.objects()[key]
@@ -298,8 +296,8 @@ def test_small_files_that_are_not_what_was_put_there_are_refused(
         assert not list((tmp_path / "pulled").rglob("complete.json"))
 
 
-def test_credentials_that_were_renewed_are_taken(tar: Toy, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client is made anew after a refusal, so that what the environment says now counts."""
+def test_renewed_credentials_are_used(tar: Toy, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a refusal a new client is made, which reads the environment again."""
     bucket = Bucket(URL)
     bucket.put("a", b"1")
     first = bucket._store
@@ -308,8 +306,8 @@ def test_credentials_that_were_renewed_are_taken(tar: Toy, s3: S3, monkeypatch: 
     assert bucket._store is not first
 
 
-def test_an_answer_that_got_lost_does_no_harm(s3: S3) -> None:
-    """The object is there, the answer says 500: the second attempt finds it, and its bytes are compared."""
+def test_a_put_whose_response_is_lost_does_no_harm(s3: S3) -> None:
+    """The object was written but the response is 500: the second attempt finds it and compares its bytes."""
     bucket = Bucket(URL)
     s3.faults = [Fault("lost", "PUT")]
     assert bucket.create("index", b"one") is False
@@ -319,7 +317,7 @@ def test_an_answer_that_got_lost_does_no_harm(s3: S3) -> None:
     assert bucket.read("index") == b"one"
 
 
-def test_large_objects_come_in_parts_each_tried_by_itself(s3: S3, tmp_path: Path) -> None:
+def test_large_objects_are_fetched_in_parts_that_are_retried_separately(s3: S3, tmp_path: Path) -> None:
     import hashlib
 
     data = os.urandom(PART_BYTES * 3 + 5)
@@ -336,13 +334,13 @@ def test_large_objects_come_in_parts_each_tried_by_itself(s3: S3, tmp_path: Path
     assert out == data and s3.requests["GET"] == 4 + 3
 
 
-def test_another_state_is_refused_and_replaced_on_request(tar: Toy, s3: S3) -> None:
+def test_another_state_of_the_store_is_replaced_only_on_request(tar: Toy, s3: S3) -> None:
     push(tar.folder, URL)
-    before = inside(tar, s3)
+    before = objects_of(tar, s3)
     tar.write(tar.manifest(13), retry_failed=True)
     with pytest.raises(Different, match="another state of this store") as raised:
         push(tar.folder, URL)
-    assert "--replace" in raised.value.hint and inside(tar, s3) == before
+    assert "--replace" in raised.value.hint and objects_of(tar, s3) == before
     s3.seen.clear()
     push(tar.folder, URL, replace=True)
     changes = [(m, k.rpartition("/")[2]) for m, k in s3.seen if m == "PUT" or (m == "POST" and "delete" in k)]
@@ -358,13 +356,13 @@ def test_a_damaged_or_unfinished_store_is_not_published(tar: Toy, s3: S3) -> Non
     shard.write_bytes(data)
     with pytest.raises(DamagedShard, match="not the bytes that its index says"):
         push(tar.folder, URL)
-    assert "complete.json" not in inside(tar, s3) and "shards/000001.tar" not in inside(tar, s3)
+    assert "complete.json" not in objects_of(tar, s3) and "shards/000001.tar" not in objects_of(tar, s3)
     (tar.folder / "complete.json").unlink()
     with pytest.raises(IncompleteStore):
         push(tar.folder, URL)
 
 
-def test_verify_lists_all_that_is_wrong(tar: Toy, s3: S3) -> None:
+def test_verify_lists_changed_missing_and_stray_objects(tar: Toy, s3: S3) -> None:
     push(tar.folder, URL)
     prefix = address(tar).removeprefix("s3://bucket/")
     held = s3.objects()
@@ -397,7 +395,7 @@ def test_stores_below_an_address_are_listed(tar: Toy, s3: S3) -> None:
     assert list_remote("s3://elsewhere") == {}
 
 
-def test_a_pull_that_breaks_off_goes_on_and_foreign_folders_are_left_alone(
+def test_an_interrupted_pull_continues_and_another_state_is_not_overwritten(
     tar: Toy, s3: S3, tmp_path: Path
 ) -> None:
     push(tar.folder, URL)
@@ -417,7 +415,7 @@ def test_a_pull_that_breaks_off_goes_on_and_foreign_folders_are_left_alone(
         pull(address(tar), other)
 
 
-def test_a_folder_of_this_machine_is_an_address_too(toy: Toy, needs: Any, tmp_path: Path) -> None:
+def test_a_local_folder_is_an_address_too(toy: Toy, needs: Any, tmp_path: Path) -> None:
     needs("obstore")
     url = f"file://{tmp_path / 'far'}"
     sent = push(toy.folder, url)
@@ -438,14 +436,14 @@ def test_addresses_with_credentials_or_of_other_schemes_are_refused(text: str) -
     assert "pass" not in str(raised.value) and "abc" not in str(raised.value)
 
 
-def test_addresses_are_read_as_they_are_written() -> None:
+def test_addresses_are_normalised_and_recognised() -> None:
     assert str(parse_url("s3://bucket//a/b/")) == "s3://bucket/a/b"
     assert str(parse_url("file:///a/b")) == "file:///a/b"
     assert url_of_path(Path("s3://bucket/AVE")) == "s3://bucket/AVE" and url_of_path(Path("a/b")) == ""
     assert is_url("s3://b/x") and not is_url("a/b") and not is_url("tokens:visual")
 
 
-def test_a_profile_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, needs: Any) -> None:
+def test_an_unknown_profile_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, needs: Any) -> None:
     needs("obstore")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
@@ -454,8 +452,8 @@ def test_a_profile_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, ne
     assert raised.value.hint
 
 
-def test_another_server_understands_the_same(toy: Toy, s3: S3, needs: Any, tmp_path: Path) -> None:
-    """moto's, which was written by others: conditional puts, parts, listings, removals."""
+def test_motos_s3_server_accepts_the_same_requests(toy: Toy, s3: S3, needs: Any, tmp_path: Path) -> None:
+    """An independent server: conditional puts, parts, listings, removals."""
     needs("boto3")
     needs("moto")
     import boto3
@@ -479,7 +477,7 @@ def test_another_server_understands_the_same(toy: Toy, s3: S3, needs: Any, tmp_p
         server.stop()
 
 
-def test_nothing_of_it_is_imported_by_default() -> None:
+def test_no_remote_library_is_imported_by_default() -> None:
     code = (
         "import sys, caeav.cli.app as a; a.build(); import caeav.pipeline.store, caeav.model.train.experiment;"
         "print([m for m in ('obstore', 'boto3') if m in sys.modules])"
@@ -488,7 +486,7 @@ def test_nothing_of_it_is_imported_by_default() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_without_the_library_the_next_step_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_obstore_is_an_error_with_a_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(CaeavError, match=r"pip install 'caeav\[remote\]'"):
         Bucket(URL)

@@ -1,4 +1,4 @@
-"""What a store holds in numbers, in what two differ, and that a copy is compared with what it was made of."""
+"""A store described in numbers, the differences of two stores, and the check of a conversion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from caeav.pipeline.store.convert import converted_recipe
 from caeav.pipeline.store.media_record import Facts, read_record, write_record
 
 
-def test_each_difference_of_two_records_is_noted_by_array_and_fact() -> None:
+def test_differences_of_two_records_are_reported_by_array_and_fact() -> None:
     def record(key: str, info: dict[str, Any], **arrays: Any) -> Record:
         return Record(key, arrays, info)
 
@@ -49,7 +49,7 @@ def test_each_difference_of_two_records_is_noted_by_array_and_fact() -> None:
     assert Differences(recipe=("fields.dtype",)).same_content
 
 
-def test_a_description_counts_clips_by_what_is_noted_of_them() -> None:
+def test_a_description_counts_clips_by_note_and_quarantine_reason() -> None:
     facts = {
         "a": {"notes": [{"code": "short"}, {"code": "short"}, "plain"], "frames_ok": [False, True]},
         "b": {"notes": [{"code": "short"}], "frames_ok": [False, False], "audio_ok": [False]},
@@ -72,7 +72,7 @@ def test_a_description_counts_clips_by_what_is_noted_of_them() -> None:
     assert seen.quarantine == (("decode", "y", 2), ("decode", "x", 1)) and seen.arrays == {"v": 1}
 
 
-def test_a_conversion_is_told_clip_by_clip_and_carries_what_is_known_of_media(toy) -> None:
+def test_a_conversion_reports_each_clip_and_keeps_the_media_record(toy) -> None:
     toy.write(failing=["clip002"])
     write_record(toy.folder, {"media/1.mp4": Facts(1, 2, bytes(range(16)))})
     told: list[int] = []
@@ -94,7 +94,7 @@ def test_a_conversion_is_told_clip_by_clip_and_carries_what_is_known_of_media(to
         (Differences(), (Quarantined("k2", "decode", "x", 1),), "k2 first"),
     ],
 )
-def test_what_was_copied_is_compared(
+def test_a_conversion_that_differs_from_its_source_is_refused(
     found: Any, failed: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transfer = importlib.import_module(

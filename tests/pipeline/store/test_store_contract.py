@@ -1,4 +1,4 @@
-"""Both backends pass the contract that is shipped for others."""
+"""Both backends pass the contract that is shipped for third-party backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at every sync, rename, removal and record: nothing wrong is left, and resuming gives the undisturbed bytes."""
+"""Killed at any sync, rename, removal or record, a store is never wrong, and resuming gives the undisturbed bytes."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from typing import Any
 
 import fork_server
 import pytest
+from store_files import due_clips
 from store_work import FAILING, KILLED, fresh, grown_and_retried, merged, no_links, repaired
 
 from caeav.manifests.core import atomic as publish
-from caeav.pipeline.store import StoreError, StoreReader, StoreWriter, verify
+from caeav.pipeline.store import StoreError, StoreReader, verify
 from caeav.pipeline.store.testing_data import Toy
 
 Work = Callable[..., object]
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder")
 WRITES = (*STEPS, "write_bytes")
-"""The functions of `publish` that change the disk."""
 LINKS = (*STEPS, "link_file")
 
 
 def run_killed_at(
-    work: Work, toy: Toy, step: int, steps: tuple[str, ...] = STEPS, told: Path | None = None, **how: Any
+    work: Work, toy: Toy, step: int, steps: tuple[str, ...] = STEPS, log: Path | None = None, **how: Any
 ) -> bool:
-    """Do the work in a child that dies, as by SIGKILL, just before its `step`-th step; False when it got through.
+    """Do the work in a child that dies, as by SIGKILL, just before its `step`-th step; False when it finished first.
 
-    `told` gets a line a record that was kept.
+    The file `log` gets the keys of kept records, one per line.
     """
     arguments = {"stores": str(toy.stores), "backend": toy.backend, "step": step, "steps": steps, **how}
     code = fork_server.run(
-        "store_work:killed_at", work=work.__name__, told=None if told is None else str(told), **arguments
+        "store_work:killed_at", work=work.__name__, log=None if log is None else str(log), **arguments
     )
     assert code in (0, KILLED)
     return code == KILLED
 
 
-def nothing(folder):
+def no_damage(folder):
     return None
 
 
-def spoil(folder):
-    """A shard without its file, another with a torn index, a torn quarantine line."""
+def damage_files(folder):
+    """Remove the file of a shard, truncate the index of another, tear a quarantine line."""
     (folder / "shards" / "000000.tar").unlink()
     index = folder / "index" / "000001.idx"
     index.write_bytes(index.read_bytes()[:50])
@@ -52,8 +52,8 @@ def spoil(folder):
         out.write(b'{"key": "cli')
 
 
-def ruin(folder):
-    """A shard of which no record is whole."""
+def zero_a_shard(folder):
+    """Damage every record of a shard."""
     path = folder / "shards" / "000001.tar"
     path.write_bytes(bytes(path.stat().st_size))
 
@@ -61,19 +61,21 @@ def ruin(folder):
 @pytest.mark.parametrize(
     ("toys", "begin", "damage", "work", "steps", "stride"),
     [
-        ("webdataset", None, nothing, fresh, STEPS, 3),
-        ("webdataset", None, nothing, fresh, WRITES, 7),
-        ("webdataset", fresh, nothing, grown_and_retried, STEPS, 3),
-        ("webdataset", fresh, spoil, fresh, STEPS, 2),
-        ("webdataset", fresh, ruin, repaired, STEPS, 2),
-        ("zarr", None, nothing, fresh, WRITES, 11),
-        ("zarr", fresh, nothing, grown_and_retried, STEPS, 9),
+        ("webdataset", None, no_damage, fresh, STEPS, 3),
+        ("webdataset", None, no_damage, fresh, WRITES, 7),
+        ("webdataset", fresh, no_damage, grown_and_retried, STEPS, 3),
+        ("webdataset", fresh, damage_files, fresh, STEPS, 2),
+        ("webdataset", fresh, zero_a_shard, repaired, STEPS, 2),
+        ("zarr", None, no_damage, fresh, WRITES, 11),
+        ("zarr", fresh, no_damage, grown_and_retried, STEPS, 9),
     ],
     ids=["fresh", "fresh-writes", "growth-and-retry", "mend", "repair", "zarr-writes", "zarr-growth"],
     indirect=["toys"],
 )
-def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride, memory):
-    """With `CAEAV_EVERY_STEP` at every one; otherwise at some."""
+def test_killed_at_any_step_a_store_is_never_wrong_and_resumes(
+    toys, contents, begin, damage, work, steps, stride, memory
+):
+    """At every step with `CAEAV_EVERY_STEP`; otherwise at some."""
     toy, stride = toys, 1 if os.environ.get("CAEAV_EVERY_STEP") else stride
     start = toy.at(toy.stores.parent / "start")
     start.dataset.mkdir(parents=True)
@@ -89,33 +91,28 @@ def test_killed_at_every_step(toys, contents, begin, damage, work, steps, stride
     while True:
         step += stride
         shutil.copytree(start.stores, killed.stores)
-        told = memory / f"told{step}"
-        if not run_killed_at(work, killed, step, steps, told):
+        log = memory / f"kept{step}"
+        if not run_killed_at(work, killed, step, steps, log):
             break
-        look_inside(killed, damage is not nothing)
+        assert_never_wrong(killed, damage is not no_damage)
         due: set[str] = set()
-        work(killed, seen=lambda writer, due=due: due.update(to_make(writer)))
-        finished = told.read_text().split() if told.exists() else ()
-        assert not due.intersection(finished), f"killed at step {step}: made again"
+        work(killed, seen=lambda writer, due=due: due.update(due_clips(writer)))
+        finished = log.read_text().split() if log.exists() else ()
+        assert not due.intersection(finished), f"killed at step {step}: kept clips are made again"
         assert contents(killed.folder) == wanted, f"killed at step {step}"
         shutil.rmtree(killed.stores)
     assert contents(killed.folder) == wanted
     assert step > 30
 
 
-def to_make(writer: StoreWriter) -> set[str]:
-    """The clips that are neither in a shard nor kept."""
-    return {key for plan in writer.plan() for key in plan.missing if key not in plan.kept}
-
-
-def look_inside(toy, spoilt: bool) -> None:
-    """What a reader sees right after the kill: refusal or right records, never a wrong one."""
+def assert_never_wrong(toy, damaged: bool) -> None:
+    """Right after the kill a reader is refused or gets right records, never a wrong one."""
     if not (toy.folder / "manifest.jsonl").exists():
         return
     verified = verify(toy.folder)
-    if verified.problems:  # only what was damaged before the run may be
-        assert spoilt and {problem.shard for problem in verified.problems} <= {0, 1, None}
-        for key in ("clip003", "clip004", "clip007"):  # of what was damaged nothing is served
+    if verified.problems:  # only of what was damaged before the run
+        assert damaged and {problem.shard for problem in verified.problems} <= {0, 1, None}
+        for key in ("clip003", "clip004", "clip007"):  # damaged records are never returned
             with suppress(StoreError):
                 assert toy.same(StoreReader.open(toy.folder, allow_partial=True).read(key))
     else:
@@ -144,10 +141,10 @@ def test_a_killed_run_can_be_killed_again_and_again(toy, contents):
     ids=["links", "copies", "zarr-links", "zarr-copies"],
     indirect=["toys"],
 )
-def test_a_merge_killed_at_any_step_goes_on(
+def test_a_merge_killed_at_any_step_continues(
     toys, steps: tuple[str, ...], stride: int, links: bool, contents, monkeypatch
 ) -> None:
-    """With `CAEAV_EVERY_STEP` at every one; otherwise at some."""
+    """At every step with `CAEAV_EVERY_STEP`; otherwise at some."""
     stride = 1 if os.environ.get("CAEAV_EVERY_STEP") else stride
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(18), failing=FAILING)
@@ -173,8 +170,8 @@ def test_a_merge_killed_at_any_step_goes_on(
     assert contents(toys.folder) == wanted and step > 30
 
 
-def test_a_single_run_goes_on_with_what_a_killed_merge_left(toys, contents) -> None:
-    """Names of shared files without an index: making these shards again does not write into the slices."""
+def test_a_single_run_continues_a_killed_merge(toys, contents) -> None:
+    """Making shards again whose files are shared but lack an index must not write into the slices."""
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(18), failing=FAILING)
     wanted = contents(whole.folder)

@@ -1,14 +1,14 @@
-"""Every kind of damage is found, named and never handed out as data."""
+"""Every kind of damage is found, named and never returned as data."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tracemalloc
 from dataclasses import replace
 
 import pytest
+from store_files import forged_index
 
 from caeav.pipeline.store import DamagedShard, DamagedStore, StoreError, StoreReader, list_stores, verify
 from caeav.pipeline.store.backend import BadIndex
@@ -56,7 +56,7 @@ def test_a_flip_in_a_payload_names_shard_and_key(toy, store):
 
 
 def test_damage_is_refused_at_every_read(toys):
-    """A record that was refused once is not taken for checked."""
+    """A record that was refused once does not count as checked."""
     toys.write()
     reader = StoreReader.open(toys.folder)
     value = toys.record("clip005").arrays["visual.stage1"].tobytes()
@@ -75,7 +75,7 @@ def test_damage_is_refused_at_every_read(toys):
         reader.read_stored("clip005")
 
 
-def test_indexes_swapped_or_of_another_recipe_are_refused(toy, store):
+def test_swapped_indexes_and_those_of_another_recipe_are_refused(toy, store):
     a, b = (store / "index" / f"00000{n}.idx" for n in (0, 1))
     first, second = a.read_bytes(), b.read_bytes()
     a.write_bytes(second)
@@ -92,7 +92,7 @@ def test_indexes_swapped_or_of_another_recipe_are_refused(toy, store):
         StoreReader.open(store)
 
 
-def test_a_shard_in_the_place_of_another_is_no_shard_of_this_plan(toy):
+def test_a_shard_that_the_manifest_does_not_plan_is_refused(toy):
     toy.write(toy.manifest(3))
     folder, bigger = toy.folder, toy.at(toy.stores.parent / "other")
     bigger.write(toy.manifest(8))
@@ -119,7 +119,7 @@ def test_leftovers_in_a_finished_store_are_reported(store):
 
 @pytest.mark.parametrize("name", [*FILES[2:], "manifest.jsonl"])
 @pytest.mark.parametrize("how", ["remove", "cut"])
-def test_extracting_again_fills_exactly_the_hole(toy, store, contents, name, how):
+def test_extracting_again_makes_exactly_what_is_missing(toy, store, contents, name, how):
     wanted = contents(store)
     others = {p: p.stat().st_ino for p in store.glob("shards/*") if p.name != "000001.tar"}
     path = store / name
@@ -138,11 +138,6 @@ def test_extracting_again_fills_exactly_the_hole(toy, store, contents, name, how
     assert {p: p.stat().st_ino for p in others} == others
     if name != "manifest.jsonl" and (name, how) != ("complete.json", "remove"):
         assert any(name in remark for remark in said)
-
-
-def craft(data: bytes) -> bytes:
-    """An index with a checksum that fits, as an attacker would make it."""
-    return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +162,7 @@ def test_hostile_indexes_are_refused_without_allocating(store, at, value, says):
     path = store / "index" / "000001.idx"
     data = bytearray(path.read_bytes())
     data[at : at + len(value)] = value
-    path.write_bytes(craft(bytes(data)))
+    path.write_bytes(forged_index(bytes(data)))
     (store / "complete.json").unlink()
     tracemalloc.start()
     with pytest.raises(DamagedShard, match=says):
@@ -181,9 +176,9 @@ def test_hostile_keys_in_an_index_are_refused(store):
     data = (store / "index" / "000001.idx").read_bytes()
     for bad in (b"../../x", b"clip/04", b"clip\x1b04", b"clip.04", b"cl\xff\xff004"):
         with pytest.raises(BadIndex, match="not allowed"):
-            decode_index(craft(data.replace(b"clip004", bad)))
+            decode_index(forged_index(data.replace(b"clip004", bad)))
     with pytest.raises(BadIndex, match="distinct"):
-        decode_index(craft(data.replace(b"clip004", b"clip005")))
+        decode_index(forged_index(data.replace(b"clip004", b"clip005")))
 
 
 @pytest.mark.parametrize("part", ["array", "info"])
@@ -198,7 +193,7 @@ def test_an_index_that_points_a_byte_beyond_its_shard_is_refused(store, part):
         decode_index(replace(index, entries=entries).encode())
 
 
-def test_a_huge_declared_header_in_a_payload_with_a_fitting_checksum_is_refused(store):
+def test_a_huge_declared_header_is_refused_despite_a_matching_checksum(store):
     import google_crc32c
 
     path, shard = store / "index" / "000001.idx", store / "shards" / "000001.tar"
@@ -210,7 +205,7 @@ def test_a_huge_declared_header_in_a_payload_with_a_fitting_checksum_is_refused(
     shard.write_bytes(data)
     entries["array_crc32c"][0] = google_crc32c.value(bytes(data[start : start + size]))
     body = path.read_bytes()
-    path.write_bytes(craft(body[:96] + entries.tobytes() + body[96 + entries.nbytes :]))
+    path.write_bytes(forged_index(body[:96] + entries.tobytes() + body[96 + entries.nbytes :]))
     (store / "complete.json").unlink()
     with pytest.raises(DamagedShard, match=f"key clip004: header of {1 << 60} bytes"):
         StoreReader.open(store, allow_partial=True).read("clip004")
@@ -248,8 +243,8 @@ def test_hostile_recipes_and_quarantines_are_refused(store, text):
     assert [info.state for info in list_stores(store.parent.parent)] == ["damaged"]
 
 
-def test_a_seal_of_another_recipe_is_no_seal(toy, store):
-    """Its sums may be right, as where a store was copied together from two of the same manifest."""
+def test_a_seal_of_another_recipe_is_refused(toy, store):
+    """Its digests may match, as in a store that was copied together from two of the same manifest."""
     seal = parse_seal((store / "complete.json").read_bytes(), store)
     other = replace(seal, fingerprint=toy.recipe(dtype="float32").fingerprint)
     (store / "complete.json").write_bytes(other.render())
@@ -261,7 +256,7 @@ def test_a_seal_of_another_recipe_is_no_seal(toy, store):
 
 
 @pytest.mark.parametrize("toys", ["zarr"], indirect=True)
-def test_a_seal_that_names_other_documents_than_there_are_is_told(toys):
+def test_a_seal_that_names_other_documents_is_a_problem(toys):
     toys.write()
     seal = parse_seal((toys.folder / "complete.json").read_bytes(), toys.folder)
     name = next(name for name in seal.sha256 if not name.endswith((".jsonl", ".idx")))

@@ -1,4 +1,4 @@
-"""Number formats of tokens: what is stored, that it reads back as floats, and how far those are from the truth."""
+"""Number formats of tokens: what is stored, and how closely it reads back as floats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tokens(seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_stored_reads_back_as_floats_near_the_truth(dtype: str) -> None:
+def test_each_dtype_reads_back_as_floats_within_its_rounding_error(dtype: str) -> None:
     x = tokens()
     back = floats(stored({"visual.a": x}, dtype))
     assert set(back) == {"visual.a"}
@@ -46,7 +46,7 @@ def test_what_is_stored_reads_back_as_floats_near_the_truth(dtype: str) -> None:
     assert back["visual.a"].dtype == {"float16": np.float16, "int8": np.float16}.get(dtype, np.float32)
 
 
-def test_bfloat16_is_torch_s_bit_by_bit_and_lies_in_a_plain_safetensors_file() -> None:
+def test_bfloat16_has_torchs_bits_and_is_stored_in_plain_safetensors() -> None:
     x = np.concatenate([tokens().ravel(), np.array([0.0, -0.0, 1e-40, 3.39e38, np.inf, -np.inf], np.float32)])
     kept = stored({"a": x}, "bfloat16")["a"]
     assert kept.dtype == BFLOAT16
@@ -56,7 +56,7 @@ def test_bfloat16_is_torch_s_bit_by_bit_and_lies_in_a_plain_safetensors_file() -
     assert torch.equal(load_torch(payload)["a"], wanted)
 
 
-def test_int8_is_a_plain_safetensors_file_with_its_scales() -> None:
+def test_int8_is_stored_in_plain_safetensors_with_its_scales() -> None:
     x = tokens()
     payload = b"".join(chunk.tobytes() for chunk in encode_arrays(stored({"a": x}, "int8")))
     loaded = load_numpy(payload)
@@ -69,21 +69,21 @@ def test_int8_is_a_plain_safetensors_file_with_its_scales() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_still_seen_when_stored(dtype: str, bad: float) -> None:
+def test_non_finite_values_are_detected_in_every_dtype(dtype: str, bad: float) -> None:
     x = tokens()
     assert sum(map(not_finite, stored({"a": x}, dtype).values())) == 0
     x[2, 3, 4] = bad
     assert sum(map(not_finite, stored({"a": x}, dtype).values())) == 1
 
 
-def test_a_value_too_large_is_seen_in_the_formats_that_cannot_hold_it() -> None:
+def test_overflow_is_detected_in_the_dtypes_that_overflow() -> None:
     x = np.full((1, 1, 2), 1e5, np.float32)
     seen = {dtype: sum(map(not_finite, stored({"a": x}, dtype).values())) for dtype in DTYPES}
     assert seen == {"float16": 2, "bfloat16": 0, "float32": 0, "int8": 2}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_a_channel_that_int8_cannot_hold_keeps_no_half_truth(bad: float) -> None:
+def test_a_channel_that_int8_cannot_hold_becomes_zeros_with_a_non_finite_scale(bad: float) -> None:
     x = np.full((2, 3, 2), 5.0, np.float32)
     x[1, 1, 1] = bad
     kept = stored({"a": x}, "int8")
@@ -98,7 +98,7 @@ def test_a_channel_of_zeros_stays_zero_in_int8() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_a_store_gives_floats_under_the_names_of_the_taps(dtype: str, tmp_path: Path) -> None:
+def test_a_store_returns_floats_under_the_names_of_the_taps(dtype: str, tmp_path: Path) -> None:
     manifest = Manifest("d", 4, 1.0, (), tuple(Clip(key, key, 0.0, 4.0) for key in ("a", "b")))
     recipe = Recipe("tokens", "x", {"dtype": dtype, "shard_clips": 2})
     with open_for_writing(tmp_path, recipe, manifest) as writer:
@@ -122,7 +122,7 @@ def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
     assert dtype_name(kept) == "bfloat16" and dtype_name(np.zeros(1, np.int8)) == "int8"
 
 
-def test_int8_has_a_scale_a_channel_and_steps_of_both_signs() -> None:
+def test_int8_has_one_scale_per_channel_and_steps_of_both_signs() -> None:
     array = np.array([[127.0, -254.0, 0.0], [-63.4, 1.0, 0.0]], np.float32)
     kept = stored({"x": array}, "int8")
     assert kept["x"].tolist() == [[127, -127, 0], [-63, 0, 0]]
@@ -134,4 +134,4 @@ def test_int8_has_a_scale_a_channel_and_steps_of_both_signs() -> None:
     assert np.isfinite(stored({"x": np.full((1, 1), most, np.float32)}, "int8")["x.scale"]).all()
     assert np.isinf(stored({"x": np.full((1, 1), most + 64, np.float32)}, "int8")["x.scale"]).all()
     alone = {"x.scale": np.ones(1, np.float32)}
-    assert {*floats(alone)} == {"x.scale"}, "an array that is only called so is passed through"
+    assert {*floats(alone)} == {"x.scale"}, "an array that only has such a name is passed through"

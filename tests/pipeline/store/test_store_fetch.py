@@ -1,4 +1,4 @@
-"""Records fetched ahead: they are in memory, and whatever goes wrong meanwhile is met where the record is used."""
+"""Records fetched ahead are in memory, and errors of fetching are raised where the record is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fetchers() -> list[threading.Thread]:
 
 
 def resident_bytes(path: Path) -> int:
-    """How much of a mapped file this process has in memory."""
+    """How many bytes of a mapped file are in this process's memory."""
     lines: Iterator[str] = iter(Path("/proc/self/smaps").read_text().splitlines())
     for line in lines:
         if line.endswith(str(path)):
@@ -32,7 +32,7 @@ def resident_bytes(path: Path) -> int:
     return 0
 
 
-def test_what_was_fetched_is_in_memory_and_the_rest_is_not_touched(tmp_path: Path):
+def test_fetched_bytes_are_in_memory_and_others_are_not(tmp_path: Path):
     if tuple(int(part) for part in os.uname().release.split(".")[:2]) < (5, 14):
         pytest.skip("this kernel has no MADV_POPULATE_READ")
     (tmp_path / "file").write_bytes(bytes(8 * MIB))
@@ -44,7 +44,7 @@ def test_what_was_fetched_is_in_memory_and_the_rest_is_not_touched(tmp_path: Pat
     assert resident_bytes(tmp_path / "file") >= 3 * MIB
 
 
-def test_a_file_cut_short_behind_the_map_does_not_end_the_process_that_fetches(tmp_path: Path):
+def test_fetching_from_a_truncated_mapped_file_does_not_kill_the_process(tmp_path: Path):
     (tmp_path / "file").write_bytes(bytes(4 * MIB))
     file = MappedFile(tmp_path, FileFacts("file", 4 * MIB, ""), 0)
     os.truncate(tmp_path / "file", MIB)
@@ -52,7 +52,7 @@ def test_a_file_cut_short_behind_the_map_does_not_end_the_process_that_fetches(t
     assert not file.bytes[:MIB].any()
 
 
-def test_a_shard_that_is_gone_is_an_error_at_its_first_record_and_not_before(toys):
+def test_a_missing_shard_is_an_error_at_its_first_record(toys):
     toys.write()
     reader = StoreReader.open(toys.folder)
     for file in reader._indexes[1].files:
@@ -65,7 +65,7 @@ def test_a_shard_that_is_gone_is_an_error_at_its_first_record_and_not_before(toy
     assert not fetchers()
 
 
-def test_a_loop_that_is_left_leaves_no_thread(toys):
+def test_leaving_a_loop_ends_its_fetcher_thread(toys):
     toys.write()
     records = iter(StoreReader.open(toys.folder))
     assert toys.same(next(records)) and len(fetchers()) == 1
@@ -73,7 +73,7 @@ def test_a_loop_that_is_left_leaves_no_thread(toys):
     assert not fetchers()
 
 
-def test_a_process_forked_within_a_loop_goes_on_with_it(toys):
+def test_a_process_forked_within_a_loop_can_continue_it(toys):
     toys.write()
     records = iter(StoreReader.open(toys.folder))
     next(records)
@@ -117,7 +117,7 @@ def test_a_process_forked_while_a_file_is_opened_can_open_it_too(toys, monkeypat
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), DamagedShard("a file is missing")])
-def test_what_cannot_be_fetched_does_not_end_the_thread(error: Exception):
+def test_a_failed_fetch_does_not_end_the_fetcher_thread(error: Exception):
     fetched = threading.Event()
 
     class Rows:

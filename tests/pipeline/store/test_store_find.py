@@ -8,10 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from caeav.cli import store as store_commands
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.store import (
     Quarantined,
@@ -29,16 +26,9 @@ from caeav.pipeline.store.find import idle_s, list_slices
 
 
 @pytest.fixture
-def caeav(toy):
+def caeav(toy, store_command):
     """Run `caeav store ...` on the toy's home."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    store_commands.register(app)
-
-    def run(*args: str):
-        return CliRunner().invoke(app, ["store", *args, "--home", str(toy.stores.parent)])
-
-    return run
+    return lambda *arguments: store_command(*arguments, "--home", toy.stores.parent)
 
 
 @pytest.fixture
@@ -89,7 +79,7 @@ def test_other_recipes_are_named_by_field(toy, three):
     assert find_other_recipes(toy.stores, "nothing", first) == []
 
 
-def test_ls(toy, three, caeav):
+def test_ls_lists_all_stores_of_a_home(toy, three, caeav):
     rows = json.loads(caeav("ls", "--json").stdout)
     assert {row["state"] for row in rows} == {"complete", "partial"} and len(rows) == 3
     text = caeav("ls").stdout
@@ -136,8 +126,7 @@ def test_verify_exits_1_on_damage_and_on_missing_clips(toy, three, caeav):
     assert [(p["where"], p["key"]) for p in verified["problems"]] == [("shards/000001.tar", "clip004")]
 
 
-def test_what_strangers_write_cannot_drive_the_terminal(toy, caeav):
-
+def test_terminal_escapes_in_a_quarantine_reason_are_shown_escaped(toy, caeav):
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(1)) as writer:
         writer.quarantine(Quarantined("clip000", "decode", "\x1b[2J[red]gone[/red]", 1))
         writer.finish()
@@ -145,7 +134,7 @@ def test_what_strangers_write_cannot_drive_the_terminal(toy, caeav):
     assert "\x1b" not in text and "\\x1b[2J[red]gone[/red]" in text
 
 
-def test_a_store_answers_to_four_digits_of_its_fingerprint_in_any_case(toy) -> None:
+def test_a_store_is_found_by_four_or_more_digits_of_its_fingerprint(toy) -> None:
     toy.write()
     toy.write(recipe=toy.recipe(dtype="float32"))
     digits = toy.recipe().fingerprint
@@ -162,7 +151,7 @@ def test_a_store_answers_to_four_digits_of_its_fingerprint_in_any_case(toy) -> N
         find_store(toy.stores, "other")
 
 
-def test_a_store_in_the_list_has_its_counts_and_the_room_it_takes(toy) -> None:
+def test_a_listed_store_has_its_counts_and_its_size(toy) -> None:
     toy.write(failing=["clip002"])
     size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
     (info,) = list_stores(toy.stores)
@@ -204,4 +193,4 @@ def test_a_reference_means_the_store_of_its_fingerprint_in_its_data_set(toy) -> 
         os.utime(path, (1000, 1000), follow_symlinks=False)
     old = idle_s(toy.folder)
     os.utime(toy.folder / "index", (5000, 5000))
-    assert 3900 < old - idle_s(toy.folder) < 4100, "the newest of all counts"
+    assert 3900 < old - idle_s(toy.folder) < 4100, "the newest time counts"

@@ -1,4 +1,4 @@
-"""What lies on disk: a plain tar any reader streams, safetensors any reader decodes, bytes fixed by content."""
+"""Stores on disk: plain tar and safetensors that any reader can read, with bytes fixed by their content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from caeav.pipeline.store.payload import BadPayload, decode_arrays, encode_array
 from caeav.pipeline.store.state import inspect
 
 
-def test_plain_webdataset_streams_a_shard(toy):
+def test_the_webdataset_library_reads_the_shards(toy):
     webdataset = pytest.importorskip("webdataset", reason="the webdataset extra is not installed")
     from safetensors.numpy import load
 
@@ -31,11 +31,11 @@ def test_plain_webdataset_streams_a_shard(toy):
 
 
 def test_bytes_are_those_of_the_first_release(toy, contents):
-    """Stores made by earlier versions must go on as if nothing had changed: same recipe, same bytes."""
+    """Stores of earlier versions must resume unchanged: same recipe, same bytes."""
     toy.write(failing=["clip002"])
     digest = hashlib.sha256()
     for name, data in sorted(contents(toy.folder).items()):
-        if name.startswith("spare/"):  # came later: a copy of each index, which no earlier version looks at
+        if name.startswith("spare/"):  # copies of indexes came later; earlier versions ignore them
             assert data == (toy.folder / name.replace("spare", "index")).read_bytes()
         elif name != ".lock":
             digest.update(name.encode() + b"\0" + data + b"\0")
@@ -43,7 +43,7 @@ def test_bytes_are_those_of_the_first_release(toy, contents):
     assert digest.hexdigest() == "5b63f69762155359fedde6551212bca5abd4b27644aa483100cb930205b0a65a"
 
 
-def test_plain_tar_and_fixed_member_facts(toy):
+def test_tar_members_have_fixed_names_and_metadata(toy):
     toy.write()
     with tarfile.open(toy.folder / "shards" / "000000.tar") as tar:
         members = tar.getmembers()
@@ -53,7 +53,7 @@ def test_plain_tar_and_fixed_member_facts(toy):
         assert (m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.isfile()) == (0, 0, 0, "", "", 0o644, True)
 
 
-def test_long_keys_stream_and_read(toy):
+def test_the_longest_keys_are_stored_and_read(toy):
     keys = ["-" + "k" * 199, "_" * 120, "a"]
     manifest = Manifest("toy", 10, 1.0, (), tuple(Clip(k, f"{i}.mp4", 0, 10) for i, k in enumerate(keys)))
     toy.write(manifest)
@@ -77,7 +77,7 @@ def test_arrays_are_aligned_read_only_views(toy):
             assert start % 512 == 0 and (8 + header) % 64 == 0
 
 
-def test_views_outlive_the_reader_and_readers_travel(toy):
+def test_arrays_outlive_the_reader_and_readers_can_be_pickled(toy):
     toy.write()
     reader = StoreReader.open(toy.folder)
     reader.read("clip001")
@@ -102,13 +102,13 @@ def test_bytes_do_not_depend_on_order_of_arrays_or_facts(toy, contents):
     first = contents(toy.folder)
     other = toy.at(toy.stores.parent / "other")
 
-    def turned(key: str) -> Record:
+    def reversed_record(key: str) -> Record:
         record = toy.record(key)
         return Record(key, dict(reversed(record.arrays.items())), dict(reversed(record.info.items())))
 
     with open_for_writing(other.dataset, toy.recipe(), toy.manifest()) as writer:
         for plan in reversed(writer.plan()):
-            writer.publish(plan, {key: turned(key) for key in reversed(plan.missing)})
+            writer.publish(plan, {key: reversed_record(key) for key in reversed(plan.missing)})
         writer.finish()
     assert contents(other.folder) == first
 
@@ -117,7 +117,7 @@ def test_bytes_do_not_depend_on_order_of_arrays_or_facts(toy, contents):
     "dtype", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?", ">f4"]
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3, 5)])
-def test_every_dtype_and_shape_comes_back(dtype, shape):
+def test_every_dtype_and_shape_is_read_back(dtype, shape):
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
     odd = {"x": array, "y.turned": np.asfortranarray(array), "odd": np.ones(3, bool)}
     back = decode_arrays(np.concatenate(encode_arrays(odd)))
@@ -127,7 +127,7 @@ def test_every_dtype_and_shape_comes_back(dtype, shape):
 
 
 @pytest.mark.parametrize("bad", [np.array(["text"]), np.array([object()]), np.zeros(2, "c8")])
-def test_arrays_that_cannot_be_kept_are_refused(bad):
+def test_unsupported_dtypes_are_refused(bad):
     with pytest.raises(TypeError, match="cannot be stored"):
         encode_arrays({"x": bad})
 

@@ -1,4 +1,4 @@
-"""What is found out about a store before a record is read, and what a writer makes of it."""
+"""What `inspect` finds out about a store before a record is read, and how a writer uses it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from store_files import unfinished_store
 
 from caeav.manifests.key_index import Keys
 from caeav.pipeline.store import (
@@ -39,8 +39,8 @@ from caeav.pipeline.store.lock import WriterLock
 from caeav.pipeline.store.state import InspectedShard, inspect, inspect_shard, mismatch
 
 
-def looked_at(toys, number=1, seal=None):
-    """What `inspect_shard` says of a shard: the problem in words, or nothing."""
+def problem_of(toys, number=1, seal=None):
+    """The problem that `inspect_shard` finds in a shard, or an empty text."""
     recipe = toys.recipe()
     found = inspect_shard(StoreFolder(toys.folder), backend_of(recipe), number, recipe.fingerprint, seal)
     return f"{found.where}: {found.what}" if isinstance(found, Problem) else ""
@@ -49,33 +49,33 @@ def looked_at(toys, number=1, seal=None):
 # One shard
 
 
-def test_an_index_that_the_seal_does_not_name_is_not_believed(toys):
+def test_an_index_that_differs_from_the_seal_is_a_problem(toys):
     toys.write()
     seal = parse_seal((toys.folder / "complete.json").read_bytes(), toys.folder)
-    assert looked_at(toys, seal=seal) == ""
+    assert problem_of(toys, seal=seal) == ""
     name = "index/000001.idx"
     other = replace(seal, sha256={**seal.sha256, name: "0" * 64})
-    assert "complete.json names another sha256" in looked_at(toys, seal=other)
-    assert looked_at(toys, 0, seal=other) == "", "the others are believed"
+    assert "complete.json names another sha256" in problem_of(toys, seal=other)
+    assert problem_of(toys, 0, seal=other) == "", "the other indexes must be sound"
 
 
-def test_an_index_that_goes_while_it_is_read_is_told_as_such(toys):
+def test_an_index_removed_while_the_store_is_read_is_a_problem(toys):
     toys.write()
     (toys.folder / "index" / "000001.idx").unlink()
-    assert looked_at(toys) == "index/000001.idx: vanished while it was read: the store is being written"
+    assert problem_of(toys) == "index/000001.idx: vanished while it was read: the store is being written"
 
 
-def test_a_folder_in_the_place_of_a_shard_is_no_shard(toys):
+def test_a_folder_in_the_place_of_a_shard_counts_as_missing(toys):
     toys.write()
     facts = inspect(toys.folder).indexes[1].files[0]
     path = toys.folder / facts.name
     path.unlink()
     path.mkdir()
-    assert looked_at(toys) == f"{facts.name}: the file is missing"
+    assert problem_of(toys) == f"{facts.name}: the file is missing"
 
 
-def test_a_disk_that_cannot_tell_about_a_shard_is_no_damage(toys, monkeypatch):
-    """Else the next run would throw away what a broken cable hides."""
+def test_an_input_output_error_is_raised_and_not_taken_for_damage(toys, monkeypatch):
+    """Otherwise the next run would throw away shards on a disk that is temporarily unreadable."""
     toys.write()
     facts = inspect(toys.folder).indexes[1].files[0]
     real = os.stat
@@ -87,12 +87,12 @@ def test_a_disk_that_cannot_tell_about_a_shard_is_no_damage(toys, monkeypatch):
 
     monkeypatch.setattr(os, "stat", stat)
     with pytest.raises(OSError, match="Input/output error"):
-        looked_at(toys)
+        problem_of(toys)
     monkeypatch.undo()
     assert verify(toys.folder).sound
 
 
-def test_keys_fit_the_plan_only_in_its_order_and_arrays_only_if_they_are_the_others(toys):
+def test_keys_must_follow_the_plan_and_arrays_those_of_other_shards(toys):
     toys.write()
     state = inspect(toys.folder)
     found = InspectedShard(state.indexes[1], b"")
@@ -120,41 +120,40 @@ def test_a_file_of_another_size_is_not_mapped(toys, change):
 # Opening for writing
 
 
-def opened(toys, **how):
+def open_writer(toys, **how):
     return open_for_writing(toys.dataset, toys.recipe(), how.pop("manifest", toys.manifest()), **how)
 
 
-def test_a_new_store_has_a_quarantine_from_the_first_moment(toys):
-    with opened(toys) as writer:
+def test_a_new_store_has_an_empty_quarantine_file(toys):
+    with open_writer(toys) as writer:
         assert (toys.folder / "quarantine.jsonl").read_bytes() == b""
         assert not writer.remarks
     (toys.folder / "quarantine.jsonl").unlink()
-    with opened(toys):
+    with open_writer(toys):
         assert (toys.folder / "quarantine.jsonl").read_bytes() == b""
 
 
-def test_a_damaged_shard_exists_no_longer_while_it_is_made_again(toys):
+def test_the_index_of_a_damaged_shard_is_removed_before_it_is_made_again(toys):
     toys.write()
     facts = inspect(toys.folder).indexes[1].files[0]
     os.truncate(toys.folder / facts.name, facts.bytes - 1)
-    with opened(toys) as writer:
+    with open_writer(toys) as writer:
         assert not any((toys.folder / name / "000001.idx").exists() for name in ("index", "spare"))
         assert [plan.number for plan in writer.plan()] == [1]
         assert any("shard 1 is made again" in text for text in writer.remarks)
 
 
-def test_clips_of_a_quarantine_that_is_not_the_sealed_one_are_tried_again(toys):
+def test_the_clips_of_a_changed_quarantine_are_tried_again(toys):
     toys.write(failing=["clip002"])
     path = toys.folder / "quarantine.jsonl"
     row = json.loads(path.read_text())
     path.write_text(json.dumps({**row, "reason": "another"}) + "\n")
-    with opened(toys) as writer:
+    with open_writer(toys) as writer:
         assert [plan.missing for plan in writer.plan()] == [("clip002",)]
         assert any("its clips are tried again" in text for text in writer.remarks)
 
 
-def test_what_a_writer_cannot_mend_is_counted(toy):
-    """Two shards that the manifest does not plan: one is named, and that there is one more."""
+def test_opening_names_the_first_unplanned_shard_and_counts_the_others(toy):
     toy.write(toy.manifest(16))
     larger = toy.folder.with_name("larger")
     toy.folder.rename(larger)
@@ -164,23 +163,23 @@ def test_what_a_writer_cannot_mend_is_counted(toy):
             shutil.copy(larger / name, toy.folder / name)
     (toy.folder / "complete.json").unlink()
     with pytest.raises(DamagedStore, match=r"000002\.idx.*\(and 1 more\)"):
-        opened(toy, manifest=toy.manifest(8))
+        open_writer(toy, manifest=toy.manifest(8))
 
 
-def test_labels_are_not_lost_by_a_run_without_them(toys):
+def test_a_run_without_labels_removes_labels_only_on_request(toys):
     labelled = toys.manifest()
     bare = replace(labelled, clips=tuple(replace(c, events=(), split="") for c in labelled.clips))
     toys.write()
     with pytest.raises(StoreError, match="none of them has any now") as refused:
-        opened(toys, manifest=bare, relabel=False)
+        open_writer(toys, manifest=bare, relabel=False)
     assert "--relabel" in refused.value.hint
-    assert StoreReader.open(toys.folder).manifest.clips[0].events, "the refusal changed nothing"
-    with opened(toys, manifest=bare, relabel=True) as writer:
+    assert StoreReader.open(toys.folder).manifest.clips[0].events, "the refusal must change nothing"
+    with open_writer(toys, manifest=bare, relabel=True) as writer:
         assert any("clips with new labels" in text for text in writer.remarks)
 
 
-def test_a_lock_that_was_removed_while_it_was_taken_is_no_lock(tmp_path, monkeypatch):
-    """Two writers would each hold a file of that name."""
+def test_a_lock_file_removed_while_it_is_locked_is_refused(tmp_path, monkeypatch):
+    """Otherwise two writers could each hold a file of that name."""
     path = tmp_path / ".lock"
     real = fcntl.flock
 
@@ -207,7 +206,7 @@ def test_a_recipe_of_another_schema_is_not_read(toys):
         StoreReader.open(toys.folder)
 
 
-def test_a_store_of_other_models_is_no_other_recipe_of_this_one(toys):
+def test_a_store_of_other_models_is_not_listed_as_another_recipe(toys):
     toys.write()
     toys.write(recipe=replace(toys.recipe(), name="classic-and-more"))
     recipe = toys.recipe(dtype="float32")
@@ -217,7 +216,7 @@ def test_a_store_of_other_models_is_no_other_recipe_of_this_one(toys):
 # Comparing
 
 
-def test_the_first_form_that_differs_is_the_one_that_is_told():
+def test_the_first_differing_shape_is_reported():
     found = Differences()
     one, other = np.zeros(3, np.float32), np.zeros((3, 1), np.float32)
     compare_records(Record("a", {"x": one}), Record("a", {"x": other}), found)
@@ -226,23 +225,15 @@ def test_the_first_form_that_differs_is_the_one_that_is_told():
     assert found.arrays == {"x": ArrayDifference(3, 2.0, "b", "[3] -> [3, 1]")}
 
 
-def test_the_same_bytes_of_another_dtype_are_not_the_same():
+def test_equal_bytes_of_another_dtype_differ():
     found = Differences()
     zeros = np.zeros(4, np.int16)
     compare_records(Record("a", {"x": zeros}), Record("a", {"x": zeros.view(np.uint16)}), found)
     assert found.arrays == {"x": ArrayDifference(1, 0.0, "a", "int16 -> uint16")}
 
 
-def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
-    """A store of which so many shards are written."""
-    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(clips)) as writer:
-        for plan in writer.plan()[:shards]:
-            writer.publish(plan, {key: toy.record(key) for key in plan.missing})
-    return toy.folder
-
-
 @pytest.mark.parametrize("name", ["expected", "stored", "quarantined", "shards", "shard_bytes"])
-def test_a_seal_whose_counts_are_not_those_of_the_store_is_refused_by_name(toy, name: str) -> None:
+def test_a_seal_with_a_wrong_count_is_refused_naming_the_field(toy, name: str) -> None:
     toy.write(failing=["clip002"])
     path = toy.folder / "complete.json"
     value = json.loads(path.read_text())
@@ -255,7 +246,7 @@ def test_a_seal_whose_counts_are_not_those_of_the_store_is_refused_by_name(toy, 
     assert verify(toy.folder).sound
 
 
-def test_a_seal_is_what_is_there_in_numbers(toy) -> None:
+def test_a_seal_counts_the_content_of_the_store(toy) -> None:
     summary = toy.write(failing=["clip002", "clip003"])
     seal = parse_seal((toy.folder / "complete.json").read_bytes(), toy.folder)
     size = sum(path.stat().st_size for path in toy.folder.glob("shards/*"))
@@ -277,12 +268,12 @@ def test_a_seal_is_what_is_there_in_numbers(toy) -> None:
     assert (verified.missing, verified.finished, verified.sound) == (0, True, True)
 
 
-def test_an_open_writer_is_told_by_name_what_is_missing(toy) -> None:
-    folder = unfinished(toy, 7)
+def test_opening_an_unfinished_store_names_the_missing_clips(toy) -> None:
+    folder = unfinished_store(toy, 7)
     with pytest.raises(IncompleteStore, match=r"3 of 7 clips .*: clip004, clip005, clip006") as caught:
         StoreReader.open(folder)
     assert " more" not in caught.value.problem and "caeav extract" in str(caught.value.hint)
-    folder = unfinished(toy.at(toy.stores.parent / "more"), 8)
+    folder = unfinished_store(toy.at(toy.stores.parent / "more"), 8)
     with pytest.raises(IncompleteStore, match=r"4 of 8 clips .*: clip004, clip005, clip006 and 1 more"):
         StoreReader.open(folder)
     state = inspect(folder)

@@ -1,4 +1,4 @@
-"""What a store's small files may say, at their bounds: recipes, indexes, quarantine lines, locks, errors."""
+"""A store's small files at their bounds: recipes, indexes, quarantine lines, locks, errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from caeav.pipeline.store.record import append_quarantine, read_quarantine
 from caeav.pipeline.store.testing_data import Toy
 
 
-def test_keys_come_back_and_the_longest_allowed_is_allowed() -> None:
+def test_joined_keys_are_split_again_up_to_the_longest_key() -> None:
     keys = ["a", "b" * MAX_KEY_CHARS, "c-1"]
     blob, ends = join_keys(keys)
     assert tuple(split_keys(blob, ends)) == tuple(keys)
@@ -50,7 +50,7 @@ def test_keys_come_back_and_the_longest_allowed_is_allowed() -> None:
     assert len(split_keys(b"", np.array([], np.uint32))) == 0
 
 
-def test_a_recipe_is_the_same_wherever_weights_came_from_and_differs_by_named_fields() -> None:
+def test_a_fingerprint_ignores_where_weights_came_from_and_differences_name_fields() -> None:
     def recipe(source: str, digest: str, rate: int = 1, **more: Any) -> Recipe:
         weights = {"source": source, "digest": digest}
         return Recipe("tokens", "x", {"visual": {"weights": weights, "rate": rate}, **more})
@@ -66,12 +66,12 @@ def test_a_recipe_is_the_same_wherever_weights_came_from_and_differs_by_named_fi
         "fields.visual.weights.source: 'here' -> 'there'",
     ]
     bare = Recipe("tokens", "x", {"source": "here"}), Recipe("tokens", "x", {"source": "there"})
-    assert bare[0].fingerprint != bare[1].fingerprint, "what has no digest is known by its source alone"
+    assert bare[0].fingerprint != bare[1].fingerprint, "without a digest the source counts"
     assert a.folder_name == f"tokens-x-{a.fingerprint[:12]}"
     assert replace(a, kind="captions").fingerprint != a.fingerprint != replace(a, name="y").fingerprint
 
 
-def test_random_weights_are_named_wherever_they_lie() -> None:
+def test_components_with_random_weights_are_found_at_any_depth() -> None:
     random = {"digest": "random:7"}
     fields = {
         "visual": {"name": "clip", "weights": random, "text": {"weights": random}},
@@ -81,7 +81,7 @@ def test_random_weights_are_named_wherever_they_lie() -> None:
     assert random_parts(fields) == ["clip", "text", "words"]
 
 
-def test_shards_have_at_least_one_clip_and_at_most_so_many() -> None:
+def test_shard_sizes_have_a_smallest_and_a_largest_value() -> None:
     for size in (1, MAX_SHARD_CLIPS):
         assert shard_clips(Recipe("tokens", "x", {"shard_clips": size})) == size
     assert shard_clips(Recipe("tokens", "x", {})) == 64
@@ -90,7 +90,7 @@ def test_shards_have_at_least_one_clip_and_at_most_so_many() -> None:
             shard_clips(Recipe("tokens", "x", {"shard_clips": bad}))
 
 
-def test_backends_are_those_there_are() -> None:
+def test_unknown_backends_are_refused_naming_the_known_ones() -> None:
     assert backend_field("webdataset") == {} and backend_field("zarr") == {"backend": "zarr"}
     assert backend_of(Recipe("tokens", "x", {})).name == "webdataset"
     for bad in ("nobody", 3):
@@ -101,7 +101,7 @@ def test_backends_are_those_there_are() -> None:
         backend_field("nobody")
 
 
-def test_a_file_of_exactly_the_cap_is_read(tmp_path: Path) -> None:
+def test_only_plain_files_up_to_the_cap_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"1234")
     assert read_capped(path, 4) == b"1234"
@@ -115,7 +115,7 @@ def test_a_file_of_exactly_the_cap_is_read(tmp_path: Path) -> None:
             read_capped(bad)
 
 
-def test_indexes_are_known_by_their_names_in_order(tmp_path: Path) -> None:
+def test_index_files_are_listed_by_number(tmp_path: Path) -> None:
     for name in ("000010.idx", "000002.idx", "1000000.idx", "00001.idx", "000003.idx.x", "x000004.idx"):
         (tmp_path / name).touch()
     assert numbered(tmp_path) == [2, 10, 1000000] and numbered(tmp_path / "gone") == []
@@ -160,7 +160,7 @@ def test_a_line_that_is_no_quarantine_entry_is_named_by_its_number(tmp_path: Pat
         read_quarantine(path)
 
 
-def test_a_released_lock_is_empty_and_free_and_releasing_twice_is_nothing(tmp_path: Path) -> None:
+def test_releasing_a_lock_empties_it_and_a_second_release_does_nothing(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     lock = WriterLock(path)
     assert path.read_bytes() == str(os.getpid()).encode()
@@ -168,11 +168,11 @@ def test_a_released_lock_is_empty_and_free_and_releasing_twice_is_nothing(tmp_pa
     assert path.read_bytes() == b""
     other = WriterLock(path)
     lock.release()
-    assert path.read_bytes() == str(os.getpid()).encode(), "the other's, who holds it now"
+    assert path.read_bytes() == str(os.getpid()).encode(), "another lock holds it now"
     other.release()
 
 
-def test_a_problem_as_an_error_names_file_key_and_how_many_more(tmp_path: Path) -> None:
+def test_the_error_of_a_problem_names_file_key_and_the_number_of_others(tmp_path: Path) -> None:
     error = Problem("a", "b", "k", 3).error(tmp_path, 2)
     assert error.problem == f"{tmp_path / 'a'}, key k: b (and 2 more)" and isinstance(error, DamagedShard)
     error = Problem("a", "b").error(tmp_path)
@@ -181,7 +181,7 @@ def test_a_problem_as_an_error_names_file_key_and_how_many_more(tmp_path: Path) 
     assert str(Problem("a", "b", "k")) == "a (k): b" and str(Problem("a", "b")) == "a: b"
 
 
-def test_the_shards_of_a_zarr_store_have_the_same_arrays(memory: Path) -> None:
+def test_shards_of_a_zarr_store_must_have_the_same_arrays(memory: Path) -> None:
     toy = Toy(memory / "stores", "zarr")
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         first, second, _ = writer.plan()

@@ -1,4 +1,4 @@
-"""The record of a store's media alone: what is looked at, what is digested, what is believed when read."""
+"""The record of a store's media: which facts are taken, what digests cover, which records are trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from caeav.pipeline.extract.identity import listed
 from caeav.pipeline.store import media_record
 from caeav.pipeline.store.media_record import (
     END_BYTES,
@@ -32,13 +31,13 @@ A, B, C = (bytes([n]) * 16 for n in (1, 2, 3))
 SEEN = {"a.mp4": Facts(5, 7, A, B), "b\udcff.mp4": Facts(1 << 40, -1, C), "ü": Facts(0, UNSURE, NO_DIGEST, A)}
 
 
-def alone(path: str) -> Sequence[str]:
+def single_file(path: str) -> Sequence[str]:
     return [path]
 
 
 @pytest.fixture
 def put(tmp_path: Path) -> Callable[..., Path]:
-    """Write a file with a time long ago."""
+    """Write a file with an old modification time."""
 
     def write(name: str, data: bytes, when_s: float = 1_000_000_000) -> Path:
         path = tmp_path / name
@@ -49,7 +48,7 @@ def put(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_a_record_comes_back_and_is_written_once(tmp_path: Path) -> None:
+def test_a_media_record_is_read_back_and_rewritten_only_when_it_changes(tmp_path: Path) -> None:
     store = tmp_path / "set" / "tokens-x"
     assert read_record(store) is None
     for seen in ({}, SEEN, {"one": Facts(1, 2, A)}):
@@ -64,7 +63,7 @@ def test_a_record_comes_back_and_is_written_once(tmp_path: Path) -> None:
     assert read_record(store) is None
 
 
-def test_a_record_that_is_not_as_written_is_not_believed(tmp_path: Path) -> None:
+def test_a_damaged_media_record_is_ignored(tmp_path: Path) -> None:
     store = tmp_path / "tokens-x"
     write_record(store, SEEN)
     data = record_path(store).read_bytes()
@@ -87,7 +86,7 @@ def test_a_record_that_is_not_as_written_is_not_believed(tmp_path: Path) -> None
     assert read_record(store) == SEEN
 
 
-def test_of_several_stores_what_agrees_is_carried_and_what_does_not_is_doubted(tmp_path: Path) -> None:
+def test_joined_media_records_mark_contradictions_as_unsure(tmp_path: Path) -> None:
     one, two, made = (tmp_path / name for name in ("tokens-1", "tokens-2", "tokens-3"))
     carry_record([one, two], made)
     assert not record_path(made).exists()
@@ -117,7 +116,7 @@ def test_of_several_stores_what_agrees_is_carried_and_what_does_not_is_doubted(t
     assert read_records(tmp_path)["same"].stamp == 9 and read_records(tmp_path / "gone") == {}
 
 
-def test_what_is_looked_at_is_size_and_time_and_a_young_file_is_doubtful(
+def test_size_and_time_are_recorded_and_recently_changed_files_are_unsure(
     tmp_path: Path, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put("old", b"12345")
@@ -125,7 +124,7 @@ def test_what_is_looked_at_is_size_and_time_and_a_young_file_is_doubtful(
     monkeypatch.setattr(media_record.time, "time", lambda: 2_000_000_000.0)
     put("young", b"1", 1_999_999_998)
     put("ripe", b"1", 1_999_999_996)
-    seen = look(tmp_path, ["old", "young", "folder", "gone", "ripe", "a\0b"], alone)
+    seen = look(tmp_path, ["old", "young", "folder", "gone", "ripe", "a\0b"], single_file)
     assert seen == {
         "old": Facts(5, 1_000_000_000 * 10**9),
         "young": Facts(1, UNSURE),
@@ -143,15 +142,15 @@ def test_what_is_looked_at_is_size_and_time_and_a_young_file_is_doubtful(
     (later,) = look(tmp_path, ["old"], both).values()
     assert later is not None and later.size == 8 and later.stamp != first.stamp
     put("second", b"123", 1_999_999_999)
-    assert look(tmp_path, ["old"], both)["old"] == Facts(8, UNSURE), "the newest of them counts"
+    assert look(tmp_path, ["old"], both)["old"] == Facts(8, UNSURE), "the newest file counts"
     (tmp_path / "second").unlink()
     assert look(tmp_path, ["old"], both)["old"] is None
 
 
-def test_a_digest_is_of_length_beginning_and_end(tmp_path: Path, put: Callable[..., Path]) -> None:
+def test_a_digest_covers_length_beginning_and_end(tmp_path: Path, put: Callable[..., Path]) -> None:
     def of(data: bytes) -> bytes:
         put("x", data)
-        (taken,) = digests(tmp_path, ["x"], alone).values()
+        (taken,) = digests(tmp_path, ["x"], single_file).values()
         return taken
 
     for size in (1, END_BYTES, END_BYTES + 10, 3 * END_BYTES):
@@ -164,10 +163,10 @@ def test_a_digest_is_of_length_beginning_and_end(tmp_path: Path, put: Callable[.
             data[at] ^= 1
     data[END_BYTES + 5] ^= 1
     assert of(bytes(data)) == plain, "the middle of a long file is not read"
-    assert digests(tmp_path, ["gone", "x"], alone) == {"gone": b"", "x": plain}
+    assert digests(tmp_path, ["gone", "x"], single_file) == {"gone": b"", "x": plain}
 
 
-def test_the_digest_of_everything_is_of_each_file_up_to_a_size(
+def test_whole_digests_cover_every_byte_of_files_up_to_a_size(
     tmp_path: Path, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = lambda path: [path, path + "2"]  # noqa: E731
@@ -179,32 +178,24 @@ def test_the_digest_of_everything_is_of_each_file_up_to_a_size(
     assert len(taken) == 4 and all(len(digest) == 16 for digest in taken)
     middle = bytearray(3 * END_BYTES)
     put("x", bytes(middle))
-    plain = whole_digest(tmp_path, "x", alone)
+    plain = whole_digest(tmp_path, "x", single_file)
     middle[END_BYTES + 5] ^= 1
     put("x", bytes(middle))
-    assert whole_digest(tmp_path, "x", alone) not in (b"", plain)
+    assert whole_digest(tmp_path, "x", single_file) not in (b"", plain)
     monkeypatch.setattr(media_record, "WHOLE_BYTES", 3 * END_BYTES)
-    assert whole_digest(tmp_path, "x", alone) != b""
+    assert whole_digest(tmp_path, "x", single_file) != b""
     monkeypatch.setattr(media_record, "WHOLE_BYTES", 3 * END_BYTES - 1)
-    assert whole_digest(tmp_path, "x", alone) == b"" == whole_digest(tmp_path, "gone", alone)
+    assert whole_digest(tmp_path, "x", single_file) == b"" == whole_digest(tmp_path, "gone", single_file)
 
 
-def test_many_files_are_looked_at_by_threads_in_their_order(
+def test_files_are_examined_in_parallel_and_reported_in_order(
     tmp_path: Path, put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{n}" for n in range(7)]
     for n, name in enumerate(names):
         put(name, b"x" * n)
-    plain = look(tmp_path, names, alone)
+    plain = look(tmp_path, names, single_file)
     monkeypatch.setattr(media_record, "AT_ONCE", 3)
-    assert look(tmp_path, names, alone) == plain
+    assert look(tmp_path, names, single_file) == plain
     assert [facts.size for facts in plain.values() if facts] == list(range(7))
     assert str(MediaChange("s", "k", "m", "gone", "m is no file")) == "gone k: m is no file"
-
-
-def test_of_many_changes_the_first_are_listed() -> None:
-    changes = [MediaChange(f"s{n % 2}", f"k{n // 2}", "m", "gone", "m") for n in range(42)]
-    lines = listed(changes)
-    assert lines[:2] == ["gone k0: m", "gone k1: m"] and len(lines) == 21
-    assert lines[-1] == "and 1 more; --json lists all"
-    assert listed(changes[:40])[-1] == "gone k19: m" and listed([]) == []

@@ -1,4 +1,4 @@
-"""A merge adopts the shards of slices: no byte is written twice, stores stay apart, and it can break off anywhere."""
+"""A merge adopts the shards of slices without copying them; the stores stay independent; interruptions do no harm."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def shards(folder: Path) -> list[Path]:
     )
 
 
-def one_run(toy: Toy) -> dict[str, bytes]:
+def bytes_of_one_run(toy: Toy) -> dict[str, bytes]:
     whole = toy.at(toy.stores.parent / "whole")
     whole.write(toy.manifest(CLIPS), failing=FAILING)
     return contents(whole.folder)
 
 
-def test_no_byte_of_a_shard_is_written(toys: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = one_run(toys)
+def test_a_merge_writes_no_byte_of_a_shard(toys: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = bytes_of_one_run(toys)
     slices = write_slices(toys)
     before = [contents(path) for path in slices]
     written: list[str] = []
@@ -76,13 +76,13 @@ def test_a_store_outlives_its_slices(toys: Toy) -> None:
     made = merge(slices)
     for path in slices:
         shutil.rmtree(path)
-    assert verify(made.path).sound and contents(made.path) == one_run(toys)
+    assert verify(made.path).sound and contents(made.path) == bytes_of_one_run(toys)
 
 
 @pytest.mark.parametrize("spoiled", ["cut", "grown", "flipped", "short"])
 @pytest.mark.parametrize("side", ["store", "slice"])
 def test_repairing_one_store_never_changes_the_other(toys: Toy, spoiled: str, side: str) -> None:
-    """The damage is in the bytes that both share; what repair does about it is in one of them alone."""
+    """The damage is in bytes that both share; repair changes only one of them."""
     slices = write_slices(toys)
     made = merge(slices)
     mended, other = (made.path, slices[1]) if side == "store" else (slices[1], made.path)
@@ -105,7 +105,7 @@ def test_repairing_one_store_never_changes_the_other(toys: Toy, spoiled: str, si
     assert all(map(toys.same, StoreReader.open(mended, allow_partial=True)))
 
 
-def test_a_shared_file_is_copied_before_it_is_cut_and_one_of_its_own_is_not(tmp_path: Path) -> None:
+def test_resizing_copies_a_shared_file_first(tmp_path: Path) -> None:
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     for size in (0, 3, 5, 9):
         mine.write_bytes(b"12345")
@@ -123,10 +123,10 @@ def test_a_shared_file_is_copied_before_it_is_cut_and_one_of_its_own_is_not(tmp_
             )
 
 
-def test_what_is_made_anew_in_a_slice_stays_out_of_the_store(
+def test_a_slice_that_is_written_again_does_not_change_the_store(
     toys: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slice that is continued with more clips writes its last shard again."""
+    """A slice that gets more clips writes its last shard again."""
     slices = write_slices(toys)
     made = merge(slices)
     before = contents(made.path)
@@ -138,7 +138,9 @@ def test_what_is_made_anew_in_a_slice_stays_out_of_the_store(
         monkeypatch.setattr(atomic, name, lambda *p, real=real: (steps.append(p[-1].name), real(*p)))
     again = merge(slices)
     changed = [name for name in steps if name in ("000004.idx", "000004.tar", "c.4", "c.4.0.0.0")]
-    assert changed[:2] == ["000004.idx"] * 2, "the index and its copy go before the files of the shard"
+    assert changed[:2] == ["000004.idx"] * 2, (
+        "the index and its copy are removed before the files of the shard"
+    )
     assert again.summary.stored == CLIPS + 4 - len(FAILING)
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(CLIPS + 4), failing=FAILING)
@@ -146,7 +148,7 @@ def test_what_is_made_anew_in_a_slice_stays_out_of_the_store(
 
 
 @pytest.mark.parametrize("number", sorted(NO_LINK))
-def test_without_hard_links_shards_are_copied_and_it_says_so(
+def test_without_hard_links_shards_are_copied_and_counted_by_reason(
     toys: Toy, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     slices = write_slices(toys)
@@ -159,10 +161,10 @@ def test_without_hard_links_shards_are_copied_and_it_says_so(
     files = shards(made.path)
     assert made.adopted.linked == 0 and dict(made.adopted.copied) == {NO_LINK[number]: len(files)}
     assert all(path.stat().st_nlink == 1 for path in files)
-    assert contents(made.path) == one_run(toys)
+    assert contents(made.path) == bytes_of_one_run(toys)
 
 
-def test_another_error_of_a_link_is_an_error(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_of_linking_are_raised(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(old: Path, new: Path) -> None:
         raise OSError(errno.ENOSPC, "no room")
 
@@ -171,11 +173,11 @@ def test_another_error_of_a_link_is_an_error(toy: Toy, monkeypatch: pytest.Monke
         patched.setattr(atomic, "link_file", full)
         with pytest.raises(OSError, match="no room"):
             merge(slices)
-    assert merge(slices).adopted.linked == 5 and contents(toy.folder) == one_run(toy)
+    assert merge(slices).adopted.linked == 5 and contents(toy.folder) == bytes_of_one_run(toy)
 
 
-def test_a_real_other_file_system(toy: Toy, tmp_path: Path) -> None:
-    """A slice whose shards lie elsewhere behind a symbolic link: the store holds files, never the link."""
+def test_shards_behind_symbolic_links_are_adopted_as_files(toy: Toy, tmp_path: Path) -> None:
+    """The shards of a slice may lie on another file system: the store gets files, never links to them."""
     slices = write_slices(toy)
     elsewhere = tmp_path / "shards"
     shutil.move(slices[0] / "shards", elsewhere)
@@ -187,11 +189,13 @@ def test_a_real_other_file_system(toy: Toy, tmp_path: Path) -> None:
     assert not any(path.is_symlink() for path in shards(made.path)) and len(shards(made.path)) == 5
     if tmp_path.stat().st_dev != toy.stores.stat().st_dev:
         assert dict(made.adopted.copied) == {"other file system": 5}
-    assert contents(made.path) == one_run(toy)
+    assert contents(made.path) == bytes_of_one_run(toy)
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_damage_that_sizes_do_not_show(toys: Toy, monkeypatch: pytest.MonkeyPatch, copied: bool) -> None:
+def test_a_merge_finds_damage_that_does_not_change_sizes(
+    toys: Toy, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
     slices = write_slices(toys)
     path = next(path for path in shards(slices[0]) if path.name in ("000002.tar", "c.2.0.0.0"))
     key = "clip009" if path.name[:2] == "c." else "clip008"
@@ -215,15 +219,15 @@ def test_damage_that_sizes_do_not_show(toys: Toy, monkeypatch: pytest.MonkeyPatc
         merge(slices, check=False)
 
 
-def test_a_damaged_copy_of_an_index_is_not_taken_over(toy: Toy) -> None:
+def test_a_damaged_copy_of_an_index_is_not_adopted(toy: Toy) -> None:
     slices = write_slices(toy)
     (slices[0] / "spare" / "000000.idx").write_bytes(b"x")
     (slices[1] / "spare" / "000001.idx").unlink()
     made = merge(slices)
-    assert contents(made.path) == one_run(toy)
+    assert contents(made.path) == bytes_of_one_run(toy)
 
 
-def test_an_index_that_changes_under_the_merge_is_told(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_changes_during_a_merge_is_an_error(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     slices = write_slices(toy)
     real = adopt.read_capped
 
@@ -263,8 +267,8 @@ def test_a_store_of_more_clips_is_refused_untouched(toy: Toy) -> None:
     assert contents(toy.folder) == before
 
 
-def test_what_a_single_run_began_is_completed(toys: Toy) -> None:
-    """Some shards, and a journal of another, of a run that was stopped before the slices were made."""
+def test_a_merge_completes_what_a_single_run_began(toys: Toy) -> None:
+    """The run was stopped with a published shard and a journal of another."""
     slices = write_slices(toys)
     with open_for_writing(toys.dataset, toys.recipe(), toys.manifest(CLIPS)) as writer:
         first, second, *_ = (plan for plan in writer.plan() if not {*FAILING} & {*plan.keys})
@@ -272,17 +276,17 @@ def test_what_a_single_run_began_is_completed(toys: Toy) -> None:
         writer.keep(toys.record(second.missing[0]))
         writer.sync()
     made = merge(slices)
-    assert contents(made.path) == one_run(toys)
+    assert contents(made.path) == bytes_of_one_run(toys)
 
 
-def test_a_merge_goes_on_with_shards_whose_manifest_is_gone(toy: Toy) -> None:
-    """What those shards hold is compared all the same."""
+def test_a_merge_continues_a_store_without_its_manifest(toy: Toy) -> None:
+    """The content of its shards is still compared."""
     slices = write_slices(toy)
     merge(slices)
     (toy.folder / "manifest.jsonl").unlink()
     told: list[int] = []
     assert merge(slices, told.append).adopted.linked == 0
-    assert contents(toy.folder) == one_run(toy) and told == [16]
+    assert contents(toy.folder) == bytes_of_one_run(toy) and told == [16]
     shutil.rmtree(toy.folder)
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(CLIPS)) as writer:
         [first, *_] = writer.plan()
@@ -295,7 +299,7 @@ def test_a_merge_goes_on_with_shards_whose_manifest_is_gone(toy: Toy) -> None:
         merge(slices)
 
 
-def test_what_is_known_of_media_goes_with_the_store(toy: Toy) -> None:
+def test_a_merge_joins_the_media_records(toy: Toy) -> None:
     slices = write_slices(toy)
     for number, path in enumerate(slices):
         write_record(path, {f"media/{number}.mp4": Facts(10 + number, 7, bytes([number]) * 16)})
@@ -309,7 +313,7 @@ def test_what_is_known_of_media_goes_with_the_store(toy: Toy) -> None:
 def test_a_shared_file_is_left_as_it_is_when_a_copy_has_no_room(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its shard is then made again; one of its own is cut, which needs no room."""
+    """Its shard is then made again; an unshared file is cut, which needs no room."""
     slices = write_slices(toy)
     merge(slices)
     alone = toy.at(toy.stores.parent / "alone")

@@ -1,4 +1,4 @@
-"""Opening a store for writing: what is found and said, resumed, swept away or made again."""
+"""Opening a store for writing: its remarks, temp files of killed writers, locks, resuming."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from store_files import unfinished_store
 
 from caeav.manifests.core.home import Home
 from caeav.pipeline.extract.collect import open_stores
@@ -29,15 +30,7 @@ from caeav.pipeline.store.layout import (
 from caeav.pipeline.store.lock import WriterLock
 
 
-def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
-    """A store of which so many shards are written."""
-    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(clips)) as writer:
-        for plan in writer.plan()[:shards]:
-            writer.publish(plan, {key: toy.record(key) for key in plan.missing})
-    return toy.folder
-
-
-def test_what_was_relabelled_added_or_left_is_said_with_the_first_of_them(toy) -> None:
+def test_opening_reports_new_relabelled_and_removed_clips_with_the_first_of_each(toy) -> None:
     toy.write()
     manifest = toy.manifest(12, "horn")
     said: list[str] = []
@@ -53,8 +46,8 @@ def test_what_was_relabelled_added_or_left_is_said_with_the_first_of_them(toy) -
     assert said == ["quarantined clips tried again: 1"]
 
 
-def test_leftovers_of_a_killed_writer_go_on_opening_and_at_the_end(toys) -> None:
-    folder = unfinished(toys)
+def test_temp_files_of_a_killed_writer_are_removed_on_opening_and_finishing(toys) -> None:
+    folder = unfinished_store(toys)
     places = [
         folder,
         folder / "index",
@@ -69,7 +62,7 @@ def test_leftovers_of_a_killed_writer_go_on_opening_and_at_the_end(toys) -> None
     assert not list(folder.rglob(".part-*")) and verify(folder).sound
 
 
-def test_what_is_wrong_with_a_record_that_is_made_again_is_said_once(toy) -> None:
+def test_the_damage_of_a_record_that_is_made_again_is_reported_once(toy) -> None:
     toy.write()
     entry = StoreReader.open(toy.folder)._indexes[2].entries[1]
     path = toy.folder / "shards" / "000002.tar"
@@ -82,7 +75,7 @@ def test_what_is_wrong_with_a_record_that_is_made_again_is_said_once(toy) -> Non
     assert remark.startswith("shard 2, clip009: the json has crc32c ") and remark.count("clip009") == 1
 
 
-def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None:
+def test_stores_are_opened_by_name_and_returned_in_the_given_order(toy) -> None:
     recipes = sorted((toy.recipe(n=n) for n in range(3)), key=lambda recipe: recipe.folder_name, reverse=True)
     opened: list[str] = []
 
@@ -114,7 +107,7 @@ def test_stores_are_opened_by_name_and_given_in_the_order_asked_for(toy) -> None
     assert make(bare, relabel=True)
 
 
-def test_a_folder_that_goes_while_it_is_locked_is_made_again(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_removed_while_it_is_locked_is_created_again(toy, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[BaseException] = [
         FileNotFoundError(2, "removed"),
         StoreBusy("held by 1"),
@@ -134,7 +127,7 @@ def test_a_folder_that_goes_while_it_is_locked_is_made_again(toy, monkeypatch: p
     assert [text.partition(";")[0] for text in told] == ["held by 1", "held by 2"]
 
 
-def test_a_finished_store_whose_manifest_is_gone_takes_a_grown_one(toy) -> None:
+def test_a_finished_store_without_its_manifest_accepts_a_grown_one(toy) -> None:
     toy.write()
     (toy.folder / "manifest.jsonl").unlink()
     assert toy.write(toy.manifest(12)).stored == 12 and verify(toy.folder).sound

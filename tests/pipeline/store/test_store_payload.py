@@ -1,4 +1,4 @@
-"""Payloads and checksums at their bounds: sizes, orders, headers that are not what they say."""
+"""Payloads and checksums at their bounds: sizes, orders, headers that misdescribe their arrays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from caeav.pipeline.store.payload import (
 )
 
 
-def test_checksums_are_those_of_all_bytes_whatever_blocks_they_are_read_in() -> None:
+def test_checksums_do_not_depend_on_block_boundaries() -> None:
     data = np.frombuffer(np.random.default_rng(0).bytes(2 * READ_BYTES + 777), np.uint8)
     whole = google_crc32c.value(data.tobytes())
     assert crc32c([data]) == whole
@@ -46,7 +46,7 @@ def test_facts_and_headers_have_a_largest_size() -> None:
         encode_arrays({"x" * MAX_HEADER_BYTES: np.zeros(1, np.int8)})
 
 
-def test_arrays_lie_by_size_of_their_values_and_then_by_name_behind_an_aligned_header() -> None:
+def test_arrays_are_ordered_by_item_size_then_name_behind_an_aligned_header() -> None:
     arrays = {"b": np.arange(3, dtype=np.int8), "c": np.zeros(2, "<f8"), "a": np.ones(5, np.int8)}
     chunks = encode_arrays(arrays)
     assert sum(map(len, chunks[:1])) % 64 == 0
@@ -78,7 +78,7 @@ def test_arrays_lie_by_size_of_their_values_and_then_by_name_behind_an_aligned_h
         ({"dtype": "C8", "shape": [1], "data_offsets": [0, 1]}, "no dtype out of"),
     ],
 )
-def test_an_array_that_is_not_what_it_says_is_refused(entry: dict[str, Any], says: str) -> None:
+def test_a_header_that_misdescribes_its_array_is_refused(entry: dict[str, Any], says: str) -> None:
     head = json.dumps({"x": entry}).encode()
     data = np.frombuffer(len(head).to_bytes(8, "little") + head + b"\0", np.uint8)
     with pytest.raises(BadPayload, match=says):

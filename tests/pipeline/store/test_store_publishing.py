@@ -1,4 +1,4 @@
-"""The order in which shards, indexes, copies and the seal come and go, and what of a shard is written again."""
+"""The order in which shards, indexes, copies and the seal are written and removed, and which shards are rewritten."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from store_files import unfinished_store
 
 from caeav.manifests.core import atomic
 from caeav.pipeline.store import (
@@ -26,15 +27,7 @@ from caeav.pipeline.store.layout import (
 from caeav.pipeline.store.record import read_quarantine
 
 
-def unfinished(toy, clips: int = 10, shards: int = 1) -> Path:
-    """A store of which so many shards are written."""
-    with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(clips)) as writer:
-        for plan in writer.plan()[:shards]:
-            writer.publish(plan, {key: toy.record(key) for key in plan.missing})
-    return toy.folder
-
-
-def test_a_shard_of_which_the_same_clips_fail_again_is_left_as_it_is(toys) -> None:
+def test_a_shard_whose_clips_fail_again_is_not_rewritten(toys) -> None:
     toys.write(failing=["clip002"])
     files = [
         path for path in toys.folder.rglob("*") if path.suffix in (".tar", ".idx") or path.name[:2] == "c."
@@ -45,7 +38,7 @@ def test_a_shard_of_which_the_same_clips_fail_again_is_left_as_it_is(toys) -> No
     assert StoreReader.open(toys.folder).quarantined[0].attempts == 2
 
 
-def test_remaking_takes_the_named_clips_out_and_no_other(toys) -> None:
+def test_remaking_removes_only_the_named_clips(toys) -> None:
     toys.write(failing=["clip001", "clip009"])
     with open_for_writing(toys.dataset, toys.recipe(), toys.manifest()) as writer:
         assert writer.plan() == []
@@ -58,7 +51,7 @@ def test_remaking_takes_the_named_clips_out_and_no_other(toys) -> None:
         assert [entry.key for entry in writer.quarantined] == ["clip001"]
     quarantined, _ = read_quarantine(toys.folder / "quarantine.jsonl")
     assert {*quarantined} == {"clip001"}
-    assert numbered(toys.folder / "index") == [0, 1], "shard 2 had clip008 alone"
+    assert numbered(toys.folder / "index") == [0, 1], "shard 2 held only clip008"
     files = [path.name for number, paths in backend_of(toys.recipe()).files(StoreFolder(toys.folder)).items()
              for path in paths if number == 2]  # fmt: skip
     assert files == []
@@ -67,7 +60,7 @@ def test_remaking_takes_the_named_clips_out_and_no_other(toys) -> None:
     assert all(toys.same(record) for record in reader)
 
 
-def test_the_seal_is_put_in_its_place_last_and_goes_first(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seal_is_written_last_and_removed_first(toys, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     rename, remove = atomic.rename, atomic.remove
     monkeypatch.setattr(atomic, "rename", lambda old, new: steps.append(f"+{new.name}") or rename(old, new))
@@ -84,8 +77,8 @@ def test_the_seal_is_put_in_its_place_last_and_goes_first(toys, monkeypatch: pyt
     assert steps == ["-complete.json", "rmtree"] and not (toys.folder / "complete.json").exists()
 
 
-def test_a_shard_without_an_index_goes_when_the_store_is_finished(toys) -> None:
-    folder = unfinished(toys)
+def test_a_shard_without_an_index_is_removed_on_finishing(toys) -> None:
+    folder = unfinished_store(toys)
     (first, *_) = backend_of(toys.recipe()).files(StoreFolder(folder))[0]
     orphan = first.with_name(first.name.replace("000000", "000009").replace("c.0", "c.9"))
     orphan.write_bytes(b"x")
@@ -104,7 +97,9 @@ def test_a_clip_of_another_slice_is_not_due(toy) -> None:
             writer.keep(Record("nobody", {}, {}))
 
 
-def test_an_index_comes_before_its_copy_and_goes_after_it(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_is_written_before_its_copy_and_removed_after_it(
+    toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[str] = []
     rename, remove = atomic.rename, atomic.remove
 
@@ -120,7 +115,7 @@ def test_an_index_comes_before_its_copy_and_goes_after_it(toy, monkeypatch: pyte
     assert steps[2:] == ["-spare", "-index", "+index", "+spare"]
 
 
-def test_a_disk_that_cannot_take_a_shard_keeps_the_old_one(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rewrite_on_a_full_disk_keeps_the_old_shard(toys, monkeypatch: pytest.MonkeyPatch) -> None:
     toys.write()
     sync_file = atomic.sync_file
 

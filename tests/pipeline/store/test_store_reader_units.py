@@ -1,4 +1,4 @@
-"""What reading in order, ahead and in another process is made of, and a payload that promises too much."""
+"""Reading in order, ahead and in another process; open shards; the keys that a reader holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_reading_in_order_gives_floats_as_reading_by_key_does(
     assert reader.read(reader.keys[1]) == ("floats", reader.keys[1])
 
 
-def test_another_process_checks_what_it_reads_anew(toy: Toy) -> None:
+def test_a_pickled_reader_checks_records_again(toy: Toy) -> None:
     toy.write()
     reader = StoreReader.open(toy.folder)
     reader.read(reader.keys[0])
@@ -39,9 +39,7 @@ def test_another_process_checks_what_it_reads_anew(toy: Toy) -> None:
     assert sent["_checked"] == {} and not sent["_shards"]
 
 
-def test_so_many_records_are_asked_for_before_the_first_and_one_with_each(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_are_requested_a_fixed_number_ahead(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     class Fetcher:
@@ -49,7 +47,7 @@ def test_so_many_records_are_asked_for_before_the_first_and_one_with_each(
             asked.append(key)
 
         def close(self) -> None:
-            """Nothing under way."""
+            """Nothing to end."""
 
     toy.write()
     monkeypatch.setattr(module, "Fetcher", Fetcher)
@@ -63,9 +61,7 @@ def test_so_many_records_are_asked_for_before_the_first_and_one_with_each(
     assert seen == keys
 
 
-def test_a_key_that_stands_twice_is_damage_and_not_the_first_of_them(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_duplicate_key_is_damage(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.write()
     reader = StoreReader.open(toy.folder)
     monkeypatch.setattr(module.KeyIndex, "duplicate", lambda self: 1)
@@ -73,13 +69,15 @@ def test_a_key_that_stands_twice_is_damage_and_not_the_first_of_them(
         reader.read(reader.keys[0])
 
 
-def test_a_header_longer_than_its_payload_is_refused_though_what_is_there_reads() -> None:
+def test_a_header_longer_than_its_payload_is_refused() -> None:
     payload = np.frombuffer((100).to_bytes(8, "little") + b"{}", np.uint8)
     with pytest.raises(BadPayload, match="header of 100 bytes in a payload of 10"):
         decode_arrays(payload)
 
 
-def test_a_record_is_checked_when_first_read_and_not_again(toys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_checked_only_at_the_first_read_of_each_reader(
+    toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toys.write()
     reader = StoreReader.open(toys.folder)
     kind, checks = type(reader._shard(0)), []
@@ -93,10 +91,10 @@ def test_a_record_is_checked_when_first_read_and_not_again(toys, monkeypatch: py
         assert toys.same(reader.read(key))
     assert checks == [(1, True), (1, False), (2, True), (1, False)]
     StoreReader.open(toys.folder).read("clip001")
-    assert checks[-1] == (1, True), "each reader checks for itself"
+    assert checks[-1] == (1, True), "another reader checks again"
 
 
-def test_of_many_shards_the_longest_unused_is_closed(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_shard_is_closed(toy, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.write()
     monkeypatch.setattr("caeav.pipeline.store.reader.OPEN_FILES", 2)
     reader = StoreReader.open(toy.folder)
@@ -105,7 +103,7 @@ def test_of_many_shards_the_longest_unused_is_closed(toy, monkeypatch: pytest.Mo
     assert list(reader._shards) == [0, 2]
 
 
-def test_a_reader_knows_what_it_holds_and_what_it_does_not(toys) -> None:
+def test_a_reader_distinguishes_held_keys_from_others(toys) -> None:
     toys.write(failing=["clip002"])
     reader = StoreReader.open(toys.folder)
     assert reader.held().tolist() == [i != 2 for i in range(10)]

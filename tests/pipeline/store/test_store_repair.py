@@ -1,4 +1,4 @@
-"""What `repair` takes away before a writer comes, and in which order."""
+"""What `repair` removes, and in which order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from caeav.pipeline.store.state import inspect
 
 
 @pytest.fixture
-def gone(monkeypatch):
-    """The names that repair removes by itself, in order."""
+def removed(monkeypatch):
+    """The names of the files that repair unpublishes, in order."""
     import sys
 
     module = sys.modules["caeav.pipeline.store.verify"]
@@ -23,29 +23,29 @@ def gone(monkeypatch):
     return names
 
 
-def test_a_seal_goes_before_the_manifest_that_it_seals(toys, gone):
-    """A store that looks finished and has no manifest would be nobody's to mend."""
+def test_repair_removes_the_seal_before_a_damaged_manifest(toys, removed):
+    """A store that looks finished but has no manifest could not be mended."""
     toys.write()
     path = toys.folder / "manifest.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     done = repair(toys.folder)
-    assert gone == ["complete.json", "manifest.jsonl"]
+    assert removed == ["complete.json", "manifest.jsonl"]
     assert not StoreFolder(toys.folder).seal.exists() and not path.exists()
     assert not done.finished and "manifest.jsonl" in done.said[0]
     toys.write()
     assert verify(toys.folder).sound
 
 
-def test_a_damaged_quarantine_goes_after_the_seal(toys, gone):
+def test_repair_removes_the_seal_before_a_damaged_quarantine(toys, removed):
     toys.write(failing=["clip002"])
     path = toys.folder / "quarantine.jsonl"
     path.write_bytes(path.read_bytes().replace(b"clip002", b"clip\xff02"))
     done = repair(toys.folder)
-    assert gone == ["complete.json", "quarantine.jsonl"]
+    assert removed == ["complete.json", "quarantine.jsonl"]
     assert done.due == ("clip002",) and any("its clips are tried again" in text for text in done.said)
 
 
-def test_what_was_appended_to_a_shard_is_cut_off(toys):
+def test_repair_cuts_off_bytes_appended_to_a_shard(toys):
     toys.write()
     before = inspect(toys.folder).indexes[1].files
     for facts in before:
@@ -61,8 +61,8 @@ def test_what_was_appended_to_a_shard_is_cut_off(toys):
         )
 
 
-def test_a_shard_of_nobody_exists_no_longer(toy):
-    """As where a copy of a larger store was made over a smaller one."""
+def test_repair_drops_a_shard_that_the_manifest_does_not_plan(toy):
+    """As when a larger store was copied over a smaller one."""
     toy.write()
     larger = toy.folder.with_name("larger")
     toy.folder.rename(larger)

@@ -1,15 +1,14 @@
-"""Many clips: what a reader keeps of each is little, and stores whose rows stay in their file behave like others."""
+"""Stores of many clips: readers keep few bytes per clip, and stores with lazy manifest rows behave like others."""
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
 import tracemalloc
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from module_files import load_module
 
 from caeav.manifests.core.home import Home
 from caeav.manifests.lazy_clips import LazyClips
@@ -21,24 +20,19 @@ CLIPS = 20_000
 
 @pytest.fixture(scope="module")
 def scale() -> ModuleType:
-    """The benchmark, which knows how to make stores of many clips without writing them."""
-    path = Path(__file__).parents[3] / "benchmarks" / "scale.py"
-    spec = importlib.util.spec_from_file_location("scale", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module
-    spec.loader.exec_module(module)
+    """The benchmark that makes stores of many clips without writing their records."""
+    module: ModuleType = load_module("scale", Path(__file__).parents[3] / "benchmarks" / "scale.py")
     return module
 
 
-def test_an_open_store_keeps_little_of_each_clip(
+def test_an_open_store_keeps_less_than_80_bytes_per_clip(
     scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     home = Home(tmp_path)
     scale.make(home, "tokens", scale.TAPS, CLIPS)
     path = scale.tokens(home)
-    StoreReader.open(path)  # what is imported and compiled once is no clip's
+    StoreReader.open(path)  # imports and caches count for no clip
     tracemalloc.start()
     reader = StoreReader.open(path)
     record = reader.read(reader.keys[CLIPS // 2])
@@ -49,7 +43,7 @@ def test_an_open_store_keeps_little_of_each_clip(
     assert len(reader) == CLIPS and reader.held().all() and "nothing" not in reader
 
 
-def test_stores_with_rows_left_in_the_file_are_made_read_resumed_and_sent(toys, monkeypatch, contents):
+def test_stores_with_lazy_rows_are_read_pickled_resumed_and_verified(toys, monkeypatch, contents):
     toys.write(toys.manifest(30), failing=["clip002"])
     there = contents(toys.folder)
     monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)

@@ -1,4 +1,4 @@
-"""Slices: each holds its own shards, and together they are the store one run would have made."""
+"""Slices: each holds its own shards, and together they are the store of a single run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_shards_of_the_slices_are_those_of_the_whole(tmp_path: Path) -> None
         find_store(tmp_path, "d", "tokens")
 
 
-def test_a_slice_is_taken_up_again_and_not_mixed_with_the_store(tmp_path: Path) -> None:
+def test_a_slice_is_resumed_and_kept_apart_from_the_store(tmp_path: Path) -> None:
     with open_for_writing(tmp_path, RECIPE, MANIFEST, part=Slice(2, 3)) as writer:
         [first, *_] = writer.plan()
         writer.publish(first, {k: Record(k, {"a": np.zeros(1, "f4")}) for k in first.keys})
@@ -69,12 +69,12 @@ def test_a_slice_is_taken_up_again_and_not_mixed_with_the_store(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1/0", "1", "a/b", "-1/4", "1/4/2", "", "1/999999"])
-def test_what_is_no_slice_is_refused(text: str) -> None:
+def test_invalid_slices_are_refused(text: str) -> None:
     with pytest.raises(StoreError, match="slice"):
         Slice.parse(text)
 
 
-def test_names_of_slices_read_back() -> None:
+def test_names_of_slices_are_parsed() -> None:
     assert Slice.parse("3/12") == Slice(3, 12)
     assert Slice.of_folder("tokens-x-0123.slice-3-of-12") == ("tokens-x-0123", Slice(3, 12))
     assert Slice.of_folder("tokens-x-0123.slice-0-of-12") == ("tokens-x-0123.slice-0-of-12", Slice())

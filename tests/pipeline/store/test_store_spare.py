@@ -1,4 +1,4 @@
-"""The second copy of each index: what is lost without it, what is kept with it, and that it is not believed blindly."""
+"""The copy of each index: what it saves, what is lost without it, and when it is not trusted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def store(toys) -> Path:
     return toys.folder
 
 
-def lose(store: Path, what: str) -> None:
+def damage_index(store: Path, how: str) -> None:
     index = store / "index" / "000001.idx"
-    if what == "folder":
+    if how == "folder":
         shutil.rmtree(store / "index")
-    elif what == "file":
+    elif how == "file":
         index.unlink()
-    elif what == "bits":
+    elif how == "bits":
         data = index.read_bytes()
         index.write_bytes(data[:60] + bytes([data[60] ^ 4]) + data[61:])
     else:
@@ -33,11 +33,11 @@ def lose(store: Path, what: str) -> None:
 @pytest.mark.parametrize("sealed", [True, False], ids=["finished", "unfinished"])
 @pytest.mark.parametrize("what", ["folder", "file", "bits", "another"])
 @pytest.mark.parametrize("by", ["repair", "the next run"])
-def test_a_lost_index_costs_nothing(toys, store, contents, what, by, sealed):
+def test_a_lost_index_is_restored_from_its_copy(toys, store, contents, what, by, sealed):
     wanted = contents(store)
     if not sealed:
         (store / "complete.json").unlink()
-    lose(store, what)
+    damage_index(store, what)
     if sealed:
         with pytest.raises(DamagedStore, match="store repair"):
             StoreReader.open(store)
@@ -49,11 +49,11 @@ def test_a_lost_index_costs_nothing(toys, store, contents, what, by, sealed):
     else:
         seen = []
         toys.write(failing=["clip002"], seen=lambda writer: seen.extend([*writer.plan(), *writer.remarks]))
-        assert all("taken from its copy" in text for text in seen) and seen, "and nothing is planned"
+        assert all("taken from its copy" in text for text in seen) and seen, "nothing may be planned"
     assert contents(store) == wanted
 
 
-def test_with_the_index_lost_each_record_tells_for_itself(toys, store, contents):
+def test_with_the_index_lost_only_damaged_records_are_made_again(toys, store, contents):
     wanted = contents(store)
     value = toys.record("clip006").arrays["visual.stage1"].tobytes()
     (path,) = [store / file.name for file in inspect(store).indexes[1].files if value in wanted[file.name]]
@@ -71,22 +71,22 @@ def test_with_the_index_lost_each_record_tells_for_itself(toys, store, contents)
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["finished", "unfinished"])
-def test_without_a_copy_nothing_tells_which_records_are_whole(toys, store, contents, sealed):
-    """As in stores made before there were copies: a sound form is no proof, so the clips are made again."""
+def test_without_a_copy_all_records_of_the_shard_are_made_again(toys, store, contents, sealed):
+    """As in stores older than the copies: that a record can be parsed does not prove it right."""
     wanted = contents(store)
     if not sealed:
         (store / "complete.json").unlink()
-    lose(store, "file")
+    damage_index(store, "file")
     shutil.rmtree(store / "spare")
     done = repair(store)
     assert done.due == tuple(f"clip00{n}" for n in range(4, 8))
     files = {text.partition(":")[0] for text in done.said if "nothing tells which records are whole" in text}
     assert files and all("000001.tar" in name or "c.1" in name for name in files)
     toys.write(failing=["clip002"])
-    assert contents(store) == wanted, "what goes on writing makes copies of all"
+    assert contents(store) == wanted, "the next run writes all copies"
 
 
-def test_a_store_without_any_copy_is_sound_and_a_lacking_or_wrong_one_is_told(toys, store, contents):
+def test_a_missing_or_wrong_copy_is_a_problem_but_a_store_without_copies_is_sound(toys, store, contents):
     wanted = contents(store)
     copy = store / "spare" / "000001.idx"
     for spoil, says in (
@@ -97,16 +97,16 @@ def test_a_store_without_any_copy_is_sound_and_a_lacking_or_wrong_one_is_told(to
         spoil()
         (problem,) = verify(store).problems
         assert problem.where.startswith("spare/") and says in problem.what
-        assert all(map(toys.same, StoreReader.open(store))), "nobody who reads needs it"
+        assert all(map(toys.same, StoreReader.open(store))), "readers do not need it"
         done = repair(store)
         assert done.due == () and len(done.said) == 1 and problem.where in done.said[0]
         assert contents(store) == wanted
     shutil.rmtree(store / "spare")
     assert verify(store).sound and repair(store).said == ()
-    assert not (store / "spare").exists(), "what is sound is left as it is"
+    assert not (store / "spare").exists(), "a sound store is not changed"
 
 
-def test_a_copy_of_another_recipe_or_shard_is_not_taken(toys, store):
+def test_a_copy_of_another_recipe_or_shard_is_not_used(toys, store):
     other = toys.recipe(dtype="float32")
     toys.write(recipe=other)
     foreign = (toys.dataset / other.folder_name / "spare" / "000001.idx").read_bytes()
@@ -121,17 +121,17 @@ def test_a_copy_of_another_recipe_or_shard_is_not_taken(toys, store):
         assert verify(store).sound and all(map(toys.same, StoreReader.open(store)))
 
 
-def test_of_two_that_differ_the_seal_tells_which_was_written(toys, store, contents):
+def test_the_seal_decides_between_an_index_and_a_different_copy(toys, store, contents):
     wanted = contents(store)
-    turned = toys.at(toys.stores.parent / "turned")
-    turned.write(failing=["clip002", "clip005"])
-    shutil.copy(turned.folder / "index" / "000001.idx", store / "index" / "000001.idx")
+    other = toys.at(toys.stores.parent / "turned")
+    other.write(failing=["clip002", "clip005"])
+    shutil.copy(other.folder / "index" / "000001.idx", store / "index" / "000001.idx")
     done = repair(store)
     assert done.due == () and any("not the index the seal names" in text for text in done.said)
     assert contents(store) == wanted
 
 
-def test_a_wholly_damaged_shard_goes_and_repair_goes_on_to_the_others(toys, store, contents):
+def test_a_completely_damaged_shard_is_dropped_and_repair_continues(toys, store, contents):
     wanted = contents(store)
     for file in inspect(store).indexes[1].files:
         (store / file.name).write_bytes(bytes(file.bytes))

@@ -1,4 +1,4 @@
-"""`caeav store convert|merge|diff|repair|gc`, by their functions and by hand."""
+"""`caeav store convert|merge|diff|repair|gc`, as functions and as commands."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from caeav.cli import store as store_commands
 from caeav.manifests.core.home import Home
 from caeav.model.train.runs import RunError, referenced_stores
 from caeav.pipeline.store import (
@@ -55,15 +52,6 @@ def write_slice(toy: Toy, number: int, count: int, manifest=None, finish: bool =
         return writer.path
 
 
-@pytest.fixture
-def caeav(tmp_path):
-    """Run `caeav store ...` on the toy's home."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    store_commands.register(app)
-    return lambda *args: CliRunner().invoke(app, ["store", *map(str, args)])
-
-
 def test_merged_slices_are_the_store_of_one_run(toys, contents):
     whole = toys.at(toys.stores.parent / "whole")
     whole.write(toys.manifest(18), failing=FAILING)
@@ -75,7 +63,7 @@ def test_merged_slices_are_the_store_of_one_run(toys, contents):
     assert merge(slices).path == path and contents(path) == contents(whole.folder)
 
 
-def test_a_merge_refuses_what_is_not_every_slice_once(toy):
+def test_a_merge_needs_every_slice_exactly_once(toy):
     first, second = (write_slice(toy, number, 3) for number in (1, 2))
     with pytest.raises(StoreError, match=r"1 of 3 slices of .* are missing: 3/3[\s\S]*--slice 3/3"):
         merge([first, second])
@@ -114,14 +102,14 @@ def test_a_merge_refuses_slices_of_different_data_and_damaged_ones(toy):
     assert merge([*slices, third]).summary.stored == 16
 
 
-def test_a_merge_into_a_store_that_says_otherwise_is_refused(toy):
+def test_a_merge_into_a_store_with_another_quarantine_is_refused(toy):
     slices = [write_slice(toy, number, 2) for number in (1, 2)]
     toy.write(toy.manifest(18), failing=["clip005", *FAILING])
     with pytest.raises(StoreError, match=r"does not hold what[\s\S]*clip005"):
         merge(slices)
 
 
-def test_converting_says_what_cannot_be(toy):
+def test_impossible_conversions_are_refused(toy):
     toy.write()
     with pytest.raises(StoreError, match="is a webdataset store already"):
         convert(toy.folder, "webdataset")
@@ -134,7 +122,7 @@ def test_converting_says_what_cannot_be(toy):
         convert(toy.folder, "zarr")
 
 
-def test_an_interrupted_conversion_goes_on(toy, contents, monkeypatch):
+def test_an_interrupted_conversion_continues(toy, contents, monkeypatch):
     toy.write(failing=["clip002"])
     calm, _ = convert(toy.folder, "zarr")
     wanted = contents(calm)
@@ -183,7 +171,7 @@ def test_diff_finds_the_largest_difference(toy):
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
-def test_diff_ends_with_1_unless_the_content_is_the_same(toy, caeav, more):
+def test_diff_exits_with_1_unless_the_content_is_the_same(toy, store_command, more):
     toy.write()
     same, fewer, other = (toy.at(toy.stores.parent / name) for name in ("same", "fewer", "other"))
     same.write()
@@ -198,13 +186,13 @@ def test_diff_ends_with_1_unless_the_content_is_the_same(toy, caeav, more):
             writer.publish(plan, records)
         writer.finish()
     ends = [
-        caeav("diff", toy.folder, store, *more).exit_code
+        store_command("diff", toy.folder, store, *more).exit_code
         for store in (same.folder, fewer.folder, other.folder)
     ]
     assert ends == [0, 1, 1]
 
 
-def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
+def test_gc_lists_and_removes_what_no_run_refers_to(toy, store_command):
     home = Home(toy.stores.parent)
     toy.write()
     made, _ = convert(toy.folder, "zarr")
@@ -218,32 +206,32 @@ def test_gc_lists_and_removes_what_no_run_refers_to(toy, caeav):
     (run / "stores.json").write_text(json.dumps({"stores": [fact]}))
     assert referenced_stores(home) == {Reference("toy", fact["fingerprint"])}
     assert len(unreferenced(toy.stores, {Reference("elsewhere", fact["fingerprint"])}, "toy")) == 2
-    new = caeav("gc", "--home", home.root, "--delete", "--yes")
+    new = store_command("gc", "--home", home.root, "--delete", "--yes")
     assert (
         "complete, spared" in new.stdout and "--recent takes them too" in new.output and toy.folder.exists()
     )
-    (entry,) = json.loads(caeav("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
+    (entry,) = json.loads(store_command("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
     assert (entry["path"], entry["spared"], entry["deleted"]) == (str(toy.folder), True, False)
     age(toy.folder, 25)
-    dry = caeav("gc", "--home", home.root)
+    dry = store_command("gc", "--home", home.root)
     assert toy.folder.name in dry.stdout and made.name not in dry.stdout and toy.folder.exists()
     assert "spared" not in dry.output and "--delete removes them" in dry.stdout
-    nobody = caeav("gc", "--home", home.root, "--delete")
+    nobody = store_command("gc", "--home", home.root, "--delete")
     assert "no terminal to answer on" in str(nobody.exception) and "--yes" in str(nobody.exception)
     assert nobody.exit_code and toy.folder.exists()
-    gone = json.loads(caeav("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
+    gone = json.loads(store_command("gc", "--home", home.root, "--delete", "--yes", "--json").stdout)
     assert [entry["path"] for entry in gone] == [str(toy.folder)] and gone[0]["deleted"]
     assert not toy.folder.exists() and verify(made).sound
 
 
 def age(folder: Path, hours: float) -> None:
-    """Let a store have been written so long ago."""
+    """Give the files of a store times of `hours` ago."""
     for path in (*folder.iterdir(), folder):
         os.utime(path, (time.time() - hours * 3600,) * 2)
 
 
 @pytest.mark.parametrize("answer", ["y\n", "n\n", "\n", ""])
-def test_gc_asks_at_a_terminal(toy, caeav, answer, monkeypatch):
+def test_gc_asks_at_a_terminal(toy, store_command, answer, monkeypatch):
     toy.write()
     age(toy.folder, 25)
 
@@ -257,25 +245,25 @@ def test_gc_asks_at_a_terminal(toy, caeav, answer, monkeypatch):
             "caeav.cli.console.sys",
             SimpleNamespace(stdin=Terminal(answer), stderr=said, stdout=io.StringIO()),
         )
-        done = caeav("gc", "--home", toy.stores.parent, "--delete")
+        done = store_command("gc", "--home", toy.stores.parent, "--delete")
     assert "Remove 1 store, " in said.getvalue() and "[y/N]" in said.getvalue()
     assert toy.folder.exists() == (answer != "y\n")
     assert done.exit_code == (0 if answer == "y\n" else 1)
 
 
-def test_gc_takes_new_stores_when_told_so_and_young_is_who_was_written_last(toy, caeav):
+def test_gc_spares_recently_opened_stores_unless_recent_is_given(toy, store_command):
     toy.write()
     age(toy.folder, 25)
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()):
         pass
-    assert idle_s(toy.folder) < 3600, "somebody was about to go on with it"
-    caeav("gc", "--home", toy.stores.parent, "--delete", "--yes")
+    assert idle_s(toy.folder) < 3600, "opening for writing counts as use"
+    store_command("gc", "--home", toy.stores.parent, "--delete", "--yes")
     assert toy.folder.exists()
-    caeav("gc", "--home", toy.stores.parent, "--delete", "--yes", "--recent")
+    store_command("gc", "--home", toy.stores.parent, "--delete", "--yes", "--recent")
     assert not toy.folder.exists()
 
 
-def test_a_store_that_is_written_is_not_removed_nor_is_what_is_no_store(toy, tmp_path):
+def test_stores_being_written_and_other_folders_are_not_removed(toy, tmp_path):
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()), pytest.raises(StoreBusy):
         remove_store(toy.folder)
     assert toy.folder.exists()
@@ -294,43 +282,43 @@ def test_repair_is_refused_while_the_store_is_written(toy):
         repair(toy.folder)
 
 
-def test_the_commands_say_what_they_did(toys, caeav):
+def test_the_commands_say_what_they_did(toys, store_command):
     toys.write(failing=["clip002"])
     other = "zarr" if toys.backend == "webdataset" else "webdataset"
     home = ("--home", toys.stores.parent)
-    made = json.loads(caeav("convert", "toy", "--backend", other, "--json", *home).stdout)
+    made = json.loads(store_command("convert", "toy", "--backend", other, "--json", *home).stdout)
     assert made["stored"] == 9
-    same = caeav("diff", toys.folder, made["path"])
+    same = store_command("diff", toys.folder, made["path"])
     assert same.exit_code == 0 and "the same content: 9 clips" in same.stdout and "backend" in same.stdout
-    assert caeav("diff", toys.folder, made["path"], "--json").exit_code == 0
+    assert store_command("diff", toys.folder, made["path"], "--json").exit_code == 0
     (file,) = [f for f in toys.folder.rglob("*") if f.name in ("000001.tar", "c.1.0")]
     data = bytearray(file.read_bytes())
     data[700 if file.suffix == ".tar" else 3] ^= 1
     file.write_bytes(data)
-    verified = caeav("verify", toys.folder)
+    verified = store_command("verify", toys.folder)
     assert verified.exit_code == 1 and "caeav store repair" in verified.output
-    mended = caeav("repair", toys.folder)
+    mended = store_command("repair", toys.folder)
     assert mended.exit_code == 0 and "1 clip due: clip004" in mended.stdout
-    assert "sound: nothing to repair" in caeav("repair", made["path"]).stdout
+    assert "sound: nothing to repair" in store_command("repair", made["path"]).stdout
     for number in (1, 2):
         write_slice(toys.at(toys.stores.parent / "s" / "stores"), number, 2)
     sliced = ("--home", toys.stores.parent / "s")
     assert len(find_slices(toys.stores.parent / "s" / "stores", "toy", "classic")) == 2
-    listed = caeav("ls", *sliced)
+    listed = store_command("ls", *sliced)
     assert "2 slices, put together by caeav store merge: toy" in listed.output
-    merged = caeav("merge", "toy", *sliced)
+    merged = store_command("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
     assert "every digest compared" in merged.stdout
-    again = caeav("merge", "toy", "--no-check", *sliced)
+    again = store_command("merge", "toy", "--no-check", *sliced)
     assert "sizes compared; `caeav store verify` reads them" in again.stdout
-    told = json.loads(caeav("merge", "toy", "--no-check", "--json", *sliced).stdout)
+    told = json.loads(store_command("merge", "toy", "--no-check", "--json", *sliced).stdout)
     assert (told["linked"], told["copied"], told["checked"], told["stored"]) == (0, {}, False, 16)
-    assert "slices" not in caeav("ls", *sliced).output  # they are put together already
+    assert "slices" not in store_command("ls", *sliced).output  # they are merged already
     with pytest.raises(StoreError, match="make slices with"):
         find_slices(toys.stores, "toy")
 
 
-def test_what_a_writer_killed_at_once_left_is_offered_and_removed(toy):
+def test_gc_offers_and_removes_what_a_writer_killed_at_once_left(toy):
     bare = toy.dataset / f"{toy.folder.name[:-4]}beef"
     bare.mkdir(parents=True)
     (bare / ".lock").write_bytes(b"4711")

@@ -43,7 +43,7 @@ def test_everything_is_stored_or_quarantined(toy):
         reader.read("nobody")
 
 
-def test_a_second_run_touches_nothing(toy):
+def test_a_second_run_changes_no_file(toy):
     toy.write(failing=["clip002"])
     before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in toy.folder.rglob("*") if p.name != ".lock"}
     plans = []
@@ -65,14 +65,14 @@ def test_a_shard_of_which_every_clip_fails_is_not_written(toy):
     assert verify(toy.folder).sound
 
 
-def test_everything_failed(toy):
+def test_a_store_whose_clips_all_failed_is_finished_and_empty(toy):
     summary = toy.write(failing=[c.key for c in toy.manifest().clips])
     assert (summary.stored, summary.quarantined) == (0, 10)
     reader = StoreReader.open(toy.folder)
     assert len(reader) == 0 and reader.array_specs() == {} and verify(toy.folder).sound
 
 
-def test_an_unfinished_store_is_refused_and_says_how_to_go_on(toy):
+def test_an_unfinished_store_is_refused_with_a_next_step(toy):
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         plan = writer.plan()[1]
         writer.publish(plan, {key: toy.record(key) for key in plan.missing})
@@ -89,14 +89,14 @@ def test_an_unfinished_store_is_refused_and_says_how_to_go_on(toy):
     assert not verify(toy.folder).sound and verify(toy.folder).problems == ()
 
 
-def test_stored_and_quarantined_but_never_finished_is_refused_too(toy):
+def test_a_complete_store_without_its_seal_is_refused(toy):
     toy.write()
     (toy.folder / "complete.json").unlink()
     with pytest.raises(IncompleteStore, match="stopped before it closed"):
         StoreReader.open(toy.folder)
 
 
-def test_a_failed_clip_is_not_tried_again_unless_asked(toy):
+def test_a_failed_clip_is_tried_again_only_on_request(toy):
     toy.write(failing=["clip002", "clip003"])
     plans = []
     toy.write(seen=lambda w: plans.extend(w.plan()))
@@ -108,7 +108,7 @@ def test_a_failed_clip_is_not_tried_again_unless_asked(toy):
     assert toy.same(reader.read("clip002")) and verify(toy.folder).sound
 
 
-def test_retry_gives_the_bytes_of_a_run_that_never_failed(toy, contents):
+def test_a_retry_gives_the_bytes_of_a_run_without_failures(toy, contents):
     toy.write(failing=["clip002", "clip008", "clip009"])
     toy.write(retry_failed=True)
     other = toy.at(toy.stores.parent / "other")
@@ -130,8 +130,8 @@ def test_quarantine_survives_a_crash_and_a_torn_line(toy):
     assert [line["key"] for line in lines] == ["clip009"] and verify(toy.folder).sound
 
 
-def test_a_quarantine_line_of_a_stored_clip_counts_no_more(toys, contents):
-    """As a run leaves them that tried clips again and was killed before it closed the store."""
+def test_a_quarantine_line_of_a_clip_stored_since_is_dropped(toys, contents):
+    """A run that retries clips leaves such lines when it is killed before it finishes the store."""
     calm = toys.at(toys.stores.parent / "calm")
     calm.write(failing=["clip009"])
     toys.write(failing=["clip002", "clip009"])
@@ -156,7 +156,7 @@ def test_the_finished_quarantine_is_in_manifest_order(toy):
     assert [json.loads(line)["key"] for line in lines] == ["clip001", "clip005", "clip009"]
 
 
-def test_growth_appends_and_keeps_what_is_stored(toy, contents):
+def test_growth_appends_clips_and_keeps_stored_shards(toy, contents):
     toy.write(failing=["clip004"])
     before = contents(toy.folder)
     plans, said = [], []
@@ -184,7 +184,7 @@ def test_new_labels_do_not_touch_the_shards(toy):
     assert StoreReader.open(toy.folder).manifest.clips[0].events[0].label == "horn"
 
 
-def test_gone_clips_stay_and_the_writers_manifest_knows_the_media(toy):
+def test_removed_clips_stay_stored_and_the_writers_manifest_knows_the_media_folder(toy):
     toy.write()
     said = []
     toy.write(toy.manifest(6), seen=lambda w: said.extend([w.remarks, w.manifest]))
@@ -193,7 +193,7 @@ def test_gone_clips_stay_and_the_writers_manifest_knows_the_media(toy):
     assert len(StoreReader.open(toy.folder)) == 10
 
 
-def test_another_cut_of_the_data_is_refused(toy):
+def test_another_number_of_segments_is_refused(toy):
     from dataclasses import replace
 
     toy.write()
@@ -201,7 +201,7 @@ def test_another_cut_of_the_data_is_refused(toy):
         toy.write(replace(toy.manifest(), segments=5))
 
 
-def test_another_recipe_in_the_folder_is_refused_by_field(toy):
+def test_another_recipe_in_the_folder_is_refused_naming_the_field(toy):
     toy.write()
     other = toy.recipe(dtype="float32")
     (toy.folder / "recipe.json").write_text(json.dumps(other.as_json(), indent=2, sort_keys=True) + "\n")
@@ -211,7 +211,7 @@ def test_another_recipe_in_the_folder_is_refused_by_field(toy):
         StoreReader.open(toy.folder)
 
 
-def test_tuples_in_a_recipe_are_what_they_are_read_back_as(toy):
+def test_tuples_in_a_recipe_equal_the_lists_read_back(toy):
     recipe = toy.recipe(taps=("a", "b"))
     toy.write(recipe=recipe)
     toy.write(recipe=recipe)
@@ -219,12 +219,12 @@ def test_tuples_in_a_recipe_are_what_they_are_read_back_as(toy):
 
 
 @pytest.mark.parametrize("size", [0, -1, True, "64", 1 << 40])
-def test_senseless_shard_sizes_are_refused(toy, size):
+def test_invalid_shard_sizes_are_refused(toy, size):
     with pytest.raises(StoreError, match="shard_clips"):
         toy.write(recipe=Recipe("tokens", "x", {"shard_clips": size}))
 
 
-def test_a_second_writer_is_refused_and_told_who(toy):
+def test_a_second_writer_is_refused_naming_the_first(toy):
     with (
         open_for_writing(toy.dataset, toy.recipe(), toy.manifest()),
         pytest.raises(StoreBusy, match=f"pid {os.getpid()}"),
@@ -234,7 +234,7 @@ def test_a_second_writer_is_refused_and_told_who(toy):
     assert (toy.folder / ".lock").read_bytes() == b""
 
 
-def test_who_waits_is_told_whom_for_and_goes_on_with_what_is_there_then(toy):
+def test_a_waiting_writer_names_the_first_and_continues_with_what_is_left(toy):
     first = open_for_writing(toy.dataset, toy.recipe(), toy.manifest())
     told = []
 
@@ -248,7 +248,7 @@ def test_who_waits_is_told_whom_for_and_goes_on_with_what_is_there_then(toy):
     assert len(told) == 1 and f"pid {os.getpid()}; waiting" in told[0]
 
 
-def test_who_waits_for_a_store_that_is_removed_makes_a_new_one(toy):
+def test_a_writer_waiting_for_a_store_that_is_removed_creates_a_new_one(toy):
     toy.write()
     lock = WriterLock(toy.folder / ".lock")
 
@@ -262,7 +262,7 @@ def test_who_waits_for_a_store_that_is_removed_makes_a_new_one(toy):
             WriterLock(toy.folder / ".lock")
 
 
-def test_a_lock_that_is_no_plain_file_is_refused_and_what_it_points_to_kept(toy, tmp_path):
+def test_a_lock_that_is_no_plain_file_is_refused_and_its_target_kept(toy, tmp_path):
     toy.write()
     precious, lock = tmp_path / "precious", toy.folder / ".lock"
     precious.write_text("mine")
@@ -292,7 +292,7 @@ def test_a_forked_child_that_outlives_its_killed_parent_does_not_keep_the_lock(t
         os._exit(0)
     try:
         os.read(ready, 1)
-        writer._lock.forget()  # what the kernel does for a process that is killed
+        writer._lock.forget()  # as the kernel does for a killed process
         open_for_writing(toy.dataset, toy.recipe(), toy.manifest()).close()
     finally:
         os.close(hold)
@@ -301,7 +301,7 @@ def test_a_forked_child_that_outlives_its_killed_parent_does_not_keep_the_lock(t
             os.close(fd)
 
 
-def test_a_failed_opening_gives_the_lock_back(toy):
+def test_a_failed_opening_releases_the_lock(toy):
     toy.write()
     (toy.folder / "manifest.jsonl").write_text("{}\n")
     for _ in range(2):
@@ -309,7 +309,7 @@ def test_a_failed_opening_gives_the_lock_back(toy):
             toy.write()
 
 
-def test_mistakes_of_the_caller_are_refused(toy):
+def test_records_that_do_not_fit_the_plan_are_refused(toy):
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest()) as writer:
         first, second, _ = writer.plan()
         good = {key: toy.record(key) for key in first.missing}

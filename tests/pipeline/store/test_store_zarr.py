@@ -1,13 +1,13 @@
-"""The Zarr backend beside plain Zarr: what the zarr library alone reads, and what it could not hold."""
+"""The Zarr backend compared with the zarr library: what that reads, and records that Zarr cannot hold."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from store_files import forged_index
 
 from caeav.pipeline.store import Record, StoreError, StoreReader, open_for_writing, verify
 from caeav.pipeline.store.backend import BadIndex
@@ -23,14 +23,14 @@ def toy(tmp_path) -> Toy:
     return Toy(tmp_path / "stores", "zarr")
 
 
-def plain(toy: Toy):
+def plain_group(toy: Toy):
     zarr = pytest.importorskip("zarr", reason="the zarr extra is not installed")
     return zarr.open_group(toy.folder / "shards.zarr", mode="r")
 
 
-def test_plain_zarr_reads_every_record(toy):
+def test_the_zarr_library_reads_every_record(toy):
     toy.write(failing=["clip002"])
-    group = plain(toy)
+    group = plain_group(toy)
     assert {name for name, _ in group.arrays()} == {*toy.record("clip000").arrays, "key", "info"}
     keys, infos = group["key"][:], group["info"][:]
     assert [str(key) for key in keys] == [
@@ -48,9 +48,9 @@ def test_plain_zarr_reads_every_record(toy):
             )
 
 
-def test_each_array_is_sharded_with_a_clip_a_chunk_and_checked_by_crc32c(toy):
+def test_each_array_has_one_chunk_per_clip_with_a_crc32c(toy):
     toy.write()
-    array = plain(toy)["visual.stage1"]
+    array = plain_group(toy)["visual.stage1"]
     assert (array.shape, array.chunks, array.shards) == ((10, 10, 6, 8), (1, 10, 6, 8), (4, 10, 6, 8))
     codecs = json.loads((toy.folder / "shards.zarr" / "visual.stage1" / "zarr.json").read_text())["codecs"]
     assert [codec["name"] for codec in codecs[0]["configuration"]["codecs"]] == ["bytes", "crc32c"]
@@ -59,13 +59,13 @@ def test_each_array_is_sharded_with_a_clip_a_chunk_and_checked_by_crc32c(toy):
     data[7] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match="checksum"):
-        plain(toy)["visual.stage1"][0]
+        plain_group(toy)["visual.stage1"][0]
 
 
-def test_plain_zarr_takes_a_missing_shard_for_no_data_and_we_do_not(toy):
+def test_a_missing_shard_is_an_error_where_the_zarr_library_gives_fill_values(toy):
     toy.write()
     (toy.folder / "shards.zarr" / "audio.mask" / "c.1.0").unlink()
-    assert not plain(toy)["audio.mask"][4:8].any()  # why its library is not what reads here
+    assert not plain_group(toy)["audio.mask"][4:8].any()  # why stores are not read with the library
     with pytest.raises(StoreError, match=r"audio\.mask/c\.1\.0: the file is missing"):
         StoreReader.open(toy.folder)
     assert not verify(toy.folder).sound
@@ -84,7 +84,7 @@ def test_a_shard_that_vanishes_or_shrinks_behind_an_open_reader_is_an_error(toy)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8"])
-def test_plain_zarr_reads_the_formats_of_tokens(toy, dtype):
+def test_the_zarr_library_reads_every_token_dtype(toy, dtype):
     tokens = np.random.default_rng(0).standard_normal((2, 4, 9, 16)).astype(np.float32)
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(2)) as writer:
         (plan,) = writer.plan()
@@ -93,7 +93,7 @@ def test_plain_zarr_reads_the_formats_of_tokens(toy, dtype):
             {key: Record(key, stored({"a": x}, dtype)) for key, x in zip(plan.keys, tokens, strict=True)},
         )
         writer.finish()
-    group = plain(toy)
+    group = plain_group(toy)
     arrays = {name: array[1] for name, array in group.arrays() if name not in ("key", "info")}
     if group["a"].attrs.get("caeav") == {"dtype": "bfloat16"}:
         arrays["a"] = arrays["a"].view("V2")
@@ -115,18 +115,13 @@ def test_plain_zarr_reads_the_formats_of_tokens(toy, dtype):
         ({"visual.stage1": np.zeros((0, 3), np.float32)}, "no values"),
     ],
 )
-def test_what_no_zarr_array_can_hold_is_refused_and_told_where_it_can_be_kept(toy, arrays, says):
+def test_records_that_no_zarr_array_can_hold_are_refused_with_a_next_step(toy, arrays, says):
     with open_for_writing(toy.dataset, toy.recipe(), toy.manifest(2)) as writer:
         (plan,) = writer.plan()
         first = Record("clip000", {"visual.stage1": np.zeros((10, 6, 8), np.float16)})
         with pytest.raises(StoreError, match=rf"clip001[\s\S]*{says}[\s\S]*--backend webdataset"):
             writer.publish(plan, {"clip000": first, "clip001": Record("clip001", arrays)})
         assert not list(toy.folder.rglob("c.*"))
-
-
-def craft(data: bytes) -> bytes:
-    """An index with a checksum that fits, as an attacker would make it."""
-    return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +142,7 @@ def test_hostile_indexes_are_refused(toy, at, value, says):
     data = bytearray((toy.folder / "index" / "000001.idx").read_bytes())
     data[at : at + len(value)] = value
     with pytest.raises(BadIndex, match=says):
-        decode_index(craft(bytes(data)))
+        decode_index(forged_index(bytes(data)))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +161,7 @@ def test_hostile_layouts_are_refused(toy, old, new, says):
     data = (toy.folder / "index" / "000001.idx").read_bytes()
     assert old in data and len(old) == len(new)
     with pytest.raises(BadIndex, match=says):
-        decode_index(craft(data.replace(old, new)))
+        decode_index(forged_index(data.replace(old, new)))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +178,7 @@ def test_hostile_layouts_are_refused(toy, old, new, says):
         (lambda index: {"layout": (index.layout[0], *index.layout[:-1])}, "an array twice"),
     ],
 )
-def test_an_index_that_promises_the_impossible_is_refused(toy, change, says):
+def test_an_index_with_impossible_content_is_refused(toy, change, says):
     toy.write()
     index = decode_index((toy.folder / "index" / "000001.idx").read_bytes())
     assert decode_index(index.encode()).files == index.files
@@ -225,8 +220,8 @@ def test_a_record_is_fetched_with_its_facts(toy, monkeypatch):
     assert fetched == [name for name in names if "/key/" not in name] and any("/info/" in n for n in fetched)
 
 
-def test_a_clip_that_is_not_stored_reads_as_no_number_in_every_float():
-    """Else a plain reader of the array takes it for silence."""
+def test_the_fill_value_of_every_float_dtype_is_nan():
+    """Otherwise a plain reader of the array would take a missing clip for silence."""
     for dtype in ("F64", "F32", "F16", "BF16"):
         found = documents((ArrayLayout("audio.a", dtype, (2,)),), 3, 2)
         fill = json.loads(found["shards.zarr/audio.a/zarr.json"])["fill_value"]
@@ -234,12 +229,12 @@ def test_a_clip_that_is_not_stored_reads_as_no_number_in_every_float():
     assert np.isnan(np.array(0x7FC0 << 16, np.uint32).view(np.float32))
 
 
-def test_a_huge_declared_array_allocates_nothing(toy):
+def test_an_index_that_declares_a_huge_array_is_refused(toy):
     toy.write()
     data = (toy.folder / "index" / "000001.idx").read_bytes()
     huge = data.replace(b"[10, 3, 4]", b"[99999999]")
     path = toy.folder / "index" / "000001.idx"
-    path.write_bytes(craft(huge))
+    path.write_bytes(forged_index(huge))
     (toy.folder / "complete.json").unlink()
     with pytest.raises(StoreError, match=r"audio\.stage1/c\.1[.\d]*: the file is missing|its index says 1"):
         StoreReader.open(toy.folder, allow_partial=True)

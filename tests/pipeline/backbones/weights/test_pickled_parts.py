@@ -1,4 +1,4 @@
-"""A pickle followed as data, instruction by instruction, and the dictionaries of tensors that are found in one."""
+"""Pickles interpreted as data, instruction by instruction, and the dictionaries of tensors found in them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tensor(*shape: int, offset: int = 0, stride: tuple[int, ...] | None = None) 
     return LazyTensor(ROW, "float32", offset, shape, steps)
 
 
-def followed(value: Any, protocol: int = 2) -> tuple[Any, set[str]]:
+def interpreted(value: Any, protocol: int = 2) -> tuple[Any, set[str]]:
     machine = _Machine()
     root = machine.run(io.BytesIO(pickle.dumps(value, protocol)))
     return root, machine.names
@@ -58,16 +58,16 @@ def followed(value: Any, protocol: int = 2) -> tuple[Any, set[str]]:
         ["long " * 100, "é", {1: {2: {}}}],
     ],
 )
-def test_plain_values_come_back_as_they_were_by_every_protocol(value: Any, protocol: int) -> None:
-    found, names = followed(value, protocol)
+def test_plain_values_are_read_unchanged_by_every_protocol(value: Any, protocol: int) -> None:
+    found, names = interpreted(value, protocol)
     assert found == dict(value) if isinstance(value, dict) else found == value
     if type(value) in (OrderedDict, Counter):
         assert names == {f"collections.{type(value).__name__}"}
 
 
-def test_what_is_met_twice_is_one_thing() -> None:
+def test_shared_objects_stay_shared() -> None:
     shared = ["x"]
-    root, _ = followed({"a": shared, "b": shared})
+    root, _ = interpreted({"a": shared, "b": shared})
     assert root["a"] is root["b"]
     # kept as number 5, then another list as the same number
     assert _Machine().run(io.BytesIO(b"\x80\x02]q\x05K\x01ah\x05.")) == [1]
@@ -88,17 +88,17 @@ class Settings(dict[str, int]):
     pass
 
 
-def test_a_dictionary_of_a_class_is_a_note_with_its_entries() -> None:
-    root, _ = followed(Settings(a=1))
+def test_a_dict_subclass_becomes_an_inert_record_with_its_entries() -> None:
+    root, _ = interpreted(Settings(a=1))
     assert isinstance(root, Inert) and root.entries == {"a": 1} == inspect.entries(root)
 
 
-def test_an_object_made_with_keywords_is_a_note_of_its_class_and_arguments() -> None:
-    root, _ = followed(Given(), 4)
+def test_an_object_made_with_keywords_becomes_an_inert_record() -> None:
+    root, _ = interpreted(Given(), 4)
     assert isinstance(root, Inert) and root.name.endswith(".Given") and root.args == (7, 8)
 
 
-def test_a_row_of_pickles_that_is_cut_by_a_few_bytes_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_in_the_old_layout_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
@@ -109,15 +109,15 @@ def test_a_row_of_pickles_that_is_cut_by_a_few_bytes_is_refused(tmp_path: Path) 
         pass
 
 
-def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
-    root, names = followed(Thing())
+def test_an_object_becomes_an_inert_record_of_class_arguments_state_and_entries() -> None:
+    root, names = interpreted(Thing())
     assert isinstance(root, Inert) and root.name.endswith(".Thing") and root.state == {"held": [1]}
     assert any(name.endswith(".Thing") for name in names)
-    kept, names = followed(defaultdict(list, {"k": 2}))
+    kept, names = interpreted(defaultdict(list, {"k": 2}))
     assert kept == {"k": 2} and names == {"collections.defaultdict", "builtins.list"}
-    assert followed(range(3))[1] == {"builtins.range"}  # which Python 2, and so the file, calls xrange
-    assert followed(print)[0] == Named("builtins.print")
-    date, _ = followed({"at": Path("a/b")})
+    assert interpreted(range(3))[1] == {"builtins.range"}  # xrange in Python 2, and so in the file
+    assert interpreted(print)[0] == Named("builtins.print")
+    date, _ = interpreted({"at": Path("a/b")})
     assert isinstance(date["at"], Inert) and date["at"].args == ("a", "b")
 
 
@@ -130,19 +130,19 @@ def test_an_object_is_a_note_of_its_class_arguments_state_and_entries() -> None:
         (b"\x80\x02Ppersid\n.", "the instruction PERSID is not read"),
     ],
 )
-def test_instructions_that_make_no_sense_are_refused(data: bytes, message: str) -> None:
+def test_invalid_instructions_are_refused(data: bytes, message: str) -> None:
     with pytest.raises((pickled._UnreadableError, EOFError, ValueError), match=message):
         _Machine().run(io.BytesIO(data))
 
 
-def test_a_pickle_longer_than_asked_for_is_refused() -> None:
+def test_a_pickle_longer_than_allowed_is_refused() -> None:
     data = pickle.dumps(["x"] * 100, 2)
     assert len(_Machine().run(io.BytesIO(data), longest=len(data))) == 100
     with pytest.raises(pickled._UnreadableError, match="without end"):
         _Machine().run(io.BytesIO(data), longest=64)
 
 
-def test_a_storage_is_known_by_its_class_and_kept_by_its_number() -> None:
+def test_storages_are_recognised_by_class_and_shared_by_key() -> None:
     machine = _Machine()
     for key in (
         ("storage", Named("torch.HalfStorage"), "7", "cpu", 5),
@@ -171,14 +171,14 @@ def test_a_storage_is_known_by_its_class_and_kept_by_its_number() -> None:
         ((Inert("x"), 0, (2,), (1,)), False),
     ],
 )
-def test_a_tensor_is_made_of_a_storage_and_whole_numbers_alone(args: tuple[Any, ...], made: bool) -> None:
+def test_tensors_are_made_only_of_a_storage_and_valid_numbers(args: tuple[Any, ...], made: bool) -> None:
     found = _make(Named("torch._utils._rebuild_tensor_v2"), args)
     assert isinstance(found, LazyTensor) is made and isinstance(found, Inert) is not made
     if made:
         assert (found.storage, found.offset, found.shape, found.stride, found.dtype) == (*args, "float32")
 
 
-def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() -> None:
+def test_typed_tensors_parameters_and_tensor_subclasses_are_tensors() -> None:
     third = (ROW, 0, (2,), (1,), False, None)
     found = _make(Named("torch._utils._rebuild_tensor_v3"), (*third, Named("torch.int16")))
     assert (found.dtype, found.bytes, tensor(2, 3).bytes, tensor(0, 3).bytes, tensor().bytes) == (
@@ -203,11 +203,11 @@ def test_tensors_of_a_dtype_parameters_and_classes_of_their_own_are_tensors() ->
     assert _make(Named("torch.Size"), ([2, 3],)) == (2, 3) and _make(Named("builtins.set"), ()) == []
 
 
-def test_what_steers_a_terminal_is_shown() -> None:
+def test_control_characters_are_shown_escaped() -> None:
     assert readable("a\x1b[2J é\n") == "a\\x1b[2J é\\x0a"
 
 
-def test_pure_dictionaries_hold_tensors_alone_and_mixed_ones_no_further_dictionary() -> None:
+def test_pure_dictionaries_hold_only_tensors_and_mixed_ones_no_nested_dictionary() -> None:
     one = tensor(2)
     assert pure_tensors({"a": one}) == {"a": one} == mixed_tensors({"a": one, "n": 3})
     assert pure_tensors(Inert("collections.MyDict", entries={"a": one})) == {"a": one}
@@ -223,7 +223,7 @@ def module(modules: dict[str, Any], parameters: Any = None, **state: Any) -> Ine
     )
 
 
-def test_a_module_saved_whole_gives_parameters_and_lasting_buffers_under_their_names() -> None:
+def test_a_module_saved_whole_gives_its_parameters_and_persistent_buffers() -> None:
     one, two, three = tensor(1), tensor(2), tensor(3)
     inner = module({}, {"w": one, "b": None}, _buffers={"kept": two, "gone": three})
     inner.state["_non_persistent_buffers_set"] = ["gone"]
@@ -236,7 +236,7 @@ def test_a_module_saved_whole_gives_parameters_and_lasting_buffers_under_their_n
     assert module_tensors(loop) == {}
 
 
-def test_mixed_dictionaries_count_only_where_no_pure_one_is() -> None:
+def test_mixed_dictionaries_count_only_where_there_is_no_pure_one() -> None:
     one = tensor(1)
     both = {"state_dict": {"a": one}, "model": {"a": one, "n": 3}}
     assert parts_of_open(Pickled(both, frozenset(), bytes), "f").taken == "state_dict"
@@ -246,7 +246,7 @@ def test_mixed_dictionaries_count_only_where_no_pure_one_is() -> None:
         parts_of_open(Pickled({"n": 3}, frozenset(), bytes), "f")
 
 
-def test_the_part_of_a_file_is_none_where_it_is_unclear_and_an_error_where_it_is_named_or_hidden(
+def test_an_unclear_part_is_none_and_a_named_or_hidden_one_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = SimpleNamespace(root={"model": {"a": tensor(1)}}, names={"collections.OrderedDict"})
@@ -268,7 +268,7 @@ def test_the_part_of_a_file_is_none_where_it_is_unclear_and_an_error_where_it_is
             find_parts(Path("w.pt"))
 
 
-def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_storage() -> None:
+def test_tensors_get_separate_memory_and_none_reaches_past_its_storage() -> None:
     import numpy as np
 
     reads: list[str] = []
@@ -296,7 +296,7 @@ def test_tensors_are_laid_out_each_with_memory_of_its_own_and_none_past_its_stor
             _materialise(held, {"a": reaching})
 
 
-def test_what_is_dropped_is_listed_from_the_inside_out_and_long_lists_are_cut() -> None:
+def test_dropped_entries_are_listed_innermost_first_and_long_lists_are_cut() -> None:
     one = tensor(2, 3)
     chosen = {"a": one, "steps": 3}
     root = {"epoch": 7, "net": {"ema": {"a": one}, "model": chosen}, "args": Inert("my.Args"), "log": [1, 2]}

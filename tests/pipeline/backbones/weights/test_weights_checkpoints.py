@@ -1,4 +1,4 @@
-"""Checkpoints as training programs leave them: read where only bookkeeping lies beside the weights, else converted."""
+"""Checkpoints of training programs: read if only bookkeeping lies beside the weights, otherwise converted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from caeav.pipeline.backbones.weights.load import read_tensors, read_weights, st
 
 
 def state(value: float = 1.0) -> dict[str, Tensor]:
-    """A small state dict with tensors that share memory, lie crosswise, are empty, scalar and of several dtypes."""
+    """A small state dict of tensors that share memory, are transposed, empty, scalar and of several dtypes."""
     whole = torch.arange(24.0).reshape(4, 6) + value
     return {
         "a.weight": whole,
@@ -55,7 +55,7 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
 
 @pytest.fixture
 def strange() -> Iterator[Callable[..., type]]:
-    """Makes classes of modules that exist only while a file is saved: `strange("pkg.mod.Class", base)`."""
+    """`strange("pkg.mod.Class", base)`: a class in a module that exists only during the test."""
     made: list[str] = []
 
     def make(path: str, base: type = object) -> type:
@@ -76,7 +76,7 @@ def strange() -> Iterator[Callable[..., type]]:
 
 
 def bookkeeping(strange: Callable[..., type]) -> dict[str, Any]:
-    """What training programs write beside weights, by a name for the test."""
+    """What training programs write beside weights, by test id."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(torch.ones(1, 2)).sum().backward()
@@ -140,13 +140,15 @@ KINDS = [
 def test_bookkeeping_beside_the_weights_is_skipped(
     kind: str, strange: Callable[..., type], tmp_path: Path
 ) -> None:
-    torch.save({"state_dict": state(), "other": bookkeeping(strange)[kind]}, tmp_path / "w.ckpt")
+    beside = bookkeeping(strange)
+    assert [*beside] == KINDS
+    torch.save({"state_dict": state(), "other": beside[kind]}, tmp_path / "w.ckpt")
     assert same(read_tensors(tmp_path / "w.ckpt"), state())
     convert(tmp_path / "w.ckpt", tmp_path / "w.safetensors")
     assert same(load_file(tmp_path / "w.safetensors"), state())
 
 
-def test_nothing_that_torch_reads_by_itself_is_in_the_way() -> None:
+def test_every_class_that_torch_allows_is_readable() -> None:
     from torch import _weights_only_unpickler
 
     assert unreadable_names(_weights_only_unpickler._get_allowed_globals()) == []
@@ -162,7 +164,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_class_in_the_way_is_named_with_the_command_that_converts(
+def test_an_unreadable_class_is_named_with_the_convert_command(
     layout: str, strange: Callable[..., type], tmp_path: Path
 ) -> None:
     trainer = strange("mytrainer.engine.Trainer")()
@@ -189,7 +191,7 @@ def test_a_class_in_the_way_is_named_with_the_command_that_converts(
     assert "mytrainer.parts.Part11" in done.classes
 
 
-def test_a_harmless_file_of_another_protocol_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_a_harmless_file_of_another_protocol_names_the_convert_command(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "w.pt", pickle_protocol=4)
     with pytest.raises(
         WeightsError, match=r"(?s)plain weights: Unsupported operand 149\n.*caeav models convert"
@@ -217,7 +219,7 @@ def test_nothing_that_a_file_names_is_imported(tmp_path: Path, monkeypatch: pyte
 
 
 class Runs:
-    """Runs a command on being unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -229,7 +231,9 @@ class Runs:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_file_that_would_run_a_command_is_refused_by_both(layout: str, tmp_path: Path) -> None:
+def test_a_file_that_would_run_a_command_is_refused_by_reading_and_converting(
+    layout: str, tmp_path: Path
+) -> None:
     torch.save(
         {"model": state(), "x": Runs(f"touch {tmp_path / 'ran'}")}, tmp_path / "w.pt", **LAYOUTS[layout]
     )
@@ -239,7 +243,7 @@ def test_a_file_that_would_run_a_command_is_refused_by_both(layout: str, tmp_pat
     assert not (tmp_path / "ran").exists() and not (tmp_path / "w.safetensors").exists()
 
 
-def test_names_out_of_a_file_do_not_steer_the_terminal(tmp_path: Path) -> None:
+def test_names_from_a_file_are_shown_escaped(tmp_path: Path) -> None:
     torch.save({"model": state(), "y": argparse.Namespace}, tmp_path / "w.pt")
     with zipfile.ZipFile(tmp_path / "w.pt") as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
@@ -283,7 +287,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("case", CHOICES)
-def test_one_dictionary_is_taken_by_one_rule_and_reported(case: str, tmp_path: Path) -> None:
+def test_one_dictionary_is_chosen_by_rule_and_reported(case: str, tmp_path: Path) -> None:
     held, taken, others = CHOICES[case]
     for order in (1, -1):
         path = tmp_path / f"w{order}.pth"
@@ -298,7 +302,7 @@ def test_one_dictionary_is_taken_by_one_rule_and_reported(case: str, tmp_path: P
         assert done.parts == parts and same(load_file(done.path), state())
 
 
-def test_where_several_could_be_meant_none_is_guessed(tmp_path: Path) -> None:
+def test_ambiguous_dictionaries_must_be_named(tmp_path: Path) -> None:
     path = tmp_path / "dino.pth"
     torch.save({"student": state(2), "teacher": state(), "epoch": 1}, path)
     for read in (read_tensors, lambda path: convert(path, tmp_path / "w.safetensors")):
@@ -323,7 +327,7 @@ def test_numbers_among_the_tensors_are_left_out_and_reported(tmp_path: Path) -> 
 
 
 def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(tmp_path: Path) -> None:
-    """A path means the average, a digest alone (in recipes of before) the weights, and `#` names what is meant."""
+    """A path means the average, a digest alone (in older recipes) the weights, and `#` names a part."""
     path = tmp_path / "both.pth"
     torch.save({"model": state(1), "model_ema": state(2), "head": state(3)}, path)
 
@@ -339,7 +343,7 @@ def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(tmp_path: 
         WeightsError, match=r"no tensors called 'tail'\n  next: it has model, model_ema, head"
     ):
         found(f"{path}#tail")
-    odd = path.rename(tmp_path / "a#b.pth")  # a file may be called so
+    odd = path.rename(tmp_path / "a#b.pth")  # a file may have such a name
     assert found(str(odd)) == ("model_ema", 2) and found(f"{odd}#model") == (None, 1)
 
 
@@ -356,13 +360,13 @@ def test_an_average_is_part_of_the_recipe_and_the_usual_names_are_not(tmp_path: 
         ([], []),
     ],
 )
-def test_prefixes_of_training_come_off_until_names_are_known(names: list[str], stripped: list[str]) -> None:
+def test_training_prefixes_are_removed_until_names_are_known(names: list[str], stripped: list[str]) -> None:
     found = strip_prefixes({name: torch.ones(1) for name in names}, lambda name: name in ("a.w", "b.w"))
     assert list(found) == stripped
 
 
 def bomb(path: Path, size: int) -> None:
-    """A checkpoint whose one tensor is written compressed, as zeros."""
+    """Write a checkpoint whose only tensor is stored as compressed zeros."""
     torch.save({"model": {"w": torch.zeros(4)}}, path)
     with zipfile.ZipFile(path) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
@@ -371,7 +375,7 @@ def bomb(path: Path, size: int) -> None:
             archive.writestr(name, bytes(size) if "/data/" in name else data)
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_compression_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb(tmp_path / "bomb.pt", 1 << 24)
     assert (tmp_path / "bomb.pt").stat().st_size < 1 << 16
     for read in (read_tensors, lambda path: convert(path, tmp_path / "w.safetensors")):
@@ -379,21 +383,21 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_not_unpacked(tmp_path
             read(tmp_path / "bomb.pt")
 
 
-def test_a_tensor_that_repeats_one_value_without_end_is_not_laid_out(tmp_path: Path) -> None:
+def test_a_huge_expanded_tensor_is_not_materialised(tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.ones(1).expand(1 << 40)}}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="claims 4398046511104 bytes of tensors"):
         convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
 
 
-def test_instructions_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_of_a_pickle_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"model": state(), "notes": ["x" * 10 + str(i) for i in range(1000)]}, tmp_path / "w.pt")
     monkeypatch.setattr(pickled, "MAX_PICKLE", 10_000)
     with pytest.raises(WeightsError, match="more than 10000 bytes beside its tensors"):
         convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
 
 
-def test_a_key_of_nested_doubles_is_not_hashed_through(tmp_path: Path) -> None:
-    """Sixty tuples, each holding the one before twice: hashing the last would look at 2 ** 60 values."""
+def test_a_deeply_nested_key_is_not_hashed(tmp_path: Path) -> None:
+    """Sixty tuples, each holding the previous one twice: hashing the last would visit 2 ** 60 values."""
     pickle = b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02s" + b")q\x03"
     pickle += b"".join(
         b"h" + bytes([3 + i]) + b"h" + bytes([3 + i]) + b"\x86q" + bytes([4 + i]) for i in range(60)
@@ -406,7 +410,7 @@ def test_a_key_of_nested_doubles_is_not_hashed_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["zip", "before 1.6"])
-def test_damage_anywhere_is_an_error_or_changes_values_alone(
+def test_damage_is_an_error_or_changes_only_values(
     layout: str, strange: Callable[..., type], tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole.pt"

@@ -1,4 +1,4 @@
-"""Where weights are found, and what the error says where they are not."""
+"""Where weights are found, and the errors where they are not."""
 
 from __future__ import annotations
 
@@ -19,15 +19,11 @@ REPO = "somebody/tiny"
 WANTS = ("model.safetensors", "pytorch_model.bin")
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub cache of this test's own, and no network."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+pytestmark = pytest.mark.usefixtures("offline_hub")
 
 
 def in_hub_cache(tmp_path: Path, files: dict[str, bytes], repo: str = REPO) -> Path:
-    """The layout huggingface_hub keeps: snapshots of links to blobs, and a ref."""
+    """Write files in huggingface_hub's layout: snapshots of links to blobs, and a ref."""
     place = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
     snapshot = place / "snapshots" / ("a" * 40)
     for folder in (snapshot, place / "refs", place / "blobs"):
@@ -89,7 +85,7 @@ def test_a_model_without_default_says_so() -> None:
         find_weights(ModelChoice("m"), default="", wants=WANTS)
 
 
-def test_what_must_lie_beside_enters_the_digest_and_is_missed(tmp_path: Path) -> None:
+def test_companion_files_are_required_and_part_of_the_digest(tmp_path: Path) -> None:
     folder = tmp_path / "w"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"abc")
@@ -128,14 +124,14 @@ def test_shards_are_found_by_their_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", '{"weight_map": {"a": 3}}', "{", '{"weight_map": {"a": "../x"}}'])
-def test_a_strange_index_is_an_error(tmp_path: Path, content: str) -> None:
+def test_an_invalid_index_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
     (tmp_path.parent / "x").touch()
     with pytest.raises(CaeavError, match=r"is no index of shards|shards missing"):
         find_weights(ModelChoice("m", str(tmp_path)), default="", wants=["model.safetensors.index.json"])
 
 
-def test_a_digest_leads_back_to_the_file(tmp_path: Path) -> None:
+def test_a_digest_finds_its_file_again(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"abc")
     digest = find_weights(ModelChoice("m", str(file)), default="", wants=WANTS).digest
@@ -178,7 +174,7 @@ def test_a_large_file_is_announced_before_it_is_read_and_not_again(
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"places": 3}', '{"places": {"d": 3}, "files": {"f": [1]}}'])
-def test_a_damaged_memory_costs_time_only(tmp_path: Path, content: str) -> None:
+def test_a_damaged_memory_is_ignored(tmp_path: Path, content: str) -> None:
     memory_file().parent.mkdir(parents=True, exist_ok=True)
     memory_file().write_text(content)
     file = tmp_path / "w.safetensors"
@@ -196,7 +192,7 @@ def test_a_home_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 
 class Hub:
-    """A hub of our own in the place of the client's two calls: what it holds, and what was asked of it."""
+    """Stands in for the two calls of the hub's client: the files it holds, and those that were fetched."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
         import huggingface_hub
@@ -238,11 +234,11 @@ def test_a_hub_name_is_fetched_once_and_a_default_never(
     assert hub.got == []
 
 
-def test_a_hub_that_fails_is_an_error_with_another_way(
+def test_a_failing_hub_is_an_error_with_an_alternative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class HttpError(Exception):
-        """What HTTP libraries raise derives from nothing in common."""
+        """HTTP libraries' errors have no common base class."""
 
     hub = Hub(tmp_path, monkeypatch, {"other.txt": b""})
     choice = ModelChoice("m", f"hub:{REPO}")

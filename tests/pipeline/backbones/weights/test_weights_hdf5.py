@@ -1,4 +1,4 @@
-"""HDF5 files of weights: numbers are read, and nothing that leads out of the file or makes it grow."""
+"""HDF5 files of weights: numeric arrays are read; links, external data and oversized arrays are refused."""
 
 from __future__ import annotations
 
@@ -75,13 +75,15 @@ def grows(file: Any) -> None:
         (lambda file: None, "holds no named tensors"),
     ],
 )
-def test_what_is_refused(fill: Callable[[Any], object], said: str, tmp_path: Path) -> None:
+def test_links_external_data_and_oversized_arrays_are_refused(
+    fill: Callable[[Any], object], said: str, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_bytes(b"abcd")
     with pytest.raises(WeightsError, match=said):
         read_tensors(written(tmp_path / "w.h5", fill))
 
 
-def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(WeightsError, match="cannot be read as weights"):
         read_tensors(tmp_path / "w.h5")

@@ -1,4 +1,4 @@
-"""Checkpoints enter a module wholly or not at all."""
+"""Checkpoints are loaded into a module completely or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_pickle import Hostile
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def test_torch_files_are_read_through_the_usual_containers(
     assert all(torch.equal(x, state()[name]) for name, x in found.items())
 
 
-def test_shards_are_put_together(tmp_path: Path) -> None:
+def test_shards_are_joined(tmp_path: Path) -> None:
     paths = tuple(tmp_path / f"{i}.safetensors" for i in range(2))
     for i, path in enumerate(paths):
         save_file({f"x{i}": torch.full((2,), i)}, path)
@@ -75,13 +76,6 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     save_file({"x0": torch.zeros(2)}, paths[1])
     with pytest.raises(CaeavError, match="x0 is in two files"):
         read_weights(Weights("w", "d", paths))
-
-
-class Thief:
-    """What a hostile checkpoint would run on being unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("executed",)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
@@ -99,13 +93,13 @@ def test_damaged_files_are_errors(name: str, tmp_path: Path) -> None:
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({**state(), "x": Thief()}, tmp_path / "evil.pth")
+    torch.save({**state(), "x": Hostile()}, tmp_path / "evil.pth")
     with pytest.raises(CaeavError, match="only tensors are read"):
         read_tensors(tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
+def test_a_file_without_tensors_is_an_error(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(CaeavError, match="holds no named tensors"):
         read_tensors(tmp_path / "w.pth")

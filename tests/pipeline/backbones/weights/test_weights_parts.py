@@ -1,4 +1,4 @@
-"""Which of several dictionaries is taken, and where the hub's cache and a file's memory are looked for."""
+"""Which of several dictionaries of tensors is taken; the hub's cache; remembered digests of files."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ def choose(root: Any, take: str = "", **how: bool) -> Parts:
         ({"a.b": W, 3: W, "model": W}, "model", "model"),
     ],
 )
-def test_the_average_then_the_usual_names_then_the_only_one(root: Any, taken: str, trained: str) -> None:
+def test_the_average_is_preferred_then_the_usual_names_then_the_only_one(
+    root: Any, taken: str, trained: str
+) -> None:
     assert choose(root).taken == taken
     assert choose(root, averages=False).taken == trained
 
 
-def test_what_is_not_taken_is_listed_and_can_be_named() -> None:
+def test_the_other_dictionaries_are_listed_and_can_be_chosen() -> None:
     root = {"model": W, "ema": W, "critic": W}
     assert choose(root) == Parts("ema", ("model", "critic"))
     assert choose(root, "critic") == Parts("critic", ("model", "ema"))
@@ -80,13 +82,13 @@ def test_what_is_not_taken_is_listed_and_can_be_named() -> None:
         ({3: "x"}, "", "holds no named tensors\n"),
     ],
 )
-def test_no_dictionary_is_guessed(root: Any, take: str, message: str) -> None:
+def test_ambiguous_and_missing_dictionaries_are_errors(root: Any, take: str, message: str) -> None:
     with pytest.raises(WeightsError) as caught:
         choose(root, take)
     assert message in str(caught.value)
 
 
-def test_dangerous_names_differ_from_unreadable_and_from_harmless_ones() -> None:
+def test_dangerous_unreadable_and_harmless_names_are_distinguished() -> None:
     names = ["os.system", "my.Model", "builtins.eval", "argparse.Namespace", "torch.FloatStorage", "os"]
     assert dangerous_names(names) == ["builtins.eval", "os.system"]
     assert unreadable_names(names) == ["builtins.eval", "my.Model", "os", "os.system"]
@@ -118,14 +120,16 @@ def test_the_hubs_cache_is_found_as_its_client_finds_it(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("true", True), ("Yes", True), ("on", True),
                                             ("0", False), ("", False), ("no", False)])  # fmt: skip
-def test_the_network_is_forbidden_in_the_words_of_the_client(
+def test_offline_mode_accepts_the_hub_clients_values(
     monkeypatch: pytest.MonkeyPatch, value: str, off: bool
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert find.offline() is off
 
 
-def test_at_hand_is_what_a_weight_file_is_cached_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_counts_as_cached_once_it_has_a_weight_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     snapshot = tmp_path / "models--a--b" / "snapshots" / "123"
     snapshot.mkdir(parents=True)
@@ -135,9 +139,7 @@ def test_at_hand_is_what_a_weight_file_is_cached_of(tmp_path: Path, monkeypatch:
     assert find.is_cached("hub:a/b") and find.is_cached("hub:a/b@main") and not find.is_cached("hub:a/c")
 
 
-def test_a_revision_of_its_own_is_taken_from_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_revisions_are_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     place = tmp_path / "hub" / "models--a--b"
@@ -153,7 +155,7 @@ def test_a_revision_of_its_own_is_taken_from_the_cache(
         find_weights(ModelChoice("m", "hub:a/b@v3"), default="", wants=("w.bin",))
 
 
-def test_the_first_name_that_is_there_is_taken_and_others_are_reported(tmp_path: Path) -> None:
+def test_the_first_existing_file_name_is_taken_and_others_are_reported(tmp_path: Path) -> None:
     for name in ("b.pt", "a.safetensors", "z.ckpt", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
     choice = ModelChoice("m", str(tmp_path))
@@ -170,7 +172,7 @@ def test_the_first_name_that_is_there_is_taken_and_others_are_reported(tmp_path:
     assert odd.files == (tmp_path / "odd#1.safetensors",)
 
 
-def test_shards_elsewhere_than_beside_their_index_are_refused(tmp_path: Path) -> None:
+def test_shards_outside_the_folder_of_their_index_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "w"
     folder.mkdir()
     (tmp_path / "x.safetensors").touch()
@@ -180,7 +182,7 @@ def test_shards_elsewhere_than_beside_their_index_are_refused(tmp_path: Path) ->
         find_weights(ModelChoice("m", str(folder)), default="", wants=(index.name,))
 
 
-def test_a_file_is_known_by_its_real_place_size_and_time(tmp_path: Path) -> None:
+def test_digests_are_remembered_by_real_path_size_and_time(tmp_path: Path) -> None:
     path, link = tmp_path / "w.bin", tmp_path / "link.bin"
     path.write_bytes(b"abc")
     link.symlink_to(path)
@@ -190,7 +192,7 @@ def test_a_file_is_known_by_its_real_place_size_and_time(tmp_path: Path) -> None
     when = path.stat().st_mtime_ns
     path.write_bytes(b"abd")
     os.utime(path, ns=(when, when))
-    assert cache.file_digest(link) == first  # nothing tells that it was touched
+    assert cache.file_digest(link) == first  # size and time have not changed
     os.utime(path, ns=(when, when + 1))
     second = cache.file_digest(link)
     path.write_bytes(b"abcd")
@@ -198,7 +200,7 @@ def test_a_file_is_known_by_its_real_place_size_and_time(tmp_path: Path) -> None
     assert len({first, second, cache.file_digest(path)}) == 3
 
 
-def test_the_last_place_of_a_digest_is_the_one_that_is_known(tmp_path: Path) -> None:
+def test_the_last_path_of_a_digest_is_remembered(tmp_path: Path) -> None:
     assert cache.recall("sha256:1") is None
     places = [tmp_path / name for name in ("one", "two")]
     for place in places:

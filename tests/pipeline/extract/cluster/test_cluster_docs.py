@@ -1,4 +1,4 @@
-"""The examples of docs/CLUSTER.md: scripts are run with stand-ins for the commands, command lines are parsed."""
+"""The examples in docs/CLUSTER.md: scripts run with stand-ins for their commands, command lines are parsed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(script: str, folder: Path) -> list[list[str]]:
-    """What a script runs, in order of the words of each command; background commands come in any order."""
+    """The commands that a script runs, as lists of words; background commands come in any order."""
     for name in ("ray", "caeav", "srun", "sbatch", "scontrol", "sleep"):
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
@@ -54,20 +54,20 @@ def commands(script: str, folder: Path) -> list[list[str]]:
 
 
 def check_caeav(words: list[str]) -> None:
-    """Parse a command line of ours, without running it; raises for an unknown option or a wrong value."""
+    """Parse a `caeav` command line without running it; raises for an unknown option or a wrong value."""
     command, rest = typer.main.get_command(build()), words[words.index("caeav") + 1 :]
     while rest and hasattr(command, "commands") and rest[0] in command.commands:
         command, rest = command.commands[rest[0]], rest[1:]
     command.make_context("caeav", list(rest))
 
 
-def test_every_command_line_is_one_that_we_have(page: str, tmp_path: Path) -> None:
+def test_every_command_line_of_the_page_is_valid(page: str, tmp_path: Path) -> None:
     seen = []
     for number, script in enumerate(blocks(page, "bash")):
         (tmp_path / str(number)).mkdir()
         for words in commands(script, tmp_path / str(number)):
             if words[0] == "sbatch":
-                words = shlex.split(words[-1])  # what is wrapped
+                words = shlex.split(words[-1])  # the wrapped command
             if "caeav" in words:
                 check_caeav(words)
                 seen.append(words[words.index("caeav") + 1])
@@ -90,7 +90,7 @@ def test_the_slurm_script_starts_a_head_then_the_others_then_the_command(page: s
     assert "caeav extract" in joined[-1] and "--overlap" in joined[-1] and "--engine ray" in joined[-1]
 
 
-def test_the_yaml_is_one_that_ray_takes(page: str, needs: object) -> None:
+def test_ray_accepts_the_yaml(page: str, needs: object) -> None:
     needs("ray")  # type: ignore[operator]
     from ray.autoscaler._private.util import prepare_config, validate_config
 

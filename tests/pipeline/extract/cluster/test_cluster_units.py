@@ -1,4 +1,4 @@
-"""What is asked of a cluster and what its parts say, without a cluster."""
+"""The options and parts of a cluster run, without a cluster."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.cluster import ray_cluster
@@ -31,7 +31,7 @@ from caeav.pipeline.store.staged import open_staging, remove_staging, sees_stagi
     ("engine", "address"),
     [("local", None), ("ray", ""), ("ray://head:10001", "ray://head:10001"), ("ray://[::1]:10001",) * 2],
 )
-def test_engines(engine: str, address: str | None) -> None:
+def test_engine_names_become_addresses(engine: str, address: str | None) -> None:
     assert address_of(engine) == address
 
 
@@ -42,7 +42,7 @@ def test_unknown_engines_are_refused_with_the_known_ones(engine: str) -> None:
 
 
 @pytest.mark.parametrize("devices", ["0", "0,1", "cpu,cpu", "cuda:1", "gpu"])
-def test_devices_that_ray_hands_out_are_not_named(devices: str) -> None:
+def test_devices_that_ray_assigns_cannot_be_chosen(devices: str) -> None:
     with pytest.raises(CaeavError, match=r"hands out devices itself\n.*auto, cpu, cuda"):
         ClusterOptions(devices=devices)
     with pytest.raises(CaeavError, match="leave out one of them"):
@@ -60,29 +60,33 @@ HEAD = {"memory": 1e9}
         ([SIX, SIX], {}, False, Size(4, 0, 2, ("cpu",) * 4)),
         ([SIX, SIX], {"workers": 2}, True, Size(2, 0, 6, ("cpu",) * 2)),
         ([SIX], {"workers": 6, "actors": 9}, True, Size(6, 0, 9, ("cpu",) * 4)),
-        ([HEAD], {}, False, Size(4, 0, 1, ("cpu",) * 4)),  # machines may come yet
+        ([HEAD], {}, False, Size(4, 0, 1, ("cpu",) * 4)),  # machines may join later
         ([GPUS, GPUS, SIX], {}, True, Size(8, 1, 4, ("0",))),
         ([GPUS], {"workers": 12}, True, Size(12, 1, 1, ("0",))),
-        ([GPUS], {}, False, Size(4, 0, 4, ("cpu",) * 4)),  # nothing of it computes on a GPU
+        ([GPUS], {}, False, Size(4, 0, 4, ("cpu",) * 4)),  # no component runs on a GPU
         ([GPUS], {"devices": "cpu"}, True, Size(4, 0, 4, ("cpu",) * 4)),
         ([SIX, GPUS], {"accelerator": "A100"}, True, Size(8, 1, 2, ("0",))),
-        ([GPUS], {"accelerator": "H100"}, True, Size(4, 1, 1, ("0",))),  # waits for one
+        ([GPUS], {"accelerator": "H100"}, True, Size(4, 1, 1, ("0",))),  # waits for such a machine
         ([HEAD], {"devices": "cuda", "actors": 4}, True, Size(4, 1, 4, ("0",))),
     ],
 )
-def test_what_an_actor_is_given_and_how_many_fit(
+def test_size_and_number_of_actors_follow_from_the_nodes(
     nodes: Sequence[Mapping[str, float]], options: Any, on_devices: bool, wanted: Size
 ) -> None:
     assert actors_for(nodes, ClusterOptions(**options), on_devices) == wanted
 
 
-def test_a_clip_is_blamed_only_for_three_deaths_in_a_row_with_nothing_beside_it() -> None:
+def test_a_clip_is_blamed_only_after_three_deaths_while_running_alone() -> None:
     task = ShardTask(0, (0,), 9)
     assert task.died(["a", "b", "c"], {"x"}, machine=False) is None and task.alone == ["a", "b", "c"]
-    assert task.died(["b"], {"a"}, machine=True) is None and task.alone == ["a", "b", "c"]  # strikes nobody
+    assert task.died(["b"], {"a"}, machine=True) is None and task.alone == [
+        "a",
+        "b",
+        "c",
+    ]  # counts against no clip
     assert task.died(["b"], {"a"}, machine=False) is None and task.alone == ["b", "c"]
     assert task.died(["b"], set(), machine=False) is None
-    assert task.died(["c"], {"b"}, machine=False) is None and task.alone == ["c"]  # b got through
+    assert task.died(["c"], {"b"}, machine=False) is None and task.alone == ["c"]  # b succeeded
     assert task.died(["c"], set(), machine=False) is None
     guilty = task.died(["c"], set(), machine=False)
     assert guilty is not None and (guilty.key, guilty.stage, guilty.attempts) == ("c", "compute", 3)
@@ -93,7 +97,7 @@ def test_a_clip_is_blamed_only_for_three_deaths_in_a_row_with_nothing_beside_it(
         task.died([], {"a"}, machine=False)
 
 
-def test_staging_is_seen_by_its_token_and_removed_with_all_in_it(tmp_path: Path) -> None:
+def test_staging_is_recognised_by_its_token_and_removed_with_its_content(tmp_path: Path) -> None:
     assert not sees_staging(tmp_path, "t")
     open_staging(tmp_path, "t")
     (tmp_path / "staging" / "1" / "shards").mkdir(parents=True)
@@ -107,7 +111,7 @@ def test_staging_is_seen_by_its_token_and_removed_with_all_in_it(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "staging").symlink_to(tmp_path)
     remove_staging(tmp_path)
-    assert tmp_path.is_dir()  # a link in a stranger's store leads nowhere
+    assert tmp_path.is_dir()  # a link in an untrusted store is not followed
 
 
 def test_a_file_system_without_locks_is_an_error_with_a_next_step(
@@ -121,7 +125,7 @@ def test_a_file_system_without_locks_is_an_error_with_a_next_step(
         WriterLock(tmp_path / ".lock")
 
 
-def test_nothing_of_ray_is_imported_before_a_cluster_is_asked_for() -> None:
+def test_ray_is_imported_only_for_a_cluster() -> None:
     code = (
         "import sys, caeav.cli.app as app; app.build(); import caeav.pipeline.extract.tokens, "
         "caeav.pipeline.extract.cluster.driver; print('ray' in sys.modules)"
@@ -145,7 +149,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
         ("RayError", "anything else", True),
     ],
 )
-def test_only_a_process_that_died_by_itself_is_held_against_its_clips(
+def test_only_the_death_of_a_process_counts_against_its_clips(
     kind: str, text: str, machine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
@@ -175,10 +179,10 @@ def test_only_a_process_that_died_by_itself_is_held_against_its_clips(
         ("127.0.0.1:99999", ""),
     ],
 )
-def test_where_nobody_answers_the_error_comes_at_once(
+def test_an_address_without_a_cluster_is_an_error_at_once(
     address: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray itself would try for minutes, whatever the address."""
+    """Ray itself would retry for minutes."""
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(CaeavError, match=rf"no Ray cluster answers at {address}: .*{why}.*\n.*host:6379"):
@@ -217,30 +221,29 @@ def test_a_client_whose_server_did_not_start_tries_again(
     assert seen == [address] * (fails if error else fails + 1)
 
 
-def test_a_head_that_is_gone_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_head_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = "{}:{}".format(*server.getsockname())
         context = SimpleNamespace(gcs_address=address)
         connected = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
         monkeypatch.setitem(sys.modules, "ray", connected)
         cluster = RayCluster("", print)
-        monkeypatch.setattr(ray_cluster, "HEAD_S", 0.2)
         monkeypatch.setattr(ray_cluster, "SHORT_S", 0.05)
         with cluster:
-            time.sleep(0.4)
+            before = cluster._answered_s
+            wait_until(lambda: cluster._answered_s > before)
             cluster.check()
-            assert cluster._answers()
             server.close()
             cluster._ours = False
-            time.sleep(0.6)
-            assert cluster.nodes() is None
+            wait_until(lambda: cluster.nodes() is None)
+            monkeypatch.setattr(ray_cluster, "HEAD_S", 0.0)
             with pytest.raises(
                 CaeavError, match=rf"head of the Ray cluster at {address} does not answer any more\n"
             ):
                 cluster.check()
 
 
-def test_the_local_engine_has_no_options_of_a_cluster() -> None:
+def test_cluster_options_are_refused_with_the_local_engine() -> None:
     from caeav.cli.stage import cluster_options
 
     assert cluster_options("local", None, 3, "0,1", "", False) is None

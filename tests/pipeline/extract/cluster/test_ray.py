@@ -1,22 +1,21 @@
-"""The commands on a real Ray cluster of this machine: a head and three nodes of one core.
+"""The commands on a real Ray cluster on this machine: a head and three nodes of one core.
 
-`benchmarks/cluster.py` does the same for longer and kills more.
+`benchmarks/cluster.py` does the same for longer and with more kills.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import socket
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from module_files import load_module
 
 pytestmark = pytest.mark.slow
 LONGEST_S = 120.0
@@ -28,11 +27,7 @@ def trial(
 ) -> Iterator[Any]:
     """The benchmark's trial; its cluster ends with this module."""
     with pytest.MonkeyPatch.context() as patch:
-        spec = importlib.util.spec_from_file_location("cluster", repository / "benchmarks" / "cluster.py")
-        assert isinstance(spec, ModuleSpec) and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "cluster", module)
-        spec.loader.exec_module(module)
+        module = load_module("cluster", repository / "benchmarks" / "cluster.py")
         for name, value in {**module.LOOPBACK, module.MARK: ""}.items():
             patch.setenv(name, value)  # Ray reads them when it is imported
         needs("ray")
@@ -44,8 +39,7 @@ def trial(
         made.stop()
 
 
-def test_tokens_and_captions_in_both_formats_while_an_actor_and_a_machine_are_killed(trial: Any) -> None:
-    """Every file's sha256 is that of a local run."""
+def test_stores_equal_those_of_a_local_run_while_an_actor_and_a_machine_are_killed(trial: Any) -> None:
     trial.run()
     assert trial.differences == [] and trial.compared > 100
     assert trial.killed == {"actor": 1, "node": 1}
@@ -62,8 +56,8 @@ def test_captions_alone_by_rays_client(trial: Any) -> None:
     assert dict(module.files(home / "stores")) == wanted and len(wanted) > 10
 
 
-def test_without_a_head_the_command_ends_and_the_same_one_goes_on(trial: Any) -> None:
-    """It is killed before any shard can be made; afterwards, here, no cluster is needed to finish."""
+def test_without_a_head_the_command_ends_and_the_same_one_continues(trial: Any) -> None:
+    """The head is killed before any shard is made; the command then finishes without a cluster."""
     trial.ensure_cluster()
     home = trial.folder / "headless"
     trial.begin(home, "zarr")

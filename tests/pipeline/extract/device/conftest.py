@@ -1,4 +1,4 @@
-"""Tiny components of torch modules, registered as `tiny` while a test runs."""
+"""Tiny components with torch modules, registered as `tiny` during each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 16
 
 
 class Tiny(TorchBackbone):
-    """What both have in common; `hook(batch)` runs before each forward pass, `spoil(row, taps)` after it."""
+    """The common part of both backbones; `hook(batch)` runs before each forward pass."""
 
     hook: ClassVar[Callable[[Tensor], None] | None] = None
     built: ClassVar[int] = 0
@@ -89,7 +89,7 @@ class TinyAudio(Tiny):
 
 
 class TinyCaptioner:
-    """Says how bright or loud a clip is; sees batches of one size."""
+    """Captions how bright or loud a clip is; `sizes` are the batches it saw."""
 
     runs_in = "device"
     rate_hz = None
@@ -144,7 +144,7 @@ class TinyText:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Tiny]]:
-    """Registers all of the above."""
+    """Register all components of this module."""
     for registry, entry in (
         (visual_backbones, TinyVisual),
         (audio_backbones, TinyAudio),

@@ -1,4 +1,4 @@
-"""Device backbones: tokens are those of the backbone, and nothing but recipe and manifest decides their bytes."""
+"""Components on devices: tokens are those of the backbone, and only recipe and manifest decide their bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extraction import first, quiet
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.home import Home
@@ -33,22 +34,14 @@ OPTIONS = TokenOptions("tiny", "tiny", shard_clips=5, compute=ComputeOptions(bat
 ONE = RunOptions(workers=1, devices=("cpu",))
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
-def broken_off_at(clips: int) -> Callable[[Progress], None]:
-    """Hears of so many clips that are done and breaks off."""
+def interrupted_at(clips: int) -> Callable[[Progress], None]:
+    """A progress callback that interrupts the run after so many clips."""
 
     def report(progress: Progress) -> None:
         if progress.done >= min(clips, progress.total):
             raise KeyboardInterrupt
 
     return report
-
-
-def first(manifest: Manifest, n: int) -> Manifest:
-    return replace(manifest, clips=manifest.clips[:n])
 
 
 def run(
@@ -58,7 +51,7 @@ def run(
 
 
 pytestmark = pytest.mark.usefixtures("inline")
-"""Decoding processes are there where a test says so: they change no byte either."""
+"""Decoding runs in this process, unless a test says otherwise; that changes no byte."""
 
 
 def test_tokens_are_those_of_the_backbone(small_manifest: Manifest, tmp_path: Path) -> None:
@@ -96,7 +89,7 @@ def test_neither_decoding_processes_nor_device_workers_change_a_byte(
     assert digests(run(manifest, tmp_path / "more", how=how).path) == digests(alone.path)
 
 
-def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
+def test_an_interrupted_and_resumed_run_leaves_the_same_bytes(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     manifest = first(small_manifest, 12)
@@ -104,15 +97,15 @@ def test_a_run_broken_off_anywhere_and_taken_up_again_leaves_the_same_bytes(
     done = run(first(manifest, 1), tmp_path / "parts")
     for stop in (1, 2, 3):
         with pytest.raises(KeyboardInterrupt):
-            extract(RunContext(manifest, Home(tmp_path / "parts"), ONE, broken_off_at(stop)), OPTIONS)
-        assert list(done.path.glob("journal/*.log")), "no batch is a shard"
+            extract(RunContext(manifest, Home(tmp_path / "parts"), ONE, interrupted_at(stop)), OPTIONS)
+        assert list(done.path.glob("journal/*.log")), "interrupted within a shard"
     done = run(manifest, tmp_path / "parts")
-    assert done.due <= 12 - 1 - (1 + 2 + 3), "what was settled is not made again"
+    assert done.due <= 12 - 1 - (1 + 2 + 3), "settled clips are not made again"
     assert digests(done.path) == whole
 
 
 @pytest.mark.parametrize("part", [Slice(), Slice(1, 2)])
-def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
+def test_loading_and_the_number_of_due_clips_are_reported_before_the_first_clip(
     small_manifest: Manifest, tmp_path: Path, part: Slice
 ) -> None:
     said: list[Progress | str] = []
@@ -126,13 +119,13 @@ def test_loading_is_said_and_what_is_due_reported_before_the_first_clip(
 
     begin(2)
     assert said[:3] == ["loading tiny", "loading tiny", Progress(0, 0, 2)]  # visual and audio
-    begin(5)  # grown: the store is there, its backbones are not
+    begin(5)  # the store exists, its backbones are not loaded yet
     assert said.index("loading tiny") < said.index(Progress(0, 0, 3))
     begin(5)
     assert said == []
 
 
-def test_a_clip_that_failed_and_is_tried_again_gets_the_bytes_it_would_have_had(
+def test_a_retried_clip_gets_the_bytes_of_a_run_without_failures(
     small_manifest: Manifest, tmp_path: Path, digests: Digests
 ) -> None:
     manifest = first(small_manifest, 7)
@@ -162,11 +155,11 @@ def several() -> list[TokenOptions | CaptionOptions]:
     ]
 
 
-def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
+def test_several_stores_from_one_decoding_equal_those_of_separate_runs(
     small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sample rates, batch sizes and shard sizes differ; one of the stores is complete already, one begun, of one some
-    clips in the middle of a shard are kept."""
+    """Sample rates, batch sizes and shard sizes differ; one store is complete already, one begun, and one has kept
+    clips of an unfinished shard."""
     manifest = first(small_manifest, 9)
     decoded: list[str] = []
 
@@ -183,7 +176,7 @@ def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
     extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, quiet), several()[1:2])
     extract_all(RunContext(first(manifest, 4), Home(tmp_path / "together"), ONE, quiet), several()[2:3])
     with pytest.raises(KeyboardInterrupt):
-        extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, broken_off_at(2)), several()[4:])
+        extract_all(RunContext(manifest, Home(tmp_path / "together"), ONE, interrupted_at(2)), several()[4:])
     monkeypatch.setattr(local, "WorkerPool", Counting)
     both = RunOptions(workers=2, devices=("cpu", "cpu"))
     together = extract_all(RunContext(manifest, Home(tmp_path / "together"), both, quiet), several())
@@ -196,10 +189,10 @@ def test_several_stores_from_one_decoding_are_those_of_runs_of_their_own(
     assert names == {"audio.stage1"}
 
 
-def test_stores_of_another_order_are_filled_together(
+def test_stores_with_different_orders_are_filled_together(
     small_manifest: Manifest, tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch of one may hold clips far apart in the other, more than are under way: it must go off incomplete."""
+    """A batch of one store may hold clips far apart in the other; then it must be launched incomplete."""
     compute = ComputeOptions(batch=5)
     a = replace(OPTIONS, shard_clips=24, compute=compute)
     b = TokenOptions("none", "tiny", shard_clips=24, compute=compute)
@@ -208,7 +201,7 @@ def test_stores_of_another_order_are_filled_together(
     def at_once(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):  # leaves a store that is begun, in its own order
+    with pytest.raises(KeyboardInterrupt):  # begins the store in its own order
         extract_all(
             RunContext(replace(small_manifest, clips=scattered), Home(tmp_path / "x"), ONE, at_once), [b]
         )
@@ -222,7 +215,9 @@ def test_stores_of_another_order_are_filled_together(
     assert [digests(s.path) for s in both] == [digests(own_a.path), digests(own_b.path)]
 
 
-def test_slices_are_parts_of_the_whole(small_manifest: Manifest, tmp_path: Path, digests: Digests) -> None:
+def test_the_shards_of_slices_are_those_of_the_whole(
+    small_manifest: Manifest, tmp_path: Path, digests: Digests
+) -> None:
     whole = digests(run(small_manifest, tmp_path / "whole").path)
     shards: dict[str, str] = {}
     for number in (1, 2, 3):
@@ -234,13 +229,11 @@ def test_slices_are_parts_of_the_whole(small_manifest: Manifest, tmp_path: Path,
 
 
 ROUNDING = {"float32": 0.0, "float16": 2**-11, "bfloat16": 2**-8, "int8": 0.5 / 127 + 2**-11}
-"""How far a stored value may be from the true one, as a share of the largest."""
+"""The largest rounding error of a stored value, as a share of the largest value."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_number_format_is_stored_and_read_back(
-    small_manifest: Manifest, tmp_path: Path, dtype: str
-) -> None:
+def test_every_dtype_is_stored_and_read_back(small_manifest: Manifest, tmp_path: Path, dtype: str) -> None:
     manifest = first(small_manifest, 2)
     exact = StoreReader.open(run(manifest, tmp_path, replace(OPTIONS, dtype="float32")).path)
     reader = StoreReader.open(run(manifest, tmp_path, replace(OPTIONS, dtype=dtype)).path)
@@ -249,7 +242,7 @@ def test_every_number_format_is_stored_and_read_back(
             back = reader.read(key).arrays[name].astype(np.float64)
             np.testing.assert_allclose(back, x, rtol=0, atol=ROUNDING[dtype] * np.abs(x).max())
             assert x.dtype == np.float32 and np.any(x != x.astype(np.float16)), (
-                "exact is not what was rounded"
+                "the exact tokens must not be rounded"
             )
 
 

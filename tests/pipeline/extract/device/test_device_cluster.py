@@ -1,8 +1,7 @@
-"""Torch components in actors: batches, text embeddings and short memory, shard by shard; the bytes of one machine."""
+"""Torch components in actors: batches, text embeddings and short memory; the bytes are those of one machine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from extraction import make_old
 from thread_cluster import ThreadCluster, use_clusters
 from torch import Tensor
 
@@ -41,16 +41,10 @@ def run(
     return extract_all(RunContext(manifest, Home(home), options, lambda _: None, said), [TOKENS, CAPTIONS])
 
 
-def made_long_ago(manifest: Manifest) -> None:
-    """Give all media one old time: of young ones a home records that their times say nothing yet."""
-    for clip in manifest.clips:
-        os.utime(Path(manifest.media_root, clip.media), (1_000_000_000, 1_000_000_000))
-
-
 def test_tokens_and_embedded_captions_of_actors_are_those_of_one_machine(
     small_manifest: Manifest, tmp_path: Path, digests: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_long_ago(small_manifest)
+    make_old(Path(small_manifest.media_root, clip.media) for clip in small_manifest.clips)
     manifest = replace(small_manifest, clips=small_manifest.clips[:10])
     run(manifest, tmp_path / "local")
     threads = torch.get_num_threads()
@@ -62,7 +56,7 @@ def test_tokens_and_embedded_captions_of_actors_are_those_of_one_machine(
     assert captions.stored == 10
 
 
-def test_short_memory_halves_the_batches_of_its_shard_alone(
+def test_short_memory_halves_the_batches_of_its_shard_only(
     small_manifest: Manifest, tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = replace(small_manifest, clips=small_manifest.clips[:8])
@@ -90,7 +84,7 @@ def test_short_memory_halves_the_batches_of_its_shard_alone(
     assert rows == [1] * 4 + [None] * 4
 
 
-def test_what_another_device_made_is_not_continued_unless_allowed(
+def test_a_store_of_another_device_is_continued_only_if_allowed(
     small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = replace(small_manifest, clips=small_manifest.clips[:4])

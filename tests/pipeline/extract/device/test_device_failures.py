@@ -1,4 +1,4 @@
-"""What goes wrong on a device costs what it must and no more, and is said."""
+"""Failures on a device affect no more than they must, and are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extraction import first, quiet
 from torch import Tensor
+from waiting import wait_until
 
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -36,14 +38,6 @@ OPTIONS = TokenOptions("tiny", "none", shard_clips=6, compute=ComputeOptions(bat
 ONE = RunOptions(workers=1, devices=("cpu",))
 
 
-def quiet(progress: Progress) -> None:
-    """No bar."""
-
-
-def first(manifest: Manifest, n: int) -> Manifest:
-    return replace(manifest, clips=manifest.clips[:n])
-
-
 def run(manifest: Manifest, home: Path, options: TokenOptions = OPTIONS, **more: Any) -> StageSummary:
     return extract(RunContext(manifest, Home(home), ONE, quiet, **more), options)
 
@@ -54,7 +48,7 @@ def arrays(summary: StageSummary) -> dict[str, np.ndarray]:
 
 
 def spy(tiny: Any, wanted: int) -> list[Tensor]:
-    """Rows of the first pass, by which a clip is recognised later."""
+    """Collect the rows of the first passes, by which a clip is recognised later."""
     rows: list[Tensor] = []
     tiny.hook = lambda batch: rows.extend(batch.clone()) if len(rows) < wanted else None
     return rows
@@ -83,7 +77,7 @@ def test_a_clip_that_makes_the_backbone_fail_is_quarantined_alone(
     assert all(np.array_equal(left[key], sound[key]) for key in left)
 
 
-def test_tokens_that_are_no_numbers_quarantine_their_clip_alone(
+def test_non_finite_tokens_quarantine_their_clip_alone(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
     manifest = first(small_manifest, 5)
@@ -96,7 +90,7 @@ def test_tokens_that_are_no_numbers_quarantine_their_clip_alone(
     tiny.hook = spoil
     summary = run(manifest, tmp_path)
     assert len(seen) == 2
-    [entry] = summary.quarantined  # row 1 of the second batch is an empty place
+    [entry] = summary.quarantined  # row 1 of the second batch is empty
     assert (entry.key, entry.stage) == (manifest.clips[1].key, "values")
     assert "values not finite in float16" in entry.reason
 
@@ -123,7 +117,7 @@ def test_a_clip_that_cannot_be_prepared_is_quarantined_alone(
     assert "prepared [4, 3, 8, 16] for this clip, [4, 3, 16, 16] for others" in reasons[1]
 
 
-def test_the_batch_is_halved_when_memory_is_short_and_it_is_said(
+def test_the_batch_is_halved_when_memory_is_short_and_that_is_reported(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
     manifest = first(small_manifest, 6)
@@ -179,7 +173,7 @@ def test_a_network_that_cannot_be_compiled_ends_the_run_and_blames_no_clip(
         run(first(small_manifest, 3), tmp_path, wanted)
 
 
-def test_a_gpu_that_broke_ends_the_run_and_blames_no_clip(
+def test_a_broken_gpu_ends_the_run_and_blames_no_clip(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
     def broken(batch: Tensor) -> None:
@@ -192,7 +186,7 @@ def test_a_gpu_that_broke_ends_the_run_and_blames_no_clip(
     assert run(first(small_manifest, 3), tmp_path).quarantined == ()
 
 
-def test_a_backbone_that_breaks_its_word_is_named(
+def test_a_backbone_with_other_taps_than_declared_is_an_error(
     small_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from caeav.pipeline.backbones import visual_backbones
@@ -215,7 +209,7 @@ def test_an_error_while_writing_reaches_the_caller(
         run(small_manifest, tmp_path)
 
 
-def test_one_store_s_failure_leaves_the_others_alone(
+def test_failures_in_one_store_do_not_affect_others(
     small_manifest: Manifest, tmp_path: Path, tiny: Any, digests: Digests
 ) -> None:
     def fail(batch: Tensor) -> None:
@@ -229,7 +223,7 @@ def test_one_store_s_failure_leaves_the_others_alone(
     assert digests(good.path) == digests(own.path)
 
 
-def test_clips_under_way_stay_few_however_slow_the_device_is(
+def test_the_number_of_clips_under_way_is_bounded_with_a_slow_device(
     small_manifest: Manifest, tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.hook = lambda batch: time.sleep(0.3)
@@ -261,8 +255,8 @@ def test_clips_under_way_stay_few_however_slow_the_device_is(
     assert summary.limit.startswith("backbone")
 
 
-def test_whoever_is_last_tells_that_nothing_is_under_way() -> None:
-    """Helpers may be done before the device worker counts its batch; half-filled batches must not wait forever."""
+def test_the_last_thread_to_finish_reports_that_nothing_is_under_way() -> None:
+    """Helpers may finish before the device worker counts its batch; incomplete batches must not wait forever."""
 
     class AtOnce:
         def submit(self, work: Callable[..., None], *arguments: object) -> None:
@@ -286,8 +280,7 @@ def test_whoever_is_last_tells_that_nothing_is_under_way() -> None:
     )
     runner._helpers = AtOnce()  # type: ignore[assignment]
     runner._launch(Batch(unit, {0: "a", 1: "b"}, torch.zeros(2, 3, 3, 16, 16)))
-    while not runner.idle:
-        time.sleep(0.001)
+    wait_until(lambda: runner.idle)
     runner.close()
     assert [key for _, key, *_ in settled] == ["a", "b"]  # type: ignore[misc]
     assert told[-1]
@@ -311,7 +304,7 @@ def test_captions_of_devices_come_in_batches_of_one_size(
 
 
 @pytest.mark.parametrize("names", [("tpu",), ("99",), ("cuda:x",), ("cpu", "0"), ()])
-def test_devices_that_are_not_there_are_refused_before_any_work(names: tuple[str, ...]) -> None:
+def test_missing_devices_are_refused_before_any_work(names: tuple[str, ...]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(CaeavError, match="device"):
@@ -330,7 +323,7 @@ def test_weights_that_cannot_be_loaded_leave_no_empty_store(
     assert not (tmp_path / "stores").exists()
 
 
-def test_options_that_make_no_sense_are_refused(small_manifest: Manifest, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(small_manifest: Manifest, tmp_path: Path) -> None:
     for options, words in (
         (replace(OPTIONS, compute=ComputeOptions(batch=0)), "a batch of 0 clips"),
         (replace(OPTIONS, compute=ComputeOptions(precision="fp8")), "unknown precision 'fp8'"),

@@ -1,4 +1,4 @@
-"""An extraction on devices killed again and again ends with the bytes of an undisturbed one."""
+"""An extraction on devices that is repeatedly killed ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def start(small_set: Path, home: Path) -> subprocess.Popen[bytes]:
 
 
 def media_of(home: Path) -> dict[str, object]:
-    """What is recorded of media beside each store, less the digests of whole files, which a kill costs, and times,
-    which are not kept of files that were written just before."""
+    """The media record of each store, without the digests of whole files, which are lost in a kill, and without times,
+    which are not recorded for recently written files."""
     found: dict[str, object] = {}
     for path in (home / "stores").glob(f"*/{PREFIX}*"):
         seen = read_record(path.with_name(path.name.removeprefix(PREFIX)))
@@ -73,7 +73,7 @@ def media_of(home: Path) -> dict[str, object]:
     return found
 
 
-def test_kill_nine_again_and_again(
+def test_repeated_kills_do_not_change_the_stores(
     small_set: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     def bytes_of(home: Path) -> dict[str, str]:

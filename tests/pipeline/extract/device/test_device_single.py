@@ -1,4 +1,4 @@
-"""One file through device components, as prediction does it: what the stores hold, up to rounding."""
+"""One file processed by device components, as for prediction: what the stores hold, up to rounding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_tokens_and_captions_are_those_of_the_stores(small_manifest: Manifest, t
     assert found.frames.shape == (4, 64, 64, 3)
 
 
-def test_a_backbone_that_fails_is_said_with_the_file(
+def test_a_failing_backbone_is_an_error_naming_the_file(
     small_manifest: Manifest, tmp_path: Path, tiny: Any
 ) -> None:
     def fail(batch: object) -> None:
@@ -64,7 +64,7 @@ def test_a_backbone_that_fails_is_said_with_the_file(
 
 
 def test_a_file_without_video_gets_no_caption_of_black_frames(tmp_path: Path) -> None:
-    """As in the store, where a captioner sees that there are none."""
+    """As in a store, where a captioner sees that there are no frames."""
     path = tmp_path / "hum.wav"
     with wave.open(str(path), "wb") as out:
         out.setparams((1, 2, 8000, 0, "NONE", ""))

@@ -1,4 +1,4 @@
-"""Batches, passes, workers and networks without a run: rows, halves, what costs a clip and what ends everything."""
+"""Batches, passes and networks without a run: rows, halving, what fails a clip and what ends a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 class Backbone:
-    """`[N, T, 2]` -> its double, with whatever `made` does of it."""
+    """`[N, T, 2]` -> its double, or what `made` returns."""
 
     name = "b"
 
@@ -90,7 +90,7 @@ def test_a_batch_gives_each_row_its_tokens() -> None:
     assert seen == [4]
 
 
-def test_a_failing_row_is_found_by_halves_with_zeros_in_the_others_places() -> None:
+def test_a_failing_row_is_found_by_halving_with_zeros_in_other_rows() -> None:
     seen: list[list[float]] = []
 
     def made(x: Tensor) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ def test_a_failing_row_is_found_by_halves_with_zeros_in_the_others_places() -> N
     assert [1.0, 0.0, 0.0, 0.0] in seen and [0.0, 0.0, 5.0, 0.0] in seen and [0.0, 0.0, 5.0, 7.0] in seen
 
 
-def test_short_memory_halves_the_rows_at_a_time_for_good() -> None:
+def test_short_memory_halves_the_rows_at_a_time_permanently() -> None:
     said: list[str] = []
     seen: list[int] = []
 
@@ -129,7 +129,7 @@ def test_sizes_are_shared_and_halved_once_for_all_workers() -> None:
     said: list[str] = []
     sizes, one, other = BatchSizes(said.append), unit(batch=8), unit(number=1, batch=8)
     sizes.halve(one, 8, MemoryError())
-    sizes.halve(one, 8, MemoryError())  # another worker, which began before
+    sizes.halve(one, 8, MemoryError())  # another worker that began earlier
     assert (sizes.rows(one), sizes.rows(other), len(said)) == (4, 8, 1)
     sizes.halve(one, 4, MemoryError())
     assert sizes.rows(one) == 2
@@ -138,7 +138,7 @@ def test_sizes_are_shared_and_halved_once_for_all_workers() -> None:
 
 
 @pytest.mark.parametrize("error", [DeviceError("d"), WeightsError("w")])
-def test_what_no_clip_is_to_blame_for_passes(error: Exception) -> None:
+def test_errors_of_device_and_weights_are_blamed_on_no_clip(error: Exception) -> None:
     def fails(rows: list[int]) -> None:
         raise error
 
@@ -160,7 +160,7 @@ def test_a_broken_gpu_ends_the_run() -> None:
     assert isolated([3, 4], lambda rows: "x") == ([([3, 4], "x")], {})
 
 
-def test_what_shortage_of_memory_looks_like() -> None:
+def test_errors_of_short_memory_are_recognised() -> None:
     for error in (
         MemoryError(),
         torch.OutOfMemoryError("x"),
@@ -192,7 +192,7 @@ class Captioner:
         return ["" if value is None else f"about {value}" for value in values]
 
 
-def test_captions_come_in_batches_of_one_size_and_a_failing_clip_is_alone() -> None:
+def test_captions_come_in_batches_of_one_size_and_a_failing_clip_fails_alone() -> None:
     part = Captioner(fails=(5,))
     batch = Batch(unit(part), {0: "a", 2: "b", 3: "c"}, clips={0: clip(4), 3: clip(5), 2: clip(6)})
     net = CaptionNetwork(part, CPU, ComputeOptions())  # type: ignore[arg-type]
@@ -244,14 +244,14 @@ def test_missed_clips_are_not_waited_for() -> None:
     batches, one, found = launched([(0, 0), (0, 1), (0, 2), (0, 4)])
     batches.add(one, 0, 1, "b", clip(7))
     batches.miss(one, 0, 0)
-    batches.miss(one, 0, 4)  # a batch of which nothing comes
+    batches.miss(one, 0, 4)  # a batch without any clip
     assert found == []
     batches.miss(one, 0, 2)
     [batch] = found
     assert batch.keys == {1: "b"} and batch.clips[1].key == "7" and batch.host is None
 
 
-def test_to_make_room_what_is_there_goes_off_and_the_rest_later_in_its_own_rows() -> None:
+def test_a_flush_launches_incomplete_batches_and_the_rest_keep_their_rows() -> None:
     batches, one, found = launched([(0, 0), (0, 1)])
     batches.add(one, 0, 1, "b", torch.ones(3, 2))
     assert batches.flush() and not batches.flush()
@@ -263,7 +263,7 @@ def test_to_make_room_what_is_there_goes_off_and_the_rest_later_in_its_own_rows(
         batches.add(one, 0, 0, "a", torch.ones(4, 2))
 
 
-def test_frames_for_convolutions_lie_channels_last() -> None:
+def test_frames_for_convolutions_are_stored_channels_last() -> None:
     batches, one, _ = launched([(0, 0)])
     batches._layout[one.number] = True
     item = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
@@ -275,7 +275,7 @@ def test_frames_for_convolutions_lie_channels_last() -> None:
     assert not convolves(nn.Sequential(nn.Conv2d(1, 1, 2), nn.Conv3d(1, 1, 2)))
 
 
-def test_a_network_is_frozen_in_eval_mode_and_holds_its_word() -> None:
+def test_a_network_is_frozen_in_eval_mode_and_must_give_its_declared_taps() -> None:
     part = Backbone()
     part.net.train()
     module = place(part, CPU)
@@ -310,7 +310,7 @@ def test_the_precision_is_that_of_the_arithmetic(precision: str, used: Any) -> N
     assert (half.fast_dtype, half._enabled) == (torch.float16, True)  # type: ignore[attr-defined]
 
 
-def test_tokens_leave_with_memory_of_their_own_in_the_store_s_form() -> None:
+def test_tokens_are_copied_into_the_stores_dtype() -> None:
     x = torch.tensor([[[1.5, -2.0]]])
     found = as_stored({"a": x}, "float32")["a"]
     x.zero_()
@@ -330,7 +330,7 @@ def test_a_text_backbone_is_placed_before_it_is_used(monkeypatch: pytest.MonkeyP
     assert tokens.shape == (2, 4, 6) and mask.tolist() == [[True] * 4, [False] * 4]
 
 
-def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_names_are_parsed_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [gpu_number(name) for name in ("0", "1", "cuda:3", "cuda", "cpu", "auto", "cuda:", "-1")] == [
         *(0, 1, 3, 0),
         *(None,) * 4,
@@ -363,7 +363,7 @@ def test_names_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_devices(["2"])
 
 
-def test_the_same_input_gives_the_same_output_inside_and_torch_is_as_before_behind() -> None:
+def test_steady_makes_torch_deterministic_and_restores_its_settings() -> None:
     threads, tf32 = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
     torch.set_num_threads(2)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -381,7 +381,7 @@ def test_the_same_input_gives_the_same_output_inside_and_torch_is_as_before_behi
 
 
 @pytest.mark.parametrize(("batch", "precision"), [(0, "fp32"), (4097, "fp32"), (8, "fp8")])
-def test_computing_that_makes_no_sense(batch: int, precision: str) -> None:
+def test_invalid_compute_options_are_refused(batch: int, precision: str) -> None:
     with pytest.raises(CaeavError):
         ComputeOptions(batch, precision).fields()
     assert ComputeOptions(4096, "fp16", True).fields() == {
@@ -391,7 +391,7 @@ def test_computing_that_makes_no_sense(batch: int, precision: str) -> None:
     }
 
 
-def test_units_are_numbered_over_all_jobs_and_know_theirs() -> None:
+def test_units_are_numbered_over_all_jobs_and_know_their_store() -> None:
     tiny = ModelChoice("tiny", "", {"seed": 3})
     compute = ComputeOptions(5)
     jobs = [

@@ -1,4 +1,4 @@
-"""Lanes and the runner above them on a CPU without a run: what is settled, what ends a run, what is told when."""
+"""Device workers and their runner on a CPU, without a run: what is settled, what ends a run, what is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAIT_S = 30.0
 
 
 class Backbone(TorchBackbone):
-    """Visual: the mean of each frame, twice; a frame of 9 cannot be prepared, one of 8 not computed."""
+    """Twice the mean of each frame; a frame of 9s cannot be prepared, one of 8s not computed."""
 
     name, modality = "b", "visual"
 
@@ -78,7 +78,7 @@ def clip(value: int) -> DecodedClip:
     return DecodedClip(frames, None, (True, True), (False, False), key=str(value))
 
 
-class Told:
+class Recorder:
     def __init__(self, *units: Unit, devices: tuple[str, ...] = ("cpu",)) -> None:
         self.settled: dict[tuple[int, str], tuple[Any, Any]] = {}
         self.failed: list[BaseException] = []
@@ -99,11 +99,11 @@ class Told:
 
 
 @pytest.fixture
-def told(request: pytest.FixtureRequest) -> Any:
-    made: list[Told] = []
+def record(request: pytest.FixtureRequest) -> Any:
+    made: list[Recorder] = []
 
-    def begin(*units: Unit, **options: Any) -> Told:
-        made.append(Told(*units, **options))
+    def begin(*units: Unit, **options: Any) -> Recorder:
+        made.append(Recorder(*units, **options))
         return made[-1]
 
     yield begin
@@ -115,9 +115,9 @@ def told(request: pytest.FixtureRequest) -> Any:
 SAMPLING = Sampling(2, 1.0, 16_000)
 
 
-def test_clips_go_through_preparing_batches_and_workers_into_the_stores_form(told: Any) -> None:
+def test_clips_are_prepared_batched_computed_and_converted_to_the_stores_dtype(record: Any) -> None:
     sight, words = unit(Backbone(), 0), unit(Captioner(), 1)
-    found = told(sight, words)
+    found = record(sight, words)
     for each in (sight, words):
         found.runner.expect(each, [(0, n) for n in range(3)])
     for place, value in enumerate((3, 4, 5)):
@@ -134,9 +134,9 @@ def test_clips_go_through_preparing_batches_and_workers_into_the_stores_form(tol
     assert found.meter.seconds()["prepare"] > 0 and found.meter.seconds()["backbone"] > 0
 
 
-def test_what_cannot_be_prepared_or_computed_costs_that_clip_alone(told: Any) -> None:
+def test_a_clip_that_cannot_be_prepared_or_computed_fails_alone(record: Any) -> None:
     sight = unit(Backbone())
-    found = told(sight)
+    found = record(sight)
     found.runner.expect(sight, [(0, n) for n in range(4)])
     for place, value in enumerate((9, 3, 8, 4)):
         found.runner.submit(sight, 0, place, f"k{value}", clip(value), SAMPLING)
@@ -152,9 +152,9 @@ def test_what_cannot_be_prepared_or_computed_costs_that_clip_alone(told: Any) ->
     assert found.failed == []
 
 
-def test_incomplete_batches_wait_until_they_are_sent_off(told: Any) -> None:
+def test_incomplete_batches_wait_for_a_flush(record: Any) -> None:
     sight = unit(Backbone(), batch=4)
-    found = told(sight)
+    found = record(sight)
     found.runner.expect(sight, [(0, 0), (0, 1), (0, 2)])
     found.runner.submit(sight, 0, 0, "a", clip(3), SAMPLING)
     found.wait()
@@ -167,9 +167,9 @@ def test_incomplete_batches_wait_until_they_are_sent_off(told: Any) -> None:
     assert set(found.settled) == {(0, "a"), (0, "c")}
 
 
-def test_fewer_rows_than_a_batch_has_are_a_fact_of_the_record(told: Any) -> None:
+def test_a_reduced_batch_size_is_recorded(record: Any) -> None:
     sight = unit(Backbone(), batch=4)
-    found = told(sight)
+    found = record(sight)
     found.runner._sizes._rows[0] = 2
     found.runner.expect(sight, [(0, 0)])
     found.runner.submit(sight, 0, 0, "a", clip(3), SAMPLING)
@@ -177,9 +177,9 @@ def test_fewer_rows_than_a_batch_has_are_a_fact_of_the_record(told: Any) -> None
     assert found.settled[0, "a"][1]["rows"] == 2 and sight.part.sizes == [2]
 
 
-def test_tokens_are_brought_into_whole_numbers_where_the_store_has_them(told: Any) -> None:
+def test_tokens_are_quantised_for_int8_stores(record: Any) -> None:
     sight = replace(unit(Backbone(), batch=1), dtype="int8")
-    found = told(sight)
+    found = record(sight)
     found.runner.expect(sight, [(0, 0)])
     found.runner.submit(sight, 0, 0, "a", clip(3), SAMPLING)
     found.wait()
@@ -187,9 +187,9 @@ def test_tokens_are_brought_into_whole_numbers_where_the_store_has_them(told: An
     assert len(taps) == 2 and taps["x"].dtype == np.int8 and taps["x"].all()
 
 
-def test_an_error_of_whoever_settles_ends_the_run(told: Any) -> None:
+def test_an_error_while_settling_ends_the_run(record: Any) -> None:
     words = unit(Captioner(), batch=1)
-    found = told(words)
+    found = record(words)
     error = OSError("disk full")
 
     def fails(*_: Any) -> None:
@@ -202,11 +202,11 @@ def test_an_error_of_whoever_settles_ends_the_run(told: Any) -> None:
     assert found.failed == [error]
 
 
-def test_torch_is_as_before_when_a_runner_has_closed(told: Any) -> None:
+def test_closing_a_runner_restores_torchs_threads(record: Any) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        found = told(unit(Captioner()), devices=("cpu", "cpu"))
+        found = record(unit(Captioner()), devices=("cpu", "cpu"))
         assert torch.get_num_threads() == 1 and len(found.runner._workers) == 2
         assert Runner.resources(("cpu", "cpu"))["device"] == 2
         found.runner.close()
@@ -216,13 +216,13 @@ def test_torch_is_as_before_when_a_runner_has_closed(told: Any) -> None:
         torch.set_num_threads(before)
 
 
-def test_how_many_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_helpers_follows_from_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, helpers in ((1, 2), (2, 2), (5, 5), (8, 8), (64, 8)):
         monkeypatch.setattr(runner, "usable_cores", lambda cores=cores: cores)
         assert runner._helpers() == Runner.resources(("cpu",))["helpers"] == helpers
 
 
-def test_the_first_device_has_the_parts_themselves_and_others_their_own() -> None:
+def test_the_first_device_uses_the_parts_and_others_copies() -> None:
     one, other = Backbone(), Backbone()
     both = [unit(one, 3, load_copy=lambda: other), unit(Captioner(), 5)]
     mine, theirs = networks(both, CPU, first=True), networks(both, CPU, first=False)
@@ -233,7 +233,7 @@ def test_the_first_device_has_the_parts_themselves_and_others_their_own() -> Non
         assert part.sizes == [1]
 
 
-def test_a_worker_ends_with_none_and_tells_what_ended_it_early() -> None:
+def test_a_worker_ends_with_none_and_reports_an_error_that_ends_it() -> None:
     part = Backbone()
     mine = unit(part)
     ready: queue.Queue[Batch | None] = queue.Queue()

@@ -1,4 +1,4 @@
-"""The cases of the differential test: which media, by family. A new kind of failing file gets a line here.
+"""The cases of the differential test by family of media. A new kind of failing file gets a line here.
 
 Most are 9 s of 64 x 48 pictures at 7 a second, decoded from the start and from 6.25 s (where a seek is worth it); the
 last second runs past the media's end.
@@ -50,7 +50,7 @@ def one(
     traits: tuple[str, ...] = (),
     **more: object,
 ) -> Case:
-    """A case of a single part; `more` goes to `Case` where it has the field, else to `Part`."""
+    """A case of a single part; `more` goes to `Case` if it has the field, otherwise to `Part`."""
     about = {k: more.pop(k) for k in list(more) if k in Case.__dataclass_fields__}
     return Case(name, suffix, (Part(video, audio, **more),), traits, **about)  # type: ignore[arg-type]
 
@@ -59,7 +59,7 @@ def one(
 
 
 def codecs() -> Cases:
-    """Each container with the codecs that are met in it."""
+    """Each container with the codecs found in it."""
     for name, suffix, video, audio, more in (
         ("h264_aac", "mp4", X264, AAC, {}),
         ("h264_long_gop", "mp4", X264_LONG, AAC, {}),
@@ -192,7 +192,7 @@ def sounds() -> Cases:
 
 
 def _no_length_wav(parts: list[bytes]) -> bytes:
-    """A wav as it is written to a pipe: the header does not know how long it becomes."""
+    """A wav as written to a pipe: its header holds no length."""
     data = bytearray(parts[0])
     for at in (4, data.find(b"data") + 4):
         data[at : at + 4] = b"\xff" * 4
@@ -207,7 +207,7 @@ def _no_length_flac(parts: list[bytes]) -> bytes:
 
 
 def streamed() -> Cases:
-    """Files that were never finished, or that were caught in the middle: no length, no beginning."""
+    """Files that were never finished, or that start in the middle: without a length or a beginning."""
     alone = ("sound alone", "streamed")
     yield one("streamed_wav", "wav", None, PCM, alone, change=_no_length_wav)
     yield one("streamed_flac", "flac", None, FLAC, alone, change=_no_length_flac)
@@ -245,7 +245,7 @@ LAYOUTS = {
 
 
 def layouts() -> Cases:
-    """Channel layouts in the codecs that hold them, planar and packed; channels that cancel, or that are silent."""
+    """Channel layouts in the codecs that support them, planar and packed; channels that cancel or are silent."""
     short = {"seconds": 4.0, "starts_s": (0.0,)}
     for layout, suffix, video, audio in (
         ("stereo", "mp4", X264, AAC),
@@ -295,7 +295,7 @@ def layouts() -> Cases:
 
 
 def _channel_tag(tag: int) -> Bytes:
-    """A QuickTime file whose channels lie in another order than FFmpeg's."""
+    """A QuickTime file whose channel order differs from FFmpeg's."""
 
     def change(parts: list[bytes]) -> bytes:
         data = bytearray(parts[0])
@@ -307,7 +307,7 @@ def _channel_tag(tag: int) -> Bytes:
 
 
 def rates() -> Cases:
-    """Sample rates, also those at which a codec changes its frame."""
+    """Sample rates, including those at which a codec changes its frame size."""
     for rate, suffix, audio in (
         (8000, "wav", PCM),
         (8000, "mp3", MP3.replace("64k", "24k")),
@@ -424,7 +424,7 @@ def _matrix(turn: int) -> Bytes:
 
 
 def turned() -> Cases:
-    """All eight display matrices, with square and with other pixels; B-frames and a seek."""
+    """All eight display matrices, with square and other pixels; B-frames and a seek."""
     for turn in range(8):
         yield one(f"matrix_{turn}", "mp4", X264, AAC, ("matrix",), change=_matrix(turn), turn=turn)
     for turn in (1, 4, 6):
@@ -584,7 +584,7 @@ def cuts() -> Cases:
 def joined(
     name: str, suffix: str, video: str | None, audio: str | None, *more: Part, **about: object
 ) -> Case:
-    """Two files' bytes, one after the other; the second's source begins at 30 s."""
+    """The bytes of two files in sequence; the source of the second starts at 30 s."""
     fps = str(about.pop("fps", "7"))
     second = more[0] if more else Part(video, audio, seconds=5.0, from_s=30.0, fps=fps)
     first = Part(video, audio, seconds=5.0, fps=fps, out=second.out)
@@ -594,7 +594,7 @@ def joined(
 
 
 def joins() -> Cases:
-    """Files put one behind the other, as `cat` does, also of other rates, sizes and channels."""
+    """Files joined as `cat` does, also with other rates, sizes and channels."""
     yield joined("ts", "ts", X264, AAC)
     yield joined("ts_mpeg2", "ts", MPEG2, MP2, fps=TV)
     yield joined("ts_size", "ts", X264, AAC, Part(X264, AAC, seconds=5, from_s=30, size="96x72"))
@@ -607,7 +607,7 @@ def joins() -> Cases:
     )
     yield joined("mpg", "mpg", MPEG2, MP2, fps=TV)
     yield joined("flac", "flac", None, FLAC)
-    # nothing behind the change decodes, in ffmpeg neither
+    # nothing after the change decodes, not in ffmpeg either
     yield joined(
         "flac_rate", "flac", None, FLAC, Part(None, FLAC + " -ar 22050", seconds=5, from_s=30), damaged=True
     )
@@ -650,7 +650,7 @@ def flipped(first: float, last: float, every: int) -> Bytes:
 
 
 def zeroed(first: float, last: float) -> Bytes:
-    """A stretch of the file overwritten by zeros."""
+    """A part of the file is overwritten by zeros."""
 
     def change(parts: list[bytes]) -> bytes:
         data = bytearray(parts[0])
@@ -662,12 +662,12 @@ def zeroed(first: float, last: float) -> Bytes:
 
 
 def taken_out(first: float, last: float) -> Bytes:
-    """A stretch of the file missing."""
+    """A part of the file is missing."""
     return lambda parts: parts[0][: int(len(parts[0]) * first)] + parts[0][int(len(parts[0]) * last) :]
 
 
 def damage() -> Cases:
-    """Bytes lost in the middle, where the container goes on; and what cannot be played at all."""
+    """Bytes lost in the middle of a file, and files that cannot be played at all."""
     for suffix, video, audio in (
         ("mkv", X264, AAC),
         ("ts", X264, AAC),
@@ -731,11 +731,11 @@ def all_cases() -> list[Case]:
     return [case for family in FAMILIES.values() for case in family()]
 
 
-RARE = 10  # pairs that a trait not yet seen is worth
+RARE = 10  # a trait not yet covered counts as many pairs
 
 
 def pairwise(cases: list[Case], most: int) -> list[Case]:
-    """At most `most` cases that see together as many pairs of container, codecs and traits as they can."""
+    """At most `most` cases that together cover as many pairs of container, codecs and traits as possible."""
     wanted = {case.file: set(combinations(sorted(case.values), 2)) | set(case.values) for case in cases}
     special = {case.file: set(case.traits) for case in cases}
     seen: set[object] = set()

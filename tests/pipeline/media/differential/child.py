@@ -1,8 +1,9 @@
-"""Decodes for the differential test in a process of its own, since some files end the process that decodes them.
+"""Decodes for the differential test in a separate process, since some files crash the process that decodes them.
 
-    python child.py DECODER      one request a line: {"path": ..., "start_s": ...}
+    python child.py DECODER      one request per line: {"path": ..., "start_s": ...}
 
-An answer is its length in 8 bytes, then an npz (no pickle). `Child` is the other end of the pipe.
+It writes `READY` once its decoder is imported, then for each request the answer's length in 8 bytes and the answer, an
+npz (no pickle). `Child` is the other end of the pipe.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,12 +22,14 @@ from typing import IO, Any
 import numpy as np
 
 SEGMENTS = 3
+READY = b"r"
+START_S = 600.0  # importing a decoder takes long on a busy machine and says nothing about decoding
 DEADLINE_S = 60.0
 
 
 @dataclass
 class Ours:
-    """What caeav made of one clip. refused: its words, or empty; thumbs `[T, 48, 64, 3]`; shape: width over height."""
+    """One clip decoded by caeav. refused: the error, or empty; thumbs `[T, 48, 64, 3]`; shape: width over height."""
 
     refused: str = ""
     crashed: str = ""
@@ -37,7 +42,7 @@ class Ours:
 
 
 class Child:
-    """A decoder in a process that may die; the next request starts another."""
+    """A decoder in a process that may crash; the next request then starts another."""
 
     def __init__(self, decoder: str) -> None:
         self.decoder = decoder
@@ -54,24 +59,18 @@ class Child:
     def decode(self, path: Path, start_s: float) -> Ours:
         """caeav's answer for the clip of `SEGMENTS` seconds from `start_s` on."""
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, self.decoder],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = self._start()
         assert self._process.stdin and self._process.stdout
-        late = threading.Timer(DEADLINE_S, self._process.kill)
-        late.start()
         try:
-            self._process.stdin.write(json.dumps({"path": str(path), "start_s": start_s}).encode() + b"\n")
-            self._process.stdin.flush()
-            length = self._process.stdout.read(8)
-            body = self._process.stdout.read(int.from_bytes(length, "big"))
+            with _killed_after(DEADLINE_S, self._process):
+                self._process.stdin.write(
+                    json.dumps({"path": str(path), "start_s": start_s}).encode() + b"\n"
+                )
+                self._process.stdin.flush()
+                length = self._process.stdout.read(8)
+                body = self._process.stdout.read(int.from_bytes(length, "big"))
         except BrokenPipeError:
             length = body = b""
-        finally:
-            late.cancel()
         if len(length) < 8:
             code = self._process.wait()
             return Ours(crashed=f"the process ended with {code}")
@@ -86,6 +85,28 @@ class Child:
                 audio_ok=tuple(said["audio_ok"]),
                 notes=tuple((code, detail) for code, detail in said["notes"]),
             )
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, __file__, self.decoder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout
+        with _killed_after(START_S, process):
+            process.stdout.read(len(READY))
+        return process
+
+
+@contextmanager
+def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    late = threading.Timer(seconds, process.kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def _answer(decoder: Any, path: str, start_s: float) -> bytes:
@@ -119,6 +140,9 @@ def _serve(name: str, requests: IO[str], answers: IO[bytes]) -> None:
     from caeav.pipeline.media.registry import decoders
 
     decoder = decoders[name]()
+    decoder.version()  # imports its library
+    answers.write(READY)
+    answers.flush()
     for line in requests:
         answer = _answer(decoder, **json.loads(line))
         answers.write(len(answer).to_bytes(8, "big") + answer)

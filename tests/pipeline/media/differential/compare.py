@@ -1,6 +1,6 @@
-"""Holds what caeav gives of a clip against the `ffmpeg` command: pictures, sound, and what is called real.
+"""Compares a clip decoded by caeav with the `ffmpeg` command: pictures, sound, and what is called real.
 
-Each difference has a kind, a word that the table of known differences (`known.py`) uses, and a sentence with numbers.
+Each difference has a kind, which the table of known differences (`known.py`) uses, and a sentence with numbers.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ TURNS: tuple[Callable[[Image], Image], ...] = (
     lambda i: i.transpose(1, 0, 2),
     lambda i: np.rot90(i, 2).transpose(1, 0, 2),
 )
-"""What a display matrix does to the stored picture, by `Case.turn`; 1 and 3 undo each other, all others themselves."""
+"""What a display matrix does to the stored picture, by `Case.turn`; 1 and 3 are inverse to each other."""
 
 
 def number_shown(case: Case, image: Image) -> int:
-    """The number in a picture as displayed: as it is stored it can be read."""
+    """The number in a displayed picture, read after undoing its display matrix."""
     inverse = {1: 3, 3: 1}.get(case.turn, case.turn)
     return number_in(TURNS[inverse](image))
 
 
 def differences(case: Case, start_s: float, answer: Answer, ours: Ours) -> dict[str, str]:
-    """Kind -> sentence for everything in which `ours` is not what ffmpeg gives."""
+    """Kind -> sentence for everything in which `ours` differs from ffmpeg."""
     if ours.crashed:
         return {CRASH: ours.crashed}
     found: dict[str, str] = {}
@@ -98,12 +98,12 @@ def differences(case: Case, start_s: float, answer: Answer, ours: Ours) -> dict[
 
 
 def real_segments(case: Case, start_s: float, answer: Answer) -> int:
-    """Segments of a clip of which ffmpeg surely shows a picture, and those of which it plays sound."""
+    """The number of segments in which ffmpeg certainly shows a picture, plus those in which it plays sound."""
     return sum(real is True for each in _expected(case, start_s, answer) for real in each)
 
 
 def _expected(case: Case, start_s: float, answer: Answer) -> tuple[list[bool | None], list[bool | None]]:
-    """For each segment, whether ffmpeg shows a picture and whether it plays sound; None where either may be said."""
+    """Per segment, whether ffmpeg shows a picture and whether it plays sound; None where both answers are right."""
     if not case.real:
         return [False] * SEGMENTS, [False] * SEGMENTS
     starts_s = [start_s + k for k in range(SEGMENTS)]
@@ -112,7 +112,7 @@ def _expected(case: Case, start_s: float, answer: Answer) -> tuple[list[bool | N
 
 
 def _frame_is_real(case: Case, answer: Answer, from_s: float) -> bool | None:
-    """Whether ffmpeg shows a picture in the second from `from_s` on; None on the edge, where either may be said."""
+    """Whether ffmpeg shows a picture in the second from `from_s` on; None where both answers are right."""
     if not answer.times_s:
         return False
     centre_s = from_s + 0.5
@@ -128,11 +128,11 @@ def _frame_is_real(case: Case, answer: Answer, from_s: float) -> bool | None:
 
 
 def _sound_is_real(case: Case, answer: Answer, from_s: float) -> bool | None:
-    """Whether ffmpeg plays at least half of the second from `from_s` on; None on the edge."""
+    """Whether ffmpeg plays at least half of the second from `from_s` on; None where both answers are right."""
     if "silent" in case.traits:
         return True if from_s + 1.0 <= case.parts[0].seconds else None
     if "short" in case.traits and from_s == 0.0:
-        return None  # all there is may be less than half a second
+        return None  # the whole file may be shorter than half a second
     share = answer.heard_share(from_s, 1.0)
     return None if 0.39 < share < 0.61 else share > 0.5
 
@@ -178,14 +178,14 @@ def _picture(
         ):
             _keep(found, LOOK, f"picture {theirs} at {centre_s:.2f} s is turned otherwise")
         elif case.damaged and theirs < number <= case.number_at(centre_s):
-            pass  # more was saved than ffmpeg saves: the picture is nearer to the right one
+            pass  # more was recovered than by ffmpeg: the picture is nearer to the right one
         elif -1 not in (theirs, number) or apart[best] > SAME_COLOUR:
             _keep(found, WRONG_PICTURE, f"picture {number} instead of {theirs} at {centre_s:.2f} s")
     elif apart[best] > SAME_COLOUR:
         _keep(found, LOOK, f"picture {number} at {centre_s:.2f} s differs by {apart[best]:.0f} of 255")
     shape = answer.shapes[candidates[best]]
     if any(code == "non_square_pixels" for code, _ in ours.notes):
-        shape = answer.stored[candidates[best]]  # kept as it is stored, and said
+        shape = answer.stored[candidates[best]]  # kept as stored, and noted
     if abs(ours.shape / shape - 1) > SAME_SHAPE and SHAPE not in found:
         found[SHAPE] = f"width is {ours.shape:.3f} of the height instead of {shape:.3f}"
 
@@ -204,23 +204,23 @@ def _sound(
     theirs = answer.sound(from_s, 1.0)
     if not ok:
         if expected:
-            _keep(found, LOST_SOUND, f"{_said(theirs)} at {from_s:.2f} s")
+            _keep(found, LOST_SOUND, f"{_describe(theirs)} at {from_s:.2f} s")
         return
     wave = ours.wave[k * RATE_HZ : (k + 1) * RATE_HZ]
     if expected is False:
-        _keep(found, FALSE_SOUND, f"{_said(wave)} at {from_s:.2f} s")
+        _keep(found, FALSE_SOUND, f"{_describe(wave)} at {from_s:.2f} s")
         return
     ours_norm, theirs_norm = float(np.sqrt((wave**2).sum())), float(np.sqrt((theirs**2).sum()))
     if theirs_norm < 1e-2 * RATE_HZ**0.5 * 0.1:
         if ours_norm > 2 * theirs_norm + 0.2:
-            _keep(found, WRONG_SOUND, f"{_said(wave)} instead of silence at {from_s:.2f} s")
+            _keep(found, WRONG_SOUND, f"{_describe(wave)} instead of silence at {from_s:.2f} s")
         return
     lag_s, alike = _lag(wave, theirs)
     broken = case.damaged or "joined" in case.traits
     if broken and alike > 0.4 and abs(place_of(theirs)[1]) < 0.93:
-        return  # the second in which the break lies is in two pieces
+        return  # the second with the break consists of two pieces
     if alike < SAME_SOUND:
-        said = f"{_said(wave)} instead of {_said(theirs)} at {from_s:.2f} s (alike {alike:.2f})"
+        said = f"{_describe(wave)} instead of {_describe(theirs)} at {from_s:.2f} s (alike {alike:.2f})"
         _keep(found, WRONG_SOUND, said)
     elif abs(lag_s) > (NEAR_S if broken else SAME_TIME_S):
         _keep(
@@ -233,9 +233,9 @@ def _sound(
 
 
 def _lag(ours: Float, theirs: Float) -> tuple[float, float]:
-    """How much later `ours` is than `theirs`, within `NEAR_S`, and how alike they are then (1: the same).
+    """How much later `ours` is than `theirs`, within `NEAR_S`, and their correlation at that lag (1: the same).
 
-    Looked for between the samples, too: half a sample of 16 kHz is a quarter of a wave of 3 kHz.
+    The search includes fractions of a sample: half a sample at 16 kHz is a quarter of a wave of 3 kHz.
     """
     near = round(NEAR_S * RATE_HZ) * BETWEEN
     length = 1 << (2 * ours.size).bit_length()
@@ -251,7 +251,7 @@ def _lag(ours: Float, theirs: Float) -> tuple[float, float]:
     return lag / BETWEEN / RATE_HZ, float(product[lag]) / norm
 
 
-def _said(wave: Float) -> str:
+def _describe(wave: Float) -> str:
     if float(np.abs(wave).max(initial=0.0)) < 1e-4:
         return "silence"
     at_s, sure = place_of(wave)

@@ -1,4 +1,4 @@
-"""The differential test itself: make a case, ask ffmpeg, ask each decoder, compare. Used by the tests and the table."""
+"""The differential test: make a case, decode it with ffmpeg and each decoder, compare. For tests and the benchmark."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ OLDEST = (5, 1)  # the first ffmpeg with the options used here
 
 @dataclass(frozen=True)
 class Row:
-    """One clip through one decoder, and in what it differs (kind -> sentence)."""
+    """One clip decoded by one decoder, and its differences (kind -> sentence)."""
 
     case: Case
     start_s: float
     decoder: str
     found: dict[str, str]
-    real: int = 1  # segments of which ffmpeg shows or plays something
+    real: int = 1  # segments in which ffmpeg shows or plays something
 
 
 @cache
 def ffmpeg_version() -> tuple[int, int] | None:
-    """Major and minor version of the ffmpeg command; None when there is none, (0, 0) when it does not say."""
+    """Major and minor version of the ffmpeg command; None without it, (0, 0) when it is unknown."""
     if shutil.which("ffmpeg") is None:
         return None
     said = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, timeout=60).stdout
@@ -45,7 +45,7 @@ def ffmpeg_version() -> tuple[int, int] | None:
 
 
 def no_ffmpeg() -> str:
-    """Why this machine cannot run the test; empty when it can."""
+    """Why this machine cannot run the test; empty if it can."""
     version = ffmpeg_version()
     if version is None:
         return "no ffmpeg command here"
@@ -55,7 +55,7 @@ def no_ffmpeg() -> str:
 
 
 def loads(decoder: str) -> bool:
-    """Whether a decoder's library is there and loads."""
+    """Whether a decoder's library is installed and loads."""
     try:
         decoders[decoder]().version()
     except CaeavError:
@@ -66,7 +66,7 @@ def loads(decoder: str) -> bool:
 def compared(
     cases: Iterable[Case], names: Sequence[str], folder: Path, *, keep: bool = False
 ) -> Iterator[Row | str]:
-    """Rows of all cases, decoders and starts; a text for a case that this ffmpeg cannot write."""
+    """A row per case, decoder and start; a text for a case that this ffmpeg cannot write."""
     with ExitStack() as stack:
         children = [stack.enter_context(Child(name)) for name in names]
         for case in cases:

@@ -1,8 +1,8 @@
 """The table of known differences between a decoder and the `ffmpeg` command, each with its reason.
 
-A difference that is not here fails the test, and so does a line whose difference is gone. A line holds for clips (file
-name and start) through some decoders, and for one kind of difference (`compare.KINDS`). Some differences are ffmpeg's
-own and gone with another version: a line is held to be true only beside the version that the table was drawn up with.
+A difference that is not listed fails the test, and so does a line whose difference is gone. A line applies to clips
+(file name and start), to some decoders, and to one kind of difference (`compare.KINDS`). Some differences are ffmpeg's
+and disappear with another version, so outdated lines are reported only with the version that made the table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DRAWN_UP_WITH = 5
 
 @dataclass(frozen=True)
 class Known:
-    """decoders: names, space between. clips: patterns (`*` is anything) of `FILE@START`, space between."""
+    """decoders: names separated by spaces. clips: patterns (`*` is anything) of `FILE@START` separated by spaces."""
 
     decoders: str
     kind: str
@@ -32,7 +32,7 @@ class Known:
         return kind == self.kind and self.covers(row)
 
     def covers(self, row: Row) -> bool:
-        """Whether this line is about the clip; a refusal of one that is empty in ffmpeg is no difference."""
+        """Whether this line is about the clip; refusing one that is empty in ffmpeg is no difference."""
         clip = f"{row.case.file}@{row.start_s:g}"
         listed = row.decoder in self.decoders.split() and (row.real > 0 or self.kind != compare.REFUSED)
         return listed and any(fnmatchcase(clip, pattern) for pattern in self.clips.split())
@@ -219,7 +219,7 @@ KNOWN = tuple(Known(*line, why) for why, lines in _WHY.items() for line in lines
 
 
 def explained(row: Row, kind: str) -> str:
-    """Why the row differs in `kind`; empty when nobody knows."""
+    """Why the row differs in `kind`; empty if no line explains it."""
     return next((known.why for known in KNOWN if known.fits(row, kind)), "")
 
 
@@ -228,8 +228,8 @@ def unexplained(row: Row) -> list[str]:
     return [kind for kind in row.found if not explained(row, kind)]
 
 
-def no_longer(rows: Iterable[Row]) -> list[str]:
-    """Lines of the table that promise a difference where there is none: decoder, kind, clip."""
+def outdated(rows: Iterable[Row]) -> list[str]:
+    """Lines of the table whose difference is gone: decoder, kind, clip."""
     version = ffmpeg_version()
     if version is None or version[0] != DRAWN_UP_WITH:
         return []

@@ -1,7 +1,7 @@
-"""Writes the media of the differential test with the `ffmpeg` command: one small file a case.
+"""Writes the media of the differential test with the `ffmpeg` command: one small file per case.
 
-A `Case` says what is encoded from the truth-coded source (`truth.py`), how it is put into its container, and what is
-done to the file afterwards: cut off, joined, patched. The same case gives the same file with the same ffmpeg.
+A `Case` says what is encoded from the known source (`truth.py`), how it is put into its container, and what is done
+to the file afterwards: cut off, joined, patched. The same case and ffmpeg give the same file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ FPS = "7"  # a segment's centre is never the time of a picture
 
 
 class NotMade(Exception):
-    """This ffmpeg cannot write the case (an encoder it was built without); the text says why."""
+    """This ffmpeg cannot write the case, for example without an encoder; the text says why."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One encoding of the source: pictures and sound from `from_s` on; None: without them.
+    """One encoding of the source from `from_s` on.
 
-    video, audio: ffmpeg's encoder options. The filters come before. out: further options of the output. before: options
-    for the picture and the sound input (`-itsoffset` and the like).
+    video, audio: ffmpeg's encoder options, None for no such stream. vf, af: filters before encoding. before_video,
+    before_audio: input options such as `-itsoffset`. out: further output options.
     """
 
     video: str | None
@@ -43,16 +43,15 @@ class Part:
     before_video: str = ""
     before_audio: str = ""
     out: str = ""
-    suffix: str = ""  # of the part by itself, where another muxer takes it
+    suffix: str = ""  # of the part's own file, if another muxer is needed
 
 
 @dataclass(frozen=True)
 class Case:
-    """One file: the parts it is made of, what is done with their bytes, and from where it is decoded.
+    """One file: its parts, what is done with their bytes, and where the decoded clips start.
 
-    traits: what is special, also what the pairwise sample is drawn by. damaged: whether content is lost, so that a note
-    may (and must) say so. starts_s: where the decoded clips begin. real: whether the bytes hold anything that can be
-    shown (False: encrypted).
+    traits: what is special about it; the pairwise sample covers them. damaged: whether content is lost, so that a note
+    must say so. starts_s: where the decoded clips begin. real: whether anything can be decoded (False: encrypted).
     """
 
     name: str
@@ -75,7 +74,7 @@ class Case:
         return self.parts[0].audio is not None
 
     def number_at(self, time_s: float) -> int:
-        """The number that an undamaged file of one part shows at a time."""
+        """The number that an undamaged single-part file shows at a time."""
         above, _, below = self.parts[0].fps.partition("/")
         return int(time_s * float(above) / float(below or 1))
 
@@ -85,7 +84,7 @@ class Case:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """What the pairwise sample must see together: container, codecs, traits."""
+        """What the pairwise sample combines: container, codecs, traits."""
         codecs = [
             f"{kind}:{said.split()[0]}"
             for kind, said in (("v", self.parts[0].video), ("a", self.parts[0].audio))
@@ -133,13 +132,13 @@ def _encode(part: Part, sources: Path, to: Path) -> None:
 
 
 def make(case: Case, folder: Path) -> Path:
-    """Write the case's file into `folder` (with its sources beside it); raises `NotMade`."""
+    """Write the case's file into `folder`, beside its sources; raises `NotMade`."""
     if not (folder / "noise.f32").exists():
         write_sources(folder)
     target = folder / case.file
     pieces = []
     for n, part in enumerate(case.parts):
-        # what is changed or put through another muxer afterwards is written beside first
+        # a file that is changed or remuxed afterwards is first written under another name
         plain = len(case.parts) == 1 and not case.remux and case.change is None
         piece = target if plain else folder / f"part{n}-{case.name}.{part.suffix or case.suffix}"
         _encode(part, folder, piece)

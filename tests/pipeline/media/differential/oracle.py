@@ -1,13 +1,13 @@
-"""What the `ffmpeg` command shows and plays of a file at any time: the yardstick of the differential test.
+"""What the `ffmpeg` command shows and plays of a file at any time: the reference of the differential test.
 
-The file is read from its beginning, without a seek: pictures with the times ffmpeg gives them, turned upright and
-brought to the code's size, sound on one line from time 0 (`aresample=async=1` fills gaps as players do), mixed to mono
-with weights that sum to one. Time 0 is the container's start, as for every ffmpeg command. Where a joined file goes on
-at another sample rate, ffmpeg counts on with the first one, and joined FLAC frames begin to count anew: times are wrong
-then, `async` tears the sound to pieces that follow them, and the samples are taken as they come instead, which is what
-`ffmpeg -ar RATE` writes. Of Opus in Matroska ffmpeg 5 says that it begins with the 7 ms which a decoder leaves out, and
-moves pictures and sound by them; they are moved back, for by the file's own clock (block time, less the codec's delay,
-with that much left out) sound begins where its first block stands.
+The file is read from its beginning, without a seek. Pictures have the times that ffmpeg gives them, upright and scaled
+to the source's size. Sound lies on one line from time 0, which is the container's start (`aresample=async=1` fills gaps
+as players do), mixed to mono with weights that sum to one.
+
+Two corrections: where a joined file continues at another sample rate, or joined FLAC frames restart their count, times
+are wrong and `async` would tear the sound apart; the samples are then taken in sequence, as `ffmpeg -ar RATE` writes
+them. And ffmpeg 5 starts Opus in Matroska with the 7 ms that a decoder drops and moves pictures and sound by them; they
+are moved back, since by the file's own clock sound begins at its first block.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from making import Case
 from truth import HEIGHT, RATE_HZ, WIDTH, Float, Image
 
-TIME_TOLERANCE_S = 0.002  # containers that count milliseconds, in either direction
+TIME_TOLERANCE_S = 0.002  # for containers with a clock of milliseconds
 BLOCK_S = 0.05
-STRAIGHT = "no clock"  # the trait of cases whose samples are taken as they come
-LEFT_OUT_S = 0.01  # more than a decoder of Opus leaves out at the start
+STRAIGHT = "no clock"  # the trait of cases whose samples are taken in sequence
+LEFT_OUT_S = 0.01  # more than an Opus decoder drops at the start
 QUIET_RMS = 1e-3  # the source's noise is a hundred times louder
 
 _SHOWN = re.compile(r"_showinfo.*? n: *\d+ .*?pts_time:(\S+) .*? sar:(\d+)/(\d+) s:(\d+)x(\d+)")
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def gap_s(self) -> float:
-        """Usual time between two pictures."""
+        """The median time between two pictures."""
         return float(np.median(np.diff(self.times_s))) if len(self.times_s) > 1 else 0.04
 
     def shown(self, time_s: float) -> int | None:
@@ -69,13 +69,13 @@ class Answer:
         return np.pad(part, (0, count - part.size))
 
     def heard_share(self, start_s: float, seconds: float) -> float:
-        """Which part of a stretch of time is not silent."""
+        """The share of a span that is not silent."""
         blocks = self.sound(start_s, seconds).reshape(-1, round(BLOCK_S * RATE_HZ))
         return float((np.sqrt((blocks**2).mean(axis=1)) > QUIET_RMS).mean())
 
 
 def ask(case: Case, file: Path, scratch: Path) -> Answer:
-    """Decode the whole file with the ffmpeg command; what it cannot decode is missing in the answer."""
+    """Decode the whole file with the ffmpeg command; what it cannot decode is missing from the answer."""
     pictures, sound = scratch / "ffmpeg.rgb", scratch / "ffmpeg.f32"
     for old in (pictures, sound):
         old.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
     times_s, kept, shapes, stored = [], [], [], []
     for n, (at, num, den, width, height) in enumerate(seen[: len(images)]):
         if times_s and float(at) < times_s[-1]:
-            continue  # a clock that goes back (joined files): the command drops such pictures, too
+            continue  # times that go back (joined files): the command drops such pictures too
         times_s.append(float(at))
         kept.append(n)
         pixel = int(num) / int(den) if int(num) and int(den) else 1.0
@@ -110,7 +110,7 @@ def ask(case: Case, file: Path, scratch: Path) -> Answer:
 
 
 def _left_out(case: Case, said: str) -> int:
-    """Samples by which ffmpeg lets a Matroska file with Opus begin before its first block."""
+    """The number of samples by which ffmpeg starts a Matroska file with Opus before its first block."""
     if case.suffix not in ("mkv", "webm") or not any("libopus" in (part.audio or "") for part in case.parts):
         return 0
     begins = re.search(r"Duration: .*? start: -0\.(\d{3})", said) or re.search(r"start: 99\.(\d{3})", said)
@@ -120,9 +120,9 @@ def _left_out(case: Case, said: str) -> int:
 
 
 def _on_one_line(wave: Float, said: str, *, straight: bool) -> Float:
-    """The samples at the times that ffmpeg gives them, from 0 s on; the first to come stays where two come.
+    """The samples at ffmpeg's times, from 0 s on; of overlapping samples the earlier ones stay.
 
-    straight: only the first time counts, and then one sample follows the other.
+    straight: only the first time counts; the samples follow in sequence.
     """
     pieces = [tuple(map(int, match.groups())) for match in _PLAYED.finditer(said)]
     if straight:

@@ -1,7 +1,7 @@
-"""caeav against the `ffmpeg` command, over truth-coded media of all kinds, for each decoder.
+"""caeav compared with the `ffmpeg` command on media of all kinds with known content, for each decoder.
 
-The ordinary suite takes a pairwise sample of the cases; `CAEAV_DIFFERENTIAL=all` takes all (some minutes). What a
-decoder cannot do stands in `known.py`; anything else that differs fails, and so does a line there that is out of date.
+The suite runs a pairwise sample of the cases, `CAEAV_DIFFERENTIAL=all` runs all (some minutes). Known differences are
+listed in `known.py`; any other difference fails, and so does an outdated line there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cases import MATRICES, all_cases, one, pairwise
 from child import SEGMENTS, Ours
 from compare import TURNS, differences
 from differential import DECODERS, Row, compared, loads, no_ffmpeg
-from known import KNOWN, Known, no_longer, unexplained
+from known import KNOWN, Known, outdated, unexplained
 from making import Case, make
 from oracle import Answer, ask
 from truth import HEIGHT, RATE_HZ, WIDTH, noise, number_in, picture, place_of
@@ -36,7 +36,7 @@ Rows = dict[tuple[str, str], list[Row]]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, dict[str, str]]:
-    """All rows by file and decoder, and why a file is not made."""
+    """All rows by file and decoder, and the reasons for files that are not made."""
     why = no_ffmpeg()
     if why:
         pytest.skip(why)
@@ -65,11 +65,11 @@ def test_decodes_as_ffmpeg_does(
     assert len(clips) == len(case.starts_s)
     strange = {f"{row.start_s:g} s, {kind}": row.found[kind] for row in clips for kind in unexplained(row)}
     assert strange == {}
-    assert no_longer(clips) == []
+    assert outdated(clips) == []
 
 
 def test_every_known_difference_has_a_clip_and_a_reason() -> None:
-    """A line that no clip can be found for would excuse nothing and never be missed."""
+    """A line that matches no clip would never be noticed as outdated."""
     clips = [
         Row(case, start, name, {}) for case in all_cases() for start in case.starts_s for name in DECODERS
     ]
@@ -85,8 +85,8 @@ def test_names_of_cases_are_unique() -> None:
 
 
 @pytest.mark.skipif(bool(no_ffmpeg()), reason=no_ffmpeg() or "ffmpeg is here")
-def test_ffmpeg_itself_tells_the_truth(tmp_path: Path) -> None:
-    """The yardstick is right where nothing is difficult: a number at its time, sound at its place."""
+def test_ffmpeg_is_right_on_a_plain_file(tmp_path: Path) -> None:
+    """Each picture has its time, and the sound its place."""
     case = one("plain", "mkv", "ffv1", "pcm_s16le", seconds=3.0)
     answer = ask(case, make(case, tmp_path), tmp_path)
     assert [number_in(image) for image in answer.images] == list(range(21))
@@ -96,7 +96,7 @@ def test_ffmpeg_itself_tells_the_truth(tmp_path: Path) -> None:
     assert answer.heard_share(2.5, 1.0) == pytest.approx(0.5)
 
 
-# -- the comparison itself: it sees what it is for
+# -- the comparison itself
 
 
 CASE = one("made_up", "mkv", traits=("matrix",))
@@ -104,7 +104,7 @@ START_S = 1.0
 
 
 def _answer(**other: object) -> Answer:
-    """9 s as ffmpeg would give them of an undamaged file."""
+    """What ffmpeg would give of an undamaged file of 9 s."""
     images = np.stack([picture(n) for n in range(63)])
     wave = noise()[: 9 * RATE_HZ]
     return replace(
@@ -114,7 +114,7 @@ def _answer(**other: object) -> Answer:
 
 
 def _ours(start_s: float = START_S, **other: object) -> Ours:
-    """The right answer to it."""
+    """What caeav should give of the same file."""
     thumbs = np.stack([picture(int((start_s + k + 0.5) * 7)) for k in range(SEGMENTS)])
     wave = noise()[round(start_s * RATE_HZ) :][: SEGMENTS * RATE_HZ]
     ok = (True,) * SEGMENTS
@@ -148,13 +148,12 @@ def test_the_right_answer_has_no_difference() -> None:
         (compare.SILENT_LOSS, _ours(frames_ok=(True, False, True))),
     ],
 )  # fmt: skip
-def test_a_wrong_answer_is_seen(kind: str, ours: Ours) -> None:
+def test_each_kind_of_difference_is_detected(kind: str, ours: Ours) -> None:
     assert kind in differences(CASE, START_S, _answer(), ours)
 
 
 @pytest.mark.parametrize("last", [7, 14])
-def test_what_is_shown_after_the_last_picture_is_stale(last: int) -> None:
-    """Also where the promise of the container, or the sound, goes on."""
+def test_a_frame_shown_after_the_last_one_is_stale(last: int) -> None:
     answer = _answer(times_s=[n / 7 for n in range(last)], images=_answer().images[:last])
     ours = _ours(thumbs=np.stack([picture(last - 1)] * SEGMENTS))
     assert compare.STALE_PICTURE in differences(CASE, START_S, answer, ours)
@@ -163,7 +162,7 @@ def test_what_is_shown_after_the_last_picture_is_stale(last: int) -> None:
     assert compare.STALE_PICTURE not in differences(CASE, START_S, answer, told)
 
 
-def test_sound_called_real_where_there_is_none() -> None:
+def test_audio_called_real_where_there_is_none_is_detected() -> None:
     wave = np.concatenate([noise()[: 2 * RATE_HZ], np.zeros(7 * RATE_HZ, dtype=np.float32)])
     assert compare.FALSE_SOUND in differences(CASE, START_S, _answer(wave=wave), _ours())
 
@@ -176,12 +175,12 @@ def test_nothing_of_an_encrypted_file_may_be_called_real() -> None:
 
 
 @pytest.mark.parametrize("turn", sorted(MATRICES))
-def test_a_turned_picture_is_read_as_displayed(turn: int) -> None:
+def test_the_number_of_a_rotated_frame_is_read(turn: int) -> None:
     case = replace(CASE, turn=turn)
     assert compare.number_shown(case, TURNS[turn](picture(0x1234))) == 0x1234
 
 
-def test_a_line_of_the_table_explains_its_kind_only_and_is_missed_when_out_of_date() -> None:
+def test_a_known_difference_covers_only_its_kind_clip_and_decoder() -> None:
     known = Known("pyav", compare.LEVEL, "made_*@1", "for this test")
     row = Row(CASE, START_S, "pyav", {compare.LEVEL: "", compare.SHAPE: ""})
     assert known.fits(row, compare.LEVEL) and not known.fits(row, compare.SHAPE)

@@ -1,9 +1,9 @@
-"""Media that tell the truth: every picture shows its own number, every moment of the sound is found again.
+"""Source media with known content: every picture shows its number, every second of the sound can be located.
 
-A picture is a field of 4 x 4 blocks, bright for the bits of its number that are set; it survives lossy codecs at
-64 x 48 and shows by its colours and its lay whether it was turned or recoloured. The sound is seeded noise between
-200 and 3,000 Hz, so a second of it is found by correlation, also at 8 kHz. Numbers and sound run on one clock:
-picture `n` of a source of `fps` pictures a second belongs to second `n / fps` of the sound.
+A picture has 4 x 4 blocks, bright for the bits of its number that are set. It survives lossy codecs at 64 x 48, and its
+colours and layout show whether it was rotated or recoloured. The sound is seeded noise between 200 and 3,000 Hz, so a
+second of it is located by correlation, even at 8 kHz. Both run on one clock: picture `n` of a source with `fps`
+pictures per second belongs to second `n / fps` of the sound.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image:
 
 
 def number_in(image: Image) -> int:
-    """The number shown by an upright picture `[H, W, 3]` of any size; -1 where a block is neither bright nor dark."""
+    """The number shown by an upright picture `[H, W, 3]` of any size; -1 if a block is neither bright nor dark."""
     height, width = image.shape[:2]
     number = 0
     for bit in range(BITS):
@@ -73,7 +73,7 @@ def _noise_spectrum(length: int) -> NDArray[Any]:
 
 
 def place_of(wave: Float) -> tuple[float, float]:
-    """From which second of the source `wave` is, and how surely (1: exactly that sound, upside down: -1)."""
+    """The second of the source at which `wave` begins, and the correlation there (-1: inverted)."""
     length = 1 << (noise().size + wave.size).bit_length()
     found = np.fft.irfft(_noise_spectrum(length) * np.conj(np.fft.rfft(wave, length)), length)
     found = found[: noise().size - wave.size + 1]
@@ -84,7 +84,7 @@ def place_of(wave: Float) -> tuple[float, float]:
 
 
 def write_sources(folder: Path) -> None:
-    """`noise.f32` and `pictures.rgb` (numbers 0, 1, 2, ...) in `folder`, what ffmpeg encodes from."""
+    """Write `noise.f32` and `pictures.rgb` (numbers 0, 1, 2, ...) into `folder`, for ffmpeg to encode."""
     noise().tofile(folder / "noise.f32")
     with (folder / "pictures.rgb").open("wb") as out:
         for number in range(1200):

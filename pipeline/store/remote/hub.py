@@ -1,4 +1,4 @@
-"""A folder to a repository on a model hub, and back, by the hub's own client and credentials.
+"""A folder to a repository on a hub of models and data sets, and back, by the hub's own client and credentials.
 
 Raises `HubError` with the next step for whatever the client refuses; nothing is retried that the client does not retry.
 """
@@ -18,10 +18,12 @@ class HubError(CaeavError):
     """A repository that cannot be written or read."""
 
 
-def push_folder(folder: Path, repository: str, kind: str, *, private: bool = False) -> str:
+def push_folder(
+    folder: Path, repository: str, kind: str, *, private: bool = False, replaced: Sequence[str] = ()
+) -> str:
     """Make the repository `owner/name` of `kind` (`model` or `dataset`) if need be, and upload a folder's files.
 
-    Returns the address of the upload.
+    `replaced`: patterns of files there that go unless the folder has them. Returns the address of the upload.
     """
     client = _client()
     _checked(repository)
@@ -30,7 +32,11 @@ def push_folder(folder: Path, repository: str, kind: str, *, private: bool = Fal
     def upload() -> str:
         api = client.HfApi(library_name="caeav")
         api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder))
+        return str(
+            api.upload_folder(
+                repo_id=repository, repo_type=kind, folder_path=folder, delete_patterns=list(replaced) or None
+            )
+        )
 
     return _told(upload, f"{repository} could not be written", hint)
 
@@ -49,6 +55,18 @@ def pull_folder(repository: str, kind: str, names: Sequence[str], into: Path) ->
         )
 
     return _told(download, f"{repository} could not be fetched", hint)
+
+
+def pull_file(repository: str, kind: str, name: str, into: Path) -> Path:
+    """Download one file of a repository below the folder `into`, under its own name."""
+    client = _client()
+    _checked(repository)
+    hint = "check the name and your access; run again, it goes on with what is missing"
+
+    def download() -> Path:
+        return Path(client.hf_hub_download(repository, name, repo_type=kind, local_dir=into))
+
+    return _told(download, f"{name} of {repository} could not be fetched", hint)
 
 
 def _client() -> Any:
